@@ -1,0 +1,36 @@
+# Two commands do all the set-up: `make run` and `make test`. Only git, make and Python 3.11 or 3.12 are assumed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint ui status doctor clean
+
+run: $(VENV)/.installed            ## install, make every artefact that is missing or stale, print the results
+	$(BIN)/iot-pipeline run
+
+test: $(VENV)/.installed-dev lint  ## install, lint, type-check, run every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: $(VENV)/.installed             ## the Dagster UI on this lake
+	$(BIN)/iot-pipeline ui
+
+status doctor: $(VENV)/.installed
+	$(BIN)/iot-pipeline $@
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "error: Python 3.11 or 3.12 is needed; say make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	touch $@
+
+clean:                             ## remove the virtual environment; the lake stays
+	rm -rf $(VENV)

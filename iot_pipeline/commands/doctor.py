@@ -1,0 +1,122 @@
+"""`iot-pipeline doctor`: is everything there that the present settings need, before anything is spent.
+
+Belongs here: quick examinations without side effects. Does not belong here: mending what they find.
+"""
+
+import glob
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.lake.store import Lake
+from iot_pipeline.settings import Settings, api_key
+
+PACKAGES = [
+    "dagster", "pandas", "pyarrow", "duckdb", "openai", "torch", "transformers", "peft", "accelerate",
+    "autogluon.tabular", "bitsandbytes",
+]
+OPTIONAL = {"bitsandbytes": "only needed for IOT_QUANTISATION=nf4: pip install 'iot-pipeline[gpu]'"}
+
+
+@dataclass
+class Finding:
+    """One thing examined; state is ok, note or error."""
+
+    topic: str
+    state: str
+    text: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Findings for the present settings, in the order in which a run would meet them."""
+    findings = [Finding("machine", "ok", f"{platform.platform()}, Python {platform.python_version()}, "
+                                         f"{os.cpu_count()} cores")]
+    findings += [_package(name, settings) for name in PACKAGES]
+    findings += [_data_set(settings), _source(settings), _lake(settings), _teacher(settings), *_student(settings)]
+    return findings
+
+
+def _package(name: str, settings: Settings) -> Finding:
+    try:
+        return Finding("package", "ok", f"{name} {importlib.metadata.version(name)}")
+    except importlib.metadata.PackageNotFoundError:
+        needed = name not in OPTIONAL or settings.quantisation == "nf4"
+        return Finding("package", "error" if needed else "note", f"{name} is not installed; {OPTIONAL.get(name, '')}")
+
+
+def _data_set(settings: Settings) -> Finding:
+    try:
+        spec = load_spec(settings.dataset)
+    except UserError as error:
+        return Finding("data set", "error", str(error))
+    return Finding("data set", "ok", f"{spec.name}: {len(spec.features)} features, {len(spec.classes)} classes")
+
+
+def _source(settings: Settings) -> Finding:
+    if settings.source == "simulate":
+        if settings.dataset_name != "farm_flow":
+            return Finding("source", "error", f"only farm_flow can be simulated; set IOT_SOURCE for {settings.dataset}")
+        return Finding("source", "note", f"simulated: {settings.rows:,} rows, no real capture")
+    if "://" in settings.source or glob.glob(settings.source):
+        return Finding("source", "ok", settings.source)
+    return Finding("source", "error", f"IOT_SOURCE: no file matches {settings.source}")
+
+
+def _lake(settings: Settings) -> Finding:
+    try:
+        lake = Lake(settings.lake_path)
+    except UserError as error:
+        return Finding("lake", "error", str(error))
+    free = shutil.disk_usage(lake.root).free / 1e9
+    state = "ok" if free > 5 else "note"
+    return Finding("lake", state, f"{lake.root}, {free:.0f} GB free" + ("" if state == "ok" else " (5 are wise)"))
+
+
+def _teacher(settings: Settings) -> Finding:
+    if settings.teacher == "embedded":
+        return Finding("teacher", "note", "embedded rule-based analyst on loopback; its answers are marked as its own")
+    if api_key() is None:
+        state = "error" if settings.teacher == "openai" else "note"
+        return Finding("teacher", state, f"OPENAI_API_KEY is not set (environment or .env) for {settings.teacher}")
+    return Finding("teacher", "ok", f"{settings.teacher}, budget ${settings.teacher_budget_usd:,.2f}")
+
+
+def _student(settings: Settings) -> list[Finding]:
+    base = settings.base_model
+    if base == "tiny":
+        found = [Finding("student", "note", "a tiny Qwen2 built here; no match for a real base model")]
+    elif Path(base).exists():
+        found = [Finding("student", "ok", f"base model in {base}")]
+    else:
+        found = [Finding("student", "note", f"base model {base} comes from the hub at first use")]
+    gpus = len(glob.glob("/dev/nvidia[0-9]*"))
+    state = "error" if settings.processes > max(1, gpus) and gpus else "ok" if gpus else "note"
+    return [*found, Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.processes}")]
+
+
+def show(findings: list[Finding], settings: Settings) -> None:
+    """Print the findings and every setting."""
+    console = Console()
+    table = Table(title="Examination")
+    for column in ("topic", "state", "finding"):
+        table.add_column(column)
+    for finding in findings:
+        style = {"ok": "green", "note": "yellow", "error": "bold red"}[finding.state]
+        table.add_row(finding.topic, Text(finding.state, style=style), Text(finding.text))
+    console.print(table)
+    table = Table(title="Settings")
+    for column in ("variable", "value", "meaning"):
+        table.add_column(column)
+    for name, value, description in settings.describe():
+        shown = ",".join(value) if isinstance(value, list) else "" if value is None else str(value)
+        table.add_row(name, Text(shown, overflow="fold"), Text(description))
+    console.print(table)

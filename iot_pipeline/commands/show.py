@@ -1,0 +1,184 @@
+"""What `run` and `status` print: live progress, the state of every artefact, the results table.
+
+Belongs here: rich tables and JSON for the terminal. Does not belong here: deciding what is stale (defs/plan.py).
+"""
+
+import json
+import os
+import time
+from datetime import datetime
+from typing import Any, TextIO
+
+import dagster as dg
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from iot_pipeline.defs import plan
+from iot_pipeline.defs.execute import Outcome, dagster_home
+from iot_pipeline.defs.step import listeners
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.store import MANIFEST, ArtefactId, Lake
+from iot_pipeline.settings import Settings
+
+MARKS = {"waiting": "·", "started": "▶", "done": "✔", "fresh": "=", "failed": "✘"}
+STYLES = {"started": "bold cyan", "done": "green", "fresh": "dim", "failed": "bold red", "waiting": "dim"}
+
+
+class Progress:
+    """Live table of a run. On a terminal it redraws; elsewhere (a log file, CI) it prints one line an event."""
+
+    def __init__(self, planned: list[plan.Planned], quiet: bool) -> None:
+        self.states: dict[ArtefactId, tuple[str, str, float]] = {
+            p.artefact: ("waiting", "", 0.0) for p in planned
+        }
+        self.groups = {p.artefact: p.group for p in planned}
+        # Dagster redirects standard output into its compute logs while an asset runs: keep a way past that.
+        self._stream: TextIO = os.fdopen(os.dup(1), "w")
+        self.console = Console(file=self._stream, quiet=quiet)
+        self._live = Live(self, console=self.console, refresh_per_second=4) if self.console.is_terminal else None
+        self._begin = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        listeners.append(self.hear)
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        listeners.remove(self.hear)
+        if self._live:
+            self._live.stop()
+        self._stream.close()
+
+    def hear(self, artefact: ArtefactId, event: str, text: str) -> None:
+        """Take in one announcement of defs/step.py."""
+        state, _, since = self.states.get(artefact, ("waiting", "", 0.0))
+        if event == "progress":
+            self.states[artefact] = (state, text.splitlines()[0] if text else "", since)
+        else:
+            self.states[artefact] = (event, text, time.monotonic() if event == "started" else since)
+        if self._live is None and event != "fresh":
+            clock = time.strftime("%M:%S", time.gmtime(time.monotonic() - self._begin))
+            suffix = f"{text} s" if event == "done" else text
+            self.console.print(f"{clock} {MARKS.get(event, ' ')} {artefact} {suffix}", markup=False, highlight=False)
+            self._stream.flush()
+
+    def __rich__(self) -> Group:
+        """Finished groups as one line, the one at work artefact by artefact."""
+        table = Table.grid(padding=(0, 1))
+        for group in dict.fromkeys(self.groups.values()):
+            members = [a for a, g in self.groups.items() if g == group]
+            states = [self.states[a] for a in members]
+            over = sum(state in ("done", "fresh") for state, _, _ in states)
+            style = "green" if over == len(members) else "default"
+            table.add_row("", Text(group, style=f"bold {style}"), f"{over} of {len(members)}", "")
+            if over and over < len(members) or any(state in ("started", "failed") for state, _, _ in states):
+                for artefact, (state, text, since) in zip(members, states, strict=True):
+                    spent = f"{time.monotonic() - since:.0f} s" if state == "started" else ""
+                    note = f"{text} s" if state == "done" else text
+                    table.add_row(
+                        Text(MARKS.get(state, "?"), style=STYLES.get(state, "")),
+                        Text(f"  {artefact}", style=STYLES.get(state, "")), spent, Text(note[:90], style="dim"),
+                    )
+        spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._begin))
+        return Group(table, Text(f"{spent} so far; stop with Ctrl-C, the next run goes on from there", style="dim"))
+
+
+def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
+    """Print what a run made, its failures, the results table and the report's path."""
+    lake = Lake(settings.lake_path)
+    report = lake.folder(ArtefactId("paper_report")) / "report.html"
+    comparison = lake.folder(ArtefactId("track_comparison")) / "track_comparison.json"
+    table = json.loads(comparison.read_text())["table"] if comparison.is_file() else []
+    if as_json:
+        print(json.dumps({
+            "made": [str(a) for a in outcome.made],
+            "fresh": [str(a) for a in outcome.fresh],
+            "failed": [{"artefact": str(a), "reason": why} for a, why in outcome.failed],
+            "left": [str(a) for a in outcome.left],
+            "results": table,
+            "report": str(report) if report.is_file() else None,
+        }, indent=1))
+        return
+    console = Console()
+    for artefact, why in outcome.failed:
+        console.print(Text(f"✘ {artefact}: {why}", style="bold red"))
+    if outcome.failed:
+        console.print(f"stopped; {len(outcome.made)} made, {len(outcome.left)} left. Mend it and run again: "
+                      "what is made is not made twice.")
+        return
+    if table:
+        console.print(results_table(table))
+        for line in provenance_lines(lake):
+            console.print(Text(line, style="yellow"))
+    if not outcome.made:
+        console.print(f"Nothing to do: all {len(outcome.fresh)} artefacts follow from their inputs.")
+    else:
+        console.print(f"{len(outcome.made)} artefacts made, {len(outcome.fresh)} were there already.")
+    console.print(Text(f"Report: {report}"), soft_wrap=True)
+
+
+def results_table(rows: list[dict[str, Any]]) -> Table:
+    """The comparison table: who, trained on what, accuracy in three views with intervals and ceilings."""
+    table = Table(title="Accuracy on the one test set, 95 % intervals")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column in ("model", "stage", "track") else "right")
+    for row in rows:
+        table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str("" if v is None else v) for v in row.values()))
+    return table
+
+
+def provenance_lines(lake: Lake) -> list[str]:
+    """What is not the real thing in this lake, in words; from the manifests."""
+    lines = []
+    for artefact in lake.artefacts():
+        manifest = lake.manifest(artefact)
+        label = manifest.provenance.get("label") if manifest else None
+        if label and label not in lines:
+            lines.append(label)
+    return lines
+
+
+def status(definitions: dg.Definitions, settings: Settings, as_json: bool) -> None:
+    """Print the state of every artefact that the settings call for."""
+    if not settings.lake_path.exists():
+        raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
+    lake = Lake(settings.lake_path)
+    dagster_home(settings)
+    planned = plan.wanted(definitions, settings)
+    with dg.DagsterInstance.get() as instance:
+        recorded = plan.recorded_artefacts(instance, planned)
+    rows = [_state(lake, settings, p, recorded) for p in planned]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table(title=str(settings.lake_path))
+    for column in ("group", "artefact", "state", "made", "seconds", "why"):
+        table.add_column(column, justify="right" if column == "seconds" else "left")
+    for row in rows:
+        style = {"fresh": "green", "stale": "yellow", "missing": "dim"}[row["state"]]
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
+        table.add_row(row["group"], row["artefact"], Text(row["state"], style=style), row["made"] or "", seconds,
+                      "; ".join(row["why"]) if row["state"] == "stale" else "")
+    console = Console()
+    console.print(table)
+    counts = {state: sum(row["state"] == state for row in rows) for state in ("fresh", "stale", "missing")}
+    console.print(f"{counts['fresh']} fresh, {counts['stale']} stale, {counts['missing']} missing")
+
+
+def _state(lake: Lake, settings: Settings, planned: plan.Planned, recorded: set[ArtefactId]) -> dict[str, Any]:
+    manifest = lake.manifest(planned.artefact)
+    why = plan.stale(lake, settings, planned, recorded)
+    path = lake.folder(planned.artefact) / MANIFEST
+    made = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds") if path.is_file() else None
+    return {
+        "group": planned.group,
+        "artefact": str(planned.artefact),
+        "state": "missing" if manifest is None else "stale" if why else "fresh",
+        "why": why,
+        "made": made,
+        "seconds": manifest.provenance.get("seconds") if manifest else None,
+        "data_version": manifest.data_version if manifest else None,
+    }

@@ -1,0 +1,136 @@
+"""Running a plan through Dagster, in this process, against the lake's own instance.
+
+Belongs here: the instance, the lock, clearing up after a kill, one Dagster run a batch.
+Does not belong here: what is shown while it runs (cli).
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from iot_pipeline.defs import plan
+from iot_pipeline.defs.step import announce
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.settings import PROJECT_ROOT, Settings
+
+RUN_TAG = "iot_pipeline/started_by"
+
+
+@dataclass
+class Outcome:
+    """What became of a plan: what was made, what was there, what failed (artefact, reason), what was left."""
+
+    made: list[ArtefactId]
+    fresh: list[ArtefactId]
+    failed: list[tuple[ArtefactId, str]]
+    left: list[ArtefactId]
+
+
+def dagster_home(settings: Settings) -> Path:
+    """The lake's own Dagster state; made with the project's dagster.yaml, which is kept up to date."""
+    lake = Lake(settings.lake_path)
+    home = lake.root / ".dagster"
+    home.mkdir(exist_ok=True)
+    shutil.copyfile(PROJECT_ROOT / "dagster.yaml", home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+@contextlib.contextmanager
+def locked(settings: Settings) -> Iterator[None]:
+    """One `run` at a time on a lake; the lock goes with the process, however it ends."""
+    path = dagster_home(settings) / "run.lock"
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another `iot-pipeline run` is at work on {settings.lake_path}; wait for it") from None
+        yield
+
+
+def close_orphans(instance: dg.DagsterInstance) -> int:
+    """Mark runs of a `run` that was killed as failed (we hold the lock, so none can be alive); their number."""
+    live = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
+    runs = instance.get_runs(dg.RunsFilter(statuses=live, tags={RUN_TAG: "run"}))
+    for run in runs:
+        instance.report_run_failed(run, "the process was killed; the next `iot-pipeline run` went on from here")
+    return len(runs)
+
+
+def execute(
+    definitions: dg.Definitions, settings: Settings, planned: list[plan.Planned], force: bool = False
+) -> Outcome:
+    """Make what is stale, upstream first, and stop at the first failure (what is made stays, and is not redone)."""
+    dagster_home(settings)
+    lake = Lake(settings.lake_path)
+    outcome = Outcome([], [], [], [])
+    with dg.DagsterInstance.get() as instance:
+        close_orphans(instance)
+        recorded = plan.recorded_artefacts(instance, planned)
+        job = definitions.resolve_implicit_global_asset_job_def()
+        waiting = list(plan.batches(planned))
+        while waiting and not outcome.failed:
+            batch = waiting.pop(0)
+            # What is not stale yet may become so when its inputs are made again, so the batch is asked once more.
+            todo = [p for p in batch if force or plan.stale(lake, settings, p, recorded)]
+            rest = [p for p in batch if p not in todo]
+            if not todo:
+                outcome.fresh += [p.artefact for p in rest]
+                for p in rest:
+                    announce(p.artefact, "fresh")
+                continue
+            if rest:
+                waiting.insert(0, rest)
+            _run(job, instance, lake, todo, outcome)
+        outcome.left = [p.artefact for batch in waiting for p in batch]
+    return outcome
+
+
+def _run(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, lake: Lake, todo: list[plan.Planned], outcome: Outcome
+) -> None:
+    """One Dagster run for artefacts of one partition; files each under made, failed or left."""
+    result = job.execute_in_process(
+        asset_selection=[p.key for p in todo],
+        partition_key=todo[0].artefact.partition or None,
+        instance=instance,
+        raise_on_error=False,
+        tags={RUN_TAG: "run"},
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+    done = {event.asset_key for event in result.get_asset_materialization_events()}
+    errors = {
+        event.step_key: _sentence(event)
+        for event in result.all_events
+        if event.is_step_failure and event.step_key
+    }
+    for p in todo:
+        manifest = lake.manifest(p.artefact)
+        step_key = p.artefact.asset.replace("/", "__")
+        if step_key in errors:
+            outcome.failed.append((p.artefact, errors[step_key]))
+        elif p.key not in done:
+            outcome.left.append(p.artefact)
+        elif manifest is not None and (failed := manifest.failed_blocking()):
+            facts = manifest.checks[failed[0]]["facts"]
+            outcome.failed.append((p.artefact, f"blocking check {failed[0]} did not pass: {facts}"))
+        else:
+            outcome.made.append(p.artefact)
+
+
+def _sentence(event: dg.DagsterEvent) -> str:
+    """The user's sentence in a step failure: the description of a Failure, else the innermost error."""
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return str(data.user_failure_data.description)
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return str(error.message).strip() if error else "failed"

@@ -1,0 +1,59 @@
+"""Group flows: the source as delivered, and the flows that everything else is made of.
+
+Belongs here: `raw_flows`, `flows`. Does not belong here: reading, simulating, grouping (iot_pipeline.flows).
+"""
+
+import glob
+from dataclasses import asdict
+from pathlib import Path
+
+import dagster as dg
+
+from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.simulate import simulate_farm_flow
+from iot_pipeline.flows.source import read_source
+
+OWNERS = ["team:data"]
+
+
+@dg.asset(group_name="flows", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version="1")
+def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """The source as delivered, as Parquet: the user's files, or the simulator's Farm-Flow (labelled so)."""
+    with lake.step(context) as step:
+        out, source = step.folder / "raw.parquet", step.settings.source
+        if source == "simulate":
+            if step.spec.name != "farm_flow":
+                raise UserError(f"IOT_SOURCE: only farm_flow can be simulated; name your {step.spec.name} files")
+            simulated = simulate_farm_flow(out, step.settings.rows, step.settings.seed, step.log)
+            step.json("source.json", asdict(simulated))
+            step.note(rows=simulated.rows, source="simulated Farm-Flow")
+            step.provenance["label"] = "SIMULATED flows: Farm-Flow as its paper describes it, no real capture"
+        else:
+            for name in sorted(glob.glob(source)):
+                step.file(Path(name).absolute())
+            report = read_source(step.spec, source, out, step.log)
+            step.json("source.json", asdict(report))
+            step.note(rows=report.rows, source=", ".join(file["name"] for file in report.files))
+            step.table("files", report.files)
+    return step.result()
+
+
+@dg.asset(
+    group_name="flows", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version="1", deps=["raw_flows"],
+    check_specs=[dg.AssetCheckSpec("every_class_has_rows", asset="flows", blocking=True)],
+)
+def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Every accepted row: 29 features, label, flow group and its number within the group."""
+    with lake.step(context) as step:
+        raw = step.input("raw_flows") / "raw.parquet"
+        report = build_flows(
+            step.spec, raw, step.folder / "flows.parquet", step.settings.max_rejected_share, step.log
+        )
+        step.json("flows.json", asdict(report))
+        step.note(rows=report.rows, distinct_flows=report.distinct_groups, rejected=sum(report.rejected.values()))
+        step.table("rows_by_class", [{"class": c, "rows": n} for c, n in report.rows_by_class.items()])
+        empty = [c for c in step.spec.classes if not report.rows_by_class.get(c)]
+        step.check("every_class_has_rows", not empty, classes_without_rows=", ".join(empty) or "none")
+    return step.result()

@@ -1,0 +1,98 @@
+"""What a run makes, in which order, and which of it is already there.
+
+Belongs here: choosing partitions, ordering, freshness by manifest. Does not belong here: executing (execute.py).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import dagster as dg
+
+from iot_pipeline.defs.partitions import STAGES, stages_up_to
+from iot_pipeline.defs.step import present_value
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.settings import Settings
+
+# Assets whose partition is needed for every stage below the wanted one: a stage is cumulative.
+CUMULATIVE = {"original", "paraphrased", "feature_varied"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One artefact to look after, with what Dagster needs to make it."""
+
+    artefact: ArtefactId
+    group: str
+    code_version: str
+
+    @property
+    def key(self) -> dg.AssetKey:
+        """The asset key."""
+        return dg.AssetKey(self.artefact.asset.split("/"))
+
+
+def wanted(definitions: dg.Definitions, settings: Settings) -> list[Planned]:
+    """Every artefact that the settings' stages and tracks call for, upstream first.
+
+    Raises UserError for an empty choice.
+    """
+    if not settings.stages or not settings.tracks:
+        raise UserError("IOT_STAGES and IOT_TRACKS must each name at least one")
+    graph = definitions.resolve_asset_graph()
+    specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
+    planned = []
+    for key in graph.toposorted_asset_keys:
+        spec = specs[key]
+        for partition in _partitions(spec, settings):
+            artefact = ArtefactId(key.to_user_string(), partition)
+            planned.append(Planned(artefact, spec.group_name or "", spec.code_version or ""))
+    return planned
+
+
+def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
+    """Partition keys of one asset that the settings call for; [""] where it has none."""
+    if spec.partitions_def is None:
+        return [""]
+    top = max(settings.stages, key=STAGES.index)
+    stages: list[str] = list(settings.stages)
+    name = spec.key.path[0]
+    if name in CUMULATIVE or settings.stage_chain == "warm_start":
+        stages = stages_up_to(top)
+    if name == "automl_baseline":
+        stages = [*stages, "ALL"]  # the headline: AutoML on the whole train pool
+    tracks = {*settings.tracks, "original"} if name in {"original", "prompt"} else set(settings.tracks)
+    keys = []
+    for key in spec.partitions_def.get_partition_keys():
+        parts = set(str(key).split("|"))
+        if (parts & set(STAGES) <= set(stages)) and (parts - set(STAGES) <= tracks):
+            keys.append(str(key))
+    return keys
+
+
+def stale(lake: Lake, settings: Settings, planned: Planned, recorded: set[ArtefactId]) -> list[str]:
+    """Why an artefact has to be made; empty where it is there and follows from its inputs.
+
+    `recorded` holds what Dagster has a materialisation of: a kill between the two leaves one unrecorded.
+    """
+    reasons = lake.stale_reasons(planned.artefact, planned.code_version, present_value(lake, settings))
+    return reasons or ([] if planned.artefact in recorded else ["not recorded in Dagster"])
+
+
+def batches(planned: list[Planned]) -> Iterator[list[Planned]]:
+    """Neighbours with the same partition, which Dagster can make in one run."""
+    for _, group in groupby(planned, key=lambda p: (p.artefact.partition, p.group if p.artefact.partition else "")):
+        yield list(group)
+
+
+def recorded_artefacts(instance: dg.DagsterInstance, planned: list[Planned]) -> set[ArtefactId]:
+    """The artefacts among `planned` that the instance has a materialisation of."""
+    found = set()
+    for key in {p.key for p in planned}:
+        name = key.to_user_string()
+        partitions = instance.get_materialized_partitions(key)
+        found |= {ArtefactId(name, partition) for partition in partitions}
+        if not partitions and instance.get_latest_materialization_event(key) is not None:
+            found.add(ArtefactId(name))
+    return found

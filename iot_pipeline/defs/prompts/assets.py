@@ -1,0 +1,26 @@
+"""Group prompts: the prompt files that users edit, frozen as they were when used.
+
+Belongs here: `prompt`. Does not belong here: parsing and rendering them (iot_pipeline.augmentation.prompts).
+"""
+
+import dagster as dg
+
+from iot_pipeline.augmentation.prompts import load_prompt
+from iot_pipeline.defs.partitions import track_partitions
+from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.lake.atomic import write_text
+
+
+@dg.asset(
+    group_name="prompts", kinds={"markdown"}, owners=["team:prompts"], code_version="1",
+    partitions_def=track_partitions,
+)
+def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Snapshot of a track's prompt file; downstream reads the snapshot, so the version recorded is the text used."""
+    with lake.step(context) as step:
+        path = step.file((step.settings.prompts / f"{context.partition_key}.md").absolute())
+        parsed = load_prompt(path)
+        write_text(step.folder / "prompt.md", parsed.source)
+        step.note(sha256=parsed.sha256, model=parsed.model, temperature=parsed.temperature)
+        step.metadata["prompt"] = dg.MetadataValue.md(f"```\n{parsed.source}\n```")
+    return step.result()

@@ -1,0 +1,308 @@
+"""One materialisation: what an asset reads is written down while it reads it, and becomes its manifest.
+
+Belongs here: the recording of inputs, settings, files, checks and metadata; the guard before reading.
+Does not belong here: what an asset computes.
+
+An artefact depends on what its asset body really read: `step.input(...)`, `step.settings.x` and `step.file(...)`
+record each read, so freshness needs no second list that could be forgotten or wrong.
+"""
+
+import contextlib
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from iot_pipeline import settings as settings_module
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import DatasetSpec, load_spec
+from iot_pipeline.lake.atomic import write_json
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
+from iot_pipeline.settings import PROJECT_ROOT, Settings
+
+# What the command line wants to hear while runs go on in its own process: (artefact, event, text).
+Listener = Callable[[ArtefactId, str, str], None]
+listeners: list[Listener] = []
+
+
+def announce(artefact: ArtefactId, event: str, text: str = "") -> None:
+    """Tell every listener that an artefact `started`, has `progress`, is `done` or `failed`."""
+    for listener in listeners:
+        listener(artefact, event, text)
+
+
+class RecordedSettings:
+    """The settings, remembering which were read and their values."""
+
+    def __init__(self, settings: Settings, seen: dict[str, Any]) -> None:
+        self._settings = settings
+        self._seen = seen
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._settings, name)
+        self._seen[f"setting {name}"] = plain(value)
+        return value
+
+
+class Step:
+    """The one object an asset body works with; made by `LakeResource.step`."""
+
+    def __init__(self, context: dg.AssetExecutionContext, lake: Lake, settings: Settings, folder: Path) -> None:
+        self.context = context
+        self.lake = lake
+        self.folder = folder
+        self.artefact = artefact_of(context)
+        self.metadata: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}
+        self._seen: dict[str, Any] = {}
+        self._inputs: dict[str, str] = {}
+        self._checks: dict[str, dict[str, Any]] = {}
+        self._volatile: set[str] = set()
+        self.settings: Settings = RecordedSettings(settings, self._seen)  # type: ignore[assignment]
+
+    # -- reading -------------------------------------------------------------------------------------------
+    def input(self, asset: str, partition: str = "") -> Path:
+        """Folder of an upstream artefact; its data version is recorded as an input.
+
+        Raises dg.Failure, not to be retried, where it is missing or a blocking check on it did not pass:
+        Dagster lets a later run go on after a failed check, and money or hours follow here.
+        """
+        upstream = ArtefactId(asset, partition)
+        manifest = self.lake.manifest(upstream)
+        if manifest is None:
+            raise dg.Failure(f"{upstream} has not been made; materialise it first", allow_retries=False)
+        if failed := manifest.failed_blocking():
+            raise dg.Failure(f"{upstream} did not pass: {', '.join(failed)}", allow_retries=False)
+        self._inputs[input_key(upstream)] = manifest.data_version
+        return self.lake.folder(upstream)
+
+    def inputs(self, prefix: str) -> dict[ArtefactId, Path]:
+        """Folders of every artefact made so far whose asset is `prefix` or starts with `prefix/`."""
+        found = list_artefacts(self.lake, prefix)
+        self._seen[f"artefacts {prefix}"] = [str(artefact) for artefact in found]
+        return {artefact: self.input(artefact.asset, artefact.partition) for artefact in found}
+
+    def manifest(self, asset: str, partition: str = "") -> Manifest:
+        """Manifest of an upstream artefact, recorded as an input too."""
+        self.input(asset, partition)
+        manifest = self.lake.manifest(ArtefactId(asset, partition))
+        assert manifest is not None  # input() raises where it is missing
+        return manifest
+
+    def file(self, path: Path) -> Path:
+        """A file outside the lake (a prompt, a spec), recorded by its content."""
+        self._seen[f"file {path}"] = file_version(path)
+        return path
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """The data set's spec; its file is recorded."""
+        spec = load_spec(self.settings.dataset)
+        self.file(Path(spec.path))
+        return spec
+
+    # -- writing -------------------------------------------------------------------------------------------
+    def json(self, name: str, value: Any, volatile: bool = False) -> None:
+        """Write JSON into the artefact; volatile files (timings) do not count for its data version."""
+        write_json(self.folder / name, plain(value))
+        if volatile:
+            self._volatile.add(name)
+
+    def volatile(self, *names: str) -> None:
+        """Mark files whose content may differ between equal runs."""
+        self._volatile.update(names)
+
+    def png(self, name: str, image: bytes, alt: str) -> None:
+        """Write a figure and show it on the asset's page. PNG bytes depend on fonts, so they are volatile."""
+        from iot_pipeline.reporting.figures import embed
+
+        (self.folder / name).write_bytes(image)
+        self._volatile.add(name)
+        self.metadata[Path(name).stem] = dg.MetadataValue.md(embed(image, alt))
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show rows (scalars only) as a table on the asset's page."""
+        if rows:
+            records = [dg.TableRecord({str(k): scalar(v) for k, v in row.items()}) for row in rows]
+            self.metadata[name] = dg.MetadataValue.table(records=records)
+
+    def note(self, **facts: Any) -> None:
+        """Show facts on the asset's page and keep them in the manifest's summary."""
+        self.summary |= {key: plain(value) for key, value in facts.items()}
+        self.metadata |= {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in facts.items()}
+
+    def check(self, name: str, passed: bool, blocking: bool = True, **facts: Any) -> None:
+        """Record the verdict of an asset check that the asset declares."""
+        self._checks[name] = {"passed": bool(passed), "blocking": blocking, "facts": plain(facts)}
+
+    def log(self, text: str) -> None:
+        """Progress: to the run's log and to whoever listens."""
+        self.context.log.info(text)
+        announce(self.artefact, "progress", text)
+
+    # -- the end -------------------------------------------------------------------------------------------
+    def finish(self, seconds: float, code_version: str) -> None:
+        """Write the manifest into the folder."""
+        self.provenance |= {
+            "run_id": self.context.run_id,
+            "code_commit": code_commit(),
+            "machine": machine(),
+            "seconds": round(seconds, 2),
+        }
+        manifest = Manifest(
+            asset=self.artefact.asset,
+            partition=self.artefact.partition,
+            data_version="",
+            code_version=code_version,
+            inputs=self._inputs,
+            settings=self._seen,
+            files={},
+            checks=self._checks,
+            summary=self.summary,
+            provenance=plain(self.provenance),
+        )
+        self.finished = finish_artefact(self.folder, manifest, self._volatile)
+
+    def result(self) -> dg.MaterializeResult:
+        """What Dagster is told: data version, metadata, check results."""
+        results = [
+            dg.AssetCheckResult(
+                check_name=name,
+                passed=check["passed"],
+                severity=dg.AssetCheckSeverity.ERROR if check["blocking"] else dg.AssetCheckSeverity.WARN,
+                metadata={key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in check["facts"].items()},
+            )
+            for name, check in self._checks.items()
+        ]
+        folder = self.lake.folder(self.artefact)
+        metadata = {"path": dg.MetadataValue.path(str(folder)), **self.metadata}
+        for name in ("rows", "records"):
+            if isinstance(self.summary.get(name), int):
+                key = "dagster/partition_row_count" if self.artefact.partition else "dagster/row_count"
+                metadata[key] = self.summary[name]
+                break
+        return dg.MaterializeResult(
+            metadata=metadata,
+            data_version=dg.DataVersion(self.finished.data_version),
+            check_results=results,
+        )
+
+
+class LakeResource(dg.ConfigurableResource):
+    """Gives assets their `Step`. The lake's folder comes from the settings."""
+
+    @contextlib.contextmanager
+    def step(self, context: dg.AssetExecutionContext) -> Iterator[Step]:
+        """Run an asset body against a staging folder; swapped in whole when the body ends well.
+
+        A UserError becomes a dg.Failure with the same sentence: no traceback to read, no retry.
+        """
+        settings = settings_module.settings()
+        artefact = artefact_of(context)
+        announce(artefact, "started")
+        begin = time.monotonic()
+        try:
+            lake = Lake(settings.lake_path)
+            with lake.replacing(artefact) as folder:
+                step = Step(context, lake, settings, folder)
+                yield step
+                step.finish(time.monotonic() - begin, code_version_of(context))
+            step.folder = lake.folder(artefact)
+        except UserError as error:
+            announce(artefact, "failed", str(error))
+            raise dg.Failure(str(error), allow_retries=False) from None
+        except dg.Failure as error:
+            announce(artefact, "failed", error.description or "")
+            raise
+        except Exception as error:
+            announce(artefact, "failed", f"{type(error).__name__}: {error}")
+            raise
+        if failed := step.finished.failed_blocking():
+            announce(artefact, "failed", f"check did not pass: {', '.join(failed)}")
+        else:
+            announce(artefact, "done", f"{step.finished.provenance['seconds']:.1f}")
+
+
+def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
+    """What a recorded read (`setting x`, `file x`, `artefacts x`) would give now."""
+
+    def value(name: str) -> Any:
+        kind, _, rest = name.partition(" ")
+        if kind == "setting":
+            return plain(getattr(settings, rest, None))
+        if kind == "file":
+            return file_version(Path(rest))
+        return [str(artefact) for artefact in list_artefacts(lake, rest)]
+
+    return value
+
+
+def list_artefacts(lake: Lake, prefix: str) -> list[ArtefactId]:
+    """Artefacts made so far whose asset is `prefix` or lies under it."""
+    return [a for a in lake.artefacts() if a.asset == prefix or a.asset.startswith(prefix + "/")]
+
+
+def file_version(path: Path) -> str:
+    """Content hash of a small file; size and time of a large one (a source); `missing` where there is none."""
+    import hashlib
+
+    if not path.is_file():
+        return "missing"
+    facts = path.stat()
+    if facts.st_size > 10_000_000:
+        return f"{facts.st_size} bytes, {facts.st_mtime_ns}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def artefact_of(context: dg.AssetExecutionContext) -> ArtefactId:
+    """The asset and partition that this execution makes."""
+    key = context.asset_key.to_user_string()
+    return ArtefactId(key, str(context.partition_key) if context.has_partition_key else "")
+
+
+def code_version_of(context: dg.AssetExecutionContext) -> str:
+    """The code version that the asset declares."""
+    return context.assets_def.code_versions_by_key[context.asset_key] or ""
+
+
+def plain(value: Any) -> Any:
+    """A JSON value equal to `value`: paths become text, numpy numbers Python's, tuples lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        return plain(value.item() if getattr(value, "ndim", 0) == 0 else value.tolist())
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def scalar(value: Any) -> str | int | float | bool | None:
+    """A value that Dagster's tables can show."""
+    value = plain(value)
+    return value if isinstance(value, (str, int, float, bool)) else ("" if value is None else str(value))
+
+
+@cache
+def code_commit() -> str:
+    """Commit of the checkout, with `-dirty` where files were changed; `unknown` outside a checkout."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty"],
+            cwd=PROJECT_ROOT, capture_output=True, text=True, check=True, timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit.stdout.strip()
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Facts about the machine that timings depend on."""
+    return {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}

@@ -1,0 +1,104 @@
+"""One evaluation for every predictor, student or baseline: three views, each with ceiling and interval.
+
+Belongs here: putting views, metrics, intervals and calibration together. Does not belong here: their formulas.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.evaluation.calibration import apply_temperature
+from iot_pipeline.evaluation.intervals import RESAMPLES, intervals, paired
+from iot_pipeline.evaluation.metrics import normalise_log_probs, predict, score
+from iot_pipeline.evaluation.views import VIEWS, Floats, Side, read_side
+
+
+def evaluate_predictions(
+    records: pa.Table | pd.DataFrame,
+    group_ids: list[str],
+    log_probs_by_group: Floats,
+    classes: list[str],
+    seed: int,
+    temperature: float | None = None,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """Score class log-probabilities [n_groups, n_classes] (row i belongs to group_ids[i]) on one side's records.
+
+    `records`: rows of evaluation_split/records.parquet of that side. Returns {classes, groups, records, views:
+    {row|distinct|clean: {accuracy, macro_f1, ..., ceiling, share_of_ceiling, intervals} or None when empty}};
+    with `temperature`, also `calibrated` log-loss, Brier, ECE and reliability of each view.
+    Raises UserError when a group has no prediction, a value is not finite, or an accuracy passes its ceiling.
+    """
+    side = read_side(records, classes)
+    log_probs = align(side, group_ids, log_probs_by_group)
+    bounds = intervals(side, predict(log_probs), seed, resamples)
+    views: dict[str, Any] = {}
+    for view in VIEWS:
+        ceiling, weight = side.ceilings[view], side.weights[view]
+        if ceiling is None:
+            views[view] = None
+            continue
+        result = score(side.label, log_probs[side.group], weight, side.classes)
+        check_ceiling(result["accuracy"], ceiling, view)
+        result["ceiling"] = ceiling
+        result["share_of_ceiling"] = result["accuracy"] / ceiling
+        result["intervals"] = bounds[view]
+        if temperature is not None:
+            scaled = score(side.label, apply_temperature(log_probs, temperature)[side.group], weight, side.classes)
+            result["calibrated"] = {key: scaled[key] for key in ("log_loss", "brier", "ece", "reliability")}
+        views[view] = result
+    return {
+        "classes": list(classes),
+        "groups": len(side.group_ids),
+        "records": len(side.label),
+        "resamples": resamples,
+        "seed": seed,
+        "temperature": temperature,
+        "views": views,
+    }
+
+
+def compare_predictions(
+    records: pa.Table | pd.DataFrame,
+    first: tuple[list[str], Floats],
+    second: tuple[list[str], Floats],
+    classes: list[str],
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """Paired test of two predictors, each (group_ids, log_probs_by_group): first minus second (intervals.paired)."""
+    side = read_side(records, classes)
+    return paired(side, predict(align(side, *first)), predict(align(side, *second)), seed, resamples)
+
+
+def align(side: Side, group_ids: list[str], log_probs_by_group: Floats) -> Floats:
+    """Rows of log_probs_by_group in the order of side.group_ids, normalised; predictions of other groups are left."""
+    log_probs = np.asarray(log_probs_by_group, dtype=np.float64)
+    if log_probs.shape != (len(group_ids), len(side.classes)):
+        raise UserError(
+            f"predictions have shape {log_probs.shape}, expected {(len(group_ids), len(side.classes))} "
+            "(one row a flow group, one column a class)"
+        )
+    position = {group: index for index, group in enumerate(group_ids)}
+    missing = [group for group in side.group_ids if group not in position]
+    if missing:
+        raise UserError(f"{len(missing)} flow groups have no prediction, the first is {missing[0]}")
+    rows = log_probs[[position[group] for group in side.group_ids]]
+    top = rows.max(axis=1)
+    if np.isnan(rows).any() or not np.isfinite(top).all():
+        raise UserError("predictions hold NaN, or a row with no finite log-probability")
+    return normalise_log_probs(rows)
+
+
+def check_ceiling(accuracy: float, ceiling: float, view: str) -> None:
+    """Raise UserError when `accuracy` lies above what any function of the flow text can reach in `view`."""
+    if accuracy > ceiling + 1e-9:
+        raise UserError(
+            f"accuracy {accuracy:.6f} in the {view} view lies above its ceiling {ceiling:.6f}: the predictor has "
+            "seen more than the flow text, or records and predictions do not belong together"
+        )

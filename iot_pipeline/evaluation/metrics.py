@@ -1,0 +1,121 @@
+"""Weighted classification metrics of one view: accuracy, per class, confusion, log-loss, Brier, ECE.
+
+Belongs here: arrays in, numbers out. Does not belong here: intervals (intervals.py), views (views.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.evaluation.views import Floats, Ints
+
+ECE_BINS = 15
+
+
+def normalise_log_probs(log_probs: Floats) -> Floats:
+    """Log-probabilities [n, n_classes] whose rows add up to 1 after exp; -inf entries stay -inf."""
+    top = log_probs.max(axis=1, keepdims=True)
+    return log_probs - top - np.log(np.exp(log_probs - top).sum(axis=1, keepdims=True))
+
+
+def predict(log_probs: Floats) -> Ints:
+    """Index of the likeliest class [n]; ties go to the class listed first."""
+    return log_probs.argmax(axis=1).astype(np.int64)
+
+
+def confusion(true: Ints, predicted: Ints, weight: Floats, n_classes: int) -> Floats:
+    """Weighted confusion matrix [n_classes, n_classes], row = true class, column = predicted class."""
+    flat = np.bincount(true * n_classes + predicted, weights=weight, minlength=n_classes * n_classes)
+    return flat.reshape(n_classes, n_classes)
+
+
+def per_class(matrix: Floats) -> dict[str, Floats]:
+    """precision, recall, f1, support, predicted, each [n_classes]; a ratio with nothing below it is 0."""
+    hit, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    return {
+        "precision": _ratio(hit, predicted),
+        "recall": _ratio(hit, support),
+        "f1": _ratio(2 * hit, support + predicted),
+        "support": support,
+        "predicted": predicted,
+    }
+
+
+def macro_f1(matrix: Floats) -> float:
+    """Mean F1 over the classes that occur (support > 0) in this view."""
+    scores = per_class(matrix)
+    return float(scores["f1"][scores["support"] > 0].mean())
+
+
+def log_loss(true: Ints, log_probs: Floats, weight: Floats) -> float:
+    """Weighted mean of -log p(true), natural log; probabilities are clipped at 1e-12."""
+    return float(np.average(-np.maximum(log_probs[np.arange(len(true)), true], np.log(1e-12)), weights=weight))
+
+
+def brier(true: Ints, log_probs: Floats, weight: Floats) -> float:
+    """Weighted mean over records of the squared distance between probabilities and the one-hot label (0 to 2)."""
+    distance = np.exp(log_probs)
+    distance[np.arange(len(true)), true] -= 1
+    return float(np.average((distance**2).sum(axis=1), weights=weight))
+
+
+def reliability(
+    confidence: Floats, correct: Floats, weight: Floats, bins: int = ECE_BINS
+) -> list[dict[str, float]]:
+    """Equal-mass confidence bins: weight, mean confidence, accuracy. Equal confidences share one bin."""
+    value, position = np.unique(confidence, return_inverse=True)
+    mass = np.bincount(position, weights=weight)
+    right = np.bincount(position, weights=weight * correct)
+    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
+    bin_of = np.minimum((middle * bins).astype(int), bins - 1)
+    table = []
+    for index in range(bins):
+        inside = (bin_of == index) & (mass > 0)
+        if inside.any():
+            total = mass[inside].sum()
+            table.append(
+                {
+                    "weight": float(total),
+                    "confidence": float((mass[inside] * value[inside]).sum() / total),
+                    "accuracy": float(right[inside].sum() / total),
+                }
+            )
+    return table
+
+
+def ece(table: list[dict[str, float]]) -> float:
+    """Expected calibration error of a `reliability` table."""
+    total = sum(row["weight"] for row in table)
+    return sum(row["weight"] * abs(row["confidence"] - row["accuracy"]) for row in table) / total
+
+
+def score(true: Ints, log_probs: Floats, weight: Floats, classes: tuple[str, ...]) -> dict[str, Any]:
+    """All metrics of one view. true [n], log_probs [n, n_classes] normalised, weight [n] with a positive sum."""
+    used = weight > 0
+    true, log_probs, weight = true[used], log_probs[used], weight[used]
+    predicted = predict(log_probs)
+    correct = (predicted == true).astype(np.float64)
+    matrix = confusion(true, predicted, weight, len(classes))
+    bins = reliability(np.exp(log_probs.max(axis=1)), correct, weight)
+    by_class = per_class(matrix)
+    return {
+        "accuracy": float(np.average(correct, weights=weight)),
+        "macro_f1": macro_f1(matrix),
+        "log_loss": log_loss(true, log_probs, weight),
+        "brier": brier(true, log_probs, weight),
+        "ece": ece(bins),
+        "reliability": bins,
+        "weight": float(weight.sum()),
+        "records": len(true),
+        "confusion": matrix.tolist(),
+        "per_class": {
+            name: {key: float(values[index]) for key, values in by_class.items()}
+            for index, name in enumerate(classes)
+        },
+    }
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

@@ -1,0 +1,92 @@
+"""The three views of a test side: weight of each record, and the ceiling that label conflicts set.
+
+Belongs here: weights and ceilings. Does not belong here: anything that looks at predictions (metrics.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from iot_pipeline.errors import UserError
+
+VIEWS = ("row", "distinct", "clean")
+"""row: every row counts; distinct: every distinct flow counts once; clean: distinct flows with a single label."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Side:
+    """The records of one side, ready for scoring; arrays are aligned by record, `group` points into `group_ids`."""
+
+    group_ids: list[str]  # [n_groups], sorted
+    group: Ints  # [n_records]
+    label: Ints  # [n_records], index into classes
+    classes: tuple[str, ...]
+    weights: dict[str, Floats]  # view -> [n_records]
+    ceilings: dict[str, float | None]  # None: the view is empty
+
+    @property
+    def majority(self) -> Ints:
+        """[n_groups] label with the most rows of each group; ties go to the class listed first."""
+        order = np.lexsort((self.label, -self.weights["row"], self.group))
+        first = np.searchsorted(self.group[order], np.arange(len(self.group_ids)))
+        return self.label[order][first]
+
+
+def read_side(records: pa.Table | pd.DataFrame, classes: list[str], side: str | None = None) -> Side:
+    """Prepare the records (evaluation_split/records.parquet) of one `side`; None takes all records given.
+
+    Raises UserError for an empty side, an unknown label, or records that do not add up to their group.
+    """
+    frame = records.to_pandas() if isinstance(records, pa.Table) else records
+    if side is not None:
+        frame = frame[frame["side"] == side]
+    if not len(frame):
+        raise UserError(f"the {side or 'given'} side of the split has no record; use more rows or another seed")
+    frame = frame.sort_values(["flow_group", "label"])
+    group_ids, group = np.unique(frame["flow_group"].to_numpy(dtype=object), return_inverse=True)
+    label = pd.Categorical(frame["label"], categories=classes).codes.astype(np.int64)
+    if (label < 0).any():
+        unknown = sorted(set(frame["label"]) - set(classes))
+        raise UserError(f"records hold labels that the data set spec does not list: {', '.join(unknown)}")
+    rows = frame["rows"].to_numpy(np.float64)
+    group_rows = frame["group_rows"].to_numpy(np.float64)
+    total = np.bincount(group, weights=rows)
+    if not np.array_equal(total[group], group_rows):
+        raise UserError("records do not hold every label of a flow group; make evaluation_split again")
+    weights = view_weights(rows, group_rows)
+    return Side(
+        group_ids=[str(item) for item in group_ids],
+        group=group.astype(np.int64),
+        label=label,
+        classes=tuple(classes),
+        weights=weights,
+        ceilings={view: _ceiling(group, weights[view]) for view in VIEWS},
+    )
+
+
+def view_weights(rows: Floats, group_rows: Floats) -> dict[str, Floats]:
+    """Weight of each record [n] in each view, from its rows and the rows of its group."""
+    return {
+        "row": rows,
+        "distinct": rows / group_rows,
+        "clean": (rows == group_rows).astype(np.float64),
+    }
+
+
+def _ceiling(group: npt.NDArray[Any], weight: Floats) -> float | None:
+    """Best weighted accuracy of any function of the flow text: the heaviest label of each group is right."""
+    total = float(weight.sum())
+    if total == 0:
+        return None
+    best = np.zeros(int(group.max()) + 1)
+    np.maximum.at(best, group, weight)
+    return min(1.0, float(best.sum()) / total)

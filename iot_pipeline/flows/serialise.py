@@ -1,0 +1,183 @@
+"""Flow to text and back: printing of values, the `values` and `ranked` serialisations, the flow group id.
+
+Belongs here: every rule of how a flow reads, in Python and in SQL. Does not belong here: prompts and answers.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import DatasetSpec, Format
+
+SERIALISATIONS = ("values", "ranked")
+LINE = re.compile(r"^([^\s:]+): (\S+?)(?: p(\d{1,3}))?$")
+# From here on fixed decimals would print hundreds of digits; no capture holds such a value.
+HUGE = 1e15
+
+
+def printed(form: Format, value: float) -> str:
+    """One value as it stands in every flow text; zero has no sign."""
+    if form.significant is not None:
+        text = f"{value:.{form.significant}g}"
+    elif abs(value) >= HUGE:
+        text = f"{value:.6e}"
+    else:
+        text = f"{value:.{form.decimals}f}"
+    return text[1:] if text.startswith("-") and float(text) == 0.0 else text
+
+
+def values_text(spec: DatasetSpec, values: Sequence[float]) -> str:
+    """The `values` text of one flow: `name: value` a line in spec order, no newline at the end."""
+    return "\n".join(
+        f"{name}: {printed(spec.format, float(value))}"
+        for name, value in zip(spec.feature_names, values, strict=True)
+    )
+
+
+def group_id(text: str) -> str:
+    """The flow group of a `values` text: 64 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def printed_sql(form: Format, expression: str) -> str:
+    """SQL giving exactly what `printed` gives for a DOUBLE expression."""
+    if form.significant is not None:
+        text = f"printf('%.{form.significant}g', {expression})"
+        return f"CASE WHEN {expression} = 0 THEN '0' ELSE {text} END"
+    text = f"printf('%.{form.decimals}f', {expression})"
+    zero = f"{0:.{form.decimals}f}"
+    huge = f"printf('%.6e', {expression})"
+    return (
+        f"CASE WHEN abs({expression}) >= {HUGE!r} THEN {huge} "
+        f"WHEN {text} = '-{zero}' THEN '{zero}' ELSE {text} END"
+    )
+
+
+def values_text_sql(spec: DatasetSpec) -> str:
+    """SQL giving exactly what `values_text` gives, over columns named like the features."""
+    lines = [f"'{name}: ' || ({printed_sql(spec.format, quoted(name))})" for name in spec.feature_names]
+    return " || chr(10) || ".join(lines)
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True)
+class RankTable:
+    """Where each printed value stands among the rows of the train pool.
+
+    `values[feature]` are the distinct printed values as numbers, ascending; `cumulative[feature][i]` is the
+    number of rows at or below the i-th; `rows` is the number of rows of the pool.
+    """
+
+    rows: int
+    values: dict[str, list[float]]
+    cumulative: dict[str, list[int]]
+
+    def percentile(self, feature: str, text: str) -> int:
+        """Mid-rank percentile 0..100 of a printed value: share of rows below plus half of those equal."""
+        values, cumulative = self.values[feature], self.cumulative[feature]
+        number = float(text)
+        left, right = bisect.bisect_left(values, number), bisect.bisect_right(values, number)
+        below = cumulative[left - 1] if left else 0
+        upto = cumulative[right - 1] if right else 0
+        # Integer arithmetic: halves round up everywhere alike.
+        return (100 * (below + upto) + self.rows) // (2 * self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for write_json."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> RankTable:
+        """The table that `to_json` wrote."""
+        return RankTable(content["rows"], content["values"], content["cumulative"])
+
+
+def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
+    """Fit the rank table on all rows of flows.parquet whose flow group is on side `train` in records.parquet."""
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TEMP TABLE pool AS SELECT * FROM read_parquet($flows) WHERE flow_group IN "
+            "(SELECT flow_group FROM read_parquet($records) WHERE side = 'train')",
+            {"flows": str(flows), "records": str(records)},
+        )
+        rows = connection.execute("SELECT count(*) FROM pool").fetchall()[0][0]
+        if rows == 0:
+            raise UserError(f"{records.name} has no flow on the train side, so there is nothing to rank against.")
+        values: dict[str, list[float]] = {}
+        cumulative: dict[str, list[int]] = {}
+        for name in spec.feature_names:
+            # Values are grouped before they are printed: far fewer are printed than there are rows.
+            query = f"""
+                WITH counted AS (SELECT {quoted(name)} AS x, count(*) AS n FROM pool GROUP BY ALL)
+                SELECT CAST({printed_sql(spec.format, "x")} AS DOUBLE) AS v, sum(n) FROM counted
+                GROUP BY v ORDER BY v"""
+            found = connection.execute(query).fetchall()
+            values[name] = [row[0] for row in found]
+            cumulative[name] = np.cumsum([int(row[1]) for row in found]).tolist()
+    return RankTable(rows=rows, values=values, cumulative=cumulative)
+
+
+def ranked_text(spec: DatasetSpec, values: Sequence[float], ranks: RankTable) -> str:
+    """The `ranked` text of one flow: `name: value pNN` a line."""
+    lines = []
+    for name, value in zip(spec.feature_names, values, strict=True):
+        text = printed(spec.format, float(value))
+        lines.append(f"{name}: {text} p{ranks.percentile(name, text)}")
+    return "\n".join(lines)
+
+
+def texts(spec: DatasetSpec, serialisation: str, table: Any, ranks: RankTable | None = None) -> list[str]:
+    """Texts of many flows at once; `table` is anything whose `table[name]` is a column (pandas, Arrow, dict).
+
+    Each distinct value of a column is printed once. Raises UserError for an unknown serialisation.
+    """
+    if serialisation not in SERIALISATIONS:
+        raise UserError(f"unknown serialisation {serialisation!r}; use one of {', '.join(SERIALISATIONS)}.")
+    if serialisation == "ranked" and ranks is None:
+        raise UserError("the serialisation ranked needs the rank table of the train pool.")
+    columns = []
+    for name in spec.feature_names:
+        distinct, inverse = np.unique(np.asarray(table[name], dtype=np.float64), return_inverse=True)
+        lines = []
+        for value in distinct.tolist():
+            text = printed(spec.format, value)
+            rank = f" p{ranks.percentile(name, text)}" if serialisation == "ranked" and ranks else ""
+            lines.append(f"{name}: {text}{rank}")
+        columns.append(np.array(lines, dtype=object)[inverse].tolist() if lines else [])
+    return ["\n".join(lines) for lines in zip(*columns, strict=True)]
+
+
+def parse_text(text: str) -> list[tuple[str, str, int | None]]:
+    """(name, value as printed, percentile or None) of each line of a flow text, whatever its serialisation.
+
+    Raises UserError naming the first line that is not `name: value` or `name: value pNN`.
+    """
+    found: list[tuple[str, str, int | None]] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        match = LINE.match(line)
+        if match is None or not is_number(match[2]):
+            raise UserError(f"line {number} of the flow text is not `feature: value`: {line[:80]!r}.")
+        found.append((match[1], match[2], int(match[3]) if match[3] else None))
+    return found
+
+
+def is_number(text: str) -> bool:
+    """Whether a text reads as a finite number."""
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False

@@ -1,0 +1,209 @@
+"""What a data set is: its columns, labels, features, scale and published facts, read from one YAML file.
+
+Belongs here: the typed spec and its loading. Does not belong here: reading data (source.py, build.py).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from iot_pipeline.errors import UserError
+
+DATASETS = Path(__file__).parent.parent / "datasets"
+QUOTED = re.compile(r'"([^"]+)"')
+WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
+
+
+class Strict(BaseModel):
+    """Base of all parts: a misspelt key in a YAML file is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Scale(Strict):
+    """How a published value comes from raw units: z = (raw - mean) / std, or (raw - min) / (max - min).
+
+    `basis` says how we know: `recovered` from published values, or `assumed` (true of the simulator only).
+    """
+
+    kind: Literal["zscore", "minmax"]
+    mean: float | None = None
+    std: float | None = Field(default=None, gt=0)
+    min: float | None = None
+    max: float | None = None
+    basis: Literal["recovered", "assumed"] = "recovered"
+
+    @model_validator(mode="after")
+    def complete(self) -> Scale:
+        """A z-score needs mean and std, a min-max needs min < max."""
+        if self.kind == "zscore" and (self.mean is None or self.std is None):
+            raise ValueError("a zscore scale needs mean and std")
+        if self.kind == "minmax" and (self.min is None or self.max is None or self.min >= self.max):
+            raise ValueError("a minmax scale needs min below max")
+        return self
+
+    @property
+    def offset(self) -> float:
+        """The raw value that is published as 0."""
+        value = self.mean if self.kind == "zscore" else self.min
+        assert value is not None  # checked by `complete`
+        return value
+
+    @property
+    def width(self) -> float:
+        """How many raw units one published unit spans."""
+        if self.kind == "zscore":
+            assert self.std is not None
+            return self.std
+        assert self.max is not None and self.min is not None
+        return self.max - self.min
+
+    def to_raw(self, value: Any) -> Any:
+        """Published value (number or array) -> raw units."""
+        return value * self.width + self.offset
+
+    def from_raw(self, raw: Any) -> Any:
+        """Raw units (number or array) -> published value, unrounded."""
+        return (raw - self.offset) / self.width
+
+
+class Feature(Strict):
+    """One feature. `expression` is DuckDB SQL over source columns, each in double quotes; null = same name."""
+
+    name: str = Field(pattern=r"^[^\s:\"]+$")
+    unit: str
+    meaning: str
+    expression: str | None = None
+    scale: Scale | None = None
+
+    @property
+    def sql(self) -> str:
+        """The DuckDB expression that yields the feature from the source columns."""
+        return self.expression if self.expression is not None else f'"{self.name}"'
+
+    @property
+    def source_columns(self) -> list[str]:
+        """The source columns that the feature needs, in order of first use."""
+        return list(dict.fromkeys(QUOTED.findall(self.sql)))
+
+
+class Format(Strict):
+    """How a value is printed in the flow text: fixed decimals, or significant digits."""
+
+    decimals: int | None = Field(default=None, ge=0, le=9)
+    significant: int | None = Field(default=None, ge=1, le=15)
+
+    @model_validator(mode="after")
+    def one(self) -> Format:
+        """Exactly one of the two."""
+        if (self.decimals is None) == (self.significant is None):
+            raise ValueError("format needs either decimals or significant")
+        return self
+
+
+class DatasetSpec(Strict):
+    """A data set as its YAML file describes it."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    title: str
+    citation: str
+    doi: str | None = None
+    licence: str
+    label_column: str
+    labels: dict[int | str, str]
+    classes: list[str] = Field(min_length=2)
+    absent_classes: list[str] = []
+    features: list[Feature] = Field(min_length=1)
+    scaling: Literal["given", "none"]
+    scaling_note: str
+    format: Format
+    facts: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def consistent(self) -> DatasetSpec:
+        """Names are unique, and every label leads to a declared class."""
+        names = self.feature_names
+        if len(set(names)) != len(names):
+            raise ValueError("two features have the same name")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("two classes have the same name")
+        unknown = set(self.labels.values()) - set(self.classes) - set(self.absent_classes)
+        if unknown:
+            raise ValueError(f"labels lead to classes that are not declared: {sorted(unknown)}")
+        for feature in self.features:
+            if not feature.source_columns and feature.expression is None:
+                raise ValueError(f"feature {feature.name} names no source column")
+        return self
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Feature names in the order of the flow text."""
+        return [feature.name for feature in self.features]
+
+    @property
+    def source_columns(self) -> list[str]:
+        """Every source column needed: those of the features, then the label."""
+        needed = [column for feature in self.features for column in feature.source_columns]
+        return list(dict.fromkeys([*needed, self.label_column]))
+
+    def label_map(self) -> dict[str, str]:
+        """Normalised label text -> class, for codes, source names and the class names themselves."""
+        known = {name: name for name in [*self.classes, *self.absent_classes]}
+        return known | {normalise_label(code): name for code, name in self.labels.items()}
+
+    def label_of(self, value: object) -> str | None:
+        """The class of one source label (3, "3", "3.0", 3.0, " HTTP_Flood "), or None if it is unknown."""
+        return self.label_map().get(normalise_label(value))
+
+    def feature(self, name: str) -> Feature:
+        """The feature of that name; UserError listing the names if there is none."""
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise UserError(f"data set {self.name} has no feature {name!r}; it has {', '.join(self.feature_names)}.")
+
+
+def normalise_label(value: object) -> str:
+    """One text for the same label however it was stored: 3, 3.0, "3", "3.0" -> "3"; other text is stripped."""
+    text = str(value).strip()
+    return str(int(text.split(".")[0])) if WHOLE_NUMBER.fullmatch(text) else text
+
+
+def list_specs() -> list[str]:
+    """Names of the data sets that come with the project."""
+    return sorted(path.stem for path in DATASETS.glob("*.yaml"))
+
+
+def load_spec(name_or_path: str | Path) -> DatasetSpec:
+    """Read a spec by name (see `list_specs`) or from a path to a YAML file.
+
+    A file with `extends: <name>` starts from that data set and replaces the keys it has itself.
+
+    Raises UserError for an unknown name, a missing file, or a file that does not follow the format.
+    """
+    text = str(name_or_path)
+    path = Path(text) if text.endswith((".yaml", ".yml")) else DATASETS / f"{text}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"there is no data set {text!r}: use one of {', '.join(list_specs())}, or a path to a .yaml file."
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name} does not describe a data set: it must be a mapping with name, features, ...")
+    if "extends" in content:
+        base = load_spec(content.pop("extends")).model_dump()
+        content = base | content
+    try:
+        return DatasetSpec.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path.name}: {where}: {first['msg']}.") from error

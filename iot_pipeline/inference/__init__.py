@@ -1,0 +1,4 @@
+"""Using a trained student
+
+Nothing is imported here, so that importing one module of the package costs no more than that module.
+"""

@@ -1,0 +1,185 @@
+"""Every setting of the project, typed, in one place: `IOT_*` variables or `.env`, over the defaults of a profile.
+
+Belongs here: names, types, defaults, checks across settings. Does not belong here: anything that acts on them.
+"""
+
+import difflib
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from iot_pipeline.errors import UserError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+PROFILES = Path(__file__).parent / "profiles"
+
+Stage = Literal["10K", "30K", "70K", "150K", "ALL"]
+Track = Literal["original", "paraphrased", "feature_varied"]
+
+
+class Settings(BaseSettings):
+    """What a run depends on. Units are in each description; `None` means that the part decides by itself."""
+
+    model_config = SettingsConfigDict(env_prefix="IOT_", extra="forbid", env_ignore_empty=True)
+
+    # -- what and where ------------------------------------------------------------------------------------
+    profile: str = Field("demo", description="named set of defaults: demo or paper")
+    dataset: str = Field("farm_flow", description="data set spec: a name in iot_pipeline/datasets or a YAML path")
+    source: str = Field("simulate", description="`simulate`, or file(s) to read: CSV, zip, gz, Parquet, a glob")
+    lake: Path | None = Field(None, description="folder of artefacts; default data_lake/<dataset>-<profile>")
+    prompts: Path = Field(Path(__file__).parent / "prompts", description="folder of the prompt files")
+    rows: int = Field(347_685, ge=100, description="rows to simulate")
+    max_rejected_share: float = Field(0.01, ge=0, lt=1, description="share of bad rows above which reading fails")
+    seed: int = Field(42, ge=0, description="seed of every random choice")
+
+    # -- data ----------------------------------------------------------------------------------------------
+    stages: list[Stage] = Field(["10K"], description="stages that `run` makes, comma separated")
+    tracks: list[Track] = Field(["original", "paraphrased", "feature_varied"], description="tracks to make")
+    order: Literal["natural", "distinct_first"] = Field("natural", description="order of the train pool")
+    serialisation: Literal["values", "ranked"] = Field("values", description="how a flow becomes text")
+    answer_order: Literal["label_first", "explanation_first"] = Field("label_first", description="parts of an answer")
+
+    # -- baseline ------------------------------------------------------------------------------------------
+    automl_preset: Literal["fixed", "medium_quality", "best_quality"] = Field(
+        "fixed", description="AutoGluon: fixed is reproducible, the others are limited by time"
+    )
+    automl_seconds: int = Field(60, ge=5, description="AutoGluon time limit in s (not used by `fixed`)")
+
+    # -- teacher -------------------------------------------------------------------------------------------
+    teacher: str = Field("embedded", description="embedded, openai, or the base URL of a compatible server")
+    teacher_model: str | None = Field(None, description="model name in place of the prompt file's")
+    teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per lake")
+    teacher_concurrency: int = Field(64, ge=1, le=2000, description="most requests in flight")
+    explanation_words: int = Field(60, ge=30, le=1200, description="words asked of an explanation")
+    variation: Literal["physical", "paper"] = Field("physical", description="how feature_varied moves values")
+    max_quarantined_share: float = Field(0.02, ge=0, lt=1, description="share of rows without answer that blocks")
+
+    # -- student -------------------------------------------------------------------------------------------
+    base_model: str = Field("tiny", description="tiny (built here), a hub id, or a folder")
+    base_steps: int = Field(600, ge=1, description="pre-training steps of the tiny base")
+    max_length: int = Field(1024, ge=64, description="tokens of the longest row; a longer one is an error")
+    stage_chain: Literal["independent", "warm_start"] = Field(
+        "independent", description="does a stage start from the base or from the stage before"
+    )
+    train_epochs: float = Field(1.0, gt=0, description="passes over the stage's rows")
+    train_max_steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps")
+    train_batch_rows: int = Field(32, ge=1, description="rows of one optimiser step on one process")
+    train_micro_rows: int | None = Field(None, ge=1, description="rows of one forward pass")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
+    warmup_steps: int = Field(100, ge=0, description="optimiser steps of warm-up")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    label_weight: float = Field(1.0, gt=0, description="weight of the label's tokens in the loss")
+    lora_r: int = Field(16, ge=1, description="LoRA rank")
+    lora_alpha: int = Field(32, ge=1, description="LoRA alpha")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="LoRA dropout")
+    lora_targets: str = Field("q_proj,k_proj,v_proj,o_proj", description="module names, or all-linear")
+    quantisation: Literal["none", "nf4"] = Field("none", description="nf4 needs the extra `gpu`")
+    processes: int = Field(1, ge=1, description="training processes (GPUs)")
+    threads: int | None = Field(None, ge=1, description="CPU threads of one process")
+    explained_flows: int = Field(48, ge=1, description="test flows that the student explains")
+
+    @field_validator("stages", "tracks", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load_settings` hands over: it merges profile, `.env` and environment itself."""
+        return (init_settings,)
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the data set, also where the setting is a path."""
+        return Path(self.dataset).stem
+
+    @property
+    def lake_path(self) -> Path:
+        """Absolute folder of this data set's and profile's artefacts."""
+        if self.lake is not None:
+            return self.lake.expanduser().absolute()
+        return PROJECT_ROOT / "data_lake" / f"{self.dataset_name}-{Path(self.profile).stem}"
+
+    def describe(self) -> list[tuple[str, Any, str]]:
+        """(variable, value, description) of every setting, for `doctor` and the README."""
+        return [
+            (f"IOT_{name.upper()}", getattr(self, name), field.description or "")
+            for name, field in type(self).model_fields.items()
+        ]
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that come with the project."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -> Settings:
+    """Settings from, in falling order: `overrides`, environment, `.env`, the profile, the defaults.
+
+    Raises UserError that names the variable for an unknown name, an unknown profile or a bad value.
+    """
+    given = {**_dotenv(), **os.environ} if environment is None else environment
+    values = {
+        key.removeprefix("IOT_").lower(): value
+        for key, value in given.items()
+        if key.startswith("IOT_") and value != "" and key not in INTERNAL_VARIABLES
+    }
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    for name in values:
+        if name not in Settings.model_fields:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f"; did you mean IOT_{near[0].upper()}?" if near else "; `iot-pipeline doctor` lists all"
+            raise UserError(f"unknown setting IOT_{name.upper()}{hint}")
+    defaults = _profile(str(values.get("profile", "demo")))
+    try:
+        return Settings(**(defaults | values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "IOT_" + str(first["loc"][0]).upper()
+        raise UserError(f"{name}: {first['msg']} (got {first['input']!r})") from None
+
+
+# Set by the project for its own subprocesses; never a user's business.
+INTERNAL_VARIABLES = {"IOT_PARENT_PID"}
+
+
+def _profile(name: str) -> dict[str, Any]:
+    path = PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"IOT_PROFILE: no profile {name!r}; there are: {', '.join(profile_names())}")
+    return {"profile": name, **yaml.safe_load(path.read_text())}
+
+
+def _dotenv() -> dict[str, str]:
+    from dotenv import dotenv_values
+
+    return {key: value for key, value in dotenv_values(PROJECT_ROOT / ".env").items() if value is not None}
+
+
+def api_key() -> SecretStr | None:
+    """The teacher's key from OPENAI_API_KEY in the environment or `.env`; never stored, never printed."""
+    value = os.environ.get("OPENAI_API_KEY") or _dotenv().get("OPENAI_API_KEY")
+    return SecretStr(value) if value else None
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process."""
+    return load_settings()

@@ -1,0 +1,118 @@
+"""Artefacts are swapped in whole, survive a kill between the renames, and know when they are stale."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import replacing, write_json, write_text
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
+
+A, B = ArtefactId("a"), ArtefactId("b", "10K|original")
+
+
+def make(lake: Lake, artefact: ArtefactId, text: str, inputs: dict[str, str] | None = None,
+         timing: str = "1 s", **changes: object) -> Manifest:
+    with lake.replacing(artefact) as folder:
+        write_text(folder / "data.txt", text)
+        write_text(folder / "timing.txt", timing)
+        manifest = Manifest(artefact.asset, artefact.partition, "", "1", inputs or {}, {"setting seed": 42}, {})
+        for name, value in changes.items():
+            setattr(manifest, name, value)
+        return finish_artefact(folder, manifest, {"timing.txt"})
+
+
+def present(name: str) -> object:
+    return {"setting seed": 42}.get(name)
+
+
+def test_partition_folders_do_not_repeat_what_the_key_says(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    assert lake.folder(ArtefactId("original", "10K|original")) == tmp_path / "original" / "10K"
+    assert lake.folder(ArtefactId("lora_checkpoint/10K", "10K|original")) == tmp_path / "lora_checkpoint/10K/original"
+    assert lake.folder(ArtefactId("flows")) == tmp_path / "flows"
+
+
+def test_the_data_version_follows_content_and_not_timings(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    first = make(lake, A, "x", timing="1 s").data_version
+    assert make(lake, A, "x", timing="2 s").data_version == first
+    assert make(lake, A, "y").data_version != first
+
+
+def test_fresh_until_something_it_was_made_of_changes(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    version = make(lake, A, "x").data_version
+    make(lake, B, "from x", inputs={input_key(A): version})
+    assert lake.stale_reasons(B, "1", present) == []
+    assert lake.stale_reasons(B, "2", present) == ["code version 1 -> 2"]
+    assert lake.stale_reasons(B, "1", lambda _: 7) == ["setting seed changed"]
+    make(lake, A, "y")
+    assert lake.stale_reasons(B, "1", present) == ["input a changed"]
+    make(lake, A, "x")
+    assert lake.stale_reasons(B, "1", present) == []
+    (lake.folder(B) / "data.txt").write_text("cut")
+    assert lake.stale_reasons(B, "1", present) == ["file data.txt is missing or was changed"]
+
+
+def test_a_failed_blocking_check_makes_an_artefact_stale(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    make(lake, A, "x", checks={"c": {"passed": False, "blocking": True, "facts": {}}})
+    assert lake.stale_reasons(A, "1", present) == ["blocking check c did not pass"]
+
+
+def test_an_error_while_writing_keeps_the_old_artefact(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    make(lake, A, "old")
+    with pytest.raises(RuntimeError), lake.replacing(A) as folder:
+        write_text(folder / "data.txt", "new")
+        raise RuntimeError
+    assert (lake.folder(A) / "data.txt").read_text() == "old"
+    assert lake.stale_reasons(A, "1", present) == []
+
+
+def test_a_kill_between_the_two_renames_is_undone(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    make(lake, A, "old")
+    os.rename(lake.folder(A), tmp_path / ".a.retired")
+    assert lake.manifest(A) is not None
+    assert (lake.folder(A) / "data.txt").read_text() == "old"
+
+
+def test_unfinished_folders_are_no_artefacts(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    make(lake, A, "x")
+    write_json(tmp_path / ".b.staging" / "manifest.json", {"asset": "b", "partition": ""})
+    assert lake.artefacts() == [A]
+
+
+def test_a_lake_without_write_permission_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="IOT_LAKE"):
+        Lake(tmp_path / "file" / "lake")
+
+
+def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    make(lake, A, "x")
+    (lake.folder(A) / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        lake.manifest(A)
+
+
+def test_an_interrupted_file_write_leaves_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "f", "old")
+    with pytest.raises(RuntimeError), replacing(tmp_path / "f") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "f").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_json_is_sorted_and_refuses_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "j", {"b": 1, "a": 2})
+    assert list(json.loads((tmp_path / "j").read_text())) == ["a", "b"]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "j", float("nan"))
