@@ -21,7 +21,7 @@ import dagster as dg
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.spec import DatasetSpec, load_spec
+from iot_pipeline.flows.spec import DATASETS, DatasetSpec, load_spec
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
 from iot_pipeline.settings import PROJECT_ROOT, Settings
@@ -66,6 +66,8 @@ class Step:
         self._checks: dict[str, dict[str, Any]] = {}
         self._volatile: set[str] = set()
         self.settings: Settings = RecordedSettings(settings, self._seen)  # type: ignore[assignment]
+        # For what cannot change the content of an artefact (budget, concurrency, threads).
+        self.unrecorded = settings
 
     # -- reading -------------------------------------------------------------------------------------------
     def input(self, asset: str, partition: str = "") -> Path:
@@ -98,15 +100,17 @@ class Step:
 
     def file(self, path: Path) -> Path:
         """A file outside the lake (a prompt, a spec), recorded by its content."""
-        self._seen[f"file {path}"] = file_version(path)
+        # Files of the project are named relative to it: a lake stays fresh when the checkout moves.
+        name = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
+        self._seen[f"file {name}"] = file_version(path)
         return path
 
     @property
     def spec(self) -> DatasetSpec:
         """The data set's spec; its file is recorded."""
-        spec = load_spec(self.settings.dataset)
-        self.file(Path(spec.path))
-        return spec
+        name = self.settings.dataset
+        self.file(Path(name) if name.endswith(".yaml") else DATASETS / f"{name}.yaml")
+        return load_spec(name)
 
     # -- writing -------------------------------------------------------------------------------------------
     def json(self, name: str, value: Any, volatile: bool = False) -> None:
@@ -145,6 +149,10 @@ class Step:
     def log(self, text: str) -> None:
         """Progress: to the run's log and to whoever listens."""
         self.context.log.info(text)
+        self.progress(text)
+
+    def progress(self, text: str) -> None:
+        """Progress that is in the run's log already (a training process writes there itself)."""
         announce(self.artefact, "progress", text)
 
     # -- the end -------------------------------------------------------------------------------------------
@@ -238,7 +246,7 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
         if kind == "setting":
             return plain(getattr(settings, rest, None))
         if kind == "file":
-            return file_version(Path(rest))
+            return file_version(PROJECT_ROOT / rest)
         return [str(artefact) for artefact in list_artefacts(lake, rest)]
 
     return value

@@ -1,0 +1,151 @@
+"""Resources: the lake, the teacher, the trainer. One interface each; what stands behind is the settings' choice.
+
+Belongs here: lifecycles of outside things (a server process, a training process). Does not belong here: the engine
+and the payload themselves (iot_pipeline.teacher, iot_pipeline.training).
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.errors import UserError
+from iot_pipeline.settings import api_key
+from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.launch import command, environment
+
+EMBEDDED_LABEL = "EMBEDDED teacher: explanations by the built-in rule-based analyst, not by an LLM"
+
+
+class TeacherResource(dg.ConfigurableResource):
+    """Opens the teacher that IOT_TEACHER names; the embedded one runs as a process for as long as it is open."""
+
+    @contextlib.contextmanager
+    def open(self, step: Step) -> Iterator[Teacher]:
+        """The engine on the lake's answer store. Raises UserError where a key is needed and there is none."""
+        where, key = step.settings.teacher, api_key()
+        with contextlib.ExitStack() as stack:
+            if where == "embedded":
+                base_url, secret = stack.enter_context(embedded_server()), "embedded"
+                step.provenance |= {"teacher": "embedded", "label": EMBEDDED_LABEL}
+            else:
+                base_url = "https://api.openai.com/v1" if where == "openai" else where
+                if key is None and where == "openai":
+                    raise UserError("OPENAI_API_KEY is not set (environment or .env); or set IOT_TEACHER=embedded")
+                secret = key.get_secret_value() if key else "none"
+                step.provenance |= {"teacher": base_url}
+            yield Teacher(
+                base_url=base_url,
+                api_key=secret,
+                store=step.lake.root / "teacher.sqlite",
+                source="embedded" if where == "embedded" else base_url,
+                budget_usd=step.unrecorded.teacher_budget_usd,
+                concurrency=step.unrecorded.teacher_concurrency,
+                log=step.log,
+            )
+
+
+class TrainerResource(dg.ConfigurableResource):
+    """Runs the training payload in processes of their own and reports over Dagster Pipes."""
+
+    grace_seconds: float = 10.0
+
+    def train(self, step: Step, config: TrainConfig) -> dict[str, Any]:
+        """Train; returns the facts of training.json. Outputs and checkpoints lie in `config.out`.
+
+        A training process that is killed goes on from its last checkpoint when the same config is trained again.
+        Raises dg.Failure with the last lines of its output where it ends with an error.
+        """
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        config_path = out / "config.json"
+        config_path.write_text(config.model_dump_json(indent=1))
+        with dg.open_pipes_session(
+            context=step.context,
+            context_injector=dg.PipesTempFileContextInjector(),
+            message_reader=dg.PipesTempFileMessageReader(),
+        ) as session, (out / "output.txt").open("w") as output:
+            process = subprocess.Popen(
+                command(config_path, config.processes),
+                env=os.environ | environment(config) | session.get_bootstrap_env_vars()
+                | {"IOT_PARENT_PID": str(os.getpid())},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a group of its own, so that no rank outlives a cancelled run
+            )
+            try:
+                code = self._follow(step, process, out / "progress.jsonl")
+            finally:
+                self._stop(process)
+        if code != 0:
+            tail = " | ".join((out / "output.txt").read_text(errors="replace").strip().splitlines()[-4:])
+            raise dg.Failure(f"training ended with code {code}: {tail}", allow_retries=False)
+        facts: dict[str, Any] = json.loads((out / "training.json").read_text())
+        return facts
+
+    def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: Path) -> int:
+        """Wait for the process, handing on each new line of its progress; returns its exit code."""
+        position = progress.stat().st_size if progress.exists() else 0
+        while True:
+            code = process.poll()
+            if progress.exists() and progress.stat().st_size > position:
+                with progress.open() as lines:
+                    lines.seek(position)
+                    text = lines.read()
+                complete = text[: text.rfind("\n") + 1]
+                position += len(complete.encode())
+                if complete:
+                    step.progress(describe_progress(json.loads(complete.splitlines()[-1])))
+            if code is not None:
+                return code
+            time.sleep(0.5)
+
+    def _stop(self, process: "subprocess.Popen[bytes]") -> None:
+        """End the whole process group: SIGTERM, and SIGKILL for what is still there after the grace."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(self.grace_seconds)
+                return
+
+
+def describe_progress(line: dict[str, Any]) -> str:
+    """One line of progress.jsonl in words."""
+    parts = [f"step {line['step']} of {line['steps']}", f"loss {line['loss']:.4f}"]
+    if line.get("tokens_per_second"):
+        parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
+    if line.get("seconds_left") is not None:
+        parts.append(f"{line['seconds_left']:.0f} s left")
+    return ", ".join(parts)
+
+
+def work_folder(step: Step, fingerprint: str) -> Path:
+    """A folder for checkpoints that outlives a kill; folders of other configurations of this artefact are removed."""
+    parent = step.lake.root / ".work" / str(step.artefact).replace("/", "-").replace("|", "-")
+    folder = parent / fingerprint
+    if parent.exists():
+        for other in parent.iterdir():
+            if other != folder:
+                shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@dg.definitions
+def resources() -> dg.Definitions:
+    """The resources that assets ask for by name."""
+    return dg.Definitions(
+        resources={"lake": LakeResource(), "teacher": TeacherResource(), "trainer": TrainerResource()}
+    )

@@ -1,0 +1,175 @@
+"""Raw table -> flows.parquet: derive the features, validate every row, map labels, add the flow group.
+
+Belongs here: what makes a row a flow. Does not belong here: reading files (source.py), printing (serialise.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.serialise import quoted, values_text_sql
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.tables import connect, quote, scan, write_query
+
+
+@dataclass(frozen=True)
+class FlowsReport:
+    """Rows in = rows kept + rejected + left out (rows of classes that this edition does not have)."""
+
+    rows_in: int
+    rows_kept: int
+    rejected: dict[str, int]
+    left_out: dict[str, int]
+    rows_by_class: dict[str, int]
+    distinct_groups: int
+
+
+def build_flows(
+    spec: DatasetSpec,
+    raw: Path,
+    out: Path,
+    max_rejected_share: float = 0.01,
+    log: Callable[[str], None] | None = None,
+) -> FlowsReport:
+    """Make flows.parquet (row_id, features, label, flow_group, occurrence) from raw.parquet.
+
+    Rows with a missing, non-numeric, NaN or infinite value or an unknown label are rejected and counted by
+    reason; more than `max_rejected_share` of them is a UserError that names the commonest reason and its
+    first row. Rows of a class that the spec declares absent are left out and counted apart.
+    """
+    with connect() as connection:
+        rows_in = load(connection, spec, raw)
+        rejected, left_out = sort_out(connection, spec, max_rejected_share, rows_in)
+        if log is not None:
+            log(f"{rows_in:,} rows read, {sum(rejected.values()):,} rejected; serialising distinct flows")
+        features = ", ".join(quoted(name) for name in spec.feature_names)
+        connection.execute(
+            f"CREATE TEMP TABLE accepted AS SELECT row_number() OVER (ORDER BY source_row) - 1 AS row_id, "
+            f"{features}, label FROM derived WHERE reason IS NULL"
+        )
+        connection.execute("DROP TABLE derived")
+        kept = count(connection, "accepted")
+        if kept == 0:
+            raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
+        # Distinct rows are printed once; the join compares numbers, and equal numbers print alike.
+        connection.execute(
+            f"CREATE TEMP TABLE groups AS SELECT {features}, sha256({values_text_sql(spec)}) AS flow_group "
+            f"FROM (SELECT DISTINCT {features} FROM accepted)"
+        )
+        query = f"""
+            SELECT row_id, {features}, label, flow_group, CAST(row_number() OVER (
+                PARTITION BY flow_group ORDER BY row_id) - 1 AS INTEGER) AS occurrence
+            FROM accepted JOIN groups USING ({features}) ORDER BY row_id"""
+        write_query(connection, query, out)
+        by_class = dict(
+            connection.execute("SELECT label, count(*) FROM accepted GROUP BY label").fetchall()
+        )
+        groups = connection.execute("SELECT count(DISTINCT flow_group) FROM groups").fetchall()[0][0]
+    return FlowsReport(
+        rows_in=rows_in,
+        rows_kept=kept,
+        rejected=rejected,
+        left_out=left_out,
+        rows_by_class={name: by_class.get(name, 0) for name in spec.classes},
+        distinct_groups=groups,
+    )
+
+
+def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    """Rows of a table."""
+    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+
+
+def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> int:
+    """Create the table `derived`: source_row (1-based), features as DOUBLE, source label as text; return rows."""
+    described = connection.execute(f"DESCRIBE SELECT * FROM {scan(raw)}").fetchall()
+    have = [row[0] for row in described]
+    missing = [column for column in spec.source_columns if column not in have]
+    if missing:
+        raise UserError(f"{raw.name} lacks the columns {', '.join(missing[:8])} of data set {spec.name}.")
+    used = list(dict.fromkeys(column for feature in spec.features for column in feature.source_columns))
+    numbers = ", ".join(f"TRY_CAST({quoted(column)} AS DOUBLE) AS {quoted(column)}" for column in used)
+    derived = ", ".join(f"CAST({feature.sql} AS DOUBLE) AS {quoted(feature.name)}" for feature in spec.features)
+    comma = ", " if used else ""
+    try:
+        connection.execute(
+            f"CREATE TEMP TABLE numbers AS SELECT file_row_number + 1 AS source_row, {numbers}{comma}"
+            f"CAST({quoted(spec.label_column)} AS VARCHAR) AS source_label "
+            f"FROM read_parquet({quote(raw)}, file_row_number = true)"
+        )
+        connection.execute(
+            f"CREATE TEMP TABLE featured AS SELECT source_row, source_label, {derived} FROM numbers"
+        )
+    except duckdb.Error as error:
+        raise UserError(f"a feature expression of data set {spec.name} fails: {str(error).splitlines()[0]}") from error
+    connection.execute("DROP TABLE numbers")
+    labels = [row[0] for row in connection.execute("SELECT DISTINCT source_label FROM featured").fetchall()]
+    pairs = [(text, spec.label_of(text)) for text in labels if text is not None]
+    connection.execute("CREATE TEMP TABLE labels (source_label VARCHAR, label VARCHAR)")
+    known = [(text, name) for text, name in pairs if name is not None]
+    if known:
+        connection.executemany("INSERT INTO labels VALUES (?, ?)", known)
+    absent = ", ".join(quote(name) for name in spec.absent_classes) or "''"
+    finite = " AND ".join(f"isfinite({quoted(name)})" for name in spec.feature_names)
+    # `reason` is settled for bad rows only, in `sort_out`: nearly all rows are good.
+    connection.execute(
+        f"CREATE TEMP TABLE derived AS SELECT featured.*, label, CASE "
+        f"WHEN label IS NULL THEN 'label' WHEN label IN ({absent}) THEN 'absent' "
+        f"WHEN coalesce({finite}, false) THEN NULL ELSE 'value' END AS reason "
+        f"FROM featured LEFT JOIN labels USING (source_label)"
+    )
+    connection.execute("DROP TABLE featured")
+    # The raw cells of rejected rows, for messages.
+    connection.execute(
+        f"CREATE TEMP TABLE bad AS SELECT raw.* FROM (SELECT *, file_row_number + 1 AS source_row FROM "
+        f"read_parquet({quote(raw)}, file_row_number = true)) raw SEMI JOIN "
+        f"(SELECT source_row FROM derived WHERE reason IN ('label', 'value')) USING (source_row)"
+    )
+    return count(connection, "derived")
+
+
+def sort_out(
+    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, limit: float, rows_in: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Count rejected rows by reason and left-out rows by class; UserError if too many are rejected."""
+    left_out = dict(
+        connection.execute(
+            "SELECT label, count(*) FROM derived WHERE reason = 'absent' GROUP BY label ORDER BY label"
+        ).fetchall()
+    )
+    cases = [f"WHEN derived.reason = 'label' THEN {quote(f'unknown label in {spec.label_column}')}"]
+    cells = [f"WHEN derived.reason = 'label' THEN CAST(bad.{quoted(spec.label_column)} AS VARCHAR)"]
+    for feature in spec.features:
+        value = f"derived.{quoted(feature.name)}"
+        for column in feature.source_columns:
+            cell = f"CAST(bad.{quoted(column)} AS VARCHAR)"
+            tests = {
+                "missing value": f"({cell} IS NULL OR trim({cell}) = '')",
+                "not a number": f"TRY_CAST({cell} AS DOUBLE) IS NULL",
+                "NaN": f"isnan(TRY_CAST({cell} AS DOUBLE))",
+                "infinite": f"isinf(TRY_CAST({cell} AS DOUBLE))",
+            }
+            for told, test in tests.items():
+                cases.append(f"WHEN {test} THEN {quote(f'{told} in {column}')}")
+            cells.append(f"WHEN NOT coalesce(isfinite(TRY_CAST({cell} AS DOUBLE)), false) THEN {cell}")
+        cases.append(f"WHEN NOT coalesce(isfinite({value}), false) THEN {quote(f'no finite {feature.name}')}")
+    found: list[tuple[Any, ...]] = connection.execute(f"""
+        SELECT reason, count(*) AS n, min(source_row), min_by(cell, source_row) FROM (
+            SELECT source_row, CASE {" ".join(cases)} END AS reason, CASE {" ".join(cells)} ELSE '' END AS cell
+            FROM derived JOIN bad USING (source_row))
+        GROUP BY reason ORDER BY n DESC, reason""").fetchall()
+    rejected = {row[0]: row[1] for row in found}
+    total = sum(rejected.values())
+    if total > limit * rows_in:
+        told, number, first, cell = found[0]
+        raise UserError(
+            f"{total:,} of {rows_in:,} rows cannot be used, more than the allowed {limit:.2%}; most often: {told} "
+            f"({number:,} rows), first in data row {first}, where the value is {cell!r}."
+        )
+    return rejected, left_out

@@ -1,0 +1,225 @@
+"""The source as delivered -> Parquet: CSV, CSV in zip or gz, Parquet, one file, several or a glob.
+
+Belongs here: opening files and checking that they are tables. Does not belong here: labels and features (build.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.serialise import quoted
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.tables import connect, quote, scan, write_query
+from iot_pipeline.lake.atomic import sha256_file
+
+DELIMITERS = ",;\t|"
+MAX_HEADER_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What was read: per file its base name, size and sha256; rows and column names of the whole."""
+
+    files: list[dict[str, Any]]
+    rows: int
+    columns: list[str]
+
+
+def read_source(
+    spec: DatasetSpec, source: str, out: Path, log: Callable[[str], None] | None = None
+) -> SourceReport:
+    """Read `source` (path, glob, or several of them separated by commas) into one Parquet file `out`.
+
+    Columns keep their names; a column of which every value is a number becomes BIGINT or DOUBLE, any other
+    stays text. Raises UserError for a missing or empty source, a file that is no table, or missing columns.
+    """
+    files = find_files(source)
+    report = []
+    with tempfile.TemporaryDirectory(prefix="iot_source_") as folder, connect() as connection:
+        parts: list[Path] = []
+        columns: list[str] = []
+        for file in files:
+            if log is not None:
+                log(f"reading {file.name} ({file.stat().st_size / 1e6:.1f} MB)")
+            if file.stat().st_size == 0:
+                raise UserError(f"{file.name} is empty: give a CSV or Parquet file with rows.")
+            report.append({"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)})
+            for name, plain in unpack(file, Path(folder)):
+                part = Path(folder) / f"part{len(parts):05d}.parquet"
+                found = as_text_parquet(connection, spec, name, plain, part)
+                if columns and set(found) != set(columns):
+                    differing = sorted(set(found) ^ set(columns))
+                    raise UserError(f"{name} has other columns than {files[0].name}: {', '.join(differing[:5])}.")
+                columns = columns or found
+                parts.append(part)
+        listing = ", ".join(quote(part) for part in parts)
+        everything = f"read_parquet([{listing}], union_by_name = true)"
+        rows = write_query(connection, typed_query(connection, everything, columns), out)
+    return SourceReport(files=report, rows=rows, columns=columns)
+
+
+def find_files(source: str) -> list[Path]:
+    """The files that `source` names, in order; UserError for a part that matches nothing or is a folder."""
+    found: list[Path] = []
+    for part in (piece.strip() for piece in source.split(",")):
+        if not part:
+            continue
+        matches = [part] if Path(part).exists() else sorted(glob.glob(part, recursive=True))  # noqa: PTH207
+        if not matches:
+            raise UserError(f"the source {part!r} does not exist: give a CSV, zip, gz or Parquet file, or a glob.")
+        found.extend(Path(match) for match in matches)
+    if not found:
+        raise UserError("the source is empty: give a CSV, zip, gz or Parquet file, or a glob.")
+    for path in found:
+        if not path.is_file():
+            raise UserError(f"the source {path.name!r} is not a file: give files, or a glob such as folder/*.csv.")
+    return found
+
+
+def unpack(file: Path, folder: Path) -> list[tuple[str, Path]]:
+    """(display name, plain file) of each table in `file`; archives are unpacked into `folder`, streamed."""
+    try:
+        if file.suffix == ".zip":
+            with zipfile.ZipFile(file) as archive:
+                members = [
+                    member
+                    for member in archive.infolist()
+                    if not member.is_dir() and not member.filename.startswith("__MACOSX")
+                ]
+                if not members:
+                    raise UserError(f"{file.name} holds no file: give a zip with a CSV in it.")
+                result = []
+                for number, member in enumerate(members):
+                    plain = folder / f"{file.stem}.{number}{Path(member.filename).suffix}"
+                    with archive.open(member) as incoming, plain.open("wb") as outgoing:
+                        shutil.copyfileobj(incoming, outgoing, 1 << 20)
+                    result.append((f"{file.name}/{Path(member.filename).name}", plain))
+                return result
+        if file.suffix == ".gz":
+            plain = folder / f"{file.name}.plain"
+            with gzip.open(file, "rb") as incoming, plain.open("wb") as outgoing:
+                shutil.copyfileobj(incoming, outgoing, 1 << 20)
+            return [(file.name, plain)]
+    except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{file.name} cannot be unpacked: {error}.") from error
+    return [(file.name, file)]
+
+
+def as_text_parquet(
+    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, name: str, plain: Path, part: Path
+) -> list[str]:
+    """Copy one plain file into the Parquet file `part`; return its columns, checked against the spec."""
+    with plain.open("rb") as handle:
+        magic = handle.read(4)
+    if magic == b"PAR1":
+        try:
+            columns = pq.read_schema(plain).names
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{name} is a damaged Parquet file: {first_line(error)}") from error
+        query = f"SELECT * FROM {scan(plain)}"
+    else:
+        columns, delimiter = header(name, plain)
+        kinds = ", ".join(f"{quote(column)}: 'VARCHAR'" for column in columns)
+        query = (
+            f"SELECT * FROM read_csv({quote(plain)}, auto_detect = false, header = true, delim = {quote(delimiter)}, "
+            f"quote = '\"', escape = '\"', columns = {{{kinds}}}, max_line_size = {MAX_HEADER_BYTES})"
+        )
+    check_columns(spec, name, columns)
+    try:
+        rows = write_query(connection, query, part)
+    except (duckdb.Error, pa.ArrowInvalid) as error:
+        raise UserError(f"{name}{place(error)} cannot be read: {reason(error)}") from error
+    if rows == 0:
+        raise UserError(f"{name} has column names but no rows.")
+    return columns
+
+
+def header(name: str, plain: Path) -> tuple[list[str], str]:
+    """Column names and delimiter of a CSV, from its first line; UserError if that is no header."""
+    with plain.open("rb") as handle:
+        raw = handle.readline(MAX_HEADER_BYTES)
+    try:
+        line = raw.decode("utf-8-sig").strip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not a UTF-8 CSV file: its first line cannot be decoded.") from error
+    if not line.strip() or "\0" in line:
+        raise UserError(f"{name} is not a CSV file: its first line has no column names.")
+    delimiter = max(DELIMITERS, key=line.count)
+    if delimiter not in line:
+        raise UserError(f"{name} is not a CSV file: its first line has a single column, {line[:60]!r}.")
+    columns = [column.strip() for column in next(csv.reader([line], delimiter=delimiter))]
+    # A first column without a name is the row number that pandas writes.
+    columns[0] = columns[0] or "Unnamed: 0"
+    return columns, delimiter
+
+
+def check_columns(spec: DatasetSpec, name: str, columns: list[str]) -> None:
+    """UserError if a name is empty or occurs twice, or if a column that the spec needs is missing."""
+    lowered = [column.lower() for column in columns]
+    twice = sorted({column for column in columns if lowered.count(column.lower()) > 1})
+    if twice:
+        raise UserError(f"{name} has the column {twice[0]!r} twice: rename or remove one.")
+    if "" in columns:
+        raise UserError(f"{name} has no name for column {columns.index('') + 1}.")
+    missing = [column for column in spec.source_columns if column not in columns]
+    if missing:
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        raise UserError(f"{name} lacks {len(missing)} of the columns that data set {spec.name} needs: {shown}.")
+
+
+def typed_query(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> str:
+    """SELECT that casts a text column to BIGINT or DOUBLE where every value that is there is such a number."""
+    kinds = dict(row[:2] for row in connection.execute(f"DESCRIBE SELECT * FROM {table}").fetchall())
+    texts = [column for column in columns if kinds[column] == "VARCHAR"]
+    selected = {column: quoted(column) for column in columns}
+    if texts:
+        tests = []
+        for column in texts:
+            there = f"{quoted(column)} IS NOT NULL AND trim({quoted(column)}) <> ''"
+            for kind in ("DOUBLE", "BIGINT"):
+                extra = f" OR contains({quoted(column)}, '.') OR contains(lower({quoted(column)}), 'e')"
+                extra = extra if kind == "BIGINT" else ""
+                tests.append(f"count(*) FILTER ({there} AND (TRY_CAST({quoted(column)} AS {kind}) IS NULL{extra}))")
+            tests.append(f"count(*) FILTER ({there})")
+        counts = connection.execute(f"SELECT {', '.join(tests)} FROM {table}").fetchall()[0]
+        for index, column in enumerate(texts):
+            not_double, not_whole, present = counts[3 * index : 3 * index + 3]
+            if present and not not_whole:
+                selected[column] = f"TRY_CAST({quoted(column)} AS BIGINT) AS {quoted(column)}"
+            elif present and not not_double:
+                selected[column] = f"TRY_CAST({quoted(column)} AS DOUBLE) AS {quoted(column)}"
+    return f"SELECT {', '.join(selected.values())} FROM {table}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error message."""
+    return str(error).strip().split("\n")[0]
+
+
+def place(error: Exception) -> str:
+    """` line N` if DuckDB said which line."""
+    match = re.search(r"Line: (\d+)", str(error))
+    return f", line {match[1]}," if match else ""
+
+
+def reason(error: Exception) -> str:
+    """The part of DuckDB's message that says what is wrong, without its advice on options."""
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+    told = [line for line in lines if not line.startswith(("Original Line", "Possible", "*", "file =", "Invalid Input"))]
+    return (told[0] if told else first_line(error)).rstrip(".") + "."

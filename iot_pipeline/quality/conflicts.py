@@ -1,0 +1,123 @@
+"""Flows whose text is the same and whose labels are not, and the accuracy ceiling that follows.
+
+Belongs here: conflicts in the whole table. Does not belong here: ceilings of a test side (evaluation/views.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.quality.sql import group_raw, group_text, one, opened, rows
+
+
+def label_conflicts(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
+    """Groups with more than one label in flows.parquet, who is confused with whom, and exact ceilings.
+
+    Returns {rows, text, raw, matrix, pairs, ceilings, by_class, largest}. `matrix[i][j]` (order of `classes`):
+    rows of class i in conflicting flow groups whose majority label is j (ties: the class listed first), so the
+    rows off the diagonal are those that no function of the flow text can get right. Ceilings: `row` over rows,
+    `distinct` over distinct flows, `clean` over flows with one label.
+    """
+    with opened(flows=flows) as connection:
+        group_raw(connection, spec)
+        group_text(connection)
+        classes = ", ".join(f"({position}, '{name}')" for position, name in enumerate(spec.classes))
+        connection.execute(f"CREATE TEMP TABLE classes AS FROM (VALUES {classes}) t(place, label)")
+        text = _summary(connection, "text_labels", "flow_group")
+        raw = _summary(connection, "raw_labels", "raw_group")
+        connection.execute(
+            """CREATE TEMP TABLE conflict AS
+            SELECT flow_group, label, place, n, sum(n) OVER g AS size,
+                first(label) OVER (PARTITION BY flow_group ORDER BY n DESC, place) AS majority
+            FROM text_labels JOIN classes USING (label)
+            WINDOW g AS (PARTITION BY flow_group) QUALIFY count(*) OVER g > 1"""
+        )
+        index = {name: position for position, name in enumerate(spec.classes)}
+        matrix = [[0] * len(index) for _ in index]
+        for cell in rows(
+            connection, "SELECT label, majority, sum(n)::BIGINT AS n FROM conflict GROUP BY label, majority"
+        ):
+            matrix[index[cell["label"]]][index[cell["majority"]]] = cell["n"]
+        return {
+            "rows": text["rows"],
+            "classes": list(spec.classes),
+            "text": text,
+            "raw": raw,
+            "matrix": matrix,
+            "pairs": _pairs(connection),
+            "by_class": _by_class(connection, spec),
+            "ceilings": {
+                "row": text["row_ceiling"],
+                "distinct": text["distinct_ceiling"],
+                "clean": 1.0 if text["groups"] > text["conflicting_groups"] else None,
+            },
+            "largest": _largest(connection),
+        }
+
+
+def _summary(connection: duckdb.DuckDBPyConnection, table: str, key: str) -> dict[str, Any]:
+    found = one(
+        connection,
+        f"""SELECT count(*), count(*) FILTER (labels > 1), sum(size)::BIGINT,
+            coalesce(sum(size) FILTER (labels > 1), 0)::BIGINT, sum(best)::BIGINT, avg(best / size)
+        FROM (SELECT count(*) AS labels, sum(n) AS size, max(n) AS best FROM {table} GROUP BY {key})""",
+    )
+    groups, conflicting, total, conflicting_rows, best, distinct_ceiling = found
+    return {
+        "groups": groups,
+        "conflicting_groups": conflicting,
+        "rows": total,
+        "conflicting_rows": conflicting_rows,
+        "unavoidable_errors": total - best,
+        "row_ceiling": best / total,
+        "distinct_ceiling": distinct_ceiling,
+    }
+
+
+def _pairs(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Each pair of classes that shares flow groups: how many, and the rows of either class in them."""
+    return rows(
+        connection,
+        """SELECT a.label AS first, b.label AS second, count(*) AS groups,
+            sum(a.n)::BIGINT AS first_rows, sum(b.n)::BIGINT AS second_rows
+        FROM conflict a JOIN conflict b ON a.flow_group = b.flow_group AND a.place < b.place
+        GROUP BY ALL ORDER BY sum(least(a.n, b.n)) DESC, first, second""",
+    )
+
+
+def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[str, Any]:
+    found = rows(
+        connection,
+        """SELECT t.label, sum(t.n)::BIGINT AS n_rows, coalesce(sum(c.n), 0)::BIGINT AS in_conflict,
+            coalesce(sum(c.n) FILTER (c.majority <> c.label), 0)::BIGINT AS outvoted
+        FROM text_labels t LEFT JOIN conflict c USING (flow_group, label) GROUP BY t.label""",
+    )
+    known = {row["label"]: row for row in found}
+    return {
+        label: {
+            "rows": known[label]["n_rows"],
+            "conflicting_rows": known[label]["in_conflict"],
+            "conflicting_share": known[label]["in_conflict"] / known[label]["n_rows"],
+            "outvoted_rows": known[label]["outvoted"],
+        }
+        for label in spec.classes
+        if label in known
+    }
+
+
+def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:
+    """The conflicting flow groups with the most rows that no function of the text can get right."""
+    found = rows(
+        connection,
+        f"""SELECT flow_group, size::BIGINT AS rows, any_value(majority) AS majority,
+            map_from_entries(list((label, n) ORDER BY place)) AS labels
+        FROM conflict GROUP BY flow_group, size
+        ORDER BY size - max(n) DESC, flow_group LIMIT {count}""",
+    )
+    for group in found:
+        group["labels"] = dict(group["labels"])
+    return found

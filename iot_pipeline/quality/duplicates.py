@@ -1,0 +1,88 @@
+"""How many rows repeat a flow that is already in the table, by exact values and by serialised text.
+
+Belongs here: duplicate counts. Does not belong here: labels that disagree (conflicts.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.quality.facts import published_duplicates
+from iot_pipeline.quality.sql import group_raw, group_text, one, opened, rows
+
+
+def dedup_report(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
+    """Duplicate rows (rows whose values already occurred; by class: within that class) of flows.parquet.
+
+    Returns {rows, raw, text, by_class, largest_groups, group_sizes, published}; `raw` compares the exact
+    feature values, `text` the flow group. Shares are 0 to 1.
+    """
+    with opened(flows=flows) as connection:
+        group_raw(connection, spec)
+        group_text(connection)
+        total = int(one(connection, "SELECT count(*) FROM flows")[0])
+        return {
+            "rows": total,
+            "raw": _overall(connection, "raw_labels", "raw_group", total),
+            "text": _overall(connection, "text_labels", "flow_group", total),
+            "by_class": _by_class(connection, spec),
+            "largest_groups": _largest(connection),
+            "group_sizes": _sizes(connection),
+            "published": published_duplicates(spec),
+        }
+
+
+def _overall(connection: duckdb.DuckDBPyConnection, table: str, key: str, total: int) -> dict[str, Any]:
+    distinct = int(one(connection, f"SELECT count(DISTINCT {key}) FROM {table}")[0])
+    return {
+        "distinct": distinct,
+        "duplicate_rows": total - distinct,
+        "duplicate_share": (total - distinct) / total if total else 0.0,
+    }
+
+
+def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[str, Any]:
+    query = "SELECT label, count(*)::BIGINT, sum(n)::BIGINT FROM {} GROUP BY label"
+    raw = {label: (distinct, n) for label, distinct, n in connection.execute(query.format("raw_labels")).fetchall()}
+    text = {label: distinct for label, distinct, _ in connection.execute(query.format("text_labels")).fetchall()}
+    published = published_duplicates(spec).get("by_class", {})
+    return {
+        label: {
+            "rows": raw[label][1],
+            "distinct_raw": raw[label][0],
+            "distinct_text": text[label],
+            "duplicate_share_raw": 1 - raw[label][0] / raw[label][1],
+            "duplicate_share_text": 1 - text[label] / raw[label][1],
+            "published_share": published.get(label),
+        }
+        for label in spec.classes
+        if label in raw
+    }
+
+
+def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:
+    """The flow groups with the most rows, with the rows of each label and their first row's id."""
+    found = rows(
+        connection,
+        f"""WITH top AS (
+            SELECT flow_group, sum(n)::BIGINT AS n_rows, map_from_entries(list((label, n) ORDER BY label)) AS labels
+            FROM text_labels GROUP BY flow_group ORDER BY n_rows DESC, flow_group LIMIT {count})
+        SELECT top.flow_group, n_rows AS rows, labels, min(row_id) AS row_id
+        FROM top JOIN flows USING (flow_group) GROUP BY ALL ORDER BY rows DESC, top.flow_group""",
+    )
+    for group in found:
+        group["labels"] = dict(group["labels"])
+    return found
+
+
+def _sizes(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Histogram of flow-group sizes in powers of two: groups and rows with `from` <= size < 2 * from."""
+    return rows(
+        connection,
+        """SELECT (2 ** floor(log2(size)))::BIGINT AS "from", count(*) AS groups, sum(size)::BIGINT AS rows
+        FROM (SELECT sum(n)::BIGINT AS size FROM text_labels GROUP BY flow_group) GROUP BY 1 ORDER BY 1""",
+    )

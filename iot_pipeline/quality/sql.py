@@ -1,0 +1,86 @@
+"""One way to open the tables of the lake in DuckDB, and the two groupings every quality function starts from.
+
+Belongs here: connections and shared SQL. Does not belong here: findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import DatasetSpec
+
+Row = tuple[Any, ...]
+
+
+def quote(name: str) -> str:
+    """`name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """`text` as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def feature_list(spec: DatasetSpec) -> str:
+    """The feature columns as an SQL list in spec order."""
+    return ", ".join(quote(feature.name) for feature in spec.features)
+
+
+@contextmanager
+def opened(**tables: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """In-memory DuckDB in which each keyword is a view on that Parquet file; UserError if one is missing."""
+    connection = duckdb.connect()
+    try:
+        for name, path in tables.items():
+            if not Path(path).is_file():
+                raise UserError(f"{path} is missing; materialise the asset that makes it first")
+            connection.execute(f"CREATE VIEW {quote(name)} AS SELECT * FROM read_parquet({literal(str(path))})")
+        yield connection
+    finally:
+        connection.close()
+
+
+def rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    """Result of `query` as dictionaries; HUGEINT and DECIMAL sums must be cast in the query."""
+    cursor = connection.execute(query)
+    names = [column[0] for column in cursor.description or []]
+    return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+
+
+def one(connection: duckdb.DuckDBPyConnection, query: str) -> Row:
+    """The single row of `query`."""
+    found = connection.execute(query).fetchone()
+    if found is None:
+        raise ValueError(f"no row from {query}")
+    return tuple(found)
+
+
+def group_raw(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> None:
+    """Table raw_labels(raw_group, label, n): rows of each set of exact feature values and label.
+
+    Equality is that of numbers (-0.0 = 0.0, exact otherwise), so no hash can collide.
+    """
+    values = feature_list(spec)
+    connection.execute(
+        f"CREATE TEMP TABLE raw_values AS SELECT {values}, label, count(*) AS n FROM flows GROUP BY ALL"
+    )
+    connection.execute(
+        f"""CREATE TEMP TABLE raw_labels AS
+        WITH ids AS (SELECT list(label) AS labels, list(n) AS counts FROM raw_values GROUP BY {values}),
+        numbered AS (SELECT row_number() OVER () AS raw_group, labels, counts FROM ids)
+        SELECT raw_group, unnest(labels) AS label, unnest(counts) AS n FROM numbered"""
+    )
+
+
+def group_text(connection: duckdb.DuckDBPyConnection) -> None:
+    """Table text_labels(flow_group, label, n): rows of each flow group and label."""
+    connection.execute(
+        "CREATE TEMP TABLE text_labels AS SELECT flow_group, label, count(*) AS n FROM flows GROUP BY ALL"
+    )

@@ -1,0 +1,261 @@
+"""The tiny Qwen2 base: its tokenizer and a short pre-training on flows without labels.
+
+Belongs here: building and saving it. Does not belong here: the exercises (exercises.py), fine-tuning (payload.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.sft.tokenizer import END_OF_TURN, load_tokenizer, pad_id, prompt_text
+from iot_pipeline.training.exercises import ANSWER_WORDS, Flows, group_answer, groups, masked, parse, reading
+from iot_pipeline.training.recipe import BaseRecipe
+from iot_pipeline.training.tokenizer import build_tokenizer
+
+__all__ = ["BaseRecipe", "BaseReport", "build_tiny_base", "load_tokenizer"]
+
+
+@dataclass(frozen=True)
+class BaseReport:
+    """What was built. `losses` are the mean token loss of each tenth of the steps; `seconds` is wall clock."""
+
+    parameters: int
+    vocabulary: int
+    distinct_flows: int
+    steps: int
+    tokens: int
+    losses: list[float]
+    prompt_tokens_mean: float
+    prompt_tokens_max: int
+    single_token_classes: int
+    seconds: float
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return asdict(self)
+
+
+def build_tiny_base(
+    texts: Sequence[str],
+    classes: Sequence[str],
+    features: Sequence[str],
+    out: Path,
+    seed: int = 42,
+    recipe: BaseRecipe | None = None,
+    threads: int | None = None,
+    prose: Sequence[str] = (),
+    log: Callable[[str], None] | None = None,
+) -> BaseReport:
+    """Train tokenizer and tiny Qwen2 on unlabelled flow `texts` of the train pool; write the model folder `out`.
+
+    `classes` are names only: they enter the vocabulary and, drawn at random, the form of answers. `prose` is
+    text without labels (feature meanings, a glossary) whose words the tokenizer should know. UserError if the
+    texts are not flow texts of `features`.
+    """
+    import torch
+
+    recipe = recipe or BaseRecipe()
+    say = log or (lambda _message: None)
+    started = time.perf_counter()
+    random = np.random.default_rng([seed, 1])
+    distinct = sorted(set(texts))
+    if len(distinct) > recipe.pool:
+        distinct = [distinct[place] for place in np.sort(random.permutation(len(distinct))[: recipe.pool])]
+    try:
+        flows = parse(distinct, features)
+    except ValueError as error:
+        raise UserError(f"tiny base: {error}") from error
+    samples = [reading(flows, row, classes, random) for row in range(min(2000, len(flows.texts)))]
+    words = [*ANSWER_WORDS, *(f" {name}" for name in classes), *(f" {name}" for name in features)]
+    tokenizer = build_tokenizer([*flows.texts, *samples, *prose], words, recipe.vocabulary)
+    lengths = [len(ids) for ids in tokenizer(flows.texts[:5000])["input_ids"]]
+    say(f"tokenizer: {len(tokenizer)} tokens, {np.mean(lengths):.0f} a flow; {len(flows.texts)} distinct flows")
+
+    threads = threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    model = new_model(tokenizer, recipe, seed)
+    codes = groups(flows, recipe.group_sizes, seed)
+    losses, tokens = _pretrain(model, tokenizer, flows, codes, classes, recipe, seed, say)
+
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    report = BaseReport(
+        parameters=sum(p.numel() for p in model.parameters()),
+        vocabulary=len(tokenizer),
+        distinct_flows=len(flows.texts),
+        steps=recipe.steps,
+        tokens=tokens,
+        losses=losses,
+        prompt_tokens_mean=round(float(np.mean(lengths)), 2),
+        prompt_tokens_max=max(lengths),
+        single_token_classes=sum(len(tokenizer(f" {name}")["input_ids"]) == 1 for name in classes),
+        seconds=round(time.perf_counter() - started, 2),
+    )
+    (out / "README.md").write_text(_card(report, recipe, seed))
+    return report
+
+
+def new_model(tokenizer: Any, recipe: BaseRecipe, seed: int) -> Any:
+    """A Qwen2 of the recipe's shape with random weights, but for numbers: their embeddings start as a scale."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_theta": 10_000.0, "rope_type": "default"},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END_OF_TURN),
+        pad_token_id=pad_id(tokenizer),
+    )
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM._from_config(config, attn_implementation="sdpa")
+    with torch.no_grad():
+        table = model.get_input_embeddings().weight
+        scale = float(table.std())
+        for token, place in sorted(tokenizer.get_vocab().items()):
+            features = number_features(tokenizer.convert_tokens_to_string([token]))
+            if features is not None:
+                table[place, : len(features)] = torch.tensor(features) * scale * 1.4
+    return model
+
+
+def number_features(text: str) -> list[float] | None:
+    """Waves of a number's size (or of a percentile's), so that near numbers start with near embeddings."""
+    body = text.strip()
+    if body[:1] == "p" and body[1:].isdigit():
+        position, kind = int(body[1:]) / 100.0, 1.0
+    else:
+        try:
+            number = float(body)
+        except ValueError:
+            return None
+        if not math.isfinite(number):
+            return None
+        # asinh of a small and a large scale: both z-scores and byte counts spread over the unit interval.
+        position, kind = 0.5 + math.asinh(number * 4) / 24.0, -1.0
+    waves = [wave(position * math.pi * turns) for turns in (1, 2, 4, 8, 16, 32) for wave in (math.sin, math.cos)]
+    return [kind, *waves, *(kind * value for value in waves)]
+
+
+def _pretrain(
+    model: Any,
+    tokenizer: Any,
+    flows: Flows,
+    codes: np.ndarray,
+    classes: Sequence[str],
+    recipe: BaseRecipe,
+    seed: int,
+    say: Callable[[str], None],
+) -> tuple[list[float], int]:
+    import torch
+
+    from iot_pipeline.training.loss import causal_loss, padded
+
+    random = np.random.default_rng([seed, 2])
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True
+    )
+    pad = pad_id(tokenizer)
+    order: list[int] = []
+    history: list[float] = []
+    tokens = 0
+    started = last = time.perf_counter()
+    model.train()
+    for step in range(recipe.steps):
+        while len(order) < recipe.rows:
+            order.extend(random.permutation(len(flows.texts)).tolist())
+        rows, order = order[: recipe.rows], order[recipe.rows :]
+        ids, weights = _exercise_batch(tokenizer, flows, codes, classes, rows, random, recipe.flow_weight)
+        rate = recipe.learning_rate * _schedule(step, recipe.steps, recipe.warmup)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        batch = torch.from_numpy(padded(ids, pad))
+        weight = torch.zeros(batch.shape)
+        for place, row in enumerate(weights):
+            weight[place, : len(row)] = torch.from_numpy(row)
+        labels = batch.masked_fill(weight == 0, -100)
+        total, _count = causal_loss(model, batch, labels, weight)
+        loss = total / weight[:, 1:].sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        history.append(float(loss.detach()))
+        tokens += sum(len(row) for row in ids)
+        now = time.perf_counter()
+        if now - last > 5 or step + 1 == recipe.steps:
+            last = now
+            left = (now - started) / (step + 1) * (recipe.steps - step - 1)
+            say(
+                f"base step {step + 1}/{recipe.steps}: loss {np.mean(history[-20:]):.3f}, "
+                f"{tokens / (now - started):,.0f} tokens/s, {left:.0f} s left"
+            )
+    return [round(float(np.mean(part)), 4) for part in np.array_split(history, 10) if len(part)], tokens
+
+
+def _exercise_batch(
+    tokenizer: Any,
+    flows: Flows,
+    codes: np.ndarray,
+    classes: Sequence[str],
+    rows: Sequence[int],
+    random: np.random.Generator,
+    flow_weight: float,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Ids and token weights of one exercise a row; a third each: name the groups, fill in, read."""
+    prompts, answers = [], []
+    for place, row in enumerate(rows):
+        text, kind = flows.texts[row], place % 3
+        if kind == 0:
+            answer = group_answer(codes[row])
+        elif kind == 1:
+            text, answer = masked(flows, row, random)
+        else:
+            answer = reading(flows, row, classes, random)
+        prompts.append(prompt_text(tokenizer, text))
+        answers.append(answer + END_OF_TURN)
+    ids, weights = [], []
+    first = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    second = tokenizer(answers, add_special_tokens=False)["input_ids"]
+    for before, after in zip(first, second, strict=True):
+        ids.append(np.array([*before, *after]))
+        weights.append(np.array([flow_weight] * len(before) + [1.0] * len(after), dtype=np.float32))
+    return ids, weights
+
+
+def _schedule(step: int, steps: int, warmup: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _card(report: BaseReport, recipe: BaseRecipe, seed: int) -> str:
+    return (
+        "# Tiny Qwen2 base of iot_pipeline\n\n"
+        f"A Qwen2 of {report.parameters:,} parameters with its own tokenizer ({report.vocabulary} tokens), made for "
+        "demonstrations and tests. It was pre-trained on flow texts of the train pool WITHOUT their labels: the text "
+        "itself, values to fill in, k-means groups of the flows to name, and answers true to the flow's values whose "
+        "class name was drawn at random. It has never seen which flow belongs to which class, and it knows no "
+        "language beyond that; it is no substitute for a real language model.\n\n"
+        f"Seed {seed}; {report.distinct_flows} distinct flows; {report.steps} steps; {report.tokens:,} tokens; "
+        f"mean loss by tenth of the run: {', '.join(f'{loss:.2f}' for loss in report.losses)}.\n\n"
+        f"Recipe: `{json.dumps(recipe.plain(), sort_keys=True)}`\n"
+    )

@@ -1,0 +1,158 @@
+"""The whole job as a user runs it, offline, on a few hundred simulated rows; then again, changed, and killed."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+PROMPTS = Path(__file__).parent.parent / "iot_pipeline" / "prompts"
+SMALL = {
+    "IOT_ROWS": "700",
+    "IOT_BASE_STEPS": "12",
+    "IOT_TRAIN_MAX_STEPS": "4",
+    "IOT_EXPLAINED_FLOWS": "3",
+}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "iot_pipeline.cli", *arguments]
+
+
+def environment(lake: Path, prompts: Path) -> dict[str, str]:
+    return os.environ | SMALL | {"IOT_LAKE": str(lake), "IOT_PROMPTS": str(prompts)}
+
+
+def run(lake: Path, prompts: Path, *arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        command("run", "--json", *arguments), env=environment(lake, prompts), capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prompts")
+    for path in PROMPTS.glob("*.md"):
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
+    """A lake whose first `run` was killed (SIGKILL, no chance to tidy up) while the teacher was at work."""
+    folder = tmp_path_factory.mktemp("lake")
+    store = folder / "teacher.sqlite"
+    process = subprocess.Popen(
+        command("run"), env=environment(folder, prompts), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while answers(store) < 20 and process.poll() is None:
+            assert time.monotonic() < deadline, "the teacher was never asked"
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return folder
+
+
+def answers(store: Path) -> int:
+    """Answers in the store (0 while there is none)."""
+    if not store.exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=5) as connection:
+            return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def first(lake: Path, prompts: Path) -> dict[str, Any]:
+    """What the run after the kill reports."""
+    return run(lake, prompts)
+
+
+def materialised(lake: Path) -> set[str]:
+    with dg.DagsterInstance.from_config(str(lake / ".dagster")) as instance:
+        return {key.to_user_string() for key in instance.all_asset_keys()}
+
+
+def test_the_run_after_a_kill_keeps_what_was_finished(first: dict[str, Any]) -> None:
+    assert "raw_flows" in first["fresh"]
+    assert "evaluation_split" in first["fresh"]
+    assert first["failed"] == []
+    assert first["left"] == []
+
+
+def test_no_answer_is_asked_for_twice(first: dict[str, Any], lake: Path) -> None:
+    with sqlite3.connect(lake / "teacher.sqlite") as connection:
+        twice = connection.execute(
+            "SELECT count(*) FROM (SELECT key FROM attempts WHERE outcome = 'ok' GROUP BY key HAVING count(*) > 1)"
+        ).fetchone()[0]
+    assert answers(lake / "teacher.sqlite") > 100
+    assert twice == 0
+
+
+def test_every_asset_of_the_graph_is_materialised(first: dict[str, Any], lake: Path) -> None:
+    expected = {
+        "raw_flows", "flows", "flow_profile", "dedup_report", "label_conflicts", "dataset_mismatch", "attack_patterns",
+        "sample_comparison", "evaluation_split", "training_order", "leakage_report", "automl_baseline", "prompt",
+        "original", "paraphrased", "feature_varied", "training_split", "base_model", "lora_checkpoint/10K",
+        "eval_metrics/10K", "explanation_quality/10K", "inference_benchmark", "track_comparison", "cost_report",
+        "claims_audit", "paper_report", "model_card",
+    }
+    assert expected <= materialised(lake)
+
+
+def test_the_results_hold_every_track_and_both_baselines(first: dict[str, Any]) -> None:
+    models = {(row["model"], row["stage"]) for row in first["results"]}
+    assert {("original", "10K"), ("paraphrased", "10K"), ("feature_varied", "10K")} <= models
+    assert {("AutoML", "10K"), ("AutoML", "ALL")} <= models
+
+
+def test_the_report_says_that_nothing_in_it_is_the_real_thing(first: dict[str, Any]) -> None:
+    text = Path(first["report"]).read_text()
+    for word in ("SIMULATED", "EMBEDDED", "TINY"):
+        assert word in text
+
+
+def test_a_second_run_does_nothing(first: dict[str, Any], lake: Path, prompts: Path) -> None:
+    again = run(lake, prompts)
+    assert again["made"] == []
+    assert len(again["fresh"]) == len(first["made"]) + len(first["fresh"])
+
+
+def test_an_edited_prompt_remakes_exactly_what_depends_on_it(
+    first: dict[str, Any], lake: Path, prompts: Path
+) -> None:
+    path = prompts / "paraphrased.md"
+    path.write_text(path.read_text() + "\nKeep each sentence short.\n")
+    made = run(lake, prompts)["made"]
+    tracks = {name for name in made if "[" in name}
+    assert "paraphrased[10K|paraphrased]" in tracks
+    assert "lora_checkpoint/10K[10K|paraphrased]" in tracks
+    assert all("paraphrased" in name for name in tracks)
+    assert {name for name in made if "[" not in name} <= {
+        "track_comparison", "cost_report", "claims_audit", "paper_report", "model_card", "inference_benchmark"
+    }
+
+
+def test_status_names_what_a_changed_setting_makes_stale(first: dict[str, Any], lake: Path, prompts: Path) -> None:
+    done = subprocess.run(
+        command("status", "--json"), env=environment(lake, prompts) | {"IOT_LEARNING_RATE": "0.005"},
+        capture_output=True, text=True, timeout=60,
+    )
+    stale = {row["artefact"]: row["why"] for row in json.loads(done.stdout) if row["state"] == "stale"}
+    assert set(stale) == {f"lora_checkpoint/10K[10K|{t}]" for t in ("original", "paraphrased", "feature_varied")}
+    assert stale["lora_checkpoint/10K[10K|original]"] == ["setting learning_rate changed"]
