@@ -61,7 +61,7 @@ class TrainerResource(dg.ConfigurableResource):
 
     grace_seconds: float = 10.0
 
-    def train(self, step: Step, config: TrainConfig) -> dict[str, Any]:
+    def train(self, step: Step, config: TrainConfig, processes: int) -> dict[str, Any]:
         """Train; returns the facts of training.json. Outputs and checkpoints lie in `config.out`.
 
         A training process that is killed goes on from its last checkpoint when the same config is trained again.
@@ -69,17 +69,16 @@ class TrainerResource(dg.ConfigurableResource):
         """
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
-        config_path = out / "config.json"
-        config_path.write_text(config.model_dump_json(indent=1))
+        config_path = config.write(out / "config.json")
         with dg.open_pipes_session(
             context=step.context,
             context_injector=dg.PipesTempFileContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session, (out / "output.txt").open("w") as output:
             process = subprocess.Popen(
-                command(config_path, config.processes),
-                env=os.environ | environment(config) | session.get_bootstrap_env_vars()
-                | {"IOT_PARENT_PID": str(os.getpid())},
+                command(config_path, processes),
+                env=os.environ | environment(config.base, processes, config.threads)
+                | session.get_bootstrap_env_vars(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a group of its own, so that no rank outlives a cancelled run

@@ -98,6 +98,10 @@ class Step:
         assert manifest is not None  # input() raises where it is missing
         return manifest
 
+    def recorded_inputs(self) -> dict[str, str]:
+        """Data versions of what was read so far, by input."""
+        return dict(self._inputs)
+
     def file(self, path: Path) -> Path:
         """A file outside the lake (a prompt, a spec), recorded by its content."""
         # Files of the project are named relative to it: a lake stays fresh when the checkout moves.

@@ -192,7 +192,7 @@ def _pretrain(
         for place, row in enumerate(weights):
             weight[place, : len(row)] = torch.from_numpy(row)
         labels = batch.masked_fill(weight == 0, -100)
-        total, _count = causal_loss(model, batch, labels, weight)
+        total = causal_loss(model, batch, labels, weight)
         loss = total / weight[:, 1:].sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

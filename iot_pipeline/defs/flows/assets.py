@@ -52,7 +52,7 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
             step.spec, raw, step.folder / "flows.parquet", step.settings.max_rejected_share, step.log
         )
         step.json("flows.json", asdict(report))
-        step.note(rows=report.rows, distinct_flows=report.distinct_groups, rejected=sum(report.rejected.values()))
+        step.note(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=sum(report.rejected.values()))
         step.table("rows_by_class", [{"class": c, "rows": n} for c, n in report.rows_by_class.items()])
         empty = [c for c in step.spec.classes if not report.rows_by_class.get(c)]
         step.check("every_class_has_rows", not empty, classes_without_rows=", ".join(empty) or "none")

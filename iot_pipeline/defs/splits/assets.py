@@ -8,6 +8,7 @@ from dataclasses import asdict
 import dagster as dg
 
 from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.flows.serialise import fit_ranks
 from iot_pipeline.flows.split import order_training, split_by_group
 from iot_pipeline.quality.leakage import leakage_report as measure_leakage
 from iot_pipeline.quality.leakage import shared_groups
@@ -48,6 +49,10 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             step.folder / "order.parquet", seed=step.settings.seed, order=step.settings.order,
         )
         step.json("order.json", asdict(report))
+        ranks = fit_ranks(
+            step.spec, step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
+        )
+        step.json("ranks.json", ranks.to_json())
         step.note(rows=report.rows, order=step.settings.order)
     return step.result()
 

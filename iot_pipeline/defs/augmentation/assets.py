@@ -1,0 +1,131 @@
+"""Group augmentation: the three tracks, one increment a stage. Same rows, same order, same labels in each.
+
+Belongs here: `original`, `paraphrased`, `feature_varied`. Does not belong here: asking, checking, varying.
+"""
+
+import dagster as dg
+import pandas as pd
+
+from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
+from iot_pipeline.augmentation.tracks import (
+    TrackResult,
+    build_feature_varied,
+    build_original,
+    build_paraphrased,
+    read_answers,
+    write_track,
+)
+from iot_pipeline.augmentation.variation import Variation
+from iot_pipeline.defs.automation import inputs_changed
+from iot_pipeline.defs.partitions import grid, grid_dep, only, prompt_dep
+from iot_pipeline.defs.resources import TeacherResource
+from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.defs.texts import one_text, table_texts
+from iot_pipeline.flows.pool import evaluation_groups, pool_size, training_rows
+from iot_pipeline.flows.split import stage_rows
+
+COMMON = {
+    "group_name": "augmentation", "owners": ["team:prompts"], "code_version": "1", "kinds": {"openai", "jsonl"},
+    "automation_condition": inputs_changed, "pool": "teacher",
+}
+DATA = ["flows", "evaluation_split", "training_order"]
+
+
+def answered(asset: str) -> list[dg.AssetCheckSpec]:
+    """The check that stands between answers and the hours of training that follow."""
+    return [dg.AssetCheckSpec("few_rows_without_answer", asset=asset, blocking=True)]
+
+
+def increment(step: Step) -> pd.DataFrame:
+    """The rows that this stage adds, with their text; a pool smaller than the stage is noted."""
+    stage = step.artefact.partition.split("|")[0]
+    order = step.input("training_order") / "order.parquet"
+    start, stop, requested = stage_rows(stage, pool_size(order))
+    if requested and stop < requested:
+        step.note(stage_capped=f"the train pool has {stop:,} rows, fewer than stage {stage}")
+    rows = training_rows(step.input("flows") / "flows.parquet", order, start, stop)
+    rows["text"] = table_texts(step, rows)
+    return rows
+
+
+def prompt_of(step: Step, track: str) -> PromptFile:
+    """The frozen prompt of a track."""
+    return load_prompt(step.input("prompt", track) / "prompt.md", model=step.settings.teacher_model)
+
+
+def finish(step: Step, result: TrackResult) -> None:
+    """Write a track and show what it took."""
+    write_track(result, step.folder)
+    step.json("report.json", result.report)
+    step.json("usage.json", result.usage, volatile=True)
+    step.volatile("provenance.parquet")
+    step.note(rows=len(result.messages), quarantined=result.quarantined, **result.headline)
+    step.table("by_class", result.by_class)
+    limit = step.settings.max_quarantined_share
+    share = result.quarantined / max(1, result.quarantined + len(result.messages))
+    step.check("few_rows_without_answer", share <= limit, share=share, limit=limit)
+
+
+@dg.asset(
+    **COMMON, partitions_def=grid(tracks=["original"]), deps=[*DATA, prompt_dep("original")],
+    check_specs=answered("original"),
+)
+def original(
+    context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
+) -> dg.MaterializeResult:
+    """One explanation for each flow group and label of the stage's increment, shared by its rows."""
+    with lake.step(context) as step:
+        rows = increment(step)
+        with teacher.open(step) as engine:
+            result = build_original(
+                rows, prompt_of(step, "original"), engine, classes=step.spec.classes, glossary=step.glossary,
+                words=step.settings.explanation_words, order=step.settings.answer_order, log=step.log,
+            )
+        finish(step, result)
+    return step.result()
+
+
+@dg.asset(
+    **COMMON, partitions_def=grid(tracks=["paraphrased"]), check_specs=answered("paraphrased"),
+    deps=[*DATA, prompt_dep("paraphrased"), grid_dep("original", track=only("original", to="paraphrased"))],
+)
+def paraphrased(
+    context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
+) -> dg.MaterializeResult:
+    """The first row of a group keeps the original answer; each further row gets a paraphrase of its own."""
+    stage = context.partition_key.split("|")[0]
+    with lake.step(context) as step:
+        rows = increment(step)
+        answers = read_answers(step.input("original", f"{stage}|original"))
+        with teacher.open(step) as engine:
+            result = build_paraphrased(
+                rows, answers, prompt_of(step, "paraphrased"), engine, classes=step.spec.classes,
+                words=step.settings.explanation_words, order=step.settings.answer_order,
+                seed=step.settings.seed, log=step.log,
+            )
+        finish(step, result)
+    return step.result()
+
+
+@dg.asset(
+    **COMMON, partitions_def=grid(tracks=["feature_varied"]), check_specs=answered("feature_varied"),
+    deps=[*DATA, prompt_dep("feature_varied"), grid_dep("original", track=only("original", to="feature_varied"))],
+)
+def feature_varied(
+    context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
+) -> dg.MaterializeResult:
+    """The first row of a group keeps flow and answer; each further row is varied and explained anew."""
+    stage = context.partition_key.split("|")[0]
+    with lake.step(context) as step:
+        rows = increment(step)
+        answers = read_answers(step.input("original", f"{stage}|original"))
+        forbidden = evaluation_groups(step.input("evaluation_split") / "records.parquet")
+        with teacher.open(step) as engine:
+            result = build_feature_varied(
+                rows, answers, prompt_of(step, "feature_varied"), engine, classes=step.spec.classes,
+                variation=Variation(step.settings.variation), to_text=one_text(step), forbidden=forbidden,
+                words=step.settings.explanation_words, order=step.settings.answer_order,
+                seed=step.settings.seed, log=step.log,
+            )
+        finish(step, result)
+    return step.result()

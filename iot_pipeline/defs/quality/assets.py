@@ -1,0 +1,89 @@
+"""Group quality: what is wrong with the data, each finding as JSON, table and figure.
+
+Belongs here: the six quality assets. Does not belong here: the measuring (iot_pipeline.quality).
+"""
+
+import dagster as dg
+
+from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.quality.conflicts import label_conflicts as find_conflicts
+from iot_pipeline.quality.duplicates import dedup_report as count_duplicates
+from iot_pipeline.quality.mismatch import dataset_mismatch as find_mismatches
+from iot_pipeline.quality.patterns import attack_patterns as learn_patterns
+from iot_pipeline.quality.profile import flow_profile as profile_flows
+from iot_pipeline.quality.samples import sample_comparison as compare_samples
+from iot_pipeline.reporting import figures
+
+COMMON = {"group_name": "quality", "owners": ["team:data"], "code_version": "1"}
+
+
+@dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
+def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Rows whose 29 values, or whose text, occurred before: overall and by class, beside the published shares."""
+    with lake.step(context) as step:
+        report = count_duplicates(step.input("flows") / "flows.parquet", step.spec)
+        step.json("dedup_report.json", report)
+        step.note(
+            duplicate_share_raw=report["raw"]["duplicate_share"], distinct_raw=report["raw"]["distinct"],
+            duplicate_share_text=report["text"]["duplicate_share"], distinct_text=report["text"]["distinct"],
+        )
+        step.table("by_class", [{"class": name, **facts} for name, facts in report["by_class"].items()])
+        step.png("duplicates.png", figures.duplicates(report), "Duplicate rows by class")
+    return step.result()
+
+
+@dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
+def label_conflicts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Identical flows under different labels, who is confused with whom, and the ceiling no model can pass."""
+    with lake.step(context) as step:
+        report = find_conflicts(step.input("flows") / "flows.parquet", step.spec)
+        step.json("label_conflicts.json", report)
+        step.note(**{f"ceiling_{view}": value for view, value in report["ceilings"].items() if value is not None})
+        step.table("pairs", report["pairs"])
+        step.png("conflicts.png", figures.conflicts(report), "Rows in conflicting groups by label and majority")
+    return step.result()
+
+
+@dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
+def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Every disagreement between the rows found, the published counts, and the published counts among themselves."""
+    with lake.step(context) as step:
+        report = find_mismatches(step.input("flows") / "flows.parquet", step.spec)
+        step.json("dataset_mismatch.json", report)
+        step.note(findings=len(report["findings"]))
+        step.table("findings", report["findings"])
+    return step.result()
+
+
+@dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
+def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Quantiles, zero variance, outliers and recovered scale of each feature in each class."""
+    with lake.step(context) as step:
+        report = profile_flows(step.input("flows") / "flows.parquet", step.spec)
+        step.json("flow_profile.json", report)
+        step.note(rows=report["rows"])
+        step.png("profile.png", figures.profile(report), "Quartiles of telling features by class")
+    return step.result()
+
+
+@dg.asset(**COMMON, kinds={"duckdb", "sklearn"}, deps=["flows", "evaluation_split"])
+def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Readable rules of each class from the train pool, with coverage and precision on the test side."""
+    with lake.step(context) as step:
+        report = learn_patterns(
+            step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", step.spec,
+            seed=step.settings.seed,
+        )
+        step.json("attack_patterns.json", report)
+        step.table("rules", report["table"])
+    return step.result()
+
+
+@dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
+def sample_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Seeded rows of each class side by side, scaled and raw, the features that differ most marked."""
+    with lake.step(context) as step:
+        report = compare_samples(step.input("flows") / "flows.parquet", step.spec, seed=step.settings.seed)
+        step.json("sample_comparison.json", report)
+        step.table("samples", report["table"])
+    return step.result()

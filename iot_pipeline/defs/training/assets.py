@@ -1,0 +1,144 @@
+"""Group training: tensors of each stage and track, the student's base, one LoRA checkpoint a stage and track.
+
+Belongs here: `training_split`, `base_model`, `lora_checkpoint/<stage>`. Does not belong here: tokenising, training.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from iot_pipeline.defs.partitions import STAGES, TRACKS, UP_TO, grid, grid_dep, only, previous_stage, stages_up_to
+from iot_pipeline.defs.resources import TrainerResource, work_folder
+from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.defs.texts import table_texts
+from iot_pipeline.flows.pool import distinct_flows
+from iot_pipeline.reporting import figures
+from iot_pipeline.sft.check import check_tensors
+from iot_pipeline.sft.tensors import build_tensors
+from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline.training.base import build_tiny_base
+from iot_pipeline.training.config import TrainConfig, targets_of
+from iot_pipeline.training.recipe import BaseRecipe
+
+COMMON = {"group_name": "training", "owners": ["team:student"], "code_version": "1"}
+TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled flows, no pre-trained language model"
+
+
+@dg.asset(**COMMON, kinds={"pytorch", "huggingface"}, deps=["flows", "evaluation_split", "training_order"])
+def base_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """What the student starts from: a hub id, a folder, or the tiny Qwen2 built here (it never sees a label)."""
+    with lake.step(context) as step:
+        name = step.settings.base_model
+        if name != "tiny":
+            step.json("base.json", {"kind": "given", "name": name})
+            step.note(base=name)
+        else:
+            flows = distinct_flows(
+                step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "train"
+            )
+            report = build_tiny_base(
+                table_texts(step, flows), step.spec.classes, step.spec.feature_names, step.folder / "model",
+                seed=step.settings.seed, recipe=BaseRecipe(steps=step.settings.base_steps),
+                threads=step.unrecorded.threads, log=step.log,
+            )
+            step.json("base.json", {"kind": "tiny", "name": "model"})
+            step.json("building.json", asdict(report), volatile=True)
+            step.note(parameters=report.parameters, vocabulary=report.vocabulary, last_loss=report.losses[-1])
+            step.provenance["label"] = TINY_LABEL
+    return step.result()
+
+
+def base_location(step: Step) -> str:
+    """Folder or hub id of the base model."""
+    folder = step.input("base_model")
+    base = json.loads((folder / "base.json").read_text())
+    return str(folder / base["name"]) if base["kind"] == "tiny" else str(base["name"])
+
+
+@dg.asset(
+    **COMMON, kinds={"jsonl", "safetensors"}, partitions_def=grid(),
+    deps=["base_model", *(grid_dep(track, stage=UP_TO, track=only(track)) for track in TRACKS)],
+    check_specs=[dg.AssetCheckSpec("nothing_cut_label_and_end_supervised", asset="training_split", blocking=True)],
+)
+def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Chat JSONL of the stage's prefix and its tensors: no row cut, loss on the answer only."""
+    stage, track = context.partition_key.split("|")
+    with lake.step(context) as step:
+        tokenizer = load_tokenizer(base_location(step))
+        jsonl, tensors = step.folder / "train.jsonl", step.folder / "train.safetensors"
+        with jsonl.open("wb") as whole:
+            for part in stages_up_to(stage):
+                whole.write((step.input(track, f"{part}|{track}") / "track.jsonl").read_bytes())
+        stats = build_tensors(_messages(jsonl), tokenizer, step.settings.max_length, tensors, step.log)
+        check = check_tensors(tensors, tokenizer, step.settings.max_length, rows=stats.rows)
+        step.json("stats.json", asdict(check.stats))
+        step.note(**asdict(check.stats))
+        step.check("nothing_cut_label_and_end_supervised", check.passed, problems="; ".join(check.problems) or "none")
+    return step.result()
+
+
+def _messages(jsonl: Path) -> Iterator[dict[str, Any]]:
+    with jsonl.open() as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
+    """The checkpoint asset of one stage; linked to the stage before, from which it may start."""
+    previous = previous_stage(stage)
+    deps = ["base_model", grid_dep("training_split", stage=only(stage))]
+    if previous:
+        deps.append(grid_dep(["lora_checkpoint", previous], stage=only(previous, to=stage)))
+
+    @dg.asset(
+        **COMMON, key=["lora_checkpoint", stage], kinds={"pytorch", "safetensors"}, partitions_def=grid([stage]),
+        deps=deps, pool="gpu",
+        description=f"LoRA adapter of stage {stage}, with its loss curve and the facts of its training.",
+    )
+    def checkpoint(
+        context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource
+    ) -> dg.MaterializeResult:
+        track = context.partition_key.split("|")[1]
+        with lake.step(context) as step:
+            config = train_config(step, stage, track, previous)
+            facts = trainer.train(step, config, step.unrecorded.processes)
+            for name in ("adapter_model.safetensors", "adapter_config.json", "loss.jsonl", "training.json"):
+                shutil.copy(Path(config.out) / name, step.folder / name)
+            step.volatile("training.json", "loss.jsonl", "adapter_config.json")
+            curve = [json.loads(line) for line in (step.folder / "loss.jsonl").read_text().splitlines()]
+            step.note(**{key: value for key, value in facts["facts"].items() if value is not None})
+            step.png("loss.png", figures.loss_curves({f"{track} {stage}": curve}), "Training loss by step")
+        shutil.rmtree(config.out, ignore_errors=True)
+        return step.result()
+
+    return checkpoint
+
+
+def train_config(step: Step, stage: str, track: str, previous: str | None) -> TrainConfig:
+    """What the settings and the lake say about one training; its `out` is named by the hash of everything else."""
+    chosen = step.settings
+    warm = previous is not None and chosen.stage_chain == "warm_start"
+    values: dict[str, Any] = {
+        "base": base_location(step),
+        "tensors": step.input("training_split", f"{stage}|{track}") / "train.safetensors",
+        "warm_start": step.input(f"lora_checkpoint/{previous}", f"{previous}|{track}") if warm else None,
+        "seed": chosen.seed, "epochs": chosen.train_epochs, "max_steps": chosen.train_max_steps,
+        "batch_rows": chosen.train_batch_rows, "accumulation": chosen.train_accumulation,
+        "micro_rows": chosen.train_micro_rows, "learning_rate": chosen.learning_rate,
+        "warmup_steps": chosen.warmup_steps, "weight_decay": chosen.weight_decay,
+        "label_weight": chosen.label_weight, "lora_r": chosen.lora_r, "lora_alpha": chosen.lora_alpha,
+        "lora_dropout": chosen.lora_dropout, "lora_targets": targets_of(chosen.lora_targets),
+        "quantisation": chosen.quantisation, "gradient_checkpointing": chosen.gradient_checkpointing,
+        "bf16": chosen.bf16, "threads": step.unrecorded.threads,
+    }
+    digest = hashlib.sha256(json.dumps([step.recorded_inputs(), values], default=str).encode()).hexdigest()[:16]
+    return TrainConfig(**values, out=work_folder(step, digest))
+
+
+lora_checkpoints = [lora_checkpoint(stage) for stage in STAGES]

@@ -1,0 +1,202 @@
+"""The leak-free split by flow group, and the nested order of the train pool.
+
+Belongs here: who is in train, validation, calibration and test, and what comes first. Does not belong here:
+measuring leakage (package quality).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.tables import connect, scan, write_query
+
+SIDES = ("train", "validation", "calibration", "test")
+FRACTIONS: Mapping[str, float] = {"train": 0.80, "validation": 0.05, "calibration": 0.05, "test": 0.10}
+STAGES: Mapping[str, int | None] = {"10K": 10_000, "30K": 30_000, "70K": 70_000, "150K": 150_000, "ALL": None}
+ORDERS = ("natural", "distinct_first")
+# A stratum with fewer groups cannot give one to each side; its groups stay in the train pool.
+SMALLEST_SHARED_STRATUM = len(SIDES)
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """Per side: rows, flow groups, and groups and rows by class; `strata_train_only` = strata too small to deal."""
+
+    seed: int
+    fractions: dict[str, float]
+    rows: dict[str, int]
+    groups: dict[str, int]
+    rows_by_class: dict[str, dict[str, int]]
+    groups_by_class: dict[str, dict[str, int]]
+    conflicting_groups: dict[str, int]
+    strata_train_only: int
+
+
+@dataclass(frozen=True)
+class OrderReport:
+    """The order of the train pool: rows, groups, and by stage (start, stop, requested size or None)."""
+
+    seed: int
+    order: str
+    rows: int
+    groups: int
+    stages: dict[str, tuple[int, int, int | None]]
+
+
+def split_by_group(
+    flows: Path, out: Path, seed: int = 42, fractions: Mapping[str, float] = FRACTIONS
+) -> SplitReport:
+    """Deal flow groups to the sides and write records.parquet (see the contract of the tables in the README).
+
+    Strata are majority label x power of two of the group size, so that the sides hold alike classes and alike
+    duplicates. Within a stratum groups stand in the order of sha256(seed, flow_group): the order of rows in the
+    source has no say. Raises UserError if the fractions are not one positive share a side that sum to 1.
+    """
+    if set(fractions) != set(SIDES) or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
+        raise UserError(f"split fractions must be a positive share for each of {', '.join(SIDES)} and sum to 1.")
+    with connect() as connection:
+        connection.execute(f"""
+            CREATE TEMP TABLE records AS
+            SELECT flow_group, label, count(*) AS rows, min(row_id) AS first_row
+            FROM {scan(flows)} GROUP BY ALL""")
+        connection.execute(f"""
+            CREATE TEMP TABLE strata AS
+            SELECT *, row_number() OVER (PARTITION BY majority, bucket ORDER BY key, flow_group) - 1 AS place FROM (
+                SELECT flow_group, CAST(sum(rows) AS BIGINT) AS group_rows, min(first_row) AS row_id,
+                    count(*) AS labels,
+                    first(label ORDER BY rows DESC, label) AS majority,
+                    length(bin(CAST(sum(rows) AS BIGINT))) AS bucket,
+                    sha256('{seed}:' || flow_group) AS key
+                FROM records GROUP BY flow_group)""")
+        sizes = connection.execute(
+            "SELECT majority, bucket, count(*) FROM strata GROUP BY ALL ORDER BY majority, bucket"
+        ).fetchall()
+        bounds, train_only = deal(sizes, fractions)
+        connection.execute(
+            "CREATE TEMP TABLE bounds (majority VARCHAR, bucket BIGINT, start BIGINT, stop BIGINT, side VARCHAR)"
+        )
+        connection.executemany("INSERT INTO bounds VALUES (?, ?, ?, ?, ?)", bounds)
+        connection.execute("""
+            CREATE TEMP TABLE dealt AS SELECT strata.*, side FROM strata JOIN bounds
+            ON strata.majority = bounds.majority AND strata.bucket = bounds.bucket
+            AND place >= start AND place < stop""")
+        query = """
+            SELECT flow_group, label, rows, group_rows, side, row_id
+            FROM records JOIN dealt USING (flow_group) ORDER BY flow_group, label"""
+        write_query(connection, query, out)
+        return report_split(connection, seed, fractions, train_only)
+
+
+def deal(
+    sizes: list[tuple[str, int, int]], fractions: Mapping[str, float]
+) -> tuple[list[tuple[str, int, int, int, str]], int]:
+    """(label, bucket, start, stop, side) intervals of places in each stratum; and how many strata went to train.
+
+    What a stratum owes a side in fractions of a group is carried to the next stratum of the same class.
+    """
+    bounds: list[tuple[str, int, int, int, str]] = []
+    train_only = 0
+    owed: dict[tuple[str, str], float] = {}
+    for label, bucket, groups in sizes:
+        if groups < SMALLEST_SHARED_STRATUM:
+            bounds.append((label, bucket, 0, groups, "train"))
+            train_only += 1
+            continue
+        start = 0
+        for side in ("test", "validation", "calibration"):
+            share = groups * fractions[side] + owed.get((label, side), 0.0)
+            # The small push makes 0.1 * 30 three, not two.
+            number = min(int(share + 1e-9), groups - start)
+            owed[label, side] = share - number
+            bounds.append((label, bucket, start, start + number, side))
+            start += number
+        bounds.append((label, bucket, start, groups, "train"))
+    return bounds, train_only
+
+
+def report_split(
+    connection: duckdb.DuckDBPyConnection, seed: int, fractions: Mapping[str, float], train_only: int
+) -> SplitReport:
+    """Count what each side holds."""
+    joined = "records JOIN dealt USING (flow_group)"
+    rows: dict[str, dict[str, int]] = {side: {} for side in SIDES}
+    groups: dict[str, dict[str, int]] = {side: {} for side in SIDES}
+    for side, label, number in connection.execute(
+        f"SELECT side, label, sum(rows) FROM {joined} GROUP BY ALL ORDER BY ALL"
+    ).fetchall():
+        rows[side][label] = int(number)
+    for side, label, number in connection.execute(
+        "SELECT side, majority, count(*) FROM dealt GROUP BY ALL ORDER BY ALL"
+    ).fetchall():
+        groups[side][label] = int(number)
+    conflicts = dict(
+        connection.execute("SELECT side, count(*) FROM dealt WHERE labels > 1 GROUP BY side").fetchall()
+    )
+    return SplitReport(
+        seed=seed,
+        fractions=dict(fractions),
+        rows={side: sum(rows[side].values()) for side in SIDES},
+        groups={side: sum(groups[side].values()) for side in SIDES},
+        rows_by_class=rows,
+        groups_by_class=groups,
+        conflicting_groups={side: conflicts.get(side, 0) for side in SIDES},
+        strata_train_only=train_only,
+    )
+
+
+def order_training(
+    flows: Path, records: Path, out: Path, seed: int = 42, order: str = "natural"
+) -> OrderReport:
+    """Write order.parquet: one class-stratified order of all train rows, of which every stage is a prefix.
+
+    Each class is shuffled by a seeded hash; classes are then merged by fractional rank (i + 0.5) / n, so that every
+    prefix holds each class in its share. `distinct_first` puts the first row of each (flow group, label) before
+    all repeats. Raises UserError for an unknown order or an empty train side.
+    """
+    if order not in ORDERS:
+        raise UserError(f"unknown training order {order!r}; use one of {', '.join(ORDERS)}.")
+    part = "CAST(nth > 0 AS INTEGER)" if order == "distinct_first" else "0"
+    with connect() as connection:
+        connection.execute(f"""
+            CREATE TEMP TABLE pool AS
+            SELECT row_id, flow_group, label, {part} AS part,
+                sha256('{seed}:' || flow_group || ':' || label || ':' || nth) AS key
+            FROM (SELECT row_id, flow_group, label,
+                    row_number() OVER (PARTITION BY flow_group, label ORDER BY row_id) - 1 AS nth
+                FROM {scan(flows)} SEMI JOIN (SELECT flow_group FROM {scan(records)} WHERE side = 'train')
+                USING (flow_group))""")
+        rows, groups = connection.execute("SELECT count(*), count(DISTINCT flow_group) FROM pool").fetchall()[0]
+        if rows == 0:
+            raise UserError("the train side of the split is empty: there is nothing to order.")
+        connection.execute("""
+            CREATE TEMP TABLE ordered AS
+            SELECT row_number() OVER (ORDER BY part, rank, label) - 1 AS position, row_id, flow_group, label FROM (
+                SELECT *, (row_number() OVER (PARTITION BY part, label ORDER BY key, row_id) - 0.5)::DOUBLE
+                    / count(*) OVER (PARTITION BY part, label) AS rank FROM pool)""")
+        query = """
+            SELECT position, row_id, flow_group, label, CAST(row_number() OVER (
+                PARTITION BY flow_group, label ORDER BY position) - 1 AS INTEGER) AS repeat
+            FROM ordered ORDER BY position"""
+        write_query(connection, query, out)
+    return OrderReport(seed, order, rows, groups, {stage: stage_rows(stage, rows) for stage in STAGES})
+
+
+def stage_rows(stage: str, pool: int) -> tuple[int, int, int | None]:
+    """(start, stop, requested) of a stage: its increment is positions [start, stop) of the order.
+
+    The stage as a whole is [0, stop). `requested` is the stage's nominal size, None for ALL; a pool smaller
+    than that makes the stage the whole pool. Raises UserError for an unknown stage.
+    """
+    if stage not in STAGES:
+        raise UserError(f"unknown stage {stage!r}; use one of {', '.join(STAGES)}.")
+    names = list(STAGES)
+    earlier = names[: names.index(stage)]
+    before: Any = STAGES[earlier[-1]] if earlier else 0
+    requested = STAGES[stage]
+    return min(before, pool), pool if requested is None else min(requested, pool), requested

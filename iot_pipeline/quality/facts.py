@@ -1,0 +1,34 @@
+"""Published facts of a data set spec, read in one place: `facts` is free-form YAML, absent keys are normal.
+
+Belongs here: getting at facts. Does not belong here: comparing them (mismatch.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iot_pipeline.flows.spec import DatasetSpec
+
+
+def published_duplicates(spec: DatasetSpec) -> dict[str, Any]:
+    """Published duplicate facts: any of rows, distinct, share (0 to 1), by_class {class: share}; {} if none."""
+    return dict(spec.facts.get("duplicates", {}))
+
+
+def published_quartiles(spec: DatasetSpec) -> dict[str, dict[str, list[float | None]]]:
+    """{class: {feature: [25 %, 50 %, 75 %]}} as published, None where unknown; {} if there is none."""
+    return dict(spec.facts.get("quartiles", {}))
+
+
+def row_totals(spec: DatasetSpec) -> dict[str, int]:
+    """Every published total of rows by its key (`rows`, `rows_published`, ...)."""
+    return {key: int(value) for key, value in spec.facts.items() if key == "rows" or key.startswith("rows_")}
+
+
+def class_tables(spec: DatasetSpec) -> dict[str, dict[str, int]]:
+    """Every published table of rows by class, by its key (`class_rows`, `class_rows_published`, ...)."""
+    return {
+        key: {name: int(n) for name, n in value.items()}
+        for key, value in spec.facts.items()
+        if key == "class_rows" or key.startswith("class_rows_")
+    }

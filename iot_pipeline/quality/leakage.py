@@ -1,0 +1,200 @@
+"""This split beside a row-wise 80:20 split: what is shared, and what that does to the accuracy of one model.
+
+Belongs here: the comparison of protocols. Does not belong here: making the split (flows/), real baselines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.quality.sql import feature_list, opened
+
+Floats = npt.NDArray[np.float64]
+SIDES = ("train", "validation", "calibration", "test")
+TRAIN_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A split of records: rows of each record [n] that train, and rows that test."""
+
+    train: Floats
+    test: Floats
+
+
+def leakage_report(
+    flows: Path, records: Path, spec: DatasetSpec, seed: int, with_model: bool = True
+) -> dict[str, Any]:
+    """Compare the split in records.parquet with a seeded row-wise 80:20 split of the same rows.
+
+    Returns {passed, sides, pairs, leak_free, row_wise, seed}: `pairs` counts flow groups and rows that any two
+    sides share, `passed` is True only if that is 0 for all of them, every row is on a side and every record is
+    right about its rows. Each protocol has shared_groups, shared_test_rows, shared_test_share, ceilings, and the
+    accuracies of the same small LightGBM and of a table look-up (rows, distinct flows, flows never trained on).
+    """
+    with opened(flows=flows, records=records) as connection:
+        table = connection.execute(
+            f"""WITH counted AS (
+                SELECT flow_group, label, count(*) AS rows, min(row_id) AS row_id FROM flows GROUP BY ALL)
+            SELECT c.flow_group, c.label, c.rows, r.rows AS recorded, r.side, {feature_list(spec)}
+            FROM counted c JOIN flows f ON f.row_id = c.row_id
+            LEFT JOIN records r ON r.flow_group = c.flow_group AND r.label = c.label
+            ORDER BY c.flow_group, c.label, r.side"""
+        ).df()
+    group = pd.factorize(table["flow_group"])[0]
+    label = pd.Categorical(table["label"], categories=spec.classes).codes.astype(np.int64)
+    rows = table["rows"].to_numpy(np.float64)
+    side = table["side"].to_numpy(dtype=object)
+    sided = table["side"].isin(SIDES).to_numpy()
+    pairs = _shared_pairs(group, side, rows)
+    wrong = int(((rows != table["recorded"].to_numpy(np.float64)) & sided).sum())
+    unknown = float(rows[~sided].sum())
+    values = table[[feature.name for feature in spec.features]].to_numpy(np.float64)
+    ours = Halves(np.where(side == "train", rows, 0.0), np.where(side == "test", rows, 0.0))
+    if not ours.train.any() or not ours.test.any():
+        raise UserError("the split has no train or no test rows, so its leakage cannot be measured")
+    row_wise = _row_wise(rows, seed)
+    return {
+        "passed": wrong == 0 and unknown == 0 and all(pair["groups"] == 0 for pair in pairs),
+        "rows_without_side": int(unknown),
+        "records_with_wrong_rows": wrong,
+        "sides": {
+            name: {
+                "rows": int(rows[side == name].sum()),
+                "groups": len(np.unique(group[side == name])),
+                "share": float(rows[side == name].sum() / rows.sum()),
+            }
+            for name in SIDES
+        },
+        "pairs": pairs,
+        "leak_free": _protocol(ours, group, label, values, len(spec.classes), seed, with_model),
+        "row_wise": _protocol(row_wise, group, label, values, len(spec.classes), seed, with_model),
+        "seed": seed,
+    }
+
+
+def _shared_pairs(group: npt.NDArray[Any], side: npt.NDArray[Any], rows: Floats) -> list[dict[str, Any]]:
+    """Groups on both of any two sides, and the rows of those groups on the second one."""
+    pairs = []
+    for place, first in enumerate(SIDES):
+        for second in SIDES[place + 1 :]:
+            both = np.intersect1d(group[side == first], group[side == second])
+            inside = (side == second) & np.isin(group, both)
+            pairs.append(
+                {"first": first, "second": second, "groups": len(both), "rows": int(rows[inside].sum())}
+            )
+    return pairs
+
+
+def _row_wise(rows: Floats, seed: int) -> Halves:
+    """Every row to train (80 %) or test by itself: rows of a record are alike, so only their number is drawn."""
+    rng = np.random.default_rng(seed)
+    counts = rows.astype(np.int64)
+    # The choice of round(0.2 n) rows out of n without replacement, counted by record.
+    test = rng.multivariate_hypergeometric(counts, round((1 - TRAIN_SHARE) * counts.sum()), method="marginals")
+    return Halves((counts - test).astype(np.float64), test.astype(np.float64))
+
+
+def _protocol(
+    halves: Halves,
+    group: npt.NDArray[Any],
+    label: npt.NDArray[np.int64],
+    values: Floats,
+    n_classes: int,
+    seed: int,
+    with_model: bool,
+) -> dict[str, Any]:
+    """What one protocol shares between train and test, and how well the two quick models do under it."""
+    n_groups = int(group.max()) + 1
+    trained = np.bincount(group, weights=halves.train, minlength=n_groups) > 0
+    tested = np.bincount(group, weights=halves.test, minlength=n_groups)
+    seen = trained[group]
+    total = halves.test.sum()
+    best = np.zeros(n_groups)
+    np.maximum.at(best, group, halves.test)
+    result: dict[str, Any] = {
+        "train_rows": int(halves.train.sum()),
+        "test_rows": int(total),
+        "shared_groups": int((trained & (tested > 0)).sum()),
+        "test_groups": int((tested > 0).sum()),
+        "shared_test_rows": int(halves.test[seen].sum()),
+        "shared_test_share": float(halves.test[seen].sum() / total),
+        "row_ceiling": float(best.sum() / total),
+        "lookup": _accuracies(_lookup(halves.train, group, label, n_classes, n_groups), label, group, halves, seen),
+    }
+    if with_model:
+        predicted = _quick_model(values, label, halves, n_classes, seed)
+        result["model"] = _accuracies(predicted, label, group, halves, seen)
+    return result
+
+
+def _lookup(
+    train: Floats, group: npt.NDArray[Any], label: npt.NDArray[np.int64], n_classes: int, n_groups: int
+) -> npt.NDArray[np.int64]:
+    """Majority label of the same flow text in training, the most frequent class otherwise [n_records]."""
+    votes = np.bincount(group * n_classes + label, weights=train, minlength=n_groups * n_classes)
+    votes = votes.reshape(n_groups, n_classes)
+    answer = np.where(votes.sum(axis=1) > 0, votes.argmax(axis=1), votes.sum(axis=0).argmax())
+    return answer[group].astype(np.int64)
+
+
+def _quick_model(
+    values: Floats, label: npt.NDArray[np.int64], halves: Halves, n_classes: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Predictions [n_records] of one small, fixed LightGBM trained on the train rows (as weights of records)."""
+    import lightgbm
+
+    used = halves.train > 0
+    present, target = np.unique(label[used], return_inverse=True)
+    if len(present) < 2:
+        return np.full(len(label), present[0], dtype=np.int64)
+    parameters = {
+        "objective": "multiclass",
+        "num_class": len(present),
+        "num_leaves": 15,
+        "learning_rate": 0.3,
+        "min_data_in_leaf": 5,
+        "max_bin": 63,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 2,
+        "verbosity": -1,
+    }
+    data = lightgbm.Dataset(values[used], target, weight=halves.train[used])
+    model = lightgbm.train(parameters, data, num_boost_round=20)
+    answer = np.full(len(label), -1, dtype=np.int64)
+    wanted = halves.test > 0
+    answer[wanted] = present[np.asarray(model.predict(values[wanted])).argmax(axis=1)]
+    return answer
+
+
+def _accuracies(
+    predicted: npt.NDArray[np.int64],
+    label: npt.NDArray[np.int64],
+    group: npt.NDArray[Any],
+    halves: Halves,
+    seen: npt.NDArray[np.bool_],
+) -> dict[str, float | None]:
+    right = (predicted == label).astype(np.float64)
+    size = np.bincount(group, weights=halves.test)[group]
+    distinct = np.divide(halves.test, size, out=np.zeros_like(size), where=size > 0)
+    return {
+        "row": _mean(right, halves.test),
+        "distinct": _mean(right, distinct),
+        "seen_rows": _mean(right, halves.test * seen),
+        "never_seen_rows": _mean(right, halves.test * ~seen),
+        "never_seen_distinct": _mean(right, distinct * ~seen),
+    }
+
+
+def _mean(right: Floats, weight: Floats) -> float | None:
+    return float((right * weight).sum() / weight.sum()) if weight.any() else None

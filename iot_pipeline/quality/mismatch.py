@@ -1,0 +1,229 @@
+"""Where a table disagrees with what was published about it, and where the published facts disagree.
+
+Belongs here: comparisons and their list of findings. Does not belong here: the counts themselves.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.quality.duplicates import dedup_report
+from iot_pipeline.quality.facts import class_tables, published_duplicates, published_quartiles, row_totals
+from iot_pipeline.quality.sql import one, opened, quote
+
+SHARE_STEP = 1e-4  # published shares have 4 decimals
+Number = int | float | None
+
+
+class Findings:
+    """Collects comparisons; a comparison agrees when it differs by no more than its tolerance."""
+
+    def __init__(self) -> None:
+        self.all: list[dict[str, Any]] = []
+
+    def compare(
+        self, kind: str, what: str, expected: Number, found: Number, source: str, tolerance: float = 0.0
+    ) -> None:
+        """Record `found` against `expected`; None on one side means that side does not know it at all."""
+        difference = None if expected is None or found is None else found - expected
+        agrees = expected is found if difference is None else abs(difference) <= tolerance + 1e-12
+        self.all.append(
+            {
+                "kind": kind,
+                "what": what,
+                "expected": expected,
+                "found": found,
+                "difference": difference,
+                "agrees": agrees,
+                "source": source,
+            }
+        )
+
+
+def dataset_mismatch(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
+    """Compare flows.parquet with every published fact of the spec, and those facts with each other.
+
+    Returns {findings, agreements, checked, disagreeing, note}; a finding is {kind, what, expected, found,
+    difference = found - expected (None if one side is absent), agrees, source}. kind is `data` (table against a
+    fact), `facts` (fact against fact) or `spec` (table against the labels that the spec declares).
+    """
+    findings = Findings()
+    with opened(flows=flows) as connection:
+        counted = connection.execute("SELECT label, count(*) FROM flows GROUP BY label").fetchall()
+    counts = {str(label): int(n) for label, n in counted}
+    _labels(findings, spec, counts)
+    _totals(findings, spec, counts)
+    _class_tables(findings, spec, counts)
+    _duplicates(findings, flows, spec)
+    _quartiles(findings, flows, spec)
+    _scales(findings, spec)
+    _prior_split(findings, spec, sum(counts.values()))
+    _zscored(findings, flows, spec)
+    disagreeing = [item for item in findings.all if not item["agrees"]]
+    return {
+        "checked": len(findings.all),
+        "disagreeing": len(disagreeing),
+        "findings": disagreeing,
+        "agreements": [item for item in findings.all if item["agrees"]],
+        "note": None
+        if spec.facts
+        else f"The spec of {spec.name} holds no published facts, so only its labels could be compared.",
+    }
+
+
+def _labels(findings: Findings, spec: DatasetSpec, counts: dict[str, int]) -> None:
+    declared = [*spec.classes, *spec.absent_classes]
+    findings.compare("spec", "number of classes", len(declared), len(counts), "labels of the spec")
+    for name in declared:
+        if name not in counts:
+            findings.compare("spec", f"rows of {name}, a declared class", None, 0, "labels of the spec")
+
+
+def _totals(findings: Findings, spec: DatasetSpec, counts: dict[str, int]) -> None:
+    totals = row_totals(spec)
+    for key, value in totals.items():
+        findings.compare("data", "rows", value, sum(counts.values()), key)
+    for (first, a), (second, b) in combinations(totals.items(), 2):
+        findings.compare("facts", f"rows: {first} against {second}", b, a, f"{first}, {second}")
+
+
+def _class_tables(findings: Findings, spec: DatasetSpec, counts: dict[str, int]) -> None:
+    tables, totals = class_tables(spec), row_totals(spec)
+    for key, table in tables.items():
+        total = totals.get("rows" + key.removeprefix("class_rows"), totals.get("rows"))
+        findings.compare("facts", f"sum of {key} against the stated rows", total, sum(table.values()), key)
+        findings.compare("data", f"number of classes in {key}", len(table), len(counts), key)
+        for name in sorted(table.keys() | counts.keys()):
+            findings.compare("data", f"rows of {name}", table.get(name), counts.get(name), key)
+        declared = {*spec.classes, *spec.absent_classes}
+        for name in sorted(declared - table.keys()):
+            if any(name in other for other in tables.values()):
+                continue  # told below, table against table
+            findings.compare("facts", f"{key} has no row for {name}, a declared class", None, 0, key)
+    for (first, a), (second, b) in combinations(tables.items(), 2):
+        source = f"{first}, {second}"
+        findings.compare("facts", f"number of classes: {first} against {second}", len(b), len(a), source)
+        for name in sorted(a.keys() | b.keys()):
+            findings.compare("facts", f"rows of {name}: {first} against {second}", b.get(name), a.get(name), source)
+
+
+def _duplicates(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
+    facts = published_duplicates(spec)
+    if not facts:
+        return
+    report, source = dedup_report(flows, spec), "duplicates"
+    raw, rows = report["raw"], spec.facts.get("rows")
+    for key, found, tolerance in (
+        ("rows", raw["duplicate_rows"], 0.0),
+        ("distinct", raw["distinct"], 0.0),
+        ("share", raw["duplicate_share"], SHARE_STEP / 2),
+    ):
+        if key in facts:
+            findings.compare("data", f"duplicates on raw values: {key}", facts[key], found, source, tolerance)
+    for name, share in facts.get("by_class", {}).items():
+        found = report["by_class"].get(name, {}).get("duplicate_share_raw")
+        what = f"duplicate share of {name} on raw values"
+        findings.compare("data", what, share, found, source, SHARE_STEP / 2)
+    if rows and {"rows", "distinct"} <= facts.keys():
+        what = "duplicates + distinct flows against rows"
+        findings.compare("facts", what, rows, facts["rows"] + facts["distinct"], source)
+    if rows and {"rows", "share"} <= facts.keys():
+        what = "duplicate share against duplicate rows / rows"
+        findings.compare("facts", what, facts["share"], facts["rows"] / rows, source, SHARE_STEP / 2)
+    table = spec.facts.get("class_rows", {})
+    by_class = facts.get("by_class", {})
+    if "rows" in facts and by_class and by_class.keys() <= table.keys():
+        # Rates within each class leave out repeats across classes: equality says that no flow has two labels.
+        within = sum(share * table[name] for name, share in by_class.items())
+        rounding = SHARE_STEP / 2 * sum(table[name] for name in by_class)
+        what = "duplicate rows within classes (from published rates) against all duplicate rows"
+        findings.compare("facts", what, facts["rows"], round(within), source, rounding)
+        here = sum(item["rows"] - item["distinct_raw"] for item in report["by_class"].values())
+        what = "duplicate rows across classes (flows under two labels), by published rates"
+        found = raw["duplicate_rows"] - here
+        findings.compare("data", what, facts["rows"] - round(within), found, source, rounding)
+
+
+def _quartiles(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
+    """Published quartiles have 4 decimals, so half a unit of the last one is allowed."""
+    known = {feature.name for feature in spec.features}
+    with opened(flows=flows) as connection:
+        for name, features in published_quartiles(spec).items():
+            used = [feature for feature in features if feature in known]
+            if not used:
+                continue
+            columns = ", ".join(f"quantile_cont({quote(item)}, [0.25, 0.5, 0.75])" for item in used)
+            query = f"SELECT count(*), {columns} FROM flows WHERE label = '{name}'"
+            present, *found = one(connection, query)
+            if not present:
+                what = f"quartiles are published for {name}, which has no row"
+                findings.compare("data", what, None, 0, "quartiles")
+                continue
+            for feature, values in zip(used, found, strict=True):
+                for title, expected, value in zip(("25 %", "50 %", "75 %"), features[feature], values, strict=True):
+                    if expected is not None:
+                        what = f"{title} quantile of {feature} in {name}"
+                        findings.compare("data", what, expected, float(value), "quartiles", 0.6e-4)
+
+
+def _scales(findings: Findings, spec: DatasetSpec) -> None:
+    scales = {feature.name: feature.scale for feature in spec.features}
+    for name, known in spec.facts.get("recovered_scales", {}).items():
+        scale = scales.get(name)
+        for key in ("mean", "std"):
+            used = getattr(scale, key) if scale is not None else None
+            findings.compare("facts", f"{key} of {name}: spec against recovered", known[key], used, "recovered_scales")
+
+
+def _prior_split(findings: Findings, spec: DatasetSpec, rows: int) -> None:
+    prior = spec.facts.get("prior_work", {})
+    if {"train_rows", "validation_rows"} <= prior.keys():
+        train, validation, source = prior["train_rows"], prior["validation_rows"], "prior_work"
+        for key, total in row_totals(spec).items():
+            what = f"80:20 split: training + validation rows against {key}"
+            findings.compare("facts", what, total, train + validation, source)
+            what = f"80:20 split: training rows against 80 % of {key}"
+            findings.compare("facts", what, round(0.8 * total), train, source)
+        for key, table in class_tables(spec).items():
+            what = f"80:20 split: training + validation rows against the sum of {key}"
+            findings.compare("facts", what, sum(table.values()), train + validation, source)
+        what = "80:20 split: training + validation rows against the rows found"
+        findings.compare("data", what, train + validation, rows, source)
+
+
+def _zscored(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
+    """Counts after z-scoring with the whole table and rounding to 3 decimals, where such counts are published."""
+    facts, source = spec.facts.get("zscored_3_decimals"), "zscored_3_decimals"
+    if not facts:
+        return
+    with opened(flows=flows) as connection:
+        moments = one(
+            connection,
+            f"SELECT count(*), {', '.join(f'avg({quote(f.name)}), stddev_samp({quote(f.name)})' for f in spec.features)}"
+            " FROM flows",
+        )
+        scaled = ", ".join(
+            f"round(({quote(feature.name)} - {moments[1 + 2 * i]!r}) / {moments[2 + 2 * i] or 1.0!r}, 3) AS f{i}"
+            for i, feature in enumerate(spec.features)
+        )
+        keys = ", ".join(f"f{i}" for i in range(len(spec.features)))
+        distinct, conflicting, best = one(
+            connection,
+            f"""SELECT count(*), count(*) FILTER (labels > 1), sum(best)::BIGINT FROM (
+                SELECT count(*) AS labels, max(n) AS best FROM (
+                    SELECT {keys}, label, count(*) AS n FROM (SELECT {scaled}, label FROM flows) GROUP BY ALL
+                ) GROUP BY {keys})""",
+        )
+    total = moments[0]
+    what = "z-scored, 3 decimals: "
+    for key, found, tolerance in (
+        ("distinct", distinct, 0.0),
+        ("conflicting", conflicting, 0.0),
+        ("duplicate_share", 1 - distinct / total, SHARE_STEP / 2),
+        ("row_ceiling", best / total, 5e-4),
+    ):
+        if key in facts:
+            findings.compare("data", what + key.replace("_", " "), facts[key], found, source, tolerance)

@@ -1,0 +1,243 @@
+"""Readable rules per class, learned on the train side and measured on the test side.
+
+Belongs here: shallow trees turned into rules, their coverage and precision, and their text. Does not belong
+here: baselines (baseline/) and the look of a report (reporting/).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.quality.sql import feature_list, opened
+
+Floats = npt.NDArray[np.float64]
+MAX_DEPTH = 4
+RULES_A_CLASS = 4
+LEAST_PRECISION = 0.5
+
+
+@dataclass(frozen=True)
+class Condition:
+    """low < feature <= high, where None means unbounded; bounds are in the units of the table."""
+
+    feature: str
+    low: float | None
+    high: float | None
+
+    def holds(self, table: dict[str, Floats]) -> npt.NDArray[np.bool_]:
+        """Which rows [n] fulfil the condition."""
+        values = table[self.feature]
+        inside = np.ones(len(values), dtype=bool)
+        if self.low is not None:
+            inside &= values > self.low
+        if self.high is not None:
+            inside &= values <= self.high
+        return inside
+
+
+def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) -> dict[str, Any]:
+    """Rules for each class from one-vs-rest trees of depth 4 on the distinct train flows.
+
+    Each rule's `coverage` (share of the class that it catches) and `precision` (share of what it catches that is
+    the class) are measured on the test side, by distinct flow and by row; they are None where nothing is caught.
+    Returns {classes: {class: {rules, combined}}, guide}; a class that is absent from the train side has no rule.
+    """
+    train, test = load_side(flows, records, spec, "train"), load_side(flows, records, spec, "test")
+    columns = {feature.name: train[feature.name].to_numpy(np.float64) for feature in spec.features}
+    tested = {feature.name: test[feature.name].to_numpy(np.float64) for feature in spec.features}
+    result: dict[str, Any] = {}
+    for name in spec.classes:
+        positive = (train["label"] == name).to_numpy()
+        rules = _learn(columns, positive, train["weight"].to_numpy(np.float64), seed) if positive.any() else []
+        caught = [np.logical_and.reduce([c.holds(tested) for c in rule]) for rule in rules]
+        result[name] = {
+            "rules": [
+                {
+                    "text": rule_text(rule, spec),
+                    "conditions": [{"feature": c.feature, "low": c.low, "high": c.high} for c in rule],
+                    **_measure(mask, test, name),
+                }
+                for rule, mask in zip(rules, caught, strict=True)
+            ],
+            "combined": _measure(np.logical_or.reduce(caught), test, name) if caught else None,
+        }
+    return {
+        "learned_on": "distinct flows of the train side",
+        "measured_on": "test side",
+        "max_depth": MAX_DEPTH,
+        "seed": seed,
+        "train_flows": int(train["flow_group"].nunique()),
+        "test_flows": int(test["flow_group"].nunique()),
+        "classes": result,
+        "guide": guide_text(result),
+    }
+
+
+def load_side(flows: Path, records: Path, spec: DatasetSpec, side: str) -> pd.DataFrame:
+    """One row per record of `side`: flow_group, label, rows, weight (rows / group_rows), the features.
+
+    Feature values are those of the group's representative. Raises UserError when the side is empty.
+    """
+    with opened(flows=flows, records=records) as connection:
+        frame = connection.execute(
+            f"""SELECT r.flow_group, r.label, r.rows, r.rows / r.group_rows AS weight, {feature_list(spec)}
+            FROM records r JOIN flows f ON f.row_id = r.row_id WHERE r.side = $side
+            ORDER BY r.flow_group, r.label""",
+            {"side": side},
+        ).df()
+    if frame.empty:
+        raise UserError(f"the {side} side of the split has no flow; use more rows or another seed")
+    return frame
+
+
+def _learn(
+    columns: dict[str, Floats], positive: npt.NDArray[np.bool_], weight: Floats, seed: int
+) -> list[list[Condition]]:
+    """The purest large leaves of a one-vs-rest tree as rules, best first (by weight of the class they catch)."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    names = list(columns)
+    values = np.column_stack([columns[name] for name in names])
+    # sklearn compares as float32; rounding first keeps its choice and ours the same.
+    values = np.clip(values, -3e38, 3e38).astype(np.float32)
+    classifier = DecisionTreeClassifier(
+        max_depth=MAX_DEPTH, min_samples_leaf=3, class_weight="balanced", random_state=seed
+    )
+    classifier.fit(values, positive, sample_weight=weight)
+    tree = classifier.tree_
+    path_of = classifier.decision_path(values).tocsc()
+    found: list[tuple[float, int, list[Condition]]] = []
+
+    def precision(node: int) -> tuple[float, float]:
+        inside = path_of.indices[path_of.indptr[node] : path_of.indptr[node + 1]]
+        hit, total = weight[inside][positive[inside]].sum(), weight[inside].sum()
+        return float(hit), float(hit / total) if total > 0 else 0.0
+
+    def pure(node: int) -> bool:
+        """Whether every leaf below is mostly of the class, so that the splits between say nothing."""
+        if tree.children_left[node] < 0:
+            return precision(node)[1] >= LEAST_PRECISION
+        return pure(int(tree.children_left[node])) and pure(int(tree.children_right[node]))
+
+    def walk(node: int, path: list[tuple[int, float, bool]]) -> None:
+        if path and pure(node):
+            found.append((-precision(node)[0], node, _merge(path, names, columns)))
+        elif tree.children_left[node] >= 0:
+            split = int(tree.feature[node]), float(tree.threshold[node])
+            walk(int(tree.children_left[node]), [*path, (*split, True)])
+            walk(int(tree.children_right[node]), [*path, (*split, False)])
+
+    walk(0, [])
+    return [rule for _, _, rule in sorted(found, key=lambda item: item[:2])[:RULES_A_CLASS]]
+
+
+def _merge(
+    path: list[tuple[int, float, bool]], names: list[str], columns: dict[str, Floats]
+) -> list[Condition]:
+    """A path of splits as one condition a feature, with the shortest thresholds that split the train side alike."""
+    bounds: dict[int, tuple[float, float]] = {}
+    for feature, threshold, below in path:
+        low, high = bounds.get(feature, (-math.inf, math.inf))
+        bounds[feature] = (low, min(high, threshold)) if below else (max(low, threshold), high)
+    conditions = []
+    for feature, (low, high) in bounds.items():
+        values = columns[names[feature]]
+        conditions.append(
+            Condition(
+                names[feature],
+                None if low == -math.inf else short_threshold(values, low),
+                None if high == math.inf else short_threshold(values, high),
+            )
+        )
+    return conditions
+
+
+def short_threshold(values: Floats, threshold: float) -> float:
+    """The number with the fewest digits that splits `values` into <= and > as `threshold` does."""
+    below, above = values[values <= threshold], values[values > threshold]
+    if not len(below) or not len(above):
+        return threshold
+    low, high = float(below.max()), float(above.min())
+    for digits in range(1, 18):
+        candidate = float(f"{(low + high) / 2:.{digits}g}")
+        if low <= candidate < high:
+            return candidate
+    return low
+
+
+def _measure(caught: npt.NDArray[np.bool_], test: pd.DataFrame, name: str) -> dict[str, Any]:
+    mine = (test["label"] == name).to_numpy()
+    measured: dict[str, Any] = {}
+    for view, column in (("distinct", "weight"), ("row", "rows")):
+        weight = test[column].to_numpy(np.float64)
+        hit, total, whole = weight[caught & mine].sum(), weight[caught].sum(), weight[mine].sum()
+        measured[view] = {
+            "coverage": float(hit / whole) if whole else None,
+            "precision": float(hit / total) if total else None,
+            "caught": float(total),
+            "of_class": float(hit),
+        }
+    return measured
+
+
+def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
+    """A rule in words, with raw units beside scaled values where the spec knows the scale."""
+    parts = []
+    for condition in rule:
+        low, high = condition.low, condition.high
+        if low is not None and high is not None:
+            text = f"{low:g} < {condition.feature} <= {high:g}"
+        elif low is not None:
+            text = f"{condition.feature} > {low:g}"
+        else:
+            text = f"{condition.feature} <= {high:g}"
+        scale = spec.feature(condition.feature).scale
+        if scale is not None:
+            unit = spec.feature(condition.feature).unit
+            raw = [
+                f"{sign} {scale.to_raw(bound):.4g}"
+                for sign, bound in ((">", low), ("<=", high))
+                if bound is not None
+            ]
+            text += f" (raw {' and '.join(raw)} {unit})"
+        parts.append(text)
+    return " AND ".join(parts)
+
+
+def guide_text(classes: dict[str, Any]) -> str:
+    """The classification guide that a person can use: Markdown, a section a class."""
+    lines = ["# Classification guide", ""]
+    lines += ["Learned on distinct train flows; coverage and precision measured on distinct test flows.", ""]
+    for name, entry in classes.items():
+        lines.append(f"## {name}")
+        if not entry["rules"]:
+            lines += ["No rule: no part of the flows is mostly of this class.", ""]
+            continue
+        for number, rule in enumerate(entry["rules"], start=1):
+            measured = rule["distinct"]
+            lines.append(
+                f"{number}. {rule['text']}  \n   coverage {_percent(measured['coverage'])}, "
+                f"precision {_percent(measured['precision'])}"
+            )
+        whole = entry["combined"]["distinct"]
+        lines += [
+            "",
+            f"Together: coverage {_percent(whole['coverage'])}, precision {_percent(whole['precision'])}.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "not measurable" if share is None else f"{100 * share:.1f} %"
+
+

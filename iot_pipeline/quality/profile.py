@@ -1,0 +1,156 @@
+"""What each class's values look like: quantiles, spread, outliers, constancy, and the grid they lie on.
+
+Belongs here: description of values. Does not belong here: rules learned from them (patterns.py).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.quality.facts import published_quartiles
+from iot_pipeline.quality.sql import opened, quote
+
+STATISTICS = ("count", "min", "p25", "median", "p75", "p95", "max", "mean", "std", "outlier_share")
+ALL_ROWS = "(all)"
+
+
+def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Profile of flows.parquet.
+
+    Returns ({classes, rows_by_class, zero_variance, scales, published}, table); the table has one row per class
+    (and `(all)`) and feature: class, feature, the STATISTICS, zero_variance, published_p25/median/p75 (NaN if
+    none). Outliers lie outside 1.5 interquartile ranges of the class's quartiles.
+    """
+    published = published_quartiles(spec)
+    parts: list[pd.DataFrame] = []
+    scales: dict[str, Any] = {}
+    with opened(flows=flows) as connection:
+        labels = connection.execute("SELECT label, count(*) FROM flows GROUP BY label").fetchall()
+        counts = {str(label): int(n) for label, n in labels}
+        for feature in spec.features:
+            # Distinct values with their rows: every statistic follows from them, and there are far fewer.
+            values = connection.execute(
+                f"SELECT {quote(feature.name)} + 0.0 AS value, label, count(*) AS n FROM flows GROUP BY ALL"
+            ).df()
+            parts.append(_describe(values, feature.name, [name for name in spec.classes if name in counts]))
+            scales[feature.name] = _scale(values, feature)
+    table = pd.concat(parts, ignore_index=True)
+    order = {name: place for place, name in enumerate([ALL_ROWS, *spec.classes])}
+    table["place"] = table["class"].map(order)
+    table = table.sort_values("place", kind="stable").drop(columns="place").reset_index(drop=True)
+    for place, key in enumerate(("published_p25", "published_median", "published_p75")):
+        table[key] = [
+            _number(published.get(name, {}).get(feature, [None] * 3)[place])
+            for name, feature in zip(table["class"], table["feature"], strict=True)
+        ]
+    zero = table[table["zero_variance"]]
+    summary = {
+        "rows": sum(counts.values()),
+        "rows_by_class": {name: counts[name] for name in spec.classes if name in counts},
+        "zero_variance": {
+            str(name): group["feature"].tolist() for name, group in zero.groupby("class", sort=False)
+        },
+        "scales": scales,
+        "published_classes": sorted(published),
+    }
+    return summary, table
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _describe(values: pd.DataFrame, feature: str, classes: list[str]) -> pd.DataFrame:
+    """Statistics of one feature: a row for all rows, then one a class."""
+    frame = values.sort_values("value", kind="stable")
+    found = [{"class": ALL_ROWS, "feature": feature, **_statistics(frame)}]
+    by_class = dict(tuple(frame.groupby("label")))
+    found += [{"class": name, "feature": feature, **_statistics(by_class[name])} for name in classes]
+    return pd.DataFrame(found)
+
+
+def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
+    """Statistics of ascending values with row counts; quantiles interpolate linearly between rows."""
+    value, n = frame["value"].to_numpy(np.float64), frame["n"].to_numpy(np.int64)
+    upto = np.cumsum(n)
+    total = int(upto[-1])
+
+    def quantile(share: float) -> float:
+        place = share * (total - 1)
+        low = math.floor(place)
+        first = value[np.searchsorted(upto, low, side="right")]
+        second = value[np.searchsorted(upto, min(low + 1, total - 1), side="right")]
+        return float(first + (second - first) * (place - low))
+
+    p25, p75 = quantile(0.25), quantile(0.75)
+    reach = 1.5 * (p75 - p25)
+    mean = float((value * n).sum() / total)
+    outside = n[(value < p25 - reach) | (value > p75 + reach)].sum()
+    return {
+        "count": total,
+        "min": float(value[0]),
+        "p25": p25,
+        "median": quantile(0.5),
+        "p75": p75,
+        "p95": quantile(0.95),
+        "max": float(value[-1]),
+        "mean": mean,
+        "std": float(np.sqrt((n * (value - mean) ** 2).sum() / total)),
+        "outlier_share": float(outside / total),
+        "zero_variance": bool(value[0] == value[-1]),
+    }
+
+
+def _scale(values: pd.DataFrame, feature: Any) -> dict[str, Any]:
+    """The even grid that a feature's values lie on, if there is one, beside the scale that the spec states."""
+    grid = recover_grid(values["value"].to_numpy(np.float64), values["n"].to_numpy(np.float64))
+    stated = feature.scale.model_dump() if feature.scale is not None else None
+    result: dict[str, Any] = {"stated": stated, "recovered": grid}
+    if grid is not None and feature.scale is not None:
+        units = grid["quantum"] * feature.scale.width
+        result["raw_units_per_step"] = units
+        result["agrees"] = abs(units - round(units)) < 0.01 * max(1.0, units) and round(units) >= 1
+    return result
+
+
+def recover_grid(values: np.ndarray, weights: np.ndarray, lowest_share: float = 0.99) -> dict[str, Any] | None:
+    """Quantum q and offset such that values = offset + k * q for whole k, or None.
+
+    Counts and bytes that were z-scored lie on such a grid with q = unit / std. Needs at least 4 distinct values;
+    accepted when `lowest_share` of the rows is within 2 % of a step of the grid and steps are few (k < 100,000).
+    """
+    distinct, position = np.unique(np.round(values, 9), return_inverse=True)
+    if len(distinct) < 4:
+        return None
+    mass = np.bincount(position, weights=weights)
+    gaps = np.diff(distinct)
+    spread = distinct[-1] - distinct[0]
+    candidates = np.unique(np.round(np.concatenate([np.sort(gaps)[:5], np.sort(gaps)[len(gaps) // 4 :][:1]]), 9))
+    origin = distinct[mass.argmax()]
+    for quantum in candidates[::-1]:
+        if quantum <= 0 or spread / quantum > 100_000:
+            continue
+        for _ in range(4):  # values are rounded, so the step sharpens as farther values are used
+            steps = (distinct - origin) / quantum
+            near = np.abs(steps - np.round(steps)) < 0.1
+            k = np.round(steps[near])
+            if (k * k * mass[near]).sum() == 0:
+                break
+            quantum = float((k * (distinct[near] - origin) * mass[near]).sum() / (k * k * mass[near]).sum())
+        steps = (distinct - origin) / quantum
+        share = float(mass[np.abs(steps - np.round(steps)) < 0.02].sum() / mass.sum())
+        if share >= lowest_share:
+            return {
+                "quantum": float(quantum),
+                "share_on_grid": share,
+                "std_in_steps": float(1 / quantum),
+                "mean_in_steps_if_minimum_is_0": float(-distinct[0] / quantum),
+            }
+    return None
+

@@ -1,0 +1,93 @@
+"""Real rows of each class side by side, scaled and raw, with the features that tell the classes apart.
+
+Belongs here: drawing and setting side by side. Does not belong here: rules (patterns.py), statistics (profile.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from iot_pipeline.flows.serialise import printed
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.quality.sql import feature_list, opened, quote
+
+MARKED = 8
+
+
+def sample_comparison(
+    flows: Path, spec: DatasetSpec, seed: int, per_class: int = 3
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """`per_class` seeded rows of each class of flows.parquet, drawn among its distinct flows.
+
+    Returns (summary, table). Table: a row per class, sample and feature: class, sample (0-based), row_id,
+    feature, value, printed, raw (NaN where the spec has no scale), unit, marked. Summary: {seed, per_class,
+    separation: {feature: share of rank variance that lies between classes, 0 to 1}, marked: the 8 highest,
+    typical: {class: {feature: median}} for those, rows: {class: [row_id]}}.
+    """
+    with opened(flows=flows) as connection:
+        firsts = connection.execute(
+            f"SELECT min(row_id) AS row_id, label, {', '.join(_first(f.name) for f in spec.features)} "
+            "FROM flows GROUP BY flow_group, label ORDER BY label, row_id"
+        ).df()
+        rng = np.random.default_rng(seed)
+        chosen: dict[str, list[int]] = {}
+        for name in spec.classes:
+            ids = firsts.loc[firsts["label"] == name, "row_id"].to_numpy()
+            if len(ids):
+                chosen[name] = np.sort(rng.choice(ids, min(per_class, len(ids)), replace=False)).tolist()
+        wanted = ", ".join(str(row) for ids in chosen.values() for row in ids)
+        drawn = connection.execute(
+            f"SELECT row_id, {feature_list(spec)} FROM flows WHERE row_id IN ({wanted})"
+        ).df()
+    separation = {f.name: _separation(firsts[f.name], firsts["label"]) for f in spec.features}
+    # Order by separation, ties by place in the spec.
+    ranked = sorted(separation, key=lambda name: -separation[name])
+    marked = [name for name in ranked[:MARKED] if separation[name] > 0]
+    values = drawn.set_index("row_id")
+    lines = []
+    for label, ids in chosen.items():
+        for sample, row_id in enumerate(ids):
+            for feature in spec.features:
+                value = float(values.at[row_id, feature.name])
+                lines.append(
+                    {
+                        "class": label,
+                        "sample": sample,
+                        "row_id": row_id,
+                        "feature": feature.name,
+                        "value": value,
+                        "printed": printed(spec.format, value),
+                        "raw": float(feature.scale.to_raw(value)) if feature.scale else float("nan"),
+                        "unit": feature.unit,
+                        "marked": feature.name in marked,
+                    }
+                )
+    medians = firsts.groupby("label")[[f.name for f in spec.features]].median()
+    summary = {
+        "seed": seed,
+        "per_class": per_class,
+        "separation": separation,
+        "marked": marked,
+        "typical": {name: {f: float(medians.at[name, f]) for f in marked} for name in chosen},
+        "rows": chosen,
+    }
+    return summary, pd.DataFrame(lines)
+
+
+def _first(name: str) -> str:
+    return f"arg_min({quote(name)}, row_id) AS {quote(name)}"
+
+
+def _separation(values: pd.Series, labels: pd.Series) -> float:
+    """Share of the variance of ranks that lies between classes (eta squared); each distinct flow counts once."""
+    ranks = values.rank()
+    total = float(((ranks - ranks.mean()) ** 2).sum())
+    if total == 0:
+        return 0.0
+    groups = ranks.groupby(labels)
+    between = float((groups.count() * (groups.mean() - ranks.mean()) ** 2).sum())
+    return between / total

@@ -1,0 +1,103 @@
+"""What the teacher's answers cost: billed here, and what the same tokens would have cost elsewhere.
+
+Belongs here: adding up and pricing. Does not belong here: the ledger itself (package teacher).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.reporting import tables
+from iot_pipeline.reporting.comparison import split_key
+from iot_pipeline.reporting.tables import Column
+
+# Dollars a million tokens of gpt-4o-mini: list prices; the Batch API takes half.
+PRICES = {"model": "gpt-4o-mini", "prompt": 0.15, "completion": 0.60, "batch_factor": 0.5}
+COUNTS = ("rows", "requests", "distinct_requests", "cached", "prompt_tokens", "completion_tokens", "quarantined")
+
+
+def cost_report(
+    summaries: Mapping[Any, Mapping[str, Any]],
+    claimed: Mapping[str, float] | None = None,
+    prices: Mapping[str, Any] = PRICES,
+) -> dict[str, Any]:
+    """Cost of each track's increment of each stage.
+
+    summaries: (stage, track) or `stage|track` -> {rows, requests (sent and billed attempts), distinct_requests,
+    cached (answers taken from the cache), prompt_tokens, completion_tokens, billed_usd, model, embedded (bool),
+    quarantined}. Tokens are those of all distinct answers the rows use, cached or not, so that a re-run reports
+    the same. claimed: track -> dollars in the prior work. Returns {rows, totals, prices, notes}; UserError if a
+    summary lacks a count.
+    """
+    rows = []
+    for key, summary in summaries.items():
+        stage, track = split_key(key)
+        missing = [name for name in (*COUNTS, "billed_usd", "model", "embedded") if name not in summary]
+        if missing:
+            raise UserError(f"the summary of {track} at {stage} lacks {', '.join(missing)}; materialise it again")
+        sync = (
+            summary["prompt_tokens"] * prices["prompt"] + summary["completion_tokens"] * prices["completion"]
+        ) / 1e6
+        rows.append(
+            {
+                "track": track,
+                "stage": stage,
+                "teacher": f"{summary['model']} (embedded, free)" if summary["embedded"] else summary["model"],
+                "embedded": bool(summary["embedded"]),
+                **{name: summary[name] for name in COUNTS},
+                "billed_usd": 0.0 if summary["embedded"] else summary["billed_usd"],
+                "hypothetical_sync_usd": sync,
+                "hypothetical_batch_usd": sync * prices["batch_factor"],
+                "claimed_usd": (claimed or {}).get(track),
+            }
+        )
+    totals = {
+        name: sum(row[name] for row in rows)
+        for name in (*COUNTS, "billed_usd", "hypothetical_sync_usd", "hypothetical_batch_usd")
+    }
+    return {"rows": rows, "totals": totals, "prices": dict(prices), "notes": _notes(rows, totals, prices)}
+
+
+def _notes(rows: list[dict[str, Any]], totals: Mapping[str, Any], prices: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return ["No track has been made in this lake, so nothing was asked of a teacher."]
+    notes = []
+    embedded = sum(row["embedded"] for row in rows)
+    if embedded:
+        which = "All answers were" if embedded == len(rows) else f"The answers of {embedded} of {len(rows)} tracks were"
+        notes.append(
+            f"{which} written by the embedded rule-based teacher and cost nothing; the dollars beside them are "
+            f"hypothetical: the same number of tokens at {prices['model']}'s list price of ${prices['prompt']:.2f} "
+            f"(prompt) and ${prices['completion']:.2f} (completion) a million, and half of that by the Batch API."
+        )
+    if totals["distinct_requests"]:
+        saved = totals["rows"] / totals["distinct_requests"]
+        notes.append(
+            f"{totals['rows']:,} rows needed {totals['distinct_requests']:,} distinct requests: asking once for each "
+            f"distinct request makes {saved:.2f} times fewer requests than asking for each row."
+        )
+    if any(row["claimed_usd"] is not None for row in rows):
+        notes.append("The prior work's dollars are for all of its rows; compare them with stage ALL only.")
+    return notes
+
+
+def columns() -> list[Column]:
+    """Columns of the cost table."""
+    return [
+        Column("track"),
+        Column("stage"),
+        Column("teacher"),
+        Column("rows", write=tables.whole, numeric=True),
+        Column("distinct_requests", "distinct requests", tables.whole, True),
+        Column("requests", "sent now", tables.whole, True),
+        Column("cached", "from cache", tables.whole, True),
+        Column("quarantined", write=tables.whole, numeric=True),
+        Column("prompt_tokens", "prompt tokens", tables.whole, True),
+        Column("completion_tokens", "answer tokens", tables.whole, True),
+        Column("billed_usd", "billed", tables.dollars, True),
+        Column("hypothetical_sync_usd", "gpt-4o-mini (hypothetical)", tables.dollars, True),
+        Column("hypothetical_batch_usd", "by Batch API (hypothetical)", tables.dollars, True),
+        Column("claimed_usd", "claimed by the prior work, all rows", tables.dollars, True),
+    ]

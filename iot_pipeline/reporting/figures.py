@@ -1,0 +1,322 @@
+"""The figures of assets and reports: plain data in, PNG bytes out.
+
+Belongs here: one function a figure. Does not belong here: their look (style.py), measuring, file names.
+
+Every function gives the same bytes for the same data, needs no display, and copes with a part that is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from iot_pipeline.reporting import style, tables
+from iot_pipeline.reporting.heatmaps import conflicts, confusion
+from iot_pipeline.reporting.style import embed, img
+
+__all__ = [
+    "accuracy", "class_profile", "conflicts", "confusion", "cost", "duplicates", "embed", "img",
+    "inference_ladder", "leakage", "loss_curves", "reliability",
+]  # fmt: skip
+
+Row = Mapping[str, Any]
+
+
+def duplicates(report: Row) -> bytes:
+    """Share of rows that repeat an earlier flow, by class, beside the published share (dedup_report JSON)."""
+    classes = report["by_class"]
+    names = sorted(classes, key=lambda name: classes[name]["duplicate_share_raw"])
+    if not names:
+        return style.no_data("Duplicate rows by class", "no class has rows")
+    with style.canvas(6.8, 0.9 + 0.42 * len(names)) as made:
+        axes = made.axes("Rows that repeat an earlier flow of their class", "x")
+        places = range(len(names))
+        shares = [100 * classes[name]["duplicate_share_raw"] for name in names]
+        axes.barh(places, shares, height=0.62, color=style.BLUE, label="measured here, exact values")
+        axes.scatter(
+            [100 * classes[name]["duplicate_share_text"] for name in names], places,
+            marker="|", s=150, color=style.ORANGE, linewidths=2.5, zorder=3, label="measured here, same prompt text",
+        )  # fmt: skip
+        published = [(place, classes[name]["published_share"]) for place, name in enumerate(names)]
+        known = [(place, 100 * share) for place, share in published if share is not None]
+        if known:
+            axes.scatter(
+                [share for _, share in known], [place for place, _ in known],
+                marker="D", s=34, facecolor="white", edgecolor=style.INK, linewidths=1.4, zorder=4, label="published",
+            )  # fmt: skip
+        for place, share in zip(places, shares, strict=True):
+            inside = share > 14
+            axes.text(
+                1.5 if inside else share + 3, place, f"{share:.1f}",
+                color="white" if inside else style.INK, va="center", fontsize=8.5,
+            )  # fmt: skip
+        axes.set_yticks(places, names)
+        axes.set_xlim(0, 103)
+        axes.set_xlabel("% of the class's rows")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.42, -0.16 - 0.55 / len(names)), ncols=3)
+    return made.data
+
+
+def class_profile(table: Any, features: Sequence[str] | None = None, classes: Sequence[str] | None = None) -> bytes:
+    """Quartile bars: one panel a feature, one bar a class from 25 % to 75 % with the median on it.
+
+    table: the table of quality.profile.flow_profile, a DataFrame or its rows; features: default `telling_features`.
+    """
+    rows = table.to_dict("records") if hasattr(table, "to_dict") else list(table)
+    found = {(row["class"], row["feature"]): row for row in rows}
+    names = list(classes or dict.fromkeys(row["class"] for row in rows if row["class"] != "(all)"))
+    features = list(features or telling_features(rows))
+    if not names or not features:
+        return style.no_data("Quartiles by class", "no class or no feature to show")
+    columns = min(3, len(features))
+    lines = -(-len(features) // columns)
+    with style.canvas(7.4, 0.6 + lines * (0.7 + 0.22 * len(names))) as made:
+        grid = made.figure.subplots(lines, columns, squeeze=False, sharey=True)
+        for place, axes in enumerate(grid.flat):
+            if place >= len(features):
+                axes.axis("off")
+                continue
+            style.dress(axes, "", "x")
+            axes.set_title(features[place], fontsize=8.5, pad=5)
+            _quartile_panel(axes, [found[name, features[place]] for name in names])
+            axes.set_yticks(range(len(names)), names)
+            axes.tick_params(axis="x", labelsize=7.5)
+        grid[0][0].invert_yaxis()
+        made.figure.supxlabel(
+            "bar = 25 % to 75 % of the class's rows, line = median, diamond = published median; values as in the table",
+            fontsize=8, color=style.GREY,
+        )  # fmt: skip
+    return made.data
+
+
+def telling_features(rows: Sequence[Row], count: int = 6) -> list[str]:
+    """The features whose class medians lie farthest apart, measured in their own standard deviation."""
+    medians: dict[str, list[float]] = {}
+    spread: dict[str, float] = {}
+    for row in rows:
+        if row["class"] == "(all)":
+            spread[row["feature"]] = row["std"]
+        else:
+            medians.setdefault(row["feature"], []).append(row["median"])
+    score = {
+        name: (max(values) - min(values)) / spread[name] for name, values in medians.items() if spread.get(name)
+    }
+    return sorted(score, key=lambda name: (-score[name], name))[:count]
+
+
+def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
+    edge = []
+    for place, row in enumerate(rows):
+        colour = style.SERIES[place % len(style.SERIES)]
+        low, high = row["p25"], row["p75"]
+        axes.plot([low, high], [place, place], color=colour, linewidth=6, alpha=0.45, solid_capstyle="butt")
+        axes.plot([row["median"]], [place], marker="|", markersize=11, markeredgewidth=2.4, color=colour)
+        published = row.get("published_median")
+        if published is not None and published == published:  # NaN: not published
+            axes.scatter(published, place, marker="D", s=16, facecolor="white", edgecolor=style.INK, zorder=4)
+            edge.append(published)
+        edge += [low, high]
+    low, high = min(edge), max(edge)
+    margin = 0.08 * (high - low) or 0.5
+    axes.set_xlim(low - margin, high + margin)
+
+
+def loss_curves(curves: Mapping[str, Sequence[Row]]) -> bytes:
+    """Training (thin) and validation (marked) loss by optimiser step, one colour a curve.
+
+    curves: name -> rows with `step` and `loss` and/or `validation_loss` (a row may have either or both).
+    """
+    curves = {name: rows for name, rows in curves.items() if rows}
+    if not curves:
+        return style.no_data("Loss by step", "no training step was recorded")
+    with style.canvas(6.8, 3.3) as made:
+        axes = made.axes("Loss on the answer's tokens by optimiser step", "y")
+        for place, (name, rows) in enumerate(curves.items()):
+            colour = style.SERIES[place % len(style.SERIES)]
+            train, held_out = points(rows, "loss"), points(rows, "validation_loss")
+            if train:
+                axes.plot(*zip(*train, strict=True), color=colour, linewidth=1.1, alpha=0.75, label=f"{name}, training")
+            if held_out:
+                axes.plot(
+                    *zip(*held_out, strict=True), color=colour, linewidth=2, markersize=5,
+                    marker=style.MARKERS[place % len(style.MARKERS)], label=f"{name}, validation",
+                )  # fmt: skip
+        low, high = axes.get_ylim()
+        if low > 0 and high / low > 8:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel("cross-entropy a token (nats)")
+        axes.legend(ncols=1 if len(curves) == 1 else 2)
+    return made.data
+
+
+def points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:
+    """(step, value) of the rows that have `key`."""
+    return [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+
+
+def accuracy(comparison: Row, view: str = "distinct") -> bytes:
+    """Accuracy with 95 % interval of each track and baseline in one view, and the ceiling (track_comparison)."""
+    rows = [row for row in comparison["rows"] if row["views"].get(view)]
+    title = f"Accuracy, {VIEW_NAMES.get(view, view)}"
+    if not rows:
+        return style.no_data(title, "nothing was evaluated in this view")
+    with style.canvas(6.8, 1.15 + 0.34 * len(rows)) as made:
+        axes = made.axes(title, "x")
+        edge = []
+        for place, row in enumerate(rows):
+            found = row["views"][view]
+            student = row["kind"] == "student"
+            colour = style.BLUE if student else style.GREY
+            low, high = found["low"], found["high"]
+            if low is not None:
+                axes.plot([low, high], [place, place], color=colour, linewidth=4, alpha=0.4, solid_capstyle="butt")
+            axes.plot(
+                [found["accuracy"]], [place], marker="o" if student else "s", markersize=7, color=colour,
+                markeredgecolor="white",
+            )  # fmt: skip
+            axes.annotate(
+                f"{found['accuracy']:.4f}", (found["accuracy"] if high is None else high, place),
+                xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5,
+            )  # fmt: skip
+            edge += [value for value in (low, found["accuracy"]) if value is not None]
+        for ceiling in sorted({round(row["views"][view]["ceiling"], 9) for row in rows}):
+            axes.axvline(ceiling, color=style.RED, linestyle=(0, (4, 3)), linewidth=1.4)
+            axes.annotate(
+                f"ceiling {ceiling:.4f}", (ceiling, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                textcoords="offset points", color=style.RED, ha="right", fontsize=8.5,
+            )  # fmt: skip
+            edge.append(ceiling)
+        low, high = min(edge), max(edge)
+        span = max(high - low, 0.02)
+        axes.set_xlim(max(0.0, low - 0.08 * span), min(high + 0.16 * span, 1 + 0.16 * span))
+        axes.set_yticks(range(len(rows)), [f"{row['name']} · {row['stage']}" for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel("accuracy; bars are 95 % intervals, axis does not start at 0")
+    return made.data
+
+
+VIEW_NAMES = {
+    "row": "every row counts",
+    "distinct": "every distinct flow counts once",
+    "clean": "distinct flows with one label",
+}
+
+
+def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) -> bytes:
+    """Reliability diagram of equal-mass bins (evaluation.metrics.reliability), before and after calibration."""
+    series = [("as scored", bins, style.ORANGE, "s")]
+    if calibrated:
+        series.append(("after temperature scaling", calibrated, style.BLUE, "o"))
+    if not bins:
+        return style.no_data("Reliability", "nothing was scored")
+    with style.canvas(4.6, 3.7) as made:
+        axes = made.axes("Does confidence mean what it says?", "both")
+        low = min(min(row["confidence"], row["accuracy"]) for _, rows, _, _ in series for row in rows)
+        low = max(0.0, low - 0.04)
+        axes.plot([low, 1], [low, 1], color=style.GREY, linewidth=1, linestyle=(0, (4, 3)))
+        for name, rows, colour, marker in series:
+            axes.plot(
+                [row["confidence"] for row in rows], [row["accuracy"] for row in rows],
+                marker=marker, markersize=5, linewidth=1.6, color=colour, label=name,
+            )  # fmt: skip
+        axes.set_xlabel("mean confidence of a bin")
+        axes.set_ylabel("accuracy of the bin")
+        axes.set_xlim(low, 1.01)
+        axes.set_ylim(low, 1.01)
+        axes.legend(loc="upper left")
+    return made.data
+
+
+def cost(report: Row) -> bytes:
+    """Dollars by track: billed here, what the same tokens would cost, the prior work's claim (cost_report)."""
+    rows = [row for row in report["rows"] if row["track"] != "all"]
+    if not rows:
+        return style.no_data("Cost of the answers", "no track was made")
+    kinds = [
+        ("billed here", "billed_usd", style.GREEN),
+        ("hypothetical: same tokens, gpt-4o-mini", "hypothetical_sync_usd", style.BLUE),
+        ("hypothetical: the same by Batch API", "hypothetical_batch_usd", style.SKY),
+    ]
+    with style.canvas(6.8, 1.2 + 0.75 * len(rows)) as made:
+        axes = made.axes("Cost of the teacher's answers", "x")
+        for offset, (name, key, colour) in enumerate(kinds):
+            places = [place + (offset - 1) * 0.26 for place in range(len(rows))]
+            values = [row[key] or 0.0 for row in rows]
+            axes.barh(places, values, height=0.24, color=colour, label=name)
+            for place, value in zip(places, values, strict=True):
+                axes.annotate(
+                    tables.dollars(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8,
+                )  # fmt: skip
+        axes.set_yticks(range(len(rows)), [f"{row['track']} · {row['stage']}" for row in rows])
+        axes.invert_yaxis()
+        axes.margins(x=0.14)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("US dollars")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16 - 0.4 / len(rows)), ncols=2)
+    return made.data
+
+
+def inference_ladder(rows: Sequence[Row]) -> bytes:
+    """Milliseconds a flow of each rung on a log axis; rows: `name`, `ms_per_flow`, optional `p95_ms`."""
+    rows = [row for row in rows if row.get("ms_per_flow")]
+    if not rows:
+        return style.no_data("Time a flow", "no rung was measured")
+    with style.canvas(6.8, 1.05 + 0.42 * len(rows)) as made:
+        axes = made.axes("Time a flow, rung by rung", "x")
+        for place, row in enumerate(rows):
+            axes.barh(place, row["ms_per_flow"], height=0.6, color=style.BLUE)
+            end = row["ms_per_flow"]
+            if row.get("p95_ms"):
+                end = max(end, row["p95_ms"])
+                axes.plot([row["p95_ms"]], [place], marker="|", markersize=13, markeredgewidth=2, color=style.ORANGE)
+            axes.annotate(
+                f"{row['ms_per_flow']:,.3g} ms", (end, place), xytext=(6, 0), textcoords="offset points",
+                va="center", fontsize=8.5,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.margins(x=0.18)
+        axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+        axes.invert_yaxis()
+        marked = any(row.get("p95_ms") for row in rows)
+        axes.set_xlabel("milliseconds a flow, log scale" + ("; orange mark = p95 of single requests" if marked else ""))
+    return made.data
+
+
+def leakage(report: Row) -> bytes:
+    """Share of test rows whose prompt was trained on, and a model's accuracy, under both splits.
+
+    report["table"]: one row a split with `split`, and any of the columns of LEAKAGE_BARS as shares 0 to 1.
+    """
+    table = report["table"]
+    shown = [(key, name) for key, name in LEAKAGE_BARS.items() if any(row.get(key) is not None for row in table)]
+    if not shown:
+        return style.no_data("Leakage", "no split was measured")
+    with style.canvas(6.8, 1.0 + 0.38 * len(shown) * len(table)) as made:
+        axes = made.axes("What a split by row lets through", "x")
+        height = 0.8 / len(table)
+        for offset, row in enumerate(table):
+            places = [place + (offset - (len(table) - 1) / 2) * height for place in range(len(shown))]
+            values = [100 * (row.get(key) or 0.0) for key, _ in shown]
+            axes.barh(
+                places, values, height=0.92 * height, color=style.SERIES[offset % len(style.SERIES)], label=row["split"]
+            )
+            for place, value in zip(places, values, strict=True):
+                axes.annotate(
+                    f"{value:.1f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
+                )
+        axes.set_yticks(range(len(shown)), [name for _, name in shown])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 112)
+        axes.set_xlabel("%")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.14 - 0.3 / len(shown)), ncols=len(table))
+    return made.data
+
+
+LEAKAGE_BARS = {
+    "shared_row_share": "test rows whose prompt was trained on",
+    "shared_group_share": "test flows that were trained on",
+    "accuracy": "accuracy of one and the same model",
+}

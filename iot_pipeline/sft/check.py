@@ -1,0 +1,71 @@
+"""Re-derives the promises of a tensor file from the file itself.
+
+Belongs here: the checks that block training. Does not belong here: building the file (tensors.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.sft.tensors import IGNORED, TensorStats, load_tensors, marker_ids, statistics
+from iot_pipeline.sft.tokenizer import END_OF_TURN, START_OF_TURN, pad_id
+
+
+@dataclass(frozen=True)
+class TensorCheck:
+    """Result: `passed` when `problems` is empty; `stats` as counted in the file."""
+
+    passed: bool
+    problems: list[str]
+    stats: TensorStats
+
+
+def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None = None) -> TensorCheck:
+    """Count again, in the written file: no row cut, label and one end of turn supervised, no prompt token in the loss.
+
+    `rows` is the expected number of rows, if known. UserError if the file cannot be read.
+    """
+    tensors = load_tensors(path)
+    end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
+    start = int(tokenizer.convert_tokens_to_ids(START_OF_TURN))
+    problems: list[str] = []
+    spans = np.diff(tensors.offsets)
+    if tensors.offsets[0] != 0 or tensors.offsets[-1] != len(tensors.input_ids) or (spans <= 0).any():
+        problems.append("offsets do not cover the tokens")
+    if len(tensors.labels) != len(tensors.input_ids):
+        problems.append("labels and input_ids differ in length")
+    if problems:
+        return TensorCheck(False, problems, TensorStats(len(tensors), len(tensors.input_ids), 0, 0, 0, 0, 0))
+    stats = statistics(tensors, marker_ids(tokenizer), end)
+    if rows is not None and stats.rows != rows:
+        problems.append(f"{stats.rows} rows where {rows} were expected")
+    if stats.rows_cut:
+        problems.append(f"{stats.rows_cut} rows do not end with the end of turn")
+    if stats.rows_label_and_end_supervised != stats.rows:
+        missing = stats.rows - stats.rows_label_and_end_supervised
+        problems.append(f"{missing} rows do not supervise their label and exactly one end of turn")
+    if stats.longest > max_length:
+        problems.append(f"the longest row has {stats.longest} tokens, more than {max_length}")
+    if prompt_rows := _rows_with_prompt_in_loss(tensors.input_ids, tensors.labels, tensors.offsets, start):
+        problems.append(f"{prompt_rows} rows have prompt tokens in the loss")
+    if pad_id(tokenizer) == end:
+        problems.append("padding and end of turn are one token")
+    vocabulary = len(tokenizer)
+    if int(tensors.input_ids.min()) < 0 or int(tensors.input_ids.max()) >= vocabulary:
+        problems.append("token ids outside the vocabulary")
+    return TensorCheck(not problems, problems, stats)
+
+
+def _rows_with_prompt_in_loss(ids: np.ndarray, labels: np.ndarray, offsets: np.ndarray, start: int) -> int:
+    """Rows where a position before the last turn's header is supervised, or the answer has a gap."""
+    bad = 0
+    for begin, stop in zip(offsets[:-1], offsets[1:], strict=True):
+        chosen = np.flatnonzero(labels[begin:stop] != IGNORED)
+        turns = np.flatnonzero(ids[begin:stop] == start)
+        contiguous = len(chosen) > 0 and chosen[-1] - chosen[0] + 1 == len(chosen)
+        bad += not (contiguous and len(turns) > 0 and chosen[0] > turns[-1])
+    return bad

@@ -1,0 +1,203 @@
+"""Chat rows to training tensors: tokenised, answer-only labels, nothing cut, one file.
+
+Belongs here: building and loading the arrays. Does not belong here: re-checking them (check.py), batching (training/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.sft.tokenizer import END_OF_TURN, prompt_text
+
+IGNORED = -100
+LABEL_LINE = "CLASSIFICATION:"
+_CHUNK = 2000
+
+
+@dataclass(frozen=True)
+class TensorStats:
+    """Facts of a tensor file; every one is re-derived from the file by check.py."""
+
+    rows: int
+    tokens: int
+    supervised_tokens: int
+    longest: int
+    rows_label_and_end_supervised: int
+    rows_cut: int
+    distinct_rows: int
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able values, with the shares that people ask for."""
+        share = round(self.supervised_tokens / self.tokens, 6) if self.tokens else 0.0
+        return {**asdict(self), "supervised_share": share}
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Flat arrays: row i is `[offsets[i], offsets[i+1])` of `input_ids` and `labels` (int32)."""
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """(input_ids, labels) of one row."""
+        span = slice(int(self.offsets[place]), int(self.offsets[place + 1]))
+        return self.input_ids[span], self.labels[span]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [rows]: tokens of each row."""
+        return np.diff(self.offsets)
+
+
+def build_tensors(
+    messages: Iterable[dict[str, Any]],
+    tokenizer: Any,
+    max_length: int,
+    out: Path,
+    log: Callable[[str], None] | None = None,
+) -> TensorStats:
+    """Tokenise chat rows (`{"messages": [user, assistant]}`) into the safetensors file `out`.
+
+    The prompt is the chat template's text up to where the assistant begins; supervised are the answer and
+    exactly one `<|im_end|>`, not the template's newline behind it. Texts that repeat are tokenised once; memory
+    is that of the ids. UserError for a malformed row and for one longer than `max_length`: nothing is ever cut.
+    """
+    from safetensors.numpy import save_file
+
+    end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
+    known: dict[tuple[str, str], int] = {}
+    bodies: list[np.ndarray] = []
+    prompts: list[int] = []
+    order: list[int] = []
+    numbered = enumerate(messages)
+    while chunk := list(islice(numbered, _CHUNK)):
+        fresh: dict[tuple[str, str], int] = {}
+        for number, row in chunk:
+            pair = _pair(row, number)
+            if pair not in known:
+                known[pair] = len(known)
+                fresh[pair] = number
+            order.append(known[pair])
+        for (prompt, full), number in zip(
+            _tokenise(list(fresh), tokenizer, end), fresh.values(), strict=True
+        ):
+            if len(full) > max_length:
+                raise UserError(
+                    f"training row {number} has {len(full)} tokens, more than IOT_MAX_LENGTH={max_length}; "
+                    f"raise IOT_MAX_LENGTH to at least {len(full)}: no row is ever cut"
+                )
+            bodies.append(full)
+            prompts.append(prompt)
+        if log:
+            log(f"tokenised {len(order)} rows, {len(bodies)} of them distinct")
+    if not order:
+        raise UserError("no training rows: the track's messages file is empty")
+    lengths = np.array([len(bodies[place]) for place in order], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    input_ids = np.concatenate([bodies[place] for place in order])
+    labels = input_ids.copy()
+    for row, place in enumerate(order):
+        labels[offsets[row] : offsets[row] + prompts[place]] = IGNORED
+    marker = marker_ids(tokenizer)
+    tensors = Tensors(input_ids, labels, offsets)
+    stats = statistics(tensors, marker, end)
+    with replacing(out) as temporary:
+        save_file({"input_ids": input_ids, "labels": labels, "offsets": offsets}, temporary)
+    return stats
+
+
+def load_tensors(path: Path) -> Tensors:
+    """The arrays of a tensor file, memory-mapped by safetensors. UserError if it is none."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path)
+        return Tensors(arrays["input_ids"], arrays["labels"], arrays["offsets"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{path}: not a readable tensor file ({error}); make training_split again") from error
+
+
+def marker_ids(tokenizer: Any) -> list[int]:
+    """Ids of the text that introduces the label."""
+    return [int(value) for value in tokenizer(LABEL_LINE, add_special_tokens=False)["input_ids"]]
+
+
+def statistics(tensors: Tensors, marker: list[int], end: int) -> TensorStats:
+    """Count what the arrays hold; `marker` are the ids of `CLASSIFICATION:`, `end` that of `<|im_end|>`."""
+    good = cut = 0
+    seen: dict[bytes, tuple[bool, bool]] = {}
+    for place in range(len(tensors)):
+        ids, labels = tensors.row(place)
+        key = ids.tobytes() + labels.tobytes()
+        if key not in seen:
+            seen[key] = (_supervises(ids, labels, marker, end), int(ids[-1]) != end)
+        good += seen[key][0]
+        cut += seen[key][1]
+    return TensorStats(
+        rows=len(tensors),
+        tokens=len(tensors.input_ids),
+        supervised_tokens=int((tensors.labels != IGNORED).sum()),
+        longest=int(tensors.lengths.max()),
+        rows_label_and_end_supervised=good,
+        rows_cut=cut,
+        distinct_rows=len(seen),
+    )
+
+
+def _supervises(ids: np.ndarray, labels: np.ndarray, marker: list[int], end: int) -> bool:
+    """Are the label's tokens and exactly one end of turn supervised, and each as it stands in the row?"""
+    chosen = labels != IGNORED
+    answer = labels[chosen]
+    if not np.array_equal(answer, ids[chosen]) or int((answer == end).sum()) != 1 or int(answer[-1]) != end:
+        return False
+    listed = answer.tolist()
+    width = len(marker)
+    # At least one supervised token follows the marker: the label.
+    return any(listed[at : at + width] == marker and at + width < len(listed) - 1 for at in range(len(listed) - width))
+
+
+def _pair(row: dict[str, Any], number: int) -> tuple[str, str]:
+    turns = row.get("messages") if isinstance(row, dict) else None
+    if not isinstance(turns, list) or [turn.get("role") for turn in turns] != ["user", "assistant"]:
+        raise UserError(f"training row {number}: `messages` must be one user and one assistant turn")
+    answer = str(turns[1]["content"])
+    if LABEL_LINE not in answer:
+        raise UserError(f"training row {number}: the answer has no {LABEL_LINE} line")
+    return str(turns[0]["content"]), answer
+
+
+def _tokenise(pairs: list[tuple[str, str]], tokenizer: Any, end: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(prompt tokens, ids of the whole row up to its end of turn) of each pair, in batches."""
+    if not pairs:
+        return
+    heads = [prompt_text(tokenizer, user) for user, _answer in pairs]
+    fulls = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": user}, {"role": "assistant", "content": answer}], tokenize=False
+        )
+        for user, answer in pairs
+    ]
+    head_ids = tokenizer(heads, add_special_tokens=False)["input_ids"]
+    full_ids = tokenizer(fulls, add_special_tokens=False)["input_ids"]
+    for head, full, (user, _answer) in zip(head_ids, full_ids, pairs, strict=True):
+        if full[: len(head)] != head:
+            raise UserError(
+                "the chat template's prompt is not the beginning of its whole conversation, so the answer cannot "
+                f"be told from the prompt (flow beginning {user[:60]!r}); use a base with a ChatML template"
+            )
+        last = len(full) - 1 - full[::-1].index(end)
+        yield len(head), np.array(full[: last + 1], dtype=np.int32)

@@ -1,0 +1,81 @@
+"""Money: the price table, what an attempt costs, and the worst that a request can cost.
+
+Belongs here: prices and arithmetic. Does not belong here: where costs are kept (store.py) or spent (engine.py).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import yaml
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.request import Request, Usage
+
+PRICES = Path(__file__).parent / "prices.yaml"
+# What the embedded teacher's tokens are compared with.
+REFERENCE_MODEL = "gpt-4o-mini"
+MESSAGE_OVERHEAD_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars per million tokens."""
+
+    prompt: float
+    cached: float
+    completion: float
+
+    def cost(self, usage: Usage) -> float:
+        """Dollars of `usage`."""
+        fresh = usage.prompt - usage.cached
+        return (fresh * self.prompt + usage.cached * self.cached + usage.completion * self.completion) / 1e6
+
+
+FREE = Price(0.0, 0.0, 0.0)
+
+
+@cache
+def price_table() -> dict[str, Price]:
+    """Model name -> price, from prices.yaml."""
+    content = yaml.safe_load(PRICES.read_text(encoding="utf-8"))
+    return {name: Price(**values) for name, values in content.items()}
+
+
+def price_of(model: str) -> Price:
+    """Price of a model or of a dated version of it (`gpt-4o-mini-2024-07-18`); UserError for an unknown one."""
+    table = price_table()
+    known = [name for name in table if model == name or model.startswith(f"{name}-2")]
+    if not known:
+        raise UserError(
+            f"no price is known for the model {model!r}, so no budget could hold: add it to "
+            "iot_pipeline/teacher/prices.yaml (0 for a server of your own), or choose another IOT_TEACHER_MODEL."
+        )
+    return table[max(known, key=len)]
+
+
+def is_paid(base_url: str) -> bool:
+    """Whether a server is to be taken for a paid one: any that is not on this machine or a private network."""
+    host = urlsplit(base_url).hostname or ""
+    if host == "localhost" or host.endswith(".local") or "." not in host.strip("[]") and ":" not in host:
+        return False
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return not (address.is_loopback or address.is_private)
+
+
+def worst_case(price: Price, request: Request, max_tokens: int) -> float:
+    """Dollars that an attempt can never pass: a token is at least one byte, an answer at most `max_tokens`."""
+    prompt = sum(len(m["content"].encode()) + MESSAGE_OVERHEAD_TOKENS for m in request.messages)
+    return price.cost(Usage(prompt=prompt, completion=max_tokens))
+
+
+def reference_usd(usage: Usage) -> float:
+    """What REFERENCE_MODEL would have cost for the same tokens: a comparison, not a bill."""
+    return price_of(REFERENCE_MODEL).cost(usage)

@@ -1,0 +1,78 @@
+"""What is asked of a teacher and what comes back, and the key that joins the two.
+
+Belongs here: Request, its key, Answer. Does not belong here: sending (engine.py) and keeping (store.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+Status = Literal["ok", "quarantined"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One chat completion: `params` are the sampling parameters (temperature, top_p, max_tokens, seed).
+
+    `schema_version` names the shape of answer that the prompt asks for; the parser's version is not part of it.
+    """
+
+    model: str
+    messages: tuple[Mapping[str, str], ...]
+    params: Mapping[str, Any]
+    schema_version: str
+
+    @cached_property
+    def key(self) -> str:
+        """64 hex digits: sha256 of the canonical JSON of everything that can change the answer."""
+        content = {
+            "model": self.model,
+            "messages": [dict(message) for message in self.messages],
+            "params": dict(self.params),
+            "schema_version": self.schema_version,
+        }
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body as the API wants it."""
+        return {"model": self.model, "messages": list(self.messages), **self.params}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one or more attempts; `cached` is the part of `prompt` that is billed at the cached price."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt + other.prompt, self.cached + other.cached, self.completion + other.completion
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the teacher said to one request; `text` is what was last said where the answer is quarantined.
+
+    `usage`, `cost_usd` and `attempts` are of all attempts ever made for it; `from_cache` means none was made now.
+    """
+
+    key: str
+    status: Status
+    text: str
+    finish_reason: str
+    model: str
+    source: str
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+    attempts: int = 0
+    reasons: tuple[str, ...] = ()
+    from_cache: bool = False

@@ -1,0 +1,235 @@
+"""The teacher's memory: answers by request key, every attempt, quarantine and reserved money, in one SQLite file.
+
+Belongs here: durable state, safe against kill -9 and a second process. Does not belong here: asking (engine.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.request import Answer, Usage
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+  key TEXT NOT NULL, source TEXT NOT NULL, status TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
+  model TEXT NOT NULL, reasons TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, attempts INTEGER NOT NULL,
+  PRIMARY KEY (key, source));
+CREATE TABLE IF NOT EXISTS attempts (
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL, source TEXT NOT NULL, model TEXT NOT NULL, outcome TEXT NOT NULL,
+  prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+  cost_usd REAL NOT NULL, cost_assumed INTEGER NOT NULL, seconds REAL NOT NULL,
+  at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')));
+CREATE TABLE IF NOT EXISTS reservations (
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL, source TEXT NOT NULL, model TEXT NOT NULL, usd REAL NOT NULL,
+  pid INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value REAL NOT NULL);
+INSERT OR IGNORE INTO totals VALUES ('spent_usd', 0), ('reserved_usd', 0);
+"""
+COLUMNS = (
+    "key, source, status, text, finish_reason, model, reasons, prompt_tokens, cached_tokens, completion_tokens, "
+    "cost_usd, attempts"
+)
+# SQLite's own default limit of bound variables is 32,766; a smaller batch keeps memory flat as well.
+LOOKUP_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One line of the ledger: one request that was sent. `reservation` is the id whose money it gives back."""
+
+    key: str
+    source: str
+    model: str
+    outcome: str
+    usage: Usage
+    cost_usd: float
+    cost_assumed: bool
+    seconds: float
+    reservation: int | None = None
+
+
+class Store:
+    """One connection to the store; open one per thread and process.
+
+    WAL with synchronous=NORMAL: what was committed outlives kill -9 of this process. Raises UserError where the
+    file cannot be opened or was written by a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            elif version != SCHEMA_VERSION:
+                raise UserError(f"{path} was written by another version of the project ({version}); move it away.")
+        except (sqlite3.Error, OSError) as error:
+            raise UserError(f"the teacher's store {path} cannot be opened: {error}.") from error
+        self._settle_dead_reservations()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the last one to close folds the write-ahead log into the file."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing half way.
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def lookup(self, keys: Sequence[str], source: str) -> Iterator[Answer]:
+        """Stored answers (accepted and quarantined) of `source` among `keys`, in no particular order."""
+        for start in range(0, len(keys), LOOKUP_BATCH):
+            part = keys[start : start + LOOKUP_BATCH]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT {COLUMNS} FROM answers WHERE source = ? AND key IN ({marks})"
+            for row in self._db.execute(query, (source, *part)):
+                yield _answer(row)
+
+    def save(self, attempts: Sequence[Attempt], answers: Sequence[Answer]) -> None:
+        """Write attempts and final answers in one transaction and give back what was reserved for them."""
+        spent = sum(attempt.cost_usd for attempt in attempts)
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT INTO attempts (key, source, model, outcome, prompt_tokens, cached_tokens, completion_tokens,"
+                " cost_usd, cost_assumed, seconds) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                [
+                    (a.key, a.source, a.model, a.outcome, a.usage.prompt, a.usage.cached, a.usage.completion,
+                     a.cost_usd, a.cost_assumed, a.seconds)
+                    for a in attempts
+                ],
+            )
+            db.executemany(
+                f"INSERT OR REPLACE INTO answers ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                [
+                    (a.key, a.source, a.status, a.text, a.finish_reason, a.model, json.dumps(a.reasons),
+                     a.usage.prompt, a.usage.cached, a.usage.completion, a.cost_usd, a.attempts)
+                    for a in answers
+                ],
+            )
+            if spent:
+                _add(db, "spent_usd", spent)
+            _release(db, [a.reservation for a in attempts if a.reservation is not None])
+
+    def reserve(self, key: str, source: str, model: str, usd: float, cap: float | None) -> int | None:
+        """Set `usd` aside before a request is sent; None where spent + reserved + usd would pass `cap`.
+
+        Check and reservation are one transaction, so that two processes together keep the cap too.
+        """
+        with self._transaction() as db:
+            committed = db.execute("SELECT sum(value) FROM totals").fetchone()[0]
+            if cap is not None and committed + usd > cap:
+                return None
+            _add(db, "reserved_usd", usd)
+            cursor = db.execute(
+                "INSERT INTO reservations (key, source, model, usd, pid) VALUES (?,?,?,?,?)",
+                (key, source, model, usd, os.getpid()),
+            )
+            return cursor.lastrowid
+
+    def spent_usd(self) -> float:
+        """Dollars of all attempts ever recorded, assumed ones included."""
+        return float(self._db.execute("SELECT value FROM totals WHERE name = 'spent_usd'").fetchone()[0])
+
+    def ledger(self, source: str | None = None) -> dict[str, Any]:
+        """Sums over every attempt: attempts, tokens, dollars, assumed dollars, count by outcome."""
+        where, values = ("WHERE source = ?", (source,)) if source is not None else ("", ())
+        row = self._db.execute(
+            "SELECT count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens), total(cost_usd),"
+            f" total(cost_usd * cost_assumed) FROM attempts {where}", values
+        ).fetchone()
+        outcomes = self._db.execute(
+            f"SELECT outcome, count(*) FROM attempts {where} GROUP BY outcome ORDER BY outcome", values
+        ).fetchall()
+        return {
+            "attempts": row[0], "prompt_tokens": int(row[1]), "cached_tokens": int(row[2]),
+            "completion_tokens": int(row[3]), "usd": row[4], "usd_assumed": row[5], "outcomes": dict(outcomes),
+        }
+
+    def quarantine(self, source: str | None = None) -> list[Answer]:
+        """Every quarantined answer with its reasons, sorted by key."""
+        rows = self._db.execute(f"SELECT {COLUMNS} FROM answers WHERE status = 'quarantined' ORDER BY key, source")
+        return [answer for answer in map(_answer, rows) if source is None or answer.source == source]
+
+    def _settle_dead_reservations(self) -> None:
+        """Money reserved by a process that was killed may have been billed: count it as spent, never as free."""
+        rows = self._db.execute("SELECT id, key, source, model, usd, pid FROM reservations").fetchall()
+        lost = [row for row in rows if not _alive(row[5])]
+        if not lost:
+            return
+        with self._transaction() as db:
+            # Another process may have settled the same ones in between.
+            marks = ",".join("?" * len(lost))
+            present = {
+                row[0]
+                for row in db.execute(f"SELECT id FROM reservations WHERE id IN ({marks})", [r[0] for r in lost])
+            }
+            lost = [row for row in lost if row[0] in present]
+            db.executemany(
+                "INSERT INTO attempts (key, source, model, outcome, prompt_tokens, cached_tokens, completion_tokens,"
+                " cost_usd, cost_assumed, seconds) VALUES (?,?,?,'in flight at a kill',0,0,0,?,1,0)",
+                [row[1:5] for row in lost],
+            )
+            _add(db, "spent_usd", sum(row[4] for row in lost))
+            _release(db, [row[0] for row in lost])
+
+
+def _add(db: sqlite3.Connection, name: str, usd: float) -> None:
+    db.execute("UPDATE totals SET value = value + ? WHERE name = ?", (usd, name))
+
+
+def _release(db: sqlite3.Connection, ids: Sequence[int]) -> None:
+    if not ids:
+        return
+    db.executemany("DELETE FROM reservations WHERE id = ?", [(i,) for i in ids])
+    # Summed anew, so that rounding never adds up to money that is reserved for nothing.
+    db.execute(
+        "UPDATE totals SET value = (SELECT total(usd) FROM reservations) WHERE name = 'reserved_usd'"
+    )
+
+
+def _answer(row: tuple[Any, ...]) -> Answer:
+    key, source, status, text, finish_reason, model, reasons, prompt, cached, completion, cost, attempts = row
+    return Answer(
+        key=key, status=status, text=text, finish_reason=finish_reason, model=model, source=source,
+        usage=Usage(prompt, cached, completion), cost_usd=cost, attempts=attempts,
+        reasons=tuple(json.loads(reasons)), from_cache=True,
+    )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,55 @@
+"""Checkpoints to resume from: parameters and optimiser moments as safetensors, never pickle.
+
+Belongs here: saving and loading them. Does not belong here: the final adapter (payload.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.lake.atomic import replacing
+
+FILE = "checkpoint.safetensors"
+
+
+def save(folder: Path, step: int, parameters: dict[str, Any], optimiser: Any, losses: list[float], key: str) -> None:
+    """Write the state after `step` optimiser steps; `key` says of which configuration and data it is.
+
+    The random state is not in it: every step seeds its own.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    for name, parameter in parameters.items():
+        moments = optimiser.state[parameter]
+        tensors[f"p.{name}"] = parameter.detach().cpu().contiguous()
+        tensors[f"m.{name}"] = moments["exp_avg"].cpu().contiguous()
+        tensors[f"v.{name}"] = moments["exp_avg_sq"].cpu().contiguous()
+    with replacing(folder / FILE) as temporary:
+        save_file(tensors, temporary, metadata={"step": str(step), "key": key})
+
+
+def load(folder: Path, parameters: dict[str, Any], optimiser: Any, key: str) -> tuple[int, list[float]] | None:
+    """(steps done, their losses) after putting the state back; None if there is none for `key`."""
+    import torch
+    from safetensors import safe_open
+
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        facts = file.metadata() or {}
+        if facts.get("key") != key:
+            return None
+        step = int(facts["step"])
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(file.get_tensor(f"p.{name}"))
+                optimiser.state[parameter] = {
+                    "step": torch.tensor(float(step), device=parameter.device),
+                    "exp_avg": file.get_tensor(f"m.{name}").to(parameter.device),
+                    "exp_avg_sq": file.get_tensor(f"v.{name}").to(parameter.device),
+                }
+        return step, [float(value) for value in file.get_tensor("losses")]

@@ -1,0 +1,79 @@
+"""Everything a training run is told, as one JSON file.
+
+Belongs here: fields, defaults (the paper's), checks. Does not belong here: acting on them (payload.py).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import write_text
+
+ALL_LINEAR = "all-linear"
+
+
+class TrainConfig(BaseModel):
+    """One LoRA fine-tuning. Paths are local; `rows` are training rows; steps are optimiser steps."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str = Field(description="folder or hub id of the base model")
+    tensors: Path = Field(description="training tensors (sft.build_tensors)")
+    validation: Path | None = Field(None, description="validation tensors; their loss is measured at the end")
+    out: Path = Field(description="folder of the adapter, training.json, loss.jsonl, progress.jsonl")
+    seed: int = 42
+
+    epochs: float = Field(5.0, gt=0)
+    max_steps: int | None = Field(None, ge=1, description="stop after so many steps; wins over epochs")
+    batch_rows: int = Field(2, ge=1, description="rows of one step on one process, before accumulation")
+    accumulation: int = Field(8, ge=1, description="batches of one optimiser step")
+    micro_rows: int | None = Field(None, ge=1, description="rows of one forward pass; default batch_rows")
+    learning_rate: float = Field(2e-4, gt=0)
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(100, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    label_weight: float = Field(1.0, gt=0, description="weight of the label's tokens in the loss; the paper's is 1")
+    bf16: Literal["auto", "on", "off"] = Field("auto", description="auto: on where a GPU computes in bf16")
+    gradient_checkpointing: bool = False
+    quantisation: Literal["none", "nf4"] = "none"
+
+    lora_r: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    lora_targets: list[str] | Literal["all-linear"] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    warm_start: Path | None = Field(None, description="adapter folder to begin from")
+
+    threads: int | None = Field(None, ge=1, description="CPU threads of one process; default its share of the cores")
+    save_every: int = Field(100, ge=1, description="steps between checkpoints")
+    log_seconds: float = Field(5.0, gt=0, description="seconds between live lines")
+
+    def write(self, path: Path) -> Path:
+        """Write as JSON; returns `path`."""
+        write_text(path, self.model_dump_json(indent=1) + "\n")
+        return path
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration in a JSON file. UserError names the file and the first wrong field."""
+    try:
+        return TrainConfig(**json.loads(path.read_text()))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON (line {error.lineno})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def targets_of(value: str) -> list[str] | Literal["all-linear"]:
+    """`q_proj,k_proj` -> list; `all-linear` stays."""
+    if value.strip() == ALL_LINEAR:
+        return "all-linear"
+    return [part.strip() for part in value.split(",") if part.strip()]

@@ -1,0 +1,182 @@
+"""The machine and the adapted model of a training process.
+
+Belongs here: device, processes, precision, loading a base, adding and saving LoRA. Not the loop (payload.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.sft.tokenizer import first_line
+from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.lora import lora_config
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This process among `world`, its device and the type it computes in."""
+
+    rank: int
+    world: int
+    device: Any
+    bf16: bool
+    threads: int
+    device_name: str
+
+    def describe(self) -> str:
+        """For a log line."""
+        return f"{self.device_name}, {'bf16' if self.bf16 else 'fp32'}, {self.threads} thread(s)"
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        import torch
+
+        return {
+            "device": self.device_name,
+            "cores": os.cpu_count(),
+            "threads": self.threads,
+            "processes": self.world,
+            "bf16": self.bf16,
+            "attention": "sdpa",
+            "torch": torch.__version__,
+            "platform": platform.machine(),
+        }
+
+    def autocast(self) -> Any:
+        """Context of a forward pass."""
+        import torch
+
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def sum_gradients(self, parameters: list[Any], total: Any) -> None:
+        """Add gradients and the loss over all processes, in one message; nothing to do for one process."""
+        if self.world == 1:
+            return
+        import torch
+        import torch.distributed as distributed
+
+        for parameter in parameters:
+            if parameter.grad is None:  # this process had no row in the step
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([*(p.grad.reshape(-1).float() for p in parameters), total.reshape(1).float()])
+        distributed.all_reduce(flat)
+        place = 0
+        for parameter in parameters:
+            parameter.grad.copy_(flat[place : place + parameter.numel()].view_as(parameter))
+            place += parameter.numel()
+        total.copy_(flat[-1])
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.world > 1:
+            import torch.distributed as distributed
+
+            distributed.barrier()
+            distributed.destroy_process_group()
+
+
+def find_machine(config: TrainConfig) -> Machine:
+    """Device and processes as the launcher set them; joins the process group. UserError for bf16 without a GPU's."""
+    import torch
+
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    gpu = torch.cuda.is_available()
+    threads = config.threads or max(1, (os.cpu_count() or 1) // world)
+    torch.set_num_threads(threads)
+    device = torch.device("cuda", local) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    bf16 = config.bf16 == "on" or (config.bf16 == "auto" and gpu and torch.cuda.is_bf16_supported())
+    if world > 1:
+        import torch.distributed as distributed
+
+        distributed.init_process_group("nccl" if gpu else "gloo")
+    name = torch.cuda.get_device_name(device) if gpu else "cpu"
+    return Machine(rank, world, device, bf16, threads, name)
+
+
+def adapted_model(config: TrainConfig, machine: Machine) -> Any:
+    """The base with a fresh LoRA adapter, or with that of `warm_start`; only the adapter is trainable."""
+    import torch
+    from peft import PeftModel, get_peft_model
+
+    base = load_base(config.base, torch.bfloat16 if machine.bf16 else torch.float32, config.quantisation, machine.device)
+    if config.quantisation == "nf4":
+        from peft import prepare_model_for_kbit_training
+
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=config.gradient_checkpointing)
+    torch.manual_seed(config.seed)
+    if config.warm_start is not None:
+        if not (config.warm_start / "adapter_model.safetensors").is_file():
+            raise UserError(f"{config.warm_start}: no adapter_model.safetensors to start from; train the stage before")
+        model: Any = PeftModel.from_pretrained(base, config.warm_start, is_trainable=True)
+    else:
+        targets = config.lora_targets
+        model = get_peft_model(base, lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, targets))
+    if config.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu") -> Any:
+    """A causal language model by folder or hub id, from safetensors only, on `device`. UserError if there is none."""
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {}
+    if quantisation == "nf4":
+        try:
+            import bitsandbytes  # noqa: F401
+        except ImportError as error:
+            raise UserError("IOT_QUANTISATION=nf4 needs the extra `gpu`: pip install 'iot-pipeline[gpu]'") from error
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        options["device_map"] = {"": device}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **options
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
+    return model if quantisation == "nf4" else model.to(device)
+
+
+def save_adapter(model: Any, config: TrainConfig) -> None:
+    """`adapter_model.safetensors` and `adapter_config.json`, peft's layout, with sorted keys and no machine path."""
+    import json
+
+    from safetensors.torch import save_file
+
+    from iot_pipeline.lake.atomic import replacing, write_text
+    from peft import get_peft_model_state_dict
+
+    state = {
+        name: value.detach().cpu().contiguous()
+        for name, value in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
+    }
+    with replacing(config.out / "adapter_model.safetensors") as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
+    settings = model.peft_config["default"].to_dict()
+    settings["inference_mode"] = True
+    base = Path(config.base)
+    settings["base_model_name_or_path"] = base.name if base.is_dir() else config.base
+    for name, value in settings.items():
+        if isinstance(value, set):
+            settings[name] = sorted(value)
+    write_text(config.out / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True, default=str) + "\n")

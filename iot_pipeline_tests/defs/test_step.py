@@ -1,0 +1,96 @@
+"""What an asset body reads is recorded; a missing or failed input stops it before anything is spent."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from iot_pipeline import settings as settings_module
+from iot_pipeline.defs.step import LakeResource, present_value
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.store import ArtefactId, Lake
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    monkeypatch.setenv("IOT_LAKE", str(tmp_path))
+    settings_module.settings.cache_clear()
+    yield Lake(tmp_path)
+    settings_module.settings.cache_clear()
+
+
+@dg.asset(check_specs=[dg.AssetCheckSpec("good", asset="up", blocking=True)], code_version="1")
+def up(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    with lake.step(context) as step:
+        write_text(step.folder / "x.txt", f"seed {step.settings.seed}")
+        step.check("good", step.settings.seed != 13, seed=step.settings.seed)
+    return step.result()
+
+
+@dg.asset(deps=["up"], code_version="1")
+def down(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    with lake.step(context) as step:
+        write_text(step.folder / "y.txt", (step.input("up") / "x.txt").read_text())
+        step.note(rows=3)
+    return step.result()
+
+
+@dg.asset(code_version="1")
+def mistaken(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    with lake.step(context):
+        raise UserError("column x is missing from y.csv; name it in the spec")
+
+
+def make(*assets: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [up, down, mistaken], selection=list(assets), resources={"lake": LakeResource()}, raise_on_error=False,
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+
+
+def test_reads_are_recorded_as_inputs_and_settings(lake: Lake) -> None:
+    assert make(up, down).success
+    first, second = lake.manifest(ArtefactId("up")), lake.manifest(ArtefactId("down"))
+    assert first is not None and second is not None
+    assert first.settings == {"setting seed": 42}
+    assert second.inputs == {"up@": first.data_version}
+    assert second.settings == {}
+
+
+def test_dagster_gets_the_data_version_and_the_row_count(lake: Lake) -> None:
+    result = make(up, down)
+    (event,) = [m for m in result.get_asset_materialization_events() if m.asset_key == dg.AssetKey("down")]
+    manifest = lake.manifest(ArtefactId("down"))
+    assert manifest is not None
+    assert event.materialization.tags["dagster/data_version"] == manifest.data_version
+    assert event.materialization.metadata["dagster/row_count"].value == 3
+
+
+def test_a_changed_setting_makes_stale_only_what_read_it(lake: Lake) -> None:
+    make(up, down)
+    changed = present_value(lake, settings_module.load_settings({"IOT_SEED": "7"}))
+    assert lake.stale_reasons(ArtefactId("up"), "1", changed) == ["setting seed changed"]
+    assert lake.stale_reasons(ArtefactId("down"), "1", changed) == []
+
+
+def test_a_missing_input_is_named(lake: Lake) -> None:
+    result = make(down)
+    assert not result.success
+    assert "up has not been made" in str(result.all_events)
+
+
+def test_a_failed_blocking_check_stops_a_later_run_too(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOT_SEED", "13")
+    settings_module.settings.cache_clear()
+    make(up)
+    result = make(down)
+    assert not result.success
+    assert "did not pass: good" in str(result.all_events)
+    assert lake.manifest(ArtefactId("down")) is None
+
+
+def test_a_user_error_becomes_a_failure_with_its_sentence_and_no_retry(lake: Lake) -> None:
+    result = make(mistaken)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert failure.step_failure_data.user_failure_data.description.startswith("column x is missing from y.csv")
