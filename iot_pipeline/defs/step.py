@@ -85,11 +85,15 @@ class Step:
         self._inputs[input_key(upstream)] = manifest.data_version
         return self.lake.folder(upstream)
 
-    def inputs(self, prefix: str) -> dict[ArtefactId, Path]:
-        """Folders of every artefact made so far whose asset is `prefix` or starts with `prefix/`."""
+    def made(self, prefix: str) -> list[ArtefactId]:
+        """Every artefact made so far whose asset is `prefix` or lies under it; the list is recorded."""
         found = list_artefacts(self.lake, prefix)
         self._seen[f"artefacts {prefix}"] = [str(artefact) for artefact in found]
-        return {artefact: self.input(artefact.asset, artefact.partition) for artefact in found}
+        return found
+
+    def inputs(self, prefix: str) -> dict[ArtefactId, Path]:
+        """Folders of `made(prefix)`, each an input."""
+        return {artefact: self.input(artefact.asset, artefact.partition) for artefact in self.made(prefix)}
 
     def manifest(self, asset: str, partition: str = "") -> Manifest:
         """Manifest of an upstream artefact, recorded as an input too."""

@@ -49,12 +49,7 @@ def build_flows(
         if log is not None:
             log(f"{rows_in:,} rows read, {sum(rejected.values()):,} rejected; serialising distinct flows")
         features = ", ".join(quoted(name) for name in spec.feature_names)
-        connection.execute(
-            f"CREATE TEMP TABLE accepted AS SELECT row_number() OVER (ORDER BY source_row) - 1 AS row_id, "
-            f"{features}, label FROM derived WHERE reason IS NULL"
-        )
-        connection.execute("DROP TABLE derived")
-        kept = count(connection, "accepted")
+        kept = number_rows(connection, features, rows_in)
         if kept == 0:
             raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
         # Distinct rows are printed once; the join compares numbers, and equal numbers print alike.
@@ -79,6 +74,21 @@ def build_flows(
         rows_by_class={name: by_class.get(name, 0) for name in spec.classes},
         distinct_groups=groups,
     )
+
+
+def number_rows(connection: duckdb.DuckDBPyConnection, features: str, rows_in: int) -> int:
+    """Create the table `accepted` (row_id, features, label) from the good rows of `derived`; return its rows."""
+    kept = int(connection.execute("SELECT count(*) FROM derived WHERE reason IS NULL").fetchall()[0][0])
+    if kept == rows_in:
+        connection.execute(f"CREATE TEMP TABLE accepted AS SELECT source_row - 1 AS row_id, {features}, label FROM derived")
+    else:
+        # Only the numbers are sorted, not the whole rows.
+        connection.execute(f"""
+            CREATE TEMP TABLE accepted AS SELECT row_id, {features}, label FROM derived JOIN (
+                SELECT source_row, row_number() OVER (ORDER BY source_row) - 1 AS row_id
+                FROM derived WHERE reason IS NULL) USING (source_row)""")
+    connection.execute("DROP TABLE derived")
+    return kept
 
 
 def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
@@ -110,19 +120,17 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) ->
         raise UserError(f"a feature expression of data set {spec.name} fails: {str(error).splitlines()[0]}") from error
     connection.execute("DROP TABLE numbers")
     labels = [row[0] for row in connection.execute("SELECT DISTINCT source_label FROM featured").fetchall()]
-    pairs = [(text, spec.label_of(text)) for text in labels if text is not None]
-    connection.execute("CREATE TEMP TABLE labels (source_label VARCHAR, label VARCHAR)")
-    known = [(text, name) for text, name in pairs if name is not None]
-    if known:
-        connection.executemany("INSERT INTO labels VALUES (?, ?)", known)
+    known = [(text, spec.label_of(text)) for text in labels if text is not None]
+    cases = " ".join(f"WHEN {quote(text)} THEN {quote(name)}" for text, name in known if name is not None)
+    mapped = f"CASE source_label {cases} END" if cases else "CAST(NULL AS VARCHAR)"
     absent = ", ".join(quote(name) for name in spec.absent_classes) or "''"
     finite = " AND ".join(f"isfinite({quoted(name)})" for name in spec.feature_names)
     # `reason` is settled for bad rows only, in `sort_out`: nearly all rows are good.
     connection.execute(
-        f"CREATE TEMP TABLE derived AS SELECT featured.*, label, CASE "
+        f"CREATE TEMP TABLE derived AS SELECT *, {mapped} AS label, CASE "
         f"WHEN label IS NULL THEN 'label' WHEN label IN ({absent}) THEN 'absent' "
         f"WHEN coalesce({finite}, false) THEN NULL ELSE 'value' END AS reason "
-        f"FROM featured LEFT JOIN labels USING (source_label)"
+        f"FROM featured"
     )
     connection.execute("DROP TABLE featured")
     # The raw cells of rejected rows, for messages.

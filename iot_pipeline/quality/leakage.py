@@ -160,8 +160,10 @@ def _quick_model(
         "objective": "multiclass",
         "num_class": len(present),
         "num_leaves": 15,
-        "learning_rate": 0.3,
+        "learning_rate": 0.1,
         "min_data_in_leaf": 5,
+        "min_sum_hessian_in_leaf": 1.0,  # without it a few heavy records make leaves that diverge
+        "lambda_l2": 1.0,
         "max_bin": 63,
         "seed": seed,
         "deterministic": True,
@@ -170,7 +172,7 @@ def _quick_model(
         "verbosity": -1,
     }
     data = lightgbm.Dataset(values[used], target, weight=halves.train[used])
-    model = lightgbm.train(parameters, data, num_boost_round=20)
+    model = lightgbm.train(parameters, data, num_boost_round=60)
     answer = np.full(len(label), -1, dtype=np.int64)
     wanted = halves.test > 0
     answer[wanted] = present[np.asarray(model.predict(values[wanted])).argmax(axis=1)]

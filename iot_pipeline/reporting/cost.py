@@ -12,25 +12,26 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import tables
 from iot_pipeline.reporting.comparison import split_key
 from iot_pipeline.reporting.tables import Column
+from iot_pipeline.teacher.ledger import REFERENCE_MODEL, price_of
 
-# Dollars a million tokens of gpt-4o-mini: list prices; the Batch API takes half.
-PRICES = {"model": "gpt-4o-mini", "prompt": 0.15, "completion": 0.60, "batch_factor": 0.5}
+BATCH_FACTOR = 0.5  # the Batch API takes half
 COUNTS = ("rows", "requests", "distinct_requests", "cached", "prompt_tokens", "completion_tokens", "quarantined")
 
 
 def cost_report(
     summaries: Mapping[Any, Mapping[str, Any]],
     claimed: Mapping[str, float] | None = None,
-    prices: Mapping[str, Any] = PRICES,
+    prices: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Cost of each track's increment of each stage.
 
     summaries: (stage, track) or `stage|track` -> {rows, requests (sent and billed attempts), distinct_requests,
     cached (answers taken from the cache), prompt_tokens, completion_tokens, billed_usd, model, embedded (bool),
     quarantined}. Tokens are those of all distinct answers the rows use, cached or not, so that a re-run reports
-    the same. claimed: track -> dollars in the prior work. Returns {rows, totals, prices, notes}; UserError if a
-    summary lacks a count.
+    the same. claimed: track -> dollars in the prior work; prices: default `reference_prices`. Returns {rows, totals,
+    prices, notes}; UserError if a summary lacks a count.
     """
+    prices = prices or reference_prices()
     rows = []
     for key, summary in summaries.items():
         stage, track = split_key(key)
@@ -58,6 +59,14 @@ def cost_report(
         for name in (*COUNTS, "billed_usd", "hypothetical_sync_usd", "hypothetical_batch_usd")
     }
     return {"rows": rows, "totals": totals, "prices": dict(prices), "notes": _notes(rows, totals, prices)}
+
+
+def reference_prices() -> dict[str, Any]:
+    """Dollars a million tokens of the model that the tokens are priced with, from the teacher's price table."""
+    price = price_of(REFERENCE_MODEL)
+    return {
+        "model": REFERENCE_MODEL, "prompt": price.prompt, "completion": price.completion, "batch_factor": BATCH_FACTOR,
+    }  # fmt: skip
 
 
 def _notes(rows: list[dict[str, Any]], totals: Mapping[str, Any], prices: Mapping[str, Any]) -> list[str]:

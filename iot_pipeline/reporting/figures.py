@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iot_pipeline.reporting import style, tables
+from iot_pipeline.reporting.comparison import VIEWS
 from iot_pipeline.reporting.heatmaps import conflicts, confusion
 from iot_pipeline.reporting.style import embed, img
 
 __all__ = [
-    "accuracy", "class_profile", "conflicts", "confusion", "cost", "duplicates", "embed", "img",
-    "inference_ladder", "leakage", "loss_curves", "reliability",
+    "accuracy", "conflicts", "confusion", "cost", "duplicates", "embed", "img",
+    "inference_ladder", "leakage", "leakage_rows", "loss_curves", "profile", "reliability",
 ]  # fmt: skip
 
 Row = Mapping[str, Any]
@@ -57,7 +58,7 @@ def duplicates(report: Row) -> bytes:
     return made.data
 
 
-def class_profile(table: Any, features: Sequence[str] | None = None, classes: Sequence[str] | None = None) -> bytes:
+def profile(table: Any, features: Sequence[str] | None = None, classes: Sequence[str] | None = None) -> bytes:
     """Quartile bars: one panel a feature, one bar a class from 25 % to 75 % with the median on it.
 
     table: the table of quality.profile.flow_profile, a DataFrame or its rows; features: default `telling_features`.
@@ -122,7 +123,7 @@ def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def loss_curves(curves: Mapping[str, Sequence[Row]]) -> bytes:
-    """Training (thin) and validation (marked) loss by optimiser step, one colour a curve.
+    """Training (running mean over the raw values) and validation (marked) loss by optimiser step, a colour a curve.
 
     curves: name -> rows with `step` and `loss` and/or `validation_loss` (a row may have either or both).
     """
@@ -135,11 +136,14 @@ def loss_curves(curves: Mapping[str, Sequence[Row]]) -> bytes:
             colour = style.SERIES[place % len(style.SERIES)]
             train, held_out = points(rows, "loss"), points(rows, "validation_loss")
             if train:
-                axes.plot(*zip(*train, strict=True), color=colour, linewidth=1.1, alpha=0.75, label=f"{name}, training")
+                if len(train) >= 40:
+                    axes.plot(*zip(*train, strict=True), color=colour, linewidth=0.6, alpha=0.25)
+                axes.plot(*zip(*running_mean(train), strict=True), color=colour, linewidth=1.7, label=f"{name}, training")
             if held_out:
                 axes.plot(
-                    *zip(*held_out, strict=True), color=colour, linewidth=2, markersize=5,
-                    marker=style.MARKERS[place % len(style.MARKERS)], label=f"{name}, validation",
+                    *zip(*held_out, strict=True), color=colour, linewidth=2, markersize=7,
+                    markeredgecolor="white", marker=style.MARKERS[place % len(style.MARKERS)],
+                    label=f"{name}, validation",
                 )  # fmt: skip
         low, high = axes.get_ylim()
         if low > 0 and high / low > 8:
@@ -157,10 +161,20 @@ def points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:
     return [(row["step"], row[key]) for row in rows if row.get(key) is not None]
 
 
+def running_mean(train: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Centred mean over a fortieth of the points; short curves stay as they are."""
+    half = len(train) // 80
+    values = [value for _, value in train]
+    return [
+        (step, sum(values[max(0, at - half) : at + half + 1]) / len(values[max(0, at - half) : at + half + 1]))
+        for at, (step, _) in enumerate(train)
+    ]
+
+
 def accuracy(comparison: Row, view: str = "distinct") -> bytes:
     """Accuracy with 95 % interval of each track and baseline in one view, and the ceiling (track_comparison)."""
     rows = [row for row in comparison["rows"] if row["views"].get(view)]
-    title = f"Accuracy, {VIEW_NAMES.get(view, view)}"
+    title = f"Accuracy, {VIEWS.get(view, view)}"
     if not rows:
         return style.no_data(title, "nothing was evaluated in this view")
     with style.canvas(6.8, 1.15 + 0.34 * len(rows)) as made:
@@ -198,11 +212,6 @@ def accuracy(comparison: Row, view: str = "distinct") -> bytes:
     return made.data
 
 
-VIEW_NAMES = {
-    "row": "every row counts",
-    "distinct": "every distinct flow counts once",
-    "clean": "distinct flows with one label",
-}
 
 
 def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) -> bytes:
@@ -286,37 +295,41 @@ def inference_ladder(rows: Sequence[Row]) -> bytes:
 
 
 def leakage(report: Row) -> bytes:
-    """Share of test rows whose prompt was trained on, and a model's accuracy, under both splits.
-
-    report["table"]: one row a split with `split`, and any of the columns of LEAKAGE_BARS as shares 0 to 1.
-    """
-    table = report["table"]
-    shown = [(key, name) for key, name in LEAKAGE_BARS.items() if any(row.get(key) is not None for row in table)]
-    if not shown:
-        return style.no_data("Leakage", "no split was measured")
-    with style.canvas(6.8, 1.0 + 0.38 * len(shown) * len(table)) as made:
+    """Share of test rows whose prompt was trained on, and the accuracy of one model and of a table look-up, under
+    both splits (leakage_report JSON)."""
+    table = leakage_rows(report)
+    keys = [key for key in table[0] if key != "split" and any(row[key] is not None for row in table)]
+    with style.canvas(6.8, 1.1 + 0.62 * len(keys)) as made:
         axes = made.axes("What a split by row lets through", "x")
-        height = 0.8 / len(table)
-        for offset, row in enumerate(table):
-            places = [place + (offset - (len(table) - 1) / 2) * height for place in range(len(shown))]
-            values = [100 * (row.get(key) or 0.0) for key, _ in shown]
-            axes.barh(
-                places, values, height=0.92 * height, color=style.SERIES[offset % len(style.SERIES)], label=row["split"]
-            )
+        for offset, (row, colour) in enumerate(zip(table, (style.BLUE, style.ORANGE), strict=True)):
+            places = [place + (offset - 0.5) * 0.38 for place in range(len(keys))]
+            values = [100 * (row[key] or 0.0) for key in keys]
+            axes.barh(places, values, height=0.35, color=colour, label=row["split"])
             for place, value in zip(places, values, strict=True):
                 axes.annotate(
                     f"{value:.1f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
                 )
-        axes.set_yticks(range(len(shown)), [name for _, name in shown])
+        axes.set_yticks(range(len(keys)), keys)
         axes.invert_yaxis()
         axes.set_xlim(0, 112)
         axes.set_xlabel("%")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.14 - 0.3 / len(shown)), ncols=len(table))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.3, -0.1 - 0.55 / len(keys)), ncols=2)
     return made.data
 
 
-LEAKAGE_BARS = {
-    "shared_row_share": "test rows whose prompt was trained on",
-    "shared_group_share": "test flows that were trained on",
-    "accuracy": "accuracy of one and the same model",
-}
+def leakage_rows(report: Row) -> list[dict[str, Any]]:
+    """One row a split, shares 0 to 1; a model's accuracy is over rows, as the prior work counted (None: no model)."""
+    rows = []
+    for key, name in (("leak_free", "by flow group (here)"), ("row_wise", "by row (prior work)")):
+        found = report[key]
+        model = found.get("model") or {}
+        rows.append(
+            {
+                "split": name,
+                "test rows whose prompt was trained on": found["shared_test_share"],
+                "accuracy of a small LightGBM, rows": model.get("row"),
+                "the same on flows never trained on": model.get("never_seen_rows"),
+                "accuracy of a table look-up, rows": found["lookup"]["row"],
+            }
+        )
+    return rows

@@ -22,7 +22,9 @@ from iot_pipeline.training.exercises import ANSWER_WORDS, Flows, group_answer, g
 from iot_pipeline.training.recipe import BaseRecipe
 from iot_pipeline.training.tokenizer import build_tokenizer
 
-__all__ = ["BaseRecipe", "BaseReport", "build_tiny_base", "load_tokenizer"]
+Writer = Callable[[str, str, np.random.Generator], str]
+
+__all__ = ["BaseRecipe", "BaseReport", "Writer", "build_tiny_base", "load_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,15 @@ def build_tiny_base(
     recipe: BaseRecipe | None = None,
     threads: int | None = None,
     prose: Sequence[str] = (),
+    writer: Writer | None = None,
     log: Callable[[str], None] | None = None,
 ) -> BaseReport:
     """Train tokenizer and tiny Qwen2 on unlabelled flow `texts` of the train pool; write the model folder `out`.
 
     `classes` are names only: they enter the vocabulary and, drawn at random, the form of answers. `prose` is
-    text without labels (feature meanings, a glossary) whose words the tokenizer should know. UserError if the
+    text without labels (feature meanings, a glossary) whose words the tokenizer should know. `writer(flow text,
+    class name, random)` writes an answer in the form that will be asked for; the name it gets is drawn at random
+    here, whatever the flow, so it carries no label. UserError if the
     texts are not flow texts of `features`.
     """
     import torch
@@ -75,7 +80,10 @@ def build_tiny_base(
         flows = parse(distinct, features)
     except ValueError as error:
         raise UserError(f"tiny base: {error}") from error
-    samples = [reading(flows, row, classes, random) for row in range(min(2000, len(flows.texts)))]
+    samples = []
+    for row in range(min(2000, len(flows.texts))):
+        name = classes[int(random.integers(len(classes)))]
+        samples.append(writer(flows.texts[row], name, random) if writer else reading(flows, row, name, random))
     words = [*ANSWER_WORDS, *(f" {name}" for name in classes), *(f" {name}" for name in features)]
     tokenizer = build_tokenizer([*flows.texts, *samples, *prose], words, recipe.vocabulary)
     lengths = [len(ids) for ids in tokenizer(flows.texts[:5000])["input_ids"]]
@@ -85,7 +93,7 @@ def build_tiny_base(
     torch.set_num_threads(threads)
     model = new_model(tokenizer, recipe, seed)
     codes = groups(flows, recipe.group_sizes, seed)
-    losses, tokens = _pretrain(model, tokenizer, flows, codes, classes, recipe, seed, say)
+    losses, tokens = _pretrain(model, tokenizer, flows, codes, classes, recipe, seed, writer, say)
 
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
@@ -121,6 +129,7 @@ def new_model(tokenizer: Any, recipe: BaseRecipe, seed: int) -> Any:
         max_position_embeddings=4096,
         rope_parameters={"rope_theta": 10_000.0, "rope_type": "default"},
         tie_word_embeddings=True,
+        initializer_range=0.06,
         bos_token_id=None,
         eos_token_id=tokenizer.convert_tokens_to_ids(END_OF_TURN),
         pad_token_id=pad_id(tokenizer),
@@ -163,6 +172,7 @@ def _pretrain(
     classes: Sequence[str],
     recipe: BaseRecipe,
     seed: int,
+    writer: Writer | None,
     say: Callable[[str], None],
 ) -> tuple[list[float], int]:
     import torch
@@ -183,7 +193,7 @@ def _pretrain(
         while len(order) < recipe.rows:
             order.extend(random.permutation(len(flows.texts)).tolist())
         rows, order = order[: recipe.rows], order[recipe.rows :]
-        ids, weights = _exercise_batch(tokenizer, flows, codes, classes, rows, random, recipe.flow_weight)
+        ids, weights = _exercise_batch(tokenizer, flows, codes, classes, rows, random, recipe.flow_weight, writer)
         rate = recipe.learning_rate * _schedule(step, recipe.steps, recipe.warmup)
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -219,17 +229,19 @@ def _exercise_batch(
     rows: Sequence[int],
     random: np.random.Generator,
     flow_weight: float,
+    writer: Writer | None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Ids and token weights of one exercise a row; a third each: name the groups, fill in, read."""
+    """Ids and token weights of one exercise a row: name its groups, fill in what is hidden, or read it."""
     prompts, answers = [], []
-    for place, row in enumerate(rows):
-        text, kind = flows.texts[row], place % 3
+    for row in rows:
+        text, kind = flows.texts[row], random.choice(3, p=(0.4, 0.2, 0.4))
         if kind == 0:
-            answer = group_answer(codes[row])
+            answer = group_answer(codes[row], random)
         elif kind == 1:
             text, answer = masked(flows, row, random)
         else:
-            answer = reading(flows, row, classes, random)
+            name = classes[int(random.integers(len(classes)))]
+            answer = writer(text, name, random) if writer else reading(flows, row, name, random)
         prompts.append(prompt_text(tokenizer, text))
         answers.append(answer + END_OF_TURN)
     ids, weights = [], []

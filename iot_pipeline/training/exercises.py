@@ -69,9 +69,13 @@ def groups(flows: Flows, sizes: Sequence[int], seed: int) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def group_answer(codes: np.ndarray) -> str:
-    """`GROUP: a12 b3 c40`, a letter a clustering."""
-    return "GROUP:" + "".join(f" {chr(97 + place)}{code}" for place, code in enumerate(codes))
+def group_answer(codes: np.ndarray, rng: np.random.Generator, shown: int = 4) -> str:
+    """`CLASSIFICATION: c40 a12 f3 b7`: groups in random order, a letter a clustering.
+
+    The order is random so that all clusterings must be known where a class name will be asked for later.
+    """
+    places = rng.permutation(len(codes))[:shown].tolist()
+    return "CLASSIFICATION:" + "".join(f" {chr(97 + place)}{codes[place]}" for place in places)
 
 
 def masked(flows: Flows, row: int, rng: np.random.Generator, hidden: int = 4) -> tuple[str, str]:
@@ -84,18 +88,35 @@ def masked(flows: Flows, row: int, rng: np.random.Generator, hidden: int = 4) ->
     return "\n".join(lines), answer
 
 
-def reading(flows: Flows, row: int, classes: Sequence[str], rng: np.random.Generator) -> str:
-    """An answer in the shape of a teacher's, true to the flow's values; its class name is drawn at random."""
+def reading(flows: Flows, row: int, name: str, rng: np.random.Generator) -> str:
+    """An answer in the shape of a teacher's, true to the flow's values, whatever the class `name` is."""
     extreme = np.abs(flows.ranks[row] - 50) + rng.uniform(0, 25, len(flows.names))
     places = np.argsort(-extreme)[: int(rng.integers(4, 7))]
     cited = []
     for place in places.tolist():
         value = flows.printed[row][place].split(" ")[0]
         cited.append((flows.names[place], value, side_of_median(int(flows.ranks[row, place]))))
-    sentences = " ".join(_sentence(name, value, side, rng) for name, value, side in cited[:-1])
-    listed = "; ".join(f"{name} {value} ({side} the median)" for name, value, side in cited)
-    name = classes[int(rng.integers(len(classes)))]
-    return f"CLASSIFICATION: {name}\nANALYSIS: {sentences}\nKEY_INDICATORS: {listed}"
+    closing = _CLOSINGS[int(rng.integers(len(_CLOSINGS)))].format(name=name)
+    sentences = " ".join(_sentence(*one, rng) for one in cited[: int(rng.integers(2, 4))])
+    listed = "; ".join(f"{feature} {value} ({side} the median)" for feature, value, side in cited)
+    return f"CLASSIFICATION: {name}\nANALYSIS: {sentences} {closing}\nKEY_INDICATORS: {listed}"
+
+
+_CLOSINGS = (
+    "Together these marks fit {name}.",
+    "This is the pattern of {name} traffic.",
+    "The flow is consistent with {name}.",
+    "All of this indicates {name}.",
+    "This profile is typical of {name}.",
+)
+_SENTENCES = (
+    "{name} of {value} is {side} the median.",
+    "The value {value} of {name} lies {side} the median of the train pool.",
+    "This flow shows {name} {value}, {side} the typical value.",
+    "With {value}, {name} is {side} the usual range.",
+    "{name} is {value}, {side} the median of all flows.",
+    "Here {name} reaches {value}, which is {side} what most flows show.",
+)
 
 
 def side_of_median(rank: int) -> str:
@@ -104,10 +125,4 @@ def side_of_median(rank: int) -> str:
 
 
 def _sentence(name: str, value: str, side: str, rng: np.random.Generator) -> str:
-    forms = (
-        f"{name} of {value} is {side} the median.",
-        f"The value {value} of {name} is {side} the median of the train pool.",
-        f"This flow shows {name} {value}, {side} the typical value.",
-        f"With {value}, {name} is {side} the usual range.",
-    )
-    return forms[int(rng.integers(len(forms)))]
+    return _SENTENCES[int(rng.integers(len(_SENTENCES)))].format(name=name, value=value, side=side)

@@ -25,7 +25,7 @@ class BaseRecipe:
     warmup: int = 20
     weight_decay: float = 0.01
     flow_weight: float = 0.3
-    group_sizes: tuple[int, ...] = (8, 24, 64, 128)
+    group_sizes: tuple[int, ...] = (6, 12, 12, 24, 24, 48, 48, 96)
     pool: int = 30_000
 
     def plain(self) -> dict[str, Any]:

@@ -1,0 +1,233 @@
+"""AutoGluon on the rows that the student gets, with a validation part that shares no flow with the training part.
+
+Belongs here: configurations, training, prediction, importances. Does not belong here: scoring (evaluation/).
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from iot_pipeline.baseline.result import BaselineResult, Floats, check_labels, spread, to_frame
+
+Preset = Literal["fixed", "medium_quality", "best_quality"]
+# Rounds, trees and seeds are set, nothing looks at the clock: the same rows give the same models.
+FIXED_MODELS: dict[str, dict[str, Any]] = {
+    "GBM": {
+        "num_boost_round": 120,
+        "learning_rate": 0.1,
+        "min_sum_hessian_in_leaf": 0.1,
+        "deterministic": True,
+        "force_row_wise": True,
+    },
+    "XGB": {"n_estimators": 120, "learning_rate": 0.15},
+    "XT": {"n_estimators": 200},
+    "RF": {"n_estimators": 200},
+}
+VALIDATION_SHARE = 0.15
+IMPORTANCE_FLOWS = 400
+LABEL = "__label"
+
+
+@dataclass(frozen=True)
+class AutoMLConfig:
+    """`fixed` ignores `seconds`; the presets of AutoGluon are limited by it and cannot be made again exactly."""
+
+    preset: Preset = "fixed"
+    seconds: int = 60
+    seed: int = 42
+    cores: int = 2
+
+
+def run_automl(
+    train: pd.DataFrame | pa.Table,
+    test: pd.DataFrame | pa.Table,
+    features: list[str],
+    label: str,
+    classes: list[str],
+    config: AutoMLConfig,
+    log: Callable[[str], None] | None = None,
+) -> BaselineResult:
+    """Train on rows (flow_group, features, `label`; duplicates included), predict the rows of `test`.
+
+    `test` has flow_group and features: one representative a distinct flow (calibration and test side may come
+    together). 15 % of the train flow groups choose and weigh the models, each distinct flow and label counted
+    once; with `fixed` all models are then trained again on all rows. report: models with validation log-loss,
+    importances (rise of the log-loss when a feature is shuffled, on validation flows), configuration. A class
+    that is absent from `train` gets next to no probability; a single class predicts itself.
+    """
+    started = time.perf_counter()
+    rows = to_frame(train, ["flow_group", *features, label], "training")
+    target = to_frame(test, ["flow_group", *features], "test")
+    present = check_labels(rows[label], classes)
+    report: dict[str, Any] = {
+        "train_rows": len(rows),
+        "train_groups": int(rows["flow_group"].nunique()),
+        "classes_trained": present,
+        "config": asdict(config),
+        "reproducible": config.preset == "fixed",
+        "models": [],
+        "importances": {},
+    }
+    held = validation_rows(rows["flow_group"], rows[label], config.seed)
+    if len(present) == 1 or not held.any():
+        report["note"] = "too few classes or flows to train and choose models; the class shares are predicted"
+        shares = rows[label].value_counts(normalize=True).reindex(present).to_numpy(np.float64)
+        probabilities = np.tile(shares, (len(target), 1))
+        timings: dict[str, Any] = {}
+    else:
+        data = rows[[*features]].assign(**{LABEL: rows[label]})
+        once = ~rows.duplicated(["flow_group", label])
+        with _quiet(), tempfile.TemporaryDirectory(prefix="automl-") as folder:
+            probabilities, details, timings = _fit_predict(
+                folder, data[~held], data[held & once], target[features], present, config, log
+            )
+        report |= details
+    timings["total_s"] = time.perf_counter() - started
+    return BaselineResult(
+        name=f"automl_{config.preset}",
+        classes=list(classes),
+        group_ids=target["flow_group"].tolist(),
+        log_probs=spread(probabilities, present, list(classes)),
+        report=report,
+        timings=timings,
+    )
+
+
+def validation_rows(groups: pd.Series, labels: pd.Series, seed: int) -> npt.NDArray[np.bool_]:
+    """Rows [n] of about 15 % of the flow groups of each class, never the only groups of a class.
+
+    A group counts for the class of its first row; a class with fewer than 4 groups gives none.
+    """
+    firsts = ~groups.duplicated()
+    table = pd.DataFrame({"group": groups[firsts], "label": labels[firsts]}).sort_values(["label", "group"])
+    rng = np.random.default_rng(seed)
+    chosen: list[str] = []
+    for _, members in table.groupby("label", sort=True)["group"]:
+        if len(members) >= 4:
+            take = max(1, round(VALIDATION_SHARE * len(members)))
+            chosen += rng.choice(members.to_numpy(dtype=object), take, replace=False).tolist()
+    held = groups.isin(chosen).to_numpy()
+    # A class whose rows all lie in chosen groups of other classes must stay in training.
+    lost = set(labels) - set(labels[~held])
+    return held & ~groups.isin(set(groups[labels.isin(lost)])).to_numpy() if lost else held
+
+
+def _fit_predict(
+    folder: str,
+    training: pd.DataFrame,
+    validation: pd.DataFrame,
+    target: pd.DataFrame,
+    present: list[str],
+    config: AutoMLConfig,
+    log: Callable[[str], None] | None,
+) -> tuple[Floats, dict[str, Any], dict[str, Any]]:
+    """Probabilities [n, len(present)], report details, timings."""
+    import autogluon.tabular
+    from autogluon.tabular import TabularPredictor
+
+    predictor = TabularPredictor(
+        LABEL,
+        problem_type="multiclass",
+        eval_metric="log_loss",
+        path=folder,
+        verbosity=0,
+        learner_kwargs={"label_count_threshold": 1},  # by default rare classes are dropped
+    )
+    common: dict[str, Any] = {"num_gpus": 0, "num_cpus": config.cores}
+    marks = {"start": time.perf_counter()}
+    if config.preset == "fixed":
+        options = {name: dict(values) for name, values in FIXED_MODELS.items()}
+        predictor.fit(
+            training,
+            tuning_data=validation,
+            hyperparameters=options,
+            num_bag_folds=0,
+            num_stack_levels=0,
+            **common,
+        )
+    else:
+        if config.preset == "best_quality":
+            common |= {
+                "use_bag_holdout": True,
+                "dynamic_stacking": False,
+                "ag_args_ensemble": {"fold_fitting_strategy": "sequential_local"},
+            }
+        predictor.fit(
+            training,
+            tuning_data=validation,
+            presets=config.preset,
+            time_limit=config.seconds,
+            excluded_model_types=["FASTAI"],
+            **common,
+        )
+    marks["fitted"] = time.perf_counter()
+    board = predictor.leaderboard().sort_values("model")
+    best = predictor.model_best
+    if log is not None:
+        log(f"automl: {len(board)} models trained, best {best}")
+    importances = _importances(predictor, best, validation, config.seed)
+    marks["explained"] = time.perf_counter()
+    used = predictor.refit_full(best).get(best, best) if config.preset == "fixed" else best
+    marks["refitted"] = time.perf_counter()
+    probabilities = predictor.predict_proba(target, model=used)[present].to_numpy(np.float64)
+    marks["predicted"] = time.perf_counter()
+    names = list(marks)
+    details = {
+        "models": [
+            {"model": str(row.model), "validation_log_loss": -float(row.score_val)} for row in board.itertuples()
+        ],
+        "best": best,
+        "predicted_with": used,
+        "validation_flows": len(validation),
+        "importances": importances,
+        "hyperparameters": FIXED_MODELS if config.preset == "fixed" else None,
+        "version": autogluon.tabular.__version__,
+    }
+    timings = {
+        **{f"{b}_s": marks[b] - marks[a] for a, b in zip(names[:-1], names[1:], strict=True)},
+        "models_s": {str(row.model): float(row.fit_time_marginal) for row in board.itertuples()},
+    }
+    return probabilities, details, timings
+
+
+def _importances(predictor: Any, model: str, validation: pd.DataFrame, seed: int) -> dict[str, float]:
+    """Rise of the mean log-loss on up to 400 validation flows when one feature is shuffled among them."""
+    rng = np.random.default_rng(seed)
+    kept = np.sort(rng.permutation(len(validation))[:IMPORTANCE_FLOWS])
+    sample = validation.iloc[kept].reset_index(drop=True)
+    labels, values = sample[LABEL], sample.drop(columns=LABEL)
+    copies = [values]
+    for name in values.columns:
+        copies.append(values.assign(**{name: rng.permutation(values[name].to_numpy())}))
+    # One call for all copies: the fixed cost of a prediction is paid once.
+    whole = predictor.predict_proba(pd.concat(copies, ignore_index=True), model=model)
+    columns = {name: place for place, name in enumerate(whole.columns)}
+    true = np.tile(labels.map(columns).to_numpy(int), len(copies))
+    loss = -np.log(np.maximum(whole.to_numpy(np.float64)[np.arange(len(true)), true], 1e-6))
+    means = loss.reshape(len(copies), len(sample)).mean(axis=1)
+    return {str(name): float(means[1 + i] - means[0]) for i, name in enumerate(values.columns)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Warnings and log lines of the libraries say nothing that a user can act on."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,53 @@
+"""The least a model must beat: the majority label of the very same flow text in training.
+
+Belongs here: the look-up. Does not belong here: anything that generalises.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from iot_pipeline.baseline.result import BaselineResult, check_labels, spread, to_frame
+
+
+def run_hash_lookup(
+    train: pd.DataFrame | pa.Table, test: pd.DataFrame | pa.Table, label: str, classes: list[str]
+) -> BaselineResult:
+    """Labels of `train` (rows with flow_group and `label`) by flow_group; the class prior for unseen groups.
+
+    A seen group's probabilities are its label counts plus one row of the prior, so the majority label leads.
+    `report` has seen_groups and seen_share: on a leak-free split both are 0. Ties of a group go to the class
+    that is more frequent in training.
+    """
+    started = time.perf_counter()
+    rows = to_frame(train, ["flow_group", label], "training")
+    groups = to_frame(test, ["flow_group"], "test")["flow_group"]
+    check_labels(rows[label], classes)
+    codes = pd.Categorical(rows[label], categories=classes).codes
+    prior = np.bincount(codes, minlength=len(classes)) / len(codes)
+    known, position = np.unique(rows["flow_group"].to_numpy(dtype=object), return_inverse=True)
+    counts = np.bincount(position * len(classes) + codes, minlength=len(known) * len(classes))
+    counts = counts.reshape(len(known), len(classes))
+    place = pd.Index(known).get_indexer(groups)
+    seen = place >= 0
+    probabilities = np.tile(prior, (len(groups), 1))
+    votes = counts[place[seen]]
+    probabilities[seen] = (votes + prior) / (votes.sum(axis=1, keepdims=True) + 1)
+    return BaselineResult(
+        name="hash_lookup",
+        classes=list(classes),
+        group_ids=groups.tolist(),
+        log_probs=spread(probabilities, list(classes), list(classes)),
+        report={
+            "train_rows": len(rows),
+            "train_groups": len(known),
+            "seen_groups": int(seen.sum()),
+            "seen_share": float(seen.mean()),
+            "prior": dict(zip(classes, prior.tolist(), strict=True)),
+        },
+        timings={"total_s": time.perf_counter() - started},
+    )

@@ -1,0 +1,139 @@
+"""Group evaluation: every checkpoint on the one fixed test set, its explanations, and what inference costs.
+
+Belongs here: `eval_metrics/<stage>`, `explanation_quality/<stage>`, `inference_benchmark`. Does not belong here:
+scoring, metrics.
+"""
+
+import time
+
+import dagster as dg
+import numpy as np
+
+from iot_pipeline.defs.partitions import STAGES, grid, grid_dep
+from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.defs.texts import table_texts
+from iot_pipeline.defs.training.assets import base_location
+from iot_pipeline.evaluation.calibration import fit_temperature
+from iot_pipeline.evaluation.evaluate import evaluate_predictions
+from iot_pipeline.evaluation.explanations import explanation_quality as judge
+from iot_pipeline.evaluation.predictions import write_predictions
+from iot_pipeline.flows.pool import distinct_flows, side_records
+from iot_pipeline.inference.benchmark import ladder
+from iot_pipeline.inference.student import Student
+from iot_pipeline.reporting import figures
+
+COMMON = {"group_name": "evaluation", "owners": ["team:student"], "code_version": "1"}
+DATA = ["flows", "evaluation_split", "training_order", "base_model"]
+
+
+def student(step: Step, stage: str, track: str) -> Student:
+    """The student of one checkpoint."""
+    adapter = step.input(f"lora_checkpoint/{stage}", f"{stage}|{track}")
+    return Student.load(base_location(step), adapter, threads=step.unrecorded.threads, log=step.log)
+
+
+def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
+    """(flow groups, texts) of the distinct flows of one side."""
+    flows = distinct_flows(
+        step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", side
+    )
+    return flows["flow_group"].tolist(), table_texts(step, flows)
+
+
+def eval_metrics(stage: str) -> dg.AssetsDefinition:
+    """The metrics asset of one stage."""
+
+    @dg.asset(
+        **COMMON, key=["eval_metrics", stage], kinds={"pytorch"}, partitions_def=grid([stage]),
+        deps=[*DATA, grid_dep(["lora_checkpoint", stage])], pool="gpu",
+        description=f"Accuracy in three views, calibration and confusion of stage {stage} on the one test set, "
+                    "by scoring every class.",
+    )
+    def metrics(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        track = context.partition_key.split("|")[1]
+        with lake.step(context) as step:
+            model, classes, seed = student(step, stage, track), step.spec.classes, step.settings.seed
+            records = step.input("evaluation_split") / "records.parquet"
+            scores, begin = {}, time.monotonic()
+            for side in ("calibration", "test"):
+                groups, texts = prompts_of(step, side)
+                scores[side] = (groups, model.score_labels(texts, classes, step.settings.answer_order))
+            seconds = time.monotonic() - begin
+            temperature = fit_temperature(side_records(records, "calibration"), *scores["calibration"], classes)
+            result = evaluate_predictions(
+                side_records(records, "test"), *scores["test"], classes, seed, temperature=temperature
+            )
+            write_predictions(step.folder / "predictions.parquet", *scores["test"], classes)
+            step.json("eval.json", result)
+            flows = sum(len(groups) for groups, _ in scores.values())
+            step.json("timing.json", {"flows": flows, "seconds": seconds}, volatile=True)
+            show(step, result, f"{track} {stage}")
+        return step.result()
+
+    return metrics
+
+
+def show(step: Step, result: dict, title: str) -> None:
+    """Figures and headline of an evaluation on the asset's page."""
+    for view, facts in result["views"].items():
+        if facts is not None:
+            step.note(**{f"accuracy_{view}": facts["accuracy"], f"macro_f1_{view}": facts["macro_f1"],
+                         f"ceiling_{view}": facts["ceiling"]})
+    distinct = result["views"]["distinct"]
+    step.table("per_class", [{"class": name, **facts} for name, facts in distinct["per_class"].items()])
+    step.png("confusion.png", figures.confusion(distinct["confusion"], result["classes"], title), f"Confusion, {title}")
+    calibrated = (distinct.get("calibrated") or {}).get("reliability")
+    step.png("reliability.png", figures.reliability(distinct["reliability"], calibrated), f"Reliability, {title}")
+
+
+def explanation_quality(stage: str) -> dg.AssetsDefinition:
+    """The explanation asset of one stage."""
+
+    @dg.asset(
+        **COMMON, key=["explanation_quality", stage], kinds={"pytorch"}, partitions_def=grid([stage]),
+        deps=[*DATA, grid_dep(["lora_checkpoint", stage])], pool="gpu",
+        description=f"Explanations that students of stage {stage} write for test flows, scored by rule: numbers "
+                    "grounded, features real, directions true, label as scored.",
+    )
+    def quality(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        track = context.partition_key.split("|")[1]
+        with lake.step(context) as step:
+            model, classes = student(step, stage, track), step.spec.classes
+            _, texts = prompts_of(step, "test")
+            picked = np.random.default_rng(step.settings.seed).permutation(len(texts))[: step.settings.explained_flows]
+            chosen = [texts[i] for i in sorted(picked)]
+            labels = [classes[i] for i in model.score_labels(chosen, classes, step.settings.answer_order).argmax(1)]
+            answers = model.explain(chosen, max_new_tokens=step.settings.explanation_words * 8, log=step.log)
+            result = judge(chosen, answers, labels, classes)
+            step.json("quality.json", result)
+            step.note(**{key: value for key, value in result["aggregate"].items() if value is not None})
+            step.table("examples", [
+                {"scored": label, "answer": answer} for label, answer in list(zip(labels, answers, strict=True))[:5]
+            ])
+        return step.result()
+
+    return quality
+
+
+metrics_assets = [eval_metrics(stage) for stage in STAGES]
+quality_assets = [explanation_quality(stage) for stage in STAGES]
+
+
+@dg.asset(**COMMON, kinds={"pytorch"}, deps=[*DATA, *(["lora_checkpoint", stage] for stage in STAGES)], pool="gpu")
+def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """The ladder of optimisations, rung by rung, on the checkpoint of the largest stage made."""
+    with lake.step(context) as step:
+        made = step.made("lora_checkpoint")
+        if not made:
+            raise dg.Failure("no lora_checkpoint has been made yet", allow_retries=False)
+        stages = sorted((a.partition.split("|") for a in made), key=lambda p: (STAGES.index(p[0]), p[1] == "original"))
+        stage, track = stages[-1]
+        _, texts = prompts_of(step, "test")
+        rungs = ladder(
+            base_location(step), step.input(f"lora_checkpoint/{stage}", f"{stage}|{track}"), texts[:256],
+            step.spec.classes, order=step.settings.answer_order, threads=step.unrecorded.threads, log=step.log,
+        )
+        step.json("inference.json", {"stage": stage, "track": track, "rungs": rungs}, volatile=True)
+        step.table("ladder", rungs)
+        step.png("ladder.png", figures.inference_ladder(rungs), "Time a flow, rung by rung")
+    return step.result()

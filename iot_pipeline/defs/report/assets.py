@@ -1,0 +1,130 @@
+"""Group report: tracks and baselines in one table, cost, claims, the paper report, model cards.
+
+Belongs here: `track_comparison`, `cost_report`, `claims_audit`, `paper_report`, `model_card`. Does not belong here:
+their content (iot_pipeline.reporting).
+"""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from iot_pipeline.defs.partitions import STAGES, TRACKS
+from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.evaluation.evaluate import compare_predictions
+from iot_pipeline.evaluation.predictions import read_predictions
+from iot_pipeline.flows.pool import side_records
+from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.store import ArtefactId
+from iot_pipeline.reporting import cards, claims, comparison, cost, figures, measured, report
+from iot_pipeline.reporting.gather import gather
+
+COMMON = {"group_name": "report", "owners": ["team:paper"], "code_version": "1"}
+QUALITY = ["dedup_report", "label_conflicts", "dataset_mismatch", "flow_profile", "attack_patterns", "sample_comparison"]
+SPLITS = ["evaluation_split", "training_order", "leakage_report"]
+EVALUATIONS = [dg.AssetKey([name, stage]) for name in ("eval_metrics", "explanation_quality") for stage in STAGES]
+CHECKPOINTS = [dg.AssetKey(["lora_checkpoint", stage]) for stage in STAGES]
+EVERYTHING = [
+    "raw_flows", "flows", *QUALITY, *SPLITS, "automl_baseline", "prompt", *TRACKS, "base_model", "training_split",
+    *CHECKPOINTS, *EVALUATIONS, "inference_benchmark",
+]
+
+@dg.asset(
+    **COMMON, kinds={"markdown"},
+    deps=["evaluation_split", "automl_baseline", *(key for key in EVALUATIONS if key.path[0] == "eval_metrics")],
+)
+def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Every track and baseline at every stage made, in three views, with intervals, ceilings and paired tests."""
+    with lake.step(context) as step:
+        known = gather(step.inputs("eval_metrics") | step.inputs("automl_baseline"))
+        result = comparison.track_comparison(
+            known.get("evaluation", {}), known.get("baselines", {}), paired_tracks(step)
+        )
+        result["table"] = comparison.results_table(result)
+        step.json("track_comparison.json", result)
+        step.table("results", result["table"])
+        step.metadata["verdicts"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in result["verdicts"]))
+        step.png("accuracy.png", figures.accuracy(result), "Accuracy with intervals by track and baseline")
+    return step.result()
+
+def paired_tracks(step: Step) -> list[dict[str, Any]]:
+    """A paired test of each two tracks at each stage that has both."""
+    made = [a for a in step.made("eval_metrics")]
+    records = side_records(step.input("evaluation_split") / "records.parquet", "test")
+    classes, found = step.spec.classes, []
+    for first, second in itertools.combinations(made, 2):
+        if first.asset != second.asset:
+            continue
+        one, other = (
+            read_predictions(step.input(a.asset, a.partition) / "predictions.parquet", classes)
+            for a in (first, second)
+        )
+        test = compare_predictions(records, one, other, classes, step.settings.seed)
+        stage = first.partition.split("|")[0]
+        found.append({"stage": stage, "first": first.partition.split("|")[1],
+                      "second": second.partition.split("|")[1], **test})
+    return found
+
+@dg.asset(**COMMON, kinds={"markdown"}, deps=TRACKS)
+def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Requests, tokens and dollars of each track's increments, beside what the prior work paid."""
+    with lake.step(context) as step:
+        usage = {
+            artefact.partition: json.loads((folder / "usage.json").read_text())
+            for track in TRACKS for artefact, folder in step.inputs(track).items()
+        }
+        result = cost.cost_report(usage, claims.claimed_costs())
+        step.json("cost_report.json", result, volatile=True)
+        step.table("cost", result["rows"])
+        step.png("cost.png", figures.cost(result), "Dollars by track")
+    return step.result()
+
+def whole_lake(step: Step, without: set[str]) -> dict[ArtefactId, Path]:
+    """Folders of every artefact made so far, each an input, but for those of the assets in `without`."""
+    names = ["raw_flows", "flows", *QUALITY, *SPLITS, "automl_baseline", "prompt", *TRACKS, "base_model",
+             "training_split", "lora_checkpoint", "eval_metrics", "explanation_quality", "inference_benchmark",
+             "track_comparison", "cost_report", "claims_audit"]
+    found: dict[ArtefactId, Path] = {}
+    for name in names:
+        if name not in without:
+            found |= step.inputs(name)
+    return found
+
+def about(step: Step) -> dict[str, Any]:
+    """What a reader must know of the data set."""
+    spec = step.spec
+    return {name: getattr(spec, name) for name in ("name", "title", "citation", "doi", "licence")}
+
+@dg.asset(**COMMON, kinds={"markdown"}, deps=[*EVERYTHING, "track_comparison", "cost_report"])
+def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Every claim of the prior work beside what was measured here, with a computed verdict."""
+    with lake.step(context) as step:
+        context_ = gather(whole_lake(step, {"claims_audit"}), about(step))
+        found, conditions = measured.collect(context_)
+        audit = claims.claims_audit(claims.load_claims(), found, conditions)
+        step.json("claims_audit.json", audit)
+        step.table("claims", [{k: row[k] for k in ("id", "text", "verdict")} for row in audit])
+    return step.result()
+
+@dg.asset(**COMMON, kinds={"html", "markdown"}, deps=[*EVERYTHING, "track_comparison", "cost_report", "claims_audit"])
+def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """The report: results, data, leakage, tracks, training, explanations, cost, claims, lineage. HTML and Markdown."""
+    with lake.step(context) as step:
+        report.paper_report(gather(whole_lake(step, set()), about(step)), step.folder)
+        step.volatile("report.html", "report.md")  # figures depend on the machine's fonts
+        step.metadata["report"] = dg.MetadataValue.path(str(step.lake.folder(step.artefact) / "report.html"))
+    return step.result()
+
+@dg.asset(**COMMON, kinds={"markdown", "huggingface"}, deps=[*EVERYTHING, "track_comparison"])
+def model_card(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """A model card for every checkpoint: what it is, data, training, evaluation, limits, licence."""
+    with lake.step(context) as step:
+        known = gather(whole_lake(step, {"claims_audit", "cost_report"}), about(step))
+        written = 0
+        for key in sorted(known.get("training", {})):
+            write_text(step.folder / f"{key.replace('|', '-')}.md", cards.model_card(known, key))
+            written += 1
+        step.note(cards=written)
+    return step.result()

@@ -1,0 +1,280 @@
+"""The student at work: classes by scoring the candidates, explanations by batched generation.
+
+Belongs here: the model's answers to prompts. Does not belong here: metrics and calibration (evaluation/).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.sft.tensors import LABEL_LINE
+from iot_pipeline.sft.tokenizer import END_OF_TURN, first_line, load_tokenizer, pad_id, prompt_text
+
+_STOP = -1  # in the tree of names: the name ends here though another goes on
+
+
+@dataclass
+class Student:
+    """A loaded base with its adapter, ready to answer; `tokens_read` counts what scoring has computed."""
+
+    model: Any
+    tokenizer: Any
+    device: Any
+    pad: int
+    tokens_read: int = 0
+
+    @classmethod
+    def load(
+        cls,
+        base: str | Path,
+        adapter: Path | None,
+        device: str = "auto",
+        threads: int | None = None,
+        dtype: str = "auto",
+        merge: bool = True,
+    ) -> Student:
+        """Load `base` (folder or hub id) with `adapter` (folder; None: the base alone), from safetensors only.
+
+        `device` and `dtype` "auto": a GPU in bf16 where there is one, else the CPU in fp32. `merge` adds the
+        adapter into the weights, which is faster and gives the same answers. UserError if a part is missing.
+        """
+        import torch
+        from peft import PeftModel
+
+        from iot_pipeline.training.model import load_base
+
+        if threads:
+            torch.set_num_threads(threads)
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        place = torch.device(name)
+        kind = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(dtype)
+        if kind is None:
+            kind = torch.bfloat16 if place.type == "cuda" else torch.float32
+        model = load_base(str(base), kind, device=place)
+        if adapter is not None:
+            if not (adapter / "adapter_model.safetensors").is_file():
+                raise UserError(f"{adapter}: no adapter_model.safetensors; train this track and stage first")
+            try:
+                model = PeftModel.from_pretrained(model, adapter)
+            except (RuntimeError, ValueError, json.JSONDecodeError) as error:
+                raise UserError(f"{adapter}: does not fit the base {base}: {first_line(error)}") from error
+            if merge:
+                model = model.merge_and_unload()
+        model.to(kind)
+        model.eval()
+        tokenizer = load_tokenizer(base)
+        return cls(model, tokenizer, place, pad_id(tokenizer))
+
+    def score_labels(
+        self,
+        prompts: Sequence[str],
+        classes: Sequence[str],
+        order: str = "label_first",
+        batch_tokens: int = 8192,
+        log: Callable[[str], None] | None = None,
+    ) -> np.ndarray:
+        """float64 [prompts, classes]: log-probability of each class, normalised over the classes.
+
+        `prompts` are flow texts. The model reads the prompt and `CLASSIFICATION:` once; names that are one token
+        are scored there, longer ones exactly, token by token along a tree of the names, on the kept attention
+        keys. Where one name's tokens begin another's, it gets the probability that the other does not go on.
+        The same text is read once however often it occurs. `order` must be "label_first": with the explanation
+        first there is no label to score before one is written.
+        """
+        import torch
+
+        if order != "label_first":
+            raise UserError("label scoring needs IOT_ANSWER_ORDER=label_first: the class must come before its reasons")
+        if not classes or len(set(classes)) != len(classes):
+            raise UserError("classes to score: give at least one, and each once")
+        tree = _tree([self._ids(f" {name}") for name in classes])
+        distinct = {text: place for place, text in enumerate(dict.fromkeys(prompts))}
+        ids = [self._ids(prompt_text(self.tokenizer, text) + LABEL_LINE) for text in distinct]
+        scores = np.empty((len(ids), len(classes)))
+        started = last = time.perf_counter()
+        done = 0
+        with torch.inference_mode():
+            for rows in _buckets([len(row) for row in ids], batch_tokens):
+                scores[rows] = self._score([ids[row] for row in rows], tree, len(classes))
+                self.tokens_read += sum(len(ids[row]) for row in rows)
+                done += len(rows)
+                now = time.perf_counter()
+                if log and (now - last > 5 or done == len(ids)):
+                    last = now
+                    log(
+                        f"scored {done:,} of {len(ids):,} distinct flows ({len(prompts):,} rows), "
+                        f"{done / (now - started):,.0f} flows/s"
+                    )
+        scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
+        return scores[[distinct[text] for text in prompts]] if len(prompts) else scores
+
+    def explain(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 256,
+        batch: int = 32,
+        answers: Sequence[str] | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """Answers to flow texts, by greedy generation in batches; each ends where the model ends its turn.
+
+        `answers` are beginnings of the answers (for example `CLASSIFICATION: <scored class>\\n`), kept in what
+        is returned. An answer that did not end within `max_new_tokens` is returned as it stands.
+        """
+        given = list(answers) if answers is not None else [""] * len(prompts)
+        return [
+            head + text
+            for head, (text, _ended) in zip(given, self._generate(prompts, given, max_new_tokens, batch, log), strict=True)
+        ]
+
+    def explain_ended(
+        self, prompts: Sequence[str], max_new_tokens: int = 256, batch: int = 32, answers: Sequence[str] | None = None
+    ) -> list[tuple[str, bool]]:
+        """As `explain`, and whether each answer ended by itself."""
+        given = list(answers) if answers is not None else [""] * len(prompts)
+        found = self._generate(prompts, given, max_new_tokens, batch, None)
+        return [(head + text, ended) for head, (text, ended) in zip(given, found, strict=True)]
+
+    def _generate(
+        self,
+        prompts: Sequence[str],
+        heads: Sequence[str],
+        max_new_tokens: int,
+        batch: int,
+        log: Callable[[str], None] | None,
+    ) -> list[tuple[str, bool]]:
+        import torch
+
+        end = int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN))
+        ids = [
+            self._ids(prompt_text(self.tokenizer, text) + head) for text, head in zip(prompts, heads, strict=True)
+        ]
+        order = sorted(range(len(ids)), key=lambda place: (len(ids[place]), place))
+        out: list[tuple[str, bool]] = [("", False)] * len(ids)
+        started = time.perf_counter()
+        for first in range(0, len(order), batch):
+            rows = order[first : first + batch]
+            width = max(len(ids[row]) for row in rows)
+            tokens = torch.full((len(rows), width), self.pad, dtype=torch.long)
+            mask = torch.zeros((len(rows), width), dtype=torch.long)
+            for place, row in enumerate(rows):  # on the left, so that every row goes on at the same place
+                tokens[place, width - len(ids[row]) :] = torch.tensor(ids[row])
+                mask[place, width - len(ids[row]) :] = 1
+            with torch.inference_mode():
+                made = self.model.generate(
+                    input_ids=tokens.to(self.device),
+                    attention_mask=mask.to(self.device),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    eos_token_id=end,
+                    pad_token_id=self.pad,
+                )
+            for row, answer in zip(rows, made[:, width:].tolist(), strict=True):
+                ended = end in answer
+                text = self.tokenizer.decode(answer[: answer.index(end)] if ended else answer, skip_special_tokens=True)
+                out[row] = (text, ended)
+            if log:
+                done = min(first + batch, len(order))
+                log(f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second")
+        return out
+
+    def _score(self, ids: list[list[int]], tree: dict[tuple[int, ...], _Node], classes: int) -> np.ndarray:
+        """float64 [rows, classes]: summed log-probabilities of the names' tokens."""
+        import torch
+
+        lengths = torch.tensor([len(row) for row in ids], device=self.device)
+        batch = torch.full((len(ids), int(lengths.max())), self.pad, dtype=torch.long)
+        for place, row in enumerate(ids):
+            batch[place, : len(row)] = torch.tensor(row)
+        deeper = [prefix for prefix in tree if prefix]
+        body = getattr(self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model, "model")
+        head = self.model.get_output_embeddings()
+        made = body(input_ids=batch.to(self.device), use_cache=bool(deeper))
+        at = torch.arange(len(ids), device=self.device)
+        logs = head(made.last_hidden_state[at, lengths - 1]).float().log_softmax(-1).double()
+        out = torch.zeros((len(ids), classes), dtype=torch.float64, device=self.device)
+        self._add(out, logs, tree[()])
+        if deeper:
+            self._follow(out, made.past_key_values, lengths, deeper, tree, body, head)
+        return out.cpu().numpy()
+
+    @staticmethod
+    def _add(out: Any, logs: Any, node: _Node) -> None:
+        """Add the log-probabilities `logs` [rows, vocabulary] of a prefix's next tokens to the names behind it."""
+        import torch
+
+        onward = [token for token in node if token != _STOP]
+        for token in onward:
+            out[:, node[token]] += logs[:, [token]]
+        if _STOP in node and onward:
+            goes_on = logs[:, onward].exp().sum(dim=1, keepdim=True).clamp(max=1 - 1e-12)
+            out[:, node[_STOP]] += torch.log1p(-goes_on)
+
+    def _follow(
+        self, out: Any, cache: Any, lengths: Any, prefixes: list[tuple[int, ...]], tree: Any, body: Any, head: Any
+    ) -> None:
+        """Read each prefix of two or more names behind every prompt, on a copy of the prompts' keys and values."""
+        import copy
+
+        import torch
+
+        width = int(lengths.max())
+        rows = len(lengths)
+        # Padding lies between a prompt and its continuation: it is masked, and positions go on from the prompt.
+        seen = torch.arange(width, device=self.device)[None, :] < lengths[:, None]
+        groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        for prefix in prefixes:  # one pass serves every prefix that lies on the way to another
+            leaf = max((other for other in prefixes if other[: len(prefix)] == prefix), key=len)
+            groups.setdefault(leaf, []).append(prefix)
+        for leaf, on_the_way in groups.items():
+            tokens = torch.tensor(leaf, device=self.device).expand(rows, -1)
+            mask = torch.cat([seen, torch.ones((rows, len(leaf)), dtype=torch.bool, device=self.device)], dim=1)
+            positions = lengths[:, None] + torch.arange(len(leaf), device=self.device)
+            hidden = body(
+                input_ids=tokens,
+                attention_mask=mask.long(),
+                position_ids=positions,
+                past_key_values=copy.deepcopy(cache),
+                use_cache=True,
+            ).last_hidden_state
+            for prefix in on_the_way:
+                logs = head(hidden[:, len(prefix) - 1]).float().log_softmax(-1).double()
+                self._add(out, logs, tree[prefix])
+
+    def _ids(self, text: str) -> list[int]:
+        return [int(value) for value in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+_Node = dict[int, list[int]]
+
+
+def _tree(names: list[list[int]]) -> dict[tuple[int, ...], _Node]:
+    """For each token prefix of a name that more follows: next token, or _STOP, -> names that have it there."""
+    tree: dict[tuple[int, ...], _Node] = {}
+    for number, name in enumerate(names):
+        for depth, token in enumerate(name):
+            tree.setdefault(tuple(name[:depth]), {}).setdefault(token, []).append(number)
+    for number, name in enumerate(names):
+        if tuple(name) in tree:
+            tree[tuple(name)][_STOP] = [number]
+    return tree
+
+
+def _buckets(lengths: list[int], batch_tokens: int) -> list[list[int]]:
+    """Rows of similar length together, each batch at most `batch_tokens` padded tokens."""
+    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    batches: list[list[int]] = []
+    for row in order:
+        if batches and lengths[row] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

@@ -1,0 +1,197 @@
+"""The prior work's claims beside what was measured here, each with a verdict that follows from the numbers.
+
+Belongs here: claims.yaml, its reading, the verdicts, parameter counts. Does not belong here: getting the
+measurements out of artefacts (measured.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.reporting import tables
+from iot_pipeline.reporting.tables import Column
+
+CLAIMS = Path(__file__).parent / "claims.yaml"
+HOLDS, FAILS, INCOMPARABLE, UNMEASURED = "holds", "does not hold", "cannot be compared", "not measured here"
+# What has to be true of a lake before a claim can be judged in it, and what to say where it is not.
+CONDITIONS = {
+    "real_flows": "the flows are not the real Farm-Flow table",
+    "gpt_teacher": "the answers are not gpt-4o-mini's",
+    "qwen_base": "the student is not built on Qwen2.5-1.5B",
+    "stage_all": "the tracks were not made at stage ALL",
+    "row_split": "the claim was measured on a split by row, this figure on flows that share no prompt with training",
+    "gpu": "no GPU was used",
+    "paper_protocol": "the protocol `paper` was not run",
+}
+
+
+class Claim(BaseModel):
+    """One entry of claims.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    topic: str
+    kind: Literal["claim", "finding"] = "claim"
+    text: str
+    figure: float | dict[str, float] | None = None
+    unit: str = ""
+    source: str
+    measure: str | None = None
+    rule: Literal["equal", "at_least", "at_most", "below", "none"]
+    tolerance: float = 0.0
+    needs: list[Literal["real_flows", "gpt_teacher", "qwen_base", "stage_all", "row_split", "gpu", "paper_protocol"]] = []
+    missing: str = "the artefact that would show it has not been materialised in this lake"
+    reason: str = ""
+
+
+def load_claims(path: Path = CLAIMS) -> list[Claim]:
+    """The claims of a YAML file, in its order; UserError naming file and entry if one is malformed or repeated."""
+    try:
+        claims = [Claim(**entry) for entry in yaml.safe_load(path.read_text())]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+    seen: set[str] = set()
+    for claim in claims:
+        if claim.id in seen:
+            raise UserError(f"{path}: the id {claim.id} occurs twice; give each claim its own")
+        seen.add(claim.id)
+    return claims
+
+
+def claims_audit(
+    claims: Sequence[Claim], measured: Mapping[str, Mapping[str, Any]], met: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Each claim beside its measurement.
+
+    measured: key -> {value (number or {name: number}), where (asset), note (optional)}; met: the CONDITIONS that
+    hold. Returns rows {id, topic, kind, text, claimed, unit, source, measured, where, verdict, why}; claimed and
+    measured are values, None where absent.
+    """
+    rows = []
+    for claim in claims:
+        found = measured.get(claim.measure) if claim.measure else None
+        verdict, why = judge(claim, found, met)
+        rows.append(
+            {
+                "id": claim.id,
+                "topic": claim.topic,
+                "kind": claim.kind,
+                "text": claim.text,
+                "claimed": claim.figure,
+                "unit": claim.unit,
+                "source": claim.source,
+                "measured": found["value"] if found else None,
+                "where": found["where"] if found else None,
+                "verdict": verdict,
+                "why": why,
+            }
+        )
+    return rows
+
+
+def judge(claim: Claim, found: Mapping[str, Any] | None, met: Collection[str]) -> tuple[str, str]:
+    """(verdict, one reason) of a claim and its measurement."""
+    if found is None:
+        return UNMEASURED, claim.missing
+    note = found.get("note") or ""
+    unmet = [CONDITIONS[name] for name in claim.needs if name not in met]
+    if unmet:
+        return INCOMPARABLE, "; ".join([*unmet, *([note] if note else [])])
+    if claim.rule == "none" or claim.figure is None:
+        return INCOMPARABLE, "; ".join(part for part in (claim.reason, note) if part)
+    pairs = _pairs(claim.figure, found["value"])
+    wrong = [(name, wanted, value) for name, wanted, value in pairs if not _passes(claim, wanted, value)]
+    if not wrong:
+        return HOLDS, note
+    name, wanted, value = max(wrong, key=lambda item: abs((item[2] or 0) - item[1]))
+    subject = f"{name}: " if name else ""
+    return FAILS, "; ".join(
+        part for part in (f"{subject}claimed {show(wanted, claim.unit)}, found {show(value, claim.unit)}", note) if part
+    )
+
+
+def _pairs(claimed: float | dict[str, float], value: Any) -> list[tuple[str, float, float | None]]:
+    if isinstance(claimed, dict):
+        return [(name, wanted, value.get(name)) for name, wanted in claimed.items()]
+    return [("", claimed, value)]
+
+
+def _passes(claim: Claim, wanted: float, value: float | None) -> bool:
+    if value is None:
+        return False
+    slack = claim.tolerance + 1e-12
+    return {
+        "equal": abs(value - wanted) <= slack,
+        "at_least": value >= wanted - slack,
+        "at_most": value <= wanted + slack,
+        "below": value < wanted,
+    }[claim.rule]
+
+
+def show(value: Any, unit: str) -> str:
+    """A figure as its unit asks: shares as per cent, accuracies with 4 decimals, dollars, counts."""
+    if value is None:
+        return tables.MISSING
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {show(item, unit)}" for name, item in value.items())
+    if unit.startswith("share"):
+        return tables.percent(value)
+    if unit.startswith(("accuracy", "macro-F1", "nats")):
+        return tables.accuracy(value)
+    if unit == "US dollars":
+        return tables.dollars(value)
+    if unit == "seconds":
+        return f"{value:.4g} s"
+    return tables.number(value)
+
+
+def columns() -> list[Column]:
+    """Columns of the audit's table; feed it with `shown_rows`."""
+    return [
+        Column("text", "claim"),
+        Column("claimed", numeric=True),
+        Column("measured", "measured here", numeric=True),
+        Column("verdict"),
+        Column("why"),
+        Column("where", "measured in"),
+        Column("source"),
+    ]
+
+
+def shown_rows(audit: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the audit with figures as text, ready for tables.py."""
+    return [
+        {
+            **row,
+            "claimed": show(row["claimed"], row["unit"]),
+            "measured": show(row["measured"], row["unit"]),
+            "row_class": {HOLDS: "holds", FAILS: "fails"}.get(row["verdict"], "open"),
+        }
+        for row in audit
+    ]
+
+
+def qwen2_parameters(
+    hidden: int = 1536,
+    intermediate: int = 8960,
+    layers: int = 28,
+    heads: int = 12,
+    kv_heads: int = 2,
+    vocabulary: int = 151_936,
+    r: int = 16,
+) -> tuple[int, int]:
+    """(trainable, all) parameters of a Qwen2 with tied embeddings and LoRA of rank r on q, k, v and o."""
+    kv = hidden // heads * kv_heads
+    projections = [(hidden, hidden), (hidden, kv), (hidden, kv), (hidden, hidden)]
+    lora = layers * sum(r * (into + out) for into, out in projections)
+    biases = hidden + 2 * kv  # q, k and v have one, o has none
+    layer = sum(into * out for into, out in projections) + biases + 3 * hidden * intermediate + 2 * hidden
+    return lora, vocabulary * hidden + layers * layer + hidden + lora

@@ -1,0 +1,167 @@
+"""Reads the artefacts of a lake into the one structure (`context`) that reports, cards and the audit are made from.
+
+Belongs here: which file of which artefact goes where. Does not belong here: what a report says about it.
+
+Keys of a context, each absent where its artefact is: used (settings that the artefacts were made with), labels
+(provenance sentences), spec (name, title, citation, doi, licence), dedup_report, label_conflicts, dataset_mismatch,
+flow_profile and sample_comparison (summary and `table`: rows), attack_patterns, evaluation_split, training_order,
+leakage_report, base_model, inference_benchmark, track_comparison, cost_report, claims_audit; by `stage|track`:
+tracks (report, usage, examples), tensors, training (training.json and `curve`), evaluation, explanations; baselines
+(stage -> model -> evaluation), prompts (track -> text, version), lineage (rows).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.lake.store import MANIFEST, ArtefactId
+
+SINGLE = {
+    "dedup_report": "dedup_report.json",
+    "label_conflicts": "label_conflicts.json",
+    "dataset_mismatch": "dataset_mismatch.json",
+    "flow_profile": "flow_profile.json",
+    "attack_patterns": "attack_patterns.json",
+    "sample_comparison": "sample_comparison.json",
+    "evaluation_split": "split.json",
+    "training_order": "order.json",
+    "leakage_report": "leakage.json",
+    "base_model": "base.json",
+    "inference_benchmark": "inference.json",
+    "track_comparison": "track_comparison.json",
+    "cost_report": "cost_report.json",
+    "claims_audit": "claims_audit.json",
+}
+TABLES = {"flow_profile": "flow_profile.parquet", "sample_comparison": "sample_comparison.parquet"}
+TRACKS = ("original", "paraphrased", "feature_varied")
+EXAMPLES = 3
+
+
+def gather(folders: Mapping[ArtefactId, Path], spec: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The context of the artefacts in `folders`; spec: {name, title, citation, doi, licence} of the data set."""
+    context: dict[str, Any] = {"spec": dict(spec or {})}
+    manifests: dict[str, dict[str, Any]] = {}
+    for artefact, folder in sorted(folders.items()):
+        manifests[f"{artefact.asset}@{artefact.partition}"] = _json(folder / MANIFEST)
+        _read(context, artefact, folder)
+    context["used"] = used_settings(manifests)
+    context["labels"] = list(
+        dict.fromkeys(label for record in manifests.values() if (label := record["provenance"].get("label")))
+    )
+    context["lineage"] = lineage(manifests)
+    return context
+
+
+def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
+    """Put what one artefact holds into its place in `context`."""
+    asset, key = artefact.asset.split("/")[0], artefact.partition
+    if asset in SINGLE and (folder / SINGLE[asset]).is_file():
+        context[asset] = _json(folder / SINGLE[asset])
+        if asset in TABLES and (folder / TABLES[asset]).is_file():
+            context[asset]["table"] = _rows(folder / TABLES[asset])
+    elif asset == "automl_baseline":
+        context.setdefault("baselines", {})[key] = {
+            path.stem.removeprefix("eval_"): _json(path) for path in sorted(folder.glob("eval_*.json"))
+        }
+    elif asset == "prompt":
+        version = _json(folder / MANIFEST)["data_version"]
+        context.setdefault("prompts", {})[key] = {"text": (folder / "prompt.md").read_text(), "version": version}
+    elif asset in TRACKS:
+        context.setdefault("tracks", {})[key] = {
+            **_optional(folder / "report.json", "report"),
+            **_optional(folder / "usage.json", "usage"),
+            "examples": _examples(folder / "track.jsonl"),
+        }
+    elif asset == "training_split":
+        context.setdefault("tensors", {})[key] = _json(folder / "stats.json")
+    elif asset == "lora_checkpoint":
+        curve = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
+        context.setdefault("training", {})[key] = {**_json(folder / "training.json"), "curve": curve}
+    elif asset == "eval_metrics":
+        context.setdefault("evaluation", {})[key] = _json(folder / "eval.json")
+    elif asset == "explanation_quality":
+        context.setdefault("explanations", {})[key] = _json(folder / "quality.json")
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _optional(path: Path, name: str) -> dict[str, Any]:
+    return {name: _json(path)} if path.is_file() else {}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    return list(pq.read_table(path).to_pylist())
+
+
+def _examples(path: Path) -> list[dict[str, str]]:
+    """The first rows of a track's JSONL whose answers differ: {prompt, answer}."""
+    if not path.is_file():
+        return []
+    seen: dict[str, dict[str, str]] = {}
+    with path.open() as lines:
+        for line in islice(lines, 200):
+            user, assistant = json.loads(line)["messages"]
+            label = next((part for part in assistant["content"].split("\n") if part.startswith("CLASSIFICATION:")), "")
+            seen.setdefault(label, {"prompt": user["content"], "answer": assistant["content"]})
+    return list(seen.values())[:EXAMPLES]
+
+
+def used_settings(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Name -> value of every setting that any artefact read; the last artefact in order wins where they differ."""
+    return {
+        name.removeprefix("setting "): value
+        for record in manifests.values()
+        for name, value in record["settings"].items()
+        if name.startswith("setting ")
+    }
+
+
+def lineage(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row an artefact: asset, partition, data_version, code_version, prompts, inputs, settings, seed, commit, run.
+
+    prompts: versions of the prompts among its inputs and theirs, all the way up; seed and settings: its own.
+    """
+    rows = []
+    for key, record in manifests.items():
+        settings = {
+            name.removeprefix("setting "): value
+            for name, value in record["settings"].items()
+            if name.startswith("setting ")
+        }
+        prompts = sorted(item for item in _upstream(key, manifests) if item.startswith("prompt@"))
+        rows.append(
+            {
+                "asset": record["asset"],
+                "partition": record["partition"],
+                "data_version": record["data_version"],
+                "code_version": record["code_version"],
+                "prompts": {item.removeprefix("prompt@"): manifests[item]["data_version"] for item in prompts},
+                "inputs": dict(record["inputs"]),
+                "seed": settings.pop("seed", None),
+                "settings": settings,
+                "code_commit": record["provenance"].get("code_commit"),
+                "run_id": record["provenance"].get("run_id"),
+            }
+        )
+    return rows
+
+
+def _upstream(key: str, manifests: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Keys of everything that `key` is made of, itself included, as far as it is known."""
+    found: set[str] = set()
+    todo = [key]
+    while todo:
+        name = todo.pop()
+        if name in found or name not in manifests:
+            continue
+        found.add(name)
+        todo += list(manifests[name]["inputs"])
+    return found

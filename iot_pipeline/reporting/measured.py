@@ -1,0 +1,134 @@
+"""The measurements that claims are set beside, taken out of the artefacts of a lake.
+
+Belongs here: which figure of which artefact answers which claim. Does not belong here: verdicts (claims.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from iot_pipeline.reporting.claims import qwen2_parameters
+from iot_pipeline.reporting.comparison import split_key
+
+Context = Mapping[str, Any]
+Measured = dict[str, dict[str, Any]]
+
+
+def collect(context: Context) -> tuple[Measured, set[str]]:
+    """(key -> {value, where, note}, conditions that hold) from a report's context (gather.py); absent parts are skipped."""
+    found: Measured = {}
+    used = context.get("used") or {}
+    note = "measured on simulated flows" if simulated(used) else f"measured on {used.get('dataset', 'this data set')}"
+
+    def put(key: str, value: Any, where: str, text: str = note) -> None:
+        if value is not None:
+            found[key] = {"value": value, "where": where, "note": text}
+
+    trainable, total = qwen2_parameters()
+    put("qwen_lora_parameters", trainable, "arithmetic on the published shape", "")
+    put("qwen_total_parameters", total, "arithmetic on the published shape", "")
+    _data(context, put)
+    _models(context, put)
+    _answers(context, put)
+    return found, conditions(context)
+
+
+def simulated(used: Mapping[str, Any]) -> bool:
+    """Whether the flows were simulated."""
+    return used.get("source") == "simulate"
+
+
+def conditions(context: Context) -> set[str]:
+    """Which of claims.CONDITIONS hold, by the settings that the artefacts were made with."""
+    used = context.get("used") or {}
+    base = str(used.get("base_model") or "")
+    tracks = context.get("tracks") or {}
+    checks = {
+        "real_flows": used.get("dataset") == "farm_flow" and not simulated(used),
+        "gpt_teacher": used.get("teacher") == "openai" and "gpt-4o-mini" in str(used.get("teacher_model") or "gpt-4o-mini"),
+        "qwen_base": "qwen2.5-1.5b" in base.lower(),
+        "stage_all": any(split_key(key)[0] == "ALL" for key in tracks),
+        "gpu": "cuda" in str((context.get("inference_benchmark") or {}).get("device", "")),
+    }
+    return {name for name, holds in checks.items() if holds}
+
+
+def _data(context: Context, put: Any) -> None:
+    if report := context.get("dedup_report"):
+        put("rows", report["rows"], "dedup_report")
+        put("duplicate_share", report["raw"]["duplicate_share"], "dedup_report")
+        put("distinct_flows", report["raw"]["distinct"], "dedup_report")
+        by_class = {name: facts["duplicate_share_raw"] for name, facts in report["by_class"].items()}
+        put("duplicate_share_by_class", by_class, "dedup_report")
+    if report := context.get("dataset_mismatch"):
+        for item in [*report["findings"], *report["agreements"]]:
+            if item["kind"] == "facts" and item["what"].startswith("sum of class_rows_prior_work"):
+                put("prior_class_table_sum", item["found"], "dataset_mismatch", "the published table, added up")
+    if report := context.get("label_conflicts"):
+        put("row_ceiling", report["ceilings"]["row"], "label_conflicts")
+    if report := context.get("leakage_report"):
+        put("row_split_shared_share", report["row_wise"]["shared_test_share"], "leakage_report")
+    if report := context.get("evaluation_split"):
+        put("train_pool_rows", report["rows"]["train"], "evaluation_split")
+
+
+def _models(context: Context, put: Any) -> None:
+    automl = ((context.get("baselines") or {}).get("ALL") or {}).get("automl")
+    if automl and automl["views"].get("row"):
+        put("automl_accuracy", automl["views"]["row"]["accuracy"], "automl_baseline[ALL]")
+        put("automl_macro_f1", automl["views"]["row"]["macro_f1"], "automl_baseline[ALL]")
+    scored = {
+        key: found["views"]["row"]["accuracy"]
+        for key, found in (context.get("evaluation") or {}).items()
+        if found["views"].get("row")
+    }
+    if scored:
+        best = max(scored, key=lambda key: scored[key])
+        stage, _ = split_key(best)
+        put("student_accuracy", scored[best], f"eval_metrics/{stage}[{best}]", "best track; flows unseen in training")
+    losses: dict[tuple[str, str], float] = {}
+    for key, found in (context.get("training") or {}).items():
+        loss = found["facts"].get("validation_loss")
+        if loss is not None:
+            stage, track = split_key(key)
+            losses[stage, track] = loss
+            put(
+                f"validation_loss_{track}_{stage}", loss, f"lora_checkpoint/{stage}[{key}]",
+                "here: answers only, one validation set for all tracks",
+            )  # fmt: skip
+    for track in ("paraphrased", "feature_varied"):
+        stages = [stage for stage, name in losses if name == track and (stage, "original") in losses]
+        if stages:
+            stage = stages[-1]
+            ratio = losses[stage, "original"] / losses[stage, track]
+            put(f"loss_ratio_{track}", ratio, f"lora_checkpoint/{stage}", f"at {stage}, on one common validation set")
+    shares = [stats["supervised_tokens"] / stats["tokens"] for stats in (context.get("tensors") or {}).values() if stats["tokens"]]
+    if shares:
+        put("prompt_token_share", 1 - min(shares), "training_split", "prompt and template; here none of it is in the loss")
+
+
+def _answers(context: Context, put: Any) -> None:
+    lengths: dict[str, float] = {}
+    for key, track in (context.get("tracks") or {}).items():
+        _, name = split_key(key)
+        length = track.get("answer_characters_mean")
+        if length is not None:
+            lengths[name] = length
+    for name, length in lengths.items():
+        put(f"answer_characters_{name}", length, name, "mean over the rows")
+    for row in (context.get("cost_report") or {}).get("rows", []):
+        if row["stage"] == "ALL" or not any(
+            other["stage"] == "ALL" and other["track"] == row["track"] for other in context["cost_report"]["rows"]
+        ):
+            text = f"stage {row['stage']} only" if row["stage"] != "ALL" else ""
+            put(f"cost_{row['track']}", row["billed_usd"], "cost_report", text)
+    rungs = (context.get("inference_benchmark") or {}).get("rungs") or []
+    explained = [rung for rung in rungs if rung.get("seconds_per_explanation") is not None]
+    if explained:
+        put("seconds_a_flow", explained[0]["seconds_per_explanation"], "inference_benchmark", str(explained[0]["name"]))
+    for kind in ("bf16", "int8", "int4"):
+        matching = [rung for rung in explained if kind in str(rung["name"]).lower()]
+        if matching:
+            best = min(rung["seconds_per_explanation"] for rung in matching)
+            put(f"seconds_a_flow_{kind}", best, "inference_benchmark", "")

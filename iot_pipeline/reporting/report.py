@@ -1,0 +1,84 @@
+"""The paper report: chapters put together and rendered as HTML and Markdown, each one file that needs no other.
+
+Belongs here: order of chapters, rendering, writing. Does not belong here: wording and figures of a chapter.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.reporting import sections_data, sections_student
+from iot_pipeline.reporting.blocks import Section
+
+TEMPLATES = Path(__file__).parent / "templates"
+CHAPTERS = (
+    sections_data.results, sections_data.about, sections_data.data, sections_data.split, sections_data.tracks,
+    sections_student.training, sections_student.evaluation, sections_student.explanations, sections_student.inference,
+    sections_student.costs, sections_student.audit, sections_student.limitations, sections_student.lineage,
+)  # fmt: skip
+
+
+def paper_report(context: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
+    """Write report.html and report.md into `out_dir` from a context (see gather.py; every part may be absent).
+
+    Returns {html, markdown (file names), sections, figures, missing (sentences), bytes}. Nothing in the files
+    depends on the time or the machine; a part that is absent is said to be, never invented.
+    """
+    chapters = [chapter(context) for chapter in CHAPTERS]
+    spec = context.get("spec") or {}
+    values = {
+        "title": "IoT flows, named and explained",
+        "subtitle": str(spec.get("title") or spec.get("name") or (context.get("used") or {}).get("dataset") or ""),
+        "banner": sections_data.banner(context),
+        "sections": chapters,
+        "css": (TEMPLATES / "report.css").read_text(),
+    }
+    page = render("report.html.j2", values)
+    text = render("report.md.j2", values)
+    write_text(out_dir / "report.html", page)
+    write_text(out_dir / "report.md", text)
+    blocks = [block for chapter in chapters for block in chapter.blocks]
+    return {
+        "html": "report.html",
+        "markdown": "report.md",
+        "sections": len(chapters),
+        "figures": sum(block["kind"] == "figure" for block in blocks),
+        "missing": [block["text"] for block in blocks if block["kind"] == "missing"],
+        "bytes": len(page.encode()),
+    }
+
+
+def render(name: str, values: Mapping[str, Any]) -> str:
+    """A template of `templates/` with autoescape: HTML as HTML, Markdown by the filter `md`."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["trusted"] = Markup  # only for markup made by tables.py and style.py, which escape by themselves
+    environment.filters["md"] = markdown
+    environment.filters["fence"] = fence
+    return environment.get_template(name).render(**values)
+
+
+def markdown(text: str) -> Markup:
+    """Text as Markdown shows it unchanged: no HTML, no link, no image, no emphasis from within."""
+    escaped = html.escape(" ".join(str(text).split()), quote=False)
+    for sign in "\\`*_[]|":
+        escaped = escaped.replace(sign, "\\" + sign)
+    return Markup(escaped)  # noqa: S704 - escaped above
+
+
+def fence(text: str) -> Markup:
+    """Text as an HTML pre element inside Markdown: a fence could be closed from within, this cannot."""
+    lines = html.escape(str(text)).replace("\n\n", "\n&#8203;\n")  # a blank line would end the HTML block
+    return Markup(f"<pre>{lines}</pre>")  # noqa: S704 - escaped above
+
+
+__all__ = ["Section", "markdown", "paper_report", "render"]

@@ -1,0 +1,266 @@
+"""The report's chapters from training on: evaluation, explanations, inference, cost, claims, limitations, lineage.
+
+Belongs here: what is said about students and claims. Does not belong here: data (sections_data.py), markup.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from iot_pipeline.reporting import claims, comparison, cost, figures, tables
+from iot_pipeline.reporting.blocks import Section
+from iot_pipeline.reporting.comparison import split_key
+from iot_pipeline.reporting.measured import simulated
+from iot_pipeline.reporting.tables import Column
+
+Context = Mapping[str, Any]
+
+
+def name_of(key: str) -> str:
+    """`10K|original` as people say it."""
+    stage, track = split_key(key)
+    return f"{track} {stage}"
+
+
+def training(context: Context) -> Section:
+    """Tensors, loss curves, tokens, seconds."""
+    section = Section("training", "Training")
+    base, runs, tensors = context.get("base_model"), context.get("training") or {}, context.get("tensors") or {}
+    if not base:
+        section.missing("base_model")
+    if tensors:
+        section.text(
+            "No row is truncated, the loss runs over answers only, and every row trains its label and exactly one end "
+            "of turn; the checks that say so block training."
+        )
+        section.table(
+            [{"track": split_key(key)[1], "stage": split_key(key)[0], **stats} for key, stats in tensors.items()],
+            caption="Training tensors.", asset="training_split",
+        )  # fmt: skip
+    else:
+        section.missing("training_split")
+    if not runs:
+        section.missing("lora_checkpoint")
+        return section
+    curves = {}
+    for key, run in runs.items():
+        points = list(run["curve"])
+        if run["facts"].get("validation_loss") is not None:
+            points.append({"step": run["facts"]["steps"], "validation_loss": run["facts"]["validation_loss"]})
+        curves[name_of(key)] = points
+    section.figure(
+        figures.loss_curves(curves), "Lines of training loss by optimiser step, one a track, with the validation loss",
+        "Tracks differ in their answers, so their training losses are not comparable; the validation loss is measured "
+        "on one common set.",
+        "lora_checkpoint",
+    )  # fmt: skip
+    rows = [
+        {
+            "checkpoint": name_of(key),
+            **{name: run["facts"].get(name) for name in ("rows", "steps", "tokens_read", "trainable_parameters", "total_parameters")},
+            "final_loss": run["facts"].get("final_loss"),
+            "validation_loss": run["facts"].get("validation_loss"),
+            "seconds": run["timings"]["train_seconds"],
+            "tokens_per_second": run["timings"]["tokens_per_second"],
+        }
+        for key, run in runs.items()
+    ]
+    counts = ("rows", "steps", "tokens_read", "trainable_parameters", "total_parameters", "tokens_per_second")
+    section.table(
+        rows,
+        [
+            Column("checkpoint"), *(Column(key, write=tables.whole, numeric=True) for key in counts[:-1]),
+            Column("final_loss", write=tables.accuracy, numeric=True),
+            Column("validation_loss", write=tables.accuracy, numeric=True),
+            Column("seconds", "time", tables.seconds, True), Column(counts[-1], write=tables.whole, numeric=True),
+        ],
+        "Training runs. Times are of the machine that made them.", "lora_checkpoint",
+    )  # fmt: skip
+    return section
+
+
+def evaluation(context: Context) -> Section:
+    """Confusion, reliability and classes of each track and stage."""
+    section = Section("evaluation", "Evaluation of each track")
+    found = context.get("evaluation") or {}
+    if not found:
+        section.missing("eval_metrics")
+    for key, result in found.items():
+        scored = result["views"].get("distinct")
+        asset = f"eval_metrics/{split_key(key)[0]}"
+        section.heading(name_of(key))
+        if scored is None:
+            section.text("No distinct flow was tested.")
+            continue
+        bounds = scored["intervals"]
+        section.text(
+            f"{result['groups']:,} distinct test flows. Accuracy {tables.accuracy(scored['accuracy'], *(bounds['accuracy'] or ()))}, "
+            f"macro-F1 {tables.accuracy(scored['macro_f1'], *(bounds['macro_f1'] or ()))}, ceiling {tables.accuracy(scored['ceiling'])}, "
+            f"log-loss {tables.accuracy(scored['log_loss'])}, Brier {tables.accuracy(scored['brier'])}, ECE "
+            f"{tables.accuracy(scored['ece'])}{_calibrated(result, scored)}."
+        )
+        section.figure(
+            figures.confusion(scored["confusion"], result["classes"], f"Confusion, {name_of(key)}"),
+            f"Confusion matrix of {name_of(key)}, in per cent of the true class",
+            "Distinct flows; rows are true classes.", asset,
+        )  # fmt: skip
+        after = (scored.get("calibrated") or {}).get("reliability")
+        section.figure(
+            figures.reliability(scored["reliability"], after), f"Reliability diagram of {name_of(key)}",
+            "On the dashed line, confidence equals accuracy. Bins hold equal shares of the flows.", asset,
+        )  # fmt: skip
+        section.table(
+            [{"class": name, **facts} for name, facts in scored["per_class"].items()],
+            [
+                Column("class"), *(Column(k, write=tables.accuracy, numeric=True) for k in ("precision", "recall", "f1")),
+                Column("support", "distinct flows", tables.whole, True), Column("predicted", write=tables.whole, numeric=True),
+            ],
+            f"By class, {name_of(key)}.", asset,
+        )  # fmt: skip
+    return section
+
+
+def _calibrated(result: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
+    after = scored.get("calibrated")
+    if not after:
+        return ""
+    return f" ({tables.accuracy(after['ece'])} after scaling by the temperature {result['temperature']:.3f})"
+
+
+def explanations(context: Context) -> Section:
+    """How true the students' explanations are."""
+    section = Section("explanations", "Quality of explanations")
+    found = context.get("explanations") or {}
+    if not found:
+        section.missing("explanation_quality")
+        return section
+    section.text(
+        "Checked by rule, without a judge: does every number stand in the flow, does every feature exist, is it really "
+        "above or below as said, does the text name the class that was scored. True numbers do not make an "
+        "explanation useful; that takes people."
+    )
+    rows = [{"track": split_key(key)[1], "stage": split_key(key)[0], **result["aggregate"]} for key, result in found.items()]
+    section.table(rows, caption="Means over the explained test flows.", asset="explanation_quality")
+    return section
+
+
+def inference(context: Context) -> Section:
+    """The ladder of optimisations."""
+    section = Section("inference", "Inference ladder")
+    report = context.get("inference_benchmark")
+    if not report:
+        section.missing("inference_benchmark")
+        return section
+    rungs = report["rungs"]
+    section.text(f"Measured with the student {report['track']} {report['stage']} on one machine; other machines differ.")
+    section.figure(
+        figures.inference_ladder(rungs), "Bars of milliseconds a flow by rung on a log axis",
+        "Each rung names what changed.", "inference_benchmark",
+    )  # fmt: skip
+    section.table(rungs, caption="Every rung.", asset="inference_benchmark")
+    return section
+
+
+def costs(context: Context) -> Section:
+    """What the answers cost."""
+    section = Section("cost", "Cost")
+    report = context.get("cost_report")
+    if not report:
+        section.missing("cost_report")
+        return section
+    section.items(report["notes"])
+    section.figure(
+        figures.cost(report), "Bars of dollars by track: billed, and hypothetical at gpt-4o-mini's price",
+        "Hypothetical: nobody was billed for it.", "cost_report",
+    )  # fmt: skip
+    section.table(report["rows"], cost.columns(), "Teacher's answers by track and stage.", "cost_report")
+    return section
+
+
+def audit(context: Context) -> Section:
+    """Each claim of the prior work beside what was measured here."""
+    section = Section("claims", "Claims audit")
+    rows = context.get("claims_audit")
+    if rows is None:
+        section.missing("claims_audit")
+        return section
+    counted = Counter(row["verdict"] for row in rows)
+    said = ", ".join(f"{counted[name]} {name}" for name in (claims.HOLDS, claims.FAILS, claims.INCOMPARABLE, claims.UNMEASURED) if counted[name])
+    section.text(f"{len(rows)} claims and findings: {said}. A figure that is not about the same thing is shown, never judged.")
+    for kind, title in (("claim", "Claims"), ("finding", "Why some cannot be taken as they stand")):
+        chosen = [row for row in rows if row["kind"] == kind]
+        if chosen:
+            section.heading(title)
+            section.table(claims.shown_rows(chosen), claims.columns(), "", "claims_audit")
+    return section
+
+
+def limitations(context: Context) -> Section:
+    """What was not done or is not real, computed from what was run."""
+    section = Section("limitations", "Limitations")
+    section.items(limits(context))
+    return section
+
+
+def limits(context: Context) -> list[str]:
+    """One sentence a limit that holds for this lake."""
+    used, said = context.get("used") or {}, []
+    if simulated(used):
+        said.append("Flows are simulated: accuracies here say nothing about a real network.")
+    if used.get("teacher") == "embedded":
+        said.append("Explanations come from rules and sound alike; an LLM teacher would be more varied and less reliable.")
+    if used.get("base_model") == "tiny":
+        said.append("The student is tiny; its accuracy and speed do not carry over to Qwen2.5-1.5B.")
+    made = sorted({split_key(key)[0] for key in context.get("evaluation") or {}}, key=comparison.STAGES.index)
+    if made and made != comparison.STAGES:
+        absent = [stage for stage in comparison.STAGES if stage not in made]
+        said.append(f"Only stage {', '.join(made)} was evaluated; nothing is known here of {', '.join(absent)}.")
+    if not made:
+        said.append("No student was evaluated.")
+    seeds = {row["seed"] for row in context.get("lineage") or [] if row["seed"] is not None}
+    if len(seeds) == 1:
+        said.append("One seed: intervals cover the choice of test flows, not the luck of split and training.")
+    found = context.get("track_comparison")
+    if found and not found["paired"]:
+        said.append("No paired test between tracks was made, so small differences between them prove nothing.")
+    if report := context.get("label_conflicts"):
+        if report["ceilings"]["row"] < 1:
+            said.append("Part of the error cannot be avoided: equal flows carry different labels.")
+    if used.get("automl_preset") == "fixed":
+        said.append("AutoML ran with a fixed, reproducible set of models, not with its best-quality preset.")
+    open_claims = [row for row in context.get("claims_audit") or [] if row["verdict"] == claims.UNMEASURED]
+    if open_claims:
+        said.append(f"{len(open_claims)} claims of the prior work were not measured here; the audit says why for each.")
+    return said or ["No limit follows from the artefacts that are here."]
+
+
+def lineage(context: Context) -> Section:
+    """One row an artefact."""
+    section = Section("lineage", "Lineage")
+    rows = context.get("lineage") or []
+    if not rows:
+        section.missing("any artefact")
+        return section
+    section.text(
+        "Captions name the asset that a figure comes from. Here is what each was made of; its manifest in the lake holds "
+        "the inputs, settings and hashes in full."
+    )
+    shown = [
+        {
+            "asset": row["asset"],
+            "partition": row["partition"],
+            "data_version": row["data_version"][:12],
+            "prompts": {name: version[:12] for name, version in row["prompts"].items()},
+            "settings": {name: str(value) for name, value in row["settings"].items()},
+            "seed": row["seed"],
+            "code": f"{row['code_commit']} v{row['code_version']}",
+            "run_id": (row["run_id"] or "")[:8],
+        }
+        for row in rows
+    ]
+    columns = [Column("asset"), Column("partition"), Column("data_version"), Column("prompts"), Column("settings"),
+               Column("seed", write=lambda seed: tables.MISSING if seed is None else str(seed)), Column("code", "code commit, version"), Column("run_id", "run")]  # fmt: skip
+    section.table(shown, columns, "Artefacts, first 12 digits of each version.")
+    return section

@@ -1,0 +1,84 @@
+"""Snapshot of the graph: every asset with group, dependencies, partitions, kinds, owners, checks and versions.
+
+A change of the graph shows up as a change of snapshot.json; `python -m iot_pipeline_tests.defs.test_definitions`
+writes it anew once the change is meant.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from iot_pipeline.definitions import defs
+from iot_pipeline.defs.partitions import STAGES, TRACKS
+
+SNAPSHOT = Path(__file__).with_name("snapshot.json")
+
+
+@cache
+def definitions() -> dg.Definitions:
+    return defs()
+
+
+def snapshot() -> dict[str, Any]:
+    checks = {
+        str(check.key.asset_key.to_user_string()) + ":" + check.name: check.blocking
+        for asset in definitions().assets or []
+        if isinstance(asset, dg.AssetsDefinition)
+        for check in asset.check_specs
+    }
+    return {"assets": {spec.key.to_user_string(): describe(spec) for spec in specs()}, "blocking_checks": checks}
+
+
+def specs() -> list[dg.AssetSpec]:
+    return sorted(definitions().resolve_all_asset_specs(), key=lambda spec: spec.key)
+
+
+def describe(spec: dg.AssetSpec) -> dict[str, Any]:
+    return {
+        "group": spec.group_name,
+        "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
+        "partitions": len(spec.partitions_def.get_partition_keys()) if spec.partitions_def else None,
+        "kinds": sorted(spec.kinds),
+        "owners": list(spec.owners),
+        "code_version": spec.code_version,
+        "automated": spec.automation_condition is not None,
+    }
+
+
+def test_the_graph_is_as_recorded() -> None:
+    assert snapshot() == json.loads(SNAPSHOT.read_text())
+
+
+@pytest.mark.parametrize("spec", specs(), ids=lambda spec: spec.key.to_user_string())
+def test_every_asset_is_described_owned_and_versioned(spec: dg.AssetSpec) -> None:
+    assert spec.description
+    assert spec.owners
+    assert spec.kinds
+    assert spec.code_version
+    assert spec.group_name != "default"
+
+
+def test_groups_are_the_steps_of_the_method() -> None:
+    assert {spec.group_name for spec in specs()} == {
+        "flows", "quality", "splits", "baseline", "prompts", "augmentation", "training", "evaluation", "report"
+    }
+
+
+def test_nothing_that_trains_is_automated() -> None:
+    automated = {spec.key.path[0] for spec in specs() if spec.automation_condition is not None}
+    assert not automated & {"lora_checkpoint", "base_model", "automl_baseline"}
+    assert {"original", "paraphrased", "feature_varied"} <= automated
+
+
+def test_partition_keys_read_stage_then_track() -> None:
+    (spec,) = [spec for spec in specs() if spec.key == dg.AssetKey("training_split")]
+    assert spec.partitions_def is not None
+    assert set(spec.partitions_def.get_partition_keys()) == {f"{s}|{t}" for s in STAGES for t in TRACKS}
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(json.dumps(snapshot(), indent=1, sort_keys=True) + "\n")

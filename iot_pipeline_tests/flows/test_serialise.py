@@ -1,0 +1,126 @@
+"""Printing in Python and in SQL, ranks, and reading texts back."""
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.serialise import (
+    RankTable,
+    fit_ranks,
+    group_id,
+    parse_text,
+    printed,
+    printed_sql,
+    ranked_text,
+    texts,
+    values_text,
+)
+from iot_pipeline.flows.simulate import simulate_farm_flow
+from iot_pipeline.flows.spec import Format, load_spec
+from iot_pipeline.flows.split import split_by_group
+
+DECIMALS = Format(decimals=3)
+SIGNIFICANT = Format(significant=4)
+TIES = st.integers(-(10**7), 10**7).map(lambda n: n / 2000)
+NUMBERS = st.lists(st.floats(allow_nan=False, allow_infinity=False) | TIES, min_size=1, max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "significant"),
+    [
+        (-0.0, "0.000", "0"),
+        (-0.0004, "0.000", "-0.0004"),
+        (-0.0678, "-0.068", "-0.0678"),
+        (0.0005, "0.001", "0.0005"),
+        (2.5e-5, "0.000", "2.5e-05"),
+        (123456.0, "123456.000", "1.235e+05"),
+        (1e-300, "0.000", "1e-300"),
+        (1e300, "1.000000e+300", "1e+300"),
+    ],
+)
+def test_values_print_as_the_format_says(value: float, decimals: str, significant: str) -> None:
+    assert (printed(DECIMALS, value), printed(SIGNIFICANT, value)) == (decimals, significant)
+
+
+@settings(max_examples=60, deadline=None)
+@given(NUMBERS, st.sampled_from([DECIMALS, SIGNIFICANT, Format(decimals=0), Format(significant=1)]))
+def test_sql_prints_what_python_prints(values: list[float], form: Format) -> None:
+    table = pa.table({"x": pa.array([*values, 0.0, -0.0, 1e15, -1e15, 999999999999999.9], pa.float64())})
+    with duckdb.connect() as connection:
+        connection.register("given", table)
+        found = connection.execute(f"SELECT x, {printed_sql(form, 'x')} FROM given").fetchall()
+    assert [text for _, text in found] == [printed(form, value) for value, _ in found]
+
+
+def test_the_text_of_a_flow_is_one_line_a_feature() -> None:
+    spec = load_spec("farm_flow")
+    text = values_text(spec, [0.0] * 28 + [-0.0004])
+    assert text.split("\n")[0] == "missed_bytes: 0.000"
+    assert text.split("\n")[28] == "data_pkts_difference: 0.000"
+    assert len(group_id(text)) == 64
+    assert group_id(text) == group_id(values_text(spec, [0.0004] * 29))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw, flows and records of 3,000 simulated rows."""
+    folder = tmp_path_factory.mktemp("small")
+    simulate_farm_flow(folder / "raw.parquet", rows=3_000)
+    build_flows(load_spec("farm_flow"), folder / "raw.parquet", folder / "flows.parquet")
+    split_by_group(folder / "flows.parquet", folder / "records.parquet")
+    return folder
+
+
+def test_ranks_come_from_the_train_side_alone_and_texts_agree(small: Path) -> None:
+    spec = load_spec("farm_flow")
+    ranks = fit_ranks(spec, small / "flows.parquet", small / "records.parquet")
+    flows = duckdb.sql(f"SELECT * FROM '{small}/flows.parquet' ORDER BY row_id").df()
+    train = duckdb.sql(f"SELECT flow_group FROM '{small}/records.parquet' WHERE side = 'train'").df()
+    pool = flows[flows.flow_group.isin(train.flow_group)]
+    assert ranks.rows == len(pool) < len(flows)
+    assert RankTable.from_json(ranks.to_json()) == ranks
+    column = pool["orig_ip_bytes"].map(lambda value: float(printed(spec.format, value)))
+    for value in column.iloc[:20]:
+        share = 100 * ((column < value).sum() + (column == value).sum() / 2) / len(column)
+        assert abs(ranks.percentile("orig_ip_bytes", f"{value:.3f}") - share) <= 0.5
+    rows = flows[spec.feature_names].to_numpy().tolist()
+    assert texts(spec, "values", flows) == [values_text(spec, row) for row in rows]
+    assert texts(spec, "ranked", flows, ranks) == [ranked_text(spec, row, ranks) for row in rows]
+    assert [group_id(text) for text in texts(spec, "values", flows)] == flows.flow_group.tolist()
+
+
+def test_an_unseen_value_stands_between_its_neighbours() -> None:
+    ranks = RankTable(rows=10, values={"a": [1.0, 3.0]}, cumulative={"a": [4, 10]})
+    assert [ranks.percentile("a", text) for text in ("0.5", "1", "2", "3", "9")] == [0, 20, 40, 70, 100]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-1e9, 1e9), min_size=29, max_size=29))
+def test_texts_read_back(values: list[float]) -> None:
+    spec = load_spec("farm_flow")
+    expected = [(name, printed(spec.format, value)) for name, value in zip(spec.feature_names, values, strict=True)]
+    names = spec.feature_names
+    ranks = RankTable(1, {name: [0.0] for name in names}, {name: [1] for name in names})
+    assert parse_text(values_text(spec, values)) == [(name, text, None) for name, text in expected]
+    ranked = parse_text(ranked_text(spec, values, ranks))
+    assert [(name, text) for name, text, _ in ranked] == expected
+    assert {rank for _, _, rank in ranked} <= {0, 50, 100}
+
+
+@pytest.mark.parametrize("text", ["", "orig_pkts 3", "orig_pkts: three", "orig_pkts: 3 p5 x", "orig_pkts: nan"])
+def test_text_that_is_no_flow_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="line 1"):
+        parse_text(text)
+
+
+def test_unknown_serialisation_and_missing_ranks_are_refused() -> None:
+    with pytest.raises(UserError, match="values, ranked"):
+        texts(load_spec("farm_flow"), "json", {})
+    with pytest.raises(UserError, match="rank table"):
+        texts(load_spec("farm_flow"), "ranked", {})

@@ -1,0 +1,120 @@
+"""The simulator: definitions of the features hold, the published shape and counts, same seed same bytes."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.classes import FARM_FLOW
+from iot_pipeline.flows.packets import Conversation, Draw, Packet, class_features, measure, shares
+from iot_pipeline.flows.simulate import LABEL, class_rows, generator, simulate_farm_flow
+from iot_pipeline.flows.spec import load_spec
+
+SPEC = load_spec("farm_flow")
+
+
+def test_a_lone_syn_has_no_duration_and_no_rates() -> None:
+    found = measure(Conversation(1.0, (Packet(True, 20),)), 1, generator(1, 1))
+    assert set(found) == set(SPEC.feature_names)
+    nonzero = {name: float(value[0]) for name, value in found.items() if value[0] != 0}
+    assert nonzero == {
+        "orig_pkts": 1.0,
+        "orig_ip_bytes": 40.0,
+        "fwd_header_size_tot": 20.0,
+        "fwd_header_size_min": 20.0,
+        "fwd_header_size_max": 20.0,
+        "pkts_difference": 1.0,
+    }
+
+
+def test_features_follow_their_definitions() -> None:
+    fixed = (
+        Packet(True, 40),
+        Packet(False, 32, gap=Draw(100, 100)),
+        Packet(True, 20, Draw(10, 10), Draw(300, 300)),
+        Packet(True, 20, Draw(30, 30), Draw(600, 600)),
+    )
+    found = {name: float(value[0]) for name, value in measure(Conversation(1.0, fixed), 1, generator(1, 1)).items()}
+    assert found["orig_ip_bytes"] == 40 + 20 + 20 + 40 + 3 * 20
+    assert found["resp_ip_bytes"] == 52
+    assert (found["flow_iat.tot"], found["fwd_iat.tot"], found["bwd_iat.tot"]) == (1000, 1000, 0)
+    assert (found["fwd_iat.avg"], found["flow_iat.avg"]) == (500, pytest.approx(1000 / 3))
+    assert (found["fwd_pkts_per_sec"], found["flow_pkts_per_sec"]) == (pytest.approx(3000), pytest.approx(4000))
+    assert found["down_up_ratio"] == pytest.approx(1 / 3)
+    assert (found["fwd_header_size_tot"], found["fwd_header_size_min"], found["fwd_header_size_max"]) == (80, 20, 40)
+    assert (found["pkts_difference"], found["data_pkts_difference"]) == (2, 2)
+    assert found["flow_pkts_payload.avg"] == 10
+
+
+@pytest.mark.parametrize("name", list(FARM_FLOW))
+def test_identities_hold_in_every_class(name: str) -> None:
+    values = class_features(FARM_FLOW[name], 4000, generator(3, 3), SPEC.feature_names)
+    flow = pd.DataFrame(values, columns=SPEC.feature_names)
+    assert (flow["fwd_pkts_payload.tot"] + flow["bwd_pkts_payload.tot"] == flow["flow_pkts_payload.tot"]).all()
+    assert (flow["orig_pkts"] - flow["resp_pkts"] == flow["pkts_difference"]).all()
+    assert (flow["data_pkts_difference"].abs() <= flow["orig_pkts"] + flow["resp_pkts"]).all()
+    for way, side in (("fwd", "orig"), ("bwd", "resp")):
+        packets = flow[f"{side}_pkts"]
+        headers = flow[f"{way}_header_size_tot"]
+        assert (flow[f"{side}_ip_bytes"] == flow[f"{way}_pkts_payload.tot"] + headers + 20 * packets).all()
+        assert (flow[f"{way}_header_size_min"] <= flow[f"{way}_header_size_max"]).all()
+        assert (headers >= flow[f"{way}_header_size_max"]).all()
+        assert (headers <= flow[f"{way}_header_size_max"] * packets).all()
+        assert np.allclose(flow[f"{way}_pkts_payload.avg"] * packets, flow[f"{way}_pkts_payload.tot"])
+        assert np.allclose(flow[f"{way}_pkts_per_sec"] * flow["flow_iat.tot"] / 1e6, packets * (flow["flow_iat.tot"] > 0))
+        assert (flow[f"{way}_iat.tot"] <= flow["flow_iat.tot"]).all()
+        assert np.allclose(flow[f"{way}_iat.avg"] * (packets - 1).clip(lower=1), flow[f"{way}_iat.tot"])
+    assert np.allclose(flow["fwd_pkts_per_sec"] + flow["bwd_pkts_per_sec"], flow["flow_pkts_per_sec"])
+    assert np.allclose(flow["down_up_ratio"] * flow["orig_pkts"], flow["resp_pkts"])
+    alone = flow["orig_pkts"] + flow["resp_pkts"] == 1
+    assert (flow.loc[alone, ["flow_pkts_per_sec", "flow_iat.tot"]] == 0).all(axis=None)
+
+
+def test_shares_of_each_class_sum_to_one() -> None:
+    assert {name: round(sum(kind.share for kind in kinds), 9) for name, kinds in FARM_FLOW.items()} == dict.fromkeys(
+        SPEC.classes, 1.0
+    )
+    assert shares([0.5, 0.25, 0.25], 7) == [4, 2, 1] or sum(shares([0.5, 0.25, 0.25], 7)) == 7
+
+
+def test_class_counts_at_any_size() -> None:
+    assert class_rows(SPEC, 347_685) == SPEC.facts["class_rows"]
+    assert class_rows(SPEC, 7) == dict.fromkeys(SPEC.classes, 1)
+    assert sum(class_rows(SPEC, 12_345).values()) == 12_345
+    with pytest.raises(UserError, match="at least 7"):
+        class_rows(SPEC, 6)
+
+
+def test_the_published_shape_and_the_same_bytes(tmp_path: Path) -> None:
+    report = simulate_farm_flow(tmp_path / "a.parquet", rows=5_000)
+    simulate_farm_flow(tmp_path / "b.parquet", rows=5_000)
+    simulate_farm_flow(tmp_path / "c.parquet", rows=5_000, seed=43)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert (tmp_path / "a.parquet").read_bytes() != (tmp_path / "c.parquet").read_bytes()
+    assert report.label == LABEL and "SIMULATED" in LABEL
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert table.columns.tolist() == report.columns == [*SPEC.feature_names, "is_attack", "traffic"]
+    assert ((table.traffic > 0) == (table.is_attack == 1)).all()
+    rates = table[[name for name in table if name.endswith("per_sec")]]
+    assert rates.min(axis=None) >= 0 and rates.max(axis=None) <= 1
+    assert (table[SPEC.feature_names].round(6) == table[SPEC.feature_names]).all(axis=None)
+
+
+def test_the_lone_syn_is_the_same_flow_under_four_labels(tmp_path: Path) -> None:
+    simulate_farm_flow(tmp_path / "a.parquet", rows=5_000)
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    labels = table.groupby(SPEC.feature_names).traffic.unique()
+    lone = max(labels, key=len)
+    assert sorted(SPEC.label_of(code) for code in lone) == ["HTTP_Flood", "MQTT_Flood", "Port_Scanning", "TCP_Flood"]
+
+
+def test_full_size_has_the_published_duplicates(tmp_path: Path) -> None:
+    simulate_farm_flow(tmp_path / "full.parquet")
+    table = pd.read_parquet(tmp_path / "full.parquet")
+    facts = SPEC.facts["duplicates"]
+    assert table.duplicated(SPEC.feature_names).mean() == pytest.approx(facts["share"], abs=0.005)
+    for code, rows in table.groupby("traffic"):
+        name = SPEC.label_of(code)
+        assert rows.duplicated(SPEC.feature_names).mean() == pytest.approx(facts["by_class"][name], abs=0.02), name

@@ -1,0 +1,118 @@
+"""Reading sources: every way of storing the same table gives the same table, bad ones one clear error."""
+
+import gzip
+import zipfile
+from pathlib import Path
+
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.simulate import simulate_farm_flow
+from iot_pipeline.flows.source import read_source
+from iot_pipeline.flows.spec import load_spec
+
+SPEC = load_spec("farm_flow")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one table of 200 flows as .csv, .zip, .gz, .parquet and as two halves."""
+    folder = tmp_path_factory.mktemp("good")
+    simulate_farm_flow(folder / "t.parquet", rows=200)
+    pa_csv.write_csv(pq.read_table(folder / "t.parquet"), folder / "t.csv")
+    text = (folder / "t.csv").read_text()
+    with zipfile.ZipFile(folder / "t.zip", "w") as archive:
+        archive.write(folder / "t.csv", "inside.csv")
+    (folder / "t.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (folder / "bom.csv").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    lines = text.splitlines(keepends=True)
+    (folder / "half1.csv").write_text("".join(lines[:101]))
+    (folder / "half2.csv").write_text(lines[0] + "".join(lines[101:]))
+    (folder / "semicolon.csv").write_text(text.replace(",", ";"))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.zip", "t.csv.gz", "t.parquet", "bom.csv", "half?.csv", "semicolon.csv"])
+def test_every_form_gives_the_same_table(good: Path, tmp_path: Path, name: str) -> None:
+    report = read_source(SPEC, str(good / name), tmp_path / "raw.parquet")
+    assert (report.rows, report.columns) == (200, [*SPEC.feature_names, "is_attack", "traffic"])
+    assert all("/" not in file["name"] and len(file["sha256"]) == 64 for file in report.files)
+    found = pq.read_table(tmp_path / "raw.parquet").to_pandas().astype(float)
+    assert found.equals(pq.read_table(good / "t.parquet").to_pandas())
+
+
+def test_the_same_source_gives_the_same_bytes(good: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        read_source(SPEC, str(good / "t.csv"), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def damaged(text: str, how: str) -> bytes:
+    """The good CSV, damaged in a named way."""
+    lines = text.splitlines()
+    head = lines[0].split(",")
+    if how == "empty":
+        return b""
+    if how == "header only":
+        return (lines[0] + "\n").encode()
+    if how == "missing column":
+        return text.replace('"orig_pkts"', '"orig_packets"').encode()
+    if how == "column twice":
+        return text.replace(head[2], head[1], 1).encode()
+    if how == "short row":
+        return "\n".join([*lines[:3], lines[3].rsplit(",", 2)[0], *lines[4:]]).encode()
+    if how == "wrong encoding":
+        return "\n".join([*lines[:3], lines[3] + "é"]).encode("latin-1")
+    if how == "binary":
+        return bytes(range(256)) * 20
+    assert how == "not a table"
+    return b"hello\nworld\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("empty", "is empty"),
+        ("header only", "no rows"),
+        ("missing column", "lacks 1 of the columns .* orig_pkts"),
+        ("column twice", "'orig_pkts' twice"),
+        ("short row", "line 4"),
+        ("wrong encoding", "line"),
+        ("binary", "not a"),
+        ("not a table", "single column"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_error(good: Path, tmp_path: Path, how: str, message: str) -> None:
+    (tmp_path / "bad.csv").write_bytes(damaged((good / "t.csv").read_text(), how))
+    with pytest.raises(UserError, match=message) as caught:
+        read_source(SPEC, str(tmp_path / "bad.csv"), tmp_path / "raw.parquet")
+    assert "bad.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "raw.parquet").exists()
+
+
+def test_a_missing_source_and_a_damaged_archive_are_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_source(SPEC, str(tmp_path / "no.csv"), tmp_path / "raw.parquet")
+    for name in ("a.zip", "a.csv.gz"):
+        (tmp_path / name).write_bytes(b"PK not an archive")
+        with pytest.raises(UserError, match="cannot be unpacked"):
+            read_source(SPEC, str(tmp_path / name), tmp_path / "raw.parquet")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 not parquet")
+    with pytest.raises(UserError, match="damaged Parquet"):
+        read_source(SPEC, str(tmp_path / "a.parquet"), tmp_path / "raw.parquet")
+
+
+def test_real_rt_iot2022_has_the_known_duplicates(tmp_path: Path) -> None:
+    real = Path(__file__).parents[3] / "shared" / "data" / "RT_IOT2022.csv.zip"
+    if not real.exists():
+        pytest.skip("RT_IOT2022.csv.zip is not beside the project; it is never part of it")
+    spec = load_spec("rt_iot2022")
+    assert read_source(spec, str(real), tmp_path / "raw.parquet").rows == 123_117
+    report = build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet")
+    assert report.rows_by_class == spec.facts["class_rows"]
+    flows = pq.read_table(tmp_path / "flows.parquet").select(spec.feature_names)
+    assert flows.group_by(flows.column_names).aggregate([]).num_rows == 18_086
