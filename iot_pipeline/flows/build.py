@@ -1,6 +1,6 @@
 """Raw table -> flows.parquet: derive the features, validate every row, map labels, add the flow group.
 
-Belongs here: what makes a row a flow. Does not belong here: reading files (source.py), printing (serialise.py).
+Belongs here: what makes a row a flow. Does not belong here: files (source.py), printing (serialise.py).
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def build_flows(
                 PARTITION BY flow_group ORDER BY row_id) - 1 AS INTEGER) AS occurrence
             FROM accepted JOIN groups USING ({features}) ORDER BY row_id"""
         write_query(connection, query, out)
-        by_class = dict(
-            connection.execute("SELECT label, count(*) FROM accepted GROUP BY label").fetchall()
-        )
+        by_class = dict(connection.execute("SELECT label, count(*) FROM accepted GROUP BY label").fetchall())
         groups = connection.execute("SELECT count(DISTINCT flow_group) FROM groups").fetchall()[0][0]
     return FlowsReport(
         rows_in=rows_in,
@@ -77,10 +75,12 @@ def build_flows(
 
 
 def number_rows(connection: duckdb.DuckDBPyConnection, features: str, rows_in: int) -> int:
-    """Create the table `accepted` (row_id, features, label) from the good rows of `derived`; return its rows."""
+    """Create the table `accepted` (row_id, features, label) from the good rows of `derived`; return how many."""
     kept = int(connection.execute("SELECT count(*) FROM derived WHERE reason IS NULL").fetchall()[0][0])
     if kept == rows_in:
-        connection.execute(f"CREATE TEMP TABLE accepted AS SELECT source_row - 1 AS row_id, {features}, label FROM derived")
+        connection.execute(
+            f"CREATE TEMP TABLE accepted AS SELECT source_row - 1 AS row_id, {features}, label FROM derived"
+        )
     else:
         # Only the numbers are sorted, not the whole rows.
         connection.execute(f"""
@@ -97,7 +97,7 @@ def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
 
 
 def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> int:
-    """Create the table `derived`: source_row (1-based), features as DOUBLE, source label as text; return rows."""
+    """Create the table `derived`: source_row (1-based), features, label and what is wrong."""
     described = connection.execute(f"DESCRIBE SELECT * FROM {scan(raw)}").fetchall()
     have = [row[0] for row in described]
     missing = [column for column in spec.source_columns if column not in have]
@@ -105,7 +105,9 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) ->
         raise UserError(f"{raw.name} lacks the columns {', '.join(missing[:8])} of data set {spec.name}.")
     used = list(dict.fromkeys(column for feature in spec.features for column in feature.source_columns))
     numbers = ", ".join(f"TRY_CAST({quoted(column)} AS DOUBLE) AS {quoted(column)}" for column in used)
-    derived = ", ".join(f"CAST({feature.sql} AS DOUBLE) AS {quoted(feature.name)}" for feature in spec.features)
+    derived = ", ".join(
+        f"CAST({feature.sql} AS DOUBLE) AS {quoted(feature.name)}" for feature in spec.features
+    )
     comma = ", " if used else ""
     try:
         connection.execute(
@@ -117,7 +119,9 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) ->
             f"CREATE TEMP TABLE featured AS SELECT source_row, source_label, {derived} FROM numbers"
         )
     except duckdb.Error as error:
-        raise UserError(f"a feature expression of data set {spec.name} fails: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"a feature expression of data set {spec.name} fails: {str(error).splitlines()[0]}"
+        ) from error
     connection.execute("DROP TABLE numbers")
     labels = [row[0] for row in connection.execute("SELECT DISTINCT source_label FROM featured").fetchall()]
     known = [(text, spec.label_of(text)) for text in labels if text is not None]
@@ -169,7 +173,8 @@ def sort_out(
         cases.append(f"WHEN NOT coalesce(isfinite({value}), false) THEN {quote(f'no finite {feature.name}')}")
     found: list[tuple[Any, ...]] = connection.execute(f"""
         SELECT reason, count(*) AS n, min(source_row), min_by(cell, source_row) FROM (
-            SELECT source_row, CASE {" ".join(cases)} END AS reason, CASE {" ".join(cells)} ELSE '' END AS cell
+            SELECT source_row, CASE {" ".join(cases)} END AS reason,
+                CASE {" ".join(cells)} ELSE '' END AS cell
             FROM derived JOIN bad USING (source_row))
         GROUP BY reason ORDER BY n DESC, reason""").fetchall()
     rejected = {row[0]: row[1] for row in found}
@@ -177,7 +182,7 @@ def sort_out(
     if total > limit * rows_in:
         told, number, first, cell = found[0]
         raise UserError(
-            f"{total:,} of {rows_in:,} rows cannot be used, more than the allowed {limit:.2%}; most often: {told} "
-            f"({number:,} rows), first in data row {first}, where the value is {cell!r}."
+            f"{total:,} of {rows_in:,} rows cannot be used, more than the allowed {limit:.2%}; most often: "
+            f"{told} ({number:,} rows), first in data row {first}, where the value is {cell!r}."
         )
     return rejected, left_out

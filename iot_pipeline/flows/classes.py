@@ -1,10 +1,10 @@
 """What each class of Farm-Flow does on the wire: kinds of conversation and their shares.
 
-Belongs here: packets of attacks and of the farm's own traffic. Does not belong here: features of them (packets.py).
+Belongs here: packets of attacks and of the farm's own traffic. Does not belong here: features (packets.py).
 
-Shares and clocks are calibrated to the published duplicates and quartiles (datasets/farm_flow.yaml). A duplicate is
-a flow without timing (one packet), or one whose timing is coarse: answers of a kernel come after a few
-microseconds, tools and devices that sleep wake on the tick of their timer.
+Shares and clocks are calibrated to the published duplicates and quartiles (datasets/farm_flow.yaml). A
+duplicate is a flow without timing (one packet), or one whose timing is coarse: answers of a kernel come after
+a few microseconds, tools and devices that sleep wake on the tick of their timer.
 """
 
 from __future__ import annotations
@@ -47,8 +47,11 @@ def repeated(
 # One bare SYN, 40 bytes, no answer: the same 29 numbers whoever sends it. Four attacks do.
 LONE_SYN = to(20)
 
+# A sensor's loop, in microseconds: it wakes every 20 ms.
+TICKS = Draw(260_000, 300_000, 20_000)
+
 NORMAL = (
-    # Sensors on MQTT: keep-alive sessions of about 4.1 s on a 10 ms tick.
+    # Sensors on MQTT: sessions of about 4.1 s, 14 or 15 packets each way.
     *(
         kind(
             0.717 * share,
@@ -56,8 +59,8 @@ NORMAL = (
                 packet
                 for index in range(pairs)
                 for packet in (
-                    to(20, Draw(16, 18) if index == 0 else (38 if index % 2 else 0), Draw(260_000, 300_000, 20_000)),
-                    back(20, 24 if index % 2 else 0, Draw(2_000, 3_000 if index < 11 else 2_000, 1_000)),
+                    to(20, Draw(16, 18) if index == 0 else (38 if index % 2 else 0), TICKS),
+                    back(20, 24 if index % 2 else 0, Draw(2_000, 3_000 if index < 12 else 2_000, 1_000)),
                 )
             ),
             *extra,
@@ -65,18 +68,18 @@ NORMAL = (
         for share, pairs, extra in (
             (0.25, 14, ()),
             (0.45, 15, ()),
-            (0.30, 14, (to(20, 0, Draw(260_000, 300_000, 20_000)),)),
+            (0.30, 14, (to(20, 0, TICKS),)),
         )
     ),
     # The farm's dashboard on HTTP, port 1880: 4 packets with a request of 182 bytes, 3 without payload.
     kind(
-        0.139, to(24), back(24, 0, Draw(1_000, 2_000, 500)), to(20, 0, 500), to(20, 182, Draw(500, 1_500, 500)),
-        back(20, 0, Draw(1_000, 3_000, 500)), back(20, 0, Draw(4_000, 12_000, 1_000)), to(20, 0, 500),
+        0.139, to(24), back(24, 0, Draw(1_000, 2_000, 500)), to(20, 0, 500),
+        to(20, 182, Draw(500, 1_500, 500)), back(20, 0, Draw(1_000, 3_000, 500)), back(20, 0, Draw(4_000, 12_000, 1_000)), to(20, 0, 500),
     ),
     # Names and time.
-    kind(0.060, to(8, Draw(30, 44, 2)), back(8, Draw(46, 62, 4), Draw(1_000, 4_000, 1_000))),
-    kind(0.050, to(8, 48), back(8, 48, Draw(20_000, 40_000, 2_000))),
-    kind(0.034, to(8, Draw(60, 120, 20))),
+    kind(0.060, to(8, Draw(30, 44, 2)), back(8, Draw(46, 62, 4), Draw(1_000, 4_000, 500))),
+    kind(0.050, to(8, 48), back(8, 48, Draw(20_000, 40_000, 500))),
+    kind(0.034, to(8, Draw(60, 120, 4))),
 )  # fmt: skip
 
 ARP_SPOOFING = (
@@ -126,8 +129,8 @@ ICMP_FLOOD = (
     kind(0.04, to(20), back(20, 0, Draw(100, 120)), to(20, 0, Draw(1_300, 1_330))),
     kind(0.21, to(20), back(20, 0, Draw(200, 8_000, 400)), to(20, 0, Draw(1_300, 140_000, 400, 3))),
     kind(
-        0.28, to(24), back(24, 0, Draw(1_000, 4_000, 500)), to(20, 0, 500), to(20, 181, Draw(1_000, 2_000, 1_000)),
-        back(20, 0, Draw(1_000, 4_000, 1_000)), back(20, 0, Draw(4_000, 500_000, 1_000, 3)), to(20, 0, 500),
+        0.28, to(24), back(24, 0, Draw(1_000, 4_000, 500)), to(20, 0, 500),
+        to(20, 181, Draw(1_000, 2_000, 1_000)), back(20, 0, Draw(1_000, 4_000, 1_000)), back(20, 0, Draw(4_000, 500_000, 1_000, 3)), to(20, 0, 500),
     ),
 )  # fmt: skip
 
@@ -149,7 +152,8 @@ PORT_SCANNING = (
     kind(0.050, to(8)),
     kind(0.010, to(24), back(24, 0, Draw(60, 300)), to(20, 0, Draw(20, 200))),
     *repeated(0.015, range(1, 4), lambda banners: [
-        to(40), back(40, 0, Draw(60, 400)), to(32, 0, Draw(10, 60)), to(32, Draw(4, 120), Draw(2_000, 90_000)),
+        to(40), back(40, 0, Draw(60, 400)), to(32, 0, Draw(10, 60)),
+        to(32, Draw(4, 120), Draw(2_000, 90_000)),
         *(back(32, Draw(12, 600), Draw(300, 30_000)) for _ in range(banners)), to(20, 0, Draw(20, 300)),
     ]),
     kind(0.005, to(8, Draw(6, 60, 2))),

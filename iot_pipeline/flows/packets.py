@@ -92,7 +92,9 @@ def measure(conversation: Conversation, rows: int, rng: np.random.Generator) -> 
         found[f"{side}_pkts"] = np.full(rows, float(count[name]))
         found[f"{side}_ip_bytes"] = totals[name] + found[f"{name}_header_size_tot"] + IP_HEADER * count[name]
     with_data = payload > 0
-    found["data_pkts_difference"] = (with_data[:, ways].sum(axis=1) - with_data[:, ~ways].sum(axis=1)).astype(float)
+    found["data_pkts_difference"] = (with_data[:, ways].sum(axis=1) - with_data[:, ~ways].sum(axis=1)).astype(
+        float
+    )
     found["pkts_difference"] = np.full(rows, float(count["fwd"] - count["bwd"]))
     found["down_up_ratio"] = np.full(rows, count["bwd"] / count["fwd"] if count["fwd"] else 0.0)
     found["missed_bytes"] = conversation.missed.sample(rng, rows).astype(np.float64)

@@ -107,7 +107,7 @@ class RankTable:
 
 
 def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
-    """Fit the rank table on all rows of flows.parquet whose flow group is on side `train` in records.parquet."""
+    """Fit the rank table on the rows of flows.parquet whose flow group is on side `train` of records.parquet."""
     with duckdb.connect() as connection:
         connection.execute(
             "CREATE TEMP TABLE pool AS SELECT * FROM read_parquet($flows) WHERE flow_group IN "
@@ -116,7 +116,9 @@ def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
         )
         rows = connection.execute("SELECT count(*) FROM pool").fetchall()[0][0]
         if rows == 0:
-            raise UserError(f"{records.name} has no flow on the train side, so there is nothing to rank against.")
+            raise UserError(
+                f"{records.name} has no flow on the train side, so there is nothing to rank against."
+            )
         values: dict[str, list[float]] = {}
         cumulative: dict[str, list[int]] = {}
         for name in spec.feature_names:

@@ -1,6 +1,6 @@
 """Simulated Farm-Flow: packets of every class, their features, the published scaling, the published columns.
 
-Belongs here: the table as a whole. Does not belong here: what the attacks do (classes.py), features (packets.py).
+Belongs here: the table as a whole. Does not belong here: attacks (classes.py), features (packets.py).
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def simulate_farm_flow(
         chosen = shuffled[start : start + ROW_GROUP]
         code = traffic[chosen]
         arrays = [values[chosen, index] for index in range(values.shape[1])]
-        return pa.record_batch([pa.array(array) for array in [*arrays, (code != 0).astype(float), code]], schema)
+        return pa.record_batch(
+            [pa.array(array) for array in [*arrays, (code != 0).astype(float), code]], schema
+        )
 
     write_batches(out, schema, (batch(start) for start in range(0, rows, ROW_GROUP)))
     return SimulationReport(label=LABEL, seed=seed, rows=rows, rows_by_class=numbers, columns=columns)
@@ -76,7 +78,9 @@ def simulate_farm_flow(
 def class_rows(spec: DatasetSpec, rows: int) -> dict[str, int]:
     """Rows of each class: the published counts in proportion to `rows`, and one at least."""
     if rows < len(spec.classes):
-        raise UserError(f"{rows} simulated rows are too few: give at least {len(spec.classes)}, one for each class.")
+        raise UserError(
+            f"{rows} simulated rows are too few: give at least {len(spec.classes)}, one for each class."
+        )
     weights = [float(spec.facts["class_rows"][name]) for name in spec.classes]
     numbers = shares(weights, rows)
     for index, number in enumerate(numbers):

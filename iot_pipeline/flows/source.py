@@ -1,6 +1,6 @@
 """The source as delivered -> Parquet: CSV, CSV in zip or gz, Parquet, one file, several or a glob.
 
-Belongs here: opening files and checking that they are tables. Does not belong here: labels and features (build.py).
+Belongs here: opening files and checking that they are tables. Does not belong here: labels, features (build.py).
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def read_source(
                 found = as_text_parquet(connection, spec, name, plain, part)
                 if columns and set(found) != set(columns):
                     differing = sorted(set(found) ^ set(columns))
-                    raise UserError(f"{name} has other columns than {files[0].name}: {', '.join(differing[:5])}.")
+                    raise UserError(
+                        f"{name} has other columns than {files[0].name}: {', '.join(differing[:5])}."
+                    )
                 columns = columns or found
                 parts.append(part)
         listing = ", ".join(quote(part) for part in parts)
@@ -82,13 +84,17 @@ def find_files(source: str) -> list[Path]:
             continue
         matches = [part] if Path(part).exists() else sorted(glob.glob(part, recursive=True))  # noqa: PTH207
         if not matches:
-            raise UserError(f"the source {part!r} does not exist: give a CSV, zip, gz or Parquet file, or a glob.")
+            raise UserError(
+                f"the source {part!r} does not exist: give a CSV, zip, gz or Parquet file, or a glob."
+            )
         found.extend(Path(match) for match in matches)
     if not found:
         raise UserError("the source is empty: give a CSV, zip, gz or Parquet file, or a glob.")
     for path in found:
         if not path.is_file():
-            raise UserError(f"the source {path.name!r} is not a file: give files, or a glob such as folder/*.csv.")
+            raise UserError(
+                f"the source {path.name!r} is not a file: give files, or a glob such as folder/*.csv."
+            )
     return found
 
 
@@ -116,7 +122,14 @@ def unpack(file: Path, folder: Path) -> list[tuple[str, Path]]:
             with gzip.open(file, "rb") as incoming, plain.open("wb") as outgoing:
                 shutil.copyfileobj(incoming, outgoing, 1 << 20)
             return [(file.name, plain)]
-    except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        gzip.BadGzipFile,
+        EOFError,
+        zlib.error,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
         raise UserError(f"{file.name} cannot be unpacked: {error}.") from error
     return [(file.name, file)]
 
@@ -137,8 +150,8 @@ def as_text_parquet(
         columns, delimiter = header(name, plain)
         kinds = ", ".join(f"{quote(column)}: 'VARCHAR'" for column in columns)
         query = (
-            f"SELECT * FROM read_csv({quote(plain)}, auto_detect = false, header = true, delim = {quote(delimiter)}, "
-            f"quote = '\"', escape = '\"', columns = {{{kinds}}}, max_line_size = {MAX_HEADER_BYTES})"
+            f"SELECT * FROM read_csv({quote(plain)}, auto_detect = false, header = true, "
+            f"delim = {quote(delimiter)}, quote = '\"', escape = '\"', columns = {{{kinds}}}, max_line_size = {MAX_HEADER_BYTES})"
         )
     check_columns(spec, name, columns)
     try:
@@ -180,11 +193,13 @@ def check_columns(spec: DatasetSpec, name: str, columns: list[str]) -> None:
     missing = [column for column in spec.source_columns if column not in columns]
     if missing:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        raise UserError(f"{name} lacks {len(missing)} of the columns that data set {spec.name} needs: {shown}.")
+        raise UserError(
+            f"{name} lacks {len(missing)} of the columns that data set {spec.name} needs: {shown}."
+        )
 
 
 def typed_query(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> str:
-    """SELECT that casts a text column to BIGINT or DOUBLE where every value that is there is such a number."""
+    """SELECT that casts a text column to BIGINT or DOUBLE where every value present is such a number."""
     kinds = dict(row[:2] for row in connection.execute(f"DESCRIBE SELECT * FROM {table}").fetchall())
     texts = [column for column in columns if kinds[column] == "VARCHAR"]
     selected = {column: quoted(column) for column in columns}
@@ -195,7 +210,9 @@ def typed_query(connection: duckdb.DuckDBPyConnection, table: str, columns: list
             for kind in ("DOUBLE", "BIGINT"):
                 extra = f" OR contains({quoted(column)}, '.') OR contains(lower({quoted(column)}), 'e')"
                 extra = extra if kind == "BIGINT" else ""
-                tests.append(f"count(*) FILTER ({there} AND (TRY_CAST({quoted(column)} AS {kind}) IS NULL{extra}))")
+                tests.append(
+                    f"count(*) FILTER ({there} AND (TRY_CAST({quoted(column)} AS {kind}) IS NULL{extra}))"
+                )
             tests.append(f"count(*) FILTER ({there})")
         counts = connection.execute(f"SELECT {', '.join(tests)} FROM {table}").fetchall()[0]
         for index, column in enumerate(texts):
@@ -221,5 +238,9 @@ def place(error: Exception) -> str:
 def reason(error: Exception) -> str:
     """The part of DuckDB's message that says what is wrong, without its advice on options."""
     lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-    told = [line for line in lines if not line.startswith(("Original Line", "Possible", "*", "file =", "Invalid Input"))]
+    told = [
+        line
+        for line in lines
+        if not line.startswith(("Original Line", "Possible", "*", "file =", "Invalid Input"))
+    ]
     return (told[0] if told else first_line(error)).rstrip(".") + "."

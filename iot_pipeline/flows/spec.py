@@ -73,7 +73,7 @@ class Scale(Strict):
 
 
 class Feature(Strict):
-    """One feature. `expression` is DuckDB SQL over source columns, each in double quotes; null = same name."""
+    """One feature. `expression` is DuckDB SQL over double-quoted source columns; null = same name."""
 
     name: str = Field(pattern=r"^[^\s:\"]+$")
     unit: str
@@ -165,11 +165,13 @@ class DatasetSpec(Strict):
         for feature in self.features:
             if feature.name == name:
                 return feature
-        raise UserError(f"data set {self.name} has no feature {name!r}; it has {', '.join(self.feature_names)}.")
+        raise UserError(
+            f"data set {self.name} has no feature {name!r}; it has {', '.join(self.feature_names)}."
+        )
 
 
 def normalise_label(value: object) -> str:
-    """One text for the same label however it was stored: 3, 3.0, "3", "3.0" -> "3"; other text is stripped."""
+    """One text for a label however it was stored: 3, 3.0, "3", "3.0" -> "3"; other text is stripped."""
     text = str(value).strip()
     return str(int(text.split(".")[0])) if WHOLE_NUMBER.fullmatch(text) else text
 
@@ -197,7 +199,9 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path.name} does not describe a data set: it must be a mapping with name, features, ...")
+        raise UserError(
+            f"{path.name} does not describe a data set: it must be a mapping with name, features, ..."
+        )
     if "extends" in content:
         base = load_spec(content.pop("extends")).model_dump()
         content = base | content

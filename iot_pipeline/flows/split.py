@@ -26,7 +26,7 @@ SMALLEST_SHARED_STRATUM = len(SIDES)
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Per side: rows, flow groups, and groups and rows by class; `strata_train_only` = strata too small to deal."""
+    """Per side: rows, groups, and both by class; `strata_train_only` counts strata too small to deal."""
 
     seed: int
     fractions: dict[str, float]
@@ -52,14 +52,20 @@ class OrderReport:
 def split_by_group(
     flows: Path, out: Path, seed: int = 42, fractions: Mapping[str, float] = FRACTIONS
 ) -> SplitReport:
-    """Deal flow groups to the sides and write records.parquet (see the contract of the tables in the README).
+    """Deal flow groups to the sides and write records.parquet: flow_group, label, rows, group_rows, side, row_id.
 
     Strata are majority label x power of two of the group size, so that the sides hold alike classes and alike
-    duplicates. Within a stratum groups stand in the order of sha256(seed, flow_group): the order of rows in the
-    source has no say. Raises UserError if the fractions are not one positive share a side that sum to 1.
+    duplicates. Within a stratum groups stand in the order of sha256(seed, flow_group): the order of rows in
+    the source has no say. A group with conflicting labels is dealt whole, by its majority label. Raises UserError if the fractions are not one positive share a side that sum to 1.
     """
-    if set(fractions) != set(SIDES) or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
-        raise UserError(f"split fractions must be a positive share for each of {', '.join(SIDES)} and sum to 1.")
+    if (
+        set(fractions) != set(SIDES)
+        or min(fractions.values()) <= 0
+        or abs(sum(fractions.values()) - 1) > 1e-9
+    ):
+        raise UserError(
+            f"split fractions must be a positive share for each of {', '.join(SIDES)} and sum to 1."
+        )
     with connect() as connection:
         connection.execute(f"""
             CREATE TEMP TABLE records AS
@@ -67,7 +73,8 @@ def split_by_group(
             FROM {scan(flows)} GROUP BY ALL""")
         connection.execute(f"""
             CREATE TEMP TABLE strata AS
-            SELECT *, row_number() OVER (PARTITION BY majority, bucket ORDER BY key, flow_group) - 1 AS place FROM (
+            SELECT *, row_number() OVER (PARTITION BY majority, bucket ORDER BY key, flow_group) - 1 AS place
+            FROM (
                 SELECT flow_group, CAST(sum(rows) AS BIGINT) AS group_rows, min(first_row) AS row_id,
                     count(*) AS labels,
                     first(label ORDER BY rows DESC, label) AS majority,
@@ -79,7 +86,8 @@ def split_by_group(
         ).fetchall()
         bounds, train_only = deal(sizes, fractions)
         connection.execute(
-            "CREATE TEMP TABLE bounds (majority VARCHAR, bucket BIGINT, start BIGINT, stop BIGINT, side VARCHAR)"
+            "CREATE TEMP TABLE bounds "
+            "(majority VARCHAR, bucket BIGINT, start BIGINT, stop BIGINT, side VARCHAR)"
         )
         connection.executemany("INSERT INTO bounds VALUES (?, ?, ?, ?, ?)", bounds)
         connection.execute("""
@@ -96,7 +104,7 @@ def split_by_group(
 def deal(
     sizes: list[tuple[str, int, int]], fractions: Mapping[str, float]
 ) -> tuple[list[tuple[str, int, int, int, str]], int]:
-    """(label, bucket, start, stop, side) intervals of places in each stratum; and how many strata went to train.
+    """(label, bucket, start, stop, side) intervals of places in each stratum; how many strata stay in train.
 
     What a stratum owes a side in fractions of a group is carried to the next stratum of the same class.
     """
@@ -155,9 +163,9 @@ def order_training(
 ) -> OrderReport:
     """Write order.parquet: one class-stratified order of all train rows, of which every stage is a prefix.
 
-    Each class is shuffled by a seeded hash; classes are then merged by fractional rank (i + 0.5) / n, so that every
-    prefix holds each class in its share. `distinct_first` puts the first row of each (flow group, label) before
-    all repeats. Raises UserError for an unknown order or an empty train side.
+    Each class is shuffled by a seeded hash; classes are then merged by fractional rank (i + 0.5) / n, so that
+    every prefix holds each class in its share. `distinct_first` puts the first row of each (flow group, label)
+    before all repeats. Raises UserError for an unknown order or an empty train side.
     """
     if order not in ORDERS:
         raise UserError(f"unknown training order {order!r}; use one of {', '.join(ORDERS)}.")
@@ -171,12 +179,15 @@ def order_training(
                     row_number() OVER (PARTITION BY flow_group, label ORDER BY row_id) - 1 AS nth
                 FROM {scan(flows)} SEMI JOIN (SELECT flow_group FROM {scan(records)} WHERE side = 'train')
                 USING (flow_group))""")
-        rows, groups = connection.execute("SELECT count(*), count(DISTINCT flow_group) FROM pool").fetchall()[0]
+        rows, groups = connection.execute("SELECT count(*), count(DISTINCT flow_group) FROM pool").fetchall()[
+            0
+        ]
         if rows == 0:
             raise UserError("the train side of the split is empty: there is nothing to order.")
         connection.execute("""
             CREATE TEMP TABLE ordered AS
-            SELECT row_number() OVER (ORDER BY part, rank, label) - 1 AS position, row_id, flow_group, label FROM (
+            SELECT row_number() OVER (ORDER BY part, rank, label) - 1 AS position, row_id, flow_group, label
+            FROM (
                 SELECT *, (row_number() OVER (PARTITION BY part, label ORDER BY key, row_id) - 0.5)::DOUBLE
                     / count(*) OVER (PARTITION BY part, label) AS rank FROM pool)""")
         query = """

@@ -66,6 +66,15 @@ def load_claims(path: Path = CLAIMS) -> list[Claim]:
     return claims
 
 
+def claimed_costs(claims: Sequence[Claim] | None = None) -> dict[str, float]:
+    """Track -> dollars that the prior work says its answers cost, from the claims measured by `cost_<track>`."""
+    return {
+        claim.measure.removeprefix("cost_"): claim.figure
+        for claim in (claims or load_claims())
+        if claim.measure and claim.measure.startswith("cost_") and isinstance(claim.figure, (int, float))
+    }
+
+
 def claims_audit(
     claims: Sequence[Claim], measured: Mapping[str, Mapping[str, Any]], met: Collection[str] = ()
 ) -> list[dict[str, Any]]:

@@ -259,3 +259,9 @@ def flat_rows(comparison: Mapping[str, Any], view: str = "distinct") -> list[dic
 
 def _with_interval(scored: Mapping[str, Any]) -> str:
     return tables.accuracy(scored.get("accuracy"), scored.get("low"), scored.get("high"))
+
+
+def results_table(comparison: Mapping[str, Any], view: str | None = None) -> list[dict[str, str]]:
+    """The results as rows of formatted text under their headings, for the terminal and for Dagster's tables."""
+    view = view or comparison["view"]
+    return tables.plain_rows(flat_rows(comparison, view), columns(view))

@@ -80,12 +80,13 @@ def canvas(width: float, height: float) -> Iterator[Canvas]:
 
 def png(figure: Figure) -> bytes:
     """The figure as an 8-bit PNG: 128 colours are enough for flat charts and a quarter of the bytes."""
+    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
     agg = FigureCanvasAgg(figure)
     agg.draw()
-    image = Image.fromarray(agg.buffer_rgba().__array__()[:, :, :3])  # type: ignore[call-overload]
+    image = Image.fromarray(np.asarray(agg.buffer_rgba())[:, :, :3])
     out = io.BytesIO()
     image.quantize(colors=128, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
     return out.getvalue()

@@ -34,7 +34,13 @@ def test_groups_labels_and_occurrences(tmp_path: Path) -> None:
     ]
     report = build_flows(SPEC, raw(tmp_path / "raw.parquet", rows), tmp_path / "flows.parquet")
     flows = pd.read_parquet(tmp_path / "flows.parquet")
-    assert flows.label.tolist() == ["Arp_Spoofing", "HTTP_Flood", "HTTP_Flood", "Arp_Spoofing", "Arp_Spoofing"]
+    assert flows.label.tolist() == [
+        "Arp_Spoofing",
+        "HTTP_Flood",
+        "HTTP_Flood",
+        "Arp_Spoofing",
+        "Arp_Spoofing",
+    ]
     assert flows.occurrence.tolist() == [0, 0, 1, 0, 1]
     assert flows.row_id.tolist() == [0, 1, 2, 3, 4]
     assert flows.flow_group[4] == group_id(values_text(SPEC, [0.0] * 29))

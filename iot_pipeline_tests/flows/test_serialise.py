@@ -104,7 +104,9 @@ def test_an_unseen_value_stands_between_its_neighbours() -> None:
 @given(st.lists(st.floats(-1e9, 1e9), min_size=29, max_size=29))
 def test_texts_read_back(values: list[float]) -> None:
     spec = load_spec("farm_flow")
-    expected = [(name, printed(spec.format, value)) for name, value in zip(spec.feature_names, values, strict=True)]
+    expected = [
+        (name, printed(spec.format, value)) for name, value in zip(spec.feature_names, values, strict=True)
+    ]
     names = spec.feature_names
     ranks = RankTable(1, {name: [0.0] for name in names}, {name: [1] for name in names})
     assert parse_text(values_text(spec, values)) == [(name, text, None) for name, text in expected]
@@ -113,7 +115,9 @@ def test_texts_read_back(values: list[float]) -> None:
     assert {rank for _, _, rank in ranked} <= {0, 50, 100}
 
 
-@pytest.mark.parametrize("text", ["", "orig_pkts 3", "orig_pkts: three", "orig_pkts: 3 p5 x", "orig_pkts: nan"])
+@pytest.mark.parametrize(
+    "text", ["", "orig_pkts 3", "orig_pkts: three", "orig_pkts: 3 p5 x", "orig_pkts: nan"]
+)
 def test_text_that_is_no_flow_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="line 1"):
         parse_text(text)

@@ -36,14 +36,23 @@ def test_features_follow_their_definitions() -> None:
         Packet(True, 20, Draw(10, 10), Draw(300, 300)),
         Packet(True, 20, Draw(30, 30), Draw(600, 600)),
     )
-    found = {name: float(value[0]) for name, value in measure(Conversation(1.0, fixed), 1, generator(1, 1)).items()}
+    found = {
+        name: float(value[0]) for name, value in measure(Conversation(1.0, fixed), 1, generator(1, 1)).items()
+    }
     assert found["orig_ip_bytes"] == 40 + 20 + 20 + 40 + 3 * 20
     assert found["resp_ip_bytes"] == 52
     assert (found["flow_iat.tot"], found["fwd_iat.tot"], found["bwd_iat.tot"]) == (1000, 1000, 0)
     assert (found["fwd_iat.avg"], found["flow_iat.avg"]) == (500, pytest.approx(1000 / 3))
-    assert (found["fwd_pkts_per_sec"], found["flow_pkts_per_sec"]) == (pytest.approx(3000), pytest.approx(4000))
+    assert (found["fwd_pkts_per_sec"], found["flow_pkts_per_sec"]) == (
+        pytest.approx(3000),
+        pytest.approx(4000),
+    )
     assert found["down_up_ratio"] == pytest.approx(1 / 3)
-    assert (found["fwd_header_size_tot"], found["fwd_header_size_min"], found["fwd_header_size_max"]) == (80, 20, 40)
+    assert (found["fwd_header_size_tot"], found["fwd_header_size_min"], found["fwd_header_size_max"]) == (
+        80,
+        20,
+        40,
+    )
     assert (found["pkts_difference"], found["data_pkts_difference"]) == (2, 2)
     assert found["flow_pkts_payload.avg"] == 10
 
@@ -52,7 +61,9 @@ def test_features_follow_their_definitions() -> None:
 def test_identities_hold_in_every_class(name: str) -> None:
     values = class_features(FARM_FLOW[name], 4000, generator(3, 3), SPEC.feature_names)
     flow = pd.DataFrame(values, columns=SPEC.feature_names)
-    assert (flow["fwd_pkts_payload.tot"] + flow["bwd_pkts_payload.tot"] == flow["flow_pkts_payload.tot"]).all()
+    assert (
+        flow["fwd_pkts_payload.tot"] + flow["bwd_pkts_payload.tot"] == flow["flow_pkts_payload.tot"]
+    ).all()
     assert (flow["orig_pkts"] - flow["resp_pkts"] == flow["pkts_difference"]).all()
     assert (flow["data_pkts_difference"].abs() <= flow["orig_pkts"] + flow["resp_pkts"]).all()
     for way, side in (("fwd", "orig"), ("bwd", "resp")):
@@ -63,7 +74,9 @@ def test_identities_hold_in_every_class(name: str) -> None:
         assert (headers >= flow[f"{way}_header_size_max"]).all()
         assert (headers <= flow[f"{way}_header_size_max"] * packets).all()
         assert np.allclose(flow[f"{way}_pkts_payload.avg"] * packets, flow[f"{way}_pkts_payload.tot"])
-        assert np.allclose(flow[f"{way}_pkts_per_sec"] * flow["flow_iat.tot"] / 1e6, packets * (flow["flow_iat.tot"] > 0))
+        assert np.allclose(
+            flow[f"{way}_pkts_per_sec"] * flow["flow_iat.tot"] / 1e6, packets * (flow["flow_iat.tot"] > 0)
+        )
         assert (flow[f"{way}_iat.tot"] <= flow["flow_iat.tot"]).all()
         assert np.allclose(flow[f"{way}_iat.avg"] * (packets - 1).clip(lower=1), flow[f"{way}_iat.tot"])
     assert np.allclose(flow["fwd_pkts_per_sec"] + flow["bwd_pkts_per_sec"], flow["flow_pkts_per_sec"])
@@ -73,9 +86,9 @@ def test_identities_hold_in_every_class(name: str) -> None:
 
 
 def test_shares_of_each_class_sum_to_one() -> None:
-    assert {name: round(sum(kind.share for kind in kinds), 9) for name, kinds in FARM_FLOW.items()} == dict.fromkeys(
-        SPEC.classes, 1.0
-    )
+    assert {
+        name: round(sum(kind.share for kind in kinds), 9) for name, kinds in FARM_FLOW.items()
+    } == dict.fromkeys(SPEC.classes, 1.0)
     assert shares([0.5, 0.25, 0.25], 7) == [4, 2, 1] or sum(shares([0.5, 0.25, 0.25], 7)) == 7
 
 
@@ -107,7 +120,12 @@ def test_the_lone_syn_is_the_same_flow_under_four_labels(tmp_path: Path) -> None
     table = pd.read_parquet(tmp_path / "a.parquet")
     labels = table.groupby(SPEC.feature_names).traffic.unique()
     lone = max(labels, key=len)
-    assert sorted(SPEC.label_of(code) for code in lone) == ["HTTP_Flood", "MQTT_Flood", "Port_Scanning", "TCP_Flood"]
+    assert sorted(SPEC.label_of(code) for code in lone) == [
+        "HTTP_Flood",
+        "MQTT_Flood",
+        "Port_Scanning",
+        "TCP_Flood",
+    ]
 
 
 def test_full_size_has_the_published_duplicates(tmp_path: Path) -> None:
@@ -117,4 +135,6 @@ def test_full_size_has_the_published_duplicates(tmp_path: Path) -> None:
     assert table.duplicated(SPEC.feature_names).mean() == pytest.approx(facts["share"], abs=0.005)
     for code, rows in table.groupby("traffic"):
         name = SPEC.label_of(code)
-        assert rows.duplicated(SPEC.feature_names).mean() == pytest.approx(facts["by_class"][name], abs=0.02), name
+        assert rows.duplicated(SPEC.feature_names).mean() == pytest.approx(
+            facts["by_class"][name], abs=0.02
+        ), name

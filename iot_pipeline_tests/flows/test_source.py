@@ -35,7 +35,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.zip", "t.csv.gz", "t.parquet", "bom.csv", "half?.csv", "semicolon.csv"])
+@pytest.mark.parametrize(
+    "name", ["t.csv", "t.zip", "t.csv.gz", "t.parquet", "bom.csv", "half?.csv", "semicolon.csv"]
+)
 def test_every_form_gives_the_same_table(good: Path, tmp_path: Path, name: str) -> None:
     report = read_source(SPEC, str(good / name), tmp_path / "raw.parquet")
     assert (report.rows, report.columns) == (200, [*SPEC.feature_names, "is_attack", "traffic"])

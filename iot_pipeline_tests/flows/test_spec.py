@@ -46,7 +46,7 @@ def test_scales_reproduce_the_published_values() -> None:
     for name, fact in recovered.items():
         scale = spec.feature(name).scale
         assert scale is not None and scale.basis == "recovered"
-        # pkts_difference is published with four digits for 0, the three values of orig_pkts disagree by 0.000002.
+        # pkts_difference is published with four digits for 0; the values of orig_pkts disagree by 0.000002.
         tolerance = 0.00005 if name == "pkts_difference" else 0.0000026
         for raw, published in fact["checks"].items():
             assert scale.from_raw(raw) == pytest.approx(published, abs=tolerance)

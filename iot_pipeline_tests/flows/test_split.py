@@ -16,7 +16,9 @@ ROWS = st.lists(st.tuples(st.integers(0, 40), st.sampled_from("abc")), min_size=
 
 def flows_table(path: Path, rows: list[tuple[int, str]]) -> Path:
     """flows.parquet without features: (group, label) pairs in order."""
-    frame = pd.DataFrame({"flow_group": [f"g{group}" for group, _ in rows], "label": [label for _, label in rows]})
+    frame = pd.DataFrame(
+        {"flow_group": [f"g{group}" for group, _ in rows], "label": [label for _, label in rows]}
+    )
     frame.insert(0, "row_id", range(len(frame)))
     frame.to_parquet(path)
     return path
@@ -45,7 +47,11 @@ def test_split_and_order_hold_on_any_table(rows: list[tuple[int, str]], shuffler
             order_training(flows, folder / "records.parquet", folder / "order.parquet", seed=7, order=order)
             found = pd.read_parquet(folder / "order.parquet")
             order_training(
-                folder / "moved.parquet", folder / "moved_records.parquet", folder / "moved_order.parquet", 7, order
+                folder / "moved.parquet",
+                folder / "moved_records.parquet",
+                folder / "moved_order.parquet",
+                7,
+                order,
             )
             pd.testing.assert_frame_equal(
                 found.drop(columns="row_id"),

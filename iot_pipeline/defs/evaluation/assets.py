@@ -14,9 +14,10 @@ from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
 from iot_pipeline.defs.training.assets import base_location
 from iot_pipeline.evaluation.calibration import fit_temperature
-from iot_pipeline.evaluation.evaluate import evaluate_predictions
+from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.explanations import explanation_quality as judge
 from iot_pipeline.evaluation.predictions import write_predictions
+from iot_pipeline.evaluation.views import read_side
 from iot_pipeline.flows.pool import distinct_flows, side_records
 from iot_pipeline.inference.benchmark import ladder
 from iot_pipeline.inference.student import Student
@@ -29,7 +30,7 @@ DATA = ["flows", "evaluation_split", "training_order", "base_model"]
 def student(step: Step, stage: str, track: str) -> Student:
     """The student of one checkpoint."""
     adapter = step.input(f"lora_checkpoint/{stage}", f"{stage}|{track}")
-    return Student.load(base_location(step), adapter, threads=step.unrecorded.threads, log=step.log)
+    return Student.load(base_location(step), adapter, threads=step.unrecorded.threads)
 
 
 def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
@@ -57,11 +58,12 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
             scores, begin = {}, time.monotonic()
             for side in ("calibration", "test"):
                 groups, texts = prompts_of(step, side)
-                scores[side] = (groups, model.score_labels(texts, classes, step.settings.answer_order))
+                scores[side] = (groups, model.score_labels(texts, classes, step.settings.answer_order, log=step.log))
             seconds = time.monotonic() - begin
-            temperature = fit_temperature(side_records(records, "calibration"), *scores["calibration"], classes)
+            calibration = read_side(side_records(records, "calibration"), classes)
+            fitted = fit_temperature(calibration, align(calibration, *scores["calibration"]))
             result = evaluate_predictions(
-                side_records(records, "test"), *scores["test"], classes, seed, temperature=temperature
+                side_records(records, "test"), *scores["test"], classes, seed, fitted["temperature"]
             )
             write_predictions(step.folder / "predictions.parquet", *scores["test"], classes)
             step.json("eval.json", result)

@@ -4,8 +4,10 @@ Belongs here: the six quality assets. Does not belong here: the measuring (iot_p
 """
 
 import dagster as dg
+import pyarrow as pa
 
 from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.lake.atomic import write_table, write_text
 from iot_pipeline.quality.conflicts import label_conflicts as find_conflicts
 from iot_pipeline.quality.duplicates import dedup_report as count_duplicates
 from iot_pipeline.quality.mismatch import dataset_mismatch as find_mismatches
@@ -59,10 +61,11 @@ def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Quantiles, zero variance, outliers and recovered scale of each feature in each class."""
     with lake.step(context) as step:
-        report = profile_flows(step.input("flows") / "flows.parquet", step.spec)
+        report, table = profile_flows(step.input("flows") / "flows.parquet", step.spec)
         step.json("flow_profile.json", report)
-        step.note(rows=report["rows"])
-        step.png("profile.png", figures.profile(report), "Quartiles of telling features by class")
+        write_table(step.folder / "flow_profile.parquet", pa.Table.from_pandas(table, preserve_index=False))
+        step.note(zero_variance=", ".join(report["zero_variance"]) or "none", scales_recovered=len(report["scales"]))
+        step.png("profile.png", figures.profile(table), "Quartiles of telling features by class")
     return step.result()
 
 
@@ -75,7 +78,8 @@ def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
             seed=step.settings.seed,
         )
         step.json("attack_patterns.json", report)
-        step.table("rules", report["table"])
+        step.metadata["guide"] = dg.MetadataValue.md(report["guide"])
+        write_text(step.folder / "guide.md", report["guide"])
     return step.result()
 
 
@@ -83,7 +87,10 @@ def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
 def sample_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Seeded rows of each class side by side, scaled and raw, the features that differ most marked."""
     with lake.step(context) as step:
-        report = compare_samples(step.input("flows") / "flows.parquet", step.spec, seed=step.settings.seed)
+        report, table = compare_samples(step.input("flows") / "flows.parquet", step.spec, seed=step.settings.seed)
         step.json("sample_comparison.json", report)
-        step.table("samples", report["table"])
+        write_table(step.folder / "sample_comparison.parquet", pa.Table.from_pandas(table, preserve_index=False))
+        step.note(marked=", ".join(report["marked"]))
+        marked = table[table["marked"] & (table["sample"] == 0)]
+        step.table("samples", marked[["class", "feature", "printed", "raw", "unit"]].astype(str).to_dict("records"))
     return step.result()

@@ -42,12 +42,25 @@ def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         result = comparison.track_comparison(
             known.get("evaluation", {}), known.get("baselines", {}), paired_tracks(step)
         )
-        result["table"] = comparison.results_table(result)
+        result["table"] = results_rows(result)
         step.json("track_comparison.json", result)
         step.table("results", result["table"])
         step.metadata["verdicts"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in result["verdicts"]))
         step.png("accuracy.png", figures.accuracy(result), "Accuracy with intervals by track and baseline")
     return step.result()
+
+def results_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparison as flat rows for terminal and UI: who, on what, accuracy in the views, ceilings."""
+    return [
+        {
+            "model": flat["name"], "stage": flat["stage"],
+            "accuracy, distinct flows": flat["accuracy"], "ceiling": row["views"]["distinct"]["ceiling"],
+            "of AutoML": flat["ratio_to_automl"], "macro-F1": flat["macro_f1"],
+            "accuracy, rows": flat["row_accuracy"], "row ceiling": row["views"]["row"]["ceiling"],
+        }
+        for row, flat in zip(result["rows"], comparison.flat_rows(result), strict=True)
+    ]
+
 
 def paired_tracks(step: Step) -> list[dict[str, Any]]:
     """A paired test of each two tracks at each stage that has both."""
@@ -105,15 +118,16 @@ def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         found, conditions = measured.collect(context_)
         audit = claims.claims_audit(claims.load_claims(), found, conditions)
         step.json("claims_audit.json", audit)
-        step.table("claims", [{k: row[k] for k in ("id", "text", "verdict")} for row in audit])
+        step.table("claims", [{k: row[k] for k in ("id", "text", "claimed", "measured", "verdict")} for row in audit])
     return step.result()
 
 @dg.asset(**COMMON, kinds={"html", "markdown"}, deps=[*EVERYTHING, "track_comparison", "cost_report", "claims_audit"])
 def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """The report: results, data, leakage, tracks, training, explanations, cost, claims, lineage. HTML and Markdown."""
     with lake.step(context) as step:
-        report.paper_report(gather(whole_lake(step, set()), about(step)), step.folder)
-        step.volatile("report.html", "report.md")  # figures depend on the machine's fonts
+        facts = report.paper_report(gather(whole_lake(step, set()), about(step)), step.folder)
+        step.volatile("report.html")  # figures depend on the machine's fonts
+        step.note(sections=facts["sections"], figures=facts["figures"], missing="; ".join(facts["missing"]) or "nothing")
         step.metadata["report"] = dg.MetadataValue.path(str(step.lake.folder(step.artefact) / "report.html"))
     return step.result()
 

@@ -1,0 +1,80 @@
+"""Group baseline: what the student is measured against, on the same rows and the same test set.
+
+Belongs here: `automl_baseline`. Does not belong here: the models (iot_pipeline.baseline).
+"""
+
+import os
+
+import dagster as dg
+import pandas as pd
+
+from iot_pipeline.baseline.automl import AutoMLConfig, run_automl
+from iot_pipeline.baseline.hash_lookup import run_hash_lookup
+from iot_pipeline.baseline.lightgbm import run_lightgbm
+from iot_pipeline.baseline.result import BaselineResult
+from iot_pipeline.defs.partitions import stage_partitions
+from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.evaluation.calibration import fit_temperature
+from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
+from iot_pipeline.evaluation.predictions import write_predictions
+from iot_pipeline.evaluation.views import read_side
+from iot_pipeline.flows.pool import distinct_flows, pool_size, side_records, training_rows
+from iot_pipeline.flows.split import stage_rows
+from iot_pipeline.reporting import figures
+
+
+@dg.asset(
+    group_name="baseline", owners=["team:data"], code_version="1", kinds={"autogluon", "lightgbm"},
+    partitions_def=stage_partitions, deps=["flows", "evaluation_split", "training_order"],
+)
+def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """AutoGluon, LightGBM and a hash lookup trained on the stage's rows (`ALL` = the whole train pool)."""
+    with lake.step(context) as step:
+        train, sides = data(step)
+        both = pd.concat(sides.values(), ignore_index=True)
+        names, classes, seed = step.spec.feature_names, step.spec.classes, step.settings.seed
+        step.note(rows=len(train))
+        for result in (
+            run_automl(train, both, names, "label", classes, config(step), step.log),
+            run_lightgbm(train, both, names, "label", classes, seed),
+            run_hash_lookup(train, both, "label", classes),
+        ):
+            score(step, result)
+    return step.result()
+
+
+def data(step: Step) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """The stage's training rows, exactly the student's, and the distinct flows of calibration and test side."""
+    flows, order = step.input("flows") / "flows.parquet", step.input("training_order") / "order.parquet"
+    records = step.input("evaluation_split") / "records.parquet"
+    _, stop, _ = stage_rows(step.artefact.partition, pool_size(order))
+    sides = {side: distinct_flows(flows, records, side) for side in ("calibration", "test")}
+    return training_rows(flows, order, 0, stop), sides
+
+
+def config(step: Step) -> AutoMLConfig:
+    """AutoGluon's configuration from the settings; only the time-limited presets read the time."""
+    preset, seed = step.settings.automl_preset, step.settings.seed
+    cores = step.unrecorded.threads or os.cpu_count() or 1
+    if preset == "fixed":
+        return AutoMLConfig(preset, seed=seed, cores=cores)
+    return AutoMLConfig(preset, step.settings.automl_seconds, seed, cores)
+
+
+def score(step: Step, result: BaselineResult) -> None:
+    """Calibrate and evaluate one baseline; writes predictions and metrics under its name."""
+    records = step.input("evaluation_split") / "records.parquet"
+    classes, seed = step.spec.classes, step.settings.seed
+    calibration = read_side(side_records(records, "calibration"), classes)
+    fitted = fit_temperature(calibration, align(calibration, result.group_ids, result.log_probs))
+    facts = evaluate_predictions(
+        side_records(records, "test"), result.group_ids, result.log_probs, classes, seed, fitted["temperature"]
+    )
+    write_predictions(step.folder / f"predictions_{result.name}.parquet", result.group_ids, result.log_probs, classes)
+    step.json(f"eval_{result.name}.json", facts | {"model": result.report})
+    step.json(f"timing_{result.name}.json", result.timings, volatile=True)
+    distinct = facts["views"]["distinct"]
+    step.note(**{f"{result.name}_distinct": distinct["accuracy"], f"{result.name}_row": facts["views"]["row"]["accuracy"]})
+    if result.name == "automl":
+        title = f"AutoML, {step.artefact.partition}"
+        step.png("confusion.png", figures.confusion(distinct["confusion"], classes, title), f"Confusion, {title}")

@@ -1,0 +1,130 @@
+"""Scoring is exact for names of one token and of many, whatever the batch; explanations end where they should."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.inference.benchmark import ladder
+from iot_pipeline.inference.student import Student
+from iot_pipeline.sft.tensors import build_tensors
+from iot_pipeline.sft.tokenizer import load_tokenizer, prompt_text
+from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.payload import run
+from iot_pipeline_tests.tiny import CLASSES, chats, flow_texts, label_of, make_base
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("student")
+    base = make_base(folder / "base")
+    build_tensors(chats(flow_texts(40)), load_tokenizer(base), 200, folder / "t.safetensors")
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    run(
+        TrainConfig(
+            base=str(base), tensors=folder / "t.safetensors", out=folder / "adapter", max_steps=120, batch_rows=16,
+            accumulation=1, learning_rate=2e-2, warmup_steps=5, lora_dropout=0.0, lora_targets="all-linear",
+            threads=threads,
+        )
+    )  # fmt: skip
+    return base, folder / "adapter"
+
+
+@pytest.fixture(scope="module")
+def student(parts: tuple[Path, Path]) -> Student:
+    return Student.load(*parts, device="cpu", threads=1)
+
+
+def by_hand(student: Student, text: str, names: list[str]) -> np.ndarray:
+    """Log-probabilities of the names, each read alone behind the prompt."""
+    import torch
+
+    scores = []
+    head = student._ids(prompt_text(student.tokenizer, text) + "CLASSIFICATION:")
+    for name in names:
+        tail = student._ids(f" {name}")
+        with torch.inference_mode():
+            logs = student.model(torch.tensor([[*head, *tail]])).logits[0].float().log_softmax(-1)
+        scores.append(sum(float(logs[len(head) - 1 + place, token]) for place, token in enumerate(tail)))
+    return np.array(scores) - np.logaddexp.reduce(scores)
+
+
+def test_it_learned_the_classes_it_was_shown(student: Student) -> None:
+    texts = flow_texts(40)
+    scores = student.score_labels(texts, CLASSES)
+    right = [CLASSES[best] == label_of(text) for best, text in zip(scores.argmax(1), texts, strict=True)]
+    assert np.mean(right) > 0.6
+    assert np.allclose(np.exp(scores).sum(1), 1)
+
+
+@pytest.mark.parametrize("names", [CLASSES, ["Normal", "Norway_x9", "Port_Scanning", "q", "some longer name"]])
+def test_scores_equal_reading_each_name_alone(student: Student, names: list[str]) -> None:
+    texts = [flow_texts(3)[0], flow_texts(3)[1] + "\nextra: 12.345", flow_texts(3)[0]]
+    scores = student.score_labels(texts, names)
+    assert np.allclose(scores, [by_hand(student, text, names) for text in texts], atol=1e-4)
+    assert np.array_equal(scores[0], scores[2])
+    one_by_one = np.concatenate([student.score_labels([text], names, batch_tokens=1) for text in texts])
+    assert np.allclose(scores, one_by_one, atol=1e-4)
+
+
+def test_a_name_that_begins_another_is_told_from_it(student: Student) -> None:
+    scores = np.exp(student.score_labels(flow_texts(4), ["q", "q 7.77 zz", "Normal"]))
+    assert np.allclose(scores.sum(1), 1) and (scores > 0).all()
+
+
+def test_wrong_questions_are_clear_errors(student: Student, parts: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="each once"):
+        student.score_labels(["x"], ["a", "a"])
+    with pytest.raises(UserError, match="IOT_ANSWER_ORDER"):
+        student.score_labels(["x"], ["a"], order="explanation_first")
+    with pytest.raises(UserError, match="no adapter_model.safetensors"):
+        Student.load(parts[0], tmp_path)
+
+
+def test_merged_and_unmerged_agree(student: Student, parts: tuple[Path, Path]) -> None:
+    apart = Student.load(*parts, device="cpu", threads=1, merge=False)
+    texts = flow_texts(10, seed=5)
+    assert np.allclose(apart.score_labels(texts, CLASSES), student.score_labels(texts, CLASSES), atol=1e-3)
+
+
+def test_explanations_do_not_depend_on_the_batch(student: Student) -> None:
+    texts = [*flow_texts(4, seed=8), flow_texts(1)[0] + "\nmore: 1.000"]
+    together = student.explain(texts, max_new_tokens=24)
+    assert together == [student.explain([text], max_new_tokens=24, batch=1)[0] for text in texts]
+    assert all(text.startswith("CLASSIFICATION:") for text in together)
+    begun = student.explain_ended(texts[:2], 60, answers=["CLASSIFICATION: Normal\n"] * 2)
+    assert all(text.startswith("CLASSIFICATION: Normal\n") and "<|im_end|>" not in text for text, _ in begun)
+
+
+def test_ladder_measures_or_says_why_not(parts: tuple[Path, Path]) -> None:
+    rungs = ladder(*parts, flow_texts(6), CLASSES, single=2, explained=1, max_new_tokens=8, threads=1)
+    assert all(rung["run"] or rung["reason"] for rung in rungs)
+    batched = [rung for rung in rungs if rung["run"] and "batched" in rung["rung"]]
+    assert {rung["rung"] for rung in batched} >= {"label only, fp32, adapter, batched", "label only, bf16, merged, batched"}
+    assert batched[0]["label_agreement"] == 1.0
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real Qwen2.5 tokenizer is not beside the checkout")
+def test_many_token_names_of_the_real_tokenizer_are_scored_exactly() -> None:
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    real: Any = load_tokenizer(REAL)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(real), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=True, initializer_range=0.3,
+    )  # fmt: skip
+    student = Student(Qwen2ForCausalLM(config).eval(), real, torch.device("cpu"), real.pad_token_id)
+    names = ["Normal", "Arp_Spoofing", "BotNet_DDOS", "TCP_Flood", "UDP_Flood"]
+    texts = flow_texts(3)
+    assert np.allclose(
+        student.score_labels(texts, names), [by_hand(student, text, names) for text in texts], atol=1e-4
+    )

@@ -1,0 +1,82 @@
+"""The published parameter count, and what the tiny base is made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.training.base import build_tiny_base, load_tokenizer, number_features
+from iot_pipeline.training.exercises import masked, parse, reading
+from iot_pipeline.training.lora import trainable_parameters
+from iot_pipeline_tests.tiny import CLASSES, FEATURES, RECIPE, flow_texts, make_base
+
+
+def test_qwen_1_5b_with_r_16_on_attention_trains_4358144_of_1548072448() -> None:
+    from transformers import Qwen2Config
+
+    config = Qwen2Config(
+        vocab_size=151936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    found = trainable_parameters(config, r=16, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
+    assert (found.trainable, found.total) == (4_358_144, 1_548_072_448)
+
+
+def test_base_is_a_folder_of_safetensors_made_the_same_twice(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_base(tmp_path / name)
+    for file in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["model_type"] == "qwen2"
+    assert "WITHOUT their labels" in (tmp_path / "a" / "README.md").read_text()
+    tokenizer = load_tokenizer(tmp_path / "a")
+    assert all(len(tokenizer(f" {name}")["input_ids"]) == 1 for name in CLASSES)
+
+
+def test_base_of_other_texts_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tiny base: flow text"):
+        build_tiny_base(["hello: 1"], CLASSES, FEATURES, tmp_path, recipe=RECIPE)
+
+
+def test_readings_cite_true_values_and_any_class() -> None:
+    flows = parse(flow_texts(30), FEATURES)
+    random = np.random.default_rng(0)
+    for row in range(30):
+        answer = reading(flows, row, "Normal", random)
+        assert answer.startswith("CLASSIFICATION: Normal\nANALYSIS: ")
+        for part in answer.split("KEY_INDICATORS: ")[1].split("; "):
+            name, value, side = part.split(" ")[:3]
+            column = FEATURES.index(name)
+            assert flows.printed[row][column] == value
+            middle = np.median(flows.numbers[:, column])
+            assert side != "(above" or float(value) > middle
+            assert side != "(below" or float(value) < middle
+
+
+def test_masked_lines_are_those_of_the_answer() -> None:
+    flows = parse(flow_texts(5), FEATURES)
+    text, answer = masked(flows, 2, np.random.default_rng(1), hidden=2)
+    assert text.count(": ?") == 2
+    filled = dict(line.split(": ") for line in answer.split("\n")[1:])
+    assert {name: value for name, value in filled.items() if f"{name}: ?" in text} == filled
+    assert all(f"{name}: {value}" in flows.texts[2] for name, value in filled.items())
+
+
+def test_near_numbers_begin_near() -> None:
+    def distance(one: str, other: str) -> float:
+        a, b = number_features(one), number_features(other)
+        assert a is not None and b is not None
+        return float(np.linalg.norm(np.array(a) - np.array(b)))
+
+    assert number_features("word") is None
+    assert distance(" p50", " p51") < distance(" p50", " p60")
+    assert distance(" 1.000", " 1.010") < distance(" 1.000", " 3.000")

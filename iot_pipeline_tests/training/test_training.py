@@ -1,0 +1,165 @@
+"""The training subprocess for real: it learns, resumes after a kill, gives one curve for one or two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.sft.tensors import build_tensors, load_tensors
+from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline.training import launch
+from iot_pipeline.training.config import TrainConfig, read_config, targets_of
+from iot_pipeline.training.loss import make_plan, micro_batches
+from iot_pipeline.training.payload import schedule
+from iot_pipeline_tests.tiny import chats, flow_texts, make_base
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("training")
+    base = make_base(folder / "base")
+    texts = flow_texts(24, seed=3)
+    build_tensors(chats([*texts, *texts[:8]]), load_tokenizer(base), 200, folder / "t.safetensors")
+    return base, folder / "t.safetensors"
+
+
+def config(world: tuple[Path, Path], out: Path, **changes: object) -> TrainConfig:
+    values: dict[str, object] = {
+        "base": str(world[0]),
+        "tensors": world[1],
+        "out": out,
+        "max_steps": 12,
+        "batch_rows": 8,
+        "accumulation": 1,
+        "learning_rate": 5e-3,
+        "warmup_steps": 2,
+        "lora_dropout": 0.0,
+        "threads": 1,
+        "save_every": 4,
+    }
+    return TrainConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def start(settings: TrainConfig, processes: int = 1, **environment: str) -> subprocess.Popen[str]:
+    path = settings.write(settings.out / "config.json")
+    variables = {**os.environ, **launch.environment(settings.base, processes, 1), **environment}
+    return subprocess.Popen(
+        launch.command(path, processes), env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    return out
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "loss.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def one(world: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("one")
+    finish(start(config(world, out, validation=world[1])))
+    return out
+
+
+def test_a_run_learns_and_says_what_it_did(one: Path, world: tuple[Path, Path]) -> None:
+    result = json.loads((one / "training.json").read_text())
+    facts = result["facts"]
+    assert (facts["processes"], facts["steps"], facts["rows"], facts["distinct_rows"]) == (1, 12, 32, 24)
+    assert facts["final_loss"] < facts["first_loss"] - 0.3
+    assert facts["validation_loss"] < facts["first_loss"]
+    assert facts["tokens_read"] == int(
+        sum(load_tensors(world[1]).lengths[make_plan(32, 8, 1, 12, 42).rows_of(step)].sum() for step in range(12))
+    )
+    assert len(losses(one)) == 12
+    assert sorted(load_file(one / "adapter_model.safetensors"))[0].startswith("base_model.model.model.layers.0")
+    assert json.loads((one / "adapter_config.json").read_text())["r"] == 16
+    assert not list(one.glob("checkpoint*")) and not list(one.rglob("*.pt")) and not list(one.rglob("*.bin"))
+    assert json.loads((one / "progress.jsonl").read_text().splitlines()[-1])["step"] == 12
+
+
+def test_killed_run_resumes_to_the_same_weights(one: Path, world: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = config(world, tmp_path, validation=world[1])
+    process = start(settings)
+    while not (tmp_path / "checkpoint.safetensors").exists():
+        assert process.poll() is None, "it ended before a checkpoint was seen"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "training.json").exists()
+    assert "resumed at step" in finish(start(settings))
+    assert losses(tmp_path) == losses(one)
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() == (one / "adapter_model.safetensors").read_bytes()
+
+
+def test_two_processes_give_the_curve_of_one(one: Path, world: tuple[Path, Path], tmp_path: Path) -> None:
+    finish(start(config(world, tmp_path, batch_rows=4), processes=2))
+    assert json.loads((tmp_path / "training.json").read_text())["facts"]["processes"] == 2
+    assert np.allclose(losses(tmp_path), losses(one), atol=1e-3)
+
+
+def test_it_ends_when_its_parent_is_gone(world: tuple[Path, Path], tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    process = start(config(world, tmp_path, max_steps=100_000), IOT_PARENT_PID=str(gone.pid))
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+
+
+def test_bad_configuration_is_one_line(tmp_path: Path) -> None:
+    bad = tmp_path / "config.json"
+    bad.write_text('{"base": "x", "tensors": "t", "out": "o", "epochs": -1}')
+    with pytest.raises(UserError, match="epochs: Input should be greater than 0"):
+        read_config(bad)
+    found = subprocess.run(
+        launch.command(bad), capture_output=True, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+
+
+def test_configuration_survives_json(world: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = config(world, tmp_path, lora_targets=targets_of("all-linear"), warm_start=tmp_path)
+    assert read_config(settings.write(tmp_path / "c.json")) == settings
+    assert targets_of("q_proj, v_proj") == ["q_proj", "v_proj"]
+
+
+def test_plan_reads_every_row_once_an_epoch() -> None:
+    plan = make_plan(rows=10, per_step=4, epochs=2, max_steps=None, seed=7)
+    read = np.concatenate([plan.rows_of(step) for step in range(plan.steps)])
+    assert plan.steps == 5
+    assert sorted(read[:10].tolist()) == list(range(10))
+    assert sorted(read[10:].tolist()) == list(range(10))
+    assert read[:10].tolist() != read[10:].tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_equal_rows_are_computed_once_and_counted_as_often(world_size: int) -> None:
+    same_as = np.array([0, 1, 0, 0, 4])
+    lengths = np.array([5, 9, 5, 5, 7])
+    seen: dict[int, int] = {}
+    for rank in range(world_size):
+        for rows, counts in micro_batches(np.arange(5), same_as, lengths, 2, rank, world_size):
+            assert len(rows) <= 2
+            seen |= dict(zip(rows.tolist(), counts.tolist(), strict=True))
+    assert seen == {0: 3, 1: 1, 4: 1}
+
+
+def test_schedule_warms_up_and_falls() -> None:
+    rates = [schedule("cosine", step, 100, 10) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == 1.0
+    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False)) and rates[-1] < 0.001
+    assert schedule("constant", 50, 100, 10) == 1.0 and schedule("linear", 55, 100, 10) == 0.5
