@@ -1,10 +1,11 @@
-"""AutoGluon on the rows that the student gets, with a validation part that shares no flow with the training part.
+"""AutoGluon on the rows that the student gets, with a validation part that shares no flow with the rest.
 
 Belongs here: configurations, training, prediction, importances. Does not belong here: scoring (evaluation/).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tempfile
 import time
@@ -42,7 +43,8 @@ LABEL = "__label"
 
 @dataclass(frozen=True)
 class AutoMLConfig:
-    """`fixed` ignores `seconds`; the presets of AutoGluon are limited by it and cannot be made again exactly."""
+    """`fixed` ignores `seconds`; the presets of AutoGluon are limited by it and cannot be made again
+    exactly."""
 
     preset: Preset = "fixed"
     seconds: int = 60
@@ -84,7 +86,7 @@ def run_automl(
     if len(present) == 1 or not held.any():
         report["note"] = "too few classes or flows to train and choose models; the class shares are predicted"
         shares = rows[label].value_counts(normalize=True).reindex(present).to_numpy(np.float64)
-        probabilities = np.tile(shares, (len(target), 1))
+        probabilities: Floats = np.tile(shares, (len(target), 1)).astype(np.float64)
         timings: dict[str, Any] = {}
     else:
         data = rows[[*features]].assign(**{LABEL: rows[label]})
@@ -96,7 +98,7 @@ def run_automl(
         report |= details
     timings["total_s"] = time.perf_counter() - started
     return BaselineResult(
-        name=f"automl_{config.preset}",
+        name="automl",
         classes=list(classes),
         group_ids=target["flow_group"].tolist(),
         log_probs=spread(probabilities, present, list(classes)),
@@ -186,7 +188,8 @@ def _fit_predict(
     names = list(marks)
     details = {
         "models": [
-            {"model": str(row.model), "validation_log_loss": -float(row.score_val)} for row in board.itertuples()
+            {"model": str(row.model), "validation_log_loss": -float(row.score_val)}
+            for row in board.itertuples()
         ],
         "best": best,
         "predicted_with": used,
@@ -196,7 +199,7 @@ def _fit_predict(
         "version": autogluon.tabular.__version__,
     }
     timings = {
-        **{f"{b}_s": marks[b] - marks[a] for a, b in zip(names[:-1], names[1:], strict=True)},
+        **{f"{b}_s": marks[b] - marks[a] for a, b in itertools.pairwise(names)},
         "models_s": {str(row.model): float(row.fit_time_marginal) for row in board.itertuples()},
     }
     return probabilities, details, timings

@@ -58,7 +58,7 @@ def check_labels(labels: pd.Series, classes: list[str]) -> list[str]:
 
 
 def spread(probabilities: Floats, present: list[str], classes: list[str]) -> Floats:
-    """Probabilities [n, len(present)] -> smoothed log-probabilities [n, len(classes)]; absent classes get the rest."""
+    """Probabilities [n, len(present)] -> smoothed log-probabilities [n, len(classes)]."""
     whole = np.zeros((len(probabilities), len(classes)))
     whole[:, [classes.index(name) for name in present]] = probabilities
     whole = (1 - SMOOTHING) * whole / whole.sum(axis=1, keepdims=True) + SMOOTHING / len(classes)

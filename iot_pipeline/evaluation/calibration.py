@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on the calibration side, that makes probabilities mean what they say.
+"""Temperature scaling: one number, fitted on the calibration side, for honest probabilities.
 
 Belongs here: fitting and applying. Does not belong here: measuring calibration (metrics.py).
 """
@@ -14,7 +14,7 @@ LOWEST, HIGHEST = 0.05, 20.0
 
 
 def apply_temperature(log_probs: Floats, temperature: float) -> Floats:
-    """Log-probabilities [n, n_classes] divided by `temperature` and normalised again; argmax never changes."""
+    """Log-probabilities [n, n_classes] divided by `temperature`, normalised again; argmax never changes."""
     return normalise_log_probs(log_probs / temperature)
 
 

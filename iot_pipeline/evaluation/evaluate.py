@@ -1,6 +1,6 @@
 """One evaluation for every predictor, student or baseline: three views, each with ceiling and interval.
 
-Belongs here: putting views, metrics, intervals and calibration together. Does not belong here: their formulas.
+Belongs here: putting views, metrics, intervals, calibration together. Does not belong here: their formulas.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ def evaluate_predictions(
     temperature: float | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """Score class log-probabilities [n_groups, n_classes] (row i belongs to group_ids[i]) on one side's records.
+    """Score log-probabilities [n_groups, n_classes] (row i belongs to group_ids[i]) on one side's records.
 
-    `records`: rows of evaluation_split/records.parquet of that side. Returns {classes, groups, records, views:
+    `records`: rows of evaluation_split/records.parquet of that side. Returns {classes, groups, records,
+    views:
     {row|distinct|clean: {accuracy, macro_f1, ..., ceiling, share_of_ceiling, intervals} or None when empty}};
     with `temperature`, also `calibrated` log-loss, Brier, ECE and reliability of each view.
     Raises UserError when a group has no prediction, a value is not finite, or an accuracy passes its ceiling.
@@ -49,7 +50,9 @@ def evaluate_predictions(
         result["share_of_ceiling"] = result["accuracy"] / ceiling
         result["intervals"] = bounds[view]
         if temperature is not None:
-            scaled = score(side.label, apply_temperature(log_probs, temperature)[side.group], weight, side.classes)
+            scaled = score(
+                side.label, apply_temperature(log_probs, temperature)[side.group], weight, side.classes
+            )
             result["calibrated"] = {key: scaled[key] for key in ("log_loss", "brier", "ece", "reliability")}
         views[view] = result
     return {
@@ -71,13 +74,13 @@ def compare_predictions(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """Paired test of two predictors, each (group_ids, log_probs_by_group): first minus second (intervals.paired)."""
+    """Paired test (intervals.paired), first minus second; each is (group_ids, log_probs_by_group)."""
     side = read_side(records, classes)
     return paired(side, predict(align(side, *first)), predict(align(side, *second)), seed, resamples)
 
 
 def align(side: Side, group_ids: list[str], log_probs_by_group: Floats) -> Floats:
-    """Rows of log_probs_by_group in the order of side.group_ids, normalised; predictions of other groups are left."""
+    """Rows of log_probs_by_group in the order of side.group_ids, normalised; other groups are left out."""
     log_probs = np.asarray(log_probs_by_group, dtype=np.float64)
     if log_probs.shape != (len(group_ids), len(side.classes)):
         raise UserError(
@@ -99,6 +102,6 @@ def check_ceiling(accuracy: float, ceiling: float, view: str) -> None:
     """Raise UserError when `accuracy` lies above what any function of the flow text can reach in `view`."""
     if accuracy > ceiling + 1e-9:
         raise UserError(
-            f"accuracy {accuracy:.6f} in the {view} view lies above its ceiling {ceiling:.6f}: the predictor has "
-            "seen more than the flow text, or records and predictions do not belong together"
+            f"accuracy {accuracy:.6f} in the {view} view lies above its ceiling {ceiling:.6f}: the predictor "
+            "has seen more than the flow text, or records and predictions do not belong together"
         )

@@ -18,7 +18,9 @@ RESAMPLES = 1_000
 _BLOCK_BYTES = 64 * 2**20  # resample weights held at once
 
 
-def intervals(side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES) -> dict[str, dict[str, Any]]:
+def intervals(
+    side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES
+) -> dict[str, dict[str, Any]]:
     """95 % percentile intervals of accuracy and macro-F1 per view: {view: {metric: [low, high]}}.
 
     predicted: [n_groups] class index. Whole groups are drawn with replacement (a group's rows share their
@@ -63,7 +65,8 @@ def intervals(side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES
 def paired(side: Side, first: Ints, second: Ints, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Accuracy of `first` minus `second` (both [n_groups]) per view with interval, and the McNemar test.
 
-    The same groups are drawn for both. McNemar: one trial a distinct flow, right = the group's majority label.
+    The same groups are drawn for both. McNemar: one trial a distinct flow, right = the group's majority
+    label.
     """
     parts = []
     for view in VIEWS:

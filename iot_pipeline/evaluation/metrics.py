@@ -28,7 +28,7 @@ def predict(log_probs: Floats) -> Ints:
 def confusion(true: Ints, predicted: Ints, weight: Floats, n_classes: int) -> Floats:
     """Weighted confusion matrix [n_classes, n_classes], row = true class, column = predicted class."""
     flat = np.bincount(true * n_classes + predicted, weights=weight, minlength=n_classes * n_classes)
-    return flat.reshape(n_classes, n_classes)
+    return flat.astype(np.float64).reshape(n_classes, n_classes)
 
 
 def per_class(matrix: Floats) -> dict[str, Floats]:
@@ -51,11 +51,12 @@ def macro_f1(matrix: Floats) -> float:
 
 def log_loss(true: Ints, log_probs: Floats, weight: Floats) -> float:
     """Weighted mean of -log p(true), natural log; probabilities are clipped at 1e-12."""
-    return float(np.average(-np.maximum(log_probs[np.arange(len(true)), true], np.log(1e-12)), weights=weight))
+    own = log_probs[np.arange(len(true)), true]
+    return float(np.average(-np.maximum(own, np.log(1e-12)), weights=weight))
 
 
 def brier(true: Ints, log_probs: Floats, weight: Floats) -> float:
-    """Weighted mean over records of the squared distance between probabilities and the one-hot label (0 to 2)."""
+    """Weighted mean of the squared distance between probabilities and the one-hot label (0 to 2)."""
     distance = np.exp(log_probs)
     distance[np.arange(len(true)), true] -= 1
     return float(np.average((distance**2).sum(axis=1), weights=weight))
@@ -92,7 +93,7 @@ def ece(table: list[dict[str, float]]) -> float:
 
 
 def score(true: Ints, log_probs: Floats, weight: Floats, classes: tuple[str, ...]) -> dict[str, Any]:
-    """All metrics of one view. true [n], log_probs [n, n_classes] normalised, weight [n] with a positive sum."""
+    """All metrics of one view: true [n], log_probs [n, n_classes] normalised, weight [n], positive sum."""
     used = weight > 0
     true, log_probs, weight = true[used], log_probs[used], weight[used]
     predicted = predict(log_probs)

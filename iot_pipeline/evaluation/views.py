@@ -16,7 +16,7 @@ import pyarrow as pa
 from iot_pipeline.errors import UserError
 
 VIEWS = ("row", "distinct", "clean")
-"""row: every row counts; distinct: every distinct flow counts once; clean: distinct flows with a single label."""
+# row: every row counts; distinct: every distinct flow once; clean: distinct flows with a single label.
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Side:
-    """The records of one side, ready for scoring; arrays are aligned by record, `group` points into `group_ids`."""
+    """The records of one side; arrays are aligned by record, `group` points into `group_ids`."""
 
     group_ids: list[str]  # [n_groups], sorted
     group: Ints  # [n_records]
@@ -50,7 +50,9 @@ def read_side(records: pa.Table | pd.DataFrame, classes: list[str], side: str | 
     if side is not None:
         frame = frame[frame["side"] == side]
     if not len(frame):
-        raise UserError(f"the {side or 'given'} side of the split has no record; use more rows or another seed")
+        raise UserError(
+            f"the {side or 'given'} side of the split has no record; use more rows or another seed"
+        )
     frame = frame.sort_values(["flow_group", "label"])
     group_ids, group = np.unique(frame["flow_group"].to_numpy(dtype=object), return_inverse=True)
     label = pd.Categorical(frame["label"], categories=classes).codes.astype(np.int64)

@@ -75,7 +75,7 @@ def build_flows(
 
 
 def number_rows(connection: duckdb.DuckDBPyConnection, features: str, rows_in: int) -> int:
-    """Create the table `accepted` (row_id, features, label) from the good rows of `derived`; return how many."""
+    """Create the table `accepted` (row_id, features, label) of the good rows; return how many."""
     kept = int(connection.execute("SELECT count(*) FROM derived WHERE reason IS NULL").fetchall()[0][0])
     if kept == rows_in:
         connection.execute(

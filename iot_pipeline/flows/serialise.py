@@ -107,7 +107,7 @@ class RankTable:
 
 
 def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
-    """Fit the rank table on the rows of flows.parquet whose flow group is on side `train` of records.parquet."""
+    """Fit the rank table on the rows of flows.parquet whose group is on side `train` of records.parquet."""
     with duckdb.connect() as connection:
         connection.execute(
             "CREATE TEMP TABLE pool AS SELECT * FROM read_parquet($flows) WHERE flow_group IN "

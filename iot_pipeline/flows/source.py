@@ -1,6 +1,6 @@
 """The source as delivered -> Parquet: CSV, CSV in zip or gz, Parquet, one file, several or a glob.
 
-Belongs here: opening files and checking that they are tables. Does not belong here: labels, features (build.py).
+Belongs here: opening files, checking that they are tables. Does not belong here: labels, features (build.py).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import glob
 import gzip
+import os
 import re
 import shutil
 import tempfile
@@ -95,6 +96,9 @@ def find_files(source: str) -> list[Path]:
             raise UserError(
                 f"the source {path.name!r} is not a file: give files, or a glob such as folder/*.csv."
             )
+    for path in found:
+        if not os.access(path, os.R_OK):
+            raise UserError(f"the source {path.name!r} may not be read: check its permissions.")
     return found
 
 
@@ -151,7 +155,8 @@ def as_text_parquet(
         kinds = ", ".join(f"{quote(column)}: 'VARCHAR'" for column in columns)
         query = (
             f"SELECT * FROM read_csv({quote(plain)}, auto_detect = false, header = true, "
-            f"delim = {quote(delimiter)}, quote = '\"', escape = '\"', columns = {{{kinds}}}, max_line_size = {MAX_HEADER_BYTES})"
+            f"delim = {quote(delimiter)}, quote = '\"', escape = '\"', columns = {{{kinds}}}, "
+            f"max_line_size = {MAX_HEADER_BYTES})"
         )
     check_columns(spec, name, columns)
     try:
@@ -176,7 +181,10 @@ def header(name: str, plain: Path) -> tuple[list[str], str]:
     delimiter = max(DELIMITERS, key=line.count)
     if delimiter not in line:
         raise UserError(f"{name} is not a CSV file: its first line has a single column, {line[:60]!r}.")
-    columns = [column.strip() for column in next(csv.reader([line], delimiter=delimiter))]
+    try:
+        columns = [column.strip() for column in next(csv.reader([line], delimiter=delimiter))]
+    except csv.Error as error:
+        raise UserError(f"{name} is not a CSV file: its first line cannot be split: {error}.") from error
     # A first column without a name is the row number that pandas writes.
     columns[0] = columns[0] or "Unnamed: 0"
     return columns, delimiter
@@ -236,11 +244,9 @@ def place(error: Exception) -> str:
 
 
 def reason(error: Exception) -> str:
-    """The part of DuckDB's message that says what is wrong, without its advice on options."""
-    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-    told = [
-        line
-        for line in lines
-        if not line.startswith(("Original Line", "Possible", "*", "file =", "Invalid Input"))
-    ]
-    return (told[0] if told else first_line(error)).rstrip(".") + "."
+    """What is wrong, in DuckDB's words where they say it in one line without a path."""
+    told = re.search(
+        r"Expected Number of Columns.*|Invalid unicode.*|Value with unterminated quote.*|Maximum line size.*",
+        str(error),
+    )
+    return (told[0].rstrip(".") if told else "it is damaged or does not follow the rules of its format") + "."

@@ -52,11 +52,12 @@ class OrderReport:
 def split_by_group(
     flows: Path, out: Path, seed: int = 42, fractions: Mapping[str, float] = FRACTIONS
 ) -> SplitReport:
-    """Deal flow groups to the sides and write records.parquet: flow_group, label, rows, group_rows, side, row_id.
+    """Deal flow groups to sides; write records.parquet (flow_group, label, rows, group_rows, side, row_id).
 
     Strata are majority label x power of two of the group size, so that the sides hold alike classes and alike
     duplicates. Within a stratum groups stand in the order of sha256(seed, flow_group): the order of rows in
-    the source has no say. A group with conflicting labels is dealt whole, by its majority label. Raises UserError if the fractions are not one positive share a side that sum to 1.
+    the source has no say. A group with conflicting labels is dealt whole, by its majority label.
+    Raises UserError if the fractions are not one positive share for each side, 1 in sum.
     """
     if (
         set(fractions) != set(SIDES)
@@ -164,7 +165,7 @@ def order_training(
     """Write order.parquet: one class-stratified order of all train rows, of which every stage is a prefix.
 
     Each class is shuffled by a seeded hash; classes are then merged by fractional rank (i + 0.5) / n, so that
-    every prefix holds each class in its share. `distinct_first` puts the first row of each (flow group, label)
+    every prefix holds each class in its share. `distinct_first` puts the first row of each (group, label)
     before all repeats. Raises UserError for an unknown order or an empty train side.
     """
     if order not in ORDERS:

@@ -1,6 +1,6 @@
 """Flows whose text is the same and whose labels are not, and the accuracy ceiling that follows.
 
-Belongs here: conflicts in the whole table. Does not belong here: ceilings of a test side (evaluation/views.py).
+Belongs here: conflicts in the whole table. Does not belong here: ceilings of a test side (evaluation).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from iot_pipeline.quality.sql import group_raw, group_text, one, opened, rows
 def label_conflicts(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
     """Groups with more than one label in flows.parquet, who is confused with whom, and exact ceilings.
 
-    Returns {rows, text, raw, matrix, pairs, ceilings, by_class, largest}. `matrix[i][j]` (order of `classes`):
-    rows of class i in conflicting flow groups whose majority label is j (ties: the class listed first), so the
-    rows off the diagonal are those that no function of the flow text can get right. Ceilings: `row` over rows,
-    `distinct` over distinct flows, `clean` over flows with one label.
+    Returns {rows, text, raw, matrix, pairs, ceilings, by_class, largest}. `matrix[i][j]` (order of
+    `classes`):
+    rows of class i in conflicting flow groups whose majority label is j (ties: the class listed first), so
+    the rows off the diagonal are those that no function of the flow text can get right. Ceilings: `row` over
+    rows, `distinct` over distinct flows, `clean` over flows with one label.
     """
     with opened(flows=flows) as connection:
         group_raw(connection, spec)

@@ -47,8 +47,13 @@ def _overall(connection: duckdb.DuckDBPyConnection, table: str, key: str, total:
 
 def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[str, Any]:
     query = "SELECT label, count(*)::BIGINT, sum(n)::BIGINT FROM {} GROUP BY label"
-    raw = {label: (distinct, n) for label, distinct, n in connection.execute(query.format("raw_labels")).fetchall()}
-    text = {label: distinct for label, distinct, _ in connection.execute(query.format("text_labels")).fetchall()}
+    raw = {
+        label: (distinct, n)
+        for label, distinct, n in connection.execute(query.format("raw_labels")).fetchall()
+    }
+    text = {
+        label: distinct for label, distinct, _ in connection.execute(query.format("text_labels")).fetchall()
+    }
     published = published_duplicates(spec).get("by_class", {})
     return {
         label: {
@@ -69,8 +74,8 @@ def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dic
     found = rows(
         connection,
         f"""WITH top AS (
-            SELECT flow_group, sum(n)::BIGINT AS n_rows, map_from_entries(list((label, n) ORDER BY label)) AS labels
-            FROM text_labels GROUP BY flow_group ORDER BY n_rows DESC, flow_group LIMIT {count})
+            SELECT flow_group, sum(n)::BIGINT AS n_rows, map_from_entries(list((label, n) ORDER BY label))
+            AS labels FROM text_labels GROUP BY flow_group ORDER BY n_rows DESC, flow_group LIMIT {count})
         SELECT top.flow_group, n_rows AS rows, labels, min(row_id) AS row_id
         FROM top JOIN flows USING (flow_group) GROUP BY ALL ORDER BY rows DESC, top.flow_group""",
     )

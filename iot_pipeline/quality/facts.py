@@ -11,7 +11,7 @@ from iot_pipeline.flows.spec import DatasetSpec
 
 
 def published_duplicates(spec: DatasetSpec) -> dict[str, Any]:
-    """Published duplicate facts: any of rows, distinct, share (0 to 1), by_class {class: share}; {} if none."""
+    """Published duplicates: any of rows, distinct, share (0 to 1), by_class {class: share}; {} if none."""
     return dict(spec.facts.get("duplicates", {}))
 
 

@@ -35,10 +35,13 @@ def leakage_report(
 ) -> dict[str, Any]:
     """Compare the split in records.parquet with a seeded row-wise 80:20 split of the same rows.
 
-    Returns {passed, sides, pairs, leak_free, row_wise, seed}: `pairs` counts flow groups and rows that any two
-    sides share, `passed` is True only if that is 0 for all of them, every row is on a side and every record is
-    right about its rows. Each protocol has shared_groups, shared_test_rows, shared_test_share, ceilings, and the
-    accuracies of the same small LightGBM and of a table look-up (rows, distinct flows, flows never trained on).
+    Returns {passed, sides, pairs, leak_free, row_wise, seed}: `pairs` counts flow groups and rows that any
+    two sides share, `passed` is True only if that is 0 for all of them, every row is on a side and every
+    record is
+    right about its rows. Each protocol has shared_groups, shared_test_rows, shared_test_share, ceilings,
+    and the
+    accuracies of the same small LightGBM and of a table look-up (rows, distinct flows, flows never trained
+    on).
     """
     with opened(flows=flows, records=records) as connection:
         table = connection.execute(
@@ -95,11 +98,14 @@ def _shared_pairs(group: npt.NDArray[Any], side: npt.NDArray[Any], rows: Floats)
 
 
 def _row_wise(rows: Floats, seed: int) -> Halves:
-    """Every row to train (80 %) or test by itself: rows of a record are alike, so only their number is drawn."""
+    """Every row to train (80 %) or test by itself: rows of a record are alike, so only their number is
+    drawn."""
     rng = np.random.default_rng(seed)
     counts = rows.astype(np.int64)
     # The choice of round(0.2 n) rows out of n without replacement, counted by record.
-    test = rng.multivariate_hypergeometric(counts, round((1 - TRAIN_SHARE) * counts.sum()), method="marginals")
+    test = rng.multivariate_hypergeometric(
+        counts, round((1 - TRAIN_SHARE) * counts.sum()), method="marginals"
+    )
     return Halves((counts - test).astype(np.float64), test.astype(np.float64))
 
 
@@ -128,7 +134,9 @@ def _protocol(
         "shared_test_rows": int(halves.test[seen].sum()),
         "shared_test_share": float(halves.test[seen].sum() / total),
         "row_ceiling": float(best.sum() / total),
-        "lookup": _accuracies(_lookup(halves.train, group, label, n_classes, n_groups), label, group, halves, seen),
+        "lookup": _accuracies(
+            _lookup(halves.train, group, label, n_classes, n_groups), label, group, halves, seen
+        ),
     }
     if with_model:
         predicted = _quick_model(values, label, halves, n_classes, seed)
@@ -149,7 +157,8 @@ def _lookup(
 def _quick_model(
     values: Floats, label: npt.NDArray[np.int64], halves: Halves, n_classes: int, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Predictions [n_records] of one small, fixed LightGBM trained on the train rows (as weights of records)."""
+    """Predictions [n_records] of one small, fixed LightGBM trained on the train rows (as weights of
+    records)."""
     import lightgbm
 
     used = halves.train > 0

@@ -47,8 +47,8 @@ def dataset_mismatch(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
     """Compare flows.parquet with every published fact of the spec, and those facts with each other.
 
     Returns {findings, agreements, checked, disagreeing, note}; a finding is {kind, what, expected, found,
-    difference = found - expected (None if one side is absent), agrees, source}. kind is `data` (table against a
-    fact), `facts` (fact against fact) or `spec` (table against the labels that the spec declares).
+    difference = found - expected (None if one side is absent), agrees, source}. kind is `data` (table
+    against a fact), `facts` (fact against fact) or `spec` (table against the labels that the spec declares).
     """
     findings = Findings()
     with opened(flows=flows) as connection:
@@ -164,7 +164,9 @@ def _quartiles(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
                 findings.compare("data", what, None, 0, "quartiles")
                 continue
             for feature, values in zip(used, found, strict=True):
-                for title, expected, value in zip(("25 %", "50 %", "75 %"), features[feature], values, strict=True):
+                for title, expected, value in zip(
+                    ("25 %", "50 %", "75 %"), features[feature], values, strict=True
+                ):
                     if expected is not None:
                         what = f"{title} quantile of {feature} in {name}"
                         findings.compare("data", what, expected, float(value), "quartiles", 0.6e-4)
@@ -177,7 +179,9 @@ def _scales(findings: Findings, spec: DatasetSpec) -> None:
         for key in ("mean", "std"):
             used, what = getattr(scale, key, None), f"{key} of {name}: spec against recovered"
             # 4 published decimals of z-scores fix a scale to about 1 part in 10,000.
-            findings.compare("facts", what, known[key], used, "recovered_scales", 1e-4 * (1 + abs(known[key])))
+            findings.compare(
+                "facts", what, known[key], used, "recovered_scales", 1e-4 * (1 + abs(known[key]))
+            )
 
 
 def _prior_split(findings: Findings, spec: DatasetSpec, rows: int) -> None:
@@ -197,21 +201,20 @@ def _prior_split(findings: Findings, spec: DatasetSpec, rows: int) -> None:
 
 
 def _zscored(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
-    """Counts after z-scoring with the whole table and rounding to 3 decimals, where such counts are published."""
+    """Counts after z-scoring with the whole table and rounding to 3 decimals, where such are published."""
     facts, source = spec.facts.get("zscored_3_decimals"), "zscored_3_decimals"
     if not facts:
         return
+    names = [quote(feature.name) for feature in spec.features]
+    keys = ", ".join(f"f{i}" for i in range(len(names)))
     with opened(flows=flows) as connection:
-        moments = one(
-            connection,
-            f"SELECT count(*), {', '.join(f'avg({quote(f.name)}), stddev_samp({quote(f.name)})' for f in spec.features)}"
-            " FROM flows",
-        )
+        wanted = ", ".join(f"avg({name}), stddev_samp({name})" for name in names)
+        total, *moments = one(connection, f"SELECT count(*), {wanted} FROM flows")
+        pairs = zip(names, moments[::2], moments[1::2], strict=True)
         scaled = ", ".join(
-            f"round(({quote(feature.name)} - {moments[1 + 2 * i]!r}) / {moments[2 + 2 * i] or 1.0!r}, 3) AS f{i}"
-            for i, feature in enumerate(spec.features)
+            f"round(({name} - {mean!r}) / {std or 1.0!r}, 3) AS f{i}"
+            for i, (name, mean, std) in enumerate(pairs)
         )
-        keys = ", ".join(f"f{i}" for i in range(len(spec.features)))
         distinct, conflicting, best = one(
             connection,
             f"""SELECT count(*), count(*) FILTER (labels > 1), sum(best)::BIGINT FROM (
@@ -219,8 +222,6 @@ def _zscored(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
                     SELECT {keys}, label, count(*) AS n FROM (SELECT {scaled}, label FROM flows) GROUP BY ALL
                 ) GROUP BY {keys})""",
         )
-    total = moments[0]
-    what = "z-scored, 3 decimals: "
     for key, found, tolerance in (
         ("distinct", distinct, 0.0),
         ("conflicting", conflicting, 0.0),
@@ -228,4 +229,5 @@ def _zscored(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
         ("row_ceiling", best / total, 5e-4),
     ):
         if key in facts:
-            findings.compare("data", what + key.replace("_", " "), facts[key], found, source, tolerance)
+            what = f"z-scored, 3 decimals: {key.replace('_', ' ')}"
+            findings.compare("data", what, facts[key], found, source, tolerance)

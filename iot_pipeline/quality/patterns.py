@@ -47,9 +47,12 @@ class Condition:
 def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) -> dict[str, Any]:
     """Rules for each class from one-vs-rest trees of depth 4 on the distinct train flows.
 
-    Each rule's `coverage` (share of the class that it catches) and `precision` (share of what it catches that is
-    the class) are measured on the test side, by distinct flow and by row; they are None where nothing is caught.
-    Returns {classes: {class: {rules, combined}}, guide}; a class that is absent from the train side has no rule.
+    Each rule's `coverage` (share of the class that it catches) and `precision` (share of what it catches
+    that is
+    the class) are measured on the test side, by distinct flow and by row; they are None where nothing is
+    caught.
+    Returns {classes: {class: {rules, combined}}, guide}; a class that is absent from the train side has no
+    rule.
     """
     train, test = load_side(flows, records, spec, "train"), load_side(flows, records, spec, "test")
     columns = {feature.name: train[feature.name].to_numpy(np.float64) for feature in spec.features}
@@ -57,7 +60,9 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
     result: dict[str, Any] = {}
     for name in spec.classes:
         positive = (train["label"] == name).to_numpy()
-        rules = _learn(columns, positive, train["weight"].to_numpy(np.float64), seed) if positive.any() else []
+        rules = (
+            _learn(columns, positive, train["weight"].to_numpy(np.float64), seed) if positive.any() else []
+        )
         caught = [np.logical_and.reduce([c.holds(tested) for c in rule]) for rule in rules]
         result[name] = {
             "rules": [
@@ -102,7 +107,8 @@ def load_side(flows: Path, records: Path, spec: DatasetSpec, side: str) -> pd.Da
 def _learn(
     columns: dict[str, Floats], positive: npt.NDArray[np.bool_], weight: Floats, seed: int
 ) -> list[list[Condition]]:
-    """The purest large leaves of a one-vs-rest tree as rules, best first (by weight of the class they catch)."""
+    """The purest large leaves of a one-vs-rest tree as rules, best first (by weight of the class they
+    catch)."""
     from sklearn.tree import DecisionTreeClassifier
 
     names = list(columns)
@@ -143,7 +149,8 @@ def _learn(
 def _merge(
     path: list[tuple[int, float, bool]], names: list[str], columns: dict[str, Floats]
 ) -> list[Condition]:
-    """A path of splits as one condition a feature, with the shortest thresholds that split the train side alike."""
+    """A path of splits as one condition a feature, with the shortest thresholds that split the train side
+    alike."""
     bounds: dict[int, tuple[float, float]] = {}
     for feature, threshold, below in path:
         low, high = bounds.get(feature, (-math.inf, math.inf))
@@ -239,5 +246,3 @@ def guide_text(classes: dict[str, Any]) -> str:
 
 def _percent(share: float | None) -> str:
     return "not measurable" if share is None else f"{100 * share:.1f} %"
-
-

@@ -23,7 +23,8 @@ ALL_ROWS = "(all)"
 def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.DataFrame]:
     """Profile of flows.parquet.
 
-    Returns ({classes, rows_by_class, zero_variance, scales, published}, table); the table has one row per class
+    Returns ({classes, rows_by_class, zero_variance, scales, published}, table); the table has one row per
+    class
     (and `(all)`) and feature: class, feature, the STATISTICS, zero_variance, published_p25/median/p75 (NaN if
     none). Outliers lie outside 1.5 interquartile ranges of the class's quartiles.
     """
@@ -76,7 +77,7 @@ def _describe(values: pd.DataFrame, feature: str, classes: list[str]) -> pd.Data
 
 
 def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
-    """Statistics of ascending values with row counts; quantiles interpolate linearly between rows."""
+    """Statistics of ascending values with row counts; quantiles interpolate between rows."""
     value, n = frame["value"].to_numpy(np.float64), frame["n"].to_numpy(np.int64)
     upto = np.cumsum(n)
     total = int(upto[-1])
@@ -108,7 +109,8 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _scale(values: pd.DataFrame, feature: Any) -> dict[str, Any]:
-    """The even grid that a feature's values lie on, if there is one, beside the scale that the spec states."""
+    """The even grid that a feature's values lie on, if there is one, beside the scale that the spec
+    states."""
     grid = recover_grid(values["value"].to_numpy(np.float64), values["n"].to_numpy(np.float64))
     stated = feature.scale.model_dump() if feature.scale is not None else None
     result: dict[str, Any] = {"stated": stated, "recovered": grid}
@@ -119,11 +121,15 @@ def _scale(values: pd.DataFrame, feature: Any) -> dict[str, Any]:
     return result
 
 
-def recover_grid(values: np.ndarray, weights: np.ndarray, lowest_share: float = 0.99) -> dict[str, Any] | None:
+def recover_grid(
+    values: np.ndarray, weights: np.ndarray, lowest_share: float = 0.99
+) -> dict[str, Any] | None:
     """Quantum q and offset such that values = offset + k * q for whole k, or None.
 
-    Counts and bytes that were z-scored lie on such a grid with q = unit / std. Needs at least 4 distinct values;
-    accepted when `lowest_share` of the rows is within 2 % of a step of the grid and steps are few (k < 100,000).
+    Counts and bytes that were z-scored lie on such a grid with q = unit / std. Needs at least 4 distinct
+    values;
+    accepted when `lowest_share` of the rows is within 2 % of a step of the grid and steps are few (k <
+    100,000).
     """
     distinct, position = np.unique(np.round(values, 9), return_inverse=True)
     if len(distinct) < 4:
@@ -131,7 +137,9 @@ def recover_grid(values: np.ndarray, weights: np.ndarray, lowest_share: float = 
     mass = np.bincount(position, weights=weights)
     gaps = np.diff(distinct)
     spread = distinct[-1] - distinct[0]
-    candidates = np.unique(np.round(np.concatenate([np.sort(gaps)[:5], np.sort(gaps)[len(gaps) // 4 :][:1]]), 9))
+    candidates = np.unique(
+        np.round(np.concatenate([np.sort(gaps)[:5], np.sort(gaps)[len(gaps) // 4 :][:1]]), 9)
+    )
     origin = distinct[mass.argmax()]
     for quantum in candidates[::-1]:
         if quantum <= 0 or spread / quantum > 100_000:
@@ -153,4 +161,3 @@ def recover_grid(values: np.ndarray, weights: np.ndarray, lowest_share: float = 
                 "mean_in_steps_if_minimum_is_0": float(-distinct[0] / quantum),
             }
     return None
-

@@ -1,6 +1,7 @@
 """Real rows of each class side by side, scaled and raw, with the features that tell the classes apart.
 
-Belongs here: drawing and setting side by side. Does not belong here: rules (patterns.py), statistics (profile.py).
+Belongs here: drawing, setting side by side. Does not belong here: rules (patterns.py), statistics
+(profile.py).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def sample_comparison(
         for name in spec.classes:
             ids = firsts.loc[firsts["label"] == name, "row_id"].to_numpy()
             if len(ids):
-                chosen[name] = np.sort(rng.choice(ids, min(per_class, len(ids)), replace=False)).tolist()
+                chosen[name] = sorted(map(int, rng.choice(ids, min(per_class, len(ids)), replace=False)))
         wanted = ", ".join(str(row) for ids in chosen.values() for row in ids)
         drawn = connection.execute(
             f"SELECT row_id, {feature_list(spec)} FROM flows WHERE row_id IN ({wanted})"
@@ -47,12 +48,12 @@ def sample_comparison(
     # Order by separation, ties by place in the spec.
     ranked = sorted(separation, key=lambda name: -separation[name])
     marked = [name for name in ranked[:MARKED] if separation[name] > 0]
-    values = drawn.set_index("row_id")
+    values = {row["row_id"]: row for row in drawn.to_dict("records")}
     lines = []
     for label, ids in chosen.items():
         for sample, row_id in enumerate(ids):
             for feature in spec.features:
-                value = float(values.at[row_id, feature.name])
+                value = float(values[row_id][feature.name])
                 lines.append(
                     {
                         "class": label,
@@ -66,13 +67,13 @@ def sample_comparison(
                         "marked": feature.name in marked,
                     }
                 )
-    medians = firsts.groupby("label")[[f.name for f in spec.features]].median()
+    medians = firsts.groupby("label")[[f.name for f in spec.features]].median().to_dict("index")
     summary = {
         "seed": seed,
         "per_class": per_class,
         "separation": separation,
         "marked": marked,
-        "typical": {name: {f: float(medians.at[name, f]) for f in marked} for name in chosen},
+        "typical": {name: {f: float(medians[name][f]) for f in marked} for name in chosen},
         "rows": chosen,
     }
     return summary, pd.DataFrame(lines)
@@ -83,7 +84,7 @@ def _first(name: str) -> str:
 
 
 def _separation(values: pd.Series, labels: pd.Series) -> float:
-    """Share of the variance of ranks that lies between classes (eta squared); each distinct flow counts once."""
+    """Share of the variance of ranks that lies between classes (eta squared), over distinct flows."""
     ranks = values.rank()
     total = float(((ranks - ranks.mean()) ** 2).sum())
     if total == 0:

@@ -41,7 +41,9 @@ def opened(**tables: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         for name, path in tables.items():
             if not Path(path).is_file():
                 raise UserError(f"{path} is missing; materialise the asset that makes it first")
-            connection.execute(f"CREATE VIEW {quote(name)} AS SELECT * FROM read_parquet({literal(str(path))})")
+            connection.execute(
+                f"CREATE VIEW {quote(name)} AS SELECT * FROM read_parquet({literal(str(path))})"
+            )
         yield connection
     finally:
         connection.close()

@@ -81,7 +81,7 @@ def claims_audit(
     """Each claim beside its measurement.
 
     measured: key -> {value (number or {name: number}), where (asset), note (optional)}; met: the CONDITIONS that
-    hold. Returns rows {id, topic, kind, text, claimed, unit, source, measured, where, verdict, why}; claimed and
+    hold. Returns rows {id, topic, kind, text, claimed, unit, rule, source, measured, where, verdict, why}; claimed and
     measured are values, None where absent.
     """
     rows = []
@@ -96,6 +96,7 @@ def claims_audit(
                 "text": claim.text,
                 "claimed": claim.figure,
                 "unit": claim.unit,
+                "rule": claim.rule,
                 "source": claim.source,
                 "measured": found["value"] if found else None,
                 "where": found["where"] if found else None,
@@ -150,7 +151,7 @@ def show(value: Any, unit: str) -> str:
     if value is None:
         return tables.MISSING
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {show(item, unit)}" for name, item in value.items())
+        return "\n".join(f"{name} {show(item, unit)}" for name, item in value.items())
     if unit.startswith("share"):
         return tables.percent(value)
     if unit.startswith(("accuracy", "macro-F1", "nats")):
@@ -162,30 +163,40 @@ def show(value: Any, unit: str) -> str:
     return tables.number(value)
 
 
+SIGNS = {"at_least": "≥ ", "at_most": "≤ ", "below": "< "}
+
+
 def columns() -> list[Column]:
     """Columns of the audit's table; feed it with `shown_rows`."""
     return [
-        Column("text", "claim"),
+        Column("text", "claim and where it stands"),
         Column("claimed", numeric=True),
         Column("measured", "measured here", numeric=True),
         Column("verdict"),
         Column("why"),
-        Column("where", "measured in"),
-        Column("source"),
     ]
 
 
 def shown_rows(audit: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the audit with figures as text, ready for tables.py."""
+    """Rows of the audit with figures, sources and assets as text, ready for tables.py."""
     return [
         {
-            **row,
-            "claimed": show(row["claimed"], row["unit"]),
+            "text": f"{row['text']}\n({row['source']})",
+            "claimed": ("" if row["claimed"] is None else SIGNS.get(row["rule"], "")) + show(row["claimed"], row["unit"]),
             "measured": show(row["measured"], row["unit"]),
+            "verdict": row["verdict"],
+            "why": "; ".join(part for part in (row["why"], f"see {row['where']}" if row["where"] else "") if part),
             "row_class": {HOLDS: "holds", FAILS: "fails"}.get(row["verdict"], "open"),
         }
         for row in audit
     ]
+
+
+def counted(audit: Sequence[Mapping[str, Any]]) -> str:
+    """`4 hold, 2 do not hold, 19 cannot be compared, 18 were not measured here`; verdicts that occur."""
+    words = {HOLDS: "hold", FAILS: "do not hold", INCOMPARABLE: "cannot be compared", UNMEASURED: "were not measured here"}
+    found = [row["verdict"] for row in audit]
+    return ", ".join(f"{found.count(verdict)} {text}" for verdict, text in words.items() if verdict in found)
 
 
 def qwen2_parameters(

@@ -221,10 +221,17 @@ def columns(view: str = "distinct") -> list[Column]:
         Column("accuracy", f"accuracy [95 %], {view}", numeric=True),
         Column("macro_f1", "macro-F1 [95 %]", numeric=True),
         Column("ceiling", "ceiling", tables.accuracy, True),
-        Column("ratio_to_automl", "of AutoML, equal data", _three, True),
-        Column("row_accuracy", "accuracy, row", numeric=True),
-        Column("clean_accuracy", "accuracy, clean", numeric=True),
+        Column("ratio_to_automl", "of AutoML, same rows", _three, True),
         Column("ece", "ECE", tables.accuracy, True),
+    ]
+
+
+def view_columns() -> list[Column]:
+    """Columns of `flat_rows` that set the three views side by side."""
+    return [
+        Column("name"),
+        Column("stage"),
+        *(Column(f"{view}_{key}", f"{key}, {view}", numeric=True) for view in VIEWS for key in ("accuracy", "ceiling")),
     ]
 
 
@@ -248,8 +255,8 @@ def flat_rows(comparison: Mapping[str, Any], view: str = "distinct") -> list[dic
                 ),
                 "ceiling": scored.get("ceiling"),
                 "ratio_to_automl": scored.get("ratio_to_automl"),
-                "row_accuracy": _with_interval(row["views"].get("row") or {}),
-                "clean_accuracy": _with_interval(row["views"].get("clean") or {}),
+                **{f"{other}_accuracy": _with_interval(row["views"].get(other) or {}) for other in VIEWS},
+                **{f"{other}_ceiling": tables.accuracy((row["views"].get(other) or {}).get("ceiling")) for other in VIEWS},
                 "ece": scored.get("ece"),
                 "row_class": row["kind"],
             }

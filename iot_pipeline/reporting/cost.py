@@ -97,7 +97,6 @@ def columns() -> list[Column]:
     return [
         Column("track"),
         Column("stage"),
-        Column("teacher"),
         Column("rows", write=tables.whole, numeric=True),
         Column("distinct_requests", "distinct requests", tables.whole, True),
         Column("requests", "sent now", tables.whole, True),
@@ -106,7 +105,7 @@ def columns() -> list[Column]:
         Column("prompt_tokens", "prompt tokens", tables.whole, True),
         Column("completion_tokens", "answer tokens", tables.whole, True),
         Column("billed_usd", "billed", tables.dollars, True),
-        Column("hypothetical_sync_usd", "gpt-4o-mini (hypothetical)", tables.dollars, True),
-        Column("hypothetical_batch_usd", "by Batch API (hypothetical)", tables.dollars, True),
-        Column("claimed_usd", "claimed by the prior work, all rows", tables.dollars, True),
+        Column("hypothetical_sync_usd", "hypothetical, gpt-4o-mini", tables.dollars, True),
+        Column("hypothetical_batch_usd", "hypothetical, Batch API", tables.dollars, True),
+        Column("claimed_usd", "prior work's claim, all rows", tables.dollars, True),
     ]

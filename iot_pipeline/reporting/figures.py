@@ -54,7 +54,7 @@ def duplicates(report: Row) -> bytes:
         axes.set_yticks(places, names)
         axes.set_xlim(0, 103)
         axes.set_xlabel("% of the class's rows")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.42, -0.16 - 0.55 / len(names)), ncols=3)
+        style.legend_below(made.figure, axes, 3)
     return made.data
 
 
@@ -71,7 +71,7 @@ def profile(table: Any, features: Sequence[str] | None = None, classes: Sequence
         return style.no_data("Quartiles by class", "no class or no feature to show")
     columns = min(3, len(features))
     lines = -(-len(features) // columns)
-    with style.canvas(7.4, 0.6 + lines * (0.7 + 0.22 * len(names))) as made:
+    with style.canvas(6.8, 0.6 + lines * (0.7 + 0.22 * len(names))) as made:
         grid = made.figure.subplots(lines, columns, squeeze=False, sharey=True)
         for place, axes in enumerate(grid.flat):
             if place >= len(features):
@@ -132,27 +132,31 @@ def loss_curves(curves: Mapping[str, Sequence[Row]]) -> bytes:
         return style.no_data("Loss by step", "no training step was recorded")
     with style.canvas(6.8, 3.3) as made:
         axes = made.axes("Loss on the answer's tokens by optimiser step", "y")
+        marked = False
         for place, (name, rows) in enumerate(curves.items()):
             colour = style.SERIES[place % len(style.SERIES)]
             train, held_out = points(rows, "loss"), points(rows, "validation_loss")
             if train:
                 if len(train) >= 40:
                     axes.plot(*zip(*train, strict=True), color=colour, linewidth=0.6, alpha=0.25)
-                axes.plot(*zip(*running_mean(train), strict=True), color=colour, linewidth=1.7, label=f"{name}, training")
+                axes.plot(*zip(*running_mean(train), strict=True), color=colour, linewidth=1.7, label=name)
             if held_out:
                 axes.plot(
                     *zip(*held_out, strict=True), color=colour, linewidth=2, markersize=7,
                     markeredgecolor="white", marker=style.MARKERS[place % len(style.MARKERS)],
-                    label=f"{name}, validation",
+                    linestyle="-" if len(held_out) > 1 else "none", label=None if marked else "validation, one common set",
                 )  # fmt: skip
+                marked = True
         low, high = axes.get_ylim()
         if low > 0 and high / low > 8:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         else:
             axes.set_ylim(bottom=0)
         axes.set_xlabel("optimiser step")
         axes.set_ylabel("cross-entropy a token (nats)")
-        axes.legend(ncols=1 if len(curves) == 1 else 2)
+        axes.legend()
     return made.data
 
 
@@ -177,41 +181,47 @@ def accuracy(comparison: Row, view: str = "distinct") -> bytes:
     title = f"Accuracy, {VIEWS.get(view, view)}"
     if not rows:
         return style.no_data(title, "nothing was evaluated in this view")
+    values = [row["views"][view]["accuracy"] for row in rows]
+    ceilings = sorted({round(row["views"][view]["ceiling"], 9) for row in rows})
+    # One model far below (a look-up) would press all others together: it is shown as an arrow at the edge.
+    least = min((value for value in values if value > max(values) - FAR_BELOW), default=0.0)
+    shown = [row["views"][view] for row in rows if row["views"][view]["accuracy"] >= least]
+    low = min(found["accuracy"] if found["low"] is None else found["low"] for found in shown)
+    high = max([*ceilings, *(found["accuracy"] if found["high"] is None else found["high"] for found in shown)])
+    span = max(high - low, 0.02)
     with style.canvas(6.8, 1.15 + 0.34 * len(rows)) as made:
         axes = made.axes(title, "x")
-        edge = []
+        axes.set_xlim(low - 0.12 * span, high + 0.05 * span)
         for place, row in enumerate(rows):
-            found = row["views"][view]
-            student = row["kind"] == "student"
+            found, student = row["views"][view], row["kind"] == "student"
             colour = style.BLUE if student else style.GREY
-            low, high = found["low"], found["high"]
-            if low is not None:
-                axes.plot([low, high], [place, place], color=colour, linewidth=4, alpha=0.4, solid_capstyle="butt")
+            axes.text(1.02, place, f"{found['accuracy']:.4f}", transform=axes.get_yaxis_transform(), va="center")
+            if found["accuracy"] < least:
+                axes.plot([low - 0.1 * span], [place], marker="<", markersize=7, color=colour)
+                continue
+            if found["low"] is not None:
+                axes.plot(
+                    [found["low"], found["high"]], [place, place], color=colour, linewidth=4, alpha=0.4,
+                    solid_capstyle="butt",
+                )  # fmt: skip
             axes.plot(
                 [found["accuracy"]], [place], marker="o" if student else "s", markersize=7, color=colour,
                 markeredgecolor="white",
             )  # fmt: skip
-            axes.annotate(
-                f"{found['accuracy']:.4f}", (found["accuracy"] if high is None else high, place),
-                xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5,
-            )  # fmt: skip
-            edge += [value for value in (low, found["accuracy"]) if value is not None]
-        for ceiling in sorted({round(row["views"][view]["ceiling"], 9) for row in rows}):
+        for ceiling in ceilings:
             axes.axvline(ceiling, color=style.RED, linestyle=(0, (4, 3)), linewidth=1.4)
             axes.annotate(
                 f"ceiling {ceiling:.4f}", (ceiling, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
                 textcoords="offset points", color=style.RED, ha="right", fontsize=8.5,
             )  # fmt: skip
-            edge.append(ceiling)
-        low, high = min(edge), max(edge)
-        span = max(high - low, 0.02)
-        axes.set_xlim(max(0.0, low - 0.08 * span), min(high + 0.16 * span, 1 + 0.16 * span))
         axes.set_yticks(range(len(rows)), [f"{row['name']} · {row['stage']}" for row in rows])
-        axes.invert_yaxis()
-        axes.set_xlabel("accuracy; bars are 95 % intervals, axis does not start at 0")
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        arrow = "; arrow = far below" if len(shown) < len(rows) else ""
+        axes.set_xlabel(f"accuracy; bars are 95 % intervals; the axis does not start at 0{arrow}")
     return made.data
 
 
+FAR_BELOW = 0.25
 
 
 def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) -> bytes:
@@ -221,7 +231,7 @@ def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) ->
         series.append(("after temperature scaling", calibrated, style.BLUE, "o"))
     if not bins:
         return style.no_data("Reliability", "nothing was scored")
-    with style.canvas(4.6, 3.7) as made:
+    with style.canvas(3.95, 3.5) as made:
         axes = made.axes("Does confidence mean what it says?", "both")
         low = min(min(row["confidence"], row["accuracy"]) for _, rows, _, _ in series for row in rows)
         low = max(0.0, low - 0.04)
@@ -246,8 +256,8 @@ def cost(report: Row) -> bytes:
         return style.no_data("Cost of the answers", "no track was made")
     kinds = [
         ("billed here", "billed_usd", style.GREEN),
-        ("hypothetical: same tokens, gpt-4o-mini", "hypothetical_sync_usd", style.BLUE),
-        ("hypothetical: the same by Batch API", "hypothetical_batch_usd", style.SKY),
+        ("hypothetical: gpt-4o-mini", "hypothetical_sync_usd", style.BLUE),
+        ("hypothetical: its Batch API", "hypothetical_batch_usd", style.SKY),
     ]
     with style.canvas(6.8, 1.2 + 0.75 * len(rows)) as made:
         axes = made.axes("Cost of the teacher's answers", "x")
@@ -264,34 +274,42 @@ def cost(report: Row) -> bytes:
         axes.margins(x=0.14)
         axes.set_xlim(left=0)
         axes.set_xlabel("US dollars")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16 - 0.4 / len(rows)), ncols=2)
+        style.legend_below(made.figure, axes, 3)
     return made.data
 
 
-def inference_ladder(rows: Sequence[Row]) -> bytes:
-    """Milliseconds a flow of each rung on a log axis; rows: `name`, `ms_per_flow`, optional `p95_ms`."""
-    rows = [row for row in rows if row.get("ms_per_flow")]
+def inference_ladder(rungs: Sequence[Row]) -> bytes:
+    """Milliseconds a flow of each rung that ran, on a log axis (inference.benchmark.ladder)."""
+    rows = [rung for rung in rungs if rung["run"]]
     if not rows:
         return style.no_data("Time a flow", "no rung was measured")
-    with style.canvas(6.8, 1.05 + 0.42 * len(rows)) as made:
+    marked = any(rung.get("seconds_p95") for rung in rows)
+    with style.canvas(6.8, 1.05 + 0.36 * len(rows)) as made:
         axes = made.axes("Time a flow, rung by rung", "x")
-        for place, row in enumerate(rows):
-            axes.barh(place, row["ms_per_flow"], height=0.6, color=style.BLUE)
-            end = row["ms_per_flow"]
-            if row.get("p95_ms"):
-                end = max(end, row["p95_ms"])
-                axes.plot([row["p95_ms"]], [place], marker="|", markersize=13, markeredgewidth=2, color=style.ORANGE)
+        for place, rung in enumerate(rows):
+            milliseconds = 1000 * seconds_a_flow(rung)
+            explains = rung["rung"].startswith("explanation")
+            axes.barh(place, milliseconds, height=0.6, color=style.SKY if explains else style.BLUE)
+            end = milliseconds
+            if rung.get("seconds_p95"):
+                end = max(end, 1000 * rung["seconds_p95"])
+                axes.plot([1000 * rung["seconds_p95"]], [place], marker="|", markersize=12, markeredgewidth=2, color=style.RED)
             axes.annotate(
-                f"{row['ms_per_flow']:,.3g} ms", (end, place), xytext=(6, 0), textcoords="offset points",
-                va="center", fontsize=8.5,
+                f"{milliseconds:,.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,.3g} s", (end, place),
+                xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5,
             )  # fmt: skip
         axes.set_xscale("log")
-        axes.margins(x=0.18)
-        axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+        axes.margins(x=0.2)
+        axes.set_yticks(range(len(rows)), [rung["rung"] for rung in rows])
         axes.invert_yaxis()
-        marked = any(row.get("p95_ms") for row in rows)
-        axes.set_xlabel("milliseconds a flow, log scale" + ("; orange mark = p95 of single requests" if marked else ""))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("milliseconds a flow, log scale" + ("; mark = p95 of single requests" if marked else ""))
     return made.data
+
+
+def seconds_a_flow(rung: Row) -> float:
+    """Seconds a flow: the median of single calls where they were timed, the inverse of throughput elsewhere."""
+    return float(rung["seconds_p50"] if rung.get("seconds_p50") else 1 / rung["flows_per_second"])
 
 
 def leakage(report: Row) -> bytes:
@@ -313,7 +331,7 @@ def leakage(report: Row) -> bytes:
         axes.invert_yaxis()
         axes.set_xlim(0, 112)
         axes.set_xlabel("%")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.3, -0.1 - 0.55 / len(keys)), ncols=2)
+        style.legend_below(made.figure, axes, 2)
     return made.data
 
 

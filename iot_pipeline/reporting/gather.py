@@ -65,7 +65,7 @@ def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
             context[asset]["table"] = _rows(folder / TABLES[asset])
     elif asset == "automl_baseline":
         context.setdefault("baselines", {})[key] = {
-            path.stem.removeprefix("eval_"): _json(path) for path in sorted(folder.glob("eval_*.json"))
+            _model(path.stem.removeprefix("eval_")): _json(path) for path in sorted(folder.glob("eval_*.json"))
         }
     elif asset == "prompt":
         version = _json(folder / MANIFEST)["data_version"]
@@ -85,6 +85,11 @@ def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
         context.setdefault("evaluation", {})[key] = _json(folder / "eval.json")
     elif asset == "explanation_quality":
         context.setdefault("explanations", {})[key] = _json(folder / "quality.json")
+
+
+def _model(name: str) -> str:
+    """AutoML's preset is in its name; tables know it as `automl`."""
+    return "automl" if name.startswith("automl") else name
 
 
 def _json(path: Path) -> Any:

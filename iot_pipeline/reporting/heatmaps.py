@@ -37,7 +37,7 @@ def heat_map(
     shares = np.divide(100 * values, totals, out=np.zeros_like(values), where=totals > 0)
     shown = np.log1p(values) / max(float(np.log1p(values).max()), 1e-9) if whole else shares / 100
     n = len(classes)
-    with style.canvas(2.5 + 0.62 * n, 1.9 + 0.44 * n) as made:
+    with style.canvas(2.1 + 0.5 * n, 1.7 + 0.36 * n) as made:
         axes = made.axes(title)
         axes.imshow(shown, cmap="Blues", vmin=0, vmax=1.12, aspect="auto")
         for row in range(n):
@@ -46,7 +46,7 @@ def heat_map(
                     text = short(values[row, column]) if whole else share_text(shares[row, column])
                     dark = shown[row, column] > 0.6
                     axes.text(
-                        column, row, text, ha="center", va="center", fontsize=8 if n <= 9 else 7,
+                        column, row, text, ha="center", va="center", fontsize=7.5 if n <= 9 else 7,
                         color="white" if dark else style.INK,
                     )  # fmt: skip
         axes.set_xticks(range(n), classes, rotation=38, ha="right", rotation_mode="anchor")

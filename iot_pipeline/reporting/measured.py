@@ -10,6 +10,7 @@ from typing import Any
 
 from iot_pipeline.reporting.claims import qwen2_parameters
 from iot_pipeline.reporting.comparison import split_key
+from iot_pipeline.reporting.figures import seconds_a_flow
 
 Context = Mapping[str, Any]
 Measured = dict[str, dict[str, Any]]
@@ -49,7 +50,7 @@ def conditions(context: Context) -> set[str]:
         "gpt_teacher": used.get("teacher") == "openai" and "gpt-4o-mini" in str(used.get("teacher_model") or "gpt-4o-mini"),
         "qwen_base": "qwen2.5-1.5b" in base.lower(),
         "stage_all": any(split_key(key)[0] == "ALL" for key in tracks),
-        "gpu": "cuda" in str((context.get("inference_benchmark") or {}).get("device", "")),
+        "gpu": any(rung.get("device") not in (None, "cpu") for rung in _rungs(context)),
     }
     return {name for name, holds in checks.items() if holds}
 
@@ -123,12 +124,17 @@ def _answers(context: Context, put: Any) -> None:
         ):
             text = f"stage {row['stage']} only" if row["stage"] != "ALL" else ""
             put(f"cost_{row['track']}", row["billed_usd"], "cost_report", text)
-    rungs = (context.get("inference_benchmark") or {}).get("rungs") or []
-    explained = [rung for rung in rungs if rung.get("seconds_per_explanation") is not None]
-    if explained:
-        put("seconds_a_flow", explained[0]["seconds_per_explanation"], "inference_benchmark", str(explained[0]["name"]))
+    explained = [rung for rung in _rungs(context) if rung["rung"].startswith("explanation")]
+    alone = [rung for rung in explained if rung.get("seconds_p50")]
+    if alone:
+        best = min(alone, key=seconds_a_flow)
+        put("seconds_a_flow", seconds_a_flow(best), "inference_benchmark", f"{best['rung']}, on {best['device']}")
     for kind in ("bf16", "int8", "int4"):
-        matching = [rung for rung in explained if kind in str(rung["name"]).lower()]
-        if matching:
-            best = min(rung["seconds_per_explanation"] for rung in matching)
-            put(f"seconds_a_flow_{kind}", best, "inference_benchmark", "")
+        if matching := [rung for rung in explained if kind in rung["rung"]]:
+            best = min(matching, key=seconds_a_flow)
+            put(f"seconds_a_flow_{kind}", seconds_a_flow(best), "inference_benchmark", f"{best['rung']}, on {best['device']}")
+
+
+def _rungs(context: Context) -> list[Mapping[str, Any]]:
+    """The rungs of the inference ladder that ran."""
+    return [rung for rung in (context.get("inference_benchmark") or {}).get("rungs", []) if rung["run"]]

@@ -92,6 +92,12 @@ def results(context: Context) -> Section:
         f"{comparison.VIEWS[view]}. Brackets: 95 % cluster-bootstrap intervals.",
         "track_comparison",
     )  # fmt: skip
+    section.table(
+        comparison.flat_rows(found, view), comparison.view_columns(),
+        "The three views. row: every row counts, so frequent flows weigh most. distinct: every distinct flow counts once. "
+        "clean: distinct flows with one label only.",
+        "track_comparison",
+    )  # fmt: skip
     section.figure(
         figures.accuracy(found, view),
         "Dot plot of accuracy with 95 % intervals of each track and baseline, with the ceiling as a dashed line",

@@ -92,6 +92,15 @@ def png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
+def legend_below(figure: Figure, axes: Any, columns: int) -> None:
+    """The legend of `axes` under the figure, bars before marks, whatever the figure's height."""
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda at: type(handles[at]).__name__ != "BarContainer")
+    figure.legend(
+        [handles[at] for at in order], [labels[at] for at in order], loc="outside lower center", ncols=columns
+    )
+
+
 def no_data(title: str, why: str) -> bytes:
     """A small figure that says why there is nothing to draw."""
     with canvas(6.4, 1.3) as made:
@@ -113,8 +122,8 @@ def embed(image: bytes, alt: str) -> str:
 
 
 def img(image: bytes, alt: str) -> str:
-    """An HTML img element that holds the PNG; `alt` is escaped, width and height stop the page from jumping."""
-    width, height = (int.from_bytes(image[at : at + 4]) for at in (16, 20))
+    """An HTML img element that holds the PNG; `alt` is escaped, its size in CSS pixels stops the page from jumping."""
+    width, height = (round(int.from_bytes(image[at : at + 4]) * 96 / DPI) for at in (16, 20))
     return (
         f'<img src="{data_uri(image)}" alt="{html.escape(alt, quote=True)}" '
         f'width="{width}" height="{height}">'

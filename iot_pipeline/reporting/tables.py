@@ -15,12 +15,12 @@ MISSING = "–"
 
 
 def accuracy(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """`0.9312 [0.92, 0.94]`; the bounds get more decimals (to 4) where two would make them look equal."""
+    """`0.9312 [0.92, 0.94]`; the bounds get more decimals (to 4) where the interval is narrow."""
     if value is None:
         return MISSING
     if low is None or high is None:
         return f"{value:.4f}"
-    digits = next((d for d in (2, 3) if round(low, d) < round(value, d) < round(high, d)), 4)
+    digits = 2 if high - low >= 0.0145 else 3 if high - low >= 0.00145 else 4
     return f"{value:.4f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -52,9 +52,11 @@ def number(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration: `0.21 s`, `42 s`, `3 min 05 s`, `2 h 07 min`."""
+    """A duration: `6.1 ms`, `1.21 s`, `42 s`, `3 min 05 s`, `2 h 07 min`."""
     if value is None:
         return MISSING
+    if value < 1:
+        return f"{1000 * value:.3g} ms"
     if value < 10:
         return f"{value:.2f} s"
     if value < 120:
@@ -128,7 +130,7 @@ def to_markdown(rows: Sequence[Row], columns: Sequence[Column] | None = None) ->
 
 
 def to_html(rows: Sequence[Row], columns: Sequence[Column] | None = None, caption: str = "") -> str:
-    """A table element, every text escaped; it scrolls by itself on a narrow screen."""
+    """A table element under its caption, every text escaped; it scrolls by itself on a narrow screen."""
     if not rows:
         return ""
     columns = columns or columns_of(rows)
@@ -143,10 +145,10 @@ def to_html(rows: Sequence[Row], columns: Sequence[Column] | None = None, captio
         )
         mark = f' class="{html.escape(str(row["row_class"]), quote=True)}"' if row.get("row_class") else ""
         lines.append(f"<tr{mark}>{cells}</tr>")
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    title = f'<p class="caption">{html.escape(caption)}</p>' if caption else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(caption or "table", quote=True)}">'
-        f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f'{title}<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(caption or "table", quote=True)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 

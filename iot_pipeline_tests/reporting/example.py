@@ -215,12 +215,17 @@ def context() -> dict[str, Any]:
             for track in TRACKS
         },
         "inference_benchmark": {
-            "stage": "10K", "track": "original", "device": "cpu",
+            "stage": "10K", "track": "original",
             "rungs": [
-                {"name": "generate, batch 1", "ms_per_flow": 2100.0, "p95_ms": 2600.0},
-                {"name": "score, batch 1", "ms_per_flow": 21.0, "p95_ms": 29.0},
-                {"name": "score, batches", "ms_per_flow": 6.1},
-                {"name": f"cache {HOSTILE}", "ms_per_flow": 0.9},
+                {"rung": "label only, fp32, adapter, batch 1", "run": True, "reason": "", "device": "cpu", "flows": 40,
+                 "seconds_p50": 0.021, "seconds_p95": 0.029, "flows_per_second": 46.0, "label_agreement": 1.0},
+                {"rung": "label only, fp32, merged, batched", "run": True, "reason": "", "device": "cpu", "flows": 256,
+                 "flows_per_second": 164.0, "label_agreement": 0.996},
+                {"rung": "explanation, fp32, merged, batch 1", "run": True, "reason": "", "device": "cpu", "flows": 8,
+                 "seconds_p50": 1.21, "seconds_p95": 1.63, "flows_per_second": 0.81},
+                {"rung": f"explanation {HOSTILE}", "run": True, "reason": "", "device": "cpu", "flows": 32,
+                 "flows_per_second": 12.1, "new_tokens_per_second": 1100.0, "ended_share": 1.0},
+                {"rung": "vLLM engine", "run": False, "reason": "vLLM needs a CUDA GPU"},
             ],
         },
         "lineage": [
