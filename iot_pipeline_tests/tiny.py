@@ -12,14 +12,25 @@ from iot_pipeline.training.base import BaseRecipe, build_tiny_base
 FEATURES = ["orig_pkts", "resp_pkts", "flow_iat.avg"]
 CLASSES = ["Normal", "Port_Scanning", "TCP_Flood"]
 RECIPE = BaseRecipe(
-    vocabulary=700, hidden=32, layers=2, heads=2, kv_heads=1, intermediate=48, steps=3, rows=6, group_sizes=(2, 3)
+    vocabulary=700,
+    hidden=32,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    intermediate=48,
+    steps=3,
+    rows=6,
+    group_sizes=(2, 3),
 )
 
 
 def flow_texts(count: int, seed: int = 0) -> list[str]:
     """Distinct-ish flow texts in the `values` serialisation."""
     numbers = np.random.default_rng(seed).normal(0, 1, (count, len(FEATURES)))
-    return ["\n".join(f"{name}: {value:.3f}" for name, value in zip(FEATURES, row, strict=True)) for row in numbers]
+    return [
+        "\n".join(f"{name}: {value:.3f}" for name, value in zip(FEATURES, row, strict=True))
+        for row in numbers
+    ]
 
 
 def label_of(text: str) -> str:

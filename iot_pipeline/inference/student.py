@@ -92,7 +92,9 @@ class Student:
         import torch
 
         if order != "label_first":
-            raise UserError("label scoring needs IOT_ANSWER_ORDER=label_first: the class must come before its reasons")
+            raise UserError(
+                "label scoring needs IOT_ANSWER_ORDER=label_first: the class must come before its reasons"
+            )
         if not classes or len(set(classes)) != len(classes):
             raise UserError("classes to score: give at least one, and each once")
         tree = _tree([self._ids(f" {name}") for name in classes])
@@ -132,11 +134,17 @@ class Student:
         given = list(answers) if answers is not None else [""] * len(prompts)
         return [
             head + text
-            for head, (text, _ended) in zip(given, self._generate(prompts, given, max_new_tokens, batch, log), strict=True)
+            for head, (text, _ended) in zip(
+                given, self._generate(prompts, given, max_new_tokens, batch, log), strict=True
+            )
         ]
 
     def explain_ended(
-        self, prompts: Sequence[str], max_new_tokens: int = 256, batch: int = 32, answers: Sequence[str] | None = None
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 256,
+        batch: int = 32,
+        answers: Sequence[str] | None = None,
     ) -> list[tuple[str, bool]]:
         """As `explain`, and whether each answer ended by itself."""
         given = list(answers) if answers is not None else [""] * len(prompts)
@@ -155,7 +163,8 @@ class Student:
 
         end = int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN))
         ids = [
-            self._ids(prompt_text(self.tokenizer, text) + head) for text, head in zip(prompts, heads, strict=True)
+            self._ids(prompt_text(self.tokenizer, text) + head)
+            for text, head in zip(prompts, heads, strict=True)
         ]
         order = sorted(range(len(ids)), key=lambda place: (len(ids[place]), place))
         out: list[tuple[str, bool]] = [("", False)] * len(ids)
@@ -179,11 +188,15 @@ class Student:
                 )
             for row, answer in zip(rows, made[:, width:].tolist(), strict=True):
                 ended = end in answer
-                text = self.tokenizer.decode(answer[: answer.index(end)] if ended else answer, skip_special_tokens=True)
+                text = self.tokenizer.decode(
+                    answer[: answer.index(end)] if ended else answer, skip_special_tokens=True
+                )
                 out[row] = (text, ended)
             if log:
                 done = min(first + batch, len(order))
-                log(f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second")
+                log(
+                    f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second"
+                )
         return out
 
     def _score(self, ids: list[list[int]], tree: dict[tuple[int, ...], _Node], classes: int) -> np.ndarray:
@@ -195,7 +208,7 @@ class Student:
         for place, row in enumerate(ids):
             batch[place, : len(row)] = torch.tensor(row)
         deeper = [prefix for prefix in tree if prefix]
-        body = getattr(self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model, "model")
+        body = (self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model).model
         head = self.model.get_output_embeddings()
         made = body(input_ids=batch.to(self.device), use_cache=bool(deeper))
         at = torch.arange(len(ids), device=self.device)
@@ -219,7 +232,14 @@ class Student:
             out[:, node[_STOP]] += torch.log1p(-goes_on)
 
     def _follow(
-        self, out: Any, cache: Any, lengths: Any, prefixes: list[tuple[int, ...]], tree: Any, body: Any, head: Any
+        self,
+        out: Any,
+        cache: Any,
+        lengths: Any,
+        prefixes: list[tuple[int, ...]],
+        tree: Any,
+        body: Any,
+        head: Any,
     ) -> None:
         """Read each prefix of two or more names behind every prompt, on a copy of the prompts' keys and values."""
         import copy
@@ -236,7 +256,9 @@ class Student:
             groups.setdefault(leaf, []).append(prefix)
         for leaf, on_the_way in groups.items():
             tokens = torch.tensor(leaf, device=self.device).expand(rows, -1)
-            mask = torch.cat([seen, torch.ones((rows, len(leaf)), dtype=torch.bool, device=self.device)], dim=1)
+            mask = torch.cat(
+                [seen, torch.ones((rows, len(leaf)), dtype=torch.bool, device=self.device)], dim=1
+            )
             positions = lengths[:, None] + torch.arange(len(leaf), device=self.device)
             hidden = body(
                 input_ids=tokens,

@@ -1,6 +1,7 @@
 """The pieces a report is made of: plain data that both templates render, every text still unescaped.
 
-Belongs here: sections and blocks. Does not belong here: their wording (sections_*.py) and their markup (templates/).
+Belongs here: sections and blocks. Does not belong here: their wording (sections_*.py) and their markup
+(templates/).
 """
 
 from __future__ import annotations
@@ -43,9 +44,12 @@ class Section:
             self.blocks.append({"kind": "cards", "cards": list(cards)})
 
     def table(
-        self, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column] | None = None, caption: str = "",
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        columns: Sequence[Column] | None = None,
+        caption: str = "",
         asset: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A table and the asset it comes from; nothing where there is no row."""
         if rows:
             self.blocks.append(
@@ -72,7 +76,9 @@ class Section:
 
     def quote(self, title: str, parts: Sequence[tuple[str, str]]) -> None:
         """Text written by data or a model, folded in HTML: (name, text) pairs under one title."""
-        self.blocks.append({"kind": "quote", "title": title, "parts": [{"name": n, "text": t} for n, t in parts]})
+        self.blocks.append(
+            {"kind": "quote", "title": title, "parts": [{"name": n, "text": t} for n, t in parts]}
+        )
 
     def missing(self, asset: str) -> None:
         """Says that an asset has not been made."""

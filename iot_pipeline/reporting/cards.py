@@ -16,13 +16,14 @@ from iot_pipeline.reporting.blocks import MISSING
 from iot_pipeline.reporting.comparison import VIEWS, split_key
 from iot_pipeline.reporting.measured import simulated
 from iot_pipeline.reporting.report import markdown
-from iot_pipeline.reporting.sections_data import banner
+from iot_pipeline.reporting.sections_front import banner
 from iot_pipeline.reporting.sections_student import limits, name_of
 from iot_pipeline.reporting.tables import Column
 
 
 def model_card(context: Mapping[str, Any], key: str) -> str:
-    """The card of checkpoint `stage|track` from a report's context (gather.py); UserError if it was not trained."""
+    """The card of checkpoint `stage|track` from a report's context (gather.py); UserError if it was not
+    trained."""
     run = (context.get("training") or {}).get(key)
     if run is None:
         raise UserError(f"there is no checkpoint {key} in this lake; materialise lora_checkpoint first")
@@ -33,17 +34,19 @@ def model_card(context: Mapping[str, Any], key: str) -> str:
         _front_matter(context, key, run, evaluation),
         f"# Student of track {markdown(track)}, stage {markdown(stage)}\n",
         "".join(f"> **{mark['name']}.** {mark['text']}\n>\n" for mark in banner(context)),
-        "## What it is\n\n"
-        f"A LoRA adapter that reads one network flow as text and answers with its class and an explanation. "
-        f"Base: {markdown(_base(context))}. {run['facts']['trainable_parameters']:,} of "
-        f"{run['facts']['total_parameters']:,} parameters were trained.\n",
+        (
+            "## What it is\n\nA LoRA adapter that reads one network flow as text and answers with its class"
+            f" and an explanation. Base: {markdown(_base(context))}. {run['facts']['trainable_parameters']:,}"
+            f" of {run['facts']['total_parameters']:,} parameters were trained.\n"
+        ),
         _data(context, stage, track),
         _training(run),
         _evaluation(evaluation),
         "## Explanations\n\n" + (_means(explained["aggregate"]) if explained else f"{MISSING}.\n"),
-        "## Limits\n\n" + "".join(f"- {markdown(line)}\n" for line in limits(context))
-        + "- It names one of the classes below for every flow, also for one that is none of them. Do not let it block "
-        "traffic by itself.\n",
+        "## Limits\n\n"
+        + "".join(f"- {markdown(line)}\n" for line in limits(context))
+        + "- It names one of the classes below for every flow, also for one that is none of them. Do not let"
+        " it block traffic by itself.\n",
         _licence(context),
         _origin(context, key),
     ]
@@ -52,7 +55,9 @@ def model_card(context: Mapping[str, Any], key: str) -> str:
 
 def _base(context: Mapping[str, Any]) -> str:
     base = context.get("base_model") or {}
-    return "tiny Qwen2 built by iot_pipeline" if base.get("kind") == "tiny" else str(base.get("name", "unknown"))
+    return (
+        "tiny Qwen2 built by iot_pipeline" if base.get("kind") == "tiny" else str(base.get("name", "unknown"))
+    )
 
 
 def _front_matter(
@@ -74,7 +79,11 @@ def _front_matter(
     scored = ((evaluation or {}).get("views") or {}).get("distinct")
     if scored:
         metrics = [
-            {"type": name, "name": f"{name}, distinct flows, unseen in training", "value": round(scored[field], 6)}
+            {
+                "type": name,
+                "name": f"{name}, distinct flows, unseen in training",
+                "value": round(scored[field], 6),
+            }
             for name, field in (("accuracy", "accuracy"), ("f1", "macro_f1"))
         ]
         dataset = spec.get("title") or "unknown"
@@ -85,7 +94,9 @@ def _front_matter(
                     {
                         "task": {"type": "text-classification"},
                         "dataset": {
-                            "name": f"simulated: {dataset}" if simulated(context.get("used") or {}) else dataset,
+                            "name": (
+                                f"simulated: {dataset}" if simulated(context.get("used") or {}) else dataset
+                            ),
                             "type": spec.get("name") or "unknown",
                             "split": "test",
                         },
@@ -103,8 +114,9 @@ def _data(context: Mapping[str, Any], stage: str, track: str) -> str:
     stats = (context.get("tensors") or {}).get(f"{stage}|{track}")
     rows = f"{stats['rows']:,} chat rows, {stats['tokens']:,} tokens, none truncated" if stats else MISSING
     return (
-        f"## Data\n\n{markdown(spec.get('title') or spec.get('name') or 'unknown data set')}, {source}; answers by the teacher "
-        f"`{markdown(used.get('teacher', 'unknown'))}`. Training set: {rows}. Test flows share no prompt with them.\n"
+        f"## Data\n\n{markdown(spec.get('title') or spec.get('name') or 'unknown data set')}, {source};"
+        f" answers by the teacher `{markdown(used.get('teacher', 'unknown'))}`. Training set: {rows}. Test"
+        " flows share no prompt with them.\n"
     )
 
 
@@ -115,11 +127,17 @@ def _training(run: Mapping[str, Any]) -> str:
         {"what": "rows a step", "value": tables.whole(facts["rows_per_step"])},
         {"what": "tokens read", "value": tables.whole(facts["tokens_read"])},
         {"what": "learning rate", "value": f"{config['learning_rate']:g}, {config['scheduler']}"},
-        {"what": "LoRA r, alpha, dropout", "value": f"{config['lora_r']}, {config['lora_alpha']}, {config['lora_dropout']}"},
+        {
+            "what": "LoRA r, alpha, dropout",
+            "value": f"{config['lora_r']}, {config['lora_alpha']}, {config['lora_dropout']}",
+        },
         {"what": "LoRA on", "value": tables.text(config["lora_targets"])},
         {"what": "final training loss", "value": tables.accuracy(facts["final_loss"])},
         {"what": "validation loss", "value": tables.accuracy(facts["validation_loss"])},
-        {"what": "training time", "value": f"{tables.seconds(timings['train_seconds'])}, {facts['processes']} process(es)"},
+        {
+            "what": "training time",
+            "value": f"{tables.seconds(timings['train_seconds'])}, {facts['processes']} process(es)",
+        },
         {"what": "seed", "value": str(config["seed"])},
     ]
     return "## Training\n\n" + tables.to_markdown(rows, [Column("what"), Column("value", write=str)])
@@ -144,7 +162,10 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
         )
     scored = evaluation["views"].get("distinct")
     by_class = [{"class": name, **facts} for name, facts in scored["per_class"].items()] if scored else []
-    columns = [Column("class"), *(Column(key, write=tables.accuracy, numeric=True) for key in ("precision", "recall", "f1"))]
+    columns = [
+        Column("class"),
+        *(Column(key, write=tables.accuracy, numeric=True) for key in ("precision", "recall", "f1")),
+    ]
     return (
         f"## Evaluation\n\nOn {evaluation['groups']:,} distinct test flows; brackets are 95 % intervals.\n\n"
         f"{tables.to_markdown(rows)}\n{tables.to_markdown(by_class, columns)}"
@@ -158,10 +179,17 @@ def _means(aggregate: Mapping[str, Any]) -> str:
 
 def _licence(context: Mapping[str, Any]) -> str:
     spec = context.get("spec") or {}
-    terms = [f"data: {spec['licence']}" if spec.get("licence") else "", f"DOI {spec['doi']}" if spec.get("doi") else ""]
+    terms = [
+        f"data: {spec['licence']}" if spec.get("licence") else "",
+        f"DOI {spec['doi']}" if spec.get("doi") else "",
+    ]
     said = "; ".join(term for term in terms if term) or "data: not stated"
     base = context.get("base_model") or {}
-    own = "The base was built here (MIT)." if base.get("kind") == "tiny" else "The base's licence applies to the merged model."
+    own = (
+        "The base was built here (MIT)."
+        if base.get("kind") == "tiny"
+        else "The base's licence applies to the merged model."
+    )
     return f"## Licence\n\nAdapter: MIT. {own} {markdown(said)}.\n"
 
 
@@ -169,9 +197,12 @@ def _origin(context: Mapping[str, Any], key: str) -> str:
     stage, _ = split_key(key)
     for row in context.get("lineage") or []:
         if row["asset"] == f"lora_checkpoint/{stage}" and row["partition"] == key:
-            prompts = ", ".join(f"{name} {version[:12]}" for name, version in row["prompts"].items()) or "none"
+            prompts = (
+                ", ".join(f"{name} {version[:12]}" for name, version in row["prompts"].items()) or "none"
+            )
             return (
-                f"## Origin\n\nArtefact lora_checkpoint/{stage}, partition {markdown(key)}, data version "
-                f"`{row['data_version']}`; prompts: {markdown(prompts)}; code `{row['code_commit']}`; run `{row['run_id']}`.\n"
+                f"## Origin\n\nArtefact lora_checkpoint/{stage}, partition {markdown(key)}, data version"
+                f" `{row['data_version']}`; prompts: {markdown(prompts)}; code `{row['code_commit']}`; run"
+                f" `{row['run_id']}`.\n"
             )
     return f"## Origin\n\nLineage of {markdown(name_of(key))}: {MISSING}.\n"

@@ -25,9 +25,11 @@ CONDITIONS = {
     "gpt_teacher": "the answers are not gpt-4o-mini's",
     "qwen_base": "the student is not built on Qwen2.5-1.5B",
     "stage_all": "the tracks were not made at stage ALL",
-    "row_split": "the claim was measured on a split by row, this figure on flows that share no prompt with training",
+    "row_split": (
+        "the claim was measured on a split by row, this figure on flows that share no prompt with training"
+    ),
     "gpu": "no GPU was used",
-    "paper_protocol": "the protocol `paper` was not run",
+    "paper_protocol": "the protocol named paper was not run",
 }
 
 
@@ -46,13 +48,16 @@ class Claim(BaseModel):
     measure: str | None = None
     rule: Literal["equal", "at_least", "at_most", "below", "none"]
     tolerance: float = 0.0
-    needs: list[Literal["real_flows", "gpt_teacher", "qwen_base", "stage_all", "row_split", "gpu", "paper_protocol"]] = []
+    needs: list[
+        Literal["real_flows", "gpt_teacher", "qwen_base", "stage_all", "row_split", "gpu", "paper_protocol"]
+    ] = []
     missing: str = "the artefact that would show it has not been materialised in this lake"
     reason: str = ""
 
 
 def load_claims(path: Path = CLAIMS) -> list[Claim]:
-    """The claims of a YAML file, in its order; UserError naming file and entry if one is malformed or repeated."""
+    """The claims of a YAML file, in its order; UserError naming file and entry if one is malformed or
+    repeated."""
     try:
         claims = [Claim(**entry) for entry in yaml.safe_load(path.read_text())]
     except ValidationError as error:
@@ -70,7 +75,7 @@ def claimed_costs(claims: Sequence[Claim] | None = None) -> dict[str, float]:
     """Track -> dollars that the prior work says its answers cost, from the claims measured by `cost_<track>`."""
     return {
         claim.measure.removeprefix("cost_"): claim.figure
-        for claim in (claims or load_claims())
+        for claim in claims or load_claims()
         if claim.measure and claim.measure.startswith("cost_") and isinstance(claim.figure, (int, float))
     }
 
@@ -80,9 +85,9 @@ def claims_audit(
 ) -> list[dict[str, Any]]:
     """Each claim beside its measurement.
 
-    measured: key -> {value (number or {name: number}), where (asset), note (optional)}; met: the CONDITIONS that
-    hold. Returns rows {id, topic, kind, text, claimed, unit, rule, source, measured, where, verdict, why}; claimed and
-    measured are values, None where absent.
+    measured: key -> {value (number or {name: number}), where (asset), note (optional)}; met: the CONDITIONS
+    that hold. Returns rows {id, topic, kind, text, claimed, unit, rule, source, measured, where, verdict,
+    why}; claimed and measured are values, None where absent.
     """
     rows = []
     for claim in claims:
@@ -124,7 +129,9 @@ def judge(claim: Claim, found: Mapping[str, Any] | None, met: Collection[str]) -
     name, wanted, value = max(wrong, key=lambda item: abs((item[2] or 0) - item[1]))
     subject = f"{name}: " if name else ""
     return FAILS, "; ".join(
-        part for part in (f"{subject}claimed {show(wanted, claim.unit)}, found {show(value, claim.unit)}", note) if part
+        part
+        for part in (f"{subject}claimed {show(wanted, claim.unit)}, found {show(value, claim.unit)}", note)
+        if part
     )
 
 
@@ -182,10 +189,15 @@ def shown_rows(audit: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "text": f"{row['text']}\n({row['source']})",
-            "claimed": ("" if row["claimed"] is None else SIGNS.get(row["rule"], "")) + show(row["claimed"], row["unit"]),
+            "claimed": (
+                ("" if row["claimed"] is None else SIGNS.get(row["rule"], ""))
+                + show(row["claimed"], row["unit"])
+            ),
             "measured": show(row["measured"], row["unit"]),
             "verdict": row["verdict"],
-            "why": "; ".join(part for part in (row["why"], f"see {row['where']}" if row["where"] else "") if part),
+            "why": "; ".join(
+                part for part in (row["why"], f"from {row['where']}" if row["where"] else "") if part
+            ),
             "row_class": {HOLDS: "holds", FAILS: "fails"}.get(row["verdict"], "open"),
         }
         for row in audit
@@ -194,7 +206,12 @@ def shown_rows(audit: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def counted(audit: Sequence[Mapping[str, Any]]) -> str:
     """`4 hold, 2 do not hold, 19 cannot be compared, 18 were not measured here`; verdicts that occur."""
-    words = {HOLDS: "hold", FAILS: "do not hold", INCOMPARABLE: "cannot be compared", UNMEASURED: "were not measured here"}
+    words = {
+        HOLDS: "hold",
+        FAILS: "do not hold",
+        INCOMPARABLE: "cannot be compared",
+        UNMEASURED: "were not measured here",
+    }
     found = [row["verdict"] for row in audit]
     return ", ".join(f"{found.count(verdict)} {text}" for verdict, text in words.items() if verdict in found)
 

@@ -1,6 +1,7 @@
 """Tracks and baselines in one table, stage by stage, and what the numbers say in plain words.
 
-Belongs here: putting evaluations side by side. Does not belong here: evaluating, testing (package evaluation).
+Belongs here: putting evaluations side by side. Does not belong here: evaluating, testing (package
+evaluation).
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ def track_comparison(
 ) -> dict[str, Any]:
     """Every student and baseline in the three views.
 
-    evals: (stage, track) or `stage|track` -> evaluate_predictions result; baselines: stage -> model (`automl`,
-    `lightgbm`, `hash_lookup`, ...) -> the same; paired: compare_predictions results with `stage`, `first`,
-    `second` added; trained_rows: stage -> rows. `view` is the one that verdicts speak of.
-    Returns {rows, paired, verdicts, view, bar, passes_bar}: a row is {kind, name, stage, trained_rows, log_loss,
+    evals: (stage, track) or `stage|track` -> evaluate_predictions result; baselines: stage -> model
+    (`automl`, `lightgbm`, `hash_lookup`, ...) -> the same; paired: compare_predictions results with `stage`,
+    `first`, `second` added; trained_rows: stage -> rows. `view` is the one that verdicts speak of. Returns
+    {rows, paired, verdicts, view, bar, passes_bar}: a row is {kind, name, stage, trained_rows, log_loss,
     views: {view: {accuracy, low, high, macro_f1, macro_f1_low, macro_f1_high, ceiling, share_of_ceiling, ece,
-    ratio_to_automl, ratio_to_automl_all} or None}}; ratio_to_automl is at equal data. passes_bar is None where
-    no student and AutoML share a stage.
+    ratio_to_automl, ratio_to_automl_all} or None}}; ratio_to_automl is at equal data. passes_bar is None
+    where no student and AutoML share a stage.
     """
     students = {split_key(key): value for key, value in evals.items()}
     rows = [
@@ -53,10 +54,23 @@ def track_comparison(
         for (stage, track), found in sorted(students.items(), key=lambda item: _place(item[0][0]))
     ]
     for stage in sorted(baselines, key=_place):
-        names = sorted(baselines[stage], key=lambda name: (name not in BASELINES, list(BASELINES).index(name)
-                                                           if name in BASELINES else 0, name))  # fmt: skip
+        names = sorted(
+            baselines[stage],
+            key=lambda name: (
+                name not in BASELINES,
+                list(BASELINES).index(name) if name in BASELINES else 0,
+                name,
+            ),
+        )
         rows += [
-            _row("baseline", BASELINES.get(name, name), stage, baselines[stage][name], baselines, trained_rows or {})
+            _row(
+                "baseline",
+                BASELINES.get(name, name),
+                stage,
+                baselines[stage][name],
+                baselines,
+                trained_rows or {},
+            )
             for name in names
         ]
     best = _best(rows, view)
@@ -76,9 +90,13 @@ def _place(stage: str) -> int:
 
 
 def _row(
-    kind: str, name: str, stage: str, found: Evaluation,
-    baselines: Mapping[str, Mapping[str, Evaluation]], trained_rows: Mapping[str, int],
-) -> dict[str, Any]:  # fmt: skip
+    kind: str,
+    name: str,
+    stage: str,
+    found: Evaluation,
+    baselines: Mapping[str, Mapping[str, Evaluation]],
+    trained_rows: Mapping[str, int],
+) -> dict[str, Any]:
     views: dict[str, Any] = {}
     for view in VIEWS:
         scored = found["views"].get(view)
@@ -140,14 +158,15 @@ def verdicts(
     if headline:
         share = best["views"][view]["accuracy"] / headline["accuracy"]
         said.append(
-            f"AutoML trained on the whole train pool reaches {tables.accuracy(headline['accuracy'], headline['low'], headline['high'])}; "
-            f"the best student reaches {100 * share:.1f} % of that."
+            "AutoML trained on the whole train pool reaches"
+            f" {tables.accuracy(headline['accuracy'], headline['low'], headline['high'])}; the best student"
+            f" reaches {100 * share:.1f} % of that."
         )
     scored = best["views"][view]
     gap = 100 * (scored["ceiling"] - scored["accuracy"])
     said.append(
-        f"No function of the flow text can pass {scored['ceiling']:.4f} here, because the same text carries different "
-        f"labels; the best student is {gap:.2f} percentage points below."
+        f"No function of the flow text can pass {scored['ceiling']:.4f} here, because the same text carries"
+        f" different labels; the best student is {gap:.2f} percentage points below."
     )
     said += [_paired_sentence(item, view) for item in paired if item["views"].get(view)]
     if not paired and sum(row["kind"] == "student" for row in rows) > 1:
@@ -157,8 +176,8 @@ def verdicts(
         more = 100 * (scored["accuracy"] - lookup["accuracy"])
         compared = "more than" if more > 0 else "less than"
         said.append(
-            f"Looking flows up by their text reaches {lookup['accuracy']:.4f} at the same stage; the best student "
-            f"gets {abs(more):.2f} percentage points {compared} that on flows it has never seen."
+            f"Looking flows up by their text reaches {lookup['accuracy']:.4f} at the same stage; the best"
+            f" student gets {abs(more):.2f} percentage points {compared} that on flows it has never seen."
         )
     return said
 
@@ -174,8 +193,8 @@ def _against_automl(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
     verdict = "meets" if ratio >= BAR else "misses"
     other = tables.accuracy(automl["accuracy"], automl["low"], automl["high"])
     return (
-        f"{opening}. AutoML on the same rows reaches {other}, so the student stands at {ratio:.3f} of AutoML and "
-        f"{verdict} the bar of {BAR:.2f}."
+        f"{opening}. AutoML on the same rows reaches {other}, so the student stands at {ratio:.3f} of AutoML"
+        f" and {verdict} the bar of {BAR:.2f}."
     )
 
 
@@ -207,8 +226,8 @@ def _spread(rows: Sequence[Mapping[str, Any]], stage: str, view: str) -> str:
     ]
     values = [scored["accuracy"] for scored, _ in found]
     return (
-        f"The {len(found)} tracks at {stage} lie within {100 * (max(values) - min(values)):.2f} percentage points of "
-        "each other; no paired test was made, so their order proves nothing."
+        f"The {len(found)} tracks at {stage} lie within {100 * (max(values) - min(values)):.2f} percentage"
+        " points of each other; no paired test was made, so their order proves nothing."
     )
 
 
@@ -231,7 +250,11 @@ def view_columns() -> list[Column]:
     return [
         Column("name"),
         Column("stage"),
-        *(Column(f"{view}_{key}", f"{key}, {view}", numeric=True) for view in VIEWS for key in ("accuracy", "ceiling")),
+        *(
+            Column(f"{view}_{key}", f"{key}, {view}", numeric=True)
+            for view in VIEWS
+            for key in ("accuracy", "ceiling")
+        ),
     ]
 
 
@@ -256,7 +279,10 @@ def flat_rows(comparison: Mapping[str, Any], view: str = "distinct") -> list[dic
                 "ceiling": scored.get("ceiling"),
                 "ratio_to_automl": scored.get("ratio_to_automl"),
                 **{f"{other}_accuracy": _with_interval(row["views"].get(other) or {}) for other in VIEWS},
-                **{f"{other}_ceiling": tables.accuracy((row["views"].get(other) or {}).get("ceiling")) for other in VIEWS},
+                **{
+                    f"{other}_ceiling": tables.accuracy((row["views"].get(other) or {}).get("ceiling"))
+                    for other in VIEWS
+                },
                 "ece": scored.get("ece"),
                 "row_class": row["kind"],
             }

@@ -15,7 +15,15 @@ from iot_pipeline.reporting.tables import Column
 from iot_pipeline.teacher.ledger import REFERENCE_MODEL, price_of
 
 BATCH_FACTOR = 0.5  # the Batch API takes half
-COUNTS = ("rows", "requests", "distinct_requests", "cached", "prompt_tokens", "completion_tokens", "quarantined")
+COUNTS = (
+    "rows",
+    "requests",
+    "distinct_requests",
+    "cached",
+    "prompt_tokens",
+    "completion_tokens",
+    "quarantined",
+)
 
 
 def cost_report(
@@ -25,11 +33,11 @@ def cost_report(
 ) -> dict[str, Any]:
     """Cost of each track's increment of each stage.
 
-    summaries: (stage, track) or `stage|track` -> {rows, requests (sent and billed attempts), distinct_requests,
-    cached (answers taken from the cache), prompt_tokens, completion_tokens, billed_usd, model, embedded (bool),
-    quarantined}. Tokens are those of all distinct answers the rows use, cached or not, so that a re-run reports
-    the same. claimed: track -> dollars in the prior work; prices: default `reference_prices`. Returns {rows, totals,
-    prices, notes}; UserError if a summary lacks a count.
+    summaries: (stage, track) or `stage|track` -> {rows, requests (sent and billed attempts),
+    distinct_requests, cached (answers taken from the cache), prompt_tokens, completion_tokens, billed_usd,
+    model, embedded (bool), quarantined}. Tokens are those of all distinct answers the rows use, cached or
+    not, so that a re-run reports the same. claimed: track -> dollars in the prior work; prices: default
+    `reference_prices`. Returns {rows, totals, prices, notes}; UserError if a summary lacks a count.
     """
     prices = prices or reference_prices()
     rows = []
@@ -37,7 +45,9 @@ def cost_report(
         stage, track = split_key(key)
         missing = [name for name in (*COUNTS, "billed_usd", "model", "embedded") if name not in summary]
         if missing:
-            raise UserError(f"the summary of {track} at {stage} lacks {', '.join(missing)}; materialise it again")
+            raise UserError(
+                f"the summary of {track} at {stage} lacks {', '.join(missing)}; materialise it again"
+            )
         sync = (
             summary["prompt_tokens"] * prices["prompt"] + summary["completion_tokens"] * prices["completion"]
         ) / 1e6
@@ -45,7 +55,9 @@ def cost_report(
             {
                 "track": track,
                 "stage": stage,
-                "teacher": f"{summary['model']} (embedded, free)" if summary["embedded"] else summary["model"],
+                "teacher": (
+                    f"{summary['model']} (embedded, free)" if summary["embedded"] else summary["model"]
+                ),
                 "embedded": bool(summary["embedded"]),
                 **{name: summary[name] for name in COUNTS},
                 "billed_usd": 0.0 if summary["embedded"] else summary["billed_usd"],
@@ -65,8 +77,11 @@ def reference_prices() -> dict[str, Any]:
     """Dollars a million tokens of the model that the tokens are priced with, from the teacher's price table."""
     price = price_of(REFERENCE_MODEL)
     return {
-        "model": REFERENCE_MODEL, "prompt": price.prompt, "completion": price.completion, "batch_factor": BATCH_FACTOR,
-    }  # fmt: skip
+        "model": REFERENCE_MODEL,
+        "prompt": price.prompt,
+        "completion": price.completion,
+        "batch_factor": BATCH_FACTOR,
+    }
 
 
 def _notes(rows: list[dict[str, Any]], totals: Mapping[str, Any], prices: Mapping[str, Any]) -> list[str]:
@@ -75,17 +90,22 @@ def _notes(rows: list[dict[str, Any]], totals: Mapping[str, Any], prices: Mappin
     notes = []
     embedded = sum(row["embedded"] for row in rows)
     if embedded:
-        which = "All answers were" if embedded == len(rows) else f"The answers of {embedded} of {len(rows)} tracks were"
+        which = (
+            "All answers were"
+            if embedded == len(rows)
+            else f"The answers of {embedded} of {len(rows)} tracks were"
+        )
         notes.append(
-            f"{which} written by the embedded rule-based teacher and cost nothing; the dollars beside them are "
-            f"hypothetical: the same number of tokens at {prices['model']}'s list price of ${prices['prompt']:.2f} "
-            f"(prompt) and ${prices['completion']:.2f} (completion) a million, and half of that by the Batch API."
+            f"{which} written by the embedded rule-based teacher and cost nothing; the dollars beside them"
+            f" are hypothetical: the same number of tokens at {prices['model']}'s list price of"
+            f" ${prices['prompt']:.2f} (prompt) and ${prices['completion']:.2f} (completion) a million, and"
+            " half of that by the Batch API."
         )
     if totals["distinct_requests"]:
         saved = totals["rows"] / totals["distinct_requests"]
         notes.append(
-            f"{totals['rows']:,} rows needed {totals['distinct_requests']:,} distinct requests: asking once for each "
-            f"distinct request makes {saved:.2f} times fewer requests than asking for each row."
+            f"{totals['rows']:,} rows needed {totals['distinct_requests']:,} distinct requests: asking once"
+            f" for each distinct request makes {saved:.2f} times fewer requests than asking for each row."
         )
     if any(row["claimed_usd"] is not None for row in rows):
         notes.append("The prior work's dollars are for all of its rows; compare them with stage ALL only.")

@@ -12,118 +12,32 @@ from typing import Any
 
 from iot_pipeline.reporting import style, tables
 from iot_pipeline.reporting.comparison import VIEWS
+from iot_pipeline.reporting.figures_data import duplicates, leakage, leakage_rows, profile
 from iot_pipeline.reporting.heatmaps import conflicts, confusion
 from iot_pipeline.reporting.style import embed, img
 
 __all__ = [
-    "accuracy", "conflicts", "confusion", "cost", "duplicates", "embed", "img",
-    "inference_ladder", "leakage", "leakage_rows", "loss_curves", "profile", "reliability",
-]  # fmt: skip
+    "accuracy",
+    "conflicts",
+    "confusion",
+    "cost",
+    "duplicates",
+    "embed",
+    "img",
+    "inference_ladder",
+    "leakage",
+    "leakage_rows",
+    "loss_curves",
+    "profile",
+    "reliability",
+]
 
 Row = Mapping[str, Any]
 
 
-def duplicates(report: Row) -> bytes:
-    """Share of rows that repeat an earlier flow, by class, beside the published share (dedup_report JSON)."""
-    classes = report["by_class"]
-    names = sorted(classes, key=lambda name: classes[name]["duplicate_share_raw"])
-    if not names:
-        return style.no_data("Duplicate rows by class", "no class has rows")
-    with style.canvas(6.8, 0.9 + 0.42 * len(names)) as made:
-        axes = made.axes("Rows that repeat an earlier flow of their class", "x")
-        places = range(len(names))
-        shares = [100 * classes[name]["duplicate_share_raw"] for name in names]
-        axes.barh(places, shares, height=0.62, color=style.BLUE, label="measured here, exact values")
-        axes.scatter(
-            [100 * classes[name]["duplicate_share_text"] for name in names], places,
-            marker="|", s=150, color=style.ORANGE, linewidths=2.5, zorder=3, label="measured here, same prompt text",
-        )  # fmt: skip
-        published = [(place, classes[name]["published_share"]) for place, name in enumerate(names)]
-        known = [(place, 100 * share) for place, share in published if share is not None]
-        if known:
-            axes.scatter(
-                [share for _, share in known], [place for place, _ in known],
-                marker="D", s=34, facecolor="white", edgecolor=style.INK, linewidths=1.4, zorder=4, label="published",
-            )  # fmt: skip
-        for place, share in zip(places, shares, strict=True):
-            inside = share > 14
-            axes.text(
-                1.5 if inside else share + 3, place, f"{share:.1f}",
-                color="white" if inside else style.INK, va="center", fontsize=8.5,
-            )  # fmt: skip
-        axes.set_yticks(places, names)
-        axes.set_xlim(0, 103)
-        axes.set_xlabel("% of the class's rows")
-        style.legend_below(made.figure, axes, 3)
-    return made.data
-
-
-def profile(table: Any, features: Sequence[str] | None = None, classes: Sequence[str] | None = None) -> bytes:
-    """Quartile bars: one panel a feature, one bar a class from 25 % to 75 % with the median on it.
-
-    table: the table of quality.profile.flow_profile, a DataFrame or its rows; features: default `telling_features`.
-    """
-    rows = table.to_dict("records") if hasattr(table, "to_dict") else list(table)
-    found = {(row["class"], row["feature"]): row for row in rows}
-    names = list(classes or dict.fromkeys(row["class"] for row in rows if row["class"] != "(all)"))
-    features = list(features or telling_features(rows))
-    if not names or not features:
-        return style.no_data("Quartiles by class", "no class or no feature to show")
-    columns = min(3, len(features))
-    lines = -(-len(features) // columns)
-    with style.canvas(6.8, 0.6 + lines * (0.7 + 0.22 * len(names))) as made:
-        grid = made.figure.subplots(lines, columns, squeeze=False, sharey=True)
-        for place, axes in enumerate(grid.flat):
-            if place >= len(features):
-                axes.axis("off")
-                continue
-            style.dress(axes, "", "x")
-            axes.set_title(features[place], fontsize=8.5, pad=5)
-            _quartile_panel(axes, [found[name, features[place]] for name in names])
-            axes.set_yticks(range(len(names)), names)
-            axes.tick_params(axis="x", labelsize=7.5)
-        grid[0][0].invert_yaxis()
-        made.figure.supxlabel(
-            "bar = 25 % to 75 % of the class's rows, line = median, diamond = published median; values as in the table",
-            fontsize=8, color=style.GREY,
-        )  # fmt: skip
-    return made.data
-
-
-def telling_features(rows: Sequence[Row], count: int = 6) -> list[str]:
-    """The features whose class medians lie farthest apart, measured in their own standard deviation."""
-    medians: dict[str, list[float]] = {}
-    spread: dict[str, float] = {}
-    for row in rows:
-        if row["class"] == "(all)":
-            spread[row["feature"]] = row["std"]
-        else:
-            medians.setdefault(row["feature"], []).append(row["median"])
-    score = {
-        name: (max(values) - min(values)) / spread[name] for name, values in medians.items() if spread.get(name)
-    }
-    return sorted(score, key=lambda name: (-score[name], name))[:count]
-
-
-def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
-    edge = []
-    for place, row in enumerate(rows):
-        colour = style.SERIES[place % len(style.SERIES)]
-        low, high = row["p25"], row["p75"]
-        axes.plot([low, high], [place, place], color=colour, linewidth=6, alpha=0.45, solid_capstyle="butt")
-        axes.plot([row["median"]], [place], marker="|", markersize=11, markeredgewidth=2.4, color=colour)
-        published = row.get("published_median")
-        if published is not None and published == published:  # NaN: not published
-            axes.scatter(published, place, marker="D", s=16, facecolor="white", edgecolor=style.INK, zorder=4)
-            edge.append(published)
-        edge += [low, high]
-    low, high = min(edge), max(edge)
-    margin = 0.08 * (high - low) or 0.5
-    axes.set_xlim(low - margin, high + margin)
-
-
 def loss_curves(curves: Mapping[str, Sequence[Row]]) -> bytes:
-    """Training (running mean over the raw values) and validation (marked) loss by optimiser step, a colour a curve.
+    """Training (running mean over the raw values) and validation (marked) loss by optimiser step, a colour a
+    curve.
 
     curves: name -> rows with `step` and `loss` and/or `validation_loss` (a row may have either or both).
     """
@@ -142,10 +56,15 @@ def loss_curves(curves: Mapping[str, Sequence[Row]]) -> bytes:
                 axes.plot(*zip(*running_mean(train), strict=True), color=colour, linewidth=1.7, label=name)
             if held_out:
                 axes.plot(
-                    *zip(*held_out, strict=True), color=colour, linewidth=2, markersize=7,
-                    markeredgecolor="white", marker=style.MARKERS[place % len(style.MARKERS)],
-                    linestyle="-" if len(held_out) > 1 else "none", label=None if marked else "validation, one common set",
-                )  # fmt: skip
+                    *zip(*held_out, strict=True),
+                    color=colour,
+                    linewidth=2,
+                    markersize=7,
+                    markeredgecolor="white",
+                    marker=style.MARKERS[place % len(style.MARKERS)],
+                    linestyle="-" if len(held_out) > 1 else "none",
+                    label=None if marked else "validation, one common set",
+                )
                 marked = True
         low, high = axes.get_ylim()
         if low > 0 and high / low > 8:
@@ -170,7 +89,10 @@ def running_mean(train: Sequence[tuple[float, float]]) -> list[tuple[float, floa
     half = len(train) // 80
     values = [value for _, value in train]
     return [
-        (step, sum(values[max(0, at - half) : at + half + 1]) / len(values[max(0, at - half) : at + half + 1]))
+        (
+            step,
+            sum(values[max(0, at - half) : at + half + 1]) / len(values[max(0, at - half) : at + half + 1]),
+        )
         for at, (step, _) in enumerate(train)
     ]
 
@@ -187,7 +109,9 @@ def accuracy(comparison: Row, view: str = "distinct") -> bytes:
     least = min((value for value in values if value > max(values) - FAR_BELOW), default=0.0)
     shown = [row["views"][view] for row in rows if row["views"][view]["accuracy"] >= least]
     low = min(found["accuracy"] if found["low"] is None else found["low"] for found in shown)
-    high = max([*ceilings, *(found["accuracy"] if found["high"] is None else found["high"] for found in shown)])
+    high = max(
+        [*ceilings, *(found["accuracy"] if found["high"] is None else found["high"] for found in shown)]
+    )
     span = max(high - low, 0.02)
     with style.canvas(6.8, 1.15 + 0.34 * len(rows)) as made:
         axes = made.axes(title, "x")
@@ -195,25 +119,41 @@ def accuracy(comparison: Row, view: str = "distinct") -> bytes:
         for place, row in enumerate(rows):
             found, student = row["views"][view], row["kind"] == "student"
             colour = style.BLUE if student else style.GREY
-            axes.text(1.02, place, f"{found['accuracy']:.4f}", transform=axes.get_yaxis_transform(), va="center")
+            axes.text(
+                1.02, place, f"{found['accuracy']:.4f}", transform=axes.get_yaxis_transform(), va="center"
+            )
             if found["accuracy"] < least:
                 axes.plot([low - 0.1 * span], [place], marker="<", markersize=7, color=colour)
                 continue
             if found["low"] is not None:
                 axes.plot(
-                    [found["low"], found["high"]], [place, place], color=colour, linewidth=4, alpha=0.4,
+                    [found["low"], found["high"]],
+                    [place, place],
+                    color=colour,
+                    linewidth=4,
+                    alpha=0.4,
                     solid_capstyle="butt",
-                )  # fmt: skip
+                )
             axes.plot(
-                [found["accuracy"]], [place], marker="o" if student else "s", markersize=7, color=colour,
+                [found["accuracy"]],
+                [place],
+                marker="o" if student else "s",
+                markersize=7,
+                color=colour,
                 markeredgecolor="white",
-            )  # fmt: skip
+            )
         for ceiling in ceilings:
             axes.axvline(ceiling, color=style.RED, linestyle=(0, (4, 3)), linewidth=1.4)
             axes.annotate(
-                f"ceiling {ceiling:.4f}", (ceiling, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
-                textcoords="offset points", color=style.RED, ha="right", fontsize=8.5,
-            )  # fmt: skip
+                f"ceiling {ceiling:.4f}",
+                (ceiling, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                color=style.RED,
+                ha="right",
+                fontsize=8.5,
+            )
         axes.set_yticks(range(len(rows)), [f"{row['name']} · {row['stage']}" for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         arrow = "; arrow = far below" if len(shown) < len(rows) else ""
@@ -238,9 +178,14 @@ def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) ->
         axes.plot([low, 1], [low, 1], color=style.GREY, linewidth=1, linestyle=(0, (4, 3)))
         for name, rows, colour, marker in series:
             axes.plot(
-                [row["confidence"] for row in rows], [row["accuracy"] for row in rows],
-                marker=marker, markersize=5, linewidth=1.6, color=colour, label=name,
-            )  # fmt: skip
+                [row["confidence"] for row in rows],
+                [row["accuracy"] for row in rows],
+                marker=marker,
+                markersize=5,
+                linewidth=1.6,
+                color=colour,
+                label=name,
+            )
         axes.set_xlabel("mean confidence of a bin")
         axes.set_ylabel("accuracy of the bin")
         axes.set_xlim(low, 1.01)
@@ -267,8 +212,13 @@ def cost(report: Row) -> bytes:
             axes.barh(places, values, height=0.24, color=colour, label=name)
             for place, value in zip(places, values, strict=True):
                 axes.annotate(
-                    tables.dollars(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8,
-                )  # fmt: skip
+                    tables.dollars(value),
+                    (value, place),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8,
+                )
         axes.set_yticks(range(len(rows)), [f"{row['track']} · {row['stage']}" for row in rows])
         axes.invert_yaxis()
         axes.margins(x=0.14)
@@ -293,61 +243,33 @@ def inference_ladder(rungs: Sequence[Row]) -> bytes:
             end = milliseconds
             if rung.get("seconds_p95"):
                 end = max(end, 1000 * rung["seconds_p95"])
-                axes.plot([1000 * rung["seconds_p95"]], [place], marker="|", markersize=12, markeredgewidth=2, color=style.RED)
+                axes.plot(
+                    [1000 * rung["seconds_p95"]],
+                    [place],
+                    marker="|",
+                    markersize=12,
+                    markeredgewidth=2,
+                    color=style.RED,
+                )
             axes.annotate(
-                f"{milliseconds:,.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,.3g} s", (end, place),
-                xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5,
-            )  # fmt: skip
+                f"{milliseconds:,.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,.3g} s",
+                (end, place),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+            )
         axes.set_xscale("log")
         axes.margins(x=0.2)
         axes.set_yticks(range(len(rows)), [rung["rung"] for rung in rows])
         axes.invert_yaxis()
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel("milliseconds a flow, log scale" + ("; mark = p95 of single requests" if marked else ""))
+        axes.set_xlabel(
+            "milliseconds a flow, log scale" + ("; mark = p95 of single requests" if marked else "")
+        )
     return made.data
 
 
 def seconds_a_flow(rung: Row) -> float:
     """Seconds a flow: the median of single calls where they were timed, the inverse of throughput elsewhere."""
     return float(rung["seconds_p50"] if rung.get("seconds_p50") else 1 / rung["flows_per_second"])
-
-
-def leakage(report: Row) -> bytes:
-    """Share of test rows whose prompt was trained on, and the accuracy of one model and of a table look-up, under
-    both splits (leakage_report JSON)."""
-    table = leakage_rows(report)
-    keys = [key for key in table[0] if key != "split" and any(row[key] is not None for row in table)]
-    with style.canvas(6.8, 1.1 + 0.62 * len(keys)) as made:
-        axes = made.axes("What a split by row lets through", "x")
-        for offset, (row, colour) in enumerate(zip(table, (style.BLUE, style.ORANGE), strict=True)):
-            places = [place + (offset - 0.5) * 0.38 for place in range(len(keys))]
-            values = [100 * (row[key] or 0.0) for key in keys]
-            axes.barh(places, values, height=0.35, color=colour, label=row["split"])
-            for place, value in zip(places, values, strict=True):
-                axes.annotate(
-                    f"{value:.1f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
-                )
-        axes.set_yticks(range(len(keys)), keys)
-        axes.invert_yaxis()
-        axes.set_xlim(0, 112)
-        axes.set_xlabel("%")
-        style.legend_below(made.figure, axes, 2)
-    return made.data
-
-
-def leakage_rows(report: Row) -> list[dict[str, Any]]:
-    """One row a split, shares 0 to 1; a model's accuracy is over rows, as the prior work counted (None: no model)."""
-    rows = []
-    for key, name in (("leak_free", "by flow group (here)"), ("row_wise", "by row (prior work)")):
-        found = report[key]
-        model = found.get("model") or {}
-        rows.append(
-            {
-                "split": name,
-                "test rows whose prompt was trained on": found["shared_test_share"],
-                "accuracy of a small LightGBM, rows": model.get("row"),
-                "the same on flows never trained on": model.get("never_seen_rows"),
-                "accuracy of a table look-up, rows": found["lookup"]["row"],
-            }
-        )
-    return rows

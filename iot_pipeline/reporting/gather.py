@@ -1,13 +1,15 @@
-"""Reads the artefacts of a lake into the one structure (`context`) that reports, cards and the audit are made from.
+"""Reads the artefacts of a lake into the one structure (`context`) that reports, cards and the audit are made
+from.
 
 Belongs here: which file of which artefact goes where. Does not belong here: what a report says about it.
 
-Keys of a context, each absent where its artefact is: used (settings that the artefacts were made with), labels
-(provenance sentences), spec (name, title, citation, doi, licence), dedup_report, label_conflicts, dataset_mismatch,
-flow_profile and sample_comparison (summary and `table`: rows), attack_patterns, evaluation_split, training_order,
-leakage_report, base_model, inference_benchmark, track_comparison, cost_report, claims_audit; by `stage|track`:
-tracks (report, usage, examples), tensors, training (training.json and `curve`), evaluation, explanations; baselines
-(stage -> model -> evaluation), prompts (track -> text, version), lineage (rows).
+Keys of a context, each absent where its artefact is: used (settings that the artefacts were made with),
+labels (provenance sentences), spec (name, title, citation, doi, licence), dedup_report, label_conflicts,
+dataset_mismatch, flow_profile and sample_comparison (summary and `table`: rows), attack_patterns,
+evaluation_split, training_order, leakage_report, base_model, inference_benchmark, track_comparison,
+cost_report, claims_audit; by `stage|track`: tracks (report, usage, examples), tensors, training
+(training.json and `curve`), evaluation, explanations; baselines (stage -> model -> evaluation), prompts
+(track -> text, version), lineage (rows).
 """
 
 from __future__ import annotations
@@ -65,11 +67,15 @@ def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
             context[asset]["table"] = _rows(folder / TABLES[asset])
     elif asset == "automl_baseline":
         context.setdefault("baselines", {})[key] = {
-            _model(path.stem.removeprefix("eval_")): _json(path) for path in sorted(folder.glob("eval_*.json"))
+            _model(path.stem.removeprefix("eval_")): _json(path)
+            for path in sorted(folder.glob("eval_*.json"))
         }
     elif asset == "prompt":
         version = _json(folder / MANIFEST)["data_version"]
-        context.setdefault("prompts", {})[key] = {"text": (folder / "prompt.md").read_text(), "version": version}
+        context.setdefault("prompts", {})[key] = {
+            "text": (folder / "prompt.md").read_text(),
+            "version": version,
+        }
     elif asset in TRACKS:
         context.setdefault("tracks", {})[key] = {
             **_optional(folder / "report.json", "report"),
@@ -114,13 +120,16 @@ def _examples(path: Path) -> list[dict[str, str]]:
     with path.open() as lines:
         for line in islice(lines, 200):
             user, assistant = json.loads(line)["messages"]
-            label = next((part for part in assistant["content"].split("\n") if part.startswith("CLASSIFICATION:")), "")
+            label = next(
+                (part for part in assistant["content"].split("\n") if part.startswith("CLASSIFICATION:")), ""
+            )
             seen.setdefault(label, {"prompt": user["content"], "answer": assistant["content"]})
     return list(seen.values())[:EXAMPLES]
 
 
 def used_settings(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Name -> value of every setting that any artefact read; the last artefact in order wins where they differ."""
+    """Name -> value of every setting that any artefact read; the last artefact in order wins where they
+    differ."""
     return {
         name.removeprefix("setting "): value
         for record in manifests.values()
@@ -130,7 +139,8 @@ def used_settings(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def lineage(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row an artefact: asset, partition, data_version, code_version, prompts, inputs, settings, seed, commit, run.
+    """One row an artefact: asset, partition, data_version, code_version, prompts, inputs, settings, seed,
+    commit, run.
 
     prompts: versions of the prompts among its inputs and theirs, all the way up; seed and settings: its own.
     """
@@ -148,7 +158,9 @@ def lineage(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "partition": record["partition"],
                 "data_version": record["data_version"],
                 "code_version": record["code_version"],
-                "prompts": {item.removeprefix("prompt@"): manifests[item]["data_version"] for item in prompts},
+                "prompts": {
+                    item.removeprefix("prompt@"): manifests[item]["data_version"] for item in prompts
+                },
                 "inputs": dict(record["inputs"]),
                 "seed": settings.pop("seed", None),
                 "settings": settings,

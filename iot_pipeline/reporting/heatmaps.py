@@ -12,16 +12,23 @@ from iot_pipeline.reporting import style
 
 
 def conflicts(report: Mapping[str, Any]) -> bytes:
-    """Heat map: rows in conflicting flow groups by their label and the group's majority (label_conflicts JSON)."""
+    """Heat map: rows in conflicting flow groups by their label and the group's majority (label_conflicts
+    JSON)."""
     if not any(any(row) for row in report["matrix"]):
         return style.no_data("Same flow, different label", "no flow carries two labels")
     return heat_map(
-        report["matrix"], report["classes"], "Same flow, different label: rows in conflicting groups",
-        "majority label of the flow", "label of the row", whole=True,
-    )  # fmt: skip
+        report["matrix"],
+        report["classes"],
+        "Same flow, different label: rows in conflicting groups",
+        "majority label of the flow",
+        "label of the row",
+        whole=True,
+    )
 
 
-def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str], title: str = "Confusion matrix") -> bytes:
+def confusion(
+    matrix: Sequence[Sequence[float]], classes: Sequence[str], title: str = "Confusion matrix"
+) -> bytes:
     """Heat map of a confusion matrix [true, predicted], coloured by share of the true class."""
     return heat_map(matrix, classes, title, "predicted class", "true class", whole=False)
 
@@ -46,9 +53,14 @@ def heat_map(
                     text = short(values[row, column]) if whole else share_text(shares[row, column])
                     dark = shown[row, column] > 0.6
                     axes.text(
-                        column, row, text, ha="center", va="center", fontsize=7.5 if n <= 9 else 7,
+                        column,
+                        row,
+                        text,
+                        ha="center",
+                        va="center",
+                        fontsize=7.5 if n <= 9 else 7,
                         color="white" if dark else style.INK,
-                    )  # fmt: skip
+                    )
         axes.set_xticks(range(n), classes, rotation=38, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(n), classes)
         axes.set_xticks([place - 0.5 for place in range(1, n)], minor=True)

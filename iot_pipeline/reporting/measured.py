@@ -17,10 +17,15 @@ Measured = dict[str, dict[str, Any]]
 
 
 def collect(context: Context) -> tuple[Measured, set[str]]:
-    """(key -> {value, where, note}, conditions that hold) from a report's context (gather.py); absent parts are skipped."""
+    """(key -> {value, where, note}, conditions that hold) from a report's context (gather.py); absent parts
+    are skipped."""
     found: Measured = {}
     used = context.get("used") or {}
-    note = "measured on simulated flows" if simulated(used) else f"measured on {used.get('dataset', 'this data set')}"
+    note = (
+        "measured on simulated flows"
+        if simulated(used)
+        else f"measured on {used.get('dataset', 'this data set')}"
+    )
 
     def put(key: str, value: Any, where: str, text: str = note) -> None:
         if value is not None:
@@ -47,7 +52,10 @@ def conditions(context: Context) -> set[str]:
     tracks = context.get("tracks") or {}
     checks = {
         "real_flows": used.get("dataset") == "farm_flow" and not simulated(used),
-        "gpt_teacher": used.get("teacher") == "openai" and "gpt-4o-mini" in str(used.get("teacher_model") or "gpt-4o-mini"),
+        "gpt_teacher": (
+            used.get("teacher") == "openai"
+            and "gpt-4o-mini" in str(used.get("teacher_model") or "gpt-4o-mini")
+        ),
         "qwen_base": "qwen2.5-1.5b" in base.lower(),
         "stage_all": any(split_key(key)[0] == "ALL" for key in tracks),
         "gpu": any(rung.get("device") not in (None, "cpu") for rung in _rungs(context)),
@@ -65,7 +73,12 @@ def _data(context: Context, put: Any) -> None:
     if report := context.get("dataset_mismatch"):
         for item in [*report["findings"], *report["agreements"]]:
             if item["kind"] == "facts" and item["what"].startswith("sum of class_rows_prior_work"):
-                put("prior_class_table_sum", item["found"], "dataset_mismatch", "the published table, added up")
+                put(
+                    "prior_class_table_sum",
+                    item["found"],
+                    "dataset_mismatch",
+                    "the published table, added up",
+                )
     if report := context.get("label_conflicts"):
         put("row_ceiling", report["ceilings"]["row"], "label_conflicts")
     if report := context.get("leakage_report"):
@@ -87,7 +100,12 @@ def _models(context: Context, put: Any) -> None:
     if scored:
         best = max(scored, key=lambda key: scored[key])
         stage, _ = split_key(best)
-        put("student_accuracy", scored[best], f"eval_metrics/{stage}[{best}]", "best track; flows unseen in training")
+        put(
+            "student_accuracy",
+            scored[best],
+            f"eval_metrics/{stage}[{best}]",
+            "best track; flows unseen in training",
+        )
     losses: dict[tuple[str, str], float] = {}
     for key, found in (context.get("training") or {}).items():
         loss = found["facts"].get("validation_loss")
@@ -95,18 +113,34 @@ def _models(context: Context, put: Any) -> None:
             stage, track = split_key(key)
             losses[stage, track] = loss
             put(
-                f"validation_loss_{track}_{stage}", loss, f"lora_checkpoint/{stage}[{key}]",
+                f"validation_loss_{track}_{stage}",
+                loss,
+                f"lora_checkpoint/{stage}[{key}]",
                 "here: answers only, one validation set for all tracks",
-            )  # fmt: skip
+            )
     for track in ("paraphrased", "feature_varied"):
         stages = [stage for stage, name in losses if name == track and (stage, "original") in losses]
         if stages:
             stage = stages[-1]
             ratio = losses[stage, "original"] / losses[stage, track]
-            put(f"loss_ratio_{track}", ratio, f"lora_checkpoint/{stage}", f"at {stage}, on one common validation set")
-    shares = [stats["supervised_tokens"] / stats["tokens"] for stats in (context.get("tensors") or {}).values() if stats["tokens"]]
+            put(
+                f"loss_ratio_{track}",
+                ratio,
+                f"lora_checkpoint/{stage}",
+                f"at {stage}, on one common validation set",
+            )
+    shares = [
+        stats["supervised_tokens"] / stats["tokens"]
+        for stats in (context.get("tensors") or {}).values()
+        if stats["tokens"]
+    ]
     if shares:
-        put("prompt_token_share", 1 - min(shares), "training_split", "prompt and template; here none of it is in the loss")
+        put(
+            "prompt_token_share",
+            1 - min(shares),
+            "training_split",
+            "prompt and template; here none of it is in the loss",
+        )
 
 
 def _answers(context: Context, put: Any) -> None:
@@ -120,7 +154,8 @@ def _answers(context: Context, put: Any) -> None:
         put(f"answer_characters_{name}", length, name, "mean over the rows")
     for row in (context.get("cost_report") or {}).get("rows", []):
         if row["stage"] == "ALL" or not any(
-            other["stage"] == "ALL" and other["track"] == row["track"] for other in context["cost_report"]["rows"]
+            other["stage"] == "ALL" and other["track"] == row["track"]
+            for other in context["cost_report"]["rows"]
         ):
             text = f"stage {row['stage']} only" if row["stage"] != "ALL" else ""
             put(f"cost_{row['track']}", row["billed_usd"], "cost_report", text)
@@ -128,11 +163,21 @@ def _answers(context: Context, put: Any) -> None:
     alone = [rung for rung in explained if rung.get("seconds_p50")]
     if alone:
         best = min(alone, key=seconds_a_flow)
-        put("seconds_a_flow", seconds_a_flow(best), "inference_benchmark", f"{best['rung']}, on {best['device']}")
+        put(
+            "seconds_a_flow",
+            seconds_a_flow(best),
+            "inference_benchmark",
+            f"{best['rung']}, on {best['device']}",
+        )
     for kind in ("bf16", "int8", "int4"):
         if matching := [rung for rung in explained if kind in rung["rung"]]:
             best = min(matching, key=seconds_a_flow)
-            put(f"seconds_a_flow_{kind}", seconds_a_flow(best), "inference_benchmark", f"{best['rung']}, on {best['device']}")
+            put(
+                f"seconds_a_flow_{kind}",
+                seconds_a_flow(best),
+                "inference_benchmark",
+                f"{best['rung']}, on {best['device']}",
+            )
 
 
 def _rungs(context: Context) -> list[Mapping[str, Any]]:

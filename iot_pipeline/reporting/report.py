@@ -1,4 +1,5 @@
-"""The paper report: chapters put together and rendered as HTML and Markdown, each one file that needs no other.
+"""The paper report: chapters put together and rendered as HTML and Markdown, each one file that needs no
+other.
 
 Belongs here: order of chapters, rendering, writing. Does not belong here: wording and figures of a chapter.
 """
@@ -14,19 +15,30 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from iot_pipeline.lake.atomic import write_text
-from iot_pipeline.reporting import sections_data, sections_student
+from iot_pipeline.reporting import sections_data, sections_front, sections_student
 from iot_pipeline.reporting.blocks import Section
 
 TEMPLATES = Path(__file__).parent / "templates"
 CHAPTERS = (
-    sections_data.results, sections_data.about, sections_data.data, sections_data.split, sections_data.tracks,
-    sections_student.training, sections_student.evaluation, sections_student.explanations, sections_student.inference,
-    sections_student.costs, sections_student.audit, sections_student.limitations, sections_student.lineage,
-)  # fmt: skip
+    sections_front.results,
+    sections_front.about,
+    sections_data.data,
+    sections_data.split,
+    sections_data.tracks,
+    sections_student.training,
+    sections_student.evaluation,
+    sections_student.explanations,
+    sections_student.inference,
+    sections_student.costs,
+    sections_student.audit,
+    sections_student.limitations,
+    sections_student.lineage,
+)
 
 
 def paper_report(context: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
-    """Write report.html and report.md into `out_dir` from a context (see gather.py; every part may be absent).
+    """Write report.html and report.md into `out_dir` from a context (see gather.py; every part may be
+    absent).
 
     Returns {html, markdown (file names), sections, figures, missing (sentences), bytes}. Nothing in the files
     depends on the time or the machine; a part that is absent is said to be, never invented.
@@ -35,8 +47,10 @@ def paper_report(context: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
     spec = context.get("spec") or {}
     values = {
         "title": "IoT flows, named and explained",
-        "subtitle": str(spec.get("title") or spec.get("name") or (context.get("used") or {}).get("dataset") or ""),
-        "banner": sections_data.banner(context),
+        "subtitle": str(
+            spec.get("title") or spec.get("name") or (context.get("used") or {}).get("dataset") or ""
+        ),
+        "banner": sections_front.banner(context),
         "sections": chapters,
         "css": (TEMPLATES / "report.css").read_text(),
     }
@@ -58,10 +72,16 @@ def paper_report(context: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
 def render(name: str, values: Mapping[str, Any]) -> str:
     """A template of `templates/` with autoescape: HTML as HTML, Markdown by the filter `md`."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.filters["trusted"] = Markup  # only for markup made by tables.py and style.py, which escape by themselves
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["trusted"] = (
+        Markup  # only for markup made by tables.py and style.py, which escape by themselves
+    )
     environment.filters["md"] = markdown
     environment.filters["fence"] = fence
     return environment.get_template(name).render(**values)
@@ -72,13 +92,13 @@ def markdown(text: str) -> Markup:
     escaped = html.escape(" ".join(str(text).split()), quote=False)
     for sign in "\\`*_[]|":
         escaped = escaped.replace(sign, "\\" + sign)
-    return Markup(escaped)  # noqa: S704 - escaped above
+    return Markup(escaped)  # escaped above
 
 
 def fence(text: str) -> Markup:
     """Text as an HTML pre element inside Markdown: a fence could be closed from within, this cannot."""
     lines = html.escape(str(text)).replace("\n\n", "\n&#8203;\n")  # a blank line would end the HTML block
-    return Markup(f"<pre>{lines}</pre>")  # noqa: S704 - escaped above
+    return Markup(f"<pre>{lines}</pre>")  # escaped above
 
 
 __all__ = ["Section", "markdown", "paper_report", "render"]

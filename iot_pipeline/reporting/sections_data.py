@@ -1,6 +1,7 @@
-"""The report's chapters up to the tracks: what this is, results first, data, split, answers.
+"""The report's chapters on data, split and the teacher's answers.
 
-Belongs here: what is said about data and answers. Does not belong here: students (sections_student.py), markup.
+Belongs here: what is said about data and answers. Does not belong here: students (sections_student.py),
+markup.
 """
 
 from __future__ import annotations
@@ -8,134 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from iot_pipeline.reporting import comparison, figures, tables
+from iot_pipeline.reporting import figures, tables
 from iot_pipeline.reporting.blocks import Section
 from iot_pipeline.reporting.comparison import split_key
-from iot_pipeline.reporting.measured import simulated
 from iot_pipeline.reporting.tables import Column
 
 Context = Mapping[str, Any]
 RULES_SHOWN = 2
 FINDINGS_SHOWN = 15
-
-
-def banner(context: Context) -> list[dict[str, str]]:
-    """What is not the real thing in this lake, computed from the settings its artefacts were made with."""
-    used = context.get("used") or {}
-    marks = []
-    if simulated(used):
-        marks.append(
-            {
-                "name": "SIMULATED data",
-                "text": "The flows were simulated after the data set's published figures; no network was captured. "
-                "Figures about data show that the method works, not how Farm-Flow is.",
-            }
-        )
-    if used.get("teacher") == "embedded":
-        marks.append(
-            {
-                "name": "EMBEDDED teacher",
-                "text": "The answers were written by a rule-based analyst that runs with the project. None is GPT's.",
-            }
-        )
-    if used.get("base_model") == "tiny":
-        marks.append(
-            {
-                "name": "TINY base",
-                "text": "The student starts from a small Qwen2 that was built and pre-trained here on unlabelled flows. "
-                "It is no pre-trained language model, and its prose is that of its teacher.",
-            }
-        )
-    return marks
-
-
-def about(context: Context) -> Section:
-    """What the report is and what it was made from."""
-    section = Section("about", "What this is")
-    spec, used = context.get("spec") or {}, context.get("used") or {}
-    section.text(
-        "Network flows of IoT devices are turned into a small language model that names the attack and says why. "
-        "This report holds what was measured on the way, and sets it beside what earlier work claims. Every number "
-        "is computed from artefacts; the last chapter leads from each of them to data version, prompt, settings, "
-        "seed and code."
-    )
-    facts = [
-        {"what": "data set", "value": spec.get("title") or used.get("dataset")},
-        {"what": "source of the rows", "value": "simulator of this project" if simulated(used) else used.get("source")},
-        {"what": "cite as", "value": spec.get("citation")},
-        {"what": "data DOI and licence", "value": "; ".join(str(v) for v in (spec.get("doi"), spec.get("licence")) if v)},
-        {"what": "teacher", "value": used.get("teacher")},
-        {"what": "student's base", "value": used.get("base_model")},
-        {"what": "flow text", "value": used.get("serialisation")},
-        {"what": "order of an answer", "value": used.get("answer_order")},
-        {"what": "seed", "value": used.get("seed")},
-    ]
-    rows = [fact for fact in facts if fact["value"] not in (None, "")]
-    section.table(rows, [Column("what", "", str), Column("value", "used here", str)])
-    section.items([str(label) for label in context.get("labels") or []])
-    return section
-
-
-def results(context: Context) -> Section:
-    """The headline table and what it says."""
-    section = Section("results", "Results")
-    found = context.get("track_comparison")
-    if not found:
-        section.missing("track_comparison")
-        return section
-    view = found["view"]
-    section.cards(_cards(context, found, view))
-    section.items(found["verdicts"])
-    section.table(
-        comparison.flat_rows(found, view), comparison.columns(view),
-        "Every student and baseline on the same held-out flows, which share no prompt with training. Main view: "
-        f"{comparison.VIEWS[view]}. Brackets: 95 % cluster-bootstrap intervals.",
-        "track_comparison",
-    )  # fmt: skip
-    section.table(
-        comparison.flat_rows(found, view), comparison.view_columns(),
-        "The three views. row: every row counts, so frequent flows weigh most. distinct: every distinct flow counts once. "
-        "clean: distinct flows with one label only.",
-        "track_comparison",
-    )  # fmt: skip
-    section.figure(
-        figures.accuracy(found, view),
-        "Dot plot of accuracy with 95 % intervals of each track and baseline, with the ceiling as a dashed line",
-        "Circles are students, squares are baselines; the dashed line is what no function of the flow text can pass.",
-        "track_comparison",
-    )
-    return section
-
-
-def _cards(context: Context, found: Mapping[str, Any], view: str) -> list[dict[str, str]]:
-    cards = []
-    students = [row for row in found["rows"] if row["kind"] == "student" and row["views"].get(view)]
-    if students:
-        best = max(students, key=lambda row: row["views"][view]["accuracy"])
-        scored = best["views"][view]
-        cards.append(
-            {
-                "value": f"{100 * scored['accuracy']:.1f} %",
-                "label": "best student's accuracy",
-                "note": f"{best['name']}, {best['stage']}; {comparison.VIEWS[view]}",
-            }
-        )
-        if scored["ratio_to_automl"] is not None:
-            cards.append(
-                {"value": f"{scored['ratio_to_automl']:.3f}", "label": "of AutoML's accuracy", "note": "same rows, same test flows"}
-            )
-        cards.append(
-            {"value": f"{100 * scored['ceiling']:.1f} %", "label": "ceiling", "note": "equal flows bear different labels"}
-        )
-    if report := context.get("dedup_report"):
-        cards.append(
-            {
-                "value": f"{100 * report['raw']['duplicate_share']:.1f} %",
-                "label": "of rows repeat a flow",
-                "note": f"{report['raw']['distinct']:,} distinct of {report['rows']:,}",
-            }
-        )
-    return cards
 
 
 def data(context: Context) -> Section:
@@ -159,15 +40,18 @@ def _duplicates(section: Section, context: Context) -> None:
     raw, same = report["raw"], report["text"]
     known = (report.get("published") or {}).get("share")
     section.text(
-        f"{raw['duplicate_rows']:,} of {report['rows']:,} rows ({tables.percent(raw['duplicate_share'])}) repeat the exact "
-        f"values of an earlier row, which leaves {raw['distinct']:,} distinct flows. As text, the way a model reads "
-        f"them, {tables.percent(same['duplicate_share'])} repeat and {same['distinct']:,} distinct prompts are left."
+        f"{raw['duplicate_rows']:,} of {report['rows']:,} rows ({tables.percent(raw['duplicate_share'])})"
+        f" repeat the exact values of an earlier row, which leaves {raw['distinct']:,} distinct flows. As"
+        f" text, the way a model reads them, {tables.percent(same['duplicate_share'])} repeat and"
+        f" {same['distinct']:,} distinct prompts are left."
         + (f" Published: {tables.percent(known)}." if known is not None else "")
     )
     section.figure(
-        figures.duplicates(report), "Bars of the share of duplicate rows by class beside the published shares",
-        "A duplicate repeats an earlier row of its own class.", "dedup_report",
-    )  # fmt: skip
+        figures.duplicates(report),
+        "Bars of the share of duplicate rows by class beside the published shares",
+        "A duplicate repeats an earlier row of its own class.",
+        "dedup_report",
+    )
 
 
 def _conflicts(section: Section, context: Context) -> None:
@@ -178,15 +62,18 @@ def _conflicts(section: Section, context: Context) -> None:
         return
     text = report["text"]
     section.text(
-        f"{text['conflicting_groups']:,} of {text['groups']:,} distinct prompts carry more than one label; "
-        f"{text['conflicting_rows']:,} rows are among them. At least {text['unavoidable_errors']:,} rows must be named "
-        f"wrongly by any model that reads this text: the ceiling over all rows is {tables.accuracy(report['ceilings']['row'])}, "
-        f"over distinct flows {tables.accuracy(report['ceilings']['distinct'])}."
+        f"{text['conflicting_groups']:,} of {text['groups']:,} distinct prompts carry more than one label;"
+        f" {text['conflicting_rows']:,} rows are among them. At least {text['unavoidable_errors']:,} rows"
+        " must be named wrongly by any model that reads this text: the ceiling over all rows is"
+        f" {tables.accuracy(report['ceilings']['row'])}, over distinct flows"
+        f" {tables.accuracy(report['ceilings']['distinct'])}."
     )
     section.figure(
-        figures.conflicts(report), "Heat map of rows in conflicting flow groups by their label and the group's majority",
-        "Off the diagonal: rows whose label loses against another label of the very same text.", "label_conflicts",
-    )  # fmt: skip
+        figures.conflicts(report),
+        "Heat map of rows in conflicting flow groups by their label and the group's majority",
+        "Off the diagonal: rows whose label loses against another label of the very same text.",
+        "label_conflicts",
+    )
 
 
 def _mismatch(section: Section, context: Context) -> None:
@@ -197,19 +84,28 @@ def _mismatch(section: Section, context: Context) -> None:
         return
     section.text(
         f"{report['checked']} published facts were checked against the rows and against each other; "
-        f"{report['disagreeing']} disagree." + (f" {report['note']}" if report.get("note") else "")
+        f"{report['disagreeing']} disagree."
+        + (f" {report['note']}" if report.get("note") else "")
     )
     findings = report["findings"]
     shown = findings[:FINDINGS_SHOWN]
-    more = f" The first {len(shown)} of {len(findings)}; the artefact has all." if len(findings) > len(shown) else ""
+    more = (
+        f" The first {len(shown)} of {len(findings)}; the artefact has all."
+        if len(findings) > len(shown)
+        else ""
+    )
     section.table(
         shown,
         [
-            Column("what"), Column("expected", write=tables.text, numeric=True), Column("found", numeric=True),
-            Column("difference", numeric=True), Column("source", "published as"),
+            Column("what"),
+            Column("expected", write=tables.text, numeric=True),
+            Column("found", numeric=True),
+            Column("difference", numeric=True),
+            Column("source", "published as"),
         ],
-        f"Disagreements.{more}", "dataset_mismatch",
-    )  # fmt: skip
+        f"Disagreements.{more}",
+        "dataset_mismatch",
+    )
 
 
 def _profile(section: Section, context: Context) -> None:
@@ -220,9 +116,11 @@ def _profile(section: Section, context: Context) -> None:
         return
     if report.get("table"):
         section.figure(
-            figures.profile(report["table"]), "Quartile bars of the six features that differ most between classes",
-            "The six features whose class medians lie farthest apart.", "flow_profile",
-        )  # fmt: skip
+            figures.profile(report["table"]),
+            "Quartile bars of the six features that differ most between classes",
+            "The six features whose class medians lie farthest apart.",
+            "flow_profile",
+        )
     constant = (report.get("zero_variance") or {}).get("(all)") or []
     if constant:
         section.text(f"The same value in every row, so of no use to any model: {', '.join(constant)}.")
@@ -235,9 +133,9 @@ def _patterns(section: Section, context: Context) -> None:
         section.missing("attack_patterns")
         return
     section.text(
-        f"Rules from shallow trees, learned on {report['learned_on']}, measured on the {report['measured_on']}. "
-        "Coverage: the share of the class's distinct flows that a rule catches. Precision: the share of what it "
-        "catches that is of the class."
+        f"Rules from shallow trees, learned on {report['learned_on']}, measured on the"
+        f" {report['measured_on']}. Coverage: the share of the class's distinct flows that a rule catches."
+        " Precision: the share of what it catches that is of the class."
     )
     rows = [
         {
@@ -252,11 +150,14 @@ def _patterns(section: Section, context: Context) -> None:
     section.table(
         rows,
         [
-            Column("class"), Column("rule"), Column("coverage", write=tables.percent, numeric=True),
+            Column("class"),
+            Column("rule"),
+            Column("coverage", write=tables.percent, numeric=True),
             Column("precision", write=tables.percent, numeric=True),
         ],
-        f"At most {RULES_SHOWN} rules a class.", "attack_patterns",
-    )  # fmt: skip
+        f"At most {RULES_SHOWN} rules a class.",
+        "attack_patterns",
+    )
 
 
 def _samples(section: Section, context: Context) -> None:
@@ -271,14 +172,19 @@ def _samples(section: Section, context: Context) -> None:
         if line["sample"] == 0 and line["feature"] in report["marked"]:
             raw = line["raw"]
             known = raw is not None and raw == raw  # NaN: the scale of this feature is not known
-            text = f"{line['printed']} ({tables.number(round(raw, 3))} {line['unit']})" if known else line["printed"]
+            text = (
+                f"{line['printed']} ({tables.number(round(raw, 3))} {line['unit']})"
+                if known
+                else line["printed"]
+            )
             by_feature.setdefault(line["feature"], {"feature": line["feature"]})[line["class"]] = text
     section.table(
-        list(by_feature.values()), [Column("feature"), *(Column(name, name) for name in classes)],
-        "One seeded distinct flow a class: value as the model reads it, raw units in brackets where the scale is "
-        "known; the features that tell the classes apart best.",
+        list(by_feature.values()),
+        [Column("feature"), *(Column(name, name) for name in classes)],
+        "One seeded distinct flow a class: value as the model reads it, raw units in brackets where the scale"
+        " is known; the features that tell the classes apart best.",
         "sample_comparison",
-    )  # fmt: skip
+    )
 
 
 def split(context: Context) -> Section:
@@ -287,13 +193,17 @@ def split(context: Context) -> Section:
     report = context.get("evaluation_split")
     if report:
         section.text(
-            "Rows with the same prompt text form a flow group, and a group is on one side only. All tracks and stages "
-            "are tested on the same flows."
+            "Rows with the same prompt text form a flow group, and a group is on one side only. All tracks"
+            " and stages are tested on the same flows."
         )
         section.table(
-            [{"side": side, "rows": rows, "distinct flows": report["groups"][side]} for side, rows in report["rows"].items()],
-            caption=f"Sides of the split, seed {report['seed']}.", asset="evaluation_split",
-        )  # fmt: skip
+            [
+                {"side": side, "rows": rows, "distinct flows": report["groups"][side]}
+                for side, rows in report["rows"].items()
+            ],
+            caption=f"Sides of the split, seed {report['seed']}.",
+            asset="evaluation_split",
+        )
     else:
         section.missing("evaluation_split")
     leaks = context.get("leakage_report")
@@ -302,13 +212,15 @@ def split(context: Context) -> Section:
         return section
     free, by_row = leaks["leak_free"], leaks["row_wise"]
     section.text(
-        f"Split by row, {tables.percent(by_row['shared_test_share'])} of the test rows have a prompt that was trained on; "
-        f"here {tables.percent(free['shared_test_share'])} do. {_effect(free, by_row)}"
+        f"Split by row, {tables.percent(by_row['shared_test_share'])} of the test rows have a prompt that was"
+        f" trained on; here {tables.percent(free['shared_test_share'])} do. {_effect(free, by_row)}"
     )
     section.figure(
-        figures.leakage(leaks), "Bars of shared prompts and of accuracy under a split by group and a split by row",
-        "The same model and the same rows; only the way of splitting differs.", "leakage_report",
-    )  # fmt: skip
+        figures.leakage(leaks),
+        "Bars of shared prompts and of accuracy under a split by group and a split by row",
+        "The same model and the same rows; only the way of splitting differs.",
+        "leakage_report",
+    )
     return section
 
 
@@ -328,9 +240,10 @@ def tracks(context: Context) -> Section:
     section = Section("tracks", "Teacher and tracks")
     found = context.get("tracks") or {}
     section.text(
-        "Three tracks hold the same rows in the same order under the same labels. original: rows with the same text and "
-        "label share one answer. paraphrased: the first row of a flow keeps that answer, each further row gets it in "
-        "other words. feature_varied: each further row gets varied features and an answer of its own."
+        "Three tracks hold the same rows in the same order under the same labels. original: rows with the"
+        " same text and label share one answer. paraphrased: the first row of a flow keeps that answer, each"
+        " further row gets it in other words. feature_varied: each further row gets varied features and an"
+        " answer of its own."
     )
     if not found:
         section.missing("original, paraphrased, feature_varied")
@@ -344,10 +257,13 @@ def tracks(context: Context) -> Section:
         stage, name = split_key(key)
         for number, example in enumerate(track.get("examples") or [], start=1):
             section.quote(
-                f"{name} {stage}, example {number}", [("flow", example["prompt"]), ("answer", example["answer"])]
+                f"{name} {stage}, example {number}",
+                [("flow", example["prompt"]), ("answer", example["answer"])],
             )
     for name, prompt in (context.get("prompts") or {}).items():
-        section.quote(f"prompt file of {name}, version {prompt['version'][:12]}", [("prompt", prompt["text"])])
+        section.quote(
+            f"prompt file of {name}, version {prompt['version'][:12]}", [("prompt", prompt["text"])]
+        )
     return section
 
 

@@ -1,4 +1,5 @@
-"""The report's chapters from training on: evaluation, explanations, inference, cost, claims, limitations, lineage.
+"""The report's chapters from training on: evaluation, explanations, inference, cost, claims, limitations,
+lineage.
 
 Belongs here: what is said about students and claims. Does not belong here: data (sections_data.py), markup.
 """
@@ -26,18 +27,26 @@ def name_of(key: str) -> str:
 def training(context: Context) -> Section:
     """Tensors, loss curves, tokens, seconds."""
     section = Section("training", "Training")
-    base, runs, tensors = context.get("base_model"), context.get("training") or {}, context.get("tensors") or {}
+    base, runs, tensors = (
+        context.get("base_model"),
+        context.get("training") or {},
+        context.get("tensors") or {},
+    )
     if not base:
         section.missing("base_model")
     if tensors:
         section.text(
-            "No row is truncated, the loss runs over answers only, and every row trains its label and exactly one end "
-            "of turn; the checks that say so block training."
+            "No row is truncated, the loss runs over answers only, and every row trains its label and exactly"
+            " one end of turn; the checks that say so block training."
         )
         section.table(
-            [{"track": split_key(key)[1], "stage": split_key(key)[0], **stats} for key, stats in tensors.items()],
-            caption="Training tensors.", asset="training_split",
-        )  # fmt: skip
+            [
+                {"track": split_key(key)[1], "stage": split_key(key)[0], **stats}
+                for key, stats in tensors.items()
+            ],
+            caption="Training tensors.",
+            asset="training_split",
+        )
     else:
         section.missing("training_split")
     if not runs:
@@ -50,15 +59,19 @@ def training(context: Context) -> Section:
             points.append({"step": run["facts"]["steps"], "validation_loss": run["facts"]["validation_loss"]})
         curves[name_of(key)] = points
     section.figure(
-        figures.loss_curves(curves), "Lines of training loss by optimiser step, one a track, with the validation loss",
-        "Tracks differ in their answers, so their training losses are not comparable; the validation loss is measured "
-        "on one common set.",
+        figures.loss_curves(curves),
+        "Lines of training loss by optimiser step, one a track, with the validation loss",
+        "Tracks differ in their answers, so their training losses are not comparable; the validation loss is"
+        " measured on one common set.",
         "lora_checkpoint",
-    )  # fmt: skip
+    )
     rows = [
         {
             "checkpoint": name_of(key),
-            **{name: run["facts"].get(name) for name in ("rows", "steps", "tokens_read", "trainable_parameters", "total_parameters")},
+            **{
+                name: run["facts"].get(name)
+                for name in ("rows", "steps", "tokens_read", "trainable_parameters", "total_parameters")
+            },
             "final_loss": run["facts"].get("final_loss"),
             "validation_loss": run["facts"].get("validation_loss"),
             "seconds": run["timings"]["train_seconds"],
@@ -70,13 +83,16 @@ def training(context: Context) -> Section:
     section.table(
         rows,
         [
-            Column("checkpoint"), *(Column(key, write=tables.whole, numeric=True) for key in counts[:-1]),
+            Column("checkpoint"),
+            *(Column(key, write=tables.whole, numeric=True) for key in counts[:-1]),
             Column("final_loss", write=tables.accuracy, numeric=True),
             Column("validation_loss", write=tables.accuracy, numeric=True),
-            Column("seconds", "time", tables.seconds, True), Column(counts[-1], write=tables.whole, numeric=True),
+            Column("seconds", "time", tables.seconds, True),
+            Column(counts[-1], write=tables.whole, numeric=True),
         ],
-        "Training runs. Times are of the machine that made them.", "lora_checkpoint",
-    )  # fmt: skip
+        "Training runs. Times are of the machine that made them.",
+        "lora_checkpoint",
+    )
     return section
 
 
@@ -95,29 +111,37 @@ def evaluation(context: Context) -> Section:
             continue
         bounds = scored["intervals"]
         section.text(
-            f"{result['groups']:,} distinct test flows. Accuracy {tables.accuracy(scored['accuracy'], *(bounds['accuracy'] or ()))}, "
-            f"macro-F1 {tables.accuracy(scored['macro_f1'], *(bounds['macro_f1'] or ()))}, ceiling {tables.accuracy(scored['ceiling'])}, "
-            f"log-loss {tables.accuracy(scored['log_loss'])}, Brier {tables.accuracy(scored['brier'])}, ECE "
-            f"{tables.accuracy(scored['ece'])}{_calibrated(result, scored)}."
+            f"{result['groups']:,} distinct test flows. Accuracy"
+            f" {tables.accuracy(scored['accuracy'], *(bounds['accuracy'] or ()))}, macro-F1"
+            f" {tables.accuracy(scored['macro_f1'], *(bounds['macro_f1'] or ()))}, ceiling"
+            f" {tables.accuracy(scored['ceiling'])}, log-loss {tables.accuracy(scored['log_loss'])}, Brier"
+            f" {tables.accuracy(scored['brier'])}, ECE"
+            f" {tables.accuracy(scored['ece'])}{_calibrated(result, scored)}."
         )
         section.figure(
             figures.confusion(scored["confusion"], result["classes"], f"Confusion, {name_of(key)}"),
             f"Confusion matrix of {name_of(key)}, in per cent of the true class",
-            "Distinct flows; rows are true classes.", asset,
-        )  # fmt: skip
+            "Distinct flows; rows are true classes.",
+            asset,
+        )
         after = (scored.get("calibrated") or {}).get("reliability")
         section.figure(
-            figures.reliability(scored["reliability"], after), f"Reliability diagram of {name_of(key)}",
-            "On the dashed line, confidence equals accuracy. Bins hold equal shares of the flows.", asset,
-        )  # fmt: skip
+            figures.reliability(scored["reliability"], after),
+            f"Reliability diagram of {name_of(key)}",
+            "On the dashed line, confidence equals accuracy. Bins hold equal shares of the flows.",
+            asset,
+        )
         section.table(
             [{"class": name, **facts} for name, facts in scored["per_class"].items()],
             [
-                Column("class"), *(Column(k, write=tables.accuracy, numeric=True) for k in ("precision", "recall", "f1")),
-                Column("support", "distinct flows", tables.whole, True), Column("predicted", write=tables.whole, numeric=True),
+                Column("class"),
+                *(Column(k, write=tables.accuracy, numeric=True) for k in ("precision", "recall", "f1")),
+                Column("support", "distinct flows", tables.whole, True),
+                Column("predicted", write=tables.whole, numeric=True),
             ],
-            f"By class, {name_of(key)}.", asset,
-        )  # fmt: skip
+            f"By class, {name_of(key)}.",
+            asset,
+        )
     return section
 
 
@@ -136,11 +160,14 @@ def explanations(context: Context) -> Section:
         section.missing("explanation_quality")
         return section
     section.text(
-        "Checked by rule, without a judge: does every number stand in the flow, does every feature exist, is it really "
-        "above or below as said, does the text name the class that was scored. True numbers do not make an "
-        "explanation useful; that takes people."
+        "Checked by rule, without a judge: does every number stand in the flow, does every feature exist, is"
+        " it really above or below as said, does the text name the class that was scored. True numbers do not"
+        " make an explanation useful; that takes people."
     )
-    rows = [{"track": split_key(key)[1], "stage": split_key(key)[0], **result["aggregate"]} for key, result in found.items()]
+    rows = [
+        {"track": split_key(key)[1], "stage": split_key(key)[0], **result["aggregate"]}
+        for key, result in found.items()
+    ]
     section.table(rows, caption="Means over the explained test flows.", asset="explanation_quality")
     return section
 
@@ -153,11 +180,16 @@ def inference(context: Context) -> Section:
         section.missing("inference_benchmark")
         return section
     rungs = report["rungs"]
-    section.text(f"Measured with the student {report['track']} {report['stage']} on one machine; other machines differ.")
+    section.text(
+        f"Measured with the student {report['track']} {report['stage']} on one machine; other machines"
+        " differ."
+    )
     section.figure(
-        figures.inference_ladder(rungs), "Bars of milliseconds a flow by rung on a log axis",
-        "Each rung names what changed.", "inference_benchmark",
-    )  # fmt: skip
+        figures.inference_ladder(rungs),
+        "Bars of milliseconds a flow by rung on a log axis",
+        "Each rung names what changed.",
+        "inference_benchmark",
+    )
     rows = [
         {
             "rung": rung["rung"],
@@ -171,11 +203,17 @@ def inference(context: Context) -> Section:
         for rung in rungs
     ]
     columns = [
-        Column("rung"), Column("seconds", "time a flow", numeric=True), Column("seconds_p95", "p95, single", numeric=True),
-        Column("flows_per_second", "flows a second", numeric=True), Column("label_agreement", "same label as reference", numeric=True),
-        Column("ended_share", "answers that ended", numeric=True), Column("note", "device or reason"),
-    ]  # fmt: skip
-    section.table(rows, columns, "Every rung. The reference is fp32 with the adapter apart.", "inference_benchmark")
+        Column("rung"),
+        Column("seconds", "time a flow", numeric=True),
+        Column("seconds_p95", "p95, single", numeric=True),
+        Column("flows_per_second", "flows a second", numeric=True),
+        Column("label_agreement", "same label as reference", numeric=True),
+        Column("ended_share", "answers that ended", numeric=True),
+        Column("note", "device or reason"),
+    ]
+    section.table(
+        rows, columns, "Every rung. The reference is fp32 with the adapter apart.", "inference_benchmark"
+    )
     return section
 
 
@@ -188,9 +226,11 @@ def costs(context: Context) -> Section:
         return section
     section.items(report["notes"])
     section.figure(
-        figures.cost(report), "Bars of dollars by track: billed, and hypothetical at gpt-4o-mini's price",
-        "Hypothetical: nobody was billed for it.", "cost_report",
-    )  # fmt: skip
+        figures.cost(report),
+        "Bars of dollars by track: billed, and hypothetical at gpt-4o-mini's price",
+        "Hypothetical: nobody was billed for it.",
+        "cost_report",
+    )
     section.table(report["rows"], cost.columns(), "Teacher's answers by track and stage.", "cost_report")
     return section
 
@@ -202,7 +242,10 @@ def audit(context: Context) -> Section:
     if rows is None:
         section.missing("claims_audit")
         return section
-    section.text(f"{len(rows)} claims and findings: {claims.counted(rows)}. What is not about the same thing is shown, never judged.")
+    section.text(
+        f"{len(rows)} claims and findings: {claims.counted(rows)}. What is not about the same thing is shown,"
+        " never judged."
+    )
     for kind, title in (("claim", "Claims"), ("finding", "Why some cannot be taken as they stand")):
         chosen = [row for row in rows if row["kind"] == kind]
         if chosen:
@@ -224,13 +267,18 @@ def limits(context: Context) -> list[str]:
     if simulated(used):
         said.append("Flows are simulated: accuracies here say nothing about a real network.")
     if used.get("teacher") == "embedded":
-        said.append("Explanations come from rules and sound alike; an LLM teacher would be more varied and less reliable.")
+        said.append(
+            "Explanations come from rules and sound alike; an LLM teacher would be more varied and less"
+            " reliable."
+        )
     if used.get("base_model") == "tiny":
         said.append("The student is tiny; its accuracy and speed do not carry over to Qwen2.5-1.5B.")
     made = sorted({split_key(key)[0] for key in context.get("evaluation") or {}}, key=comparison.STAGES.index)
     if made and made != comparison.STAGES:
         absent = [stage for stage in comparison.STAGES if stage not in made]
-        said.append(f"Only stage {', '.join(made)} was evaluated; nothing is known here of {', '.join(absent)}.")
+        said.append(
+            f"Only stage {', '.join(made)} was evaluated; nothing is known here of {', '.join(absent)}."
+        )
     if not made:
         said.append("No student was evaluated.")
     seeds = {row["seed"] for row in context.get("lineage") or [] if row["seed"] is not None}
@@ -238,15 +286,20 @@ def limits(context: Context) -> list[str]:
         said.append("One seed: intervals cover the choice of test flows, not the luck of split and training.")
     found = context.get("track_comparison")
     if found and not found["paired"]:
-        said.append("No paired test between tracks was made, so small differences between them prove nothing.")
-    if report := context.get("label_conflicts"):
-        if report["ceilings"]["row"] < 1:
-            said.append("Part of the error cannot be avoided: equal flows carry different labels.")
+        said.append(
+            "No paired test between tracks was made, so small differences between them prove nothing."
+        )
+    conflicts = context.get("label_conflicts")
+    if conflicts and conflicts["ceilings"]["row"] < 1:
+        said.append("Part of the error cannot be avoided: equal flows carry different labels.")
     if used.get("automl_preset") == "fixed":
         said.append("AutoML ran with a fixed, reproducible set of models, not with its best-quality preset.")
     open_claims = [row for row in context.get("claims_audit") or [] if row["verdict"] == claims.UNMEASURED]
     if open_claims:
-        said.append(f"{len(open_claims)} claims of the prior work were not measured here; the audit says why for each.")
+        said.append(
+            f"{len(open_claims)} claims of the prior work were not measured here; the audit says why for"
+            " each."
+        )
     return said or ["No limit follows from the artefacts that are here."]
 
 
@@ -258,8 +311,8 @@ def lineage(context: Context) -> Section:
         section.missing("any artefact")
         return section
     section.text(
-        "Captions name the asset that a figure comes from. Here is what each was made of; its manifest in the lake holds "
-        "the inputs, settings and hashes in full."
+        "Captions name the asset that a figure comes from. Here is what each was made of; its manifest in the"
+        " lake holds the inputs, settings and hashes in full."
     )
     shown = [
         {
@@ -274,7 +327,15 @@ def lineage(context: Context) -> Section:
         }
         for row in rows
     ]
-    columns = [Column("asset"), Column("partition"), Column("data_version"), Column("prompts"), Column("settings"),
-               Column("seed", write=lambda seed: tables.MISSING if seed is None else str(seed)), Column("code", "code commit, version"), Column("run_id", "run")]  # fmt: skip
+    columns = [
+        Column("asset"),
+        Column("partition"),
+        Column("data_version"),
+        Column("prompts"),
+        Column("settings"),
+        Column("seed", write=lambda seed: tables.MISSING if seed is None else str(seed)),
+        Column("code", "code commit, version"),
+        Column("run_id", "run"),
+    ]
     section.table(shown, columns, "Artefacts, first 12 digits of each version.")
     return section

@@ -21,7 +21,7 @@ PURPLE, SKY, INK, GREY, LIGHT = "#B0578D", "#56B4E9", "#1d2733", "#6b7683", "#e3
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DPI = 140
-LOOK: dict[str, Any] = {
+LOOK: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 9,
     "text.color": INK,
@@ -122,7 +122,8 @@ def embed(image: bytes, alt: str) -> str:
 
 
 def img(image: bytes, alt: str) -> str:
-    """An HTML img element that holds the PNG; `alt` is escaped, its size in CSS pixels stops the page from jumping."""
+    """An HTML img element that holds the PNG; `alt` is escaped, its size in CSS pixels stops the page from
+    jumping."""
     width, height = (round(int.from_bytes(image[at : at + 4]) * 96 / DPI) for at in (16, 20))
     return (
         f'<img src="{data_uri(image)}" alt="{html.escape(alt, quote=True)}" '

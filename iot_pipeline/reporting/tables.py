@@ -136,7 +136,7 @@ def to_html(rows: Sequence[Row], columns: Sequence[Column] | None = None, captio
     columns = columns or columns_of(rows)
     kind = ['class="n"' if column.numeric else "" for column in columns]
     head = "".join(
-        f"<th scope=\"col\" {k}>{html.escape(c.heading)}</th>" for c, k in zip(columns, kind, strict=True)
+        f'<th scope="col" {k}>{html.escape(c.heading)}</th>' for c, k in zip(columns, kind, strict=True)
     )
     lines = []
     for row in rows:
@@ -147,7 +147,8 @@ def to_html(rows: Sequence[Row], columns: Sequence[Column] | None = None, captio
         lines.append(f"<tr{mark}>{cells}</tr>")
     title = f'<p class="caption">{html.escape(caption)}</p>' if caption else ""
     return (
-        f'{title}<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(caption or "table", quote=True)}">'
+        f'{title}<div class="scroll" tabindex="0" role="region"'
+        f' aria-label="{html.escape(caption or "table", quote=True)}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 

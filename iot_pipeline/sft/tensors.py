@@ -167,7 +167,10 @@ def _supervises(ids: np.ndarray, labels: np.ndarray, marker: list[int], end: int
     listed = answer.tolist()
     width = len(marker)
     # At least one supervised token follows the marker: the label.
-    return any(listed[at : at + width] == marker and at + width < len(listed) - 1 for at in range(len(listed) - width))
+    return any(
+        listed[at : at + width] == marker and at + width < len(listed) - 1
+        for at in range(len(listed) - width)
+    )
 
 
 def _pair(row: dict[str, Any], number: int) -> tuple[str, str]:

@@ -19,6 +19,7 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.sft.tokenizer import END_OF_TURN, load_tokenizer, pad_id, prompt_text
 from iot_pipeline.training.exercises import ANSWER_WORDS, Flows, group_answer, groups, masked, parse, reading
+from iot_pipeline.training.model import keep_freed_memory
 from iot_pipeline.training.recipe import BaseRecipe
 from iot_pipeline.training.tokenizer import build_tokenizer
 
@@ -83,14 +84,18 @@ def build_tiny_base(
     samples = []
     for row in range(min(2000, len(flows.texts))):
         name = classes[int(random.integers(len(classes)))]
-        samples.append(writer(flows.texts[row], name, random) if writer else reading(flows, row, name, random))
+        samples.append(
+            writer(flows.texts[row], name, random) if writer else reading(flows, row, name, random)
+        )
     words = [*ANSWER_WORDS, *(f" {name}" for name in classes), *(f" {name}" for name in features)]
     tokenizer = build_tokenizer([*flows.texts, *samples, *prose], words, recipe.vocabulary)
     lengths = [len(ids) for ids in tokenizer(flows.texts[:5000])["input_ids"]]
-    say(f"tokenizer: {len(tokenizer)} tokens, {np.mean(lengths):.0f} a flow; {len(flows.texts)} distinct flows")
+    say(
+        f"tokenizer: {len(tokenizer)} tokens, {np.mean(lengths):.0f} a flow; {len(flows.texts)} distinct flows"
+    )
 
-    threads = threads or os.cpu_count() or 1
-    torch.set_num_threads(threads)
+    keep_freed_memory()
+    torch.set_num_threads(threads or os.cpu_count() or 1)
     model = new_model(tokenizer, recipe, seed)
     codes = groups(flows, recipe.group_sizes, seed)
     losses, tokens = _pretrain(model, tokenizer, flows, codes, classes, recipe, seed, writer, say)
@@ -160,7 +165,9 @@ def number_features(text: str) -> list[float] | None:
             return None
         # asinh of a small and a large scale: both z-scores and byte counts spread over the unit interval.
         position, kind = 0.5 + math.asinh(number * 4) / 24.0, -1.0
-    waves = [wave(position * math.pi * turns) for turns in (1, 2, 4, 8, 16, 32) for wave in (math.sin, math.cos)]
+    waves = [
+        wave(position * math.pi * turns) for turns in (1, 2, 4, 8, 16, 32) for wave in (math.sin, math.cos)
+    ]
     return [kind, *waves, *(kind * value for value in waves)]
 
 
@@ -181,7 +188,11 @@ def _pretrain(
 
     random = np.random.default_rng([seed, 2])
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True
+        model.parameters(),
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     pad = pad_id(tokenizer)
     order: list[int] = []
@@ -193,7 +204,9 @@ def _pretrain(
         while len(order) < recipe.rows:
             order.extend(random.permutation(len(flows.texts)).tolist())
         rows, order = order[: recipe.rows], order[recipe.rows :]
-        ids, weights = _exercise_batch(tokenizer, flows, codes, classes, rows, random, recipe.flow_weight, writer)
+        ids, weights = _exercise_batch(
+            tokenizer, flows, codes, classes, rows, random, recipe.flow_weight, writer
+        )
         rate = recipe.learning_rate * _schedule(step, recipe.steps, recipe.warmup)
         for group in optimiser.param_groups:
             group["lr"] = rate

@@ -12,13 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Words that answers about flows are made of: the tokenizer learns them as they stand.
-ANSWER_WORDS = (
-    "CLASSIFICATION:|\nANALYSIS:|\nKEY_INDICATORS:|GROUP:|FILL:| above| below| at| the| median| quartile| lower| upper"
-    "| of| and| is| in| with| this| flow| traffic| packets| bytes| rate| value| values| percentile| train| pool| a| to"
-    "| its| high| low| very| which| that| no| answer| indicates| consistent| typical| pattern| payload| header| time"
-    "| for| than| by| these| are| as| it| from| on| one| many| few| typical| while| both| sides| shows| points| class"
-    "| The| This| most| all| flows| near| far| middle| range| usual| average| forward| backward| seconds| duration"
-).split("|")
+ANSWER_WORDS = ["CLASSIFICATION:", "\nANALYSIS:", "\nKEY_INDICATORS:", "GROUP:", "FILL:", " above", " below", " at", " the", " median", " quartile", " lower", " upper", " of", " and", " is", " in", " with", " this", " flow", " traffic", " packets", " bytes", " rate", " value", " values", " percentile", " train", " pool", " a", " to", " its", " high", " low", " very", " which", " that", " no", " answer", " indicates", " consistent", " typical", " pattern", " payload", " header", " time", " for", " than", " by", " these", " are", " as", " it", " from", " on", " one", " many", " few", " typical", " while", " both", " sides", " shows", " points", " class", " The", " This", " most", " all", " flows", " near", " far", " middle", " range", " usual", " average", " forward", " backward", " seconds", " duration"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +74,7 @@ def group_answer(codes: np.ndarray, rng: np.random.Generator, shown: int = 4) ->
 
 def masked(flows: Flows, row: int, rng: np.random.Generator, hidden: int = 4) -> tuple[str, str]:
     """A flow with `hidden` values replaced by `?`, and the answer that fills them in."""
+    hidden = min(hidden, len(flows.names))
     places = sorted(rng.choice(len(flows.names), size=hidden, replace=False).tolist())
     lines = flows.texts[row].split("\n")
     for place in places:

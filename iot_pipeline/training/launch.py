@@ -30,8 +30,7 @@ def command(config_path: Path, processes: int = 1) -> list[str]:
 def environment(base: str, processes: int = 1, threads: int | None = None) -> dict[str, str]:
     """Variables to add to the parent's: threads that yield, no tokenizer threads, no hub unless `base` is on it.
 
-    Without the passive wait policy two jobs on the same cores run ten times slower. The MALLOC_ values keep
-    freed arrays in the process: giving them back to the kernel after every operation cost a fifth of the time.
+    Without the passive wait policy two jobs on the same cores run ten times slower.
     """
     count = threads or max(1, (os.cpu_count() or 1) // processes)
     variables = {
@@ -39,9 +38,6 @@ def environment(base: str, processes: int = 1, threads: int | None = None) -> di
         "OMP_NUM_THREADS": str(count),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
-        "MALLOC_TOP_PAD_": str(256 << 20),
-        "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-        "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
         "IOT_PARENT_PID": str(os.getpid()),
     }
     if Path(base).exists():

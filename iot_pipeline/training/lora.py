@@ -26,7 +26,12 @@ def lora_config(r: int, alpha: int, dropout: float, targets: Sequence[str] | str
 
     modules = targets if isinstance(targets, str) else list(targets)
     return LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, bias="none", task_type=TaskType.CAUSAL_LM
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=modules,
+        bias="none",
+        task_type=TaskType.CAUSAL_LM,
     )
 
 

@@ -60,7 +60,11 @@ def micro_batches(
     order = np.lexsort((chosen, lengths[chosen]))[rank::world]
     chosen, counts = chosen[order], counts[order]
     parts = max(1, int(np.ceil(len(chosen) / micro)))
-    return [pair for pair in zip(np.array_split(chosen, parts), np.array_split(counts, parts), strict=True) if len(pair[0])]
+    return [
+        pair
+        for pair in zip(np.array_split(chosen, parts), np.array_split(counts, parts), strict=True)
+        if len(pair[0])
+    ]
 
 
 def padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
@@ -72,7 +76,9 @@ def padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
     return out
 
 
-def label_weights(tensors: Tensors, rows: np.ndarray, marker: Sequence[int], breaks: np.ndarray, weight: float) -> Any:
+def label_weights(
+    tensors: Tensors, rows: np.ndarray, marker: Sequence[int], breaks: np.ndarray, weight: float
+) -> Any:
     """float32 [rows, longest]: `weight` on the label's tokens (behind `marker`, up to a line break), 1 elsewhere."""
     out = np.ones((len(rows), int(tensors.lengths[rows].max())), dtype=np.float32)
     for place, row in enumerate(rows):

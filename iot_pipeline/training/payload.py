@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import replacing, sha256_file, write_json, write_text
+from iot_pipeline.lake.atomic import sha256_file, write_json, write_text
 from iot_pipeline.sft.tensors import IGNORED, Tensors, load_tensors, marker_ids
 from iot_pipeline.sft.tokenizer import load_tokenizer, pad_id
 from iot_pipeline.training import checkpoint
@@ -93,7 +93,9 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
     tensors = load_tensors(config.tensors)
     tokenizer = load_tokenizer(config.base)
     if int(tensors.input_ids.max()) >= len(tokenizer):
-        raise UserError(f"{config.tensors}: made with another tokenizer than that of {config.base}; make it again")
+        raise UserError(
+            f"{config.tensors}: made with another tokenizer than that of {config.base}; make it again"
+        )
     plan = make_plan(
         len(tensors),
         config.batch_rows * config.accumulation * machine.world,
@@ -129,7 +131,9 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
         torch.manual_seed(((config.seed * 1_000_003 + step) * 1_009 + machine.rank) % (1 << 63))
         loss = _step(model, parameters, optimiser, batches, plan.rows_of(step), config, machine)
         if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {step + 1}: lower IOT_LEARNING_RATE (now {config.learning_rate})")
+            raise UserError(
+                f"the loss is {loss} at step {step + 1}: lower IOT_LEARNING_RATE (now {config.learning_rate})"
+            )
         losses.append(loss)
         counted += batches.tokens_of(plan.rows_of(step))
         done = step + 1
@@ -137,15 +141,23 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
         if now - last >= config.log_seconds or done == plan.steps:
             last = now
             speed = counted / (now - loop_started)
-            left = (plan.steps - done) * (now - loop_started) / max(1, len(losses) - (resumed[0] if resumed else 0))
+            left = (
+                (plan.steps - done)
+                * (now - loop_started)
+                / max(1, len(losses) - (resumed[0] if resumed else 0))
+            )
             recent = float(np.mean(losses[-20:]))
             reporter.line(
                 f"step {done}/{plan.steps}: loss {recent:.4f}, {speed:,.0f} tokens/s, learning rate {rate:.2e}, "
                 f"{left:.0f} s left"
             )
             reporter.progress(
-                step=done, steps=plan.steps, loss=round(recent, 5), tokens_per_second=round(speed, 1),
-                learning_rate=rate, seconds_left=round(left, 1),
+                step=done,
+                steps=plan.steps,
+                loss=round(recent, 5),
+                tokens_per_second=round(speed, 1),
+                learning_rate=rate,
+                seconds_left=round(left, 1),
             )
         if machine.rank == 0 and done % config.save_every == 0 and done < plan.steps:
             checkpoint.save(config.out, done, parameters, optimiser, losses, key)
@@ -155,7 +167,7 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
         "trainable_parameters": trainable,
         "total_parameters": total,
         "rows": len(tensors),
-        "distinct_rows": int(len(np.unique(batches.same_as))),
+        "distinct_rows": len(np.unique(batches.same_as)),
         "steps": plan.steps,
         "rows_per_step": plan.per_step,
         "rows_read": plan.steps * plan.per_step,
@@ -202,7 +214,9 @@ class _Batches:
         self.lengths = tensors.lengths
         self.same_as = distinct_numbers(tensors)
         self.pad = pad_id(tokenizer)
-        self.supervised = np.array([int((tensors.row(place)[1] != IGNORED).sum()) for place in range(len(tensors))])
+        self.supervised = np.array(
+            [int((tensors.row(place)[1] != IGNORED).sum()) for place in range(len(tensors))]
+        )
         self.label_weight = config.label_weight
         self.marker = marker_ids(tokenizer)
         self.breaks = np.zeros(len(tokenizer), dtype=bool)
@@ -227,13 +241,17 @@ class _Batches:
         import torch
 
         world, device = self.machine.world, self.machine.device
-        for chosen, counts in micro_batches(rows, self.same_as, self.lengths, self.micro, self.machine.rank, world):
+        for chosen, counts in micro_batches(
+            rows, self.same_as, self.lengths, self.micro, self.machine.rank, world
+        ):
             pairs = [self.tensors.row(int(place)) for place in chosen]
             ids = padded([pair[0] for pair in pairs], self.pad)
             labels = padded([pair[1] for pair in pairs], IGNORED)
             weights = counts[:, None].astype(np.float32)
             if self.label_weight != 1.0:
-                weights = weights * label_weights(self.tensors, chosen, self.marker, self.breaks, self.label_weight)
+                weights = weights * label_weights(
+                    self.tensors, chosen, self.marker, self.breaks, self.label_weight
+                )
             self.real += int(self.lengths[chosen].sum())
             self.filled += ids.size
             self.asked += int(counts.sum())
@@ -282,7 +300,9 @@ def _validation_loss(config: TrainConfig, model: Any, tokenizer: Any, machine: M
     if config.validation is None:
         return None
     tensors = load_tensors(config.validation)
-    plain = config.model_copy(update={"label_weight": 1.0, "micro_rows": max(16, config.micro_rows or config.batch_rows)})
+    plain = config.model_copy(
+        update={"label_weight": 1.0, "micro_rows": max(16, config.micro_rows or config.batch_rows)}
+    )
     batches = _Batches(plain, tensors, tokenizer, machine)
     total = torch.zeros((), device=machine.device)
     model.eval()
@@ -328,7 +348,17 @@ def _alive(pid: int) -> bool:
 
 def _key(config: TrainConfig, per_step: int) -> str:
     """What a checkpoint must agree with to be resumed: the data, the base and every value that steers a step."""
-    free = {"tensors", "validation", "out", "threads", "save_every", "log_seconds", "batch_rows", "accumulation", "micro_rows"}
+    free = {
+        "tensors",
+        "validation",
+        "out",
+        "threads",
+        "save_every",
+        "log_seconds",
+        "batch_rows",
+        "accumulation",
+        "micro_rows",
+    }
     values = json.loads(config.model_dump_json(exclude=free))
     values |= {"per_step": per_step, "data": sha256_file(config.tensors)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -19,8 +19,8 @@ class BaseRecipe:
     heads: int = 4
     kv_heads: int = 2
     intermediate: int = 384
-    steps: int = 600
-    rows: int = 24
+    steps: int = 450
+    rows: int = 28
     learning_rate: float = 3e-3
     warmup: int = 20
     weight_decay: float = 0.01
@@ -30,4 +30,6 @@ class BaseRecipe:
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able values, for cards and content hashes."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }

@@ -64,7 +64,9 @@ def test_it_learned_the_classes_it_was_shown(student: Student) -> None:
     assert np.allclose(np.exp(scores).sum(1), 1)
 
 
-@pytest.mark.parametrize("names", [CLASSES, ["Normal", "Norway_x9", "Port_Scanning", "q", "some longer name"]])
+@pytest.mark.parametrize(
+    "names", [CLASSES, ["Normal", "Norway_x9", "Port_Scanning", "q", "some longer name"]]
+)
 def test_scores_equal_reading_each_name_alone(student: Student, names: list[str]) -> None:
     texts = [flow_texts(3)[0], flow_texts(3)[1] + "\nextra: 12.345", flow_texts(3)[0]]
     scores = student.score_labels(texts, names)
@@ -107,7 +109,10 @@ def test_ladder_measures_or_says_why_not(parts: tuple[Path, Path]) -> None:
     rungs = ladder(*parts, flow_texts(6), CLASSES, single=2, explained=1, max_new_tokens=8, threads=1)
     assert all(rung["run"] or rung["reason"] for rung in rungs)
     batched = [rung for rung in rungs if rung["run"] and "batched" in rung["rung"]]
-    assert {rung["rung"] for rung in batched} >= {"label only, fp32, adapter, batched", "label only, bf16, merged, batched"}
+    assert {rung["rung"] for rung in batched} >= {
+        "label only, fp32, adapter, batched",
+        "label only, bf16, merged, batched",
+    }
     assert batched[0]["label_agreement"] == 1.0
 
 

@@ -29,8 +29,17 @@ def test_rows_hold_prompt_answer_and_one_end(tokenizer: Any, tmp_path: Path) -> 
     texts = [*flow_texts(5), flow_texts(5)[2]]
     stats = build_tensors(chats(texts), tokenizer, 200, tmp_path / "t.safetensors")
     tensors = load_tensors(tmp_path / "t.safetensors")
-    assert (stats.rows, stats.distinct_rows, stats.rows_cut, stats.rows_label_and_end_supervised) == (6, 5, 0, 6)
-    assert (tensors.input_ids.dtype, tensors.labels.dtype, tensors.offsets.dtype) == ("int32", "int32", "int64")
+    assert (stats.rows, stats.distinct_rows, stats.rows_cut, stats.rows_label_and_end_supervised) == (
+        6,
+        5,
+        0,
+        6,
+    )
+    assert (tensors.input_ids.dtype, tensors.labels.dtype, tensors.offsets.dtype) == (
+        "int32",
+        "int32",
+        "int64",
+    )
     for place, text in enumerate(texts):
         ids, labels = tensors.row(place)
         kept = labels[labels != IGNORED]

@@ -1,0 +1,112 @@
+"""One attempt: send one request through the openai client and say in plain words what came of it.
+
+Belongs here: the transport and the reading of a response. Does not belong here: whether to try again (engine.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.limits import retry_after_s
+from iot_pipeline.teacher.request import Usage
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+Kind = Literal["answer", "rate_limit", "transport", "rejected"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`answer`: text came; `rate_limit` and `transport`: worth another try; `rejected`: the request itself is bad.
+
+    `usage` is None where the server did not say; `billed_unknown` where it may bill what we never received.
+    """
+
+    kind: Kind
+    outcome: str
+    text: str = ""
+    finish_reason: str = ""
+    refusal: bool = False
+    model: str = ""
+    usage: Usage | None = None
+    billed_unknown: bool = False
+    retry_after_s: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_client(base_url: str, api_key: str, timeout_s: float, most: int, local: bool) -> AsyncOpenAI:
+    """The official client on the aiohttp transport, without its own retries.
+
+    A local server is reached directly, whatever proxy the environment names.
+    """
+    import httpx2
+    from openai import AsyncOpenAI, DefaultAioHttpClient
+
+    limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most)
+    transport = DefaultAioHttpClient(limits=limits, trust_env=not local)
+    return AsyncOpenAI(
+        base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=0, http_client=transport
+    )
+
+
+async def send(client: AsyncOpenAI, body: Mapping[str, Any]) -> Reply:
+    """One attempt. Raises UserError for what no retry can mend: a bad key, an unknown model, no quota."""
+    import httpx2
+    import openai
+
+    try:
+        # The raw response: building typed objects for each of 300,000 answers costs more than the exchange itself.
+        response = await client.post("/chat/completions", cast_to=httpx2.Response, body=dict(body))
+    except openai.APITimeoutError:
+        return Reply("transport", "timeout", billed_unknown=True)
+    except openai.APIStatusError as error:
+        return _status_error(error, str(body["model"]))
+    except (openai.APIConnectionError, httpx2.HTTPError) as error:
+        # A refused connection never reached the server; a broken one may have.
+        refused = isinstance(error.__cause__, httpx2.ConnectError)
+        outcome = "connection refused" if refused else "connection dropped"
+        return Reply("transport", outcome, billed_unknown=not refused)
+    return _read(response.content)
+
+
+def _read(content: bytes) -> Reply:
+    try:
+        answer = json.loads(content)
+        choice = answer["choices"][0]
+        message, reason = choice["message"], choice["finish_reason"]
+        text, refusal = message.get("content") or "", bool(message.get("refusal"))
+        model, usage = str(answer.get("model") or ""), answer.get("usage")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return Reply("transport", "unreadable response", billed_unknown=True)
+    tokens = None
+    if usage:
+        details = usage.get("prompt_tokens_details") or {}
+        tokens = Usage(
+            usage["prompt_tokens"], details.get("cached_tokens") or 0, usage["completion_tokens"]
+        )
+    refusal = refusal or reason == "content_filter"
+    return Reply("answer", "ok", text, reason or "", refusal, model, tokens, billed_unknown=tokens is None)
+
+
+def _status_error(error: Any, model: str) -> Reply:
+    """What an HTTP error means. The server's own words are not repeated for 401: they may hold part of the key."""
+    status, code = error.status_code, str(error.code or "")
+    if status in (401, 403):
+        raise UserError(
+            f"the teacher's server refused the key (HTTP {status}): set OPENAI_API_KEY to one that may use {model}."
+        )
+    if status == 404:
+        raise UserError(f"the teacher's server does not know the model {model!r} (HTTP 404): set IOT_TEACHER_MODEL.")
+    if status == 429:
+        if code == "insufficient_quota":
+            raise UserError("the teacher's account has no quota left (HTTP 429 insufficient_quota): add credit.")
+        return Reply("rate_limit", "rate limited", retry_after_s=retry_after_s(error.response.headers))
+    if status >= 500 or status in (408, 409):
+        wait = retry_after_s(error.response.headers)
+        return Reply("transport", f"server error {status}", retry_after_s=wait)
+    return Reply("rejected", f"rejected by the server (HTTP {status} {code})".replace(" )", ")"))

@@ -1,0 +1,78 @@
+"""Misbehaviour on demand of the embedded server, so that users can rehearse what a real API does to them.
+
+Belongs here: the kinds of fault, drawing one, spoiling an answer. Does not belong here: HTTP (server.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from iot_pipeline.errors import UserError
+
+TRANSPORT_FAULTS = (
+    "rate_limit", "rate_limit_no_header", "server_error", "timeout", "drop", "unauthorised", "unreadable",
+)
+ANSWER_FAULTS = ("truncate", "refusal", "wrong_label", "ungrounded")
+FAULTS = TRANSPORT_FAULTS + ANSWER_FAULTS
+REFUSAL = "I'm sorry, but I can't help with that."
+
+
+def parse_faults(text: str) -> dict[str, float]:
+    """`rate_limit=0.05,drop=0.01` -> probabilities; UserError for an unknown kind or a bad number."""
+    faults: dict[str, float] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        kind, _, value = part.partition("=")
+        try:
+            faults[kind] = float(value or 1.0)
+        except ValueError:
+            raise UserError(f"fault {part!r}: the probability must be a number from 0 to 1.") from None
+    return check_faults(faults)
+
+
+def check_faults(faults: Mapping[str, float]) -> dict[str, float]:
+    """The faults themselves; UserError for an unknown kind, or probabilities that make no sense together."""
+    unknown = sorted(set(faults) - set(FAULTS))
+    if unknown:
+        raise UserError(f"unknown fault {unknown[0]!r}; there are: {', '.join(FAULTS)}.")
+    if any(not 0 <= p <= 1 for p in faults.values()) or sum(faults.values()) > 1 + 1e-9:
+        raise UserError("fault probabilities must each be from 0 to 1 and 1 at most together.")
+    return dict(faults)
+
+
+class FaultPlan:
+    """Draws at most one fault a request, by (seed, request body, how often that body came): order plays no part."""
+
+    def __init__(self, faults: Mapping[str, float], seed: int) -> None:
+        self.faults, self.seed = dict(faults), seed
+        self._seen: Counter[bytes] = Counter()
+
+    def draw(self, body: bytes) -> str | None:
+        """The fault of this request, or None."""
+        if not self.faults:
+            return None
+        digest = hashlib.sha256(body).digest()[:16]
+        self._seen[digest] += 1
+        drawn = hashlib.sha256(digest + f"{self.seed}:{self._seen[digest]}".encode()).digest()
+        point = int.from_bytes(drawn[:8], "big") / 2**64
+        for kind in sorted(self.faults):
+            point -= self.faults[kind]
+            if point < 0:
+                return kind
+        return None
+
+
+def spoil(kind: str, text: str, classes: Sequence[str]) -> str:
+    """A good answer made bad: another class, a number that is nowhere in the flow, or cut in the middle."""
+    if kind == "wrong_label":
+        match = re.search(r"CLASSIFICATION: (\S+)", text)
+        true = match[1] if match else ""
+        other = next((name for name in classes if name != true), "Unknown_Class")
+        return text.replace(f"CLASSIFICATION: {true}", f"CLASSIFICATION: {other}")
+    if kind == "ungrounded":
+        return re.sub(r"-?\d+\.\d+|\d+", "87654.321", text, count=1)
+    if kind == "truncate":
+        return text[: len(text) // 2]
+    return text

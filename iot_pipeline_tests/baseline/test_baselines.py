@@ -1,0 +1,124 @@
+"""Baselines: same interface, same classes, fixed results, and small or odd data that do not break them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from iot_pipeline.baseline.automl import LABEL, AutoMLConfig, run_automl, validation_rows
+from iot_pipeline.baseline.hash_lookup import run_hash_lookup
+from iot_pipeline.baseline.lightgbm import run_lightgbm
+from iot_pipeline.baseline.result import BaselineResult
+from iot_pipeline.errors import UserError
+from iot_pipeline_tests.quality.made import CLASSES, flow_table, made_spec, random_flows, record_table
+
+FEATURES = ["pkts", "iat.avg"]
+Run = Callable[[pd.DataFrame, pd.DataFrame], BaselineResult]
+
+
+def lookup(train: pd.DataFrame, test: pd.DataFrame) -> BaselineResult:
+    return run_hash_lookup(train, test, "label", CLASSES)
+
+
+def boosted(train: pd.DataFrame, test: pd.DataFrame) -> BaselineResult:
+    return run_lightgbm(train, test, FEATURES, "label", CLASSES, seed=1)
+
+
+def automl(train: pd.DataFrame, test: pd.DataFrame) -> BaselineResult:
+    return run_automl(train, test, FEATURES, "label", CLASSES, AutoMLConfig(seed=1))
+
+
+def split(flows: list) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of train groups, representatives of test groups."""
+    frame = flow_table(made_spec(), flows)
+    records = record_table(frame)
+    train = frame[frame["flow_group"].isin(records.loc[records["side"] == "train", "flow_group"])]
+    test = frame.loc[~frame["flow_group"].isin(train["flow_group"]) & (frame["occurrence"] == 0)]
+    return train, test
+
+
+def right(result: BaselineResult, test: pd.DataFrame) -> float:
+    truth = np.where(test["pkts"] > 1.6, 1, np.where(test["iat.avg"] > 1.4, 2, 0))
+    return float((result.log_probs.argmax(1) == truth).mean())
+
+
+def check(result: BaselineResult, test: pd.DataFrame) -> None:
+    assert result.group_ids == test["flow_group"].tolist()
+    assert result.log_probs.shape == (len(test), 3) and np.isfinite(result.log_probs).all()
+    assert np.allclose(np.exp(result.log_probs).sum(1), 1)
+    assert result.table().column_names == ["flow_group", *CLASSES]
+
+
+def test_lookup_answers_the_majority_and_the_prior() -> None:
+    train, test = split(random_flows(600, conflict=0.0))
+    result = run_hash_lookup(train, pd.concat([test, train.iloc[:4]]), "label", CLASSES)
+    check(result, pd.concat([test, train.iloc[:4]]))
+    prior = train["label"].value_counts(normalize=True).reindex(CLASSES).to_numpy()
+    assert np.allclose(np.exp(result.log_probs[: len(test)]), prior, atol=1e-5)
+    seen = [CLASSES[i] for i in result.log_probs[len(test) :].argmax(1)]
+    assert seen == train["label"].iloc[:4].tolist()
+    assert result.report["seen_groups"] == 4 and 0 < result.report["seen_share"] < 1
+
+
+def test_lightgbm_learns_and_repeats() -> None:
+    train, test = split(random_flows(2000, conflict=0.02))
+    result = boosted(train, test)
+    check(result, test)
+    assert right(result, test) > 0.9
+    assert np.array_equal(result.log_probs, boosted(train, test).log_probs)
+
+
+def test_automl_learns_repeats_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    train, test = split(random_flows(900, conflict=0.02))
+    result = automl(train, test)
+    check(result, test)
+    assert right(result, test) > 0.85
+    again = automl(train, test)
+    assert np.array_equal(result.log_probs, again.log_probs) and result.report == again.report
+    assert {item["model"] for item in result.report["models"]} >= {"LightGBM", "XGBoost", "ExtraTrees"}
+    assert set(result.report["importances"]) == set(FEATURES)
+    assert result.report["reproducible"] and "total_s" in result.timings
+    assert list(tmp_path.glob("automl-*")) == []
+
+
+@pytest.mark.parametrize("run", [lookup, boosted, automl])
+def test_a_class_without_training_rows_and_another_with_one(run: Run) -> None:
+    train, test = split(random_flows(200))
+    scarce = pd.concat([train[train["label"] == "Normal"], train[train["label"] == "Flood"].iloc[:1]])
+    result = run(scarce, test)
+    check(result, test)
+    assert (np.exp(result.log_probs[:, 2]) < 1e-3).all()
+
+
+@pytest.mark.parametrize("run", [lookup, boosted, automl])
+def test_one_class_alone(run: Run) -> None:
+    train, test = split(random_flows(100))
+    result = run(train[train["label"] == "Scan"].iloc[:3], test)
+    check(result, test)
+    assert (result.log_probs.argmax(1) == 2).all()
+
+
+@pytest.mark.parametrize("run", [lookup, boosted, automl])
+def test_bad_tables(run: Run) -> None:
+    train, test = split(random_flows(100))
+    with pytest.raises(UserError, match="training table has no row"):
+        run(train.iloc[:0], test)
+    with pytest.raises(UserError, match="test table lacks the column"):
+        run(train, test.drop(columns="flow_group"))
+    with pytest.raises(UserError, match="unknown labels: Worm"):
+        run(train.assign(label="Worm"), test)
+
+
+def test_validation_rows_share_no_flow_and_leave_every_class_in_training() -> None:
+    train, _ = split(random_flows(500))
+    held = validation_rows(train["flow_group"], train["label"], seed=3)
+    assert 0.05 < held.mean() < 0.3
+    assert not set(train["flow_group"][held]) & set(train["flow_group"][~held])
+    assert set(train["label"][~held]) == set(CLASSES)
+    assert LABEL not in train.columns

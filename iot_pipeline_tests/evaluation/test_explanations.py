@@ -1,0 +1,76 @@
+"""Explanations are held against their own flow: each kind of falsehood is found and named."""
+
+from __future__ import annotations
+
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.evaluation.explanations import explanation_quality, judge, split_sections
+from iot_pipeline.flows.serialise import RankTable
+
+CLASSES = ["Normal", "TCP_Flood"]
+FLOW = "orig_pkts: -0.068\nfwd_pkts_payload.tot: 1.204\nflow_iat.avg: 0.000"
+RANKED = "orig_pkts: -0.068 p97\nfwd_pkts_payload.tot: 1.204 p12\nflow_iat.avg: 0.000 p50"
+GOOD = (
+    "CLASSIFICATION: TCP_Flood\n"
+    "ANALYSIS: A single packet (orig_pkts \u22120.068) with fwd_pkts_payload.tot at 1.204. Much like TCP_Flood.\n"
+    "KEY_INDICATORS: orig_pkts -0.068 (below the mean); fwd_pkts_payload.tot 1.204 (above the mean)"
+)
+
+
+def test_a_true_explanation_passes_everything() -> None:
+    found = explanation_quality([FLOW], [GOOD], ["TCP_Flood"], CLASSES, ended=[True])["aggregate"]
+    shares = ["schema_valid", "label_matches", "numbers_grounded", "fully_grounded", "features_real"]
+    assert [found[name] for name in [*shares, "values_true", "directions_true", "ended"]] == [1.0] * 8
+    assert found["explained"] == 1 and found["features_cited_mean"] == 2
+
+
+def test_the_other_order_is_as_good() -> None:
+    first, rest = GOOD.split("\n", 1)
+    assert judge(FLOW, f"{rest}\n{first}", "TCP_Flood", CLASSES)["schema"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "value"),
+    [
+        ("orig_pkts -0.068 (", "orig_pkts -0.07 (", "ungrounded", ["-0.07"]),
+        ("at 1.204", "at 99 bytes", "ungrounded", ["99"]),
+        ("orig_pkts -0.068 (", "orig_pkts 1.204 (", "values_true", 1),
+        ("fwd_pkts_payload.tot at", "fwd_pkts_burst.tot at", "unknown_features", ["fwd_pkts_burst.tot"]),
+        ("(below the mean)", "(above the mean)", "false_directions", ["orig_pkts"]),
+        ("CLASSIFICATION: TCP_Flood", "CLASSIFICATION: Normal", "label_matches", False),
+        ("CLASSIFICATION: TCP_Flood", "CLASSIFICATION: UDP_Flood", "label", None),
+        ("KEY_INDICATORS:", "INDICATORS:", "schema", False),
+        ("ANALYSIS:", "ANALYSIS: x\nANALYSIS:", "schema", False),
+    ],
+)
+def test_each_falsehood_is_found(old: str, new: str, key: str, value: object) -> None:
+    assert judge(FLOW, GOOD.replace(old, new, 1), "TCP_Flood", CLASSES)[key] == value
+
+
+def test_percentiles_decide_directions_where_they_are_known() -> None:
+    answer = GOOD.replace("\u2212", "-")
+    ranked = judge(RANKED, answer, "TCP_Flood", CLASSES)
+    assert ranked["false_directions"] == ["fwd_pkts_payload.tot", "orig_pkts"]
+    said = answer.replace("orig_pkts -0.068 (below the mean)", "orig_pkts -0.068 p97 (above)")
+    found = judge(RANKED, said, "TCP_Flood", CLASSES)
+    assert found["false_directions"] == ["fwd_pkts_payload.tot"] and found["ungrounded"] == []
+    assert judge(RANKED, said.replace("p97", "p96"), "TCP_Flood", CLASSES)["ungrounded"] == ["p96"]
+    ranks = RankTable(10, {"orig_pkts": [-1.0, -0.068], "fwd_pkts_payload.tot": [0.0, 1.204]},
+                      {"orig_pkts": [9, 10], "fwd_pkts_payload.tot": [1, 10]})  # fmt: skip
+    assert judge(FLOW, answer, "TCP_Flood", CLASSES, ranks)["false_directions"] == ["orig_pkts"]
+
+
+def test_nothing_to_measure_is_none_and_junk_does_not_crash() -> None:
+    for junk in ("", "\n\n", "CLASSIFICATION:", "1e999 ;;; p400 \u2212", "KEY_INDICATORS: orig_pkts"):
+        item = judge(FLOW, junk, "Normal", CLASSES)
+        assert not item["schema"] and not item["label_matches"]
+    found = explanation_quality([FLOW], [""], ["Normal"], CLASSES)["aggregate"]
+    assert found["numbers_grounded"] is None and found["directions_true"] is None and found["ended"] is None
+    assert explanation_quality([], [], [], CLASSES)["aggregate"]["schema_valid"] is None
+    assert split_sections("ANALYSIS: a\nb") == {"ANALYSIS": "a\nb"}
+
+
+def test_lengths_must_agree() -> None:
+    with pytest.raises(UserError, match="one flow text, one answer and one label"):
+        explanation_quality([FLOW], [], ["Normal"], CLASSES)

@@ -1,0 +1,87 @@
+"""Profile, patterns and samples: what the values of a class look like."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iot_pipeline.quality.patterns import attack_patterns, short_threshold
+from iot_pipeline.quality.profile import flow_profile, recover_grid
+from iot_pipeline.quality.samples import sample_comparison
+from iot_pipeline_tests.quality.made import flow_table, made_spec, random_flows, record_table, save
+
+
+def test_profile_statistics(tmp_path: Path) -> None:
+    flows = [(float(value), 7.0, "Flood") for value in (0, 0, 1, 2, 3, 100)] + [(1.0, 1.0, "Scan")]
+    spec = made_spec({"quartiles": {"Flood": {"pkts": [None, 1.4, 2.5]}}})
+    summary, table = flow_profile(save(flow_table(spec, flows), tmp_path / "flows.parquet"), spec)
+    row = table[(table["class"] == "Flood") & (table["feature"] == "pkts")].iloc[0]
+    values = np.array([0, 0, 1, 2, 3, 100.0])
+    assert row["count"] == 6 and row["min"] == 0 and row["max"] == 100
+    assert [row["p25"], row["median"], row["p75"], row["p95"]] == np.quantile(values, [0.25, 0.5, 0.75, 0.95]).tolist()
+    assert row["mean"] == pytest.approx(values.mean()) and row["std"] == pytest.approx(values.std())
+    assert row["outlier_share"] == pytest.approx(1 / 6) and not row["zero_variance"]
+    assert np.isnan(row["published_p25"]) and (row["published_median"], row["published_p75"]) == (1.4, 2.5)
+    assert summary["zero_variance"] == {"Flood": ["iat.avg"], "Scan": ["pkts", "iat.avg"]}
+    assert summary["rows_by_class"] == {"Flood": 6, "Scan": 1}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_recovers_the_scale_of_published_packet_counts() -> None:
+    counts = np.array([0, 1, 2, 3, 5, 8, 40])
+    grid = recover_grid(np.round((counts - 1.1431) / 2.1119, 6), np.array([9, 500, 80, 7, 5, 2, 1.0]))
+    assert grid is not None
+    assert grid["std_in_steps"] == pytest.approx(2.1119, rel=1e-4)
+    assert grid["mean_in_steps_if_minimum_is_0"] == pytest.approx(1.1431, rel=1e-4)
+    assert recover_grid(np.random.default_rng(0).random(200), np.ones(200)) is None
+
+
+def test_patterns_find_the_rule_and_measure_it_on_the_test_side(tmp_path: Path) -> None:
+    spec = made_spec()
+    frame = flow_table(spec, random_flows(3000, conflict=0.0))
+    records = record_table(frame)
+    report = attack_patterns(
+        save(frame, tmp_path / "flows.parquet"), save(records, tmp_path / "records.parquet"), spec, seed=1
+    )
+    rule = report["classes"]["Flood"]["rules"][0]
+    assert [item["feature"] for item in rule["conditions"]] == ["pkts"]
+    assert 1.5 <= rule["conditions"][0]["low"] < 1.75
+    assert rule["text"].startswith("pkts > 1.6 (raw > 8.4 packets)")
+    assert rule["distinct"]["precision"] == 1.0 and rule["row"]["coverage"] == 1.0
+    tested = records[records["side"] == "test"]
+    assert rule["row"]["of_class"] == tested.loc[tested["label"] == "Flood", "rows"].sum()
+    assert "## Flood" in report["guide"] and "precision 100.0 %" in report["guide"]
+    json.dumps(report, allow_nan=False)
+
+
+def test_patterns_of_a_class_missing_from_train(tmp_path: Path) -> None:
+    spec = made_spec()
+    frame = flow_table(spec, [f for f in random_flows(400) if f[2] != "Scan"])
+    records = save(record_table(frame), tmp_path / "records.parquet")
+    report = attack_patterns(save(frame, tmp_path / "flows.parquet"), records, spec, seed=1)
+    assert report["classes"]["Scan"] == {"rules": [], "combined": None}
+    assert "No rule" in report["guide"]
+
+
+def test_short_threshold_splits_alike() -> None:
+    values = np.array([0.1, 0.123456, 0.124, 3.0])
+    threshold = short_threshold(values, 0.1235)
+    assert threshold == 0.124 or 0.123456 <= threshold < 0.124
+    assert ((values <= threshold) == (values <= 0.1235)).all()
+
+
+def test_samples_are_seeded_distinct_and_marked(tmp_path: Path) -> None:
+    spec = made_spec()
+    flows = [(float(i % 50), float(i % 3), "Flood" if i % 50 > 25 else "Normal") for i in range(300)]
+    path = save(flow_table(spec, flows), tmp_path / "flows.parquet")
+    summary, table = sample_comparison(path, spec, seed=3)
+    again, same = sample_comparison(path, spec, seed=3)
+    assert summary == again and table.equals(same)
+    assert summary["marked"][0] == "pkts" and summary["separation"]["pkts"] > 0.5
+    assert list(summary["rows"]) == ["Normal", "Flood"]
+    row = table[(table["class"] == "Flood") & (table["feature"] == "pkts")].iloc[0]
+    assert row["raw"] == row["value"] * 4 + 2 and row["printed"] == f"{row['value']:.3f}"
+    assert table["row_id"].nunique() == 6

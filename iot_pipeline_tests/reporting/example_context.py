@@ -1,0 +1,274 @@
+"""The whole example context: every part of a report, hostile text included.
+
+Belongs here: putting the example's parts together. Does not belong here: the parts (example.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iot_pipeline.reporting.claims import claims_audit, load_claims
+from iot_pipeline.reporting.comparison import track_comparison
+from iot_pipeline.reporting.cost import cost_report
+from iot_pipeline.reporting.measured import collect
+from iot_pipeline_tests.reporting.example import (
+    CLASSES,
+    FEATURES,
+    HOSTILE,
+    TRACKS,
+    conflicts,
+    duplicates,
+    evaluation,
+    leakage,
+    profile_rows,
+    run,
+)
+
+
+def make_context() -> dict[str, Any]:
+    """A full context: simulated flows, embedded teacher, tiny base, stage 10K."""
+    evals = {f"10K|{track}": evaluation(0.921 + 0.004 * n) for n, track in enumerate(TRACKS)}
+    baselines = {
+        "10K": {
+            "automl": evaluation(0.951),
+            "lightgbm": evaluation(0.948),
+            "hash_lookup": evaluation(0.31, 0.02),
+        },
+        "ALL": {
+            "automl": evaluation(0.966),
+            "lightgbm": evaluation(0.963),
+            "hash_lookup": evaluation(0.31, 0.02),
+        },
+    }
+    paired = [
+        {
+            "stage": "10K",
+            "first": "paraphrased",
+            "second": "original",
+            "views": {"distinct": {"difference": 0.004, "interval": [-0.002, 0.01], "excludes_zero": False}},
+            "mcnemar": {"only_first": 30, "only_second": 25, "p_exact": 0.59, "p_mid": 0.5},
+            "resamples": 1000,
+            "seed": 42,
+        }
+    ]
+    usage = {
+        f"10K|{track}": {
+            "rows": 10000,
+            "requests": 4100,
+            "distinct_requests": 4100 + 100 * n,
+            "cached": 0,
+            "prompt_tokens": 3_100_000,
+            "completion_tokens": 560_000,
+            "billed_usd": 0.0,
+            "model": "embedded-analyst",
+            "embedded": True,
+            "quarantined": 2,
+        }
+        for n, track in enumerate(TRACKS)
+    }
+    answer = (
+        f"CLASSIFICATION: TCP_Flood\nANALYSIS: One packet, no answer {HOSTILE}\n\nKEY_INDICATORS: orig_pkts"
+        " -0.068"
+    )
+    found: dict[str, Any] = {
+        "spec": {
+            "name": "farm_flow",
+            "title": f"Farm-Flow {HOSTILE}",
+            "citation": "Ferreira et al.",
+            "doi": "10.5281/zenodo.10964647",
+            "licence": "as stated by the publisher",
+        },
+        "used": {
+            "source": "simulate",
+            "teacher": "embedded",
+            "base_model": "tiny",
+            "dataset": "farm_flow",
+            "seed": 42,
+            "serialisation": "values",
+            "answer_order": "label_first",
+            "automl_preset": "fixed",
+        },
+        "labels": [f"SIMULATED flows {HOSTILE}"],
+        "dedup_report": duplicates(),
+        "label_conflicts": conflicts(),
+        "dataset_mismatch": {
+            "checked": 121,
+            "disagreeing": 2,
+            "note": None,
+            "agreements": [],
+            "findings": [
+                {
+                    "kind": "facts",
+                    "what": "sum of class_rows_prior_work against the stated rows",
+                    "expected": 347685,
+                    "found": 347634,
+                    "difference": -51,
+                    "agrees": False,
+                    "source": "class_rows_prior_work",
+                },
+                {
+                    "kind": "data",
+                    "what": f"rows of {HOSTILE}",
+                    "expected": None,
+                    "found": 3,
+                    "difference": None,
+                    "agrees": False,
+                    "source": "class_rows",
+                },
+            ],
+        },
+        "flow_profile": {
+            "rows": 347685,
+            "zero_variance": {"(all)": ["missed_bytes"]},
+            "table": profile_rows(),
+        },
+        "attack_patterns": {
+            "learned_on": "distinct flows of the train side",
+            "measured_on": "test side",
+            "classes": {
+                name: {
+                    "rules": [
+                        {
+                            "text": (
+                                "resp_pkts <= -0.5 (raw <= 0 packets) AND orig_pkts > -0.3 (raw > 0.5"
+                                " packets)"
+                            ),
+                            "distinct": {"coverage": 0.93, "precision": None},
+                        }
+                    ],
+                    "combined": None,
+                }
+                for name in CLASSES
+            },
+        },
+        "sample_comparison": {
+            "rows": {name: [n] for n, name in enumerate(CLASSES)},
+            "marked": FEATURES[:4],
+            "table": [
+                {
+                    "class": name,
+                    "sample": 0,
+                    "row_id": 1,
+                    "feature": feature,
+                    "printed": "-0.068",
+                    "raw": 1.0,
+                    "unit": "packets",
+                    "marked": True,
+                }
+                for name in CLASSES
+                for feature in FEATURES
+            ],
+        },
+        "evaluation_split": {
+            "seed": 42,
+            "rows": {"train": 278101, "validation": 17380, "calibration": 17390, "test": 34814},
+            "groups": {"train": 34568, "validation": 2160, "calibration": 2161, "test": 4321},
+        },
+        "training_order": {"rows": 278101},
+        "leakage_report": leakage(),
+        "prompts": {
+            track: {"text": f"---\nmodel: gpt-4o-mini\n---\n{HOSTILE}", "version": "ab" * 32}
+            for track in TRACKS
+        },
+        "tracks": {
+            f"10K|{track}": {
+                "report": {"rows": 10000, "distinct_answers": 4100, "label": HOSTILE},
+                "examples": [{"prompt": "orig_pkts: -0.068\nresp_pkts: -0.500", "answer": answer}] * 3,
+            }
+            for track in TRACKS
+        },
+        "tensors": {
+            f"10K|{track}": {
+                "rows": 10000,
+                "tokens": 2_900_000,
+                "supervised_tokens": 800_000,
+                "longest": 377,
+                "rows_label_and_end_supervised": 10000,
+                "rows_cut": 0,
+                "distinct_rows": 4100,
+            }
+            for track in TRACKS
+        },
+        "base_model": {"kind": "tiny", "name": "model"},
+        "training": {f"10K|{track}": run(n) for n, track in enumerate(TRACKS)},
+        "evaluation": evals,
+        "baselines": baselines,
+        "explanations": {
+            f"10K|{track}": {
+                "aggregate": {
+                    "explained": 48,
+                    "numbers_grounded": 0.997,
+                    "features_real": 1.0,
+                    "directions_true": 0.98,
+                }
+            }
+            for track in TRACKS
+        },
+        "inference_benchmark": {
+            "stage": "10K",
+            "track": "original",
+            "rungs": [
+                {
+                    "rung": "label only, fp32, adapter, batch 1",
+                    "run": True,
+                    "reason": "",
+                    "device": "cpu",
+                    "flows": 40,
+                    "seconds_p50": 0.021,
+                    "seconds_p95": 0.029,
+                    "flows_per_second": 46.0,
+                    "label_agreement": 1.0,
+                },
+                {
+                    "rung": "label only, fp32, merged, batched",
+                    "run": True,
+                    "reason": "",
+                    "device": "cpu",
+                    "flows": 256,
+                    "flows_per_second": 164.0,
+                    "label_agreement": 0.996,
+                },
+                {
+                    "rung": "explanation, fp32, merged, batch 1",
+                    "run": True,
+                    "reason": "",
+                    "device": "cpu",
+                    "flows": 8,
+                    "seconds_p50": 1.21,
+                    "seconds_p95": 1.63,
+                    "flows_per_second": 0.81,
+                },
+                {
+                    "rung": f"explanation {HOSTILE}",
+                    "run": True,
+                    "reason": "",
+                    "device": "cpu",
+                    "flows": 32,
+                    "flows_per_second": 12.1,
+                    "new_tokens_per_second": 1100.0,
+                    "ended_share": 1.0,
+                },
+                {"rung": "vLLM engine", "run": False, "reason": "vLLM needs a CUDA GPU"},
+            ],
+        },
+        "lineage": [
+            {
+                "asset": f"lora_checkpoint/{stage}",
+                "partition": f"{stage}|{track}",
+                "data_version": "0123456789ab" * 5,
+                "code_version": "1",
+                "prompts": {track: "ab" * 32},
+                "inputs": {},
+                "settings": {"learning_rate": 0.002, "lora_r": 16},
+                "seed": 42,
+                "code_commit": "abc123",
+                "run_id": "11111111-2222",
+            }
+            for stage in ("10K",)
+            for track in TRACKS
+        ],
+    }
+    found["track_comparison"] = track_comparison(evals, baselines, paired, {"10K": 10000, "ALL": 278101})
+    found["cost_report"] = cost_report(usage, {"original": 150, "paraphrased": 200, "feature_varied": 211})
+    found["claims_audit"] = claims_audit(load_claims(), *collect(found))
+    return found

@@ -1,0 +1,143 @@
+"""The results table, its verdict sentences, and the cost table."""
+
+from typing import Any
+
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.reporting import comparison, cost
+from iot_pipeline.reporting.comparison import track_comparison
+from iot_pipeline_tests.reporting.example import evaluation
+
+
+def paired(difference: float, low: float, high: float) -> dict[str, Any]:
+    view = {"difference": difference, "interval": [low, high], "excludes_zero": low > 0 or high < 0}
+    return {
+        "stage": "10K",
+        "first": "paraphrased",
+        "second": "original",
+        "views": {"distinct": view},
+        "mcnemar": {"only_first": 9, "only_second": 1, "p_exact": 0.0215, "p_mid": 0.012},
+    }
+
+
+BASELINES = {
+    "10K": {"automl": evaluation(0.95), "hash_lookup": evaluation(0.4)},
+    "ALL": {"automl": evaluation(0.96)},
+}
+
+
+def test_rows_and_ratio_at_equal_data() -> None:
+    found = track_comparison({("10K", "original"): evaluation(0.90)}, BASELINES, trained_rows={"10K": 10000})
+    assert [(row["name"], row["stage"], row["trained_rows"]) for row in found["rows"]] == [
+        ("original", "10K", 10000),
+        ("AutoML", "10K", 10000),
+        ("hash lookup", "10K", 10000),
+        ("AutoML", "ALL", None),
+    ]
+    scored = found["rows"][0]["views"]["distinct"]
+    assert scored["ratio_to_automl"] == pytest.approx(0.90 / 0.95)
+    assert scored["ratio_to_automl_all"] == pytest.approx(0.90 / 0.96)
+    assert found["passes_bar"] is True
+
+
+def test_sentences_follow_the_numbers() -> None:
+    good = track_comparison({"10K|original": evaluation(0.90)}, BASELINES)["verdicts"]
+    assert (
+        good[0]
+        == "The best student is original at 10K: accuracy 0.9000 [0.89, 0.91] (every distinct flow counts"
+        " once). AutoML on the same rows reaches 0.9500 [0.94, 0.96], so the student stands at 0.947 of"
+        " AutoML and meets the bar of 0.90."
+    )
+    assert good[-1].endswith("gets 50.00 percentage points more than that on flows it has never seen.")
+    poor = track_comparison({"10K|original": evaluation(0.80)}, BASELINES)
+    assert poor["verdicts"][0].endswith("stands at 0.842 of AutoML and misses the bar of 0.90.")
+    assert poor["passes_bar"] is False
+
+
+def test_paired_sentences() -> None:
+    evals = {"10K|original": evaluation(0.90), "10K|paraphrased": evaluation(0.91)}
+    equal = track_comparison(evals, BASELINES, [paired(0.01, -0.01, 0.03)])["verdicts"]
+    assert (
+        "paraphrased minus original at 10K: +0.0100 [-0.0100, +0.0300]; the interval holds zero, so no"
+        " difference is shown (McNemar p = 0.0215)."
+        in equal
+    )
+    better = track_comparison(evals, BASELINES, [paired(-0.02, -0.03, -0.01)])["verdicts"]
+    assert any("; original is better and the interval excludes zero" in line for line in better)
+    untested = track_comparison(evals, BASELINES)["verdicts"]
+    assert any(
+        "lie within 1.00 percentage points of each other; no paired test was made" in line
+        for line in untested
+    )
+
+
+def test_parts_that_are_absent() -> None:
+    assert track_comparison({}, BASELINES)["passes_bar"] is None
+    assert track_comparison({}, {})["verdicts"] == [
+        "No student has been evaluated in this lake, so there is nothing to compare."
+    ]
+    alone = track_comparison({"10K|original": evaluation(0.9)}, {})
+    assert alone["verdicts"][0].endswith("AutoML has not been trained on the same rows in this lake.")
+    empty = evaluation(0.9)
+    empty["views"]["clean"] = None
+    assert track_comparison({"10K|original": empty}, {})["rows"][0]["views"]["clean"] is None
+
+
+def test_results_table_is_ready_to_print() -> None:
+    found = comparison.results_table(track_comparison({"10K|original": evaluation(0.90)}, BASELINES))
+    assert found[0] == {
+        "name": "original",
+        "stage": "10K",
+        "training rows": "–",
+        "accuracy [95 %], distinct": "0.9000 [0.89, 0.91]",
+        "macro-F1 [95 %]": "0.8600 [0.84, 0.88]",
+        "ceiling": "0.9720",
+        "of AutoML, same rows": "0.947",
+        "ECE": "0.0120",
+    }
+
+
+SUMMARY = {
+    "rows": 10000,
+    "requests": 4000,
+    "distinct_requests": 5000,
+    "cached": 1000,
+    "prompt_tokens": 4_000_000,
+    "completion_tokens": 1_000_000,
+    "billed_usd": 1.2,
+    "model": "gpt-4o-mini",
+    "embedded": False,
+    "quarantined": 0,
+}
+
+
+def test_cost_of_paid_and_embedded_answers() -> None:
+    found = cost.cost_report(
+        {"10K|original": SUMMARY, ("10K", "paraphrased"): SUMMARY | {"embedded": True}}, {"original": 150}
+    )
+    paid, free = found["rows"]
+    assert (
+        paid["billed_usd"],
+        paid["hypothetical_sync_usd"],
+        paid["hypothetical_batch_usd"],
+        paid["claimed_usd"],
+    ) == (1.2, pytest.approx(1.2), pytest.approx(0.6), 150)
+    assert (free["billed_usd"], free["claimed_usd"], free["teacher"]) == (
+        0.0,
+        None,
+        "gpt-4o-mini (embedded, free)",
+    )
+    assert found["totals"]["billed_usd"] == 1.2
+    assert found["notes"][0].startswith(
+        "The answers of 1 of 2 tracks were written by the embedded rule-based teacher"
+    )
+    assert "20,000 rows needed 10,000 distinct requests" in found["notes"][1]
+
+
+def test_cost_names_what_is_missing() -> None:
+    with pytest.raises(UserError, match="the summary of original at 10K lacks cached, model"):
+        cost.cost_report({"10K|original": {k: v for k, v in SUMMARY.items() if k not in ("cached", "model")}})
+    assert cost.cost_report({})["notes"] == [
+        "No track has been made in this lake, so nothing was asked of a teacher."
+    ]

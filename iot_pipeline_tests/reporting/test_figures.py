@@ -1,0 +1,114 @@
+"""Every figure is a small valid PNG, the same each time, also where there is nothing to draw."""
+
+import base64
+import io
+from collections.abc import Callable
+
+import pytest
+from PIL import Image
+
+from iot_pipeline.reporting import figures, heatmaps
+from iot_pipeline_tests.reporting import example
+from iot_pipeline_tests.reporting.example_context import make_context
+
+EVALUATION = example.evaluation(0.93)["views"]["distinct"]
+CONTEXT = make_context()
+MANY = [f"class_{n}" for n in range(12)]
+FIGURES: dict[str, Callable[[], bytes]] = {
+    "duplicates": lambda: figures.duplicates(example.duplicates()),
+    "conflicts": lambda: figures.conflicts(example.conflicts()),
+    "conflicts, none": lambda: figures.conflicts({"matrix": [[0]], "classes": ["Normal"]}),
+    "profile": lambda: figures.profile(example.profile_rows()),
+    "profile, none": lambda: figures.profile([]),
+    "confusion": lambda: figures.confusion(EVALUATION["confusion"], example.CLASSES),
+    "confusion, 12 classes": lambda: figures.confusion([[n + 1.0] * 12 for n in range(12)], MANY),
+    "loss": lambda: figures.loss_curves({"original 10K": example.run(0)["curve"]}),
+    "loss, validation": lambda: figures.loss_curves(
+        {"a": [{"step": 1, "loss": 2.0}, {"step": 1, "validation_loss": 1.0}]}
+    ),
+    "loss, none": lambda: figures.loss_curves({}),
+    "accuracy": lambda: figures.accuracy(CONTEXT["track_comparison"]),
+    "accuracy, row": lambda: figures.accuracy(CONTEXT["track_comparison"], "row"),
+    "accuracy, none": lambda: figures.accuracy({"rows": []}),
+    "reliability": lambda: figures.reliability(
+        EVALUATION["reliability"], EVALUATION["calibrated"]["reliability"]
+    ),
+    "reliability, none": lambda: figures.reliability([]),
+    "cost": lambda: figures.cost(CONTEXT["cost_report"]),
+    "cost, none": lambda: figures.cost({"rows": []}),
+    "ladder": lambda: figures.inference_ladder(CONTEXT["inference_benchmark"]["rungs"]),
+    "ladder, none": lambda: figures.inference_ladder([{"rung": "x", "run": False, "reason": "no GPU"}]),
+    "leakage": lambda: figures.leakage(example.leakage()),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_is_a_small_png(name: str) -> None:
+    data = FIGURES[name]()
+    assert len(data) < 60_000
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert 300 < image.width < 2000
+
+
+def test_same_data_gives_the_same_bytes() -> None:
+    assert figures.duplicates(example.duplicates()) == figures.duplicates(example.duplicates())
+
+
+def test_no_global_state_is_left() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figures.reliability(EVALUATION["reliability"])
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_embedding_escapes_the_alternative_text() -> None:
+    data = figures.cost({"rows": []})
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    assert figures.embed(data, "a ](b) <i>") == f"![a )(b) &lt;i&gt;]({uri})"
+    assert figures.img(data, 'x" onload="y').startswith(
+        f'<img src="{uri}" alt="x&quot; onload=&quot;y" width="'
+    )
+
+
+def test_telling_features_are_those_whose_medians_differ_most() -> None:
+    rows = [
+        {"class": "(all)", "feature": name, "median": 0.0, "std": std}
+        for name, std in (("a", 1.0), ("b", 1.0), ("c", 0.0))
+    ] + [
+        {"class": label, "feature": name, "median": median, "std": 1.0}
+        for name, label, median in (
+            ("a", "x", 0),
+            ("a", "y", 1),
+            ("b", "x", 0),
+            ("b", "y", 5),
+            ("c", "x", 0),
+            ("c", "y", 9),
+        )
+    ]
+    assert figures.telling_features(rows) == ["b", "a"]
+
+
+def test_running_mean_keeps_length_and_constants() -> None:
+    line = [(float(n), 3.0) for n in range(400)]
+    assert figures.running_mean(line) == line
+    assert figures.running_mean([(1.0, 2.0), (2.0, 4.0)]) == [(1.0, 2.0), (2.0, 4.0)]
+
+
+def test_cells_never_round_to_all_or_none() -> None:
+    assert [heatmaps.share_text(value) for value in (0.0, 0.04, 12.34, 99.96, 100.0)] == [
+        "0",
+        "<0.1",
+        "12.3",
+        ">99.9",
+        "100",
+    ]
+    assert [heatmaps.short(value) for value in (7, 950, 9_540, 48_210, 1_200_000)] == [
+        "7",
+        "950",
+        "9.5k",
+        "48k",
+        "1.2M",
+    ]
