@@ -77,8 +77,8 @@ def run(
 ) -> None:
     """Make every artefact that is missing or no longer follows from its inputs, then print the results."""
     chosen = _configure(stages, tracks)
-    from iot_pipeline.defs import execute, plan
     from iot_pipeline.commands.show import Progress, results
+    from iot_pipeline.defs import execute, plan
 
     definitions = _definitions()
     with execute.locked(chosen):

@@ -1,4 +1,4 @@
-"""Shared by all tests: no IOT_* setting or key of the developer's leaks in, and child processes share the cores well."""
+"""Shared by all tests: no IOT_* setting or key of the developer leaks in; child processes share the cores well."""
 
 import os
 

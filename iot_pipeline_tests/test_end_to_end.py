@@ -33,7 +33,8 @@ def environment(lake: Path, prompts: Path) -> dict[str, str]:
 
 def run(lake: Path, prompts: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
-        command("run", "--json", *arguments), env=environment(lake, prompts), capture_output=True, text=True, timeout=400
+        command("run", "--json", *arguments), env=environment(lake, prompts), capture_output=True, text=True,
+        timeout=400,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -21,7 +21,9 @@ def serve(settings: Settings, host: str, port: int) -> int:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise UserError(f"port {port} on {host} cannot be used ({error.strerror}); choose one with --port") from None
+            raise UserError(
+                f"port {port} on {host} cannot be used ({error.strerror}); choose one with --port"
+            ) from None
     home = dagster_home(settings)
     print(f"Dagster UI on http://{host}:{port} for {settings.lake_path} (stop with Ctrl-C)", flush=True)
     workspace = str(PROJECT_ROOT / "workspace.yaml")

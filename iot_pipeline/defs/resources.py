@@ -77,8 +77,10 @@ class TrainerResource(dg.ConfigurableResource):
         ) as session, (out / "output.txt").open("w") as output:
             process = subprocess.Popen(
                 command(config_path, processes),
-                env=os.environ | environment(config.base, processes, config.threads)
-                | session.get_bootstrap_env_vars(),
+                env={
+                    **os.environ, **environment(config.base, processes, config.threads),
+                    **session.get_bootstrap_env_vars(),
+                },
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a group of its own, so that no rank outlives a cancelled run

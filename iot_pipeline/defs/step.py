@@ -148,7 +148,7 @@ class Step:
     def note(self, **facts: Any) -> None:
         """Show facts on the asset's page and keep them in the manifest's summary."""
         self.summary |= {key: plain(value) for key, value in facts.items()}
-        self.metadata |= {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in facts.items()}
+        self.metadata |= {key: shown(value) for key, value in facts.items()}
 
     def check(self, name: str, passed: bool, blocking: bool = True, **facts: Any) -> None:
         """Record the verdict of an asset check that the asset declares."""
@@ -193,7 +193,7 @@ class Step:
                 check_name=name,
                 passed=check["passed"],
                 severity=dg.AssetCheckSeverity.ERROR if check["blocking"] else dg.AssetCheckSeverity.WARN,
-                metadata={key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in check["facts"].items()},
+                metadata={key: shown(value) for key, value in check["facts"].items()},
             )
             for name, check in self._checks.items()
         ]
@@ -297,6 +297,12 @@ def plain(value: Any) -> Any:
     if hasattr(value, "item") and not isinstance(value, (str, bytes)):
         return plain(value.item() if getattr(value, "ndim", 0) == 0 else value.tolist())
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def shown(value: Any) -> str | int | float | bool:
+    """A value as Dagster's metadata takes it."""
+    value = plain(value)
+    return value if isinstance(value, (str, int, float, bool)) else str(value)
 
 
 def scalar(value: Any) -> str | int | float | bool | None:

@@ -86,7 +86,7 @@ def split_sections(answer: str) -> dict[str, str]:
     found = list(HEADING.finditer(answer))
     if len({match[1] for match in found}) != len(found):
         return {}
-    ends = [match.start() for match in found[1:]] + [len(answer)]
+    ends = [match.start() for match in found[1:]] + [len(answer)] * bool(found)
     return {match[1]: answer[match.end() : end].strip() for match, end in zip(found, ends, strict=True)}
 
 

@@ -83,7 +83,7 @@ def find_files(source: str) -> list[Path]:
     for part in (piece.strip() for piece in source.split(",")):
         if not part:
             continue
-        matches = [part] if Path(part).exists() else sorted(glob.glob(part, recursive=True))  # noqa: PTH207
+        matches = [part] if Path(part).exists() else sorted(glob.glob(part, recursive=True))
         if not matches:
             raise UserError(
                 f"the source {part!r} does not exist: give a CSV, zip, gz or Parquet file, or a glob."

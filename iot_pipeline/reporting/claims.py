@@ -72,7 +72,7 @@ def load_claims(path: Path = CLAIMS) -> list[Claim]:
 
 
 def claimed_costs(claims: Sequence[Claim] | None = None) -> dict[str, float]:
-    """Track -> dollars that the prior work says its answers cost, from the claims measured by `cost_<track>`."""
+    """Track -> dollars that the prior work says its answers cost (the claims measured by `cost_<track>`)."""
     return {
         claim.measure.removeprefix("cost_"): claim.figure
         for claim in claims or load_claims()

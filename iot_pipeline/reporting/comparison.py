@@ -295,6 +295,6 @@ def _with_interval(scored: Mapping[str, Any]) -> str:
 
 
 def results_table(comparison: Mapping[str, Any], view: str | None = None) -> list[dict[str, str]]:
-    """The results as rows of formatted text under their headings, for the terminal and for Dagster's tables."""
+    """The results as rows of formatted text under their headings, for the terminal and Dagster's tables."""
     view = view or comparison["view"]
     return tables.plain_rows(flat_rows(comparison, view), columns(view))

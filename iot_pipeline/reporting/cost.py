@@ -74,7 +74,7 @@ def cost_report(
 
 
 def reference_prices() -> dict[str, Any]:
-    """Dollars a million tokens of the model that the tokens are priced with, from the teacher's price table."""
+    """Dollars a million tokens of the reference model, from the teacher's price table."""
     price = price_of(REFERENCE_MODEL)
     return {
         "model": REFERENCE_MODEL,

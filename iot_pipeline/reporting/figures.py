@@ -98,7 +98,7 @@ def running_mean(train: Sequence[tuple[float, float]]) -> list[tuple[float, floa
 
 
 def accuracy(comparison: Row, view: str = "distinct") -> bytes:
-    """Accuracy with 95 % interval of each track and baseline in one view, and the ceiling (track_comparison)."""
+    """Accuracy with 95 % interval of each track and baseline in one view, and the ceiling."""
     rows = [row for row in comparison["rows"] if row["views"].get(view)]
     title = f"Accuracy, {VIEWS.get(view, view)}"
     if not rows:
@@ -165,7 +165,7 @@ FAR_BELOW = 0.25
 
 
 def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) -> bytes:
-    """Reliability diagram of equal-mass bins (evaluation.metrics.reliability), before and after calibration."""
+    """Reliability diagram of equal-mass bins (evaluation.metrics), before and after calibration."""
     series = [("as scored", bins, style.ORANGE, "s")]
     if calibrated:
         series.append(("after temperature scaling", calibrated, style.BLUE, "o"))
@@ -195,7 +195,7 @@ def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) ->
 
 
 def cost(report: Row) -> bytes:
-    """Dollars by track: billed here, what the same tokens would cost, the prior work's claim (cost_report)."""
+    """Dollars by track: billed here, and what the same tokens would cost (cost_report)."""
     rows = [row for row in report["rows"] if row["track"] != "all"]
     if not rows:
         return style.no_data("Cost of the answers", "no track was made")
@@ -271,5 +271,5 @@ def inference_ladder(rungs: Sequence[Row]) -> bytes:
 
 
 def seconds_a_flow(rung: Row) -> float:
-    """Seconds a flow: the median of single calls where they were timed, the inverse of throughput elsewhere."""
+    """Seconds a flow: the median of single calls where timed, the inverse of throughput elsewhere."""
     return float(rung["seconds_p50"] if rung.get("seconds_p50") else 1 / rung["flows_per_second"])

@@ -44,7 +44,7 @@ EXAMPLES = 3
 
 
 def gather(folders: Mapping[ArtefactId, Path], spec: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The context of the artefacts in `folders`; spec: {name, title, citation, doi, licence} of the data set."""
+    """The context of the artefacts in `folders`; spec: {name, title, citation, doi, licence}."""
     context: dict[str, Any] = {"spec": dict(spec or {})}
     manifests: dict[str, dict[str, Any]] = {}
     for artefact, folder in sorted(folders.items()):

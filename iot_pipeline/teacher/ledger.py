@@ -61,7 +61,7 @@ def price_of(model: str) -> Price:
 def is_paid(base_url: str) -> bool:
     """Whether a server is to be taken for a paid one: any that is not on this machine or a private network."""
     host = urlsplit(base_url).hostname or ""
-    if host == "localhost" or host.endswith(".local") or "." not in host.strip("[]") and ":" not in host:
+    if host == "localhost" or host.endswith(".local") or ("." not in host.strip("[]") and ":" not in host):
         return False
     try:
         address = ipaddress.ip_address(host)

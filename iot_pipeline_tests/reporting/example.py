@@ -207,5 +207,3 @@ def profile_rows() -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from iot_pipeline.reporting import figures, heatmaps
+from iot_pipeline.reporting import figures, figures_data, heatmaps
 from iot_pipeline_tests.reporting import example
 from iot_pipeline_tests.reporting.example_context import make_context
 
@@ -88,7 +88,7 @@ def test_telling_features_are_those_whose_medians_differ_most() -> None:
             ("c", "y", 9),
         )
     ]
-    assert figures.telling_features(rows) == ["b", "a"]
+    assert figures_data.telling_features(rows) == ["b", "a"]
 
 
 def test_running_mean_keeps_length_and_constants() -> None:

@@ -40,7 +40,10 @@ def test_numbers_as_text(found: str, wanted: str) -> None:
     assert found == wanted
 
 
-ROWS: list[dict[str, Any]] = [{"class": "a|b", "rows": 1200, "share": 0.5}, {"class": "<i>", "rows": None, "share": 0.25}]
+ROWS: list[dict[str, Any]] = [
+    {"class": "a|b", "rows": 1200, "share": 0.5},
+    {"class": "<i>", "rows": None, "share": 0.25},
+]
 COLUMNS = [
     Column("class"),
     Column("rows", "n rows", tables.whole, True),

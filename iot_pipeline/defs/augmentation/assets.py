@@ -3,6 +3,8 @@
 Belongs here: `original`, `paraphrased`, `feature_varied`. Does not belong here: asking, checking, varying.
 """
 
+from typing import Any
+
 import dagster as dg
 import pandas as pd
 
@@ -24,7 +26,7 @@ from iot_pipeline.defs.texts import one_text, table_texts
 from iot_pipeline.flows.pool import evaluation_groups, pool_size, training_rows
 from iot_pipeline.flows.split import stage_rows
 
-COMMON = {
+COMMON: dict[str, Any] = {
     "group_name": "augmentation", "owners": ["team:prompts"], "code_version": "1", "kinds": {"openai", "jsonl"},
     "automation_condition": inputs_changed, "pool": "teacher",
 }

@@ -74,7 +74,8 @@ def score(step: Step, result: BaselineResult) -> None:
     step.json(f"eval_{result.name}.json", facts | {"model": result.report})
     step.json(f"timing_{result.name}.json", result.timings, volatile=True)
     distinct = facts["views"]["distinct"]
-    step.note(**{f"{result.name}_distinct": distinct["accuracy"], f"{result.name}_row": facts["views"]["row"]["accuracy"]})
+    for view in ("distinct", "row"):
+        step.note(**{f"{result.name}_{view}": facts["views"][view]["accuracy"]})
     if result.name == "automl":
         title = f"AutoML, {step.artefact.partition}"
         step.png("confusion.png", figures.confusion(distinct["confusion"], classes, title), f"Confusion, {title}")

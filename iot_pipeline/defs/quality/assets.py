@@ -3,6 +3,8 @@
 Belongs here: the six quality assets. Does not belong here: the measuring (iot_pipeline.quality).
 """
 
+from typing import Any
+
 import dagster as dg
 import pyarrow as pa
 
@@ -16,7 +18,7 @@ from iot_pipeline.quality.profile import flow_profile as profile_flows
 from iot_pipeline.quality.samples import sample_comparison as compare_samples
 from iot_pipeline.reporting import figures
 
-COMMON = {"group_name": "quality", "owners": ["team:data"], "code_version": "1"}
+COMMON: dict[str, Any] = {"group_name": "quality", "owners": ["team:data"], "code_version": "1"}
 
 
 @dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
@@ -92,5 +94,6 @@ def sample_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> 
         write_table(step.folder / "sample_comparison.parquet", pa.Table.from_pandas(table, preserve_index=False))
         step.note(marked=", ".join(report["marked"]))
         marked = table[table["marked"] & (table["sample"] == 0)]
-        step.table("samples", marked[["class", "feature", "printed", "raw", "unit"]].astype(str).to_dict("records"))
+        shown = marked[["class", "feature", "printed", "raw", "unit"]].astype(str)
+        step.table("samples", [dict(zip(shown.columns, row, strict=True)) for row in shown.itertuples(index=False)])
     return step.result()

@@ -21,8 +21,10 @@ from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import cards, claims, comparison, cost, figures, measured, report
 from iot_pipeline.reporting.gather import gather
 
-COMMON = {"group_name": "report", "owners": ["team:paper"], "code_version": "1"}
-QUALITY = ["dedup_report", "label_conflicts", "dataset_mismatch", "flow_profile", "attack_patterns", "sample_comparison"]
+COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": "1"}
+QUALITY = [
+    "dedup_report", "label_conflicts", "dataset_mismatch", "flow_profile", "attack_patterns", "sample_comparison",
+]
 SPLITS = ["evaluation_split", "training_order", "leakage_report"]
 EVALUATIONS = [dg.AssetKey([name, stage]) for name in ("eval_metrics", "explanation_quality") for stage in STAGES]
 CHECKPOINTS = [dg.AssetKey(["lora_checkpoint", stage]) for stage in STAGES]
@@ -64,7 +66,7 @@ def results_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def paired_tracks(step: Step) -> list[dict[str, Any]]:
     """A paired test of each two tracks at each stage that has both."""
-    made = [a for a in step.made("eval_metrics")]
+    made = step.made("eval_metrics")
     records = side_records(step.input("evaluation_split") / "records.parquet", "test")
     classes, found = step.spec.classes, []
     for first, second in itertools.combinations(made, 2):
@@ -127,7 +129,8 @@ def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     with lake.step(context) as step:
         facts = report.paper_report(gather(whole_lake(step, set()), about(step)), step.folder)
         step.volatile("report.html")  # figures depend on the machine's fonts
-        step.note(sections=facts["sections"], figures=facts["figures"], missing="; ".join(facts["missing"]) or "nothing")
+        missing = "; ".join(facts["missing"]) or "nothing"
+        step.note(sections=facts["sections"], figures=facts["figures"], missing=missing)
         step.metadata["report"] = dg.MetadataValue.path(str(step.lake.folder(step.artefact) / "report.html"))
     return step.result()
 

@@ -26,7 +26,7 @@ from iot_pipeline.training.base import build_tiny_base
 from iot_pipeline.training.config import TrainConfig, targets_of
 from iot_pipeline.training.recipe import BaseRecipe
 
-COMMON = {"group_name": "training", "owners": ["team:student"], "code_version": "1"}
+COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:student"], "code_version": "1"}
 TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled flows, no pre-trained language model"
 
 
@@ -117,7 +117,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
         shutil.rmtree(config.out, ignore_errors=True)
         return step.result()
 
-    return checkpoint
+    return checkpoint  # type: ignore[no-any-return]
 
 
 def train_config(step: Step, stage: str, track: str, previous: str | None) -> TrainConfig:
