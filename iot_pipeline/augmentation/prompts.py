@@ -1,114 +1,158 @@
-"""Prompt files: front matter (model and sampling) and a Jinja2 template that users edit.
+"""Prompt files: front matter with the sampling parameters, and a Jinja2 template for the messages.
 
-Belongs here: reading, validating and rendering one prompt file. Does not belong here: what is done with the text.
+Belongs here: reading, checking and rendering them. Does not belong here: the prompts themselves (prompts/*.md).
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import jinja2.meta
 import yaml
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError, meta
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import DatasetSpec
 
-VARIABLES = ("flow", "label", "classes", "words", "order", "glossary", "answer", "standardised")
-_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+SYSTEM, USER = "[system]", "[user]"
+VARIABLES = {"flow", "label", "classes", "words", "order", "glossary", "serialisation", "answer"}
 
 
 class FrontMatter(BaseModel):
-    """What stands between the two `---` lines."""
+    """What stands between the two lines `---`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
     model: str = Field(min_length=1)
     temperature: float = Field(ge=0, le=2)
-    top_p: float = Field(gt=0, le=1)
-    max_tokens: int = Field(ge=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(ge=16, le=100_000)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One feature as the prompt's glossary shows it; `standardised` values have mean 0 and a sign that means something."""
+
+    name: str
+    unit: str
+    meaning: str
+    standardised: bool = False
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """One prompt as it was read: `source` is the whole file, `sha256` that of it; `template` the part to render."""
+    """A prompt file; `sha256` is of its bytes, `source` its text."""
 
     name: str
     source: str
     sha256: str
-    model: str
-    temperature: float
-    top_p: float
-    max_tokens: int
-    template: str
-    _compiled: Template
+    settings: FrontMatter
+    system: str
+    user: str
+    _templates: tuple[jinja2.Template, jinja2.Template] = field(repr=False, compare=False)
+    _interned: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
 
-    def render(self, **variables: Any) -> str:
-        """The text to send. UserError naming the file and the variable that is missing or misused."""
+    @property
+    def model(self) -> str:
+        """Model name."""
+        return self.settings.model
+
+    @property
+    def temperature(self) -> float:
+        """Sampling temperature."""
+        return self.settings.temperature
+
+    def params(self) -> dict[str, Any]:
+        """Sampling parameters as a request wants them."""
+        return self.settings.model_dump(exclude={"model"})
+
+    def render(self, **variables: Any) -> tuple[dict[str, str], ...]:
+        """The messages; UserError names the file and the variable where one is missing or the template fails."""
         try:
-            return self._compiled.render(**variables).strip()
-        except UndefinedError as error:
-            raise UserError(
-                f"{self.name}: {error.message}; a prompt can use {', '.join(VARIABLES)}"
-                " (answer: only where an answer is rewritten)."
-            ) from None
-        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
-            raise UserError(f"{self.name}: the template cannot be rendered: {error}.") from None
+            system, user = (template.render(**variables).strip() for template in self._templates)
+        except jinja2.TemplateError as error:
+            raise UserError(f"{self.name}: the template cannot be filled in: {error}.") from error
+        messages = [{"role": "user", "content": user}]
+        if system:
+            # The same text in thousands of requests: one object.
+            system = self._interned.setdefault(system, system)
+            messages.insert(0, {"role": "system", "content": system})
+        return tuple(messages)
 
 
-def load_prompt(path: Path, model: str | None = None) -> PromptFile:
-    """Read a prompt file; `model` replaces the one it names.
-
-    Raises UserError naming the file and the field or variable for a missing file, bad front matter, a template
-    that does not parse, an unknown variable, or one that shows the teacher neither the flow nor an answer.
-    """
-    name = path.name
+def load_prompt(path: Path) -> PromptFile:
+    """Read a prompt file; UserError names the file and the field or line that is wrong."""
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the prompt file cannot be read: {error}.") from None
-    lines = source.replace("\r\n", "\n").split("\n")
-    if lines[0].strip() != "---" or "---" not in (line.strip() for line in lines[1:]):
-        raise UserError(
-            f"{name}: a prompt file begins with front matter between two lines of `---` "
-            f"({', '.join(FrontMatter.model_fields)})."
-        )
-    end = next(number for number, line in enumerate(lines[1:], start=1) if line.strip() == "---")
-    front = _front_matter(name, "\n".join(lines[1:end]))
-    template = "\n".join(lines[end + 1 :])
+        raise UserError(f"the prompt file {path} cannot be read: {error}.") from error
+    return parse_prompt(source, str(path))
+
+
+def parse_prompt(source: str, name: str) -> PromptFile:
+    """A prompt from its text; `name` stands in error messages."""
+    parts = source.replace("\r\n", "\n").split("---\n", 2)
+    if len(parts) != 3 or parts[0].strip():
+        raise UserError(f"{name}: it must begin with front matter between two lines `---`.")
     try:
-        used = meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
-        compiled = _ENVIRONMENT.from_string(template)
-    except TemplateSyntaxError as error:
-        raise UserError(f"{name}, line {end + 1 + error.lineno}: {error.message}.") from None
-    if unknown := sorted(used - set(VARIABLES)):
-        raise UserError(f"{name}: unknown variable {unknown[0]!r}; a prompt can use {', '.join(VARIABLES)}.")
-    if not used & {"flow", "answer"}:
-        raise UserError(
-            f"{name}: the template uses neither {{{{ flow }}}} nor {{{{ answer }}}}, so the teacher would be shown nothing."
-        )
+        content = yaml.safe_load(parts[1])
+        if not isinstance(content, dict):
+            raise UserError(f"{name}: the front matter must be lines `field: value` (model, temperature, ...).")
+        settings = FrontMatter.model_validate(content)
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: the front matter is not valid YAML: {' '.join(str(error).split())}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{name}: front matter, {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    system, user = _split(parts[2], name)
+    if not user.strip():
+        raise UserError(f"{name}: there is no text after the front matter.")
     return PromptFile(
-        name=name,
-        source=source,
-        sha256=hashlib.sha256(source.encode()).hexdigest(),
-        model=model or front.model,
-        temperature=front.temperature,
-        top_p=front.top_p,
-        max_tokens=front.max_tokens,
-        template=template,
-        _compiled=compiled,
+        name=name, source=source, sha256=hashlib.sha256(source.encode()).hexdigest(), settings=settings,
+        system=system, user=user, _templates=(_compile(system, name), _compile(user, name)),
     )
 
 
-def _front_matter(name: str, text: str) -> FrontMatter:
+def _split(body: str, name: str) -> tuple[str, str]:
+    """Text after a line `[system]` and after a line `[user]`; without them all is the user's."""
+    lines = body.split("\n")
+    if USER not in lines:
+        if SYSTEM in lines:
+            raise UserError(f"{name}: there is a line {SYSTEM} but no line {USER}.")
+        return "", body
+    at = lines.index(USER)
+    head = lines[:at]
+    if SYSTEM in head:
+        head = head[head.index(SYSTEM) + 1 :]
+    return "\n".join(head), "\n".join(lines[at + 1 :])
+
+
+def _compile(text: str, name: str) -> jinja2.Template:
+    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
     try:
-        return FrontMatter.model_validate(yaml.safe_load(text) or {})
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: the front matter is not valid YAML: {' '.join(str(error).split())}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "front matter"
-        raise UserError(f"{name}: {field}: {first['msg']}.") from None
+        unknown = sorted(jinja2.meta.find_undeclared_variables(environment.parse(text)) - VARIABLES)
+        if unknown:
+            raise UserError(
+                f"{name}: unknown variable {unknown[0]!r} in the template; there are: {', '.join(sorted(VARIABLES))}."
+            )
+        return environment.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"{name}: template line {error.lineno}: {error.message}.") from error
+
+
+def glossary_of(spec: DatasetSpec) -> tuple[Term, ...]:
+    """The glossary of a data set: a feature counts as standardised where its spec has a z-score scale."""
+    return tuple(
+        Term(f.name, f.unit, f.meaning, f.scale is not None and f.scale.kind == "zscore") for f in spec.features
+    )
+
+
+def standardised(glossary: Sequence[Term]) -> frozenset[str]:
+    """Names of the standardised features."""
+    return frozenset(term.name for term in glossary if term.standardised)

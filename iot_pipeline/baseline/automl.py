@@ -26,14 +26,15 @@ Preset = Literal["fixed", "medium_quality", "best_quality"]
 # Rounds, trees and seeds are set, nothing looks at the clock: the same rows give the same models.
 FIXED_MODELS: dict[str, dict[str, Any]] = {
     "GBM": {
-        "num_boost_round": 120,
-        "learning_rate": 0.1,
-        "min_sum_hessian_in_leaf": 0.1,
+        "num_boost_round": 250,
+        "learning_rate": 0.05,
         "min_data_in_leaf": 5,
+        "min_sum_hessian_in_leaf": 1.0,  # with heavy weights, leaves diverge without it
+        "lambda_l2": 1.0,
         "deterministic": True,
         "force_row_wise": True,
     },
-    "XGB": {"n_estimators": 120, "learning_rate": 0.15},
+    "XGB": {"n_estimators": 200, "learning_rate": 0.1},
     "XT": {"n_estimators": 200},
     "RF": {"n_estimators": 200},
 }
@@ -65,8 +66,8 @@ def run_automl(
     """Train on rows (flow_group, features, `label`; duplicates included), predict the rows of `test`.
 
     `test` has flow_group and features: one representative a distinct flow (calibration and test side may come
-    together). 15 % of the train flow groups choose and weigh the models, each distinct flow and label counted
-    once; with `fixed` all models are then trained again on all rows. report: models with validation log-loss,
+    together). 15 % of the train flow groups choose and weigh the models, equal rows counted once; with
+    `fixed` the chosen ones are then trained again on all rows. report: models with validation log-loss,
     importances (rise of the log-loss when a feature is shuffled, on validation flows), configuration. A class
     that is absent from `train` gets next to no probability; a single class predicts itself.
     """
@@ -83,7 +84,7 @@ def run_automl(
         "models": [],
         "importances": {},
     }
-    # Equal rows are handed over once with their number as weight: the same training set, several times faster.
+    # Equal rows are handed over once, their number as weight: the same training set, several times faster.
     data = rows.groupby(["flow_group", *features, label], sort=False).size().rename(WEIGHT).reset_index()
     report["distinct_train_rows"] = len(data)
     held = validation_rows(data["flow_group"], data[label], config.seed)

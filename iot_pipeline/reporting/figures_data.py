@@ -49,10 +49,11 @@ def duplicates(report: Row) -> bytes:
                 zorder=4,
                 label="published",
             )
-        for place, share in zip(places, shares, strict=True):
+        for place, (name, share) in enumerate(zip(names, shares, strict=True)):
             inside = share > 14
+            marks = [classes[name]["duplicate_share_text"], classes[name]["published_share"] or 0.0]
             axes.text(
-                1.5 if inside else share + 3,
+                1.5 if inside else 2.5 + max(share, *(100 * mark for mark in marks)),
                 place,
                 f"{share:.1f}",
                 color="white" if inside else style.INK,

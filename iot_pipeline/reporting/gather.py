@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
         context.setdefault("tracks", {})[key] = {
             **_optional(folder / "report.json", "report"),
             **_optional(folder / "usage.json", "usage"),
-            "examples": _examples(folder / "track.jsonl"),
+            **_answers(folder / "track.jsonl"),
         }
     elif asset == "training_split":
         context.setdefault("tensors", {})[key] = _json(folder / "stats.json")
@@ -112,19 +111,21 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return list(pq.read_table(path).to_pylist())
 
 
-def _examples(path: Path) -> list[dict[str, str]]:
-    """The first rows of a track's JSONL whose answers differ: {prompt, answer}."""
-    if not path.is_file():
-        return []
+def _answers(path: Path) -> dict[str, Any]:
+    """`examples`: the first rows of a track's JSONL whose classes differ, as {prompt, answer};
+    `answer_characters_mean` over all rows, None where there is none."""
     seen: dict[str, dict[str, str]] = {}
+    characters = rows = 0
     with path.open() as lines:
-        for line in islice(lines, 200):
+        for line in lines:
             user, assistant = json.loads(line)["messages"]
-            label = next(
-                (part for part in assistant["content"].split("\n") if part.startswith("CLASSIFICATION:")), ""
-            )
-            seen.setdefault(label, {"prompt": user["content"], "answer": assistant["content"]})
-    return list(seen.values())[:EXAMPLES]
+            answer = assistant["content"]
+            rows += 1
+            characters += len(answer)
+            if len(seen) < EXAMPLES:
+                label = next((part for part in answer.split("\n") if part.startswith("CLASSIFICATION:")), "")
+                seen.setdefault(label, {"prompt": user["content"], "answer": answer})
+    return {"examples": list(seen.values()), "answer_characters_mean": characters / rows if rows else None}
 
 
 def used_settings(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def costs(context: Context) -> Section:
     section.figure(
         figures.cost(report),
         "Bars of dollars by track: billed, and hypothetical at gpt-4o-mini's price",
-        "Hypothetical: nobody was billed for it.",
+        "Blue bars are hypothetical: the price of the same number of tokens elsewhere.",
         "cost_report",
     )
     section.table(report["rows"], cost.columns(), "Teacher's answers by track and stage.", "cost_report")
@@ -308,7 +308,7 @@ def lineage(context: Context) -> Section:
     section = Section("lineage", "Lineage")
     rows = context.get("lineage") or []
     if not rows:
-        section.missing("any artefact")
+        section.missing("lineage of artefacts")
         return section
     section.text(
         "Captions name the asset that a figure comes from. Here is what each was made of; its manifest in the"

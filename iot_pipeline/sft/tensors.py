@@ -109,8 +109,8 @@ def build_tensors(
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     input_ids = np.concatenate([bodies[place] for place in order])
     labels = input_ids.copy()
-    for row, place in enumerate(order):
-        labels[offsets[row] : offsets[row] + prompts[place]] = IGNORED
+    for position, place in enumerate(order):
+        labels[offsets[position] : offsets[position] + prompts[place]] = IGNORED
     marker = marker_ids(tokenizer)
     tensors = Tensors(input_ids, labels, offsets)
     stats = statistics(tensors, marker, end)

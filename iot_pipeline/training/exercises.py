@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 # Words that answers about flows are made of: the tokenizer learns them as they stand.
-ANSWER_WORDS = ["CLASSIFICATION:", "\nANALYSIS:", "\nKEY_INDICATORS:", "GROUP:", "FILL:", " above", " below", " at", " the", " median", " quartile", " lower", " upper", " of", " and", " is", " in", " with", " this", " flow", " traffic", " packets", " bytes", " rate", " value", " values", " percentile", " train", " pool", " a", " to", " its", " high", " low", " very", " which", " that", " no", " answer", " indicates", " consistent", " typical", " pattern", " payload", " header", " time", " for", " than", " by", " these", " are", " as", " it", " from", " on", " one", " many", " few", " typical", " while", " both", " sides", " shows", " points", " class", " The", " This", " most", " all", " flows", " near", " far", " middle", " range", " usual", " average", " forward", " backward", " seconds", " duration"]
+_WORDS = """
+above below at the median quartile lower upper of and is in with this flow traffic packets bytes rate value values
+percentile train pool a to its high low very which that no answer indicates consistent typical pattern payload header
+time for than by these are as it from on one many few while both sides shows points class The This most all flows near
+far middle range usual average forward backward seconds duration
+"""
+ANSWER_WORDS = ("CLASSIFICATION:", "\nANALYSIS:", "\nKEY_INDICATORS:", "FILL:", *(f" {word}" for word in _WORDS.split()))
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,9 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
     )
     key = _key(config, plan.per_step)
     resumed = checkpoint.load(config.out, parameters, optimiser, key)
-    step, losses = resumed or (0, [])
-    if step:
-        reporter.line(f"resumed at step {step} of {plan.steps}")
+    begun, losses = resumed or (0, [])
+    if begun:
+        reporter.line(f"resumed at step {begun} of {plan.steps}")
     reporter.line(
         f"training {trainable:,} of {total:,} parameters on {len(tensors):,} rows, {plan.steps} steps of "
         f"{plan.per_step} rows, {machine.world} process(es), {machine.describe()}"
@@ -124,7 +124,7 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
     loop_started = last = time.perf_counter()
     counted = 0
     model.train()
-    for step in range(step, plan.steps):
+    for step in range(begun, plan.steps):
         rate = config.learning_rate * schedule(config.scheduler, step, plan.steps, config.warmup_steps)
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -144,7 +144,7 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
             left = (
                 (plan.steps - done)
                 * (now - loop_started)
-                / max(1, len(losses) - (resumed[0] if resumed else 0))
+                / (done - begun)
             )
             recent = float(np.mean(losses[-20:]))
             reporter.line(
@@ -186,7 +186,7 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
             "tokens_per_second": round(counted / max(seconds, 1e-9), 1),
             "padding_share": round(batches.padding_share(), 4),
             "merged_row_share": round(batches.merged_share(), 4),
-            "resumed_from_step": resumed[0] if resumed else 0,
+            "resumed_from_step": begun,
         },
     }
     if machine.rank == 0:

@@ -1,6 +1,6 @@
 """The tiny base's own tokenizer: byte-level BPE whose pieces are whole values, names and percentile marks.
 
-Belongs here: making it. Does not belong here: loading one (sft/tokenizer.py), texts to train on (exercises.py).
+Belongs here: making it. Does not belong here: loading one (sft/tokenizer.py), texts (exercises.py).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def build_tokenizer(texts: Iterable[str], words: Sequence[str], vocabulary: int)
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    core.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PIECES), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    core.decoder = decoders.ByteLevel()
     specials = ["<|endoftext|>", START_OF_TURN, END_OF_TURN]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,

@@ -73,7 +73,9 @@ def test_lightgbm_learns_and_repeats() -> None:
     assert np.array_equal(result.log_probs, boosted(train, test).log_probs)
 
 
-def test_automl_learns_repeats_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_automl_learns_repeats_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     train, test = split(random_flows(900, conflict=0.02))
     result = automl(train, test)

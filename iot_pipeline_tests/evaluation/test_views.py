@@ -21,7 +21,13 @@ from iot_pipeline.evaluation.views import read_side
 CLASSES = ["Normal", "Flood", "Scan"]
 # g1: 6 Normal + 2 Flood (conflict), g2: 4 Flood, g3: 1 Scan, g4: 1 Normal.
 RECORDS = pd.DataFrame(
-    [("g1", "Normal", 6, 8), ("g1", "Flood", 2, 8), ("g2", "Flood", 4, 4), ("g3", "Scan", 1, 1), ("g4", "Normal", 1, 1)],
+    [
+        ("g1", "Normal", 6, 8),
+        ("g1", "Flood", 2, 8),
+        ("g2", "Flood", 4, 4),
+        ("g3", "Scan", 1, 1),
+        ("g4", "Normal", 1, 1),
+    ],
     columns=["flow_group", "label", "rows", "group_rows"],
 )
 GROUPS = ["g4", "g3", "g2", "g1", "elsewhere"]
@@ -33,7 +39,9 @@ def certain(*labels: str) -> np.ndarray:
 
 
 def test_three_views_by_hand() -> None:
-    result = evaluate_predictions(RECORDS, GROUPS, certain("Flood", "Scan", "Flood", "Normal", "Scan"), CLASSES, 1)
+    result = evaluate_predictions(
+        RECORDS, GROUPS, certain("Flood", "Scan", "Flood", "Normal", "Scan"), CLASSES, 1
+    )
     row, distinct, clean = (result["views"][view] for view in ("row", "distinct", "clean"))
     assert row["accuracy"] == pytest.approx(11 / 14) and row["ceiling"] == pytest.approx(12 / 14)
     assert distinct["accuracy"] == pytest.approx(2.75 / 4) and distinct["ceiling"] == pytest.approx(3.75 / 4)
@@ -51,7 +59,9 @@ def test_three_views_by_hand() -> None:
 
 
 def test_a_perfect_answer_reaches_the_ceiling_exactly() -> None:
-    result = evaluate_predictions(RECORDS, GROUPS[:4], certain("Normal", "Scan", "Flood", "Normal"), CLASSES, 1)
+    result = evaluate_predictions(
+        RECORDS, GROUPS[:4], certain("Normal", "Scan", "Flood", "Normal"), CLASSES, 1
+    )
     assert [view["share_of_ceiling"] for view in result["views"].values()] == pytest.approx([1.0] * 3)
 
 
@@ -108,11 +118,15 @@ def test_no_function_of_the_text_passes_the_ceiling(records: pd.DataFrame, seed:
     for view in filter(None, views.values()):
         assert view["accuracy"] <= view["ceiling"] + 1e-9
         assert 0 <= view["macro_f1"] <= 1 and 0 <= view["ece"] <= 1
-    shuffled = evaluate_predictions(records[::-1], groups[::-1], guess[::-1], CLASSES, 1, resamples=5)["views"]
+    shuffled = evaluate_predictions(records[::-1], groups[::-1], guess[::-1], CLASSES, 1, resamples=5)[
+        "views"
+    ]
     assert shuffled == views
     best = np.log(np.eye(3) + 1e-9)[read_side(records, CLASSES).majority]
     order = read_side(records, CLASSES).group_ids
-    for view in filter(None, evaluate_predictions(records, order, best, CLASSES, 1, resamples=5)["views"].values()):
+    for view in filter(
+        None, evaluate_predictions(records, order, best, CLASSES, 1, resamples=5)["views"].values()
+    ):
         assert view["accuracy"] == pytest.approx(view["ceiling"])
 
 
@@ -133,7 +147,10 @@ def test_metrics_match_sklearn() -> None:
 def test_reliability_by_hand_and_independent_of_order() -> None:
     confidence, correct = np.array([0.5, 0.5, 0.9, 0.9]), np.array([1.0, 0.0, 1.0, 1.0])
     table = reliability(confidence, correct, np.ones(4), bins=2)
-    assert [(row["confidence"], row["accuracy"], row["weight"]) for row in table] == [(0.5, 0.5, 2), (0.9, 1.0, 2)]
+    assert [(row["confidence"], row["accuracy"], row["weight"]) for row in table] == [
+        (0.5, 0.5, 2),
+        (0.9, 1.0, 2),
+    ]
     assert ece(table) == pytest.approx(0.05)
     assert reliability(confidence[::-1], correct[::-1], np.ones(4), bins=2) == table
 
@@ -153,7 +170,7 @@ def many(count: int, classes: int = 7) -> tuple[pd.DataFrame, list[str], np.ndar
 
 
 def test_bootstrap_is_seeded_right_and_fast() -> None:
-    records, groups, log_probs, names = many(10_000)
+    records, _, log_probs, names = many(10_000)
     side = read_side(records, names)
     begin = time.perf_counter()
     found = intervals(side, log_probs.argmax(1), seed=1)

@@ -86,7 +86,7 @@ def test_wrong_questions_are_clear_errors(student: Student, parts: tuple[Path, P
         student.score_labels(["x"], ["a", "a"])
     with pytest.raises(UserError, match="IOT_ANSWER_ORDER"):
         student.score_labels(["x"], ["a"], order="explanation_first")
-    with pytest.raises(UserError, match="no adapter_model.safetensors"):
+    with pytest.raises(UserError, match=r"no adapter_model\.safetensors"):
         Student.load(parts[0], tmp_path)
 
 

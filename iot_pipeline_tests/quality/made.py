@@ -54,7 +54,9 @@ def flow_table(spec: DatasetSpec, flows: Sequence[Flow]) -> pd.DataFrame:
     return frame
 
 
-def record_table(frame: pd.DataFrame, sides: Sequence[str] = ("train", "train", "train", "test")) -> pd.DataFrame:
+def record_table(
+    frame: pd.DataFrame, sides: Sequence[str] = ("train", "train", "train", "test")
+) -> pd.DataFrame:
     """records.parquet as pandas; a group's side is drawn from `sides` by its id."""
     groups = frame.groupby("flow_group")["row_id"].agg(group_rows="size", row_id="min").reset_index()
     records = frame.groupby(["flow_group", "label"]).size().rename("rows").reset_index().merge(groups)

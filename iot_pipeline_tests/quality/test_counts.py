@@ -29,7 +29,9 @@ def flows_file(folder: Path, flows: list[Flow]) -> Path:
 
 
 def test_duplicates_on_values_and_on_text(tmp_path: Path) -> None:
-    report = dedup_report(flows_file(tmp_path, FLOWS), made_spec({"duplicates": {"by_class": {"Flood": 0.4}}}))
+    report = dedup_report(
+        flows_file(tmp_path, FLOWS), made_spec({"duplicates": {"by_class": {"Flood": 0.4}}})
+    )
     assert report["rows"] == 7
     assert report["raw"] == {"distinct": 4, "duplicate_rows": 3, "duplicate_share": 3 / 7}
     assert report["text"] == {"distinct": 3, "duplicate_rows": 4, "duplicate_share": 4 / 7}
@@ -103,11 +105,15 @@ def test_mismatch_finds_every_disagreement_of_farm_flow_by_itself(tmp_path: Path
     assert finding(report, "rows: rows_published against rows")["difference"] == 405_296 - 347_685
     total = finding(report, "sum of class_rows_prior_work against the stated rows")
     assert (total["expected"], total["found"], total["difference"]) == (347_685, 347_634, -51)
-    assert finding(report, "rows of Arp_Spoofing: class_rows_prior_work against class_rows")["difference"] == -45
+    assert (
+        finding(report, "rows of Arp_Spoofing: class_rows_prior_work against class_rows")["difference"] == -45
+    )
     assert finding(report, "rows of ICMP_Flood: class_rows_prior_work against class_rows")["difference"] == -6
     assert finding(report, "number of classes: class_rows_published against class_rows")["difference"] == 1
     assert not finding(report, "rows of BotNet_DDOS, a declared class")["agrees"]
-    split = finding(report, "80:20 split: training + validation rows against the sum of class_rows_prior_work")
+    split = finding(
+        report, "80:20 split: training + validation rows against the sum of class_rows_prior_work"
+    )
     assert split["difference"] == 51
     assert finding(report, "80:20 split: training rows against 80 % of rows")["agrees"]
     assert finding(report, "duplicates + distinct flows against rows")["agrees"]

@@ -260,6 +260,7 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
     assert found["dedup_report"] == {"rows": 3}
     assert found["prompts"] == {"original": {"text": "Explain.", "version": "v-prompt"}}
     assert [e["prompt"] for e in found["tracks"]["10K|original"]["examples"]] == ["x: 0", "x: 2"]
+    assert found["tracks"]["10K|original"]["answer_characters_mean"] == len("CLASSIFICATION: A")
     assert set(found["baselines"]["ALL"]) == {"automl", "lightgbm"}
     assert found["training"]["10K|original"]["curve"] == [{"step": 1, "loss": 2.0}]
     assert set(found["evaluation"]) == {"10K|original"}

@@ -35,14 +35,16 @@ EVERYTHING = [
 
 @dg.asset(
     **COMMON, kinds={"markdown"},
-    deps=["evaluation_split", "automl_baseline", *(key for key in EVALUATIONS if key.path[0] == "eval_metrics")],
+    deps=["evaluation_split", "training_order", "automl_baseline", *(key for key in EVALUATIONS if key.path[0] == "eval_metrics")],
 )
 def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every track and baseline at every stage made, in three views, with intervals, ceilings and paired tests."""
     with lake.step(context) as step:
         known = gather(step.inputs("eval_metrics") | step.inputs("automl_baseline"))
+        order = json.loads((step.input("training_order") / "order.json").read_text())
+        trained = {stage: stop for stage, (_, stop, _) in order["stages"].items()}
         result = comparison.track_comparison(
-            known.get("evaluation", {}), known.get("baselines", {}), paired_tracks(step)
+            known.get("evaluation", {}), known.get("baselines", {}), paired_tracks(step), trained
         )
         result["table"] = results_rows(result)
         step.json("track_comparison.json", result)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 
@@ -117,7 +117,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
         shutil.rmtree(config.out, ignore_errors=True)
         return step.result()
 
-    return checkpoint  # type: ignore[no-any-return]
+    return cast(dg.AssetsDefinition, checkpoint)
 
 
 def train_config(step: Step, stage: str, track: str, previous: str | None) -> TrainConfig:
