@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
 
 SYSTEM, USER = "[system]", "[user]"
-VARIABLES = {"flow", "label", "classes", "words", "order", "glossary", "serialisation", "answer"}
+VARIABLES = {"flow", "label", "classes", "words", "order", "glossary", "serialisation", "standardised", "answer"}
 
 
 class FrontMatter(BaseModel):
@@ -56,7 +57,7 @@ class PromptFile:
     system: str
     user: str
     _templates: tuple[jinja2.Template, jinja2.Template] = field(repr=False, compare=False)
-    _interned: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
+    _shared: dict[str, Any] = field(repr=False, compare=False, default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -75,24 +76,39 @@ class PromptFile:
     def render(self, **variables: Any) -> tuple[dict[str, str], ...]:
         """The messages; UserError names the file and the variable where one is missing or the template fails."""
         try:
-            system, user = (template.render(**variables).strip() for template in self._templates)
-        except jinja2.TemplateError as error:
+            system, user = self._system(variables), self._templates[1].render(**variables).strip()
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise UserError(f"{self.name}: the template cannot be filled in: {error}.") from error
         messages = [{"role": "user", "content": user}]
         if system:
-            # The same text in thousands of requests: one object.
-            system = self._interned.setdefault(system, system)
             messages.insert(0, {"role": "system", "content": system})
         return tuple(messages)
 
+    def _system(self, variables: dict[str, Any]) -> str:
+        """The system message; rendered once for thousands of requests where it does not depend on the row."""
+        used = {name: variables[name] for name in _used(self.system) if name in variables}
+        last = self._shared.get("used")
+        if last is None or last.keys() != used.keys() or any(last[name] is not used[name] for name in used):
+            self._shared["text"] = self._templates[0].render(**variables).strip()
+            self._shared["used"] = used
+        text: str = self._shared["text"]
+        return text
 
-def load_prompt(path: Path) -> PromptFile:
-    """Read a prompt file; UserError names the file and the field or line that is wrong."""
+
+@cache
+def _used(template: str) -> frozenset[str]:
+    """Variables that a template uses."""
+    return frozenset(jinja2.meta.find_undeclared_variables(SandboxedEnvironment().parse(template)))
+
+
+def load_prompt(path: Path, model: str | None = None) -> PromptFile:
+    """Read a prompt file, `model` in place of the one it names; UserError names the file and what is wrong in it."""
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the prompt file {path} cannot be read: {error}.") from error
-    return parse_prompt(source, str(path))
+    found = parse_prompt(source, str(path))
+    return replace(found, settings=found.settings.model_copy(update={"model": model})) if model else found
 
 
 def parse_prompt(source: str, name: str) -> PromptFile:
@@ -113,9 +129,14 @@ def parse_prompt(source: str, name: str) -> PromptFile:
     system, user = _split(parts[2], name)
     if not user.strip():
         raise UserError(f"{name}: there is no text after the front matter.")
+    compiled = _compile(system, name), _compile(user, name)
+    if not (_used(system) | _used(user)) & {"flow", "answer"}:
+        raise UserError(
+            f"{name}: the template uses neither {{{{ flow }}}} nor {{{{ answer }}}}, so the teacher would be shown nothing."
+        )
     return PromptFile(
         name=name, source=source, sha256=hashlib.sha256(source.encode()).hexdigest(), settings=settings,
-        system=system, user=user, _templates=(_compile(system, name), _compile(user, name)),
+        system=system, user=user, _templates=compiled,
     )
 
 

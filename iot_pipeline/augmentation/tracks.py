@@ -1,17 +1,17 @@
-"""The three tracks: the same rows in the same order, with answers as first given, paraphrased, or of varied flows.
+"""The three tracks: which row asks what of the teacher, and what becomes of the answers.
 
-Belongs here: which request belongs to which row, and putting rows together. Does not belong here: asking (teacher).
+Belongs here: requests, joining answers to rows by key, counts. Does not belong here: sending (teacher), checks (answers).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,276 +20,326 @@ import pyarrow.parquet as pq
 
 from iot_pipeline.augmentation.answers import (
     SCHEMA_VERSION,
-    ParsedAnswer,
     check_answer,
     check_paraphrase,
+    facts_of,
     format_answer,
+    masked_bigrams,
     parse_answer,
 )
-from iot_pipeline.augmentation.prompts import PromptFile, Term, standardised
-from iot_pipeline.augmentation.track_report import track_report
-from iot_pipeline.augmentation.variation import vary
+from iot_pipeline.augmentation.prompts import PromptFile, glossary_of, standardised
+from iot_pipeline.augmentation.variation import Variation, Varied, Varier, zero_points
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import replacing, write_table
-from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.request import Answer, Request
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.lake.atomic import write_table, write_text
+from iot_pipeline.teacher.request import Answer, Request, Usage
 
-ROW_COLUMNS = ["position", "row_id", "flow_group", "label", "repeat", "text"]
-VARIATION_DRAWS = 3
-PROVENANCE = pa.schema([
-    ("position", pa.int64()), ("row_id", pa.int64()), ("flow_group", pa.string()), ("label", pa.string()),
-    ("repeat", pa.int32()), ("track", pa.string()), ("request_key", pa.string()), ("kept_original", pa.bool_()),
-    ("source", pa.string()), ("model", pa.string()), ("attempts", pa.int32()), ("cost_usd", pa.float64()),
-    ("words", pa.int32()), ("status", pa.string()), ("reasons", pa.list_(pa.string())), ("variation", pa.string()),
-    ("varied_group", pa.string()), ("answer", pa.string()),
-])
-Texts = Callable[[pd.DataFrame], list[str]]
+Log = Callable[[str], None]
+Key = tuple[str, str]
+
+
+class Asks(Protocol):
+    """What tracks need of `teacher.engine.Teacher`."""
+
+    source: str
+
+    def ask(self, requests: Sequence[Request], check: Callable[[Request, str], list[str]]) -> dict[str, Answer]:
+        """An answer for each distinct key."""
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How a track asks. `order` is label_first or explanation_first, `words` those of ANALYSIS, `seed` the run's.
+class Brief:
+    """What a teacher is told besides flow and label: the same for all rows of a track.
 
-    `model` replaces the prompt file's; `serialisation` is values or ranked, as in the rows' texts.
+    words: of ANALYSIS. order: `label_first` or `explanation_first`. seed: goes into every request.
     """
 
-    teacher: Teacher
-    prompt: PromptFile
-    classes: Sequence[str]
-    glossary: Sequence[Term]
+    spec: DatasetSpec
     words: int
     order: str
     serialisation: str
     seed: int
-    model: str | None = None
 
-    def request(self, seed: int | None, **variables: Any) -> Request:
-        """The request for one prompt; `seed` None leaves it out, so that a run's seed does not change the key."""
-        messages = self.prompt.render(
-            classes=list(self.classes), glossary=self.glossary, words=self.words, order=self.order,
-            serialisation=self.serialisation, **variables,
-        )
-        params = self.prompt.params() | ({} if seed is None else {"seed": seed})
-        return Request(self.model or self.prompt.model, messages, params, SCHEMA_VERSION)
+    def variables(self) -> dict[str, Any]:
+        """What every prompt can use."""
+        return {
+            "classes": self.spec.classes, "words": self.words, "order": self.order,
+            "serialisation": self.serialisation, "standardised": self.spec.scaling == "given",
+            "glossary": glossary_of(self.spec),
+        }  # fmt: skip
 
-
-@dataclass(frozen=True)
-class OriginalAnswer:
-    """The answer that a (flow group, label) got in the track `original`; `answer` is its canonical text."""
-
-    request_key: str
-    answer: str
-    source: str
-    model: str
+    @property
+    def signed(self) -> frozenset[str]:
+        """Features whose sign tells on which side of the mean they lie."""
+        return standardised(glossary_of(self.spec))
 
 
 @dataclass(frozen=True)
 class TrackResult:
-    """`messages`: one dict a row that has an answer, in order; `provenance`: one line a row, schema PROVENANCE."""
+    """One track's increment. messages: chat rows by position; provenance: one row for each row of the increment.
 
-    track: str
+    report holds only what is the same in every equal run; usage also what was sent and billed. answers: the
+    answer of each (flow_group, label), of the original track only. headline: facts for the asset's page.
+    """
+
     messages: list[dict[str, Any]]
     provenance: pa.Table
     report: dict[str, Any]
+    usage: dict[str, Any]
+    quarantined: int
+    by_class: list[dict[str, Any]]
+    headline: dict[str, Any]
+    answers: dict[Key, str] = field(default_factory=dict)
 
 
 @dataclass
 class _Row:
-    """What becomes of one row: the text of its flow and where its answer comes from."""
+    """How one row gets its answer: from a request, or one that is given; `reason` where it gets none."""
 
+    position: int
+    row_id: int
+    flow_group: str
+    label: str
+    repeat: int
     text: str
-    key: str | None
-    kept: OriginalAnswer | None = None
+    kind: str
+    request: Request | None = None
+    given: str | None = None
     reason: str = ""
-    variation: str = ""
-    varied_group: str = ""
+    varied: Varied | None = None
 
 
-def build_original(rows: pd.DataFrame | pa.Table, asking: Asking) -> TrackResult:
-    """The track `original`: the teacher is asked once a (flow_group, label), and all its rows share the answer."""
-    frame = _frame(rows)
-    requests: dict[tuple[str, str], Request] = {}
-    flows: dict[str, tuple[str, str]] = {}
-    plan = []
-    for group, label, text in zip(frame["flow_group"], frame["label"], frame["text"], strict=True):
-        request = requests.get((group, label))
-        if request is None:
-            request = requests[(group, label)] = asking.request(None, flow=text, label=label)
-            flows[request.key] = (text, label)
-        plan.append(_Row(text, request.key))
-    answers = asking.teacher.ask(list(requests.values()), _checker(asking, flows))
-    return _finish("original", frame, plan, answers, asking)
+def build_original(
+    rows: pd.DataFrame, prompt: PromptFile, engine: Asks, brief: Brief, log: Log | None = None
+) -> TrackResult:
+    """One answer for each flow group and label, shared by its rows.
+
+    rows: position, row_id, flow_group, label, repeat, text. UserError from the prompt or the teacher.
+    """
+    variables, asked = brief.variables(), {}
+    plan = _plan(rows)
+    for row in plan:
+        key = (row.flow_group, row.label)
+        if key not in asked:
+            messages = prompt.render(**variables, flow=row.text, label=row.label)
+            asked[key] = _request(prompt, messages, brief.seed)
+        row.request = asked[key]
+    result = _finish(plan, prompt, engine, brief, _answer_check(plan, brief), log)
+    texts = {(m["flow_group"], m["label"]): m["answer"] for m in result.provenance.to_pylist() if m["answer"]}
+    return _with_answers(result, texts)
 
 
 def build_paraphrased(
-    rows: pd.DataFrame | pa.Table, asking: Asking, originals: Mapping[tuple[str, str], OriginalAnswer]
+    rows: pd.DataFrame, answers: Mapping[Key, str], prompt: PromptFile, engine: Asks, brief: Brief,
+    log: Log | None = None,
 ) -> TrackResult:
-    """The track `paraphrased`: a first occurrence keeps the original answer, each further row has its own paraphrase.
-
-    `originals` by (flow_group, label); a row whose original is not there is quarantined.
-    """
-    frame = _frame(rows)
-    requests: list[Request] = []
-    flows: dict[str, tuple[str, str]] = {}
-    sources: dict[str, str] = {}
-    plan = []
-    columns = (frame["flow_group"], frame["label"], frame["text"], frame["repeat"])
-    for group, label, text, repeat in zip(*columns, strict=True):
-        original = originals.get((group, label))
-        if original is None:
-            plan.append(_Row(text, None, reason="no original answer"))
-        elif repeat == 0:
-            plan.append(_Row(text, original.request_key, kept=original))
+    """The first row of a (flow group, label) keeps the original answer, each further row gets a paraphrase of it."""
+    variables = brief.variables()
+    plan = _plan(rows)
+    sources: dict[str, tuple[str, str, str]] = {}
+    signed = brief.signed
+    for row in plan:
+        answer = answers.get((row.flow_group, row.label))
+        if answer is None:
+            row.reason = "the original answer is quarantined"
+        elif row.repeat == 0:
+            row.given = answer
         else:
-            request = asking.request(derived_seed(asking.seed, repeat), answer=original.answer, flow=text, label=label)
-            requests.append(request)
-            flows[request.key], sources[request.key] = (text, label), original.answer
-            plan.append(_Row(text, request.key))
-    known, classes = standardised(asking.glossary), list(asking.classes)
+            messages = prompt.render(**variables, flow=row.text, label=row.label, answer=answer)
+            row.kind, row.request = "paraphrase", _request(prompt, messages, derived_seed(brief.seed, row.repeat))
+            sources[row.request.key] = (answer, row.text, row.label)
 
     def check(request: Request, text: str) -> list[str]:
-        return check_paraphrase(text, sources[request.key], *flows[request.key], classes, known)
+        answer, flow, label = sources[request.key]
+        return check_paraphrase(text, answer, flow, label, brief.spec.classes, signed)
 
-    return _finish("paraphrased", frame, plan, asking.teacher.ask(requests, check), asking)
+    return _finish(plan, prompt, engine, brief, check, log)
 
 
 def build_feature_varied(
-    rows: pd.DataFrame | pa.Table, asking: Asking, originals: Mapping[tuple[str, str], OriginalAnswer],
-    features: Sequence[str], kind: str, zeros: Mapping[str, float], to_texts: Texts, to_groups: Texts,
-    forbidden: AbstractSet[str],
+    rows: pd.DataFrame, answers: Mapping[Key, str], prompt: PromptFile, engine: Asks, brief: Brief,
+    variation: Variation, to_text: Callable[[Sequence[float]], str], forbidden: Collection[str],
+    log: Log | None = None,
 ) -> TrackResult:
-    """The track `feature_varied`: a first occurrence is kept, each further row gets a varied flow explained anew.
+    """The first row of a (flow group, label) keeps flow and answer, each further row is varied and explained anew.
 
-    `rows` also hold `features`. `to_texts` gives the flow texts of a table of values, `to_groups` their flow groups;
-    a variation whose group is in `forbidden` (the evaluation sides) is drawn again, then given up: `unchanged`.
+    to_text: values [features] -> text; forbidden: flow groups that no varied flow may have (those of evaluation).
     """
-    frame = _frame(rows, features)
-    varied = _varied(frame, features, kind, zeros, asking.seed, to_texts, to_groups, forbidden)
-    requests: list[Request] = []
-    flows: dict[str, tuple[str, str]] = {}
-    plan = []
-    columns = (frame["flow_group"], frame["label"], frame["text"], frame["repeat"], varied)
-    for group, label, text, repeat, (child, child_group, what) in zip(*columns, strict=True):
-        original = originals.get((group, label))
-        if repeat == 0:
-            reason = "" if original is not None else "no original answer"
-            plan.append(_Row(text, original.request_key if original else None, kept=original, reason=reason))
+    variables = brief.variables()
+    values = rows[brief.spec.feature_names].to_numpy(np.float64)
+    zero = zero_points(brief.spec, values.min(axis=0) if len(values) else np.zeros(values.shape[1]))
+    varier = Varier(variation, brief.spec, zero, to_text, forbidden, brief.seed)
+    plan = _plan(rows)
+    for row, features in zip(plan, values, strict=True):
+        if row.repeat == 0:
+            row.given = answers.get((row.flow_group, row.label))
+            row.reason = "" if row.given is not None else "the original answer is quarantined"
             continue
-        request = asking.request(derived_seed(asking.seed, repeat), flow=child, label=label)
-        requests.append(request)
-        flows[request.key] = (child, label)
-        plan.append(_Row(child, request.key, variation=what, varied_group=child_group))
-    answers = asking.teacher.ask(requests, _checker(asking, flows))
-    return _finish("feature_varied", frame, plan, answers, asking)
+        row.varied = varier.vary(row.row_id, features, row.text)
+        row.text, row.kind = row.varied.text, row.varied.outcome.split(":")[0]
+        messages = prompt.render(**variables, flow=row.text, label=row.label)
+        row.request = _request(prompt, messages, derived_seed(brief.seed, row.repeat))
+    return _finish(plan, prompt, engine, brief, _answer_check(plan, brief), log)
 
 
 def derived_seed(seed: int, repeat: int) -> int:
-    """The seed sent for the n-th further row of a flow: 31 bits, so that every server takes it."""
+    """The request seed of a repeated row: 0..2^31-1."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{repeat}".encode()).digest()[:4], "big") >> 1
 
 
-def load_originals(folders: Sequence[Path]) -> dict[tuple[str, str], OriginalAnswer]:
-    """Answers of the track `original` by (flow_group, label), from the folders of its increments."""
-    found: dict[tuple[str, str], OriginalAnswer] = {}
-    columns = ["flow_group", "label", "status", "request_key", "answer", "source", "model"]
-    for folder in folders:
-        table = pq.read_table(folder / "provenance.parquet", columns=columns)
-        for group, label, status, key, answer, source, model in zip(*table.to_pydict().values(), strict=True):
-            if status == "ok":
-                found.setdefault((group, label), OriginalAnswer(key, answer, source, model))
-    return found
-
-
-def write_track(result: TrackResult, folder: Path) -> None:
-    """Write track.jsonl and provenance.parquet atomically; the caller writes the report where it wants it."""
-    with replacing(folder / "track.jsonl") as path, path.open("w", encoding="utf-8", newline="\n") as handle:
-        for message in result.messages:
-            handle.write(json.dumps(message, ensure_ascii=False) + "\n")
-    write_table(folder / "provenance.parquet", result.provenance)
-
-
-def _frame(rows: pd.DataFrame | pa.Table, features: Sequence[str] = ()) -> pd.DataFrame:
-    frame = rows.to_pandas() if isinstance(rows, pa.Table) else rows
-    missing = [name for name in [*ROW_COLUMNS, *features] if name not in frame.columns]
-    if missing:
+def _plan(rows: pd.DataFrame) -> list[_Row]:
+    columns = ("position", "row_id", "flow_group", "label", "repeat", "text")
+    if missing := [name for name in columns if name not in rows.columns]:
         raise UserError(f"the rows of a track lack the column {missing[0]!r}.")
-    return frame.reset_index(drop=True)
+    return [_Row(*values, kind="original") for values in zip(*(rows[name].tolist() for name in columns), strict=True)]
 
 
-def _checker(asking: Asking, flows: Mapping[str, tuple[str, str]]) -> Callable[[Request, str], list[str]]:
-    known, classes = standardised(asking.glossary), list(asking.classes)
-    return lambda request, text: check_answer(text, *flows[request.key], classes, known)
+def _request(prompt: PromptFile, messages: tuple[Mapping[str, str], ...], seed: int) -> Request:
+    return Request(prompt.model, messages, prompt.params() | {"seed": seed}, SCHEMA_VERSION)
 
 
-def _varied(
-    frame: pd.DataFrame, features: Sequence[str], kind: str, zeros: Mapping[str, float], seed: int,
-    to_texts: Texts, to_groups: Texts, forbidden: AbstractSet[str],
-) -> list[tuple[str, str, str]]:
-    """(text, flow group, "varied" or why unchanged) of each row; rows with repeat 0 are left as they are."""
-    result = [(text, group, "") for text, group in zip(frame["text"], frame["flow_group"], strict=True)]
-    pending = np.flatnonzero(frame["repeat"].to_numpy() > 0)
-    for draw in range(VARIATION_DRAWS):
-        if not len(pending):
-            break
-        part = frame.iloc[pending]
-        values = part[list(features)].to_numpy(dtype=np.float64)
-        ids = part["row_id"].to_numpy(dtype=np.int64)
-        table = pd.DataFrame(vary(kind, features, values, ids, seed, draw, zeros), columns=list(features))
-        again = []
-        for index, text, group in zip(pending.tolist(), to_texts(table), to_groups(table), strict=True):
-            old_text, old_group = frame["text"].iat[index], frame["flow_group"].iat[index]
-            if group == old_group:
-                result[index] = (old_text, old_group, "unchanged: nothing to vary")
-            elif group in forbidden:
-                result[index] = (old_text, old_group, "unchanged: would be an evaluation flow")
-                again.append(index)
-            else:
-                result[index] = (text, group, "varied")
-        pending = np.array(again, dtype=np.int64)
-    return result
+def _answer_check(plan: Sequence[_Row], brief: Brief) -> Callable[[Request, str], list[str]]:
+    """Checks an answer against the flow and label that its request was made from."""
+    against = {row.request.key: (row.text, row.label) for row in plan if row.request is not None}
+    signed = brief.signed
+    return lambda request, text: check_answer(text, *against[request.key], brief.spec.classes, signed)
 
 
 def _finish(
-    track: str, frame: pd.DataFrame, plan: Sequence[_Row], answers: Mapping[str, Answer], asking: Asking
+    plan: Sequence[_Row], prompt: PromptFile, engine: Asks, brief: Brief,
+    check: Callable[[Request, str], list[str]], log: Log | None,
 ) -> TrackResult:
-    """Join rows and answers by request key."""
-    parsed: dict[str, ParsedAnswer] = {}
-    paid: set[str] = set()
-    messages, lines = [], []
-    names = ROW_COLUMNS[:-1]
-    for row, values in zip(plan, zip(*(frame[name].tolist() for name in names), strict=True), strict=True):
-        line: dict[str, Any] = dict(zip(names, values, strict=True))
-        line |= {
-            "track": track, "request_key": row.key, "kept_original": row.kept is not None, "source": None,
-            "model": None, "attempts": 0, "cost_usd": 0.0, "words": None, "status": "quarantined",
-            "reasons": [row.reason] if row.reason else [], "variation": row.variation or None,
-            "varied_group": row.varied_group or None, "answer": None,
-        }
-        text = None
-        if row.kept is not None:
-            text = row.kept.answer
-            line |= {"source": row.kept.source, "model": row.kept.model}
-        elif row.key is not None:
-            answer = answers[row.key]
-            line |= {"source": answer.source, "model": answer.model, "reasons": list(answer.reasons)}
-            if row.key not in paid:  # once for all rows that share it, so that columns add up
-                paid.add(row.key)
-                line |= {"attempts": answer.attempts, "cost_usd": answer.cost_usd}
-            text = answer.text if answer.status == "ok" else None
+    """Ask, join by key, and count."""
+    requests = {row.request.key: row.request for row in plan if row.request is not None}
+    if log is not None:
+        log(f"{len(plan):,} rows need {len(requests):,} distinct answers of {prompt.model}")
+    got = engine.ask(list(requests.values()), check) if requests else {}
+    # The class is spelt as in the data: a teacher may write "http flood".
+    labels = {row.request.key: row.label for row in plan if row.request is not None}
+    forms = {
+        key: format_answer(replace(parse_answer(answer.text), label=labels[key]), brief.order)
+        for key, answer in got.items() if answer.status == "ok"
+    }  # fmt: skip
+    messages, records = [], []
+    for row in plan:
+        answer = got[row.request.key] if row.request is not None else None
+        text = row.given if row.given is not None else forms.get(row.request.key) if row.request is not None else None
         if text is not None:
-            content = parsed.get(row.key or "") or parse_answer(text)
-            parsed[row.key or ""] = content
-            written = format_answer(_labelled(content, line["label"]), asking.order)
-            line |= {"status": "ok", "answer": written, "words": len(content.analysis.split())}
-            messages.append({
-                "messages": [{"role": "user", "content": row.text}, {"role": "assistant", "content": written}]
-            })
-        lines.append(line)
-    table = pa.Table.from_pylist(lines, schema=PROVENANCE)
-    report = track_report(track, table, [row.text for row in plan], asking.teacher.summary.to_json())
-    return TrackResult(track, messages, table, report)
+            turns = [{"role": "user", "content": row.text}, {"role": "assistant", "content": text}]
+            messages.append({"messages": turns})
+        records.append(_record(row, answer, text))
+    return _result(plan, records, messages, got, prompt, engine, brief)
 
 
-def _labelled(content: ParsedAnswer, label: str) -> ParsedAnswer:
-    """The class spelt as in the data: a teacher may write "http flood"."""
-    return ParsedAnswer(label, content.analysis, content.indicators)
+def _record(row: _Row, answer: Answer | None, text: str | None) -> dict[str, Any]:
+    return {
+        "position": row.position, "row_id": row.row_id, "flow_group": row.flow_group, "label": row.label,
+        "repeat": row.repeat, "kind": row.kind, "status": "ok" if text is not None else "quarantined",
+        "reasons": [row.reason] if row.reason else list(answer.reasons) if answer is not None and text is None else [],
+        "answer": text, "key": row.request.key if row.request is not None else None,
+        "seed": row.request.params["seed"] if row.request is not None else None,
+        "variation": row.varied.outcome if row.varied is not None else None,
+        "factor": row.varied.factor if row.varied is not None else None,
+        "varied_group": row.varied.group if row.varied is not None else None,
+        "model": answer.model if answer is not None else None,
+        "source": answer.source if answer is not None else None,
+        "attempts": answer.attempts if answer is not None else None,
+        "from_cache": answer.from_cache if answer is not None else None,
+    }  # fmt: skip
+
+
+PROVENANCE = pa.schema(
+    [
+        ("position", pa.int64()), ("row_id", pa.int64()), ("flow_group", pa.string()), ("label", pa.string()),
+        ("repeat", pa.int32()), ("kind", pa.string()), ("status", pa.string()), ("reasons", pa.list_(pa.string())),
+        ("answer", pa.string()), ("key", pa.string()), ("seed", pa.int64()), ("variation", pa.string()),
+        ("factor", pa.float64()), ("varied_group", pa.string()), ("model", pa.string()), ("source", pa.string()),
+        ("attempts", pa.int32()), ("from_cache", pa.bool_()),
+    ]
+)  # fmt: skip
+
+
+def _result(
+    plan: Sequence[_Row], records: list[dict[str, Any]], messages: list[dict[str, Any]], got: Mapping[str, Answer],
+    prompt: PromptFile, engine: Asks, brief: Brief,
+) -> TrackResult:
+    quarantined = len(records) - len(messages)
+    asked = list(got.values())
+    tokens = sum((answer.usage for answer in asked), Usage())
+    fresh = [answer for answer in asked if not answer.from_cache]
+    distinct = {record["answer"] for record in records if record["answer"] is not None}
+    analyses = {text: parse_answer(text).analysis for text in distinct}
+    # Any flow text will do: only the features' names matter for the wording.
+    facts = facts_of(plan[0].text) if plan else None
+    wordings = {tuple(masked_bigrams(text, facts)) for text in analyses.values()} if facts else set()
+    words = {text: len(analysis.split()) for text, analysis in analyses.items()}
+    mean_words = sum(words[r["answer"]] for r in records if r["answer"] is not None) / max(1, len(messages))
+    kinds = Counter(row.kind for row in plan)
+    reasons = Counter(reason.split(":")[0] for record in records for reason in record["reasons"])
+    report = {
+        "rows": len(messages), "quarantined": quarantined, "distinct_requests": len(got),
+        "distinct_answers": len(distinct), "distinct_wordings": len(wordings),
+        "mean_analysis_words": round(mean_words, 2), "kinds": dict(kinds), "quarantine_reasons": dict(reasons),
+        "variations": dict(Counter(row.varied.outcome for row in plan if row.varied is not None)),
+        "by_class": _by_class(records),
+    }  # fmt: skip
+    billed = sum(answer.cost_usd for answer in asked)
+    usage = {
+        "rows": len(messages), "requests": sum(answer.attempts for answer in fresh), "distinct_requests": len(got),
+        "cached": len(asked) - len(fresh), "prompt_tokens": tokens.prompt, "completion_tokens": tokens.completion,
+        "billed_usd": billed, "model": prompt.model, "embedded": engine.source == "embedded",
+        "quarantined": quarantined,
+    }  # fmt: skip
+    return TrackResult(
+        messages=messages,
+        provenance=pa.Table.from_pylist(records, schema=PROVENANCE),
+        report=report,
+        usage=usage,
+        quarantined=quarantined,
+        by_class=report["by_class"],
+        headline={
+            "distinct_answers": len(distinct), "distinct_wordings": len(wordings),
+            "requests": usage["requests"], "cached": usage["cached"], "billed_usd": round(billed, 4),
+        },
+    )  # fmt: skip
+
+
+def _by_class(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found: dict[str, Counter[str]] = {}
+    groups: dict[str, set[str]] = {}
+    for record in records:
+        found.setdefault(record["label"], Counter())[record["status"]] += 1
+        groups.setdefault(record["label"], set()).add(record["flow_group"])
+    return [
+        {"class": name, "rows": count["ok"], "quarantined": count["quarantined"], "distinct_flows": len(groups[name])}
+        for name, count in sorted(found.items())
+    ]
+
+
+def _with_answers(result: TrackResult, answers: dict[Key, str]) -> TrackResult:
+    result.answers.update(answers)
+    return result
+
+
+def write_track(result: TrackResult, folder: Path) -> None:
+    """Write track.jsonl, provenance.parquet and, of the original track, answers.parquet into `folder`."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in result.messages]
+    write_text(folder / "track.jsonl", "".join(lines))
+    write_table(folder / "provenance.parquet", result.provenance)
+    if result.answers:
+        ordered = sorted(result.answers.items())
+        columns = {
+            "flow_group": [key[0] for key, _ in ordered], "label": [key[1] for key, _ in ordered],
+            "answer": [text for _, text in ordered],
+        }  # fmt: skip
+        write_table(folder / "answers.parquet", pa.table(columns))
+
+
+def read_answers(folder: Path) -> dict[Key, str]:
+    """{(flow_group, label): answer} that `write_track` wrote for the original track; UserError if it is missing."""
+    path = folder / "answers.parquet"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: no answer of the original track was accepted; make it again.")
+    table = pq.read_table(path)
+    columns = [table[name].to_pylist() for name in ("flow_group", "label", "answer")]
+    return {(group, label): text for group, label, text in zip(*columns, strict=True)}

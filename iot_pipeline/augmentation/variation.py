@@ -1,64 +1,108 @@
-"""Moving the values of a flow a little: `physical` stretches its time, `paper` is the prior work's x uniform(0.95, 1.05).
+"""Varied flows: values moved as a capture could have moved them, or as the prior work moved them.
 
-Belongs here: the arithmetic on values. Does not belong here: text, answers and which rows are varied (tracks.py).
+Belongs here: drawing and applying a variation to one flow. Does not belong here: answers to varied flows (tracks.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
-import numpy.typing as npt
 
-from iot_pipeline.errors import UserError
+from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import DatasetSpec
 
-KINDS = ("physical", "paper")
-LOW, HIGH = 0.95, 1.05
-Floats = npt.NDArray[np.float64]
+SPREAD = 0.05
+DRAWS = 4
+_RANK = re.compile(r" p\d{1,3}$", re.MULTILINE)
 
 
-def zero_points(spec: DatasetSpec) -> dict[str, float]:
-    """For each feature the value that stands for 0 in raw units: about it, time can be stretched."""
-    return {f.name: float(f.scale.from_raw(0.0)) if f.scale is not None else 0.0 for f in spec.features}
+class Variation(StrEnum):
+    """`physical`: the same packets, slower or faster. `paper`: every published value times uniform(0.95, 1.05)."""
+
+    physical = "physical"
+    paper = "paper"
 
 
-def uniform(seed: int, row_ids: npt.NDArray[np.int64], draw: int, columns: int) -> Floats:
-    """Factors in [LOW, HIGH), shape (rows, columns): a function of (seed, row_id, draw, column) alone."""
-    with np.errstate(over="ignore"):
-        base = _mix(row_ids.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15))
-        base = _mix(base + np.uint64(draw + 1) * np.uint64(0xD1B54A32D192ED03))
-        cells = _mix(base[:, None] + np.arange(1, columns + 1, dtype=np.uint64)[None, :] * np.uint64(0x8CB92BA72F3D8DD7))
-    share = (cells >> np.uint64(11)).astype(np.float64) / 2.0**53
-    return LOW + (HIGH - LOW) * share
+@dataclass(frozen=True)
+class Varied:
+    """A flow's text after variation; `factor` is the time factor of a physical one, `group` its flow group.
 
-
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of splitmix64: neighbouring inputs give unrelated outputs."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def vary(
-    kind: str, features: Sequence[str], values: Floats, row_ids: npt.NDArray[np.int64], seed: int, draw: int,
-    zeros: Mapping[str, float],
-) -> Floats:
-    """Varied values, shape (rows, features); `draw` 0, 1, 2 ... gives another variation of the same rows.
-
-    physical: every gap between packets is stretched by one factor f a flow, every rate divided by it, both about
-    the zero of the raw unit, so that totals, means and rates still fit together; counts, sizes and headers stay.
+    outcome: `varied`, or `unchanged: ...` with the reason why the text is still the original's.
     """
-    if kind == "paper":
-        return values * uniform(seed, row_ids, draw, len(features))
-    if kind != "physical":
-        raise UserError(f"IOT_VARIATION={kind!r} is unknown; use one of {', '.join(KINDS)}.")
-    factor = uniform(seed, row_ids, draw, 1)[:, 0]
-    varied = values.copy()
-    for column, name in enumerate(features):
-        zero = zeros[name]
-        if "_iat." in name:
-            varied[:, column] = zero + factor * (values[:, column] - zero)
-        elif name.endswith("_pkts_per_sec"):
-            varied[:, column] = zero + (values[:, column] - zero) / factor
-    return varied
+
+    text: str
+    outcome: str
+    factor: float | None
+    group: str
+
+
+def zero_points(spec: DatasetSpec, lowest: Sequence[float]) -> np.ndarray:
+    """Published value of a raw zero for each feature, float [features]; `lowest` are the minima among the rows.
+
+    Known where the scale was recovered or there is none; else the minimum: a flow of one packet has no time.
+    """
+    points = []
+    for feature, low in zip(spec.features, lowest, strict=True):
+        if spec.scaling == "none":
+            points.append(0.0)
+        elif feature.scale is not None and feature.scale.basis == "recovered":
+            points.append(float(feature.scale.from_raw(0)))
+        else:
+            points.append(float(low))
+    return np.array(points)
+
+
+class Varier:
+    """Varies flows of one table. Equal (seed, row_id) and values give an equal variation."""
+
+    def __init__(
+        self,
+        variation: Variation,
+        spec: DatasetSpec,
+        zero: np.ndarray,
+        to_text: Callable[[Sequence[float]], str],
+        forbidden: Collection[str],
+        seed: int,
+    ) -> None:
+        self.variation, self.zero, self.to_text, self.forbidden, self.seed = variation, zero, to_text, forbidden, seed
+        names = spec.feature_names
+        self.times = np.array(["_iat." in name for name in names])
+        self.rates = np.array([name.endswith("_pkts_per_sec") for name in names])
+
+    def vary(self, row_id: int, values: np.ndarray, text: str) -> Varied:
+        """The variation of one flow: values float [features], `text` its own text.
+
+        A text that some flow outside the train pool has is drawn again, up to 3 times.
+        """
+        own = group_id(_RANK.sub("", text))
+        if self.variation is Variation.physical and not self._has_timing(values):
+            return Varied(text, "unchanged: no timing", None, own)
+        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, row_id])))
+        factor: float | None = None
+        for _ in range(DRAWS):
+            if self.variation is Variation.physical:
+                factor = float(random.uniform(1 - SPREAD, 1 + SPREAD))
+                moved = self._dilate(values, factor)
+            else:
+                moved = values * random.uniform(1 - SPREAD, 1 + SPREAD, len(values))
+            varied = self.to_text(moved.tolist())
+            group = group_id(_RANK.sub("", varied))
+            if group == own:
+                # Ranks are a function of the printed values, so the texts are equal too.
+                return Varied(text, "unchanged: too small to print", factor, own)
+            if group not in self.forbidden:
+                return Varied(varied, "varied", factor, group)
+        return Varied(text, "unchanged: met evaluation flows", None, own)
+
+    def _has_timing(self, values: np.ndarray) -> bool:
+        chosen = self.times | self.rates
+        return bool(np.any(np.abs(values[chosen] - self.zero[chosen]) > 1e-9))
+
+    def _dilate(self, values: np.ndarray, factor: float) -> np.ndarray:
+        """All times take `factor` times as long, so all rates fall by it; counts and bytes stay."""
+        scale = np.where(self.times, factor, np.where(self.rates, 1 / factor, 1.0))
+        return np.where(scale == 1.0, values, self.zero + (values - self.zero) * scale)

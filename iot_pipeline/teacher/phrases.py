@@ -71,6 +71,20 @@ METHOD = (
     "Small changes of the cited values would not change the conclusion, large ones in several of them would.",
     "The features of both directions were read side by side, since one direction alone can mislead.",
 )
+PAIRS = (
+    "Read side by side, {a} and {b} support each other.",
+    "{a} gains weight when it is seen together with {b}.",
+    "Neither {a} nor {b} alone would be enough, but together they speak a clear language.",
+    "The joint behaviour of {a} and {b} is hard to explain in any other way.",
+    "What {a} suggests is not contradicted by {b}.",
+)
+# For long texts only: they keep long explanations, which use most of what is known, apart in their wording.
+LEADS = (
+    "", "", "", "It is worth noting that ", "As a rule, ", "From experience with such captures, ", "It should be added that ",
+    "To put it in context, ", "For the analyst this means that ", "One has to keep in mind that ", "On closer inspection, ",
+    "More generally, ", "Seen from the operator's side, ",
+)
+LONG = 300
 
 
 @dataclass(frozen=True)
@@ -164,9 +178,11 @@ class Writer:
                 clauses[index] += ", " + reading
                 room -= _words(reading)
         middle, closing = [why[0]], []
-        for sentence in self._more(why[1:], about, label, cites, classes):
+        for sentence in self._more(why[1:], about, label, cites, classes, words):
             if room < 4:
                 break
+            if words >= LONG:
+                sentence = self._led(sentence)
             if _words(sentence) <= room + 4:
                 middle.append(sentence)
                 room -= _words(sentence)
@@ -197,21 +213,35 @@ class Writer:
         return sentences
 
     def _more(
-        self, why: list[str], about: dict[str, Any], label: str, cites: Sequence[Cite], classes: Sequence[str]
+        self, why: list[str], about: dict[str, Any], label: str, cites: Sequence[Cite], classes: Sequence[str],
+        words: int,
     ) -> list[str]:
         """Everything else that can be said, the most useful first."""
         groups = list(dict.fromkeys(group_of(cite.feature) for cite in cites))
         background = self.shuffled([s for group in groups for s in knowledge()["groups"][group]["about"]])
         contrasts = []
         patterns = self.shuffled(CONTRASTS)
-        for number, other in enumerate(self.shuffled([c for c in classes if c != label])):
+        # A short text has no room for the classes that it is not.
+        others = [c for c in classes if c != label] if words >= 100 else []
+        for number, other in enumerate(self.shuffled(others)):
             text = patterns[number % len(patterns)].format(noun=self.pick(about_class(other)["noun"]).format(label=other))
             contrasts.append(text[0].upper() + text[1:])
         method, act = self.shuffled(METHOD), self.shuffled(about["act"])
         rest = [s for group in knowledge()["groups"] if group not in groups
                 for s in knowledge()["groups"][group]["about"]]
-        return [*why, *act[:1], *background[:4], *contrasts[:3], *method[:3], *act[1:], *background[4:],
-                *contrasts[3:], *method[3:], *rest]
+        first = [*why, *act[:1], *background[:4], *contrasts[:3], *method[:3]]
+        second = self.shuffled([*act[1:], *background[4:], *contrasts[3:], *method[3:], *rest])
+        return [*first, *second, *(self._pairs(cites) if words >= LONG else [])]
+
+    def _pairs(self, cites: Sequence[Cite]) -> list[str]:
+        names = [cite.feature for cite in cites]
+        pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+        return [self.pick(PAIRS).format(a=a, b=b) for a, b in self.shuffled(pairs)[:30]]
+
+    def _led(self, sentence: str) -> str:
+        lead = self.pick(LEADS)
+        keeps = not lead or sentence[1:2].isupper() or "_" in sentence.split(" ", 1)[0]
+        return lead + (sentence if keeps else sentence[0].lower() + sentence[1:])
 
 
 def _words(text: str) -> int:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.augmentation.tracks import (
+    Brief,
     TrackResult,
     build_feature_varied,
     build_original,
@@ -55,6 +56,15 @@ def prompt_of(step: Step, track: str) -> PromptFile:
     return load_prompt(step.input("prompt", track) / "prompt.md", model=step.settings.teacher_model)
 
 
+def brief(step: Step) -> Brief:
+    """What the teacher is told besides flow and label."""
+    chosen = step.settings
+    return Brief(
+        spec=step.spec, words=chosen.explanation_words, order=chosen.answer_order,
+        serialisation=chosen.serialisation, seed=chosen.seed,
+    )
+
+
 def finish(step: Step, result: TrackResult) -> None:
     """Write a track and show what it took."""
     write_track(result, step.folder)
@@ -79,10 +89,7 @@ def original(
     with lake.step(context) as step:
         rows = increment(step)
         with teacher.open(step) as engine:
-            result = build_original(
-                rows, prompt_of(step, "original"), engine, classes=step.spec.classes, glossary=step.glossary,
-                words=step.settings.explanation_words, order=step.settings.answer_order, log=step.log,
-            )
+            result = build_original(rows, prompt_of(step, "original"), engine, brief(step), log=step.log)
         finish(step, result)
     return step.result()
 
@@ -101,9 +108,7 @@ def paraphrased(
         answers = read_answers(step.input("original", f"{stage}|original"))
         with teacher.open(step) as engine:
             result = build_paraphrased(
-                rows, answers, prompt_of(step, "paraphrased"), engine, classes=step.spec.classes,
-                words=step.settings.explanation_words, order=step.settings.answer_order,
-                seed=step.settings.seed, log=step.log,
+                rows, answers, prompt_of(step, "paraphrased"), engine, brief(step), log=step.log,
             )
         finish(step, result)
     return step.result()
@@ -124,10 +129,9 @@ def feature_varied(
         forbidden = evaluation_groups(step.input("evaluation_split") / "records.parquet")
         with teacher.open(step) as engine:
             result = build_feature_varied(
-                rows, answers, prompt_of(step, "feature_varied"), engine, classes=step.spec.classes,
+                rows, answers, prompt_of(step, "feature_varied"), engine, brief(step),
                 variation=Variation(step.settings.variation), to_text=one_text(step), forbidden=forbidden,
-                words=step.settings.explanation_words, order=step.settings.answer_order,
-                seed=step.settings.seed, log=step.log,
+                log=step.log,
             )
         finish(step, result)
     return step.result()

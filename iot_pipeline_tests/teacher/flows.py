@@ -1,0 +1,57 @@
+"""Small flows and requests that the tests of teacher and augmentation share.
+
+Belongs here: literals. Does not belong here: assertions.
+"""
+
+from collections.abc import Callable
+
+from iot_pipeline.augmentation.answers import check_answer
+from iot_pipeline.teacher.request import Request
+
+CLASSES = ["Normal", "HTTP_Flood", "Port_Scanning"]
+STANDARDISED = frozenset({"resp_pkts", "orig_pkts", "resp_ip_bytes", "fwd_header_size_max", "flow_iat.avg"})
+SYSTEM = """Known classes: Normal, HTTP_Flood, Port_Scanning
+- resp_pkts (packets, standardised): answers
+- orig_pkts (packets, standardised): sent
+- resp_ip_bytes (bytes, standardised): answered bytes
+- fwd_header_size_max (bytes, standardised): header
+- flow_iat.avg (microseconds, standardised): gap
+Answer in this form:
+CLASSIFICATION: <class>
+ANALYSIS: <about 40 words>
+KEY_INDICATORS: <feature> <value>"""
+
+
+def flow_text(number: int) -> str:
+    """A flow whose first value is unique to `number`."""
+    return (
+        f"orig_pkts: {number}.125\nresp_pkts: -0.500\nresp_ip_bytes: -0.537\nfwd_header_size_max: 0.169\n"
+        f"flow_iat.avg: 0.000\nflow_pkts_per_sec: 0.{number % 1000:03d}"
+    )
+
+
+def make_requests(count: int, model: str = "gpt-4o-mini", max_tokens: int = 400) -> list[Request]:
+    """`count` different requests, each about its own flow."""
+    return [
+        Request(
+            model,
+            (
+                {"role": "system", "content": SYSTEM},
+                {"role": "user", "content": f"<flow>\n{flow_text(n)}\n</flow>\nTrue class: {CLASSES[n % 3]}"},
+            ),
+            {"temperature": 0.7, "top_p": 0.95, "max_tokens": max_tokens, "seed": 1},
+            "1",
+        )
+        for n in range(count)
+    ]
+
+
+def checker(requests: list[Request]) -> Callable[[Request, str], list[str]]:
+    """The real check of each request's answer against its own flow."""
+    numbers = {request.key: number for number, request in enumerate(requests)}
+
+    def check(request: Request, text: str) -> list[str]:
+        number = numbers[request.key]
+        return check_answer(text, flow_text(number), CLASSES[number % 3], CLASSES, STANDARDISED)
+
+    return check

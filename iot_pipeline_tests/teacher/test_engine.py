@@ -1,0 +1,215 @@
+"""The engine against the real embedded server over loopback: cache, faults, budget, kill -9, stop rules.
+
+Belongs here: behaviour of Teacher.ask. Does not belong here: wording of answers (test_analyst.py).
+"""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.process import PROJECT, embedded_server
+from iot_pipeline.teacher.store import Store
+from iot_pipeline_tests.teacher.flows import checker, make_requests
+
+MIX = {
+    "rate_limit": 0.02, "rate_limit_no_header": 0.02, "server_error": 0.03, "timeout": 0.01, "drop": 0.03,
+    "unreadable": 0.02, "truncate": 0.02, "refusal": 0.02, "wrong_label": 0.02, "ungrounded": 0.01,
+}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with embedded_server() as base_url:
+        yield base_url
+
+
+def teacher(base_url: str, store: Path, **changes: object) -> Teacher:
+    settings: dict[str, object] = {"source": "embedded", "budget_usd": None, "backoff_base_s": 0.05, "timeout_s": 20}
+    return Teacher(base_url, "sk-secret-key", store, **(settings | changes))  # type: ignore[arg-type]
+
+
+def test_asks_once_and_never_again(url: str, tmp_path: Path) -> None:
+    requests = make_requests(50)
+    first = teacher(url, tmp_path / "t.sqlite")
+    answers = first.ask([*requests, *requests], checker(requests))
+    assert len(answers) == 50 and {a.status for a in answers.values()} == {"ok"}
+    assert (first.summary.asked, first.summary.attempts, first.summary.usd) == (50, 50, 0.0)
+    assert first.summary.completion_tokens > 0 and first.summary.reference_usd > 0
+    assert {a.model for a in answers.values()} == {"embedded-analyst"}
+
+    again = teacher(url, tmp_path / "t.sqlite")
+    stored = again.ask(list(reversed(requests)), checker(requests))
+    assert (again.summary.asked, again.summary.cached) == (0, 50)
+    assert {k: a.text for k, a in stored.items()} == {k: a.text for k, a in answers.items()}
+
+    # One more row: one more request.
+    more = make_requests(51)
+    again.ask(more, checker(more))
+    assert again.summary.asked == 1
+
+
+def test_answers_of_one_source_are_never_given_out_for_another(url: str, tmp_path: Path) -> None:
+    requests = make_requests(2)
+    teacher(url, tmp_path / "t.sqlite").ask(requests, checker(requests))
+    other = teacher(url, tmp_path / "t.sqlite", source="somewhere.else")
+    other.ask(requests, checker(requests))
+    assert other.summary.asked == 2
+
+
+def test_fault_trial_loses_and_misplaces_nothing(tmp_path: Path) -> None:
+    requests = make_requests(300)
+    check = checker(requests)
+    with embedded_server(MIX, seed=7) as base_url:
+        asking = teacher(base_url, tmp_path / "t.sqlite", timeout_s=0.7)
+        answers = asking.ask(requests, check)
+    assert set(answers) == {r.key for r in requests}
+    good = [n for n, r in enumerate(requests) if answers[r.key].status == "ok"]
+    assert len(good) >= 295
+    assert all(check(requests[n], answers[requests[n].key].text) == [] for n in good)
+    # An answer cites only numbers of its own flow, whose first value no other flow has.
+    assert all(f"{n}.125" in answers[requests[n].key].text for n in good)
+    assert all(answers[r.key].reasons for r in requests if answers[r.key].status != "ok")
+    assert asking.summary.attempts > 330
+    with Store(tmp_path / "t.sqlite") as store:
+        assert store.ledger()["attempts"] == asking.summary.attempts
+        assert len(store.quarantine()) == 300 - len(good)
+
+
+def test_bad_answers_are_quarantined_with_text_and_taken_back_by_a_better_check(tmp_path: Path) -> None:
+    requests = make_requests(4)
+    with embedded_server({"wrong_label": 1.0}) as base_url:
+        asking = teacher(base_url, tmp_path / "t.sqlite")
+        answers = asking.ask(requests, checker(requests))
+        assert {a.status for a in answers.values()} == {"quarantined"}
+        assert all(a.reasons[0].startswith("mislabelled") and a.attempts == 3 for a in answers.values())
+        assert asking.summary.quarantined == {"mislabelled": 4}
+        # A more lenient check takes them back: no request is sent.
+        lenient = asking.ask(requests, lambda request, text: [])
+        assert {a.status for a in lenient.values()} == {"ok"} and asking.summary.asked == 0
+
+
+@pytest.mark.parametrize(("fault", "reason", "attempts"), [
+    ("truncate", "cut off", 2), ("refusal", "refused", 3), ("server_error", "no answer: server error 500", 2),
+    ("drop", "no answer: connection dropped", 2),
+])
+def test_limits_of_each_kind_of_failure(fault: str, reason: str, attempts: int, tmp_path: Path) -> None:
+    requests = make_requests(2)
+    with embedded_server({fault: 1.0}) as base_url:
+        asking = teacher(base_url, tmp_path / "t.sqlite", max_attempts=2)
+        answers = asking.ask(requests, checker(requests))
+    assert [(a.reasons[0], a.attempts) for a in answers.values()] == [(reason, attempts)] * 2
+
+
+def test_no_answer_is_asked_again_next_time(url: str, tmp_path: Path) -> None:
+    requests = make_requests(2)
+    with embedded_server({"server_error": 1.0}) as base_url:
+        teacher(base_url, tmp_path / "t.sqlite", max_attempts=1).ask(requests, checker(requests))
+    asking = teacher(url, tmp_path / "t.sqlite")
+    assert {a.status for a in asking.ask(requests, checker(requests)).values()} == {"ok"}
+    assert asking.summary.asked == 2
+
+
+def test_budget_is_never_passed_and_nothing_is_lost(url: str, tmp_path: Path) -> None:
+    requests = make_requests(200)
+    path = tmp_path / "t.sqlite"
+    asking = teacher(url, path, source="paid", paid=True, budget_usd=0.01)
+    with pytest.raises(UserError, match="IOT_TEACHER_BUDGET_USD=0.01"):
+        asking.ask(requests, checker(requests))
+    with Store(path) as store:
+        ledger = store.ledger()
+        assert 0.005 < ledger["usd"] <= 0.01
+        assert ledger["usd"] == pytest.approx(store.spent_usd())
+    richer = teacher(url, path, source="paid", paid=True, budget_usd=1.0)
+    assert len(richer.ask(requests, checker(requests))) == 200
+    assert richer.summary.cached == asking.summary.ok > 0
+
+
+def test_a_paid_model_without_price_is_refused_before_anything_is_sent(url: str, tmp_path: Path) -> None:
+    asking = teacher(url, tmp_path / "t.sqlite", source="paid", paid=True, budget_usd=1.0)
+    with pytest.raises(UserError, match=r"no price is known for the model 'gpt-9'"):
+        asking.ask(make_requests(1, model="gpt-9"), lambda request, text: [])
+    assert asking.summary.attempts == 0
+
+
+def test_refused_key_stops_at_once_and_is_not_repeated(tmp_path: Path) -> None:
+    requests = make_requests(30)
+    with embedded_server({"unauthorised": 1.0}) as base_url:
+        asking = teacher(base_url, tmp_path / "t.sqlite", concurrency=4)
+        with pytest.raises(UserError, match="refused the key") as caught:
+            asking.ask(requests, checker(requests))
+    assert asking.summary.attempts <= 4
+    assert "sk-secret" not in str(caught.value) and "sk-secret" not in repr(asking)
+    assert all(b"sk-secret" not in f.read_bytes() for f in tmp_path.iterdir())
+
+
+def test_circuit_breaker(tmp_path: Path) -> None:
+    requests = make_requests(400)
+    with embedded_server({"refusal": 1.0}) as base_url:
+        asking = teacher(base_url, tmp_path / "t.sqlite", concurrency=8)
+        with pytest.raises(UserError, match="most requests to the teacher .* fail.*refused"):
+            asking.ask(requests, checker(requests))
+    assert asking.summary.attempts < 200
+
+
+def test_no_server(tmp_path: Path) -> None:
+    requests = make_requests(3)
+    asking = teacher("http://127.0.0.1:9/v1", tmp_path / "t.sqlite", max_attempts=2)
+    answers = asking.ask(requests, checker(requests))
+    assert {a.reasons[0] for a in answers.values()} == {"no answer: connection refused"}
+
+
+def test_kill_9_of_the_client_and_resume(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from iot_pipeline.teacher.engine import Teacher
+        from iot_pipeline_tests.teacher.flows import checker, make_requests
+        requests = make_requests(3000)
+        Teacher({url!r}, "none", Path({str(path)!r}), "paid", 100.0, paid=True).ask(requests, checker(requests))
+    """)
+    client = subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT)
+    stored = 0
+    while stored < 100:
+        assert client.poll() is None
+        time.sleep(0.05)
+        if path.exists():
+            with sqlite3.connect(path) as db:
+                names = [row[0] for row in db.execute("SELECT name FROM sqlite_master")]
+                stored = db.execute("SELECT count(*) FROM answers").fetchone()[0] if "answers" in names else 0
+    client.send_signal(signal.SIGKILL)
+    client.wait()
+    requests = make_requests(600)
+    asking = teacher(url, path, source="paid", paid=True, budget_usd=100.0)
+    answers = asking.ask(requests, checker(requests))
+    assert {a.status for a in answers.values()} == {"ok"}
+    assert all(f"{n}.125" in answers[r.key].text for n, r in enumerate(requests))
+    assert asking.summary.cached >= 100 and asking.summary.asked == 600 - asking.summary.cached
+    with Store(path) as store:
+        outcomes = store.ledger()["outcomes"]
+        # What was in flight is counted as spent; a key has one answer, and was billed twice only if in flight.
+        assert 0 < outcomes["in flight at a kill"] <= 64 + 200
+        assert sqlite3.connect(path).execute("SELECT count(*) FROM reservations").fetchone()[0] == 0
+
+
+def test_two_processes_on_one_store(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from iot_pipeline.teacher.engine import Teacher
+        from iot_pipeline_tests.teacher.flows import checker, make_requests
+        requests = make_requests(200)
+        Teacher({url!r}, "none", Path({str(path)!r}), "embedded", None).ask(requests, checker(requests))
+    """)
+    clients = [subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT) for _ in range(2)]
+    assert [client.wait(60) for client in clients] == [0, 0]
+    with Store(path) as store:
+        assert len(list(store.lookup([r.key for r in make_requests(200)], "embedded"))) == 200
