@@ -27,10 +27,7 @@ RECIPE = BaseRecipe(
 def flow_texts(count: int, seed: int = 0) -> list[str]:
     """Distinct-ish flow texts in the `values` serialisation."""
     numbers = np.random.default_rng(seed).normal(0, 1, (count, len(FEATURES)))
-    return [
-        "\n".join(f"{name}: {value:.3f}" for name, value in zip(FEATURES, row, strict=True))
-        for row in numbers
-    ]
+    return ["\n".join(f"{name}: {value:.3f}" for name, value in zip(FEATURES, row, strict=True)) for row in numbers]
 
 
 def label_of(text: str) -> str:

@@ -222,7 +222,7 @@ def numbers_in(text: str, facts: Facts) -> list[str]:
         number = match[0]
         if match[1]:
             number = f"p{number[: -len(match[1])]}" if "percentile" in text[match.end() : match.end() + 14] else number
-        elif COUNTED.match(text[match.end() : match.end() + 30]) and number.isdigit() and int(number) <= len(facts.values):
+        elif number.isdigit() and int(number) <= len(facts.values) and COUNTED.match(text[match.end() :]):
             continue
         found.append(number.lstrip("+"))
     return found

@@ -38,7 +38,7 @@ class FrontMatter(BaseModel):
 
 @dataclass(frozen=True)
 class Term:
-    """One feature as the prompt's glossary shows it; `standardised` values have mean 0 and a sign that means something."""
+    """One feature as the prompt's glossary shows it; `standardised` values have mean 0 and a telling sign."""
 
     name: str
     unit: str
@@ -132,7 +132,7 @@ def parse_prompt(source: str, name: str) -> PromptFile:
     compiled = _compile(system, name), _compile(user, name)
     if not (_used(system) | _used(user)) & {"flow", "answer"}:
         raise UserError(
-            f"{name}: the template uses neither {{{{ flow }}}} nor {{{{ answer }}}}, so the teacher would be shown nothing."
+            f"{name}: the template uses neither {{{{ flow }}}} nor {{{{ answer }}}}: the teacher would see nothing."
         )
     return PromptFile(
         name=name, source=source, sha256=hashlib.sha256(source.encode()).hexdigest(), settings=settings,

@@ -1,6 +1,6 @@
 """The three tracks: which row asks what of the teacher, and what becomes of the answers.
 
-Belongs here: requests, joining answers to rows by key, counts. Does not belong here: sending (teacher), checks (answers).
+Belongs here: requests, joining answers to rows, counts. Does not belong here: sending (teacher), checks (answers).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class _Row:
     label: str
     repeat: int
     text: str
-    kind: str
+    kind: str = "original"
     request: Request | None = None
     given: str | None = None
     reason: str = ""
@@ -167,7 +167,7 @@ def build_feature_varied(
     """
     variables = brief.variables()
     values = rows[brief.spec.feature_names].to_numpy(np.float64)
-    zero = zero_points(brief.spec, values.min(axis=0) if len(values) else np.zeros(values.shape[1]))
+    zero = zero_points(brief.spec, values.min(axis=0, initial=np.inf).tolist())
     varier = Varier(variation, brief.spec, zero, to_text, forbidden, brief.seed)
     plan = _plan(rows)
     for row, features in zip(plan, values, strict=True):
@@ -191,7 +191,7 @@ def _plan(rows: pd.DataFrame) -> list[_Row]:
     columns = ("position", "row_id", "flow_group", "label", "repeat", "text")
     if missing := [name for name in columns if name not in rows.columns]:
         raise UserError(f"the rows of a track lack the column {missing[0]!r}.")
-    return [_Row(*values, kind="original") for values in zip(*(rows[name].tolist() for name in columns), strict=True)]
+    return [_Row(*values) for values in zip(*(rows[name].tolist() for name in columns), strict=True)]
 
 
 def _request(prompt: PromptFile, messages: tuple[Mapping[str, str], ...], seed: int) -> Request:
@@ -276,12 +276,13 @@ def _result(
     mean_words = sum(words[r["answer"]] for r in records if r["answer"] is not None) / max(1, len(messages))
     kinds = Counter(row.kind for row in plan)
     reasons = Counter(reason.split(":")[0] for record in records for reason in record["reasons"])
+    by_class = _by_class(records)
     report = {
         "rows": len(messages), "quarantined": quarantined, "distinct_requests": len(got),
         "distinct_answers": len(distinct), "distinct_wordings": len(wordings),
         "mean_analysis_words": round(mean_words, 2), "kinds": dict(kinds), "quarantine_reasons": dict(reasons),
         "variations": dict(Counter(row.varied.outcome for row in plan if row.varied is not None)),
-        "by_class": _by_class(records),
+        "by_class": by_class,
     }  # fmt: skip
     billed = sum(answer.cost_usd for answer in asked)
     usage = {
@@ -296,7 +297,7 @@ def _result(
         report=report,
         usage=usage,
         quarantined=quarantined,
-        by_class=report["by_class"],
+        by_class=by_class,
         headline={
             "distinct_answers": len(distinct), "distinct_wordings": len(wordings),
             "requests": usage["requests"], "cached": usage["cached"], "billed_usd": round(billed, 4),

@@ -39,7 +39,7 @@ FIXED_MODELS: dict[str, dict[str, Any]] = {
 }
 VALIDATION_SHARE = 0.15
 IMPORTANCE_FLOWS = 400
-LABEL, WEIGHT = "__label", "__rows"
+LABEL, WEIGHT = "__label", "__weight"
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,22 @@ def run_automl(
         "train_rows": len(rows),
         "train_groups": int(rows["flow_group"].nunique()),
         "classes_trained": present,
+        "row_weight": "square root of the number of equal rows",
         "config": asdict(config),
         "reproducible": config.preset == "fixed",
         "models": [],
         "importances": {},
     }
-    # Equal rows are handed over once, their number as weight: the same training set, several times faster.
-    data = rows.groupby(["flow_group", *features, label], sort=False).size().rename(WEIGHT).reset_index()
+    # Equal rows are handed over once, several times faster. Their weight is the square root of their number: the
+    # order of labels within a conflict stays, and a flow of 30,000 rows does not drown the rest (measured on the
+    # validation side: better there than the number itself in all views).
+    data = (
+        rows.groupby(["flow_group", *features, label], sort=False)
+        .size()
+        .pow(0.5)
+        .rename(WEIGHT)
+        .reset_index()
+    )
     report["distinct_train_rows"] = len(data)
     held = validation_rows(data["flow_group"], data[label], config.seed)
     if len(present) == 1 or not held.any():

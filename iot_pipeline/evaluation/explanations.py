@@ -1,25 +1,26 @@
 """Quality of explanations by rule, for student and teacher alike: every claim is held against its own flow.
 
-Belongs here: checks that need only flow text, answer and scored label. Does not belong here: what a teacher's
-answer must fulfil before it is kept (augmentation), judgement of usefulness (people).
+Belongs here: shares of true claims over many answers. Does not belong here: how an answer is read and what a
+teacher's answer must fulfil (augmentation/answers.py), judgement of usefulness (people).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
+from iot_pipeline.augmentation.answers import (
+    DIRECTION,
+    NAME_LIKE,
+    Facts,
+    ParsedAnswer,
+    check_answer,
+    facts_of,
+    numbers_in,
+    parse_answer,
+)
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.serialise import RankTable, parse_text
-
-SECTIONS = ("CLASSIFICATION", "ANALYSIS", "KEY_INDICATORS")
-HEADING = re.compile(r"^(CLASSIFICATION|ANALYSIS|KEY_INDICATORS):[ \t]*", re.MULTILINE)
-NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)(?!\.\d)")
-PERCENTILE = re.compile(r"\bp(\d{1,3})\b|\b(\d{1,3})(?:st|nd|rd|th) percentile")
-NAME = re.compile(r"\b[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?:\.[a-z]+)?\b")
-DIRECTION = re.compile(r"\b(above|higher|high|over|below|lower|low|under)\b")
-UP = {"above", "higher", "high", "over"}
+from iot_pipeline.flows.serialise import RankTable
 
 
 def explanation_quality(
@@ -29,19 +30,21 @@ def explanation_quality(
     classes: Sequence[str],
     ended: Sequence[bool] | None = None,
     ranks: RankTable | None = None,
+    standardised: frozenset[str] | None = None,
 ) -> dict[str, Any]:
     """Score answers [n] to flow texts [n] whose scored (or given) classes are `labels` [n].
 
-    Directions are true when the percentile is above or below 50: that in the flow text, else that of `ranks`,
-    else, without either, the sign of the value (right for z-scores only). `ended`: whether the answer
-    ended with end-of-text. Returns {items: [...], aggregate: {...}}; a share with nothing to measure is None.
+    A direction is true by the percentile in the flow text (above or below 50). Without one, a standardised
+    feature is judged by the sign of its value (None: all features are z-scores), any other one by `ranks`; a
+    direction that nothing can decide counts as false. `ended`: whether the answer ended with end-of-text.
+    Returns {items: [...], aggregate: {...}}; a share with nothing to measure is None.
     """
     if not len(flow_texts) == len(answers) == len(labels) or (
         ended is not None and len(ended) != len(answers)
     ):
         raise UserError("explanations need one flow text, one answer and one label each")
     items = [
-        judge(text, answer, label, classes, ranks)
+        judge(text, answer, label, classes, ranks, standardised)
         for text, answer, label in zip(flow_texts, answers, labels, strict=True)
     ]
     if ended is not None:
@@ -51,43 +54,44 @@ def explanation_quality(
 
 
 def judge(
-    flow_text: str, answer: str, label: str, classes: Sequence[str], ranks: RankTable | None = None
+    flow_text: str,
+    answer: str,
+    label: str,
+    classes: Sequence[str],
+    ranks: RankTable | None = None,
+    standardised: frozenset[str] | None = None,
 ) -> dict[str, Any]:
-    """All checks of one answer; counts are pairs (how many there are, how many are right)."""
-    flow = {name: (value, percentile) for name, value, percentile in parse_text(flow_text)}
-    parts = split_sections(answer)
-    prose = "\n".join(parts.get(name, "") for name in ("ANALYSIS", "KEY_INDICATORS")).replace("\u2212", "-")
-    numbers = _numbers(prose, flow)
-    names = _names(prose, flow, classes)
-    cited, directed = _indicators(parts.get("KEY_INDICATORS", "").replace("\u2212", "-"), flow, ranks)
-    said = parts.get("CLASSIFICATION", "").strip()
+    """All checks of one answer: counts of claims beside counts of true ones, and what is false by name.
+
+    `faults` are the teacher's reasons against the answer (direction faults only where flow text or sign decide).
+    """
+    plain = facts_of(flow_text)
+    signed = frozenset(plain.values) if standardised is None else standardised
+    facts = facts_of(flow_text, signed)
+    parsed = parse_answer(answer)
+    numbers = _numbers(parsed, facts)
+    names = _names(parsed, facts, classes)
+    cited = [item for item in parsed.indicators if item.feature in facts.values]
+    directed = _directions(parsed, facts, ranks)
     return {
-        "schema": sorted(parts) == sorted(SECTIONS) and all(text.strip() for text in parts.values()),
-        "label": said if said in classes else None,
-        "label_matches": said == label,
+        "schema": not parsed.problems,
+        "label": parsed.label if parsed.label in classes else None,
+        "label_matches": parsed.label == label,
         "numbers": len(numbers),
         "numbers_grounded": sum(grounded for _, grounded in numbers),
         "ungrounded": sorted({number for number, grounded in numbers if not grounded}),
         "features": len(names),
-        "features_real": sum(name in flow for name in names),
-        "unknown_features": sorted({name for name in names if name not in flow}),
-        "cited_features": sorted({name for name, _ in cited}),
+        "features_real": sum(real for _, real in names),
+        "unknown_features": sorted({name for name, real in names if not real}),
+        "cited_features": sorted({item.feature for item in cited}),
         "values_cited": len(cited),
-        "values_true": sum(right for _, right in cited),
+        "values_true": sum(item.value == facts.values[item.feature] for item in cited),
         "directions": len(directed),
         "directions_true": sum(right for _, right in directed),
         "false_directions": sorted({name for name, right in directed if not right}),
-        "words": len(prose.split()),
+        "words": len(answer.split()),
+        "faults": check_answer(answer, flow_text, label, classes, signed),
     }
-
-
-def split_sections(answer: str) -> dict[str, str]:
-    """Text under each heading; a heading that occurs twice makes the answer malformed, so {} is returned."""
-    found = list(HEADING.finditer(answer))
-    if len({match[1] for match in found}) != len(found):
-        return {}
-    ends = [match.start() for match in found[1:]] + [len(answer)] * bool(found)
-    return {match[1]: answer[match.end() : end].strip() for match, end in zip(found, ends, strict=True)}
 
 
 def aggregate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -111,54 +115,41 @@ def aggregate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "features_real": of("features_real", "features"),
         "values_true": of("values_true", "values_cited"),
         "directions_true": of("directions_true", "directions"),
+        "faultless": mean([float(not item["faults"]) for item in items]),
         "features_cited_mean": mean([float(len(item["cited_features"])) for item in items]),
         "words_mean": mean([float(item["words"]) for item in items]),
         "ended": mean([float(item["ended"]) for item in items if "ended" in item]),
     }
 
 
-def _numbers(prose: str, flow: dict[str, tuple[str, int | None]]) -> list[tuple[str, bool]]:
-    """Each number and whether it stands in the flow, at the printed precision; percentiles count as
-    numbers."""
-    values = {value for value, _ in flow.values()}
-    percentiles = {percentile for _, percentile in flow.values() if percentile is not None}
-    found = [(match[0], int(match[1] or match[2]) in percentiles) for match in PERCENTILE.finditer(prose)]
-    rest = PERCENTILE.sub(" ", prose)
-    return found + [(match[0], match[0].removeprefix("+") in values) for match in NUMBER.finditer(rest)]
+def _numbers(parsed: ParsedAnswer, facts: Facts) -> list[tuple[str, bool]]:
+    """Each number of analysis and indicators, and whether it stands in the flow at the printed precision."""
+    prose = [parsed.analysis, *(item.note for item in parsed.indicators)]
+    found = [number for text in prose for number in numbers_in(text, facts)]
+    return [(number, number in facts.numbers) for number in [*found, *(i.value for i in parsed.indicators)]]
 
 
-def _names(prose: str, flow: dict[str, tuple[str, int | None]], classes: Sequence[str]) -> list[str]:
-    """Mentions of features: every known name, and every other word that is built like one."""
-    other = {name.lower() for name in classes}
-    known = re.compile(
-        "|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in sorted(flow, key=len, reverse=True))
-    )
-    found = known.findall(prose)
-    rest = known.sub(" ", prose)
-    return found + [name for name in NAME.findall(rest) if name not in other]
+def _names(parsed: ParsedAnswer, facts: Facts, classes: Sequence[str]) -> list[tuple[str, bool]]:
+    """Each mention of a feature, or of a word built like one, and whether that feature is real."""
+    rest = facts.names.sub(" ", parsed.analysis)
+    known = {name.lower() for name in classes}
+    # `fwd_pkts_payload` may stand for its .tot and .avg together.
+    stems = {name.rsplit(".", 1)[0] for name in facts.values}
+    other = [name for name in NAME_LIKE.findall(rest) if name.lower() not in known and name not in stems]
+    mentioned = [*facts.names.findall(parsed.analysis), *(item.feature for item in parsed.indicators)]
+    return [(name, name in facts.values) for name in [*mentioned, *other]]
 
 
-def _indicators(
-    text: str, flow: dict[str, tuple[str, int | None]], ranks: RankTable | None
-) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """(feature, value as in the flow?) and (feature, direction true?) of each `feature value ...`
-    indicator."""
-    cited: list[tuple[str, bool]] = []
-    directed: list[tuple[str, bool]] = []
-    for part in re.split(r"[;\n]", text):
-        words = part.split()
-        name = next((word.rstrip(":,=") for word in words if word.rstrip(":,=") in flow), None)
-        if name is None:
+def _directions(parsed: ParsedAnswer, facts: Facts, ranks: RankTable | None) -> list[tuple[str, bool]]:
+    """(feature, is its direction true?) of each indicator that says above or below."""
+    found = []
+    for item in parsed.indicators:
+        said = DIRECTION.search(item.note)
+        if said is None or item.feature not in facts.values:
             continue
-        value, percentile = flow[name]
-        rest = part.split(name, 1)[1]
-        number = NUMBER.search(PERCENTILE.sub(" ", rest))
-        if number is not None:
-            cited.append((name, number[0].removeprefix("+") == value))
-        word = DIRECTION.search(rest)
-        if word is not None:
-            if percentile is None and ranks is not None:
-                percentile = ranks.percentile(name, value)
-            side = float(value) if percentile is None else percentile - 50
-            directed.append((name, side > 0 if word[1] in UP else side < 0))
-    return cited, directed
+        true = facts.directions[item.feature]
+        if not true and ranks is not None:
+            distance = ranks.percentile(item.feature, facts.values[item.feature]) - 50
+            true = "above" if distance > 0 else "below" if distance < 0 else "at"
+        found.append((item.feature, said[1].lower() == true))
+    return found

@@ -103,9 +103,7 @@ def _explanations(
     batch = (prompts * 32)[:32]
     together, found = _timed(lambda: student.explain_ended(batch, max_new_tokens))
     tokens = sum(len(ids) for ids in student.tokenizer([text for text, _ended in found])["input_ids"])
-    say(
-        f"{name}: an explanation takes {np.median(alone):.2f} s alone, {together / 32:.3f} s in a batch of 32"
-    )
+    say(f"{name}: an explanation takes {np.median(alone):.2f} s alone, {together / 32:.3f} s in a batch of 32")
     return [
         {
             **common,
@@ -128,9 +126,7 @@ def _explanations(
 def _not_here(gpu: bool) -> list[dict[str, Any]]:
     """Rungs of the prior work's ladder that this version does not measure, each with its reason."""
     int8 = "int8 by bitsandbytes is measured in a later version; published figures: slower than bf16 at this size"
-    flash = (
-        "FlashAttention-2 needs a CUDA GPU" if not gpu else "FlashAttention-2 is not part of the installation"
-    )
+    flash = "FlashAttention-2 needs a CUDA GPU" if not gpu else "FlashAttention-2 is not part of the installation"
     engine = "vLLM needs a CUDA GPU" if not gpu else "vLLM is not part of the installation"
     return [
         {"rung": "int8 weights", "run": False, "reason": int8},

@@ -92,9 +92,7 @@ class Student:
         import torch
 
         if order != "label_first":
-            raise UserError(
-                "label scoring needs IOT_ANSWER_ORDER=label_first: the class must come before its reasons"
-            )
+            raise UserError("label scoring needs IOT_ANSWER_ORDER=label_first: the class must come before its reasons")
         if not classes or len(set(classes)) != len(classes):
             raise UserError("classes to score: give at least one, and each once")
         tree = _tree([self._ids(f" {name}") for name in classes])
@@ -162,10 +160,7 @@ class Student:
         import torch
 
         end = int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN))
-        ids = [
-            self._ids(prompt_text(self.tokenizer, text) + head)
-            for text, head in zip(prompts, heads, strict=True)
-        ]
+        ids = [self._ids(prompt_text(self.tokenizer, text) + head) for text, head in zip(prompts, heads, strict=True)]
         order = sorted(range(len(ids)), key=lambda place: (len(ids[place]), place))
         out: list[tuple[str, bool]] = [("", False)] * len(ids)
         started = time.perf_counter()
@@ -188,15 +183,11 @@ class Student:
                 )
             for row, answer in zip(rows, made[:, width:].tolist(), strict=True):
                 ended = end in answer
-                text = self.tokenizer.decode(
-                    answer[: answer.index(end)] if ended else answer, skip_special_tokens=True
-                )
+                text = self.tokenizer.decode(answer[: answer.index(end)] if ended else answer, skip_special_tokens=True)
                 out[row] = (text, ended)
             if log:
                 done = min(first + batch, len(order))
-                log(
-                    f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second"
-                )
+                log(f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second")
         return out
 
     def _score(self, ids: list[list[int]], tree: dict[tuple[int, ...], _Node], classes: int) -> np.ndarray:
@@ -256,9 +247,7 @@ class Student:
             groups.setdefault(leaf, []).append(prefix)
         for leaf, on_the_way in groups.items():
             tokens = torch.tensor(leaf, device=self.device).expand(rows, -1)
-            mask = torch.cat(
-                [seen, torch.ones((rows, len(leaf)), dtype=torch.bool, device=self.device)], dim=1
-            )
+            mask = torch.cat([seen, torch.ones((rows, len(leaf)), dtype=torch.bool, device=self.device)], dim=1)
             positions = lengths[:, None] + torch.arange(len(leaf), device=self.device)
             hidden = body(
                 input_ids=tokens,

@@ -37,9 +37,9 @@ def sample_comparison(
         rng = np.random.default_rng(seed)
         chosen: dict[str, list[int]] = {}
         for name in spec.classes:
-            ids = firsts.loc[firsts["label"] == name, "row_id"].to_numpy()
-            if len(ids):
-                chosen[name] = sorted(map(int, rng.choice(ids, min(per_class, len(ids)), replace=False)))
+            own = firsts.loc[firsts["label"] == name, "row_id"].to_numpy()
+            if len(own):
+                chosen[name] = sorted(int(i) for i in rng.permutation(own)[:per_class])
         wanted = ", ".join(str(row) for ids in chosen.values() for row in ids)
         drawn = connection.execute(
             f"SELECT row_id, {feature_list(spec)} FROM flows WHERE row_id IN ({wanted})"

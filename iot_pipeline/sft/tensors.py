@@ -91,9 +91,7 @@ def build_tensors(
                 known[pair] = len(known)
                 fresh[pair] = number
             order.append(known[pair])
-        for (prompt, full), number in zip(
-            _tokenise(list(fresh), tokenizer, end), fresh.values(), strict=True
-        ):
+        for (prompt, full), number in zip(_tokenise(list(fresh), tokenizer, end), fresh.values(), strict=True):
             if len(full) > max_length:
                 raise UserError(
                     f"training row {number} has {len(full)} tokens, more than IOT_MAX_LENGTH={max_length}; "
@@ -167,10 +165,7 @@ def _supervises(ids: np.ndarray, labels: np.ndarray, marker: list[int], end: int
     listed = answer.tolist()
     width = len(marker)
     # At least one supervised token follows the marker: the label.
-    return any(
-        listed[at : at + width] == marker and at + width < len(listed) - 1
-        for at in range(len(listed) - width)
-    )
+    return any(listed[at : at + width] == marker and at + width < len(listed) - 1 for at in range(len(listed) - width))
 
 
 def _pair(row: dict[str, Any], number: int) -> tuple[str, str]:

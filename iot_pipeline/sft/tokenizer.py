@@ -33,9 +33,7 @@ def load_tokenizer(folder_or_id: str | Path) -> Any:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder_or_id))
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"IOT_BASE_MODEL: no tokenizer in {str(folder_or_id)!r}: {first_line(error)}"
-            ) from error
+            raise UserError(f"IOT_BASE_MODEL: no tokenizer in {str(folder_or_id)!r}: {first_line(error)}") from error
     if tokenizer.convert_tokens_to_ids(END_OF_TURN) in (None, tokenizer.unk_token_id):
         raise UserError(f"IOT_BASE_MODEL: the tokenizer of {str(folder_or_id)!r} has no {END_OF_TURN} token")
     if not tokenizer.chat_template:

@@ -51,7 +51,8 @@ def write_answer(
     limit = max_tokens * ANSWER_BYTES_A_TOKEN
     if len(text) > limit:
         text, reason = text[:limit], "length"
-    return text, reason, {"prompt_tokens": usage, "completion_tokens": len(text) // ANSWER_BYTES_A_TOKEN + 1}
+    said = len(text) // ANSWER_BYTES_A_TOKEN + 1
+    return text, reason, {"prompt_tokens": usage, "completion_tokens": said, "total_tokens": usage + said}
 
 
 def find_classes(messages: Sequence[Mapping[str, str]]) -> list[str]:
@@ -83,7 +84,7 @@ def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperatur
         return NOTHING_TO_DO
     cites = [_cite(name, value, percentile, standardised) for name, value, percentile in flow]
     chosen = _choose(cites, label[1], words, rng, temperature)
-    cited = chosen[: max(2, min(len(chosen), (words - 22) // 10))]
+    cited = chosen[: max(1, min(len(chosen), (words - 22) // 10))]
     analysis = writer.analysis(label[1], cited, words, classes)
     return _assemble(label[1], analysis, chosen, label_first)
 

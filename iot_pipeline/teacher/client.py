@@ -62,15 +62,15 @@ async def send(client: AsyncOpenAI, body: Mapping[str, Any]) -> Reply:
     try:
         # The raw response: building typed objects for each of 300,000 answers costs more than the exchange itself.
         response = await client.post("/chat/completions", cast_to=httpx2.Response, body=dict(body))
-    except openai.APITimeoutError:
-        return Reply("transport", "timeout", billed_unknown=True)
     except openai.APIStatusError as error:
         return _status_error(error, str(body["model"]))
     except (openai.APIConnectionError, httpx2.HTTPError) as error:
-        # A refused connection never reached the server; a broken one may have.
-        refused = isinstance(error.__cause__, httpx2.ConnectError)
-        outcome = "connection refused" if refused else "connection dropped"
-        return Reply("transport", outcome, billed_unknown=not refused)
+        # Without a connection nothing was billed; after that, nobody knows. (The aiohttp transport calls a refused
+        # connection a time-out of connecting.)
+        if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
+            return Reply("transport", "no connection")
+        timeout = isinstance(error, openai.APITimeoutError)
+        return Reply("transport", "timeout" if timeout else "connection dropped", billed_unknown=True)
     return _read(response.content)
 
 

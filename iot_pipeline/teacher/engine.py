@@ -1,7 +1,6 @@
-"""The request engine: asks each distinct request once, retries what can be retried, keeps every answer and every cent.
+"""The engine: many requests to one teacher, each answered once, checked, paid once and kept.
 
-Belongs here: concurrency, limits, retries, budget, the order of keeping and sending. Does not belong here: what is
-asked and whether an answer is good (the caller's `check`).
+Belongs here: cache, retries, budget, quarantine, concurrency. Does not belong here: transport, storage, prices.
 """
 
 from __future__ import annotations
@@ -9,319 +8,348 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.gate import Gate
-from iot_pipeline.teacher.ledger import FREE, Price, is_paid, price_of, worst_case
+from iot_pipeline.teacher import ledger
+from iot_pipeline.teacher.client import Reply, open_client, send
+from iot_pipeline.teacher.limits import Breaker, Gate, backoff_s
 from iot_pipeline.teacher.request import Answer, Request, Usage
 from iot_pipeline.teacher.store import Attempt, Store
 
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
 Check = Callable[[Request, str], list[str]]
-# A batch of answers is committed at least this often: what a kill can lose is asked again, and was free or cheap.
-FLUSH_SECONDS, FLUSH_ANSWERS = 0.1, 100
-# Most of the last attempts failing means that the server is down, not that requests are bad.
-BREAKER_WINDOW, BREAKER_SHARE = 60, 0.85
-SEED_STRIDE = 1_000_003
+CONTENT_ATTEMPTS = 3  # times an answer may be refused or fail its check
+RATE_LIMIT_ATTEMPTS = 100  # a rate limit says nothing about the request, so it hardly counts
+SAVE_EVERY_S = 0.05
+PROGRESS_EVERY_S = 2.0
+# Added to the seed when an answer was bad: a deterministic server would say the same again.
+SEED_STEP = 1_000_003
+TRANSPORT = "no answer: "
 
 
 @dataclass
 class Summary:
-    """What one call of `ask` did; `usage` and `usd` are of attempts made now."""
+    """What one call of `ask` did. Tokens and dollars are of the attempts made now, failed ones included."""
 
     requests: int = 0
     cached: int = 0
     asked: int = 0
     attempts: int = 0
-    usage: Usage = field(default_factory=Usage)
+    ok: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
     usd: float = 0.0
-    outcomes: Counter[str] = field(default_factory=Counter)
+    reference_usd: float = 0.0
     seconds: float = 0.0
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON-able values."""
-        return asdict(self) | {"usage": asdict(self.usage), "outcomes": dict(self.outcomes)}
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `reference_usd` is what ledger.REFERENCE_MODEL would have cost, not a bill."""
+        return asdict(self) | {"reference_model": ledger.REFERENCE_MODEL}
 
 
 class Teacher:
-    """A teacher behind an OpenAI-compatible `base_url`, with its store. `source` marks whose answers they are.
+    """A teacher behind an OpenAI-compatible URL, with its store.
 
-    Costs are counted by prices.yaml for servers outside this machine and private networks; `budget_usd` caps
-    what the store has ever recorded as spent.
+    `source` marks every answer in store and provenance ("embedded", or the server's address): answers of one source
+    are never given out for another. `budget_usd` is for the life of the store and never passed; None = no limit.
+    `paid` defaults to whether the address is outside this machine and its network; a paid model needs a price.
     """
 
     def __init__(
-        self,
-        base_url: str,
-        api_key: str,
-        store: Path,
-        source: str,
-        budget_usd: float | None = None,
-        concurrency: int = 64,
-        timeout_s: float = 60.0,
-        max_attempts: int = 5,
-        log: Callable[[str], None] | None = None,
+        self, base_url: str, api_key: str, store: Path, source: str, budget_usd: float | None,
+        concurrency: int = 64, timeout_s: float = 60.0, max_attempts: int = 5,
+        log: Callable[[str], None] | None = None, paid: bool | None = None, backoff_base_s: float = 0.5,
     ) -> None:
-        self.base_url, self.source = base_url, source
-        self.budget_usd, self.concurrency = budget_usd, concurrency
-        self.timeout_s, self.max_attempts = timeout_s, max_attempts
-        self._api_key, self._store, self._log = api_key, store, log
+        self.base_url, self.source, self.store_path = base_url, source, store
+        self.budget_usd, self.concurrency, self.timeout_s = budget_usd, concurrency, timeout_s
+        self.max_attempts, self.backoff_base_s = max_attempts, backoff_base_s
+        self.paid = paid if paid is not None else source != "embedded" and ledger.is_paid(base_url)
+        self._api_key, self._log = api_key, log
         self.summary = Summary()
 
+    def __repr__(self) -> str:
+        return f"Teacher({self.base_url!r}, source={self.source!r})"
+
     def ask(
-        self, requests: Sequence[Request], check: Check, on_progress: Callable[[Summary], None] | None = None
+        self, requests: Sequence[Request], check: Check, on_progress: Callable[[Summary], None] | None = None,
     ) -> dict[str, Answer]:
-        """An answer for each distinct key: from the store, or asked for now, or quarantined with its reasons.
+        """An answer for each distinct request, by key; `check` gives the reasons against a text, [] if good.
 
-        Stored answers are checked again, so a changed parser costs nothing. Raises UserError where the key is
-        refused, the budget is used up or most requests fail; every answer got so far is kept.
+        Stored answers cost nothing and are checked anew, so that a changed check needs no new request; what was
+        quarantined for its content stays so until the check accepts it, what got no answer is asked again.
+        Raises UserError when the budget is used up, the key is refused or most requests fail; what was answered
+        until then is stored. `self.summary` tells what was done.
         """
-        begin = time.monotonic()
-        unique = {request.key: request for request in requests}
-        self.summary = Summary(requests=len(unique))
-        with Store(self._store) as store:
-            answers = {a.key: self._judged(a, unique[a.key], check) for a in store.lookup(list(unique), self.source)}
-            self.summary.cached = len(answers)
-            missing = [request for key, request in unique.items() if key not in answers]
-            if missing:
-                run = _Run(self, store, check, on_progress)
-                answers |= asyncio.run(run.all(missing))
-        self.summary.seconds = time.monotonic() - begin
-        return {key: answers[key] for key in unique}
+        started = time.monotonic()
+        self.summary = summary = Summary()
+        with Store(self.store_path) as store:
+            run = _Run(self, store, check, on_progress)
+            answers, missing = run.from_store({request.key: request for request in requests})
+            try:
+                if missing:
+                    asyncio.run(run.ask(missing, self._api_key, answers))
+            finally:
+                summary.seconds = time.monotonic() - started
+                usage = Usage(summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens)
+                summary.reference_usd = ledger.reference_usd(usage)
+        if on_progress is not None:
+            on_progress(summary)
+        return answers
 
-    def _judged(self, answer: Answer, request: Request, check: Check) -> Answer:
-        """A stored answer under today's check; what the server itself refused or cut off stays as it is."""
-        if answer.finish_reason != "stop":
-            return answer
-        reasons = tuple(check(request, answer.text))
-        return replace(answer, status="quarantined" if reasons else "ok", reasons=reasons)
-
-    def price(self, model: str) -> Price:
-        """Price of a model at this server; nothing on this machine costs."""
-        return price_of(model) if is_paid(self.base_url) else FREE
-
-    def say(self, text: str) -> None:
-        """Progress to whoever listens."""
-        if self._log:
-            self._log(text)
+    def report(self, message: str) -> None:
+        """Pass a message on."""
+        if self._log is not None:
+            self._log(message)
 
 
 class _Run:
-    """One event loop's worth of asking."""
+    """The state of one `ask`."""
 
     def __init__(
         self, teacher: Teacher, store: Store, check: Check, on_progress: Callable[[Summary], None] | None
     ) -> None:
         self.teacher, self.store, self.check, self.on_progress = teacher, store, check, on_progress
         self.summary = teacher.summary
-        self.gate = Gate(teacher.concurrency)
-        self.answers: dict[str, Answer] = {}
+        self.gate, self.breaker = Gate(teacher.concurrency), Breaker()
+        self.rng = random.Random()  # jitter only: no content depends on it
         self.attempts: list[Attempt] = []
-        self.fresh: list[Answer] = []
-        self.recent: deque[bool] = deque(maxlen=BREAKER_WINDOW)
-        self.last_error = ""
-        self.flushed = self.said = time.monotonic()
-        self.begin = self.flushed
+        self.finished: list[Answer] = []
+        self.reserved = 0  # reservations of this run that are not settled in the store
+        self.stop: UserError | None = None
+        self.quarantined: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
 
-    async def all(self, requests: Sequence[Request]) -> dict[str, Answer]:
-        """Ask every request; a fixed number of workers take from one iterator, so memory does not grow with it."""
-        from openai import AsyncOpenAI, DefaultAioHttpClient
-
-        todo = iter(requests)
-        async with AsyncOpenAI(
-            base_url=self.teacher.base_url, api_key=self.teacher._api_key, max_retries=0,
-            timeout=self.teacher.timeout_s, http_client=DefaultAioHttpClient(timeout=self.teacher.timeout_s),
-        ) as self.client:
-            workers = [
-                asyncio.create_task(self._work(todo, len(requests)))
-                for _ in range(min(self.teacher.concurrency, len(requests)))
-            ]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
-                self._flush()
-        return self.answers
-
-    async def _work(self, todo: Iterator[Request], total: int) -> None:
-        for request in todo:
-            answer = await self._one(request)
-            self.answers[answer.key] = answer
-            self.summary.asked += 1
-            self.summary.outcomes[answer.reasons[0] if answer.status == "quarantined" else "ok"] += 1
-            self._maybe_flush()
-            self._progress(total)
-
-    async def _one(self, request: Request) -> Answer:
-        """Attempts until an answer passes, cannot pass, or attempts run out."""
-        teacher, price = self.teacher, self.teacher.price(request.model)
-        limit = int(request.params["max_tokens"])
-        usage, cost, raised = Usage(), 0.0, False
-        answer = Answer(request.key, "quarantined", "", "none", request.model, teacher.source)
-        for number in range(1, teacher.max_attempts + 1):
-            await self.gate.enter()
-            try:
-                outcome, reply, wait, spent, used = await self._attempt(request, price, limit, number)
-            finally:
-                self.gate.leave()
-            usage, cost = usage + used, cost + spent
-            if reply is None:
-                answer = replace(answer, reasons=(f"no answer: {outcome}",), attempts=number)
-                await asyncio.sleep(wait)
+    def from_store(self, requests: dict[str, Request]) -> tuple[dict[str, Answer], list[Request]]:
+        """Answers that are there, and the requests that have to be sent."""
+        answers: dict[str, Answer] = {}
+        for stored in self.store.lookup(list(requests), self.teacher.source):
+            if stored.reasons and stored.reasons[0].startswith(TRANSPORT):
                 continue
-            text, finish, refusal, model = reply
-            reasons = self._verdict(request, text, finish, refusal)
-            answer = Answer(
-                request.key, "quarantined" if reasons else "ok", text, finish, model, teacher.source, usage, cost,
-                number, tuple(reasons),
-            )
-            if not reasons:
-                break
-            if finish == "length":
-                if raised:
-                    break  # a higher limit did not help; asking a third time would only cost
-                limit, raised = limit * 2, True
-        if answer.finish_reason != "none":
-            self.fresh.append(answer)  # a server that never answered is asked again by the next run
-        return answer
+            answers[stored.key] = self._judged(stored, requests[stored.key])
+        self.summary.requests, self.summary.cached = len(requests), len(answers)
+        for answer in answers.values():
+            self._count(answer)
+        return answers, [request for key, request in requests.items() if key not in answers]
 
-    def _verdict(self, request: Request, text: str, finish: str, refusal: str | None) -> list[str]:
-        if refusal:
-            return [f"refused: {refusal[:80]}"]
-        if finish == "length":
-            return ["cut off at the token limit"]
-        return self.check(request, text)
+    def _judged(self, stored: Answer, request: Request) -> Answer:
+        """A stored answer under today's check; one that is no full text (refused, cut off) stays what it is."""
+        if not stored.text or stored.reasons[:1] in (("refused",), ("cut off",)):
+            return stored
+        reasons = self.check(request, stored.text)
+        return replace(stored, status="quarantined" if reasons else "ok", reasons=tuple(reasons))
+
+    async def ask(self, requests: list[Request], api_key: str, answers: dict[str, Answer]) -> None:
+        """Send `requests` with a fixed number of workers, save in small batches, fill `answers`."""
+        teacher = self.teacher
+        self.summary.asked = len(requests)
+        if teacher.paid:
+            for model in sorted({request.model for request in requests}):
+                ledger.price_of(model)
+        feed = iter(requests)
+        most = min(teacher.concurrency, len(requests))
+        client = open_client(
+            teacher.base_url, api_key, teacher.timeout_s, most, local=not ledger.is_paid(teacher.base_url)
+        )
+        async with client:
+            tasks = [asyncio.create_task(self._worker(client, feed)) for _ in range(most)]
+            saver = asyncio.create_task(self._saver(answers))
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in [*tasks, saver]:
+                    task.cancel()
+                await asyncio.gather(*tasks, saver, return_exceptions=True)
+                self._save(answers)
+        if self.stop is not None:
+            raise self.stop
+
+    async def _worker(self, client: AsyncOpenAI, feed: Iterator[Request]) -> None:
+        for request in feed:
+            if self.stop is not None:
+                return
+            try:
+                answer = await self._one(client, request)
+            except UserError as error:
+                self.stop = self.stop or error
+                return
+            if answer is None:
+                return
+            self.finished.append(answer)
+            self.breaker.record(answer.reasons[0] if answer.reasons else None)
+            reason = self.breaker.tripped()
+            if reason is not None and self.stop is None:
+                self.stop = UserError(
+                    f"most requests to the teacher at {self.teacher.base_url} fail, so it was stopped; the most "
+                    f"common reason: {reason}. Answers so far are kept; mend the cause and start again."
+                )
+
+    async def _one(self, client: AsyncOpenAI, request: Request) -> Answer | None:
+        """Ask until there is a good answer or the limits are reached; None where the run was stopped before."""
+        body, max_tokens = request.body(), int(request.params["max_tokens"])
+        price = ledger.price_of(request.model) if self.teacher.paid else ledger.FREE
+        usage, cost, attempts = Usage(), 0.0, 0
+        bad_answers = failures = limited = 0
+        raised = False
+        while True:
+            sent = await self._attempt(client, request, body, price, max_tokens)
+            if sent is None:
+                return None
+            reply, attempt = sent
+            attempts, usage, cost = attempts + 1, usage + attempt.usage, cost + attempt.cost_usd
+            reasons = self._reasons(request, reply)
+            done = Answer(
+                request.key, "quarantined" if reasons else "ok", reply.text, reply.finish_reason, reply.model,
+                self.teacher.source, usage, cost, attempts, tuple(reasons),
+            )
+            if not reasons or reply.kind == "rejected":
+                return done
+            if reply.kind == "answer" and reply.finish_reason == "length":
+                if raised:
+                    return done
+                raised, max_tokens = True, 2 * max_tokens
+                body = body | {"max_tokens": max_tokens}
+            elif reply.kind == "answer":
+                bad_answers += 1
+                if bad_answers >= CONTENT_ATTEMPTS:
+                    return done
+                if "seed" in body:
+                    body = body | {"seed": (body["seed"] + SEED_STEP) % 2**31}
+            else:
+                failures, limited = failures + (reply.kind == "transport"), limited + (reply.kind == "rate_limit")
+                if failures >= self.teacher.max_attempts or limited >= RATE_LIMIT_ATTEMPTS:
+                    return done
+                if reply.retry_after_s is None:
+                    await asyncio.sleep(
+                        backoff_s(self.teacher.backoff_base_s, failures + min(limited, 6), self.rng)
+                    )
+            if self.stop is not None:
+                return None
+
+    def _reasons(self, request: Request, reply: Reply) -> list[str]:
+        if reply.kind == "rejected":
+            return [reply.outcome]
+        if reply.kind != "answer":
+            return [TRANSPORT + reply.outcome]
+        if reply.refusal:
+            return ["refused"]
+        if reply.finish_reason == "length":
+            return ["cut off"]
+        return self.check(request, reply.text)
 
     async def _attempt(
-        self, request: Request, price: Price, limit: int, number: int
-    ) -> tuple[str, tuple[str, str, str | None, str] | None, float, float, Usage]:
-        """One request on the wire: (outcome, reply or None, seconds to wait, dollars, usage); all in the ledger."""
-        import openai
-
-        reservation = self._reserve(request, price, limit)
-        body = request.body() | {"max_tokens": limit}
-        if number > 1 and "seed" in body:
-            body["seed"] += SEED_STRIDE * (number - 1)  # the same seed would get the same bad answer
-        begin, wait, reply, usage = time.monotonic(), 0.0, None, Usage()
-        assumed = 0.0
+        self, client: AsyncOpenAI, request: Request, body: dict[str, Any], price: ledger.Price, max_tokens: int
+    ) -> tuple[Reply, Attempt] | None:
+        """Reserve, send, account; None where the run stops before sending."""
+        await self.gate.enter()
+        started = time.monotonic()
         try:
-            done = await self.client.chat.completions.create(**body)
-            choice = done.choices[0]
-            usage = _usage(done.usage)
-            text, finish = choice.message.content or "", choice.finish_reason or "none"
-            reply, outcome = (text, finish, choice.message.refusal, done.model), "ok"
+            if self.stop is not None:
+                return None
+            worst, reservation = 0.0, None
+            if price != ledger.FREE:
+                worst = ledger.worst_case(price, request, max_tokens)
+                reservation = await self._reserve(request, worst)
+                if reservation is None:
+                    return None
+            # Also when the key is refused or sending is cancelled: what was reserved must be settled.
+            reply = Reply("transport", "stopped", billed_unknown=True)
+            try:
+                reply = await send(client, body)
+            except UserError:
+                reply = Reply("rejected", "refused by the server")
+                raise
+            finally:
+                attempt = self._account(request, reply, price, worst, reservation, time.monotonic() - started)
+        finally:
+            self.gate.leave()
+        if reply.kind == "answer":
             self.gate.succeeded()
-        except openai.RateLimitError as error:
-            if error.code == "insufficient_quota":
-                raise UserError("the teacher's account has no quota left; add credit, then run again") from None
-            wait = _retry_after(error.response.headers) or _backoff(number)
-            self.gate.throttled(wait)
-            outcome = "rate limited"
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise UserError(f"{self.teacher.base_url} refused the key (HTTP {error.status_code}); check OPENAI_API_KEY") from None
-        except openai.APITimeoutError:
-            # The server may have worked, and billed, all the same.
-            outcome, wait, assumed = "time-out", _backoff(number), worst_case(price, request, limit)
-        except openai.APIConnectionError:
-            outcome, wait, assumed = "connection lost", _backoff(number), worst_case(price, request, limit)
-        except openai.InternalServerError as error:
-            outcome, wait = f"server error {error.status_code}", _backoff(number)
-        except openai.APIStatusError as error:
-            raise UserError(f"{self.teacher.base_url} refused a request: {error.message[:200]}") from None
-        except ValueError as error:
-            outcome, wait, assumed = f"malformed reply ({type(error).__name__})", _backoff(number), worst_case(price, request, limit)
-        cost = price.cost(usage) if reply else assumed
-        self.attempts.append(
-            Attempt(request.key, self.teacher.source, request.model, outcome, usage, cost, bool(assumed),
-                    time.monotonic() - begin, reservation)
+        elif reply.kind in ("rate_limit", "transport"):
+            self.gate.pushed_back(reply.retry_after_s)
+        return reply, attempt
+
+    async def _reserve(self, request: Request, worst: float) -> int | None:
+        """Set `worst` dollars aside; None, and the run stops, where the budget has no room for it."""
+        while self.stop is None:
+            cap = self.teacher.budget_usd
+            reservation = self.store.reserve(request.key, self.teacher.source, request.model, worst, cap)
+            if reservation is not None:
+                self.reserved += 1
+                return reservation
+            if self.reserved == 0:
+                self.stop = self._budget_error(worst)
+                break
+            # Requests in flight mostly cost less than was set aside for them: wait for what they give back.
+            await asyncio.sleep(SAVE_EVERY_S)
+        return None
+
+    def _account(
+        self, request: Request, reply: Reply, price: ledger.Price, worst: float, reservation: int | None,
+        seconds: float,
+    ) -> Attempt:
+        usage, unknown, outcome = reply.usage or Usage(), reply.billed_unknown, reply.outcome
+        # What may have been billed without our knowing is counted at its worst: the cap must hold.
+        cost = worst if unknown else price.cost(usage)
+        if reply.kind == "answer":
+            outcome = "refused" if reply.refusal else "cut off" if reply.finish_reason == "length" else "answered"
+        attempt = Attempt(
+            request.key, self.teacher.source, request.model, outcome, usage, cost, unknown and cost > 0, seconds,
+            reservation,
         )
+        self.attempts.append(attempt)
+        self.outcomes[outcome] += 1
         self.summary.attempts += 1
-        self.summary.usage += usage
+        self.summary.prompt_tokens += usage.prompt
+        self.summary.cached_tokens += usage.cached
+        self.summary.completion_tokens += usage.completion
         self.summary.usd += cost
-        self._breaker(outcome)
-        return outcome, reply, wait, cost, usage
+        return attempt
 
-    def _reserve(self, request: Request, price: Price, limit: int) -> int | None:
-        """Set the worst case aside; stops everything where the cap could be passed."""
-        if price == FREE:
-            return None
-        worst = worst_case(price, request, limit)
-        reservation = self.store.reserve(
-            request.key, self.teacher.source, request.model, worst, self.teacher.budget_usd
-        )
-        if reservation is None:
-            raise UserError(
-                f"the budget of ${self.teacher.budget_usd:.2f} is used up (${self.store.spent_usd():.4f} spent, the "
-                f"next request may cost ${worst:.4f}); raise IOT_TEACHER_BUDGET_USD to go on, nothing is asked twice"
-            )
-        return reservation
+    async def _saver(self, answers: dict[str, Answer]) -> None:
+        reported = time.monotonic()
+        while True:
+            await asyncio.sleep(SAVE_EVERY_S)
+            self._save(answers)
+            if time.monotonic() - reported >= PROGRESS_EVERY_S:
+                reported = time.monotonic()
+                s = self.summary
+                self.teacher.report(
+                    f"teacher: {s.ok:,} of {s.requests:,} answered ({s.cached:,} stored before), "
+                    f"{sum(s.quarantined.values()):,} quarantined, ${s.usd:.4f}"
+                )
+                if self.on_progress is not None:
+                    self.on_progress(s)
 
-    def _breaker(self, outcome: str) -> None:
-        failed = outcome not in ("ok", "rate limited")
-        self.recent.append(failed)
-        if failed:
-            self.last_error = outcome
-        if len(self.recent) == BREAKER_WINDOW and sum(self.recent) > BREAKER_SHARE * BREAKER_WINDOW:
-            raise UserError(
-                f"{sum(self.recent)} of the last {BREAKER_WINDOW} requests to {self.teacher.base_url} failed "
-                f"({self.last_error}); see to the server and run again, nothing is asked twice"
-            )
-
-    def _maybe_flush(self) -> None:
-        if len(self.fresh) >= FLUSH_ANSWERS or time.monotonic() - self.flushed > FLUSH_SECONDS:
-            self._flush()
-
-    def _flush(self) -> None:
-        self.store.save(self.attempts, self.fresh)
-        self.attempts, self.fresh, self.flushed = [], [], time.monotonic()
-
-    def _progress(self, total: int) -> None:
-        now = time.monotonic()
-        if now - self.said < 2 and self.summary.asked < total:
+    def _save(self, answers: dict[str, Answer]) -> None:
+        if not self.attempts and not self.finished:
             return
-        self.said = now
-        rate = self.summary.asked / max(now - self.begin, 1e-9)
-        left = (total - self.summary.asked) / max(rate, 1e-9)
-        bad = self.summary.asked - self.summary.outcomes["ok"]
-        self.teacher.say(
-            f"{self.summary.asked:,} of {total:,} asked ({self.summary.cached:,} in the store, {bad} quarantined), "
-            f"${self.summary.usd:.4f}, {rate:,.0f}/s, {left:.0f} s left"
+        self.store.save(self.attempts, self.finished)
+        for answer in self.finished:
+            answers[answer.key] = answer
+            self._count(answer)
+        self.reserved -= sum(attempt.reservation is not None for attempt in self.attempts)
+        self.attempts, self.finished = [], []
+        self.summary.outcomes = dict(sorted(self.outcomes.items()))
+
+    def _count(self, answer: Answer) -> None:
+        self.summary.ok += answer.status == "ok"
+        if answer.reasons:
+            self.quarantined[answer.reasons[0].split(":")[0]] += 1
+            self.summary.quarantined = dict(sorted(self.quarantined.items()))
+
+    def _budget_error(self, worst: float) -> UserError:
+        return UserError(
+            f"IOT_TEACHER_BUDGET_USD={self.teacher.budget_usd} is used up: ${self.store.spent_usd():.4f} spent, and "
+            f"the rest is less than the ${worst:.4f} that the next request may cost (or set aside by another process). "
+            "All answers so far are kept; raise the budget to go on."
         )
-        if self.on_progress:
-            self.on_progress(self.summary)
-
-
-def _usage(usage: Any) -> Usage:
-    """Tokens of a reply; a server that reports none counts as none."""
-    if usage is None:
-        return Usage()
-    details = getattr(usage, "prompt_tokens_details", None)
-    cached = (getattr(details, "cached_tokens", 0) or 0) if details else 0
-    return Usage(usage.prompt_tokens, cached, usage.completion_tokens)
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds that a Retry-After header asks for, in either of its forms (seconds, or a date)."""
-    value = headers.get("retry-after")
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _backoff(number: int) -> float:
-    """Exponential with full jitter: at most 0.5, 1, 2, 4, ... 30 s."""
-    return random.uniform(0, min(30.0, 0.5 * 2 ** (number - 1)))

@@ -1,6 +1,6 @@
 """Starting and stopping the embedded teacher as a process of its own.
 
-Belongs here: its lifecycle. Does not belong here: what it answers (server.py, analyst.py).
+Belongs here: its life as a child process. Does not belong here: what it answers (server.py, analyst.py).
 """
 
 from __future__ import annotations
@@ -11,40 +11,65 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.faults import check_faults
 
-START_SECONDS = 60.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 5.0
+PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 @contextlib.contextmanager
-def embedded_server(arguments: Sequence[str] = ()) -> Iterator[str]:
-    """Base URL of an embedded teacher on a free loopback port; it ends with the block, or with this process.
+def embedded_server(
+    faults: Mapping[str, float] | None = None, seed: int = 0, hang_seconds: float = 600.0
+) -> Iterator[str]:
+    """Base URL (`http://127.0.0.1:<free port>/v1`) of a fresh embedded teacher, stopped at the end of the block.
 
-    `arguments` are further options of `python -m iot_pipeline.teacher.server`, such as faults.
+    `faults` are probabilities by kind (see faults.FAULTS). Raises UserError where it does not start.
     """
-    command = [sys.executable, "-m", "iot_pipeline.teacher.server", "--parent-pid", str(os.getpid()), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    try:
-        yield _url(process)
-    finally:
-        process.terminate()
+    command = [
+        sys.executable, "-m", "iot_pipeline.teacher.server", "--port", "0", "--parent-pid", str(os.getpid()),
+        "--seed", str(seed), "--hang-seconds", str(hang_seconds),
+    ]
+    if faults:
+        command += ["--faults", ",".join(f"{kind}={p}" for kind, p in check_faults(faults).items())]
+    # It needs no secret of ours.
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    with tempfile.TemporaryFile() as complaints:
+        # A session of its own: Ctrl-C reaches us first, and we still save answers before it goes.
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=complaints, stdin=subprocess.DEVNULL, env=environment,
+            start_new_session=True,
+        )
         try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+            line = _first_line(process)
+            if not line:
+                complaints.seek(0)
+                said = complaints.read().decode(errors="replace").strip().splitlines()
+                raise UserError(f"the embedded teacher did not start: {said[-1] if said else 'it said nothing'}.")
+            yield str(json.loads(line)["base_url"])
+        finally:
+            _stop(process)
 
 
-def _url(process: subprocess.Popen[bytes]) -> str:
-    """What the server prints when it is ready."""
+def _first_line(process: subprocess.Popen[bytes]) -> bytes:
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        line = process.stdout.readline() if selector.select(START_SECONDS) else b""
-    if not line:
-        raise UserError(f"the embedded teacher did not start within {START_SECONDS:.0f} s (exit code {process.poll()})")
-    return str(json.loads(line)["base_url"])
+        return process.stdout.readline() if selector.select(START_TIMEOUT_S) else b""
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

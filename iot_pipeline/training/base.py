@@ -84,15 +84,11 @@ def build_tiny_base(
     samples = []
     for row in range(min(2000, len(flows.texts))):
         name = classes[int(random.integers(len(classes)))]
-        samples.append(
-            writer(flows.texts[row], name, random) if writer else reading(flows, row, name, random)
-        )
+        samples.append(writer(flows.texts[row], name, random) if writer else reading(flows, row, name, random))
     words = [*ANSWER_WORDS, *(f" {name}" for name in classes), *(f" {name}" for name in features)]
     tokenizer = build_tokenizer([*flows.texts, *samples, *prose], words, recipe.vocabulary)
     lengths = [len(ids) for ids in tokenizer(flows.texts[:5000])["input_ids"]]
-    say(
-        f"tokenizer: {len(tokenizer)} tokens, {np.mean(lengths):.0f} a flow; {len(flows.texts)} distinct flows"
-    )
+    say(f"tokenizer: {len(tokenizer)} tokens, {np.mean(lengths):.0f} a flow; {len(flows.texts)} distinct flows")
 
     keep_freed_memory()
     torch.set_num_threads(threads or os.cpu_count() or 1)
@@ -165,9 +161,7 @@ def number_features(text: str) -> list[float] | None:
             return None
         # asinh of a small and a large scale: both z-scores and byte counts spread over the unit interval.
         position, kind = 0.5 + math.asinh(number * 4) / 24.0, -1.0
-    waves = [
-        wave(position * math.pi * turns) for turns in (1, 2, 4, 8, 16, 32) for wave in (math.sin, math.cos)
-    ]
+    waves = [wave(position * math.pi * turns) for turns in (1, 2, 4, 8, 16, 32) for wave in (math.sin, math.cos)]
     return [kind, *waves, *(kind * value for value in waves)]
 
 
@@ -204,9 +198,7 @@ def _pretrain(
         while len(order) < recipe.rows:
             order.extend(random.permutation(len(flows.texts)).tolist())
         rows, order = order[: recipe.rows], order[recipe.rows :]
-        ids, weights = _exercise_batch(
-            tokenizer, flows, codes, classes, rows, random, recipe.flow_weight, writer
-        )
+        ids, weights = _exercise_batch(tokenizer, flows, codes, classes, rows, random, recipe.flow_weight, writer)
         rate = recipe.learning_rate * _schedule(step, recipe.steps, recipe.warmup)
         for group in optimiser.param_groups:
             group["lr"] = rate

@@ -13,9 +13,7 @@ from iot_pipeline.lake.atomic import replacing
 FILE = "checkpoint.safetensors"
 
 
-def save(
-    folder: Path, step: int, parameters: dict[str, Any], optimiser: Any, losses: list[float], key: str
-) -> None:
+def save(folder: Path, step: int, parameters: dict[str, Any], optimiser: Any, losses: list[float], key: str) -> None:
     """Write the state after `step` optimiser steps; `key` says of which configuration and data it is.
 
     The random state is not in it: every step seeds its own.
@@ -33,9 +31,7 @@ def save(
         save_file(tensors, temporary, metadata={"step": str(step), "key": key})
 
 
-def load(
-    folder: Path, parameters: dict[str, Any], optimiser: Any, key: str
-) -> tuple[int, list[float]] | None:
+def load(folder: Path, parameters: dict[str, Any], optimiser: Any, key: str) -> tuple[int, list[float]] | None:
     """(steps done, their losses) after putting the state back; None if there is none for `key`."""
     import torch
     from safetensors import safe_open

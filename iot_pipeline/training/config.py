@@ -38,9 +38,7 @@ class TrainConfig(BaseModel):
     warmup_steps: int = Field(100, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    label_weight: float = Field(
-        1.0, gt=0, description="weight of the label's tokens in the loss; the paper's is 1"
-    )
+    label_weight: float = Field(1.0, gt=0, description="weight of the label's tokens in the loss; the paper's is 1")
     bf16: Literal["auto", "on", "off"] = Field("auto", description="auto: on where a GPU computes in bf16")
     gradient_checkpointing: bool = False
     quantisation: Literal["none", "nf4"] = "none"
@@ -51,9 +49,7 @@ class TrainConfig(BaseModel):
     lora_targets: list[str] | Literal["all-linear"] = ["q_proj", "k_proj", "v_proj", "o_proj"]
     warm_start: Path | None = Field(None, description="adapter folder to begin from")
 
-    threads: int | None = Field(
-        None, ge=1, description="CPU threads of one process; default its share of the cores"
-    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of one process; default its share of the cores")
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_seconds: float = Field(5.0, gt=0, description="seconds between live lines")
 

@@ -18,7 +18,8 @@ percentile train pool a to its high low very which that no answer indicates cons
 time for than by these are as it from on one many few while both sides shows points class The This most all flows near
 far middle range usual average forward backward seconds duration
 """
-ANSWER_WORDS = ("CLASSIFICATION:", "\nANALYSIS:", "\nKEY_INDICATORS:", "FILL:", *(f" {word}" for word in _WORDS.split()))
+_MARKS = ("CLASSIFICATION:", "\nANALYSIS:", "\nKEY_INDICATORS:", "FILL:")
+ANSWER_WORDS = (*_MARKS, *(f" {word}" for word in _WORDS.split()))
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,7 @@ def micro_batches(
     chosen, counts = chosen[order], counts[order]
     parts = max(1, int(np.ceil(len(chosen) / micro)))
     return [
-        pair
-        for pair in zip(np.array_split(chosen, parts), np.array_split(counts, parts), strict=True)
-        if len(pair[0])
+        pair for pair in zip(np.array_split(chosen, parts), np.array_split(counts, parts), strict=True) if len(pair[0])
     ]
 
 
@@ -76,9 +74,7 @@ def padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
     return out
 
 
-def label_weights(
-    tensors: Tensors, rows: np.ndarray, marker: Sequence[int], breaks: np.ndarray, weight: float
-) -> Any:
+def label_weights(tensors: Tensors, rows: np.ndarray, marker: Sequence[int], breaks: np.ndarray, weight: float) -> Any:
     """float32 [rows, longest]: `weight` on the label's tokens (behind `marker`, up to a line break), 1 elsewhere."""
     out = np.ones((len(rows), int(tensors.lengths[rows].max())), dtype=np.float32)
     for place, row in enumerate(rows):

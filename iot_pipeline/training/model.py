@@ -132,15 +132,11 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
     torch.manual_seed(config.seed)
     if config.warm_start is not None:
         if not (config.warm_start / "adapter_model.safetensors").is_file():
-            raise UserError(
-                f"{config.warm_start}: no adapter_model.safetensors to start from; train the stage before"
-            )
+            raise UserError(f"{config.warm_start}: no adapter_model.safetensors to start from; train the stage before")
         model: Any = PeftModel.from_pretrained(base, config.warm_start, is_trainable=True)
     else:
         targets = config.lora_targets
-        model = get_peft_model(
-            base, lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, targets)
-        )
+        model = get_peft_model(base, lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, targets))
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -150,15 +146,15 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
 def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu") -> Any:
     """A causal language model by folder or hub id, from safetensors only, on `device`. UserError if there is none."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # its line without end would spoil the run's log
     options: dict[str, Any] = {}
     if quantisation == "nf4":
         try:
             import bitsandbytes  # noqa: F401
         except ImportError as error:
-            raise UserError(
-                "IOT_QUANTISATION=nf4 needs the extra `gpu`: pip install 'iot-pipeline[gpu]'"
-            ) from error
+            raise UserError("IOT_QUANTISATION=nf4 needs the extra `gpu`: pip install 'iot-pipeline[gpu]'") from error
         import torch
         from transformers import BitsAndBytesConfig
 
@@ -174,9 +170,7 @@ def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "
             base, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **options
         )
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}"
-        ) from error
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
     return model if quantisation == "nf4" else model.to(device)
 
 
@@ -202,6 +196,4 @@ def save_adapter(model: Any, config: TrainConfig) -> None:
     for name, value in settings.items():
         if isinstance(value, set):
             settings[name] = sorted(value)
-    write_text(
-        config.out / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True, default=str) + "\n"
-    )
+    write_text(config.out / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True, default=str) + "\n")

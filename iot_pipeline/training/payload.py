@@ -93,9 +93,7 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
     tensors = load_tensors(config.tensors)
     tokenizer = load_tokenizer(config.base)
     if int(tensors.input_ids.max()) >= len(tokenizer):
-        raise UserError(
-            f"{config.tensors}: made with another tokenizer than that of {config.base}; make it again"
-        )
+        raise UserError(f"{config.tensors}: made with another tokenizer than that of {config.base}; make it again")
     plan = make_plan(
         len(tensors),
         config.batch_rows * config.accumulation * machine.world,
@@ -141,11 +139,7 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
         if now - last >= config.log_seconds or done == plan.steps:
             last = now
             speed = counted / (now - loop_started)
-            left = (
-                (plan.steps - done)
-                * (now - loop_started)
-                / (done - begun)
-            )
+            left = (plan.steps - done) * (now - loop_started) / (done - begun)
             recent = float(np.mean(losses[-20:]))
             reporter.line(
                 f"step {done}/{plan.steps}: loss {recent:.4f}, {speed:,.0f} tokens/s, learning rate {rate:.2e}, "
@@ -214,9 +208,7 @@ class _Batches:
         self.lengths = tensors.lengths
         self.same_as = distinct_numbers(tensors)
         self.pad = pad_id(tokenizer)
-        self.supervised = np.array(
-            [int((tensors.row(place)[1] != IGNORED).sum()) for place in range(len(tensors))]
-        )
+        self.supervised = np.array([int((tensors.row(place)[1] != IGNORED).sum()) for place in range(len(tensors))])
         self.label_weight = config.label_weight
         self.marker = marker_ids(tokenizer)
         self.breaks = np.zeros(len(tokenizer), dtype=bool)
@@ -241,17 +233,13 @@ class _Batches:
         import torch
 
         world, device = self.machine.world, self.machine.device
-        for chosen, counts in micro_batches(
-            rows, self.same_as, self.lengths, self.micro, self.machine.rank, world
-        ):
+        for chosen, counts in micro_batches(rows, self.same_as, self.lengths, self.micro, self.machine.rank, world):
             pairs = [self.tensors.row(int(place)) for place in chosen]
             ids = padded([pair[0] for pair in pairs], self.pad)
             labels = padded([pair[1] for pair in pairs], IGNORED)
             weights = counts[:, None].astype(np.float32)
             if self.label_weight != 1.0:
-                weights = weights * label_weights(
-                    self.tensors, chosen, self.marker, self.breaks, self.label_weight
-                )
+                weights = weights * label_weights(self.tensors, chosen, self.marker, self.breaks, self.label_weight)
             self.real += int(self.lengths[chosen].sum())
             self.filled += ids.size
             self.asked += int(counts.sum())

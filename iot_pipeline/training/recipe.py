@@ -30,6 +30,4 @@ class BaseRecipe:
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able values, for cards and content hashes."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

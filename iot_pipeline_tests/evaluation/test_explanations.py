@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.evaluation.explanations import explanation_quality, judge, split_sections
+from iot_pipeline.evaluation.explanations import explanation_quality, judge
 from iot_pipeline.flows.serialise import RankTable
 
 CLASSES = ["Normal", "TCP_Flood"]
@@ -14,7 +14,7 @@ RANKED = "orig_pkts: -0.068 p97\nfwd_pkts_payload.tot: 1.204 p12\nflow_iat.avg: 
 GOOD = (
     "CLASSIFICATION: TCP_Flood\n"
     "ANALYSIS: A single packet (orig_pkts \u22120.068), fwd_pkts_payload.tot at 1.204. Much like TCP_Flood.\n"
-    "KEY_INDICATORS: orig_pkts -0.068 (below the mean); fwd_pkts_payload.tot 1.204 (above the mean)"
+    "KEY_INDICATORS: orig_pkts -0.068 (below the mean); fwd_pkts_payload.tot 1.204 (above the mean); flow_iat.avg 0.000"
 )
 
 
@@ -22,7 +22,7 @@ def test_a_true_explanation_passes_everything() -> None:
     found = explanation_quality([FLOW], [GOOD], ["TCP_Flood"], CLASSES, ended=[True])["aggregate"]
     shares = ["schema_valid", "label_matches", "numbers_grounded", "fully_grounded", "features_real"]
     assert [found[name] for name in [*shares, "values_true", "directions_true", "ended"]] == [1.0] * 8
-    assert found["explained"] == 1 and found["features_cited_mean"] == 2
+    assert found["explained"] == 1 and found["features_cited_mean"] == 3 and found["faultless"] == 1.0
 
 
 def test_the_other_order_is_as_good() -> None:
@@ -35,30 +35,39 @@ def test_the_other_order_is_as_good() -> None:
     [
         ("orig_pkts -0.068 (", "orig_pkts -0.07 (", "ungrounded", ["-0.07"]),
         ("at 1.204", "at 99 bytes", "ungrounded", ["99"]),
-        ("orig_pkts -0.068 (", "orig_pkts 1.204 (", "values_true", 1),
+        ("orig_pkts -0.068 (", "orig_pkts 1.204 (", "values_true", 2),
         ("fwd_pkts_payload.tot at", "fwd_pkts_burst.tot at", "unknown_features", ["fwd_pkts_burst.tot"]),
+        ("; flow_iat.avg", "; flow_gap.avg", "unknown_features", ["flow_gap.avg"]),
         ("(below the mean)", "(above the mean)", "false_directions", ["orig_pkts"]),
         ("CLASSIFICATION: TCP_Flood", "CLASSIFICATION: Normal", "label_matches", False),
         ("CLASSIFICATION: TCP_Flood", "CLASSIFICATION: UDP_Flood", "label", None),
-        ("KEY_INDICATORS:", "INDICATORS:", "schema", False),
+        ("KEY_INDICATORS:", "REASONS:", "schema", False),
         ("ANALYSIS:", "ANALYSIS: x\nANALYSIS:", "schema", False),
     ],
 )
 def test_each_falsehood_is_found(old: str, new: str, key: str, value: object) -> None:
-    assert judge(FLOW, GOOD.replace(old, new, 1), "TCP_Flood", CLASSES)[key] == value
+    assert old in GOOD
+    found = judge(FLOW, GOOD.replace(old, new, 1), "TCP_Flood", CLASSES)
+    assert found[key] == value and found["faults"]
 
 
 def test_percentiles_decide_directions_where_they_are_known() -> None:
-    answer = GOOD.replace("\u2212", "-")
-    ranked = judge(RANKED, answer, "TCP_Flood", CLASSES)
+    ranked = judge(RANKED, GOOD, "TCP_Flood", CLASSES)
     assert ranked["false_directions"] == ["fwd_pkts_payload.tot", "orig_pkts"]
-    said = answer.replace("orig_pkts -0.068 (below the mean)", "orig_pkts -0.068 p97 (above)")
+    said = GOOD.replace("-0.068 (below the mean)", "-0.068 (above the median, p97)")
     found = judge(RANKED, said, "TCP_Flood", CLASSES)
     assert found["false_directions"] == ["fwd_pkts_payload.tot"] and found["ungrounded"] == []
     assert judge(RANKED, said.replace("p97", "p96"), "TCP_Flood", CLASSES)["ungrounded"] == ["p96"]
+
+
+def test_values_that_are_no_z_scores_need_ranks() -> None:
+    none = frozenset[str]()
+    unknown = judge(FLOW, GOOD, "TCP_Flood", CLASSES, standardised=none)
+    assert (unknown["directions"], unknown["directions_true"]) == (2, 0)
     ranks = RankTable(10, {"orig_pkts": [-1.0, -0.068], "fwd_pkts_payload.tot": [0.0, 1.204]},
                       {"orig_pkts": [9, 10], "fwd_pkts_payload.tot": [1, 10]})  # fmt: skip
-    assert judge(FLOW, answer, "TCP_Flood", CLASSES, ranks)["false_directions"] == ["orig_pkts"]
+    found = judge(FLOW, GOOD, "TCP_Flood", CLASSES, ranks, none)
+    assert found["false_directions"] == ["orig_pkts"]
 
 
 def test_nothing_to_measure_is_none_and_junk_does_not_crash() -> None:
@@ -68,7 +77,6 @@ def test_nothing_to_measure_is_none_and_junk_does_not_crash() -> None:
     found = explanation_quality([FLOW], [""], ["Normal"], CLASSES)["aggregate"]
     assert found["numbers_grounded"] is None and found["directions_true"] is None and found["ended"] is None
     assert explanation_quality([], [], [], CLASSES)["aggregate"]["schema_valid"] is None
-    assert split_sections("ANALYSIS: a\nb") == {"ANALYSIS": "a\nb"}
 
 
 def test_lengths_must_agree() -> None:

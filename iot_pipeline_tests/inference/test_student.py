@@ -64,9 +64,7 @@ def test_it_learned_the_classes_it_was_shown(student: Student) -> None:
     assert np.allclose(np.exp(scores).sum(1), 1)
 
 
-@pytest.mark.parametrize(
-    "names", [CLASSES, ["Normal", "Norway_x9", "Port_Scanning", "q", "some longer name"]]
-)
+@pytest.mark.parametrize("names", [CLASSES, ["Normal", "Norway_x9", "Port_Scanning", "q", "some longer name"]])
 def test_scores_equal_reading_each_name_alone(student: Student, names: list[str]) -> None:
     texts = [flow_texts(3)[0], flow_texts(3)[1] + "\nextra: 12.345", flow_texts(3)[0]]
     scores = student.score_labels(texts, names)
@@ -130,6 +128,4 @@ def test_many_token_names_of_the_real_tokenizer_are_scored_exactly() -> None:
     student = Student(Qwen2ForCausalLM(config).eval(), real, torch.device("cpu"), real.pad_token_id)
     names = ["Normal", "Arp_Spoofing", "BotNet_DDOS", "TCP_Flood", "UDP_Flood"]
     texts = flow_texts(3)
-    assert np.allclose(
-        student.score_labels(texts, names), [by_hand(student, text, names) for text in texts], atol=1e-4
-    )
+    assert np.allclose(student.score_labels(texts, names), [by_hand(student, text, names) for text in texts], atol=1e-4)

@@ -23,10 +23,13 @@ KEY_INDICATORS: <feature> <value>"""
 
 
 def flow_text(number: int) -> str:
-    """A flow whose first value is unique to `number`."""
-    return (
-        f"orig_pkts: {number}.125\nresp_pkts: -0.500\nresp_ip_bytes: -0.537\nfwd_header_size_max: 0.169\n"
-        f"flow_iat.avg: 0.000\nflow_pkts_per_sec: 0.{number % 1000:03d}"
+    """A flow all of whose values are unique to `number`, so that an answer to another flow is ungrounded."""
+    return "\n".join(
+        f"{name}: {sign}{number}.{decimals}"
+        for name, sign, decimals in (
+            ("orig_pkts", "", "125"), ("resp_pkts", "-", "501"), ("resp_ip_bytes", "-", "537"),
+            ("fwd_header_size_max", "", "169"), ("flow_iat.avg", "", "004"), ("flow_pkts_per_sec", "", "711"),
+        )
     )
 
 

@@ -74,9 +74,8 @@ def test_fault_trial_loses_and_misplaces_nothing(tmp_path: Path) -> None:
     assert set(answers) == {r.key for r in requests}
     good = [n for n, r in enumerate(requests) if answers[r.key].status == "ok"]
     assert len(good) >= 295
+    # No two flows share a value, so an answer that went to another request would not pass.
     assert all(check(requests[n], answers[requests[n].key].text) == [] for n in good)
-    # An answer cites only numbers of its own flow, whose first value no other flow has.
-    assert all(f"{n}.125" in answers[requests[n].key].text for n in good)
     assert all(answers[r.key].reasons for r in requests if answers[r.key].status != "ok")
     assert asking.summary.attempts > 330
     with Store(tmp_path / "t.sqlite") as store:
@@ -122,7 +121,7 @@ def test_budget_is_never_passed_and_nothing_is_lost(url: str, tmp_path: Path) ->
     requests = make_requests(200)
     path = tmp_path / "t.sqlite"
     asking = teacher(url, path, source="paid", paid=True, budget_usd=0.01)
-    with pytest.raises(UserError, match="IOT_TEACHER_BUDGET_USD=0.01"):
+    with pytest.raises(UserError, match=r"IOT_TEACHER_BUDGET_USD=0\.01"):
         asking.ask(requests, checker(requests))
     with Store(path) as store:
         ledger = store.ledger()
@@ -155,7 +154,7 @@ def test_circuit_breaker(tmp_path: Path) -> None:
     requests = make_requests(400)
     with embedded_server({"refusal": 1.0}) as base_url:
         asking = teacher(base_url, tmp_path / "t.sqlite", concurrency=8)
-        with pytest.raises(UserError, match="most requests to the teacher .* fail.*refused"):
+        with pytest.raises(UserError, match=r"most requests to the teacher .* fail.*refused"):
             asking.ask(requests, checker(requests))
     assert asking.summary.attempts < 200
 
@@ -164,7 +163,7 @@ def test_no_server(tmp_path: Path) -> None:
     requests = make_requests(3)
     asking = teacher("http://127.0.0.1:9/v1", tmp_path / "t.sqlite", max_attempts=2)
     answers = asking.ask(requests, checker(requests))
-    assert {a.reasons[0] for a in answers.values()} == {"no answer: connection refused"}
+    assert {a.reasons[0] for a in answers.values()} == {"no answer: no connection"}
 
 
 def test_kill_9_of_the_client_and_resume(url: str, tmp_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_kill_9_of_the_client_and_resume(url: str, tmp_path: Path) -> None:
     asking = teacher(url, path, source="paid", paid=True, budget_usd=100.0)
     answers = asking.ask(requests, checker(requests))
     assert {a.status for a in answers.values()} == {"ok"}
-    assert all(f"{n}.125" in answers[r.key].text for n, r in enumerate(requests))
+    assert all(checker(requests)(r, answers[r.key].text) == [] for r in requests)
     assert asking.summary.cached >= 100 and asking.summary.asked == 600 - asking.summary.cached
     with Store(path) as store:
         outcomes = store.ledger()["outcomes"]

@@ -87,15 +87,10 @@ def test_a_run_learns_and_says_what_it_did(one: Path, world: tuple[Path, Path]) 
     assert facts["final_loss"] < facts["first_loss"] - 0.3
     assert facts["validation_loss"] < facts["first_loss"]
     assert facts["tokens_read"] == int(
-        sum(
-            load_tensors(world[1]).lengths[make_plan(32, 8, 1, 12, 42).rows_of(step)].sum()
-            for step in range(12)
-        )
+        sum(load_tensors(world[1]).lengths[make_plan(32, 8, 1, 12, 42).rows_of(step)].sum() for step in range(12))
     )
     assert len(losses(one)) == 12
-    assert sorted(load_file(one / "adapter_model.safetensors"))[0].startswith(
-        "base_model.model.model.layers.0"
-    )
+    assert sorted(load_file(one / "adapter_model.safetensors"))[0].startswith("base_model.model.model.layers.0")
     assert json.loads((one / "adapter_config.json").read_text())["r"] == 16
     assert not list(one.glob("checkpoint*")) and not list(one.rglob("*.pt")) and not list(one.rglob("*.bin"))
     assert json.loads((one / "progress.jsonl").read_text().splitlines()[-1])["step"] == 12
@@ -112,9 +107,7 @@ def test_killed_run_resumes_to_the_same_weights(one: Path, world: tuple[Path, Pa
     assert not (tmp_path / "training.json").exists()
     assert "resumed at step" in finish(start(settings))
     assert losses(tmp_path) == losses(one)
-    assert (tmp_path / "adapter_model.safetensors").read_bytes() == (
-        one / "adapter_model.safetensors"
-    ).read_bytes()
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() == (one / "adapter_model.safetensors").read_bytes()
 
 
 def test_two_processes_give_the_curve_of_one(one: Path, world: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""Tracks: one request for equal work, rows joined by key, same rows in each track, quarantine that is seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+import pytest
+
+from iot_pipeline.augmentation import tracks
+from iot_pipeline.augmentation.prompts import load_prompt
+from iot_pipeline.augmentation.tracks import Brief
+from iot_pipeline.augmentation.variation import Variation
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.serialise import group_id, values_text
+from iot_pipeline.flows.simulate import simulate_farm_flow
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.teacher.analyst import write_answer
+from iot_pipeline.teacher.request import Answer, Request, Usage
+
+PROMPTS = Path(tracks.__file__).parent.parent / "prompts"
+SPEC = load_spec("farm_flow")
+BRIEF = Brief(spec=SPEC, words=60, order="label_first", serialisation="values", seed=42)
+
+
+class Direct:
+    """The real analyst without HTTP: what the engine gives for each distinct request."""
+
+    source = "embedded"
+
+    def __init__(self, spoil: str = "") -> None:
+        self.spoil = spoil
+        self.asked: list[Request] = []
+
+    def ask(self, requests, check):  # type: ignore[no-untyped-def]
+        found = {}
+        for request in requests:
+            self.asked.append(request)
+            wanted = (request.params[name] for name in ("temperature", "seed", "max_tokens"))
+            text, finish, _ = write_answer(request.messages, *wanted)
+            if self.spoil and self.spoil in text:
+                text = text.replace("KEY_INDICATORS: ", "KEY_INDICATORS: made_up 1.5; ")
+            reasons = tuple(check(request, text))
+            found[request.key] = Answer(
+                request.key, "quarantined" if reasons else "ok", text, finish, request.model, self.source,
+                usage=Usage(100, 0, 10), attempts=1, reasons=reasons,
+            )
+        return found
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    path = tmp_path_factory.mktemp("sim") / "flows.parquet"
+    simulate_farm_flow(path, rows=300, seed=3)
+    table = pd.read_parquet(path)
+    table["label"] = [SPEC.label_of(code) for code in table["traffic"]]
+    table["text"] = [values_text(SPEC, row) for row in table[SPEC.feature_names].to_numpy().tolist()]
+    table["flow_group"] = [group_id(text) for text in table["text"]]
+    table["repeat"] = table.groupby(["flow_group", "label"]).cumcount().astype("int32")
+    table["position"] = table["row_id"] = np.arange(len(table))
+    return table
+
+
+def prompt(track: str):  # type: ignore[no-untyped-def]
+    return load_prompt(PROMPTS / f"{track}.md")
+
+
+@pytest.fixture(scope="module")
+def original(rows: pd.DataFrame) -> tracks.TrackResult:
+    return tracks.build_original(rows, prompt("original"), Direct(), BRIEF)
+
+
+def test_equal_flow_and_label_is_asked_once_and_shares_its_answer(
+    rows: pd.DataFrame, original: tracks.TrackResult
+) -> None:
+    pairs = len(rows.drop_duplicates(["flow_group", "label"]))
+    assert original.usage["distinct_requests"] == pairs < len(rows)
+    assert (len(original.messages), original.quarantined) == (len(rows), 0)
+    said = pd.Series([row["messages"][1]["content"] for row in original.messages])
+    assert said.groupby([rows["flow_group"], rows["label"]]).nunique().max() == 1
+
+
+def test_every_row_keeps_its_place_its_flow_and_its_label(rows: pd.DataFrame, original: tracks.TrackResult) -> None:
+    for message, text, label in zip(original.messages, rows["text"], rows["label"], strict=True):
+        user, assistant = message["messages"]
+        assert user == {"role": "user", "content": text}
+        assert assistant["content"].startswith(f"CLASSIFICATION: {label}\nANALYSIS: ")
+
+
+def test_answers_come_back_as_they_were_written(original: tracks.TrackResult, tmp_path: Path) -> None:
+    tracks.write_track(original, tmp_path)
+    assert tracks.read_answers(tmp_path) == original.answers
+    assert len((tmp_path / "track.jsonl").read_text().splitlines()) == len(original.messages)
+    with pytest.raises(UserError, match=r"answers\.parquet is missing"):
+        tracks.read_answers(tmp_path / "elsewhere")
+
+
+def test_a_first_row_keeps_the_answer_and_each_further_one_is_paraphrased(
+    rows: pd.DataFrame, original: tracks.TrackResult
+) -> None:
+    result = tracks.build_paraphrased(rows, original.answers, prompt("paraphrased"), Direct(), BRIEF)
+    assert result.quarantined == 0
+    for kind, repeat, first, second in zip(
+        result.provenance["kind"].to_pylist(), rows["repeat"], original.messages, result.messages, strict=True
+    ):
+        assert first["messages"][0] == second["messages"][0]
+        assert (first == second) == (repeat == 0) == (kind == "original")
+    assert result.usage["distinct_requests"] == int((rows["repeat"] > 0).sum())
+
+
+def test_a_quarantined_answer_is_listed_with_its_reason_and_stays_out_of_every_track(rows: pd.DataFrame) -> None:
+    result = tracks.build_original(rows, prompt("original"), Direct(spoil="Normal"), BRIEF)
+    bad = int((rows["label"] == "Normal").sum())
+    assert result.quarantined == bad > 0
+    assert len(result.messages) == len(rows) - bad
+    listed = result.provenance.filter(pa.compute.equal(result.provenance["status"], "quarantined"))
+    assert set(listed["label"].to_pylist()) == {"Normal"}
+    assert any("unknown feature" in reason for reason in listed["reasons"].to_pylist()[0])
+    after = tracks.build_paraphrased(rows, result.answers, prompt("paraphrased"), Direct(), BRIEF)
+    assert after.quarantined == bad
+
+
+@pytest.mark.parametrize("variation", list(Variation))
+def test_varied_rows_meet_no_evaluation_flow_and_are_explained_anew(
+    rows: pd.DataFrame, original: tracks.TrackResult, variation: Variation
+) -> None:
+    def to_text(values):  # type: ignore[no-untyped-def]
+        return values_text(SPEC, values)
+
+    def build(forbidden: set[str]) -> tracks.TrackResult:
+        return tracks.build_feature_varied(
+            rows, original.answers, prompt("feature_varied"), Direct(), BRIEF, variation, to_text, forbidden
+        )
+
+    free = build(set())
+    groups = {g for g, k in zip(*(free.provenance[n].to_pylist() for n in ("varied_group", "kind")), strict=True)
+              if k == "varied"}
+    assert free.quarantined == 0 and groups
+    kept = [m == o for m, o, r in zip(free.messages, original.messages, rows["repeat"], strict=True) if r == 0]
+    assert all(kept)
+    bound = build(groups)
+    assert not groups & {group_id(row["messages"][0]["content"]) for row in bound.messages} - set(rows["flow_group"])
+    assert free.report == build(set()).report
+
+
+def test_a_report_is_the_same_whatever_the_cache_held(rows: pd.DataFrame, original: tracks.TrackResult) -> None:
+    again = tracks.build_original(rows, prompt("original"), Direct(), BRIEF)
+    assert (again.report, again.messages) == (original.report, original.messages)
+    assert set(original.usage) == {
+        "rows", "requests", "distinct_requests", "cached", "prompt_tokens", "completion_tokens", "billed_usd",
+        "model", "embedded", "quarantined",
+    }
