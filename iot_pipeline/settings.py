@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     stages: list[Stage] = Field(["10K"], description="stages that `run` makes, comma separated")
     tracks: list[Track] = Field(["original", "paraphrased", "feature_varied"], description="tracks to make")
     order: Literal["natural", "distinct_first"] = Field("natural", description="order of the train pool")
-    serialisation: Literal["values", "ranked"] = Field("values", description="how a flow becomes text")
+    serialisation: Literal["values", "ranked"] = Field("ranked", description="how a flow becomes text")
     answer_order: Literal["label_first", "explanation_first"] = Field("label_first", description="parts of an answer")
 
     # -- baseline ------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
 
     # -- student -------------------------------------------------------------------------------------------
     base_model: str = Field("tiny", description="tiny (built here), a hub id, or a folder")
-    base_steps: int = Field(600, ge=1, description="pre-training steps of the tiny base")
+    base_steps: int = Field(450, ge=1, description="pre-training steps of the tiny base")
     max_length: int = Field(1024, ge=64, description="tokens of the longest row; a longer one is an error")
     stage_chain: Literal["independent", "warm_start"] = Field(
         "independent", description="does a stage start from the base or from the stage before"

@@ -92,7 +92,7 @@ def parse_answer(text: str) -> ParsedAnswer:
     """Read an answer in either order, with or without Markdown; never raises, see `problems`."""
     text = text.replace("−", "-").replace("\u2011", "-")
     marks = list(PART.finditer(text))
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    ends = [mark.start() for mark in marks[1:]] + [len(text)] * bool(marks)
     parts: dict[str, str] = {}
     problems = []
     for mark, end in zip(marks, ends, strict=True):

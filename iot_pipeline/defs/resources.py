@@ -49,7 +49,7 @@ class TeacherResource(dg.ConfigurableResource):
                 base_url=base_url,
                 api_key=secret,
                 store=step.lake.root / "teacher.sqlite",
-                source="embedded" if where == "embedded" else base_url,
+                source=where if where == "embedded" else base_url,
                 budget_usd=step.unrecorded.teacher_budget_usd,
                 concurrency=step.unrecorded.teacher_concurrency,
                 log=step.log,

@@ -30,9 +30,8 @@ def evaluate_predictions(
     """Score log-probabilities [n_groups, n_classes] (row i belongs to group_ids[i]) on one side's records.
 
     `records`: rows of evaluation_split/records.parquet of that side. Returns {classes, groups, records,
-    views:
-    {row|distinct|clean: {accuracy, macro_f1, ..., ceiling, share_of_ceiling, intervals} or None when empty}};
-    with `temperature`, also `calibrated` log-loss, Brier, ECE and reliability of each view.
+    views: {row|distinct|clean: {accuracy, macro_f1, ..., ceiling, share_of_ceiling, intervals}, or None when
+    empty}}; with `temperature`, also `calibrated` log-loss, Brier, ECE and reliability of each view.
     Raises UserError when a group has no prediction, a value is not finite, or an accuracy passes its ceiling.
     """
     side = read_side(records, classes)

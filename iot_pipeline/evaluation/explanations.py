@@ -63,7 +63,7 @@ def judge(
 ) -> dict[str, Any]:
     """All checks of one answer: counts of claims beside counts of true ones, and what is false by name.
 
-    `faults` are the teacher's reasons against the answer (direction faults only where flow text or sign decide).
+    `faults` are the reasons for which a teacher's answer would be refused (directions: by text or sign).
     """
     plain = facts_of(flow_text)
     signed = frozenset(plain.values) if standardised is None else standardised

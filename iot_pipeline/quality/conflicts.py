@@ -11,14 +11,13 @@ from typing import Any
 import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.quality.sql import group_raw, group_text, one, opened, rows
+from iot_pipeline.quality.sql import group_raw, group_text, literal, one, opened, rows
 
 
 def label_conflicts(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
     """Groups with more than one label in flows.parquet, who is confused with whom, and exact ceilings.
 
-    Returns {rows, text, raw, matrix, pairs, ceilings, by_class, largest}. `matrix[i][j]` (order of
-    `classes`):
+    Returns {rows, text, raw, matrix, pairs, ceilings, by_class, largest}; `matrix[i][j]` (as `classes`):
     rows of class i in conflicting flow groups whose majority label is j (ties: the class listed first), so
     the rows off the diagonal are those that no function of the flow text can get right. Ceilings: `row` over
     rows, `distinct` over distinct flows, `clean` over flows with one label.
@@ -26,7 +25,7 @@ def label_conflicts(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
     with opened(flows=flows) as connection:
         group_raw(connection, spec)
         group_text(connection)
-        classes = ", ".join(f"({position}, '{name}')" for position, name in enumerate(spec.classes))
+        classes = ", ".join(f"({position}, {literal(name)})" for position, name in enumerate(spec.classes))
         connection.execute(f"CREATE TEMP TABLE classes AS FROM (VALUES {classes}) t(place, label)")
         text = _summary(connection, "text_labels", "flow_group")
         raw = _summary(connection, "raw_labels", "raw_group")

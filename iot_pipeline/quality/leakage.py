@@ -37,11 +37,9 @@ def leakage_report(
 
     Returns {passed, sides, pairs, leak_free, row_wise, seed}: `pairs` counts flow groups and rows that any
     two sides share, `passed` is True only if that is 0 for all of them, every row is on a side and every
-    record is
-    right about its rows. Each protocol has shared_groups, shared_test_rows, shared_test_share, ceilings,
-    and the
-    accuracies of the same small LightGBM and of a table look-up (rows, distinct flows, flows never trained
-    on).
+    record is right about its rows. Each protocol has shared_groups, shared_test_rows, shared_test_share,
+    row_ceiling, and the accuracies of the same small LightGBM (`model`, unless `with_model` is False) and of
+    a table look-up: by rows, by distinct flows, and on flows never trained on.
     """
     with opened(flows=flows, records=records) as connection:
         table = connection.execute(
@@ -98,8 +96,7 @@ def _shared_pairs(group: npt.NDArray[Any], side: npt.NDArray[Any], rows: Floats)
 
 
 def _row_wise(rows: Floats, seed: int) -> Halves:
-    """Every row to train (80 %) or test by itself: rows of a record are alike, so only their number is
-    drawn."""
+    """Every row to train (80 %) or test by itself; rows of a record are alike, only their number is drawn."""
     rng = np.random.default_rng(seed)
     counts = rows.astype(np.int64)
     # The choice of round(0.2 n) rows out of n without replacement, counted by record.

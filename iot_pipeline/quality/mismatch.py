@@ -12,7 +12,7 @@ from typing import Any
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.quality.duplicates import dedup_report
 from iot_pipeline.quality.facts import class_tables, published_duplicates, published_quartiles, row_totals
-from iot_pipeline.quality.sql import one, opened, quote
+from iot_pipeline.quality.sql import literal, one, opened, quote
 
 SHARE_STEP = 1e-4  # published shares have 4 decimals
 Number = int | float | None
@@ -157,7 +157,7 @@ def _quartiles(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
             if not used:
                 continue
             columns = ", ".join(f"quantile_cont({quote(item)}, [0.25, 0.5, 0.75])" for item in used)
-            query = f"SELECT count(*), {columns} FROM flows WHERE label = '{name}'"
+            query = f"SELECT count(*), {columns} FROM flows WHERE label = {literal(name)}"
             present, *found = one(connection, query)
             if not present:
                 what = f"quartiles are published for {name}, which has no row"

@@ -48,11 +48,9 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
     """Rules for each class from one-vs-rest trees of depth 4 on the distinct train flows.
 
     Each rule's `coverage` (share of the class that it catches) and `precision` (share of what it catches
-    that is
-    the class) are measured on the test side, by distinct flow and by row; they are None where nothing is
-    caught.
-    Returns {classes: {class: {rules, combined}}, guide}; a class that is absent from the train side has no
-    rule.
+    that is the class) are measured on the test side, by distinct flow and by row; they are None where nothing
+    is caught. Returns {classes: {class: {rules, combined}}, guide, ...}; a class that is absent from the
+    train side has no rule.
     """
     train, test = load_side(flows, records, spec, "train"), load_side(flows, records, spec, "test")
     columns = {feature.name: train[feature.name].to_numpy(np.float64) for feature in spec.features}
@@ -149,8 +147,7 @@ def _learn(
 def _merge(
     path: list[tuple[int, float, bool]], names: list[str], columns: dict[str, Floats]
 ) -> list[Condition]:
-    """A path of splits as one condition a feature, with the shortest thresholds that split the train side
-    alike."""
+    """A path of splits as one condition a feature, with the shortest thresholds that split train alike."""
     bounds: dict[int, tuple[float, float]] = {}
     for feature, threshold, below in path:
         low, high = bounds.get(feature, (-math.inf, math.inf))

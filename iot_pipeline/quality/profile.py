@@ -23,10 +23,10 @@ ALL_ROWS = "(all)"
 def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.DataFrame]:
     """Profile of flows.parquet.
 
-    Returns ({classes, rows_by_class, zero_variance, scales, published}, table); the table has one row per
-    class
-    (and `(all)`) and feature: class, feature, the STATISTICS, zero_variance, published_p25/median/p75 (NaN if
-    none). Outliers lie outside 1.5 interquartile ranges of the class's quartiles.
+    Returns ({rows, rows_by_class, zero_variance, scales, published_classes}, table); the table has one row
+    per class (and `(all)`) and feature: class, feature, the STATISTICS, zero_variance,
+    published_p25/median/p75 (NaN if none). Outliers lie outside 1.5 interquartile ranges of the class's
+    quartiles.
     """
     published = published_quartiles(spec)
     parts: list[pd.DataFrame] = []
@@ -126,10 +126,9 @@ def recover_grid(
 ) -> dict[str, Any] | None:
     """Quantum q and offset such that values = offset + k * q for whole k, or None.
 
-    Counts and bytes that were z-scored lie on such a grid with q = unit / std. Needs at least 4 distinct
-    values;
-    accepted when `lowest_share` of the rows is within 2 % of a step of the grid and steps are few (k <
-    100,000).
+    Counts and bytes that were z-scored lie on such a grid with q = unit / std. Needs at least 4
+    distinct values; accepted when `lowest_share` of the rows is within 2 % of a step of the grid and steps
+    are few (k < 100,000).
     """
     distinct, position = np.unique(np.round(values, 9), return_inverse=True)
     if len(distinct) < 4:

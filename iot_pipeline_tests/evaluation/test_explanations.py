@@ -14,7 +14,8 @@ RANKED = "orig_pkts: -0.068 p97\nfwd_pkts_payload.tot: 1.204 p12\nflow_iat.avg: 
 GOOD = (
     "CLASSIFICATION: TCP_Flood\n"
     "ANALYSIS: A single packet (orig_pkts \u22120.068), fwd_pkts_payload.tot at 1.204. Much like TCP_Flood.\n"
-    "KEY_INDICATORS: orig_pkts -0.068 (below the mean); fwd_pkts_payload.tot 1.204 (above the mean); flow_iat.avg 0.000"
+    "KEY_INDICATORS: orig_pkts -0.068 (below the mean); fwd_pkts_payload.tot 1.204 (above the mean); "
+    "flow_iat.avg 0.000"
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
+from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.defs.partitions import STAGES, grid, grid_dep
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import rank_table, table_texts
@@ -57,7 +58,7 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
             model, classes, seed = student(step, stage, track), step.spec.classes, step.settings.seed
             records = step.input("evaluation_split") / "records.parquet"
             scores, begin = {}, time.monotonic()
-            for side in ("calibration", "test"):
+            for side in ("validation", "calibration", "test"):
                 groups, texts = prompts_of(step, side)
                 scores[side] = (groups, model.score_labels(texts, classes, step.settings.answer_order, log=step.log))
             seconds = time.monotonic() - begin
@@ -65,6 +66,10 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
             fitted = fit_temperature(calibration, align(calibration, *scores["calibration"]))
             result = evaluate_predictions(
                 side_records(records, "test"), *scores["test"], classes, seed, fitted["temperature"]
+            )
+            # Choices (recipe, weights) are made on this side, never on the test side.
+            result["validation"] = evaluate_predictions(
+                side_records(records, "validation"), *scores["validation"], classes, seed, fitted["temperature"]
             )
             write_predictions(step.folder / "predictions.parquet", *scores["test"], classes)
             step.json("eval.json", result)
@@ -109,7 +114,8 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
             # Room for four tokens a word beside the other sections: who runs on into the limit did not end by himself.
             written = model.explain_ended(chosen, max_new_tokens=64 + 4 * step.settings.explanation_words)
             answers = [text for text, _ in written]
-            result = judge(chosen, answers, labels, classes, [ended for _, ended in written], rank_table(step))
+            result = judge(chosen, answers, labels, classes, [ended for _, ended in written], rank_table(step),
+                           standardised(glossary_of(step.spec)))
             step.json("quality.json", result)
             step.note(**{key: value for key, value in result["aggregate"].items() if value is not None})
             step.table("examples", [

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import dagster as dg
 
+from iot_pipeline.augmentation.form import form_writer
 from iot_pipeline.defs.partitions import STAGES, TRACKS, UP_TO, grid, grid_dep, only, previous_stage, stages_up_to
 from iot_pipeline.defs.resources import TrainerResource, work_folder
 from iot_pipeline.defs.step import LakeResource, Step
@@ -46,6 +47,7 @@ def base_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
                 table_texts(step, flows), step.spec.classes, step.spec.feature_names, step.folder / "model",
                 seed=step.settings.seed, recipe=BaseRecipe(steps=step.settings.base_steps),
                 threads=step.unrecorded.threads, log=step.log,
+                writer=form_writer(step.spec, step.settings.explanation_words, step.settings.answer_order),
             )
             step.json("base.json", {"kind": "tiny", "name": "model"})
             step.json("building.json", asdict(report), volatile=True)
