@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ COLUMNS = (
 )
 # SQLite's own default limit of bound variables is 32,766; a smaller batch keeps memory flat as well.
 LOOKUP_BATCH = 1000
+WAL_TRIES = 200  # 10 s
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            self._use_wal()
             self._db.execute("PRAGMA synchronous=NORMAL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
@@ -93,6 +95,16 @@ class Store:
     def close(self) -> None:
         """Close the connection; the last one to close folds the write-ahead log into the file."""
         self._db.close()
+
+    def _use_wal(self) -> None:
+        """Switch to WAL. SQLite's busy timeout does not cover this one step, so two first openers would collide."""
+        for _ in range(WAL_TRIES - 1):
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError:
+                time.sleep(0.05)
+        self._db.execute("PRAGMA journal_mode=WAL")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
