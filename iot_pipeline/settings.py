@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per lake")
     teacher_concurrency: int = Field(64, ge=1, le=2000, description="most requests in flight")
     explanation_words: int = Field(60, ge=30, le=1200, description="words asked of an explanation")
+    validation_flows: int = Field(300, ge=10, description="validation flows the teacher explains: one common loss")
     variation: Literal["physical", "paper"] = Field("physical", description="how feature_varied moves values")
     max_quarantined_share: float = Field(0.02, ge=0, lt=1, description="share of rows without answer that blocks")
 

@@ -34,6 +34,15 @@ def side_records(records: Path, side: str) -> pd.DataFrame:
     return _frame(query, records=str(records), side=side)
 
 
+def labelled_flows(flows: Path, records: Path, side: str, most: int, seed: int) -> pd.DataFrame:
+    """Up to `most` records of one side, drawn by a seeded hash: flow_group, label, row_id, features."""
+    query = """
+        SELECT r.flow_group, r.label, f.* EXCLUDE (flow_group, label, occurrence)
+        FROM read_parquet($records) r JOIN read_parquet($flows) f USING (row_id)
+        WHERE r.side = $side ORDER BY sha256($seed || r.flow_group || r.label) LIMIT $most"""
+    return _frame(query, records=str(records), flows=str(flows), side=side, most=most, seed=str(seed))
+
+
 def evaluation_groups(records: Path) -> set[str]:
     """Flow groups that no training text may have: those of validation, calibration and test."""
     query = "SELECT DISTINCT flow_group FROM read_parquet($records) WHERE side <> 'train'"

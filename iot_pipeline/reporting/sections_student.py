@@ -169,6 +169,12 @@ def explanations(context: Context) -> Section:
         for key, result in found.items()
     ]
     section.table(rows, caption="Means over the explained test flows.", asset="explanation_quality")
+    for key, result in found.items():
+        for number, example in enumerate(result.get("examples") or [], start=1):
+            section.quote(
+                f"student {name_of(key)}, test flow {number}",
+                [("flow", example["flow"]), (f"written, scored as {example['scored']}", example["answer"])],
+            )
     return section
 
 

@@ -49,7 +49,10 @@ PLAIN = (
     "we see {f} at {v}", "the record gives {f} as {v}", "{f} was measured as {v}",
 )
 JOINTS = ("; ", ", and ", ", while ", "; in addition, ", ", whereas ", "; likewise ")
-STARTS = ("", "", "", "Here ", "In this flow ", "Notably, ", "Moreover, ", "In addition, ", "Besides, ", "First of all, ")
+STARTS = (
+    "", "", "", "Here ", "In this flow ", "Notably, ", "Moreover, ", "In addition, ", "Besides, ",
+    "First of all, ",
+)
 CONTRASTS = (
     "For {noun} one would expect a different picture in these features.",
     "The alternative reading, {noun}, explains the cited values less well.",
@@ -80,8 +83,10 @@ PAIRS = (
 )
 # For long texts only: they keep long explanations, which use most of what is known, apart in their wording.
 LEADS = (
-    "", "", "", "It is worth noting that ", "As a rule, ", "From experience with such captures, ", "It should be added that ",
-    "To put it in context, ", "For the analyst this means that ", "One has to keep in mind that ", "On closer inspection, ",
+    "", "", "", "It is worth noting that ", "As a rule, ", "From experience with such captures, ",
+    "It should be added that ",
+    "To put it in context, ", "For the analyst this means that ", "One has to keep in mind that ",
+    "On closer inspection, ",
     "More generally, ", "Seen from the operator's side, ",
 )
 LONG = 300
@@ -224,7 +229,8 @@ class Writer:
         # A short text has no room for the classes that it is not.
         others = [c for c in classes if c != label] if words >= 100 else []
         for number, other in enumerate(self.shuffled(others)):
-            text = patterns[number % len(patterns)].format(noun=self.pick(about_class(other)["noun"]).format(label=other))
+            noun = self.pick(about_class(other)["noun"]).format(label=other)
+            text = patterns[number % len(patterns)].format(noun=noun)
             contrasts.append(text[0].upper() + text[1:])
         method, act = self.shuffled(METHOD), self.shuffled(about["act"])
         rest = [s for group in knowledge()["groups"] if group not in groups

@@ -24,7 +24,7 @@ from iot_pipeline.defs.partitions import grid, grid_dep, only, prompt_dep
 from iot_pipeline.defs.resources import TeacherResource
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import one_text, table_texts
-from iot_pipeline.flows.pool import evaluation_groups, pool_size, training_rows
+from iot_pipeline.flows.pool import evaluation_groups, labelled_flows, pool_size, training_rows
 from iot_pipeline.flows.split import stage_rows
 
 COMMON: dict[str, Any] = {
@@ -88,6 +88,23 @@ def original(
     """One explanation for each flow group and label of the stage's increment, shared by its rows."""
     with lake.step(context) as step:
         rows = increment(step)
+        with teacher.open(step) as engine:
+            result = build_original(rows, prompt_of(step, "original"), engine, brief(step), log=step.log)
+        finish(step, result)
+    return step.result()
+
+
+@dg.asset(**COMMON, deps=[*DATA, prompt_dep("original")], check_specs=answered("validation_answers"))
+def validation_answers(
+    context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
+) -> dg.MaterializeResult:
+    """Explanations of validation flows: the one set on which the loss of every track and stage is measured."""
+    with lake.step(context) as step:
+        rows = labelled_flows(
+            step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "validation",
+            step.settings.validation_flows, step.settings.seed,
+        )
+        rows = rows.assign(position=range(len(rows)), repeat=0, text=table_texts(step, rows))
         with teacher.open(step) as engine:
             result = build_original(rows, prompt_of(step, "original"), engine, brief(step), log=step.log)
         finish(step, result)

@@ -116,11 +116,13 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
             answers = [text for text, _ in written]
             result = judge(chosen, answers, labels, classes, [ended for _, ended in written], rank_table(step),
                            standardised(glossary_of(step.spec)))
+            result["examples"] = [
+                {"flow": flow, "scored": label, "answer": answer}
+                for flow, label, answer in list(zip(chosen, labels, answers, strict=True))[:3]
+            ]
             step.json("quality.json", result)
             step.note(**{key: value for key, value in result["aggregate"].items() if value is not None})
-            step.table("examples", [
-                {"scored": label, "answer": answer} for label, answer in list(zip(labels, answers, strict=True))[:5]
-            ])
+            step.table("examples", [{k: e[k] for k in ("scored", "answer")} for e in result["examples"]])
         return step.result()
 
     return quality

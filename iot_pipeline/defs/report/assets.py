@@ -22,20 +22,29 @@ from iot_pipeline.reporting import cards, claims, comparison, cost, figures, mea
 from iot_pipeline.reporting.gather import gather
 
 COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": "1"}
-QUALITY = [
-    "dedup_report", "label_conflicts", "dataset_mismatch", "flow_profile", "attack_patterns", "sample_comparison",
+# What reports are made from, in the order of the method; those of STAGED are one asset a stage.
+ARTEFACTS = [
+    "raw_flows", "flows", "dedup_report", "label_conflicts", "dataset_mismatch", "flow_profile", "attack_patterns",
+    "sample_comparison", "evaluation_split", "training_order", "leakage_report", "automl_baseline", "prompt",
+    "validation_answers", *TRACKS, "base_model", "training_split", "lora_checkpoint", "eval_metrics",
+    "explanation_quality", "inference_benchmark",
 ]
-SPLITS = ["evaluation_split", "training_order", "leakage_report"]
-EVALUATIONS = [dg.AssetKey([name, stage]) for name in ("eval_metrics", "explanation_quality") for stage in STAGES]
-CHECKPOINTS = [dg.AssetKey(["lora_checkpoint", stage]) for stage in STAGES]
-EVERYTHING = [
-    "raw_flows", "flows", *QUALITY, *SPLITS, "automl_baseline", "prompt", *TRACKS, "base_model", "training_split",
-    *CHECKPOINTS, *EVALUATIONS, "inference_benchmark",
-]
+STAGED = {"lora_checkpoint", "eval_metrics", "explanation_quality"}
+REPORTS = ["track_comparison", "cost_report", "claims_audit"]
+
+
+def keys(names: list[str]) -> list[dg.AssetKey]:
+    """Asset keys of names, one a stage for those that have stages in their key."""
+    return [
+        dg.AssetKey(parts)
+        for name in names
+        for parts in ([[name, stage] for stage in STAGES] if name in STAGED else [[name]])
+    ]
+
 
 @dg.asset(
     **COMMON, kinds={"markdown"},
-    deps=["evaluation_split", "training_order", "automl_baseline", *(key for key in EVALUATIONS if key.path[0] == "eval_metrics")],
+    deps=["evaluation_split", "training_order", "automl_baseline", *keys(["eval_metrics"])],
 )
 def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every track and baseline at every stage made, in three views, with intervals, ceilings and paired tests."""
@@ -98,49 +107,46 @@ def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
         step.png("cost.png", figures.cost(result), "Dollars by track")
     return step.result()
 
-def whole_lake(step: Step, without: set[str]) -> dict[ArtefactId, Path]:
-    """Folders of every artefact made so far, each an input, but for those of the assets in `without`."""
-    names = ["raw_flows", "flows", *QUALITY, *SPLITS, "automl_baseline", "prompt", *TRACKS, "base_model",
-             "training_split", "lora_checkpoint", "eval_metrics", "explanation_quality", "inference_benchmark",
-             "track_comparison", "cost_report", "claims_audit"]
+def whole_lake(step: Step, reports: list[str]) -> dict[ArtefactId, Path]:
+    """Folders of everything made so far, each an input: what reports are made from, and the named reports."""
     found: dict[ArtefactId, Path] = {}
-    for name in names:
-        if name not in without:
-            found |= step.inputs(name)
+    for name in [*ARTEFACTS, *reports]:
+        found |= step.inputs(name)
     return found
+
 
 def about(step: Step) -> dict[str, Any]:
     """What a reader must know of the data set."""
     spec = step.spec
     return {name: getattr(spec, name) for name in ("name", "title", "citation", "doi", "licence")}
 
-@dg.asset(**COMMON, kinds={"markdown"}, deps=[*EVERYTHING, "track_comparison", "cost_report"])
+@dg.asset(**COMMON, kinds={"markdown"}, deps=keys([*ARTEFACTS, *REPORTS[:2]]))
 def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every claim of the prior work beside what was measured here, with a computed verdict."""
     with lake.step(context) as step:
-        context_ = gather(whole_lake(step, {"claims_audit"}), about(step))
+        context_ = gather(whole_lake(step, REPORTS[:2]), about(step))
         found, conditions = measured.collect(context_)
         audit = claims.claims_audit(claims.load_claims(), found, conditions)
         step.json("claims_audit.json", audit)
         step.table("claims", [{k: row[k] for k in ("id", "text", "claimed", "measured", "verdict")} for row in audit])
     return step.result()
 
-@dg.asset(**COMMON, kinds={"html", "markdown"}, deps=[*EVERYTHING, "track_comparison", "cost_report", "claims_audit"])
+@dg.asset(**COMMON, kinds={"html", "markdown"}, deps=keys([*ARTEFACTS, *REPORTS]))
 def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """The report: results, data, leakage, tracks, training, explanations, cost, claims, lineage. HTML and Markdown."""
     with lake.step(context) as step:
-        facts = report.paper_report(gather(whole_lake(step, set()), about(step)), step.folder)
+        facts = report.paper_report(gather(whole_lake(step, REPORTS), about(step)), step.folder)
         step.volatile("report.html")  # figures depend on the machine's fonts
         missing = "; ".join(facts["missing"]) or "nothing"
         step.note(sections=facts["sections"], figures=facts["figures"], missing=missing)
         step.metadata["report"] = dg.MetadataValue.path(str(step.lake.folder(step.artefact) / "report.html"))
     return step.result()
 
-@dg.asset(**COMMON, kinds={"markdown", "huggingface"}, deps=[*EVERYTHING, "track_comparison"])
+@dg.asset(**COMMON, kinds={"markdown", "huggingface"}, deps=keys([*ARTEFACTS, "track_comparison"]))
 def model_card(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """A model card for every checkpoint: what it is, data, training, evaluation, limits, licence."""
     with lake.step(context) as step:
-        known = gather(whole_lake(step, {"claims_audit", "cost_report"}), about(step))
+        known = gather(whole_lake(step, ["track_comparison"]), about(step))
         written = 0
         for key in sorted(known.get("training", {})):
             write_text(step.folder / f"{key.replace('|', '-')}.md", cards.model_card(known, key))

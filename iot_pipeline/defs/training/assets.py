@@ -65,7 +65,7 @@ def base_location(step: Step) -> str:
 
 @dg.asset(
     **COMMON, kinds={"jsonl", "safetensors"}, partitions_def=grid(),
-    deps=["base_model", *(grid_dep(track, stage=UP_TO, track=only(track)) for track in TRACKS)],
+    deps=["base_model", "validation_answers", *(grid_dep(track, stage=UP_TO, track=only(track)) for track in TRACKS)],
     check_specs=[dg.AssetCheckSpec("nothing_cut_label_and_end_supervised", asset="training_split", blocking=True)],
 )
 def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
@@ -78,6 +78,10 @@ def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             for part in stages_up_to(stage):
                 whole.write((step.input(track, f"{part}|{track}") / "track.jsonl").read_bytes())
         stats = build_tensors(_messages(jsonl), tokenizer, step.settings.max_length, tensors, step.log)
+        build_tensors(
+            _messages(step.input("validation_answers") / "track.jsonl"), tokenizer, step.settings.max_length,
+            step.folder / "validation.safetensors",
+        )
         check = check_tensors(tensors, tokenizer, step.settings.max_length, rows=stats.rows)
         step.json("stats.json", asdict(check.stats))
         step.note(**asdict(check.stats))
@@ -129,6 +133,7 @@ def train_config(step: Step, stage: str, track: str, previous: str | None) -> Tr
     values: dict[str, Any] = {
         "base": base_location(step),
         "tensors": step.input("training_split", f"{stage}|{track}") / "train.safetensors",
+        "validation": step.input("training_split", f"{stage}|{track}") / "validation.safetensors",
         "warm_start": step.input(f"lora_checkpoint/{previous}", f"{previous}|{track}") if warm else None,
         "seed": chosen.seed, "epochs": chosen.train_epochs, "max_steps": chosen.train_max_steps,
         "batch_rows": chosen.train_batch_rows, "accumulation": chosen.train_accumulation,

@@ -1,0 +1,67 @@
+"""How long does the whole job take, and what does it reach? Read off a lake that `make run` made from nothing.
+
+    make run && .venv/bin/python benchmarks/whole_job.py
+
+Beside it stands the prior work's way: loose scripts whose wall clock nobody recorded, and whose accuracy nobody
+measured; so there is no second figure to pair with, only the bar of 20 minutes. Wall clock comes from Dagster's own
+records (first run's start to last run's end), seconds of each asset from its manifest, results from track_comparison.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+from collections import defaultdict
+from pathlib import Path
+
+import dagster as dg
+
+from iot_pipeline.defs.step import code_commit
+from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.settings import load_settings
+
+
+def main() -> None:
+    """Write benchmarks/results/whole_job-<lake>.json and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lake", type=Path, default=load_settings().lake_path, help="lake to read")
+    lake = Lake(parser.parse_args().lake)
+    comparison = lake.folder(ArtefactId("track_comparison")) / "track_comparison.json"
+    result = {
+        "question": "wall clock of the whole job from nothing, and what it reaches",
+        "date": datetime.date.today().isoformat(),
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "code_commit": code_commit(),
+        **clock(lake),
+        "results": json.loads(comparison.read_text())["table"],
+        "labels": sorted({label for a in lake.artefacts() if (label := manifest(lake, a)["provenance"].get("label"))}),
+    }
+    path = Path(__file__).parent / "results" / f"whole_job-{lake.root.name}.json"
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print(path.read_text())
+
+
+def manifest(lake: Lake, artefact: ArtefactId) -> dict:
+    """The manifest as plain data."""
+    return json.loads((lake.folder(artefact) / "manifest.json").read_text())
+
+
+def clock(lake: Lake) -> dict:
+    """Seconds of the whole, and of each asset over its partitions."""
+    os.environ["DAGSTER_HOME"] = str(lake.root / ".dagster")
+    with dg.DagsterInstance.get() as instance:
+        records = instance.get_run_records()
+    seconds: dict[str, float] = defaultdict(float)
+    for artefact in lake.artefacts():
+        seconds[artefact.asset.split("/")[0]] += manifest(lake, artefact)["provenance"]["seconds"]
+    return {
+        "wall_seconds": round(max(r.end_time for r in records) - min(r.start_time for r in records), 1),
+        "dagster_runs": len(records),
+        "failed_runs": sum(r.dagster_run.status == dg.DagsterRunStatus.FAILURE for r in records),
+        "seconds_by_asset": {k: round(v, 1) for k, v in sorted(seconds.items(), key=lambda item: -item[1])},
+    }
+
+
+if __name__ == "__main__":
+    main()
