@@ -14,6 +14,7 @@ from typing import Any, cast
 import dagster as dg
 
 from iot_pipeline.augmentation.form import form_writer
+from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.partitions import STAGES, TRACKS, UP_TO, grid, grid_dep, only, previous_stage, stages_up_to
 from iot_pipeline.defs.resources import TrainerResource, work_folder
 from iot_pipeline.defs.step import LakeResource, Step
@@ -64,7 +65,7 @@ def base_location(step: Step) -> str:
 
 
 @dg.asset(
-    **COMMON, kinds={"jsonl", "safetensors"}, partitions_def=grid(),
+    **COMMON, kinds={"jsonl", "safetensors"}, partitions_def=grid(), automation_condition=inputs_changed,
     deps=["base_model", "validation_answers", *(grid_dep(track, stage=UP_TO, track=only(track)) for track in TRACKS)],
     check_specs=[dg.AssetCheckSpec("nothing_cut_label_and_end_supervised", asset="training_split", blocking=True)],
 )
