@@ -21,20 +21,24 @@ def definitions() -> dg.Definitions:
     return defs()
 
 
-def made(instance: dg.DagsterInstance, asset: str, partition: str | None = None, version: str = "1") -> None:
-    """As if the asset had been materialised with this data version, and its blocking checks had passed."""
-    key = dg.AssetKey(asset)
-    for spec in definitions().resolve_assets_def(key).check_specs:
-        instance.report_runless_asset_event(
-            dg.AssetCheckEvaluation(asset_key=key, check_name=spec.name, passed=True, metadata={}, blocking=True)
-        )
-    tags = {"dagster/data_version": version}
-    instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition, tags=tags))
+def made(
+    instance: dg.DagsterInstance, asset: str, partition: str | None = None, version: str = "1", passed: bool = True
+) -> None:
+    """A real run of a stand-in with the asset's key, partitions and checks, with this data version and verdict."""
+    real = definitions().resolve_assets_def(dg.AssetKey(asset))
+
+    specs = list(real.check_specs)
+
+    @dg.asset(key=dg.AssetKey(asset), partitions_def=real.partitions_def, check_specs=specs)
+    def stand_in() -> dg.MaterializeResult:
+        results = [dg.AssetCheckResult(check_name=spec.name, passed=passed) for spec in specs]
+        return dg.MaterializeResult(data_version=dg.DataVersion(version), check_results=results)
+
+    dg.materialize([stand_in], partition_key=partition, instance=instance, raise_on_error=False)
 
 
-@pytest.fixture
-def instance() -> dg.DagsterInstance:
-    """Everything of stage 10K is there."""
+def world() -> dg.DagsterInstance:
+    """An instance in which everything of stage 10K is there and passed its checks."""
     instance = dg.DagsterInstance.ephemeral()
     for asset in PLAIN:
         made(instance, asset)
@@ -43,6 +47,11 @@ def instance() -> dg.DagsterInstance:
         made(instance, track, f"10K|{track}")
         made(instance, "training_split", f"10K|{track}")
     return instance
+
+
+@pytest.fixture
+def instance() -> dg.DagsterInstance:
+    return world()
 
 
 def tick(instance: dg.DagsterInstance, cursor: object = None) -> tuple[set[str], object]:
@@ -71,6 +80,14 @@ def test_an_edited_prompt_requests_its_track_and_no_other(instance: dg.DagsterIn
     made(instance, "paraphrased", "10K|paraphrased", version="2")
     requested, cursor = tick(instance, cursor)
     assert requested == {"training_split[10K|paraphrased]"}
+
+
+@pytest.mark.parametrize(("failing", "requested"), [(True, set()), (False, {"training_split[10K|paraphrased]"})])
+def test_a_track_that_did_not_pass_its_check_goes_no_further(failing: bool, requested: set[str]) -> None:
+    instance = world()
+    _, cursor = tick(instance)
+    made(instance, "paraphrased", "10K|paraphrased", version="2", passed=not failing)
+    assert tick(instance, cursor)[0] == requested
 
 
 def test_the_same_prompt_frozen_again_requests_nothing(instance: dg.DagsterInstance) -> None:

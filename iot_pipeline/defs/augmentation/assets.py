@@ -34,9 +34,9 @@ COMMON: dict[str, Any] = {
 DATA = ["flows", "evaluation_split", "training_order"]
 
 
-def answered(asset: str) -> list[dg.AssetCheckSpec]:
+def answered(asset: str, partitions: dg.PartitionsDefinition | None = None) -> list[dg.AssetCheckSpec]:
     """The check that stands between answers and the hours of training that follow."""
-    return [dg.AssetCheckSpec("few_rows_without_answer", asset=asset, blocking=True)]
+    return [dg.AssetCheckSpec("few_rows_without_answer", asset=asset, blocking=True, partitions_def=partitions)]
 
 
 def increment(step: Step) -> pd.DataFrame:
@@ -80,7 +80,7 @@ def finish(step: Step, result: TrackResult) -> None:
 
 @dg.asset(
     **COMMON, partitions_def=grid(tracks=["original"]), deps=[*DATA, prompt_dep("original")],
-    check_specs=answered("original"),
+    check_specs=answered("original", grid(tracks=["original"])),
 )
 def original(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
@@ -112,7 +112,8 @@ def validation_answers(
 
 
 @dg.asset(
-    **COMMON, partitions_def=grid(tracks=["paraphrased"]), check_specs=answered("paraphrased"),
+    **COMMON, partitions_def=grid(tracks=["paraphrased"]),
+    check_specs=answered("paraphrased", grid(tracks=["paraphrased"])),
     deps=[*DATA, prompt_dep("paraphrased"), grid_dep("original", track=only("original", to="paraphrased"))],
 )
 def paraphrased(
@@ -132,7 +133,8 @@ def paraphrased(
 
 
 @dg.asset(
-    **COMMON, partitions_def=grid(tracks=["feature_varied"]), check_specs=answered("feature_varied"),
+    **COMMON, partitions_def=grid(tracks=["feature_varied"]),
+    check_specs=answered("feature_varied", grid(tracks=["feature_varied"])),
     deps=[*DATA, prompt_dep("feature_varied"), grid_dep("original", track=only("original", to="feature_varied"))],
 )
 def feature_varied(

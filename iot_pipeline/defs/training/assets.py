@@ -67,7 +67,11 @@ def base_location(step: Step) -> str:
 @dg.asset(
     **COMMON, kinds={"jsonl", "safetensors"}, partitions_def=grid(), automation_condition=inputs_changed,
     deps=["base_model", "validation_answers", *(grid_dep(track, stage=UP_TO, track=only(track)) for track in TRACKS)],
-    check_specs=[dg.AssetCheckSpec("nothing_cut_label_and_end_supervised", asset="training_split", blocking=True)],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "nothing_cut_label_and_end_supervised", asset="training_split", blocking=True, partitions_def=grid()
+        )
+    ],
 )
 def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Chat JSONL of the stage's prefix and its tensors: no row cut, loss on the answer only."""
