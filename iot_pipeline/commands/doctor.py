@@ -11,10 +11,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from iot_pipeline.commands.show import wide_console
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.store import Lake
@@ -105,7 +105,7 @@ def _student(settings: Settings) -> list[Finding]:
 
 def show(findings: list[Finding], settings: Settings) -> None:
     """Print the findings and every setting."""
-    console = Console()
+    console = wide_console()
     table = Table(title="Examination")
     for column in ("topic", "state", "finding"):
         table.add_column(column)

@@ -62,7 +62,8 @@ class Progress:
         if self._live is None and event != "fresh":
             clock = time.strftime("%M:%S", time.gmtime(time.monotonic() - self._begin))
             suffix = f"{text} s" if event == "done" else text
-            self.console.print(f"{clock} {MARKS.get(event, ' ')} {artefact} {suffix}", markup=False, highlight=False)
+            line = f"{clock} {MARKS.get(event, ' ')} {artefact} {suffix}"
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
             self._stream.flush()
 
     def __rich__(self) -> Group:
@@ -102,7 +103,7 @@ def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
             "report": str(report) if report.is_file() else None,
         }, indent=1))
         return
-    console = Console()
+    console = wide_console()
     for artefact, why in outcome.failed:
         console.print(Text(f"✘ {artefact}: {why}", style="bold red"))
     if outcome.failed:
@@ -120,14 +121,25 @@ def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
     console.print(Text(f"Report: {report}"), soft_wrap=True)
 
 
+COLUMNS = ["model", "stage", "accuracy, distinct flows", "of AutoML", "ceiling", "macro-F1", "accuracy, rows",
+           "row ceiling"]
+
+
 def results_table(rows: list[dict[str, Any]]) -> Table:
-    """The comparison table: who, trained on what, accuracy in three views with intervals and ceilings."""
+    """The comparison table: who, trained on what, accuracy with intervals and ceilings."""
     table = Table(title="Accuracy on the one test set, 95 % intervals")
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column in ("model", "stage", "track") else "right")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("model", "stage") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str("" if v is None else v) for v in row.values()))
+        cells = (row.get(column) for column in COLUMNS)
+        table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str("" if v is None else v) for v in cells))
     return table
+
+
+def wide_console() -> Console:
+    """The terminal as it is; a file or pipe as wide as the tables need."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
 
 
 def provenance_lines(lake: Lake) -> list[str]:
@@ -162,7 +174,7 @@ def status(definitions: dg.Definitions, settings: Settings, as_json: bool) -> No
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
         table.add_row(row["group"], row["artefact"], Text(row["state"], style=style), row["made"] or "", seconds,
                       "; ".join(row["why"]) if row["state"] == "stale" else "")
-    console = Console()
+    console = wide_console()
     console.print(table)
     counts = {state: sum(row["state"] == state for row in rows) for state in ("fresh", "stale", "missing")}
     console.print(f"{counts['fresh']} fresh, {counts['stale']} stale, {counts['missing']} missing")

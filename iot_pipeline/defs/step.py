@@ -142,7 +142,8 @@ class Step:
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Show rows (scalars only) as a table on the asset's page."""
         if rows:
-            records = [dg.TableRecord({str(k): scalar(v) for k, v in row.items()}) for row in rows]
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            records = [dg.TableRecord({str(key): scalar(row.get(key)) for key in columns}) for row in rows]
             self.metadata[name] = dg.MetadataValue.table(records=records)
 
     def note(self, **facts: Any) -> None:
