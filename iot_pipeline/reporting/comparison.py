@@ -18,6 +18,7 @@ VIEWS = {
     "clean": "distinct flows with one label",
 }
 STAGES = ["10K", "30K", "70K", "150K", "ALL"]
+TRACKS = ["original", "paraphrased", "feature_varied"]
 BASELINES = {"automl": "AutoML", "lightgbm": "LightGBM", "hash_lookup": "hash lookup"}
 BAR = 0.90
 """Share of AutoML's accuracy on the same rows that the best student has to reach."""
@@ -51,7 +52,7 @@ def track_comparison(
     students = {split_key(key): value for key, value in evals.items()}
     rows = [
         _row("student", track, stage, found, baselines, trained_rows or {})
-        for (stage, track), found in sorted(students.items(), key=lambda item: _place(item[0][0]))
+        for (stage, track), found in sorted(students.items(), key=lambda item: (_place(item[0][0]), _turn(item[0][1])))
     ]
     for stage in sorted(baselines, key=_place):
         names = sorted(
@@ -83,6 +84,10 @@ def track_comparison(
         "bar": BAR,
         "passes_bar": None if ratio is None else ratio >= BAR,
     }
+
+
+def _turn(track: str) -> int:
+    return TRACKS.index(track) if track in TRACKS else len(TRACKS)
 
 
 def _place(stage: str) -> int:
