@@ -37,7 +37,8 @@ def serve(settings: Settings, host: str, port: int) -> int:
         subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, start_new_session=True, preexec_fn=_interruptible)
         for command in commands
     ]
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         return processes[0].wait()
     finally:
