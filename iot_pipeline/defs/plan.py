@@ -81,8 +81,11 @@ def stale(lake: Lake, settings: Settings, planned: Planned, recorded: set[Artefa
 
 
 def batches(planned: list[Planned]) -> Iterator[list[Planned]]:
-    """Neighbours with the same partition, which Dagster can make in one run."""
-    for _, group in groupby(planned, key=lambda p: (p.artefact.partition, p.group if p.artefact.partition else "")):
+    """What Dagster can make in one run: neighbours without partitions together, each partition by itself.
+
+    Two assets with the same partition key may still have different partition definitions, which no run can mix.
+    """
+    for _, group in groupby(planned, key=lambda p: p.artefact if p.artefact.partition else None):
         yield list(group)
 
 
