@@ -56,11 +56,21 @@ def locked(settings: Settings) -> Iterator[None]:
 
 
 def close_orphans(instance: dg.DagsterInstance) -> int:
-    """Mark runs of a `run` that was killed as failed (we hold the lock, so none can be alive); their number."""
+    """Mark runs of a `run` that was killed as failed (we hold the lock, so none can be alive); their number.
+
+    What finished runs still hold of the pools is freed: the next step of that pool would wait for it for ever.
+    """
     live = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
     runs = instance.get_runs(dg.RunsFilter(statuses=live, tags={RUN_TAG: "run"}))
     for run in runs:
         instance.report_run_failed(run, "the process was killed; the next `iot-pipeline run` went on from here")
+    storage = instance.event_log_storage
+    for pool in storage.get_concurrency_keys():
+        info = storage.get_concurrency_info(pool)
+        for run_id in {slot.run_id for slot in info.claimed_slots} | {step.run_id for step in info.pending_steps}:
+            holder = instance.get_run_by_id(run_id)
+            if holder is None or holder.is_finished:
+                storage.free_concurrency_slots_for_run(run_id)
     return len(runs)
 
 
