@@ -151,7 +151,7 @@ def test_an_edited_prompt_remakes_exactly_what_depends_on_it(
 
 def test_status_names_what_a_changed_setting_makes_stale(first: dict[str, Any], lake: Path, prompts: Path) -> None:
     done = subprocess.run(
-        command("status", "--json"), env=environment(lake, prompts) | {"IOT_LEARNING_RATE": "0.005"},
+        command("status", "--json"), env=environment(lake, prompts) | {"IOT_LEARNING_RATE": "0.004"},
         capture_output=True, text=True, timeout=60,
     )
     stale = {row["artefact"]: row["why"] for row in json.loads(done.stdout) if row["state"] == "stale"}
