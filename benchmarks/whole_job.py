@@ -26,7 +26,7 @@ def main() -> None:
     """Write benchmarks/results/whole_job-<lake>.json and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lake", type=Path, default=load_settings().lake_path, help="lake to read")
-    lake = Lake(parser.parse_args().lake)
+    lake = Lake(parser.parse_args().lake.absolute())
     comparison = lake.folder(ArtefactId("track_comparison")) / "track_comparison.json"
     result = {
         "question": "wall clock of the whole job from nothing, and what it reaches",
