@@ -9,6 +9,7 @@ records (first run's start to last run's end), seconds of each asset from its ma
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -20,6 +21,8 @@ import dagster as dg
 from iot_pipeline.defs.step import code_commit
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import load_settings
+
+PAUSE_SECONDS = 20
 
 
 def main() -> None:
@@ -55,8 +58,13 @@ def clock(lake: Lake) -> dict:
     seconds: dict[str, float] = defaultdict(float)
     for artefact in lake.artefacts():
         seconds[artefact.asset.split("/")[0]] += manifest(lake, artefact)["provenance"]["seconds"]
+    spans = sorted((r.start_time, r.end_time) for r in records)
+    pauses = [later[0] - earlier[1] for earlier, later in itertools.pairwise(spans)]
+    # A pause means that the job was stopped and taken up again: then there is no wall clock of the whole.
+    in_one_go = max(pauses, default=0) < PAUSE_SECONDS
     return {
-        "wall_seconds": round(max(r.end_time for r in records) - min(r.start_time for r in records), 1),
+        "wall_seconds": round(spans[-1][1] - spans[0][0], 1) if in_one_go else None,
+        "made_in_one_go": in_one_go,
         "dagster_runs": len(records),
         "failed_runs": sum(r.dagster_run.status == dg.DagsterRunStatus.FAILURE for r in records),
         "seconds_by_asset": {k: round(v, 1) for k, v in sorted(seconds.items(), key=lambda item: -item[1])},
