@@ -9,14 +9,13 @@ import time
 from datetime import datetime
 from typing import Any, TextIO
 
-import dagster as dg
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from iot_pipeline.defs import plan
-from iot_pipeline.defs.execute import Outcome, dagster_home
+from iot_pipeline.defs.execute import Outcome, recorded
 from iot_pipeline.defs.step import listeners
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import MANIFEST, ArtefactId, Lake
@@ -153,16 +152,14 @@ def provenance_lines(lake: Lake) -> list[str]:
     return lines
 
 
-def status(definitions: dg.Definitions, settings: Settings, as_json: bool) -> None:
+def status(definitions: Any, settings: Settings, as_json: bool) -> None:
     """Print the state of every artefact that the settings call for."""
     if not settings.lake_path.exists():
         raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
     lake = Lake(settings.lake_path)
-    dagster_home(settings)
     planned = plan.wanted(definitions, settings)
-    with dg.DagsterInstance.get() as instance:
-        recorded = plan.recorded_artefacts(instance, planned)
-    rows = [_state(lake, settings, p, recorded) for p in planned]
+    known = recorded(settings, planned)
+    rows = [_state(lake, settings, p, known) for p in planned]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -180,9 +177,9 @@ def status(definitions: dg.Definitions, settings: Settings, as_json: bool) -> No
     console.print(f"{counts['fresh']} fresh, {counts['stale']} stale, {counts['missing']} missing")
 
 
-def _state(lake: Lake, settings: Settings, planned: plan.Planned, recorded: set[ArtefactId]) -> dict[str, Any]:
+def _state(lake: Lake, settings: Settings, planned: plan.Planned, known: set[ArtefactId]) -> dict[str, Any]:
     manifest = lake.manifest(planned.artefact)
-    why = plan.stale(lake, settings, planned, recorded)
+    why = plan.stale(lake, settings, planned, known)
     path = lake.folder(planned.artefact) / MANIFEST
     made = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds") if path.is_file() else None
     return {

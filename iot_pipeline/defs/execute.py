@@ -74,6 +74,13 @@ def close_orphans(instance: dg.DagsterInstance) -> int:
     return len(runs)
 
 
+def recorded(settings: Settings, planned: list[plan.Planned]) -> set[ArtefactId]:
+    """The artefacts among `planned` that the lake's Dagster instance has a materialisation of."""
+    dagster_home(settings)
+    with dg.DagsterInstance.get() as instance:
+        return plan.recorded_artefacts(instance, planned)
+
+
 def execute(
     definitions: dg.Definitions, settings: Settings, planned: list[plan.Planned], force: bool = False
 ) -> Outcome:

@@ -95,13 +95,6 @@ class Step:
         """Folders of `made(prefix)`, each an input."""
         return {artefact: self.input(artefact.asset, artefact.partition) for artefact in self.made(prefix)}
 
-    def manifest(self, asset: str, partition: str = "") -> Manifest:
-        """Manifest of an upstream artefact, recorded as an input too."""
-        self.input(asset, partition)
-        manifest = self.lake.manifest(ArtefactId(asset, partition))
-        assert manifest is not None  # input() raises where it is missing
-        return manifest
-
     def recorded_inputs(self) -> dict[str, str]:
         """Data versions of what was read so far, by input."""
         return dict(self._inputs)
