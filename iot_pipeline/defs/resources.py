@@ -127,6 +127,10 @@ def describe_progress(line: dict[str, Any]) -> str:
     parts = [f"step {line['step']} of {line['steps']}", f"loss {line['loss']:.4f}"]
     if line.get("tokens_per_second"):
         parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
+    if line.get("mfu") is not None:
+        parts.append(f"{line['mfu']:.0%} of the cards' peak")
+    if line.get("memory_gib"):
+        parts.append(f"{line['memory_gib']:.1f} GiB")
     if line.get("seconds_left") is not None:
         parts.append(f"{line['seconds_left']:.0f} s left")
     return ", ".join(parts)

@@ -178,7 +178,8 @@ def _pretrain(
 ) -> tuple[list[float], int]:
     import torch
 
-    from iot_pipeline.training.loss import causal_loss, padded
+    from iot_pipeline.training.batches import padded
+    from iot_pipeline.training.loss import causal_loss
 
     random = np.random.default_rng([seed, 2])
     optimiser = torch.optim.AdamW(

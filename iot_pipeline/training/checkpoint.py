@@ -13,7 +13,10 @@ from iot_pipeline.lake.atomic import replacing
 FILE = "checkpoint.safetensors"
 
 
-def save(folder: Path, step: int, parameters: dict[str, Any], optimiser: Any, losses: list[float], key: str) -> None:
+def save(
+    folder: Path, step: int, parameters: dict[str, Any], optimiser: Any, losses: list[float],
+    validation: list[tuple[int, float]], key: str,
+) -> None:
     """Write the state after `step` optimiser steps; `key` says of which configuration and data it is.
 
     The random state is not in it: every step seeds its own.
@@ -21,7 +24,10 @@ def save(folder: Path, step: int, parameters: dict[str, Any], optimiser: Any, lo
     import torch
     from safetensors.torch import save_file
 
-    tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    tensors = {
+        "losses": torch.tensor(losses, dtype=torch.float64),
+        "validation": torch.tensor(validation, dtype=torch.float64).reshape(-1, 2),
+    }
     for name, parameter in parameters.items():
         moments = optimiser.state[parameter]
         tensors[f"p.{name}"] = parameter.detach().cpu().contiguous()
@@ -31,8 +37,10 @@ def save(folder: Path, step: int, parameters: dict[str, Any], optimiser: Any, lo
         save_file(tensors, temporary, metadata={"step": str(step), "key": key})
 
 
-def load(folder: Path, parameters: dict[str, Any], optimiser: Any, key: str) -> tuple[int, list[float]] | None:
-    """(steps done, their losses) after putting the state back; None if there is none for `key`."""
+def load(
+    folder: Path, parameters: dict[str, Any], optimiser: Any, key: str
+) -> tuple[int, list[float], list[tuple[int, float]]] | None:
+    """(steps done, their losses, validation losses by step) after putting the state back; None if none for `key`."""
     import torch
     from safetensors import safe_open
 
@@ -52,4 +60,5 @@ def load(folder: Path, parameters: dict[str, Any], optimiser: Any, key: str) -> 
                     "exp_avg": file.get_tensor(f"m.{name}").to(parameter.device),
                     "exp_avg_sq": file.get_tensor(f"v.{name}").to(parameter.device),
                 }
-        return step, [float(value) for value in file.get_tensor("losses")]
+        seen = [(int(at), float(loss)) for at, loss in file.get_tensor("validation").tolist()]
+        return step, file.get_tensor("losses").tolist(), seen

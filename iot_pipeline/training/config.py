@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
@@ -32,7 +32,13 @@ class TrainConfig(BaseModel):
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps; wins over epochs")
     batch_rows: int = Field(2, ge=1, description="rows of one step on one process, before accumulation")
     accumulation: int = Field(8, ge=1, description="batches of one optimiser step")
-    micro_rows: int | None = Field(None, ge=1, description="rows of one forward pass; default batch_rows")
+    micro_rows: int | None = Field(None, ge=1, description="most rows of one forward pass; default batch_rows")
+    packing: Literal["auto", "on", "off"] = Field("auto", description="rows end to end; auto: on a GPU")
+    pack_tokens: int = Field(4096, ge=64, description="most tokens of one pack; a longer row is a pack of its own")
+    max_tokens: int | None = Field(None, ge=1, description="stop before so many tokens are passed")
+    evaluate_every: int | None = Field(None, ge=1, description="steps between measurements of the validation loss")
+    patience: int | None = Field(None, ge=1, description="measurements without a lower loss before it stops")
+    keep: Literal["last", "best"] = Field("last", description="which adapter is the result; best needs evaluate_every")
     learning_rate: float = Field(2e-4, gt=0)
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(100, ge=0)
@@ -52,6 +58,14 @@ class TrainConfig(BaseModel):
     threads: int | None = Field(None, ge=1, description="CPU threads of one process; default its share of the cores")
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_seconds: float = Field(5.0, gt=0, description="seconds between live lines")
+
+    @model_validator(mode="after")
+    def measured(self) -> TrainConfig:
+        """What is chosen by validation loss needs one."""
+        chooses = self.keep == "best" or self.patience is not None
+        if chooses and (self.evaluate_every is None or self.validation is None):
+            raise ValueError("keep best and patience need evaluate_every and validation tensors")
+        return self
 
     def write(self, path: Path) -> Path:
         """Write as JSON; returns `path`."""

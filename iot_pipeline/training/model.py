@@ -43,7 +43,7 @@ class Machine:
             "threads": self.threads,
             "processes": self.world,
             "bf16": self.bf16,
-            "attention": "sdpa",
+            "attention": attention_kernel(self.device, torch.bfloat16 if self.bf16 else torch.float32),
             "torch": torch.__version__,
             "platform": platform.machine(),
         }
@@ -143,6 +143,18 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
     return model
 
 
+def attention_kernel(device: Any, dtype: Any) -> str:
+    """transformers' name of the fastest exact attention here: flash attention where it is installed and fits, or sdpa.
+
+    Flash attention reads packed rows by their lengths; sdpa needs a block mask for them, which is exact but slower.
+    """
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
+    on_card = torch.device(device).type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    return "flash_attention_2" if on_card and is_flash_attn_2_available() else "sdpa"
+
+
 def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu") -> Any:
     """A causal language model by folder or hub id, from safetensors only, on `device`. UserError if there is none."""
     from transformers import AutoModelForCausalLM
@@ -167,7 +179,7 @@ def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "
         options["device_map"] = {"": device}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **options
+            base, dtype=dtype, attn_implementation=attention_kernel(device, dtype), use_safetensors=True, **options
         )
     except (OSError, ValueError) as error:
         raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error

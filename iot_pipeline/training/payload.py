@@ -1,11 +1,10 @@
 """The training subprocess: `python -m iot_pipeline.training.payload CONFIG.json`, alone or under torchrun.
 
-Belongs here: processes, the step loop, what is written. Does not belong here: Dagster (dagster_pipes only).
+Belongs here: the step loop, resuming, what is written. Does not belong here: Dagster (dagster_pipes only).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -13,8 +12,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +19,16 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import sha256_file, write_json, write_text
-from iot_pipeline.sft.tensors import IGNORED, Tensors, load_tensors, marker_ids
-from iot_pipeline.sft.tokenizer import load_tokenizer, pad_id
-from iot_pipeline.training import checkpoint
+from iot_pipeline.sft.tensors import load_tensors
+from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline.training import checkpoint, selection
+from iot_pipeline.training.batches import Batches
 from iot_pipeline.training.config import TrainConfig, read_config
-from iot_pipeline.training.loss import (
-    causal_loss,
-    distinct_numbers,
-    label_weights,
-    make_plan,
-    micro_batches,
-    padded,
-)
+from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.model import Machine, adapted_model, find_machine, save_adapter
-
-
-@dataclass
-class Reporter:
-    """Where live lines go: Dagster when it listens, the terminal when not, `progress.jsonl` always (rank 0)."""
-
-    pipes: Any | None
-    out: Path
-    first: bool
-
-    def line(self, text: str) -> None:
-        """One line for people."""
-        if self.first:
-            if self.pipes is not None:
-                self.pipes.log.info(text)
-            else:
-                print(text, flush=True)
-
-    def progress(self, **facts: Any) -> None:
-        """One line of facts in `progress.jsonl`."""
-        if self.first:
-            with (self.out / "progress.jsonl").open("a") as file:
-                file.write(json.dumps(facts) + "\n")
-
-    def final(self, facts: dict[str, Any]) -> None:
-        """The result, to whoever started the run."""
-        if self.first and self.pipes is not None:
-            self.pipes.report_custom_message(facts)
+from iot_pipeline.training.plan import make_plan, within_tokens
+from iot_pipeline.training.reporter import Reporter, dagster_pipes
+from iot_pipeline.training.speed import flops_per_token, mfu, peak_memory_gib
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     exit_with_parent()
     try:
         config = read_config(Path(given[0]))
-        with _pipes() as pipes:
+        with dagster_pipes() as pipes:
             run(config, pipes)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -84,221 +50,241 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
     """Train as `config` says; returns what training.json holds. Picks up its own checkpoint after a kill."""
-    import torch
-
     started = time.perf_counter()
     machine = find_machine(config)
     config.out.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(pipes, config.out, machine.rank == 0)
-    tensors = load_tensors(config.tensors)
-    tokenizer = load_tokenizer(config.base)
-    if int(tensors.input_ids.max()) >= len(tokenizer):
-        raise UserError(f"{config.tensors}: made with another tokenizer than that of {config.base}; make it again")
-    plan = make_plan(
-        len(tensors),
-        config.batch_rows * config.accumulation * machine.world,
-        config.epochs,
-        config.max_steps,
-        config.seed,
-    )
-    model = adapted_model(config, machine)
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    trainable = sum(p.numel() for p in parameters.values())
-    total = sum(p.numel() for p in model.parameters())
-    optimiser = torch.optim.AdamW(
-        parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    key = _key(config, plan.per_step)
-    resumed = checkpoint.load(config.out, parameters, optimiser, key)
-    begun, losses = resumed or (0, [])
-    if begun:
-        reporter.line(f"resumed at step {begun} of {plan.steps}")
-    reporter.line(
-        f"training {trainable:,} of {total:,} parameters on {len(tensors):,} rows, {plan.steps} steps of "
-        f"{plan.per_step} rows, {machine.world} process(es), {machine.describe()}"
-    )
-    batches = _Batches(config, tensors, tokenizer, machine)
-    setup = time.perf_counter() - started
-    loop_started = last = time.perf_counter()
-    counted = 0
-    model.train()
-    for step in range(begun, plan.steps):
-        rate = config.learning_rate * schedule(config.scheduler, step, plan.steps, config.warmup_steps)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(((config.seed * 1_000_003 + step) * 1_009 + machine.rank) % (1 << 63))
-        loss = _step(model, parameters, optimiser, batches, plan.rows_of(step), config, machine)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {step + 1}: lower IOT_LEARNING_RATE (now {config.learning_rate})"
-            )
-        losses.append(loss)
-        counted += batches.tokens_of(plan.rows_of(step))
-        done = step + 1
-        now = time.perf_counter()
-        if now - last >= config.log_seconds or done == plan.steps:
-            last = now
-            speed = counted / (now - loop_started)
-            left = (plan.steps - done) * (now - loop_started) / (done - begun)
-            recent = float(np.mean(losses[-20:]))
-            reporter.line(
-                f"step {done}/{plan.steps}: loss {recent:.4f}, {speed:,.0f} tokens/s, learning rate {rate:.2e}, "
-                f"{left:.0f} s left"
-            )
-            reporter.progress(
-                step=done,
-                steps=plan.steps,
-                loss=round(recent, 5),
-                tokens_per_second=round(speed, 1),
-                learning_rate=rate,
-                seconds_left=round(left, 1),
-            )
-        if machine.rank == 0 and done % config.save_every == 0 and done < plan.steps:
-            checkpoint.save(config.out, done, parameters, optimiser, losses, key)
-    seconds = time.perf_counter() - loop_started
-    facts: dict[str, Any] = {
-        "processes": machine.world,
-        "trainable_parameters": trainable,
-        "total_parameters": total,
-        "rows": len(tensors),
-        "distinct_rows": len(np.unique(batches.same_as)),
-        "steps": plan.steps,
-        "rows_per_step": plan.per_step,
-        "rows_read": plan.steps * plan.per_step,
-        "tokens_read": int(sum(batches.tokens_of(plan.rows_of(number)) for number in range(plan.steps))),
-        "first_loss": round(losses[0], 6),
-        "final_loss": round(float(np.mean(losses[-max(1, plan.steps // 20) :])), 6),
-        "validation_loss": _validation_loss(config, model, tokenizer, machine),
-    }
-    result = {
-        "config": json.loads(config.model_dump_json()),
-        "facts": facts,
-        "machine": machine.plain(),
-        "timings": {
-            "setup_seconds": round(setup, 3),
-            "train_seconds": round(seconds, 3),
-            "tokens_per_second": round(counted / max(seconds, 1e-9), 1),
-            "padding_share": round(batches.padding_share(), 4),
-            "merged_row_share": round(batches.merged_share(), 4),
-            "resumed_from_step": begun,
-        },
-    }
-    if machine.rank == 0:
-        save_adapter(model, config)
-        curve = [{"step": place + 1, "loss": round(value, 6)} for place, value in enumerate(losses)]
-        write_text(config.out / "loss.jsonl", "".join(json.dumps(line) + "\n" for line in curve))
-        write_json(config.out / "training.json", result)
-        (config.out / checkpoint.FILE).unlink(missing_ok=True)
-        reporter.final(result)
-        reporter.line(
-            f"trained in {seconds:.0f} s: loss {facts['first_loss']:.3f} -> {facts['final_loss']:.3f}"
-            + (f", validation {facts['validation_loss']:.4f}" if facts["validation_loss"] is not None else "")
-        )
+    training = _Training(config, machine, reporter)
+    training.resume()
+    training.setup_seconds = time.perf_counter() - started
+    training.loop()
+    result = training.finish()
     machine.close()
     return result
 
 
-class _Batches:
-    """The arrays of micro-batches, and counts of what padding and merging did."""
+class _Training:
+    """One training in one process: its parts, and how far it is."""
 
-    def __init__(self, config: TrainConfig, tensors: Tensors, tokenizer: Any, machine: Machine) -> None:
-        self.tensors = tensors
-        self.machine = machine
-        self.micro = config.micro_rows or config.batch_rows
-        self.lengths = tensors.lengths
-        self.same_as = distinct_numbers(tensors)
-        self.pad = pad_id(tokenizer)
-        self.supervised = np.array([int((tensors.row(place)[1] != IGNORED).sum()) for place in range(len(tensors))])
-        self.label_weight = config.label_weight
-        self.marker = marker_ids(tokenizer)
-        self.breaks = np.zeros(len(tokenizer), dtype=bool)
-        if config.label_weight != 1.0:
-            texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-            self.breaks = np.array(["\n" in text or text.startswith("<|") for text in texts])
-        self.real = self.filled = self.asked = self.computed = 0
-
-    def tokens_of(self, rows: np.ndarray) -> int:
-        """Tokens of a step's rows, repeats counted."""
-        return int(self.lengths[rows].sum())
-
-    def weight_total(self, rows: np.ndarray) -> float:
-        """Sum of the token weights of a step over all processes: what its loss is divided by."""
-        if self.label_weight == 1.0:
-            return float(self.supervised[rows].sum())
-        weights = label_weights(self.tensors, rows, self.marker, self.breaks, self.label_weight)
-        return float((weights - 1.0).sum() + self.supervised[rows].sum())
-
-    def of(self, rows: np.ndarray) -> Iterator[tuple[Any, Any, Any]]:
-        """(ids, labels, weights) on the device, for each forward pass of this process."""
+    def __init__(self, config: TrainConfig, machine: Machine, reporter: Reporter) -> None:
         import torch
 
-        world, device = self.machine.world, self.machine.device
-        for chosen, counts in micro_batches(rows, self.same_as, self.lengths, self.micro, self.machine.rank, world):
-            pairs = [self.tensors.row(int(place)) for place in chosen]
-            ids = padded([pair[0] for pair in pairs], self.pad)
-            labels = padded([pair[1] for pair in pairs], IGNORED)
-            weights = counts[:, None].astype(np.float32)
-            if self.label_weight != 1.0:
-                weights = weights * label_weights(self.tensors, chosen, self.marker, self.breaks, self.label_weight)
-            self.real += int(self.lengths[chosen].sum())
-            self.filled += ids.size
-            self.asked += int(counts.sum())
-            self.computed += len(chosen)
-            yield tuple(torch.from_numpy(array).to(device) for array in (ids, labels, weights))  # type: ignore[misc]
+        self.config, self.machine, self.reporter = config, machine, reporter
+        tensors = load_tensors(config.tensors)
+        tokenizer = load_tokenizer(config.base)
+        if int(tensors.input_ids.max()) >= len(tokenizer):
+            raise UserError(f"{config.tensors}: made with another tokenizer than that of {config.base}; make it again")
+        per_step = config.batch_rows * config.accumulation * machine.world
+        plan = make_plan(len(tensors), per_step, config.epochs, config.max_steps, config.seed)
+        self.plan = within_tokens(plan, tensors.lengths, config.max_tokens)
+        self.model = adapted_model(config, machine)
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.optimiser = torch.optim.AdamW(
+            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.batches = self._batches(tensors, tokenizer, config.micro_rows or config.batch_rows, config.label_weight)
+        self.validation = None
+        if config.validation is not None:
+            rows = max(16, config.micro_rows or config.batch_rows)
+            self.validation = self._batches(load_tensors(config.validation), tokenizer, rows, 1.0)
+        key = _key(config, per_step)
+        self.key = key
+        self.selection = selection.Selection(
+            config.out, self.parameters, config.patience, key, writes=machine.rank == 0
+        )
+        self.begun = self.step = 0
+        self.losses: list[float] = []
+        self.setup_seconds = self.seconds = self.compute_seconds = 0.0
+        self.counted = 0
+        self.work = flops_per_token(
+            self.model, float(tensors.lengths.mean()), float(self.batches.supervised.sum() / tensors.lengths.sum())
+        )
 
-    def padding_share(self) -> float:
-        """Share of computed positions that are padding."""
-        return 1 - self.real / self.filled if self.filled else 0.0
+    def _batches(self, tensors: Any, tokenizer: Any, rows: int, label_weight: float) -> Batches:
+        machine = self.machine
+        packs = self.config.packing == "on" or (self.config.packing == "auto" and machine.device.type == "cuda")
+        return Batches(
+            tensors, tokenizer, rows, label_weight, self.config.pack_tokens if packs else None,
+            machine.rank, machine.world, machine.device,
+        )
 
-    def merged_share(self) -> float:
-        """Share of rows that were computed together with an identical one."""
-        return 1 - self.computed / self.asked if self.asked else 0.0
+    def resume(self) -> None:
+        """Go on from the checkpoint of this very configuration, where there is one."""
+        found = checkpoint.load(self.config.out, self.parameters, self.optimiser, self.key)
+        if found:
+            self.begun, self.losses, self.selection.history = found
+            self.reporter.line(f"resumed at step {self.begun} of {self.plan.steps}")
+        self.step = self.begun
 
+    def loop(self) -> None:
+        """Every step that is left, with live lines, measurements and checkpoints."""
+        import torch
 
-def _step(
-    model: Any,
-    parameters: dict[str, Any],
-    optimiser: Any,
-    batches: _Batches,
-    rows: np.ndarray,
-    config: TrainConfig,
-    machine: Machine,
-) -> float:
-    """One optimiser step; returns the mean loss of its supervised tokens over all processes."""
-    import torch
+        config, plan = self.config, self.plan
+        self.reporter.line(
+            f"training {sum(p.numel() for p in self.parameters.values()):,} of "
+            f"{sum(p.numel() for p in self.model.parameters()):,} parameters on {len(self.batches.tensors):,} rows, "
+            f"{plan.steps} steps of {plan.per_step} rows, {self.machine.world} process(es), {self.machine.describe()}"
+        )
+        started = last = time.perf_counter()
+        self.model.train()
+        while self.step < plan.steps and not self.selection.stops():
+            rate = config.learning_rate * schedule(config.scheduler, self.step, plan.steps, config.warmup_steps)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(((config.seed * 1_000_003 + self.step) * 1_009 + self.machine.rank) % (1 << 63))
+            rows = plan.rows_of(self.step)
+            self.losses.append(self._step(rows))
+            self.counted += self.batches.tokens_of(rows)
+            self.step += 1
+            self.seconds = time.perf_counter() - started
+            if config.evaluate_every and self.step % config.evaluate_every == 0:
+                self._measure()
+            now = time.perf_counter()
+            if now - last >= config.log_seconds or self.step == plan.steps:
+                last = now
+                self._tell(rate)
+            if self.machine.rank == 0 and self.step % config.save_every == 0 and self.step < plan.steps:
+                checkpoint.save(
+                    config.out, self.step, self.parameters, self.optimiser, self.losses, self.selection.history,
+                    self.key,
+                )
 
-    divisor = batches.weight_total(rows)
-    total = torch.zeros((), device=machine.device)
-    for ids, labels, weights in batches.of(rows):
-        with machine.autocast():
-            loss = causal_loss(model, ids, labels, weights) / divisor
-        loss.backward()
-        total += loss.detach()
-    machine.sum_gradients(list(parameters.values()), total)
-    torch.nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
-    optimiser.step()
-    optimiser.zero_grad()
-    return float(total)
+    def _step(self, rows: np.ndarray) -> float:
+        """One optimiser step; returns the mean loss of its supervised tokens over all processes."""
+        import torch
 
+        divisor = self.batches.weight_total(rows)
+        while True:
+            try:
+                total = self._gradients(rows, divisor)
+                break
+            except torch.OutOfMemoryError as error:
+                self.optimiser.zero_grad()
+                smaller = self.batches.smaller()
+                if smaller is None:
+                    raise UserError(
+                        f"out of memory at step {self.step + 1} even with one row a forward pass: set "
+                        "IOT_GRADIENT_CHECKPOINTING=true or IOT_QUANTISATION=nf4, or take a smaller base"
+                    ) from error
+                torch.cuda.empty_cache()
+                self.reporter.line(
+                    f"out of memory at step {self.step + 1}: forward passes of {smaller} at most from here on, "
+                    "the same rows a step"
+                )
+        started = time.perf_counter()
+        self.machine.sum_gradients(list(self.parameters.values()), total)
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        loss = float(total)
+        self.compute_seconds += time.perf_counter() - started
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {self.step + 1}: lower IOT_LEARNING_RATE (now {self.config.learning_rate})"
+            )
+        return loss
 
-def _validation_loss(config: TrainConfig, model: Any, tokenizer: Any, machine: Machine) -> float | None:
-    """Mean loss of the validation rows' supervised tokens, shared out over the processes."""
-    import torch
+    def _gradients(self, rows: np.ndarray, divisor: float) -> Any:
+        """Forward and backward of this process's share; returns its part of the loss."""
+        import torch
 
-    if config.validation is None:
-        return None
-    tensors = load_tensors(config.validation)
-    plain = config.model_copy(
-        update={"label_weight": 1.0, "micro_rows": max(16, config.micro_rows or config.batch_rows)}
-    )
-    batches = _Batches(plain, tensors, tokenizer, machine)
-    total = torch.zeros((), device=machine.device)
-    model.eval()
-    with torch.no_grad(), machine.autocast():
-        for ids, labels, weights in batches.of(np.arange(len(tensors))):
-            total += causal_loss(model, ids, labels, weights)
-    machine.sum_gradients([], total)
-    return round(float(total) / float(batches.supervised.sum()), 6)
+        total = torch.zeros((), device=self.machine.device)
+        for batch in self.batches.of(rows):
+            started = time.perf_counter()
+            with self.machine.autocast():
+                loss = causal_loss(self.model, batch.ids, batch.labels, batch.weights, batch.positions) / divisor
+            loss.backward()
+            total += loss.detach()
+            self.compute_seconds += time.perf_counter() - started
+        return total
+
+    def _measure(self) -> None:
+        if self.validation is not None:
+            loss = selection.mean_loss(self.model, self.validation, self.machine)
+            self.selection.record(self.step, loss)
+            self.reporter.line(f"step {self.step}: validation loss {loss:.4f}")
+
+    def _tell(self, rate: float) -> None:
+        recent, speed = float(np.mean(self.losses[-20:])), self.counted / self.seconds
+        left = (self.plan.steps - self.step) * self.seconds / (self.step - self.begun)
+        self.reporter.line(
+            f"step {self.step}/{self.plan.steps}: loss {recent:.4f}, {speed:,.0f} tokens/s, "
+            f"learning rate {rate:.2e}, {left:.0f} s left"
+        )
+        self.reporter.progress(
+            step=self.step,
+            steps=self.plan.steps,
+            loss=round(recent, 5),
+            tokens_per_second=round(speed, 1),
+            mfu=mfu(speed * self.work, self.machine.device_name, self.machine.world),
+            memory_gib=peak_memory_gib(self.machine.device),
+            learning_rate=rate,
+            seconds_left=round(left, 1),
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Choose the adapter, measure it, write everything; returns what training.json holds."""
+        kept = self.selection.restore() if self.config.keep == "best" and self.selection.history else self.step
+        result = {
+            "config": json.loads(self.config.model_dump_json()),
+            "facts": self._facts(kept),
+            "machine": self.machine.plain(),
+            "timings": self._timings(),
+        }
+        if self.machine.rank == 0:
+            save_adapter(self.model, self.config)
+            curve = [{"step": place + 1, "loss": round(value, 6)} for place, value in enumerate(self.losses)]
+            write_text(self.config.out / "loss.jsonl", "".join(json.dumps(line) + "\n" for line in curve))
+            write_json(self.config.out / "training.json", result)
+            for name in (checkpoint.FILE, selection.FILE):
+                (self.config.out / name).unlink(missing_ok=True)
+            self.reporter.final(result)
+            facts = result["facts"]
+            self.reporter.line(
+                f"trained in {self.seconds:.0f} s: loss {facts['first_loss']:.3f} -> {facts['final_loss']:.3f}"
+                + (f", validation {facts['validation_loss']:.4f}" if facts["validation_loss"] is not None else "")
+            )
+        return result
+
+    def _facts(self, kept: int) -> dict[str, Any]:
+        """What the training was, the same on any machine but for rounding."""
+        final = self.losses[-max(1, self.plan.steps // 20) :]
+        return {
+            "processes": self.machine.world,
+            "trainable_parameters": sum(p.numel() for p in self.parameters.values()),
+            "total_parameters": sum(p.numel() for p in self.model.parameters()),
+            "rows": len(self.batches.tensors),
+            "distinct_rows": len(np.unique(self.batches.same_as)),
+            "steps": self.step,
+            "kept_step": kept,
+            "rows_per_step": self.plan.per_step,
+            "rows_read": self.step * self.plan.per_step,
+            "tokens_read": sum(self.batches.tokens_of(self.plan.rows_of(step)) for step in range(self.step)),
+            "first_loss": round(self.losses[0], 6),
+            "final_loss": round(float(np.mean(final)), 6),
+            "validation_loss": selection.mean_loss(self.model, self.validation, self.machine)
+            if self.validation
+            else None,
+            "validation_history": self.selection.history,
+        }
+
+    def _timings(self) -> dict[str, Any]:
+        speed = self.counted / max(self.seconds, 1e-9)
+        return {
+            "setup_seconds": round(self.setup_seconds, 3),
+            "train_seconds": round(self.seconds, 3),
+            "tokens_per_second": round(speed, 1),
+            "mfu": mfu(speed * self.work, self.machine.device_name, self.machine.world),
+            "flops_per_token": self.work,
+            "memory_gib": peak_memory_gib(self.machine.device),
+            "packed": self.batches.pack_tokens is not None,
+            "padding_share": round(self.batches.padding_share(), 4),
+            "merged_row_share": round(self.batches.merged_share(), 4),
+            "preparing_share": round(self.batches.seconds / max(self.seconds, 1e-9), 4),
+            "outside_compute_share": round(1 - self.compute_seconds / max(self.seconds, 1e-9), 4),
+            "resumed_from_step": self.begun,
+        }
 
 
 def schedule(kind: str, step: int, steps: int, warmup: int) -> float:
@@ -346,22 +332,12 @@ def _key(config: TrainConfig, per_step: int) -> str:
         "batch_rows",
         "accumulation",
         "micro_rows",
+        "packing",
+        "pack_tokens",
     }
     values = json.loads(config.model_dump_json(exclude=free))
     values |= {"per_step": per_step, "data": sha256_file(config.tensors)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _pipes() -> Iterator[Any | None]:
-    """Dagster's end of the line, on rank 0 of a run that Dagster started; else None."""
-    if "DAGSTER_PIPES_CONTEXT" not in os.environ or os.environ.get("RANK", "0") != "0":
-        yield None
-        return
-    from dagster_pipes import open_dagster_pipes
-
-    with open_dagster_pipes() as pipes:
-        yield pipes
 
 
 if __name__ == "__main__":

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
-from iot_pipeline.training import launch
+from iot_pipeline.training import launch, payload
 from iot_pipeline.training.config import TrainConfig, read_config, targets_of
-from iot_pipeline.training.loss import make_plan, micro_batches
 from iot_pipeline.training.payload import schedule
+from iot_pipeline.training.plan import make_plan, within_tokens
 from iot_pipeline_tests.tiny import chats, flow_texts, make_base
 
 
@@ -116,6 +117,92 @@ def test_two_processes_give_the_curve_of_one(one: Path, world: tuple[Path, Path]
     assert np.allclose(losses(tmp_path), losses(one), atol=1e-3)
 
 
+def test_packed_run_gives_the_curve_of_the_padded_one(one: Path, world: tuple[Path, Path], tmp_path: Path) -> None:
+    finish(start(config(world, tmp_path, packing="on", pack_tokens=256)))
+    assert json.loads((tmp_path / "training.json").read_text())["timings"]["packed"] is True
+    assert np.allclose(losses(tmp_path), losses(one), atol=1e-3)
+
+
+def test_best_checkpoint_is_kept_and_training_stops_early(world: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = config(
+        world, tmp_path, validation=world[1], learning_rate=0.5, scheduler="constant", max_steps=40, evaluate_every=2,
+        patience=2, keep="best",
+    )
+    finish(start(settings))
+    facts = json.loads((tmp_path / "training.json").read_text())["facts"]
+    history = dict(map(tuple, facts["validation_history"]))
+    best = min(history, key=lambda step: (history[step], step))
+    assert facts["kept_step"] == best < facts["steps"] == best + 4 < 40
+    assert facts["validation_loss"] == pytest.approx(history[best], abs=1e-5)
+    assert not list(tmp_path.glob("best*"))
+
+
+def test_killed_run_with_selection_resumes_to_the_same_choice(world: tuple[Path, Path], tmp_path: Path) -> None:
+    results = []
+    for name in ("whole", "killed"):
+        settings = config(world, tmp_path / name, validation=world[1], evaluate_every=3, keep="best", max_steps=24)
+        process = start(settings)
+        if name == "killed":
+            while not (settings.out / "checkpoint.safetensors").exists():
+                assert process.poll() is None, "it ended before a checkpoint was seen"
+                time.sleep(0.002)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            process = start(settings)
+        finish(process)
+        facts = json.loads((settings.out / "training.json").read_text())["facts"]
+        weights = (settings.out / "adapter_model.safetensors").read_bytes()
+        results.append((facts["validation_history"], facts["kept_step"], weights))
+    assert results[0] == results[1]
+
+
+def test_out_of_memory_halves_the_forward_pass_and_says_so(
+    one: Path, world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import torch
+
+    real, sizes = payload.causal_loss, []
+
+    def small_card(model: object, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, ids, *rest)
+
+    monkeypatch.setattr(payload, "causal_loss", small_card)
+    payload.run(config(world, tmp_path, max_steps=3))
+    assert "out of memory at step 1: forward passes of 2 rows at most" in capsys.readouterr().out
+    assert max(sizes[-3:]) <= 2
+    assert np.allclose(losses(tmp_path)[0], losses(one)[0], atol=1e-4)
+
+
+def test_out_of_memory_with_one_row_is_one_clear_error(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def no_card(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(payload, "causal_loss", no_card)
+    with pytest.raises(UserError, match="out of memory at step 1 even with one row"):
+        payload.run(config(world, tmp_path, max_steps=3))
+
+
+def test_choosing_by_validation_loss_needs_one(world: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="need evaluate_every and validation"):
+        config(world, tmp_path, keep="best")
+
+
+def test_equal_tokens_end_a_plan(world: tuple[Path, Path]) -> None:
+    lengths = load_tensors(world[1]).lengths
+    plan = make_plan(32, 8, 3, None, 42)
+    most = int(sum(lengths[plan.rows_of(step)].sum() for step in range(5))) + 1
+    assert within_tokens(plan, lengths, most).steps == 5
+    assert within_tokens(plan, lengths, 1).steps == 1
+    assert within_tokens(plan, lengths, None) == plan
+
+
 def test_it_ends_when_its_parent_is_gone(world: tuple[Path, Path], tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
@@ -149,18 +236,6 @@ def test_plan_reads_every_row_once_an_epoch() -> None:
     assert sorted(read[:10].tolist()) == list(range(10))
     assert sorted(read[10:].tolist()) == list(range(10))
     assert read[:10].tolist() != read[10:].tolist()
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_equal_rows_are_computed_once_and_counted_as_often(world_size: int) -> None:
-    same_as = np.array([0, 1, 0, 0, 4])
-    lengths = np.array([5, 9, 5, 5, 7])
-    seen: dict[int, int] = {}
-    for rank in range(world_size):
-        for rows, counts in micro_batches(np.arange(5), same_as, lengths, 2, rank, world_size):
-            assert len(rows) <= 2
-            seen |= dict(zip(rows.tolist(), counts.tolist(), strict=True))
-    assert seen == {0: 3, 1: 1, 4: 1}
 
 
 def test_schedule_warms_up_and_falls() -> None:

@@ -1,0 +1,187 @@
+"""From a step's rows to the arrays of its forward passes, padded little or packed, repeats computed once.
+
+Belongs here: micro-batches, padding, packing, token weights, and counts of what they did. Not the loss (loss.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.sft.packing import best_fit
+from iot_pipeline.sft.tensors import IGNORED, Tensors, marker_ids
+from iot_pipeline.sft.tokenizer import pad_id
+
+# A forward pass takes rows of like length: as many as keep its padding within this share of what it computes.
+MOST_PADDING = 0.05
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Arrays of one forward pass, on the device: ids, labels, weights [rows, width]; positions where rows are packed."""
+
+    ids: Any
+    labels: Any
+    weights: Any
+    positions: Any | None
+
+
+def distinct_numbers(tensors: Tensors) -> np.ndarray:
+    """int64 [rows]: the first row that is token for token the same."""
+    first: dict[bytes, int] = {}
+    numbers = np.empty(len(tensors), dtype=np.int64)
+    for place in range(len(tensors)):
+        ids, labels = tensors.row(place)
+        numbers[place] = first.setdefault(ids.tobytes() + b"|" + labels.tobytes(), place)
+    return numbers
+
+
+def share_of(rows: np.ndarray, same_as: np.ndarray, lengths: np.ndarray, rank: int, world: int) -> Any:
+    """(rows, multiplicities) that this process computes in a step, shortest first.
+
+    Rows that are token for token the same are computed once and counted as often as they occur: the gradient is
+    the same.
+    """
+    chosen, counts = np.unique(same_as[rows], return_counts=True)
+    order = np.lexsort((chosen, lengths[chosen]))[rank::world]
+    return chosen[order], counts[order]
+
+
+def by_length(lengths: np.ndarray, most_rows: int) -> list[np.ndarray]:
+    """Places of `lengths` (ascending) in batches of at most `most_rows` and MOST_PADDING padding, longest first."""
+    batches: list[np.ndarray] = []
+    stop = len(lengths)
+    while stop > 0:
+        start, real = stop - 1, int(lengths[stop - 1])
+        longest = real
+        while start > 0 and stop - start < most_rows:
+            grown = real + int(lengths[start - 1])
+            if grown < (1 - MOST_PADDING) * longest * (stop - start + 1):
+                break
+            start, real = start - 1, grown
+        batches.append(np.arange(start, stop))
+        stop = start
+    return batches
+
+
+def padded(rows: Sequence[np.ndarray], fill: float, dtype: Any = np.int64) -> np.ndarray:
+    """[rows, longest]: rows of values, filled on the right."""
+    out = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=dtype)
+    for place, row in enumerate(rows):
+        out[place, : len(row)] = row
+    return out
+
+
+class Batches:
+    """The batches of a tensor file for one process, and counts of what padding and merging did.
+
+    `micro` is the most rows of one forward pass. With `pack_tokens` rows are laid end to end in packs of up to so
+    many tokens instead, each a forward pass of its own; their positions begin anew with every row, which is what
+    keeps attention from crossing from one row into the next.
+    """
+
+    def __init__(
+        self, tensors: Tensors, tokenizer: Any, micro: int, label_weight: float = 1.0,
+        pack_tokens: int | None = None, rank: int = 0, world: int = 1, device: Any = "cpu",
+    ) -> None:
+        self.tensors, self.micro, self.pack_tokens = tensors, micro, pack_tokens
+        self.rank, self.world, self.device = rank, world, device
+        self.lengths = tensors.lengths
+        self.same_as = distinct_numbers(tensors)
+        self.pad = pad_id(tokenizer)
+        self.label_weight = label_weight
+        self.labelled = _label_spans(tensors, self.same_as, tokenizer) if label_weight != 1.0 else None
+        self.supervised = np.add.reduceat((tensors.labels != IGNORED).astype(np.int64), tensors.offsets[:-1])
+        self.real = self.filled = self.asked = self.computed = 0
+        self.seconds = 0.0
+
+    def tokens_of(self, rows: np.ndarray) -> int:
+        """Tokens of a step's rows, repeats counted."""
+        return int(self.lengths[rows].sum())
+
+    def weight_total(self, rows: np.ndarray) -> float:
+        """Sum of the token weights of a step over all processes: what its loss is divided by."""
+        total = float(self.supervised[rows].sum())
+        if self.labelled is not None:
+            spans = self.labelled[self.same_as[rows]]
+            total += (self.label_weight - 1.0) * float((spans[:, 1] - spans[:, 0]).sum())
+        return total
+
+    def of(self, rows: np.ndarray) -> Iterator[Batch]:
+        """The forward passes of this process in a step that reads `rows`."""
+        import torch
+
+        started = time.perf_counter()
+        chosen, counts = share_of(rows, self.same_as, self.lengths, self.rank, self.world)
+        self.asked += int(counts.sum())
+        self.computed += len(chosen)
+        for places in self._passes(self.lengths[chosen]):
+            arrays = self._arrays(chosen[places], counts[places])
+            batch = Batch(*(None if a is None else torch.from_numpy(a).to(self.device) for a in arrays))
+            self.seconds += time.perf_counter() - started
+            yield batch
+            started = time.perf_counter()
+        self.seconds += time.perf_counter() - started
+
+    def smaller(self) -> str | None:
+        """Halve what one forward pass may hold; says what it is now, None where it can be no smaller."""
+        if self.pack_tokens is not None and self.pack_tokens > int(self.lengths.max()):
+            self.pack_tokens = max(self.pack_tokens // 2, int(self.lengths.max()))
+            return f"{self.pack_tokens} tokens"
+        if self.pack_tokens is None and self.micro > 1:
+            self.micro //= 2
+            return f"{self.micro} rows"
+        return None
+
+    def _passes(self, lengths: np.ndarray) -> list[np.ndarray]:
+        if self.pack_tokens is None:
+            return by_length(lengths, self.micro)
+        return [np.array(pack) for pack in best_fit(lengths.tolist(), self.pack_tokens)]
+
+    def _arrays(self, rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+        pairs = [self.tensors.row(int(row)) for row in rows]
+        weights = [np.full(len(ids), count, dtype=np.float32) for (ids, _), count in zip(pairs, counts, strict=True)]
+        if self.labelled is not None:
+            for weight, (start, stop) in zip(weights, self.labelled[self.same_as[rows]], strict=True):
+                weight[start:stop] *= self.label_weight
+        self.real += int(self.lengths[rows].sum())
+        if self.pack_tokens is None:
+            ids = padded([pair[0] for pair in pairs], self.pad)
+            self.filled += ids.size
+            return ids, padded([pair[1] for pair in pairs], IGNORED), padded(weights, 0.0, np.float32), None
+        ids = np.concatenate([pair[0] for pair in pairs]).astype(np.int64)[None]
+        labels = np.concatenate([pair[1] for pair in pairs]).astype(np.int64)[None]
+        labels[0, np.cumsum([0, *(len(pair[0]) for pair in pairs[:-1])])] = IGNORED  # no row predicts the next one
+        positions = np.concatenate([np.arange(len(pair[0])) for pair in pairs])[None]
+        self.filled += ids.size
+        return ids, labels, np.concatenate(weights)[None], positions
+
+    def padding_share(self) -> float:
+        """Share of computed positions that are padding."""
+        return 1 - self.real / self.filled if self.filled else 0.0
+
+    def merged_share(self) -> float:
+        """Share of rows that were computed together with an identical one."""
+        return 1 - self.computed / self.asked if self.asked else 0.0
+
+
+def _label_spans(tensors: Tensors, same_as: np.ndarray, tokenizer: Any) -> np.ndarray:
+    """int64 [rows, 2]: where the label's tokens lie in each distinct row: behind the marker, up to a line break."""
+    marker = marker_ids(tokenizer)
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    breaks = np.array(["\n" in text or text.startswith("<|") for text in texts])
+    spans = np.zeros((len(tensors), 2), dtype=np.int64)
+    for row in np.unique(same_as):
+        listed = tensors.row(int(row))[1].tolist()
+        for at in range(len(listed) - len(marker)):
+            if listed[at : at + len(marker)] == marker:
+                start = stop = at + len(marker)
+                while stop < len(listed) and not breaks[listed[stop]]:
+                    stop += 1
+                spans[row] = start, stop
+                break
+    return spans
