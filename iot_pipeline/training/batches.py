@@ -22,7 +22,7 @@ MOST_PADDING = 0.05
 
 @dataclass(frozen=True)
 class Batch:
-    """Arrays of one forward pass, on the device: ids, labels, weights [rows, width]; positions where rows are packed."""
+    """Arrays of one forward pass, on the device, each [rows, width]; `positions` where rows are packed."""
 
     ids: Any
     labels: Any
