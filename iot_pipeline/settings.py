@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     quantisation: Literal["none", "nf4"] = Field("none", description="nf4 needs the extra `gpu`")
     processes: int = Field(1, ge=1, description="training processes (GPUs)")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process")
+    audit_rows: int = Field(2560, ge=32, description="rows of the short trainings that show what the old recipe does")
+    audit_words: int = Field(900, ge=30, le=1200, description="words of explanations on which its cut is measured")
     explained_flows: int = Field(48, ge=1, description="test flows that the student explains")
 
     @field_validator("stages", "tracks", mode="before")

@@ -20,6 +20,8 @@ SMALL = {
     "IOT_BASE_STEPS": "12",
     "IOT_TRAIN_MAX_STEPS": "4",
     "IOT_EXPLAINED_FLOWS": "3",
+    "IOT_AUDIT_ROWS": "64",
+    "IOT_AUDIT_WORDS": "200",
 }
 
 
@@ -155,5 +157,6 @@ def test_status_names_what_a_changed_setting_makes_stale(first: dict[str, Any], 
         capture_output=True, text=True, timeout=60,
     )
     stale = {row["artefact"]: row["why"] for row in json.loads(done.stdout) if row["state"] == "stale"}
-    assert set(stale) == {f"lora_checkpoint/10K[10K|{t}]" for t in ("original", "paraphrased", "feature_varied")}
+    trained = {f"lora_checkpoint/10K[10K|{t}]" for t in ("original", "paraphrased", "feature_varied")}
+    assert set(stale) == trained | {"paper_protocol"}
     assert stale["lora_checkpoint/10K[10K|original]"] == ["setting learning_rate changed"]

@@ -29,7 +29,6 @@ CONDITIONS = {
         "the claim was measured on a split by row, this figure on flows that share no prompt with training"
     ),
     "gpu": "no GPU was used",
-    "paper_protocol": "the protocol named paper was not run",
 }
 
 
@@ -49,7 +48,7 @@ class Claim(BaseModel):
     rule: Literal["equal", "at_least", "at_most", "below", "none"]
     tolerance: float = 0.0
     needs: list[
-        Literal["real_flows", "gpt_teacher", "qwen_base", "stage_all", "row_split", "gpu", "paper_protocol"]
+        Literal["real_flows", "gpt_teacher", "qwen_base", "stage_all", "row_split", "gpu"]
     ] = []
     missing: str = "the artefact that would show it has not been materialised in this lake"
     reason: str = ""

@@ -32,6 +32,7 @@ SINGLE = {
     "training_order": "order.json",
     "leakage_report": "leakage.json",
     "base_model": "base.json",
+    "paper_protocol": "paper_protocol.json",
     "inference_benchmark": "inference.json",
     "track_comparison": "track_comparison.json",
     "cost_report": "cost_report.json",

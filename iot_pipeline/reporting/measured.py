@@ -36,6 +36,7 @@ def collect(context: Context) -> tuple[Measured, set[str]]:
     put("qwen_total_parameters", total, "arithmetic on the published shape", "")
     _data(context, put)
     _models(context, put)
+    _protocol(context, put)
     _answers(context, put)
     return found, conditions(context)
 
@@ -129,18 +130,22 @@ def _models(context: Context, put: Any) -> None:
                 f"lora_checkpoint/{stage}",
                 f"at {stage}, on one common validation set",
             )
-    shares = [
-        stats["supervised_tokens"] / stats["tokens"]
-        for stats in (context.get("tensors") or {}).values()
-        if stats["tokens"]
-    ]
-    if shares:
-        put(
-            "prompt_token_share",
-            1 - min(shares),
-            "training_split",
-            "prompt and template; here none of it is in the loss",
-        )
+
+
+def _protocol(context: Context, put: Any) -> None:
+    found = context.get("paper_protocol")
+    if not found:
+        return
+    long, old = found["long_answers"], found["paper"]
+    note = f"{long['rows']} answers of the prior work's length, this base's tokenizer"
+    put("rows_cut_at_512", long["rows_cut_share"], "paper_protocol", note)
+    put("paper_rows_with_label", long["label_survives_share"], "paper_protocol", note)
+    put("prompt_token_share", long["prompt_share_of_loss"], "paper_protocol", note)
+    note = f"the old protocol on {old['rows']:,} rows of this lake"
+    put("paper_rows_with_end", old["end_supervised_share"], "paper_protocol", note)
+    put("paper_held_out_seen", found["held_out_prompts_seen_share"], "paper_protocol", note)
+    lost = found["accuracy"]["leak_free"] - found["accuracy"]["paper"]
+    put("paper_accuracy_lost", lost, "paper_protocol", f"{note}; same steps, distinct test flows")
 
 
 def _answers(context: Context, put: Any) -> None:

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from iot_pipeline.lake.atomic import write_text
-from iot_pipeline.reporting import sections_data, sections_front, sections_student
+from iot_pipeline.reporting import sections_data, sections_front, sections_protocol, sections_student
 from iot_pipeline.reporting.blocks import Section
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -30,6 +30,7 @@ CHAPTERS = (
     sections_student.explanations,
     sections_student.inference,
     sections_student.costs,
+    sections_protocol.protocol,
     sections_student.audit,
     sections_student.limitations,
     sections_student.lineage,

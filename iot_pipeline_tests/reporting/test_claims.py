@@ -80,7 +80,7 @@ def test_audit_of_a_simulated_lake() -> None:
     assert audit["loss_original"]["verdict"] == "not measured here"
     assert audit["row_split_leaks"]["verdict"] == "holds"
     assert "simulated" in audit["row_split_leaks"]["why"]
-    assert claims.counted(context["claims_audit"]).startswith("4 hold, 2 do not hold, ")
+    assert claims.counted(context["claims_audit"]).startswith("9 hold, 2 do not hold, ")
 
 
 def test_real_farm_flow_lets_the_data_claims_be_judged() -> None:
@@ -130,3 +130,12 @@ def test_a_malformed_file_is_named(tmp_path: Path) -> None:
     path.write_text("- &a {id: a, topic: t, text: x, source: s, rule: none}\n- *a\n")
     with pytest.raises(UserError, match="the id a occurs twice"):
         load_claims(path)
+
+
+def test_the_old_protocol_is_judged_by_what_it_did() -> None:
+    measured, met = collect(make_context())
+    audit = {row["id"]: row for row in claims_audit(load_claims(), measured, met)}
+    for name in ("truncation", "label_never_trained", "never_stops", "held_out_seen", "protocol_accuracy"):
+        assert audit[name]["verdict"] == "holds", audit[name]
+    assert audit["protocol_accuracy"]["measured"] == pytest.approx(0.72)
+    assert audit["loss_on_prompt"]["verdict"] == "cannot be compared"

@@ -27,7 +27,7 @@ ARTEFACTS = [
     "raw_flows", "flows", "dedup_report", "label_conflicts", "dataset_mismatch", "flow_profile", "attack_patterns",
     "sample_comparison", "evaluation_split", "training_order", "leakage_report", "automl_baseline", "prompt",
     "validation_answers", *TRACKS, "base_model", "training_split", "lora_checkpoint", "eval_metrics",
-    "explanation_quality", "inference_benchmark",
+    "explanation_quality", "paper_protocol", "inference_benchmark",
 ]
 STAGED = {"lora_checkpoint", "eval_metrics", "explanation_quality"}
 REPORTS = ["track_comparison", "cost_report", "claims_audit"]

@@ -135,11 +135,20 @@ def train_config(step: Step, stage: str, track: str, previous: str | None) -> Tr
     """What the settings and the lake say about one training; its `out` is named by the hash of everything else."""
     chosen = step.settings
     warm = previous is not None and chosen.stage_chain == "warm_start"
-    values: dict[str, Any] = {
+    values: dict[str, Any] = recipe_of(step) | {
         "base": base_location(step),
         "tensors": step.input("training_split", f"{stage}|{track}") / "train.safetensors",
         "validation": step.input("training_split", f"{stage}|{track}") / "validation.safetensors",
         "warm_start": step.input(f"lora_checkpoint/{previous}", f"{previous}|{track}") if warm else None,
+    }
+    digest = hashlib.sha256(json.dumps([step.recorded_inputs(), values], default=str).encode()).hexdigest()[:16]
+    return TrainConfig(**values, out=work_folder(step, digest))
+
+
+def recipe_of(step: Step) -> dict[str, Any]:
+    """The settings that steer a training, as fields of TrainConfig."""
+    chosen = step.settings
+    return {
         "seed": chosen.seed, "epochs": chosen.train_epochs, "max_steps": chosen.train_max_steps,
         "batch_rows": chosen.train_batch_rows, "accumulation": chosen.train_accumulation,
         "micro_rows": chosen.train_micro_rows, "max_tokens": chosen.train_max_tokens,
@@ -151,8 +160,6 @@ def train_config(step: Step, stage: str, track: str, previous: str | None) -> Tr
         "quantisation": chosen.quantisation, "gradient_checkpointing": chosen.gradient_checkpointing,
         "bf16": chosen.bf16, "threads": step.unrecorded.threads,
     }
-    digest = hashlib.sha256(json.dumps([step.recorded_inputs(), values], default=str).encode()).hexdigest()[:16]
-    return TrainConfig(**values, out=work_folder(step, digest))
 
 
 lora_checkpoints = [lora_checkpoint(stage) for stage in STAGES]

@@ -1,0 +1,70 @@
+"""The report's chapter on the prior work's training protocol: what it does to rows, loss and accuracy.
+
+Belongs here: the old recipe beside ours. Does not belong here: its measurement (asset paper_protocol).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from iot_pipeline.reporting import tables
+from iot_pipeline.reporting.blocks import Section
+from iot_pipeline.reporting.tables import Column
+
+NAMES = {"paper": "prior work's protocol", "leak_free": "this project's protocol"}
+
+
+def protocol(context: Mapping[str, Any]) -> Section:
+    """Two short trainings on the same rows with long answers, one by each protocol."""
+    section = Section("protocol", "What the old training protocol does")
+    found = context.get("paper_protocol")
+    if not found:
+        section.missing("paper_protocol")
+        return section
+    old, ours, long = found["paper"], found["leak_free"], found["long_answers"]
+    section.text(
+        f"Answers of the prior work's length make rows of {long['row_tokens_mean']:.0f} tokens of this base's"
+        f" tokenizer, {long['prompt_tokens_mean']:.0f} of them prompt; cut to {long['limit']}, {long['rows_cut_share']:.1%} of"
+        f" {long['rows']} such rows lose their end, {long['label_survives_share']:.1%} keep their label, and"
+        f" {long['answer_kept_share']:.1%} of an answer is left."
+    )
+    section.text(
+        f"The same {old['rows']:,} rows of this lake were then trained on twice, with the same steps and learning rate:"
+        " once with that share of each answer, the class at its end, the loss on everything and the end of turn masked"
+        f" as padding; once as this project does. {found['scored_flows']:,} distinct test flows were classified by"
+        " scoring every label. An audit on few rows: neither model is used for anything else."
+    )
+    rows = [
+        {
+            "protocol": NAMES["paper"],
+            "label": old["label_survives_share"],
+            "end": old["end_supervised_share"],
+            "prompt": old["prompt_share_of_loss"],
+            "accuracy": found["accuracy"]["paper"],
+        },
+        {
+            "protocol": NAMES["leak_free"],
+            "label": ours["rows_label_and_end_supervised"] / ours["rows"],
+            "end": ours["rows_label_and_end_supervised"] / ours["rows"],
+            "prompt": 0.0,
+            "accuracy": found["accuracy"]["leak_free"],
+        },
+    ]
+    section.table(
+        rows,
+        [
+            Column("protocol"),
+            Column("label", "rows that train their label", tables.percent, True),
+            Column("end", "rows that train an end", tables.percent, True),
+            Column("prompt", "share of the loss on prompts", tables.percent, True),
+            Column("accuracy", "accuracy, distinct test flows", tables.accuracy, True),
+        ],
+        "The two protocols on the same rows, steps and base.",
+        "paper_protocol",
+    )
+    section.text(
+        f"Held out by row, as in the prior work, {found['held_out_prompts_seen_share']:.1%} of"
+        f" {found['held_out_rows']} validation rows have a prompt that was trained on."
+    )
+    return section

@@ -1,0 +1,109 @@
+"""Training tensors by the prior work's recipe, to the letter, so that its harm can be measured. For audits only.
+
+Belongs here: the cut at 512 tokens, the loss on everything, padding = end of turn. Does not belong here: what the
+project trains on (tensors.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.sft.tensors import IGNORED, marker_ids
+from iot_pipeline.sft.tokenizer import END_OF_TURN, prompt_text
+
+PAPER_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class PaperStats:
+    """What the old recipe made of the rows; tokens are means over the rows, before the cut.
+
+    answer_kept_share: mean over the rows of how much of the answer the cut leaves.
+    rows_with_label: the first token of the class behind `CLASSIFICATION:` is still there and in the loss.
+    rows_with_end: the end of the answer is in the loss. prompt_loss_tokens: tokens in the loss before the answer.
+    """
+
+    rows: int
+    limit: int | None
+    answer_kept_share: float
+    prompt_tokens_mean: float
+    row_tokens_mean: float
+    rows_cut: int
+    rows_with_label: int
+    rows_with_end: int
+    loss_tokens: int
+    prompt_loss_tokens: int
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-able values, with the shares that claims are made of."""
+        return asdict(self) | {
+            "rows_cut_share": self.rows_cut / self.rows,
+            "label_survives_share": self.rows_with_label / self.rows,
+            "end_supervised_share": self.rows_with_end / self.rows,
+            "prompt_share_of_loss": self.prompt_loss_tokens / self.loss_tokens,
+        }
+
+
+def build_paper_tensors(
+    messages: Sequence[dict[str, Any]], tokenizer: Any, out: Path, limit: int = PAPER_LENGTH,
+    kept_share: float | None = None,
+) -> PaperStats:
+    """Write the tensor file `out` as the old scripts would have: the same layout as sft.build_tensors.
+
+    The whole conversation is tokenised and cut to `limit`; every token is in the loss but the end of turn, which is
+    also the padding token and is masked with it. With `kept_share` a row keeps that share of its answer instead: what
+    the cut leaves of answers of the prior work's length, on shorter ones.
+    """
+    from safetensors.numpy import save_file
+
+    end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
+    marker = marker_ids(tokenizer)
+    rows, lengths, prompt_sizes, kept = [], [], [], []
+    prompts = cut = labelled = ended = 0
+    for row in messages:
+        text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        whole = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
+        prompt = len(tokenizer(prompt_text(tokenizer, row["messages"][0]["content"]))["input_ids"])
+        stop = limit if kept_share is None else prompt + int(kept_share * (len(whole) - prompt))
+        ids = whole[:stop]
+        cut += len(ids) < len(whole)
+        kept.append(max(0, len(ids) - prompt) / (len(whole) - prompt))
+        labels = np.where(ids == end, IGNORED, ids).astype(np.int32)
+        rows.append((ids, labels))
+        lengths.append(len(whole))
+        prompt_sizes.append(prompt)
+        prompts += int((labels[:prompt] != IGNORED).sum())
+        labelled += _label_in(labels[prompt:].tolist(), marker)
+        ended += bool((labels[prompt:] == end).any())
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows])])
+    arrays = {
+        "input_ids": np.concatenate([ids for ids, _ in rows]),
+        "labels": np.concatenate([labels for _, labels in rows]),
+        "offsets": offsets.astype(np.int64),
+    }
+    with replacing(out) as temporary:
+        save_file(arrays, temporary)
+    return PaperStats(
+        rows=len(rows),
+        limit=limit if kept_share is None else None,
+        answer_kept_share=round(float(np.mean(kept)), 4),
+        prompt_tokens_mean=round(float(np.mean(prompt_sizes)), 1),
+        row_tokens_mean=round(float(np.mean(lengths)), 1),
+        rows_cut=cut,
+        rows_with_label=labelled,
+        rows_with_end=ended,
+        loss_tokens=int((arrays["labels"] != IGNORED).sum()),
+        prompt_loss_tokens=prompts,
+    )
+
+
+def _label_in(labels: list[int], marker: list[int]) -> bool:
+    """Does a supervised token follow the marker?"""
+    width = len(marker)
+    return any(labels[at : at + width] == marker for at in range(len(labels) - width))

@@ -1,0 +1,64 @@
+"""The old recipe does what it did: cuts the label off, trains on prompts, never on an end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iot_pipeline.sft.paper import build_paper_tensors
+from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
+from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline_tests.tiny import chats, flow_texts, make_base
+
+QWEN = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "qwen2.5-tokenizer"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_tokenizer(make_base(tmp_path_factory.mktemp("base") / "base"))
+
+
+def explained_last(words: int) -> list[dict[str, Any]]:
+    """Rows whose class comes behind an analysis of `words` words, as in the prior work."""
+    rows = chats(flow_texts(5))
+    for row in rows:
+        label, analysis, *_ = row["messages"][1]["content"].split("\n")
+        row["messages"][1]["content"] = f"{analysis} {'packets ' * words}\n{label}"
+    return rows
+
+
+def test_short_rows_keep_their_label_but_never_train_an_end(tokenizer: Any, tmp_path: Path) -> None:
+    stats = build_paper_tensors(explained_last(5), tokenizer, tmp_path / "old.safetensors")
+    assert (stats.rows, stats.rows_cut, stats.rows_with_label, stats.rows_with_end) == (5, 0, 5, 0)
+    assert 0 < stats.prompt_loss_tokens < stats.loss_tokens
+    old = load_tensors(tmp_path / "old.safetensors")
+    ids, labels = old.row(0)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert (labels[ids == end] == IGNORED).all() and (labels[ids != end] == ids[ids != end]).all()
+
+
+def test_long_rows_lose_it(tokenizer: Any, tmp_path: Path) -> None:
+    stats = build_paper_tensors(explained_last(600), tokenizer, tmp_path / "old.safetensors")
+    assert (stats.rows_cut, stats.rows_with_label) == (5, 0)
+    assert (np.array(load_tensors(tmp_path / "old.safetensors").lengths) == 512).all()
+    assert stats.plain()["label_survives_share"] == 0.0
+
+
+def test_a_share_of_the_answer_can_stand_for_the_cut(tokenizer: Any, tmp_path: Path) -> None:
+    stats = build_paper_tensors(explained_last(40), tokenizer, tmp_path / "old.safetensors", kept_share=0.25)
+    assert (stats.rows_cut, stats.rows_with_label) == (5, 0)
+    assert stats.answer_kept_share == pytest.approx(0.25, abs=0.02)
+
+
+def test_with_the_real_tokenizer_no_label_survives_an_answer_of_the_papers_length(tmp_path: Path) -> None:
+    if not QWEN.is_dir():
+        pytest.skip(f"the real Qwen2.5 tokenizer is not at {QWEN}")
+    tokenizer = load_tokenizer(QWEN)
+    rows = explained_last(800)
+    stats = build_paper_tensors(rows, tokenizer, tmp_path / "old.safetensors")
+    assert stats.rows_cut == 5 and stats.rows_with_label == 0 and stats.rows_with_end == 0
+    ours = build_tensors(rows, tokenizer, 2048, tmp_path / "ours.safetensors")
+    assert ours.rows_label_and_end_supervised == 5 and ours.rows_cut == 0
