@@ -99,8 +99,9 @@ def _student(settings: Settings) -> list[Finding]:
     else:
         found = [Finding("student", "note", f"base model {base} comes from the hub at first use")]
     gpus = len(glob.glob("/dev/nvidia[0-9]*"))
-    state = "error" if settings.processes > max(1, gpus) and gpus else "ok" if gpus else "note"
-    return [*found, Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.processes}")]
+    wanted = settings.processes or max(1, gpus)
+    state = "error" if gpus and wanted > gpus else "ok" if gpus else "note"
+    return [*found, Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.processes or 'unset'}")]
 
 
 def show(findings: list[Finding], settings: Settings) -> None:

@@ -25,9 +25,9 @@ def protocol(context: Mapping[str, Any]) -> Section:
     old, ours, long = found["paper"], found["leak_free"], found["long_answers"]
     section.text(
         f"Answers of the prior work's length make rows of {long['row_tokens_mean']:.0f} tokens of this base's"
-        f" tokenizer, {long['prompt_tokens_mean']:.0f} of them prompt; cut to {long['limit']}, {long['rows_cut_share']:.1%} of"
-        f" {long['rows']} such rows lose their end, {long['label_survives_share']:.1%} keep their label, and"
-        f" {long['answer_kept_share']:.1%} of an answer is left."
+        f" tokenizer, {long['prompt_tokens_mean']:.0f} of them prompt; cut to {long['limit']},"
+        f" {long['rows_cut_share']:.1%} of {long['rows']} such rows lose their end,"
+        f" {long['label_survives_share']:.1%} keep their label, and {long['answer_kept_share']:.1%} of an answer is left."
     )
     section.text(
         f"The same {old['rows']:,} rows of this lake were then trained on twice, with the same steps and learning rate:"

@@ -30,9 +30,8 @@ class TrainConfig(BaseModel):
 
     epochs: float = Field(5.0, gt=0)
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps; wins over epochs")
-    batch_rows: int = Field(2, ge=1, description="rows of one step on one process, before accumulation")
-    accumulation: int = Field(8, ge=1, description="batches of one optimiser step")
-    micro_rows: int | None = Field(None, ge=1, description="most rows of one forward pass; default batch_rows")
+    step_rows: int = Field(16, ge=1, description="rows of one optimiser step, over all processes and forward passes")
+    micro_rows: int | None = Field(None, ge=1, description="most rows of one forward pass; default step_rows")
     packing: Literal["auto", "on", "off"] = Field("auto", description="rows end to end; auto: on a GPU")
     pack_tokens: int = Field(4096, ge=64, description="most tokens of one pack; a longer row is a pack of its own")
     max_tokens: int | None = Field(None, ge=1, description="stop before so many tokens are passed")

@@ -74,23 +74,21 @@ class _Training:
         tokenizer = load_tokenizer(config.base)
         if int(tensors.input_ids.max()) >= len(tokenizer):
             raise UserError(f"{config.tensors}: made with another tokenizer than that of {config.base}; make it again")
-        per_step = config.batch_rows * config.accumulation * machine.world
-        plan = make_plan(len(tensors), per_step, config.epochs, config.max_steps, config.seed)
+        plan = make_plan(len(tensors), config.step_rows, config.epochs, config.max_steps, config.seed)
         self.plan = within_tokens(plan, tensors.lengths, config.max_tokens)
         self.model = adapted_model(config, machine)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        self.batches = self._batches(tensors, tokenizer, config.micro_rows or config.batch_rows, config.label_weight)
+        self.batches = self._batches(tensors, tokenizer, config.micro_rows or config.step_rows, config.label_weight)
         self.validation = None
         if config.validation is not None:
-            rows = max(16, config.micro_rows or config.batch_rows)
+            rows = max(16, config.micro_rows or config.step_rows)
             self.validation = self._batches(load_tensors(config.validation), tokenizer, rows, 1.0)
-        key = _key(config, per_step)
-        self.key = key
+        self.key = _key(config)
         self.selection = selection.Selection(
-            config.out, self.parameters, config.patience, key, writes=machine.rank == 0
+            config.out, self.parameters, config.patience, self.key, writes=machine.rank == 0
         )
         self.begun = self.step = 0
         self.losses: list[float] = []
@@ -320,7 +318,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _key(config: TrainConfig, per_step: int) -> str:
+def _key(config: TrainConfig) -> str:
     """What a checkpoint must agree with to be resumed: the data, the base and every value that steers a step."""
     free = {
         "tensors",
@@ -329,14 +327,12 @@ def _key(config: TrainConfig, per_step: int) -> str:
         "threads",
         "save_every",
         "log_seconds",
-        "batch_rows",
-        "accumulation",
         "micro_rows",
         "packing",
         "pack_tokens",
     }
     values = json.loads(config.model_dump_json(exclude=free))
-    values |= {"per_step": per_step, "data": sha256_file(config.tensors)}
+    values["data"] = sha256_file(config.tensors)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -29,8 +29,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     run(
         TrainConfig(
-            base=str(base), tensors=folder / "t.safetensors", out=folder / "adapter", max_steps=120, batch_rows=16,
-            accumulation=1, learning_rate=2e-2, warmup_steps=5, lora_dropout=0.0, lora_targets="all-linear",
+            base=str(base), tensors=folder / "t.safetensors", out=folder / "adapter", max_steps=120, step_rows=16,
+            learning_rate=2e-2, warmup_steps=5, lora_dropout=0.0, lora_targets="all-linear",
             threads=threads,
         )
     )  # fmt: skip

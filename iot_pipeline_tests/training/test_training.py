@@ -41,8 +41,7 @@ def config(world: tuple[Path, Path], out: Path, **changes: object) -> TrainConfi
         "tensors": world[1],
         "out": out,
         "max_steps": 12,
-        "batch_rows": 8,
-        "accumulation": 1,
+        "step_rows": 8,
         "learning_rate": 5e-3,
         "warmup_steps": 2,
         "lora_dropout": 0.0,
@@ -112,7 +111,7 @@ def test_killed_run_resumes_to_the_same_weights(one: Path, world: tuple[Path, Pa
 
 
 def test_two_processes_give_the_curve_of_one(one: Path, world: tuple[Path, Path], tmp_path: Path) -> None:
-    finish(start(config(world, tmp_path, batch_rows=4), processes=2))
+    finish(start(config(world, tmp_path), processes=2))
     assert json.loads((tmp_path / "training.json").read_text())["facts"]["processes"] == 2
     assert np.allclose(losses(tmp_path), losses(one), atol=1e-3)
 

@@ -26,6 +26,7 @@ from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training.base import build_tiny_base
 from iot_pipeline.training.config import TrainConfig, targets_of
+from iot_pipeline.training.launch import processes_here
 from iot_pipeline.training.recipe import BaseRecipe
 
 COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:student"], "code_version": "1"}
@@ -118,7 +119,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
         track = context.partition_key.split("|")[1]
         with lake.step(context) as step:
             config = train_config(step, stage, track, previous)
-            facts = trainer.train(step, config, step.unrecorded.processes)
+            facts = trainer.train(step, config, processes_of(step))
             for name in ("adapter_model.safetensors", "adapter_config.json", "loss.jsonl", "training.json"):
                 shutil.copy(Path(config.out) / name, step.folder / name)
             step.volatile("training.json", "loss.jsonl", "adapter_config.json")
@@ -145,13 +146,18 @@ def train_config(step: Step, stage: str, track: str, previous: str | None) -> Tr
     return TrainConfig(**values, out=work_folder(step, digest))
 
 
+def processes_of(step: Step) -> int:
+    """How many processes train: IOT_PROCESSES, or as many as suit this machine."""
+    return step.unrecorded.processes or processes_here(tiny=step.unrecorded.base_model == "tiny")
+
+
 def recipe_of(step: Step) -> dict[str, Any]:
     """The settings that steer a training, as fields of TrainConfig."""
     chosen = step.settings
     return {
         "seed": chosen.seed, "epochs": chosen.train_epochs, "max_steps": chosen.train_max_steps,
-        "batch_rows": chosen.train_batch_rows, "accumulation": chosen.train_accumulation,
-        "micro_rows": chosen.train_micro_rows, "max_tokens": chosen.train_max_tokens,
+        "step_rows": chosen.train_step_rows, "micro_rows": chosen.train_micro_rows,
+        "max_tokens": chosen.train_max_tokens,
         "packing": chosen.packing, "pack_tokens": chosen.pack_tokens, "evaluate_every": chosen.evaluate_every,
         "patience": chosen.patience, "keep": chosen.keep_checkpoint, "learning_rate": chosen.learning_rate,
         "warmup_steps": chosen.warmup_steps, "weight_decay": chosen.weight_decay,

@@ -21,7 +21,7 @@ from iot_pipeline.defs.partitions import STAGES, prompt_dep
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, work_folder
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
-from iot_pipeline.defs.training.assets import COMMON, base_location, recipe_of
+from iot_pipeline.defs.training.assets import COMMON, base_location, processes_of, recipe_of
 from iot_pipeline.flows.pool import labelled_flows, training_rows
 from iot_pipeline.inference.student import Student
 from iot_pipeline.sft.paper import build_paper_tensors
@@ -103,7 +103,7 @@ def trained(step: Step, trainer: TrainerResource, work: Path, name: str, label_w
     config = TrainConfig(
         **recipe_of(step) | alike, base=base_location(step), tensors=work / f"{name}.safetensors", out=work / name
     )
-    trainer.train(step, config, 1)
+    trainer.train(step, config, processes_of(step))
     return config.out
 
 

@@ -1,0 +1,27 @@
+"""What every benchmark result carries: date, machine, commit. Belongs here: writing it. Not: measuring anything."""
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.defs.step import code_commit
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def save(name: str, result: dict[str, Any], card: str | None = None) -> Path:
+    """Write benchmarks/results/<name>.json and print it; `card` names a GPU that was used."""
+    machine = {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
+    whole = {
+        **result,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine | ({"gpu": card} if card else {}),
+        "code_commit": code_commit(),
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    print(path.read_text())
+    return path
