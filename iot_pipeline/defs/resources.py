@@ -93,6 +93,8 @@ class TrainerResource(dg.ConfigurableResource):
             tail = " | ".join((out / "output.txt").read_text(errors="replace").strip().splitlines()[-4:])
             raise dg.Failure(f"training ended with code {code}: {tail}", allow_retries=False)
         facts: dict[str, Any] = json.loads((out / "training.json").read_text())
+        if (ran := facts["facts"]["processes"]) != processes:
+            raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
         return facts
 
     def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: Path) -> int:

@@ -27,7 +27,8 @@ def protocol(context: Mapping[str, Any]) -> Section:
         f"Answers of the prior work's length make rows of {long['row_tokens_mean']:.0f} tokens of this base's"
         f" tokenizer, {long['prompt_tokens_mean']:.0f} of them prompt; cut to {long['limit']},"
         f" {long['rows_cut_share']:.1%} of {long['rows']} such rows lose their end,"
-        f" {long['label_survives_share']:.1%} keep their label, and {long['answer_kept_share']:.1%} of an answer is left."
+        f" {long['label_survives_share']:.1%} keep their label, and"
+        f" {long['answer_kept_share']:.1%} of an answer is left."
     )
     section.text(
         f"The same {old['rows']:,} rows of this lake were then trained on twice, with the same steps and learning rate:"
