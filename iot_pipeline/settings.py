@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     train_step_rows: int = Field(32, ge=1, description="rows of an optimiser step, over all processes")
     train_micro_rows: int | None = Field(None, ge=1, description="most rows of one forward pass")
     train_max_tokens: int | None = Field(None, ge=1, description="stop before so many tokens: runs of equal tokens")
-    packing: Literal["auto", "on", "off"] = Field("auto", description="lay rows end to end; auto: on a GPU")
+    packing: Literal["auto", "on", "off"] = Field("auto", description="lay rows end to end; auto: with flash attention")
     pack_tokens: int = Field(4096, ge=64, description="most tokens of one pack")
     evaluate_every: int | None = Field(None, ge=1, description="steps between measurements of the validation loss")
     patience: int | None = Field(None, ge=1, description="measurements without a lower loss before training stops")

@@ -32,7 +32,7 @@ class TrainConfig(BaseModel):
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps; wins over epochs")
     step_rows: int = Field(16, ge=1, description="rows of one optimiser step, over all processes and forward passes")
     micro_rows: int | None = Field(None, ge=1, description="most rows of one forward pass; default step_rows")
-    packing: Literal["auto", "on", "off"] = Field("auto", description="rows end to end; auto: on a GPU")
+    packing: Literal["auto", "on", "off"] = Field("auto", description="rows end to end; auto: where flash attention is")
     pack_tokens: int = Field(4096, ge=64, description="most tokens of one pack; a longer row is a pack of its own")
     max_tokens: int | None = Field(None, ge=1, description="stop before so many tokens are passed")
     evaluate_every: int | None = Field(None, ge=1, description="steps between measurements of the validation loss")

@@ -43,10 +43,22 @@ class Machine:
             "threads": self.threads,
             "processes": self.world,
             "bf16": self.bf16,
-            "attention": attention_kernel(self.device, torch.bfloat16 if self.bf16 else torch.float32),
+            "attention": self.attention,
             "torch": torch.__version__,
             "platform": platform.machine(),
         }
+
+    @property
+    def attention(self) -> str:
+        """The attention kernel that a base is loaded with here."""
+        import torch
+
+        return attention_kernel(self.device, torch.bfloat16 if self.bf16 else torch.float32)
+
+    @property
+    def flash(self) -> bool:
+        """Whether attention reads packed rows by their lengths; a block mask costs more than 5 % of padding does."""
+        return self.attention != "sdpa"
 
     def autocast(self) -> Any:
         """Context of a forward pass."""

@@ -100,7 +100,7 @@ class _Training:
 
     def _batches(self, tensors: Any, tokenizer: Any, rows: int, label_weight: float) -> Batches:
         machine = self.machine
-        packs = self.config.packing == "on" or (self.config.packing == "auto" and machine.device.type == "cuda")
+        packs = self.config.packing == "on" or (self.config.packing == "auto" and machine.flash)
         return Batches(
             tensors, tokenizer, rows, label_weight, self.config.pack_tokens if packs else None,
             machine.rank, machine.world, machine.device,

@@ -1,0 +1,241 @@
+"""Tokens a second, MFU and memory of LoRA training on this machine's GPU: old recipe, this project, TRL's SFTTrainer.
+
+    .venv/bin/python benchmarks/gpu_training.py                    # Qwen2.5-1.5B's shape, random weights, bf16
+    .venv/bin/python benchmarks/gpu_training.py --small --steps 1  # a tiny shape, for a machine without a GPU
+
+Speed does not depend on the values of weights or tokens, so nothing is downloaded: random weights, random ids, rows of
+the prior work's lengths. Each way runs in a process of its own, one after the other, LoRA r 16 on q, k, v, o, 16 rows a
+step. `old`: rows cut and padded to 512, loss everywhere, batch 2 x 8. `ours`: nothing cut, rows of like length together
+(at most 5 % padding), loss on answers; `ours_packed`: rows end to end, which pays where flash attention is installed.
+`trl`: SFTTrainer as a user would set it up for such rows (max_length 2048, batch 2 x 8); left out, and said so, where
+trl is not installed. Tokens are real ones, never padding; MFU by training/speed.py.
+"""
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+from result import save
+
+from iot_pipeline.sft.tensors import IGNORED, Tensors
+from iot_pipeline.training.lora import lora_config
+from iot_pipeline.training.loss import causal_loss
+from iot_pipeline.training.speed import flops_per_token, mfu, peak_memory_gib
+
+WAYS = ("old", "ours", "ours_packed", "trl")
+STEP_ROWS, MICRO_ROWS, OUR_MICRO_ROWS, OLD_LENGTH, WARM_UP = 16, 2, 8, 512, 2
+PROMPT, ANSWER, SPREAD = 400, 1100, 120  # tokens, FACTS of the prior work: about 1,500 a row
+SHAPES: dict[bool, dict[str, Any]] = {
+    False: {
+        "vocab_size": 151_936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
+    },
+    True: {
+        "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True,
+    },
+}
+
+
+def main() -> None:
+    """Run the ways one after the other and write benchmarks/results/gpu_training-<device>.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=12, help="timed optimiser steps of each way")
+    parser.add_argument("--small", action="store_true", help="a tiny shape; the figures say nothing about a GPU")
+    parser.add_argument("--pack-tokens", type=int, default=4096, help="most tokens of one pack")
+    parser.add_argument("--print-only", action="store_true", help="write no result file")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.way:
+        print(json.dumps(measure(chosen.way, chosen)))
+        return
+    found = {}
+    for way in WAYS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+        done = subprocess.run(command, capture_output=True, text=True)
+        failed = {"error": done.stderr.strip().splitlines()[-1:] or ["it said nothing"]}
+        found[way] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else failed
+    device = found["ours"].get("device", "unknown")
+    result = {"question": "speed of LoRA training", "shape": SHAPES[chosen.small], "steps": chosen.steps, "ways": found}
+    if "tokens_per_second" in found["old"]:
+        result["ours_over_old"] = round(found["ours"]["tokens_per_second"] / found["old"]["tokens_per_second"], 2)
+    if chosen.print_only:
+        print(json.dumps(result, indent=1))
+    else:
+        save(f"gpu_training-{device.replace(' ', '_')}", result, device)
+
+
+def measure(way: str, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Tokens a second, MFU, peak GiB and device of one way."""
+    import torch
+
+    if way == "trl" and importlib.util.find_spec("trl") is None:
+        return {"not_measured": "trl is not installed"}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    model, tensors = make_model(chosen.small, device), make_rows(chosen)
+    ways = {"old": time_old, "ours": time_ours, "ours_packed": time_ours_packed, "trl": time_trl}
+    seconds, tokens = ways[way](model, tensors, device, chosen)
+    length = float(np.minimum(tensors.lengths, OLD_LENGTH).mean() if way == "old" else tensors.lengths.mean())
+    share = 1.0 if way == "old" else ANSWER / (PROMPT + ANSWER)
+    speed = tokens / seconds
+    return {
+        "device": name, "tokens_per_second": round(speed, 1), "rows_per_second": round(speed / length, 2),
+        "mfu": mfu(speed * flops_per_token(model, length, share), name, 1), "peak_gib": peak_memory_gib(device),
+        "attention": model.config._attn_implementation,
+    }
+
+
+def make_model(small: bool, device: Any) -> Any:
+    """The shape with random weights and a LoRA adapter, in bf16 on a GPU."""
+    import torch
+    from peft import get_peft_model
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from iot_pipeline.training.model import attention_kernel
+
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    config = Qwen2Config(**SHAPES[small])
+    with torch.device(device):
+        base = Qwen2ForCausalLM._from_config(config, dtype=dtype, attn_implementation=attention_kernel(device, dtype))
+    return get_peft_model(base, lora_config(16, 32, 0.05, ["q_proj", "k_proj", "v_proj", "o_proj"]))
+
+
+def make_rows(chosen: argparse.Namespace) -> Tensors:
+    """Rows of random ids with the prior work's lengths; the prompt is not supervised."""
+    random = np.random.default_rng(1)
+    shrink = 10 if chosen.small else 1
+    count = STEP_ROWS * (WARM_UP + chosen.steps)
+    answers = np.maximum(16, random.normal(ANSWER, SPREAD, count) / shrink).astype(int)
+    offsets = np.concatenate([[0], np.cumsum(answers + PROMPT // shrink)]).astype(np.int64)
+    ids = random.integers(5, SHAPES[chosen.small]["vocab_size"], offsets[-1]).astype(np.int32)
+    labels = ids.copy()
+    for start in offsets[:-1]:
+        labels[start : start + PROMPT // shrink] = IGNORED
+    return Tensors(ids, labels, offsets)
+
+
+def time_ours_packed(model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespace) -> tuple[float, int]:
+    """(seconds, real tokens) of the project's loss on packed rows."""
+    return time_ours(model, tensors, device, chosen, chosen.pack_tokens)
+
+
+def time_ours(
+    model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespace, pack_tokens: int | None = None
+) -> tuple[float, int]:
+    """(seconds, real tokens) of the project's batches and loss."""
+    from iot_pipeline.training.batches import Batches
+
+    class Padding:
+        """All that Batches asks of a tokenizer here."""
+
+        pad_token_id = 0
+
+        def convert_tokens_to_ids(self, token: str) -> int:
+            return 1
+
+    batches = Batches(tensors, Padding(), OUR_MICRO_ROWS, pack_tokens=pack_tokens, device=device)
+
+    def step(rows: np.ndarray) -> int:
+        divisor = batches.weight_total(rows)
+        for batch in batches.of(rows):
+            (causal_loss(model, batch.ids, batch.labels, batch.weights, batch.positions) / divisor).backward()
+        return batches.tokens_of(rows)
+
+    return timed(model, step, device, chosen.steps)
+
+
+def time_old(model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespace) -> tuple[float, int]:
+    """(seconds, real tokens) of rows cut and padded to 512 with the loss everywhere."""
+    import torch
+
+    def step(rows: np.ndarray) -> int:
+        read = 0
+        for pair in rows.reshape(-1, MICRO_ROWS):
+            ids = np.zeros((MICRO_ROWS, OLD_LENGTH), dtype=np.int64)
+            mask = np.zeros_like(ids)
+            for place, row in enumerate(pair):
+                found = tensors.row(int(row))[0][:OLD_LENGTH]
+                ids[place, : len(found)], mask[place, : len(found)] = found, 1
+            given = {"input_ids": ids, "attention_mask": mask, "labels": np.where(mask == 1, ids, IGNORED)}
+            moved = {key: torch.from_numpy(value).to(device) for key, value in given.items()}
+            (model(**moved).loss * MICRO_ROWS / len(rows)).backward()
+            read += int(mask.sum())
+        return read
+
+    return timed(model, step, device, chosen.steps)
+
+
+def timed(model: Any, step: Any, device: Any, steps: int) -> tuple[float, int]:
+    """(seconds, tokens) of `steps` optimiser steps behind the warm-up; step(rows) does forward and backward."""
+    import torch
+
+    optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4, fused=True)
+    model.train()
+    started, read = 0.0, 0
+    for number in range(WARM_UP + steps):
+        if number == WARM_UP:
+            wait(device)
+            started, read = time.perf_counter(), 0
+        read += step(np.arange(number * STEP_ROWS, (number + 1) * STEP_ROWS))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+    wait(device)
+    return time.perf_counter() - started, read
+
+
+def wait(device: Any) -> None:
+    """Until the card has done what it was given."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_trl(model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespace) -> tuple[float, int]:
+    """(seconds, real tokens) of trl's SFTTrainer on the same rows, tokenised already."""
+    from datasets import Dataset
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    words = {f"w{place}": place for place in range(SHAPES[chosen.small]["vocab_size"])}
+    plain = Tokenizer(WordLevel(words, unk_token="w2"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="w0", eos_token="w1", unk_token="w2")
+    rows = [tensors.row(place) for place in range(len(tensors))]
+    data = Dataset.from_dict({
+        "input_ids": [ids.tolist() for ids, _ in rows],
+        "completion_mask": [(labels != IGNORED).astype(int).tolist() for _, labels in rows],
+    })
+    marks: list[float] = []
+
+    class Clock(TrainerCallback):
+        """Notes the end of every optimiser step."""
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            wait(device)
+            marks.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = SFTConfig(
+            output_dir=folder, max_length=2048, per_device_train_batch_size=MICRO_ROWS,
+            gradient_accumulation_steps=STEP_ROWS // MICRO_ROWS, max_steps=WARM_UP + chosen.steps, save_strategy="no",
+            bf16=device.type == "cuda", use_cpu=device.type == "cpu", report_to="none", disable_tqdm=True,
+        )
+        SFTTrainer(
+            model=model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()]
+        ).train()
+    mean_tokens = float(tensors.lengths.mean()) * STEP_ROWS
+    return marks[-1] - marks[WARM_UP - 1], round(mean_tokens * (len(marks) - WARM_UP))
+
+
+if __name__ == "__main__":
+    main()
