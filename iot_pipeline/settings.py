@@ -66,6 +66,7 @@ class Settings(BaseSettings):
 
     # -- student -------------------------------------------------------------------------------------------
     base_model: str = Field("tiny", description="tiny (built here), a hub id, or a folder")
+    tasks: Literal["explain", "both"] = Field("explain", description="both: each row also asks for the class alone")
     base_steps: int = Field(450, ge=1, description="pre-training steps of the tiny base")
     max_length: int = Field(1024, ge=64, description="tokens of the longest row; a longer one is an error")
     stage_chain: Literal["independent", "warm_start"] = Field(
@@ -80,6 +81,7 @@ class Settings(BaseSettings):
     pack_tokens: int = Field(4096, ge=64, description="most tokens of one pack")
     evaluate_every: int | None = Field(None, ge=1, description="steps between measurements of the validation loss")
     patience: int | None = Field(None, ge=1, description="measurements without a lower loss before training stops")
+    save_merged: bool = Field(False, description="write the base with the adapter merged in beside each adapter")
     keep_checkpoint: Literal["last", "best"] = Field("last", description="adapter kept; best by validation loss")
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
     warmup_steps: int = Field(100, ge=0, description="optimiser steps of warm-up")

@@ -73,6 +73,11 @@ class Student:
         tokenizer = load_tokenizer(base)
         return cls(model, tokenizer, place, pad_id(tokenizer))
 
+    def save(self, folder: Path) -> None:
+        """Write model (safetensors) and tokenizer as a folder that any transformers program loads."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
     def score_labels(
         self,
         prompts: Sequence[str],

@@ -24,6 +24,7 @@ from iot_pipeline.flows.pool import distinct_flows, side_records
 from iot_pipeline.inference.benchmark import ladder
 from iot_pipeline.inference.student import Student
 from iot_pipeline.reporting import figures
+from iot_pipeline.sft.tasks import asked
 
 COMMON: dict[str, Any] = {"group_name": "evaluation", "owners": ["team:student"], "code_version": "1"}
 DATA = ["flows", "evaluation_split", "training_order", "base_model"]
@@ -43,6 +44,14 @@ def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
     return flows["flow_group"].tolist(), table_texts(step, flows)
 
 
+def class_scores(step: Step, model: Student, texts: list[str]) -> np.ndarray:
+    """Log-probability of each class for flow texts, float64 [texts, classes]."""
+    tasks = step.settings.tasks
+    order = "label_first" if tasks == "both" else step.settings.answer_order
+    prompts = [asked(text, "classify", tasks) for text in texts]
+    return model.score_labels(prompts, step.spec.classes, order, log=step.log)
+
+
 def eval_metrics(stage: str) -> dg.AssetsDefinition:
     """The metrics asset of one stage."""
 
@@ -60,7 +69,7 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
             scores, begin = {}, time.monotonic()
             for side in ("validation", "calibration", "test"):
                 groups, texts = prompts_of(step, side)
-                scores[side] = (groups, model.score_labels(texts, classes, step.settings.answer_order, log=step.log))
+                scores[side] = (groups, class_scores(step, model, texts))
             seconds = time.monotonic() - begin
             calibration = read_side(side_records(records, "calibration"), classes)
             fitted = fit_temperature(calibration, align(calibration, *scores["calibration"]))
@@ -110,9 +119,10 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
             _, texts = prompts_of(step, "test")
             picked = np.random.default_rng(step.settings.seed).permutation(len(texts))[: step.settings.explained_flows]
             chosen = [texts[i] for i in sorted(picked)]
-            labels = [classes[i] for i in model.score_labels(chosen, classes, step.settings.answer_order).argmax(1)]
+            labels = [classes[i] for i in class_scores(step, model, chosen).argmax(axis=1)]
             # Room for four tokens a word beside the other sections: who runs on into the limit did not end by himself.
-            written = model.explain_ended(chosen, max_new_tokens=64 + 4 * step.settings.explanation_words)
+            prompts = [asked(text, "explain", step.settings.tasks) for text in chosen]
+            written = model.explain_ended(prompts, max_new_tokens=64 + 4 * step.settings.explanation_words)
             answers = [text for text, _ in written]
             result = judge(chosen, answers, labels, classes, [ended for _, ended in written], rank_table(step),
                            standardised(glossary_of(step.spec)))
@@ -141,7 +151,7 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
             raise dg.Failure("no lora_checkpoint has been made yet", allow_retries=False)
         stages = sorted((a.partition.split("|") for a in made), key=lambda p: (STAGES.index(p[0]), p[1] == "original"))
         stage, track = stages[-1]
-        _, texts = prompts_of(step, "test")
+        texts = [asked(text, "explain", step.settings.tasks) for text in prompts_of(step, "test")[1]]
         rungs = ladder(
             base_location(step), step.input(f"lora_checkpoint/{stage}", f"{stage}|{track}"), texts[:256],
             step.spec.classes, threads=step.unrecorded.threads, log=step.log,

@@ -20,8 +20,10 @@ from iot_pipeline.defs.resources import TrainerResource, work_folder
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
 from iot_pipeline.flows.pool import distinct_flows
+from iot_pipeline.inference.student import Student
 from iot_pipeline.reporting import figures
 from iot_pipeline.sft.check import check_tensors
+from iot_pipeline.sft.tasks import Tasks, with_tasks
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training.base import build_tiny_base
@@ -80,12 +82,12 @@ def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     with lake.step(context) as step:
         tokenizer = load_tokenizer(base_location(step))
         jsonl, tensors = step.folder / "train.jsonl", step.folder / "train.safetensors"
-        with jsonl.open("wb") as whole:
-            for part in stages_up_to(stage):
-                whole.write((step.input(track, f"{part}|{track}") / "track.jsonl").read_bytes())
-        stats = build_tensors(_messages(jsonl), tokenizer, step.settings.max_length, tensors, step.log)
+        parts = [step.input(track, f"{part}|{track}") / "track.jsonl" for part in stages_up_to(stage)]
+        write_rows(parts, step.settings.tasks, jsonl)
+        write_rows([step.input("validation_answers") / "track.jsonl"], step.settings.tasks, step.folder / "valid.jsonl")
+        stats = build_tensors(read_rows(jsonl), tokenizer, step.settings.max_length, tensors, step.log)
         build_tensors(
-            _messages(step.input("validation_answers") / "track.jsonl"), tokenizer, step.settings.max_length,
+            read_rows(step.folder / "valid.jsonl"), tokenizer, step.settings.max_length,
             step.folder / "validation.safetensors",
         )
         check = check_tensors(tensors, tokenizer, step.settings.max_length, rows=stats.rows)
@@ -95,7 +97,16 @@ def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     return step.result()
 
 
-def _messages(jsonl: Path) -> Iterator[dict[str, Any]]:
+def write_rows(parts: list[Path], tasks: Tasks, out: Path) -> None:
+    """The chat rows of `parts`, one after the other, each once for every task."""
+    with out.open("w") as whole:
+        for row in (row for part in parts for row in read_rows(part)):
+            for asked in with_tasks(row, tasks):
+                whole.write(json.dumps(asked, ensure_ascii=False) + "\n")
+
+
+def read_rows(jsonl: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file."""
     with jsonl.open() as lines:
         for line in lines:
             yield json.loads(line)
@@ -123,6 +134,8 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
             for name in ("adapter_model.safetensors", "adapter_config.json", "loss.jsonl", "training.json"):
                 shutil.copy(Path(config.out) / name, step.folder / name)
             step.volatile("training.json", "loss.jsonl", "adapter_config.json")
+            if step.settings.save_merged:
+                Student.load(config.base, step.folder).save(step.folder / "merged")
             curve = [json.loads(line) for line in (step.folder / "loss.jsonl").read_text().splitlines()]
             step.note(**{key: value for key, value in facts["facts"].items() if value is not None})
             step.png("loss.png", figures.loss_curves({f"{track} {stage}": curve}), "Training loss by step")

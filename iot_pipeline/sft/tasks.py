@@ -1,0 +1,36 @@
+"""What a student is asked of a flow: to explain (class and reasons), or to classify (the class alone).
+
+Belongs here: the wording of the two tasks, in training rows and in prompts. Does not belong here: tokenising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.sft.tensors import LABEL_LINE
+
+Task = Literal["explain", "classify"]
+# `explain`: every row is as the teacher wrote it. `both`: each row also as a question for the class alone, so that a
+# class costs one forward pass in any order of answer.
+Tasks = Literal["explain", "both"]
+
+
+def asked(flow: str, task: Task, tasks: Tasks) -> str:
+    """The user's text for `task`: the flow itself where there is one task only, else with the task named behind it."""
+    return flow if tasks == "explain" else f"{flow}\nTask: {task}"
+
+
+def with_tasks(row: dict[str, Any], tasks: Tasks) -> Iterator[dict[str, Any]]:
+    """A chat row once for each task. UserError where the answer has no class line."""
+    user, assistant = row["messages"]
+    if tasks == "explain":
+        yield row
+        return
+    line = next((line for line in assistant["content"].splitlines() if line.startswith(LABEL_LINE)), None)
+    if line is None:
+        raise UserError(f"a training answer has no {LABEL_LINE} line, so no class can be asked for alone")
+    for task, answer in (("explain", assistant["content"]), ("classify", line)):
+        text = asked(user["content"], task, tasks)  # type: ignore[arg-type]
+        yield {"messages": [{**user, "content": text}, {**assistant, "content": answer}]}
