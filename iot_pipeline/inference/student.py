@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.sft.tensors import LABEL_LINE
+from iot_pipeline.sft.label import LABEL_LINE
 from iot_pipeline.sft.tokenizer import END_OF_TURN, first_line, load_tokenizer, pad_id, prompt_text
 
 _STOP = -1  # in the tree of names: the name ends here though another goes on
@@ -102,7 +102,8 @@ class Student:
             raise UserError("classes to score: give at least one, and each once")
         tree = _tree([self._ids(f" {name}") for name in classes])
         distinct = {text: place for place, text in enumerate(dict.fromkeys(prompts))}
-        ids = [self._ids(prompt_text(self.tokenizer, text) + LABEL_LINE) for text in distinct]
+        line = self._ids(LABEL_LINE)
+        ids = [self._ids(prompt_text(self.tokenizer, text)) + line for text in distinct]
         scores = np.empty((len(ids), len(classes)))
         started = last = time.perf_counter()
         done = 0
@@ -165,7 +166,10 @@ class Student:
         import torch
 
         end = int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN))
-        ids = [self._ids(prompt_text(self.tokenizer, text) + head) for text, head in zip(prompts, heads, strict=True)]
+        ids = [
+            self._ids(prompt_text(self.tokenizer, text)) + self._ids(head)
+            for text, head in zip(prompts, heads, strict=True)
+        ]
         order = sorted(range(len(ids)), key=lambda place: (len(ids[place]), place))
         out: list[tuple[str, bool]] = [("", False)] * len(ids)
         started = time.perf_counter()

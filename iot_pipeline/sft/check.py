@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from iot_pipeline.sft.tensors import IGNORED, TensorStats, load_tensors, marker_ids, statistics
+from iot_pipeline.sft.label import LabelFinder
+from iot_pipeline.sft.tensors import IGNORED, TensorStats, load_tensors, statistics
 from iot_pipeline.sft.tokenizer import END_OF_TURN, START_OF_TURN, pad_id
 
 
@@ -40,7 +41,7 @@ def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None 
         problems.append("labels and input_ids differ in length")
     if problems:
         return TensorCheck(False, problems, TensorStats(len(tensors), len(tensors.input_ids), 0, 0, 0, 0, 0))
-    stats = statistics(tensors, marker_ids(tokenizer), end)
+    stats = statistics(tensors, LabelFinder(tokenizer), end)
     if rows is not None and stats.rows != rows:
         problems.append(f"{stats.rows} rows where {rows} were expected")
     if stats.rows_cut:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.lake.atomic import replacing
-from iot_pipeline.sft.tensors import IGNORED, marker_ids
+from iot_pipeline.sft.label import LabelFinder
+from iot_pipeline.sft.tensors import IGNORED
 from iot_pipeline.sft.tokenizer import END_OF_TURN, prompt_text
 
 PAPER_LENGTH = 512
@@ -63,7 +64,7 @@ def build_paper_tensors(
     from safetensors.numpy import save_file
 
     end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
-    marker = marker_ids(tokenizer)
+    finder = LabelFinder(tokenizer)
     rows, lengths, prompt_sizes, kept = [], [], [], []
     prompts = cut = labelled = ended = 0
     for row in messages:
@@ -79,7 +80,7 @@ def build_paper_tensors(
         lengths.append(len(whole))
         prompt_sizes.append(prompt)
         prompts += int((labels[:prompt] != IGNORED).sum())
-        labelled += _label_in(labels[prompt:].tolist(), marker)
+        labelled += finder.span(ids[prompt:].tolist()) is not None
         ended += bool((labels[prompt:] == end).any())
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows])])
     arrays = {
@@ -101,9 +102,3 @@ def build_paper_tensors(
         loss_tokens=int((arrays["labels"] != IGNORED).sum()),
         prompt_loss_tokens=prompts,
     )
-
-
-def _label_in(labels: list[int], marker: list[int]) -> bool:
-    """Does a supervised token follow the marker?"""
-    width = len(marker)
-    return any(labels[at : at + width] == marker for at in range(len(labels) - width))

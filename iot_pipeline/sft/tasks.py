@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.sft.tensors import LABEL_LINE
+from iot_pipeline.sft.label import LABEL_LINE
 
 Task = Literal["explain", "classify"]
 # `explain`: every row is as the teacher wrote it. `both`: each row also as a question for the class alone, so that a

@@ -15,10 +15,10 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.sft.label import LABEL_LINE, LabelFinder
 from iot_pipeline.sft.tokenizer import END_OF_TURN, prompt_text
 
 IGNORED = -100
-LABEL_LINE = "CLASSIFICATION:"
 _CHUNK = 2000
 
 
@@ -109,9 +109,8 @@ def build_tensors(
     labels = input_ids.copy()
     for position, place in enumerate(order):
         labels[offsets[position] : offsets[position] + prompts[place]] = IGNORED
-    marker = marker_ids(tokenizer)
     tensors = Tensors(input_ids, labels, offsets)
-    stats = statistics(tensors, marker, end)
+    stats = statistics(tensors, LabelFinder(tokenizer), end)
     with replacing(out) as temporary:
         save_file({"input_ids": input_ids, "labels": labels, "offsets": offsets}, temporary)
     return stats
@@ -129,20 +128,15 @@ def load_tensors(path: Path) -> Tensors:
         raise UserError(f"{path}: not a readable tensor file ({error}); make training_split again") from error
 
 
-def marker_ids(tokenizer: Any) -> list[int]:
-    """Ids of the text that introduces the label."""
-    return [int(value) for value in tokenizer(LABEL_LINE, add_special_tokens=False)["input_ids"]]
-
-
-def statistics(tensors: Tensors, marker: list[int], end: int) -> TensorStats:
-    """Count what the arrays hold; `marker` are the ids of `CLASSIFICATION:`, `end` that of `<|im_end|>`."""
+def statistics(tensors: Tensors, finder: LabelFinder, end: int) -> TensorStats:
+    """Count what the arrays hold; `end` is the id of `<|im_end|>`."""
     good = cut = 0
     seen: dict[bytes, tuple[bool, bool]] = {}
     for place in range(len(tensors)):
         ids, labels = tensors.row(place)
         key = ids.tobytes() + labels.tobytes()
         if key not in seen:
-            seen[key] = (_supervises(ids, labels, marker, end), int(ids[-1]) != end)
+            seen[key] = (_supervises(ids, labels, finder, end), int(ids[-1]) != end)
         good += seen[key][0]
         cut += seen[key][1]
     return TensorStats(
@@ -156,16 +150,13 @@ def statistics(tensors: Tensors, marker: list[int], end: int) -> TensorStats:
     )
 
 
-def _supervises(ids: np.ndarray, labels: np.ndarray, marker: list[int], end: int) -> bool:
+def _supervises(ids: np.ndarray, labels: np.ndarray, finder: LabelFinder, end: int) -> bool:
     """Are the label's tokens and exactly one end of turn supervised, and each as it stands in the row?"""
     chosen = labels != IGNORED
     answer = labels[chosen]
     if not np.array_equal(answer, ids[chosen]) or int((answer == end).sum()) != 1 or int(answer[-1]) != end:
         return False
-    listed = answer.tolist()
-    width = len(marker)
-    # At least one supervised token follows the marker: the label.
-    return any(listed[at : at + width] == marker and at + width < len(listed) - 1 for at in range(len(listed) - width))
+    return finder.span(answer.tolist()) is not None
 
 
 def _pair(row: dict[str, Any], number: int) -> tuple[str, str]:
@@ -179,7 +170,11 @@ def _pair(row: dict[str, Any], number: int) -> tuple[str, str]:
 
 
 def _tokenise(pairs: list[tuple[str, str]], tokenizer: Any, end: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(prompt tokens, ids of the whole row up to its end of turn) of each pair, in batches."""
+    """(prompt tokens, ids of the whole row up to its end of turn) of each pair, in batches.
+
+    Prompt and answer are tokenised apart, as at inference, where the prompt is there before any answer is: together, a
+    tokenizer may join the prompt's last newline to the answer's first word.
+    """
     if not pairs:
         return
     heads = [prompt_text(tokenizer, user) for user, _answer in pairs]
@@ -189,13 +184,15 @@ def _tokenise(pairs: list[tuple[str, str]], tokenizer: Any, end: int) -> Iterato
         )
         for user, answer in pairs
     ]
-    head_ids = tokenizer(heads, add_special_tokens=False)["input_ids"]
-    full_ids = tokenizer(fulls, add_special_tokens=False)["input_ids"]
-    for head, full, (user, _answer) in zip(head_ids, full_ids, pairs, strict=True):
-        if full[: len(head)] != head:
+    for head, full, (user, _answer) in zip(heads, fulls, pairs, strict=True):
+        if not full.startswith(head):
             raise UserError(
                 "the chat template's prompt is not the beginning of its whole conversation, so the answer cannot "
                 f"be told from the prompt (flow beginning {user[:60]!r}); use a base with a ChatML template"
             )
-        last = len(full) - 1 - full[::-1].index(end)
-        yield len(head), np.array(full[: last + 1], dtype=np.int32)
+    tails = [full[len(head) :] for head, full in zip(heads, fulls, strict=True)]
+    head_ids = tokenizer(heads, add_special_tokens=False)["input_ids"]
+    tail_ids = tokenizer(tails, add_special_tokens=False)["input_ids"]
+    for before, after in zip(head_ids, tail_ids, strict=True):
+        last = len(after) - 1 - after[::-1].index(end)
+        yield len(before), np.array([*before, *after[: last + 1]], dtype=np.int32)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from iot_pipeline.sft.label import LabelFinder
 from iot_pipeline.sft.packing import best_fit
-from iot_pipeline.sft.tensors import IGNORED, Tensors, marker_ids
+from iot_pipeline.sft.tensors import IGNORED, Tensors
 from iot_pipeline.sft.tokenizer import pad_id
 
 # A forward pass takes rows of like length: as many as keep its padding within this share of what it computes.
@@ -170,18 +171,12 @@ class Batches:
 
 
 def _label_spans(tensors: Tensors, same_as: np.ndarray, tokenizer: Any) -> np.ndarray:
-    """int64 [rows, 2]: where the label's tokens lie in each distinct row: behind the marker, up to a line break."""
-    marker = marker_ids(tokenizer)
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-    breaks = np.array(["\n" in text or text.startswith("<|") for text in texts])
+    """int64 [rows, 2]: where the label's tokens lie in each distinct row; (0, 0) where there is none."""
+    finder = LabelFinder(tokenizer)
     spans = np.zeros((len(tensors), 2), dtype=np.int64)
     for row in np.unique(same_as):
-        listed = tensors.row(int(row))[1].tolist()
-        for at in range(len(listed) - len(marker)):
-            if listed[at : at + len(marker)] == marker:
-                start = stop = at + len(marker)
-                while stop < len(listed) and not breaks[listed[stop]]:
-                    stop += 1
-                spans[row] = start, stop
-                break
+        ids, labels = tensors.row(int(row))
+        answer = int(np.argmax(labels != IGNORED))
+        if found := finder.span(ids[answer:].tolist()):
+            spans[row] = answer + found[0], answer + found[1]
     return spans

@@ -15,7 +15,7 @@ from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
 from iot_pipeline.sft.tokenizer import END_OF_TURN, load_tokenizer, pad_id
 from iot_pipeline.training.exercises import ANSWER_WORDS
 from iot_pipeline.training.tokenizer import build_tokenizer
-from iot_pipeline_tests.tiny import CLASSES, answer_of, chats, flow_texts
+from iot_pipeline_tests.tiny import CLASSES, answer_of, chats, flow_texts, make_base
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
 
@@ -135,3 +135,17 @@ def test_real_qwen_tokenizer_keeps_the_promises(tmp_path: Path) -> None:
     stats = build_tensors(chats(flow_texts(4)), real, 400, tmp_path / "t.safetensors")
     assert stats.rows_label_and_end_supervised == 4
     assert check_tensors(tmp_path / "t.safetensors", real, 400).problems == []
+
+
+def test_an_answer_whose_first_word_joins_a_newline_is_told_from_its_prompt(tmp_path: Path) -> None:
+    """A tokenizer that knows "\\nANALYSIS" as one token joined it over the prompt's end, and the row was refused."""
+    tokenizer = load_tokenizer(make_base(tmp_path / "base"))
+    tokenizer.add_tokens(["\nANALYSIS", "\nCLASSIFICATION"])
+    rows = chats(flow_texts(2))
+    for row in rows:
+        label, *rest = row["messages"][1]["content"].split("\n")
+        row["messages"][1]["content"] = "\n".join([*rest, label])
+    build_tensors(rows, tokenizer, 200, tmp_path / "t.safetensors")
+    ids, labels = load_tensors(tmp_path / "t.safetensors").row(0)
+    answer = tokenizer.decode(ids[labels != -100].tolist())
+    assert answer == rows[0]["messages"][1]["content"] + "<|im_end|>"

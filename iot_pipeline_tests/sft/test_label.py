@@ -1,0 +1,36 @@
+"""The class is found wherever its line stands and however the tokenizer cut it."""
+
+from __future__ import annotations
+
+import pytest
+
+from iot_pipeline.sft.label import LabelFinder
+
+
+class Pieces:
+    """A tokenizer of the given pieces."""
+
+    def __init__(self, *pieces: str) -> None:
+        self.pieces = pieces
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def batch_decode(self, rows: list[list[int]]) -> list[str]:
+        return [self.pieces[row[0]] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "label"),
+    [
+        (("CLASSIFICATION", ":", " TCP", "_Flood", "\nANALYSIS: x", "<|im_end|>"), (2, 4)),
+        (("ANALYSIS: x", "\nCLASSIFICATION:", " TCP_Flood", "<|im_end|>"), (2, 3)),
+        (("ANALYSIS: no CLASSIFICATION: here", "\nCLASSIFICATION", ": Normal", "<|im_end|>"), (2, 3)),
+        (("CLASSIFICATION: Normal\n", "ANALYSIS"), (0, 1)),
+        (("CLASSIFICATION:", " ", "\nANALYSIS"), None),
+        (("CLASSIFICATION:",), None),
+        (("ANALYSIS: x",), None),
+    ],
+)
+def test_span(pieces: tuple[str, ...], label: tuple[int, int] | None) -> None:
+    assert LabelFinder(Pieces(*pieces)).span(list(range(len(pieces)))) == label
