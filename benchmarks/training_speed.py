@@ -86,7 +86,7 @@ def work(name: str, lake: Path, split: str, steps: int) -> dict[str, Any]:
     base = lake / "base_model" / "model"
     path = lake / "training_split" / split / "train.safetensors"
     config = TrainConfig(base=str(base), tensors=path, out=lake, lora_targets="all-linear", lora_dropout=0.0)
-    machine = find_machine(config)
+    machine = find_machine(config.threads, config.bf16)
     model, tensors = adapted_model(config, machine), load_tensors(path)
     batches = Batches(tensors, load_tokenizer(base), ROWS_A_STEP)
     optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4, fused=True)

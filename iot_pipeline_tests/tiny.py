@@ -52,5 +52,5 @@ def chats(texts: list[str]) -> list[dict[str, Any]]:
 
 def make_base(folder: Path) -> Path:
     """Build the base of a few steps in `folder`."""
-    build_tiny_base(flow_texts(60), CLASSES, FEATURES, folder, seed=1, recipe=RECIPE, threads=1)
+    build_tiny_base(flow_texts(60), CLASSES, FEATURES, folder, seed=1, recipe=RECIPE)
     return folder

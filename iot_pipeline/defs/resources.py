@@ -22,8 +22,9 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.settings import api_key
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.training.base_payload import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.training.launch import command, environment
+from iot_pipeline.training.launch import BUILD_BASE, command, environment
 
 EMBEDDED_LABEL = "EMBEDDED teacher: explanations by the built-in rule-based analyst, not by an LLM"
 
@@ -67,20 +68,31 @@ class TrainerResource(dg.ConfigurableResource):
         A training process that is killed goes on from its last checkpoint when the same config is trained again.
         Raises dg.Failure with the last lines of its output where it ends with an error.
         """
-        out = Path(config.out)
-        out.mkdir(parents=True, exist_ok=True)
-        config_path = config.write(out / "config.json")
+        variables = environment(config.base, processes, config.threads)
+        self._run(step, command(config.write(config.out / "config.json"), processes), variables, config.out)
+        facts: dict[str, Any] = json.loads((config.out / "training.json").read_text())
+        if (ran := facts["facts"]["processes"]) != processes:
+            raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
+        return facts
+
+    def build_base(self, step: Step, config: BaseConfig, processes: int) -> dict[str, Any]:
+        """Build the tiny base in `config.out`; returns what its report holds. Raises dg.Failure as `train` does."""
+        variables = environment(str(config.out), processes, config.threads)
+        path = config.write(config.out / "config.json")
+        self._run(step, command(path, processes, BUILD_BASE), variables, config.out)
+        report: dict[str, Any] = json.loads((config.out / RESULT).read_text())
+        return report
+
+    def _run(self, step: Step, argv: list[str], variables: dict[str, str], out: Path) -> None:
+        """Run a payload to its end in a process group of its own, handing on its progress."""
         with dg.open_pipes_session(
             context=step.context,
             context_injector=dg.PipesTempFileContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session, (out / "output.txt").open("w") as output:
             process = subprocess.Popen(
-                command(config_path, processes),
-                env={
-                    **os.environ, **environment(config.base, processes, config.threads),
-                    **session.get_bootstrap_env_vars(),
-                },
+                argv,
+                env={**os.environ, **variables, **session.get_bootstrap_env_vars()},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a group of its own, so that no rank outlives a cancelled run
@@ -92,10 +104,6 @@ class TrainerResource(dg.ConfigurableResource):
         if code != 0:
             tail = " | ".join((out / "output.txt").read_text(errors="replace").strip().splitlines()[-4:])
             raise dg.Failure(f"training ended with code {code}: {tail}", allow_retries=False)
-        facts: dict[str, Any] = json.loads((out / "training.json").read_text())
-        if (ran := facts["facts"]["processes"]) != processes:
-            raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
-        return facts
 
     def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: Path) -> int:
         """Wait for the process, handing on each new line of its progress; returns its exit code."""

@@ -1,32 +1,38 @@
 """The leak-free split by flow group, and the nested order of the train pool.
 
 Belongs here: who is in train, validation, calibration and test, and what comes first. Does not belong here:
-measuring leakage (package quality).
+the rule that deals (deal.py), measuring leakage
+(package quality).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.deal import SIDES, deal_class
 from iot_pipeline.flows.tables import connect, scan, write_query
 
-SIDES = ("train", "validation", "calibration", "test")
 FRACTIONS: Mapping[str, float] = {"train": 0.80, "validation": 0.05, "calibration": 0.05, "test": 0.10}
 STAGES: Mapping[str, int | None] = {"10K": 10_000, "30K": 30_000, "70K": 70_000, "150K": 150_000, "ALL": None}
 ORDERS = ("natural", "distinct_first")
-# A stratum with fewer groups cannot give one to each side; its groups stay in the train pool.
-SMALLEST_SHARED_STRATUM = len(SIDES)
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Per side: rows, groups, and both by class; `strata_train_only` counts strata too small to deal."""
+    """Per side: rows, groups, and both by class (a group counts for its majority label).
+
+    `by_class[side][class]` has rows, groups, share (of the class's rows), row_ceiling (share of those rows that
+    bear the majority label of their group); `row_ceiling` is the same for whole sides.
+    """
 
     seed: int
     fractions: dict[str, float]
@@ -35,7 +41,8 @@ class SplitReport:
     rows_by_class: dict[str, dict[str, int]]
     groups_by_class: dict[str, dict[str, int]]
     conflicting_groups: dict[str, int]
-    strata_train_only: int
+    row_ceiling: dict[str, float]
+    by_class: dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,9 @@ def split_by_group(
 ) -> SplitReport:
     """Deal flow groups to sides; write records.parquet (flow_group, label, rows, group_rows, side, row_id).
 
-    Strata are majority label x power of two of the group size, so that the sides hold alike classes and alike
-    duplicates. Within a stratum groups stand in the order of sha256(seed, flow_group): the order of rows in
-    the source has no say. A group with conflicting labels is dealt whole, by its majority label.
+    The groups of a class are walked largest power of two first, within it in the order of
+    sha256(seed, flow_group), and dealt by the rule of `deal_class`: the order of rows in the source has no say.
+    A group with conflicting labels is dealt whole, by its majority label (ties: the first by name).
     Raises UserError if the fractions are not one positive share for each side, 1 in sum.
     """
     if (
@@ -73,73 +80,45 @@ def split_by_group(
             SELECT flow_group, label, count(*) AS rows, min(row_id) AS first_row
             FROM {scan(flows)} GROUP BY ALL""")
         connection.execute(f"""
-            CREATE TEMP TABLE strata AS
-            SELECT *, row_number() OVER (PARTITION BY majority, bucket ORDER BY key, flow_group) - 1 AS place
+            CREATE TEMP TABLE walk AS
+            SELECT *, row_number() OVER (
+                ORDER BY majority, length(bin(group_rows)) DESC, sha256('{seed}:' || flow_group), flow_group) - 1
+                AS place
             FROM (
                 SELECT flow_group, CAST(sum(rows) AS BIGINT) AS group_rows, min(first_row) AS row_id,
-                    count(*) AS labels,
-                    first(label ORDER BY rows DESC, label) AS majority,
-                    length(bin(CAST(sum(rows) AS BIGINT))) AS bucket,
-                    sha256('{seed}:' || flow_group) AS key
+                    count(*) AS labels, first(label ORDER BY rows DESC, label) AS majority
                 FROM records GROUP BY flow_group)""")
-        sizes = connection.execute(
-            "SELECT majority, bucket, count(*) FROM strata GROUP BY ALL ORDER BY majority, bucket"
-        ).fetchall()
-        bounds, train_only = deal(sizes, fractions)
-        connection.execute(
-            "CREATE TEMP TABLE bounds "
-            "(majority VARCHAR, bucket BIGINT, start BIGINT, stop BIGINT, side VARCHAR)"
-        )
-        connection.executemany("INSERT INTO bounds VALUES (?, ?, ?, ?, ?)", bounds)
-        connection.execute("""
-            CREATE TEMP TABLE dealt AS SELECT strata.*, side FROM strata JOIN bounds
-            ON strata.majority = bounds.majority AND strata.bucket = bounds.bucket
-            AND place >= start AND place < stop""")
+        connection.register("sides", deal(connection, fractions))
+        connection.execute("CREATE TEMP TABLE dealt AS SELECT walk.*, side FROM walk JOIN sides USING (place)")
         query = """
             SELECT flow_group, label, rows, group_rows, side, row_id
             FROM records JOIN dealt USING (flow_group) ORDER BY flow_group, label"""
         write_query(connection, query, out)
-        return report_split(connection, seed, fractions, train_only)
+        return report_split(connection, seed, fractions)
 
 
-def deal(
-    sizes: list[tuple[str, int, int]], fractions: Mapping[str, float]
-) -> tuple[list[tuple[str, int, int, int, str]], int]:
-    """(label, bucket, start, stop, side) intervals of places in each stratum; how many strata stay in train.
-
-    What a stratum owes a side in fractions of a group is carried to the next stratum of the same class.
-    """
-    bounds: list[tuple[str, int, int, int, str]] = []
-    train_only = 0
-    owed: dict[tuple[str, str], float] = {}
-    for label, bucket, groups in sizes:
-        if groups < SMALLEST_SHARED_STRATUM:
-            bounds.append((label, bucket, 0, groups, "train"))
-            train_only += 1
-            continue
-        start = 0
-        for side in ("test", "validation", "calibration"):
-            share = groups * fractions[side] + owed.get((label, side), 0.0)
-            # The small push makes 0.1 * 30 three, not two.
-            number = min(int(share + 1e-9), groups - start)
-            owed[label, side] = share - number
-            bounds.append((label, bucket, start, start + number, side))
-            start += number
-        bounds.append((label, bucket, start, groups, "train"))
-    return bounds, train_only
+def deal(connection: duckdb.DuckDBPyConnection, fractions: Mapping[str, float]) -> pa.Table:
+    """The side of each place of the table `walk`: columns place, side."""
+    walk = connection.execute("SELECT majority, group_rows FROM walk ORDER BY place").fetchall()
+    sides: list[str] = []
+    for _, groups in itertools.groupby(walk, key=itemgetter(0)):
+        sides += deal_class([size for _, size in groups], fractions)
+    return pa.table({"place": pa.array(range(len(sides)), pa.int64()), "side": sides})
 
 
 def report_split(
-    connection: duckdb.DuckDBPyConnection, seed: int, fractions: Mapping[str, float], train_only: int
+    connection: duckdb.DuckDBPyConnection, seed: int, fractions: Mapping[str, float]
 ) -> SplitReport:
     """Count what each side holds."""
     joined = "records JOIN dealt USING (flow_group)"
     rows: dict[str, dict[str, int]] = {side: {} for side in SIDES}
     groups: dict[str, dict[str, int]] = {side: {} for side in SIDES}
-    for side, label, number in connection.execute(
-        f"SELECT side, label, sum(rows) FROM {joined} GROUP BY ALL ORDER BY ALL"
-    ).fetchall():
+    right: dict[str, dict[str, int]] = {side: {} for side in SIDES}
+    for side, label, number, best in connection.execute(f"""
+        SELECT side, label, sum(rows), coalesce(sum(rows) FILTER (label = majority), 0)
+        FROM {joined} GROUP BY ALL ORDER BY ALL""").fetchall():
         rows[side][label] = int(number)
+        right[side][label] = int(best)
     for side, label, number in connection.execute(
         "SELECT side, majority, count(*) FROM dealt GROUP BY ALL ORDER BY ALL"
     ).fetchall():
@@ -147,6 +126,7 @@ def report_split(
     conflicts = dict(
         connection.execute("SELECT side, count(*) FROM dealt WHERE labels > 1 GROUP BY side").fetchall()
     )
+    total = {label: sum(rows[side].get(label, 0) for side in SIDES) for side in SIDES for label in rows[side]}
     return SplitReport(
         seed=seed,
         fractions=dict(fractions),
@@ -155,7 +135,21 @@ def report_split(
         rows_by_class=rows,
         groups_by_class=groups,
         conflicting_groups={side: conflicts.get(side, 0) for side in SIDES},
-        strata_train_only=train_only,
+        row_ceiling={
+            side: sum(right[side].values()) / sum(rows[side].values()) for side in SIDES if rows[side]
+        },
+        by_class={
+            side: {
+                label: {
+                    "rows": number,
+                    "groups": groups[side].get(label, 0),
+                    "share": number / total[label],
+                    "row_ceiling": right[side][label] / number,
+                }
+                for label, number in rows[side].items()
+            }
+            for side in SIDES
+        },
     )
 
 

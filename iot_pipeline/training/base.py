@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,8 +18,9 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.sft.tokenizer import END_OF_TURN, load_tokenizer, pad_id, prompt_text
 from iot_pipeline.training.exercises import ANSWER_WORDS, Flows, group_answer, groups, masked, parse, reading
-from iot_pipeline.training.model import keep_freed_memory
+from iot_pipeline.training.model import Machine, keep_freed_memory
 from iot_pipeline.training.recipe import BaseRecipe
+from iot_pipeline.training.reporter import Reporter
 from iot_pipeline.training.tokenizer import build_tokenizer
 
 Writer = Callable[[str, str, np.random.Generator], str]
@@ -55,23 +55,24 @@ def build_tiny_base(
     out: Path,
     seed: int = 42,
     recipe: BaseRecipe | None = None,
-    threads: int | None = None,
     prose: Sequence[str] = (),
     writer: Writer | None = None,
-    log: Callable[[str], None] | None = None,
+    machine: Machine | None = None,
+    reporter: Reporter | None = None,
 ) -> BaseReport:
     """Train tokenizer and tiny Qwen2 on unlabelled flow `texts` of the train pool; write the model folder `out`.
 
     `classes` are names only: they enter the vocabulary and, drawn at random, the form of answers. `prose` is
     text without labels (feature meanings, a glossary) whose words the tokenizer should know. `writer(flow text,
     class name, random)` writes an answer in the form that will be asked for; the name it gets is drawn at random
-    here, whatever the flow, so it carries no label. UserError if the
-    texts are not flow texts of `features`.
+    here, whatever the flow, so it carries no label. With a `machine` of several processes each computes its share of
+    every step, and the first one writes. UserError if the texts are not flow texts of `features`.
     """
     import torch
 
     recipe = recipe or BaseRecipe()
-    say = log or (lambda _message: None)
+    machine = machine or Machine(0, 1, torch.device("cpu"), False, torch.get_num_threads(), "cpu")
+    reporter = reporter or Reporter(None, out, first=False)
     started = time.perf_counter()
     random = np.random.default_rng([seed, 1])
     distinct = sorted(set(texts))
@@ -88,17 +89,14 @@ def build_tiny_base(
     words = [*ANSWER_WORDS, *(f" {name}" for name in classes), *(f" {name}" for name in features)]
     tokenizer = build_tokenizer([*flows.texts, *samples, *prose], words, recipe.vocabulary)
     lengths = [len(ids) for ids in tokenizer(flows.texts[:5000])["input_ids"]]
-    say(f"tokenizer: {len(tokenizer)} tokens, {np.mean(lengths):.0f} a flow; {len(flows.texts)} distinct flows")
+    reporter.line(
+        f"tokenizer: {len(tokenizer)} tokens, {np.mean(lengths):.0f} a flow; {len(flows.texts)} distinct flows"
+    )
 
     keep_freed_memory()
-    torch.set_num_threads(threads or os.cpu_count() or 1)
     model = new_model(tokenizer, recipe, seed)
     codes = groups(flows, recipe.group_sizes, seed)
-    losses, tokens = _pretrain(model, tokenizer, flows, codes, classes, recipe, seed, writer, say)
-
-    out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    losses, tokens = _pretrain(model, tokenizer, flows, codes, classes, recipe, seed, writer, machine, reporter)
     report = BaseReport(
         parameters=sum(p.numel() for p in model.parameters()),
         vocabulary=len(tokenizer),
@@ -111,7 +109,11 @@ def build_tiny_base(
         single_token_classes=sum(len(tokenizer(f" {name}")["input_ids"]) == 1 for name in classes),
         seconds=round(time.perf_counter() - started, 2),
     )
-    (out / "README.md").write_text(_card(report, recipe, seed))
+    if machine.rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        (out / "README.md").write_text(_card(report, recipe, seed))
     return report
 
 
@@ -174,20 +176,19 @@ def _pretrain(
     recipe: BaseRecipe,
     seed: int,
     writer: Writer | None,
-    say: Callable[[str], None],
+    machine: Machine,
+    reporter: Reporter,
 ) -> tuple[list[float], int]:
+    """(mean loss of each tenth of the steps, tokens read by all processes)."""
     import torch
 
     from iot_pipeline.training.batches import padded
     from iot_pipeline.training.loss import causal_loss
 
     random = np.random.default_rng([seed, 2])
+    parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        betas=(0.9, 0.98),
-        fused=True,
+        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True
     )
     pad = pad_id(tokenizer)
     order: list[int] = []
@@ -199,30 +200,33 @@ def _pretrain(
         while len(order) < recipe.rows:
             order.extend(random.permutation(len(flows.texts)).tolist())
         rows, order = order[: recipe.rows], order[recipe.rows :]
-        ids, weights = _exercise_batch(tokenizer, flows, codes, classes, rows, random, recipe.flow_weight, writer)
+        share = [(row, np.random.default_rng([seed, 3, step, place])) for place, row in enumerate(rows)]
+        ids, weights = _exercise_batch(
+            tokenizer, flows, codes, classes, share[machine.rank :: machine.world], recipe.flow_weight, writer
+        )
         rate = recipe.learning_rate * _schedule(step, recipe.steps, recipe.warmup)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        batch = torch.from_numpy(padded(ids, pad))
-        weight = torch.zeros(batch.shape)
-        for place, row in enumerate(weights):
-            weight[place, : len(row)] = torch.from_numpy(row)
-        labels = batch.masked_fill(weight == 0, -100)
-        total = causal_loss(model, batch, labels, weight)
-        loss = total / weight[:, 1:].sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        batch, weight = torch.from_numpy(padded(ids, pad)), torch.from_numpy(padded(weights, 0.0, np.float32))
+        total = causal_loss(model, batch, batch.masked_fill(weight == 0, -100), weight)
+        total.backward()
+        sums = torch.stack([total.detach(), weight[:, 1:].sum(), torch.tensor(float(sum(map(len, ids))))])
+        machine.sum_gradients(parameters, sums)
+        loss, weight_total, read = sums.tolist()
+        for parameter in parameters:
+            parameter.grad.div_(weight_total)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        history.append(float(loss.detach()))
-        tokens += sum(len(row) for row in ids)
+        history.append(loss / weight_total)
+        tokens += int(read)
         now = time.perf_counter()
         if now - last > 5 or step + 1 == recipe.steps:
             last = now
-            left = (now - started) / (step + 1) * (recipe.steps - step - 1)
-            say(
-                f"base step {step + 1}/{recipe.steps}: loss {np.mean(history[-20:]):.3f}, "
-                f"{tokens / (now - started):,.0f} tokens/s, {left:.0f} s left"
+            reporter.progress(
+                step=step + 1, steps=recipe.steps, loss=round(float(np.mean(history[-20:])), 5),
+                tokens_per_second=round(tokens / (now - started), 1), learning_rate=rate,
+                seconds_left=round((now - started) / (step + 1) * (recipe.steps - step - 1), 1),
             )
     return [round(float(np.mean(part)), 4) for part in np.array_split(history, 10) if len(part)], tokens
 
@@ -232,14 +236,14 @@ def _exercise_batch(
     flows: Flows,
     codes: np.ndarray,
     classes: Sequence[str],
-    rows: Sequence[int],
-    random: np.random.Generator,
+    rows: Sequence[tuple[int, np.random.Generator]],
     flow_weight: float,
     writer: Writer | None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Ids and token weights of one exercise a row: name its groups, fill in what is hidden, or read it."""
+    """Ids and token weights of one exercise a row, drawn by its own generator: name its groups, fill in what is
+    hidden, or read it."""
     prompts, answers = [], []
-    for row in rows:
+    for row, random in rows:
         text, kind = flows.texts[row], random.choice(3, p=(0.4, 0.2, 0.4))
         if kind == 0:
             answer = group_answer(codes[row], random)

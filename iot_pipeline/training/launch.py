@@ -10,20 +10,21 @@ import socket
 import sys
 from pathlib import Path
 
-MODULE = "iot_pipeline.training.payload"
+TRAIN = "iot_pipeline.training.payload"
+BUILD_BASE = "iot_pipeline.training.base_payload"
 
 
-def command(config_path: Path, processes: int = 1) -> list[str]:
-    """argv of a run: plain python for one process, torchrun for more.
+def command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
+    """argv of a run of `module`: plain python for one process, torchrun for more.
 
     `accelerate launch --cpu --num_processes 2` silently runs one process, so it is not used; the payload itself
     runs under it on GPUs, where it sets the same variables as torchrun.
     """
     if processes == 1:
-        return [sys.executable, "-m", MODULE, str(config_path)]
+        return [sys.executable, "-m", module, str(config_path)]
     return [
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"),
-        *("--master-addr=127.0.0.1", f"--master-port={_free_port()}", "-m", MODULE, str(config_path)),
+        *("--master-addr=127.0.0.1", f"--master-port={_free_port()}", "-m", module, str(config_path)),
     ]
 
 

@@ -69,7 +69,7 @@ class Machine:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def sum_gradients(self, parameters: list[Any], total: Any) -> None:
-        """Add gradients and the loss over all processes, in one message; nothing to do for one process."""
+        """Add gradients and `total` (any shape) over all processes, in one message; nothing to do for one process."""
         if self.world == 1:
             return
         import torch
@@ -78,13 +78,13 @@ class Machine:
         for parameter in parameters:
             if parameter.grad is None:  # this process had no row in the step
                 parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([*(p.grad.reshape(-1).float() for p in parameters), total.reshape(1).float()])
+        flat = torch.cat([*(p.grad.reshape(-1).float() for p in parameters), total.reshape(-1).float()])
         distributed.all_reduce(flat)
         place = 0
         for parameter in parameters:
             parameter.grad.copy_(flat[place : place + parameter.numel()].view_as(parameter))
             place += parameter.numel()
-        total.copy_(flat[-1])
+        total.copy_(flat[place:].view_as(total))
 
     def close(self) -> None:
         """Leave the process group."""
@@ -107,7 +107,7 @@ def keep_freed_memory() -> None:
         mallopt(option, value)
 
 
-def find_machine(config: TrainConfig) -> Machine:
+def find_machine(threads: int | None = None, precision: str = "auto") -> Machine:
     """Device and processes as the launcher set them; joins the process group. UserError for bf16 without a GPU's."""
     import torch
 
@@ -115,12 +115,12 @@ def find_machine(config: TrainConfig) -> Machine:
     keep_freed_memory()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     gpu = torch.cuda.is_available()
-    threads = config.threads or max(1, (os.cpu_count() or 1) // world)
+    threads = threads or max(1, (os.cpu_count() or 1) // world)
     torch.set_num_threads(threads)
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
-    bf16 = config.bf16 == "on" or (config.bf16 == "auto" and gpu and torch.cuda.is_bf16_supported())
+    bf16 = precision == "on" or (precision == "auto" and gpu and torch.cuda.is_bf16_supported())
     if world > 1:
         import torch.distributed as distributed
 

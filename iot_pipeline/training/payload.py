@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
     """Train as `config` says; returns what training.json holds. Picks up its own checkpoint after a kill."""
     started = time.perf_counter()
-    machine = find_machine(config)
+    machine = find_machine(config.threads, config.bf16)
     config.out.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(pipes, config.out, machine.rank == 0)
     training = _Training(config, machine, reporter)

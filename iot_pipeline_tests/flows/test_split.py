@@ -1,15 +1,20 @@
 """No group on two sides, nothing that depends on the order of rows, stages nested and stratified."""
 
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.deal import deal_class
+from iot_pipeline.flows.serialise import group_id, values_text
 from iot_pipeline.flows.split import FRACTIONS, order_training, split_by_group, stage_rows
+from iot_pipeline_tests.quality.made import made_spec
 
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.sampled_from("abc")), min_size=1, max_size=300)
 
@@ -71,16 +76,96 @@ def test_split_and_order_hold_on_any_table(rows: list[tuple[int, str]], shuffler
                     assert share.abs().max() <= 3
 
 
-def test_sides_have_their_shares_and_large_groups_stay_in_train(tmp_path: Path) -> None:
-    rows = [(group, "abc"[group % 3]) for group in range(3000)] + [(0, "a")] * 5000
+# (group sizes, label) of classes as adversarial as they come.
+SIZES = st.lists(
+    st.tuples(st.one_of(st.integers(1, 3), st.integers(10, 40), st.integers(500, 3000)), st.sampled_from("abc")),
+    min_size=1, max_size=60,
+)  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(SIZES)
+def test_every_class_of_four_groups_is_on_every_side_and_train_keeps_its_half(groups: list[tuple[int, str]]) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = [(index, label) for index, (size, label) in enumerate(groups) for _ in range(size)]
+        report = split_by_group(flows_table(folder / "f", rows), folder / "r", seed=3)
+        for label in {label for _, label in groups}:
+            sizes = [size for size, other in groups if other == label]
+            held = {side: report.by_class[side].get(label) for side in FRACTIONS}
+            assert sum(part["rows"] for part in held.values() if part) == sum(sizes)
+            assert sum(part["share"] for part in held.values() if part) == pytest.approx(1)
+            assert held["train"]
+            if len(sizes) >= 4:
+                assert all(held.values())
+        assert set(report.row_ceiling.values()) == {1.0}
+
+
+def test_sides_have_their_shares_of_rows_and_of_distinct_flows(tmp_path: Path) -> None:
+    sizes = [300] * 40 + [20] * 200 + [1] * 4000
+    rows = [(index, "a") for index, size in enumerate(sizes) for _ in range(size)]
     report = split_by_group(flows_table(tmp_path / "f", rows), tmp_path / "r")
-    assert report.groups == {"train": 2400, "validation": 150, "calibration": 150, "test": 300} or all(
-        abs(report.groups[side] - 3000 * share) <= 4 for side, share in FRACTIONS.items()
-    )
-    assert all(abs(report.groups_by_class["test"][label] - 100) <= 1 for label in "abc")
-    records = pd.read_parquet(tmp_path / "r")
-    assert records[records.flow_group == "g0"].side.tolist() == ["train"]
-    assert report.strata_train_only == 1
+    for side, share in FRACTIONS.items():
+        assert report.groups[side] / len(sizes) == pytest.approx(share, abs=0.005)
+        assert report.rows[side] / len(rows) == pytest.approx(share, abs=0.005)
+
+
+def test_large_groups_make_good_what_a_giant_holds_in_train() -> None:
+    # 600 of 1,000 rows are one group: the rest gives the evaluation sides their 20 % of all rows all the same.
+    sides = deal_class([600] + [20] * 20, FRACTIONS)
+    assert sides[0] == "train"
+    assert Counter(sides) == {"train": 11, "test": 5, "validation": 3, "calibration": 2}
+
+
+def test_a_giant_does_not_empty_the_train_pool_of_the_other_patterns() -> None:
+    sides = deal_class([100_000] + [20] * 100, FRACTIONS)
+    assert Counter(sides) == {"train": 51, "test": 25, "validation": 13, "calibration": 12}
+
+
+def test_a_group_larger_than_a_sides_whole_share_is_not_on_it() -> None:
+    # Of 10,000 rows validation's share is 500: the groups of 800 may be in test (1,000) but not there.
+    sides = deal_class([800] * 5 + [1] * 6000, FRACTIONS)
+    assert set(sides[:5]) <= {"train", "test"}
+    assert deal_class([5, 1, 1], FRACTIONS) == ["train"] * 3
+    assert deal_class([250] * 4, FRACTIONS) == ["train", "calibration", "validation", "test"]
+
+
+def test_the_report_gives_the_row_ceiling_of_each_side_and_class(tmp_path: Path) -> None:
+    rows = [(0, "a")] * 6 + [(0, "b")] * 2 + [(1, "b")] * 2
+    report = split_by_group(flows_table(tmp_path / "f", rows), tmp_path / "r")
+    assert report.row_ceiling == {"train": 0.8}
+    assert report.by_class["train"] == {
+        "a": {"rows": 6, "groups": 1, "share": 1.0, "row_ceiling": 1.0},
+        "b": {"rows": 4, "groups": 1, "share": 1.0, "row_ceiling": 0.5},
+    }
+
+
+AWKWARD = (0.0, -0.0, 0.0004, -0.0004, 0.0006, 1.0, 1.0000001, 1e-300, -1e-300, 1e300, -1e300)
+AWKWARD_ROWS = st.lists(
+    st.tuples(st.sampled_from(AWKWARD), st.sampled_from(AWKWARD), st.sampled_from(["Normal", "Flood", "Scan"])),
+    min_size=1, max_size=60,
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(AWKWARD_ROWS)
+@example([(0.0, -0.0, "Normal")] * 50)
+@example([(0.0, 1e300, "Normal"), (-0.0, 1e300, "Flood")] * 20 + [(1e-300, 1.0, "Scan")])
+def test_awkward_values_have_stable_groups_on_one_side_each(rows: list[tuple[float, float, str]]) -> None:
+    spec = made_spec()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        pd.DataFrame(rows, columns=["pkts", "iat.avg", "kind"]).to_parquet(folder / "raw")
+        build_flows(spec, folder / "raw", folder / "f")
+        flows = pd.read_parquet(folder / "f")
+        printed = [tuple(float(format(value, ".3f")) + 0.0 for value in row[:2]) for row in rows]
+        assert flows.flow_group.tolist() == [group_id(values_text(spec, list(row[:2]))) for row in rows]
+        assert flows.flow_group.nunique() == len(set(printed))
+        split_by_group(folder / "f", folder / "r")
+        records = pd.read_parquet(folder / "r")
+        assert records.groupby("flow_group").side.nunique().max() == 1
+        assert set(records.flow_group) == set(flows.flow_group)
+        assert records.rows.sum() == len(rows)
 
 
 def test_another_seed_is_another_split(tmp_path: Path) -> None:

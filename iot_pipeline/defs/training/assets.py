@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import dagster as dg
 
-from iot_pipeline.augmentation.form import form_writer
 from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.partitions import STAGES, TRACKS, UP_TO, grid, grid_dep, only, previous_stage, stages_up_to
 from iot_pipeline.defs.resources import TrainerResource, work_folder
@@ -21,22 +20,24 @@ from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
 from iot_pipeline.flows.pool import distinct_flows
 from iot_pipeline.inference.student import Student
+from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.reporting import figures
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tasks import Tasks, with_tasks
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
-from iot_pipeline.training.base import build_tiny_base
+from iot_pipeline.training.base_payload import BaseConfig
 from iot_pipeline.training.config import TrainConfig, targets_of
 from iot_pipeline.training.launch import processes_here
-from iot_pipeline.training.recipe import BaseRecipe
 
-COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:student"], "code_version": "1"}
+COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:student"], "code_version": "2"}
 TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled flows, no pre-trained language model"
 
 
 @dg.asset(**COMMON, kinds={"pytorch", "huggingface"}, deps=["flows", "evaluation_split", "training_order"])
-def base_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+def base_model(
+    context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource
+) -> dg.MaterializeResult:
     """What the student starts from: a hub id, a folder, or the tiny Qwen2 built here (it never sees a label)."""
     with lake.step(context) as step:
         name = step.settings.base_model
@@ -47,17 +48,26 @@ def base_model(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
             flows = distinct_flows(
                 step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "train"
             )
-            report = build_tiny_base(
-                table_texts(step, flows), step.spec.classes, step.spec.feature_names, step.folder / "model",
-                seed=step.settings.seed, recipe=BaseRecipe(steps=step.settings.base_steps),
-                threads=step.unrecorded.threads, log=step.log,
-                writer=form_writer(step.spec, step.settings.explanation_words, step.settings.answer_order),
-            )
+            config = base_config(step, table_texts(step, flows))
+            report = trainer.build_base(step, config, processes_of(step))
+            shutil.copytree(config.out / "model", step.folder / "model")
+            shutil.rmtree(config.out)
             step.json("base.json", {"kind": "tiny", "name": "model"})
-            step.json("building.json", asdict(report), volatile=True)
-            step.note(parameters=report.parameters, vocabulary=report.vocabulary, last_loss=report.losses[-1])
+            step.json("building.json", report, volatile=True)
+            step.note(parameters=report["parameters"], vocabulary=report["vocabulary"], last_loss=report["losses"][-1])
             step.provenance["label"] = TINY_LABEL
     return step.result()
+
+
+def base_config(step: Step, texts: list[str]) -> BaseConfig:
+    """What the settings say about the tiny base; its texts lie in the work folder."""
+    chosen = step.settings
+    out = work_folder(step, "base")
+    write_json(out / "texts.json", texts)
+    return BaseConfig(
+        dataset=chosen.dataset, texts=out / "texts.json", out=out, words=chosen.explanation_words,
+        order=chosen.answer_order, steps=chosen.base_steps, seed=chosen.seed, threads=step.unrecorded.threads,
+    )
 
 
 def base_location(step: Step) -> str:

@@ -1,0 +1,71 @@
+"""The subprocess that builds the tiny base: `python -m iot_pipeline.training.base_payload CONFIG.json`, or torchrun.
+
+Belongs here: its configuration, processes and result file. Does not belong here: the building (base.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from iot_pipeline.augmentation.form import form_writer
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.lake.atomic import write_json, write_text
+from iot_pipeline.training.base import build_tiny_base
+from iot_pipeline.training.model import find_machine
+from iot_pipeline.training.payload import exit_with_parent
+from iot_pipeline.training.recipe import BaseRecipe
+from iot_pipeline.training.reporter import Reporter, dagster_pipes
+
+RESULT = "building.json"
+
+
+class BaseConfig(BaseModel):
+    """One building of the tiny base; `texts` is a JSON list of flow texts without labels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str = Field(description="data set spec: name or path")
+    texts: Path
+    out: Path = Field(description="folder of `model`, building.json and progress.jsonl")
+    words: int = Field(description="words of the answers whose form it reads")
+    order: str = Field(description="order of their parts")
+    steps: int
+    seed: int
+    threads: int | None = None
+
+    def write(self, path: Path) -> Path:
+        """Write as JSON; returns `path`."""
+        write_text(path, self.model_dump_json(indent=1) + "\n")
+        return path
+
+
+def main() -> int:
+    """Build as the file named on the command line says; exit code 0, or 2 after one line of error."""
+    exit_with_parent()
+    try:
+        config = BaseConfig(**json.loads(Path(sys.argv[1]).read_text()))
+        machine = find_machine(config.threads, "off")
+        spec = load_spec(config.dataset)
+        with dagster_pipes() as pipes:
+            report = build_tiny_base(
+                json.loads(config.texts.read_text()), spec.classes, spec.feature_names, config.out / "model",
+                seed=config.seed, recipe=BaseRecipe(steps=config.steps),
+                writer=form_writer(spec, config.words, config.order), machine=machine,
+                reporter=Reporter(pipes, config.out, machine.rank == 0),
+            )
+        if machine.rank == 0:
+            write_json(config.out / RESULT, {**report.plain(), "processes": machine.world})
+        machine.close()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
