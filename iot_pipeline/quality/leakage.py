@@ -41,12 +41,14 @@ def leakage_report(
     row_ceiling, and the accuracies of the same small LightGBM (`model`, unless `with_model` is False) and of
     a table look-up: by rows, by distinct flows, and on flows never trained on.
     """
+    # Only the model looks at features.
+    features, joined = (f", {feature_list(spec)}", "JOIN flows f ON f.row_id = c.row_id") if with_model else ("", "")
     with opened(flows=flows, records=records) as connection:
         table = connection.execute(
             f"""WITH counted AS (
                 SELECT flow_group, label, count(*) AS rows, min(row_id) AS row_id FROM flows GROUP BY ALL)
-            SELECT c.flow_group, c.label, c.rows, r.rows AS recorded, r.side, {feature_list(spec)}
-            FROM counted c JOIN flows f ON f.row_id = c.row_id
+            SELECT c.flow_group, c.label, c.rows, r.rows AS recorded, r.side{features}
+            FROM counted c {joined}
             LEFT JOIN records r ON r.flow_group = c.flow_group AND r.label = c.label
             ORDER BY c.flow_group, c.label, r.side"""
         ).df()
@@ -58,7 +60,7 @@ def leakage_report(
     pairs = _shared_pairs(group, side, rows)
     wrong = int(((rows != table["recorded"].to_numpy(np.float64)) & sided).sum())
     unknown = float(rows[~sided].sum())
-    values = table[[feature.name for feature in spec.features]].to_numpy(np.float64)
+    values = table[spec.feature_names].to_numpy(np.float64) if with_model else None
     ours = Halves(np.where(side == "train", rows, 0.0), np.where(side == "test", rows, 0.0))
     if not ours.train.any() or not ours.test.any():
         raise UserError("the split has no train or no test rows, so its leakage cannot be measured")
@@ -76,8 +78,8 @@ def leakage_report(
             for name in SIDES
         },
         "pairs": pairs,
-        "leak_free": _protocol(ours, group, label, values, len(spec.classes), seed, with_model),
-        "row_wise": _protocol(row_wise, group, label, values, len(spec.classes), seed, with_model),
+        "leak_free": _protocol(ours, group, label, values, len(spec.classes), seed),
+        "row_wise": _protocol(row_wise, group, label, values, len(spec.classes), seed),
         "seed": seed,
     }
 
@@ -110,12 +112,11 @@ def _protocol(
     halves: Halves,
     group: npt.NDArray[Any],
     label: npt.NDArray[np.int64],
-    values: Floats,
+    values: Floats | None,
     n_classes: int,
     seed: int,
-    with_model: bool,
 ) -> dict[str, Any]:
-    """What one protocol shares between train and test, and how well the two quick models do under it."""
+    """What one protocol shares between train and test, and how well the quick models do (without values: look-up)."""
     n_groups = int(group.max()) + 1
     trained = np.bincount(group, weights=halves.train, minlength=n_groups) > 0
     tested = np.bincount(group, weights=halves.test, minlength=n_groups)
@@ -135,7 +136,7 @@ def _protocol(
             _lookup(halves.train, group, label, n_classes, n_groups), label, group, halves, seen
         ),
     }
-    if with_model:
+    if values is not None:
         predicted = _quick_model(values, label, halves, n_classes, seed)
         result["model"] = _accuracies(predicted, label, group, halves, seen)
     return result

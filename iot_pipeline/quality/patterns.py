@@ -49,8 +49,9 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
 
     Each rule's `coverage` (share of the class that it catches) and `precision` (share of what it catches
     that is the class) are measured on the test side, by distinct flow and by row; they are None where nothing
-    is caught. Returns {classes: {class: {rules, combined}}, guide, ...}; a class that is absent from the
-    train side has no rule.
+    is caught. Returns {classes: {class: {rules, combined}}, prior_rules, guide, ...}; a class that is absent from
+    the train side has no rule. `prior_rules` scores the rules of the spec's facts in the same way. Raises UserError
+    if such a rule names a feature or class that the spec has not.
     """
     train, test = load_side(flows, records, spec, "train"), load_side(flows, records, spec, "test")
     columns = {feature.name: train[feature.name].to_numpy(np.float64) for feature in spec.features}
@@ -67,12 +68,13 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
                 {
                     "text": rule_text(rule, spec),
                     "conditions": [{"feature": c.feature, "low": c.low, "high": c.high} for c in rule],
-                    **_measure(mask, test, name),
+                    **_measure(mask, test, [name]),
                 }
                 for rule, mask in zip(rules, caught, strict=True)
             ],
-            "combined": _measure(np.logical_or.reduce(caught), test, name) if caught else None,
+            "combined": _measure(np.logical_or.reduce(caught), test, [name]) if caught else None,
         }
+    prior = [_measure_prior(rule, train, tested, test, spec) for rule in spec.facts.get("prior_rules", [])]
     return {
         "learned_on": "distinct flows of the train side",
         "measured_on": "test side",
@@ -81,7 +83,8 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
         "train_flows": int(train["flow_group"].nunique()),
         "test_flows": int(test["flow_group"].nunique()),
         "classes": result,
-        "guide": guide_text(result),
+        "prior_rules": prior,
+        "guide": guide_text(result, prior),
     }
 
 
@@ -178,8 +181,9 @@ def short_threshold(values: Floats, threshold: float) -> float:
     return low
 
 
-def _measure(caught: npt.NDArray[np.bool_], test: pd.DataFrame, name: str) -> dict[str, Any]:
-    mine = (test["label"] == name).to_numpy()
+def _measure(caught: npt.NDArray[np.bool_], test: pd.DataFrame, names: list[str]) -> dict[str, Any]:
+    """Coverage and precision of what is caught, as a rule for the classes `names` taken together."""
+    mine = test["label"].isin(names).to_numpy()
     measured: dict[str, Any] = {}
     for view, column in (("distinct", "weight"), ("row", "rows")):
         weight = test[column].to_numpy(np.float64)
@@ -191,6 +195,48 @@ def _measure(caught: npt.NDArray[np.bool_], test: pd.DataFrame, name: str) -> di
             "of_class": float(hit),
         }
     return measured
+
+
+def _measure_prior(
+    published: dict[str, Any],
+    train: pd.DataFrame,
+    tested: dict[str, Floats],
+    test: pd.DataFrame,
+    spec: DatasetSpec,
+) -> dict[str, Any]:
+    """One published rule on the test side: {source, classes, and conditions [{feature, low, high}] or stump}."""
+    conditions, names = published.get("conditions", []), published["classes"]
+    used = [c["feature"] for c in conditions] or [published["stump"]]
+    strange = [name for name in used if name not in tested]
+    strange += [name for name in names if name not in [*spec.classes, *spec.absent_classes]]
+    if strange:
+        raise UserError(f"facts.prior_rules of data set {spec.name} name {', '.join(strange)}, which it has not")
+    rule = [Condition(c["feature"], c.get("low"), c.get("high")) for c in conditions]
+    if not rule:
+        rule = [_fit_stump(used[0], train, train["label"].isin(names).to_numpy())]
+    caught = np.logical_and.reduce([c.holds(tested) for c in rule])
+    return {
+        "source": published["source"],
+        "classes": names,
+        "text": rule_text(rule, spec),
+        **_measure(caught, test, names),
+    }
+
+
+def _fit_stump(feature: str, train: pd.DataFrame, positive: npt.NDArray[np.bool_]) -> Condition:
+    """The side of one threshold on `feature` with the best F1 for `positive`, over distinct train flows."""
+    values, weight = train[feature].to_numpy(np.float64), train["weight"].to_numpy(np.float64)
+    order = np.argsort(values, kind="stable")
+    ends = np.append(np.diff(values[order]) > 0, True)
+    caught = np.cumsum(weight[order])[ends]
+    hit = np.cumsum((weight * positive)[order])[ends]
+    below = 2 * hit / (caught + hit[-1])
+    above = 2 * (hit[-1] - hit) / (caught[-1] - caught + hit[-1])
+    best = int(np.argmax(np.maximum(below, above)))
+    threshold = short_threshold(values, float(values[order][ends][best]))
+    if below[best] >= above[best]:
+        return Condition(feature, None, threshold)
+    return Condition(feature, threshold, None)
 
 
 def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
@@ -217,7 +263,7 @@ def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
     return " AND ".join(parts)
 
 
-def guide_text(classes: dict[str, Any]) -> str:
+def guide_text(classes: dict[str, Any], prior: list[dict[str, Any]]) -> str:
     """The classification guide that a person can use: Markdown, a section a class."""
     lines = ["# Classification guide", ""]
     lines += ["Learned on distinct train flows; coverage and precision measured on distinct test flows.", ""]
@@ -238,6 +284,13 @@ def guide_text(classes: dict[str, Any]) -> str:
             f"Together: coverage {_percent(whole['coverage'])}, precision {_percent(whole['precision'])}.",
             "",
         ]
+    if prior:
+        lines += ["## Rules of prior work, on the same test flows", ""]
+        lines += ["| rule | for | source | coverage | precision | coverage of rows | precision of rows |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+    for rule in prior:
+        shares = [_percent(rule[view][key]) for view in ("distinct", "row") for key in ("coverage", "precision")]
+        lines.append(f"| {' | '.join([rule['text'], ', '.join(rule['classes']), rule['source'], *shares])} |")
     return "\n".join(lines)
 
 

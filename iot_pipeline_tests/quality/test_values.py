@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.quality.patterns import attack_patterns, short_threshold
 from iot_pipeline.quality.profile import flow_profile, recover_grid
 from iot_pipeline.quality.samples import sample_comparison
@@ -66,6 +68,34 @@ def test_patterns_of_a_class_missing_from_train(tmp_path: Path) -> None:
     report = attack_patterns(save(frame, tmp_path / "flows.parquet"), records, spec, seed=1)
     assert report["classes"]["Scan"] == {"rules": [], "combined": None}
     assert "No rule" in report["guide"]
+
+
+def prior(facts: list[dict], tmp_path: Path) -> dict:
+    spec = made_spec({"prior_rules": facts})
+    frame = flow_table(spec, [(1.0, 1.0, "Normal"), (1.0, 2.0, "Normal"), (3.0, 1.0, "Flood"), (4.0, 1.0, "Scan")] * 3)
+    train = record_table(frame, ("train",))
+    # The same flows on both sides: scores can be read off the table.
+    records = pd.concat([train, train.assign(side="test")])
+    return attack_patterns(
+        save(frame, tmp_path / "flows.parquet"), save(records, tmp_path / "records.parquet"), spec, 1
+    )
+
+
+def test_rules_of_prior_work_are_scored_like_ours(tmp_path: Path) -> None:
+    box = {"source": "box", "classes": ["Flood"], "conditions": [{"feature": "pkts", "low": 2.0, "high": 9.0}]}
+    stump = {"source": "stump", "classes": ["Flood", "Scan"], "stump": "pkts"}
+    report = prior([box, stump], tmp_path)
+    scored = report["prior_rules"]
+    assert scored[0]["distinct"] == {"coverage": 1.0, "precision": 0.5, "caught": 2.0, "of_class": 1.0}
+    assert scored[0]["row"] == {"coverage": 1.0, "precision": 0.5, "caught": 6.0, "of_class": 3.0}
+    assert scored[1]["text"].startswith("pkts > 2 ")
+    assert scored[1]["distinct"] == {"coverage": 1.0, "precision": 1.0, "caught": 2.0, "of_class": 2.0}
+    assert "Rules of prior work" in report["guide"] and "Flood, Scan | stump | 100.0 % | 100.0 %" in report["guide"]
+
+
+def test_a_rule_of_prior_work_on_an_unknown_feature_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"prior_rules of data set made name bytes"):
+        prior([{"source": "x", "classes": ["Flood"], "stump": "bytes"}], tmp_path)
 
 
 def test_short_threshold_splits_alike() -> None:

@@ -18,7 +18,7 @@ from iot_pipeline.quality.profile import flow_profile as profile_flows
 from iot_pipeline.quality.samples import sample_comparison as compare_samples
 from iot_pipeline.reporting import figures
 
-COMMON: dict[str, Any] = {"group_name": "quality", "owners": ["team:data"], "code_version": "1"}
+COMMON: dict[str, Any] = {"group_name": "quality", "owners": ["team:data"], "code_version": "2"}
 
 
 @dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])

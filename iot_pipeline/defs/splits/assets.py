@@ -17,7 +17,7 @@ OWNERS = ["team:data"]
 
 
 @dg.asset(
-    group_name="splits", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version="1", deps=["flows"],
+    group_name="splits", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version="2", deps=["flows"],
     check_specs=[dg.AssetCheckSpec("no_group_on_two_sides", asset="evaluation_split", blocking=True)],
 )
 def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
@@ -29,7 +29,8 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         step.json("split.json", asdict(report))
         step.note(**{f"{side}_rows": n for side, n in report.rows.items()})
         step.table("sides", [
-            {"side": side, "rows": report.rows[side], "distinct flows": report.groups[side]} for side in report.rows
+            {"side": side, "rows": report.rows[side], "distinct flows": report.groups[side],
+             "row ceiling": report.row_ceiling.get(side)} for side in report.rows
         ])
         verdict = measure_leakage(flows, records, step.spec, step.settings.seed, with_model=False)
         shared = sum(pair["groups"] for pair in verdict["pairs"])
