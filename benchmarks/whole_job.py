@@ -38,6 +38,11 @@ def main() -> None:
         "code_commit": code_commit(),
         **clock(lake),
         "results": json.loads(comparison.read_text())["table"],
+        "verdicts": json.loads(comparison.read_text())["verdicts"],
+        "explanations": {
+            f"{artefact.partition}": json.loads((lake.folder(artefact) / "quality.json").read_text())["aggregate"]
+            for artefact in lake.artefacts() if artefact.asset.startswith("explanation_quality/")
+        },
         "labels": sorted({label for a in lake.artefacts() if (label := manifest(lake, a)["provenance"].get("label"))}),
     }
     path = Path(__file__).parent / "results" / f"whole_job-{lake.root.name}.json"

@@ -26,9 +26,9 @@ def protocol(context: Mapping[str, Any]) -> Section:
     section.text(
         f"Answers of the prior work's length make rows of {long['row_tokens_mean']:.0f} tokens of this base's"
         f" tokenizer, {long['prompt_tokens_mean']:.0f} of them prompt; cut to {long['limit']},"
-        f" {long['rows_cut_share']:.1%} of {long['rows']} such rows lose their end,"
-        f" {long['label_survives_share']:.1%} keep their label, and"
-        f" {long['answer_kept_share']:.1%} of an answer is left."
+        f" {tables.percent(long['rows_cut_share'])} of {long['rows']} such rows lose their end,"
+        f" {tables.percent(long['label_survives_share'])} keep their label, and"
+        f" {tables.percent(long['answer_kept_share'])} of an answer is left."
     )
     section.text(
         f"The same {old['rows']:,} rows of this lake were then trained on twice, with the same steps and learning rate:"
@@ -65,7 +65,7 @@ def protocol(context: Mapping[str, Any]) -> Section:
         "paper_protocol",
     )
     section.text(
-        f"Held out by row, as in the prior work, {found['held_out_prompts_seen_share']:.1%} of"
+        f"Held out by row, as in the prior work, {tables.percent(found['held_out_prompts_seen_share'])} of"
         f" {found['held_out_rows']} validation rows have a prompt that was trained on."
     )
     return section

@@ -147,7 +147,8 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
             if step.settings.save_merged:
                 Student.load(config.base, step.folder).save(step.folder / "merged")
             curve = [json.loads(line) for line in (step.folder / "loss.jsonl").read_text().splitlines()]
-            step.note(**{key: value for key, value in facts["facts"].items() if value is not None})
+            step.note(**{key: value for key, value in facts["facts"].items() if value is not None},
+                      **{key: facts["timings"][key] for key in ("padding_share", "tokens_per_second")})
             step.png("loss.png", figures.loss_curves({f"{track} {stage}": curve}), "Training loss by step")
         shutil.rmtree(config.out, ignore_errors=True)
         return step.result()
