@@ -86,12 +86,19 @@ class Machine:
             place += parameter.numel()
         total.copy_(flat[place:].view_as(total))
 
-    def close(self) -> None:
-        """Leave the process group."""
+    def wait_for_all(self) -> None:
+        """Until every process is here; nothing to do for one."""
         if self.world > 1:
             import torch.distributed as distributed
 
             distributed.barrier()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self.wait_for_all()
+        if self.world > 1:
+            import torch.distributed as distributed
+
             distributed.destroy_process_group()
 
 

@@ -223,6 +223,7 @@ class _Training:
 
     def finish(self) -> dict[str, Any]:
         """Choose the adapter, measure it, write everything; returns what training.json holds."""
+        self.machine.wait_for_all()  # the best adapter is written by the first process and read by all
         kept = self.selection.restore() if self.config.keep == "best" and self.selection.history else self.step
         result = {
             "config": json.loads(self.config.model_dump_json()),

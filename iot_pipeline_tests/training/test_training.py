@@ -122,12 +122,15 @@ def test_packed_run_gives_the_curve_of_the_padded_one(one: Path, world: tuple[Pa
     assert np.allclose(losses(tmp_path), losses(one), atol=1e-3)
 
 
-def test_best_checkpoint_is_kept_and_training_stops_early(world: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_best_checkpoint_is_kept_and_training_stops_early(
+    world: tuple[Path, Path], tmp_path: Path, processes: int
+) -> None:
     settings = config(
         world, tmp_path, validation=world[1], learning_rate=0.5, scheduler="constant", max_steps=40, evaluate_every=2,
         patience=2, keep="best",
     )
-    finish(start(settings))
+    finish(start(settings, processes))
     facts = json.loads((tmp_path / "training.json").read_text())["facts"]
     history = dict(map(tuple, facts["validation_history"]))
     best = min(history, key=lambda step: (history[step], step))
