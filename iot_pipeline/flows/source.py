@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,30 +32,47 @@ from iot_pipeline.lake.atomic import sha256_file
 
 DELIMITERS = ",;\t|"
 MAX_HEADER_BYTES = 1_000_000
+EXAMPLES = 5
+# What DuckDB calls a line that is no row, in our words.
+REASONS = {
+    "MISSING COLUMNS": "too few columns",
+    "TOO MANY COLUMNS": "too many columns",
+    "INVALID ENCODING": "not UTF-8",
+    "LINE SIZE OVER MAXIMUM": "line too long",
+}
 
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What was read: per file its base name, size and sha256; rows and column names of the whole."""
+    """What was read: per file its base name, size and sha256; rows and column names of the whole.
+
+    `rejected` counts lines that are no row of the table, by reason; `examples`: file, line and reason of the first.
+    """
 
     files: list[dict[str, Any]]
     rows: int
     columns: list[str]
+    rejected: dict[str, int]
+    examples: list[dict[str, Any]]
 
 
 def read_source(
-    spec: DatasetSpec, source: str, out: Path, log: Callable[[str], None] | None = None
+    spec: DatasetSpec, source: str, out: Path, log: Callable[[str], None] | None = None,
+    max_rejected_share: float = 0.01,
 ) -> SourceReport:
     """Read `source` (path, glob, or several of them separated by commas) into one Parquet file `out`.
 
     Columns keep their names; a column of which every value is a number becomes BIGINT or DOUBLE, any other
-    stays text. Raises UserError for a missing or empty source, a file that is no table, or missing columns.
+    stays text. A line of a CSV with too few or too many columns, or not in UTF-8, is rejected and counted. Raises
+    UserError for a missing or empty source, a file that is no table, missing columns, a quote that is never closed
+    (it swallows what follows), or more than `max_rejected_share` of lines rejected.
     """
     files = find_files(source)
     report = []
     with tempfile.TemporaryDirectory(prefix="iot_source_") as folder, connect() as connection:
         parts: list[Path] = []
         columns: list[str] = []
+        lost: list[dict[str, Any]] = []
         for file in files:
             if log is not None:
                 log(f"reading {file.name} ({file.stat().st_size / 1e6:.1f} MB)")
@@ -64,6 +82,7 @@ def read_source(
             for name, plain in unpack(file, Path(folder)):
                 part = Path(folder) / f"part{len(parts):05d}.parquet"
                 found = as_text_parquet(connection, spec, name, plain, part)
+                lost += rejected_lines(connection, name, part)
                 if columns and set(found) != set(columns):
                     differing = sorted(set(found) ^ set(columns))
                     raise UserError(
@@ -73,8 +92,42 @@ def read_source(
                 parts.append(part)
         listing = ", ".join(quote(part) for part in parts)
         everything = f"read_parquet([{listing}], union_by_name = true)"
-        rows = write_query(connection, typed_query(connection, everything, columns), out)
-    return SourceReport(files=report, rows=rows, columns=columns)
+        rows = count_rows(connection, everything)
+        check_rejected(lost, rows, max_rejected_share)
+        write_query(connection, typed_query(connection, everything, columns), out)
+    reasons = dict(Counter(line["reason"] for line in lost).most_common())
+    return SourceReport(files=report, rows=rows, columns=columns, rejected=reasons, examples=lost[:EXAMPLES])
+
+
+def count_rows(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    """Rows of a table expression."""
+    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+
+
+def rejected_lines(connection: duckdb.DuckDBPyConnection, name: str, part: Path) -> list[dict[str, Any]]:
+    """{file, line, reason} of each line that DuckDB left out of `part`; UserError for a quote that is never closed."""
+    if not connection.execute(
+        "SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [f"{part.stem}_rejects"]
+    ).fetchall():
+        return []  # a Parquet file has no lines
+    found = connection.execute(
+        f"SELECT DISTINCT ON (line) line, CAST(error_type AS VARCHAR) FROM {part.stem}_rejects ORDER BY line"
+    ).fetchall()
+    for line, kind in found:
+        if kind == "UNQUOTED VALUE":
+            raise UserError(f"{name}, line {line}, has a quote that is never closed: mend or remove that line.")
+    return [{"file": name, "line": line, "reason": REASONS.get(kind, kind.lower())} for line, kind in found]
+
+
+def check_rejected(lost: list[dict[str, Any]], rows: int, limit: float) -> None:
+    """UserError if more than `limit` of all lines were rejected; it names the commonest reason and the first line."""
+    if len(lost) > limit * (rows + len(lost)):
+        (reason, number), *_ = Counter(line["reason"] for line in lost).most_common(1)
+        first = next(line for line in lost if line["reason"] == reason)
+        raise UserError(
+            f"{len(lost):,} of {rows + len(lost):,} lines are no rows of the table, more than the allowed {limit:.2%}; "
+            f"most often: {reason} ({number:,} lines), first in {first['file']}, line {first['line']}."
+        )
 
 
 def find_files(source: str) -> list[Path]:
@@ -156,7 +209,8 @@ def as_text_parquet(
         query = (
             f"SELECT * FROM read_csv({quote(plain)}, auto_detect = false, header = true, "
             f"delim = {quote(delimiter)}, quote = '\"', escape = '\"', columns = {{{kinds}}}, "
-            f"max_line_size = {MAX_HEADER_BYTES})"
+            f"max_line_size = {MAX_HEADER_BYTES}, store_rejects = true, "
+            f"rejects_table = {quote(part.stem + '_rejects')}, rejects_scan = {quote(part.stem + '_scans')})"
         )
     check_columns(spec, name, columns)
     try:

@@ -81,7 +81,6 @@ def damaged(text: str, how: str) -> bytes:
         ("header only", "no rows"),
         ("missing column", "lacks 1 of the columns .* orig_pkts"),
         ("column twice", "'orig_pkts' twice"),
-        ("short row", "line 4"),
         ("wrong encoding", "line"),
         ("binary", "not a"),
         ("not a table", "single column"),
@@ -118,3 +117,26 @@ def test_real_rt_iot2022_has_the_known_duplicates(tmp_path: Path) -> None:
     assert report.rows_by_class == spec.facts["class_rows"]
     flows = pq.read_table(tmp_path / "flows.parquet").select(spec.feature_names)
     assert flows.group_by(flows.column_names).aggregate([]).num_rows == 18_086
+
+
+def test_lines_that_are_no_rows_are_counted_with_reason_and_place(good: Path, tmp_path: Path) -> None:
+    lines = (good / "t.csv").read_bytes().split(b"\n")
+    lines[3], lines[7], lines[9] = lines[3].rsplit(b",", 4)[0], lines[7] + b",1", b"\xff" + lines[9][1:]
+    (tmp_path / "bad.csv").write_bytes(b"\n".join(lines))
+    report = read_source(SPEC, str(tmp_path / "bad.csv"), tmp_path / "raw.parquet", max_rejected_share=0.02)
+    assert (report.rows, sum(report.rejected.values())) == (197, 3)
+    assert [(line["file"], line["line"], line["reason"]) for line in report.examples] == [
+        ("bad.csv", 4, "too few columns"), ("bad.csv", 8, "too many columns"), ("bad.csv", 10, "not UTF-8"),
+    ]
+    assert pq.read_table(tmp_path / "raw.parquet").num_rows == 197
+    with pytest.raises(UserError, match=r"3 of 200 lines .* allowed 1.00%; .* first in bad.csv, line 4"):
+        read_source(SPEC, str(tmp_path / "bad.csv"), tmp_path / "none.parquet")
+    assert not (tmp_path / "none.parquet").exists()
+
+
+def test_a_quote_that_is_never_closed_is_an_error_not_a_lost_half(good: Path, tmp_path: Path) -> None:
+    lines = (good / "t.csv").read_text().split("\n")
+    lines[100] = '"' + lines[100]
+    (tmp_path / "bad.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="line 101, has a quote that is never closed"):
+        read_source(SPEC, str(tmp_path / "bad.csv"), tmp_path / "raw.parquet")

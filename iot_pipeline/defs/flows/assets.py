@@ -3,9 +3,7 @@
 Belongs here: `raw_flows`, `flows`. Does not belong here: reading, simulating, grouping (iot_pipeline.flows).
 """
 
-import glob
 from dataclasses import asdict
-from pathlib import Path
 
 import dagster as dg
 
@@ -13,7 +11,7 @@ from iot_pipeline.defs.step import LakeResource
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.simulate import simulate_farm_flow
-from iot_pipeline.flows.source import read_source
+from iot_pipeline.flows.source import find_files, read_source
 
 OWNERS = ["team:data"]
 
@@ -31,12 +29,14 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
             step.note(rows=simulated.rows, source="simulated Farm-Flow")
             step.provenance["label"] = "SIMULATED flows: Farm-Flow as its paper describes it, no real capture"
         else:
-            for name in sorted(glob.glob(source)):
-                step.file(Path(name).absolute())
-            report = read_source(step.spec, source, out, step.log)
+            for file in find_files(source):
+                step.file(file.absolute())
+            report = read_source(step.spec, source, out, step.log, step.settings.max_rejected_share)
             step.json("source.json", asdict(report))
-            step.note(rows=report.rows, source=", ".join(file["name"] for file in report.files))
+            step.note(rows=report.rows, source=", ".join(file["name"] for file in report.files),
+                      rejected_lines=sum(report.rejected.values()))
             step.table("files", report.files)
+            step.table("rejected_lines", report.examples)
     return step.result()
 
 
