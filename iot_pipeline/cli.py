@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -133,6 +134,50 @@ def ui(
 
     with contextlib.suppress(KeyboardInterrupt):
         sys.exit(serve(chosen, host, port))
+
+
+datasets = typer.Typer(no_args_is_help=True, help="List data sets, draft a spec from a file, check a spec.")
+app.add_typer(datasets, name="datasets")
+
+
+@datasets.command("list", epilog="Example: iot-pipeline datasets list")
+def datasets_list(as_json: AsJson = False) -> None:
+    """Name the data sets that come with the project."""
+    from iot_pipeline.commands.datasets import known
+    from iot_pipeline.commands.plain import rows
+
+    rows(known(), as_json)
+
+
+@datasets.command("new", epilog="Example: iot-pipeline datasets new flows.csv --label Attack_type --out my_flows.yaml")
+def datasets_new(
+    file: Annotated[str, typer.Argument(help="CSV (or zip, gz) or Parquet file of flows.")],
+    name: Annotated[str | None, typer.Option(help="Name of the data set; default from the file.")] = None,
+    label: Annotated[str | None, typer.Option(help="Label column; default the last one that looks like it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="YAML file to write; default <name>.yaml here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draft a data set spec from a file; complete it, then set IOT_DATASET to its path."""
+    from iot_pipeline.commands.datasets import new
+    from iot_pipeline.commands.plain import facts
+
+    facts(new(file, name, label, out), as_json)
+
+
+@datasets.command("check", epilog="Example: iot-pipeline datasets check my_flows.yaml flows.csv")
+def datasets_check(
+    spec: Annotated[str, typer.Argument(help="Name of a data set, or path of a spec.")],
+    file: Annotated[str, typer.Argument(help="File, glob, or several with commas.")],
+    as_json: AsJson = False,
+) -> None:
+    """Read a file by a spec and say what comes of it; exit code 1 where a class has no row."""
+    from iot_pipeline.commands.datasets import check
+    from iot_pipeline.commands.plain import facts
+
+    found = check(spec, file, _configure(None, None).max_rejected_share)
+    facts(found, as_json)
+    if found["classes_without_rows"]:
+        sys.exit(1)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Two hundred files broken in seeded ways: each is read rightly or refused in one clear line, nothing half-made stays."""
+"""Two hundred files broken in seeded ways: each is read rightly or refused in one clear line."""
 
 from __future__ import annotations
 

@@ -1,0 +1,53 @@
+"""`iot-pipeline datasets`: list the data sets, draft a spec from a file, check a spec against a file.
+
+Belongs here: what is looked at and how it is shown. Does not belong here: specs and reading (iot_pipeline.flows).
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.draft import draft_spec
+from iot_pipeline.flows.source import read_source
+from iot_pipeline.flows.spec import list_specs, load_spec
+from iot_pipeline.lake.atomic import write_text
+
+
+def known() -> list[dict[str, Any]]:
+    """Name, title, classes and features of every data set that comes with the project."""
+    specs = [load_spec(name) for name in list_specs()]
+    return [
+        {"name": spec.name, "title": spec.title, "classes": len(spec.classes), "features": len(spec.features)}
+        for spec in specs
+    ]
+
+
+def new(file: str, name: str | None, label: str | None, out: Path | None) -> dict[str, Any]:
+    """Write the drafted spec; says where it is and what was guessed. UserError if the file is there already."""
+    chosen = name or "".join(c if c.isalnum() else "_" for c in Path(file).name.split(".")[0].lower())
+    path = out or Path(f"{chosen}.yaml")
+    if path.exists():
+        raise UserError(f"{path} is there already: remove it, or name another file with --out")
+    draft = draft_spec(file, chosen, label)
+    write_text(path, draft.yaml)
+    load_spec(path)
+    return {"spec": str(path), "label": draft.label, "classes": list(draft.labels.values()),
+            "features": draft.features, "left_out": draft.left_out}
+
+
+def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
+    """What a spec makes of a file: rows, rejected, classes, duplicates. UserError where it does not fit."""
+    spec = load_spec(spec_name)
+    with tempfile.TemporaryDirectory(prefix="iot_check_") as folder:
+        raw, flows = Path(folder) / "raw.parquet", Path(folder) / "flows.parquet"
+        read = read_source(spec, file, raw, max_rejected_share=limit)
+        built = build_flows(spec, raw, flows, limit)
+    return {
+        "rows": built.rows_kept, "rejected_lines": read.rejected, "rejected_rows": built.rejected,
+        "left_out": built.left_out, "distinct_flows": built.distinct_groups,
+        "duplicate_share": round(1 - built.distinct_groups / built.rows_kept, 4),
+        "rows_by_class": built.rows_by_class,
+        "classes_without_rows": [name for name, rows in built.rows_by_class.items() if not rows],
+    }

@@ -1,0 +1,41 @@
+"""Plain tables and facts for the terminal, or JSON.
+
+Belongs here: printing for commands that need no Dagster. Does not belong here: runs and artefacts (show.py).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """A table with a line for each mapping."""
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    table = Table(*(found[0] if found else ()))
+    for row in found:
+        table.add_row(*(_text(value) for value in row.values()))
+    Console().print(table)
+
+
+def facts(found: Mapping[str, Any], as_json: bool) -> None:
+    """One line a fact."""
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in found.items():
+        table.add_row(name.replace("_", " "), _text(value))
+    Console().print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_text(one)}" for name, one in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
