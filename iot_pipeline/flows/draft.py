@@ -25,6 +25,8 @@ FEWEST_FEATURES, MOST_FEATURES = 10, 100
 LABEL_NAMES = re.compile(r"label|class|attack|traffic|categor|target|type", re.IGNORECASE)
 # Who and when, not what: a model would learn the capture by heart.
 IDENTITIES = re.compile(r"(^|[._\s])(id|uid|ip|ipv4|addr\w*|mac|port|ports|time\w*|date|ts)($|[._\s])", re.IGNORECASE)
+# What DuckDB and pandas call a column without a name.
+NAMELESS = re.compile(r"column0+$|Unnamed: ")
 NUMBERS = ("BIGINT", "INTEGER", "HUGEINT", "DOUBLE", "FLOAT", "UBIGINT", "SMALLINT", "TINYINT")
 
 
@@ -118,6 +120,8 @@ def class_name(text: str) -> str:
 
 def reason(column: str, kind: str, distinct: int, rows: int) -> str:
     """Why a column is no feature; empty where it is one."""
+    if NAMELESS.match(column):
+        return "has no name: most likely a row number"
     if IDENTITIES.search(column):
         return "says who or when"
     if kind not in NUMBERS:

@@ -25,10 +25,10 @@ def table(tmp_path: Path) -> Path:
     """120 flows of 12 numeric features under names of another project, with columns that are no features."""
     chance = random.Random(3)
     names = [f"Flow Feature {place}" for place in range(12)]
-    lines = [",".join(["Row", "Src IP", "Timestamp", "Always", *names, "Proto Name", "Label"])]
+    lines = [",".join(["", "Row", "Src IP", "Timestamp", "Always", *names, "Proto Name", "Label"])]
     for row in range(120):
         values = [f"{chance.choice([0.0, 1.5, chance.uniform(0, 9)]):.4f}" for _ in names]
-        cells = [str(row), f"10.0.0.{row}", f"{row}", "7", *values, "tcp" if row % 2 else "udp", KINDS[row % 4]]
+        cells = [str(row // 2), str(row), f"10.0.0.{row}", f"{row}", "7", *values, "tcp" if row % 2 else "udp", KINDS[row % 4]]
         lines.append(",".join(cells))
     path = tmp_path / "unseen.csv"
     path.write_text("\n".join(lines) + "\n")
@@ -40,6 +40,7 @@ def test_a_draft_runs_through_reading_building_and_splitting(table: Path, tmp_pa
     assert (draft.label, len(draft.features)) == ("Label", 12)
     assert draft.labels == {"Benign": "Benign", "Bot": "Bot", "DoS Hulk": "DoS_Hulk", "Scan": "Scan"}
     assert draft.left_out == {
+        "column00": "has no name: most likely a row number",
         "Row": "a number of its own for every row", "Src IP": "says who or when", "Timestamp": "says who or when",
         "Always": "constant", "Proto Name": "not a number",
     }
