@@ -136,6 +136,28 @@ def ui(
         sys.exit(serve(chosen, host, port))
 
 
+@app.command(epilog="Example: iot-pipeline teacher --port 8100 --faults rate_limit=0.1,drop=0.02")
+def teacher(
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8100,
+    host: Annotated[str, typer.Option(help="Address to bind; loopback unless you say otherwise.")] = "127.0.0.1",
+    faults: Annotated[str, typer.Option(help="Misbehave: kind=probability,... (`help` lists the kinds).")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
+    hang_seconds: Annotated[float, typer.Option(help="How long the fault `timeout` hangs.")] = 600.0,
+) -> None:
+    """Run the embedded OpenAI-compatible teacher by itself, well-behaved or not, until interrupted."""
+    from iot_pipeline.teacher.faults import FAULTS
+    from iot_pipeline.teacher.server import serve
+
+    if faults == "help":
+        print("\n".join(FAULTS))
+        return
+
+    def announce(url: str) -> None:
+        print(f"Embedded teacher on {url} (stop with Ctrl-C)\nUse it: IOT_TEACHER={url} iot-pipeline run", flush=True)
+
+    serve(host, port, faults, seed, hang_seconds, None, announce)
+
+
 datasets = typer.Typer(no_args_is_help=True, help="List data sets, draft a spec from a file, check a spec.")
 app.add_typer(datasets, name="datasets")
 

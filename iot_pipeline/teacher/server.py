@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import uvicorn
@@ -223,17 +223,32 @@ def main() -> None:
     parser.add_argument("--hang-seconds", type=float, default=HANG_S, help="how long a time-out fault hangs")
     arguments = parser.parse_args()
     try:
-        plan = FaultPlan(parse_faults(arguments.faults), arguments.seed)
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", arguments.port))
-    except (UserError, OSError) as problem:
-        sys.exit(f"error: --port {arguments.port}: {problem}" if isinstance(problem, OSError) else f"error: {problem}")
+        serve(
+            "127.0.0.1", arguments.port, arguments.faults, arguments.seed, arguments.hang_seconds, arguments.parent_pid,
+            lambda url: print(json.dumps({"base_url": url, "pid": os.getpid()}), flush=True),
+        )
+    except UserError as problem:
+        sys.exit(f"error: {problem}")
+
+
+def serve(
+    host: str, port: int, faults: str, seed: int, hang_s: float, parent: int | None, announce: Callable[[str], None]
+) -> None:
+    """Bind (port 0: any free one), announce the base URL, serve until SIGTERM or SIGINT.
+
+    Raises UserError for a port in use and for faults that do not parse.
+    """
+    plan = FaultPlan(parse_faults(faults), seed)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as problem:
+        raise UserError(f"port {port} on {host} cannot be used ({problem.strerror}); choose one with --port") from None
     listener.listen(2048)
-    app = build_app(plan, arguments.hang_seconds, arguments.parent_pid)
+    app = build_app(plan, hang_s, parent)
     config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    print(json.dumps({"base_url": url, "pid": os.getpid()}), flush=True)
+    announce(f"http://{host}:{listener.getsockname()[1]}/v1")
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -28,7 +28,8 @@ def table(tmp_path: Path) -> Path:
     lines = [",".join(["", "Row", "Src IP", "Timestamp", "Always", *names, "Proto Name", "Label"])]
     for row in range(120):
         values = [f"{chance.choice([0.0, 1.5, chance.uniform(0, 9)]):.4f}" for _ in names]
-        cells = [str(row // 2), str(row), f"10.0.0.{row}", f"{row}", "7", *values, "tcp" if row % 2 else "udp", KINDS[row % 4]]
+        head = [str(row // 2), str(row), f"10.0.0.{row}", f"{row}", "7"]
+        cells = [*head, *values, "tcp" if row % 2 else "udp", KINDS[row % 4]]
         lines.append(",".join(cells))
     path = tmp_path / "unseen.csv"
     path.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,58 @@
+"""`iot-pipeline teacher`: the server by itself, as a user starts, asks and stops it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "iot_pipeline.cli", "teacher", *words]
+
+
+def ask(url: str) -> int:
+    """Status of one small request."""
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "orig_pkts: 1.000"}]}).encode()
+    request = urllib.request.Request(f"{url}/chat/completions", body, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize(("faults", "status"), [("", 200), ("server_error=1", 500)])
+def test_it_serves_and_stops_clean(faults: str, status: int) -> None:
+    process = subprocess.Popen(
+        command("--port", "0", "--faults", faults), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().split(" on ")[1].split(" ")[0]
+    assert f"IOT_TEACHER={url}" in process.stdout.readline()
+    assert ask(url) == status
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) in (0, -signal.SIGTERM)
+    assert "Traceback" not in process.stderr.read()  # type: ignore[union-attr]
+
+
+def test_a_port_in_use_and_an_unknown_fault_are_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(command("--port", port), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and f"port {port} on 127.0.0.1 cannot be used" in done.stderr
+    done = subprocess.run(command("--faults", "laziness=1"), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "unknown fault 'laziness'" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_kinds_of_fault_are_listed() -> None:
+    done = subprocess.run(command("--faults", "help"), capture_output=True, text=True, timeout=60)
+    assert {"rate_limit", "drop", "wrong_label"} <= set(done.stdout.split())
