@@ -32,7 +32,7 @@ from iot_pipeline.augmentation.variation import Variation, Varied, Varier, zero_
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.lake.atomic import write_table, write_text
-from iot_pipeline.teacher.request import Answer, Request, Usage
+from iot_pipeline.teacher.request import EMBEDDED_MODEL, Answer, Request, Usage
 
 Log = Callable[[str], None]
 Key = tuple[str, str]
@@ -288,7 +288,7 @@ def _result(
     usage = {
         "rows": len(messages), "requests": sum(answer.attempts for answer in fresh), "distinct_requests": len(got),
         "cached": len(asked) - len(fresh), "prompt_tokens": tokens.prompt, "completion_tokens": tokens.completion,
-        "billed_usd": billed, "model": prompt.model, "embedded": engine.source == "embedded",
+        "billed_usd": billed, "model": prompt.model, "embedded": written_here(asked, engine),
         "quarantined": quarantined,
     }  # fmt: skip
     return TrackResult(
@@ -303,6 +303,11 @@ def _result(
             "requests": usage["requests"], "cached": usage["cached"], "billed_usd": round(billed, 4),
         },
     )  # fmt: skip
+
+
+def written_here(answers: Sequence[Answer], engine: Asks) -> bool:
+    """Did the embedded teacher write any of it, started by us or reached as a server of its own?"""
+    return engine.source == "embedded" or any(answer.model == EMBEDDED_MODEL for answer in answers)
 
 
 def _by_class(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

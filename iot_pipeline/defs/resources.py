@@ -39,7 +39,7 @@ class TeacherResource(dg.ConfigurableResource):
         with contextlib.ExitStack() as stack:
             if where == "embedded":
                 base_url, secret = stack.enter_context(embedded_server()), "embedded"
-                step.provenance |= {"teacher": "embedded", "label": EMBEDDED_LABEL}
+                step.provenance |= {"teacher": "embedded"}
             else:
                 base_url = "https://api.openai.com/v1" if where == "openai" else where
                 if key is None and where == "openai":

@@ -46,6 +46,12 @@ def simulated(used: Mapping[str, Any]) -> bool:
     return used.get("source") == "simulate"
 
 
+def embedded_teacher(context: Context) -> bool:
+    """Whether the built-in analyst wrote answers, started by the project or reached as a server of its own."""
+    written = any((track.get("usage") or {}).get("embedded") for track in (context.get("tracks") or {}).values())
+    return written or (context.get("used") or {}).get("teacher") == "embedded"
+
+
 def conditions(context: Context) -> set[str]:
     """Which of claims.CONDITIONS hold, by the settings that the artefacts were made with."""
     used = context.get("used") or {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from iot_pipeline.reporting import comparison, figures
 from iot_pipeline.reporting.blocks import Section
-from iot_pipeline.reporting.measured import simulated
+from iot_pipeline.reporting.measured import embedded_teacher, simulated
 from iot_pipeline.reporting.tables import Column
 
 Context = Mapping[str, Any]
@@ -30,7 +30,7 @@ def banner(context: Context) -> list[dict[str, str]]:
                 ),
             }
         )
-    if used.get("teacher") == "embedded":
+    if embedded_teacher(context):
         marks.append(
             {
                 "name": "EMBEDDED teacher",

@@ -12,7 +12,7 @@ from typing import Any
 from iot_pipeline.reporting import claims, comparison, cost, figures, tables
 from iot_pipeline.reporting.blocks import Section
 from iot_pipeline.reporting.comparison import split_key
-from iot_pipeline.reporting.measured import simulated
+from iot_pipeline.reporting.measured import embedded_teacher, simulated
 from iot_pipeline.reporting.tables import Column
 
 Context = Mapping[str, Any]
@@ -272,7 +272,7 @@ def limits(context: Context) -> list[str]:
     used, said = context.get("used") or {}, []
     if simulated(used):
         said.append("Flows are simulated: accuracies here say nothing about a real network.")
-    if used.get("teacher") == "embedded":
+    if embedded_teacher(context):
         said.append(
             "Explanations come from rules and sound alike; an LLM teacher would be more varied and less"
             " reliable."

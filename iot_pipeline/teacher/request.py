@@ -13,6 +13,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 Status = Literal["ok", "quarantined"]
+# What the embedded teacher signs its answers with, wherever it runs: nobody may take them for an LLM's.
+EMBEDDED_MODEL = "embedded-analyst"
 
 
 @dataclass(frozen=True)

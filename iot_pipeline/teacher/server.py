@@ -26,8 +26,8 @@ from starlette.routing import Route
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.analyst import find_classes, write_answer
 from iot_pipeline.teacher.faults import FAULTS, REFUSAL, FaultPlan, parse_faults, spoil
+from iot_pipeline.teacher.request import EMBEDDED_MODEL
 
-MODEL = "embedded-analyst"
 FINGERPRINT = "fp_embedded_1"
 DEFAULT_MAX_TOKENS = 4096
 HANG_S = 600.0
@@ -105,7 +105,7 @@ class Server:
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
-        model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "iot_pipeline"}
+        model = {"id": EMBEDDED_MODEL, "object": "model", "created": 0, "owned_by": "iot_pipeline"}
         return JSONResponse({"object": "list", "data": [model]})
 
     async def chat(self, request: Request) -> Response:
@@ -134,7 +134,8 @@ class Server:
         # Equal requests get equal ids: nothing that a client keeps depends on the clock.
         identity = hashlib.sha256(raw).hexdigest()[:29]
         content = {
-            "id": f"chatcmpl-{identity}", "object": "chat.completion", "created": int(time.time()), "model": MODEL,
+            "id": f"chatcmpl-{identity}", "object": "chat.completion", "created": int(time.time()),
+            "model": EMBEDDED_MODEL,
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
             "usage": {
                 **usage, "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],

@@ -1,5 +1,6 @@
 """Tracks: one request for equal work, rows joined by key, same rows in each track, quarantine that is seen."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,19 @@ def test_a_report_is_the_same_whatever_the_cache_held(rows: pd.DataFrame, origin
         "rows", "requests", "distinct_requests", "cached", "prompt_tokens", "completion_tokens", "billed_usd",
         "model", "embedded", "quarantined",
     }
+
+
+@pytest.mark.parametrize(("source", "model", "embedded"), [
+    ("embedded", "gpt-4o-mini", True), ("http://127.0.0.1:8100/v1", "embedded-analyst", True),
+    ("https://api.openai.com/v1", "gpt-4o-mini", False),
+])
+def test_what_the_analyst_wrote_is_marked_wherever_it_ran(
+    rows: pd.DataFrame, source: str, model: str, embedded: bool
+) -> None:
+    class Elsewhere(Direct):
+        def ask(self, requests, check):  # type: ignore[no-untyped-def]
+            return {key: replace(answer, model=model) for key, answer in super().ask(requests, check).items()}
+
+    engine = Elsewhere()
+    engine.source = source
+    assert tracks.build_original(rows[:20], prompt("original"), engine, BRIEF).usage["embedded"] is embedded

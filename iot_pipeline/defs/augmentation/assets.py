@@ -21,7 +21,7 @@ from iot_pipeline.augmentation.tracks import (
 from iot_pipeline.augmentation.variation import Variation
 from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.partitions import grid, grid_dep, only, prompt_dep
-from iot_pipeline.defs.resources import TeacherResource
+from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import one_text, table_texts
 from iot_pipeline.flows.pool import evaluation_groups, labelled_flows, pool_size, training_rows
@@ -71,6 +71,8 @@ def finish(step: Step, result: TrackResult) -> None:
     step.json("report.json", result.report)
     step.json("usage.json", result.usage, volatile=True)
     step.volatile("provenance.parquet")
+    if result.usage["embedded"]:
+        step.provenance["label"] = EMBEDDED_LABEL
     step.note(rows=len(result.messages), quarantined=result.quarantined, **result.headline)
     step.table("by_class", result.by_class)
     limit = step.settings.max_quarantined_share
