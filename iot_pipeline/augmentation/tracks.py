@@ -6,6 +6,7 @@ Belongs here: requests, joining answers to rows, counts. Does not belong here: s
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from iot_pipeline.augmentation import answers as answers_module
 from iot_pipeline.augmentation.answers import (
     SCHEMA_VERSION,
     check_answer,
@@ -30,6 +32,7 @@ from iot_pipeline.augmentation.answers import (
 from iot_pipeline.augmentation.prompts import PromptFile, glossary_of, standardised
 from iot_pipeline.augmentation.variation import Variation, Varied, Varier, zero_points
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows import serialise
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.lake.atomic import write_table, write_text
 from iot_pipeline.teacher.request import EMBEDDED_MODEL, Answer, Request, Usage
@@ -45,6 +48,25 @@ class Asks(Protocol):
 
     def ask(self, requests: Sequence[Request], check: Callable[[Request, str], list[str]]) -> dict[str, Answer]:
         """An answer for each distinct key."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A check that knows its version: the rules' source and what they are told, so that no one has to count it up."""
+
+    rules: Callable[[Request, str], list[str]]
+    version: str
+
+    def __call__(self, request: Request, text: str) -> list[str]:
+        """The reasons against an answer; none if it is good."""
+        return self.rules(request, text)
+
+
+def judge_of(rules: Callable[[Request, str], list[str]], brief: Brief) -> Judge:
+    """The rules with their version."""
+    sources = [inspect.getsource(module) for module in (answers_module, serialise)]
+    told = [brief.spec.classes, sorted(brief.signed), *sources]
+    return Judge(rules, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16])
 
 
 @dataclass(frozen=True)
@@ -213,7 +235,7 @@ def _finish(
     requests = {row.request.key: row.request for row in plan if row.request is not None}
     if log is not None:
         log(f"{len(plan):,} rows need {len(requests):,} distinct answers of {prompt.model}")
-    got = engine.ask(list(requests.values()), check) if requests else {}
+    got = engine.ask(list(requests.values()), judge_of(check, brief)) if requests else {}
     # The class is spelt as in the data: a teacher may write "http flood".
     labels = {row.request.key: row.label for row in plan if row.request is not None}
     forms = {

@@ -86,7 +86,8 @@ class Teacher:
         """An answer for each distinct request, by key; `check` gives the reasons against a text, [] if good.
 
         Stored answers cost nothing and are checked anew, so that a changed check needs no new request; what was
-        quarantined for its content stays so until the check accepts it, what got no answer is asked again.
+        quarantined for its content stays so until the check accepts it, what got no answer is asked again. A `check`
+        with an attribute `version` is not put to an answer that this version has judged already.
         Raises UserError when the budget is used up, the key is refused or most requests fail; what was answered
         until then is stored. `self.summary` tells what was done.
         """
@@ -126,6 +127,7 @@ class _Run:
         self.finished: list[Answer] = []
         self.reserved = 0  # reservations of this run that are not settled in the store
         self.stop: UserError | None = None
+        self.check_version = str(getattr(check, "version", ""))
         self.quarantined: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
 
@@ -136,6 +138,10 @@ class _Run:
             if stored.reasons and stored.reasons[0].startswith(TRANSPORT):
                 continue
             answers[stored.key] = self._judged(stored, requests[stored.key])
+        if self.check_version:
+            stale = [answer for answer in answers.values() if answer.checked != self.check_version]
+            answers |= {answer.key: replace(answer, checked=self.check_version) for answer in stale}
+            self.store.judged([answers[answer.key] for answer in stale])
         self.summary.requests, self.summary.cached = len(requests), len(answers)
         for answer in answers.values():
             self._count(answer)
@@ -144,6 +150,8 @@ class _Run:
     def _judged(self, stored: Answer, request: Request) -> Answer:
         """A stored answer under today's check; one that is no full text (refused, cut off) stays what it is."""
         if not stored.text or stored.reasons[:1] in (("refused",), ("cut off",)):
+            return stored
+        if self.check_version and stored.checked == self.check_version:
             return stored
         reasons = self.check(request, stored.text)
         return replace(stored, status="quarantined" if reasons else "ok", reasons=tuple(reasons))
@@ -209,7 +217,7 @@ class _Run:
             reasons = self._reasons(request, reply)
             done = Answer(
                 request.key, "quarantined" if reasons else "ok", reply.text, reply.finish_reason, reply.model,
-                self.teacher.source, usage, cost, attempts, tuple(reasons),
+                self.teacher.source, usage, cost, attempts, tuple(reasons), checked=self.check_version,
             )
             if not reasons or reply.kind == "rejected":
                 return done

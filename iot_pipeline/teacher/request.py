@@ -65,6 +65,7 @@ class Answer:
     """What the teacher said to one request; `text` is what was last said where the answer is quarantined.
 
     `usage`, `cost_usd` and `attempts` are of all attempts ever made for it; `from_cache` means none was made now.
+    `checked` is the version of the check that judged it.
     """
 
     key: str
@@ -78,3 +79,4 @@ class Answer:
     attempts: int = 0
     reasons: tuple[str, ...] = ()
     from_cache: bool = False
+    checked: str = ""

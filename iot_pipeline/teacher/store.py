@@ -19,12 +19,13 @@ from typing import Any
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.request import Answer, Usage
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
   key TEXT NOT NULL, source TEXT NOT NULL, status TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
   model TEXT NOT NULL, reasons TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
   completion_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, attempts INTEGER NOT NULL,
+  checked TEXT NOT NULL DEFAULT '',
   PRIMARY KEY (key, source));
 CREATE TABLE IF NOT EXISTS attempts (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, source TEXT NOT NULL, model TEXT NOT NULL, outcome TEXT NOT NULL,
@@ -39,8 +40,10 @@ INSERT OR IGNORE INTO totals VALUES ('spent_usd', 0), ('reserved_usd', 0);
 """
 COLUMNS = (
     "key, source, status, text, finish_reason, model, reasons, prompt_tokens, cached_tokens, completion_tokens, "
-    "cost_usd, attempts"
+    "cost_usd, attempts, checked"
 )
+# From one version of the file to the next: a store full of paid answers is never thrown away.
+MIGRATIONS = {1: "ALTER TABLE answers ADD COLUMN checked TEXT NOT NULL DEFAULT '';"}
 # SQLite's own default limit of bound variables is 32,766; a smaller batch keeps memory flat as well.
 LOOKUP_BATCH = 1000
 WAL_TRIES = 200  # 10 s
@@ -78,6 +81,9 @@ class Store:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            elif version in MIGRATIONS:
+                step = f"{MIGRATIONS[version]} PRAGMA user_version={version + 1};"
+                self._db.executescript(f"BEGIN IMMEDIATE; {step} COMMIT;")
             elif version != SCHEMA_VERSION:
                 raise UserError(f"{path} was written by another version of the project ({version}); move it away.")
         except (sqlite3.Error, OSError) as error:
@@ -140,16 +146,25 @@ class Store:
                 ],
             )
             db.executemany(
-                f"INSERT OR REPLACE INTO answers ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                f"INSERT OR REPLACE INTO answers ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 [
                     (a.key, a.source, a.status, a.text, a.finish_reason, a.model, json.dumps(a.reasons),
-                     a.usage.prompt, a.usage.cached, a.usage.completion, a.cost_usd, a.attempts)
+                     a.usage.prompt, a.usage.cached, a.usage.completion, a.cost_usd, a.attempts,
+                     a.checked)
                     for a in answers
                 ],
             )
             if spent:
                 _add(db, "spent_usd", spent)
             _release(db, [a.reservation for a in attempts if a.reservation is not None])
+
+    def judged(self, answers: Sequence[Answer]) -> None:
+        """Write what a newer check says of stored answers."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE answers SET status = ?, reasons = ?, checked = ? WHERE key = ? AND source = ?",
+                [(a.status, json.dumps(a.reasons), a.checked, a.key, a.source) for a in answers],
+            )
 
     def reserve(self, key: str, source: str, model: str, usd: float, cap: float | None) -> int | None:
         """Set `usd` aside before a request is sent; None where spent + reserved + usd would pass `cap`.
@@ -229,11 +244,11 @@ def _release(db: sqlite3.Connection, ids: Sequence[int]) -> None:
 
 
 def _answer(row: tuple[Any, ...]) -> Answer:
-    key, source, status, text, finish_reason, model, reasons, prompt, cached, completion, cost, attempts = row
+    key, source, status, text, finish_reason, model, reasons, prompt, cached, completion, cost, attempts, checked = row
     return Answer(
         key=key, status=status, text=text, finish_reason=finish_reason, model=model, source=source,
         usage=Usage(prompt, cached, completion), cost_usd=cost, attempts=attempts,
-        reasons=tuple(json.loads(reasons)), from_cache=True,
+        reasons=tuple(json.loads(reasons)) if reasons != "[]" else (), from_cache=True, checked=checked,
     )
 
 

@@ -17,6 +17,7 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.process import PROJECT, embedded_server
+from iot_pipeline.teacher.request import Request
 from iot_pipeline.teacher.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
@@ -212,3 +213,36 @@ def test_two_processes_on_one_store(url: str, tmp_path: Path) -> None:
     assert [client.wait(60) for client in clients] == [0, 0]
     with Store(path) as store:
         assert len(list(store.lookup([r.key for r in make_requests(200)], "embedded"))) == 200
+
+
+def test_a_check_is_not_put_twice_to_an_answer_it_has_judged(url: str, tmp_path: Path) -> None:
+    requests = make_requests(5)
+
+    class Counting:
+        def __init__(self, version: str, says: list[str]) -> None:
+            self.version, self.says, self.calls = version, says, 0
+
+        def __call__(self, request: Request, text: str) -> list[str]:
+            self.calls += 1
+            return self.says
+
+    asking = teacher(url, tmp_path / "t.sqlite")
+    first, same = Counting("1", []), Counting("1", ["never called"])
+    assert {a.status for a in asking.ask(requests, first).values()} == {"ok"} and first.calls == 5
+    assert {a.status for a in asking.ask(requests, same).values()} == {"ok"} and same.calls == 0
+    stricter, again = Counting("2", ["too short"]), Counting("2", [])
+    assert {a.reasons for a in asking.ask(requests, stricter).values()} == {("too short",)} and stricter.calls == 5
+    assert {a.status for a in asking.ask(requests, again).values()} == {"quarantined"} and again.calls == 0
+    assert asking.summary.asked == 0
+
+
+def test_a_store_of_the_version_before_keeps_its_answers(url: str, tmp_path: Path) -> None:
+    requests = make_requests(3)
+    path = tmp_path / "t.sqlite"
+    teacher(url, path).ask(requests, checker(requests))
+    with sqlite3.connect(path) as old:
+        old.execute("ALTER TABLE answers DROP COLUMN checked")
+        old.execute("PRAGMA user_version=1")
+    again = teacher(url, path)
+    assert {a.status for a in again.ask(requests, checker(requests)).values()} == {"ok"}
+    assert again.summary.asked == 0
