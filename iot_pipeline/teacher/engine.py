@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from iot_pipeline.teacher import ledger
 from iot_pipeline.teacher.client import Reply, open_client, send
 from iot_pipeline.teacher.limits import Breaker, Gate, backoff_s
 from iot_pipeline.teacher.request import Answer, Request, Usage
-from iot_pipeline.teacher.store import Attempt, Store
+from iot_pipeline.teacher.store import NO_ANSWER, Attempt, Store
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -29,9 +29,10 @@ CONTENT_ATTEMPTS = 3  # times an answer may be refused or fail its check
 RATE_LIMIT_ATTEMPTS = 100  # a rate limit says nothing about the request, so it hardly counts
 SAVE_EVERY_S = 0.05
 PROGRESS_EVERY_S = 2.0
+CLAIM_BATCH = 32
+OTHERS_EVERY_S = 0.2
 # Added to the seed when an answer was bad: a deterministic server would say the same again.
 SEED_STEP = 1_000_003
-TRANSPORT = "no answer: "
 
 
 @dataclass
@@ -127,6 +128,7 @@ class _Run:
         self.finished: list[Answer] = []
         self.reserved = 0  # reservations of this run that are not settled in the store
         self.stop: UserError | None = None
+        self.others: dict[str, Request] = {}  # asked by another process just now
         self.check_version = str(getattr(check, "version", ""))
         self.quarantined: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
@@ -135,7 +137,7 @@ class _Run:
         """Answers that are there, and the requests that have to be sent."""
         answers: dict[str, Answer] = {}
         for stored in self.store.lookup(list(requests), self.teacher.source):
-            if stored.reasons and stored.reasons[0].startswith(TRANSPORT):
+            if stored.reasons and stored.reasons[0].startswith(NO_ANSWER):
                 continue
             answers[stored.key] = self._judged(stored, requests[stored.key])
         if self.check_version:
@@ -163,23 +165,57 @@ class _Run:
         if teacher.paid:
             for model in sorted({request.model for request in requests}):
                 ledger.price_of(model)
-        feed = iter(requests)
         most = min(teacher.concurrency, len(requests))
         client = open_client(
             teacher.base_url, api_key, teacher.timeout_s, most, local=not ledger.is_paid(teacher.base_url)
         )
         async with client:
-            tasks = [asyncio.create_task(self._worker(client, feed)) for _ in range(most)]
             saver = asyncio.create_task(self._saver(answers))
             try:
-                await asyncio.gather(*tasks)
+                while requests and self.stop is None:
+                    feed = self._ours(requests)
+                    await self._all([self._worker(client, feed) for _ in range(most)])
+                    self._save(answers)
+                    requests = await self._not_answered_by_others(answers)
             finally:
-                for task in [*tasks, saver]:
-                    task.cancel()
-                await asyncio.gather(*tasks, saver, return_exceptions=True)
+                saver.cancel()
+                await asyncio.gather(saver, return_exceptions=True)
                 self._save(answers)
         if self.stop is not None:
             raise self.stop
+
+    @staticmethod
+    async def _all(workers: list[Coroutine[Any, Any, None]]) -> None:
+        """Run them to their end; where one fails, the others are stopped and its error is raised."""
+        tasks = [asyncio.create_task(worker) for worker in workers]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ours(self, requests: list[Request]) -> Iterator[Request]:
+        """Those that no other process asks; claimed in small batches, so that two processes share the work."""
+        for start in range(0, len(requests), CLAIM_BATCH):
+            part = requests[start : start + CLAIM_BATCH]
+            ours = self.store.claim([request.key for request in part], self.teacher.source)
+            self.others.update({request.key: request for request in part if request.key not in ours})
+            yield from (request for request in part if request.key in ours)
+
+    async def _not_answered_by_others(self, answers: dict[str, Answer]) -> list[Request]:
+        """Take over what other processes have answered; returns what is free to be asked by us, after a moment."""
+        if not self.others:
+            return []
+        await asyncio.sleep(OTHERS_EVERY_S)
+        for stored in list(self.store.lookup(list(self.others), self.teacher.source)):
+            if not (stored.reasons and stored.reasons[0].startswith(NO_ANSWER)):
+                answers[stored.key] = self._judged(stored, self.others.pop(stored.key))
+                self.summary.cached += 1
+                self.summary.asked -= 1
+                self._count(answers[stored.key])
+        left, self.others = list(self.others.values()), {}
+        return left
 
     async def _worker(self, client: AsyncOpenAI, feed: Iterator[Request]) -> None:
         for request in feed:
@@ -247,7 +283,7 @@ class _Run:
         if reply.kind == "rejected":
             return [reply.outcome]
         if reply.kind != "answer":
-            return [TRANSPORT + reply.outcome]
+            return [NO_ANSWER + reply.outcome]
         if reply.refusal:
             return ["refused"]
         if reply.finish_reason == "length":
@@ -330,6 +366,7 @@ class _Run:
             self._save(answers)
             if time.monotonic() - reported >= PROGRESS_EVERY_S:
                 reported = time.monotonic()
+                self.store.renew()
                 s = self.summary
                 self.teacher.report(
                     f"teacher: {s.ok:,} of {s.requests:,} answered ({s.cached:,} stored before), "

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import Any
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.request import Answer, Usage
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
   key TEXT NOT NULL, source TEXT NOT NULL, status TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
@@ -35,6 +37,8 @@ CREATE TABLE IF NOT EXISTS attempts (
 CREATE TABLE IF NOT EXISTS reservations (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, source TEXT NOT NULL, model TEXT NOT NULL, usd REAL NOT NULL,
   pid INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS claims (
+  key TEXT NOT NULL, source TEXT NOT NULL, owner TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (key, source));
 CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value REAL NOT NULL);
 INSERT OR IGNORE INTO totals VALUES ('spent_usd', 0), ('reserved_usd', 0);
 """
@@ -43,10 +47,18 @@ COLUMNS = (
     "cost_usd, attempts, checked"
 )
 # From one version of the file to the next: a store full of paid answers is never thrown away.
-MIGRATIONS = {1: "ALTER TABLE answers ADD COLUMN checked TEXT NOT NULL DEFAULT '';"}
+MIGRATIONS = {
+    1: "ALTER TABLE answers ADD COLUMN checked TEXT NOT NULL DEFAULT '';",
+    2: "CREATE TABLE IF NOT EXISTS claims (key TEXT NOT NULL, source TEXT NOT NULL, owner TEXT NOT NULL, until REAL NOT NULL, "
+    "PRIMARY KEY (key, source));",
+}
+# A claim that is not renewed for so long is void: its owner is dead, or on a machine that is gone.
+LEASE_S = 20.0
 # SQLite's own default limit of bound variables is 32,766; a smaller batch keeps memory flat as well.
 LOOKUP_BATCH = 1000
 WAL_TRIES = 200  # 10 s
+# How the reason begins where a request got no answer at all: such a one may be asked again.
+NO_ANSWER = "no answer: "
 
 
 @dataclass(frozen=True)
@@ -81,14 +93,15 @@ class Store:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-            elif version in MIGRATIONS:
-                step = f"{MIGRATIONS[version]} PRAGMA user_version={version + 1};"
-                self._db.executescript(f"BEGIN IMMEDIATE; {step} COMMIT;")
-            elif version != SCHEMA_VERSION:
+            for step in range(version, SCHEMA_VERSION) if version in MIGRATIONS else ():
+                self._db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version={step + 1}; COMMIT;")
+            if version not in (0, *MIGRATIONS, SCHEMA_VERSION):
                 raise UserError(f"{path} was written by another version of the project ({version}); move it away.")
         except (sqlite3.Error, OSError) as error:
             raise UserError(f"the teacher's store {path} cannot be opened: {error}.") from error
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._settle_dead_reservations()
+        self._free_dead_claims()
 
     def __enter__(self) -> Store:
         return self
@@ -99,8 +112,46 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the last one to close folds the write-ahead log into the file."""
+        """Give up what is claimed, close the connection; the last one to close folds the write-ahead log in."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM claims WHERE owner = ?", (self.owner,))
         self._db.close()
+
+    def claim(self, keys: Sequence[str], source: str) -> set[str]:
+        """Those of `keys` that are ours to ask: unanswered, and claimed by nobody else (or by one that is gone).
+
+        A claim holds for LEASE_S seconds and is kept up by `renew`; `save` gives up the claims of what it saves.
+        """
+        now = time.time()
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT INTO claims VALUES (?, ?, ?, ?) ON CONFLICT (key, source) DO UPDATE "
+                "SET owner = excluded.owner, until = excluded.until WHERE claims.until < ?",
+                [(key, source, self.owner, now + LEASE_S, now) for key in keys],
+            )
+            marks = ",".join("?" * len(keys))
+            query = f"SELECT key FROM claims WHERE owner = ? AND source = ? AND key IN ({marks})"
+            ours = {row[0] for row in db.execute(query, (self.owner, source, *keys))}
+            # Another process may have answered since the caller looked: that one is not to be asked again.
+            query = f"SELECT key FROM answers WHERE source = ? AND reasons NOT LIKE ? AND key IN ({marks})"
+            return ours - {row[0] for row in db.execute(query, (source, f'["{NO_ANSWER}%', *keys))}
+
+    def renew(self) -> None:
+        """Hold what is claimed for another lease."""
+        with self._transaction() as db:
+            db.execute("UPDATE claims SET until = ? WHERE owner = ?", (time.time() + LEASE_S, self.owner))
+
+    def _free_dead_claims(self) -> None:
+        """Void the claims of processes of this machine that were killed, without waiting for their lease."""
+        owners = [row[0] for row in self._db.execute("SELECT DISTINCT owner FROM claims")]
+        here = socket.gethostname()
+        dead = [
+            owner for owner in owners
+            if owner.rsplit(":", 2)[0] == here and not _alive(int(owner.rsplit(":", 2)[1]))
+        ]
+        if dead:
+            with self._transaction() as db:
+                db.executemany("DELETE FROM claims WHERE owner = ?", [(owner,) for owner in dead])
 
     def _use_wal(self) -> None:
         """Switch to WAL. SQLite's busy timeout does not cover this one step, so two first openers would collide."""
@@ -115,13 +166,20 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing half way.
-        self._db.execute("BEGIN IMMEDIATE")
         try:
-            yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise UserError(
+                f"the teacher's store {self.path} cannot be written: {error}. Answers until then are kept; make room or "
+                "mend the permissions, and start again."
+            ) from error
 
     def lookup(self, keys: Sequence[str], source: str) -> Iterator[Answer]:
         """Stored answers (accepted and quarantined) of `source` among `keys`, in no particular order."""
@@ -154,6 +212,7 @@ class Store:
                     for a in answers
                 ],
             )
+            db.executemany("DELETE FROM claims WHERE key = ? AND source = ?", [(a.key, a.source) for a in answers])
             if spent:
                 _add(db, "spent_usd", spent)
             _release(db, [a.reservation for a in attempts if a.reservation is not None])

@@ -3,6 +3,7 @@
 Belongs here: behaviour of Teacher.ask. Does not belong here: wording of answers (test_analyst.py).
 """
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -245,4 +246,68 @@ def test_a_store_of_the_version_before_keeps_its_answers(url: str, tmp_path: Pat
         old.execute("PRAGMA user_version=1")
     again = teacher(url, path)
     assert {a.status for a in again.ask(requests, checker(requests)).values()} == {"ok"}
+    assert again.summary.asked == 0
+
+
+def test_two_processes_share_the_work_and_ask_nothing_twice(url: str, tmp_path: Path) -> None:
+    path, number = tmp_path / "t.sqlite", 300
+    program = textwrap.dedent(f"""
+        import json
+        from pathlib import Path
+        from iot_pipeline.teacher.engine import Teacher
+        from iot_pipeline_tests.teacher.flows import checker, make_requests
+        requests = make_requests({number})
+        asking = Teacher({url!r}, "none", Path({str(path)!r}), "embedded", None, concurrency=8)
+        answers = asking.ask(requests, checker(requests))
+        print(json.dumps([len(answers), asking.summary.attempts, asking.summary.ok]))
+    """)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    (first, asked, good), (second, asked_too, good_too) = (
+        json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes
+    )
+    assert (first, second, good, good_too) == (number, number, number, number)
+    assert asked + asked_too == number
+    with Store(path) as store:
+        assert store.ledger()["attempts"] == number
+
+
+def test_claims_of_a_killed_process_are_free_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    program = f"""
+import os, signal
+from pathlib import Path
+from iot_pipeline.teacher.store import Store
+Store(Path({str(path)!r})).claim(["a", "b"], "s")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT)
+    with Store(path) as first, Store(path) as second:
+        assert first.claim(["a"], "s") == {"a"}
+        assert second.claim(["a", "b"], "s") == {"b"}
+        assert first.claim(["a"], "other source") == {"a"}
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_what_was_answered(url: str, tmp_path: Path) -> None:
+    requests = make_requests(40)
+    path = tmp_path / "t.sqlite"
+    teacher(url, path).ask(requests[:20], checker(requests))
+    with sqlite3.connect(path) as full:
+        pages = full.execute("PRAGMA page_count").fetchone()[0]
+    real = Store.__init__
+
+    def small(self: Store, where: Path) -> None:
+        real(self, where)
+        self._db.execute(f"PRAGMA max_page_count={pages}")
+
+    Store.__init__ = small  # type: ignore[method-assign]
+    try:
+        with pytest.raises(UserError, match=r"store .* cannot be written: database or disk is full"):
+            teacher(url, path).ask([*requests, *make_requests(4000)[40:]], checker(make_requests(4000)))
+    finally:
+        Store.__init__ = real  # type: ignore[method-assign]
+    again = teacher(url, path)
+    again.ask(requests[:20], checker(requests))
     assert again.summary.asked == 0
