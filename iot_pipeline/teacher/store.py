@@ -49,8 +49,8 @@ COLUMNS = (
 # From one version of the file to the next: a store full of paid answers is never thrown away.
 MIGRATIONS = {
     1: "ALTER TABLE answers ADD COLUMN checked TEXT NOT NULL DEFAULT '';",
-    2: "CREATE TABLE IF NOT EXISTS claims (key TEXT NOT NULL, source TEXT NOT NULL, owner TEXT NOT NULL, until REAL NOT NULL, "
-    "PRIMARY KEY (key, source));",
+    2: "CREATE TABLE IF NOT EXISTS claims (key TEXT NOT NULL, source TEXT NOT NULL, owner TEXT NOT NULL, "
+    "until REAL NOT NULL, PRIMARY KEY (key, source));",
 }
 # A claim that is not renewed for so long is void: its owner is dead, or on a machine that is gone.
 LEASE_S = 20.0
@@ -177,8 +177,8 @@ class Store:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise UserError(
-                f"the teacher's store {self.path} cannot be written: {error}. Answers until then are kept; make room or "
-                "mend the permissions, and start again."
+                f"the teacher's store {self.path} cannot be written: {error}. Answers until then are kept; make room "
+                "or mend the permissions, and start again."
             ) from error
 
     def lookup(self, keys: Sequence[str], source: str) -> Iterator[Answer]:
