@@ -82,15 +82,16 @@ class Batches:
 
     `micro` is the most rows of one forward pass. With `pack_tokens` rows are laid end to end in packs of up to so
     many tokens instead, each a forward pass of its own; their positions begin anew with every row, which is what
-    keeps attention from crossing from one row into the next.
+    keeps attention from crossing from one row into the next. With `even` every process makes equally many passes, the
+    missing ones with weight 0: sharded weights are gathered by all processes at once.
     """
 
     def __init__(
         self, tensors: Tensors, tokenizer: Any, micro: int, label_weight: float = 1.0,
-        pack_tokens: int | None = None, rank: int = 0, world: int = 1, device: Any = "cpu",
+        pack_tokens: int | None = None, rank: int = 0, world: int = 1, device: Any = "cpu", even: bool = False,
     ) -> None:
         self.tensors, self.micro, self.pack_tokens = tensors, micro, pack_tokens
-        self.rank, self.world, self.device = rank, world, device
+        self.rank, self.world, self.device, self.even = rank, world, device, even
         self.lengths = tensors.lengths
         self.same_as = distinct_numbers(tensors)
         self.pad = pad_id(tokenizer)
@@ -120,13 +121,22 @@ class Batches:
         chosen, counts = share_of(rows, self.same_as, self.lengths, self.rank, self.world)
         self.asked += int(counts.sum())
         self.computed += len(chosen)
-        for places in self._passes(self.lengths[chosen]):
-            arrays = self._arrays(chosen[places], counts[places])
+        passes = [(chosen[places], counts[places]) for places in self._passes(self.lengths[chosen])]
+        for some, often in [*passes, *self._idle(rows, len(passes))]:
+            arrays = self._arrays(some, often)
             batch = Batch(*(None if a is None else torch.from_numpy(a).to(self.device) for a in arrays))
             self.seconds += time.perf_counter() - started
             yield batch
             started = time.perf_counter()
         self.seconds += time.perf_counter() - started
+
+    def _idle(self, rows: np.ndarray, own: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The passes that this process makes for nothing, where it has fewer than another one."""
+        if not self.even:
+            return []
+        shares = [share_of(rows, self.same_as, self.lengths, rank, self.world)[0] for rank in range(self.world)]
+        most = max(len(self._passes(self.lengths[share])) for share in shares)
+        return [(rows[:1], np.zeros(1, dtype=np.int64))] * (most - own)
 
     def smaller(self) -> str | None:
         """Halve what one forward pass may hold; says what it is now, None where it can be no smaller."""

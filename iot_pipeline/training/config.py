@@ -47,6 +47,7 @@ class TrainConfig(BaseModel):
     bf16: Literal["auto", "on", "off"] = Field("auto", description="auto: on where a GPU computes in bf16")
     gradient_checkpointing: bool = False
     quantisation: Literal["none", "nf4"] = "none"
+    shard: bool = Field(False, description="share out the frozen layers over the processes (FSDP)")
 
     lora_r: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)

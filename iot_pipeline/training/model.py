@@ -16,6 +16,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.sft.tokenizer import first_line
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.lora import lora_config
+from iot_pipeline.training.sharding import check_sharding, shard_base
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,10 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
     import torch
     from peft import PeftModel, get_peft_model
 
-    base = load_base(
-        config.base, torch.bfloat16 if machine.bf16 else torch.float32, config.quantisation, machine.device
-    )
+    check_sharding(config, machine.world)
+    dtype = torch.bfloat16 if machine.bf16 else torch.float32
+    # What is to be sharded goes to the device layer by layer: whole it may not fit there.
+    base = load_base(config.base, dtype, config.quantisation, machine.device, move=not config.shard)
     if config.quantisation == "nf4":
         from peft import prepare_model_for_kbit_training
 
@@ -159,6 +161,8 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.shard:
+        shard_base(model, machine.device)
     return model
 
 
@@ -174,8 +178,11 @@ def attention_kernel(device: Any, dtype: Any) -> str:
     return "flash_attention_2" if on_card and is_flash_attn_2_available() else "sdpa"
 
 
-def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu") -> Any:
-    """A causal language model by folder or hub id, from safetensors only, on `device`. UserError if there is none."""
+def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True) -> Any:
+    """A causal language model by folder or hub id, from safetensors only, for `device` and, if `move`, on it.
+
+    Raises UserError if there is none.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -202,7 +209,7 @@ def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "
         )
     except (OSError, ValueError) as error:
         raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
-    return model if quantisation == "nf4" else model.to(device)
+    return model.to(device) if move and quantisation == "none" else model
 
 
 def save_adapter(model: Any, config: TrainConfig) -> None:

@@ -28,6 +28,7 @@ from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.model import Machine, adapted_model, find_machine, save_adapter
 from iot_pipeline.training.plan import make_plan, within_tokens
 from iot_pipeline.training.reporter import Reporter, dagster_pipes
+from iot_pipeline.training.sharding import held_parameters
 from iot_pipeline.training.speed import flops_per_token, mfu, peak_memory_gib
 
 
@@ -103,7 +104,7 @@ class _Training:
         packs = self.config.packing == "on" or (self.config.packing == "auto" and machine.flash)
         return Batches(
             tensors, tokenizer, rows, label_weight, self.config.pack_tokens if packs else None,
-            machine.rank, machine.world, machine.device,
+            machine.rank, machine.world, machine.device, even=self.config.shard,
         )
 
     def resume(self) -> None:
@@ -158,6 +159,8 @@ class _Training:
                 total = self._gradients(rows, divisor)
                 break
             except torch.OutOfMemoryError as error:
+                if self.config.shard:  # the other processes wait for this one's part of the next layer
+                    raise UserError("out of memory with sharded layers: lower IOT_TRAIN_MICRO_ROWS") from error
                 self.optimiser.zero_grad()
                 smaller = self.batches.smaller()
                 if smaller is None:
@@ -253,6 +256,7 @@ class _Training:
             "processes": self.machine.world,
             "trainable_parameters": sum(p.numel() for p in self.parameters.values()),
             "total_parameters": sum(p.numel() for p in self.model.parameters()),
+            "held_parameters": held_parameters(self.model),
             "rows": len(self.batches.tensors),
             "distinct_rows": len(np.unique(self.batches.same_as)),
             "steps": self.step,
@@ -331,6 +335,7 @@ def _key(config: TrainConfig) -> str:
         "micro_rows",
         "packing",
         "pack_tokens",
+        "shard",
     }
     values = json.loads(config.model_dump_json(exclude=free))
     values["data"] = sha256_file(config.tensors)

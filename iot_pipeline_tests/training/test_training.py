@@ -116,6 +116,24 @@ def test_two_processes_give_the_curve_of_one(one: Path, world: tuple[Path, Path]
     assert np.allclose(losses(tmp_path), losses(one), atol=1e-3)
 
 
+def test_sharded_layers_give_the_curve_of_whole_ones(one: Path, world: tuple[Path, Path], tmp_path: Path) -> None:
+    finish(start(config(world, tmp_path, shard=True, validation=world[1], micro_rows=2), processes=2))
+    facts = json.loads((tmp_path / "training.json").read_text())["facts"]
+    whole = json.loads((one / "training.json").read_text())["facts"]
+    frozen = whole["total_parameters"] - whole["trainable_parameters"] - 700 * 32 - 32  # embeddings, last norm
+    assert facts["total_parameters"] == whole["total_parameters"] == whole["held_parameters"]
+    assert facts["held_parameters"] == whole["held_parameters"] - frozen // 2
+    assert np.allclose(losses(tmp_path), losses(one), atol=1e-3)
+    assert facts["validation_loss"] == pytest.approx(whole["validation_loss"], abs=1e-3)
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path, one))
+    assert ours.keys() == theirs.keys()
+
+
+def test_sharding_needs_company(world: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="IOT_PROCESSES"):
+        payload.run(config(world, tmp_path, shard=True))
+
+
 def test_packed_run_gives_the_curve_of_the_padded_one(one: Path, world: tuple[Path, Path], tmp_path: Path) -> None:
     finish(start(config(world, tmp_path, packing="on", pack_tokens=256)))
     assert json.loads((tmp_path / "training.json").read_text())["timings"]["packed"] is True

@@ -188,7 +188,7 @@ def recipe_of(step: Step) -> dict[str, Any]:
         "label_weight": chosen.label_weight, "lora_r": chosen.lora_r, "lora_alpha": chosen.lora_alpha,
         "lora_dropout": chosen.lora_dropout, "lora_targets": targets_of(chosen.lora_targets),
         "quantisation": chosen.quantisation, "gradient_checkpointing": chosen.gradient_checkpointing,
-        "bf16": chosen.bf16, "threads": step.unrecorded.threads,
+        "bf16": chosen.bf16, "threads": step.unrecorded.threads, "shard": step.unrecorded.shard,
     }
 
 
