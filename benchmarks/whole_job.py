@@ -18,7 +18,6 @@ from pathlib import Path
 
 import dagster as dg
 
-from iot_pipeline.defs.step import code_commit
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import load_settings
 
@@ -35,7 +34,7 @@ def main() -> None:
         "question": "wall clock of the whole job from nothing, and what it reaches",
         "date": datetime.date.today().isoformat(),
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "code_commit": code_commit(),
+        "code_commits": sorted({str(manifest(lake, a)["provenance"]["code_commit"]) for a in lake.artefacts()}),
         **clock(lake),
         "results": json.loads(comparison.read_text())["table"],
         "verdicts": json.loads(comparison.read_text())["verdicts"],
@@ -65,13 +64,14 @@ def clock(lake: Lake) -> dict:
         seconds[artefact.asset.split("/")[0]] += manifest(lake, artefact)["provenance"]["seconds"]
     spans = sorted((r.start_time, r.end_time) for r in records)
     pauses = [later[0] - earlier[1] for earlier, later in itertools.pairwise(spans)]
-    # A pause means that the job was stopped and taken up again: then there is no wall clock of the whole.
-    in_one_go = max(pauses, default=0) < PAUSE_SECONDS
+    failed = sum(r.dagster_run.status == dg.DagsterRunStatus.FAILURE for r in records)
+    # A pause or a failed run means that the job was taken up again: then there is no wall clock of the whole.
+    in_one_go = not failed and max(pauses, default=0) < PAUSE_SECONDS
     return {
         "wall_seconds": round(spans[-1][1] - spans[0][0], 1) if in_one_go else None,
         "made_in_one_go": in_one_go,
         "dagster_runs": len(records),
-        "failed_runs": sum(r.dagster_run.status == dg.DagsterRunStatus.FAILURE for r in records),
+        "failed_runs": failed,
         "seconds_by_asset": {k: round(v, 1) for k, v in sorted(seconds.items(), key=lambda item: -item[1])},
     }
 
