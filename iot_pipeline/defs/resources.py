@@ -25,6 +25,7 @@ from iot_pipeline.teacher.process import embedded_server
 from iot_pipeline.training.base_payload import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.launch import BUILD_BASE, command, environment
+from iot_pipeline.training.lease import cards_here, leased
 
 EMBEDDED_LABEL = "EMBEDDED teacher: explanations by the built-in rule-based analyst, not by an LLM"
 
@@ -69,7 +70,8 @@ class TrainerResource(dg.ConfigurableResource):
         Raises dg.Failure with the last lines of its output where it ends with an error.
         """
         variables = environment(config.base, processes, config.threads)
-        self._run(step, command(config.write(config.out / "config.json"), processes), variables, config.out)
+        path = config.write(config.out / "config.json")
+        self._run(step, command(path, processes), variables, config.out, processes)
         facts: dict[str, Any] = json.loads((config.out / "training.json").read_text())
         if (ran := facts["facts"]["processes"]) != processes:
             raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
@@ -79,17 +81,19 @@ class TrainerResource(dg.ConfigurableResource):
         """Build the tiny base in `config.out`; returns what its report holds. Raises dg.Failure as `train` does."""
         variables = environment(str(config.out), processes, config.threads)
         path = config.write(config.out / "config.json")
-        self._run(step, command(path, processes, BUILD_BASE), variables, config.out)
+        self._run(step, command(path, processes, BUILD_BASE), variables, config.out, processes)
         report: dict[str, Any] = json.loads((config.out / RESULT).read_text())
         return report
 
-    def _run(self, step: Step, argv: list[str], variables: dict[str, str], out: Path) -> None:
-        """Run a payload to its end in a process group of its own, handing on its progress."""
-        with dg.open_pipes_session(
+    def _run(self, step: Step, argv: list[str], variables: dict[str, str], out: Path, processes: int) -> None:
+        """Run a payload to its end on cards and in a process group of its own, handing on its progress."""
+        with leased(cards_here(), processes, step.progress) as cards, dg.open_pipes_session(
             context=step.context,
             context_injector=dg.PipesTempFileContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session, (out / "output.txt").open("w") as output:
+            if cards:
+                variables |= {"CUDA_VISIBLE_DEVICES": ",".join(cards)}
             process = subprocess.Popen(
                 argv,
                 env={**os.environ, **variables, **session.get_bootstrap_env_vars()},
