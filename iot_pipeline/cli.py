@@ -143,6 +143,7 @@ def teacher(
     faults: Annotated[str, typer.Option(help="Misbehave: kind=probability,... (`help` lists the kinds).")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
     hang_seconds: Annotated[float, typer.Option(help="How long the fault `timeout` hangs.")] = 600.0,
+    batch_seconds: Annotated[float, typer.Option(help="How long a batch takes at least.")] = 0.0,
 ) -> None:
     """Run the embedded OpenAI-compatible teacher by itself, well-behaved or not, until interrupted."""
     from iot_pipeline.teacher.faults import FAULTS
@@ -155,7 +156,7 @@ def teacher(
     def announce(url: str) -> None:
         print(f"Embedded teacher on {url} (stop with Ctrl-C)\nUse it: IOT_TEACHER={url} iot-pipeline run", flush=True)
 
-    serve(host, port, faults, seed, hang_seconds, None, announce)
+    serve(host, port, faults, seed, hang_seconds, None, batch_seconds, announce)
 
 
 datasets = typer.Typer(no_args_is_help=True, help="List data sets, draft a spec from a file, check a spec.")

@@ -12,9 +12,8 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import tables
 from iot_pipeline.reporting.comparison import split_key
 from iot_pipeline.reporting.tables import Column
-from iot_pipeline.teacher.ledger import REFERENCE_MODEL, price_of
+from iot_pipeline.teacher.ledger import BATCH_FACTOR, REFERENCE_MODEL, price_of
 
-BATCH_FACTOR = 0.5  # the Batch API takes half
 COUNTS = (
     "rows",
     "requests",

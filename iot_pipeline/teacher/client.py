@@ -39,6 +39,9 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+UNREADABLE = Reply("transport", "unreadable response", billed_unknown=True)
+
+
 def open_client(base_url: str, api_key: str, timeout_s: float, most: int, local: bool) -> AsyncOpenAI:
     """The official client on the aiohttp transport, without its own retries.
 
@@ -76,13 +79,20 @@ async def send(client: AsyncOpenAI, body: Mapping[str, Any]) -> Reply:
 
 def _read(content: bytes) -> Reply:
     try:
-        answer = json.loads(content)
+        return read_completion(json.loads(content))
+    except ValueError:
+        return UNREADABLE
+
+
+def read_completion(answer: Any) -> Reply:
+    """The reply in a chat completion, parsed from JSON; one that has not its shape is worth another try."""
+    try:
         choice = answer["choices"][0]
         message, reason = choice["message"], choice["finish_reason"]
         text, refusal = message.get("content") or "", bool(message.get("refusal"))
         model, usage = str(answer.get("model") or ""), answer.get("usage")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return Reply("transport", "unreadable response", billed_unknown=True)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return UNREADABLE
     tokens = None
     if usage:
         details = usage.get("prompt_tokens_details") or {}

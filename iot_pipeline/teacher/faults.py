@@ -16,7 +16,12 @@ TRANSPORT_FAULTS = (
     "rate_limit", "rate_limit_no_header", "server_error", "timeout", "drop", "unauthorised", "unreadable",
 )
 ANSWER_FAULTS = ("truncate", "refusal", "wrong_label", "ungrounded")
-FAULTS = TRANSPORT_FAULTS + ANSWER_FAULTS
+SINGLE_FAULTS = TRANSPORT_FAULTS + ANSWER_FAULTS
+# What can become of a line of a batch's results, and of a whole batch.
+LINE_FAULTS = ("line_missing", "line_doubled", "line_garbled")
+BATCH_FAULTS = ("batch_failed", "batch_expired", "batch_cancelled", "batch_queue_full")
+GROUPS = (SINGLE_FAULTS, LINE_FAULTS, BATCH_FAULTS)
+FAULTS = SINGLE_FAULTS + LINE_FAULTS + BATCH_FAULTS
 REFUSAL = "I'm sorry, but I can't help with that."
 
 
@@ -37,27 +42,31 @@ def check_faults(faults: Mapping[str, float]) -> dict[str, float]:
     unknown = sorted(set(faults) - set(FAULTS))
     if unknown:
         raise UserError(f"unknown fault {unknown[0]!r}; there are: {', '.join(FAULTS)}.")
-    if any(not 0 <= p <= 1 for p in faults.values()) or sum(faults.values()) > 1 + 1e-9:
-        raise UserError("fault probabilities must each be from 0 to 1 and 1 at most together.")
+    sums = [sum(faults.get(kind, 0.0) for kind in group) for group in GROUPS]
+    if any(not 0 <= p <= 1 for p in faults.values()) or max(sums) > 1 + 1e-9:
+        raise UserError(
+            "fault probabilities must each be from 0 to 1, and 1 at most together (of requests, lines, batches each)."
+        )
     return dict(faults)
 
 
 class FaultPlan:
-    """Draws at most one fault a request, by (seed, request body, how often that body came): order plays no part."""
+    """Draws at most one fault a group, by (seed, content, how often that content came): order plays no part."""
 
     def __init__(self, faults: Mapping[str, float], seed: int) -> None:
         self.faults, self.seed = dict(faults), seed
         self._seen: Counter[bytes] = Counter()
 
-    def draw(self, body: bytes) -> str | None:
-        """The fault of this request, or None."""
-        if not self.faults:
+    def draw(self, content: bytes, kinds: Sequence[str]) -> str | None:
+        """The fault among `kinds` that befalls this content, or None."""
+        chosen = sorted(kind for kind in kinds if self.faults.get(kind))
+        if not chosen:
             return None
-        digest = hashlib.sha256(body).digest()[:16]
+        digest = hashlib.sha256(kinds[0].encode() + content).digest()[:16]
         self._seen[digest] += 1
         drawn = hashlib.sha256(digest + f"{self.seed}:{self._seen[digest]}".encode()).digest()
         point = int.from_bytes(drawn[:8], "big") / 2**64
-        for kind in sorted(self.faults):
+        for kind in chosen:
             point -= self.faults[kind]
             if point < 0:
                 return kind

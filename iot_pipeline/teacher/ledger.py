@@ -20,6 +20,7 @@ PRICES = Path(__file__).parent / "prices.yaml"
 # What the embedded teacher's tokens are compared with.
 REFERENCE_MODEL = "gpt-4o-mini"
 MESSAGE_OVERHEAD_TOKENS = 16
+BATCH_FACTOR = 0.5  # the Batch API takes half: https://help.openai.com/en/articles/9197833-batch-api-faq
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Price:
         """Dollars of `usage`."""
         fresh = usage.prompt - usage.cached
         return (fresh * self.prompt + usage.cached * self.cached + usage.completion * self.completion) / 1e6
+
+
+    def in_batch(self) -> Price:
+        """The price in the Batch API."""
+        return Price(*(BATCH_FACTOR * price for price in (self.prompt, self.cached, self.completion)))
 
 
 FREE = Price(0.0, 0.0, 0.0)

@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -24,14 +22,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.analyst import find_classes, write_answer
-from iot_pipeline.teacher.faults import FAULTS, REFUSAL, FaultPlan, parse_faults, spoil
+from iot_pipeline.teacher.completions import BadBody, Bill, check_body, completion, error
+from iot_pipeline.teacher.faults import FAULTS, SINGLE_FAULTS, FaultPlan, parse_faults
 from iot_pipeline.teacher.request import EMBEDDED_MODEL
+from iot_pipeline.teacher.server_batches import BatchServer
 
-FINGERPRINT = "fp_embedded_1"
-DEFAULT_MAX_TOKENS = 4096
 HANG_S = 600.0
-ROLES = {"system", "developer", "user", "assistant"}
 # No limit is enforced; the headers are there so that a client can be written against them.
 LIMIT_HEADERS = {
     "x-ratelimit-limit-requests": "1000000", "x-ratelimit-remaining-requests": "999999",
@@ -40,68 +36,11 @@ LIMIT_HEADERS = {
 }
 
 
-class BadBody(Exception):
-    """The request body breaks the API's rules: message and parameter."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
-
-
-def error(
-    status: int, message: str, kind: str, code: str | None = None, param: str | None = None,
-    headers: dict[str, str] | None = None,
-) -> JSONResponse:
-    """An error as the real API words it."""
-    content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return JSONResponse(content, status, headers=headers)
-
-
-def check_body(body: Any) -> dict[str, Any]:
-    """The arguments of `write_answer`, with the API's defaults; BadBody names the first field that is wrong."""
-    if not isinstance(body, dict):
-        raise BadBody("the request body must be a JSON object")
-    if not isinstance(body.get("model"), str) or not body["model"]:
-        raise BadBody("you must provide a model parameter", "model")
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise BadBody("'messages' must be an array with at least one message", "messages")
-    for number, message in enumerate(messages):
-        where = f"messages[{number}]"
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise BadBody(f"{where}.role must be one of {', '.join(sorted(ROLES))}", f"{where}.role")
-        if not isinstance(message.get("content"), str):
-            raise BadBody(f"{where}.content must be a string", f"{where}.content")
-    limit = body.get("max_completion_tokens", body.get("max_tokens"))
-    if limit is not None and (not _whole(limit) or limit < 1):
-        raise BadBody("max_tokens must be a whole number of at least 1", "max_tokens")
-    for name, high in (("temperature", 2), ("top_p", 1)):
-        value = body.get(name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and 0 <= value <= high):
-            raise BadBody(f"{name} must be a number from 0 to {high}", name)
-    if body.get("seed") is not None and not _whole(body["seed"]):
-        raise BadBody("seed must be a whole number", "seed")
-    if body.get("stream"):
-        raise BadBody("the embedded teacher does not stream", "stream")
-    if body.get("n") not in (None, 1):
-        raise BadBody("the embedded teacher writes one answer a request", "n")
-    temperature = body.get("temperature")
-    return {
-        "messages": messages, "seed": body.get("seed"), "max_tokens": limit or DEFAULT_MAX_TOKENS,
-        "temperature": 1.0 if temperature is None else float(temperature),
-    }
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 class Server:
     """The routes and their state."""
 
-    def __init__(self, plan: FaultPlan, hang_s: float) -> None:
-        self.plan, self.hang_s = plan, hang_s
+    def __init__(self, plan: FaultPlan, hang_s: float, bill: Bill) -> None:
+        self.plan, self.hang_s, self.bill = plan, hang_s, bill
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
@@ -118,32 +57,20 @@ class Server:
         except BadBody as problem:
             return error(400, str(problem), "invalid_request_error", param=problem.param)
         wanted = request.headers.get("x-iot-fault")
-        if wanted is not None and wanted not in FAULTS:
+        if wanted is not None and wanted not in SINGLE_FAULTS:
             return error(400, f"unknown fault {wanted}", "invalid_request_error", param="x-iot-fault")
-        fault = wanted or self.plan.draw(raw)
+        fault = wanted or self.plan.draw(raw, SINGLE_FAULTS)
         failed = await self._transport_fault(fault, request)
         if failed is not None:
             return failed
-        text, reason, usage = write_answer(**arguments)
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        if fault == "refusal":
-            message = {"role": "assistant", "content": None, "refusal": REFUSAL}
-        elif fault is not None:
-            message["content"] = spoil(fault, text, find_classes(arguments["messages"]))
-            reason = "length" if fault == "truncate" else reason
-        # Equal requests get equal ids: nothing that a client keeps depends on the clock.
-        identity = hashlib.sha256(raw).hexdigest()[:29]
-        content = {
-            "id": f"chatcmpl-{identity}", "object": "chat.completion", "created": int(time.time()),
-            "model": EMBEDDED_MODEL,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
-            "usage": {
-                **usage, "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],
-                "prompt_tokens_details": {"cached_tokens": 0},
-            },
-            "system_fingerprint": FINGERPRINT,
-        }
-        return JSONResponse(content, headers=LIMIT_HEADERS | {"x-request-id": f"req_{identity}"})
+        content = completion(arguments, fault, raw)
+        self.bill.add("requests", raw, content)
+        identity = content["id"].replace("chatcmpl-", "req_")
+        return JSONResponse(content, headers=LIMIT_HEADERS | {"x-request-id": identity})
+
+    async def invoice(self, request: Request) -> Response:
+        """GET /v1/embedded/bill: no part of the real API; what this server wrote since it started."""
+        return JSONResponse(self.bill.to_json())
 
     async def _transport_fault(self, fault: str | None, request: Request) -> Response | None:
         if fault in ("rate_limit", "rate_limit_no_header"):
@@ -174,14 +101,18 @@ class DroppedResponse(Response):
         raise ConnectionAbortedError("dropped on demand")
 
 
-def build_app(plan: FaultPlan, hang_s: float = HANG_S, parent: int | None = None) -> Starlette:
+def build_app(
+    plan: FaultPlan, hang_s: float = HANG_S, parent: int | None = None, batch_s: float = 0.0
+) -> Starlette:
     """The ASGI application; with `parent` it ends the process soon after that process is gone."""
-    server = Server(plan, hang_s)
+    bill = Bill()
+    server, batches = Server(plan, hang_s, bill), BatchServer(plan, bill, batch_s)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         watcher = asyncio.create_task(_watch(parent)) if parent is not None else None
-        yield
+        with batches:
+            yield
         if watcher is not None:
             watcher.cancel()
 
@@ -189,6 +120,8 @@ def build_app(plan: FaultPlan, hang_s: float = HANG_S, parent: int | None = None
         routes=[
             Route("/v1/models", server.models),
             Route("/v1/chat/completions", server.chat, methods=["POST"]),
+            Route("/v1/embedded/bill", server.invoice),
+            *batches.routes(),
         ],
         lifespan=lifespan,
     )
@@ -222,18 +155,20 @@ def main() -> None:
     parser.add_argument("--faults", default="", help=f"kind=probability,... of: {', '.join(FAULTS)}")
     parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
     parser.add_argument("--hang-seconds", type=float, default=HANG_S, help="how long a time-out fault hangs")
+    parser.add_argument("--batch-seconds", type=float, default=0.0, help="how long a batch takes at least")
     arguments = parser.parse_args()
     try:
         serve(
             "127.0.0.1", arguments.port, arguments.faults, arguments.seed, arguments.hang_seconds, arguments.parent_pid,
-            lambda url: print(json.dumps({"base_url": url, "pid": os.getpid()}), flush=True),
+            arguments.batch_seconds, lambda url: print(json.dumps({"base_url": url, "pid": os.getpid()}), flush=True),
         )
     except UserError as problem:
         sys.exit(f"error: {problem}")
 
 
 def serve(
-    host: str, port: int, faults: str, seed: int, hang_s: float, parent: int | None, announce: Callable[[str], None]
+    host: str, port: int, faults: str, seed: int, hang_s: float, parent: int | None, batch_s: float,
+    announce: Callable[[str], None],
 ) -> None:
     """Bind (port 0: any free one), announce the base URL, serve until SIGTERM or SIGINT.
 
@@ -247,7 +182,7 @@ def serve(
     except OSError as problem:
         raise UserError(f"port {port} on {host} cannot be used ({problem.strerror}); choose one with --port") from None
     listener.listen(2048)
-    app = build_app(plan, hang_s, parent)
+    app = build_app(plan, hang_s, parent, batch_s)
     config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
     announce(f"http://{host}:{listener.getsockname()[1]}/v1")
     uvicorn.Server(config).run(sockets=[listener])

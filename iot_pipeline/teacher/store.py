@@ -21,7 +21,7 @@ from typing import Any
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.request import Answer, Usage
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
   key TEXT NOT NULL, source TEXT NOT NULL, status TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
@@ -36,7 +36,12 @@ CREATE TABLE IF NOT EXISTS attempts (
   at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')));
 CREATE TABLE IF NOT EXISTS reservations (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, source TEXT NOT NULL, model TEXT NOT NULL, usd REAL NOT NULL,
-  pid INTEGER NOT NULL);
+  pid INTEGER NOT NULL, batch INTEGER);
+CREATE INDEX IF NOT EXISTS batched ON reservations (key, source) WHERE batch IS NOT NULL;
+CREATE TABLE IF NOT EXISTS batches (
+  id INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE, source TEXT NOT NULL, state TEXT NOT NULL,
+  remote_id TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL, planned_at REAL NOT NULL,
+  owner TEXT NOT NULL, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS claims (
   key TEXT NOT NULL, source TEXT NOT NULL, owner TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (key, source));
 CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value REAL NOT NULL);
@@ -51,6 +56,11 @@ MIGRATIONS = {
     1: "ALTER TABLE answers ADD COLUMN checked TEXT NOT NULL DEFAULT '';",
     2: "CREATE TABLE IF NOT EXISTS claims (key TEXT NOT NULL, source TEXT NOT NULL, owner TEXT NOT NULL, "
     "until REAL NOT NULL, PRIMARY KEY (key, source));",
+    3: "ALTER TABLE reservations ADD COLUMN batch INTEGER; "
+    "CREATE INDEX IF NOT EXISTS batched ON reservations (key, source) WHERE batch IS NOT NULL; "
+    "CREATE TABLE IF NOT EXISTS batches (id INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE, source TEXT NOT NULL, "
+    "state TEXT NOT NULL, remote_id TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL, "
+    "planned_at REAL NOT NULL, owner TEXT NOT NULL, until REAL NOT NULL);",
 }
 # A claim that is not renewed for so long is void: its owner is dead, or on a machine that is gone.
 LEASE_S = 20.0
@@ -59,6 +69,8 @@ LOOKUP_BATCH = 1000
 WAL_TRIES = 200  # 10 s
 # How the reason begins where a request got no answer at all: such a one may be asked again.
 NO_ANSWER = "no answer: "
+# The reason of a text that came for rows which its caller did not ask for: see run.py.
+UNCHECKED = "not checked yet"
 
 
 @dataclass(frozen=True)
@@ -113,17 +125,18 @@ class Store:
 
     def close(self) -> None:
         """Give up what is claimed, close the connection; the last one to close folds the write-ahead log in."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM claims WHERE owner = ?", (self.owner,))
+            db.execute("UPDATE batches SET until = 0 WHERE owner = ?", (self.owner,))
         self._db.close()
 
     def claim(self, keys: Sequence[str], source: str) -> set[str]:
-        """Those of `keys` that are ours to ask: unanswered, and claimed by nobody else (or by one that is gone).
+        """Those of `keys` that are ours to ask: unanswered, in no batch, and claimed by nobody else alive.
 
         A claim holds for LEASE_S seconds and is kept up by `renew`; `save` gives up the claims of what it saves.
         """
         now = time.time()
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany(
                 "INSERT INTO claims VALUES (?, ?, ?, ?) ON CONFLICT (key, source) DO UPDATE "
                 "SET owner = excluded.owner, until = excluded.until WHERE claims.until < ?",
@@ -133,24 +146,26 @@ class Store:
             query = f"SELECT key FROM claims WHERE owner = ? AND source = ? AND key IN ({marks})"
             ours = {row[0] for row in db.execute(query, (self.owner, source, *keys))}
             # Another process may have answered since the caller looked: that one is not to be asked again.
-            query = f"SELECT key FROM answers WHERE source = ? AND reasons NOT LIKE ? AND key IN ({marks})"
-            return ours - {row[0] for row in db.execute(query, (source, f'["{NO_ANSWER}%', *keys))}
+            query = (
+                "SELECT key FROM answers WHERE source = ? AND reasons NOT LIKE ? AND reasons != ? "
+                f"AND key IN ({marks})"
+            )
+            again = (f'["{NO_ANSWER}%', json.dumps([UNCHECKED]))
+            ours -= {row[0] for row in db.execute(query, (source, *again, *keys))}
+            query = f"SELECT key FROM reservations WHERE batch IS NOT NULL AND source = ? AND key IN ({marks})"
+            return ours - {row[0] for row in db.execute(query, (source, *keys))}
 
     def renew(self) -> None:
         """Hold what is claimed for another lease."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("UPDATE claims SET until = ? WHERE owner = ?", (time.time() + LEASE_S, self.owner))
 
     def _free_dead_claims(self) -> None:
         """Void the claims of processes of this machine that were killed, without waiting for their lease."""
         owners = [row[0] for row in self._db.execute("SELECT DISTINCT owner FROM claims")]
-        here = socket.gethostname()
-        dead = [
-            owner for owner in owners
-            if owner.rsplit(":", 2)[0] == here and not _alive(int(owner.rsplit(":", 2)[1]))
-        ]
+        dead = [owner for owner in owners if owner_is_gone(owner)]
         if dead:
-            with self._transaction() as db:
+            with self.transaction() as db:
                 db.executemany("DELETE FROM claims WHERE owner = ?", [(owner,) for owner in dead])
 
     def _use_wal(self) -> None:
@@ -164,7 +179,8 @@ class Store:
         self._db.execute("PRAGMA journal_mode=WAL")
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Read and write as one step; UserError where the file cannot be written."""
         # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing half way.
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -181,6 +197,10 @@ class Store:
                 "or mend the permissions, and start again."
             ) from error
 
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        return self._db.execute(query, values).fetchall()
+
     def lookup(self, keys: Sequence[str], source: str) -> Iterator[Answer]:
         """Stored answers (accepted and quarantined) of `source` among `keys`, in no particular order."""
         for start in range(0, len(keys), LOOKUP_BATCH):
@@ -193,7 +213,7 @@ class Store:
     def save(self, attempts: Sequence[Attempt], answers: Sequence[Answer]) -> None:
         """Write attempts and final answers in one transaction and give back what was reserved for them."""
         spent = sum(attempt.cost_usd for attempt in attempts)
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany(
                 "INSERT INTO attempts (key, source, model, outcome, prompt_tokens, cached_tokens, completion_tokens,"
                 " cost_usd, cost_assumed, seconds) VALUES (?,?,?,?,?,?,?,?,?,?)",
@@ -219,7 +239,7 @@ class Store:
 
     def judged(self, answers: Sequence[Answer]) -> None:
         """Write what a newer check says of stored answers."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany(
                 "UPDATE answers SET status = ?, reasons = ?, checked = ? WHERE key = ? AND source = ?",
                 [(a.status, json.dumps(a.reasons), a.checked, a.key, a.source) for a in answers],
@@ -230,7 +250,7 @@ class Store:
 
         Check and reservation are one transaction, so that two processes together keep the cap too.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             committed = db.execute("SELECT sum(value) FROM totals").fetchone()[0]
             if cap is not None and committed + usd > cap:
                 return None
@@ -240,6 +260,13 @@ class Store:
                 (key, source, model, usd, os.getpid()),
             )
             return cursor.lastrowid
+
+    @staticmethod
+    def add_up_reservations(db: sqlite3.Connection) -> None:
+        """Summed anew, so that rounding never adds up to money that is reserved for nothing."""
+        db.execute(
+            "UPDATE totals SET value = (SELECT total(usd) FROM reservations) WHERE name = 'reserved_usd'"
+        )
 
     def spent_usd(self) -> float:
         """Dollars of all attempts ever recorded, assumed ones included."""
@@ -267,11 +294,11 @@ class Store:
 
     def _settle_dead_reservations(self) -> None:
         """Money reserved by a process that was killed may have been billed: count it as spent, never as free."""
-        rows = self._db.execute("SELECT id, key, source, model, usd, pid FROM reservations").fetchall()
+        rows = self.read("SELECT id, key, source, model, usd, pid FROM reservations WHERE batch IS NULL")
         lost = [row for row in rows if not _alive(row[5])]
         if not lost:
             return
-        with self._transaction() as db:
+        with self.transaction() as db:
             # Another process may have settled the same ones in between.
             marks = ",".join("?" * len(lost))
             present = {
@@ -296,10 +323,7 @@ def _release(db: sqlite3.Connection, ids: Sequence[int]) -> None:
     if not ids:
         return
     db.executemany("DELETE FROM reservations WHERE id = ?", [(i,) for i in ids])
-    # Summed anew, so that rounding never adds up to money that is reserved for nothing.
-    db.execute(
-        "UPDATE totals SET value = (SELECT total(usd) FROM reservations) WHERE name = 'reserved_usd'"
-    )
+    Store.add_up_reservations(db)
 
 
 def _answer(row: tuple[Any, ...]) -> Answer:
@@ -309,6 +333,12 @@ def _answer(row: tuple[Any, ...]) -> Answer:
         usage=Usage(prompt, cached, completion), cost_usd=cost, attempts=attempts,
         reasons=tuple(json.loads(reasons)) if reasons != "[]" else (), from_cache=True, checked=checked,
     )
+
+
+def owner_is_gone(owner: str) -> bool:
+    """Whether a Store.owner was a process of this machine that has ended; False for one of another machine."""
+    host, pid, _ = owner.rsplit(":", 2)
+    return host == socket.gethostname() and not _alive(int(pid))
 
 
 def _alive(pid: int) -> bool:

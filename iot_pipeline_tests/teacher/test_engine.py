@@ -242,8 +242,10 @@ def test_a_store_of_the_version_before_keeps_its_answers(url: str, tmp_path: Pat
     path = tmp_path / "t.sqlite"
     teacher(url, path).ask(requests, checker(requests))
     with sqlite3.connect(path) as old:
-        old.execute("ALTER TABLE answers DROP COLUMN checked")
-        old.execute("PRAGMA user_version=1")
+        old.executescript(
+            "ALTER TABLE answers DROP COLUMN checked; DROP INDEX batched; ALTER TABLE reservations DROP COLUMN batch; "
+            "DROP TABLE batches; DROP TABLE claims; PRAGMA user_version=1"
+        )
     again = teacher(url, path)
     assert {a.status for a in again.ask(requests, checker(requests)).values()} == {"ok"}
     assert again.summary.asked == 0

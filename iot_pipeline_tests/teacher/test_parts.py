@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.faults import FaultPlan, parse_faults
+from iot_pipeline.teacher.faults import FAULTS, FaultPlan, parse_faults
 from iot_pipeline.teacher.ledger import is_paid, price_of, worst_case
 from iot_pipeline.teacher.limits import Breaker, Gate, retry_after_s
 from iot_pipeline.teacher.process import PROJECT, embedded_server
@@ -110,8 +110,8 @@ def test_breaker_needs_many_and_most() -> None:
 def test_faults_are_seeded_and_checked() -> None:
     plan, same = (FaultPlan({"drop": 0.3, "timeout": 0.2}, seed=3) for _ in range(2))
     bodies = [f"body {n}".encode() for n in range(2000)]
-    drawn = [plan.draw(body) for body in bodies]
-    assert drawn == [same.draw(body) for body in bodies]
+    drawn = [plan.draw(body, FAULTS) for body in bodies]
+    assert drawn == [same.draw(body, FAULTS) for body in bodies]
     assert 500 < drawn.count("drop") < 700 and 320 < drawn.count("timeout") < 480
     with pytest.raises(UserError, match="unknown fault 'rain'"):
         parse_faults("rain=0.5")

@@ -1,0 +1,332 @@
+"""Asking by the Batch API: waves of requests, each a file that the server works off within a day.
+
+Belongs here: which lines go into a wave, the steps of a batch, what became of each line. Does not belong here: the
+calls (batch_api.py), durable state (store_batches.py), rules of trying again (run.py).
+
+A line is joined to its request by custom_id = request key, never by position. Every step is in the store before and
+after it is taken, so that a process killed anywhere is followed by one that finds its batches again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher import ledger
+from iot_pipeline.teacher.batch_api import ENDPOINT, BatchApi, Unsure, line_reply
+from iot_pipeline.teacher.client import Reply
+from iot_pipeline.teacher.request import Request, Usage
+from iot_pipeline.teacher.run import Run, Tries
+from iot_pipeline.teacher.store_batches import Batch, BatchTable, Line
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types import Batch as RemoteBatch
+
+ENDED = ("completed", "failed", "expired", "cancelled")
+# Flows are mostly digits: 2.1 bytes a token with the tokenizer of gpt-4o-mini's kind. Too many tokens assumed make
+# smaller waves; too few, a wave that the server turns down.
+BYTES_PER_TOKEN = 2.0
+RENEW_EVERY_S = 5.0
+SAVE_EVERY_LINES = 1000
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """What the server takes. `tokens` is the most that may be enqueued at once, over all batches.
+
+    `orphan_grace_s`: how long after a kill a batch may still come into sight at the server.
+    """
+
+    requests: int = 50_000
+    bytes: int = 200_000_000
+    tokens: int = 2_000_000
+    first_poll_s: float = 1.0
+    poll_s: float = 60.0
+    orphan_grace_s: float = 30.0
+
+
+@dataclass
+class Open:
+    """A batch that runs at the server."""
+
+    batch: Batch
+    lines: dict[str, Line]
+    gap_s: float
+    poll_at: float = field(default_factory=time.monotonic)
+    said: str = ""
+
+
+@dataclass
+class Reading:
+    """How far the results of a batch are read: lines without a result, keys with one, tokens of all results."""
+
+    left: dict[str, Line]
+    seen: set[str] = field(default_factory=set)
+    billed: Usage = field(default_factory=Usage)
+
+
+class Batches:
+    """The batches of one run. `wanted`: the requests of this run by key, the ones whose answers it can check."""
+
+    def __init__(self, run: Run, client: AsyncOpenAI, wanted: dict[str, Request]) -> None:
+        teacher = run.teacher
+        self.run, self.teacher, self.limits = run, teacher, teacher.batch_limits
+        self.table = BatchTable(run.store)
+        self.api = BatchApi(client, teacher.base_url, teacher.max_attempts, teacher.backoff_base_s)
+        self.tries = {key: Tries(request) for key, request in wanted.items()}
+        self.open: list[Open] = []
+        self.again: deque[Tries] = deque()  # was in a batch, has no final answer yet
+        self.most_tokens = self.limits.tokens
+
+    async def take_over(self) -> None:
+        """Find the batches that a process left which is gone; what was never started is given back."""
+        for batch in self.table.take_over(self.teacher.source):
+            if batch.state != "sent":
+                found = await self._started(batch)
+                if found is None:
+                    self.table.forget(batch)
+                    continue
+                batch = self.table.moved(batch, "sent", found)
+            lines = self.table.lines(batch)
+            self.run.reserved += len(lines)
+            self.open.append(Open(batch, lines, self.limits.first_poll_s))
+            self.teacher.report(f"batch {batch.remote_id}: taken over from a run that ended, {len(lines):,} requests")
+
+    async def _started(self, batch: Batch) -> str | None:
+        """Id of a batch whose start we did not hear of, None where there was none."""
+        if batch.state == "planned":
+            return None  # its file was not known to be there, so it was not started
+        await asyncio.sleep(max(0.0, batch.planned_at + self.limits.orphan_grace_s - time.time()))
+        return await self.api.find(batch.token, batch.planned_at)
+
+    async def drain(self) -> None:
+        """Wait for every open batch and read it; nothing new is sent."""
+        while self.open:
+            await self._poll()
+        self.again.clear()
+
+    async def ask(self, requests: list[Request]) -> None:
+        """Ask for what is ours of `requests`; returns when all of that is finished or the run stops."""
+        held = {key for one in self.open for key in one.lines} | {tries.request.key for tries in self.again}
+        feed = self.run.ours([request for request in requests if request.key not in held])
+        try:
+            while self.run.stop is None:
+                wave, tokens, more = self._wave(feed)
+                if wave and await self._send(wave, tokens):
+                    continue
+                if not self.open:
+                    if wave or more:
+                        continue
+                    return
+                await self._poll()
+        except UserError as error:
+            self.run.stop = self.run.stop or error
+
+    # -- sending -------------------------------------------------------------------------------------------
+
+    def _wave(self, feed: Iterator[Request]) -> tuple[list[Tries], list[int], bool]:
+        """The next lines and their tokens, within the limits; and whether there are more.
+
+        Empty while the queue at the server is more than half full and would cut the wave short: many small batches
+        take longer than a few large ones.
+        """
+        room = self.most_tokens - sum(one.batch.tokens for one in self.open)
+        wave: list[Tries] = []
+        tokens: list[int] = []
+        size = 0
+        while len(wave) < self.limits.requests:
+            tries = self.again.popleft() if self.again else self._next(feed)
+            if tries is None:
+                return wave, tokens, False
+            length = len(line_text(tries))
+            needed = int(length / BYTES_PER_TOKEN) + 1
+            alone = not wave and not self.open  # a single line over the limit goes by itself: it must go some time
+            if not alone and (needed > room or size + length > self.limits.bytes):
+                self.again.appendleft(tries)
+                break
+            wave.append(tries)
+            tokens.append(needed)
+            size, room = size + length, room - needed
+        if self.open and sum(tokens) < self.most_tokens / 2 and len(wave) < self.limits.requests:
+            self.again.extendleft(reversed(wave))
+            return [], [], True
+        return wave, tokens, True
+
+    def _next(self, feed: Iterator[Request]) -> Tries | None:
+        request = next(feed, None)
+        return None if request is None else self.tries[request.key]
+
+    async def _send(self, wave: list[Tries], tokens: list[int]) -> bool:
+        """Set the money aside, upload, start; False where the budget has no room while other batches hold it."""
+        planned = [(t.request.key, t.request.model, self._worst(t)) for t in wave]
+        batch = self.table.plan(planned, self.teacher.source, tokens, self.teacher.budget_usd)
+        if batch is None:
+            self.again.extendleft(reversed(wave))
+            if not self.open:
+                self.run.stop = self.run.budget_error(planned[0][2])
+            return False
+        self.again.extendleft(reversed(wave[batch.requests :]))
+        self.run.reserved += batch.requests
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "input.jsonl"
+                with path.open("wb") as file:
+                    file.writelines(line_text(tries) for tries in wave[: batch.requests])
+                uploaded = await self.api.upload(path, f"{batch.token}.jsonl")
+            batch = self.table.moved(batch, "uploaded")
+            batch = self.table.moved(batch, "sent", await self._start(batch, uploaded))
+        except UserError:
+            if batch.state == "planned":  # nothing runs; else the next run looks whether it does
+                self._forget(batch, batch.requests)
+            raise
+        self.open.append(Open(batch, self.table.lines(batch), self.limits.first_poll_s))
+        self.run.summary.batches += 1
+        self.teacher.report(f"batch {batch.remote_id}: {batch.requests:,} requests sent")
+        return True
+
+    async def _start(self, batch: Batch, uploaded: str) -> str:
+        """Start the batch exactly once: after a broken connection, look whether it runs before starting it again."""
+        for _ in range(self.teacher.max_attempts):
+            try:
+                return await self.api.create(uploaded, batch.token)
+            except Unsure:
+                await asyncio.sleep(self.teacher.backoff_base_s)
+                found = await self.api.find(batch.token, batch.planned_at)
+                if found is not None:
+                    return found
+        raise UserError(
+            f"the teacher's server at {self.teacher.base_url} did not start a batch {self.teacher.max_attempts} times "
+            "in a row; start again later."
+        )
+
+    def _forget(self, batch: Batch, lines: int) -> None:
+        self.table.forget(batch)
+        self.run.reserved -= lines
+
+    def _worst(self, tries: Tries) -> float:
+        return ledger.worst_case(self.teacher.price(tries.request.model).in_batch(), tries.request, tries.max_tokens)
+
+    # -- waiting and reading ---------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        """Wait for the next look, look, and read every batch that has ended."""
+        wait = min(one.poll_at for one in self.open) - time.monotonic()
+        if wait > 0:
+            await asyncio.sleep(min(wait, RENEW_EVERY_S))
+        self.table.renew()
+        for one in [one for one in self.open if one.poll_at <= time.monotonic()]:
+            remote = await self.api.retrieve(one.batch.remote_id)
+            if remote is None or remote.status in ENDED:
+                await self._read(one, remote)
+                self.open.remove(one)
+                continue
+            one.gap_s = min(1.5 * one.gap_s, self.limits.poll_s)
+            one.poll_at = time.monotonic() + one.gap_s
+            counts = remote.request_counts
+            done = f"{remote.status}, {counts.completed if counts else 0:,} of {one.batch.requests:,} done"
+            if done != one.said:
+                one.said = done
+                self.teacher.report(f"batch {one.batch.remote_id}: {done}")
+
+    async def _read(self, one: Open, remote: RemoteBatch | None) -> None:
+        """Settle every outstanding line by what the files say, or do not say, of it."""
+        if remote is not None and remote.status == "failed":
+            return self._failed(one, remote)
+        reading = Reading(dict(one.lines))
+        for file_id in (remote.output_file_id, remote.error_file_id) if remote is not None else ():
+            if file_id:
+                await self._read_file(file_id, reading)
+        self._missing(reading, remote)
+        self.run.save()
+        self.table.moved(one.batch, "read")
+
+    async def _read_file(self, file_id: str, reading: Reading) -> None:
+        """Settle the lines of one file, each key once, however often the connection breaks."""
+        for attempt in range(1, self.teacher.max_attempts + 1):
+            try:
+                async for record in self.api.results(file_id):
+                    self._take(record, reading)
+                return
+            except Unsure as error:
+                if attempt == self.teacher.max_attempts:
+                    raise UserError(f"{error}; it is kept at the server, start again to read it.") from error
+                await asyncio.sleep(self.teacher.backoff_base_s)
+
+    def _take(self, record: dict[str, object], reading: Reading) -> None:
+        """Settle what one line says, unless it is doubled, was settled before a kill, or is not ours at all."""
+        key = record.get("custom_id")
+        if not isinstance(key, str) or key in reading.seen:
+            return
+        reply = line_reply(record)
+        reading.seen.add(key)
+        reading.billed += reply.usage or Usage()
+        line = reading.left.pop(key, None)
+        if line is not None:
+            self._settle(line, reply)
+        if len(reading.seen) % SAVE_EVERY_LINES == 0:
+            self.run.save()
+
+    def _missing(self, reading: Reading, remote: RemoteBatch | None) -> None:
+        """Settle lines that are in no file. What the batch billed beyond its lines was billed for these."""
+        left, billed = reading.left, reading.billed
+        started = remote is None or remote.in_progress_at is not None
+        total = remote.usage if remote is not None else None
+        for number, line in enumerate(left.values()):
+            usage = None
+            if total is not None:
+                prompt = max(0, total.input_tokens - billed.prompt)
+                completion = max(0, total.output_tokens - billed.completion)
+                usage = Usage(_part(prompt, len(left), number), 0, _part(completion, len(left), number))
+            outcome = "line missing in the batch's results" if remote is not None else "batch gone at the server"
+            self._settle(line, Reply("transport", outcome, usage=usage, billed_unknown=started and usage is None))
+
+    def _failed(self, one: Open, remote: RemoteBatch) -> None:
+        """The server took none of it: a full queue says nothing of the lines, a named line is rejected by itself."""
+        errors = (remote.errors.data if remote.errors else None) or []
+        codes = {str(error.code) for error in errors}
+        if "token_limit_exceeded" in codes:
+            self.most_tokens = max(1, min(self.most_tokens, one.batch.tokens) // 2)
+            self.teacher.report(f"batch {one.batch.remote_id}: the queue is full, waves of {self.most_tokens:,} tokens")
+        lines = list(one.lines.values())
+        named = {error.line: error for error in errors if error.line is not None and 0 < error.line <= len(lines)}
+        for number, line in enumerate(lines, 1):
+            if number in named:
+                self._settle(line, Reply("rejected", f"rejected by the server ({named[number].code})"))
+            elif named or "token_limit_exceeded" in codes:
+                if line.key in self.tries:
+                    self.again.append(self.tries[line.key])
+            else:
+                why = ", ".join(sorted(codes)) or "no reason given"
+                self._settle(line, Reply("transport", f"batch failed ({why})"))
+        self.run.save()
+        self._forget(one.batch, len(self.table.lines(one.batch)))
+
+    def _settle(self, line: Line, reply: Reply) -> None:
+        """One line is answered, to be tried again, or nobody's in this run."""
+        price = self.teacher.price(line.model).in_batch()
+        attempt = self.run.attempt_of(line.key, line.model, reply, price, line.usd, line.reservation, 0.0)
+        tries = self.tries.get(line.key)
+        if tries is None:
+            self.run.keep_unchecked(attempt, reply)
+        elif not self.run.judge(tries, reply, attempt):
+            self.again.append(tries)
+
+
+def line_text(tries: Tries) -> bytes:
+    """A line of the input file."""
+    line = {"custom_id": tries.request.key, "method": "POST", "url": ENDPOINT, "body": tries.body()}
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _part(whole: int, parts: int, number: int) -> int:
+    """The number-th of `parts` nearly equal shares of a whole, which add up to it."""
+    return whole // parts + (number < whole % parts)

@@ -1,0 +1,125 @@
+"""Chat completions in the real API's shape: what a body may say, what an answer and an error look like.
+
+Belongs here: shapes and checks that single requests and batch lines share. Does not belong here: HTTP (server.py,
+server_batches.py), the writing (analyst.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from iot_pipeline.teacher.analyst import find_classes, write_answer
+from iot_pipeline.teacher.faults import ANSWER_FAULTS, REFUSAL, spoil
+from iot_pipeline.teacher.request import EMBEDDED_MODEL
+
+FINGERPRINT = "fp_embedded_1"
+DEFAULT_MAX_TOKENS = 4096
+ROLES = {"system", "developer", "user", "assistant"}
+
+
+class BadBody(Exception):
+    """The request body breaks the API's rules: message and parameter."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+def error(
+    status: int, message: str, kind: str, code: str | None = None, param: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """An error as the real API words it."""
+    content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return JSONResponse(content, status, headers=headers)
+
+
+def check_body(body: Any) -> dict[str, Any]:
+    """The arguments of `write_answer`, with the API's defaults; BadBody names the first field that is wrong."""
+    if not isinstance(body, dict):
+        raise BadBody("the request body must be a JSON object")
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        raise BadBody("you must provide a model parameter", "model")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadBody("'messages' must be an array with at least one message", "messages")
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise BadBody(f"{where}.role must be one of {', '.join(sorted(ROLES))}", f"{where}.role")
+        if not isinstance(message.get("content"), str):
+            raise BadBody(f"{where}.content must be a string", f"{where}.content")
+    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    if limit is not None and (not _whole(limit) or limit < 1):
+        raise BadBody("max_tokens must be a whole number of at least 1", "max_tokens")
+    for name, high in (("temperature", 2), ("top_p", 1)):
+        value = body.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 <= value <= high):
+            raise BadBody(f"{name} must be a number from 0 to {high}", name)
+    if body.get("seed") is not None and not _whole(body["seed"]):
+        raise BadBody("seed must be a whole number", "seed")
+    if body.get("stream"):
+        raise BadBody("the embedded teacher does not stream", "stream")
+    if body.get("n") not in (None, 1):
+        raise BadBody("the embedded teacher writes one answer a request", "n")
+    temperature = body.get("temperature")
+    return {
+        "messages": messages, "seed": body.get("seed"), "max_tokens": limit or DEFAULT_MAX_TOKENS,
+        "temperature": 1.0 if temperature is None else float(temperature),
+    }
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def completion(arguments: dict[str, Any], fault: str | None, raw: bytes) -> dict[str, Any]:
+    """The answer to a checked body, spoilt by an answer fault if there is one.
+
+    Its id is made of the raw body, so that equal requests get equal ids and nothing kept depends on the clock.
+    """
+    text, reason, usage = write_answer(**arguments)
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if fault == "refusal":
+        message = {"role": "assistant", "content": None, "refusal": REFUSAL}
+    elif fault in ANSWER_FAULTS:
+        message["content"] = spoil(fault, text, find_classes(arguments["messages"]))
+        reason = "length" if fault == "truncate" else reason
+    return {
+        "id": f"chatcmpl-{hashlib.sha256(raw).hexdigest()[:29]}", "object": "chat.completion",
+        "created": int(time.time()), "model": EMBEDDED_MODEL,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+        "usage": {
+            **usage, "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+        "system_fingerprint": FINGERPRINT,
+    }
+
+
+class Bill:
+    """What the server would send an invoice for: tokens of every answer it wrote, by way of asking."""
+
+    def __init__(self) -> None:
+        self.lines = {way: {"answers": 0, "prompt_tokens": 0, "completion_tokens": 0} for way in ("requests", "batch")}
+        self.repeated = 0  # answers to a body that had been answered before
+        self._seen: set[bytes] = set()
+
+    def add(self, way: str, raw: bytes, content: dict[str, Any]) -> None:
+        """One answer to the raw body."""
+        line = self.lines[way]
+        line["answers"] += 1
+        line["prompt_tokens"] += content["usage"]["prompt_tokens"]
+        line["completion_tokens"] += content["usage"]["completion_tokens"]
+        digest = hashlib.sha256(raw).digest()[:16]
+        self.repeated += digest in self._seen
+        self._seen.add(digest)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**self.lines, "repeated": self.repeated}

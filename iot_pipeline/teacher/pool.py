@@ -1,0 +1,120 @@
+"""Asking by concurrent requests: workers behind an adaptive gate, each attempt reserved before it is sent.
+
+Belongs here: the order of one attempt's steps. Does not belong here: transport (client.py), rules of trying (run.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher import ledger
+from iot_pipeline.teacher.client import Reply, send
+from iot_pipeline.teacher.limits import Gate, backoff_s
+from iot_pipeline.teacher.request import Request
+from iot_pipeline.teacher.run import SAVE_EVERY_S, Run, Tries
+from iot_pipeline.teacher.store import Attempt
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+
+class Pool:
+    """Workers that share one gate."""
+
+    def __init__(self, run: Run, client: AsyncOpenAI) -> None:
+        self.run, self.client, self.teacher = run, client, run.teacher
+        self.gate = Gate(run.teacher.concurrency)
+
+    async def ask(self, requests: list[Request]) -> None:
+        """Ask what is ours of `requests`; returns when all of that is finished or the run stops."""
+        feed = self.run.ours(requests)
+        tasks = [
+            asyncio.create_task(self._worker(feed)) for _ in range(min(self.teacher.concurrency, len(requests)))
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # where one fails, the others are stopped
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _worker(self, feed: Iterator[Request]) -> None:
+        for request in feed:
+            if self.run.stop is not None:
+                return
+            try:
+                await self._one(request)
+            except UserError as error:
+                self.run.stop = self.run.stop or error
+                return
+
+    async def _one(self, request: Request) -> None:
+        """Ask until there is a good answer or the limits are reached, or the run is stopped."""
+        tries, price = Tries(request), self.teacher.price(request.model)
+        while True:
+            sent = await self._attempt(tries, price)
+            if sent is None:
+                return
+            reply, attempt = sent
+            if self.run.judge(tries, reply, attempt):
+                return
+            if reply.kind in ("rate_limit", "transport") and reply.retry_after_s is None:
+                wait = backoff_s(self.teacher.backoff_base_s, tries.failures + min(tries.limited, 6), self.run.rng)
+                await asyncio.sleep(wait)
+            if self.run.stop is not None:
+                return
+
+    async def _attempt(self, tries: Tries, price: ledger.Price) -> tuple[Reply, Attempt] | None:
+        """Reserve, send, say what it cost; None where the run stops before sending."""
+        request = tries.request
+        await self.gate.enter()
+        started = time.monotonic()
+        try:
+            if self.run.stop is not None:
+                return None
+            worst, reservation = 0.0, None
+            if price != ledger.FREE:
+                worst = ledger.worst_case(price, request, tries.max_tokens)
+                reservation = await self._reserve(request, worst)
+                if reservation is None:
+                    return None
+            # Also when the key is refused or sending is cancelled: what was reserved must be settled.
+            reply = Reply("transport", "stopped", billed_unknown=True)
+            try:
+                reply = await send(self.client, tries.body())
+            except BaseException as error:
+                if isinstance(error, UserError):
+                    reply = Reply("rejected", "refused by the server")
+                seconds = time.monotonic() - started
+                self.run.account(
+                    self.run.attempt_of(request.key, request.model, reply, price, worst, reservation, seconds)
+                )
+                raise
+        finally:
+            self.gate.leave()
+        if reply.kind == "answer":
+            self.gate.succeeded()
+        elif reply.kind in ("rate_limit", "transport"):
+            self.gate.pushed_back(reply.retry_after_s)
+        seconds = time.monotonic() - started
+        return reply, self.run.attempt_of(request.key, request.model, reply, price, worst, reservation, seconds)
+
+    async def _reserve(self, request: Request, worst: float) -> int | None:
+        """Set `worst` dollars aside; None, and the run stops, where the budget has no room for it."""
+        run = self.run
+        while run.stop is None:
+            cap = self.teacher.budget_usd
+            reservation = run.store.reserve(request.key, self.teacher.source, request.model, worst, cap)
+            if reservation is not None:
+                run.reserved += 1
+                return reservation
+            if run.reserved == 0:
+                run.stop = run.budget_error(worst)
+                break
+            # Requests in flight mostly cost less than was set aside for them: wait for what they give back.
+            await asyncio.sleep(SAVE_EVERY_S)
+        return None

@@ -1,0 +1,289 @@
+"""One call of `Teacher.ask`: what is stored, what is ours to ask, what it cost, what came of each request.
+
+Belongs here: bookkeeping and the rules of trying again that all ways of asking share. Does not belong here: the ways
+themselves (pool.py, batch.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher import ledger
+from iot_pipeline.teacher.client import Reply
+from iot_pipeline.teacher.limits import Breaker
+from iot_pipeline.teacher.request import Answer, Request, Usage
+from iot_pipeline.teacher.store import NO_ANSWER, UNCHECKED, Attempt, Store
+
+if TYPE_CHECKING:
+    from iot_pipeline.teacher.engine import Teacher
+
+Check = Callable[[Request, str], list[str]]
+CONTENT_ATTEMPTS = 3  # times an answer may be refused or fail its check
+RATE_LIMIT_ATTEMPTS = 100  # a rate limit says nothing about the request, so it hardly counts
+SAVE_EVERY_S = 0.05
+PROGRESS_EVERY_S = 2.0
+CLAIM_BATCH = 32
+FIRST_OTHERS_GAP_S, MAX_OTHERS_GAP_S = 0.2, 10.0  # another process may be waiting for a batch, for hours
+# Added to the seed when an answer was bad: a deterministic server would say the same again.
+SEED_STEP = 1_000_003
+
+
+@dataclass
+class Summary:
+    """What one call of `ask` did. Tokens and dollars are of the attempts made now, failed ones included."""
+
+    requests: int = 0
+    cached: int = 0
+    asked: int = 0
+    attempts: int = 0
+    batches: int = 0
+    ok: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    reference_usd: float = 0.0
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `reference_usd` is what ledger.REFERENCE_MODEL would have cost, not a bill."""
+        return asdict(self) | {"reference_model": ledger.REFERENCE_MODEL}
+
+
+class Tries:
+    """How often one request was tried, what the next try says, and when enough is enough."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.usage, self.cost, self.attempts = Usage(), 0.0, 0
+        self.bad = self.failures = self.limited = 0
+        self.raised = False
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest answer of the next try, tokens."""
+        return int(self.request.params["max_tokens"]) * (2 if self.raised else 1)
+
+    def body(self) -> dict[str, Any]:
+        """The request as the next try sends it."""
+        body = self.request.body() | {"max_tokens": self.max_tokens}
+        if self.bad and "seed" in body:
+            body["seed"] = (body["seed"] + self.bad * SEED_STEP) % 2**31
+        return body
+
+    def made(self, reply: Reply, attempt: Attempt, reasons: list[str], max_failures: int) -> bool:
+        """Count a try; True where it was the last one, because the answer is good or the limits are reached."""
+        self.attempts, self.usage = self.attempts + 1, self.usage + attempt.usage
+        self.cost += attempt.cost_usd
+        if not reasons or reply.kind == "rejected":
+            return True
+        if reply.kind == "answer" and reply.finish_reason == "length":
+            last, self.raised = self.raised, True
+            return last
+        if reply.kind == "answer":
+            self.bad += 1
+            return self.bad >= CONTENT_ATTEMPTS
+        self.failures += reply.kind == "transport"
+        self.limited += reply.kind == "rate_limit"
+        return self.failures >= max_failures or self.limited >= RATE_LIMIT_ATTEMPTS
+
+
+class Run:
+    """The state of one `ask`."""
+
+    def __init__(
+        self, teacher: Teacher, store: Store, check: Check, on_progress: Callable[[Summary], None] | None
+    ) -> None:
+        self.teacher, self.store, self.check, self.on_progress = teacher, store, check, on_progress
+        self.summary = teacher.summary
+        self.answers: dict[str, Answer] = {}
+        self.breaker = Breaker()
+        self.rng = random.Random()  # jitter only: no content depends on it
+        self.reserved = 0  # reservations of this run that are not settled in the store
+        self.stop: UserError | None = None
+        self.check_version = str(getattr(check, "version", ""))
+        self._attempts: list[Attempt] = []
+        self._finished: list[Answer] = []
+        self._unasked: list[Answer] = []
+        self._others: dict[str, Request] = {}  # asked by another process just now
+        self._others_gap_s = FIRST_OTHERS_GAP_S
+        self._quarantined: Counter[str] = Counter()
+        self._outcomes: Counter[str] = Counter()
+
+    # -- what is there -------------------------------------------------------------------------------------
+
+    def from_store(self, requests: dict[str, Request]) -> list[Request]:
+        """Take over the answers that are there; returns the requests that have to be sent."""
+        for stored in self.store.lookup(list(requests), self.teacher.source):
+            answer = self._usable(stored, requests[stored.key])
+            if answer is not None:
+                self.answers[answer.key] = answer
+        if self.check_version:
+            stale = [answer for answer in self.answers.values() if answer.checked != self.check_version]
+            self.answers |= {answer.key: replace(answer, checked=self.check_version) for answer in stale}
+            self.store.judged([self.answers[answer.key] for answer in stale])
+        self.summary.requests, self.summary.cached = len(requests), len(self.answers)
+        for answer in self.answers.values():
+            self._count(answer)
+        return [request for key, request in requests.items() if key not in self.answers]
+
+    def _usable(self, stored: Answer, request: Request) -> Answer | None:
+        """A stored answer under today's check; None where the request is to be asked (again)."""
+        if stored.reasons and stored.reasons[0].startswith(NO_ANSWER):
+            return None
+        if not stored.text or stored.reasons[:1] in (("refused",), ("cut off",)):
+            return stored  # no full text: it stays what it is
+        if self.check_version and stored.checked == self.check_version:
+            return stored
+        reasons = self.check(request, stored.text)
+        if reasons and stored.reasons == (UNCHECKED,):
+            return None  # nobody has asked for a better one yet
+        return replace(stored, status="quarantined" if reasons else "ok", reasons=tuple(reasons))
+
+    def ours(self, requests: Iterable[Request]) -> Iterator[Request]:
+        """Those that no other process asks; claimed in small batches, so that two processes share the work."""
+        requests = list(requests)
+        for start in range(0, len(requests), CLAIM_BATCH):
+            part = requests[start : start + CLAIM_BATCH]
+            ours = self.store.claim([request.key for request in part], self.teacher.source)
+            self._others.update({request.key: request for request in part if request.key not in ours})
+            yield from (request for request in part if request.key in ours)
+
+    async def not_answered_by_others(self) -> list[Request]:
+        """Take over what other processes have answered; returns what is free to be asked by us, after a moment."""
+        if not self._others:
+            return []
+        await asyncio.sleep(self._others_gap_s)
+        self._others_gap_s = min(1.5 * self._others_gap_s, MAX_OTHERS_GAP_S)
+        for stored in list(self.store.lookup(list(self._others), self.teacher.source)):
+            answer = self._usable(stored, self._others[stored.key])
+            if answer is not None:
+                del self._others[stored.key]
+                self.answers[answer.key] = answer
+                self.summary.cached += 1
+                self.summary.asked -= 1
+                self._count(answer)
+        left, self._others = list(self._others.values()), {}
+        return left
+
+    # -- what came of an attempt -----------------------------------------------------------------------------
+
+    def account(self, attempt: Attempt) -> None:
+        """Add an attempt to the ledger and the summary."""
+        self._attempts.append(attempt)
+        self._outcomes[attempt.outcome] += 1
+        summary, usage = self.summary, attempt.usage
+        summary.attempts += 1
+        summary.prompt_tokens += usage.prompt
+        summary.cached_tokens += usage.cached
+        summary.completion_tokens += usage.completion
+        summary.usd += attempt.cost_usd
+
+    def attempt_of(
+        self, key: str, model: str, reply: Reply, price: ledger.Price, worst: float, reservation: int | None,
+        seconds: float,
+    ) -> Attempt:
+        """The ledger's line for a reply. What may have been billed without our knowing is counted at its worst."""
+        usage, unknown, outcome = reply.usage or Usage(), reply.billed_unknown, reply.outcome
+        cost = worst if unknown else price.cost(usage)
+        if reply.kind == "answer":
+            outcome = "refused" if reply.refusal else "cut off" if reply.finish_reason == "length" else "answered"
+        return Attempt(
+            key, self.teacher.source, model, outcome, usage, cost, unknown and cost > 0, seconds, reservation
+        )
+
+    def judge(self, tries: Tries, reply: Reply, attempt: Attempt) -> bool:
+        """Account a try and, where it was the last one, finish the request; True where it is finished."""
+        self.account(attempt)
+        reasons = self._reasons(tries.request, reply)
+        if not tries.made(reply, attempt, reasons, self.teacher.max_attempts):
+            return False
+        self._finish(Answer(
+            tries.request.key, "quarantined" if reasons else "ok", reply.text, reply.finish_reason, reply.model,
+            self.teacher.source, tries.usage, tries.cost, tries.attempts, tuple(reasons), checked=self.check_version,
+        ))
+        return True
+
+    def _reasons(self, request: Request, reply: Reply) -> list[str]:
+        if reply.kind == "rejected":
+            return [reply.outcome]
+        if reply.kind != "answer":
+            return [NO_ANSWER + reply.outcome]
+        if reply.refusal:
+            return ["refused"]
+        if reply.finish_reason == "length":
+            return ["cut off"]
+        return self.check(request, reply.text)
+
+    def _finish(self, answer: Answer) -> None:
+        self._finished.append(answer)
+        self.breaker.record(answer.reasons[0] if answer.reasons else None)
+        reason = self.breaker.tripped()
+        if reason is not None and self.stop is None:
+            self.stop = UserError(
+                f"most requests to the teacher at {self.teacher.base_url} fail, so it was stopped; the most "
+                f"common reason: {reason}. Answers so far are kept; mend the cause and start again."
+            )
+
+    def keep_unchecked(self, attempt: Attempt, reply: Reply) -> None:
+        """Account a try that nobody asked for in this call; its text is kept, and checked when somebody asks."""
+        self.account(attempt)
+        if reply.kind == "answer" and reply.text and not reply.refusal and reply.finish_reason != "length":
+            self._unasked.append(Answer(
+                attempt.key, "quarantined", reply.text, reply.finish_reason, reply.model, attempt.source,
+                attempt.usage, attempt.cost_usd, 1, (UNCHECKED,),
+            ))
+
+    # -- saving ----------------------------------------------------------------------------------------------
+
+    async def saver(self) -> None:
+        """Save in small batches and report, until cancelled."""
+        reported = time.monotonic()
+        while True:
+            await asyncio.sleep(SAVE_EVERY_S)
+            self.save()
+            if time.monotonic() - reported >= PROGRESS_EVERY_S:
+                reported = time.monotonic()
+                self.store.renew()
+                s = self.summary
+                self.teacher.report(
+                    f"teacher: {s.ok:,} of {s.requests:,} answered ({s.cached:,} stored before), "
+                    f"{sum(s.quarantined.values()):,} quarantined, ${s.usd:.4f}"
+                )
+                if self.on_progress is not None:
+                    self.on_progress(s)
+
+    def save(self) -> None:
+        """Write what is finished to the store."""
+        if not self._attempts and not self._finished:
+            return
+        self.store.save(self._attempts, [*self._finished, *self._unasked])
+        for answer in self._finished:
+            self.answers[answer.key] = answer
+            self._count(answer)
+        self.reserved -= sum(attempt.reservation is not None for attempt in self._attempts)
+        self._attempts, self._finished, self._unasked = [], [], []
+        self.summary.outcomes = dict(sorted(self._outcomes.items()))
+
+    def _count(self, answer: Answer) -> None:
+        self.summary.ok += answer.status == "ok"
+        if answer.reasons:
+            self._quarantined[answer.reasons[0].split(":")[0]] += 1
+            self.summary.quarantined = dict(sorted(self._quarantined.items()))
+
+    def budget_error(self, worst: float) -> UserError:
+        """What to raise where the budget has no room for a request that may cost `worst`."""
+        return UserError(
+            f"IOT_TEACHER_BUDGET_USD={self.teacher.budget_usd} is used up: ${self.store.spent_usd():.4f} spent, and "
+            f"the rest is less than the ${worst:.4f} that the next request may cost (or set aside by another process). "
+            "All answers so far are kept; raise the budget to go on."
+        )
