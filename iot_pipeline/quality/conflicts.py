@@ -11,20 +11,20 @@ from typing import Any
 import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.quality.sql import group_raw, group_text, literal, one, opened, rows
+from iot_pipeline.quality.counts import FlowCounts, count_flows, opened_counts
+from iot_pipeline.quality.sql import literal, one, rows
 
 
-def label_conflicts(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
+def label_conflicts(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = None) -> dict[str, Any]:
     """Groups with more than one label in flows.parquet, who is confused with whom, and exact ceilings.
 
     Returns {rows, text, raw, matrix, pairs, ceilings, by_class, largest}; `matrix[i][j]` (as `classes`):
     rows of class i in conflicting flow groups whose majority label is j (ties: the class listed first), so
     the rows off the diagonal are those that no function of the flow text can get right. Ceilings: `row` over
-    rows, `distinct` over distinct flows, `clean` over flows with one label.
+    rows, `distinct` over distinct flows, `clean` over flows with one label. `counts`: what `count_flows` made of the
+    same file.
     """
-    with opened(flows=flows) as connection:
-        group_raw(connection, spec)
-        group_text(connection)
+    with opened_counts(count_flows(flows, spec.feature_names) if counts is None else counts) as connection:
         classes = ", ".join(f"({position}, {literal(name)})" for position, name in enumerate(spec.classes))
         connection.execute(f"CREATE TEMP TABLE classes AS FROM (VALUES {classes}) t(place, label)")
         text = _summary(connection, "text_labels", "flow_group")

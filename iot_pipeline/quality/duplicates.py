@@ -11,20 +11,19 @@ from typing import Any
 import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.quality.counts import FlowCounts, count_flows, opened_counts
 from iot_pipeline.quality.facts import published_duplicates
-from iot_pipeline.quality.sql import group_raw, group_text, one, opened, rows
+from iot_pipeline.quality.sql import one, rows
 
 
-def dedup_report(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
+def dedup_report(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = None) -> dict[str, Any]:
     """Duplicate rows (rows whose values already occurred; by class: within that class) of flows.parquet.
 
     Returns {rows, raw, text, by_class, largest_groups, group_sizes, published}; `raw` compares the exact
-    feature values, `text` the flow group. Shares are 0 to 1.
+    feature values, `text` the flow group. Shares are 0 to 1. `counts`: what `count_flows` made of the same file.
     """
-    with opened(flows=flows) as connection:
-        group_raw(connection, spec)
-        group_text(connection)
-        total = int(one(connection, "SELECT count(*) FROM flows")[0])
+    with opened_counts(count_flows(flows, spec.feature_names) if counts is None else counts) as connection:
+        total = int(one(connection, "SELECT coalesce(sum(n), 0)::BIGINT FROM text_labels")[0])
         return {
             "rows": total,
             "raw": _overall(connection, "raw_labels", "raw_group", total),
@@ -74,10 +73,10 @@ def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dic
     found = rows(
         connection,
         f"""WITH top AS (
-            SELECT flow_group, sum(n)::BIGINT AS n_rows, map_from_entries(list((label, n) ORDER BY label))
-            AS labels FROM text_labels GROUP BY flow_group ORDER BY n_rows DESC, flow_group LIMIT {count})
-        SELECT top.flow_group, n_rows AS rows, labels, min(row_id) AS row_id
-        FROM top JOIN flows USING (flow_group) GROUP BY ALL ORDER BY rows DESC, top.flow_group""",
+            SELECT flow_group, sum(n)::BIGINT AS rows, min(row_id) AS row_id
+            FROM text_labels GROUP BY flow_group ORDER BY rows DESC, flow_group LIMIT {count})
+        SELECT flow_group, top.rows, map_from_entries(list((label, n) ORDER BY label)) AS labels, top.row_id
+        FROM top JOIN text_labels USING (flow_group) GROUP BY ALL ORDER BY top.rows DESC, flow_group""",
     )
     for group in found:
         group["labels"] = dict(group["labels"])

@@ -6,6 +6,7 @@ Belongs here: the comparison of protocols. Does not belong here: making the spli
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.quality.counts import FlowCounts, count_flows
 from iot_pipeline.quality.sql import feature_list, opened
 
 Floats = npt.NDArray[np.float64]
@@ -31,7 +33,7 @@ class Halves:
 
 
 def leakage_report(
-    flows: Path, records: Path, spec: DatasetSpec, seed: int, with_model: bool = True
+    flows: Path, records: Path, spec: DatasetSpec, seed: int, with_model: bool = True, counts: FlowCounts | None = None
 ) -> dict[str, Any]:
     """Compare the split in records.parquet with a seeded row-wise 80:20 split of the same rows.
 
@@ -39,15 +41,15 @@ def leakage_report(
     two sides share, `passed` is True only if that is 0 for all of them, every row is on a side and every
     record is right about its rows. Each protocol has shared_groups, shared_test_rows, shared_test_share,
     row_ceiling, and the accuracies of the same small LightGBM (`model`, unless `with_model` is False) and of
-    a table look-up: by rows, by distinct flows, and on flows never trained on.
+    a table look-up: by rows, by distinct flows, and on flows never trained on. `counts`: what `count_flows` made of
+    `flows`, with features or without.
     """
     # Only the model looks at features.
     features, joined = (f", {feature_list(spec)}", "JOIN flows f ON f.row_id = c.row_id") if with_model else ("", "")
     with opened(flows=flows, records=records) as connection:
+        connection.register("counted", (count_flows(flows, []) if counts is None else counts).text)
         table = connection.execute(
-            f"""WITH counted AS (
-                SELECT flow_group, label, count(*) AS rows, min(row_id) AS row_id FROM flows GROUP BY ALL)
-            SELECT c.flow_group, c.label, c.rows, r.rows AS recorded, r.side{features}
+            f"""SELECT c.flow_group, c.label, c.n AS rows, r.rows AS recorded, r.side{features}
             FROM counted c {joined}
             LEFT JOIN records r ON r.flow_group = c.flow_group AND r.label = c.label
             ORDER BY c.flow_group, c.label, r.side"""
@@ -55,13 +57,16 @@ def leakage_report(
     group = pd.factorize(table["flow_group"])[0]
     label = pd.Categorical(table["label"], categories=spec.classes).codes.astype(np.int64)
     rows = table["rows"].to_numpy(np.float64)
-    side = table["side"].to_numpy(dtype=object)
-    sided = table["side"].isin(SIDES).to_numpy()
-    pairs = _shared_pairs(group, side, rows)
+    # The place in SIDES of each record, -1 without side; and which groups have a record on which side.
+    side = pd.Categorical(table["side"], categories=SIDES).codes
+    sided = side >= 0
+    holds = np.zeros((group.max() + 1, len(SIDES)), dtype=bool)
+    holds[group[sided], side[sided]] = True
+    pairs = _shared_pairs(group, side, rows, holds)
     wrong = int(((rows != table["recorded"].to_numpy(np.float64)) & sided).sum())
     unknown = float(rows[~sided].sum())
     values = table[spec.feature_names].to_numpy(np.float64) if with_model else None
-    ours = Halves(np.where(side == "train", rows, 0.0), np.where(side == "test", rows, 0.0))
+    ours = Halves(*(np.where(side == SIDES.index(name), rows, 0.0) for name in ("train", "test")))
     if not ours.train.any() or not ours.test.any():
         raise UserError("the split has no train or no test rows, so its leakage cannot be measured")
     row_wise = _row_wise(rows, seed)
@@ -71,11 +76,11 @@ def leakage_report(
         "records_with_wrong_rows": wrong,
         "sides": {
             name: {
-                "rows": int(rows[side == name].sum()),
-                "groups": len(np.unique(group[side == name])),
-                "share": float(rows[side == name].sum() / rows.sum()),
+                "rows": int(rows[side == place].sum()),
+                "groups": int(holds[:, place].sum()),
+                "share": float(rows[side == place].sum() / rows.sum()),
             }
-            for name in SIDES
+            for place, name in enumerate(SIDES)
         },
         "pairs": pairs,
         "leak_free": _protocol(ours, group, label, values, len(spec.classes), seed),
@@ -84,16 +89,16 @@ def leakage_report(
     }
 
 
-def _shared_pairs(group: npt.NDArray[Any], side: npt.NDArray[Any], rows: Floats) -> list[dict[str, Any]]:
+def _shared_pairs(
+    group: npt.NDArray[Any], side: npt.NDArray[Any], rows: Floats, holds: npt.NDArray[np.bool_]
+) -> list[dict[str, Any]]:
     """Groups on both of any two sides, and the rows of those groups on the second one."""
     pairs = []
-    for place, first in enumerate(SIDES):
-        for second in SIDES[place + 1 :]:
-            both = np.intersect1d(group[side == first], group[side == second])
-            inside = (side == second) & np.isin(group, both)
-            pairs.append(
-                {"first": first, "second": second, "groups": len(both), "rows": int(rows[inside].sum())}
-            )
+    for first, second in combinations(range(len(SIDES)), 2):
+        both = holds[:, first] & holds[:, second]
+        inside = (side == second) & both[group]
+        counts = {"groups": int(both.sum()), "rows": int(rows[inside].sum())}
+        pairs.append({"first": SIDES[first], "second": SIDES[second], **counts})
     return pairs
 
 

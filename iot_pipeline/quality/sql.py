@@ -1,6 +1,6 @@
-"""One way to open the tables of the lake in DuckDB, and the two groupings every quality function starts from.
+"""One way to open the tables of the lake in DuckDB.
 
-Belongs here: connections and shared SQL. Does not belong here: findings.
+Belongs here: connections and shared SQL. Does not belong here: grouping (counts.py), findings.
 """
 
 from __future__ import annotations
@@ -62,27 +62,3 @@ def one(connection: duckdb.DuckDBPyConnection, query: str) -> Row:
     if found is None:
         raise ValueError(f"no row from {query}")
     return tuple(found)
-
-
-def group_raw(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> None:
-    """Table raw_labels(raw_group, label, n): rows of each set of exact feature values and label.
-
-    Equality is that of numbers (-0.0 = 0.0, exact otherwise), so no hash can collide.
-    """
-    values = feature_list(spec)
-    connection.execute(
-        f"CREATE TEMP TABLE raw_values AS SELECT {values}, label, count(*) AS n FROM flows GROUP BY ALL"
-    )
-    connection.execute(
-        f"""CREATE TEMP TABLE raw_labels AS
-        WITH ids AS (SELECT list(label) AS labels, list(n) AS counts FROM raw_values GROUP BY {values}),
-        numbered AS (SELECT row_number() OVER () AS raw_group, labels, counts FROM ids)
-        SELECT raw_group, unnest(labels) AS label, unnest(counts) AS n FROM numbered"""
-    )
-
-
-def group_text(connection: duckdb.DuckDBPyConnection) -> None:
-    """Table text_labels(flow_group, label, n): rows of each flow group and label."""
-    connection.execute(
-        "CREATE TEMP TABLE text_labels AS SELECT flow_group, label, count(*) AS n FROM flows GROUP BY ALL"
-    )
