@@ -25,7 +25,7 @@ import pandas as pd
 from result import save
 
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.simulate import FULL_SIZE, simulate_farm_flow
+from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.split import order_training, split_by_group
 from iot_pipeline.quality.conflicts import label_conflicts
@@ -45,7 +45,7 @@ WAYS = ("own_tuples", "tuples", "flow_groups")
 def main() -> None:
     """Write benchmarks/results/quality_speed.json and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=FULL_SIZE)
+    parser.add_argument("--rows", type=int, default=347_685)
     rows = parser.parse_args().rows
     spec, load = load_spec("farm_flow"), round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as name:

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     source: str = Field("simulate", description="`simulate`, or file(s) to read: CSV, zip, gz, Parquet, a glob")
     lake: Path | None = Field(None, description="folder of artefacts; default data_lake/<dataset>-<profile>")
     prompts: Path = Field(Path(__file__).parent / "prompts", description="folder of the prompt files")
-    rows: int = Field(347_685, ge=100, description="rows to simulate")
+    rows: int | None = Field(None, ge=100, description="rows to simulate; unset: as many as were published")
     max_rejected_share: float = Field(0.01, ge=0, lt=1, description="share of bad rows above which reading fails")
     seed: int = Field(2027, ge=0, description="seed of every random choice")
 

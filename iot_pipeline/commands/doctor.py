@@ -63,9 +63,14 @@ def _data_set(settings: Settings) -> Finding:
 
 def _source(settings: Settings) -> Finding:
     if settings.source == "simulate":
-        if settings.dataset_name != "farm_flow":
-            return Finding("source", "error", f"only farm_flow can be simulated; set IOT_SOURCE for {settings.dataset}")
-        return Finding("source", "note", f"simulated: {settings.rows:,} rows, no real capture")
+        try:
+            edition = load_spec(settings.dataset).simulated_as
+        except UserError:
+            return Finding("source", "error", "simulated, but there is no such data set")
+        if edition is None:
+            return Finding("source", "error", f"only Farm-Flow can be simulated; set IOT_SOURCE for {settings.dataset}")
+        rows = settings.rows or load_spec(edition).facts["rows"]
+        return Finding("source", "note", f"simulated: {rows:,} rows, no real capture")
     if "://" in settings.source or glob.glob(settings.source):
         return Finding("source", "ok", settings.source)
     return Finding("source", "error", f"IOT_SOURCE: no file matches {settings.source}")

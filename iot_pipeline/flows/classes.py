@@ -44,7 +44,7 @@ def repeated(
     return [Conversation(share / len(lengths), tuple(make(length)), missed) for length in lengths]
 
 
-# One bare SYN, 40 bytes, no answer: the same 29 numbers whoever sends it. Four attacks do.
+# One bare SYN, 40 bytes, no answer: the same 29 numbers whoever sends it. Five attacks do.
 LONE_SYN = to(20)
 
 # A sensor's loop, in microseconds: it wakes every 20 ms.
@@ -103,6 +103,24 @@ ARP_SPOOFING = (
         0.13, to(40), back(40, 0, Draw(4_000, 20_000, 500, 2)), to(32, 0, Draw(1_000, 4_000, 1_000)),
         to(32, Draw(232, 512, 14), Draw(4_000, 82_000, 500, 2)),
     ),
+)  # fmt: skip
+
+BOTNET_DDOS = (
+    # Bots of the Mirai kind. What they send most, looking for others and flooding, is a SYN without options.
+    kind(0.6200, LONE_SYN),
+    kind(0.1600, LONE_SYN, back(20, 0, Draw(60, 460, 1, 2))),
+    kind(0.0900, LONE_SYN, back(24, 0, Draw(180, 1_180, 1, 3))),
+    # Floods of acknowledgements and of datagrams: 512 bytes of noise, no connection.
+    kind(0.0500, to(20, 512)),
+    kind(0.0300, to(8, 512)),
+    # Names that do not exist, asked of the victim's name server.
+    kind(0.0200, to(8, Draw(42, 58, 2)), back(8, Draw(98, 126, 4), Draw(1_000, 9_000, 500))),
+    # A whole connection for each page.
+    *repeated(0.0300, range(1, 4), lambda answers: [
+        to(40), back(40, 0, Draw(150, 900)), to(32, 0, Draw(20, 90)), to(32, Draw(180, 420), Draw(30, 400)),
+        back(32, 0, Draw(80, 400)), *(back(32, Draw(300, 1_448), Draw(200, 4_000)) for _ in range(answers)),
+        to(32, 0, Draw(40, 200)),
+    ]),
 )  # fmt: skip
 
 HTTP_FLOOD = (
@@ -185,6 +203,7 @@ TCP_FLOOD = (
 FARM_FLOW: dict[str, tuple[Conversation, ...]] = {
     "Normal": NORMAL,
     "Arp_Spoofing": ARP_SPOOFING,
+    "BotNet_DDOS": BOTNET_DDOS,
     "HTTP_Flood": HTTP_FLOOD,
     "ICMP_Flood": ICMP_FLOOD,
     "MQTT_Flood": MQTT_FLOOD,

@@ -20,7 +20,6 @@ from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.tables import ROW_GROUP, write_batches
 
 LABEL = "SIMULATED Farm-Flow: made by this project from packet-level models of the attacks, not captured"
-FULL_SIZE = 347_685
 # The published file holds this many digits behind the point.
 DECIMALS = 6
 
@@ -37,14 +36,17 @@ class SimulationReport:
 
 
 def simulate_farm_flow(
-    out: Path, rows: int = FULL_SIZE, seed: int = 42, log: Callable[[str], None] | None = None
+    out: Path, rows: int | None = None, seed: int = 42, log: Callable[[str], None] | None = None,
+    edition: str = "farm_flow",
 ) -> SimulationReport:
-    """Write `rows` simulated flows as Parquet: 29 scaled features, is_attack, traffic (code), shuffled.
+    """Write simulated flows as Parquet: 29 scaled features, is_attack, traffic (code), shuffled.
 
-    Same rows and seed, same bytes. At 347,685 rows the class counts are those published; at other sizes in
-    proportion. Raises UserError if there are fewer rows than classes.
+    `edition` names the spec that has the classes and their published counts. Without `rows` there are as many as were
+    published; at other sizes each class has its share. Same rows and seed, same bytes. Raises UserError if there are
+    fewer rows than classes.
     """
-    spec = load_spec("farm_flow")
+    spec = load_spec(edition)
+    rows = int(spec.facts["rows"]) if rows is None else rows
     numbers = class_rows(spec, rows)
     codes = {name: code for code, name in spec.labels.items()}
     parts: list[Values] = []

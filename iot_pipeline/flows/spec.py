@@ -118,6 +118,7 @@ class DatasetSpec(Strict):
     labels: dict[int | str, str]
     classes: list[str] = Field(min_length=2)
     absent_classes: list[str] = []
+    simulated_as: str | None = None  # the Farm-Flow edition whose simulation has this table's columns
     features: list[Feature] = Field(min_length=1)
     scaling: Literal["given", "none"]
     scaling_note: str
@@ -184,7 +185,8 @@ def list_specs() -> list[str]:
 def load_spec(name_or_path: str | Path) -> DatasetSpec:
     """Read a spec by name (see `list_specs`) or from a path to a YAML file.
 
-    A file with `extends: <name>` starts from that data set and replaces the keys it has itself.
+    A file with `extends: <name>` starts from that data set and replaces the keys it has itself; of its facts it
+    keeps those that `keep_facts` names, beside the file's own.
 
     Raises UserError for an unknown name, a missing file, or a file that does not follow the format.
     """
@@ -204,7 +206,11 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
         )
     if "extends" in content:
         base = load_spec(content.pop("extends")).model_dump()
-        content = base | content
+        keep = content.pop("keep_facts", [])
+        if unknown := [name for name in keep if name not in base["facts"]]:
+            raise UserError(f"{path.name}: keep_facts: {base['name']} has no facts {', '.join(map(str, unknown))}.")
+        kept = {name: base["facts"][name] for name in keep}
+        content = base | content | ({"facts": kept | content.get("facts", {})} if kept else {})
     try:
         return DatasetSpec.model_validate(content)
     except ValidationError as error:

@@ -13,7 +13,7 @@ from iot_pipeline.flows.packets import Conversation, Draw, Packet, class_feature
 from iot_pipeline.flows.simulate import LABEL, class_rows, generator, simulate_farm_flow
 from iot_pipeline.flows.spec import load_spec
 
-SPEC = load_spec("farm_flow")
+SPEC, EIGHT = load_spec("farm_flow"), load_spec("farm_flow_8")
 
 
 def test_a_lone_syn_has_no_duration_and_no_rates() -> None:
@@ -89,12 +89,13 @@ def test_identities_hold_in_every_class(name: str) -> None:
 def test_shares_of_each_class_sum_to_one() -> None:
     assert {
         name: round(sum(kind.share for kind in kinds), 9) for name, kinds in FARM_FLOW.items()
-    } == dict.fromkeys(SPEC.classes, 1.0)
+    } == dict.fromkeys(EIGHT.classes, 1.0)
     assert shares([0.5, 0.25, 0.25], 7) == [4, 2, 1] or sum(shares([0.5, 0.25, 0.25], 7)) == 7
 
 
 def test_class_counts_at_any_size() -> None:
     assert class_rows(SPEC, 347_685) == SPEC.facts["class_rows"]
+    assert class_rows(EIGHT, 405_296) == EIGHT.facts["class_rows"]
     assert class_rows(SPEC, 7) == dict.fromkeys(SPEC.classes, 1)
     assert sum(class_rows(SPEC, 12_345).values()) == 12_345
     with pytest.raises(UserError, match="at least 7"):
@@ -130,6 +131,23 @@ def test_the_lone_syn_is_the_same_flow_under_four_labels(tmp_path: Path) -> None
         "Port_Scanning",
         "TCP_Flood",
     ]
+
+
+def test_the_edition_of_eight_classes(tmp_path: Path) -> None:
+    report = simulate_farm_flow(tmp_path / "eight.parquet", edition="farm_flow_8")
+    assert report.rows_by_class == EIGHT.facts["class_rows"] and report.rows == 405_296
+    table = pd.read_parquet(tmp_path / "eight.parquet")
+    assert table.traffic.value_counts().to_dict() == {0: 2_019} | dict.fromkeys((1, 2, 3, 4, 5, 6, 7), 57_611)
+    bots = table[table.traffic == 2]
+    for name, (_, median, _) in EIGHT.facts["quartiles"]["BotNet_DDOS"].items():
+        assert bots[name].median() == pytest.approx(median, abs=6e-5), name
+    # The SYN that nobody answers is the bots' too, and they do more than that.
+    sizes = bots.groupby(SPEC.feature_names).size()
+    assert sizes.max() == pytest.approx(0.62 * 57_611, abs=1)
+    lone = (table[SPEC.feature_names] == list(sizes.idxmax())).all(axis=1)
+    assert {SPEC.label_of(code) or "" for code in table.traffic[lone].unique()} == {
+        "BotNet_DDOS", "HTTP_Flood", "MQTT_Flood", "Port_Scanning", "TCP_Flood"
+    }  # fmt: skip
 
 
 def test_full_size_has_the_published_duplicates(tmp_path: Path) -> None:

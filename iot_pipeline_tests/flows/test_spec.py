@@ -24,9 +24,9 @@ def test_absent_codes_lead_to_absent_classes() -> None:
 
 
 def test_all_specs_load_and_have_the_29_features_in_order() -> None:
-    assert list_specs() == ["farm_flow", "farm_flow_binary", "rt_iot2022"]
+    assert list_specs() == ["farm_flow", "farm_flow_8", "farm_flow_binary", "rt_iot2022"]
     names = [load_spec(name).feature_names for name in list_specs()]
-    assert names[0] == names[1] == names[2]
+    assert names[0] == names[1] == names[2] == names[3]
     assert len(names[0]) == 29
     assert (names[0][0], names[0][28]) == ("missed_bytes", "data_pkts_difference")
 
@@ -36,6 +36,9 @@ def test_published_facts_add_up_as_far_as_they_do() -> None:
     assert sum(facts["class_rows"].values()) == facts["rows"] == 347_685
     assert sum(facts["class_rows_published"].values()) == facts["rows_published"] == 405_296
     assert sum(facts["class_rows_prior_work"].values()) == 347_634
+    eight = load_spec("farm_flow_8").facts
+    assert sum(eight["class_rows"].values()) == eight["rows"] == 7 * 57_611 + 2_019 == 405_296
+    assert eight["quartiles"] == facts["quartiles"] and "class_rows_published" not in eight
     assert sum(load_spec("rt_iot2022").facts["class_rows"].values()) == 123_117
 
 
@@ -54,7 +57,7 @@ def test_scales_reproduce_the_published_values() -> None:
 
 
 def test_unknown_name_lists_the_names() -> None:
-    with pytest.raises(UserError, match="farm_flow, farm_flow_binary, rt_iot2022"):
+    with pytest.raises(UserError, match="farm_flow, farm_flow_8, farm_flow_binary, rt_iot2022"):
         load_spec("frm_flow")
 
 
@@ -66,6 +69,7 @@ def test_unknown_name_lists_the_names() -> None:
         ("extends: farm_flow\nlabels: {0: Other}\n", "Other"),
         ("extends: farm_flow\nformat: {decimals: 3, significant: 4}\n", "either decimals or significant"),
         ("extends: farm_flow\ntypo: 1\n", "typo"),
+        ("extends: farm_flow\nkeep_facts: [rows, quartile]\n", "farm_flow has no facts quartile"),
     ],
 )
 def test_a_bad_file_is_one_clear_error(tmp_path: Path, content: str, message: str) -> None:

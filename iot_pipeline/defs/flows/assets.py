@@ -22,9 +22,10 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
     with lake.step(context) as step:
         out, source = step.folder / "raw.parquet", step.settings.source
         if source == "simulate":
-            if step.spec.name != "farm_flow":
-                raise UserError(f"IOT_SOURCE: only farm_flow can be simulated; name your {step.spec.name} files")
-            simulated = simulate_farm_flow(out, step.settings.rows, step.settings.seed, step.log)
+            edition = step.spec.simulated_as
+            if edition is None:
+                raise UserError(f"IOT_SOURCE: only Farm-Flow can be simulated; name your {step.spec.name} files")
+            simulated = simulate_farm_flow(out, step.settings.rows, step.settings.seed, step.log, edition)
             step.json("source.json", asdict(simulated))
             step.note(rows=simulated.rows, source="simulated Farm-Flow")
             step.provenance["label"] = "SIMULATED flows: Farm-Flow as its paper describes it, no real capture"
