@@ -209,8 +209,8 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
         keep = content.pop("keep_facts", [])
         if unknown := [name for name in keep if name not in base["facts"]]:
             raise UserError(f"{path.name}: keep_facts: {base['name']} has no facts {', '.join(map(str, unknown))}.")
-        kept = {name: base["facts"][name] for name in keep}
-        content = base | content | ({"facts": kept | content.get("facts", {})} if kept else {})
+        own = content.get("facts", base["facts"])
+        content = base | content | {"facts": own | {name: base["facts"][name] for name in keep if name not in own}}
     try:
         return DatasetSpec.model_validate(content)
     except ValidationError as error:

@@ -15,6 +15,8 @@ from iot_pipeline.quality.facts import class_tables, published_duplicates, publi
 from iot_pipeline.quality.sql import literal, one, opened, quote
 
 SHARE_STEP = 1e-4  # published shares have 4 decimals
+QUARTILES = ("25 %", "50 %", "75 %")
+IP_HEADER = 20  # bytes
 Number = int | float | None
 
 
@@ -59,6 +61,9 @@ def dataset_mismatch(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
     _class_tables(findings, spec, counts)
     _duplicates(findings, flows, spec)
     _quartiles(findings, flows, spec)
+    _quartile_bounds(findings, spec)
+    _shares(findings, flows, spec)
+    _raw_medians(findings, flows, spec)
     _scales(findings, spec)
     _prior_split(findings, spec, sum(counts.values()))
     _zscored(findings, flows, spec)
@@ -164,17 +169,91 @@ def _quartiles(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
                 findings.compare("data", what, None, 0, "quartiles")
                 continue
             for feature, values in zip(used, found, strict=True):
-                for title, expected, value in zip(
-                    ("25 %", "50 %", "75 %"), features[feature], values, strict=True
-                ):
+                for title, expected, value in zip(QUARTILES, features[feature], values, strict=True):
                     if expected is not None:
                         what = f"{title} quantile of {feature} in {name}"
                         findings.compare("data", what, expected, float(value), "quartiles", 0.6e-4)
 
 
+def _quartile_bounds(findings: Findings, spec: DatasetSpec) -> None:
+    """Published quartiles against each other: an answer of one header has that many bytes and an IP header."""
+    scales = {feature.name: feature.scale for feature in spec.features}
+    for name, features in published_quartiles(spec).items():
+        for way, side in (("fwd", "orig"), ("bwd", "resp")):
+            header, size = f"{way}_header_size_max", f"{side}_ip_bytes"
+            if not (header in features and size in features and scales.get(header) and scales.get(size)):
+                continue
+            for title, *pair in zip(QUARTILES, features[header], features[size], strict=True):
+                least, found = (
+                    None if value is None else round(scales[key].to_raw(value), 1)  # type: ignore[union-attr]
+                    for key, value in zip((header, size), pair, strict=True)
+                )
+                if least and found is not None:
+                    what = f"{title} quantile of {size} in {name}, bytes: at least {header} + {IP_HEADER}"
+                    expected = max(found, least + IP_HEADER)
+                    findings.compare("facts", what, expected, found, "quartiles", 0.1)
+
+
+def _shares(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
+    """Published shares of a class's rows above a value (as published, scaled)."""
+    known = {feature.name for feature in spec.features}
+    for fact in spec.facts.get("shares_above", []):
+        name, feature, above = fact["class"], fact["feature"], fact["above"]
+        if feature not in known:
+            continue
+        with opened(flows=flows) as connection:
+            query = f"SELECT avg(CAST({quote(feature)} > {above!r} AS INT)) FROM flows WHERE label = {literal(name)}"
+            (found,) = one(connection, query)
+        what = f"share of {name} with {feature} above {above}"
+        findings.compare("data", what, fact["share"], found, "shares_above", half_step(fact["share"]))
+
+
+def _raw_medians(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
+    """Medians of the raw capture, raw units, against the published medians and against the rows."""
+    features = {feature.name: feature for feature in spec.features}
+    quartiles = published_quartiles(spec)
+    with opened(flows=flows) as connection:
+        for name, classes in spec.facts.get("raw_medians", {}).items():
+            if name not in features:
+                continue
+            scale = features[name].scale
+            for label, expected in classes.items():
+                (median,) = one(
+                    connection, f"SELECT median({quote(name)}) FROM flows WHERE label = {literal(label)}"
+                )
+                published = quartiles.get(label, {}).get(name, [None, None, None])[1]
+                told = f"median of {name} in {label}, raw {features[name].unit}"
+                for kind, value, what in (
+                    ("data", median, f"{told}: raw capture against the rows"),
+                    ("facts", published, f"{told}: raw capture against the published median"),
+                ):
+                    if value is not None:
+                        # What is scaled has 4 or more decimals; medians are told with 2 or 3 digits.
+                        found, step = (value, 0.0) if scale is None else (scale.to_raw(value), 0.6e-4 * scale.width)
+                        tolerance = max(half_step(expected), 0.005 * abs(expected)) + step
+                        findings.compare(kind, what, expected, round(found, 3), "raw_medians", tolerance)
+
+
+def half_step(value: float) -> float:
+    """Half a unit of the last digit that a published number shows."""
+    return 0.5 * 10.0 ** -len(repr(value).partition(".")[2].rstrip("0"))
+
+
 def _scales(findings: Findings, spec: DatasetSpec) -> None:
     scales = {feature.name: feature.scale for feature in spec.features}
     for name, known in spec.facts.get("recovered_scales", {}).items():
+        off = {
+            raw: abs((raw - known["mean"]) / known["std"] - z) - half_step(z)
+            for raw, z in known.get("checks", {}).items()
+        }
+        if off:
+            raw = max(off, key=lambda key: off[key])
+            what = f"z-score of {name} = {raw}: from mean and std as they go round against the published value"
+            z, found = known["checks"][raw], round((raw - known["mean"]) / known["std"], 6)
+            findings.compare("facts", what, z, found, "recovered_scales", half_step(z))
+        for key, value in spec.facts.get("raw_scales", {}).get(name, {}).items():
+            what = f"{key} of {name}: the published scaling against a scaler of the raw capture"
+            findings.compare("facts", what, value, known[key], "recovered_scales, raw_scales", 1e-4 * abs(value))
         scale = scales.get(name)
         for key in ("mean", "std"):
             used, what = getattr(scale, key, None), f"{key} of {name}: spec against recovered"

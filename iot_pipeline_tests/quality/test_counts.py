@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.quality.conflicts import label_conflicts
 from iot_pipeline.quality.counts import count_flows
 from iot_pipeline.quality.duplicates import dedup_report
@@ -107,34 +106,6 @@ def test_counts_agree_with_the_plain_way(flows: list[Flow]) -> None:
     assert conflicts["raw"]["row_ceiling"] == pytest.approx(best / len(flows))
     assert sum(map(sum, conflicts["matrix"])) == conflicts["text"]["conflicting_rows"]
     assert duplicates["text"]["distinct"] <= duplicates["raw"]["distinct"]
-
-
-def finding(report: dict, what: str) -> dict:
-    found = [item for item in [*report["findings"], *report["agreements"]] if item["what"] == what]
-    assert len(found) == 1, (what, [item["what"] for item in report["findings"]])
-    return found[0]
-
-
-def test_mismatch_finds_every_disagreement_of_farm_flow_by_itself(tmp_path: Path) -> None:
-    spec = load_spec("farm_flow")
-    flows = [(*(float(n == i) for n in range(29)), label) for i, label in enumerate(spec.classes)]
-    report = dataset_mismatch(save(flow_table(spec, flows), tmp_path / "flows.parquet"), spec)  # type: ignore[arg-type]
-    assert finding(report, "rows: rows_published against rows")["difference"] == 405_296 - 347_685
-    total = finding(report, "sum of class_rows_prior_work against the stated rows")
-    assert (total["expected"], total["found"], total["difference"]) == (347_685, 347_634, -51)
-    assert (
-        finding(report, "rows of Arp_Spoofing: class_rows_prior_work against class_rows")["difference"] == -45
-    )
-    assert finding(report, "rows of ICMP_Flood: class_rows_prior_work against class_rows")["difference"] == -6
-    assert finding(report, "number of classes: class_rows_published against class_rows")["difference"] == 1
-    assert not finding(report, "rows of BotNet_DDOS, a declared class")["agrees"]
-    split = finding(
-        report, "80:20 split: training + validation rows against the sum of class_rows_prior_work"
-    )
-    assert split["difference"] == 51
-    assert finding(report, "80:20 split: training rows against 80 % of rows")["agrees"]
-    assert finding(report, "duplicates + distinct flows against rows")["agrees"]
-    assert report["checked"] == len(report["findings"]) + len(report["agreements"])
 
 
 def test_mismatch_without_facts_says_so(tmp_path: Path) -> None:
