@@ -207,10 +207,12 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
     if "extends" in content:
         base = load_spec(content.pop("extends")).model_dump()
         keep = content.pop("keep_facts", [])
-        if unknown := [name for name in keep if name not in base["facts"]]:
-            raise UserError(f"{path.name}: keep_facts: {base['name']} has no facts {', '.join(map(str, unknown))}.")
-        own = content.get("facts", base["facts"])
-        content = base | content | {"facts": own | {name: base["facts"][name] for name in keep if name not in own}}
+        content = base | content
+        if not isinstance(keep, list) or not isinstance(content["facts"], dict):
+            raise UserError(f"{path.name}: keep_facts must be a list of names, and facts a mapping.")
+        if unknown := [str(name) for name in keep if name not in base["facts"]]:
+            raise UserError(f"{path.name}: keep_facts: {base['name']} has no facts {', '.join(unknown)}.")
+        content["facts"] |= {name: base["facts"][name] for name in keep if name not in content["facts"]}
     try:
         return DatasetSpec.model_validate(content)
     except ValidationError as error:

@@ -69,6 +69,7 @@ def test_unknown_name_lists_the_names() -> None:
         ("extends: farm_flow\nlabels: {0: Other}\n", "Other"),
         ("extends: farm_flow\nformat: {decimals: 3, significant: 4}\n", "either decimals or significant"),
         ("extends: farm_flow\ntypo: 1\n", "typo"),
+        ("extends: farm_flow\nkeep_facts: rows\n", "keep_facts must be a list"),
         ("extends: farm_flow\nkeep_facts: [rows, quartile]\n", "farm_flow has no facts quartile"),
     ],
 )
