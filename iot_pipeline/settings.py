@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     # -- what and where ------------------------------------------------------------------------------------
     profile: str = Field("demo", description="named set of defaults: demo or paper")
     dataset: str = Field("farm_flow", description="data set spec: a name in iot_pipeline/datasets or a YAML path")
-    source: str = Field("simulate", description="`simulate`, or file(s) to read: CSV, zip, gz, Parquet, a glob")
+    source: str = Field("simulate", description="`simulate`, or file(s) to read: CSV, zip, gz, Parquet, a glob, a URL")
     lake: Path | None = Field(None, description="folder of artefacts; default data_lake/<dataset>-<profile>")
     prompts: Path = Field(Path(__file__).parent / "prompts", description="folder of the prompt files")
     rows: int | None = Field(None, ge=100, description="rows to simulate; unset: as many as were published")

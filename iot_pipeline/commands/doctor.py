@@ -16,6 +16,7 @@ from rich.text import Text
 
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import Settings, api_key
@@ -72,7 +73,7 @@ def _source(settings: Settings) -> Finding:
         rows = settings.rows or load_spec(edition).facts["rows"]
         return Finding("source", "note", f"simulated: {rows:,} rows, no real capture")
     if "://" in settings.source or glob.glob(settings.source):
-        return Finding("source", "ok", settings.source)
+        return Finding("source", "ok", without_credentials(settings.source))
     return Finding("source", "error", f"IOT_SOURCE: no file matches {settings.source}")
 
 

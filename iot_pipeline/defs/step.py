@@ -21,6 +21,7 @@ import dagster as dg
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.flows.spec import DATASETS, DatasetSpec, load_spec
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
@@ -46,7 +47,7 @@ class RecordedSettings:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._settings, name)
-        self._seen[f"setting {name}"] = plain(value)
+        self._seen[f"setting {name}"] = recorded(value)
         return value
 
 
@@ -246,7 +247,7 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
     def value(name: str) -> Any:
         kind, _, rest = name.partition(" ")
         if kind == "setting":
-            return plain(getattr(settings, rest, None))
+            return recorded(getattr(settings, rest, None))
         if kind == "file":
             return file_version(PROJECT_ROOT / rest)
         return [str(artefact) for artefact in list_artefacts(lake, rest)]
@@ -280,6 +281,11 @@ def artefact_of(context: dg.AssetExecutionContext) -> ArtefactId:
 def code_version_of(context: dg.AssetExecutionContext) -> str:
     """The code version that the asset declares."""
     return context.assets_def.code_versions_by_key[context.asset_key] or ""
+
+
+def recorded(value: Any) -> Any:
+    """A setting as a manifest tells it: the credentials of URLs are nobody's business."""
+    return without_credentials(value) if isinstance(value, str) else plain(value)
 
 
 def plain(value: Any) -> Any:

@@ -49,7 +49,7 @@ def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
     missing, or fewer than 10 or more than 100 features are left.
     """
     with tempfile.TemporaryDirectory(prefix="iot_draft_") as folder, connect() as connection:
-        shown, plain = unpack(find_files(source)[0], Path(folder))[0]
+        shown, plain = unpack(find_files(source, Path(folder))[0], Path(folder))[0]
         table = open_table(connection, shown, plain)
         kinds = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
         facts = column_facts(connection, table, list(kinds))

@@ -1,6 +1,7 @@
 """The source as delivered -> Parquet: CSV, CSV in zip or gz, Parquet, one file, several or a glob.
 
-Belongs here: opening files, checking that they are tables. Does not belong here: labels, features (build.py).
+Belongs here: opening files, checking that they are tables. Does not belong here: fetching URLs (remote.py), labels,
+features (build.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.remote import fetch, is_url
 from iot_pipeline.flows.serialise import quoted
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.tables import connect, quote, scan, write_query
@@ -44,7 +46,8 @@ REASONS = {
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What was read: per file its base name, size and sha256; rows and column names of the whole.
+    """What was read: per file its base name, size and sha256 (and URL, without credentials); rows and column
+    names of the whole.
 
     `rejected` counts lines that are no row of the table, by reason; `examples`: file, line and reason of the first.
     """
@@ -60,16 +63,17 @@ def read_source(
     spec: DatasetSpec, source: str, out: Path, log: Callable[[str], None] | None = None,
     max_rejected_share: float = 0.01,
 ) -> SourceReport:
-    """Read `source` (path, glob, or several of them separated by commas) into one Parquet file `out`.
+    """Read `source` (path, URL, glob, or several of them separated by commas) into one Parquet file `out`.
 
     Columns keep their names; a column of which every value is a number becomes BIGINT or DOUBLE, any other
     stays text. A line of a CSV with too few or too many columns, or not in UTF-8, is rejected and counted. Raises
     UserError for a missing or empty source, a file that is no table, missing columns, a quote that is never closed
     (it swallows what follows), or more than `max_rejected_share` of lines rejected.
     """
-    files = find_files(source)
     report = []
     with tempfile.TemporaryDirectory(prefix="iot_source_") as folder, connect() as connection:
+        urls: dict[Path, str] = {}
+        files = find_files(source, Path(folder), urls)
         parts: list[Path] = []
         columns: list[str] = []
         lost: list[dict[str, Any]] = []
@@ -78,7 +82,8 @@ def read_source(
                 log(f"reading {file.name} ({file.stat().st_size / 1e6:.1f} MB)")
             if file.stat().st_size == 0:
                 raise UserError(f"{file.name} is empty: give a CSV or Parquet file with rows.")
-            report.append({"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)})
+            whence = {"url": urls[file]} if file in urls else {}
+            report.append({"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)} | whence)
             for name, plain in unpack(file, Path(folder)):
                 part = Path(folder) / f"part{len(parts):05d}.parquet"
                 found = as_text_parquet(connection, spec, name, plain, part)
@@ -130,11 +135,26 @@ def check_rejected(lost: list[dict[str, Any]], rows: int, limit: float) -> None:
         )
 
 
-def find_files(source: str) -> list[Path]:
-    """The files that `source` names, in order; UserError for a part that matches nothing or is a folder."""
+def local_files(source: str) -> list[Path]:
+    """The files of `source` that are on this machine: those of its parts that are no URLs."""
+    parts = [part for part in source.split(",") if not is_url(part)]
+    return find_files(",".join(parts)) if parts else []
+
+
+def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | None = None) -> list[Path]:
+    """The files that `source` names, in order; UserError for a part that matches nothing or is a folder.
+
+    What a URL names is fetched into `folder`; `urls` is told where each such file comes from.
+    """
     found: list[Path] = []
     for part in (piece.strip() for piece in source.split(",")):
         if not part:
+            continue
+        if is_url(part) and folder is not None:
+            fetched = dict(fetch(part, folder))
+            found.extend(fetched)
+            if urls is not None:
+                urls.update(fetched)
             continue
         matches = [part] if Path(part).exists() else sorted(glob.glob(part, recursive=True))
         if not matches:

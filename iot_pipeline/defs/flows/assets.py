@@ -11,7 +11,7 @@ from iot_pipeline.defs.step import LakeResource
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.simulate import simulate_farm_flow
-from iot_pipeline.flows.source import find_files, read_source
+from iot_pipeline.flows.source import local_files, read_source
 
 OWNERS = ["team:data"]
 
@@ -30,11 +30,11 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
             step.note(rows=simulated.rows, source="simulated Farm-Flow")
             step.provenance["label"] = "SIMULATED flows: Farm-Flow as its paper describes it, no real capture"
         else:
-            for file in find_files(source):
+            for file in local_files(source):
                 step.file(file.absolute())
             report = read_source(step.spec, source, out, step.log, step.settings.max_rejected_share)
             step.json("source.json", asdict(report))
-            step.note(rows=report.rows, source=", ".join(file["name"] for file in report.files),
+            step.note(rows=report.rows, source=", ".join(file.get("url", file["name"]) for file in report.files),
                       rejected_lines=sum(report.rejected.values()))
             step.table("files", report.files)
             step.table("rejected_lines", report.examples)
