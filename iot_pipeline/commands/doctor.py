@@ -20,6 +20,7 @@ from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import Settings, api_key
+from iot_pipeline.teacher.connect import is_paid, source_of
 
 PACKAGES = [
     "dagster", "pandas", "pyarrow", "duckdb", "openai", "torch", "transformers", "peft", "accelerate",
@@ -90,10 +91,15 @@ def _lake(settings: Settings) -> Finding:
 def _teacher(settings: Settings) -> Finding:
     if settings.teacher == "embedded":
         return Finding("teacher", "note", "embedded rule-based analyst on loopback; its answers are marked as its own")
+    try:
+        source, paid = source_of(settings), is_paid(settings)
+    except UserError as error:
+        return Finding("teacher", "error", str(error))
     if api_key() is None:
         state = "error" if settings.teacher == "openai" else "note"
-        return Finding("teacher", state, f"OPENAI_API_KEY is not set (environment or .env) for {settings.teacher}")
-    return Finding("teacher", "ok", f"{settings.teacher}, budget ${settings.teacher_budget_usd:,.2f}")
+        return Finding("teacher", state, f"OPENAI_API_KEY is not set (environment or .env) for {source}")
+    money = f"budget ${settings.teacher_budget_usd:,.2f}" if paid else "taken to be free: no budget (IOT_TEACHER_PAID)"
+    return Finding("teacher", "ok", f"{source}, by {settings.teacher_via}, {money}")
 
 
 def _student(settings: Settings) -> list[Finding]:
@@ -124,6 +130,6 @@ def show(findings: list[Finding], settings: Settings) -> None:
     for column in ("variable", "value", "meaning"):
         table.add_column(column)
     for name, value, description in settings.describe():
-        shown = ",".join(value) if isinstance(value, list) else "" if value is None else str(value)
+        shown = ",".join(value) if isinstance(value, list) else "" if value is None else without_credentials(str(value))
         table.add_row(name, Text(shown, overflow="fold"), Text(description))
     console.print(table)

@@ -18,10 +18,8 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline.defs.step import LakeResource, Step
-from iot_pipeline.errors import UserError
-from iot_pipeline.settings import api_key
+from iot_pipeline.teacher.connect import open_teacher
 from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.process import embedded_server
 from iot_pipeline.training.base_payload import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.launch import BUILD_BASE, command, environment
@@ -35,27 +33,11 @@ class TeacherResource(dg.ConfigurableResource):
 
     @contextlib.contextmanager
     def open(self, step: Step) -> Iterator[Teacher]:
-        """The engine on the lake's answer store. Raises UserError where a key is needed and there is none."""
-        where, key = step.settings.teacher, api_key()
-        with contextlib.ExitStack() as stack:
-            if where == "embedded":
-                base_url, secret = stack.enter_context(embedded_server()), "embedded"
-                step.provenance |= {"teacher": "embedded"}
-            else:
-                base_url = "https://api.openai.com/v1" if where == "openai" else where
-                if key is None and where == "openai":
-                    raise UserError("OPENAI_API_KEY is not set (environment or .env); or set IOT_TEACHER=embedded")
-                secret = key.get_secret_value() if key else "none"
-                step.provenance |= {"teacher": base_url}
-            yield Teacher(
-                base_url=base_url,
-                api_key=secret,
-                store=step.lake.root / "teacher.sqlite",
-                source=where if where == "embedded" else base_url,
-                budget_usd=step.unrecorded.teacher_budget_usd,
-                concurrency=step.unrecorded.teacher_concurrency,
-                log=step.log,
-            )
+        """The engine on the store of answers. Raises UserError where a key is needed and there is none."""
+        _ = step.settings.teacher  # recorded: who answers decides what; limits, budget and the store's place do not
+        with open_teacher(step.unrecorded, log=step.log) as engine:
+            step.provenance |= {"teacher": engine.source, "via": engine.via}
+            yield engine
 
 
 class TrainerResource(dg.ConfigurableResource):

@@ -5,10 +5,12 @@ Belongs here: the transport and the reading of a response. Does not belong here:
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.limits import retry_after_s
@@ -45,16 +47,29 @@ UNREADABLE = Reply("transport", "unreadable response", billed_unknown=True)
 def open_client(base_url: str, api_key: str, timeout_s: float, most: int, local: bool) -> AsyncOpenAI:
     """The official client on the aiohttp transport, without its own retries.
 
-    A local server is reached directly, whatever proxy the environment names.
+    A local server is reached directly, whatever proxy the environment names. User and password of the URL travel in
+    a header, in place of the key: transports write URLs into their logs.
     """
     import httpx2
     from openai import AsyncOpenAI, DefaultAioHttpClient
 
     limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most)
     transport = DefaultAioHttpClient(limits=limits, trust_env=not local)
+    address, headers = split_credentials(base_url)
     return AsyncOpenAI(
-        base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=0, http_client=transport
+        base_url=address, api_key=api_key, timeout=timeout_s, max_retries=0, http_client=transport,
+        default_headers=headers,
     )
+
+
+def split_credentials(url: str) -> tuple[str, dict[str, str]]:
+    """A URL without user and password, and the header that says them (none where it has none)."""
+    parts = urlsplit(url)
+    credentials, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    said = base64.b64encode(unquote(credentials).encode()).decode()
+    return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {said}"}
 
 
 async def send(client: AsyncOpenAI, body: Mapping[str, Any]) -> Reply:

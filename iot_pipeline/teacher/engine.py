@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.teacher import ledger
 from iot_pipeline.teacher.batch import Batches, BatchLimits
 from iot_pipeline.teacher.client import open_client
@@ -38,7 +39,8 @@ class Teacher:
         log: Callable[[str], None] | None = None, paid: bool | None = None, backoff_base_s: float = 0.5,
         via: Via = "requests", batch_limits: BatchLimits | None = None,
     ) -> None:
-        self.base_url, self.source, self.store_path = base_url, source, store
+        self._url = base_url  # with its credentials, if it has any; never shown
+        self.base_url, self.source, self.store_path = without_credentials(base_url), without_credentials(source), store
         self.budget_usd, self.concurrency, self.timeout_s = budget_usd, concurrency, timeout_s
         self.max_attempts, self.backoff_base_s = max_attempts, backoff_base_s
         self.via, self.batch_limits = via, batch_limits or BatchLimits()
@@ -83,7 +85,7 @@ class Teacher:
             self.price(model)
         most = min(self.concurrency, len(requests))
         client = open_client(
-            self.base_url, self._api_key, self.timeout_s, most, local=not ledger.is_paid(self.base_url)
+            self._url, self._api_key, self.timeout_s, most, local=not ledger.is_paid(self.base_url)
         )
         async with client:
             saver = asyncio.create_task(run.saver())

@@ -20,7 +20,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.faults import FAULTS, FaultPlan, parse_faults
-from iot_pipeline.teacher.ledger import is_paid, price_of, worst_case
+from iot_pipeline.teacher.ledger import Price, is_paid, price_of, price_table, worst_case
 from iot_pipeline.teacher.limits import Breaker, Gate, retry_after_s
 from iot_pipeline.teacher.process import PROJECT, embedded_server
 from iot_pipeline.teacher.request import Request, Usage
@@ -44,8 +44,12 @@ def test_prices() -> None:
     price = price_of("gpt-4o-mini-2024-07-18")
     assert price.cost(Usage(1_000_000, 0, 0)) == pytest.approx(0.15)
     assert price.cost(Usage(1_000_000, 1_000_000, 1_000_000)) == pytest.approx(0.675)
-    with pytest.raises(UserError, match="no price is known for the model 'gpt-4o'"):
-        price_of("gpt-4o")
+    # The longer name wins; what our table lacks comes from the package.
+    assert price_of("gpt-4o-2024-08-06").completion == 10.0 and price_of("gpt-4.1-mini").cached == 0.1
+    assert "gpt-3.5-turbo" not in price_table()
+    assert price_of("gpt-3.5-turbo") == Price(0.5, 0.5, 1.5)
+    with pytest.raises(UserError, match="no price is known for the model 'gpt-9'"):
+        price_of("gpt-9")
     request = make_requests(1)[0]
     assert worst_case(price, request, 400) > price.cost(Usage(len(request.messages[0]["content"]), 0, 400))
 

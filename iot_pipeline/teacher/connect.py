@@ -1,0 +1,110 @@
+"""From the settings to a teacher: which server, which key, which store, and under what name its answers are kept.
+
+Belongs here: reading the settings of the teacher. Does not belong here: asking (engine.py), what is asked (tracks).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.remote import without_credentials
+from iot_pipeline.settings import Settings, api_key
+from iot_pipeline.teacher import ledger
+from iot_pipeline.teacher.batch import BatchLimits
+from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.process import embedded_server
+
+OPENAI_URL = "https://api.openai.com/v1"
+EMBEDDED = "embedded"
+
+
+def address_of(settings: Settings) -> str:
+    """Base URL of a teacher that is no process of ours, with its credentials; UserError for what is no address."""
+    if settings.teacher == "openai":
+        return OPENAI_URL
+    if not settings.teacher.startswith(("http://", "https://")):
+        raise UserError(
+            f"IOT_TEACHER={settings.teacher}: it must be embedded, openai, or the base URL of a compatible server "
+            "(http://host:port/v1)."
+        )
+    return settings.teacher
+
+
+def source_of(settings: Settings) -> str:
+    """What the answers are filed under: `embedded`, or the server's address without credentials."""
+    return EMBEDDED if settings.teacher == EMBEDDED else without_credentials(address_of(settings))
+
+
+def store_of(settings: Settings) -> Path:
+    """Where the answers are kept."""
+    if settings.teacher_store is None:
+        return settings.lake_path / "teacher.sqlite"
+    return Path(settings.teacher_store).expanduser().absolute()
+
+
+def is_paid(settings: Settings) -> bool:
+    """Whether what is asked costs money: as the settings say, else by the address."""
+    if settings.teacher == EMBEDDED:
+        return False
+    if settings.teacher_paid == "auto":
+        return ledger.is_paid(address_of(settings))
+    return settings.teacher_paid == "yes"
+
+
+@contextlib.contextmanager
+def open_teacher(settings: Settings, log: Callable[[str], None] | None = None) -> Iterator[Teacher]:
+    """The teacher that the settings name; the embedded one runs as a process for as long as it is open.
+
+    Raises UserError where a key is needed and there is none, and where the server does not start.
+    """
+    with contextlib.ExitStack() as stack:
+        if settings.teacher == EMBEDDED:
+            url, key = stack.enter_context(embedded_server()), EMBEDDED
+        else:
+            url, key = address_of(settings), _key(settings)
+            if log is not None and (guess := _guess(settings)):
+                log(guess)
+        yield teacher_at(url, key, settings, log)
+
+
+def teacher_at(url: str, key: str, settings: Settings, log: Callable[[str], None] | None = None) -> Teacher:
+    """The engine as the settings want it; nothing is connected before something is asked."""
+    return Teacher(
+        base_url=url,
+        api_key=key,
+        store=store_of(settings),
+        source=source_of(settings),
+        budget_usd=settings.teacher_budget_usd,
+        concurrency=settings.teacher_concurrency,
+        timeout_s=settings.teacher_timeout_s,
+        max_attempts=settings.teacher_max_attempts,
+        log=log,
+        paid=is_paid(settings),
+        via=settings.teacher_via,
+        batch_limits=BatchLimits(tokens=settings.teacher_enqueued_tokens),
+    )
+
+
+def _key(settings: Settings) -> str:
+    key = api_key()
+    if key is None and settings.teacher == "openai":
+        raise UserError("OPENAI_API_KEY is not set (environment or .env); or set IOT_TEACHER=embedded")
+    return key.get_secret_value() if key else "none"
+
+
+def _guess(settings: Settings) -> str:
+    """What is assumed of an address that the settings say nothing about; empty where nothing is."""
+    if settings.teacher == "openai" or settings.teacher_paid != "auto":
+        return ""
+    if is_paid(settings):
+        return (
+            f"{source_of(settings)} is taken for a paid server: the budget of ${settings.teacher_budget_usd:,.2f} "
+            "holds (IOT_TEACHER_PAID=no if it is free)"
+        )
+    return (
+        f"{source_of(settings)} is taken for a free server, as it is on this machine or network: no budget is kept "
+        "(IOT_TEACHER_PAID=yes if it passes requests on to a paid one)"
+    )
