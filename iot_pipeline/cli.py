@@ -142,11 +142,17 @@ def teacher(
     host: Annotated[str, typer.Option(help="Address to bind; loopback unless you say otherwise.")] = "127.0.0.1",
     faults: Annotated[str, typer.Option(help="Misbehave: kind=probability,... (`help` lists the kinds).")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
+    answer_seconds: Annotated[float, typer.Option(help="How long each answer takes.")] = 0.0,
     hang_seconds: Annotated[float, typer.Option(help="How long the fault `timeout` hangs.")] = 600.0,
     batch_seconds: Annotated[float, typer.Option(help="How long a batch takes at least.")] = 0.0,
+    rpm: Annotated[int | None, typer.Option(help="Requests a minute that it takes; default any number.")] = None,
+    tpm: Annotated[int | None, typer.Option(help="Tokens a minute that it takes.")] = None,
+    enqueued_tokens: Annotated[int | None, typer.Option(help="Tokens in batches at once that it takes.")] = None,
+    json_schema: Annotated[bool, typer.Option(help="Know answers in the form of a JSON schema.")] = True,
 ) -> None:
     """Run the embedded OpenAI-compatible teacher by itself, well-behaved or not, until interrupted."""
     from iot_pipeline.teacher.faults import FAULTS
+    from iot_pipeline.teacher.manners import Manners
     from iot_pipeline.teacher.server import serve
 
     if faults == "help":
@@ -156,7 +162,8 @@ def teacher(
     def announce(url: str) -> None:
         print(f"Embedded teacher on {url} (stop with Ctrl-C)\nUse it: IOT_TEACHER={url} iot-pipeline run", flush=True)
 
-    serve(host, port, faults, seed, hang_seconds, None, batch_seconds, announce)
+    manners = Manners(answer_seconds, hang_seconds, batch_seconds, rpm, tpm, enqueued_tokens, int(json_schema))
+    serve(host, port, faults, seed, manners, None, announce)
 
 
 datasets = typer.Typer(no_args_is_help=True, help="List data sets, draft a spec from a file, check a spec.")

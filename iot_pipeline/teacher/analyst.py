@@ -6,6 +6,7 @@ Belongs here: understanding a prompt, choosing indicators. Does not belong here:
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -41,18 +42,29 @@ class Task:
 
 
 def write_answer(
-    messages: Sequence[Mapping[str, str]], temperature: float, seed: int | None, max_tokens: int
+    messages: Sequence[Mapping[str, str]], temperature: float, seed: int | None, max_tokens: int,
+    fields: Sequence[str] = (),
 ) -> tuple[str, str, dict[str, int]]:
-    """Text, finish reason ("stop" or "length") and usage for a chat; the same arguments give the same answer."""
+    """Text, finish reason ("stop" or "length") and usage for a chat; the same arguments give the same answer.
+
+    fields: of a JSON object in place of text, in their order: classification, analysis, key_indicators.
+    """
     prompt = "\n".join(message["content"] for message in messages)
-    usage = len(prompt.encode()) // PROMPT_BYTES_A_TOKEN + 1
+    usage = prompt_tokens(prompt)
     rng = random.Random(f"{seed}|{hashlib.sha256(prompt.encode()).hexdigest()}" if temperature > 0 else "0")
     text, reason = _write(messages, rng, temperature), "stop"
+    if fields:
+        text = _object(text, fields)
     limit = max_tokens * ANSWER_BYTES_A_TOKEN
     if len(text) > limit:
         text, reason = text[:limit], "length"
     said = len(text) // ANSWER_BYTES_A_TOKEN + 1
     return text, reason, {"prompt_tokens": usage, "completion_tokens": said, "total_tokens": usage + said}
+
+
+def prompt_tokens(prompt: str) -> int:
+    """Tokens of a prompt's text."""
+    return len(prompt.encode()) // PROMPT_BYTES_A_TOKEN + 1
 
 
 def find_classes(messages: Sequence[Mapping[str, str]]) -> list[str]:
@@ -157,10 +169,7 @@ def _extremity(cite: Cite) -> float:
 def _paraphrase(answer: str, writer: Writer, classes: Sequence[str], label_first: bool) -> str:
     """The same facts in other words: features, values, directions and label are taken from the given answer."""
     parts = _parts(answer)
-    indicators = [
-        Cite(name, value, percentile, direction)
-        for name, value, direction, percentile in GIVEN_INDICATOR.findall(parts.get("KEY_INDICATORS", ""))
-    ]
+    indicators = _indicators(parts.get("KEY_INDICATORS", ""))
     label = parts.get("CLASSIFICATION", "").strip()
     analysis = parts.get("ANALYSIS", "").strip()
     if not label or not indicators or not analysis:
@@ -185,3 +194,23 @@ def _assemble(label: str, analysis: str, indicators: Sequence[Cite], label_first
     classification = f"CLASSIFICATION: {label}"
     explanation = f"ANALYSIS: {analysis}\nKEY_INDICATORS: {'; '.join(cite.indicator() for cite in indicators)}"
     return f"{classification}\n{explanation}" if label_first else f"{explanation}\n{classification}"
+
+
+def _object(answer: str, fields: Sequence[str]) -> str:
+    """An answer as a JSON object with these fields in this order."""
+    parts = _parts(answer)
+    content = {
+        "classification": parts.get("CLASSIFICATION", ""),
+        "analysis": parts.get("ANALYSIS", answer),
+        "key_indicators": [
+            {"feature": cite.feature, "value": cite.value, "note": cite.note()}
+            for cite in _indicators(parts.get("KEY_INDICATORS", ""))
+        ],
+    }
+    return json.dumps({name: content[name] for name in fields}, ensure_ascii=False)
+
+
+def _indicators(text: str) -> list[Cite]:
+    return [
+        Cite(name, value, percentile, direction) for name, value, direction, percentile in GIVEN_INDICATOR.findall(text)
+    ]

@@ -18,6 +18,7 @@ from iot_pipeline.teacher.request import EMBEDDED_MODEL
 
 FINGERPRINT = "fp_embedded_1"
 DEFAULT_MAX_TOKENS = 4096
+ANSWER_FIELDS = {"classification", "analysis", "key_indicators"}
 ROLES = {"system", "developer", "user", "assistant"}
 
 
@@ -38,8 +39,11 @@ def error(
     return JSONResponse(content, status, headers=headers)
 
 
-def check_body(body: Any) -> dict[str, Any]:
-    """The arguments of `write_answer`, with the API's defaults; BadBody names the first field that is wrong."""
+def check_body(body: Any, json_schema: bool = True) -> dict[str, Any]:
+    """The arguments of `write_answer`, with the API's defaults; BadBody names the first field that is wrong.
+
+    json_schema: whether answers in the form of a schema are known here at all.
+    """
     if not isinstance(body, dict):
         raise BadBody("the request body must be a JSON object")
     if not isinstance(body.get("model"), str) or not body["model"]:
@@ -51,8 +55,9 @@ def check_body(body: Any) -> dict[str, Any]:
         where = f"messages[{number}]"
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise BadBody(f"{where}.role must be one of {', '.join(sorted(ROLES))}", f"{where}.role")
-        if not isinstance(message.get("content"), str):
-            raise BadBody(f"{where}.content must be a string", f"{where}.content")
+        content = message.get("content")
+        if not isinstance(content, str) or not _encodes(content):
+            raise BadBody(f"{where}.content must be a string of Unicode text", f"{where}.content")
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     if limit is not None and (not _whole(limit) or limit < 1):
         raise BadBody("max_tokens must be a whole number of at least 1", "max_tokens")
@@ -63,6 +68,9 @@ def check_body(body: Any) -> dict[str, Any]:
             raise BadBody(f"{name} must be a number from 0 to {high}", name)
     if body.get("seed") is not None and not _whole(body["seed"]):
         raise BadBody("seed must be a whole number", "seed")
+    fields = _fields(body.get("response_format"))
+    if fields and not json_schema:
+        raise BadBody("response_format of type json_schema is not supported with this model", "response_format")
     if body.get("stream"):
         raise BadBody("the embedded teacher does not stream", "stream")
     if body.get("n") not in (None, 1):
@@ -70,15 +78,43 @@ def check_body(body: Any) -> dict[str, Any]:
     temperature = body.get("temperature")
     return {
         "messages": messages, "seed": body.get("seed"), "max_tokens": limit or DEFAULT_MAX_TOKENS,
-        "temperature": 1.0 if temperature is None else float(temperature),
+        "temperature": 1.0 if temperature is None else float(temperature), "fields": fields,
     }
+
+
+def _fields(wanted: Any) -> tuple[str, ...]:
+    """Fields of the JSON object that a response_format asks for, in its order; empty for plain text."""
+    where = "response_format"
+    if wanted is None or wanted == {"type": "text"}:
+        return ()
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind != "json_schema":
+        raise BadBody(f"{where}.type must be text or json_schema", where)
+    named = wanted.get("json_schema")
+    if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+        raise BadBody(f"{where}.json_schema.name must be a string", f"{where}.json_schema.name")
+    schema = named.get("schema")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict) or set(properties) != ANSWER_FIELDS:
+        raise BadBody(
+            f"the embedded teacher writes objects of {', '.join(sorted(ANSWER_FIELDS))} only", f"{where}.json_schema"
+        )
+    return tuple(properties)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say
+        return False
+    return True
 
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def completion(arguments: dict[str, Any], fault: str | None, raw: bytes) -> dict[str, Any]:
+def completion(arguments: dict[str, Any], fault: str | None, raw: bytes, cached_tokens: int = 0) -> dict[str, Any]:
     """The answer to a checked body, spoilt by an answer fault if there is one.
 
     Its id is made of the raw body, so that equal requests get equal ids and nothing kept depends on the clock.
@@ -96,30 +132,12 @@ def completion(arguments: dict[str, Any], fault: str | None, raw: bytes) -> dict
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
         "usage": {
             **usage, "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
         },
         "system_fingerprint": FINGERPRINT,
     }
 
 
-class Bill:
-    """What the server would send an invoice for: tokens of every answer it wrote, by way of asking."""
-
-    def __init__(self) -> None:
-        self.lines = {way: {"answers": 0, "prompt_tokens": 0, "completion_tokens": 0} for way in ("requests", "batch")}
-        self.repeated = 0  # answers to a body that had been answered before
-        self._seen: set[bytes] = set()
-
-    def add(self, way: str, raw: bytes, content: dict[str, Any]) -> None:
-        """One answer to the raw body."""
-        line = self.lines[way]
-        line["answers"] += 1
-        line["prompt_tokens"] += content["usage"]["prompt_tokens"]
-        line["completion_tokens"] += content["usage"]["completion_tokens"]
-        digest = hashlib.sha256(raw).digest()[:16]
-        self.repeated += digest in self._seen
-        self._seen.add(digest)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**self.lines, "repeated": self.repeated}
+def prompt_of(arguments: dict[str, Any]) -> str:
+    """The text of a checked body's messages."""
+    return "\n".join(message["content"] for message in arguments["messages"])

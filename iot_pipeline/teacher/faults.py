@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 
 from iot_pipeline.errors import UserError
 
-TRANSPORT_FAULTS = (
-    "rate_limit", "rate_limit_no_header", "server_error", "timeout", "drop", "unauthorised", "unreadable",
-)
+RATE_LIMIT_FAULTS = ("rate_limit", "rate_limit_date", "rate_limit_no_header")
+# After these the answer is written, and billed, and does not arrive.
+LOST_FAULTS = ("timeout", "drop", "drop_early", "unreadable")
+TRANSPORT_FAULTS = (*RATE_LIMIT_FAULTS, *LOST_FAULTS, "server_error", "unauthorised")
 ANSWER_FAULTS = ("truncate", "refusal", "wrong_label", "ungrounded")
 SINGLE_FAULTS = TRANSPORT_FAULTS + ANSWER_FAULTS
 # What can become of a line of a batch's results, and of a whole batch.
@@ -22,6 +23,7 @@ LINE_FAULTS = ("line_missing", "line_doubled", "line_garbled")
 BATCH_FAULTS = ("batch_failed", "batch_expired", "batch_cancelled", "batch_queue_full")
 GROUPS = (SINGLE_FAULTS, LINE_FAULTS, BATCH_FAULTS)
 FAULTS = SINGLE_FAULTS + LINE_FAULTS + BATCH_FAULTS
+LABEL = re.compile(r'(CLASSIFICATION: |"classification": ")([^\s"]+)')
 REFUSAL = "I'm sorry, but I can't help with that."
 
 
@@ -76,10 +78,9 @@ class FaultPlan:
 def spoil(kind: str, text: str, classes: Sequence[str]) -> str:
     """A good answer made bad: another class, a number that is nowhere in the flow, or cut in the middle."""
     if kind == "wrong_label":
-        match = re.search(r"CLASSIFICATION: (\S+)", text)
-        true = match[1] if match else ""
-        other = next((name for name in classes if name != true), "Unknown_Class")
-        return text.replace(f"CLASSIFICATION: {true}", f"CLASSIFICATION: {other}")
+        match = LABEL.search(text)
+        other = next((name for name in classes if match is None or name != match[2]), "Unknown_Class")
+        return LABEL.sub(rf"\g<1>{other}", text)
     if kind == "ungrounded":
         return re.sub(r"-?\d+\.\d+|\d+", "87654.321", text, count=1)
     if kind == "truncate":

@@ -113,12 +113,14 @@ class Cite:
             return ""
         return f"{self.direction} the {'median' if self.percentile else 'mean'}"
 
+    def note(self) -> str:
+        """What stands in parentheses after the value; empty where nothing is known."""
+        return ", ".join(filter(None, (self.reference, self.percentile))) if self.direction else ""
+
     def indicator(self) -> str:
         """The item of KEY_INDICATORS."""
-        if not self.direction:
-            return f"{self.feature} {self.value}"
-        tail = f", {self.percentile}" if self.percentile else ""
-        return f"{self.feature} {self.value} ({self.reference}{tail})"
+        note = self.note()
+        return f"{self.feature} {self.value}" + (f" ({note})" if note else "")
 
 
 @cache

@@ -25,15 +25,16 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 @contextlib.contextmanager
 def embedded_server(
-    faults: Mapping[str, float] | None = None, seed: int = 0, hang_seconds: float = 600.0
+    faults: Mapping[str, float] | None = None, seed: int = 0, **manners: float
 ) -> Iterator[str]:
     """Base URL (`http://127.0.0.1:<free port>/v1`) of a fresh embedded teacher, stopped at the end of the block.
 
-    `faults` are probabilities by kind (see faults.FAULTS). Raises UserError where it does not start.
+    `faults` are probabilities by kind (see faults.FAULTS), `manners` fields of manners.Manners. Raises UserError where
+    it does not start.
     """
     command = [
         sys.executable, "-m", "iot_pipeline.teacher.server", "--port", "0", "--parent-pid", str(os.getpid()),
-        "--seed", str(seed), "--hang-seconds", str(hang_seconds),
+        "--seed", str(seed), *(f"--{name.replace('_', '-')}={value}" for name, value in manners.items()),
     ]
     if faults:
         command += ["--faults", ",".join(f"{kind}={p}" for kind, p in check_faults(faults).items())]

@@ -13,34 +13,34 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.completions import BadBody, Bill, check_body, completion, error
-from iot_pipeline.teacher.faults import FAULTS, SINGLE_FAULTS, FaultPlan, parse_faults
+from iot_pipeline.teacher.analyst import prompt_tokens
+from iot_pipeline.teacher.bill import Bill, PromptCache
+from iot_pipeline.teacher.completions import BadBody, check_body, completion, error, prompt_of
+from iot_pipeline.teacher.faults import FAULTS, RATE_LIMIT_FAULTS, SINGLE_FAULTS, FaultPlan, parse_faults
+from iot_pipeline.teacher.manners import Manners, Quota, retry_headers
 from iot_pipeline.teacher.request import EMBEDDED_MODEL
 from iot_pipeline.teacher.server_batches import BatchServer
-
-HANG_S = 600.0
-# No limit is enforced; the headers are there so that a client can be written against them.
-LIMIT_HEADERS = {
-    "x-ratelimit-limit-requests": "1000000", "x-ratelimit-remaining-requests": "999999",
-    "x-ratelimit-reset-requests": "1ms", "x-ratelimit-limit-tokens": "1000000000",
-    "x-ratelimit-remaining-tokens": "999999999", "x-ratelimit-reset-tokens": "1ms",
-}
 
 
 class Server:
     """The routes and their state."""
 
-    def __init__(self, plan: FaultPlan, hang_s: float, bill: Bill) -> None:
-        self.plan, self.hang_s, self.bill = plan, hang_s, bill
+    def __init__(self, plan: FaultPlan, manners: Manners, bill: Bill) -> None:
+        self.plan, self.manners, self.bill = plan, manners, bill
+        self.quota, self.cache = Quota(manners.rpm, manners.tpm), PromptCache()
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
@@ -51,62 +51,94 @@ class Server:
         """POST /v1/chat/completions."""
         raw = await request.body()
         try:
-            arguments = check_body(json.loads(raw))
-        except ValueError as problem:  # also bytes that are not UTF-8
+            arguments = check_body(json.loads(raw), bool(self.manners.json_schema))
+        except (ValueError, RecursionError) as problem:  # also bytes that are not UTF-8
             return error(400, f"the body is not valid JSON: {problem}", "invalid_request_error")
         except BadBody as problem:
             return error(400, str(problem), "invalid_request_error", param=problem.param)
         wanted = request.headers.get("x-iot-fault")
         if wanted is not None and wanted not in SINGLE_FAULTS:
             return error(400, f"unknown fault {wanted}", "invalid_request_error", param="x-iot-fault")
+        tokens = prompt_tokens(prompt_of(arguments))
+        if wait := self.quota.admit(tokens + arguments["max_tokens"]):
+            headers = {**self.quota.headers(), **retry_headers(wait)}
+            return error(429, "Rate limit reached", "requests", "rate_limit_exceeded", headers=headers)
         fault = wanted or self.plan.draw(raw, SINGLE_FAULTS)
-        failed = await self._transport_fault(fault, request)
-        if failed is not None:
-            return failed
-        content = completion(arguments, fault, raw)
-        self.bill.add("requests", raw, content)
-        identity = content["id"].replace("chatcmpl-", "req_")
-        return JSONResponse(content, headers=LIMIT_HEADERS | {"x-request-id": identity})
+        return self._unanswered(fault) or await self._answered(request, raw, arguments, tokens, fault)
 
     async def invoice(self, request: Request) -> Response:
-        """GET /v1/embedded/bill: no part of the real API; what this server wrote since it started."""
-        return JSONResponse(self.bill.to_json())
+        """GET /v1/embedded/bill: no part of the real API; what this server wrote since it started.
 
-    async def _transport_fault(self, fault: str | None, request: Request) -> Response | None:
-        if fault in ("rate_limit", "rate_limit_no_header"):
-            headers = {"retry-after-ms": "50", "retry-after": "1"} if fault == "rate_limit" else {}
+        With ?by=prompt every answer by itself, see Bill.to_json.
+        """
+        return JSONResponse(self.bill.to_json(request.query_params.get("by") == "prompt"))
+
+    def _unanswered(self, fault: str | None) -> Response | None:
+        """The response of a fault that comes before any writing."""
+        if fault in RATE_LIMIT_FAULTS:
+            in_a_second = format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=True)
+            headers = {
+                "rate_limit": {"retry-after-ms": "50", "retry-after": "1"},
+                "rate_limit_date": {"retry-after": in_a_second},
+            }.get(str(fault), {})
             return error(429, "Rate limit reached", "requests", "rate_limit_exceeded", headers=headers)
         if fault == "server_error":
             return error(500, "The server had an error while processing your request", "server_error")
         if fault == "unauthorised":
             return error(401, "Incorrect API key provided", "invalid_request_error", "invalid_api_key")
+        return None
+
+    async def _answered(
+        self, request: Request, raw: bytes, arguments: dict[str, Any], tokens: int, fault: str | None
+    ) -> Response:
+        """Write, bill, and send what the fault leaves of it: a client that is gone by then is billed all the same."""
+        content = completion(arguments, fault, raw, self.cache.tokens(prompt_of(arguments), tokens))
+        self.bill.add("requests", raw, arguments["messages"], content, fault)
+        headers = self.quota.headers() | {"x-request-id": content["id"].replace("chatcmpl-", "req_")}
+        if self.manners.answer_seconds:
+            await asyncio.sleep(self.manners.answer_seconds)
         if fault == "unreadable":
             return Response(b'{"id": "chatcmpl-1", "choices": [{"mess', media_type="application/json")
         if fault == "timeout":
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.hang_s):
+                async with asyncio.timeout(self.manners.hang_seconds):
                     while not await request.is_disconnected():
                         await asyncio.sleep(0.05)
             return error(503, "timed out", "server_error")
-        return DroppedResponse() if fault == "drop" else None
+        if fault in ("drop", "drop_early"):
+            return DroppedResponse(early=fault == "drop_early")
+        return JSONResponse(content, headers=headers)
 
 
 class DroppedResponse(Response):
-    """Begins an answer and breaks the connection in its middle."""
+    """Breaks the connection: before any header, or in the middle of an answer."""
+
+    def __init__(self, early: bool) -> None:
+        super().__init__()
+        self.early = early
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.early:
+            # ASGI has no message for this; uvicorn's `receive` is a method of the object that holds the connection.
+            receive.__self__.transport.abort()
+            await asyncio.sleep(0.01)
+            return
         headers = [(b"content-type", b"application/json"), (b"content-length", b"1000")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b'{"id": ', "more_body": True})
         raise ConnectionAbortedError("dropped on demand")
 
 
-def build_app(
-    plan: FaultPlan, hang_s: float = HANG_S, parent: int | None = None, batch_s: float = 0.0
-) -> Starlette:
+async def http_error(request: Request, problem: Exception) -> Response:
+    """What the framework refuses by itself, in the real API's shape."""
+    assert isinstance(problem, HTTPException)
+    return error(problem.status_code, str(problem.detail), "invalid_request_error", headers=dict(problem.headers or {}))
+
+
+def build_app(plan: FaultPlan, manners: Manners, parent: int | None = None) -> Starlette:
     """The ASGI application; with `parent` it ends the process soon after that process is gone."""
     bill = Bill()
-    server, batches = Server(plan, hang_s, bill), BatchServer(plan, bill, batch_s)
+    server, batches = Server(plan, manners, bill), BatchServer(plan, manners, bill)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -124,6 +156,7 @@ def build_app(
             *batches.routes(),
         ],
         lifespan=lifespan,
+        exception_handlers={HTTPException: http_error},
     )
 
 
@@ -154,20 +187,22 @@ def main() -> None:
     parser.add_argument("--parent-pid", type=int, default=None, help="exit when this process is gone")
     parser.add_argument("--faults", default="", help=f"kind=probability,... of: {', '.join(FAULTS)}")
     parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
-    parser.add_argument("--hang-seconds", type=float, default=HANG_S, help="how long a time-out fault hangs")
-    parser.add_argument("--batch-seconds", type=float, default=0.0, help="how long a batch takes at least")
+    for manner in fields(Manners):
+        kind = float if manner.name.endswith("seconds") else int
+        parser.add_argument(f"--{manner.name.replace('_', '-')}", type=kind, default=manner.default)
     arguments = parser.parse_args()
+    manners = Manners(**{manner.name: getattr(arguments, manner.name) for manner in fields(Manners)})
     try:
         serve(
-            "127.0.0.1", arguments.port, arguments.faults, arguments.seed, arguments.hang_seconds, arguments.parent_pid,
-            arguments.batch_seconds, lambda url: print(json.dumps({"base_url": url, "pid": os.getpid()}), flush=True),
+            "127.0.0.1", arguments.port, arguments.faults, arguments.seed, manners, arguments.parent_pid,
+            lambda url: print(json.dumps({"base_url": url, "pid": os.getpid()}), flush=True),
         )
     except UserError as problem:
         sys.exit(f"error: {problem}")
 
 
 def serve(
-    host: str, port: int, faults: str, seed: int, hang_s: float, parent: int | None, batch_s: float,
+    host: str, port: int, faults: str, seed: int, manners: Manners, parent: int | None,
     announce: Callable[[str], None],
 ) -> None:
     """Bind (port 0: any free one), announce the base URL, serve until SIGTERM or SIGINT.
@@ -182,7 +217,7 @@ def serve(
     except OSError as problem:
         raise UserError(f"port {port} on {host} cannot be used ({problem.strerror}); choose one with --port") from None
     listener.listen(2048)
-    app = build_app(plan, hang_s, parent, batch_s)
+    app = build_app(plan, manners, parent)
     config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
     announce(f"http://{host}:{listener.getsockname()[1]}/v1")
     uvicorn.Server(config).run(sockets=[listener])

@@ -24,8 +24,18 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from iot_pipeline.teacher.completions import BadBody, Bill, check_body, completion, error
-from iot_pipeline.teacher.faults import BATCH_FAULTS, LINE_FAULTS, SINGLE_FAULTS, FaultPlan
+from iot_pipeline.teacher.analyst import prompt_tokens
+from iot_pipeline.teacher.bill import Bill
+from iot_pipeline.teacher.completions import BadBody, check_body, completion, error, prompt_of
+from iot_pipeline.teacher.faults import (
+    ANSWER_FAULTS,
+    BATCH_FAULTS,
+    LINE_FAULTS,
+    RATE_LIMIT_FAULTS,
+    SINGLE_FAULTS,
+    FaultPlan,
+)
+from iot_pipeline.teacher.manners import Manners
 
 MOST_LINES = 50_000
 MOST_BYTES = 200_000_000
@@ -39,6 +49,7 @@ class Job:
     """A batch and how far it is; `public` is what the API shows of it."""
 
     public: dict[str, Any]
+    tokens: int = 0  # of its prompts, while it is in the queue
     results: list[bytes] = field(default_factory=list)
     errors: list[bytes] = field(default_factory=list)
 
@@ -50,8 +61,8 @@ class Job:
 class BatchServer:
     """Routes and state; a context manager, because files lie in a temporary folder."""
 
-    def __init__(self, plan: FaultPlan, bill: Bill, batch_s: float) -> None:
-        self.plan, self.bill, self.batch_s = plan, bill, batch_s
+    def __init__(self, plan: FaultPlan, manners: Manners, bill: Bill) -> None:
+        self.plan, self.manners, self.bill = plan, manners, bill
         self.files: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, Job] = {}
         self.tasks: set[asyncio.Task[None]] = set()
@@ -126,10 +137,12 @@ class BatchServer:
         try:
             body = await request.json()
             source, endpoint, window = (body.get(k) for k in ("input_file_id", "endpoint", "completion_window"))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return error(400, "the body must be a JSON object", "invalid_request_error")
-        if source not in self.files:
+        if not isinstance(source, str) or source not in self.files:
             return error(400, f"no file {source}", "invalid_request_error", param="input_file_id")
+        if not _is_metadata(body.get("metadata")):
+            return error(400, "metadata must be up to 16 pairs of strings", "invalid_request_error", param="metadata")
         if endpoint != "/v1/chat/completions" or window != "24h":
             return error(400, "endpoint must be /v1/chat/completions, completion_window 24h", "invalid_request_error")
         now = int(time.time())
@@ -149,7 +162,9 @@ class BatchServer:
     async def list(self, request: Request) -> Response:
         """GET /v1/batches, newest first, `limit` at a time after the batch `after`."""
         ids = list(reversed(self.jobs))
-        after, limit = request.query_params.get("after"), int(request.query_params.get("limit", "20"))
+        after, wanted = request.query_params.get("after"), request.query_params.get("limit", "20")
+        if not (wanted.isascii() and wanted.isdigit() and 1 <= (limit := int(wanted[:4])) <= 100):
+            return error(400, "limit must be a whole number from 1 to 100", "invalid_request_error", param="limit")
         start = ids.index(after) + 1 if after in self.jobs else 0
         page = ids[start : start + limit]
         return JSONResponse({
@@ -174,10 +189,15 @@ class BatchServer:
 
     async def _work(self, job: Job) -> None:
         """Validate, answer line by line, write the files; a fault stops it half way."""
-        raw = (self.folder / job.public["input_file_id"]).read_bytes()
+        try:
+            raw = (self.folder / job.public["input_file_id"]).read_bytes()
+        except FileNotFoundError:  # deleted in between
+            raw = b""
         fault = self.plan.draw(raw, BATCH_FAULTS)
         lines, problems = _validated(raw)
-        if fault == "batch_queue_full":
+        job.tokens = sum(_prompt_tokens(line["body"]) for line in lines) if self.manners.enqueued_tokens else 0
+        queued = sum(other.tokens for other in self.jobs.values() if other.public["status"] not in TERMINAL)
+        if fault == "batch_queue_full" or queued > (self.manners.enqueued_tokens or queued):
             problems = [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached", "line": None}]
         elif fault == "batch_failed":
             problems = [{"code": "server_error", "message": "failed on demand", "line": None}]
@@ -187,7 +207,7 @@ class BatchServer:
         job.public["request_counts"]["total"] = len(lines)
         job.public["usage"] = _usage(0, 0)
         job.move("in_progress")
-        await asyncio.sleep(self.batch_s)
+        await asyncio.sleep(self.manners.batch_seconds)
         half = len(lines) // 2 if fault in ("batch_expired", "batch_cancelled") else len(lines)
         for number, line in enumerate(lines):
             if job.public["status"] == "cancelling" or number >= half:
@@ -206,26 +226,27 @@ class BatchServer:
         counts = job.public["request_counts"]
         fault = self.plan.draw(raw, SINGLE_FAULTS)
         try:
-            arguments = check_body(line["body"])
+            arguments = check_body(line["body"], bool(self.manners.json_schema))
         except BadBody as problem:
             body = {"error": {"message": str(problem), "type": "invalid_request_error", "param": problem.param}}
             counts["failed"] += 1
             job.errors.append(_line(line["custom_id"], (400, body)))
             return
-        if fault in ("rate_limit", "rate_limit_no_header", "server_error"):
+        if fault in (*RATE_LIMIT_FAULTS, "server_error"):
             status = 500 if fault == "server_error" else 429
             counts["failed"] += 1
             job.errors.append(_line(line["custom_id"], (status, {"error": {"message": fault, "code": fault}})))
             return
+        # The Batch API's prices are half of the full ones, whether or not a prompt begins as another did.
         content = completion(arguments, fault, raw)
-        self.bill.add("batch", raw, content)
+        becomes = self.plan.draw(raw, LINE_FAULTS)
+        self.bill.add("batch", raw, arguments["messages"], content, fault if fault in ANSWER_FAULTS else becomes)
         used, before = content["usage"], job.public["usage"]
         job.public["usage"] = _usage(
             before["input_tokens"] + used["prompt_tokens"], before["output_tokens"] + used["completion_tokens"]
         )
         counts["completed"] += 1
         result = _line(line["custom_id"], (200, content))
-        becomes = self.plan.draw(raw, LINE_FAULTS)
         spoilt = {"line_missing": [], "line_doubled": [result] * 2, "line_garbled": [result[: len(result) // 2]]}
         job.results += spoilt.get(becomes or "", [result])
 
@@ -251,7 +272,9 @@ def _validated(raw: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         try:
             line = json.loads(text)
             known = (line["custom_id"], line["method"], line["url"], line["body"])
-        except (ValueError, KeyError, TypeError):
+            if not isinstance(known[0], str):
+                raise TypeError("custom_id")
+        except (ValueError, KeyError, TypeError, RecursionError):
             problems.append({"code": "invalid_json_line", "message": "not a request", "line": number})
             continue
         if known[1:3] != ("POST", "/v1/chat/completions"):
@@ -265,6 +288,21 @@ def _validated(raw: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if len(lines) > MOST_LINES:
         problems.append({"code": "too_many_lines", "message": f"{MOST_LINES} at most", "line": None})
     return lines, problems
+
+
+def _prompt_tokens(body: Any) -> int:
+    """Tokens of a line's prompt; none where it is no good."""
+    try:
+        return prompt_tokens(prompt_of(check_body(body)))
+    except BadBody:
+        return 0
+
+
+def _is_metadata(value: Any) -> bool:
+    if value is None:
+        return True
+    texts = [*value, *value.values()] if isinstance(value, dict) else [None]
+    return len(texts) <= 32 and all(isinstance(text, str) for text in texts)
 
 
 def _texts(raw: bytes) -> Iterator[bytes]:

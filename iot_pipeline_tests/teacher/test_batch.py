@@ -56,9 +56,8 @@ def bill(base_url: str) -> dict[str, Any]:
 
 def invoice_usd(lines: dict[str, Any]) -> float:
     price = price_of("gpt-4o-mini")
-    single, batch = (
-        Usage(lines[way]["prompt_tokens"], 0, lines[way]["completion_tokens"]) for way in ("requests", "batch")
-    )
+    counts = ("prompt_tokens", "cached_tokens", "completion_tokens")
+    single, batch = (Usage(*(lines[way][count] for count in counts)) for way in ("requests", "batch"))
     return price.cost(single) + price.cost(batch) / 2
 
 
