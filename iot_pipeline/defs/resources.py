@@ -18,12 +18,14 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.inference.student import Student
 from iot_pipeline.teacher.connect import open_teacher
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.training.base_payload import RESULT, BaseConfig
-from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.config import TrainConfig, finished
 from iot_pipeline.training.launch import BUILD_BASE, command, environment
 from iot_pipeline.training.lease import cards_here, leased
+from iot_pipeline.training.reporter import describe_progress
 
 EMBEDDED_LABEL = "EMBEDDED teacher: explanations by the built-in rule-based analyst, not by an LLM"
 
@@ -48,28 +50,40 @@ class TrainerResource(dg.ConfigurableResource):
     def train(self, step: Step, config: TrainConfig, processes: int) -> dict[str, Any]:
         """Train; returns the facts of training.json. Outputs and checkpoints lie in `config.out`.
 
-        A training process that is killed goes on from its last checkpoint when the same config is trained again.
-        Raises dg.Failure with the last lines of its output where it ends with an error.
+        A training process that is killed goes on from its last checkpoint when the same config is trained again; one
+        that had ended is not done again. Raises dg.Failure with the last lines of its output where it ends with an
+        error, UserError where there are fewer GPUs than processes.
         """
+        if (done := finished(config)) is not None:
+            step.log("this training had ended before: its result is taken as it is")
+            return done
         variables = environment(config.base, processes, config.threads)
         path = config.write(config.out / "config.json")
-        self._run(step, command(path, processes), variables, config.out, processes)
+        self._run(step, command(path, processes), variables, config.out, leased(cards_here(), processes, step.log))
         facts: dict[str, Any] = json.loads((config.out / "training.json").read_text())
         if (ran := facts["facts"]["processes"]) != processes:
             raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
         return facts
 
     def build_base(self, step: Step, config: BaseConfig, processes: int) -> dict[str, Any]:
-        """Build the tiny base in `config.out`; returns what its report holds. Raises dg.Failure as `train` does."""
+        """Build the tiny base in `config.out`, on the CPU; returns its report. Raises dg.Failure as `train` does."""
+        if (config.out / RESULT).is_file():
+            done: dict[str, Any] = json.loads((config.out / RESULT).read_text())
+            if done.get("identity") == config.identity():
+                step.log("this base had been built before: it is taken as it is")
+                return done
         variables = environment(str(config.out), processes, config.threads)
         path = config.write(config.out / "config.json")
-        self._run(step, command(path, processes, BUILD_BASE), variables, config.out, processes)
+        self._run(step, command(path, processes, BUILD_BASE), variables, config.out, contextlib.nullcontext([]))
         report: dict[str, Any] = json.loads((config.out / RESULT).read_text())
         return report
 
-    def _run(self, step: Step, argv: list[str], variables: dict[str, str], out: Path, processes: int) -> None:
-        """Run a payload to its end on cards and in a process group of its own, handing on its progress."""
-        with leased(cards_here(), processes, step.progress) as cards, dg.open_pipes_session(
+    def _run(
+        self, step: Step, argv: list[str], variables: dict[str, str], out: Path,
+        lease: contextlib.AbstractContextManager[list[str]],
+    ) -> None:
+        """Run a payload to its end on leased cards and in a process group of its own, handing on its progress."""
+        with lease as cards, dg.open_pipes_session(
             context=step.context,
             context_injector=dg.PipesTempFileContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
@@ -88,7 +102,9 @@ class TrainerResource(dg.ConfigurableResource):
             finally:
                 self._stop(process)
         if code != 0:
-            tail = " | ".join((out / "output.txt").read_text(errors="replace").strip().splitlines()[-4:])
+            lines = (out / "output.txt").read_text(errors="replace").strip().splitlines()
+            # A launcher of many processes prints a report of its own behind the error of the one that failed.
+            tail = " | ".join([line for line in lines if line.startswith("error: ")][:1] or lines[-4:])
             raise dg.Failure(f"training ended with code {code}: {tail}", allow_retries=False)
 
     def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: Path) -> int:
@@ -118,23 +134,9 @@ class TrainerResource(dg.ConfigurableResource):
                 return
 
 
-def describe_progress(line: dict[str, Any]) -> str:
-    """One line of progress.jsonl in words."""
-    parts = [f"step {line['step']} of {line['steps']}", f"loss {line['loss']:.4f}"]
-    if line.get("tokens_per_second"):
-        parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
-    if line.get("mfu") is not None:
-        parts.append(f"{line['mfu']:.0%} of the cards' peak")
-    if line.get("memory_gib"):
-        parts.append(f"{line['memory_gib']:.1f} GiB")
-    if line.get("seconds_left") is not None:
-        parts.append(f"{line['seconds_left']:.0f} s left")
-    return ", ".join(parts)
-
-
 def work_folder(step: Step, fingerprint: str) -> Path:
     """A folder for checkpoints that outlives a kill; folders of other configurations of this artefact are removed."""
-    parent = step.lake.root / ".work" / str(step.artefact).replace("/", "-").replace("|", "-")
+    parent = work_of(step)
     folder = parent / fingerprint
     if parent.exists():
         for other in parent.iterdir():
@@ -142,6 +144,35 @@ def work_folder(step: Step, fingerprint: str) -> Path:
                 shutil.rmtree(other)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def clear_work(step: Step) -> None:
+    """Remove the work folders of an artefact that has been made: only now is nothing lost with them."""
+    shutil.rmtree(work_of(step), ignore_errors=True)
+
+
+def work_of(step: Step) -> Path:
+    """Where the work folders of this artefact lie."""
+    return step.lake.root / ".work" / str(step.artefact).replace("/", "-").replace("|", "-")
+
+
+@contextlib.contextmanager
+def leased_device(step: Step) -> Iterator[str]:
+    """torch's name of a GPU that nobody else uses as long as the block lasts; `cpu` where there is no GPU."""
+    here = cards_here()
+    with leased(here, min(1, len(here)), step.log) as cards:
+        yield f"cuda:{here.index(cards[0])}" if cards else "cpu"
+
+
+@contextlib.contextmanager
+def opened_student(step: Step, base: str, adapter: Path) -> Iterator[Student]:
+    """The student of an adapter on a leased GPU (the CPU where there is none); card and memory are given back."""
+    with leased_device(step) as device:
+        student = Student.load(base, adapter, device, threads=step.unrecorded.threads)
+        try:
+            yield student
+        finally:
+            student.close()
 
 
 @dg.definitions

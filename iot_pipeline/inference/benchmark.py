@@ -26,26 +26,27 @@ def ladder(
     max_new_tokens: int = 160,
     threads: int | None = None,
     log: Callable[[str], None] | None = None,
+    card: str | None = None,
 ) -> list[dict[str, Any]]:
     """Measure each rung on `prompts`; one dictionary a rung.
 
     Keys: rung, run (bool), reason (why not run), device, flows, seconds_p50, seconds_p95 (of one call),
     flows_per_second, new_tokens_per_second, ended_share, label_agreement (with fp32, adapter unmerged, batch 1
-    where measured there). `single` prompts are timed one by one, `explained` are explained. UserError for none.
+    where measured there). `single` prompts are timed one by one, `explained` are explained. `card` names the GPU
+    to measure on (`cuda:1`); None: no GPU. UserError for no prompts.
     """
     import torch
 
     if not prompts:
         raise UserError("inference benchmark: no prompts to measure on")
     say = log or (lambda _message: None)
-    gpu = torch.cuda.is_available()
     rungs: list[dict[str, Any]] = []
     reference: np.ndarray | None = None
     plans = [("fp32, adapter", "cpu", "fp32", False), ("fp32, merged", "cpu", "fp32", True)]
     plans += [("bf16, merged", "cpu", "bf16", True)]
-    plans += [("GPU bf16, adapter", "cuda", "bf16", False), ("GPU bf16, merged", "cuda", "bf16", True)]
+    plans += [("GPU bf16, adapter", card or "", "bf16", False), ("GPU bf16, merged", card or "", "bf16", True)]
     for name, device, dtype, merge in plans:
-        if device == "cuda" and not gpu:
+        if not device:
             rungs.append({"rung": name, "run": False, "reason": "no GPU on this machine"})
             continue
         student = Student.load(base, adapter, device, threads, dtype, merge)
@@ -55,7 +56,7 @@ def ladder(
         if reference is None:
             reference = picked
         agreement = round(float((picked == reference).mean()), 6)
-        device_name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        device_name = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
         common = {"run": True, "reason": "", "device": device_name}
         calls, alone = [], []
         for text in list(prompts)[:single]:
@@ -84,7 +85,8 @@ def ladder(
         say(f"{name}: {len(prompts) / many:,.0f} flows/s batched, {1000 * np.median(calls):.1f} ms alone")
         if merge:
             rungs += _explanations(student, name, common, list(prompts)[:explained], max_new_tokens, say)
-    rungs += _not_here(gpu)
+        student.close()
+    rungs += _not_here(card is not None)
     return rungs
 
 

@@ -73,6 +73,17 @@ class Student:
         tokenizer = load_tokenizer(base)
         return cls(model, tokenizer, place, pad_id(tokenizer))
 
+    def close(self) -> None:
+        """Give its memory back, on the card too; it answers no more."""
+        import gc
+
+        import torch
+
+        self.model = None
+        gc.collect()  # transformers' models hold themselves in cycles
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def save(self, folder: Path) -> None:
         """Write model (safetensors) and tokenizer as a folder that any transformers program loads."""
         self.model.save_pretrained(folder)
@@ -208,7 +219,8 @@ class Student:
         for place, row in enumerate(ids):
             batch[place, : len(row)] = torch.tensor(row)
         deeper = [prefix for prefix in tree if prefix]
-        body = (self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model).model
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        body = getattr(inner, inner.base_model_prefix)
         head = self.model.get_output_embeddings()
         made = body(input_ids=batch.to(self.device), use_cache=bool(deeper))
         at = torch.arange(len(ids), device=self.device)

@@ -5,6 +5,7 @@ Belongs here: its configuration, processes and result file. Does not belong here
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from iot_pipeline.augmentation.form import form_writer
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.lake.atomic import write_json, write_text
+from iot_pipeline.lake.atomic import sha256_file, write_json, write_text
 from iot_pipeline.training.base import build_tiny_base
 from iot_pipeline.training.model import find_machine
 from iot_pipeline.training.payload import exit_with_parent
@@ -38,6 +39,12 @@ class BaseConfig(BaseModel):
     seed: int
     threads: int | None = None
 
+    def identity(self) -> str:
+        """Hash of what steers the building: an ended one with the same need not be done again."""
+        values = self.model_dump(mode="json", exclude={"texts", "out", "threads"})
+        values |= {"texts": sha256_file(self.texts), "recipe": BaseRecipe(steps=self.steps).plain()}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
     def write(self, path: Path) -> Path:
         """Write as JSON; returns `path`."""
         write_text(path, self.model_dump_json(indent=1) + "\n")
@@ -49,7 +56,7 @@ def main() -> int:
     exit_with_parent()
     try:
         config = BaseConfig(**json.loads(Path(sys.argv[1]).read_text()))
-        machine = find_machine(config.threads, "off")
+        machine = find_machine(config.threads, "off", cards=False)  # base.py keeps model and batches on the CPU
         spec = load_spec(config.dataset)
         with dagster_pipes() as pipes:
             report = build_tiny_base(
@@ -59,7 +66,8 @@ def main() -> int:
                 reporter=Reporter(pipes, config.out, machine.rank == 0),
             )
         if machine.rank == 0:
-            write_json(config.out / RESULT, {**report.plain(), "processes": machine.world})
+            facts = {"processes": machine.world, "identity": config.identity()}
+            write_json(config.out / RESULT, report.plain() | facts)
         machine.close()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

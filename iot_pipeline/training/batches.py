@@ -36,8 +36,7 @@ def distinct_numbers(tensors: Tensors) -> np.ndarray:
     first: dict[bytes, int] = {}
     numbers = np.empty(len(tensors), dtype=np.int64)
     for place in range(len(tensors)):
-        ids, labels = tensors.row(place)
-        numbers[place] = first.setdefault(ids.tobytes() + b"|" + labels.tobytes(), place)
+        numbers[place] = first.setdefault(tensors.digest(place), place)
     return numbers
 
 
@@ -98,6 +97,7 @@ class Batches:
         self.label_weight = label_weight
         self.labelled = _label_spans(tensors, self.same_as, tokenizer) if label_weight != 1.0 else None
         self.supervised = np.add.reduceat((tensors.labels != IGNORED).astype(np.int64), tensors.offsets[:-1])
+        self.halvings = 0
         self.real = self.filled = self.asked = self.computed = 0
         self.seconds = 0.0
 
@@ -138,15 +138,20 @@ class Batches:
         most = max(len(self._passes(self.lengths[share])) for share in shares)
         return [(rows[:1], np.zeros(1, dtype=np.int64))] * (most - own)
 
-    def smaller(self) -> str | None:
-        """Halve what one forward pass may hold; says what it is now, None where it can be no smaller."""
+    def shrink(self) -> bool:
+        """Halve what one forward pass may hold; False where it can be no smaller."""
         if self.pack_tokens is not None and self.pack_tokens > int(self.lengths.max()):
             self.pack_tokens = max(self.pack_tokens // 2, int(self.lengths.max()))
-            return f"{self.pack_tokens} tokens"
-        if self.pack_tokens is None and self.micro > 1:
+        elif self.pack_tokens is None and self.micro > 1:
             self.micro //= 2
-            return f"{self.micro} rows"
-        return None
+        else:
+            return False
+        self.halvings += 1
+        return True
+
+    def most(self) -> str:
+        """What one forward pass may hold, in words."""
+        return f"{self.micro} rows" if self.pack_tokens is None else f"{self.pack_tokens} tokens"
 
     def _passes(self, lengths: np.ndarray) -> list[np.ndarray]:
         if self.pack_tokens is None:

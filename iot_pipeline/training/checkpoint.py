@@ -15,9 +15,11 @@ FILE = "checkpoint.safetensors"
 
 def save(
     folder: Path, step: int, parameters: dict[str, Any], optimiser: Any, losses: list[float],
-    validation: list[tuple[int, float]], key: str,
+    validation: list[tuple[int, float]], key: str, halvings: int = 0,
 ) -> None:
     """Write the state after `step` optimiser steps; `key` says of which configuration and data it is.
+
+    `halvings` is how often the forward pass had to be halved for want of memory.
 
     The random state is not in it: every step seeds its own.
     """
@@ -34,13 +36,16 @@ def save(
         tensors[f"m.{name}"] = moments["exp_avg"].cpu().contiguous()
         tensors[f"v.{name}"] = moments["exp_avg_sq"].cpu().contiguous()
     with replacing(folder / FILE) as temporary:
-        save_file(tensors, temporary, metadata={"step": str(step), "key": key})
+        save_file(tensors, temporary, metadata={"step": str(step), "key": key, "halvings": str(halvings)})
 
 
 def load(
     folder: Path, parameters: dict[str, Any], optimiser: Any, key: str
-) -> tuple[int, list[float], list[tuple[int, float]]] | None:
-    """(steps done, their losses, validation losses by step) after putting the state back; None if none for `key`."""
+) -> tuple[int, list[float], list[tuple[int, float]], int] | None:
+    """(steps done, their losses, validation losses by step, halvings) after putting the state back.
+
+    None where there is no checkpoint of `key`.
+    """
     import torch
     from safetensors import safe_open
 
@@ -61,4 +66,4 @@ def load(
                     "exp_avg_sq": file.get_tensor(f"v.{name}").to(parameter.device),
                 }
         seen = [(int(at), float(loss)) for at, loss in file.get_tensor("validation").tolist()]
-        return step, file.get_tensor("losses").tolist(), seen
+        return step, file.get_tensor("losses").tolist(), seen, int(facts["halvings"])

@@ -5,16 +5,24 @@ Belongs here: fields, defaults (the paper's), checks. Does not belong here: acti
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.atomic import sha256_file, write_text
 
 ALL_LINEAR = "all-linear"
+# Where a training lies, how its steps are cut into forward passes, what it tells: none of it steers a step, so a
+# checkpoint goes on and a result stays valid when one of them changes.
+CARRIED_OUT = frozenset({
+    "tensors", "validation", "out", "threads", "save_every", "save_minutes", "log_seconds", "micro_rows", "packing",
+    "pack_tokens", "shard", "gradient_checkpointing",
+})
+RESULT = "training.json"
 
 
 class TrainConfig(BaseModel):
@@ -56,7 +64,8 @@ class TrainConfig(BaseModel):
     warm_start: Path | None = Field(None, description="adapter folder to begin from")
 
     threads: int | None = Field(None, ge=1, description="CPU threads of one process; default its share of the cores")
-    save_every: int = Field(100, ge=1, description="steps between checkpoints")
+    save_every: int = Field(100, ge=1, description="most steps between checkpoints")
+    save_minutes: float = Field(10.0, gt=0, description="most minutes between checkpoints")
     log_seconds: float = Field(5.0, gt=0, description="seconds between live lines")
 
     @model_validator(mode="after")
@@ -66,6 +75,17 @@ class TrainConfig(BaseModel):
         if chooses and (self.evaluate_every is None or self.validation is None):
             raise ValueError("keep best and patience need evaluate_every and validation tensors")
         return self
+
+    def steering(self) -> dict[str, Any]:
+        """Every value that steers a step, as JSON values; the data are not among them (`identity` has their hash)."""
+        values: dict[str, Any] = json.loads(self.model_dump_json(exclude=set(CARRIED_OUT)))
+        return values
+
+    def identity(self) -> str:
+        """Hash of what a checkpoint or a result must agree with to be taken up: the values and the data."""
+        data = [sha256_file(path) for path in (self.tensors, self.validation) if path is not None]
+        values = self.steering() | {"data": data}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def write(self, path: Path) -> Path:
         """Write as JSON; returns `path`."""
@@ -84,6 +104,15 @@ def read_config(path: Path) -> TrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def finished(config: TrainConfig) -> dict[str, Any] | None:
+    """What training.json in `config.out` holds, if it is the end of this very training; None if not."""
+    path = config.out / RESULT
+    if not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result if result.get("identity") == config.identity() else None
 
 
 def targets_of(value: str) -> list[str] | Literal["all-linear"]:

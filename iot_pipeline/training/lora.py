@@ -5,8 +5,10 @@ Belongs here: adapters. Does not belong here: the loop that trains them (payload
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 PAPER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -18,6 +20,12 @@ class ParameterCount:
 
     trainable: int
     total: int
+
+
+def count_parameters(parameters: Iterable[Any]) -> int:
+    """Weights of `parameters`, those that are packed two to a byte (nf4) counted as the weights they stand for."""
+    states = ((parameter, getattr(parameter, "quant_state", None)) for parameter in parameters)
+    return sum(math.prod(state.shape) if state is not None else parameter.numel() for parameter, state in states)
 
 
 def lora_config(r: int, alpha: int, dropout: float, targets: Sequence[str] | str) -> Any:
@@ -35,6 +43,17 @@ def lora_config(r: int, alpha: int, dropout: float, targets: Sequence[str] | str
     )
 
 
+def largest_change(adapter: Path, start: Path | None) -> float:
+    """Largest absolute change of the adapter's B matrices since training began: from 0, or from the adapter `start`."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    name = "adapter_model.safetensors"
+    now, before = load_file(adapter / name), load_file(start / name) if start else {}
+    changes = [np.abs(value - before.get(key, 0)).max() for key, value in now.items() if "lora_B" in key]
+    return float(max(changes, default=0.0))
+
+
 def trainable_parameters(
     config: Any, r: int = 16, targets: Sequence[str] | str = PAPER_TARGETS, alpha: int = 32
 ) -> ParameterCount:
@@ -45,5 +64,5 @@ def trainable_parameters(
 
     with torch.device("meta"):
         model = get_peft_model(AutoModelForCausalLM.from_config(config), lora_config(r, alpha, 0.0, targets))
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return ParameterCount(trainable, sum(p.numel() for p in model.parameters()))
+    trainable = count_parameters(p for p in model.parameters() if p.requires_grad)
+    return ParameterCount(trainable, count_parameters(model.parameters()))

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.sft.tokenizer import first_line
+from iot_pipeline.sft.tokenizer import first_line, load_tokenizer
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.lora import lora_config
 from iot_pipeline.training.sharding import check_sharding, shard_base
@@ -36,7 +37,9 @@ class Machine:
 
     def plain(self) -> dict[str, Any]:
         """As JSON-able values."""
+        import peft
         import torch
+        import transformers
 
         return {
             "device": self.device_name,
@@ -45,7 +48,13 @@ class Machine:
             "processes": self.world,
             "bf16": self.bf16,
             "attention": self.attention,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "tf32": torch.get_float32_matmul_precision() != "highest",
             "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+            "cuda": torch.version.cuda if self.device.type == "cuda" else None,
+            "driver": driver_version() if self.device.type == "cuda" else None,
             "platform": platform.machine(),
         }
 
@@ -87,6 +96,17 @@ class Machine:
             place += parameter.numel()
         total.copy_(flat[place:].view_as(total))
 
+    def most(self, number: int) -> int:
+        """The largest `number` of all processes."""
+        if self.world == 1:
+            return number
+        import torch
+        import torch.distributed as distributed
+
+        largest = torch.tensor(number, device=self.device)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return int(largest)
+
     def wait_for_all(self) -> None:
         """Until every process is here; nothing to do for one."""
         if self.world > 1:
@@ -115,14 +135,26 @@ def keep_freed_memory() -> None:
         mallopt(option, value)
 
 
-def find_machine(threads: int | None = None, precision: str = "auto") -> Machine:
-    """Device and processes as the launcher set them; joins the process group. UserError for bf16 without a GPU's."""
+def driver_version() -> str | None:
+    """Version of the GPU's driver; None where nvidia-smi cannot be asked."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.split("\n")[0]
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def find_machine(threads: int | None = None, precision: str = "auto", cards: bool = True) -> Machine:
+    """Device and processes as the launcher set them; joins the process group.
+
+    A GPU where there is one, unless `cards` is false.
+    """
     import torch
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     keep_freed_memory()
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    gpu = torch.cuda.is_available()
+    gpu = cards and torch.cuda.is_available()
     threads = threads or max(1, (os.cpu_count() or 1) // world)
     torch.set_num_threads(threads)
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
@@ -176,6 +208,24 @@ def attention_kernel(device: Any, dtype: Any) -> str:
 
     on_card = torch.device(device).type == "cuda" and dtype in (torch.bfloat16, torch.float16)
     return "flash_attention_2" if on_card and is_flash_attn_2_available() else "sdpa"
+
+
+def describe_base(base: str) -> dict[str, Any]:
+    """{architecture, longest_row: tokens a row may have, None where there is no limit} of a causal language model.
+
+    Its tokenizer is loaded too. UserError for what is no such model, or has no chat template or end of turn.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    load_tokenizer(base)
+    try:
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is a {config.model_type}, no causal language model")
+    return {"architecture": config.model_type, "longest_row": getattr(config, "max_position_embeddings", None)}
 
 
 def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True) -> Any:

@@ -5,7 +5,6 @@ Belongs here: the step loop, resuming, what is written. Does not belong here: Da
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -18,18 +17,19 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import sha256_file, write_json, write_text
+from iot_pipeline.lake.atomic import write_json, write_text
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training import checkpoint, selection
 from iot_pipeline.training.batches import Batches
-from iot_pipeline.training.config import TrainConfig, read_config
+from iot_pipeline.training.config import RESULT, TrainConfig, finished, read_config
+from iot_pipeline.training.lora import count_parameters
 from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.model import Machine, adapted_model, find_machine, save_adapter
 from iot_pipeline.training.plan import make_plan, within_tokens
-from iot_pipeline.training.reporter import Reporter, dagster_pipes
+from iot_pipeline.training.reporter import Reporter, dagster_pipes, describe_progress
 from iot_pipeline.training.sharding import held_parameters
-from iot_pipeline.training.speed import flops_per_token, mfu, peak_memory_gib
+from iot_pipeline.training.speed import Clock, flops_per_token, mfu, peak_memory_gib
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
-    """Train as `config` says; returns what training.json holds. Picks up its own checkpoint after a kill."""
+    """Train as `config` says; returns what training.json holds.
+
+    Picks up its own checkpoint after a kill; a training that has ended already is not done again.
+    """
+    if (result := finished(config)) is not None:
+        return result
     started = time.perf_counter()
     machine = find_machine(config.threads, config.bf16)
     config.out.mkdir(parents=True, exist_ok=True)
@@ -85,15 +90,17 @@ class _Training:
         self.batches = self._batches(tensors, tokenizer, config.micro_rows or config.step_rows, config.label_weight)
         self.validation = None
         if config.validation is not None:
-            rows = max(16, config.micro_rows or config.step_rows)
+            rows = config.micro_rows or config.step_rows
             self.validation = self._batches(load_tensors(config.validation), tokenizer, rows, 1.0)
-        self.key = _key(config)
+        self.key = config.identity()
         self.selection = selection.Selection(
             config.out, self.parameters, config.patience, self.key, writes=machine.rank == 0
         )
         self.begun = self.step = 0
         self.losses: list[float] = []
-        self.setup_seconds = self.seconds = self.compute_seconds = 0.0
+        self.clock = Clock(machine.device)
+        self.setup_seconds = 0.0
+        self.saved = time.perf_counter()
         self.counted = 0
         self.work = flops_per_token(
             self.model, float(tensors.lengths.mean()), float(self.batches.supervised.sum() / tensors.lengths.sum())
@@ -111,8 +118,11 @@ class _Training:
         """Go on from the checkpoint of this very configuration, where there is one."""
         found = checkpoint.load(self.config.out, self.parameters, self.optimiser, self.key)
         if found:
-            self.begun, self.losses, self.selection.history = found
+            self.begun, self.losses, self.selection.history, shrunk = found
             self.reporter.line(f"resumed at step {self.begun} of {self.plan.steps}")
+            if shrunk:
+                self._shrink_to(shrunk)
+                self.reporter.line(f"forward passes of {self.batches.most()} at most, as before: memory ran out then")
         self.step = self.begun
 
     def loop(self) -> None:
@@ -121,65 +131,74 @@ class _Training:
 
         config, plan = self.config, self.plan
         self.reporter.line(
-            f"training {sum(p.numel() for p in self.parameters.values()):,} of "
-            f"{sum(p.numel() for p in self.model.parameters()):,} parameters on {len(self.batches.tensors):,} rows, "
+            f"training {count_parameters(self.parameters.values()):,} of "
+            f"{count_parameters(self.model.parameters()):,} parameters on {len(self.batches.tensors):,} rows, "
             f"{plan.steps} steps of {plan.per_step} rows, {self.machine.world} process(es), {self.machine.describe()}"
         )
-        started = last = time.perf_counter()
+        last = time.perf_counter()
         self.model.train()
-        while self.step < plan.steps and not self.selection.stops():
+        while not self._ended():
             rate = config.learning_rate * schedule(config.scheduler, self.step, plan.steps, config.warmup_steps)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             torch.manual_seed(((config.seed * 1_000_003 + self.step) * 1_009 + self.machine.rank) % (1 << 63))
-            rows = plan.rows_of(self.step)
-            self.losses.append(self._step(rows))
+            with self.clock.part("train"):
+                rows = plan.rows_of(self.step)
+                self.losses.append(self._step(rows))
             self.counted += self.batches.tokens_of(rows)
             self.step += 1
-            self.seconds = time.perf_counter() - started
             if config.evaluate_every and self.step % config.evaluate_every == 0:
-                self._measure()
+                with self.clock.part("validation"):
+                    self._measure()
             now = time.perf_counter()
             if now - last >= config.log_seconds or self.step == plan.steps:
                 last = now
                 self._tell(rate)
-            if self.machine.rank == 0 and self.step % config.save_every == 0 and self.step < plan.steps:
-                checkpoint.save(
-                    config.out, self.step, self.parameters, self.optimiser, self.losses, self.selection.history,
-                    self.key,
-                )
+            if self.machine.rank == 0 and self._save_is_due():
+                self._save()
+
+    def _save_is_due(self) -> bool:
+        """By steps, by minutes, and behind the last step: what follows must not cost the training."""
+        minutes = (time.perf_counter() - self.saved) / 60
+        return self.step % self.config.save_every == 0 or minutes >= self.config.save_minutes or self._ended()
+
+    def _ended(self) -> bool:
+        return self.step >= self.plan.steps or self.selection.stops()
+
+    def _save(self) -> None:
+        with self.clock.part("checkpoint"):
+            checkpoint.save(
+                self.config.out, self.step, self.parameters, self.optimiser, self.losses, self.selection.history,
+                self.key, self.batches.halvings,
+            )
+        self.saved = time.perf_counter()
 
     def _step(self, rows: np.ndarray) -> float:
         """One optimiser step; returns the mean loss of its supervised tokens over all processes."""
         import torch
 
-        divisor = self.batches.weight_total(rows)
+        divisor, before = self.batches.weight_total(rows), self.batches.halvings
         while True:
             try:
                 total = self._gradients(rows, divisor)
                 break
             except torch.OutOfMemoryError as error:
-                if self.config.shard:  # the other processes wait for this one's part of the next layer
-                    raise UserError("out of memory with sharded layers: lower IOT_TRAIN_MICRO_ROWS") from error
                 self.optimiser.zero_grad()
-                smaller = self.batches.smaller()
-                if smaller is None:
-                    raise UserError(
-                        f"out of memory at step {self.step + 1} even with one row a forward pass: set "
-                        "IOT_GRADIENT_CHECKPOINTING=true or IOT_QUANTISATION=nf4, or take a smaller base"
-                    ) from error
-                torch.cuda.empty_cache()
-                self.reporter.line(
-                    f"out of memory at step {self.step + 1}: forward passes of {smaller} at most from here on, "
-                    "the same rows a step"
-                )
-        started = time.perf_counter()
-        self.machine.sum_gradients(list(self.parameters.values()), total)
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        loss = float(total)
-        self.compute_seconds += time.perf_counter() - started
+                self._shrink(error, self.batches, f"at step {self.step + 1}")
+        with self.clock.computing():
+            sums = torch.stack([total, torch.full_like(total, self.batches.halvings - before)])
+            self.machine.sum_gradients(list(self.parameters.values()), sums)
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+        loss, halved = sums.tolist()
+        self.clock.collect()
+        if halved:  # in some process: all go on with what that one can hold, and the first one says so
+            self._shrink_to(self.machine.most(self.batches.halvings))
+            self.reporter.line(
+                f"out of memory at step {self.step + 1}: forward passes of {self.batches.most()} at most from here "
+                "on, the same rows a step"
+            )
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss is {loss} at step {self.step + 1}: lower IOT_LEARNING_RATE (now {self.config.learning_rate})"
@@ -192,59 +211,103 @@ class _Training:
 
         total = torch.zeros((), device=self.machine.device)
         for batch in self.batches.of(rows):
-            started = time.perf_counter()
-            with self.machine.autocast():
-                loss = causal_loss(self.model, batch.ids, batch.labels, batch.weights, batch.positions) / divisor
-            loss.backward()
-            total += loss.detach()
-            self.compute_seconds += time.perf_counter() - started
+            with self.clock.computing():
+                with self.machine.autocast():
+                    loss = causal_loss(self.model, batch.ids, batch.labels, batch.weights, batch.positions) / divisor
+                loss.backward()
+                total += loss.detach()
         return total
 
+    def _shrink(self, error: Exception, batches: Batches, where: str) -> None:
+        """Halve the forward passes of `batches` after an out-of-memory error. UserError where they cannot shrink."""
+        import torch
+
+        if self.config.shard:  # the other processes wait for this one's part of the next layer
+            raise UserError(f"out of memory {where} with sharded layers: lower IOT_TRAIN_MICRO_ROWS") from error
+        if not batches.shrink():
+            raise UserError(
+                f"out of memory {where} even with one row a forward pass: set IOT_GRADIENT_CHECKPOINTING=true or "
+                "IOT_QUANTISATION=nf4, or take a smaller base"
+            ) from error
+        torch.cuda.empty_cache()
+
+    def _shrink_to(self, halvings: int) -> None:
+        """Forward passes halved so often, in training and in validation."""
+        for batches in filter(None, (self.batches, self.validation)):
+            while batches.halvings < halvings and batches.shrink():
+                pass
+
+    def _validation_loss(self) -> float | None:
+        """Loss on the common validation rows; None without any. Halves its forward passes where memory runs out."""
+        import torch
+
+        if self.validation is None:
+            return None
+        while True:
+            try:
+                part = selection.loss_of_share(self.model, self.validation, self.machine)
+                break
+            except torch.OutOfMemoryError as error:
+                self.model.train()
+                self._shrink(error, self.validation, f"in validation after step {self.step}")
+                self.reporter.line(
+                    f"out of memory in validation: forward passes of {self.validation.most()} at most from here on"
+                )
+        return selection.mean_loss(part, self.validation, self.machine)
+
     def _measure(self) -> None:
-        if self.validation is not None:
-            loss = selection.mean_loss(self.model, self.validation, self.machine)
+        if (loss := self._validation_loss()) is not None:
             self.selection.record(self.step, loss)
             self.reporter.line(f"step {self.step}: validation loss {loss:.4f}")
 
     def _tell(self, rate: float) -> None:
-        recent, speed = float(np.mean(self.losses[-20:])), self.counted / self.seconds
-        left = (self.plan.steps - self.step) * self.seconds / (self.step - self.begun)
-        self.reporter.line(
-            f"step {self.step}/{self.plan.steps}: loss {recent:.4f}, {speed:,.0f} tokens/s, "
-            f"learning rate {rate:.2e}, {left:.0f} s left"
-        )
-        self.reporter.progress(
-            step=self.step,
-            steps=self.plan.steps,
-            loss=round(recent, 5),
-            tokens_per_second=round(speed, 1),
-            mfu=mfu(speed * self.work, self.machine.device_name, self.machine.world),
-            memory_gib=peak_memory_gib(self.machine.device),
-            learning_rate=rate,
-            seconds_left=round(left, 1),
-        )
+        seconds = sum(self.clock.seconds.values()) or 1e-9
+        facts = {
+            "step": self.step,
+            "steps": self.plan.steps,
+            "loss": round(float(np.mean(self.losses[-20:])), 5),
+            **self._speed(),
+            "learning_rate": rate,
+            "seconds_left": round((self.plan.steps - self.step) * seconds / (self.step - self.begun), 1),
+        }
+        self.reporter.line(describe_progress(facts))
+        self.reporter.progress(**facts)
+
+    def _speed(self) -> dict[str, Any]:
+        """Tokens a second and MFU of training alone (no validation, no checkpoints), and peak memory.
+
+        Tokens a second count every row read; MFU counts what was computed: equal rows once.
+        """
+        seconds = max(self.clock.seconds["train"], 1e-9)
+        return {
+            "tokens_per_second": round(self.counted / seconds, 1),
+            "mfu": mfu(self.batches.real / seconds * self.work, self.machine.device_name),
+            "memory_gib": peak_memory_gib(self.machine.device),
+        }
 
     def finish(self) -> dict[str, Any]:
         """Choose the adapter, measure it, write everything; returns what training.json holds."""
         self.machine.wait_for_all()  # the best adapter is written by the first process and read by all
         kept = self.selection.restore() if self.config.keep == "best" and self.selection.history else self.step
-        result = {
-            "config": json.loads(self.config.model_dump_json()),
-            "facts": self._facts(kept),
-            "machine": self.machine.plain(),
-            "timings": self._timings(),
-        }
-        if self.machine.rank == 0:
+        if self.machine.rank == 0:  # before anything that may fail
             save_adapter(self.model, self.config)
             curve = [{"step": place + 1, "loss": round(value, 6)} for place, value in enumerate(self.losses)]
             write_text(self.config.out / "loss.jsonl", "".join(json.dumps(line) + "\n" for line in curve))
-            write_json(self.config.out / "training.json", result)
+        result = {
+            "identity": self.key,
+            "config": json.loads(self.config.model_dump_json()),
+            "facts": self._facts(kept),
+            "machine": self.machine.plain() | {"seed": self.config.seed},
+            "timings": self._timings(),
+        }
+        if self.machine.rank == 0:
+            write_json(self.config.out / RESULT, result)  # last: it says that the rest is whole
             for name in (checkpoint.FILE, selection.FILE):
                 (self.config.out / name).unlink(missing_ok=True)
             self.reporter.final(result)
-            facts = result["facts"]
+            facts, seconds = result["facts"], sum(self.clock.seconds.values())
             self.reporter.line(
-                f"trained in {self.seconds:.0f} s: loss {facts['first_loss']:.3f} -> {facts['final_loss']:.3f}"
+                f"trained in {seconds:.0f} s: loss {facts['first_loss']:.3f} -> {facts['final_loss']:.3f}"
                 + (f", validation {facts['validation_loss']:.4f}" if facts["validation_loss"] is not None else "")
             )
         return result
@@ -254,8 +317,8 @@ class _Training:
         final = self.losses[-max(1, self.plan.steps // 20) :]
         return {
             "processes": self.machine.world,
-            "trainable_parameters": sum(p.numel() for p in self.parameters.values()),
-            "total_parameters": sum(p.numel() for p in self.model.parameters()),
+            "trainable_parameters": count_parameters(self.parameters.values()),
+            "total_parameters": count_parameters(self.model.parameters()),
             "held_parameters": held_parameters(self.model),
             "rows": len(self.batches.tensors),
             "distinct_rows": len(np.unique(self.batches.same_as)),
@@ -263,29 +326,26 @@ class _Training:
             "kept_step": kept,
             "rows_per_step": self.plan.per_step,
             "rows_read": self.step * self.plan.per_step,
-            "tokens_read": sum(self.batches.tokens_of(self.plan.rows_of(step)) for step in range(self.step)),
+            "tokens_read": self.plan.tokens(self.batches.lengths, self.step),
             "first_loss": round(self.losses[0], 6),
             "final_loss": round(float(np.mean(final)), 6),
-            "validation_loss": selection.mean_loss(self.model, self.validation, self.machine)
-            if self.validation
-            else None,
+            "validation_loss": self._validation_loss(),
             "validation_history": self.selection.history,
         }
 
     def _timings(self) -> dict[str, Any]:
-        speed = self.counted / max(self.seconds, 1e-9)
+        seconds = max(self.clock.seconds["train"], 1e-9)
         return {
             "setup_seconds": round(self.setup_seconds, 3),
-            "train_seconds": round(self.seconds, 3),
-            "tokens_per_second": round(speed, 1),
-            "mfu": mfu(speed * self.work, self.machine.device_name, self.machine.world),
+            **{f"{name}_seconds": round(value, 3) for name, value in self.clock.seconds.items()},
+            **self._speed(),
             "flops_per_token": self.work,
-            "memory_gib": peak_memory_gib(self.machine.device),
+            "forward_pass": self.batches.most(),
             "packed": self.batches.pack_tokens is not None,
             "padding_share": round(self.batches.padding_share(), 4),
             "merged_row_share": round(self.batches.merged_share(), 4),
-            "preparing_share": round(self.batches.seconds / max(self.seconds, 1e-9), 4),
-            "outside_compute_share": round(1 - self.compute_seconds / max(self.seconds, 1e-9), 4),
+            "preparing_share": round(self.batches.seconds / seconds, 4),
+            "outside_compute_share": round(1 - self.clock.computed / seconds, 4),
             "resumed_from_step": self.begun,
         }
 
@@ -321,25 +381,6 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _key(config: TrainConfig) -> str:
-    """What a checkpoint must agree with to be resumed: the data, the base and every value that steers a step."""
-    free = {
-        "tensors",
-        "validation",
-        "out",
-        "threads",
-        "save_every",
-        "log_seconds",
-        "micro_rows",
-        "packing",
-        "pack_tokens",
-        "shard",
-    }
-    values = json.loads(config.model_dump_json(exclude=free))
-    values["data"] = sha256_file(config.tensors)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 if __name__ == "__main__":

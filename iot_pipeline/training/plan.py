@@ -6,6 +6,7 @@ Belongs here: the order of rows over steps and epochs. Does not belong here: the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,9 +24,18 @@ class Plan:
         """Row numbers of a step, repeats included; epochs follow each other without a break."""
         first = step * self.per_step
         wanted = range(first, first + self.per_step)
-        epochs = sorted({place // self.rows for place in wanted})
-        orders = {epoch: np.random.default_rng([self.seed, epoch]).permutation(self.rows) for epoch in epochs}
-        return np.array([orders[place // self.rows][place % self.rows] for place in wanted])
+        return np.array([_order(self.rows, self.seed, place // self.rows)[place % self.rows] for place in wanted])
+
+    def tokens(self, lengths: np.ndarray, steps: int) -> int:
+        """Tokens that the first `steps` steps read of rows of these `lengths`, repeats counted."""
+        passes, rest = divmod(steps * self.per_step, self.rows)
+        return passes * int(lengths.sum()) + int(lengths[_order(self.rows, self.seed, passes)[:rest]].sum())
+
+
+@lru_cache(maxsize=2)  # a step may read the end of one pass and the beginning of the next
+def _order(rows: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the rows in one pass."""
+    return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 def make_plan(rows: int, per_step: int, epochs: float, max_steps: int | None, seed: int) -> Plan:
@@ -38,9 +48,5 @@ def within_tokens(plan: Plan, lengths: np.ndarray, most: int | None) -> Plan:
     """The plan, ended before it reads more than `most` tokens (at least one step): runs of equal tokens compare."""
     if most is None:
         return plan
-    read = 0
-    for step in range(plan.steps):
-        read += int(lengths[plan.rows_of(step)].sum())
-        if read > most:
-            return replace(plan, steps=max(1, step))
-    return plan
+    ends = (step for step in range(plan.steps) if plan.tokens(lengths, step + 1) > most)
+    return replace(plan, steps=max(1, next(ends, plan.steps)))

@@ -42,6 +42,22 @@ class Reporter:
             self.pipes.report_custom_message(facts)
 
 
+def describe_progress(facts: dict[str, Any]) -> str:
+    """One line of progress.jsonl in words."""
+    parts = [f"step {facts['step']} of {facts['steps']}", f"loss {facts['loss']:.4f}"]
+    if facts.get("tokens_per_second"):
+        parts.append(f"{facts['tokens_per_second']:,.0f} tokens/s")
+    if facts.get("mfu") is not None:
+        parts.append(f"MFU {facts['mfu']:.1%}")
+    if facts.get("memory_gib"):
+        parts.append(f"{facts['memory_gib']:.1f} GiB")
+    if facts.get("learning_rate") is not None:
+        parts.append(f"learning rate {facts['learning_rate']:.2e}")
+    if facts.get("seconds_left") is not None:
+        parts.append(f"{facts['seconds_left']:.0f} s left")
+    return ", ".join(parts)
+
+
 @contextlib.contextmanager
 def dagster_pipes() -> Iterator[Any | None]:
     """Dagster's end of the line, on rank 0 of a run that Dagster started; else None."""

@@ -17,8 +17,8 @@ from iot_pipeline.training.loss import causal_loss
 FILE = "best.safetensors"
 
 
-def mean_loss(model: Any, batches: Batches, machine: Any) -> float:
-    """Mean loss of the supervised tokens of every row of `batches`, shared out over the processes."""
+def loss_of_share(model: Any, batches: Batches, machine: Any) -> Any:
+    """Summed token loss (scalar tensor) of this process's share of the rows of `batches`."""
     import torch
 
     total = torch.zeros((), device=machine.device)
@@ -27,6 +27,11 @@ def mean_loss(model: Any, batches: Batches, machine: Any) -> float:
         for batch in batches.of(np.arange(len(batches.tensors))):
             total += causal_loss(model, batch.ids, batch.labels, batch.weights, batch.positions)
     model.train()
+    return total
+
+
+def mean_loss(total: Any, batches: Batches, machine: Any) -> float:
+    """Mean loss of the supervised tokens of every row of `batches`: the processes' shares `total`, added up."""
     machine.sum_gradients([], total)
     return round(float(total) / float(batches.supervised.sum()), 6)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.lora import count_parameters
 
 
 def check_sharding(config: TrainConfig, world: int) -> None:
@@ -46,7 +47,5 @@ def shard_base(model: Any, device: Any) -> None:
 
 def held_parameters(model: Any) -> int:
     """Parameters whose values this process holds between steps."""
-    return sum(
-        (parameter.to_local() if hasattr(parameter, "to_local") else parameter).numel()
-        for parameter in model.parameters()
-    )
+    held = (parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in model.parameters())
+    return count_parameters(held)

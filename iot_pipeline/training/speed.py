@@ -5,12 +5,65 @@ Belongs here: tokens a second, floating-point work, MFU, memory. Does not belong
 
 from __future__ import annotations
 
+import contextlib
+import re
 import resource
 import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
-# Dense bf16 peaks in FLOP/s from the makers' data sheets (sparse figures halved).
-PEAK_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
+from iot_pipeline.training.lora import count_parameters
+
+# Dense bf16 peaks in FLOP/s from the makers' data sheets (sparse figures halved); the first whole word that fits.
+PEAK_BF16 = {
+    "H200": 989e12, "GH200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12,
+    "L40S": 362e12, "L40": 181e12, "L4": 121e12, "RTX 4090": 165e12,
+}
+
+
+class Clock:
+    """Seconds of the parts of a training, and how many of them went into forward, backward and optimiser.
+
+    A card computes after it was told to, so there its own events are read, once a step (`collect`): to wait for it
+    inside a step would slow it down.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.seconds = {"train": 0.0, "validation": 0.0, "checkpoint": 0.0}
+        self.computed = 0.0
+        self._events: list[tuple[Any, Any]] = []
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the block for a part of `seconds`; it must end when the card has ended."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Count the block as computing."""
+        if self.device.type != "cuda":
+            started = time.perf_counter()
+            yield
+            self.computed += time.perf_counter() - started
+            return
+        import torch
+
+        pair = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        pair[0].record()
+        yield
+        pair[1].record()
+        self._events.append(pair)
+
+    def collect(self) -> None:
+        """Add what the card's events say; waits for the last of them."""
+        for begin, end in self._events:
+            end.synchronize()
+            self.computed += begin.elapsed_time(end) / 1000
+        self._events.clear()
 
 
 def flops_per_token(model: Any, length: float, supervised_share: float) -> float:
@@ -21,18 +74,18 @@ def flops_per_token(model: Any, length: float, supervised_share: float) -> float
     in L layers of width d, half of it masked. The output projection counts for supervised tokens only.
     """
     config = model.config
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    trainable = count_parameters(p for p in model.parameters() if p.requires_grad)
+    frozen = count_parameters(p for p in model.parameters() if not p.requires_grad)
     table = config.vocab_size * config.hidden_size
     tables = table if config.tie_word_embeddings else 2 * table
     body = frozen - tables + trainable + supervised_share * table
     return 4.0 * body + 2.0 * trainable + 6.0 * config.num_hidden_layers * config.hidden_size * length
 
 
-def mfu(flops_per_second: float, device_name: str, processes: int) -> float | None:
-    """Share of the cards' dense bf16 peak that the model's own operations use; None for a card not in the table."""
-    peaks = [peak for name, peak in PEAK_BF16.items() if name in device_name]
-    return round(flops_per_second / (peaks[0] * processes), 4) if peaks else None
+def mfu(flops_per_second: float, device_name: str) -> float | None:
+    """Share of one card's dense bf16 peak that the model's own operations use; None for a card not in the table."""
+    peaks = [peak for name, peak in PEAK_BF16.items() if re.search(rf"\b{name}\b", device_name)]
+    return round(flops_per_second / peaks[0], 4) if peaks else None
 
 
 def peak_memory_gib(device: Any) -> float:

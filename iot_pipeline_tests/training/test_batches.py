@@ -114,10 +114,14 @@ def test_weights_are_on_the_label_and_count_in_the_divisor(world: tuple[Tensors,
 def test_smaller_halves_until_one_row(world: tuple[Tensors, Any, Any]) -> None:
     tensors, tokenizer, _model = world
     batches = Batches(tensors, tokenizer, 4)
-    assert [batches.smaller() for _ in range(3)] == ["2 rows", "1 rows", None]
+    assert [(batches.shrink(), batches.most()) for _ in range(3)] == [
+        (True, "2 rows"), (True, "1 rows"), (False, "1 rows")
+    ]
     longest = int(tensors.lengths.max())
     packed = Batches(tensors, tokenizer, 4, pack_tokens=2 * longest)
-    assert [packed.smaller() for _ in range(2)] == [f"{longest} tokens", None]
+    assert [(packed.shrink(), packed.most()) for _ in range(2)] == [
+        (True, f"{longest} tokens"), (False, f"{longest} tokens")
+    ]
 
 
 def test_a_tensor_file_has_the_counts_of_its_rows(world: tuple[Tensors, Any, Any], tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
+from iot_pipeline.errors import UserError
 from iot_pipeline.training.lease import cards_here, leased
 
 
@@ -20,8 +23,27 @@ def test_two_trainings_get_different_cards(tmp_path: Path) -> None:
         leased(["0", "1", "2"], 1, silent, tmp_path) as second,
     ):
         assert (first, second) == (["0", "1"], ["2"])
-    with leased(["0", "1", "2"], 5, silent, tmp_path) as all_of_them:
+    with leased(["0", "1", "2"], 3, silent, tmp_path) as all_of_them:
         assert all_of_them == ["0", "1", "2"]
+
+
+def test_more_processes_than_cards_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="IOT_PROCESSES=5, but there are 3 GPUs here"), leased(
+        ["0", "1", "2"], 5, silent, tmp_path
+    ):
+        pass
+
+
+def test_locks_are_those_of_every_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54321)  # a container's user: in no list of users
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with leased(["0"], 1, silent) as card:
+        assert card == ["0"]
+    (folder,) = tmp_path.iterdir()
+    (lock,) = folder.iterdir()
+    assert (folder.stat().st_mode & 0o777, lock.stat().st_mode & 0o777) == (0o777, 0o666)
 
 
 def test_without_a_card_there_is_nothing_to_wait_for(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file
 from iot_pipeline.errors import UserError
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
-from iot_pipeline.training import launch, payload
-from iot_pipeline.training.config import TrainConfig, read_config, targets_of
+from iot_pipeline.training import launch, payload, selection
+from iot_pipeline.training.config import TrainConfig, finished, read_config, targets_of
 from iot_pipeline.training.payload import schedule
 from iot_pipeline.training.plan import make_plan, within_tokens
 from iot_pipeline_tests.tiny import chats, flow_texts, make_base
@@ -200,6 +200,119 @@ def test_out_of_memory_halves_the_forward_pass_and_says_so(
     assert "out of memory at step 1: forward passes of 2 rows at most" in capsys.readouterr().out
     assert max(sizes[-3:]) <= 2
     assert np.allclose(losses(tmp_path)[0], losses(one)[0], atol=1e-4)
+
+
+def test_a_smaller_forward_pass_is_remembered_when_it_resumes(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import torch
+
+    real, sizes = payload.causal_loss, []
+
+    def small_card(model: object, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if len(sizes) > 30:
+            raise KeyboardInterrupt
+        return real(model, ids, *rest)
+
+    monkeypatch.setattr(payload, "causal_loss", small_card)
+    with pytest.raises(KeyboardInterrupt):
+        payload.run(config(world, tmp_path, max_steps=8, save_every=1))
+    sizes.clear()
+    payload.run(config(world, tmp_path, max_steps=8, save_every=1))
+    assert sizes and max(sizes) <= 2
+    assert "forward passes of 2 rows at most, as before" in capsys.readouterr().out
+
+
+def test_out_of_memory_in_validation_halves_its_forward_passes(
+    one: Path, world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import torch
+
+    real = selection.causal_loss
+
+    def small_card(model: object, ids: torch.Tensor, *rest: object) -> torch.Tensor:
+        if len(ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, ids, *rest)
+
+    monkeypatch.setattr(selection, "causal_loss", small_card)
+    payload.run(config(world, tmp_path, validation=world[1]))
+    assert "out of memory in validation: forward passes of 1 rows at most" in capsys.readouterr().out
+    found, whole = (json.loads((folder / "training.json").read_text())["facts"] for folder in (tmp_path, one))
+    assert found["validation_loss"] == pytest.approx(whole["validation_loss"], abs=1e-3)
+
+
+def test_the_adapter_is_safe_before_the_last_measurement(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(world, tmp_path, validation=world[1], max_steps=3)
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="no measurement"):
+        broken.setattr(selection, "loss_of_share", lambda *_: (_ for _ in ()).throw(RuntimeError("no measurement")))
+        payload.run(settings)
+    weights = (tmp_path / "adapter_model.safetensors").read_bytes()
+    monkeypatch.setattr(payload, "causal_loss", lambda *_: pytest.fail("a step was done again"))
+    facts = payload.run(settings)["facts"]
+    assert facts["steps"] == 3 and facts["validation_loss"] > 0
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_an_ended_training_is_not_done_again(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(world, tmp_path, max_steps=2)
+    result = payload.run(settings)
+    monkeypatch.setattr(payload, "adapted_model", lambda *_: pytest.fail("it began again"))
+    assert payload.run(settings)["facts"] == json.loads(json.dumps(result["facts"]))
+    assert finished(config(world, tmp_path, max_steps=2, micro_rows=1, threads=2, packing="on")) is not None
+    assert finished(config(world, tmp_path, max_steps=2, learning_rate=1e-3)) is None
+    assert finished(config(world, tmp_path, max_steps=2, validation=world[1])) is None
+
+
+@pytest.mark.parametrize("changed", ["micro_rows", "packing", "gradient_checkpointing"])
+def test_a_checkpoint_goes_on_with_other_forward_passes(
+    world: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture, changed: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(payload._Training, "finish", stop)
+        payload.run(config(world, tmp_path, max_steps=2))
+    other = {"micro_rows": 1, "packing": "on", "gradient_checkpointing": True}[changed]
+    payload.run(config(world, tmp_path, max_steps=2, **{changed: other}))
+    assert "resumed at step 2 of 2" in capsys.readouterr().out
+
+
+def test_out_of_memory_in_another_process_is_told_and_shrinks_all(world: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = config(world, tmp_path, max_steps=2)
+    path = settings.write(tmp_path / "config.json")
+    script = tmp_path / "second_runs_out.py"
+    script.write_text(SECOND_RUNS_OUT)
+    argv = [str(script) if part == launch.TRAIN else part for part in launch.command(path, 2) if part != "-m"]
+    argv[1:1] = ["-m"]
+    done = subprocess.run(
+        argv, env={**os.environ, **launch.environment(settings.base, 2, 1)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "out of memory at step 1: forward passes of 1 rows at most" in done.stdout
+    assert json.loads((tmp_path / "training.json").read_text())["timings"]["forward_pass"] == "1 rows"
+
+
+SECOND_RUNS_OUT = """
+import os, sys
+import torch
+from iot_pipeline.training import payload
+real = payload.causal_loss
+def small_card(model, ids, *rest):
+    if os.environ["RANK"] == "1" and len(ids) > 1:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return real(model, ids, *rest)
+payload.causal_loss = small_card
+sys.exit(payload.main())
+"""
 
 
 def test_out_of_memory_with_one_row_is_one_clear_error(

@@ -5,6 +5,7 @@ scoring, metrics.
 """
 
 import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 import dagster as dg
@@ -12,6 +13,7 @@ import numpy as np
 
 from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.defs.partitions import STAGES, grid, grid_dep
+from iot_pipeline.defs.resources import leased_device, opened_student
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import rank_table, table_texts
 from iot_pipeline.defs.training.assets import base_location
@@ -30,10 +32,10 @@ COMMON: dict[str, Any] = {"group_name": "evaluation", "owners": ["team:student"]
 DATA = ["flows", "evaluation_split", "training_order", "base_model"]
 
 
-def student(step: Step, stage: str, track: str) -> Student:
-    """The student of one checkpoint."""
+def student(step: Step, stage: str, track: str) -> AbstractContextManager[Student]:
+    """The student of one checkpoint, for as long as it is open."""
     adapter = step.input(f"lora_checkpoint/{stage}", f"{stage}|{track}")
-    return Student.load(base_location(step), adapter, threads=step.unrecorded.threads)
+    return opened_student(step, base_location(step), adapter)
 
 
 def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
@@ -64,12 +66,13 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
     def metrics(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         track = context.partition_key.split("|")[1]
         with lake.step(context) as step:
-            model, classes, seed = student(step, stage, track), step.spec.classes, step.settings.seed
+            classes, seed = step.spec.classes, step.settings.seed
             records = step.input("evaluation_split") / "records.parquet"
             scores, begin = {}, time.monotonic()
-            for side in ("validation", "calibration", "test"):
-                groups, texts = prompts_of(step, side)
-                scores[side] = (groups, class_scores(step, model, texts))
+            with student(step, stage, track) as model:
+                for side in ("validation", "calibration", "test"):
+                    groups, texts = prompts_of(step, side)
+                    scores[side] = (groups, class_scores(step, model, texts))
             seconds = time.monotonic() - begin
             calibration = read_side(side_records(records, "calibration"), classes)
             fitted = fit_temperature(calibration, align(calibration, *scores["calibration"]))
@@ -115,14 +118,15 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
     def quality(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         track = context.partition_key.split("|")[1]
         with lake.step(context) as step:
-            model, classes = student(step, stage, track), step.spec.classes
+            classes = step.spec.classes
             _, texts = prompts_of(step, "test")
             picked = np.random.default_rng(step.settings.seed).permutation(len(texts))[: step.settings.explained_flows]
             chosen = [texts[i] for i in sorted(picked)]
-            labels = [classes[i] for i in class_scores(step, model, chosen).argmax(axis=1)]
             # Room for four tokens a word beside the other sections: who runs on into the limit did not end by himself.
             prompts = [asked(text, "explain", step.settings.tasks) for text in chosen]
-            written = model.explain_ended(prompts, max_new_tokens=64 + 4 * step.settings.explanation_words)
+            with student(step, stage, track) as model:
+                labels = [classes[i] for i in class_scores(step, model, chosen).argmax(axis=1)]
+                written = model.explain_ended(prompts, max_new_tokens=64 + 4 * step.settings.explanation_words)
             answers = [text for text, _ in written]
             result = judge(chosen, answers, labels, classes, [ended for _, ended in written], rank_table(step),
                            standardised(glossary_of(step.spec)))
@@ -152,10 +156,12 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
         stages = sorted((a.partition.split("|") for a in made), key=lambda p: (STAGES.index(p[0]), p[1] == "original"))
         stage, track = stages[-1]
         texts = [asked(text, "explain", step.settings.tasks) for text in prompts_of(step, "test")[1]]
-        rungs = ladder(
-            base_location(step), step.input(f"lora_checkpoint/{stage}", f"{stage}|{track}"), texts[:256],
-            step.spec.classes, threads=step.unrecorded.threads, log=step.log,
-        )
+        adapter = step.input(f"lora_checkpoint/{stage}", f"{stage}|{track}")
+        with leased_device(step) as device:
+            rungs = ladder(
+                base_location(step), adapter, texts[:256], step.spec.classes, threads=step.unrecorded.threads,
+                log=step.log, card=None if device == "cpu" else device,
+            )
         step.json("inference.json", {"stage": stage, "track": track, "rungs": rungs}, volatile=True)
         step.table("ladder", rungs)
         step.png("ladder.png", figures.inference_ladder(rungs), "Time a flow, rung by rung")

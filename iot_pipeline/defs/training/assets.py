@@ -5,6 +5,8 @@ Belongs here: `training_split`, `base_model`, `lora_checkpoint/<stage>`. Does no
 
 import hashlib
 import json
+import math
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,11 +17,10 @@ import dagster as dg
 
 from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.partitions import STAGES, TRACKS, UP_TO, grid, grid_dep, only, previous_stage, stages_up_to
-from iot_pipeline.defs.resources import TrainerResource, work_folder
+from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
 from iot_pipeline.flows.pool import distinct_flows
-from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.reporting import figures
 from iot_pipeline.sft.check import check_tensors
@@ -28,35 +29,76 @@ from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training.base_payload import BaseConfig
 from iot_pipeline.training.config import TrainConfig, targets_of
-from iot_pipeline.training.launch import processes_here
+from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here
+from iot_pipeline.training.lora import largest_change
+from iot_pipeline.training.model import describe_base
+
+# What a training writes beside the adapter; it may differ between equal runs.
+TOLD = ("adapter_config.json", "loss.jsonl", "progress.jsonl", "training.json")
+# Of a training's timings, what its page shows beside what it was and the machine that it ran on.
+SHOWN_TIMINGS = (
+    "tokens_per_second", "mfu", "memory_gib", "padding_share", "forward_pass", "outside_compute_share", "train_seconds",
+)
 
 COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:student"], "code_version": "2"}
 TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled flows, no pre-trained language model"
 
 
-@dg.asset(**COMMON, kinds={"pytorch", "huggingface"}, deps=["flows", "evaluation_split", "training_order"])
+@dg.asset(
+    **COMMON, kinds={"pytorch", "huggingface"}, deps=["flows", "evaluation_split", "training_order"],
+    check_specs=[dg.AssetCheckSpec("base_is_fit", asset="base_model", blocking=True)],
+)
 def base_model(
     context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource
 ) -> dg.MaterializeResult:
     """What the student starts from: a hub id, a folder, or the tiny Qwen2 built here (it never sees a label)."""
     with lake.step(context) as step:
         name = step.settings.base_model
-        if name != "tiny":
-            step.json("base.json", {"kind": "given", "name": name})
-            step.note(base=name)
+        if name == "tiny":
+            tiny_base(step, trainer)
         else:
-            flows = distinct_flows(
-                step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "train"
-            )
-            config = base_config(step, table_texts(step, flows))
-            report = trainer.build_base(step, config, processes_of(step))
-            shutil.copytree(config.out / "model", step.folder / "model")
-            shutil.rmtree(config.out)
-            step.json("base.json", {"kind": "tiny", "name": "model"})
-            step.json("building.json", report, volatile=True)
-            step.note(parameters=report["parameters"], vocabulary=report["vocabulary"], last_loss=report["losses"][-1])
-            step.provenance["label"] = TINY_LABEL
+            step.json("base.json", {"kind": "given", "name": name})
+            found = describe_base(name)
+            step.note(base=name, **found)
+            problem = chosen_length(step, found["longest_row"])
+            step.check("base_is_fit", not problem, problem=problem or "none")
+    clear_work(step)
     return step.result()
+
+
+def chosen_length(step: Step, longest: int | None) -> str:
+    """What is wrong with IOT_MAX_LENGTH for a base that reads rows of `longest` tokens; empty if nothing is."""
+    if longest is None or step.settings.max_length <= longest:
+        return ""
+    return f"IOT_MAX_LENGTH={step.settings.max_length}, but the base reads {longest} tokens: lower it, or take another"
+
+
+def tiny_base(step: Step, trainer: TrainerResource) -> None:
+    """Build the tiny base into the artefact."""
+    flows = distinct_flows(
+        step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "train"
+    )
+    config = base_config(step, table_texts(step, flows))
+    report = trainer.build_base(step, config, base_processes(step))
+    shutil.copytree(config.out / "model", step.folder / "model")
+    shutil.copy(config.out / "progress.jsonl", step.folder)
+    step.volatile("progress.jsonl")
+    step.json("base.json", {"kind": "tiny", "name": "model"})
+    step.json("building.json", report, volatile=True)
+    step.note(parameters=report["parameters"], vocabulary=report["vocabulary"], last_loss=report["losses"][-1])
+    step.png("loss.png", figures.loss_curves({"tiny base": read_curve(config.out / "progress.jsonl")}),
+             "Loss of the tiny base's pre-training by step")
+    losses = report["losses"]
+    fit = all(map(math.isfinite, losses)) and (len(losses) == 1 or losses[-1] < losses[0])
+    step.check("base_is_fit", fit, first_loss=losses[0], last_loss=losses[-1])
+    step.provenance["label"] = TINY_LABEL
+
+
+def read_curve(progress: Path) -> list[dict[str, Any]]:
+    """Loss by step of the last run in a progress.jsonl, to which a second run appends."""
+    lines = list(read_rows(progress))
+    begins = [place for place in range(1, len(lines)) if lines[place]["step"] <= lines[place - 1]["step"]]
+    return [{"step": line["step"], "loss": line["loss"]} for line in lines[(begins or [0])[-1] :]]
 
 
 def base_config(step: Step, texts: list[str]) -> BaseConfig:
@@ -132,6 +174,10 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
     @dg.asset(
         **COMMON, key=["lora_checkpoint", stage], kinds={"pytorch", "safetensors"}, partitions_def=grid([stage]),
         deps=deps, pool="gpu",
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=["lora_checkpoint", stage], blocking=blocking, partitions_def=grid([stage]))
+            for name, blocking in (("loss_is_finite", True), ("adapter_moved", False))
+        ],
         description=f"LoRA adapter of stage {stage}, with its loss curve and the facts of its training.",
     )
     def checkpoint(
@@ -141,23 +187,25 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
         with lake.step(context) as step:
             config = train_config(step, stage, track, previous)
             facts = trainer.train(step, config, processes_of(step))
-            for name in ("adapter_model.safetensors", "adapter_config.json", "loss.jsonl", "training.json"):
+            for name in ("adapter_model.safetensors", *TOLD):
                 shutil.copy(Path(config.out) / name, step.folder / name)
-            step.volatile("training.json", "loss.jsonl", "adapter_config.json")
-            if step.settings.save_merged:
-                Student.load(config.base, step.folder).save(step.folder / "merged")
-            curve = [json.loads(line) for line in (step.folder / "loss.jsonl").read_text().splitlines()]
-            step.note(**{key: value for key, value in facts["facts"].items() if value is not None},
-                      **{key: facts["timings"][key] for key in ("padding_share", "tokens_per_second")})
+            step.volatile(*TOLD)
+            curve = list(read_rows(step.folder / "loss.jsonl"))
+            told = facts["facts"] | facts["machine"] | {name: facts["timings"].get(name) for name in SHOWN_TIMINGS}
+            step.note(**{name: value for name, value in told.items() if value is not None})
+            finite = all(math.isfinite(line["loss"]) for line in curve)
+            step.check("loss_is_finite", finite, final_loss=facts["facts"]["final_loss"])
+            moved = largest_change(step.folder, config.warm_start)
+            step.check("adapter_moved", moved > 0, blocking=False, largest_change=moved)
             step.png("loss.png", figures.loss_curves({f"{track} {stage}": curve}), "Training loss by step")
-        shutil.rmtree(config.out, ignore_errors=True)
+        clear_work(step)
         return step.result()
 
     return cast(dg.AssetsDefinition, checkpoint)
 
 
 def train_config(step: Step, stage: str, track: str, previous: str | None) -> TrainConfig:
-    """What the settings and the lake say about one training; its `out` is named by the hash of everything else."""
+    """What the settings and the lake say about one training; its `out` is named by what steers it."""
     chosen = step.settings
     warm = previous is not None and chosen.stage_chain == "warm_start"
     values: dict[str, Any] = recipe_of(step) | {
@@ -166,8 +214,10 @@ def train_config(step: Step, stage: str, track: str, previous: str | None) -> Tr
         "validation": step.input("training_split", f"{stage}|{track}") / "validation.safetensors",
         "warm_start": step.input(f"lora_checkpoint/{previous}", f"{previous}|{track}") if warm else None,
     }
-    digest = hashlib.sha256(json.dumps([step.recorded_inputs(), values], default=str).encode()).hexdigest()[:16]
-    return TrainConfig(**values, out=work_folder(step, digest))
+    config = TrainConfig(**values, out=step.lake.root)
+    # Only what a checkpoint must agree with: another number of threads or rows a pass must find it again.
+    named = json.dumps([step.recorded_inputs(), config.steering()], sort_keys=True)
+    return config.model_copy(update={"out": work_folder(step, hashlib.sha256(named.encode()).hexdigest()[:16])})
 
 
 def processes_of(step: Step) -> int:
@@ -175,20 +225,26 @@ def processes_of(step: Step) -> int:
     return step.unrecorded.processes or processes_here(tiny=step.unrecorded.base_model == "tiny")
 
 
+def base_processes(step: Step) -> int:
+    """How many processes build the tiny base: on the CPU, so never more than there are cores."""
+    return min(step.unrecorded.processes or MOST_CPU_PROCESSES, os.cpu_count() or 1)
+
+
 def recipe_of(step: Step) -> dict[str, Any]:
     """The settings that steer a training, as fields of TrainConfig."""
-    chosen = step.settings
+    chosen, carried_out = step.settings, step.unrecorded
     return {
         "seed": chosen.seed, "epochs": chosen.train_epochs, "max_steps": chosen.train_max_steps,
-        "step_rows": chosen.train_step_rows, "micro_rows": chosen.train_micro_rows,
-        "max_tokens": chosen.train_max_tokens,
-        "packing": chosen.packing, "pack_tokens": chosen.pack_tokens, "evaluate_every": chosen.evaluate_every,
-        "patience": chosen.patience, "keep": chosen.keep_checkpoint, "learning_rate": chosen.learning_rate,
-        "warmup_steps": chosen.warmup_steps, "weight_decay": chosen.weight_decay,
+        "step_rows": chosen.train_step_rows, "max_tokens": chosen.train_max_tokens,
+        "evaluate_every": chosen.evaluate_every, "patience": chosen.patience, "keep": chosen.keep_checkpoint,
+        "learning_rate": chosen.learning_rate, "warmup_steps": chosen.warmup_steps, "weight_decay": chosen.weight_decay,
         "label_weight": chosen.label_weight, "lora_r": chosen.lora_r, "lora_alpha": chosen.lora_alpha,
         "lora_dropout": chosen.lora_dropout, "lora_targets": targets_of(chosen.lora_targets),
-        "quantisation": chosen.quantisation, "gradient_checkpointing": chosen.gradient_checkpointing,
-        "bf16": chosen.bf16, "threads": step.unrecorded.threads, "shard": step.unrecorded.shard,
+        "quantisation": chosen.quantisation, "bf16": chosen.bf16,
+        "micro_rows": carried_out.train_micro_rows, "packing": carried_out.packing,
+        "pack_tokens": carried_out.pack_tokens, "gradient_checkpointing": carried_out.gradient_checkpointing,
+        "threads": carried_out.threads, "shard": carried_out.shard,
+        "save_every": carried_out.save_every, "save_minutes": carried_out.save_minutes,
     }
 
 

@@ -5,7 +5,6 @@ Belongs here: `paper_protocol`. Does not belong here: the old tensors (sft/paper
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -18,12 +17,11 @@ from iot_pipeline.augmentation.answers import format_answer, parse_answer
 from iot_pipeline.augmentation.tracks import build_original
 from iot_pipeline.defs.augmentation.assets import brief, prompt_of
 from iot_pipeline.defs.partitions import STAGES, prompt_dep
-from iot_pipeline.defs.resources import TeacherResource, TrainerResource, work_folder
+from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work, opened_student, work_folder
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
 from iot_pipeline.defs.training.assets import COMMON, base_location, processes_of, recipe_of
 from iot_pipeline.flows.pool import labelled_flows, training_rows
-from iot_pipeline.inference.student import Student
 from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
@@ -60,7 +58,7 @@ def paper_protocol(
         step.json("paper_protocol.json", result)
         step.note(label_survives_share=long.plain()["label_survives_share"],
                   **{f"accuracy_{name}": value for name, value in result["accuracy"].items()})
-        shutil.rmtree(work)
+    clear_work(step)
     return step.result()
 
 
@@ -116,7 +114,7 @@ def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
     texts, classes = table_texts(step, flows), step.spec.classes
     accuracy = {}
     for name, adapter in adapters.items():
-        student = Student.load(base_location(step), adapter, threads=step.unrecorded.threads)
-        best = student.score_labels(texts, classes, log=step.log).argmax(axis=1)
+        with opened_student(step, base_location(step), adapter) as student:
+            best = student.score_labels(texts, classes, log=step.log).argmax(axis=1)
         accuracy[name] = float(np.mean(np.array(classes)[best] == flows["label"].to_numpy()))
     return {"scored_flows": len(flows), "accuracy": accuracy}
