@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -109,6 +109,7 @@ class Settings(BaseSettings):
     processes: int | None = Field(None, ge=1, description="training processes; unset: one a GPU, or (tiny base) a core")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process")
     audit_rows: int = Field(2560, ge=32, description="rows of the short trainings that show what the old recipe does")
+    audit_tokenizer: str | None = Field(None, description="tokenizer (folder or hub id) of the cut; unset: the base's")
     audit_words: int = Field(900, ge=30, le=1200, description="words of explanations on which its cut is measured")
     explained_flows: int = Field(48, ge=1, description="test flows that the student explains")
 
@@ -116,6 +117,19 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Settings":
+        """Refuse what would fail only after the teacher and the training were paid for."""
+        if self.answer_order == "explanation_first" and self.tasks == "explain":
+            raise ValueError(
+                "IOT_ANSWER_ORDER=explanation_first needs IOT_TASKS=both: a class is scored before its reasons"
+            )
+        if self.evaluate_every is None and (self.keep_checkpoint == "best" or self.patience is not None):
+            raise ValueError("IOT_KEEP_CHECKPOINT=best and IOT_PATIENCE need IOT_EVALUATE_EVERY")
+        if self.shard and self.quantisation == "nf4":
+            raise ValueError("IOT_SHARD=true and IOT_QUANTISATION=nf4 do not go together: choose one")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -176,6 +190,8 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
         return Settings(**(defaults | values))
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of settings that do not fit together: it names them itself
+            raise UserError(first["msg"].removeprefix("Value error, ")) from None
         name = "IOT_" + str(first["loc"][0]).upper()
         raise UserError(f"{name}: {first['msg']} (got {first['input']!r})") from None
 

@@ -41,6 +41,9 @@ def test_a_path_as_data_set_gives_its_name_to_the_lake() -> None:
         ({"IOT_SEDE": "1"}, "unknown setting IOT_SEDE; did you mean IOT_SEED"),
         ({"IOT_ROWS": "many"}, "IOT_ROWS"),
         ({"IOT_TEACHER_BUDGET_USD": "-1"}, "IOT_TEACHER_BUDGET_USD"),
+        ({"IOT_ANSWER_ORDER": "explanation_first"}, "^IOT_ANSWER_ORDER=explanation_first needs IOT_TASKS=both"),
+        ({"IOT_KEEP_CHECKPOINT": "best"}, "^IOT_KEEP_CHECKPOINT=best and IOT_PATIENCE need IOT_EVALUATE_EVERY"),
+        ({"IOT_SHARD": "true", "IOT_QUANTISATION": "nf4"}, "^IOT_SHARD=true and IOT_QUANTISATION=nf4"),
     ],
 )
 def test_mistakes_are_named(environment: dict[str, str], message: str) -> None:

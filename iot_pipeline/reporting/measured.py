@@ -151,7 +151,7 @@ def _protocol(context: Context, put: Any) -> None:
     put("paper_rows_with_end", old["end_supervised_share"], "paper_protocol", note)
     put("paper_held_out_seen", found["held_out_prompts_seen_share"], "paper_protocol", note)
     lost = found["accuracy"]["leak_free"] - found["accuracy"]["paper"]
-    put("paper_accuracy_lost", lost, "paper_protocol", f"{note}; same steps, distinct test flows")
+    put("paper_accuracy_lost", lost, "paper_protocol", f"{note}; equally many rows read, distinct test flows")
 
 
 def _answers(context: Context, put: Any) -> None:

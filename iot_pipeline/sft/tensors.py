@@ -20,6 +20,7 @@ from iot_pipeline.sft.label import LABEL_LINE, LabelFinder
 from iot_pipeline.sft.tokenizer import END_OF_TURN, prompt_text
 
 IGNORED = -100
+NAMED = 5  # over-long rows that an error names
 _CHUNK = 2000
 
 
@@ -88,6 +89,7 @@ def build_tensors(
     bodies: list[np.ndarray] = []
     prompts: list[int] = []
     order: list[int] = []
+    longer: list[tuple[int, int]] = []
     numbered = enumerate(messages)
     while chunk := list(islice(numbered, _CHUNK)):
         fresh: dict[tuple[str, str], int] = {}
@@ -99,14 +101,18 @@ def build_tensors(
             order.append(known[pair])
         for (prompt, full), number in zip(_tokenise(list(fresh), tokenizer, end), fresh.values(), strict=True):
             if len(full) > max_length:
-                raise UserError(
-                    f"training row {number} has {len(full)} tokens, more than IOT_MAX_LENGTH={max_length}; "
-                    f"raise IOT_MAX_LENGTH to at least {len(full)}: no row is ever cut"
-                )
+                longer.append((number, len(full)))
             bodies.append(full)
             prompts.append(prompt)
         if log:
             log(f"tokenised {len(order)} rows, {len(bodies)} of them distinct")
+    if longer:
+        named = ", ".join(f"{number} ({tokens} tokens)" for number, tokens in longer[:NAMED])
+        more = f" and {len(longer) - NAMED} more" if len(longer) > NAMED else ""
+        raise UserError(
+            f"{len(longer)} distinct training rows are longer than IOT_MAX_LENGTH={max_length}: {named}{more}; "
+            f"raise it to at least {max(tokens for _, tokens in longer)}: no row is ever cut"
+        )
     if not order:
         raise UserError("no training rows: the track's messages file is empty")
     lengths = np.array([len(bodies[place]) for place in order], dtype=np.int64)

@@ -16,6 +16,7 @@ from iot_pipeline.sft.label import LabelFinder
 from iot_pipeline.sft.packing import best_fit
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 from iot_pipeline.sft.tokenizer import pad_id
+from iot_pipeline.training.plan import Plan
 
 # A forward pass takes rows of like length: as many as keep its padding within this share of what it computes.
 MOST_PADDING = 0.05
@@ -66,6 +67,15 @@ def by_length(lengths: np.ndarray, most_rows: int) -> list[np.ndarray]:
         batches.append(np.arange(start, stop))
         stop = start
     return batches
+
+
+def planned_padding(lengths: np.ndarray, plan: Plan, most_rows: int) -> float:
+    """Share of padding in what one process computes in a pass over rows of these lengths, in padded batches."""
+    filled = 0
+    for step in range(plan.steps):
+        ascending = np.sort(lengths[plan.rows_of(step)])
+        filled += sum(len(batch) * int(ascending[batch[-1]]) for batch in by_length(ascending, most_rows))
+    return 1 - plan.tokens(lengths, plan.steps) / filled
 
 
 def padded(rows: Sequence[np.ndarray], fill: float, dtype: Any = np.int64) -> np.ndarray:

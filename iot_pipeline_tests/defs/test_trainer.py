@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from iot_pipeline import settings as settings_module
 from iot_pipeline.defs import step as step_module
 from iot_pipeline.defs.resources import TrainerResource, clear_work
 from iot_pipeline.defs.step import LakeResource, Step
-from iot_pipeline.defs.training.assets import train_config
+from iot_pipeline.defs.training.assets import expected_rows, train_config
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
+from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training.config import TrainConfig
@@ -136,6 +138,19 @@ def test_only_what_steers_a_training_names_its_folder(lake: Lake, monkeypatch: p
     choose(monkeypatch, IOT_LEARNING_RATE="0.5")
     run(look)
     assert folders[2] != folders[0] and not folders[0].exists()
+
+
+def test_a_lost_row_fails_the_check_of_its_split(lake: Lake) -> None:
+    for stage, rows in (("10K", 5), ("30K", 3)):
+        with lake.replacing(ArtefactId("original", f"{stage}|original")) as folder:
+            finish_artefact(folder, replace(manifest("original", f"{stage}|original"), summary={"rows": rows}), set())
+    parts = [("original", f"{stage}|original") for stage in ("10K", "30K")]
+    assert (expected_rows(lake, parts, "explain"), expected_rows(lake, parts, "both")) == (8, 16)
+    split = lake.folder(ArtefactId("training_split", "10K|original"))
+    tokenizer = load_tokenizer(lake.folder(ArtefactId("base_model")) / "model")
+    assert check_tensors(split / "train.safetensors", tokenizer, 200, 8).passed
+    build_tensors(chats(flow_texts(7)), tokenizer, 200, split / "train.safetensors")
+    assert check_tensors(split / "train.safetensors", tokenizer, 200, 8).problems == ["7 rows where 8 were expected"]
 
 
 def test_a_failed_training_says_why_in_one_line(lake: Lake) -> None:

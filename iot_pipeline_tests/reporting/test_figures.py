@@ -4,10 +4,11 @@ import base64
 import io
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from iot_pipeline.reporting import figures, figures_data, heatmaps
+from iot_pipeline.reporting import figures, figures_data, figures_training, heatmaps
 from iot_pipeline_tests.reporting import example
 from iot_pipeline_tests.reporting.example_context import make_context
 
@@ -36,6 +37,8 @@ FIGURES: dict[str, Callable[[], bytes]] = {
     "reliability, none": lambda: figures.reliability([]),
     "cost": lambda: figures.cost(CONTEXT["cost_report"]),
     "cost, none": lambda: figures.cost({"rows": []}),
+    "token lengths": lambda: figures_training.token_lengths(np.array([30, 31, 40]), 64, "10K original"),
+    "protocol arms": lambda: figures_training.protocol_arms(CONTEXT["paper_protocol"]["arms"]),
     "ladder": lambda: figures.inference_ladder(CONTEXT["inference_benchmark"]["rungs"]),
     "ladder, none": lambda: figures.inference_ladder([{"rung": "x", "run": False, "reason": "no GPU"}]),
     "leakage": lambda: figures.leakage(example.leakage()),

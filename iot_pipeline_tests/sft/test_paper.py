@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
@@ -57,8 +58,13 @@ def test_with_the_real_tokenizer_no_label_survives_an_answer_of_the_papers_lengt
     if not QWEN.is_dir():
         pytest.skip(f"the real Qwen2.5 tokenizer is not at {QWEN}")
     tokenizer = load_tokenizer(QWEN)
-    rows = explained_last(800)
+    rows = explained_last(900)
+    names = load_spec("farm_flow").feature_names
+    random = np.random.default_rng(5)
+    for row in rows:
+        row["messages"][0]["content"] = "\n".join(f"{name}: {random.normal():.3f}" for name in names)
+    assert len(names) == 29
     stats = build_paper_tensors(rows, tokenizer, tmp_path / "old.safetensors")
     assert stats.rows_cut == 5 and stats.rows_with_label == 0 and stats.rows_with_end == 0
-    ours = build_tensors(rows, tokenizer, 2048, tmp_path / "ours.safetensors")
+    ours = build_tensors(rows, tokenizer, 4096, tmp_path / "ours.safetensors")
     assert ours.rows_label_and_end_supervised == 5 and ours.rows_cut == 0

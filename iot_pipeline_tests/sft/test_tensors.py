@@ -57,10 +57,12 @@ def test_same_rows_give_same_bytes(tokenizer: Any, tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_longer_row_is_an_error_that_names_it(tokenizer: Any, tmp_path: Path) -> None:
-    rows = chats(flow_texts(3))
-    rows[1]["messages"][1]["content"] += " and more" * 200
-    with pytest.raises(UserError, match=r"training row 1 has \d+ tokens, more than IOT_MAX_LENGTH=150"):
+def test_longer_rows_are_an_error_that_names_them(tokenizer: Any, tmp_path: Path) -> None:
+    rows = chats(flow_texts(9))
+    for place in range(1, 8):
+        rows[place]["messages"][1]["content"] += " and more" * (200 + place)
+    named = r"^7 distinct training rows are longer than IOT_MAX_LENGTH=150: 1 \(\d+ tokens\), 2 .* and 2 more; raise it"
+    with pytest.raises(UserError, match=named):
         build_tensors(rows, tokenizer, 150, tmp_path / "t")
     assert not (tmp_path / "t").exists()
 

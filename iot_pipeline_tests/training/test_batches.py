@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from iot_pipeline.sft.packing import best_fit
 from iot_pipeline.sft.tensors import IGNORED, Tensors, build_tensors, load_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
-from iot_pipeline.training.batches import MOST_PADDING, Batches, by_length, share_of
+from iot_pipeline.training.batches import MOST_PADDING, Batches, by_length, planned_padding, share_of
 from iot_pipeline.training.loss import causal_loss
+from iot_pipeline.training.plan import make_plan
 from iot_pipeline_tests.tiny import chats, flow_texts, make_base
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
@@ -54,6 +55,17 @@ def test_batches_by_length_keep_padding_low(lengths: list[int], most: int) -> No
         assert len(batch) <= most
         filled = len(batch) * ascending[batch].max()
         assert 1 - ascending[batch].sum() / filled <= MOST_PADDING + 1e-9
+
+
+def test_planned_padding_is_what_batches_then_pad(world: tuple[Tensors, Any, Any]) -> None:
+    tensors, tokenizer, _model = world
+    plan = make_plan(24, 8, 1.0, None, 3)  # the first 24 rows are all different
+    lengths = tensors.lengths[:24]
+    batches = Batches(tensors, tokenizer, 4)
+    for step in range(plan.steps):
+        list(batches.of(plan.rows_of(step)))
+    assert planned_padding(lengths, plan, 4) == pytest.approx(batches.padding_share())
+    assert planned_padding(np.array([100, 100, 50, 50]), make_plan(4, 4, 1.0, None, 3), 4) == 0.0
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

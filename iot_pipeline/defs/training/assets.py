@@ -14,24 +14,30 @@ from pathlib import Path
 from typing import Any, cast
 
 import dagster as dg
+import numpy as np
 
 from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.partitions import STAGES, TRACKS, UP_TO, grid, grid_dep, only, previous_stage, stages_up_to
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
+from iot_pipeline.errors import UserError
 from iot_pipeline.flows.pool import distinct_flows
 from iot_pipeline.lake.atomic import write_json
+from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.reporting import figures
-from iot_pipeline.sft.check import check_tensors
+from iot_pipeline.reporting.figures_training import token_lengths
+from iot_pipeline.sft.check import TensorCheck, check_tensors
 from iot_pipeline.sft.tasks import Tasks, with_tasks
-from iot_pipeline.sft.tensors import build_tensors
+from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training.base_payload import BaseConfig
+from iot_pipeline.training.batches import planned_padding
 from iot_pipeline.training.config import TrainConfig, targets_of
 from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here
 from iot_pipeline.training.lora import largest_change
 from iot_pipeline.training.model import describe_base
+from iot_pipeline.training.plan import make_plan
 
 # What a training writes beside the adapter; it may differ between equal runs.
 TOLD = ("adapter_config.json", "loss.jsonl", "progress.jsonl", "training.json")
@@ -132,21 +138,42 @@ def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     """Chat JSONL of the stage's prefix and its tensors: no row cut, loss on the answer only."""
     stage, track = context.partition_key.split("|")
     with lake.step(context) as step:
-        tokenizer = load_tokenizer(base_location(step))
-        jsonl, tensors = step.folder / "train.jsonl", step.folder / "train.safetensors"
-        parts = [step.input(track, f"{part}|{track}") / "track.jsonl" for part in stages_up_to(stage)]
-        write_rows(parts, step.settings.tasks, jsonl)
-        write_rows([step.input("validation_answers") / "track.jsonl"], step.settings.tasks, step.folder / "valid.jsonl")
-        stats = build_tensors(read_rows(jsonl), tokenizer, step.settings.max_length, tensors, step.log)
-        build_tensors(
-            read_rows(step.folder / "valid.jsonl"), tokenizer, step.settings.max_length,
-            step.folder / "validation.safetensors",
-        )
-        check = check_tensors(tensors, tokenizer, step.settings.max_length, rows=stats.rows)
+        base = base_location(step)
+        tokenizer = load_tokenizer(base)
+        if problem := chosen_length(step, describe_base(base)["longest_row"]):
+            raise UserError(problem)
+        parts = [(track, f"{part}|{track}") for part in stages_up_to(stage)]
+        check = split_tensors(step, parts, "train.jsonl", "train.safetensors", tokenizer)
+        valid = split_tensors(step, [("validation_answers", "")], "valid.jsonl", "validation.safetensors", tokenizer)
         step.json("stats.json", asdict(check.stats))
-        step.note(**asdict(check.stats))
-        step.check("nothing_cut_label_and_end_supervised", check.passed, problems="; ".join(check.problems) or "none")
+        problems = [*check.problems, *(f"validation: {problem}" for problem in valid.problems)]
+        step.check("nothing_cut_label_and_end_supervised", not problems, problems="; ".join(problems) or "none")
+        show_lengths(step, load_tensors(step.folder / "train.safetensors").lengths, f"{track} {stage}")
+        step.note(**check.stats.plain())
     return step.result()
+
+
+def split_tensors(step: Step, parts: list[tuple[str, str]], jsonl: str, tensors: str, tokenizer: Any) -> TensorCheck:
+    """Write rows and tensors of answers (asset, partition), and check them against the count of the answers' maker."""
+    tasks, longest = step.settings.tasks, step.settings.max_length
+    write_rows([step.input(*part) / "track.jsonl" for part in parts], tasks, step.folder / jsonl)
+    build_tensors(read_rows(step.folder / jsonl), tokenizer, longest, step.folder / tensors, step.log)
+    return check_tensors(step.folder / tensors, tokenizer, longest, rows=expected_rows(step.lake, parts, tasks))
+
+
+def expected_rows(lake: Lake, parts: list[tuple[str, str]], tasks: Tasks) -> int:
+    """Training rows that follow from the rows that the answers' manifests count."""
+    manifests = [lake.manifest(ArtefactId(*part)) for part in parts]
+    return sum(manifest.summary["rows"] for manifest in manifests if manifest) * (2 if tasks == "both" else 1)
+
+
+def show_lengths(step: Step, lengths: np.ndarray, title: str) -> None:
+    """Histogram of the rows' tokens, and the padding that training plans for them, on the asset's page."""
+    chosen = step.unrecorded  # what is told of the plan does not change the tensors
+    plan = make_plan(len(lengths), chosen.train_step_rows, 1.0, None, chosen.seed)
+    share = planned_padding(lengths, plan, chosen.train_micro_rows or chosen.train_step_rows)
+    step.note(planned_padding_share=round(share, 4))
+    step.png("lengths.png", token_lengths(lengths, chosen.max_length, title), f"Tokens a row, {title}")
 
 
 def write_rows(parts: list[Path], tasks: Tasks, out: Path) -> None:
