@@ -210,6 +210,23 @@ def datasets_check(
         sys.exit(1)
 
 
+@app.command(epilog="Example: iot-pipeline merge 30K paraphrased merged_30K --dtype bf16")
+def merge(
+    stage: Annotated[str, typer.Argument(help="Stage of the checkpoint, such as 10K.")],
+    track: Annotated[str, typer.Argument(help="Track of the checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the model.")],
+    dtype: Annotated[str, typer.Option(help="Type of its weights: fp32 or bf16.")] = "fp32",
+    as_json: AsJson = False,
+) -> None:
+    """Write base and adapter of a checkpoint as one model, in transformers' layout."""
+    from iot_pipeline.commands.merge import merge as write
+    from iot_pipeline.commands.plain import facts
+
+    if dtype not in ("fp32", "bf16"):
+        raise UserError(f"--dtype {dtype}: fp32 or bf16")
+    facts(write(_configure(None, None), stage, track, out, dtype), as_json)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

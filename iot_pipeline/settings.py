@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     gradient_checkpointing: bool = Field(False, description="less memory for more time")
     quantisation: Literal["none", "nf4"] = Field("none", description="nf4 needs the extra `gpu`")
     shard: bool = Field(False, description="share out the frozen layers of a larger base over the GPUs (FSDP)")
+    trainer: Literal["local", "accelerate", "fake"] = Field(
+        "local", description="what starts the training processes; fake: learns nothing, for rehearsals"
+    )
     processes: int | None = Field(None, ge=1, description="training processes; unset: one a GPU, or (tiny base) a core")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process")
     audit_rows: int = Field(2560, ge=32, description="rows of the short trainings that show what the old recipe does")

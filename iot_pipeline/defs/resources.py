@@ -23,7 +23,7 @@ from iot_pipeline.teacher.connect import open_teacher
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.training.base_payload import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, finished
-from iot_pipeline.training.launch import BUILD_BASE, command, environment
+from iot_pipeline.training.launch import BUILD_BASE, LAUNCHERS, command, environment
 from iot_pipeline.training.lease import cards_here, leased
 from iot_pipeline.training.reporter import describe_progress
 
@@ -57,9 +57,13 @@ class TrainerResource(dg.ConfigurableResource):
         if (done := finished(config)) is not None:
             step.log("this training had ended before: its result is taken as it is")
             return done
+        if step.unrecorded.trainer == "fake":
+            # Read as recorded only here: what was trained for real stays valid whatever trains the next one.
+            step.provenance["label"] = f"FAKE trainer ({step.settings.trainer}): the adapter has learned nothing"
+            processes = 1
+        argv = LAUNCHERS[step.unrecorded.trainer](config.write(config.out / "config.json"), processes)
         variables = environment(config.base, processes, config.threads)
-        path = config.write(config.out / "config.json")
-        self._run(step, command(path, processes), variables, config.out, leased(cards_here(), processes, step.log))
+        self._run(step, argv, variables, config.out, leased(cards_here(), processes, step.log))
         facts: dict[str, Any] = json.loads((config.out / "training.json").read_text())
         if (ran := facts["facts"]["processes"]) != processes:
             raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)

@@ -9,17 +9,17 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Protocol
+
+from iot_pipeline.errors import UserError
 
 TRAIN = "iot_pipeline.training.payload"
+FAKE = "iot_pipeline.training.fake"
 BUILD_BASE = "iot_pipeline.training.base_payload"
 
 
 def command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
-    """argv of a run of `module`: plain python for one process, torchrun for more.
-
-    `accelerate launch --cpu --num_processes 2` silently runs one process, so it is not used; the payload itself
-    runs under it on GPUs, where it sets the same variables as torchrun.
-    """
+    """argv of a run of `module` on this machine: plain python for one process, torchrun for more."""
     if processes == 1:
         return [sys.executable, "-m", module, str(config_path)]
     return [
@@ -28,6 +28,36 @@ def command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[
     ]
 
 
+def accelerate_command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
+    """argv under `accelerate launch`, which sets the same variables as torchrun. UserError for many without a GPU.
+
+    There `accelerate launch --cpu --num_processes 2` would silently run one.
+    """
+    import torch
+
+    if processes > 1 and not torch.cuda.is_available():
+        raise UserError("IOT_TRAINER=accelerate runs one process where there is no GPU: set IOT_TRAINER=local")
+    several = ["--multi_gpu", f"--main_process_port={_free_port()}"] if processes > 1 else []
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}", "--num_machines=1"),
+        *([] if torch.cuda.is_available() else ["--cpu"]), *several,
+        *("--mixed_precision=no", "--dynamo_backend=no", "-m", module, str(config_path)),
+    ]
+
+
+def fake_command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
+    """argv of a training that learns nothing (fake.py); a base is built for real."""
+    return command(config_path, 1, FAKE if module == TRAIN else module)
+
+
+class Launcher(Protocol):
+    """What a trainer is: how the processes of a payload are started. All else is the same for all."""
+
+    def __call__(self, config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
+        """argv of a run of `module` with the configuration file, in `processes` processes."""
+
+
+LAUNCHERS: dict[str, Launcher] = {"local": command, "accelerate": accelerate_command, "fake": fake_command}
 MOST_CPU_PROCESSES = 4
 
 

@@ -9,20 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 
 from iot_pipeline import settings as settings_module
+from iot_pipeline.commands.merge import merge
 from iot_pipeline.defs import step as step_module
 from iot_pipeline.defs.resources import TrainerResource, clear_work
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.training.assets import expected_rows, train_config
+from iot_pipeline.errors import UserError
+from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline.training import payload
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline_tests.tiny import chats, flow_texts, make_base
+from iot_pipeline.training.lora import largest_change
+from iot_pipeline_tests.tiny import CLASSES, chats, flow_texts, make_base
 
 QUICK = {"IOT_TRAIN_MAX_STEPS": "2", "IOT_TRAIN_STEP_ROWS": "4", "IOT_PROCESSES": "1", "IOT_THREADS": "1"}
 
@@ -138,6 +144,62 @@ def test_only_what_steers_a_training_names_its_folder(lake: Lake, monkeypatch: p
     choose(monkeypatch, IOT_LEARNING_RATE="0.5")
     run(look)
     assert folders[2] != folders[0] and not folders[0].exists()
+
+
+def test_the_fake_trainer_leaves_an_adapter_that_changes_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(monkeypatch, IOT_TRAINER="fake", IOT_PROCESSES="2")
+    found: list[Any] = []
+    said: list[dict[str, Any]] = []
+
+    def train(step: Step, trainer: TrainerResource) -> None:
+        config = config_of(step)
+        found.append((config, trainer.train(step, config, 2)))
+        said.append(step.provenance)
+
+    assert run(train).success
+    ((config, facts),) = found
+    assert facts["machine"]["trainer"] == "fake" and facts["facts"]["steps"] == 2
+    assert said[0]["label"].startswith("FAKE trainer")
+    assert lake.manifest(ArtefactId("trained")).settings["setting trainer"] == "fake"
+    base = lake.folder(ArtefactId("base_model")) / "model"
+    plain, adapted = Student.load(base, None, "cpu", 1), Student.load(base, config.out, "cpu", 1, merge=False)
+    texts = flow_texts(3)
+    assert np.array_equal(plain.score_labels(texts, CLASSES), adapted.score_labels(texts, CLASSES))
+    assert largest_change(config.out, None) == 0.0
+
+
+def test_accelerate_trains_as_local_does_and_refuses_what_it_would_not_do(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(monkeypatch, IOT_TRAINER="accelerate")
+    found: list[Any] = []
+    assert run(lambda step, trainer: found.append(trainer.train(step, config_of(step), 1))).success
+    assert found[0]["facts"]["processes"] == 1 and found[0]["facts"]["steps"] == 2
+    said = failure(run(lambda step, trainer: trainer.train(
+        step, config_of(step).model_copy(update={"max_steps": 3}), 2)))
+    assert said.startswith("IOT_TRAINER=accelerate runs one process where there is no GPU")
+
+
+def test_a_merged_model_answers_as_base_and_adapter_do(lake: Lake, tmp_path: Path) -> None:
+    base, adapter = ArtefactId("base_model"), ArtefactId("lora_checkpoint/10K", "10K|original")
+    with pytest.raises(UserError, match="has not been made"):
+        merge(settings_module.settings(), "10K", "original", tmp_path / "merged", "fp32")
+    config = TrainConfig(
+        base=str(lake.folder(base) / "model"), out=tmp_path / "out", max_steps=3, step_rows=4, learning_rate=0.05,
+        tensors=lake.folder(ArtefactId("training_split", "10K|original")) / "train.safetensors", threads=1,
+    )
+    payload.run(config)
+    with lake.replacing(adapter) as folder:
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            shutil.copy(config.out / name, folder)
+        finish_artefact(folder, manifest(adapter.asset, adapter.partition), set())
+    facts = merge(settings_module.settings(), "10K", "original", tmp_path / "merged", "fp32")
+    assert set(facts["made_of"]) == {str(base), str(adapter)}
+    one, two = Student.load(tmp_path / "merged", None, "cpu", 1), Student.load(config.base, config.out, "cpu", 1)
+    texts = flow_texts(3)
+    assert np.allclose(one.score_labels(texts, CLASSES), two.score_labels(texts, CLASSES), atol=1e-6)
+    with pytest.raises(UserError, match="is there already"):
+        merge(settings_module.settings(), "10K", "original", tmp_path / "merged", "fp32")
 
 
 def test_a_lost_row_fails_the_check_of_its_split(lake: Lake) -> None:
