@@ -8,10 +8,11 @@ the prior work's lengths. Each way runs in a process of its own, one after the o
 step. `old`: rows cut and padded to 512, loss everywhere, batch 2 x 8. `ours`: nothing cut, rows of like length together
 (at most 5 % padding), loss on answers; `ours_packed`: rows end to end, which pays where flash attention is installed.
 `trl`: SFTTrainer as a user would set it up for such rows (max_length 2048, batch 2 x 8); left out, and said so, where
-trl is not installed. Tokens are real ones, never padding; MFU by training/speed.py.
+trl is not installed (extra `bench`). Tokens are real ones, never padding; MFU by training/speed.py.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import subprocess
@@ -61,9 +62,9 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True)
         failed = {"error": done.stderr.strip().splitlines()[-1:] or ["it said nothing"]}
         found[way] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else failed
-    device = found["ours"].get("device", "unknown")
+    device = next((one["device"] for one in found.values() if "device" in one), "unknown")
     result = {"question": "speed of LoRA training", "shape": SHAPES[chosen.small], "steps": chosen.steps, "ways": found}
-    if "tokens_per_second" in found["old"]:
+    if "tokens_per_second" in found["old"] and "tokens_per_second" in found["ours"]:
         result["ours_over_old"] = round(found["ours"]["tokens_per_second"] / found["old"]["tokens_per_second"], 2)
     if chosen.print_only:
         print(json.dumps(result, indent=1))
@@ -87,7 +88,7 @@ def measure(way: str, chosen: argparse.Namespace) -> dict[str, Any]:
     speed = tokens / seconds
     return {
         "device": name, "tokens_per_second": round(speed, 1), "rows_per_second": round(speed / length, 2),
-        "mfu": mfu(speed * flops_per_token(model, length, share), name, 1), "peak_gib": peak_memory_gib(device),
+        "mfu": mfu(speed * flops_per_token(model, length, share), name), "peak_gib": peak_memory_gib(device),
         "attention": model.config._attn_implementation,
     }
 
@@ -145,7 +146,9 @@ def time_ours(
     def step(rows: np.ndarray) -> int:
         divisor = batches.weight_total(rows)
         for batch in batches.of(rows):
-            (causal_loss(model, batch.ids, batch.labels, batch.weights, batch.positions) / divisor).backward()
+            with precision(device):
+                loss = causal_loss(model, batch.ids, batch.labels, batch.weights, batch.positions) / divisor
+            loss.backward()
         return batches.tokens_of(rows)
 
     return timed(model, step, device, chosen.steps)
@@ -165,11 +168,20 @@ def time_old(model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespa
                 ids[place, : len(found)], mask[place, : len(found)] = found, 1
             given = {"input_ids": ids, "attention_mask": mask, "labels": np.where(mask == 1, ids, IGNORED)}
             moved = {key: torch.from_numpy(value).to(device) for key, value in given.items()}
-            (model(**moved).loss * MICRO_ROWS / len(rows)).backward()
+            with precision(device):
+                loss = model(**moved).loss * MICRO_ROWS / len(rows)
+            loss.backward()
             read += int(mask.sum())
         return read
 
     return timed(model, step, device, chosen.steps)
+
+
+def precision(device: Any) -> Any:
+    """What a forward pass computes in, alike in every way: bf16 on a card, as in payload.py and Trainer(bf16=True)."""
+    import torch
+
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def timed(model: Any, step: Any, device: Any, steps: int) -> tuple[float, int]:
@@ -226,7 +238,7 @@ def time_trl(model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespa
 
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
-            output_dir=folder, max_length=2048, per_device_train_batch_size=MICRO_ROWS,
+            output_dir=folder, max_length=2048, completion_only_loss=True, per_device_train_batch_size=MICRO_ROWS,
             gradient_accumulation_steps=STEP_ROWS // MICRO_ROWS, max_steps=WARM_UP + chosen.steps, save_strategy="no",
             bf16=device.type == "cuda", use_cpu=device.type == "cpu", report_to="none", disable_tqdm=True,
         )

@@ -1,0 +1,25 @@
+"""The GPU benchmark runs at small size on any machine, so that it does where there is a card."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from iot_pipeline.settings import PROJECT_ROOT
+
+
+def test_the_gpu_benchmark_measures_every_way_or_says_why_not() -> None:
+    script = PROJECT_ROOT / "benchmarks" / "gpu_training.py"
+    if not script.is_file():
+        pytest.skip("benchmarks are in the checkout only")
+    done = subprocess.run(
+        [sys.executable, str(script), "--small", "--steps", "1", "--print-only"], capture_output=True, text=True,
+        timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    ways = json.loads(done.stdout)["ways"]
+    assert list(ways) == ["old", "ours", "ours_packed", "trl"]
+    assert all(ways[name]["tokens_per_second"] > 0 for name in ("old", "ours", "ours_packed"))
+    assert "tokens_per_second" in ways["trl"] or ways["trl"] == {"not_measured": "trl is not installed"}
