@@ -19,7 +19,7 @@ import dagster as dg
 
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.inference.student import Student
-from iot_pipeline.teacher.connect import open_teacher
+from iot_pipeline.teacher.connect import EMBEDDED, open_teacher
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.training.base_payload import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, finished
@@ -38,6 +38,8 @@ class TeacherResource(dg.ConfigurableResource):
         """The engine on the store of answers. Raises UserError where a key is needed and there is none."""
         _ = step.settings.teacher  # recorded: who answers decides what; limits, budget and the store's place do not
         with open_teacher(step.unrecorded, log=step.log) as engine:
+            if engine.source.startswith(EMBEDDED):
+                step.code("iot_pipeline.teacher.analyst")
             step.provenance |= {"teacher": engine.source, "via": engine.via}
             yield engine
 

@@ -20,6 +20,7 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline import settings as settings_module
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.flows.spec import DATASETS, DatasetSpec, load_spec
@@ -106,6 +107,10 @@ class Step:
         name = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
         self._seen[f"file {name}"] = file_version(path)
         return path
+
+    def code(self, module: str) -> None:
+        """Code outside the asset's own that decides what it gets (the embedded teacher's), recorded by its digest."""
+        self._seen[f"code {module}"] = code_version(module)
 
     @property
     def spec(self) -> DatasetSpec:
@@ -242,12 +247,14 @@ class LakeResource(dg.ConfigurableResource):
 
 
 def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
-    """What a recorded read (`setting x`, `file x`, `artefacts x`) would give now."""
+    """What a recorded read (`setting x`, `file x`, `code x`, `artefacts x`) would give now."""
 
     def value(name: str) -> Any:
         kind, _, rest = name.partition(" ")
         if kind == "setting":
             return recorded(getattr(settings, rest, None))
+        if kind == "code":
+            return code_version(rest)
         if kind == "file":
             return file_version(PROJECT_ROOT / rest)
         return [str(artefact) for artefact in list_artefacts(lake, rest)]

@@ -136,7 +136,7 @@ class Lake:
             return ["not made yet"]
         reasons = [f"blocking check {name} did not pass" for name in manifest.failed_blocking()]
         if manifest.code_version != code_version:
-            reasons.append(f"code version {manifest.code_version} -> {code_version}")
+            reasons.append(f"code changed ({manifest.code_version} -> {code_version})")
         for name, value in manifest.settings.items():
             if present(name) != value:
                 reasons.append(f"{name} changed")

@@ -1,4 +1,4 @@
-"""Snapshot of the graph: every asset with group, dependencies, partitions, kinds, owners, checks and versions.
+"""Snapshot of the graph: every asset with group, dependencies, partitions, kinds, owners and checks.
 
 A change of the graph shows up as a change of snapshot.json; `python -m iot_pipeline_tests.defs.test_definitions`
 writes it anew once the change is meant.
@@ -44,7 +44,6 @@ def describe(spec: dg.AssetSpec) -> dict[str, Any]:
         "partitions": len(spec.partitions_def.get_partition_keys()) if spec.partitions_def else None,
         "kinds": sorted(spec.kinds),
         "owners": list(spec.owners),
-        "code_version": spec.code_version,
         "automated": spec.automation_condition is not None,
     }
 

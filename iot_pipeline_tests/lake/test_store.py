@@ -47,7 +47,7 @@ def test_fresh_until_something_it_was_made_of_changes(tmp_path: Path) -> None:
     version = make(lake, A, "x").data_version
     make(lake, B, "from x", inputs={input_key(A): version})
     assert lake.stale_reasons(B, "1", present) == []
-    assert lake.stale_reasons(B, "2", present) == ["code version 1 -> 2"]
+    assert lake.stale_reasons(B, "2", present) == ["code changed (1 -> 2)"]
     assert lake.stale_reasons(B, "1", lambda _: 7) == ["setting seed changed"]
     make(lake, A, "y")
     assert lake.stale_reasons(B, "1", present) == ["input a changed"]

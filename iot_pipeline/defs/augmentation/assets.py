@@ -24,11 +24,13 @@ from iot_pipeline.defs.partitions import grid, grid_dep, only, prompt_dep
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import one_text, table_texts
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.flows.pool import evaluation_groups, labelled_flows, pool_size, training_rows
 from iot_pipeline.flows.split import stage_rows
 
 COMMON: dict[str, Any] = {
-    "group_name": "augmentation", "owners": ["team:prompts"], "code_version": "1", "kinds": {"openai", "jsonl"},
+    "group_name": "augmentation", "owners": ["team:prompts"], "code_version": code_version(__name__),
+    "kinds": {"openai", "jsonl"},
     "automation_condition": inputs_changed, "pool": "teacher",
 }
 DATA = ["flows", "evaluation_split", "training_order"]

@@ -14,6 +14,7 @@ from iot_pipeline.baseline.lightgbm import run_lightgbm
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.calibration import fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
@@ -24,7 +25,7 @@ from iot_pipeline.reporting import figures
 
 
 @dg.asset(
-    group_name="baseline", owners=["team:data"], code_version="1", kinds={"autogluon", "lightgbm"},
+    group_name="baseline", owners=["team:data"], code_version=code_version(__name__), kinds={"autogluon", "lightgbm"},
     partitions_def=stage_partitions, deps=["flows", "evaluation_split", "training_order"],
 )
 def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:

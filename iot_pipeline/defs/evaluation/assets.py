@@ -17,6 +17,7 @@ from iot_pipeline.defs.resources import leased_device, opened_student
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import rank_table, table_texts
 from iot_pipeline.defs.training.assets import base_location
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.calibration import fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.explanations import explanation_quality as judge
@@ -28,7 +29,9 @@ from iot_pipeline.inference.student import Student
 from iot_pipeline.reporting import figures
 from iot_pipeline.sft.tasks import asked
 
-COMMON: dict[str, Any] = {"group_name": "evaluation", "owners": ["team:student"], "code_version": "1"}
+COMMON: dict[str, Any] = {
+    "group_name": "evaluation", "owners": ["team:student"], "code_version": code_version(__name__)
+}
 DATA = ["flows", "evaluation_split", "training_order", "base_model"]
 
 

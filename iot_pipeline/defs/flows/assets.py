@@ -8,15 +8,17 @@ from dataclasses import asdict
 import dagster as dg
 
 from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.source import local_files, read_source
 
 OWNERS = ["team:data"]
+CODE = code_version(__name__)
 
 
-@dg.asset(group_name="flows", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version="1")
+@dg.asset(group_name="flows", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE)
 def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """The source as delivered, as Parquet: the user's files, or the simulator's Farm-Flow (labelled so)."""
     with lake.step(context) as step:
@@ -42,7 +44,7 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
 
 
 @dg.asset(
-    group_name="flows", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version="1", deps=["raw_flows"],
+    group_name="flows", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE, deps=["raw_flows"],
     check_specs=[dg.AssetCheckSpec("every_class_has_rows", asset="flows", blocking=True)],
 )
 def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:

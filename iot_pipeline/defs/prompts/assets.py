@@ -8,11 +8,12 @@ import dagster as dg
 from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.defs.partitions import track_partitions
 from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.lake.atomic import write_text
 
 
 @dg.asset(
-    group_name="prompts", kinds={"markdown"}, owners=["team:prompts"], code_version="1",
+    group_name="prompts", kinds={"markdown"}, owners=["team:prompts"], code_version=code_version(__name__),
     partitions_def=track_partitions,
 )
 def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:

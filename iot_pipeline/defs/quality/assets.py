@@ -9,6 +9,7 @@ import dagster as dg
 import pyarrow as pa
 
 from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.lake.atomic import write_table, write_text
 from iot_pipeline.quality.conflicts import label_conflicts as find_conflicts
 from iot_pipeline.quality.duplicates import dedup_report as count_duplicates
@@ -18,7 +19,7 @@ from iot_pipeline.quality.profile import flow_profile as profile_flows
 from iot_pipeline.quality.samples import sample_comparison as compare_samples
 from iot_pipeline.reporting import figures
 
-COMMON: dict[str, Any] = {"group_name": "quality", "owners": ["team:data"], "code_version": "2"}
+COMMON: dict[str, Any] = {"group_name": "quality", "owners": ["team:data"], "code_version": code_version(__name__)}
 
 
 @dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])

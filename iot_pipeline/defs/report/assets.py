@@ -13,6 +13,7 @@ import dagster as dg
 
 from iot_pipeline.defs.partitions import STAGES, TRACKS
 from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.evaluate import compare_predictions
 from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.flows.pool import side_records
@@ -21,7 +22,7 @@ from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import cards, claims, comparison, cost, figures, measured, report
 from iot_pipeline.reporting.gather import gather
 
-COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": "1"}
+COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": code_version(__name__)}
 # What reports are made from, in the order of the method; those of STAGED are one asset a stage.
 ARTEFACTS = [
     "raw_flows", "flows", "dedup_report", "label_conflicts", "dataset_mismatch", "flow_profile", "attack_patterns",

@@ -8,16 +8,18 @@ from dataclasses import asdict
 import dagster as dg
 
 from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.flows.serialise import fit_ranks
 from iot_pipeline.flows.split import order_training, split_by_group
 from iot_pipeline.quality.leakage import leakage_report as measure_leakage
 from iot_pipeline.reporting import figures
 
 OWNERS = ["team:data"]
+CODE = code_version(__name__)
 
 
 @dg.asset(
-    group_name="splits", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version="2", deps=["flows"],
+    group_name="splits", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE, deps=["flows"],
     check_specs=[dg.AssetCheckSpec("no_group_on_two_sides", asset="evaluation_split", blocking=True)],
 )
 def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
@@ -39,7 +41,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 
 
 @dg.asset(
-    group_name="splits", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version="1",
+    group_name="splits", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE,
     deps=["flows", "evaluation_split"],
 )
 def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
@@ -59,7 +61,7 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 
 
 @dg.asset(
-    group_name="splits", kinds={"duckdb", "lightgbm"}, owners=OWNERS, code_version="1",
+    group_name="splits", kinds={"duckdb", "lightgbm"}, owners=OWNERS, code_version=CODE,
     deps=["flows", "evaluation_split"],
 )
 def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:

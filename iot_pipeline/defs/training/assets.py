@@ -21,6 +21,7 @@ from iot_pipeline.defs.partitions import STAGES, TRACKS, UP_TO, grid, grid_dep, 
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.pool import distinct_flows
 from iot_pipeline.lake.atomic import write_json
@@ -46,12 +47,17 @@ SHOWN_TIMINGS = (
     "tokens_per_second", "mfu", "memory_gib", "padding_share", "forward_pass", "outside_compute_share", "train_seconds",
 )
 
-COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:student"], "code_version": "2"}
+COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:student"]}
+# What each is made by, named one by one: hours follow, so nothing else may make them stale.
+BASE_CODE = code_version("iot_pipeline.training.base_payload")
+TENSORS_CODE = code_version("iot_pipeline.sft.check", "iot_pipeline.sft.tasks", "iot_pipeline.sft.tensors")
+TRAINING_CODE = code_version("iot_pipeline.training.payload")
 TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled flows, no pre-trained language model"
 
 
 @dg.asset(
-    **COMMON, kinds={"pytorch", "huggingface"}, deps=["flows", "evaluation_split", "training_order"],
+    **COMMON, code_version=BASE_CODE, kinds={"pytorch", "huggingface"},
+    deps=["flows", "evaluation_split", "training_order"],
     check_specs=[dg.AssetCheckSpec("base_is_fit", asset="base_model", blocking=True)],
 )
 def base_model(
@@ -126,7 +132,8 @@ def base_location(step: Step) -> str:
 
 
 @dg.asset(
-    **COMMON, kinds={"jsonl", "safetensors"}, partitions_def=grid(), automation_condition=inputs_changed,
+    **COMMON, code_version=TENSORS_CODE, kinds={"jsonl", "safetensors"}, partitions_def=grid(),
+    automation_condition=inputs_changed,
     deps=["base_model", "validation_answers", *(grid_dep(track, stage=UP_TO, track=only(track)) for track in TRACKS)],
     check_specs=[
         dg.AssetCheckSpec(
@@ -199,7 +206,8 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
         deps.append(grid_dep(["lora_checkpoint", previous], stage=only(previous, to=stage)))
 
     @dg.asset(
-        **COMMON, key=["lora_checkpoint", stage], kinds={"pytorch", "safetensors"}, partitions_def=grid([stage]),
+        **COMMON, key=["lora_checkpoint", stage], code_version=TRAINING_CODE, kinds={"pytorch", "safetensors"},
+        partitions_def=grid([stage]),
         deps=deps, pool="gpu",
         check_specs=[
             dg.AssetCheckSpec(name, asset=["lora_checkpoint", stage], blocking=blocking, partitions_def=grid([stage]))

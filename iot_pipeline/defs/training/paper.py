@@ -21,6 +21,7 @@ from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
 from iot_pipeline.defs.training.assets import COMMON, base_location, processes_of, recipe_of
+from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.pool import labelled_flows, side_records, training_rows
@@ -50,7 +51,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @dg.asset(
-    **COMMON | {"code_version": "3"}, kinds={"pytorch", "openai"}, pool="gpu",
+    **COMMON, code_version=code_version(__name__, "iot_pipeline.training.payload"), kinds={"pytorch", "openai"},
+    pool="gpu",
     deps=["flows", "evaluation_split", "training_order", "base_model", "original", prompt_dep("original")],
 )
 def paper_protocol(
