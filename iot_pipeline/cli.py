@@ -80,6 +80,9 @@ def run(
     stages: StageOption = None,
     tracks: TrackOption = None,
     force: Annotated[bool, typer.Option("--force", help="Make everything again, fresh or not.")] = False,
+    accept_code: Annotated[
+        bool, typer.Option("--accept-code", help="Keep artefacts that another version of the code made.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make every artefact that is missing or no longer follows from its inputs, then print the results."""
@@ -91,9 +94,9 @@ def run(
     with execute.locked(chosen):
         planned = plan.wanted(definitions, chosen)
         with Progress(planned, quiet=as_json):
-            outcome = execute.execute(definitions, chosen, planned, force)
+            outcome = execute.execute(definitions, chosen, planned, force, accept_code)
     results(chosen, outcome, as_json)
-    if outcome.failed:
+    if outcome.failed or outcome.left:
         sys.exit(1)
 
 

@@ -188,9 +188,9 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
             near = difflib.get_close_matches(name, Settings.model_fields, n=1)
             hint = f"; did you mean IOT_{near[0].upper()}?" if near else "; `iot-pipeline doctor` lists all"
             raise UserError(f"unknown setting IOT_{name.upper()}{hint}")
-    defaults = _profile(str(values.get("profile", "demo")))
+    values = _profile(str(values.get("profile", "demo"))) | values
     try:
-        return Settings(**(defaults | values))
+        return Settings(**(values | {name: _absolute(name, values[name]) for name in PATHS if name in values}))
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # of settings that do not fit together: it names them itself
@@ -199,8 +199,29 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
         raise UserError(f"{name}: {first['msg']} (got {first['input']!r})") from None
 
 
-# Set by the project for its own subprocesses; never a user's business.
-INTERNAL_VARIABLES = {"IOT_PARENT_PID"}
+# Set by the project for its own subprocesses and tests; never a user's business.
+ENV_FILE = "IOT_ENV_FILE"
+INTERNAL_VARIABLES = {"IOT_PARENT_PID", ENV_FILE}
+# Settings that may name files. The UI's processes run in the project's folder, so no name may depend on where a
+# command was typed.
+PATHS = ("dataset", "source", "base_model")
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """A setting with the files that it names (a spec, sources and globs, a model) named from the root."""
+    def is_file(part: str) -> bool:
+        if name == "dataset":
+            return part.endswith((".yaml", ".yml"))
+        if name == "base_model":
+            return part != "tiny" and Path(part).expanduser().is_dir()
+        return part not in ("", "simulate") and "://" not in part
+
+    def placed(part: str) -> str:
+        return str(Path(part).expanduser().absolute()) if is_file(part) else part
+
+    if not isinstance(value, str):
+        return value
+    return ",".join(placed(part.strip()) for part in value.split(",")) if name == "source" else placed(value)
 
 
 def _profile(name: str) -> dict[str, Any]:
@@ -213,7 +234,8 @@ def _profile(name: str) -> dict[str, Any]:
 def _dotenv() -> dict[str, str]:
     from dotenv import dotenv_values
 
-    return {key: value for key, value in dotenv_values(PROJECT_ROOT / ".env").items() if value is not None}
+    file = os.environ.get(ENV_FILE, PROJECT_ROOT / ".env")
+    return {key: value for key, value in dotenv_values(file).items() if value is not None}
 
 
 def api_key() -> SecretStr | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.settings import PROJECT_ROOT, load_settings, profile_names
+from iot_pipeline.settings import PROJECT_ROOT, api_key, load_settings, profile_names
 
 
 def test_the_demo_needs_nothing_and_is_the_default() -> None:
@@ -54,3 +54,28 @@ def test_mistakes_are_named(environment: dict[str, str], message: str) -> None:
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_is_valid(name: str) -> None:
     assert load_settings({"IOT_PROFILE": name}).profile == name
+
+
+def test_files_are_named_from_the_root_and_other_names_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "farm_flow").mkdir()
+    (tmp_path / "student").mkdir()
+    given = {"IOT_DATASET": "mine.yml", "IOT_SOURCE": "a.csv, s3://b/c.csv,d/*.csv", "IOT_BASE_MODEL": "student"}
+    chosen = load_settings(given)
+    assert chosen.dataset == str(tmp_path / "mine.yml")
+    assert chosen.source == f"{tmp_path}/a.csv,s3://b/c.csv,{tmp_path}/d/*.csv"
+    assert chosen.base_model == str(tmp_path / "student")
+    assert load_settings({"IOT_DATASET": "farm_flow", "IOT_BASE_MODEL": "Qwen/Qwen2.5"}).dataset == "farm_flow"
+
+
+def test_the_env_file_can_be_another_one_so_that_tests_never_read_the_user_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "other.env"
+    file.write_text("IOT_SEED=99\nOPENAI_API_KEY=sk-other\n")
+    assert load_settings().seed == 2027 and api_key() is None
+    monkeypatch.setenv("IOT_ENV_FILE", str(file))
+    key = api_key()
+    assert load_settings().seed == 99 and key is not None and key.get_secret_value() == "sk-other"

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iot_pipeline.defs import plan
-from iot_pipeline.defs.execute import Outcome, recorded
+from iot_pipeline.defs.execute import Outcome
 from iot_pipeline.defs.step import listeners
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import MANIFEST, ArtefactId, Lake
@@ -106,7 +106,8 @@ def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
     for artefact, why in outcome.failed:
         console.print(Text(f"✘ {artefact}: {why}", style="bold red"))
     if outcome.failed:
-        console.print(f"stopped; {len(outcome.made)} made, {len(outcome.left)} left. Mend it and run again: "
+        left = ", ".join(str(artefact) for artefact in outcome.left[:6]) + (", ..." if len(outcome.left) > 6 else "")
+        console.print(f"stopped; {len(outcome.made)} made, {len(outcome.left)} left ({left}). Mend it and run again: "
                       "what is made is not made twice.")
         return
     if table:
@@ -158,8 +159,7 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
         raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
     lake = Lake(settings.lake_path)
     planned = plan.wanted(definitions, settings)
-    known = recorded(settings, planned)
-    rows = [_state(lake, settings, p, known) for p in planned]
+    rows = [_state(lake, settings, p) for p in planned]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -177,9 +177,9 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
     console.print(f"{counts['fresh']} fresh, {counts['stale']} stale, {counts['missing']} missing")
 
 
-def _state(lake: Lake, settings: Settings, planned: plan.Planned, known: set[ArtefactId]) -> dict[str, Any]:
+def _state(lake: Lake, settings: Settings, planned: plan.Planned) -> dict[str, Any]:
     manifest = lake.manifest(planned.artefact)
-    why = plan.stale(lake, settings, planned, known)
+    why = plan.stale(lake, settings, planned)
     path = lake.folder(planned.artefact) / MANIFEST
     made = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds") if path.is_file() else None
     return {

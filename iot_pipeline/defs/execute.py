@@ -7,7 +7,6 @@ Does not belong here: what is shown while it runs (cli).
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import dagster as dg
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.step import announce
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
@@ -37,8 +37,11 @@ def dagster_home(settings: Settings) -> Path:
     """The lake's own Dagster state; made with the project's dagster.yaml, which is kept up to date."""
     lake = Lake(settings.lake_path)
     home = lake.root / ".dagster"
-    home.mkdir(exist_ok=True)
-    shutil.copyfile(PROJECT_ROOT / "dagster.yaml", home / "dagster.yaml")
+    try:
+        home.mkdir(exist_ok=True)
+        write_text(home / "dagster.yaml", (PROJECT_ROOT / "dagster.yaml").read_text())
+    except OSError as error:
+        raise UserError(f"cannot write to {home} ({error.strerror}); mend its permissions or set IOT_LAKE") from None
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
@@ -74,15 +77,24 @@ def close_orphans(instance: dg.DagsterInstance) -> int:
     return len(runs)
 
 
-def recorded(settings: Settings, planned: list[plan.Planned]) -> set[ArtefactId]:
-    """The artefacts among `planned` that the lake's Dagster instance has a materialisation of."""
-    dagster_home(settings)
-    with dg.DagsterInstance.get() as instance:
-        return plan.recorded_artefacts(instance, planned)
+def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[plan.Planned]) -> int:
+    """Tell Dagster of artefacts that a killed process finished without telling it; their number."""
+    recorded = plan.recorded_artefacts(instance, planned)
+    found = [(p, lake.manifest(p.artefact)) for p in planned if p.artefact not in recorded]
+    made = [(p, manifest) for p, manifest in found if manifest is not None and not manifest.failed_blocking()]
+    for p, manifest in made:
+        instance.report_runless_asset_event(dg.AssetMaterialization(
+            p.key, partition=p.artefact.partition or None,
+            description="recorded from its manifest: the process that made it was killed before it told Dagster",
+            metadata={"path": dg.MetadataValue.path(str(lake.folder(p.artefact)))},
+            tags={"dagster/data_version": manifest.data_version, "dagster/code_version": manifest.code_version},
+        ))
+    return len(made)
 
 
 def execute(
-    definitions: dg.Definitions, settings: Settings, planned: list[plan.Planned], force: bool = False
+    definitions: dg.Definitions, settings: Settings, planned: list[plan.Planned], force: bool = False,
+    accept_code: bool = False,
 ) -> Outcome:
     """Make what is stale, upstream first, and stop at the first failure (what is made stays, and is not redone)."""
     dagster_home(settings)
@@ -90,13 +102,13 @@ def execute(
     outcome = Outcome([], [], [], [])
     with dg.DagsterInstance.get() as instance:
         close_orphans(instance)
-        recorded = plan.recorded_artefacts(instance, planned)
+        record_unrecorded(instance, lake, planned)
         job = definitions.resolve_implicit_global_asset_job_def()
         waiting = list(plan.batches(planned))
         while waiting and not outcome.failed:
             batch = waiting.pop(0)
             # What is not stale yet may become so when its inputs are made again, so the batch is asked once more.
-            todo = [p for p in batch if force or plan.stale(lake, settings, p, recorded)]
+            todo = [p for p in batch if force or plan.stale(lake, settings, p, accept_code)]
             rest = [p for p in batch if p not in todo]
             if not todo:
                 outcome.fresh += [p.artefact for p in rest]
@@ -128,6 +140,9 @@ def _run(
         for event in result.all_events
         if event.is_step_failure and event.step_key
     }
+    if not result.success and not errors:  # the run itself failed, no step of it: a locked or full event log
+        reasons = [event.message for event in result.all_events if event.is_failure and event.message]
+        outcome.failed.append((todo[0].artefact, reasons[-1] if reasons else "the Dagster run failed"))
     for p in todo:
         manifest = lake.manifest(p.artefact)
         step_key = p.artefact.asset.replace("/", "__")

@@ -71,13 +71,15 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
     return keys
 
 
-def stale(lake: Lake, settings: Settings, planned: Planned, recorded: set[ArtefactId]) -> list[str]:
+def stale(lake: Lake, settings: Settings, planned: Planned, accept_code: bool = False) -> list[str]:
     """Why an artefact has to be made; empty where it is there and follows from its inputs.
 
-    `recorded` holds what Dagster has a materialisation of: a kill between the two leaves one unrecorded.
+    `accept_code`: also where another version of the code made it.
     """
-    reasons = lake.stale_reasons(planned.artefact, planned.code_version, present_value(lake, settings))
-    return reasons or ([] if planned.artefact in recorded else ["not recorded in Dagster"])
+    version = planned.code_version
+    if accept_code and (manifest := lake.manifest(planned.artefact)) is not None:
+        version = manifest.code_version
+    return lake.stale_reasons(planned.artefact, version, present_value(lake, settings))
 
 
 def batches(planned: list[Planned]) -> Iterator[list[Planned]]:

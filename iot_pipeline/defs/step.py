@@ -8,8 +8,10 @@ record each read, so freshness needs no second list that could be forgotten or w
 """
 
 import contextlib
+import hashlib
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +25,8 @@ from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.remote import without_credentials
-from iot_pipeline.flows.spec import DATASETS, DatasetSpec, load_spec
+from iot_pipeline.flows.source import local_files
+from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
 from iot_pipeline.settings import PROJECT_ROOT, Settings
@@ -67,6 +70,8 @@ class Step:
         self._inputs: dict[str, str] = {}
         self._checks: dict[str, dict[str, Any]] = {}
         self._volatile: set[str] = set()
+        self._declared = {key for keys in context.assets_def.asset_deps.values() for key in keys}
+        self._present, self._lineage = present_value(lake, settings), dict[ArtefactId, str]()
         self.settings: Settings = RecordedSettings(settings, self._seen)  # type: ignore[assignment]
         # For what cannot change the content of an artefact (budget, concurrency, threads).
         self.unrecorded = settings
@@ -75,21 +80,31 @@ class Step:
     def input(self, asset: str, partition: str = "") -> Path:
         """Folder of an upstream artefact; its data version is recorded as an input.
 
-        Raises dg.Failure, not to be retried, where it is missing or a blocking check on it did not pass:
-        Dagster lets a later run go on after a failed check, and money or hours follow here.
+        Raises dg.Failure, not to be retried, where it is missing, where a blocking check on it did not pass, or
+        where it no longer follows from what it was made of (a prompt edited since): Dagster lets a later run go on
+        then, and money or hours follow here.
         """
         upstream = ArtefactId(asset, partition)
+        if dg.AssetKey(asset.split("/")) not in self._declared:
+            raise dg.Failure(f"{self.artefact} reads {asset}, which is not among its deps", allow_retries=False)
         manifest = self.lake.manifest(upstream)
         if manifest is None:
             raise dg.Failure(f"{upstream} has not been made; materialise it first", allow_retries=False)
         if failed := manifest.failed_blocking():
             raise dg.Failure(f"{upstream} did not pass: {', '.join(failed)}", allow_retries=False)
+        if broken := self.lake.broken_lineage(upstream, self._present, self._lineage):
+            raise dg.Failure(f"stale input ({broken}); `iot-pipeline run` makes what it needs", allow_retries=False)
         self._inputs[input_key(upstream)] = manifest.data_version
         return self.lake.folder(upstream)
 
     def made(self, prefix: str) -> list[ArtefactId]:
-        """Every artefact made so far whose asset is `prefix` or lies under it; the list is recorded."""
-        found = list_artefacts(self.lake, prefix)
+        """Every artefact whose asset is `prefix` or lies under it and that still follows from its inputs; recorded.
+
+        What no longer does (a stage made with a prompt that was edited since) is left out, and the log says so.
+        """
+        found = list_artefacts(self.lake, prefix, self._present, self._lineage)
+        for artefact in sorted({*list_artefacts(self.lake, prefix)} - {*found}):
+            self.log(f"left out, stale: {self._lineage[artefact]}")
         self._seen[f"artefacts {prefix}"] = [str(artefact) for artefact in found]
         return found
 
@@ -100,6 +115,10 @@ class Step:
     def recorded_inputs(self) -> dict[str, str]:
         """Data versions of what was read so far, by input."""
         return dict(self._inputs)
+
+    def listing(self, source: str, files: Sequence[Path]) -> None:
+        """The files that a glob matches, recorded: a further one that comes to match is noticed."""
+        self._seen[f"files {source}"] = [str(file) for file in files]
 
     def file(self, path: Path) -> Path:
         """A file outside the lake (a prompt, a spec), recorded by its content."""
@@ -114,9 +133,10 @@ class Step:
 
     @property
     def spec(self) -> DatasetSpec:
-        """The data set's spec; its file is recorded."""
+        """The data set's spec; its file and those it extends are recorded."""
         name = self.settings.dataset
-        self.file(Path(name) if name.endswith(".yaml") else DATASETS / f"{name}.yaml")
+        for path in spec_files(name):
+            self.file(path)
         return load_spec(name)
 
     # -- writing -------------------------------------------------------------------------------------------
@@ -247,7 +267,8 @@ class LakeResource(dg.ConfigurableResource):
 
 
 def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
-    """What a recorded read (`setting x`, `file x`, `code x`, `artefacts x`) would give now."""
+    """What a recorded read (`setting x`, `file x`, `files x`, `code x`, `artefacts x`) would give now."""
+    known: dict[ArtefactId, str] = {}
 
     def value(name: str) -> Any:
         kind, _, rest = name.partition(" ")
@@ -257,20 +278,23 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
             return code_version(rest)
         if kind == "file":
             return file_version(PROJECT_ROOT / rest)
-        return [str(artefact) for artefact in list_artefacts(lake, rest)]
+        if kind == "files":
+            return [str(file) for file in local_files(rest)]
+        return [str(artefact) for artefact in list_artefacts(lake, rest, value, known)]
 
     return value
 
 
-def list_artefacts(lake: Lake, prefix: str) -> list[ArtefactId]:
-    """Artefacts made so far whose asset is `prefix` or lies under it."""
-    return [a for a in lake.artefacts() if a.asset == prefix or a.asset.startswith(prefix + "/")]
+def list_artefacts(
+    lake: Lake, prefix: str, present: Callable[[str], Any] | None = None, known: dict[ArtefactId, str] | None = None
+) -> list[ArtefactId]:
+    """Artefacts made so far whose asset is `prefix` or lies under it; given `present`, those of unbroken lineage."""
+    found = [a for a in lake.artefacts() if a.asset == prefix or a.asset.startswith(prefix + "/")]
+    return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
 
 
 def file_version(path: Path) -> str:
     """Content hash of a small file; size and time of a large one (a source); `missing` where there is none."""
-    import hashlib
-
     if not path.is_file():
         return "missing"
     facts = path.stat()
@@ -291,8 +315,13 @@ def code_version_of(context: dg.AssetExecutionContext) -> str:
 
 
 def recorded(value: Any) -> Any:
-    """A setting as a manifest tells it: the credentials of URLs are nobody's business."""
-    return without_credentials(value) if isinstance(value, str) else plain(value)
+    """A setting as a manifest tells it: credentials of URLs are nobody's business, and what a query asks for is told
+    by a digest, so that another query is another value."""
+    if not isinstance(value, str):
+        return plain(value)
+    told = without_credentials(value)
+    asked = re.findall(r"https?://[^?#\s,]*([?#][^\s,]*)", value)
+    return f"{told} ({hashlib.sha256(repr(asked).encode()).hexdigest()[:8]})" if asked else told
 
 
 def plain(value: Any) -> Any:

@@ -182,6 +182,25 @@ def list_specs() -> list[str]:
     return sorted(path.stem for path in DATASETS.glob("*.yaml"))
 
 
+def spec_path(name_or_path: str | Path) -> Path:
+    """The file of a spec; UserError where there is none."""
+    text = str(name_or_path)
+    path = Path(text) if text.endswith((".yaml", ".yml")) else DATASETS / f"{text}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"there is no data set {text!r}: use one of {', '.join(list_specs())}, or a path to a .yaml file."
+        )
+    return path
+
+
+def spec_files(name_or_path: str | Path) -> list[Path]:
+    """The file of a spec and those that it extends, the last one extending nothing."""
+    path = spec_path(name_or_path)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parent = content.get("extends") if isinstance(content, dict) else None
+    return [path, *(spec_files(parent) if parent else [])]
+
+
 def load_spec(name_or_path: str | Path) -> DatasetSpec:
     """Read a spec by name (see `list_specs`) or from a path to a YAML file.
 
@@ -190,12 +209,7 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
 
     Raises UserError for an unknown name, a missing file, or a file that does not follow the format.
     """
-    text = str(name_or_path)
-    path = Path(text) if text.endswith((".yaml", ".yml")) else DATASETS / f"{text}.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"there is no data set {text!r}: use one of {', '.join(list_specs())}, or a path to a .yaml file."
-        )
+    path = spec_path(name_or_path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -7,6 +7,7 @@ Does not belong here: the order in which artefacts are made (defs/plan.py).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -77,50 +78,66 @@ class Lake:
     def manifest(self, artefact: ArtefactId) -> Manifest | None:
         """The manifest of an artefact, or None where it has not been made."""
         folder = self.folder(artefact)
-        self._recover(folder)
+        if not folder.exists() and retired(folder).exists():
+            with contextlib.suppress(UserError), self._only_writer(artefact):
+                self._recover(folder)
         path = folder / MANIFEST
-        if not path.is_file():
-            return None
-        try:
-            return Manifest(**json.loads(path.read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise UserError(f"{path} is not a manifest ({error}); delete the folder to make it again") from None
+        return read_manifest(path) if path.is_file() else None
 
     @contextlib.contextmanager
     def replacing(self, artefact: ArtefactId) -> Iterator[Path]:
-        """Yield an empty folder to fill; when the block ends well it takes the place of the artefact's folder."""
+        """Yield an empty folder to fill; when the block ends well it takes the place of the artefact's folder.
+
+        UserError where another process is making the same artefact.
+        """
         folder = self.folder(artefact)
-        staging = folder.with_name(f".{folder.name}.staging")
-        retired = folder.with_name(f".{folder.name}.retired")
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        yield staging
-        for path in staging.rglob("*"):
-            fsync(path)
-        self._recover(folder)
-        if folder.exists():
-            os.rename(folder, retired)
-        os.rename(staging, folder)
-        fsync(folder.parent)
-        shutil.rmtree(retired, ignore_errors=True)
+        staging, old = folder.with_name(f".{folder.name}.staging"), retired(folder)
+        with self._only_writer(artefact):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            try:
+                yield staging
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+            for path in staging.rglob("*"):
+                fsync(path)
+            self._recover(folder)
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(staging, folder)
+            fsync(folder.parent)
+            shutil.rmtree(old, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _only_writer(self, artefact: ArtefactId) -> Iterator[None]:
+        """Hold the artefact for this process (a run in the UI and one on the command line may want the same)."""
+        path = self.root / ".locks" / f"{artefact.asset}@{artefact.partition}".replace("/", "-").replace("|", "-")
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{artefact} is being made by another process on this lake; wait for it") from None
+            yield
 
     def _recover(self, folder: Path) -> None:
         """Undo a swap that was killed between its two renames (the old folder is whole, and comes back)."""
-        retired = folder.with_name(f".{folder.name}.retired")
-        if retired.exists():
+        old = retired(folder)
+        if old.exists():
             if folder.exists():
-                shutil.rmtree(retired, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
             else:
-                os.rename(retired, folder)
+                os.rename(old, folder)
 
     def artefacts(self) -> list[ArtefactId]:
         """Every artefact that has a manifest, sorted."""
         found = []
-        for path in self.root.rglob(MANIFEST):
-            if any(part.startswith(".") for part in path.relative_to(self.root).parts):
-                continue
-            record = json.loads(path.read_text())
-            found.append(ArtefactId(record["asset"], record["partition"]))
+        for place, folders, files in os.walk(self.root):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            if MANIFEST in files:
+                manifest = read_manifest(Path(place) / MANIFEST)
+                found.append(ArtefactId(manifest.asset, manifest.partition))
         return sorted(found)
 
     def stale_reasons(
@@ -152,18 +169,54 @@ class Lake:
         return reasons
 
 
+    def broken_lineage(
+        self, artefact: ArtefactId, present: Callable[[str], Any], known: dict[ArtefactId, str] | None = None
+    ) -> str:
+        """Why an artefact no longer follows from what it and everything upstream of it was made of; empty if it does.
+
+        Code versions do not count: an artefact says by itself which code made it. `known` keeps answers.
+        """
+        known = {} if known is None else known
+        if artefact not in known:
+            manifest = self.manifest(artefact)
+            if manifest is None:
+                known[artefact] = f"{artefact} has not been made"
+            elif reasons := self.stale_reasons(artefact, manifest.code_version, present):
+                known[artefact] = f"{artefact}: {reasons[0]}"
+            else:
+                upstream = (ArtefactId(*key.split("@", 1)) for key in manifest.inputs)
+                broken = (self.broken_lineage(other, present, known) for other in upstream)
+                known[artefact] = next(filter(None, broken), "")
+        return known[artefact]
+
+
+def retired(folder: Path) -> Path:
+    """Where an artefact's old folder lies while the new one takes its place."""
+    return folder.with_name(f".{folder.name}.retired")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file; UserError where it is none."""
+    try:
+        return Manifest(**json.loads(path.read_text()))
+    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a manifest ({error}); delete the folder to make it again") from None
+
+
 def finish_artefact(staging: Path, manifest: Manifest, volatile: set[str]) -> Manifest:
     """Hash the files of a staged artefact, set its data version and write its manifest into the folder.
 
-    `volatile` names files (timings, machine facts) that are listed but do not count for the data version.
+    `volatile` names files (timings, machine facts) that are listed but do not count for the data version; where
+    there are no others they do, since they are then what the artefact is.
     """
-    digest = hashlib.sha256()
     for path in sorted(p for p in staging.rglob("*") if p.is_file()):
         name = path.relative_to(staging).as_posix()
         facts = {"bytes": path.stat().st_size, "sha256": sha256_file(path), "volatile": name in volatile}
         manifest.files[name] = facts
-        if not facts["volatile"]:
-            digest.update(f"{name}\0{facts['sha256']}\n".encode())
+    lasting = {name: facts for name, facts in manifest.files.items() if not facts["volatile"]} or manifest.files
+    digest = hashlib.sha256()
+    for name, facts in lasting.items():
+        digest.update(f"{name}\0{facts['sha256']}\n".encode())
     manifest.data_version = digest.hexdigest()
     write_json(staging / MANIFEST, asdict(manifest))
     return manifest

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.defs.step import LakeResource, present_value
+from iot_pipeline.defs.step import LakeResource, present_value, recorded
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
@@ -94,3 +94,47 @@ def test_a_user_error_becomes_a_failure_with_its_sentence_and_no_retry(lake: Lak
     result = make(mistaken)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert failure.step_failure_data.user_failure_data.description.startswith("column x is missing from y.csv")
+
+
+@dg.asset(code_version="1")
+def forgetful(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    with lake.step(context) as step:
+        step.input("up")
+    return step.result()
+
+
+def test_an_input_that_is_not_declared_is_refused_so_that_lineage_is_whole(lake: Lake) -> None:
+    make(up)
+    result = dg.materialize(
+        [up, forgetful], selection=[forgetful], resources={"lake": LakeResource()}, raise_on_error=False,
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+    assert "forgetful reads up, which is not among its deps" in str(result.all_events)
+
+
+def test_an_input_that_no_longer_follows_from_its_own_inputs_is_refused(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(up, down)
+    monkeypatch.setenv("IOT_SEED", "7")
+    settings_module.settings.cache_clear()
+    result = make(down)
+    assert not result.success
+    assert "stale input (up: setting seed changed)" in str(result.all_events)
+    assert make(up, down).success
+
+
+def test_a_query_is_told_by_its_digest_and_a_password_not_at_all() -> None:
+    first, second = (recorded(f"http://me:secret@host/flows?file={name}.csv") for name in ("train", "test"))
+    assert first != second
+    assert first.startswith("http://host/flows (") and "train" not in first and "secret" not in first
+    assert recorded("http://me:secret@host/flows") == recorded("http://host/flows")
+
+
+def test_a_further_file_that_a_glob_matches_is_noticed(lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x")
+    present = present_value(lake, settings_module.load_settings({}))
+    before = present(f"files {tmp_path}/*.csv")
+    (tmp_path / "b.csv").write_text("x")
+    assert before == [str(tmp_path / "a.csv")]
+    assert present(f"files {tmp_path}/*.csv") == [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]

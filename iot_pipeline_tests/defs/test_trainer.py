@@ -70,7 +70,7 @@ def choose(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 def run(body: Callable[[Step, TrainerResource], Any]) -> dg.ExecuteInProcessResult:
     """Run `body` as the body of an asset."""
 
-    @dg.asset(code_version="1")
+    @dg.asset(code_version="1", deps=["base_model", "training_split"])
     def trained(
         context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource
     ) -> dg.MaterializeResult:

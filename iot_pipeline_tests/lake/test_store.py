@@ -116,3 +116,18 @@ def test_json_is_sorted_and_refuses_nan(tmp_path: Path) -> None:
     assert list(json.loads((tmp_path / "j").read_text())) == ["a", "b"]
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "j", float("nan"))
+
+
+def test_two_writers_of_one_artefact_do_not_meet(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    with lake.replacing(A), pytest.raises(UserError, match="is being made by another process"):
+        with Lake(tmp_path).replacing(A):
+            pass
+
+
+def test_a_body_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    with pytest.raises(ZeroDivisionError), lake.replacing(A) as folder:
+        (folder / "x").write_text("half")
+        _ = 1 / 0
+    assert [path for path in tmp_path.rglob("*") if ".locks" not in path.parts] == []

@@ -32,7 +32,9 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
             step.note(rows=simulated.rows, source="simulated Farm-Flow")
             step.provenance["label"] = "SIMULATED flows: Farm-Flow as its paper describes it, no real capture"
         else:
-            for file in local_files(source):
+            files = local_files(source)
+            step.listing(source, files)
+            for file in files:
                 step.file(file.absolute())
             report = read_source(step.spec, source, out, step.log, step.settings.max_rejected_share)
             step.json("source.json", asdict(report))

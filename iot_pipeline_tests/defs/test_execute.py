@@ -1,0 +1,71 @@
+"""What `run` makes of kills and of failures that are no asset's: nothing is made twice, nothing passes for done."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from iot_pipeline import settings as settings_module
+from iot_pipeline.defs import execute
+from iot_pipeline.defs.plan import Planned, recorded_artefacts
+from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.settings import Settings
+
+
+@dg.asset(code_version="1", partitions_def=dg.StaticPartitionsDefinition(["10K", "30K"]))
+def made(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    with lake.step(context) as step:
+        write_text(step.folder / "x.txt", "x")
+        with (step.lake.root / "count").open("a") as count:
+            count.write("x")
+    return step.result()
+
+
+@pytest.fixture
+def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("IOT_LAKE", str(tmp_path))
+    settings_module.settings.cache_clear()
+    yield settings_module.settings()
+    settings_module.settings.cache_clear()
+
+
+def planned() -> list[Planned]:
+    return [Planned(ArtefactId("made", "10K"), "group", "1")]
+
+
+def definitions() -> dg.Definitions:
+    return dg.Definitions(assets=[made], resources={"lake": LakeResource()})
+
+
+def test_what_was_finished_but_not_told_to_dagster_is_recorded_and_not_made_again(chosen: Settings) -> None:
+    # Made for another instance: to the lake's own it looks as after a kill between the swap and the event.
+    with dg.DagsterInstance.ephemeral() as elsewhere:
+        dg.materialize([made], partition_key="10K", resources={"lake": LakeResource()}, instance=elsewhere)
+    outcome = execute.execute(definitions(), chosen, planned())
+    assert [str(artefact) for artefact in outcome.fresh] == ["made[10K]"]
+    assert (chosen.lake_path / "count").read_text() == "x"
+    manifest = Lake(chosen.lake_path).manifest(ArtefactId("made", "10K"))
+    assert manifest is not None
+    with dg.DagsterInstance.get() as instance:
+        assert recorded_artefacts(instance, planned()) == {ArtefactId("made", "10K")}
+        event = instance.get_latest_materialization_event(dg.AssetKey("made"))
+        assert event is not None and event.asset_materialization is not None
+        assert event.asset_materialization.tags["dagster/data_version"] == manifest.data_version
+
+
+def test_other_code_makes_an_artefact_stale_unless_it_is_accepted(chosen: Settings) -> None:
+    execute.execute(definitions(), chosen, planned())
+    other = [Planned(ArtefactId("made", "10K"), "group", "2")]
+    assert execute.execute(definitions(), chosen, other, accept_code=True).made == []
+    assert [str(a) for a in execute.execute(definitions(), chosen, other).made] == ["made[10K]"]
+
+
+def test_a_run_that_fails_outside_of_every_asset_is_a_failure(
+    chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = dg.Definitions(assets=[made], resources={"lake": dg.ResourceDefinition(lambda _: 1 / 0)})
+    outcome = execute.execute(broken, chosen, planned())
+    assert [str(artefact) for artefact, _ in outcome.failed] == ["made[10K]"]
+    assert outcome.made == []
