@@ -116,6 +116,9 @@ class _Training:
 
     def resume(self) -> None:
         """Go on from the checkpoint of this very configuration, where there is one."""
+        if self.machine.rank == 0:
+            for half in self.config.out.glob(".*.tmp"):  # what a kill in the middle of a write left
+                half.unlink()
         found = checkpoint.load(self.config.out, self.parameters, self.optimiser, self.key)
         if found:
             self.begun, self.losses, self.selection.history, shrunk = found

@@ -27,6 +27,8 @@ def shard_base(model: Any, device: Any) -> None:
 
     Adapter, embeddings and norm outside the layers stay whole in every process: the adapter, because then its
     gradients, optimiser and checkpoints are those of unsharded training; the embeddings, because they may be tied.
+    Every process has read the whole base into the machine's memory before (not the card's): with n processes that
+    memory must hold it n times.
     """
     import torch
     from torch.distributed.device_mesh import init_device_mesh

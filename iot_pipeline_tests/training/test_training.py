@@ -105,9 +105,11 @@ def test_killed_run_resumes_to_the_same_weights(one: Path, world: tuple[Path, Pa
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "training.json").exists()
+    (tmp_path / ".checkpoint.safetensors.1.tmp").write_bytes(b"half a checkpoint")
     assert "resumed at step" in finish(start(settings))
     assert losses(tmp_path) == losses(one)
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == (one / "adapter_model.safetensors").read_bytes()
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_two_processes_give_the_curve_of_one(one: Path, world: tuple[Path, Path], tmp_path: Path) -> None:
