@@ -31,6 +31,7 @@ from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
+PREVIEW_ROWS = 5
 # What the command line wants to hear while runs go on in its own process: (artefact, event, text).
 Listener = Callable[[ArtefactId, str, str], None]
 listeners: list[Listener] = []
@@ -164,6 +165,16 @@ class Step:
             columns = list(dict.fromkeys(key for row in rows for key in row))
             records = [dg.TableRecord({str(key): scalar(row.get(key)) for key in columns}) for row in rows]
             self.metadata[name] = dg.MetadataValue.table(records=records)
+
+    def preview(self, parquet: str) -> None:
+        """Show the first rows of a Parquet file of this artefact, and its columns, on the asset's page."""
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self.folder / parquet) as file:
+            first = next(file.iter_batches(PREVIEW_ROWS), None)
+            self.table("preview", first.to_pylist() if first is not None else [])
+            columns = [dg.TableColumn(field.name, str(field.type)) for field in file.schema_arrow]
+        self.metadata["dagster/column_schema"] = dg.TableSchema(columns)
 
     def note(self, **facts: Any) -> None:
         """Show facts on the asset's page and keep them in the manifest's summary."""

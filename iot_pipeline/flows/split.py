@@ -206,3 +206,20 @@ def stage_rows(stage: str, pool: int) -> tuple[int, int, int | None]:
     before: Any = STAGES[earlier[-1]] if earlier else 0
     requested = STAGES[stage]
     return min(before, pool), pool if requested is None else min(requested, pool), requested
+
+
+def rows_out_of_pool(order: Path, records: Path) -> dict[str, int]:
+    """What keeps an order from being one of the train pool, counted: all 0 where it is.
+
+    `of_other_sides`: rows of groups that are not on the train side; `repeated`: rows that come twice; `missing`:
+    train rows that do not come at all.
+    """
+    with connect() as connection:
+        found = connection.execute(f"""
+            WITH placed AS (SELECT row_id, flow_group FROM {scan(order)}),
+                train AS (SELECT DISTINCT flow_group FROM {scan(records)} WHERE side = 'train')
+            SELECT (SELECT count(*) FROM placed ANTI JOIN train USING (flow_group)),
+                (SELECT count(*) - count(DISTINCT row_id) FROM placed),
+                (SELECT coalesce(sum(rows), 0) FROM {scan(records)} WHERE side = 'train')
+                    - (SELECT count(DISTINCT row_id) FROM placed SEMI JOIN train USING (flow_group))""").fetchall()[0]
+    return dict(zip(("of_other_sides", "repeated", "missing"), map(int, found), strict=True))

@@ -13,6 +13,14 @@ from typing import Any
 from iot_pipeline.reporting import style, tables
 from iot_pipeline.reporting.comparison import VIEWS
 from iot_pipeline.reporting.figures_data import duplicates, leakage, leakage_rows, profile
+from iot_pipeline.reporting.figures_quality import (
+    mismatches,
+    patterns,
+    prior_rule_rows,
+    rule_rows,
+    samples,
+    sides,
+)
 from iot_pipeline.reporting.heatmaps import conflicts, confusion
 from iot_pipeline.reporting.style import embed, img
 
@@ -28,8 +36,14 @@ __all__ = [
     "leakage",
     "leakage_rows",
     "loss_curves",
+    "mismatches",
+    "patterns",
+    "prior_rule_rows",
     "profile",
     "reliability",
+    "rule_rows",
+    "samples",
+    "sides",
 ]
 
 Row = Mapping[str, Any]

@@ -4,11 +4,11 @@ from.
 Belongs here: which file of which artefact goes where. Does not belong here: what a report says about it.
 
 Keys of a context, each absent where its artefact is: used (settings that the artefacts were made with),
-labels (provenance sentences), spec (name, title, citation, doi, licence), dedup_report, label_conflicts,
-dataset_mismatch, flow_profile and sample_comparison (summary and `table`: rows), attack_patterns,
-evaluation_split, training_order, leakage_report, base_model, inference_benchmark, track_comparison,
-cost_report, claims_audit; by `stage|track`: tracks (report, usage, examples), tensors, training
-(training.json and `curve`), evaluation, explanations; baselines (stage -> model -> evaluation), prompts
+labels (provenance sentences), spec (name, title, citation, doi, licence, scaling, scaling_note), raw_flows,
+flows, dedup_report, label_conflicts, dataset_mismatch, flow_profile and sample_comparison (summary and
+`table`: rows), attack_patterns, evaluation_split, training_order, leakage_report, base_model,
+inference_benchmark, track_comparison, cost_report, claims_audit; by `stage|track`: tracks (report, usage, examples),
+tensors, training (training.json and `curve`), evaluation, explanations; baselines (stage -> model -> evaluation), prompts
 (track -> text, version), lineage (rows).
 """
 
@@ -22,6 +22,8 @@ from typing import Any
 from iot_pipeline.lake.store import MANIFEST, ArtefactId
 
 SINGLE = {
+    "raw_flows": "source.json",
+    "flows": "flows.json",
     "dedup_report": "dedup_report.json",
     "label_conflicts": "label_conflicts.json",
     "dataset_mismatch": "dataset_mismatch.json",

@@ -37,6 +37,12 @@ CHAPTERS = (
 )
 
 
+def results_chapter(markdown: Path) -> str:
+    """The first chapters of a report in Markdown, up to the one on data: banner, results, findings. No figures."""
+    text = markdown.read_text().split("\n## Data", 1)[0]
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("!["))
+
+
 def paper_report(context: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
     """Write report.html and report.md into `out_dir` from a context (see gather.py; every part may be
     absent).

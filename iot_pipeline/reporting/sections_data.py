@@ -20,8 +20,9 @@ FINDINGS_SHOWN = 15
 
 
 def data(context: Context) -> Section:
-    """Duplicates, conflicts, mismatch, profile, patterns, samples."""
+    """Source, duplicates, conflicts, mismatch, profile, patterns, samples."""
     section = Section("data", "Data")
+    _source(section, context)
     _duplicates(section, context)
     _conflicts(section, context)
     _mismatch(section, context)
@@ -29,6 +30,25 @@ def data(context: Context) -> Section:
     _patterns(section, context)
     _samples(section, context)
     return section
+
+
+def _source(section: Section, context: Context) -> None:
+    section.heading("Source")
+    source, built = context.get("raw_flows"), context.get("flows")
+    if not source or not built:
+        section.missing("raw_flows, flows")
+        return
+    refused = source.get("rejected") or {}
+    section.text(
+        f"{source.get('label') or 'Read from the files below.'} {source['rows']:,} rows were read"
+        f" ({sum(refused.values()):,} lines refused), {built['rows_kept']:,} kept,"
+        f" {sum(built['rejected'].values()):,} rejected, {sum(built['left_out'].values()):,} left out as the data"
+        " set's description says."
+    )
+    section.table(source.get("files") or [], caption="Files.", asset="raw_flows")
+    counts = [("line refused", refused), ("row rejected", built["rejected"]), ("row left out", built["left_out"])]
+    rows = [{"what": what, "reason": why, "count": n} for what, found in counts for why, n in found.items()]
+    section.table(rows, caption="What did not become a flow, and why.", asset="raw_flows, flows")
 
 
 def _duplicates(section: Section, context: Context) -> None:
@@ -94,6 +114,12 @@ def _mismatch(section: Section, context: Context) -> None:
         if len(findings) > len(shown)
         else ""
     )
+    section.figure(
+        figures.mismatches(report),
+        "Bars of the relative difference between found and expected figures",
+        "The largest differences that can be put as a share; the table has the rest.",
+        "dataset_mismatch",
+    )
     section.table(
         shown,
         [
@@ -124,6 +150,15 @@ def _profile(section: Section, context: Context) -> None:
     constant = (report.get("zero_variance") or {}).get("(all)") or []
     if constant:
         section.text(f"The same value in every row, so of no use to any model: {', '.join(constant)}.")
+    scales = {name: scale["recovered"] for name, scale in report["scales"].items() if scale["recovered"]}
+    section.table(
+        [{"feature": name, "step": scale["quantum"], "rows on the grid": scale["share_on_grid"]}
+         for name, scale in scales.items()],
+        [Column("feature"), Column("step", numeric=True),
+         Column("rows on the grid", write=tables.percent, numeric=True)],
+        "Features whose values lie on a grid: one step is a fixed number of raw units, so the scaling can be undone.",
+        "flow_profile",
+    )
 
 
 def _patterns(section: Section, context: Context) -> None:
@@ -155,7 +190,20 @@ def _patterns(section: Section, context: Context) -> None:
             Column("coverage", write=tables.percent, numeric=True),
             Column("precision", write=tables.percent, numeric=True),
         ],
-        f"At most {RULES_SHOWN} rules a class.",
+        f"At most {RULES_SHOWN} rules a class; guide.md in the artefact has all.",
+        "attack_patterns",
+    )
+    section.figure(
+        figures.patterns(report),
+        "Scatter of coverage and precision of learned rules and of rules from published figures",
+        "Upper right is good. Crosses: rules that published figures give, scored on the same flows.",
+        "attack_patterns",
+    )
+    section.table(
+        figures.prior_rule_rows(report),
+        [Column("classes"), Column("rule"), Column("coverage", write=tables.percent, numeric=True),
+         Column("precision", write=tables.percent, numeric=True), Column("source")],
+        "Rules of the prior work, on distinct test flows.",
         "attack_patterns",
     )
 
@@ -204,6 +252,13 @@ def split(context: Context) -> Section:
             caption=f"Sides of the split, seed {report['seed']}.",
             asset="evaluation_split",
         )
+        _rules(section, context)
+        section.figure(
+            figures.sides(report),
+            "Stacked bars of the distinct flows of each class by side of the split",
+            "Groups are dealt class by class; large groups go to the train pool.",
+            "evaluation_split",
+        )
     else:
         section.missing("evaluation_split")
     leaks = context.get("leakage_report")
@@ -211,9 +266,11 @@ def split(context: Context) -> Section:
         section.missing("leakage_report")
         return section
     free, by_row = leaks["leak_free"], leaks["row_wise"]
+    known = _published(context, "row_split_prompt_leak")
     section.text(
         f"Split by row, {tables.percent(by_row['shared_test_share'])} of the test rows have a prompt that was"
         f" trained on; here {tables.percent(free['shared_test_share'])} do. {_effect(free, by_row)}"
+        + (f" Published for a split by row: {tables.percent(known)} shared prompts." if known else "")
     )
     section.figure(
         figures.leakage(leaks),
@@ -222,6 +279,34 @@ def split(context: Context) -> Section:
         "leakage_report",
     )
     return section
+
+
+def _rules(section: Section, context: Context) -> None:
+    """How conflicts and giants are dealt, what that hides from the test side, and what leaked before any split."""
+    ceilings = (context.get("label_conflicts") or {}).get("ceilings")
+    test = (context["evaluation_split"].get("row_ceiling") or {}).get("test")
+    section.text(
+        "A group with several labels is dealt with the class of most of its rows. A group so large that a side would"
+        " be little else stays in the train pool."
+        + (
+            f" Such are the groups with most conflicts, so the test side's row ceiling is {tables.accuracy(test)} where"
+            f" the whole table's is {tables.accuracy(ceilings['row'])}: accuracy over test rows must be read with that"
+            " in mind; accuracy over distinct flows does not depend on it."
+            if ceilings and test is not None
+            else ""
+        )
+    )
+    spec = context.get("spec") or {}
+    if spec.get("scaling_note"):
+        title = "Known leak" if spec.get("scaling") == "given" else "Scaling"
+        section.text(f"{title}: {spec['scaling_note']}")
+
+
+def _published(context: Context, name: str) -> Any:
+    """A fact of the spec, wherever it stands among the facts; None where it is not published."""
+    facts = (context.get("spec") or {}).get("facts") or {}
+    places = [facts, *(value for value in facts.values() if isinstance(value, Mapping))]
+    return next((place[name] for place in places if name in place), None)
 
 
 def _effect(free: Mapping[str, Any], by_row: Mapping[str, Any]) -> str:
@@ -256,6 +341,12 @@ def tracks(context: Context) -> Section:
         report = track.get("report") or {}
         rows.append({"track": name, "stage": stage, **{k: v for k, v in report.items() if _is_scalar(v)}})
     section.table(rows, caption="What each increment holds.", asset="original, paraphrased, feature_varied")
+    refused = [
+        {"track": split_key(key)[1], "stage": split_key(key)[0], "reason": why, "rows": n}
+        for key, track in found.items()
+        for why, n in ((track.get("report") or {}).get("quarantine_reasons") or {}).items()
+    ]
+    section.table(refused, caption="Rows without an answer, by reason.", asset="original, paraphrased, feature_varied")
     for key, track in found.items():
         stage, name = split_key(key)
         for number, example in enumerate(track.get("examples") or [], start=1):

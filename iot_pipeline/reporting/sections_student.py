@@ -272,6 +272,9 @@ def limits(context: Context) -> list[str]:
     used, said = context.get("used") or {}, []
     if simulated(used):
         said.append("Flows are simulated: accuracies here say nothing about a real network.")
+    spec = context.get("spec") or {}
+    if spec.get("scaling") == "given" and spec.get("scaling_note"):
+        said.append(f"Known leak: {spec['scaling_note']}")
     if embedded_teacher(context):
         said.append(
             "Explanations come from rules and sound alike; an LLM teacher would be more varied and less"

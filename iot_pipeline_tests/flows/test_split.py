@@ -13,7 +13,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.deal import deal_class
 from iot_pipeline.flows.serialise import group_id, values_text
-from iot_pipeline.flows.split import FRACTIONS, order_training, split_by_group, stage_rows
+from iot_pipeline.flows.split import FRACTIONS, order_training, rows_out_of_pool, split_by_group, stage_rows
 from iot_pipeline_tests.quality.made import made_spec
 
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.sampled_from("abc")), min_size=1, max_size=300)
@@ -194,3 +194,16 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
     split_by_group(flows, tmp_path / "r")
     with pytest.raises(UserError, match="natural, distinct_first"):
         order_training(flows, tmp_path / "r", tmp_path / "o", order="random")
+
+
+def test_an_order_that_is_not_one_of_the_train_pool_is_told_by_what_is_wrong(tmp_path: Path) -> None:
+    flows = flows_table(tmp_path / "flows.parquet", [(n % 12, "ab"[n % 2]) for n in range(120)])
+    records, order = tmp_path / "records.parquet", tmp_path / "order.parquet"
+    split_by_group(flows, records, seed=7)
+    order_training(flows, records, order, seed=7)
+    assert rows_out_of_pool(order, records) == {"of_other_sides": 0, "repeated": 0, "missing": 0}
+    good = pd.read_parquet(order)
+    tested = pd.read_parquet(records).query("side == 'test'").flow_group.iloc[0]
+    bad = pd.concat([good.iloc[2:], good.iloc[[5]], good.iloc[[6]].assign(flow_group=tested, row_id=-1)])
+    bad.to_parquet(order)
+    assert rows_out_of_pool(order, records) == {"of_other_sides": 1, "repeated": 1, "missing": 2}

@@ -77,6 +77,9 @@ def make_context() -> dict[str, Any]:
             "citation": "Ferreira et al.",
             "doi": "10.5281/zenodo.10964647",
             "licence": "as stated by the publisher",
+            "scaling": "given",
+            "scaling_note": f"Scaled before any split {HOSTILE}",
+            "facts": {"zscored_3_decimals": {"row_split_prompt_leak": 0.918}},
         },
         "used": {
             "source": "simulate",
@@ -91,6 +94,12 @@ def make_context() -> dict[str, Any]:
         "labels": [f"SIMULATED flows {HOSTILE}"],
         "dedup_report": duplicates(),
         "label_conflicts": conflicts(),
+        "raw_flows": {
+            "rows": 347685,
+            "rejected": {"too many columns": 2},
+            "files": [{"name": f"flows{HOSTILE}.csv", "rows": 347685, "sha256": "ab" * 32}],
+        },
+        "flows": {"rows_kept": 347680, "rejected": {HOSTILE: 5}, "left_out": {}},
         "dataset_mismatch": {
             "checked": 121,
             "disagreeing": 2,
@@ -120,6 +129,10 @@ def make_context() -> dict[str, Any]:
         "flow_profile": {
             "rows": 347685,
             "zero_variance": {"(all)": ["missed_bytes"]},
+            "scales": {
+                "orig_pkts": {"recovered": {"quantum": 0.4735, "share_on_grid": 1.0}},
+                "flow_iat.avg": {"recovered": None},
+            },
             "table": profile_rows(),
         },
         "attack_patterns": {
@@ -134,12 +147,22 @@ def make_context() -> dict[str, Any]:
                                 " packets)"
                             ),
                             "distinct": {"coverage": 0.93, "precision": None},
+                            "row": {"coverage": 0.9, "precision": None},
                         }
                     ],
                     "combined": None,
                 }
                 for name in CLASSES
             },
+            "prior_rules": [
+                {
+                    "classes": [CLASSES[0]],
+                    "text": "orig_pkts <= 5",
+                    "source": f"published {HOSTILE}",
+                    "distinct": {"coverage": 1.0, "precision": 0.99},
+                    "row": {"coverage": 1.0, "precision": 0.99},
+                }
+            ],
         },
         "sample_comparison": {
             "rows": {name: [n] for n, name in enumerate(CLASSES)},
@@ -150,6 +173,7 @@ def make_context() -> dict[str, Any]:
                     "sample": 0,
                     "row_id": 1,
                     "feature": feature,
+                    "value": -0.068,
                     "printed": "-0.068",
                     "raw": 1.0,
                     "unit": "packets",
@@ -163,6 +187,10 @@ def make_context() -> dict[str, Any]:
             "seed": 42,
             "rows": {"train": 278101, "validation": 17380, "calibration": 17390, "test": 34814},
             "groups": {"train": 34568, "validation": 2160, "calibration": 2161, "test": 4321},
+            "row_ceiling": {"train": 0.83, "test": 0.99},
+            "by_class": {
+                side: {name: {"groups": groups} for name in CLASSES} for side, groups in (("train", 9), ("test", 3))
+            },
         },
         "training_order": {"rows": 278101},
         "leakage_report": leakage(),

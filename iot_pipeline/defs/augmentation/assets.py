@@ -77,6 +77,12 @@ def finish(step: Step, result: TrackResult) -> None:
         step.provenance["label"] = EMBEDDED_LABEL
     step.note(rows=len(result.messages), quarantined=result.quarantined, **result.headline)
     step.table("by_class", result.by_class)
+    reasons = result.report["quarantine_reasons"]
+    step.table("quarantined_by_reason", [{"reason": reason, "rows": n} for reason, n in reasons.items()])
+    if result.messages:
+        step.metadata["example"] = dg.MetadataValue.md("\n\n".join(
+            f"**{part['role']}**\n```\n{part['content']}\n```" for part in result.messages[0]["messages"]
+        ))
     limit = step.settings.max_quarantined_share
     share = result.quarantined / max(1, result.quarantined + len(result.messages))
     step.check("few_rows_without_answer", share <= limit, share=share, limit=limit)

@@ -42,6 +42,7 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
                       rejected_lines=sum(report.rejected.values()))
             step.table("files", report.files)
             step.table("rejected_lines", report.examples)
+        step.preview("raw.parquet")
     return step.result()
 
 
@@ -59,6 +60,8 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         step.json("flows.json", asdict(report))
         step.note(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=sum(report.rejected.values()))
         step.table("rows_by_class", [{"class": c, "rows": n} for c, n in report.rows_by_class.items()])
+        step.table("rejected_rows", [{"reason": reason, "rows": n} for reason, n in report.rejected.items()])
+        step.preview("flows.parquet")
         empty = [c for c in step.spec.classes if not report.rows_by_class.get(c)]
         step.check("every_class_has_rows", not empty, classes_without_rows=", ".join(empty) or "none")
     return step.result()

@@ -55,8 +55,9 @@ def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     with lake.step(context) as step:
         report = find_mismatches(step.input("flows") / "flows.parquet", step.spec)
         step.json("dataset_mismatch.json", report)
-        step.note(findings=len(report["findings"]))
+        step.note(checked=report["checked"], findings=len(report["findings"]))
         step.table("findings", report["findings"])
+        step.png("mismatches.png", figures.mismatches(report), "Found figures against published ones")
     return step.result()
 
 
@@ -67,7 +68,11 @@ def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         report, table = profile_flows(step.input("flows") / "flows.parquet", step.spec)
         step.json("flow_profile.json", report)
         write_table(step.folder / "flow_profile.parquet", pa.Table.from_pandas(table, preserve_index=False))
-        step.note(zero_variance=", ".join(report["zero_variance"]) or "none", scales_recovered=len(report["scales"]))
+        constant = sorted({feature for features in report["zero_variance"].values() for feature in features})
+        recovered = [name for name, scale in report["scales"].items() if scale["recovered"]]
+        step.note(constant_in_a_class=", ".join(constant) or "none", scales_recovered=len(recovered))
+        step.table("outliers", table[["class", "feature", "outlier_share"]].nlargest(20, "outlier_share")
+                   .to_dict("records"))
         step.png("profile.png", figures.profile(table), "Quartiles of telling features by class")
     return step.result()
 
@@ -83,6 +88,9 @@ def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
         step.json("attack_patterns.json", report)
         step.metadata["guide"] = dg.MetadataValue.md(report["guide"])
         write_text(step.folder / "guide.md", report["guide"])
+        step.table("rules", figures.rule_rows(report))
+        step.table("prior_rules", figures.prior_rule_rows(report))
+        step.png("patterns.png", figures.patterns(report), "Coverage and precision of rules on the test side")
     return step.result()
 
 
@@ -96,5 +104,7 @@ def sample_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> 
         step.note(marked=", ".join(report["marked"]))
         marked = table[table["marked"] & (table["sample"] == 0)]
         shown = marked[["class", "feature", "printed", "raw", "unit"]].astype(str)
-        step.table("samples", [dict(zip(shown.columns, row, strict=True)) for row in shown.itertuples(index=False)])
+        step.table("samples", shown.to_dict("records"))
+        image = figures.samples(table, list(report["rows"]), report["marked"])
+        step.png("samples.png", image, "Sampled flows of each class, features that differ most")
     return step.result()

@@ -63,6 +63,7 @@ def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         step.png("accuracy.png", figures.accuracy(result), "Accuracy with intervals by track and baseline")
     return step.result()
 
+
 def results_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     """The comparison as flat rows for terminal and UI: who, on what, accuracy in the views, ceilings."""
     return [
@@ -94,6 +95,7 @@ def paired_tracks(step: Step) -> list[dict[str, Any]]:
                       "second": second.partition.split("|")[1], **test})
     return found
 
+
 @dg.asset(**COMMON, kinds={"markdown"}, deps=TRACKS)
 def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Requests, tokens and dollars of each track's increments, beside what the prior work paid."""
@@ -108,6 +110,7 @@ def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
         step.png("cost.png", figures.cost(result), "Dollars by track")
     return step.result()
 
+
 def whole_lake(step: Step, reports: list[str]) -> dict[ArtefactId, Path]:
     """Folders of everything made so far, each an input: what reports are made from, and the named reports."""
     found: dict[ArtefactId, Path] = {}
@@ -116,10 +119,14 @@ def whole_lake(step: Step, reports: list[str]) -> dict[ArtefactId, Path]:
     return found
 
 
+SPEC_TOLD = ("name", "title", "citation", "doi", "licence", "scaling", "scaling_note", "facts")
+
+
 def about(step: Step) -> dict[str, Any]:
     """What a reader must know of the data set."""
     spec = step.spec
-    return {name: getattr(spec, name) for name in ("name", "title", "citation", "doi", "licence")}
+    return {name: getattr(spec, name) for name in SPEC_TOLD}
+
 
 @dg.asset(**COMMON, kinds={"markdown"}, deps=keys([*ARTEFACTS, *REPORTS[:2]]))
 def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
@@ -132,6 +139,7 @@ def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         step.table("claims", [{k: row[k] for k in ("id", "text", "claimed", "measured", "verdict")} for row in audit])
     return step.result()
 
+
 @dg.asset(**COMMON, kinds={"html", "markdown"}, deps=keys([*ARTEFACTS, *REPORTS]))
 def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """The report: results, data, leakage, tracks, training, explanations, cost, claims, lineage. HTML and Markdown."""
@@ -140,17 +148,20 @@ def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         step.volatile("report.html")  # figures depend on the machine's fonts
         missing = "; ".join(facts["missing"]) or "nothing"
         step.note(sections=facts["sections"], figures=facts["figures"], missing=missing)
+        step.metadata["results"] = dg.MetadataValue.md(report.results_chapter(step.folder / "report.md"))
         step.metadata["report"] = dg.MetadataValue.path(str(step.lake.folder(step.artefact) / "report.html"))
     return step.result()
+
 
 @dg.asset(**COMMON, kinds={"markdown", "huggingface"}, deps=keys([*ARTEFACTS, "track_comparison"]))
 def model_card(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """A model card for every checkpoint: what it is, data, training, evaluation, limits, licence."""
     with lake.step(context) as step:
         known = gather(whole_lake(step, ["track_comparison"]), about(step))
-        written = 0
-        for key in sorted(known.get("training", {})):
-            write_text(step.folder / f"{key.replace('|', '-')}.md", cards.model_card(known, key))
-            written += 1
-        step.note(cards=written)
+        written = {key: cards.model_card(known, key) for key in sorted(known.get("training", {}))}
+        for key, card in written.items():
+            write_text(step.folder / f"{key.replace('|', '-')}.md", card)
+        step.note(cards=len(written))
+        if written:
+            step.metadata["card"] = dg.MetadataValue.md(next(iter(written.values())))
     return step.result()

@@ -10,7 +10,7 @@ import dagster as dg
 from iot_pipeline.defs.step import LakeResource
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.flows.serialise import fit_ranks
-from iot_pipeline.flows.split import order_training, split_by_group
+from iot_pipeline.flows.split import order_training, rows_out_of_pool, split_by_group
 from iot_pipeline.quality.leakage import leakage_report as measure_leakage
 from iot_pipeline.reporting import figures
 
@@ -20,7 +20,10 @@ CODE = code_version(__name__)
 
 @dg.asset(
     group_name="splits", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE, deps=["flows"],
-    check_specs=[dg.AssetCheckSpec("no_group_on_two_sides", asset="evaluation_split", blocking=True)],
+    check_specs=[
+        dg.AssetCheckSpec("no_group_on_two_sides", asset="evaluation_split", blocking=True),
+        dg.AssetCheckSpec("every_class_on_every_side", asset="evaluation_split"),
+    ],
 )
 def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Train pool, validation, calibration and test side by flow group, stratified and seeded."""
@@ -34,8 +37,12 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
             {"side": side, "rows": report.rows[side], "distinct flows": report.groups[side],
              "row ceiling": report.row_ceiling.get(side)} for side in report.rows
         ])
+        step.preview("records.parquet")
+        step.png("sides.png", figures.sides(asdict(report)), "Distinct flows of each class by side")
         verdict = measure_leakage(flows, records, step.spec, step.settings.seed, with_model=False)
         shared = sum(pair["groups"] for pair in verdict["pairs"])
+        absent = [f"{c}: {s}" for s, found in report.by_class.items() for c in step.spec.classes if c not in found]
+        step.check("every_class_on_every_side", not absent, blocking=False, absent="; ".join(absent) or "none")
         step.check("no_group_on_two_sides", verdict["passed"], shared_groups=shared)
     return step.result()
 
@@ -43,6 +50,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 @dg.asset(
     group_name="splits", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE,
     deps=["flows", "evaluation_split"],
+    check_specs=[dg.AssetCheckSpec("orders_the_train_pool_alone", asset="training_order", blocking=True)],
 )
 def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """One seeded, class-stratified order of the train pool: stage n is its prefix, the same in every track."""
@@ -57,6 +65,10 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
         )
         step.json("ranks.json", ranks.to_json())
         step.note(rows=report.rows, order=step.settings.order)
+        wrong = rows_out_of_pool(step.folder / "order.parquet", step.input("evaluation_split") / "records.parquet")
+        step.check("orders_the_train_pool_alone", not any(wrong.values()), blocking=True, **wrong)
+        step.table("stages", [{"stage": s, "from": a, "to": b} for s, (a, b, _) in report.stages.items()])
+        step.preview("order.parquet")
     return step.result()
 
 

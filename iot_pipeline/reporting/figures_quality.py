@@ -1,0 +1,157 @@
+"""Figures about what is published and what tells classes apart: mismatches, rules, samples, sides of the split.
+
+Belongs here: figures of findings. Does not belong here: duplicates, profiles, leakage (figures_data.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from iot_pipeline.reporting import style
+
+Row = Mapping[str, Any]
+MISMATCHES_SHOWN = 18
+LONGEST_LABEL = 78
+SIDES = ("train", "validation", "calibration", "test")
+
+
+def mismatches(report: Row) -> bytes:
+    """How far found and expected figures lie apart, as a share of what was expected (dataset_mismatch JSON).
+
+    On a scale from -100 % to 100 %: what differs by more stands at its end; what has no figure on one side is left out.
+    """
+    compared = ((finding["what"], relative(finding)) for finding in report["findings"])
+    known = [(what, share) for what, share in compared if share is not None]
+    rows = sorted(known, key=lambda row: -abs(row[1]))[:MISMATCHES_SHOWN]
+    if not rows:
+        return style.no_data("Published and found", f"all {report['checked']} facts checked agree")
+    with style.canvas(7.6, 1.0 + 0.25 * len(rows)) as made:
+        axes = made.axes(f"{report['disagreeing']} of {report['checked']} published facts disagree", "x")
+        colours = [style.ORANGE if share < 0 else style.BLUE for _, share in rows]
+        axes.barh(range(len(rows)), [100 * share for _, share in rows], height=0.6, color=colours)
+        axes.set_yticks(range(len(rows)), [shortened(what) for what, _ in rows], fontsize=7)
+        axes.invert_yaxis()
+        axes.axvline(0, color=style.GREY, linewidth=0.8)
+        axes.set_xlim(-105, 105)
+        axes.set_xlabel("% above or below what was expected (the largest)")
+    return made.data
+
+
+def relative(finding: Row) -> float | None:
+    """Difference over the expected figure, within [-1, 1]; None where one of the two is missing or none expected."""
+    expected, found = finding["expected"], finding["found"]
+    if not isinstance(expected, (int, float)) or not isinstance(found, (int, float)) or expected == 0:
+        return None
+    return max(-1.0, min(1.0, (found - expected) / abs(expected)))
+
+
+def shortened(text: str) -> str:
+    """A label that leaves room for its bar."""
+    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+
+
+def patterns(report: Row) -> bytes:
+    """Coverage and precision on distinct test flows of each learned rule, and of the prior work's (attack_patterns)."""
+    with style.canvas(6.8, 4.2) as made:
+        axes = made.axes("Rules on distinct test flows", "both")
+        for place, (name, entry) in enumerate(report["classes"].items()):
+            found = [rule["distinct"] for rule in entry["rules"] if rule["distinct"]["precision"] is not None]
+            axes.scatter(
+                [100 * rule["coverage"] for rule in found], [100 * rule["precision"] for rule in found],
+                s=30, color=style.SERIES[place % len(style.SERIES)],
+                marker=style.MARKERS[place // len(style.SERIES)], alpha=0.8, label=name,
+            )
+        prior = [rule["distinct"] for rule in report["prior_rules"] if rule["distinct"]["precision"] is not None]
+        axes.scatter(
+            [100 * rule["coverage"] for rule in prior], [100 * rule["precision"] for rule in prior],
+            marker="x", s=46, color=style.INK, label="rules from published figures",
+        )
+        axes.set_xlim(-3, 104)
+        axes.set_ylim(-3, 104)
+        axes.set_xlabel("coverage: % of the class's flows caught")
+        axes.set_ylabel("precision: % of the caught that are of the class")
+        style.legend_below(made.figure, axes, 4)
+    return made.data
+
+
+def rule_rows(report: Row) -> list[dict[str, Any]]:
+    """The learned rules as flat rows: class, rule, coverage and precision over distinct flows and over rows."""
+    return [
+        {"class": name, "rule": rule["text"], **_scores(rule)}
+        for name, entry in report["classes"].items() for rule in entry["rules"]
+    ]
+
+
+def prior_rule_rows(report: Row) -> list[dict[str, Any]]:
+    """The rules that published figures give, as flat rows, scored on the same flows."""
+    return [
+        {"classes": ", ".join(rule["classes"]), "rule": rule["text"], **_scores(rule), "source": rule["source"]}
+        for rule in report["prior_rules"]
+    ]
+
+
+def _scores(rule: Row) -> dict[str, Any]:
+    return {
+        "coverage": rule["distinct"]["coverage"], "precision": rule["distinct"]["precision"],
+        "coverage, rows": rule["row"]["coverage"], "precision, rows": rule["row"]["precision"],
+    }
+
+
+def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> bytes:
+    """Heat map of the marked features of the seeded samples: rank of the mean value of each class among the classes.
+
+    table: the table of quality.samples.sample_comparison, a DataFrame or its rows.
+    """
+    import numpy as np
+
+    rows = table.to_dict("records") if hasattr(table, "to_dict") else list(table)
+    if not rows or not features:
+        return style.no_data("Samples", "no feature differs")
+    values = np.array([
+        [np.mean([row["value"] for row in rows if row["class"] == name and row["feature"] == feature] or [np.nan])
+         for name in classes] for feature in features
+    ])
+    low, high = np.nanmin(values, axis=1, keepdims=True), np.nanmax(values, axis=1, keepdims=True)
+    shade = np.divide(values - low, high - low, out=np.zeros_like(values), where=high > low)
+    with style.canvas(2.4 + 0.72 * len(classes), 1.5 + 0.34 * len(features)) as made:
+        axes = made.axes("Sampled flows: mean of the features that differ most")
+        axes.imshow(shade, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+        for row in range(len(features)):
+            for column in range(len(classes)):
+                if not np.isnan(values[row, column]):
+                    colour = "white" if shade[row, column] > 0.6 else style.INK
+                    axes.text(column, row, f"{values[row, column]:.3g}", ha="center", va="center", fontsize=7.5,
+                              color=colour)
+        axes.set_xticks(range(len(classes)), classes, rotation=38, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(features)), features)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    return made.data
+
+
+def sides(report: Row) -> bytes:
+    """Share of each class's distinct flows and rows on each side of the split (split.json)."""
+    names = sorted({name for found in report["by_class"].values() for name in found})
+    shown = [side for side in SIDES if side in report["by_class"]]
+    with style.canvas(6.8, 1.1 + 0.36 * len(names)) as made:
+        axes = made.axes("Where each class's distinct flows are", "x")
+        left = [0.0] * len(names)
+        totals = [
+            sum(report["by_class"][side].get(name, {}).get("groups", 0) for side in shown) or 1 for name in names
+        ]
+        for side, colour in zip(shown, (style.LIGHT, style.SKY, style.ORANGE, style.BLUE), strict=False):
+            groups = [report["by_class"][side].get(name, {}).get("groups", 0) for name in names]
+            widths = [100 * count / total for count, total in zip(groups, totals, strict=True)]
+            axes.barh(range(len(names)), widths, left=left, height=0.62, color=colour, label=side)
+            for place, (width, count, start) in enumerate(zip(widths, groups, left, strict=True)):
+                if width > 6:
+                    axes.text(start + width / 2, place, f"{count:,}", ha="center", va="center", fontsize=7.5,
+                              color="white" if colour == style.BLUE else style.INK)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of the class's distinct flows (numbers: flows)")
+        style.legend_below(made.figure, axes, 4)
+    return made.data
