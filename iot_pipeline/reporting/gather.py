@@ -3,13 +3,13 @@ from.
 
 Belongs here: which file of which artefact goes where. Does not belong here: what a report says about it.
 
-Keys of a context, each absent where its artefact is: used (settings that the artefacts were made with),
-labels (provenance sentences), spec (name, title, citation, doi, licence, scaling, scaling_note), raw_flows,
-flows, dedup_report, label_conflicts, dataset_mismatch, flow_profile and sample_comparison (summary and
-`table`: rows), attack_patterns, evaluation_split, training_order, leakage_report, base_model,
-inference_benchmark, track_comparison, cost_report, claims_audit; by `stage|track`: tracks (report, usage, examples),
-tensors, training (training.json and `curve`), evaluation, explanations; baselines (stage -> model -> evaluation), prompts
-(track -> text, version), lineage (rows).
+Keys of a context, each absent where its artefact is: used (settings that the artefacts were made with), labels
+(provenance sentences), spec (name, title, citation, doi, licence, scaling, scaling_note), raw_flows, flows,
+dedup_report, label_conflicts, dataset_mismatch, flow_profile and sample_comparison (summary and `table`: rows),
+attack_patterns, evaluation_split, training_order, leakage_report, base_model, inference_benchmark,
+track_comparison, cost_report, claims_audit; by `stage|track`: tracks (report, usage, examples), tensors, training
+(training.json and `curve`), evaluation, explanations; baselines (stage -> model -> evaluation), prompts (track ->
+text, version), lineage (rows).
 """
 
 from __future__ import annotations
