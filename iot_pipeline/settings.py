@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     teacher_timeout_s: float = Field(60.0, gt=0, description="seconds to wait for one answer")
     teacher_max_attempts: int = Field(5, ge=1, description="times a request is sent when the server or network fails")
     teacher_store: str | None = Field(None, description="file (or database URL) of answers; default in the lake")
+    teacher_answers: Literal["auto", "text", "json"] = Field(
+        "auto", description="form of answers; auto: json, held to a schema where the server can, text of the embedded"
+    )
     explanation_words: int = Field(60, ge=30, le=1200, description="words asked of an explanation")
     validation_flows: int = Field(300, ge=10, description="validation flows the teacher explains: one common loss")
     variation: Literal["physical", "paper"] = Field("physical", description="how feature_varied moves values")

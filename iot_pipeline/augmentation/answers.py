@@ -5,16 +5,19 @@ Belongs here: every rule of what a good answer is. Does not belong here: asking 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import parse_text
 
-SCHEMA_VERSION = "1"  # of the shape that prompts ask for; part of the request key
+# Of the shapes that prompts ask for, as text and as a JSON object; part of the request key.
+SCHEMA_VERSION, OBJECT_VERSION = "1", "1-json"
 ORDERS = ("label_first", "explanation_first")
 MIN_INDICATORS = 3
 COPY_JACCARD = 0.8
@@ -30,6 +33,7 @@ COUNTED = re.compile(r"^\s+(?:key\s+|cited\s+)?(?:features|indicators|values|fie
 NAME_LIKE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+(?:\.[a-z]+)?\b")
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 DIRECTION = re.compile(r"\b(above|below)\b(?!-)", re.IGNORECASE)
+JSON_OBJECT = re.compile(r"\s*(?:```(?:json)?\s*)?(\{.*?)\s*(?:```\s*)?$", re.DOTALL | re.IGNORECASE)
 WORD = re.compile(r"[a-z']+|#")
 
 
@@ -88,9 +92,49 @@ def _names_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w.])(?:{alternatives})(?!\w|\.\w)")
 
 
+def answer_schema(order: str) -> dict[str, Any]:
+    """An answer as JSON Schema, in the strict form; values are strings, so that they keep their digits."""
+    item = _object({name: {"type": "string"} for name in ("feature", "value", "note")})
+    label = {"classification": {"type": "string"}}
+    explanation = {"analysis": {"type": "string"}, "key_indicators": {"type": "array", "items": item}}
+    return _object(label | explanation if order == "label_first" else explanation | label)
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False
+    }
+
+
 def parse_answer(text: str) -> ParsedAnswer:
-    """Read an answer in either order, with or without Markdown; never raises, see `problems`."""
+    """Read an answer, text in either order or a JSON object, with or without Markdown; never raises: see `problems`."""
     text = text.replace("−", "-").replace("\u2011", "-")
+    found = JSON_OBJECT.match(text)
+    return _parse_object(found[1]) if found is not None else _parse_text(text)
+
+
+def _parse_object(text: str) -> ParsedAnswer:
+    try:
+        # Numbers stay as they are written: 0.500 is not 0.5.
+        content = json.loads(text, parse_float=str, parse_int=str)
+        items = tuple(
+            Indicator(str(item["feature"]).strip(), str(item["value"]).strip().lstrip("+"), _note(item.get("note")))
+            for item in content["key_indicators"]
+        )
+        label, analysis = str(content["classification"]).strip(), " ".join(str(content["analysis"]).split())
+    except (ValueError, RecursionError) as error:
+        return ParsedAnswer("", "", (), (f"no JSON object: {error}",))
+    except (KeyError, TypeError, AttributeError) as error:
+        return ParsedAnswer("", "", (), (f"a JSON object without {error}",))
+    given = {"ANALYSIS": analysis, "KEY_INDICATORS": items, "CLASSIFICATION": label}
+    return ParsedAnswer(label, analysis, items, tuple(f"no {name}" for name, value in given.items() if not value))
+
+
+def _note(value: Any) -> str:
+    return str(value or "").strip(" ().")
+
+
+def _parse_text(text: str) -> ParsedAnswer:
     marks = list(PART.finditer(text))
     ends = [mark.start() for mark in marks[1:]] + [len(text)] * bool(marks)
     parts: dict[str, str] = {}

@@ -22,7 +22,8 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
 
 SYSTEM, USER = "[system]", "[user]"
-VARIABLES = {"flow", "label", "classes", "words", "order", "glossary", "serialisation", "standardised", "answer"}
+VARIABLES = {"flow", "label", "classes", "words", "order", "glossary", "serialisation", "standardised", "answer",
+             "objects"}
 
 
 class FrontMatter(BaseModel):

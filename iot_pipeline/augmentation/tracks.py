@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 
 from iot_pipeline.augmentation import answers as answers_module
 from iot_pipeline.augmentation.answers import (
+    OBJECT_VERSION,
     SCHEMA_VERSION,
+    answer_schema,
     check_answer,
     check_paraphrase,
     facts_of,
@@ -73,7 +75,8 @@ def judge_of(rules: Callable[[Request, str], list[str]], brief: Brief) -> Judge:
 class Brief:
     """What a teacher is told besides flow and label: the same for all rows of a track.
 
-    words: of ANALYSIS. order: `label_first` or `explanation_first`. seed: goes into every request.
+    words: of ANALYSIS. order: `label_first` or `explanation_first`. seed: goes into every request. objects: answers are
+    asked for as JSON objects.
     """
 
     spec: DatasetSpec
@@ -81,13 +84,14 @@ class Brief:
     order: str
     serialisation: str
     seed: int
+    objects: bool = False
 
     def variables(self) -> dict[str, Any]:
         """What every prompt can use."""
         return {
             "classes": self.spec.classes, "words": self.words, "order": self.order,
             "serialisation": self.serialisation, "standardised": self.spec.scaling == "given",
-            "glossary": glossary_of(self.spec),
+            "glossary": glossary_of(self.spec), "objects": self.objects,
         }  # fmt: skip
 
     @property
@@ -144,7 +148,7 @@ def build_original(
         key = (row.flow_group, row.label)
         if key not in asked:
             messages = prompt.render(**variables, flow=row.text, label=row.label)
-            asked[key] = _request(prompt, messages, brief.seed)
+            asked[key] = _request(prompt, messages, brief, brief.seed)
         row.request = asked[key]
     result = _finish(plan, prompt, engine, brief, _answer_check(plan, brief), log)
     texts = {(m["flow_group"], m["label"]): m["answer"] for m in result.provenance.to_pylist() if m["answer"]}
@@ -168,7 +172,8 @@ def build_paraphrased(
             row.given = answer
         else:
             messages = prompt.render(**variables, flow=row.text, label=row.label, answer=answer)
-            row.kind, row.request = "paraphrase", _request(prompt, messages, derived_seed(brief.seed, row.repeat))
+            row.kind = "paraphrase"
+            row.request = _request(prompt, messages, brief, derived_seed(brief.seed, row.repeat))
             sources[row.request.key] = (answer, row.text, row.label)
 
     def check(request: Request, text: str) -> list[str]:
@@ -200,7 +205,7 @@ def build_feature_varied(
         row.varied = varier.vary(row.row_id, features, row.text)
         row.text, row.kind = row.varied.text, row.varied.outcome.split(":")[0]
         messages = prompt.render(**variables, flow=row.text, label=row.label)
-        row.request = _request(prompt, messages, derived_seed(brief.seed, row.repeat))
+        row.request = _request(prompt, messages, brief, derived_seed(brief.seed, row.repeat))
     return _finish(plan, prompt, engine, brief, _answer_check(plan, brief), log)
 
 
@@ -216,8 +221,9 @@ def _plan(rows: pd.DataFrame) -> list[_Row]:
     return [_Row(*values) for values in zip(*(rows[name].tolist() for name in columns), strict=True)]
 
 
-def _request(prompt: PromptFile, messages: tuple[Mapping[str, str], ...], seed: int) -> Request:
-    return Request(prompt.model, messages, prompt.params() | {"seed": seed}, SCHEMA_VERSION)
+def _request(prompt: PromptFile, messages: tuple[Mapping[str, str], ...], brief: Brief, seed: int) -> Request:
+    version, schema = (OBJECT_VERSION, answer_schema(brief.order)) if brief.objects else (SCHEMA_VERSION, None)
+    return Request(prompt.model, messages, prompt.params() | {"seed": seed}, version, schema)
 
 
 def _answer_check(plan: Sequence[_Row], brief: Brief) -> Callable[[Request, str], list[str]]:

@@ -42,6 +42,8 @@ class TeacherResource(dg.ConfigurableResource):
                 step.code("iot_pipeline.teacher.analyst")
             step.provenance |= {"teacher": engine.source, "via": engine.via}
             yield engine
+            if engine.form_refused:
+                step.provenance["answers"] = "without response_format, which the server refused"
 
 
 class TrainerResource(dg.ConfigurableResource):

@@ -163,7 +163,11 @@ class Batches:
 
     def _next(self, feed: Iterator[Request]) -> Tries | None:
         request = next(feed, None)
-        return None if request is None else self.tries[request.key]
+        if request is None:
+            return None
+        tries = self.tries[request.key]
+        tries.request = self.run.shaped(tries.request)
+        return tries
 
     async def _send(self, wave: list[Tries], tokens: list[int]) -> bool:
         """Set the money aside, upload, start; False where the budget has no room while other batches hold it."""

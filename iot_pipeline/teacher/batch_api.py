@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.client import Reply, read_completion
+from iot_pipeline.teacher.client import FORM_REFUSED, Reply, names_form, read_completion
 from iot_pipeline.teacher.limits import backoff_s, retry_after_s
 
 if TYPE_CHECKING:
@@ -156,5 +156,7 @@ def line_reply(line: dict[str, Any]) -> Reply:
         return Reply("rate_limit", "rate limited")
     if not isinstance(status, int) or status >= 500 or status in TRANSIENT:
         return Reply("transport", f"server error {status}")
+    if names_form(body):
+        return FORM_REFUSED
     code = (body.get("error") or {}).get("code") if isinstance(body, dict) else None
     return Reply("rejected", f"rejected by the server (HTTP {status} {code or ''})".replace(" )", ")"))

@@ -19,12 +19,13 @@ from iot_pipeline.teacher.request import Usage
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-Kind = Literal["answer", "rate_limit", "transport", "rejected"]
+Kind = Literal["answer", "rate_limit", "transport", "rejected", "form"]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """`answer`: text came; `rate_limit` and `transport`: worth another try; `rejected`: the request itself is bad.
+    """`answer`: text came; `rate_limit` and `transport`: worth another try; `rejected`: the request itself is bad;
+    `form`: the server does not know answers in the form of a schema.
 
     `usage` is None where the server did not say; `billed_unknown` where it may bill what we never received.
     """
@@ -41,6 +42,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+FORM_REFUSED = Reply("form", "form of a schema refused")
 UNREADABLE = Reply("transport", "unreadable response", billed_unknown=True)
 
 
@@ -134,4 +136,12 @@ def _status_error(error: Any, model: str) -> Reply:
     if status >= 500 or status in (408, 409):
         wait = retry_after_s(error.response.headers)
         return Reply("transport", f"server error {status}", retry_after_s=wait)
+    if names_form(error.body):
+        return FORM_REFUSED
     return Reply("rejected", f"rejected by the server (HTTP {status} {code})".replace(" )", ")"))
+
+
+def names_form(said: Any) -> bool:
+    """Whether an error in the API's shape (or only its inner part) is about response_format."""
+    inner = said.get("error", said) if isinstance(said, dict) else said
+    return "response_format" in json.dumps(inner, default=str)

@@ -54,6 +54,13 @@ def is_paid(settings: Settings) -> bool:
     return settings.teacher_paid == "yes"
 
 
+def as_objects(settings: Settings) -> bool:
+    """Whether answers are asked for as JSON objects. The embedded teacher writes either form without a slip."""
+    if settings.teacher_answers == "auto":
+        return source_of(settings) != EMBEDDED
+    return settings.teacher_answers == "json"
+
+
 @contextlib.contextmanager
 def open_teacher(settings: Settings, log: Callable[[str], None] | None = None) -> Iterator[Teacher]:
     """The teacher that the settings name; the embedded one runs as a process for as long as it is open.

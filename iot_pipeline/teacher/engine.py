@@ -46,6 +46,7 @@ class Teacher:
         self.via, self.batch_limits = via, batch_limits or BatchLimits()
         self.paid = paid if paid is not None else source != "embedded" and ledger.is_paid(base_url)
         self._api_key, self._log = api_key, log
+        self.form_refused = False  # the server does not know response_format
         self.summary = Summary()
 
     def __repr__(self) -> str:

@@ -54,7 +54,7 @@ class Pool:
 
     async def _one(self, request: Request) -> None:
         """Ask until there is a good answer or the limits are reached, or the run is stopped."""
-        tries, price = Tries(request), self.teacher.price(request.model)
+        tries, price = Tries(self.run.shaped(request)), self.teacher.price(request.model)
         while True:
             sent = await self._attempt(tries, price)
             if sent is None:

@@ -22,12 +22,14 @@ class Request:
     """One chat completion: `params` are the sampling parameters (temperature, top_p, max_tokens, seed).
 
     `schema_version` names the shape of answer that the prompt asks for; the parser's version is not part of it.
+    `schema` is that shape as JSON Schema, for servers that can hold a model to it; its version is in the key.
     """
 
     model: str
     messages: tuple[Mapping[str, str], ...]
     params: Mapping[str, Any]
     schema_version: str
+    schema: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @cached_property
     def key(self) -> str:
@@ -43,7 +45,11 @@ class Request:
 
     def body(self) -> dict[str, Any]:
         """The JSON body as the API wants it."""
-        return {"model": self.model, "messages": list(self.messages), **self.params}
+        body = {"model": self.model, "messages": list(self.messages), **self.params}
+        if self.schema is not None:
+            form = {"name": "answer", "strict": True, "schema": dict(self.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
+        return body
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,9 @@ class Run:
     def judge(self, tries: Tries, reply: Reply, attempt: Attempt) -> bool:
         """Account a try and, where it was the last one, finish the request; True where it is finished."""
         self.account(attempt)
+        if reply.kind == "form":
+            self._without_form(tries)
+            return False
         reasons = self._reasons(tries.request, reply)
         if not tries.made(reply, attempt, reasons, self.teacher.max_attempts):
             return False
@@ -212,6 +215,20 @@ class Run:
             self.teacher.source, tries.usage, tries.cost, tries.attempts, tuple(reasons), checked=self.check_version,
         ))
         return True
+
+    def _without_form(self, tries: Tries) -> None:
+        """From now on ask without a schema: the prompt says the form in words as well."""
+        if not self.teacher.form_refused:
+            self.teacher.form_refused = True
+            self.teacher.report(
+                f"{self.teacher.base_url} takes no response_format of type json_schema: it is asked without, the form "
+                "of answers is only said in the prompt"
+            )
+        tries.request = self.shaped(tries.request)
+
+    def shaped(self, request: Request) -> Request:
+        """The request as this server takes it: without its schema where that was refused. The key stays."""
+        return replace(request, schema=None) if self.teacher.form_refused and request.schema is not None else request
 
     def _reasons(self, request: Request, reply: Reply) -> list[str]:
         if reply.kind == "rejected":

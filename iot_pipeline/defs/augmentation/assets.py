@@ -27,6 +27,7 @@ from iot_pipeline.defs.texts import one_text, table_texts
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.flows.pool import evaluation_groups, labelled_flows, pool_size, training_rows
 from iot_pipeline.flows.split import stage_rows
+from iot_pipeline.teacher.connect import as_objects
 
 COMMON: dict[str, Any] = {
     "group_name": "augmentation", "owners": ["team:prompts"], "code_version": code_version(__name__),
@@ -63,7 +64,7 @@ def brief(step: Step) -> Brief:
     chosen = step.settings
     return Brief(
         spec=step.spec, words=chosen.explanation_words, order=chosen.answer_order,
-        serialisation=chosen.serialisation, seed=chosen.seed,
+        serialisation=chosen.serialisation, seed=chosen.seed, objects=as_objects(chosen),
     )
 
 
