@@ -169,6 +169,31 @@ def teacher(
     serve(host, port, faults, seed, manners, None, announce)
 
 
+cache = typer.Typer(no_args_is_help=True, help="Publish the teacher's answers as a file, or take them over from one.")
+app.add_typer(cache, name="cache")
+
+
+@cache.command("export", epilog="Example: iot-pipeline cache export answers.parquet")
+def cache_export(file: Annotated[Path, typer.Argument(help="Parquet file to write.")], as_json: AsJson = False) -> None:
+    """Write every stored answer into a Parquet file."""
+    from iot_pipeline.commands.plain import facts
+    from iot_pipeline.teacher.archive import export_answers
+    from iot_pipeline.teacher.connect import store_of
+
+    facts({"file": str(file), "answers": export_answers(store_of(_configure(None, None)), file)}, as_json)
+
+
+@cache.command("import", epilog="Example: iot-pipeline cache import answers.parquet && IOT_TEACHER=replay ... run")
+def cache_import(file: Annotated[Path, typer.Argument(help="Parquet file to read.")], as_json: AsJson = False) -> None:
+    """Add the answers of a Parquet file to the store; those that are there already stay as they are."""
+    from iot_pipeline.commands.plain import facts
+    from iot_pipeline.teacher.archive import import_answers
+    from iot_pipeline.teacher.connect import store_of
+
+    added, kept = import_answers(store_of(_configure(None, None)), file)
+    facts({"file": str(file), "added": added, "kept": kept}, as_json)
+
+
 datasets = typer.Typer(no_args_is_help=True, help="List data sets, draft a spec from a file, check a spec.")
 app.add_typer(datasets, name="datasets")
 

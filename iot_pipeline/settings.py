@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     automl_seconds: int = Field(60, ge=5, description="AutoGluon time limit in s (not used by `fixed`)")
 
     # -- teacher -------------------------------------------------------------------------------------------
-    teacher: str = Field("embedded", description="embedded, openai, or the base URL of a compatible server")
+    teacher: str = Field("embedded", description="embedded, openai, replay (stored answers only), or a base URL")
     teacher_model: str | None = Field(None, description="model name in place of the prompt file's")
     teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per lake")
     teacher_paid: Literal["auto", "yes", "no"] = Field(
@@ -63,12 +63,12 @@ class Settings(BaseSettings):
     )
     teacher_via: Literal["requests", "batch"] = Field("requests", description="batch: half the price, within a day")
     teacher_concurrency: int = Field(64, ge=1, le=2000, description="most requests in flight")
-    teacher_rpm: int | None = Field(None, ge=1, description="requests a minute; unset: what the server's headers say")
-    teacher_tpm: int | None = Field(None, ge=1, description="tokens a minute; unset: what the server's headers say")
+    teacher_rpm: int | None = Field(None, ge=1, description="requests a minute that are never passed")
+    teacher_tpm: int | None = Field(None, ge=1, description="tokens a minute (estimated) never passed")
     teacher_enqueued_tokens: int = Field(2_000_000, ge=1, description="most tokens in batches at once")
     teacher_timeout_s: float = Field(60.0, gt=0, description="seconds to wait for one answer")
     teacher_max_attempts: int = Field(5, ge=1, description="times a request is sent when the server or network fails")
-    teacher_store: str | None = Field(None, description="file (or database URL) of answers; default in the lake")
+    teacher_store: str | None = Field(None, description="file of answers; default teacher.sqlite in the lake")
     teacher_answers: Literal["auto", "text", "json"] = Field(
         "auto", description="form of answers; auto: json, held to a schema where the server can, text of the embedded"
     )

@@ -13,12 +13,13 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.settings import Settings, api_key
 from iot_pipeline.teacher import ledger
+from iot_pipeline.teacher.archive import Replay, replayed_source
 from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.process import embedded_server
 
 OPENAI_URL = "https://api.openai.com/v1"
-EMBEDDED = "embedded"
+EMBEDDED, REPLAY = "embedded", "replay"
 
 
 def address_of(settings: Settings) -> str:
@@ -27,14 +28,16 @@ def address_of(settings: Settings) -> str:
         return OPENAI_URL
     if not settings.teacher.startswith(("http://", "https://")):
         raise UserError(
-            f"IOT_TEACHER={settings.teacher}: it must be embedded, openai, or the base URL of a compatible server "
-            "(http://host:port/v1)."
+            f"IOT_TEACHER={settings.teacher}: it must be embedded, openai, replay, or the base URL of a compatible "
+            "server (http://host:port/v1)."
         )
     return settings.teacher
 
 
 def source_of(settings: Settings) -> str:
     """What the answers are filed under: `embedded`, or the server's address without credentials."""
+    if settings.teacher == REPLAY:
+        return replayed_source(store_of(settings))
     return EMBEDDED if settings.teacher == EMBEDDED else without_credentials(address_of(settings))
 
 
@@ -47,7 +50,7 @@ def store_of(settings: Settings) -> Path:
 
 def is_paid(settings: Settings) -> bool:
     """Whether what is asked costs money: as the settings say, else by the address."""
-    if settings.teacher == EMBEDDED:
+    if settings.teacher in (EMBEDDED, REPLAY):
         return False
     if settings.teacher_paid == "auto":
         return ledger.is_paid(address_of(settings))
@@ -67,6 +70,9 @@ def open_teacher(settings: Settings, log: Callable[[str], None] | None = None) -
 
     Raises UserError where a key is needed and there is none, and where the server does not start.
     """
+    if settings.teacher == REPLAY:
+        yield Replay(store_of(settings), log)
+        return
     with contextlib.ExitStack() as stack:
         if settings.teacher == EMBEDDED:
             url, key = stack.enter_context(embedded_server()), EMBEDDED
@@ -92,6 +98,8 @@ def teacher_at(url: str, key: str, settings: Settings, log: Callable[[str], None
         paid=is_paid(settings),
         via=settings.teacher_via,
         batch_limits=BatchLimits(tokens=settings.teacher_enqueued_tokens),
+        rpm=settings.teacher_rpm,
+        tpm=settings.teacher_tpm,
     )
 
 

@@ -16,6 +16,7 @@ from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.teacher import ledger
 from iot_pipeline.teacher.batch import Batches, BatchLimits
 from iot_pipeline.teacher.client import open_client
+from iot_pipeline.teacher.manners import Quota
 from iot_pipeline.teacher.pool import Pool
 from iot_pipeline.teacher.request import Answer, Request, Usage
 from iot_pipeline.teacher.run import Check, Run, Summary
@@ -30,6 +31,7 @@ class Teacher:
     `source` marks every answer in store and provenance ("embedded", or the server's address): answers of one source
     are never given out for another. `budget_usd` is for the life of the store and never passed; None = no limit.
     `paid` defaults to whether the address is outside this machine and its network; a paid model needs a price.
+    `rpm`, `tpm`: requests and tokens a minute that concurrent requests keep to; None = no limit.
     `via`: concurrent requests, or the Batch API (half the price, answers within a day).
     """
 
@@ -37,7 +39,7 @@ class Teacher:
         self, base_url: str, api_key: str, store: Path, source: str, budget_usd: float | None,
         concurrency: int = 64, timeout_s: float = 60.0, max_attempts: int = 5,
         log: Callable[[str], None] | None = None, paid: bool | None = None, backoff_base_s: float = 0.5,
-        via: Via = "requests", batch_limits: BatchLimits | None = None,
+        via: Via = "requests", batch_limits: BatchLimits | None = None, rpm: int | None = None, tpm: int | None = None,
     ) -> None:
         self._url = base_url  # with its credentials, if it has any; never shown
         self.base_url, self.source, self.store_path = without_credentials(base_url), without_credentials(source), store
@@ -46,6 +48,7 @@ class Teacher:
         self.via, self.batch_limits = via, batch_limits or BatchLimits()
         self.paid = paid if paid is not None else source != "embedded" and ledger.is_paid(base_url)
         self._api_key, self._log = api_key, log
+        self.quota = Quota(rpm, tpm)  # ours, kept before the server has to say no
         self.form_refused = False  # the server does not know response_format
         self.summary = Summary()
 

@@ -6,12 +6,14 @@ Belongs here: the order of one attempt's steps. Does not belong here: transport 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import ledger
+from iot_pipeline.teacher.batch import BYTES_PER_TOKEN
 from iot_pipeline.teacher.client import Reply, send
 from iot_pipeline.teacher.limits import Gate, backoff_s
 from iot_pipeline.teacher.request import Request
@@ -20,6 +22,7 @@ from iot_pipeline.teacher.store import Attempt
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+LOOK_EVERY_S = 1.0  # for a stop, while waiting
 
 
 class Pool:
@@ -72,6 +75,7 @@ class Pool:
         """Reserve, send, say what it cost; None where the run stops before sending."""
         request = tries.request
         await self.gate.enter()
+        await self._in_turn(tries)
         started = time.monotonic()
         try:
             if self.run.stop is not None:
@@ -102,6 +106,19 @@ class Pool:
             self.gate.pushed_back(reply.retry_after_s)
         seconds = time.monotonic() - started
         return reply, self.run.attempt_of(request.key, request.model, reply, price, worst, reservation, seconds)
+
+    async def _in_turn(self, tries: Tries) -> None:
+        """Wait until the limits a minute have room for a try."""
+        prompt = sum(len(message["content"].encode()) for message in tries.request.messages)
+        tokens = int(prompt / BYTES_PER_TOKEN) + tries.max_tokens
+        while wait := self.teacher.quota.admit(tokens):
+            if math.isinf(wait):
+                self.run.stop = self.run.stop or UserError(
+                    f"a request of {tokens:,} tokens can never be sent within IOT_TEACHER_TPM; raise it."
+                )
+            if self.run.stop is not None:
+                return
+            await asyncio.sleep(min(wait, LOOK_EVERY_S))
 
     async def _reserve(self, request: Request, worst: float) -> int | None:
         """Set `worst` dollars aside; None, and the run stops, where the budget has no room for it."""
