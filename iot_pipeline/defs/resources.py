@@ -42,8 +42,21 @@ class TeacherResource(dg.ConfigurableResource):
                 step.code("iot_pipeline.teacher.analyst")
             step.provenance |= {"teacher": engine.source, "via": engine.via}
             yield engine
+            step.metadata |= usage_of(engine)
             if engine.form_refused:
                 step.provenance["answers"] = "without response_format, which the server refused"
+
+
+def usage_of(engine: Teacher) -> dict[str, Any]:
+    """What the latest `ask` sent and what it cost, as metadata under the names that dagster-openai uses."""
+    told, name = engine.summary, f"openai.{'+'.join(engine.models)}"
+    return {
+        f"{name}.calls": told.attempts, f"{name}.prompt_tokens": told.prompt_tokens,
+        f"{name}.completion_tokens": told.completion_tokens,
+        f"{name}.total_tokens": told.prompt_tokens + told.completion_tokens, f"{name}.usd": told.usd,
+        f"{name}.failed": told.failed(), f"{name}.cached_answers": told.cached,
+        f"{name}.outcomes": dg.MetadataValue.json(told.outcomes),
+    } if engine.models else {}
 
 
 class TrainerResource(dg.ConfigurableResource):

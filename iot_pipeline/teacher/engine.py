@@ -49,6 +49,7 @@ class Teacher:
         self.paid = paid if paid is not None else source != "embedded" and ledger.is_paid(base_url)
         self._api_key, self._log = api_key, log
         self.quota = Quota(rpm, tpm)  # ours, kept before the server has to say no
+        self.models: list[str] = []  # of the latest `ask`
         self.form_refused = False  # the server does not know response_format
         self.summary = Summary()
 
@@ -68,6 +69,7 @@ class Teacher:
         """
         started = time.monotonic()
         self.summary = summary = Summary()
+        self.models = sorted({request.model for request in requests})
         with Store(self.store_path) as store:
             run = Run(self, store, check, on_progress)
             missing = run.from_store({request.key: request for request in requests})

@@ -58,6 +58,26 @@ class Summary:
         """Plain data; `reference_usd` is what ledger.REFERENCE_MODEL would have cost, not a bill."""
         return asdict(self) | {"reference_model": ledger.REFERENCE_MODEL}
 
+    def failed(self) -> int:
+        """Attempts that brought no whole answer."""
+        return sum(count for outcome, count in self.outcomes.items() if outcome != "answered")
+
+    def line(self, elapsed_s: float) -> str:
+        """How far it is, in one line, `elapsed_s` after the first request was sent."""
+        done = self.ok + sum(self.quarantined.values())
+        fresh = done - self.cached
+        parts = [
+            f"teacher: {done:,} of {self.requests:,} done ({self.cached:,} cached)",
+            f"{self.failed():,} attempts failed",
+            f"{sum(self.quarantined.values()):,} quarantined",
+            f"{self.prompt_tokens + self.completion_tokens:,} tokens",
+            f"${self.usd:.4f}",
+        ]
+        if fresh > 0 and elapsed_s > 0:
+            rate = fresh / elapsed_s
+            parts += [f"{rate:.1f}/s", f"{(self.requests - done) / rate:,.0f} s left"]
+        return ", ".join(parts)
+
 
 class Tries:
     """How often one request was tried, what the next try says, and when enough is enough."""
@@ -264,7 +284,8 @@ class Run:
 
     async def saver(self) -> None:
         """Save in small batches and report, until cancelled."""
-        reported = time.monotonic()
+        begun = reported = time.monotonic()
+        said = (-1, -1)
         while True:
             await asyncio.sleep(SAVE_EVERY_S)
             self.save()
@@ -272,10 +293,10 @@ class Run:
                 reported = time.monotonic()
                 self.store.renew()
                 s = self.summary
-                self.teacher.report(
-                    f"teacher: {s.ok:,} of {s.requests:,} answered ({s.cached:,} stored before), "
-                    f"{sum(s.quarantined.values()):,} quarantined, ${s.usd:.4f}"
-                )
+                if said == (s.attempts, s.cached):
+                    continue  # a batch may take hours: nothing to tell
+                said = (s.attempts, s.cached)
+                self.teacher.report(s.line(reported - begun))
                 if self.on_progress is not None:
                     self.on_progress(s)
 
