@@ -5,7 +5,7 @@ Belongs here: drawing them. Does not belong here: loss curves (figures.py), comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,15 @@ def token_lengths(lengths: np.ndarray, limit: int, title: str) -> bytes:
     return made.data
 
 
-def protocol_arms(arms: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Accuracy and its interval of each arm of the audit: name -> {accuracy, interval}."""
+def protocol_arms(arms: Sequence[Mapping[str, Any]]) -> bytes:
+    """Accuracy and its interval of each arm of the audit, rows of {arm, accuracy, interval}."""
     with style.canvas(6.8, 0.9 + 0.5 * len(arms)) as made:
         axes = made.axes("Accuracy on distinct test flows, one short training each", "x")
-        for place, arm in enumerate(arms.values()):
+        for place, arm in enumerate(arms):
             colour = style.SERIES[place % len(style.SERIES)]
             axes.plot(arm["interval"], [place, place], color=colour, linewidth=4, alpha=0.4, solid_capstyle="butt")
             axes.plot([arm["accuracy"]], [place], marker="o", markersize=7, color=colour, markeredgecolor="white")
-        axes.set_yticks(range(len(arms)), [name.replace("_", " ") for name in arms])
+        axes.set_yticks(range(len(arms)), [arm["arm"].replace("_", " ") for arm in arms])
         axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.set_xlim(0, 1)
         axes.set_xlabel("accuracy; bars are 95 % intervals")

@@ -143,7 +143,7 @@ def _protocol(context: Context, put: Any) -> None:
     if not found:
         return
     long, old = found["long_answers"], found["paper"]
-    note = f"{long['rows']} answers of the prior work's length, this base's tokenizer"
+    note = f"{long['rows']} answers of the prior work's length, tokenizer: {found['tokenizer']}"
     put("rows_cut_at_512", long["rows_cut_share"], "paper_protocol", note)
     put("paper_rows_with_label", long["label_survives_share"], "paper_protocol", note)
     put("prompt_token_share", long["prompt_share_of_loss"], "paper_protocol", note)

@@ -24,8 +24,8 @@ def protocol(context: Mapping[str, Any]) -> Section:
         return section
     old, ours, long = found["paper"], found["leak_free"], found["long_answers"]
     section.text(
-        f"Answers of the prior work's length make rows of {long['row_tokens_mean']:.0f} tokens of this base's"
-        f" tokenizer, {long['prompt_tokens_mean']:.0f} of them prompt; cut to {long['limit']},"
+        f"Answers of the prior work's length make rows of {long['row_tokens_mean']:.0f} tokens (tokenizer:"
+        f" {found['tokenizer']}), {long['prompt_tokens_mean']:.0f} of them prompt; cut to {long['limit']},"
         f" {tables.percent(long['rows_cut_share'])} of {long['rows']} such rows lose their end,"
         f" {tables.percent(long['label_survives_share'])} keep their label, and"
         f" {tables.percent(long['answer_kept_share'])} of an answer is left."
@@ -66,7 +66,7 @@ def protocol(context: Mapping[str, Any]) -> Section:
         "paper_protocol",
     )
     section.table(
-        [{"arm": name.replace("_", " "), **arm} for name, arm in found["arms"].items()],
+        [{**arm, "arm": arm["arm"].replace("_", " ")} for arm in found["arms"]],
         [
             Column("arm", "rows and recipe"),
             Column("accuracy", "accuracy, distinct test flows", tables.accuracy, True),

@@ -250,10 +250,11 @@ def make_context() -> dict[str, Any]:
             "leak_free": {"rows": 64, "rows_label_and_end_supervised": 64},
             "held_out_rows": 16, "held_out_prompts_seen_share": 0.75,
             "scored_flows": 99, "accuracy": {"paper": 0.17, "leak_free": 0.89},
-            "arms": {
-                "paper": {"accuracy": 0.17, "interval": [0.1, 0.25]},
-                "leak_free": {"accuracy": 0.89, "interval": [0.82, 0.95]},
-            },
+            "tokenizer": "that of the base",
+            "arms": [
+                {"arm": "paper", "accuracy": 0.17, "interval": [0.1, 0.25]},
+                {"arm": "leak_free", "accuracy": 0.89, "interval": [0.82, 0.95]},
+            ],
         },
         "inference_benchmark": {
             "stage": "10K",

@@ -154,7 +154,8 @@ def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
         for first, second in pairwise(found)
     }
     return {
-        "scored_flows": len(flows), "arms": arms, "paired": paired,
+        "scored_flows": len(flows), "paired": paired,
+        "arms": [{"arm": name, **arm} for name, arm in arms.items()],  # a list: JSON objects are sorted by name
         "accuracy": {name: arm["accuracy"] for name, arm in arms.items()},
     }
 
@@ -164,8 +165,8 @@ def show(step: Step, result: dict[str, Any]) -> None:
     step.note(label_survives_share=result["long_answers"]["label_survives_share"],
               **{f"accuracy_{name}": value for name, value in result["accuracy"].items()})
     step.table("arms", [
-        {"arm": name, "accuracy": arm["accuracy"], "low": arm["interval"][0], "high": arm["interval"][1]}
-        for name, arm in result["arms"].items()
+        {"arm": arm["arm"], "accuracy": arm["accuracy"], "low": arm["interval"][0], "high": arm["interval"][1]}
+        for arm in result["arms"]
     ])
     step.table("differences", [
         {"difference": name, "accuracy": test["views"]["distinct"]["difference"],
