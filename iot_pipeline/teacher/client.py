@@ -76,6 +76,7 @@ def split_credentials(url: str) -> tuple[str, dict[str, str]]:
 
 async def send(client: AsyncOpenAI, body: Mapping[str, Any]) -> Reply:
     """One attempt. Raises UserError for what no retry can mend: a bad key, an unknown model, no quota."""
+    import aiohttp
     import httpx2
     import openai
 
@@ -85,11 +86,12 @@ async def send(client: AsyncOpenAI, body: Mapping[str, Any]) -> Reply:
     except openai.APIStatusError as error:
         return _status_error(error, str(body["model"]))
     except (openai.APIConnectionError, httpx2.HTTPError) as error:
-        # Without a connection nothing was billed; after that, nobody knows. (The aiohttp transport calls a refused
-        # connection a time-out of connecting.)
-        if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
+        # Without a connection nothing was billed; after that, nobody knows. The transport says ConnectTimeout of a
+        # refused connection and of one that broke before the headers alike, so aiohttp's own error decides.
+        cause = error.__cause__.__cause__ if error.__cause__ is not None else None
+        if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             return Reply("transport", "no connection")
-        timeout = isinstance(error, openai.APITimeoutError)
+        timeout = isinstance(error, openai.APITimeoutError) and not isinstance(cause, aiohttp.ServerDisconnectedError)
         return Reply("transport", "timeout" if timeout else "connection dropped", billed_unknown=True)
     return _read(response.content)
 

@@ -100,7 +100,7 @@ def test_bad_answers_are_quarantined_with_text_and_taken_back_by_a_better_check(
 
 @pytest.mark.parametrize(("fault", "reason", "attempts"), [
     ("truncate", "cut off", 2), ("refusal", "refused", 3), ("server_error", "no answer: server error 500", 2),
-    ("drop", "no answer: connection dropped", 2),
+    ("drop", "no answer: connection dropped", 2), ("drop_early", "no answer: connection dropped", 2),
 ])
 def test_limits_of_each_kind_of_failure(fault: str, reason: str, attempts: int, tmp_path: Path) -> None:
     requests = make_requests(2)

@@ -95,6 +95,9 @@ def books(path: Path, count: int, via: str, bill: dict[str, Any]) -> dict[str, A
         answers = {answer.key: answer for answer in store.lookup([r.key for r in requests], "paid")}
         ledger = store.ledger()
         open_reservations = store.read("SELECT count(*) FROM reservations")[0][0]
+        booked = Counter(
+            row[0] for row in store.read("SELECT key FROM attempts WHERE completion_tokens > 0 OR cost_assumed")
+        )
         killed = Counter(row[0] for row in store.read("SELECT key FROM attempts WHERE outcome = 'in flight at a kill'"))
     good = [r for r in requests if r.key in answers and answers[r.key].status == "ok"]
     bad = [answer for answer in answers.values() if answer.status != "ok"]
@@ -104,7 +107,12 @@ def books(path: Path, count: int, via: str, bill: dict[str, Any]) -> dict[str, A
         if (extra := sum(line[4] in ARRIVED for line in bill["by_prompt"].get(prompt_id(r.messages), ())) - 1) > 0
     }
     known = ledger["usd"] - ledger["usd_assumed"]
+    # By request: each answer that was billed is an attempt with its tokens, or one that is assumed to be billed.
+    unbooked = sum(
+        max(0, len(bill["by_prompt"].get(prompt_id(r.messages), ())) - booked[r.key]) for r in requests
+    )
     return {
+        "billed_without_an_attempt": unbooked,
         "answered": len(good), "lost": count - len(answers),
         "misaligned": sum(bool(check(r, answers[r.key].text)) for r in good),
         "quarantined": dict(Counter(answer.reasons[0].split(":")[0] for answer in bad if answer.reasons)),
@@ -125,6 +133,7 @@ def failures(result: dict[str, Any]) -> list[str]:
     found = [
         name for name in (
             "lost", "misaligned", "quarantined_without_reason", "billed_twice_otherwise", "open_reservations",
+            "billed_without_an_attempt",
         ) if result[name]
     ]
     usd = result["usd"]
