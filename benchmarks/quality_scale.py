@@ -1,6 +1,6 @@
 """How do time and memory of quality and splits grow with the table?
 
-    python benchmarks/quality_scale.py [--rows 100000 347685 1000000 3000000]
+    python benchmarks/quality_scale.py [--rows 347685 1000000 3000000 10000000]
 
 Every size is simulated, built and measured in a process of its own, so that its peak memory is its own. Bars: 24 GiB,
 and time no worse than n log n: `exponent` is the slope of log seconds over log(n log n), at most 1 if that holds. The
@@ -23,7 +23,7 @@ from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import load_spec
 
-SIZES = [100_000, 347_685, 1_000_000, 3_000_000]
+SIZES = [347_685, 1_000_000, 3_000_000, 10_000_000]
 
 
 def main() -> None:

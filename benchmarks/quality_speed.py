@@ -25,6 +25,7 @@ import pandas as pd
 from result import save
 
 from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.serialise import fit_ranks
 from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.split import order_training, split_by_group
@@ -105,6 +106,7 @@ def measure_all(folder: Path, spec: DatasetSpec) -> dict[str, float]:
     flows, records = folder / "flows.parquet", folder / "records.parquet"
     calls: dict[str, Callable[[], Any]] = {
         "evaluation_split": lambda: split_by_group(flows, records, SEED),
+        "fit_ranks": lambda: fit_ranks(spec, flows, records),
         "training_order": lambda: order_training(flows, records, folder / "order.parquet", SEED),
         "dedup_report": lambda: dedup_report(flows, spec),
         "label_conflicts": lambda: label_conflicts(flows, spec),
