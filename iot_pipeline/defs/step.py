@@ -71,6 +71,7 @@ class Step:
         self._inputs: dict[str, str] = {}
         self._checks: dict[str, dict[str, Any]] = {}
         self._volatile: set[str] = set()
+        self._labels: set[str] = set()  # what is simulated, embedded or tiny among all that this is made of
         self._declared = {key for keys in context.assets_def.asset_deps.values() for key in keys}
         self._present, self._lineage = present_value(lake, settings), dict[ArtefactId, str]()
         self.settings: Settings = RecordedSettings(settings, self._seen)  # type: ignore[assignment]
@@ -96,6 +97,7 @@ class Step:
         if broken := self.lake.broken_lineage(upstream, self._present, self._lineage):
             raise dg.Failure(f"stale input ({broken}); `iot-pipeline run` makes what it needs", allow_retries=False)
         self._inputs[input_key(upstream)] = manifest.data_version
+        self._labels |= set(manifest.provenance.get("labels", []))
         return self.lake.folder(upstream)
 
     def made(self, prefix: str) -> list[ArtefactId]:
@@ -197,7 +199,9 @@ class Step:
     # -- the end -------------------------------------------------------------------------------------------
     def finish(self, seconds: float, code_version: str) -> None:
         """Write the manifest into the folder."""
+        own = [self.provenance["label"]] if "label" in self.provenance else []
         self.provenance |= {
+            "labels": sorted(self._labels.union(own)),
             "run_id": self.context.run_id,
             "code_commit": code_commit(),
             "machine": machine(),
@@ -328,6 +332,8 @@ def code_version_of(context: dg.AssetExecutionContext) -> str:
 def recorded(value: Any) -> Any:
     """A setting as a manifest tells it: credentials of URLs are nobody's business, and what a query asks for is told
     by a digest, so that another query is another value."""
+    if isinstance(value, Path) and value.is_relative_to(PROJECT_ROOT):
+        return str(value.relative_to(PROJECT_ROOT))  # a lake stays fresh when the checkout moves
     if not isinstance(value, str):
         return plain(value)
     told = without_credentials(value)

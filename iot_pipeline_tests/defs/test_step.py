@@ -10,6 +10,7 @@ from iot_pipeline.defs.step import LakeResource, present_value, recorded
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.settings import PROJECT_ROOT
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def up(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeR
     with lake.step(context) as step:
         write_text(step.folder / "x.txt", f"seed {step.settings.seed}")
         step.check("good", step.settings.seed != 13, seed=step.settings.seed)
+        step.provenance["label"] = "SIMULATED"
     return step.result()
 
 
@@ -55,6 +57,7 @@ def test_reads_are_recorded_as_inputs_and_settings(lake: Lake) -> None:
     assert first is not None and second is not None
     assert first.settings == {"setting seed": 2027}
     assert second.inputs == {"up@": first.data_version}
+    assert first.provenance["labels"] == second.provenance["labels"] == ["SIMULATED"]
     assert second.settings == {}
 
 
@@ -129,6 +132,10 @@ def test_a_query_is_told_by_its_digest_and_a_password_not_at_all() -> None:
     assert first != second
     assert first.startswith("http://host/flows (") and "train" not in first and "secret" not in first
     assert recorded("http://me:secret@host/flows") == recorded("http://host/flows")
+
+
+def test_a_folder_of_the_project_is_told_from_its_root_so_that_a_checkout_can_move() -> None:
+    assert recorded(PROJECT_ROOT / "iot_pipeline" / "prompts") == "iot_pipeline/prompts"
 
 
 def test_a_further_file_that_a_glob_matches_is_noticed(lake: Lake, tmp_path: Path) -> None:
