@@ -15,6 +15,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/dg check defs
 
 ui: $(VENV)/.installed             ## the Dagster UI on this lake
 	$(BIN)/iot-pipeline ui

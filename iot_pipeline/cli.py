@@ -112,12 +112,13 @@ def status(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJs
 @app.command(epilog="Example: iot-pipeline doctor --json")
 def doctor(as_json: AsJson = False) -> None:
     """Check machine, packages, settings, source, lake, teacher and base model before anything is spent."""
-    from iot_pipeline.commands.doctor import examine
+    from iot_pipeline.commands.doctor import examine, told_settings
 
     chosen = _configure(None, None)
     findings = examine(chosen)
     if as_json:
-        print(json.dumps([vars(finding) for finding in findings], indent=1))
+        settings = {name: value for name, value, _ in told_settings(chosen)}
+        print(json.dumps({"findings": [vars(finding) for finding in findings], "settings": settings}, indent=1))
     else:
         from iot_pipeline.commands.doctor import show
 

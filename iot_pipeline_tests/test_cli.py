@@ -62,10 +62,42 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 def test_the_paper_profile_without_a_key_is_found_before_anything_is_spent(tmp_path: Path) -> None:
     done = call("doctor", "--json", IOT_PROFILE="paper", IOT_LAKE=str(tmp_path), OPENAI_API_KEY="")
-    findings = {finding["topic"]: finding for finding in json.loads(done.stdout)}
+    told = json.loads(done.stdout)
+    findings = {finding["topic"]: finding for finding in told["findings"]}
+    assert told["settings"]["IOT_BASE_MODEL"] == "Qwen/Qwen2.5-1.5B-Instruct"
     assert done.returncode == 1
     assert findings["teacher"]["state"] == "error"
     assert "OPENAI_API_KEY" in findings["teacher"]["text"]
+
+
+def test_doctor_reads_several_files_tells_no_password_and_makes_nothing(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("x\n")
+    source = f"{tmp_path}/a.csv,{tmp_path}/b.csv"
+    done = call(
+        "doctor", "--json", IOT_SOURCE=source, IOT_LAKE=str(tmp_path / "lake"),
+        IOT_TEACHER="http://me:secret@127.0.0.1:9/v1",
+    )
+    findings = {finding["topic"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert findings["source"]["state"] == "ok"
+    assert "secret" not in done.stdout + done.stderr
+    assert not (tmp_path / "lake").exists()
+
+
+@pytest.mark.parametrize(("table", "message"), [
+    ("a,b,Attack_type\n1,2,DOS_SYN_Hping\n", "lacks"),
+    ("", "is empty"),
+])
+def test_a_source_that_does_not_fit_is_one_line(tmp_path: Path, table: str, message: str) -> None:
+    (tmp_path / "flows.csv").write_text(table)
+    done = call(
+        "run", "--json", IOT_DATASET="rt_iot2022", IOT_SOURCE=str(tmp_path / "flows.csv"),
+        IOT_LAKE=str(tmp_path / "lake"),
+    )
+    assert done.returncode == 1
+    (failed,) = json.loads(done.stdout)["failed"]
+    assert message in failed["reason"] and "flows.csv" in failed["reason"]
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_status_of_a_lake_that_is_not_there(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from rich.text import Text
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.remote import without_credentials
+from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import Settings, api_key
 from iot_pipeline.teacher.connect import is_paid, source_of
 
@@ -73,19 +73,21 @@ def _source(settings: Settings) -> Finding:
             return Finding("source", "error", f"only Farm-Flow can be simulated; set IOT_SOURCE for {settings.dataset}")
         rows = settings.rows or load_spec(edition).facts["rows"]
         return Finding("source", "note", f"simulated: {rows:,} rows, no real capture")
-    if "://" in settings.source or glob.glob(settings.source):
-        return Finding("source", "ok", without_credentials(settings.source))
-    return Finding("source", "error", f"IOT_SOURCE: no file matches {settings.source}")
+    try:
+        local_files(settings.source)
+    except UserError as error:
+        return Finding("source", "error", f"IOT_SOURCE: {error}")
+    return Finding("source", "ok", without_credentials(settings.source))
 
 
 def _lake(settings: Settings) -> Finding:
-    try:
-        lake = Lake(settings.lake_path)
-    except UserError as error:
-        return Finding("lake", "error", str(error))
-    free = shutil.disk_usage(lake.root).free / 1e9
+    root = settings.lake_path
+    there = next(folder for folder in (root, *root.parents) if folder.exists())  # nothing is made by an examination
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Finding("lake", "error", f"cannot write to {there}; set IOT_LAKE to a writable folder")
+    free = shutil.disk_usage(there).free / 1e9
     state = "ok" if free > 5 else "note"
-    return Finding("lake", state, f"{lake.root}, {free:.0f} GB free" + ("" if state == "ok" else " (5 are wise)"))
+    return Finding("lake", state, f"{root}, {free:.0f} GB free" + ("" if state == "ok" else " (5 are wise)"))
 
 
 def _teacher(settings: Settings) -> Finding:
@@ -118,6 +120,18 @@ def _student(settings: Settings) -> list[Finding]:
     return [*found, Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.processes or 'unset'}")]
 
 
+def told_settings(settings: Settings) -> list[tuple[str, str, str]]:
+    """(variable, value as text without credentials, meaning) of every setting."""
+    return [
+        (
+            name,
+            ",".join(value) if isinstance(value, list) else "" if value is None else without_credentials(str(value)),
+            meaning,
+        )
+        for name, value, meaning in settings.describe()
+    ]
+
+
 def show(findings: list[Finding], settings: Settings) -> None:
     """Print the findings and every setting."""
     console = wide_console()
@@ -131,7 +145,6 @@ def show(findings: list[Finding], settings: Settings) -> None:
     table = Table(title="Settings")
     for column in ("variable", "value", "meaning"):
         table.add_column(column)
-    for name, value, description in settings.describe():
-        shown = ",".join(value) if isinstance(value, list) else "" if value is None else without_credentials(str(value))
+    for name, shown, description in told_settings(settings):
         table.add_row(name, Text(shown, overflow="fold"), Text(description))
     console.print(table)
