@@ -3,7 +3,9 @@
 Belongs here: what is looked at and how it is shown. Does not belong here: specs and reading (iot_pipeline.flows).
 """
 
+import re
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,31 @@ def known() -> list[dict[str, Any]]:
 
 
 def new(file: str, name: str | None, label: str | None, out: Path | None) -> dict[str, Any]:
-    """Write the drafted spec; says where it is and what was guessed. UserError if the file is there already."""
-    chosen = name or "".join(c if c.isalnum() else "_" for c in Path(file).name.split(".")[0].lower())
+    """Write the drafted spec; says where it is and what was guessed.
+
+    UserError, and nothing written, if the file is there already, the name cannot be one, or the draft is no spec.
+    """
+    chosen = spec_name(file) if name is None else name
+    if not re.fullmatch(r"[a-z0-9_]+", chosen):
+        raise UserError(f"--name {chosen!r} is no name of a data set: use small letters a-z, digits and _.")
     path = out or Path(f"{chosen}.yaml")
     if path.exists():
         raise UserError(f"{path} is there already: remove it, or name another file with --out")
     draft = draft_spec(file, chosen, label)
+    with tempfile.TemporaryDirectory(prefix="iot_draft_") as folder:
+        tried = Path(folder) / f"{chosen}.yaml"
+        write_text(tried, draft.yaml)
+        load_spec(tried)
     write_text(path, draft.yaml)
-    load_spec(path)
     return {"spec": str(path), "label": draft.label, "classes": list(draft.labels.values()),
             "features": draft.features, "left_out": draft.left_out}
+
+
+def spec_name(file: str) -> str:
+    """A data set's name from a file's: `Größe 2.csv` -> `grosse_2`."""
+    stem = Path(re.split(r"[?#]", file)[0]).name.split(".")[0].casefold()
+    ascii_only = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "_", ascii_only).strip("_") or "data_set"
 
 
 def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:

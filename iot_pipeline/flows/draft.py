@@ -6,6 +6,7 @@ reading a data set by its spec (source.py, build.py).
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
@@ -17,17 +18,34 @@ import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import quoted
-from iot_pipeline.flows.source import find_files, first_line, unpack
-from iot_pipeline.flows.tables import connect, quote
+from iot_pipeline.flows.source import as_text_parquet, find_files, rejected_lines, typed_query, unpack
+from iot_pipeline.flows.spec import (
+    FEWEST_CLASSES,
+    FEWEST_FEATURES,
+    MOST_CLASSES,
+    MOST_FEATURES,
+    RESERVED,
+    UNPRINTABLE,
+    normalise_label,
+)
+from iot_pipeline.flows.tables import connect, scan
 
-FEWEST_CLASSES, MOST_CLASSES = 2, 20
-FEWEST_FEATURES, MOST_FEATURES = 10, 100
 LABEL_NAMES = re.compile(r"label|class|attack|traffic|categor|target|type", re.IGNORECASE)
-# Who and when, not what: a model would learn the capture by heart.
-IDENTITIES = re.compile(r"(^|[._\s])(id|uid|ip|ipv4|addr\w*|mac|port|ports|time\w*|date|ts)($|[._\s])", re.IGNORECASE)
-# What DuckDB and pandas call a column without a name.
-NAMELESS = re.compile(r"column0+$|Unnamed: ")
-NUMBERS = ("BIGINT", "INTEGER", "HUGEINT", "DOUBLE", "FLOAT", "UBIGINT", "SMALLINT", "TINYINT")
+# Who and when, not what: a model would learn the capture by heart. The words of UNSW-NB15 and Zeek are among them.
+IDENTITY = re.compile(
+    r"(src|dst|source|destination|orig|resp|flow)?(id|uid|ip|ipv4|ipv6|addr\w*|mac|ports?|time|timestamp\w*|date\w*|ts)"
+    r"|[sd]s?port|[sl]time"
+)
+# What a name ends in where it is measured, whatever words come before: orig_ip_bytes, active_time_mean.
+MEASURES = {
+    "bytes", "byts", "byte", "pkts", "pkt", "packets", "packet", "len", "length", "size", "count", "cnt", "num",
+    "number", "rate", "ratio", "avg", "average", "mean", "std", "var", "variance", "min", "max", "median", "sum",
+    "tot", "total", "sec", "secs", "seconds", "ms", "us", "s", "duration", "iat", "ttl", "loss", "difference",
+}  # fmt: skip
+# What pandas calls a column without a name.
+NAMELESS = re.compile(r"Unnamed: ")
+WHOLE = ("BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "USMALLINT", "TINYINT", "UTINYINT")
+FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
 
 
 @dataclass(frozen=True)
@@ -45,20 +63,21 @@ def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
     """Draft a spec from one CSV or Parquet file (or zip, gz of a CSV).
 
     The label is the column named, or the last one of 2 to 20 values whose name says so. Features are the numeric
-    columns but for constants, row numbers, addresses and times. UserError where there is no label, a column named is
-    missing, or fewer than 10 or more than 100 features are left.
+    columns but for constants, row numbers, addresses, times and what is the label in other words. UserError where
+    there is no label, a column named is missing, or fewer than 10 or more than 100 features are left.
     """
     with tempfile.TemporaryDirectory(prefix="iot_draft_") as folder, connect() as connection:
-        shown, plain = unpack(find_files(source, Path(folder))[0], Path(folder))[0]
-        table = open_table(connection, shown, plain)
-        kinds = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
-        facts = column_facts(connection, table, list(kinds))
-        chosen = label or guess_label(shown, facts)
+        shown, kinds = open_table(connection, source, Path(folder))
+        facts = column_facts(connection, list(kinds))
+        chosen = label.strip() if label else guess_label(shown, facts)
         if chosen not in kinds:
             raise UserError(f"{shown} has no column {chosen!r}; it has {', '.join(list(kinds)[:8])}, ...")
-        labels = class_names(connection, table, shown, chosen)
-        reasons = {column: reason(column, kind, *facts[column]) for column, kind in kinds.items() if column != chosen}
-        left_out = {column: why for column, why in reasons.items() if why}
+        labels = class_names(connection, shown, chosen)
+        reasons = {
+            column: reason(column, kind, *facts[column]) or leak(connection, column, facts[column][0], chosen)
+            for column, kind in kinds.items() if column != chosen
+        }
+    left_out = {column: why for column, why in reasons.items() if why}
     features = [column for column, why in reasons.items() if not why]
     if not FEWEST_FEATURES <= len(features) <= MOST_FEATURES:
         told = ", ".join(f"{column} ({why})" for column, why in list(left_out.items())[:6]) or "none"
@@ -69,25 +88,34 @@ def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
     return Draft(to_yaml(name, shown, chosen, features, labels, left_out), chosen, features, labels, left_out)
 
 
-def open_table(connection: duckdb.DuckDBPyConnection, shown: str, plain: Path) -> str:
-    """The query of the table, as text; UserError if it is none."""
-    with plain.open("rb") as handle:
-        parquet = handle.read(4) == b"PAR1"
-    query = f"SELECT * FROM read_parquet({quote(plain)})" if parquet else f"SELECT * FROM read_csv({quote(plain)})"
-    try:
-        connection.execute(f"CREATE TEMP TABLE given AS {query}")
-    except duckdb.Error as error:
-        raise UserError(f"{shown} cannot be read as a table: {first_line(error)}") from error
-    return "SELECT * FROM given"
+def open_table(connection: duckdb.DuckDBPyConnection, source: str, folder: Path) -> tuple[str, dict[str, str]]:
+    """Create the table `given` as `read_source` would read it; the file's name, and column -> DuckDB type."""
+    shown, plain = unpack(find_files(source, folder)[0], folder)[0]
+    part = folder / "part.parquet"
+    columns = as_text_parquet(connection, [], shown, plain, part)
+    rejected_lines(connection, shown, part)  # a quote that is never closed is an error here too
+    connection.execute(f"CREATE TEMP TABLE given AS {typed_query(connection, scan(part), columns)}")
+    return shown, {row[0]: row[1] for row in connection.execute("DESCRIBE given").fetchall()}
 
 
-def column_facts(
-    connection: duckdb.DuckDBPyConnection, table: str, columns: Sequence[str]
-) -> dict[str, tuple[int, int]]:
+def column_facts(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Column -> (distinct values, rows)."""
     counts = ", ".join(f"count(DISTINCT {quoted(column)})" for column in columns)
-    *distinct, rows = connection.execute(f"SELECT {counts}, count(*) FROM ({table})").fetchall()[0]
+    *distinct, rows = connection.execute(f"SELECT {counts}, count(*) FROM given").fetchall()[0]
     return {column: (number, rows) for column, number in zip(columns, distinct, strict=True)}
+
+
+def leak(connection: duckdb.DuckDBPyConnection, column: str, distinct: int, label: str) -> str:
+    """Why a column tells the label: it follows from it, or it is named like a label and the label follows from it."""
+    if not FEWEST_CLASSES <= distinct <= MOST_CLASSES:
+        return ""
+    pairs, labels, values = connection.execute(
+        f"SELECT count(*), count(DISTINCT l), count(DISTINCT v) FROM (SELECT DISTINCT {quoted(label)} AS l, "
+        f"{quoted(column)} AS v FROM given WHERE l IS NOT NULL AND v IS NOT NULL)"
+    ).fetchall()[0]
+    if pairs == labels:
+        return "follows from the label"
+    return "the label follows from it" if pairs == values and LABEL_NAMES.search(column) else ""
 
 
 def guess_label(shown: str, facts: dict[str, tuple[int, int]]) -> str:
@@ -102,33 +130,66 @@ def guess_label(shown: str, facts: dict[str, tuple[int, int]]) -> str:
     return named[-1]
 
 
-def class_names(connection: duckdb.DuckDBPyConnection, table: str, shown: str, label: str) -> dict[str, str]:
-    """Label as it stands -> class name without blanks, the most frequent first."""
-    found = connection.execute(
-        f"SELECT CAST({quoted(label)} AS VARCHAR) AS l FROM ({table}) WHERE l IS NOT NULL "
+def class_names(connection: duckdb.DuckDBPyConnection, shown: str, label: str) -> dict[str, str]:
+    """Label as it stands -> class name without blanks, the most frequent first; two labels never share a class."""
+    rows = connection.execute(
+        f"SELECT CAST({quoted(label)} AS VARCHAR) AS l FROM given WHERE trim(l) <> '' "
         "GROUP BY l ORDER BY count(*) DESC, l"
     ).fetchall()
+    found = list(dict.fromkeys(normalise_label(text) for (text,) in rows))
     if not FEWEST_CLASSES <= len(found) <= MOST_CLASSES:
-        raise UserError(f"{shown}: column {label} has {len(found)} values; a data set has 2 to 20 classes.")
-    return {text: class_name(text) for (text,) in found}
+        raise UserError(
+            f"{shown}: column {label} has {len(found)} values; a data set has {FEWEST_CLASSES} to {MOST_CLASSES} "
+            "classes."
+        )
+    # A label that is a class name as it stands keeps it: the label map takes class names too.
+    order = sorted(found, key=lambda text: class_name(text) != text)
+    given = dict(zip(order, distinct_names([class_name(text) for text in order]), strict=True))
+    return {text: given[text] for text in found}
 
 
 def class_name(text: str) -> str:
     """A class's name as one word; a bare number gets one in front."""
-    return re.sub(r"[^\w-]+", "_", text.strip()) if re.search(r"[^\d.]", text) else f"Class_{text}"
+    return re.sub(r"[^\w-]+", "_", text) if re.search(r"[^\d.+-]", text) else f"Class_{text}"
+
+
+def feature_name(column: str) -> str:
+    """A column's name as a spec takes it."""
+    plain = UNPRINTABLE.sub("_", column)
+    return f"{plain}_feature" if plain.lower() in RESERVED else plain
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names, each that equals an earlier one up to case with the next free number behind it."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        free = next(one for one in itertools.chain([name], numbered) if one.lower() not in taken)
+        taken.add(free.lower())
+        result.append(free)
+    return result
+
+
+def is_identity(column: str) -> bool:
+    """Whether a name says who or when; one that ends in a measure never does."""
+    words = [word for word in re.split(r"[^a-z0-9]+", column.lower()) if word]
+    return bool(words) and words[-1] not in MEASURES and any(IDENTITY.fullmatch(word) for word in words)
 
 
 def reason(column: str, kind: str, distinct: int, rows: int) -> str:
     """Why a column is no feature; empty where it is one."""
     if NAMELESS.match(column):
         return "has no name: most likely a row number"
-    if IDENTITIES.search(column):
+    if '"' in column:
+        return "has a quote in its name: rename it in the file"
+    if is_identity(column):
         return "says who or when"
-    if kind not in NUMBERS:
+    if kind not in WHOLE and not kind.startswith(FRACTIONS):
         return "not a number"
     if distinct <= 1:
         return "constant"
-    if distinct == rows and kind not in ("DOUBLE", "FLOAT"):
+    if distinct == rows and kind in WHOLE:
         return "a number of its own for every row"
     return ""
 
@@ -139,7 +200,7 @@ def to_yaml(
     """The spec as a person would write it, with what is to be filled in."""
     text = json.dumps  # a JSON string is a YAML string, whatever is in it
     lines = [
-        f"# Drafted from {shown}. Fill in what says TODO; `iot-pipeline datasets check` tells what does not fit.",
+        f"# Drafted from {text(shown)}. Fill in what says TODO; `iot-pipeline datasets check` tells what does not fit.",
         f"name: {name}", "title: TODO", "citation: TODO", "licence: TODO", f"label_column: {text(label)}",
         "# source label -> class; a class name may be changed on the right and in `classes`",
         "labels:", *(f"  {text(given)}: {text(known)}" for given, known in labels.items()),
@@ -147,11 +208,10 @@ def to_yaml(
         "scaling: none", "scaling_note: values as delivered, not scaled",
         "# printed digits decide which rows are the same flow",
         "format: {significant: 4}",
-        *(f"# left out: {column}: {why}" for column, why in left_out.items()),
+        *(f"# left out: {text(column)}: {why}" for column, why in left_out.items()),
         "# expression: DuckDB SQL over double-quoted source columns", "features:",
     ]
-    for column in features:
-        plain = re.sub(r'[\s:"]+', "_", column.strip())
+    for column, plain in zip(features, distinct_names([feature_name(column) for column in features]), strict=True):
         lines.append(f"  - name: {text(plain)}")
         if plain != column:
             lines.append(f"    expression: {text(quoted(column))}")

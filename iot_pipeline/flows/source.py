@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def read_source(
             report.append({"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)} | whence)
             for name, plain in unpack(file, Path(folder)):
                 part = Path(folder) / f"part{len(parts):05d}.parquet"
-                found = as_text_parquet(connection, spec, name, plain, part)
+                found = as_text_parquet(connection, spec.source_columns, name, plain, part)
                 lost += rejected_lines(connection, name, part)
                 if columns and set(found) != set(columns):
                     differing = sorted(set(found) ^ set(columns))
@@ -212,9 +212,9 @@ def unpack(file: Path, folder: Path) -> list[tuple[str, Path]]:
 
 
 def as_text_parquet(
-    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, name: str, plain: Path, part: Path
+    connection: duckdb.DuckDBPyConnection, needed: Sequence[str], name: str, plain: Path, part: Path
 ) -> list[str]:
-    """Copy one plain file into the Parquet file `part`; return its columns, checked against the spec."""
+    """Copy one plain file into the Parquet file `part`; return its columns, those `needed` among them."""
     with plain.open("rb") as handle:
         magic = handle.read(4)
     if magic == b"PAR1":
@@ -232,7 +232,7 @@ def as_text_parquet(
             f"max_line_size = {MAX_HEADER_BYTES}, store_rejects = true, "
             f"rejects_table = {quote(part.stem + '_rejects')}, rejects_scan = {quote(part.stem + '_scans')})"
         )
-    check_columns(spec, name, columns)
+    check_columns(needed, name, columns)
     try:
         rows = write_query(connection, query, part)
     except (duckdb.Error, pa.ArrowInvalid) as error:
@@ -264,19 +264,19 @@ def header(name: str, plain: Path) -> tuple[list[str], str]:
     return columns, delimiter
 
 
-def check_columns(spec: DatasetSpec, name: str, columns: list[str]) -> None:
-    """UserError if a name is empty or occurs twice, or if a column that the spec needs is missing."""
+def check_columns(needed: Sequence[str], name: str, columns: list[str]) -> None:
+    """UserError if a name is empty or occurs twice, or if a column that is needed is missing."""
     lowered = [column.lower() for column in columns]
     twice = sorted({column for column in columns if lowered.count(column.lower()) > 1})
     if twice:
         raise UserError(f"{name} has the column {twice[0]!r} twice: rename or remove one.")
     if "" in columns:
         raise UserError(f"{name} has no name for column {columns.index('') + 1}.")
-    missing = [column for column in spec.source_columns if column not in columns]
+    missing = [column for column in needed if column not in columns]
     if missing:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         raise UserError(
-            f"{name} lacks {len(missing)} of the columns that data set {spec.name} needs: {shown}."
+            f"{name} lacks {len(missing)} of the columns that the data set needs: {shown}."
         )
 
 

@@ -17,6 +17,15 @@ from iot_pipeline.errors import UserError
 DATASETS = Path(__file__).parent.parent / "datasets"
 QUOTED = re.compile(r'"([^"]+)"')
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
+FEWEST_CLASSES, MOST_CLASSES = 2, 20
+FEWEST_FEATURES, MOST_FEATURES = 10, 100
+# Columns of our own that stand beside the features in the lake's tables and in queries.
+RESERVED = {
+    "row_id", "label", "flow_group", "occurrence", "n", "place", "raw_group", "reason", "source_row",
+    "source_label", "rows", "weight", "side", "group_rows", "position", "repeat", "text",
+}  # fmt: skip
+# In SQL and in a flow text a name is printed as it stands.
+UNPRINTABLE = re.compile(r"[\s:\"'`\x00-\x1f\x7f-\x9f]+")
 
 
 class Strict(BaseModel):
@@ -75,7 +84,7 @@ class Scale(Strict):
 class Feature(Strict):
     """One feature. `expression` is DuckDB SQL over double-quoted source columns; null = same name."""
 
-    name: str = Field(pattern=r"^[^\s:\"]+$")
+    name: str
     unit: str
     meaning: str
     expression: str | None = None
@@ -127,10 +136,8 @@ class DatasetSpec(Strict):
 
     @model_validator(mode="after")
     def consistent(self) -> DatasetSpec:
-        """Names are unique, and every label leads to a declared class."""
-        names = self.feature_names
-        if len(set(names)) != len(names):
-            raise ValueError("two features have the same name")
+        """Feature names can stand in tables and texts, and every label leads to a declared class."""
+        check_names(self.feature_names)
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
         unknown = set(self.labels.values()) - set(self.classes) - set(self.absent_classes)
@@ -169,6 +176,30 @@ class DatasetSpec(Strict):
         raise UserError(
             f"data set {self.name} has no feature {name!r}; it has {', '.join(self.feature_names)}."
         )
+
+
+def check_names(names: list[str]) -> None:
+    """ValueError for a feature name that is empty, unprintable or our own, or that equals another one up to case."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if not name or UNPRINTABLE.search(name):
+            raise ValueError(f"feature name {name!r}: a blank, colon, quote or control character cannot be in a name")
+        if name.lower() in RESERVED:
+            raise ValueError(f"feature name {name!r} is a column of the pipeline's own: name the feature otherwise")
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise ValueError(f"features {other!r} and {name!r} differ in case only: name one otherwise")
+    if len(set(names)) != len(names):
+        raise ValueError("two features have the same name")
+
+
+def check_size(file: str, spec: DatasetSpec) -> None:
+    """UserError unless a file describes 10 to 100 features and 2 to 20 classes."""
+    for what, number, fewest, most in (
+        ("features", len(spec.features), FEWEST_FEATURES, MOST_FEATURES),
+        ("classes", len(spec.classes), FEWEST_CLASSES, MOST_CLASSES),
+    ):
+        if not fewest <= number <= most:
+            raise UserError(f"{file}: {what}: it has {number}; a data set has {fewest} to {most} {what}.")
 
 
 def normalise_label(value: object) -> str:
@@ -228,8 +259,10 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
             raise UserError(f"{path.name}: keep_facts: {base['name']} has no facts {', '.join(unknown)}.")
         content["facts"] |= {name: base["facts"][name] for name in keep if name not in content["facts"]}
     try:
-        return DatasetSpec.model_validate(content)
+        spec = DatasetSpec.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(f"{path.name}: {where}: {first['msg']}.") from error
+    check_size(path.name, spec)
+    return spec

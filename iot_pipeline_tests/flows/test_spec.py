@@ -1,5 +1,6 @@
 """Specs: labels in every spelling, published facts that add up, clear errors."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,37 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, content: str, message: st
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         load_spec(path)
+
+
+def features(*names: str) -> str:
+    """A file whose features are those named, filled up to ten."""
+    all_names = [*names, *(f"filler{place}" for place in range(10 - len(names)))]
+    parts = [{"name": name, "unit": "", "meaning": "made", "expression": "1"} for name in all_names]
+    return f"extends: farm_flow\nfeatures: {json.dumps(parts)}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (features("it's"), "it's.*blank, colon, quote or control"),
+        (features("a\x07b"), "blank, colon, quote or control"),
+        (features("a b"), "blank, colon, quote or control"),
+        (features("Pkts", "pkts"), "features 'Pkts' and 'pkts' differ in case only"),
+        (features("pkts", "pkts"), "two features have the same name"),
+        (features("Label"), "'Label' is a column of the pipeline's own"),
+        (features("occurrence"), "'occurrence' is a column of the pipeline's own"),
+        (features(*(f"f{place}" for place in range(101))), "it has 101; a data set has 10 to 100 features"),
+        ("extends: farm_flow\nfeatures: [{name: a, unit: '', meaning: made}]\n", "it has 1; a data set has 10 to 100"),
+        (f"extends: farm_flow\nclasses: {json.dumps([f'c{n}' for n in range(21)])}\nlabels: {{}}\n",
+         "it has 21; a data set has 2 to 20 classes"),
+    ],
+)  # fmt: skip
+def test_names_and_sizes_that_cannot_be_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_spec(tmp_path / "mine.yaml")
+
+
+def test_ten_made_features_are_a_data_set(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(features("a/b", "größe"))
+    assert load_spec(tmp_path / "mine.yaml").feature_names[:2] == ["a/b", "größe"]
