@@ -44,8 +44,9 @@ def build_flows(
     first row. Rows of a class that the spec declares absent are left out and counted apart.
     """
     with connect() as connection:
-        rows_in = load(connection, spec, raw)
-        rejected, left_out = sort_out(connection, spec, max_rejected_share, rows_in)
+        words = word_columns(connection, spec, raw)
+        rows_in = load(connection, spec, raw, words)
+        rejected, left_out = sort_out(connection, spec, max_rejected_share, rows_in, words)
         if log is not None:
             log(f"{rows_in:,} rows read, {sum(rejected.values()):,} rejected; serialising distinct flows")
         features = ", ".join(quoted(name) for name in spec.feature_names)
@@ -96,33 +97,32 @@ def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
 
 
-def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> int:
-    """Create the table `derived`: source_row (1-based), features, label and what is wrong."""
-    described = connection.execute(f"DESCRIBE SELECT * FROM {scan(raw)}").fetchall()
-    have = [row[0] for row in described]
-    missing = [column for column in spec.source_columns if column not in have]
-    if missing:
-        raise UserError(f"{raw.name} lacks the columns {', '.join(missing[:8])} of data set {spec.name}.")
+def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, words: set[str]) -> int:
+    """Create the table `derived`: source_row (1-based), features, label and what is wrong; `words` stay text."""
     used = list(dict.fromkeys(column for feature in spec.features for column in feature.source_columns))
-    numbers = ", ".join(f"TRY_CAST({quoted(column)} AS DOUBLE) AS {quoted(column)}" for column in used)
+    cells = ", ".join(
+        quoted(column) if column in words else f"TRY_CAST({quoted(column)} AS DOUBLE) AS {quoted(column)}"
+        for column in used
+    )
     derived = ", ".join(
-        f"CAST({feature.sql} AS DOUBLE) AS {quoted(feature.name)}" for feature in spec.features
+        f"TRY_CAST({feature.sql} AS DOUBLE) AS {quoted(feature.name)}" for feature in spec.features
     )
     comma = ", " if used else ""
     try:
         connection.execute(
-            f"CREATE TEMP TABLE numbers AS SELECT file_row_number + 1 AS source_row, {numbers}{comma}"
+            f"CREATE TEMP TABLE cells AS SELECT file_row_number + 1 AS source_row, {cells}{comma}"
             f"CAST({quoted(spec.label_column)} AS VARCHAR) AS source_label "
             f"FROM read_parquet({quote(raw)}, file_row_number = true)"
         )
         connection.execute(
-            f"CREATE TEMP TABLE featured AS SELECT source_row, source_label, {derived} FROM numbers"
+            f"CREATE TEMP TABLE featured AS SELECT source_row, source_label, {derived} FROM cells"
         )
     except duckdb.Error as error:
+        told = f" (text, not numbers: {', '.join(sorted(words))})" if words else ""
         raise UserError(
-            f"a feature expression of data set {spec.name} fails: {str(error).splitlines()[0]}"
+            f"a feature expression of data set {spec.name} fails: {str(error).splitlines()[0]}{told}"
         ) from error
-    connection.execute("DROP TABLE numbers")
+    connection.execute("DROP TABLE cells")
     labels = [row[0] for row in connection.execute("SELECT DISTINCT source_label FROM featured").fetchall()]
     known = [(text, spec.label_of(text)) for text in labels if text is not None]
     cases = " ".join(f"WHEN {quote(text)} THEN {quote(name)}" for text, name in known if name is not None)
@@ -146,8 +146,30 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) ->
     return count(connection, "derived")
 
 
+def word_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> set[str]:
+    """The text columns in expressions of which at least half of the cells are no numbers.
+
+    An expression sees those as text (`"proto" = 'tcp'`); any other column as numbers, its few bad cells as NULL.
+    """
+    kinds = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan(raw)}").fetchall()}
+    missing = [column for column in spec.source_columns if column not in kinds]
+    if missing:
+        raise UserError(f"{raw.name} lacks the columns {', '.join(missing[:8])} of data set {spec.name}.")
+    used = {column for feature in spec.features if feature.expression is not None for column in feature.source_columns}
+    texts = sorted(column for column in used if kinds[column] == "VARCHAR")
+    if not texts:
+        return set()
+    tests = ", ".join(
+        f"2 * count(TRY_CAST({quoted(column)} AS DOUBLE)) <= count(nullif(trim({quoted(column)}), '')) AND "
+        f"count(nullif(trim({quoted(column)}), '')) > 0"
+        for column in texts
+    )
+    found = connection.execute(f"SELECT {tests} FROM {scan(raw)}").fetchall()[0]
+    return {column for column, words in zip(texts, found, strict=True) if words}
+
+
 def sort_out(
-    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, limit: float, rows_in: int
+    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, limit: float, rows_in: int, words: set[str]
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Count rejected rows by reason and left-out rows by class; UserError if too many are rejected."""
     left_out = dict(
@@ -161,6 +183,7 @@ def sort_out(
         value = f"derived.{quoted(feature.name)}"
         for column in feature.source_columns:
             cell = f"CAST(bad.{quoted(column)} AS VARCHAR)"
+            is_word = column in words and feature.expression is not None
             tests = {
                 "missing value": f"({cell} IS NULL OR trim({cell}) = '')",
                 "not a number": f"TRY_CAST({cell} AS DOUBLE) IS NULL",
@@ -168,8 +191,10 @@ def sort_out(
                 "infinite": f"isinf(TRY_CAST({cell} AS DOUBLE))",
             }
             for told, test in tests.items():
-                cases.append(f"WHEN {test} THEN {quote(f'{told} in {column}')}")
-            cells.append(f"WHEN NOT coalesce(isfinite(TRY_CAST({cell} AS DOUBLE)), false) THEN {cell}")
+                if told == "missing value" or not is_word:
+                    cases.append(f"WHEN {test} THEN {quote(f'{told} in {column}')}")
+            judged = value if is_word else f"TRY_CAST({cell} AS DOUBLE)"
+            cells.append(f"WHEN NOT coalesce(isfinite({judged}), false) THEN {cell}")
         cases.append(f"WHEN NOT coalesce(isfinite({value}), false) THEN {quote(f'no finite {feature.name}')}")
     found: list[tuple[Any, ...]] = connection.execute(f"""
         SELECT reason, count(*) AS n, min(source_row), min_by(cell, source_row) FROM (

@@ -9,7 +9,8 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.serialise import group_id, values_text
-from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.spec import DatasetSpec, load_spec
+from iot_pipeline_tests.quality.made import made_spec
 
 SPEC = load_spec("farm_flow")
 
@@ -102,3 +103,34 @@ def test_the_binary_edition_reads_the_same_rows(tmp_path: Path) -> None:
     path = raw(tmp_path / "raw.parquet", [{"is_attack": 0.0}, {"is_attack": 1.0}])
     report = build_flows(load_spec("farm_flow_binary"), path, tmp_path / "flows.parquet")
     assert report.rows_by_class == {"Normal": 1, "Attack": 1}
+
+
+def spec_with(*expressions: str) -> DatasetSpec:
+    """Features e0, e1, ... of these expressions, over a label column `kind`."""
+    parts = [{"name": f"e{n}", "unit": "", "meaning": "made", "expression": sql} for n, sql in enumerate(expressions)]
+    return made_spec(features=parts)
+
+
+def test_an_expression_sees_text_as_text_and_numbers_as_numbers(tmp_path: Path) -> None:
+    spec = spec_with("""CASE WHEN "proto" = 'tcp' THEN 1 ELSE 0 END""", 'greatest("a", "b")', '"a" + 1', '"a"')
+    rows = [("tcp", "10", 9.0, "0"), ("udp", "9", 10.0, "1"), ("tcp", "2.5", 3.0, "2"), ("udp", "many", 1.0, "2")]
+    pd.DataFrame(rows, columns=["proto", "a", "b", "kind"]).to_parquet(tmp_path / "raw.parquet")
+    report = build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet", 0.5)
+    flows = pd.read_parquet(tmp_path / "flows.parquet")
+    assert flows[spec.feature_names].to_numpy().tolist() == [[1, 10, 11, 10], [0, 10, 10, 9], [1, 3, 3.5, 2.5]]
+    assert report.rejected == {"not a number in a": 1}
+
+
+def test_bad_rows_of_a_text_column_are_told_as_missing_or_without_a_value(tmp_path: Path) -> None:
+    spec = spec_with("""CASE "proto" WHEN 'tcp' THEN 1 WHEN 'udp' THEN 0 END""")
+    pd.DataFrame({"proto": ["tcp", "udp", None, "sctp"], "kind": [0, 1, 1, 1]}).to_parquet(tmp_path / "raw.parquet")
+    report = build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet", 0.5)
+    assert report.rejected == {"missing value in proto": 1, "no finite e0": 1}
+    with pytest.raises(UserError, match=r"2 of 4 rows .* missing value in proto \(1 rows\), first in data row 3"):
+        build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet")
+
+
+def test_arithmetic_on_a_column_of_words_names_the_column(tmp_path: Path) -> None:
+    pd.DataFrame({"proto": ["tcp", "udp"], "kind": [0, 1]}).to_parquet(tmp_path / "raw.parquet")
+    with pytest.raises(UserError, match=r"a feature expression .* fails: .* \(text, not numbers: proto\)"):
+        build_flows(spec_with('"proto" + 1'), tmp_path / "raw.parquet", tmp_path / "flows.parquet")
