@@ -33,6 +33,8 @@ from iot_pipeline.flows.tables import connect, quote, scan, write_query
 from iot_pipeline.lake.atomic import sha256_file
 
 DELIMITERS = ",;\t|"
+ZIP_STARTS, GZIP_START = (b"PK\x03\x04", b"PK\x05\x06"), b"\x1f\x8b"
+TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 MAX_HEADER_BYTES = 1_000_000
 EXAMPLES = 5
 # What DuckDB calls a line that is no row, in our words.
@@ -50,6 +52,7 @@ class SourceReport:
     names of the whole.
 
     `rejected` counts lines that are no row of the table, by reason; `examples`: file, line and reason of the first.
+    `skipped` names the members of archives that were not read: by their names they are no tables.
     """
 
     files: list[dict[str, Any]]
@@ -57,6 +60,7 @@ class SourceReport:
     columns: list[str]
     rejected: dict[str, int]
     examples: list[dict[str, Any]]
+    skipped: list[str]
 
 
 def read_source(
@@ -77,6 +81,7 @@ def read_source(
         parts: list[Path] = []
         columns: list[str] = []
         lost: list[dict[str, Any]] = []
+        skipped: list[str] = []
         for file in files:
             if log is not None:
                 log(f"reading {file.name} ({file.stat().st_size / 1e6:.1f} MB)")
@@ -84,7 +89,7 @@ def read_source(
                 raise UserError(f"{file.name} is empty: give a CSV or Parquet file with rows.")
             whence = {"url": urls[file]} if file in urls else {}
             report.append({"name": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)} | whence)
-            for name, plain in unpack(file, Path(folder)):
+            for name, plain in unpack(file, Path(folder), skipped):
                 part = Path(folder) / f"part{len(parts):05d}.parquet"
                 found = as_text_parquet(connection, spec.source_columns, name, plain, part)
                 lost += rejected_lines(connection, name, part)
@@ -95,13 +100,16 @@ def read_source(
                     )
                 columns = columns or found
                 parts.append(part)
+        if log is not None:
+            for name in skipped:
+                log(f"left out, no table by its name: {name}")
         listing = ", ".join(quote(part) for part in parts)
         everything = f"read_parquet([{listing}], union_by_name = true)"
         rows = count_rows(connection, everything)
         check_rejected(lost, rows, max_rejected_share)
         write_query(connection, typed_query(connection, everything, columns), out)
     reasons = dict(Counter(line["reason"] for line in lost).most_common())
-    return SourceReport(files=report, rows=rows, columns=columns, rejected=reasons, examples=lost[:EXAMPLES])
+    return SourceReport(report, rows, columns, reasons, lost[:EXAMPLES], skipped)
 
 
 def count_rows(connection: duckdb.DuckDBPyConnection, table: str) -> int:
@@ -127,12 +135,17 @@ def rejected_lines(connection: duckdb.DuckDBPyConnection, name: str, part: Path)
 def check_rejected(lost: list[dict[str, Any]], rows: int, limit: float) -> None:
     """UserError if more than `limit` of all lines were rejected; it names the commonest reason and the first line."""
     if len(lost) > limit * (rows + len(lost)):
-        (reason, number), *_ = Counter(line["reason"] for line in lost).most_common(1)
-        first = next(line for line in lost if line["reason"] == reason)
         raise UserError(
             f"{len(lost):,} of {rows + len(lost):,} lines are no rows of the table, more than the allowed {limit:.2%}; "
-            f"most often: {reason} ({number:,} lines), first in {first['file']}, line {first['line']}."
+            f"{commonest(lost)}"
         )
+
+
+def commonest(lost: list[dict[str, Any]]) -> str:
+    """The commonest reason of rejected lines, and the first line of it."""
+    (reason, number), *_ = Counter(line["reason"] for line in lost).most_common(1)
+    first = next(line for line in lost if line["reason"] == reason)
+    return f"most often: {reason} ({number:,} lines), first in {first['file']}, line {first['line']}."
 
 
 def local_files(source: str) -> list[Path]:
@@ -175,26 +188,20 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
     return found
 
 
-def unpack(file: Path, folder: Path) -> list[tuple[str, Path]]:
-    """(display name, plain file) of each table in `file`; archives are unpacked into `folder`, streamed."""
+def unpack(file: Path, folder: Path, skipped: list[str] | None = None) -> list[tuple[str, Path]]:
+    """(display name, plain file) of each table in `file`; archives are unpacked into `folder`, streamed.
+
+    Its first bytes say what a file is: a download is often named `content` or `X.ZIP`. The name counts only where a
+    damaged archive must be told from a bad CSV. `skipped` is told the members of a zip that are not read.
+    """
+    with file.open("rb") as handle:
+        start = handle.read(4)
+    zipped, gzipped = start in ZIP_STARTS, start[:2] == GZIP_START
+    ending = "" if zipped or gzipped else file.suffix.lower()
     try:
-        if file.suffix == ".zip":
-            with zipfile.ZipFile(file) as archive:
-                members = [
-                    member
-                    for member in archive.infolist()
-                    if not member.is_dir() and not member.filename.startswith("__MACOSX")
-                ]
-                if not members:
-                    raise UserError(f"{file.name} holds no file: give a zip with a CSV in it.")
-                result = []
-                for number, member in enumerate(members):
-                    plain = folder / f"{file.stem}.{number}{Path(member.filename).suffix}"
-                    with archive.open(member) as incoming, plain.open("wb") as outgoing:
-                        shutil.copyfileobj(incoming, outgoing, 1 << 20)
-                    result.append((f"{file.name}/{Path(member.filename).name}", plain))
-                return result
-        if file.suffix == ".gz":
+        if zipped or ending == ".zip":
+            return unzip(file, folder, [] if skipped is None else skipped)
+        if gzipped or ending == ".gz":
             plain = folder / f"{file.name}.plain"
             with gzip.open(file, "rb") as incoming, plain.open("wb") as outgoing:
                 shutil.copyfileobj(incoming, outgoing, 1 << 20)
@@ -209,6 +216,27 @@ def unpack(file: Path, folder: Path) -> list[tuple[str, Path]]:
     ) as error:
         raise UserError(f"{file.name} cannot be unpacked: {error}.") from error
     return [(file.name, file)]
+
+
+def unzip(file: Path, folder: Path, skipped: list[str]) -> list[tuple[str, Path]]:
+    """The members of a zip that are tables by their names, or all of them where none is; the others to `skipped`."""
+    with zipfile.ZipFile(file) as archive:
+        members = [
+            member
+            for member in archive.infolist()
+            if not member.is_dir() and not member.filename.startswith("__MACOSX")
+        ]
+        if not members:
+            raise UserError(f"{file.name} holds no file: give a zip with a CSV in it.")
+        tables = [member for member in members if member.filename.lower().endswith(TABLE_ENDINGS)] or members
+        skipped += [f"{file.name}/{Path(member.filename).name}" for member in members if member not in tables]
+        result = []
+        for number, member in enumerate(tables):
+            plain = folder / f"{file.stem}.{number}{Path(member.filename).suffix}"
+            with archive.open(member) as incoming, plain.open("wb") as outgoing:
+                shutil.copyfileobj(incoming, outgoing, 1 << 20)
+            result.append((f"{file.name}/{Path(member.filename).name}", plain))
+    return result
 
 
 def as_text_parquet(
@@ -238,6 +266,8 @@ def as_text_parquet(
     except (duckdb.Error, pa.ArrowInvalid) as error:
         raise UserError(f"{name}{place(error)} cannot be read: {reason(error)}") from error
     if rows == 0:
+        if lost := rejected_lines(connection, name, part):
+            raise UserError(f"{name} has no row: all of its {len(lost):,} lines are rejected; {commonest(lost)}")
         raise UserError(f"{name} has column names but no rows.")
     return columns
 

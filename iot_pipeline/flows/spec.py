@@ -82,7 +82,11 @@ class Scale(Strict):
 
 
 class Feature(Strict):
-    """One feature. `expression` is DuckDB SQL over double-quoted source columns; null = same name."""
+    """One feature. `expression` is DuckDB SQL over double-quoted source columns; null = same name.
+
+    It sees a source column as numbers, a cell that is none as NULL; where at least half of the cells are no numbers,
+    as text: CASE WHEN "proto" = 'tcp' THEN 1 ELSE 0 END.
+    """
 
     name: str
     unit: str

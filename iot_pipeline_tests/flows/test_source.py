@@ -140,3 +140,37 @@ def test_a_quote_that_is_never_closed_is_an_error_not_a_lost_half(good: Path, tm
     (tmp_path / "bad.csv").write_text("\n".join(lines))
     with pytest.raises(UserError, match="line 101, has a quote that is never closed"):
         read_source(SPEC, str(tmp_path / "bad.csv"), tmp_path / "raw.parquet")
+
+
+@pytest.mark.parametrize(("given", "name"), [("t.zip", "T.ZIP"), ("t.zip", "content"), ("t.csv.gz", "content"),
+                                             ("t.csv.gz", "t.csv"), ("t.parquet", "content")])  # fmt: skip
+def test_what_a_file_is_follows_from_its_bytes_not_its_name(good: Path, tmp_path: Path, given: str, name: str) -> None:
+    (tmp_path / name).write_bytes((good / given).read_bytes())
+    assert read_source(SPEC, str(tmp_path / name), tmp_path / "raw.parquet").rows == 200
+
+
+def test_what_is_no_table_in_a_zip_is_left_out_with_a_note(good: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("README.txt", "Cite us.\n")
+        archive.write(good / "half1.csv", "data/half1.CSV")
+        archive.write(good / "half2.csv", "data/half2.csv")
+        archive.writestr("licence", "free")
+        archive.writestr("__MACOSX/._half1.csv", "x")
+    said: list[str] = []
+    report = read_source(SPEC, str(tmp_path / "t.zip"), tmp_path / "raw.parquet", said.append)
+    assert (report.rows, report.skipped) == (200, ["t.zip/README.txt", "t.zip/licence"])
+    assert "left out, no table by its name: t.zip/README.txt" in said
+
+
+def test_a_zip_whose_only_file_has_another_ending_is_read(good: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.write(good / "t.csv", "KDDTrain+.txt")
+    report = read_source(SPEC, str(tmp_path / "t.zip"), tmp_path / "raw.parquet")
+    assert (report.rows, report.skipped) == (200, [])
+
+
+def test_a_file_of_rejected_lines_only_says_why_they_are(good: Path, tmp_path: Path) -> None:
+    lines = (good / "t.csv").read_text().splitlines()
+    (tmp_path / "bad.csv").write_text("\n".join([lines[0], *(line.rsplit(",", 3)[0] for line in lines[1:])]) + "\n")
+    with pytest.raises(UserError, match=r"bad.csv has no row: .* most often: too few columns \(200 lines\), .* line 2"):
+        read_source(SPEC, str(tmp_path / "bad.csv"), tmp_path / "raw.parquet")
