@@ -53,7 +53,7 @@ def shortened(text: str) -> str:
 
 def patterns(report: Row) -> bytes:
     """Coverage and precision on distinct test flows of each learned rule, and of the prior work's (attack_patterns)."""
-    with style.canvas(6.8, 4.2) as made:
+    with style.canvas(6.8, 3.4 + 0.25 * (len(report["classes"]) // 3 + 1)) as made:
         axes = made.axes("Rules on distinct test flows", "both")
         for place, (name, entry) in enumerate(report["classes"].items()):
             found = [rule["distinct"] for rule in entry["rules"] if rule["distinct"]["precision"] is not None]
@@ -71,7 +71,7 @@ def patterns(report: Row) -> bytes:
         axes.set_ylim(-3, 104)
         axes.set_xlabel("coverage: % of the class's flows caught")
         axes.set_ylabel("precision: % of the caught that are of the class")
-        style.legend_below(made.figure, axes, 4)
+        style.legend_below(made.figure, axes, 3)
     return made.data
 
 

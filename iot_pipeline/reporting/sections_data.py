@@ -114,12 +114,13 @@ def _mismatch(section: Section, context: Context) -> None:
         if len(findings) > len(shown)
         else ""
     )
-    section.figure(
-        figures.mismatches(report),
-        "Bars of the relative difference between found and expected figures",
-        "The largest differences that can be put as a share; the table has the rest.",
-        "dataset_mismatch",
-    )
+    if findings:
+        section.figure(
+            figures.mismatches(report),
+            "Bars of the relative difference between found and expected figures",
+            "The largest differences that can be put as a share; the table has the rest.",
+            "dataset_mismatch",
+        )
     section.table(
         shown,
         [
