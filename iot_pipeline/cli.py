@@ -50,14 +50,16 @@ def main() -> NoReturn:
 
 
 def _configure(stages: str | None, tracks: str | None) -> Any:
-    """Settings of this process, with the command's options put where subprocesses see them too."""
-    from iot_pipeline.settings import settings
+    """Settings of this process; the command's options and what names files are put where subprocesses see them too."""
+    from iot_pipeline.settings import PATHS, settings
 
     for name, value in (("IOT_STAGES", stages), ("IOT_TRACKS", tracks)):
         if value:
             os.environ[name] = value
     settings.cache_clear()
-    return settings()
+    chosen = settings()
+    os.environ.update({f"IOT_{name.upper()}": str(path) for name in PATHS if (path := getattr(chosen, name))})
+    return chosen
 
 
 def _definitions() -> Any:

@@ -205,9 +205,9 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
 # Set by the project for its own subprocesses and tests; never a user's business.
 ENV_FILE = "IOT_ENV_FILE"
 INTERNAL_VARIABLES = {"IOT_PARENT_PID", ENV_FILE}
-# Settings that may name files. The UI's processes run in the project's folder, so no name may depend on where a
-# command was typed.
-PATHS = ("dataset", "source", "base_model")
+# Settings that may name files. Processes that we start run in other folders, so no name may depend on where a command
+# was typed.
+PATHS = ("dataset", "source", "base_model", "audit_tokenizer", "lake", "prompts", "teacher_store")
 
 
 def _absolute(name: str, value: Any) -> Any:
@@ -215,13 +215,15 @@ def _absolute(name: str, value: Any) -> Any:
     def is_file(part: str) -> bool:
         if name == "dataset":
             return part.endswith((".yaml", ".yml"))
-        if name == "base_model":
+        if name in ("base_model", "audit_tokenizer"):
             return part != "tiny" and Path(part).expanduser().is_dir()
         return part not in ("", "simulate") and "://" not in part
 
     def placed(part: str) -> str:
         return str(Path(part).expanduser().absolute()) if is_file(part) else part
 
+    if isinstance(value, Path):
+        return value.expanduser().absolute()
     if not isinstance(value, str):
         return value
     return ",".join(placed(part.strip()) for part in value.split(",")) if name == "source" else placed(value)

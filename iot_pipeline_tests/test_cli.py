@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from iot_pipeline import cli
+from iot_pipeline import settings as settings_module
+
 
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -104,3 +107,18 @@ def test_status_of_a_lake_that_is_not_there(tmp_path: Path) -> None:
     done = call("status", IOT_LAKE=str(tmp_path / "none"))
     assert done.returncode == 2
     assert "iot-pipeline run" in done.stderr
+
+
+def test_processes_that_we_start_elsewhere_see_the_files_that_were_named_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"IOT_LAKE": "lake", "IOT_SOURCE": "a.csv", "IOT_DATASET": "mine.yaml"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("IOT_BASE_MODEL", "IOT_PROMPTS"):  # set by the call; monkeypatch takes them back
+        monkeypatch.setenv(name, "")
+    cli._configure(None, None)
+    settings_module.settings.cache_clear()
+    assert os.environ["IOT_LAKE"] == str(tmp_path / "lake")
+    assert os.environ["IOT_SOURCE"] == str(tmp_path / "a.csv")
+    assert os.environ["IOT_DATASET"] == str(tmp_path / "mine.yaml")

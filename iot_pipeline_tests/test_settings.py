@@ -67,6 +67,9 @@ def test_files_are_named_from_the_root_and_other_names_are_left(
     assert chosen.dataset == str(tmp_path / "mine.yml")
     assert chosen.source == f"{tmp_path}/a.csv,s3://b/c.csv,{tmp_path}/d/*.csv"
     assert chosen.base_model == str(tmp_path / "student")
+    more = load_settings({"IOT_LAKE": "lake", "IOT_PROMPTS": "p", "IOT_TEACHER_STORE": "t.sqlite"})
+    assert (more.lake, more.prompts) == (tmp_path / "lake", tmp_path / "p")
+    assert str(more.teacher_store) == str(tmp_path / "t.sqlite")
     assert load_settings({"IOT_DATASET": "farm_flow", "IOT_BASE_MODEL": "Qwen/Qwen2.5"}).dataset == "farm_flow"
 
 

@@ -37,7 +37,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows import serialise
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.lake.atomic import write_table, write_text
-from iot_pipeline.teacher.request import EMBEDDED_MODEL, Answer, Request, Usage
+from iot_pipeline.teacher.request import EMBEDDED_MODEL, Answer, Request, Usage, is_embedded
 
 Log = Callable[[str], None]
 Key = tuple[str, str]
@@ -335,7 +335,7 @@ def _result(
 
 def written_here(answers: Sequence[Answer], engine: Asks) -> bool:
     """Did the embedded teacher write any of it, started by us or reached as a server of its own?"""
-    return engine.source == "embedded" or any(answer.model == EMBEDDED_MODEL for answer in answers)
+    return is_embedded(engine.source) or any(answer.model == EMBEDDED_MODEL for answer in answers)
 
 
 def _by_class(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ Does not belong here: what is shown while it runs (cli).
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import dagster as dg
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.step import announce
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
@@ -49,12 +48,8 @@ def dagster_home(settings: Settings) -> Path:
 @contextlib.contextmanager
 def locked(settings: Settings) -> Iterator[None]:
     """One `run` at a time on a lake; the lock goes with the process, however it ends."""
-    path = dagster_home(settings) / "run.lock"
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another `iot-pipeline run` is at work on {settings.lake_path}; wait for it") from None
+    busy = f"another `iot-pipeline run` is at work on {settings.lake_path}; wait for it"
+    with held(dagster_home(settings) / "run.lock", busy):
         yield
 
 
@@ -79,15 +74,19 @@ def close_orphans(instance: dg.DagsterInstance) -> int:
 
 def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[plan.Planned]) -> int:
     """Tell Dagster of artefacts that a killed process finished without telling it; their number."""
-    recorded = plan.recorded_artefacts(instance, planned)
-    found = [(p, lake.manifest(p.artefact)) for p in planned if p.artefact not in recorded]
-    made = [(p, manifest) for p, manifest in found if manifest is not None and not manifest.failed_blocking()]
+    recorded = plan.recorded_versions(instance, planned)
+    found = [(p, lake.manifest(p.artefact)) for p in planned]
+    made = [
+        (p, manifest) for p, manifest in found
+        if manifest is not None and not manifest.failed_blocking()
+        and recorded.get(p.artefact) != manifest.data_version
+    ]
     for p, manifest in made:
         instance.report_runless_asset_event(dg.AssetMaterialization(
             p.key, partition=p.artefact.partition or None,
             description="recorded from its manifest: the process that made it was killed before it told Dagster",
             metadata={"path": dg.MetadataValue.path(str(lake.folder(p.artefact)))},
-            tags={"dagster/data_version": manifest.data_version, "dagster/code_version": manifest.code_version},
+            tags={plan.DATA_VERSION: manifest.data_version, "dagster/code_version": manifest.code_version},
         ))
     return len(made)
 

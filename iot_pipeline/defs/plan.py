@@ -91,13 +91,19 @@ def batches(planned: list[Planned]) -> Iterator[list[Planned]]:
         yield list(group)
 
 
-def recorded_artefacts(instance: dg.DagsterInstance, planned: list[Planned]) -> set[ArtefactId]:
-    """The artefacts among `planned` that the instance has a materialisation of."""
-    found = set()
+DATA_VERSION = "dagster/data_version"
+
+
+def recorded_versions(instance: dg.DagsterInstance, planned: list[Planned]) -> dict[ArtefactId, str]:
+    """The data version of the latest materialisation that the instance has of each artefact among `planned`."""
+    found: dict[ArtefactId, str] = {}
     for key in {p.key for p in planned}:
         name = key.to_user_string()
-        partitions = instance.get_materialized_partitions(key)
-        found |= {ArtefactId(name, partition) for partition in partitions}
-        if not partitions and instance.get_latest_materialization_event(key) is not None:
-            found.add(ArtefactId(name))
+        by_partition = instance.event_log_storage.get_latest_tags_by_partition(
+            key, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION]
+        )
+        found |= {ArtefactId(name, partition): tags[DATA_VERSION] for partition, tags in by_partition.items()}
+        latest = instance.get_latest_materialization_event(key)
+        if not by_partition and latest is not None and latest.asset_materialization is not None:
+            found[ArtefactId(name)] = (latest.asset_materialization.tags or {}).get(DATA_VERSION, "")
     return found

@@ -19,8 +19,9 @@ import dagster as dg
 
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.inference.student import Student
-from iot_pipeline.teacher.connect import EMBEDDED, open_teacher
+from iot_pipeline.teacher.connect import open_teacher
 from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.request import EMBEDDED
 from iot_pipeline.training.base_payload import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, finished
 from iot_pipeline.training.launch import BUILD_BASE, LAUNCHERS, command, environment
@@ -36,10 +37,9 @@ class TeacherResource(dg.ConfigurableResource):
     @contextlib.contextmanager
     def open(self, step: Step) -> Iterator[Teacher]:
         """The engine on the store of answers. Raises UserError where a key is needed and there is none."""
-        _ = step.settings.teacher  # recorded: who answers decides what; limits, budget and the store's place do not
-        with open_teacher(step.unrecorded, log=step.log) as engine:
-            if engine.source.startswith(EMBEDDED):
-                step.code("iot_pipeline.teacher.analyst")
+        # Recorded: who answers decides what, the embedded one by its rules. Limits, budget and store do not.
+        edition = step.code("iot_pipeline.teacher.analyst") if step.settings.teacher == EMBEDDED else ""
+        with open_teacher(step.unrecorded, step.log, edition) as engine:
             step.provenance |= {"teacher": engine.source, "via": engine.via}
             yield engine
             step.metadata |= usage_of(engine)

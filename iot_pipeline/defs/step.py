@@ -130,9 +130,10 @@ class Step:
         self._seen[f"file {name}"] = file_version(path)
         return path
 
-    def code(self, module: str) -> None:
-        """Code outside the asset's own that decides what it gets (the embedded teacher's), recorded by its digest."""
-        self._seen[f"code {module}"] = code_version(module)
+    def code(self, module: str) -> str:
+        """Digest of code outside the asset's own that decides what it gets (the embedded teacher's); it is recorded."""
+        version = self._seen[f"code {module}"] = code_version(module)
+        return version
 
     @property
     def spec(self) -> DatasetSpec:

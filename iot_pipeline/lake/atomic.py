@@ -1,11 +1,12 @@
-"""Atomic writes: a reader sees the old file or the new one, never a part of one.
+"""Atomic writes: a reader sees the old file or the new one, never a part of one; one writer at a time.
 
-Belongs here: temporary file, fsync, rename. Does not belong here: where files go (store.py).
+Belongs here: temporary file, fsync, rename, lock. Does not belong here: where files go (store.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -13,8 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iot_pipeline.errors import UserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+@contextlib.contextmanager
+def held(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file; UserError with the sentence `busy` where another process does. It goes with the process."""
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        yield
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ Does not belong here: the order in which artefacts are made (defs/plan.py).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import fsync, sha256_file, write_json
+from iot_pipeline.lake.atomic import fsync, held, sha256_file, write_json
 
 MANIFEST = "manifest.json"
 
@@ -114,11 +113,7 @@ class Lake:
         """Hold the artefact for this process (a run in the UI and one on the command line may want the same)."""
         path = self.root / ".locks" / f"{artefact.asset}@{artefact.partition}".replace("/", "-").replace("|", "-")
         path.parent.mkdir(exist_ok=True)
-        with path.open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{artefact} is being made by another process on this lake; wait for it") from None
+        with held(path, f"{artefact} is being made by another process on this lake; wait for it"):
             yield
 
     def _recover(self, folder: Path) -> None:

@@ -40,7 +40,7 @@ def _source(section: Section, context: Context) -> None:
         return
     refused = source.get("rejected") or {}
     section.text(
-        f"{source.get('label') or 'Read from the files below.'} {source['rows']:,} rows were read"
+        f"{source.get('label') or 'Read from the files below'}. {source['rows']:,} rows were read"
         f" ({sum(refused.values()):,} lines refused), {built['rows_kept']:,} kept,"
         f" {sum(built['rejected'].values()):,} rejected, {sum(built['left_out'].values()):,} left out as the data"
         " set's description says."

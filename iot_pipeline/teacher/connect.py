@@ -17,9 +17,10 @@ from iot_pipeline.teacher.archive import Replay, replayed_source
 from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.teacher.request import EMBEDDED, is_embedded
 
 OPENAI_URL = "https://api.openai.com/v1"
-EMBEDDED, REPLAY = "embedded", "replay"
+REPLAY = "replay"
 
 
 def address_of(settings: Settings) -> str:
@@ -60,14 +61,17 @@ def is_paid(settings: Settings) -> bool:
 def as_objects(settings: Settings) -> bool:
     """Whether answers are asked for as JSON objects. The embedded teacher writes either form without a slip."""
     if settings.teacher_answers == "auto":
-        return source_of(settings) != EMBEDDED
+        return not is_embedded(source_of(settings))
     return settings.teacher_answers == "json"
 
 
 @contextlib.contextmanager
-def open_teacher(settings: Settings, log: Callable[[str], None] | None = None) -> Iterator[Teacher]:
+def open_teacher(
+    settings: Settings, log: Callable[[str], None] | None = None, edition: str = ""
+) -> Iterator[Teacher]:
     """The teacher that the settings name; the embedded one runs as a process for as long as it is open.
 
+    edition: of the embedded one's rules; answers of another edition are not given out for its own.
     Raises UserError where a key is needed and there is none, and where the server does not start.
     """
     if settings.teacher == REPLAY:
@@ -76,20 +80,23 @@ def open_teacher(settings: Settings, log: Callable[[str], None] | None = None) -
     with contextlib.ExitStack() as stack:
         if settings.teacher == EMBEDDED:
             url, key = stack.enter_context(embedded_server()), EMBEDDED
+            source = f"{EMBEDDED}-{edition}" if edition else EMBEDDED
         else:
-            url, key = address_of(settings), _key(settings)
+            url, key, source = address_of(settings), _key(settings), source_of(settings)
             if log is not None and (guess := _guess(settings)):
                 log(guess)
-        yield teacher_at(url, key, settings, log)
+        yield teacher_at(url, key, source, settings, log)
 
 
-def teacher_at(url: str, key: str, settings: Settings, log: Callable[[str], None] | None = None) -> Teacher:
+def teacher_at(
+    url: str, key: str, source: str, settings: Settings, log: Callable[[str], None] | None = None
+) -> Teacher:
     """The engine as the settings want it; nothing is connected before something is asked."""
     return Teacher(
         base_url=url,
         api_key=key,
         store=store_of(settings),
-        source=source_of(settings),
+        source=source,
         budget_usd=settings.teacher_budget_usd,
         concurrency=settings.teacher_concurrency,
         timeout_s=settings.teacher_timeout_s,

@@ -18,7 +18,7 @@ from iot_pipeline.teacher.batch import Batches, BatchLimits
 from iot_pipeline.teacher.client import open_client
 from iot_pipeline.teacher.manners import Quota
 from iot_pipeline.teacher.pool import Pool
-from iot_pipeline.teacher.request import Answer, Request, Usage
+from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
 from iot_pipeline.teacher.run import Check, Run, Summary
 from iot_pipeline.teacher.store import Store
 
@@ -28,8 +28,8 @@ Via = Literal["requests", "batch"]
 class Teacher:
     """A teacher behind an OpenAI-compatible URL, with its store.
 
-    `source` marks every answer in store and provenance ("embedded", or the server's address): answers of one source
-    are never given out for another. `budget_usd` is for the life of the store and never passed; None = no limit.
+    `source` marks every answer in store and provenance ("embedded-<edition>", or the server's address): answers of one
+    source are never given out for another. `budget_usd` is for the life of the store and never passed; None = no limit.
     `paid` defaults to whether the address is outside this machine and its network; a paid model needs a price.
     `rpm`, `tpm`: requests and tokens a minute that concurrent requests keep to; None = no limit.
     `via`: concurrent requests, or the Batch API (half the price, answers within a day).
@@ -46,7 +46,7 @@ class Teacher:
         self.budget_usd, self.concurrency, self.timeout_s = budget_usd, concurrency, timeout_s
         self.max_attempts, self.backoff_base_s = max_attempts, backoff_base_s
         self.via, self.batch_limits = via, batch_limits or BatchLimits()
-        self.paid = paid if paid is not None else source != "embedded" and ledger.is_paid(base_url)
+        self.paid = paid if paid is not None else not is_embedded(source) and ledger.is_paid(base_url)
         self._api_key, self._log = api_key, log
         self.quota = Quota(rpm, tpm)  # ours, kept before the server has to say no
         self.models: list[str] = []  # of the latest `ask`

@@ -15,6 +15,13 @@ from typing import Any, Literal
 Status = Literal["ok", "quarantined"]
 # What the embedded teacher signs its answers with, wherever it runs: nobody may take them for an LLM's.
 EMBEDDED_MODEL = "embedded-analyst"
+# What its answers are filed under; `embedded-<edition>` where it is known which version of its rules writes them.
+EMBEDDED = "embedded"
+
+
+def is_embedded(source: str) -> bool:
+    """Whether answers of this source were written by the embedded teacher."""
+    return source.split("-")[0] == EMBEDDED
 
 
 @dataclass(frozen=True)

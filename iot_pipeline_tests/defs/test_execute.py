@@ -7,7 +7,7 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs import execute
-from iot_pipeline.defs.plan import Planned, recorded_artefacts
+from iot_pipeline.defs.plan import Planned, recorded_versions
 from iot_pipeline.defs.step import LakeResource
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
@@ -17,7 +17,8 @@ from iot_pipeline.settings import Settings
 @dg.asset(code_version="1", partitions_def=dg.StaticPartitionsDefinition(["10K", "30K"]))
 def made(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     with lake.step(context) as step:
-        write_text(step.folder / "x.txt", "x")
+        text = step.lake.root / "text"
+        write_text(step.folder / "x.txt", text.read_text() if text.exists() else "x")
         with (step.lake.root / "count").open("a") as count:
             count.write("x")
     return step.result()
@@ -49,10 +50,22 @@ def test_what_was_finished_but_not_told_to_dagster_is_recorded_and_not_made_agai
     manifest = Lake(chosen.lake_path).manifest(ArtefactId("made", "10K"))
     assert manifest is not None
     with dg.DagsterInstance.get() as instance:
-        assert recorded_artefacts(instance, planned()) == {ArtefactId("made", "10K")}
+        assert recorded_versions(instance, planned()) == {ArtefactId("made", "10K"): manifest.data_version}
         event = instance.get_latest_materialization_event(dg.AssetKey("made"))
         assert event is not None and event.asset_materialization is not None
         assert event.asset_materialization.tags["dagster/data_version"] == manifest.data_version
+
+
+def test_what_was_made_again_but_not_told_to_dagster_gets_its_new_version_recorded(chosen: Settings) -> None:
+    execute.execute(definitions(), chosen, planned())
+    write_text(chosen.lake_path / "text", "y")
+    with dg.DagsterInstance.ephemeral() as elsewhere:
+        dg.materialize([made], partition_key="10K", resources={"lake": LakeResource()}, instance=elsewhere)
+    assert execute.execute(definitions(), chosen, planned()).made == []
+    manifest = Lake(chosen.lake_path).manifest(ArtefactId("made", "10K"))
+    assert manifest is not None
+    with dg.DagsterInstance.get() as instance:
+        assert recorded_versions(instance, planned()) == {ArtefactId("made", "10K"): manifest.data_version}
 
 
 def test_other_code_makes_an_artefact_stale_unless_it_is_accepted(chosen: Settings) -> None:

@@ -13,6 +13,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
 from iot_pipeline.teacher.client import split_credentials
 from iot_pipeline.teacher.connect import open_teacher, source_of
+from iot_pipeline_tests.teacher.flows import checker, make_requests
 
 
 def settings(tmp_path: Path, **given: str):  # type: ignore[no-untyped-def]
@@ -66,3 +67,13 @@ def test_what_is_no_teacher_is_named(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match=message), open_teacher(settings(tmp_path, teacher=where)):
         pass
+
+
+def test_answers_of_another_edition_of_the_embedded_rules_are_not_given_out(tmp_path: Path) -> None:
+    chosen, requests = settings(tmp_path), make_requests(5)
+    asked = []
+    for edition in ("one", "one", "two"):
+        with open_teacher(chosen, edition=edition) as teacher:
+            teacher.ask(requests, checker(requests))
+            asked.append((teacher.source, teacher.summary.asked, teacher.paid))
+    assert asked == [("embedded-one", 5, False), ("embedded-one", 0, False), ("embedded-two", 5, False)]
