@@ -203,14 +203,21 @@ class Batches:
             try:
                 return await self.api.create(uploaded, batch.token)
             except Unsure:
-                await asyncio.sleep(self.teacher.backoff_base_s)
-                found = await self.api.find(batch.token, batch.planned_at)
-                if found is not None:
+                if (found := await self._found(batch)) is not None:
                     return found
         raise UserError(
             f"the teacher's server at {self.teacher.base_url} did not start a batch {self.teacher.max_attempts} times "
             "in a row; start again later."
         )
+
+    async def _found(self, batch: Batch) -> str | None:
+        """Id of a batch that may have been started, looked for until the grace is over; None where it was not."""
+        until = time.monotonic() + self.limits.orphan_grace_s
+        while True:
+            await asyncio.sleep(self.teacher.backoff_base_s)
+            found = await self.api.find(batch.token, batch.planned_at)
+            if found is not None or time.monotonic() >= until:
+                return found
 
     def _forget(self, batch: Batch, lines: int) -> None:
         self.table.forget(batch)
@@ -226,7 +233,7 @@ class Batches:
         wait = min(one.poll_at for one in self.open) - time.monotonic()
         if wait > 0:
             await asyncio.sleep(min(wait, RENEW_EVERY_S))
-        self.table.renew()
+        self.run.store.renew()
         for one in [one for one in self.open if one.poll_at <= time.monotonic()]:
             remote = await self.api.retrieve(one.batch.remote_id)
             if remote is None or remote.status in ENDED:
@@ -245,6 +252,8 @@ class Batches:
         """Settle every outstanding line by what the files say, or do not say, of it."""
         if remote is not None and remote.status == "failed":
             return self._failed(one, remote)
+        # There was room for this one: after a full queue, waves grow again.
+        self.most_tokens = min(self.limits.tokens, 2 * self.most_tokens)
         reading = Reading(dict(one.lines))
         for file_id in (remote.output_file_id, remote.error_file_id) if remote is not None else ():
             if file_id:

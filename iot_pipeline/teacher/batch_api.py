@@ -158,5 +158,6 @@ def line_reply(line: dict[str, Any]) -> Reply:
         return Reply("transport", f"server error {status}")
     if names_form(body):
         return FORM_REFUSED
-    code = (body.get("error") or {}).get("code") if isinstance(body, dict) else None
+    said = body.get("error") if isinstance(body, dict) else None
+    code = said.get("code") if isinstance(said, dict) else None
     return Reply("rejected", f"rejected by the server (HTTP {status} {code or ''})".replace(" )", ")"))

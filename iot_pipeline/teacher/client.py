@@ -93,6 +93,8 @@ async def send(client: AsyncOpenAI, body: Mapping[str, Any]) -> Reply:
             return Reply("transport", "no connection")
         timeout = isinstance(error, openai.APITimeoutError) and not isinstance(cause, aiohttp.ServerDisconnectedError)
         return Reply("transport", "timeout" if timeout else "connection dropped", billed_unknown=True)
+    except aiohttp.ClientError:  # a broken header or chunk, which the transport lets through as it is
+        return UNREADABLE
     return _read(response.content)
 
 
@@ -109,17 +111,23 @@ def read_completion(answer: Any) -> Reply:
         choice = answer["choices"][0]
         message, reason = choice["message"], choice["finish_reason"]
         text, refusal = message.get("content") or "", bool(message.get("refusal"))
-        model, usage = str(answer.get("model") or ""), answer.get("usage")
+        model, tokens = str(answer.get("model") or ""), _usage(answer.get("usage"))
     except (KeyError, IndexError, TypeError, AttributeError):
         return UNREADABLE
-    tokens = None
-    if usage:
-        details = usage.get("prompt_tokens_details") or {}
-        tokens = Usage(
-            usage["prompt_tokens"], details.get("cached_tokens") or 0, usage["completion_tokens"]
-        )
+    if not isinstance(text, str):
+        return UNREADABLE
     refusal = refusal or reason == "content_filter"
     return Reply("answer", "ok", text, reason or "", refusal, model, tokens, billed_unknown=tokens is None)
+
+
+def _usage(said: Any) -> Usage | None:
+    """The tokens that an answer says it took; None where it does not say so in numbers: its price is then unknown."""
+    try:
+        cached = (said.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        counts = (said["prompt_tokens"], cached, said["completion_tokens"])
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return Usage(*counts) if all(isinstance(count, int) for count in counts) else None
 
 
 def _status_error(error: Any, model: str) -> Reply:
@@ -137,7 +145,9 @@ def _status_error(error: Any, model: str) -> Reply:
         return Reply("rate_limit", "rate limited", retry_after_s=retry_after_s(error.response.headers))
     if status >= 500 or status in (408, 409):
         wait = retry_after_s(error.response.headers)
-        return Reply("transport", f"server error {status}", retry_after_s=wait)
+        # A gateway speaks for a server behind it, which may have answered, and billed.
+        unknown = status in (408, 502, 504) or status >= 520
+        return Reply("transport", f"server error {status}", billed_unknown=unknown, retry_after_s=wait)
     if names_form(error.body):
         return FORM_REFUSED
     return Reply("rejected", f"rejected by the server (HTTP {status} {code})".replace(" )", ")"))

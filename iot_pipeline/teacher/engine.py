@@ -97,11 +97,12 @@ class Teacher:
             saver = asyncio.create_task(run.saver())
             try:
                 batches = Batches(run, client, {request.key: request for request in requests})
-                await batches.take_over()
-                if self.via == "requests":
-                    await batches.drain()
                 way = Pool(run, client) if self.via == "requests" else batches
                 while requests and run.stop is None:
+                    # Also while we wait for others: they may be killed then.
+                    await batches.take_over()
+                    if self.via == "requests":
+                        await batches.drain()
                     await way.ask([request for request in requests if request.key not in run.answers])
                     run.save()
                     requests = await run.not_answered_by_others()

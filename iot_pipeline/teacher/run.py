@@ -288,10 +288,15 @@ class Run:
         said = (-1, -1)
         while True:
             await asyncio.sleep(SAVE_EVERY_S)
-            self.save()
-            if time.monotonic() - reported >= PROGRESS_EVERY_S:
+            try:
+                self.save()
+                if renewing := time.monotonic() - reported >= PROGRESS_EVERY_S:
+                    self.store.renew()
+            except UserError as error:  # what cannot be kept must not be asked for
+                self.stop = self.stop or error
+                continue
+            if renewing:
                 reported = time.monotonic()
-                self.store.renew()
                 s = self.summary
                 if said == (s.attempts, s.cached):
                     continue  # a batch may take hours: nothing to tell

@@ -5,6 +5,7 @@ Belongs here: durable state, safe against kill -9 and a second process. Does not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -121,14 +122,18 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # Where the disk is full, closing fails as what came before it did: that is the error to tell.
+        with contextlib.suppress(UserError) if error is not None else contextlib.nullcontext():
+            self.close()
 
     def close(self) -> None:
         """Give up what is claimed, close the connection; the last one to close folds the write-ahead log in."""
-        with self.transaction() as db:
-            db.execute("DELETE FROM claims WHERE owner = ?", (self.owner,))
-            db.execute("UPDATE batches SET until = 0 WHERE owner = ?", (self.owner,))
-        self._db.close()
+        try:
+            with self.transaction() as db:
+                db.execute("DELETE FROM claims WHERE owner = ?", (self.owner,))
+                db.execute("UPDATE batches SET until = 0 WHERE owner = ?", (self.owner,))
+        finally:
+            self._db.close()
 
     def claim(self, keys: Sequence[str], source: str) -> set[str]:
         """Those of `keys` that are ours to ask: unanswered, in no batch, and claimed by nobody else alive.
@@ -156,9 +161,11 @@ class Store:
             return ours - {row[0] for row in db.execute(query, (source, *keys))}
 
     def renew(self) -> None:
-        """Hold what is claimed for another lease."""
+        """Hold what is claimed, and the batches that are ours, for another lease."""
+        until = time.time() + LEASE_S
         with self.transaction() as db:
-            db.execute("UPDATE claims SET until = ? WHERE owner = ?", (time.time() + LEASE_S, self.owner))
+            db.execute("UPDATE claims SET until = ? WHERE owner = ?", (until, self.owner))
+            db.execute("UPDATE batches SET until = ? WHERE owner = ?", (until, self.owner))
 
     def _free_dead_claims(self) -> None:
         """Void the claims of processes of this machine that were killed, without waiting for their lease."""
@@ -223,6 +230,12 @@ class Store:
                     for a in attempts
                 ],
             )
+            # A text that nobody has checked is better than none, and nothing else.
+            unchecked = [(a.key, a.source, f'["{NO_ANSWER}%') for a in answers if a.reasons == (UNCHECKED,)]
+            db.executemany("DELETE FROM answers WHERE key = ? AND source = ? AND reasons LIKE ?", unchecked)
+            present = {row for key, source, _ in unchecked for row in db.execute(
+                "SELECT key, source FROM answers WHERE key = ? AND source = ?", (key, source))}
+            answers = [a for a in answers if (a.key, a.source) not in present]
             db.executemany(
                 f"INSERT OR REPLACE INTO answers ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 [
@@ -233,6 +246,13 @@ class Store:
                 ],
             )
             db.executemany("DELETE FROM claims WHERE key = ? AND source = ?", [(a.key, a.source) for a in answers])
+            # A line of a batch that is to be asked again was held by its reservation alone until here.
+            done = {(a.key, a.source) for a in answers} | present
+            db.executemany(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
+                [(a.key, a.source, self.owner, time.time() + LEASE_S)
+                 for a in attempts if a.reservation is not None and (a.key, a.source) not in done],
+            )
             if spent:
                 _add(db, "spent_usd", spent)
             _release(db, [a.reservation for a in attempts if a.reservation is not None])

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.store import LEASE_S, Store, owner_is_gone
 
 BATCH_COLUMNS = "id, token, source, state, remote_id, requests, tokens, planned_at"
@@ -88,16 +89,27 @@ class BatchTable:
         """Record a step; returns the batch as it is now."""
         batch = replace(batch, state=state, remote_id=remote_id or batch.remote_id)
         with self.store.transaction() as db:
-            db.execute(
-                "UPDATE batches SET state = ?, remote_id = ? WHERE id = ?", (batch.state, batch.remote_id, batch.id)
+            found = db.execute(
+                "UPDATE batches SET state = ?, remote_id = ? WHERE id = ? AND owner = ?",
+                (batch.state, batch.remote_id, batch.id, self.store.owner),
             )
+            self._still_ours(found.rowcount)
         return batch
+
+    @staticmethod
+    def _still_ours(rows: int) -> None:
+        if not rows:
+            raise UserError(
+                "another process has taken over a batch of this one, which did not answer for a while (stopped, or its "
+                "machine asleep); start again to take part."
+            )
 
     def forget(self, batch: Batch) -> None:
         """Give back what a batch holds that was never run."""
         with self.store.transaction() as db:
+            found = db.execute("DELETE FROM batches WHERE id = ? AND owner = ?", (batch.id, self.store.owner))
+            self._still_ours(found.rowcount)
             db.execute("DELETE FROM reservations WHERE batch = ?", (batch.id,))
-            db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
             self.store.add_up_reservations(db)
 
     def lines(self, batch: Batch) -> dict[str, Line]:
@@ -120,8 +132,3 @@ class BatchTable:
                 [(self.store.owner, now + LEASE_S, row[0]) for row in left],
             )
         return [Batch(*row[:-2]) for row in left]
-
-    def renew(self) -> None:
-        """Hold what is ours for another lease."""
-        with self.store.transaction() as db:
-            db.execute("UPDATE batches SET until = ? WHERE owner = ?", (time.time() + LEASE_S, self.store.owner))
