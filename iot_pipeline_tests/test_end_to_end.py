@@ -22,6 +22,7 @@ SMALL = {
     "IOT_EXPLAINED_FLOWS": "3",
     "IOT_AUDIT_ROWS": "64",
     "IOT_AUDIT_WORDS": "200",
+    "IOT_PROCESSES": "1",  # several are tested where training is; here each would load torch once more
 }
 
 
