@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     stages: list[Stage] = Field(["10K"], description="stages that `run` makes, comma separated")
     tracks: list[Track] = Field(["original", "paraphrased", "feature_varied"], description="tracks to make")
     order: Literal["natural", "distinct_first"] = Field("natural", description="order of the train pool")
-    serialisation: Literal["values", "ranked"] = Field("ranked", description="how a flow becomes text")
+    serialisation: Literal["values", "ranked", "compact"] = Field("ranked", description="how a flow becomes text")
     answer_order: Literal["label_first", "explanation_first"] = Field("label_first", description="parts of an answer")
 
     # -- baseline ------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import Any
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.serialise import parse_text
+from iot_pipeline.flows.serialise import NUMBER as A_NUMBER
+from iot_pipeline.flows.serialise import parse_text, plain_number
 
 # Of the shapes that prompts ask for, as text and as a JSON object; part of the request key.
 SCHEMA_VERSION, OBJECT_VERSION = "1", "1-json"
@@ -25,9 +26,10 @@ NEUTRAL = ""
 
 PART = re.compile(r"^[\W_]*(ANALYSIS|KEY[_ ]INDICATORS|CLASSIFICATION)[*_`\s]*:[*_`\s]*", re.MULTILINE | re.IGNORECASE)
 INDICATOR = re.compile(
-    r"^[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)[`*]*[\s,(]*(.*?)[\s).]*$"
+    rf"^[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*(.*?)[\s).]*$"
 )
-NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(st|nd|rd|th)?|\bp\d{1,3}\b")
+NUMBER = re.compile(rf"(?<![\w.]){A_NUMBER}(st|nd|rd|th)?|\bp\d{{1,3}}\b")
+STATED = re.compile(rf"\s*(?:\(|=|:|of|at|is|reads|stands at)?\s*({A_NUMBER})")
 LIST_MARK = re.compile(r"^\s*\(?\d{1,2}[.)]\s", re.MULTILINE)
 COUNTED = re.compile(r"^\s+(?:key\s+|cited\s+)?(?:features|indicators|values|fields|attributes|metrics)\b")
 NAME_LIKE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+(?:\.[a-z]+)?\b")
@@ -58,7 +60,7 @@ class ParsedAnswer:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a flow text says: value as printed, percentile ("p97" or "") and direction of each feature."""
+    """What a flow text says: value (as `plain_number`), percentile ("p97" or "") and direction of each feature."""
 
     values: dict[str, str]
     percentiles: dict[str, str]
@@ -72,7 +74,7 @@ def facts_of(flow_text: str, standardised: frozenset[str] = frozenset()) -> Fact
     """Facts of a flow text. A direction comes from the percentile, else from the sign of a standardised value."""
     values, percentiles, directions = {}, {}, {}
     for name, value, percentile in parse_text(flow_text):
-        values[name] = value
+        values[name] = plain_number(value)
         if percentile is not None:
             percentiles[name] = f"p{percentile}"
             distance = float(percentile - 50)
@@ -212,7 +214,7 @@ def _check_indicators(indicators: Sequence[Indicator], facts: Facts) -> list[str
         if item.feature not in facts.values:
             reasons.append(f"unknown feature: {item.feature[:40]}")
             continue
-        if item.value != facts.values[item.feature]:
+        if plain_number(item.value) != facts.values[item.feature]:
             reasons.append(f"ungrounded number: {item.feature} {item.value}, not {facts.values[item.feature]}")
         for number in numbers_in(item.note, facts):
             if number not in (facts.percentiles.get(item.feature), "p50"):
@@ -242,8 +244,8 @@ def _check_analysis(analysis: str, facts: Facts, classes: Sequence[str]) -> list
         said = DIRECTION.search(segment)
         if said is not None and said[1].lower() != facts.directions[mention[0]]:
             reasons.append(_wrong(mention[0], said[1].lower(), facts))
-        stated = re.match(r"\s*(?:\(|=|:|of|at|is|reads|stands at)?\s*([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)", segment)
-        if stated is not None and stated[1].lstrip("+") != facts.values[mention[0]]:
+        stated = STATED.match(segment)
+        if stated is not None and plain_number(stated[1]) != facts.values[mention[0]]:
             reasons.append(f"ungrounded number: {mention[0]} {stated[1]}, not {facts.values[mention[0]]}")
     return list(dict.fromkeys(reasons))
 
@@ -259,7 +261,7 @@ def _wrong(feature: str, said: str, facts: Facts) -> str:
 
 
 def numbers_in(text: str, facts: Facts) -> list[str]:
-    """Numbers of a text as printed (`-0.068`, `p97`), without list marks, counts of features and features' names."""
+    """Numbers of a text, as `plain_number`, and `p97`; without list marks, counts of features and features' names."""
     text = LIST_MARK.sub(" ", facts.names.sub(" feature ", text))
     found = []
     for match in NUMBER.finditer(text):
@@ -268,7 +270,7 @@ def numbers_in(text: str, facts: Facts) -> list[str]:
             number = f"p{number[: -len(match[1])]}" if "percentile" in text[match.end() : match.end() + 14] else number
         elif number.isdigit() and int(number) <= len(facts.values) and COUNTED.match(text[match.end() :]):
             continue
-        found.append(number.lstrip("+"))
+        found.append(plain_number(number))
     return found
 
 
@@ -300,7 +302,7 @@ def all_numbers(parsed: ParsedAnswer, facts: Facts) -> list[str]:
     """Every number of ANALYSIS and KEY_INDICATORS."""
     found = numbers_in(parsed.analysis, facts)
     for item in parsed.indicators:
-        found += [item.value, *numbers_in(item.note, facts)]
+        found += [plain_number(item.value), *numbers_in(item.note, facts)]
     return found
 
 

@@ -5,19 +5,17 @@ Belongs here: drawing and applying a variation to one flow. Does not belong here
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
-from iot_pipeline.flows.serialise import group_id
+from iot_pipeline.flows.serialise import group_id, values_text
 from iot_pipeline.flows.spec import DatasetSpec
 
 SPREAD = 0.05
 DRAWS = 4
-_RANK = re.compile(r" p\d{1,3}$", re.MULTILINE)
 
 
 class Variation(StrEnum):
@@ -68,7 +66,8 @@ class Varier:
         forbidden: Collection[str],
         seed: int,
     ) -> None:
-        self.variation, self.zero, self.to_text, self.forbidden, self.seed = variation, zero, to_text, forbidden, seed
+        self.variation, self.spec, self.zero, self.to_text = variation, spec, zero, to_text
+        self.forbidden, self.seed = forbidden, seed
         names = spec.feature_names
         self.times = np.array(["_iat." in name for name in names])
         self.rates = np.array([name.endswith("_pkts_per_sec") for name in names])
@@ -78,7 +77,7 @@ class Varier:
 
         A text that some flow outside the train pool has is drawn again, up to 3 times.
         """
-        own = group_id(_RANK.sub("", text))
+        own = group_id(values_text(self.spec, values.tolist()))
         if self.variation is Variation.physical and not self._has_timing(values):
             return Varied(text, "unchanged: no timing", None, own)
         random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, row_id])))
@@ -89,13 +88,12 @@ class Varier:
                 moved = self._dilate(values, factor)
             else:
                 moved = values * random.uniform(1 - SPREAD, 1 + SPREAD, len(values))
-            varied = self.to_text(moved.tolist())
-            group = group_id(_RANK.sub("", varied))
+            group = group_id(values_text(self.spec, moved.tolist()))
             if group == own:
-                # Ranks are a function of the printed values, so the texts are equal too.
+                # Every serialisation is a function of the printed values, so the texts are equal too.
                 return Varied(text, "unchanged: too small to print", factor, own)
             if group not in self.forbidden:
-                return Varied(varied, "varied", factor, group)
+                return Varied(self.to_text(moved.tolist()), "varied", factor, group)
         return Varied(text, "unchanged: met evaluation flows", None, own)
 
     def _has_timing(self, values: np.ndarray) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from iot_pipeline.defs.step import Step
-from iot_pipeline.flows.serialise import RankTable, ranked_text, texts, values_text
+from iot_pipeline.flows.serialise import RankTable, flow_writer, texts
 
 
 def rank_table(step: Step) -> RankTable:
@@ -17,16 +17,16 @@ def rank_table(step: Step) -> RankTable:
     return RankTable.from_json(json.loads((step.input("training_order") / "ranks.json").read_text()))
 
 
+def _ranks(step: Step) -> RankTable | None:
+    """The rank table where the serialisation needs it."""
+    return rank_table(step) if step.settings.serialisation == "ranked" else None
+
+
 def table_texts(step: Step, flows: pd.DataFrame) -> list[str]:
     """One text a row of a table with the feature columns."""
-    kind = step.settings.serialisation
-    return texts(step.spec, kind, flows, rank_table(step) if kind == "ranked" else None)
+    return texts(step.spec, step.settings.serialisation, flows, _ranks(step))
 
 
 def one_text(step: Step) -> Callable[[Sequence[float]], str]:
     """A function from 29 values to text, for flows that are not in the table (varied ones)."""
-    spec = step.spec
-    if step.settings.serialisation == "values":
-        return lambda values: values_text(spec, values)
-    ranks = rank_table(step)
-    return lambda values: ranked_text(spec, values, ranks)
+    return flow_writer(step.spec, step.settings.serialisation, _ranks(step))

@@ -20,7 +20,7 @@ from iot_pipeline.augmentation.answers import (
     parse_answer,
 )
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.serialise import RankTable
+from iot_pipeline.flows.serialise import RankTable, plain_number
 
 
 def explanation_quality(
@@ -85,7 +85,7 @@ def judge(
         "unknown_features": sorted({name for name, real in names if not real}),
         "cited_features": sorted({item.feature for item in cited}),
         "values_cited": len(cited),
-        "values_true": sum(item.value == facts.values[item.feature] for item in cited),
+        "values_true": sum(plain_number(item.value) == facts.values[item.feature] for item in cited),
         "directions": len(directed),
         "directions_true": sum(right for _, right in directed),
         "false_directions": sorted({name for name, right in directed if not right}),
@@ -126,7 +126,8 @@ def _numbers(parsed: ParsedAnswer, facts: Facts) -> list[tuple[str, bool]]:
     """Each number of analysis and indicators, and whether it stands in the flow at the printed precision."""
     prose = [parsed.analysis, *(item.note for item in parsed.indicators)]
     found = [number for text in prose for number in numbers_in(text, facts)]
-    return [(number, number in facts.numbers) for number in [*found, *(i.value for i in parsed.indicators)]]
+    found += [plain_number(item.value) for item in parsed.indicators]
+    return [(number, number in facts.numbers) for number in found]
 
 
 def _names(parsed: ParsedAnswer, facts: Facts, classes: Sequence[str]) -> list[tuple[str, bool]]:

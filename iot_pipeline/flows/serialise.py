@@ -1,4 +1,4 @@
-"""Flow to text and back: printing of values, the `values` and `ranked` serialisations, the flow group id.
+"""Flow to text and back: printing of values, the serialisations `values`, `ranked` and `compact`, the flow group id.
 
 Belongs here: every rule of how a flow reads, in Python and in SQL. Does not belong here: prompts and answers.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,12 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, Format
 
-SERIALISATIONS = ("values", "ranked")
-LINE = re.compile(r"^([^\s:]+): (\S+?)(?: p(\d{1,3}))?$")
+# values: `name: value` a line; ranked: `name: value pNN`; compact: `fwd_iat.tot -.117 avg -.199`, a family a line.
+SERIALISATIONS = ("values", "ranked", "compact")
+# A number as any of the three prints it, or as an answer may write it.
+NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+_LINE = re.compile(rf"([^\s:]+): ({NUMBER})(?: p(\d{{1,3}}))?")
+_FAMILY = re.compile(rf"[^\s:]+ {NUMBER}(?: [^\s:]+ {NUMBER})*")
 # From here on fixed decimals would print hundreds of digits; no capture holds such a value.
 HUGE = 1e15
 
@@ -133,53 +137,119 @@ def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
     return RankTable(rows=rows, values=values, cumulative=cumulative)
 
 
-def ranked_text(spec: DatasetSpec, values: Sequence[float], ranks: RankTable) -> str:
-    """The `ranked` text of one flow: `name: value pNN` a line."""
-    lines = []
-    for name, value in zip(spec.feature_names, values, strict=True):
-        text = printed(spec.format, float(value))
-        lines.append(f"{name}: {text} p{ranks.percentile(name, text)}")
-    return "\n".join(lines)
+def shortened(text: str) -> str:
+    """A printed value without the zeros that say nothing: -0.117 -> -.117, 1.500 -> 1.5, 0.000 -> 0."""
+    mantissa, mark, exponent = text.partition("e")
+    if "." in mantissa:
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    return re.sub(r"^(-?)0\.", r"\1.", mantissa) + mark + exponent
+
+
+def plain_number(text: str) -> str:
+    """A number in one spelling whether or not a zero stands before its point, and without plus: -.117 -> -0.117."""
+    text = text.removeprefix("+")
+    return re.sub(r"^(-?)\.", r"\g<1>0.", text)
+
+
+def _stem(name: str) -> str:
+    """What a family shares: a name up to its last word (`fwd_iat.tot` -> `fwd_iat.`); empty where it is one word."""
+    return name[: max(name.rfind("."), name.rfind("_")) + 1]
+
+
+def leads(names: Sequence[str], serialisation: str) -> tuple[str, ...]:
+    """What stands before each feature's value in a flow text: text = lead, value, lead, value, ...
+
+    In `compact` a family stands in one line: neighbours whose names begin with all but the last word of the first
+    one's, which alone is written in full. Raises UserError for an unknown serialisation.
+    """
+    if serialisation not in SERIALISATIONS:
+        raise UserError(f"unknown serialisation {serialisation!r}; use one of {', '.join(SERIALISATIONS)}.")
+    found: list[str] = []
+    stem = ""
+    for name in names:
+        start = "\n" if found else ""
+        if serialisation != "compact":
+            found.append(f"{start}{name}: ")
+        elif stem and name.startswith(stem) and name != stem:
+            found.append(f" {name.removeprefix(stem)} ")
+        else:
+            found.append(f"{start}{name} ")
+            stem = _stem(name)
+    return tuple(found)
+
+
+def serialisation_of(text: str) -> str:
+    """Which serialisation a flow text is in; no feature's name has a colon."""
+    first = text.split("\n", 1)[0]
+    if ": " not in first:
+        return "compact"
+    return "ranked" if re.search(r" p\d{1,3}$", first) else "values"
+
+
+def _cells(spec: DatasetSpec, serialisation: str, ranks: RankTable | None) -> Callable[[str, float], str]:
+    """A function (feature, value) -> what stands for the value in a text."""
+    if serialisation == "ranked":
+        if ranks is None:
+            raise UserError("the serialisation ranked needs the rank table of the train pool.")
+        table = ranks
+
+        def ranked(name: str, value: float) -> str:
+            text = printed(spec.format, value)
+            return f"{text} p{table.percentile(name, text)}"
+
+        return ranked
+    if serialisation == "compact":
+        return lambda name, value: shortened(printed(spec.format, value))
+    return lambda name, value: printed(spec.format, value)
+
+
+def flow_writer(
+    spec: DatasetSpec, serialisation: str, ranks: RankTable | None = None
+) -> Callable[[Sequence[float]], str]:
+    """A function from the values of one flow to its text. UserError: unknown serialisation, `ranked` without ranks."""
+    names, before = spec.feature_names, leads(spec.feature_names, serialisation)
+    cell = _cells(spec, serialisation, ranks)
+    return lambda values: "".join(
+        lead + cell(name, float(value)) for lead, name, value in zip(before, names, values, strict=True)
+    )
 
 
 def texts(spec: DatasetSpec, serialisation: str, table: Any, ranks: RankTable | None = None) -> list[str]:
     """Texts of many flows at once; `table` is anything whose `table[name]` is a column (pandas, Arrow, dict).
 
-    Each distinct value of a column is printed once. Raises UserError for an unknown serialisation.
+    Each distinct value of a column is printed once. Raises UserError as `flow_writer` does.
     """
-    if serialisation not in SERIALISATIONS:
-        raise UserError(f"unknown serialisation {serialisation!r}; use one of {', '.join(SERIALISATIONS)}.")
-    if serialisation == "ranked" and ranks is None:
-        raise UserError("the serialisation ranked needs the rank table of the train pool.")
+    before, cell = leads(spec.feature_names, serialisation), _cells(spec, serialisation, ranks)
     columns = []
-    for name in spec.feature_names:
+    for lead, name in zip(before, spec.feature_names, strict=True):
         distinct, inverse = np.unique(np.asarray(table[name], dtype=np.float64), return_inverse=True)
-        lines = []
-        for value in distinct.tolist():
-            text = printed(spec.format, value)
-            rank = f" p{ranks.percentile(name, text)}" if serialisation == "ranked" and ranks else ""
-            lines.append(f"{name}: {text}{rank}")
-        columns.append(np.array(lines, dtype=object)[inverse].tolist() if lines else [])
-    return ["\n".join(lines) for lines in zip(*columns, strict=True)]
+        parts = [lead + cell(name, value) for value in distinct.tolist()]
+        columns.append(np.array(parts, dtype=object)[inverse].tolist() if parts else [])
+    return ["".join(parts) for parts in zip(*columns, strict=True)]
+
+
+def parse_line(line: str) -> list[tuple[str, str, int | None]]:
+    """(name, value as it stands, percentile or None) of each value in one line of a flow text; [] if it is none."""
+    match = _LINE.fullmatch(line)
+    if match is not None:
+        return [(match[1], match[2], int(match[3]) if match[3] else None)]
+    if _FAMILY.fullmatch(line) is None:
+        return []
+    words = line.split(" ")
+    stem = _stem(words[0])
+    names = [words[0], *(stem + word for word in words[2::2])]
+    return [(name, value, None) for name, value in zip(names, words[1::2], strict=True)]
 
 
 def parse_text(text: str) -> list[tuple[str, str, int | None]]:
-    """(name, value as printed, percentile or None) of each line of a flow text, whatever its serialisation.
+    """(name, value as it stands, percentile or None) of each feature in a flow text, whatever its serialisation.
 
-    Raises UserError naming the first line that is not `name: value` or `name: value pNN`.
+    Raises UserError naming the first line that is not of one.
     """
     found: list[tuple[str, str, int | None]] = []
     for number, line in enumerate(text.split("\n"), start=1):
-        match = LINE.match(line)
-        if match is None or not is_number(match[2]):
+        values = parse_line(line)
+        if not values:
             raise UserError(f"line {number} of the flow text is not `feature: value`: {line[:80]!r}.")
-        found.append((match[1], match[2], int(match[3]) if match[3] else None))
+        found += values
     return found
-
-
-def is_number(text: str) -> bool:
-    """Whether a text reads as a finite number."""
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from iot_pipeline.flows.serialise import parse_line
 from iot_pipeline.teacher.phrases import Cite, Writer, about_class, group_of
 
-FLOW_LINE = re.compile(r"^([A-Za-z][\w.]*): ([-+]?\d[\w.+-]*)(?: (p\d{1,3}))?$", re.MULTILINE)
 TRUE_CLASS = re.compile(r"^\W*(?:true|correct|known) (?:class|label)\W*:\W*([\w.-]+)", re.MULTILINE | re.IGNORECASE)
 CLASSES = re.compile(r"^\W*(?:known )?classes\W*:\s*(.+)$", re.MULTILINE | re.IGNORECASE)
 WORDS = re.compile(r"(\d{2,4})\s+words", re.IGNORECASE)
@@ -23,7 +23,7 @@ GLOSSARY_LINE = re.compile(r"^- ([A-Za-z][\w.]*) \(([^)]*)\)", re.MULTILINE)
 PART = re.compile(r"^\W*(ANALYSIS|CLASSIFICATION|KEY_INDICATORS)\W*:", re.MULTILINE)
 GIVEN_ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 GIVEN_INDICATOR = re.compile(
-    r"([A-Za-z][\w.]*\w) (-?\d[\w.+-]*)(?: \((above|below|at) [^;)]*?(?:, (p\d{1,3}))?\))?\s*(?:;|$)"
+    r"([A-Za-z][\w.]*\w) (-?\.?\d[\w.+-]*)(?: \((above|below|at) [^;)]*?(?:, (p\d{1,3}))?\))?\s*(?:;|$)"
 )
 NOTHING_TO_DO = "I cannot find a flow and its true class in this request, so there is nothing that I can explain."
 DEFAULT_WORDS = 120
@@ -91,10 +91,10 @@ def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperatur
     label = TRUE_CLASS.search(last) or next(
         (found for m in messages if (found := TRUE_CLASS.search(m["content"]))), None
     )
-    flow = FLOW_LINE.findall(last)
+    flow = [found for line in last.split("\n") for found in parse_line(line)]
     if label is None or not flow:
         return NOTHING_TO_DO
-    cites = [_cite(name, value, percentile, standardised) for name, value, percentile in flow]
+    cites = [_cite(name, value, rank, standardised) for name, value, rank in flow]
     chosen = _choose(cites, label[1], words, rng, temperature)
     cited = chosen[: max(1, min(len(chosen), (words - 22) // 10))]
     analysis = writer.analysis(label[1], cited, words, classes)
@@ -120,10 +120,11 @@ def _task_of(text: str) -> Task:
     )
 
 
-def _cite(name: str, value: str, percentile: str, standardised: frozenset[str]) -> Cite:
+def _cite(name: str, value: str, rank: int | None, standardised: frozenset[str]) -> Cite:
     """Direction from the percentile where there is one, else from the sign of a standardised value, else none."""
-    if percentile:
-        distance = float(int(percentile[1:]) - 50)
+    percentile = "" if rank is None else f"p{rank}"
+    if rank is not None:
+        distance = float(rank - 50)
     elif name in standardised:
         distance = float(value)
     else:

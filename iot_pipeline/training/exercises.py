@@ -6,10 +6,13 @@ class names appear only at random, drawn without looking at the flow.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from iot_pipeline.flows.serialise import leads, serialisation_of
 
 # Words that answers about flows are made of: the tokenizer learns them as they stand.
 _WORDS = """
@@ -24,23 +27,29 @@ ANSWER_WORDS = (*_MARKS, *(f" {word}" for word in _WORDS.split()))
 
 @dataclass(frozen=True)
 class Flows:
-    """Parsed flow texts: printed values [flows][features], and their rank among these flows in 0..100."""
+    """Parsed flow texts: printed values [flows][features], with their percentiles where the text has them.
+
+    `leads` are what stands before each value; `ranks` are the values' places among these flows in 0..100.
+    """
 
     texts: list[str]
     names: list[str]
+    leads: tuple[str, ...]
     printed: list[list[str]]
     ranks: np.ndarray  # int [flows, features]
     numbers: np.ndarray  # float64 [flows, features]
 
 
 def parse(texts: Sequence[str], names: Sequence[str]) -> Flows:
-    """Read `name: value` or `name: value pNN` lines; a missing or unreadable line is a ValueError."""
+    """Read flow texts, all in the serialisation of the first; another, a missing or unreadable value: ValueError."""
+    before = leads(names, serialisation_of(texts[0])) if texts else ()
+    form = re.compile("".join(re.escape(lead) + r"(\S+(?: p\d{1,3})?)" for lead in before))
     printed: list[list[str]] = []
     for text in texts:
-        rows = [line.split(": ", 1) for line in text.split("\n")]
-        if [row[0] for row in rows] != list(names):
+        found = form.fullmatch(text)
+        if found is None:
             raise ValueError(f"flow text whose features are not {list(names)[:3]}...: {text[:80]!r}")
-        printed.append([row[1] for row in rows])
+        printed.append(list(found.groups()))
     numbers = np.array([[float(value.split(" ")[0]) for value in row] for row in printed])
     ranks = np.empty(numbers.shape, dtype=np.int64)
     for column in range(numbers.shape[1]):
@@ -48,7 +57,7 @@ def parse(texts: Sequence[str], names: Sequence[str]) -> Flows:
         left = np.searchsorted(ordered, numbers[:, column], "left")
         right = np.searchsorted(ordered, numbers[:, column], "right")
         ranks[:, column] = np.round(100 * (left + right) / 2 / len(ordered))
-    return Flows(list(texts), list(names), printed, ranks, numbers)
+    return Flows(list(texts), list(names), before, printed, ranks, numbers)
 
 
 def groups(flows: Flows, sizes: Sequence[int], seed: int) -> np.ndarray:
@@ -83,11 +92,10 @@ def masked(flows: Flows, row: int, rng: np.random.Generator, hidden: int = 4) ->
     """A flow with `hidden` values replaced by `?`, and the answer that fills them in."""
     hidden = min(hidden, len(flows.names))
     places = sorted(rng.choice(len(flows.names), size=hidden, replace=False).tolist())
-    lines = flows.texts[row].split("\n")
-    for place in places:
-        lines[place] = f"{flows.names[place]}: ?"
-    answer = "FILL:" + "".join(f"\n{flows.names[place]}: {flows.printed[row][place]}" for place in places)
-    return "\n".join(lines), answer
+    cells = ["?" if place in places else cell for place, cell in enumerate(flows.printed[row])]
+    form = "\n{}: {}" if flows.leads[0].endswith(": ") else " {} {}"
+    answer = "FILL:" + "".join(form.format(flows.names[place], flows.printed[row][place]) for place in places)
+    return "".join(lead + cell for lead, cell in zip(flows.leads, cells, strict=True)), answer
 
 
 def reading(flows: Flows, row: int, name: str, rng: np.random.Generator) -> str:

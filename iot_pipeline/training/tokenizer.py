@@ -18,7 +18,11 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 # A piece never crosses these borders, so that BPE can make one token of a line's name, value or percentile.
-PIECES = r"\n?[A-Za-z_][\w.]*:| ?-?\d+(?:\.\d+)?(?:e[+-]?\d+)?| ?[A-Za-z_][\w]*(?:\.[a-z]+)?| ?[^\s\w]+|\s+"
+PIECES = (
+    r"\n?[A-Za-z_][\w.]*:|\n[A-Za-z_][\w.]*"
+    r"| ?-?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
+    r"| ?[A-Za-z_][\w]*(?:\.[a-z]+)?| ?[^\s\w]+|\s+"
+)
 
 
 def build_tokenizer(texts: Iterable[str], words: Sequence[str], vocabulary: int) -> Any:

@@ -26,6 +26,27 @@ def test_markdown_and_a_list_are_read_alike() -> None:
     assert parse_answer(text.replace("; ", "\n- ")) == parse_answer(GOOD)
 
 
+COMPACT = "orig_pkts -.068\nflow_iat.tot 2.265 avg .5"
+
+
+@pytest.mark.parametrize(
+    ("said", "faults"),
+    [("-.068", 0), ("-0.068", 0), (".068", 1), ("-.0068", 1), ("-0.68", 1), ("+0.068", 1)],
+)
+def test_a_number_is_the_same_with_and_without_the_zero_before_its_point(said: str, faults: int) -> None:
+    names = frozenset({"orig_pkts", "flow_iat.tot", "flow_iat.avg"})
+    answer = (
+        "CLASSIFICATION: Normal\nANALYSIS: Few packets go out: orig_pkts is -.068. With .5, flow_iat.avg is unusual.\n"
+        f"KEY_INDICATORS: orig_pkts {said} (below the mean); flow_iat.tot +2.265; flow_iat.avg 0.5 (above the mean)"
+    )
+    problems = check_answer(answer, COMPACT, "Normal", CLASSES, names)
+    assert [problem.split(":")[0] for problem in problems] == ["ungrounded number"] * faults
+    for place in ("orig_pkts is -.068", "With .5"):
+        spoilt = answer.replace(place, place.replace(".", ".1"))
+        assert any(f"ungrounded number: {'-0' if '-' in place else '0'}.1" in problem for problem in
+                   check_answer(spoilt, COMPACT, "Normal", CLASSES, names))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "kind"),
     [

@@ -14,7 +14,7 @@ from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.augmentation.tracks import Brief
 from iot_pipeline.augmentation.variation import Variation
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.serialise import group_id, values_text
+from iot_pipeline.flows.serialise import flow_writer, group_id, parse_text, values_text
 from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.teacher.analyst import write_answer
@@ -143,6 +143,31 @@ def test_varied_rows_meet_no_evaluation_flow_and_are_explained_anew(
     bound = build(groups)
     assert not groups & {group_id(row["messages"][0]["content"]) for row in bound.messages} - set(rows["flow_group"])
     assert free.report == build(set()).report
+
+
+def test_compact_flows_are_read_explained_paraphrased_and_varied(rows: pd.DataFrame) -> None:
+    write, brief = flow_writer(SPEC, "compact"), replace(BRIEF, serialisation="compact")
+    short = rows.assign(text=[write(row) for row in rows[SPEC.feature_names].to_numpy().tolist()])
+    first = tracks.build_original(short, prompt("original"), Direct(), brief)
+    said = tracks.build_paraphrased(short, first.answers, prompt("paraphrased"), Direct(), brief)
+    varied = tracks.build_feature_varied(
+        short, first.answers, prompt("feature_varied"), Direct(), brief, Variation.physical, write, set()
+    )
+    assert [result.quarantined for result in (first, said, varied)] == [0, 0, 0]
+    for row in first.messages + varied.messages:
+        flow, answer = (turn["content"] for turn in row["messages"])
+        printed = {name: value for name, value, _ in parse_text(flow)}
+        cited = [item.split(" ")[:2] for item in answer.split("KEY_INDICATORS: ")[1].split("; ")]
+        assert len(cited) >= 3 and all(printed[name] == value for name, value in cited)
+    groups = dict(zip(short["text"], rows["flow_group"], strict=True))
+    kept = [
+        (row["messages"][0]["content"], group)
+        for row, group, kind in zip(varied.messages, *(
+            varied.provenance[name].to_pylist() for name in ("varied_group", "kind")), strict=True)
+        if kind == "unchanged"
+    ]
+    assert kept and all(groups[text] == group for text, group in kept)
+    assert len({row["messages"][0]["content"] for row in varied.messages} - set(short["text"])) > 10
 
 
 def test_a_report_is_the_same_whatever_the_cache_held(rows: pd.DataFrame, original: tracks.TrackResult) -> None:

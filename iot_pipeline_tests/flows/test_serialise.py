@@ -11,20 +11,25 @@ from hypothesis import strategies as st
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.serialise import (
+    SERIALISATIONS,
     RankTable,
     fit_ranks,
+    flow_writer,
     group_id,
     parse_text,
     printed,
     printed_sql,
-    ranked_text,
+    serialisation_of,
+    shortened,
     texts,
     values_text,
 )
 from iot_pipeline.flows.simulate import simulate_farm_flow
-from iot_pipeline.flows.spec import Format, load_spec
+from iot_pipeline.flows.spec import DatasetSpec, Format, load_spec
 from iot_pipeline.flows.split import split_by_group
+from iot_pipeline.sft.tokenizer import load_tokenizer
 
+QWEN = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
 DECIMALS = Format(decimals=3)
 SIGNIFICANT = Format(significant=4)
 TIES = st.integers(-(10**7), 10**7).map(lambda n: n / 2000)
@@ -91,7 +96,8 @@ def test_ranks_come_from_the_train_side_alone_and_texts_agree(small: Path) -> No
         assert abs(ranks.percentile("orig_ip_bytes", f"{value:.3f}") - share) <= 0.5
     rows = flows[spec.feature_names].to_numpy().tolist()
     assert texts(spec, "values", flows) == [values_text(spec, row) for row in rows]
-    assert texts(spec, "ranked", flows, ranks) == [ranked_text(spec, row, ranks) for row in rows]
+    for kind in SERIALISATIONS:
+        assert texts(spec, kind, flows, ranks) == list(map(flow_writer(spec, kind, ranks), rows))
     assert [group_id(text) for text in texts(spec, "values", flows)] == flows.flow_group.tolist()
 
 
@@ -110,13 +116,81 @@ def test_texts_read_back(values: list[float]) -> None:
     names = spec.feature_names
     ranks = RankTable(1, {name: [0.0] for name in names}, {name: [1] for name in names})
     assert parse_text(values_text(spec, values)) == [(name, text, None) for name, text in expected]
-    ranked = parse_text(ranked_text(spec, values, ranks))
+    ranked = parse_text(flow_writer(spec, "ranked", ranks)(values))
     assert [(name, text) for name, text, _ in ranked] == expected
     assert {rank for _, _, rank in ranked} <= {0, 50, 100}
 
 
 @pytest.mark.parametrize(
-    "text", ["", "orig_pkts 3", "orig_pkts: three", "orig_pkts: 3 p5 x", "orig_pkts: nan"]
+    ("text", "short"),
+    [("-0.117", "-.117"), ("0.000", "0"), ("1.500", "1.5"), ("-1.000", "-1"), ("100.000", "100"), ("100", "100"),
+     ("0", "0"), ("10.010", "10.01"), ("2.5e-05", "2.5e-05"), ("1.000000e+300", "1e+300"), ("1e+10", "1e+10")],
+)
+def test_zeros_that_say_nothing_are_left_out(text: str, short: str) -> None:
+    assert shortened(text) == short
+    assert float(short) == float(text)
+
+
+def test_compact_puts_a_family_in_a_line_under_its_first_name() -> None:
+    spec = load_spec("farm_flow")
+    values = [-0.03, 1.826, 41.836, *[0.0] * 18, -0.1171, -0.199, *[0.0] * 6]
+    lines = flow_writer(spec, "compact")(values).split("\n")
+    assert lines[:3] == ["missed_bytes -.03", "orig_pkts 1.826 ip_bytes 41.836", "resp_pkts 0 ip_bytes 0"]
+    assert "fwd_header_size_tot 0 min 0 max 0" in lines and "fwd_iat.tot -.117 avg -.199" in lines
+    assert lines[-2:] == ["pkts_difference 0", "data_pkts_difference 0"]
+
+
+# Of one word, alike but for their end, beginning with another one's stem, numbers, ending with a separator.
+NAMES = ("a", "ab", "a_b", "a_c", "a_", "a_b.c", "a_b.d", "a_b.", "a.1", "a.2", "1", "7_2", "7_30", "e_5", "e_")
+
+
+@st.composite
+def flows_of_one_spec(draw: st.DrawFn) -> tuple[DatasetSpec, list[float], list[float]]:
+    """A data set of any names and format, and two of its flows, which often differ in a last digit or not at all."""
+    spec, form = load_spec("farm_flow"), draw(st.sampled_from([DECIMALS, SIGNIFICANT, Format(decimals=0)]))
+    names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+    features = [spec.features[0].model_copy(update={"name": name}) for name in names]
+    number = st.floats(allow_nan=False, allow_infinity=False) | TIES | st.sampled_from([0.0, 0.1, 1.0, 10.0, 1e15])
+    one = draw(st.lists(number, min_size=len(names), max_size=len(names)))
+    other = [draw(st.sampled_from([x, x, x * (1 + 1e-3), x * 10, x + 0.001, -x])) for x in one]
+    finite = [x if abs(y) == float("inf") else y for x, y in zip(one, other, strict=True)]
+    return spec.model_copy(update={"features": features, "format": form}), one, finite
+
+
+@settings(max_examples=200, deadline=None)
+@given(flows_of_one_spec())
+def test_compact_says_what_values_says(given_flows: tuple[DatasetSpec, list[float], list[float]]) -> None:
+    spec, one, other = given_flows
+    write = flow_writer(spec, "compact")
+    for values in (one, other):
+        short, long = parse_text(write(values)), parse_text(values_text(spec, values))
+        assert [(name, float(text)) for name, text, _ in short] == [(name, float(text)) for name, text, _ in long]
+        assert [text for _, text, _ in short] == [shortened(text) for _, text, _ in long]
+    assert (write(one) == write(other)) == (values_text(spec, one) == values_text(spec, other))
+
+
+def test_a_text_tells_its_serialisation() -> None:
+    spec = load_spec("farm_flow")
+    ranks = RankTable(1, {name: [0.0] for name in spec.feature_names}, {name: [1] for name in spec.feature_names})
+    for kind in SERIALISATIONS:
+        assert serialisation_of(flow_writer(spec, kind, ranks)([0.5] * 29)) == kind
+
+
+@pytest.mark.skipif(not QWEN.is_dir(), reason="the tokenizer of Qwen2.5 is not there: ../shared/data/qwen2.5-tokenizer")
+def test_compact_takes_at_most_230_tokens_of_qwen(small: Path) -> None:
+    spec = load_spec("farm_flow")
+    flows = duckdb.sql(f"SELECT * FROM '{small}/flows.parquet' ORDER BY row_id LIMIT 300").df()
+    tokenizer = load_tokenizer(str(QWEN))
+    counts = {
+        kind: sum(map(len, tokenizer(texts(spec, kind, flows))["input_ids"])) / 300 for kind in ("values", "compact")
+    }
+    assert counts["compact"] <= 230 < 300 < counts["values"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "orig_pkts", "orig_pkts 3 4", "orig_pkts three", "orig_pkts: three", "orig_pkts: 3 p5 x", "orig_pkts: nan",
+     "orig_pkts: 3 resp_pkts 4", "orig_pkts  3", "fwd_iat.tot 3 avg", " orig_pkts 3", "orig_pkts 3 "],
 )
 def test_text_that_is_no_flow_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="line 1"):
@@ -124,7 +198,7 @@ def test_text_that_is_no_flow_is_refused(text: str) -> None:
 
 
 def test_unknown_serialisation_and_missing_ranks_are_refused() -> None:
-    with pytest.raises(UserError, match="values, ranked"):
+    with pytest.raises(UserError, match="values, ranked, compact"):
         texts(load_spec("farm_flow"), "json", {})
     with pytest.raises(UserError, match="rank table"):
         texts(load_spec("farm_flow"), "ranked", {})

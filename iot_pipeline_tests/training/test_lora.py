@@ -12,6 +12,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.training.base import build_tiny_base, load_tokenizer, number_features
 from iot_pipeline.training.exercises import masked, parse, reading
 from iot_pipeline.training.lora import trainable_parameters
+from iot_pipeline.training.tokenizer import build_tokenizer
 from iot_pipeline_tests.tiny import CLASSES, FEATURES, RECIPE, flow_texts, make_base
 
 
@@ -69,6 +70,25 @@ def test_masked_lines_are_those_of_the_answer() -> None:
     filled = dict(line.split(": ") for line in answer.split("\n")[1:])
     assert {name: value for name, value in filled.items() if f"{name}: ?" in text} == filled
     assert all(f"{name}: {value}" in flows.texts[2] for name, value in filled.items())
+
+
+def test_compact_texts_are_read_and_masked_in_their_own_form() -> None:
+    names = ["orig_pkts", "flow_iat.tot", "flow_iat.avg"]
+    flows = parse(["orig_pkts 3\nflow_iat.tot -.117 avg 1.5", "orig_pkts 4\nflow_iat.tot 2 avg -1"], names)
+    assert flows.printed == [["3", "-.117", "1.5"], ["4", "2", "-1"]]
+    assert flows.numbers[0].tolist() == [3.0, -0.117, 1.5]
+    text, answer = masked(flows, 0, np.random.default_rng(1), hidden=3)
+    assert text == "orig_pkts ?\nflow_iat.tot ? avg ?"
+    assert answer == "FILL: orig_pkts 3 flow_iat.tot -.117 flow_iat.avg 1.5"
+    with pytest.raises(ValueError, match="features are not"):
+        parse(["orig_pkts 3\nflow_iat.tot -.117 avg 1.5", "orig_pkts: 3\nflow_iat.tot: 2\nflow_iat.avg: 1"], names)
+
+
+@pytest.mark.parametrize("text", ["orig_pkts -.117\nflow_iat.tot .5 avg 2e-05", "orig_pkts: -0.117\nflow_iat.tot: 0.5"])
+def test_a_value_is_one_piece_for_the_tokenizer(text: str) -> None:
+    tokenizer = build_tokenizer([text] * 50, [], 500)
+    pieces = [tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]]
+    assert [piece.strip() for piece in pieces] == text.split()
 
 
 def test_near_numbers_begin_near() -> None:
