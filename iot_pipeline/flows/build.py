@@ -39,6 +39,9 @@ def build_flows(
 ) -> FlowsReport:
     """Make flows.parquet (row_id, features, label, flow_group, occurrence) from raw.parquet.
 
+    `occurrence` counts the rows of a flow group from 0, in the order of their exact values in spec order (only equal
+    flows stand in the order of the source): which row represents a group does not depend on the order of the rows.
+
     Rows with a missing, non-numeric, NaN or infinite value or an unknown label are rejected and counted by
     reason; more than `max_rejected_share` of them is a UserError that names the commonest reason and its
     first row. Rows of a class that the spec declares absent are left out and counted apart.
@@ -55,12 +58,12 @@ def build_flows(
             raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
         # Distinct rows are printed once; the join compares numbers, and equal numbers print alike.
         connection.execute(
-            f"CREATE TEMP TABLE groups AS SELECT {features}, sha256({values_text_sql(spec)}) AS flow_group "
-            f"FROM (SELECT DISTINCT {features} FROM accepted)"
+            f"CREATE TEMP TABLE groups AS SELECT {features}, sha256({values_text_sql(spec)}) AS flow_group, "
+            f"row_number() OVER (ORDER BY {features}) AS place FROM (SELECT DISTINCT {features} FROM accepted)"
         )
         query = f"""
             SELECT row_id, {features}, label, flow_group, CAST(row_number() OVER (
-                PARTITION BY flow_group ORDER BY row_id) - 1 AS INTEGER) AS occurrence
+                PARTITION BY flow_group ORDER BY place, row_id) - 1 AS INTEGER) AS occurrence
             FROM accepted JOIN groups USING ({features}) ORDER BY row_id"""
         write_query(connection, query, out)
         by_class = dict(connection.execute("SELECT label, count(*) FROM accepted GROUP BY label").fetchall())

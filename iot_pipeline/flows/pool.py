@@ -5,8 +5,9 @@ Belongs here: joins of flows.parquet with order.parquet and records.parquet. Doe
 
 from pathlib import Path
 
-import duckdb
 import pandas as pd
+
+from iot_pipeline.flows.tables import connect
 
 
 def training_rows(flows: Path, order: Path, start: int, stop: int) -> pd.DataFrame:
@@ -55,5 +56,5 @@ def pool_size(order: Path) -> int:
 
 
 def _frame(query: str, **parameters: str | int) -> pd.DataFrame:
-    with duckdb.connect() as connection:
+    with connect() as connection:
         return connection.execute(query, parameters).df()

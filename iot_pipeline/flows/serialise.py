@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, Format
+from iot_pipeline.flows.tables import connect
 
 # values: `name: value` a line; ranked: `name: value pNN`; compact: `fwd_iat.tot -.117 avg -.199`, a family a line.
 SERIALISATIONS = ("values", "ranked", "compact")
@@ -112,7 +112,7 @@ class RankTable:
 
 def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
     """Fit the rank table on the rows of flows.parquet whose group is on side `train` of records.parquet."""
-    with duckdb.connect() as connection:
+    with connect() as connection:
         connection.execute(
             "CREATE TEMP TABLE pool AS SELECT * FROM read_parquet($flows) WHERE flow_group IN "
             "(SELECT flow_group FROM read_parquet($records) WHERE side = 'train')",

@@ -77,7 +77,8 @@ def split_by_group(
     with connect() as connection:
         connection.execute(f"""
             CREATE TEMP TABLE records AS
-            SELECT flow_group, label, count(*) AS rows, min(row_id) AS first_row
+            SELECT flow_group, label, count(*) AS rows, min(occurrence) AS first,
+                arg_min(row_id, occurrence) AS first_row
             FROM {scan(flows)} GROUP BY ALL""")
         connection.execute(f"""
             CREATE TEMP TABLE walk AS
@@ -85,7 +86,7 @@ def split_by_group(
                 ORDER BY majority, length(bin(group_rows)) DESC, sha256('{seed}:' || flow_group), flow_group) - 1
                 AS place
             FROM (
-                SELECT flow_group, CAST(sum(rows) AS BIGINT) AS group_rows, min(first_row) AS row_id,
+                SELECT flow_group, CAST(sum(rows) AS BIGINT) AS group_rows, arg_min(first_row, first) AS row_id,
                     count(*) AS labels, first(label ORDER BY rows DESC, label) AS majority
                 FROM records GROUP BY flow_group)""")
         connection.register("sides", deal(connection, fractions))
@@ -171,7 +172,7 @@ def order_training(
             SELECT row_id, flow_group, label, {part} AS part,
                 sha256('{seed}:' || flow_group || ':' || label || ':' || nth) AS key
             FROM (SELECT row_id, flow_group, label,
-                    row_number() OVER (PARTITION BY flow_group, label ORDER BY row_id) - 1 AS nth
+                    row_number() OVER (PARTITION BY flow_group, label ORDER BY occurrence) - 1 AS nth
                 FROM {scan(flows)} SEMI JOIN (SELECT flow_group FROM {scan(records)} WHERE side = 'train')
                 USING (flow_group))""")
         rows, groups = connection.execute("SELECT count(*), count(DISTINCT flow_group) FROM pool").fetchall()[

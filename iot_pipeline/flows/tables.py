@@ -5,6 +5,8 @@ Belongs here: how tables are moved. Does not belong here: what is in them.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,11 +20,14 @@ ROW_GROUP = 122_880
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB that keeps to two threads and never shows a progress bar."""
-    connection = duckdb.connect()
-    connection.execute("SET threads = 2")
+    """An in-memory DuckDB of two threads, without a progress bar, that spills to the system's temporary folder.
+
+    Left alone, it would take every core and make a folder .tmp where the process happens to stand.
+    """
+    spill = Path(tempfile.gettempdir()) / f"iot_pipeline-duckdb-{os.getpid()}"
+    settings: dict[str, str | bool | int | float | list[str]] = {"threads": 2, "temp_directory": str(spill)}
+    connection = duckdb.connect(config=settings)
     connection.execute("SET enable_progress_bar = false")
-    connection.execute("SET preserve_insertion_order = true")
     return connection
 
 
@@ -37,7 +42,7 @@ def scan(path: Path) -> str:
 
 
 def write_query(connection: duckdb.DuckDBPyConnection, query: str, out: Path) -> int:
-    """Stream an ordered query into `out` (Parquet, zstd, atomic); return the number of rows.
+    """Stream an ordered query into `out` (Parquet, lz4, atomic); return the number of rows.
 
     Row groups have a fixed size, so equal rows give equal bytes whatever the number of threads.
     """
@@ -49,7 +54,7 @@ def write_batches(out: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch
     """Write record batches as Parquet with row groups of exactly ROW_GROUP rows (the last may be shorter)."""
     rows = 0
     with replacing(out) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(temporary, schema, compression="lz4") as writer:
             waiting: list[pa.RecordBatch] = []
             held = 0
             for batch in batches:

@@ -18,11 +18,10 @@ from iot_pipeline.quality.sql import literal, one, rows
 def label_conflicts(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = None) -> dict[str, Any]:
     """Groups with more than one label in flows.parquet, who is confused with whom, and exact ceilings.
 
-    Returns {rows, text, raw, matrix, pairs, ceilings, by_class, largest}; `matrix[i][j]` (as `classes`):
-    rows of class i in conflicting flow groups whose majority label is j (ties: the class listed first), so
-    the rows off the diagonal are those that no function of the flow text can get right. Ceilings: `row` over
-    rows, `distinct` over distinct flows, `clean` over flows with one label. `counts`: what `count_flows` made of the
-    same file.
+    Returns {rows, text, raw, matrix, pairs, ceilings, by_class, largest}; `matrix[i][j]` (as `classes`): rows of class
+    i in conflicting flow groups whose majority label is j (ties: the first by name, as in the split), so the rows off
+    the diagonal are those that no function of the flow text can get right. Ceilings: `row` over rows, `distinct` over
+    distinct flows, `clean` over flows with one label. `counts`: what `count_flows` made of the same file.
     """
     with opened_counts(count_flows(flows, spec.feature_names) if counts is None else counts) as connection:
         classes = ", ".join(f"({position}, {literal(name)})" for position, name in enumerate(spec.classes))
@@ -32,7 +31,7 @@ def label_conflicts(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = 
         connection.execute(
             """CREATE TEMP TABLE conflict AS
             SELECT flow_group, label, place, n, sum(n) OVER g AS size,
-                first(label) OVER (PARTITION BY flow_group ORDER BY n DESC, place) AS majority
+                first(label) OVER (PARTITION BY flow_group ORDER BY n DESC, label) AS majority
             FROM text_labels JOIN classes USING (label)
             WINDOW g AS (PARTITION BY flow_group) QUALIFY count(*) OVER g > 1"""
         )

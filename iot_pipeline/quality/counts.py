@@ -13,10 +13,12 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.tables import connect
 
 # Rows grouped at a time: bounds the memory, whatever the size of the table.
 ROWS_AT_ONCE = 1_000_000
@@ -27,7 +29,8 @@ TEXTS = ["flow_group", "label"]
 class FlowCounts:
     """Rows (n) of each set of exact values and label, and of each flow group and label.
 
-    raw: raw_group (int64, from 0), label, n. text: flow_group, label, n, row_id (the first).
+    raw: raw_group (int64), label, n. text: flow_group, label, n, and occurrence and row_id of
+    the row that stands for them (lowest occurrence).
     """
 
     raw: pa.Table
@@ -35,30 +38,54 @@ class FlowCounts:
 
 
 def count_flows(flows: Path, features: Sequence[str]) -> FlowCounts:
-    """Count the rows of flows.parquet; without `features`, `raw` knows one set of values.
+    """Count the rows of flows.parquet; without `features`, `raw` is by flow group too.
 
-    Values are equal as numbers are (-0.0 = 0.0, exact otherwise); Arrow compares whole keys behind its hashes, so no
-    collision can merge two flows. UserError if the file is missing.
+    Values are equal as numbers are (-0.0 = 0.0, exact otherwise). UserError if the file is missing.
     """
     if not flows.is_file():
         raise UserError(f"{flows} is missing; materialise the asset that makes it first")
-    keys = [*features, *TEXTS]
-    parts = []
     with pq.ParquetFile(flows, read_dictionary=TEXTS) as file:
+        rows = max(file.metadata.num_rows, 1)
+        parts = []
         for groups in row_groups(file):
-            part = file.read_row_groups(groups, columns=[*keys, "row_id"]).unify_dictionaries().combine_chunks()
-            found = part.group_by(keys, use_threads=False).aggregate([("row_id", "count"), ("row_id", "min")])
-            parts.append(found.rename_columns([*keys, "n", "row_id"]))
-    whole = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
-    # Only now, that the table is small: -0.0 becomes 0.0, and what the parts have in common becomes one.
-    for place, name in enumerate(features):
-        whole = whole.set_column(place, name, pa.array(whole[name].to_numpy() + 0.0))
-    whole = whole.append_column("raw_group", pa.array(numbered(whole, features)))
-    raw = whole.group_by(["raw_group", "label"], use_threads=False).aggregate([("n", "sum")])
-    text = whole.group_by(TEXTS, use_threads=False).aggregate([("n", "sum"), ("row_id", "min")])
-    return FlowCounts(
-        plain(raw.rename_columns(["raw_group", "label", "n"])), plain(text.rename_columns([*TEXTS, "n", "row_id"]))
-    )
+            part = file.read_row_groups(groups, columns=[*features, *TEXTS, "occurrence", "row_id"])
+            # One number orders the rows of a group: by occurrence, then by row. It stays below rows squared.
+            rank = part["occurrence"].to_numpy() * np.int64(rows) + part["row_id"].to_numpy()
+            part = part.drop(["occurrence", "row_id"]).append_column("rank", pa.array(rank))
+            parts.append(distinct(part.append_column("n", pa.array(np.ones(len(part), dtype=np.int64))), features))
+    # What the parts have in common becomes one.
+    whole = distinct(pa.concat_tables(parts), features) if len(parts) > 1 else parts[0]
+    raw = whole.select(["raw_group", "label", "n"])
+    text = distinct(whole, [])
+    occurrence, row_id = np.divmod(text["rank"].to_numpy(), rows)
+    text = text.append_column("occurrence", pa.array(occurrence)).append_column("row_id", pa.array(row_id))
+    return FlowCounts(plain(raw), plain(text.select([*TEXTS, "n", "occurrence", "row_id"])))
+
+
+def distinct(table: pa.Table, features: Sequence[str]) -> pa.Table:
+    """One row for each set of exact values and label: `n` their sum, `rank` their least, and `raw_group`.
+
+    `table`: features, flow_group, label, rank, n.
+    """
+    table = table.unify_dictionaries().combine_chunks()
+    group, label = (np.asarray(table[name].chunk(0).indices, dtype=np.int64) for name in TEXTS)
+    raw = numbered(table, features, group)
+    code, keys = pd.factorize(raw * (label.max(initial=0) + 1) + label)
+    first = first_of(code, len(keys))
+    least = np.full(len(keys), np.iinfo(np.int64).max)
+    np.minimum.at(least, code, table["rank"].to_numpy())
+    n = np.bincount(code, weights=table["n"].to_numpy(), minlength=len(keys)).astype(np.int64)
+    found = table.select([*features, *TEXTS]).take(pa.array(first))
+    for name, column in (("rank", least), ("n", n), ("raw_group", raw[first])):
+        found = found.append_column(name, pa.array(column))
+    return found
+
+
+def first_of(code: np.ndarray, codes: int) -> np.ndarray:
+    """Place of the first row of each code 0 .. codes - 1, int64 [codes]."""
+    first = np.empty(codes, dtype=np.int64)
+    first[code[::-1]] = np.arange(len(code) - 1, -1, -1)
+    return first
 
 
 def plain(table: pa.Table) -> pa.Table:
@@ -81,22 +108,34 @@ def row_groups(file: pq.ParquetFile) -> Iterator[list[int]]:
         yield waiting
 
 
-def numbered(table: pa.Table, features: Sequence[str]) -> np.ndarray:
-    """A number for each row [n], the same for rows whose features are the same."""
-    if not features:
-        return np.zeros(len(table), dtype=np.int64)
-    placed = table.select(list(features)).append_column("place", pa.array(np.arange(len(table))))
-    grouped = placed.group_by(list(features), use_threads=False).aggregate([("place", "list")])
-    places = grouped["place_list"].combine_chunks()
-    numbers = np.empty(len(table), dtype=np.int64)
-    numbers[places.flatten().to_numpy()] = places.value_parent_indices().to_numpy()
-    return numbers
+def numbered(table: pa.Table, features: Sequence[str], group: np.ndarray) -> np.ndarray:
+    """A number for each row [n], the same for rows whose features are the same; `group`: int64 [n], of the flow group.
+
+    Flows that are equal print alike, so only rows of one flow group need comparing. Nearly all of them equal the
+    first of their group: those are told by one comparison a column, and only the rest is grouped by whole keys.
+    """
+    group, groups = pd.factorize(group)
+    leader = first_of(group, len(groups))[group]
+    same = np.ones(len(table), dtype=bool)
+    for name in features:
+        values = table[name].to_numpy()
+        same &= values == values[leader]
+    rest = np.flatnonzero(~same)
+    if not len(rest):
+        return group
+    odd = table.select(list(features)).take(pa.array(rest))
+    for place, name in enumerate(features):  # Arrow tells -0.0 from 0.0
+        odd = odd.set_column(place, name, pa.array(odd[name].to_numpy() + 0.0))
+    grouped = odd.append_column("place", pa.array(rest)).group_by(list(features), use_threads=False)
+    places = grouped.aggregate([("place", "list")])["place_list"].combine_chunks()
+    group[places.flatten().to_numpy()] = len(groups) + places.value_parent_indices().to_numpy()
+    return group
 
 
 @contextmanager
 def opened_counts(counts: FlowCounts) -> Iterator[duckdb.DuckDBPyConnection]:
     """In-memory DuckDB that has the two tables as raw_labels and text_labels."""
-    with duckdb.connect() as connection:
+    with connect() as connection:
         connection.register("raw_labels", counts.raw)
         connection.register("text_labels", counts.text)
         yield connection

@@ -69,11 +69,11 @@ def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[
 
 
 def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:
-    """The flow groups with the most rows, with the rows of each label and their first row's id."""
+    """The flow groups with the most rows, with the rows of each label and the id of the row that stands for them."""
     found = rows(
         connection,
         f"""WITH top AS (
-            SELECT flow_group, sum(n)::BIGINT AS rows, min(row_id) AS row_id
+            SELECT flow_group, sum(n)::BIGINT AS rows, arg_min(row_id, occurrence) AS row_id
             FROM text_labels GROUP BY flow_group ORDER BY rows DESC, flow_group LIMIT {count})
         SELECT flow_group, top.rows, map_from_entries(list((label, n) ORDER BY label)) AS labels, top.row_id
         FROM top JOIN text_labels USING (flow_group) GROUP BY ALL ORDER BY top.rows DESC, flow_group""",

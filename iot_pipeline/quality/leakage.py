@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.deal import SIDES
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.quality.counts import FlowCounts, count_flows
 from iot_pipeline.quality.sql import feature_list, opened
 
 Floats = npt.NDArray[np.float64]
-SIDES = ("train", "validation", "calibration", "test")
 TRAIN_SHARE = 0.8
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from iot_pipeline.flows.serialise import printed
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.quality.sql import feature_list, opened, quote
+from iot_pipeline.quality.sql import feature_list, opened
 
 MARKED = 8
 
@@ -31,8 +31,9 @@ def sample_comparison(
     """
     with opened(flows=flows) as connection:
         firsts = connection.execute(
-            f"SELECT min(row_id) AS row_id, label, {', '.join(_first(f.name) for f in spec.features)} "
-            "FROM flows GROUP BY flow_group, label ORDER BY label, row_id"
+            f"SELECT row_id, label, {feature_list(spec)} FROM flows SEMI JOIN ("
+            "SELECT flow_group, min(occurrence) AS occurrence FROM flows GROUP BY flow_group, label) "
+            "USING (flow_group, occurrence) ORDER BY label, flow_group"
         ).df()
         rng = np.random.default_rng(seed)
         chosen: dict[str, list[int]] = {}
@@ -77,10 +78,6 @@ def sample_comparison(
         "rows": chosen,
     }
     return summary, pd.DataFrame(lines)
-
-
-def _first(name: str) -> str:
-    return f"arg_min({quote(name)}, row_id) AS {quote(name)}"
 
 
 def _separation(values: pd.Series, labels: pd.Series) -> float:

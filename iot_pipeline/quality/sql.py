@@ -14,6 +14,7 @@ import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.tables import connect
 
 Row = tuple[Any, ...]
 
@@ -36,7 +37,7 @@ def feature_list(spec: DatasetSpec) -> str:
 @contextmanager
 def opened(**tables: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """In-memory DuckDB in which each keyword is a view on that Parquet file; UserError if one is missing."""
-    connection = duckdb.connect()
+    connection = connect()
     try:
         for name, path in tables.items():
             if not Path(path).is_file():
