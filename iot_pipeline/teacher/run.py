@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,31 @@ class Tries:
         return self.failures >= max_failures or self.limited >= RATE_LIMIT_ATTEMPTS
 
 
+def stored_answers(store: Store, source: str, requests: Mapping[str, Request], check: Check) -> dict[str, Answer]:
+    """What need not be asked: stored answers of `source` to `requests` (by key) under today's check. Writes nothing."""
+    found = (usable(stored, requests[stored.key], check) for stored in store.lookup(list(requests), source))
+    return {answer.key: answer for answer in found if answer is not None}
+
+
+def usable(stored: Answer, request: Request, check: Check) -> Answer | None:
+    """A stored answer under today's check; None where the request is to be asked (again)."""
+    if stored.reasons and stored.reasons[0].startswith(NO_ANSWER):
+        return None
+    if not stored.text or stored.reasons[:1] in (("refused",), ("cut off",)):
+        return stored  # no full text: it stays what it is
+    if (version := version_of(check)) and stored.checked == version:
+        return stored
+    reasons = check(request, stored.text)
+    if reasons and stored.reasons == (UNCHECKED,):
+        return None  # nobody has asked for a better one yet
+    return replace(stored, status="quarantined" if reasons else "ok", reasons=tuple(reasons))
+
+
+def version_of(check: Check) -> str:
+    """The version that a check knows of itself, empty where it knows none."""
+    return str(getattr(check, "version", ""))
+
+
 class Run:
     """The state of one `ask`."""
 
@@ -130,7 +155,7 @@ class Run:
         self.rng = random.Random()  # jitter only: no content depends on it
         self.reserved = 0  # reservations of this run that are not settled in the store
         self.stop: UserError | None = None
-        self.check_version = str(getattr(check, "version", ""))
+        self.check_version = version_of(check)
         self._attempts: list[Attempt] = []
         self._finished: list[Answer] = []
         self._unasked: list[Answer] = []
@@ -143,10 +168,7 @@ class Run:
 
     def from_store(self, requests: dict[str, Request]) -> list[Request]:
         """Take over the answers that are there; returns the requests that have to be sent."""
-        for stored in self.store.lookup(list(requests), self.teacher.source):
-            answer = self._usable(stored, requests[stored.key])
-            if answer is not None:
-                self.answers[answer.key] = answer
+        self.answers |= stored_answers(self.store, self.teacher.source, requests, self.check)
         if self.check_version:
             stale = [answer for answer in self.answers.values() if answer.checked != self.check_version]
             self.answers |= {answer.key: replace(answer, checked=self.check_version) for answer in stale}
@@ -155,19 +177,6 @@ class Run:
         for answer in self.answers.values():
             self._count(answer)
         return [request for key, request in requests.items() if key not in self.answers]
-
-    def _usable(self, stored: Answer, request: Request) -> Answer | None:
-        """A stored answer under today's check; None where the request is to be asked (again)."""
-        if stored.reasons and stored.reasons[0].startswith(NO_ANSWER):
-            return None
-        if not stored.text or stored.reasons[:1] in (("refused",), ("cut off",)):
-            return stored  # no full text: it stays what it is
-        if self.check_version and stored.checked == self.check_version:
-            return stored
-        reasons = self.check(request, stored.text)
-        if reasons and stored.reasons == (UNCHECKED,):
-            return None  # nobody has asked for a better one yet
-        return replace(stored, status="quarantined" if reasons else "ok", reasons=tuple(reasons))
 
     def ours(self, requests: Iterable[Request]) -> Iterator[Request]:
         """Those that no other process asks; claimed in small batches, so that two processes share the work."""
@@ -184,14 +193,12 @@ class Run:
             return []
         await asyncio.sleep(self._others_gap_s)
         self._others_gap_s = min(1.5 * self._others_gap_s, MAX_OTHERS_GAP_S)
-        for stored in list(self.store.lookup(list(self._others), self.teacher.source)):
-            answer = self._usable(stored, self._others[stored.key])
-            if answer is not None:
-                del self._others[stored.key]
-                self.answers[answer.key] = answer
-                self.summary.cached += 1
-                self.summary.asked -= 1
-                self._count(answer)
+        for answer in stored_answers(self.store, self.teacher.source, self._others, self.check).values():
+            del self._others[answer.key]
+            self.answers[answer.key] = answer
+            self.summary.cached += 1
+            self.summary.asked -= 1
+            self._count(answer)
         left, self._others = list(self._others.values()), {}
         return left
 

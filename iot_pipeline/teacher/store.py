@@ -63,6 +63,7 @@ MIGRATIONS = {
     "state TEXT NOT NULL, remote_id TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL, "
     "planned_at REAL NOT NULL, owner TEXT NOT NULL, until REAL NOT NULL);",
 }
+READABLE = (2, 3)  # older ones lack a column of `answers`
 # A claim that is not renewed for so long is void: its owner is dead, or on a machine that is gone.
 LEASE_S = 20.0
 # SQLite's own default limit of bound variables is 32,766; a smaller batch keeps memory flat as well.
@@ -94,10 +95,14 @@ class Store:
 
     WAL with synchronous=NORMAL: what was committed outlives kill -9 of this process. Raises UserError where the
     file cannot be opened or was written by a newer version.
+    read_only: look at a store that is there, and change nothing: no upgrade, no clearing up after killed processes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        self.path, self._read_only = path, read_only
+        if read_only:
+            self._db = self._open_to_read()
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -116,6 +121,22 @@ class Store:
         self._settle_dead_reservations()
         self._free_dead_claims()
 
+    def _open_to_read(self) -> sqlite3.Connection:
+        """A connection that refuses to write; UserError where there is no store of a version that can be read."""
+        try:
+            db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=rw", uri=True, timeout=30)
+            db.execute("PRAGMA query_only=ON")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise UserError(f"the teacher's store {self.path} cannot be opened: {error}.") from error
+        if version not in (*READABLE, SCHEMA_VERSION):
+            db.close()
+            raise UserError(
+                f"{self.path} was written by another version of the project ({version}); `iot-pipeline run` brings an "
+                "older one up to date."
+            )
+        return db
+
     def __enter__(self) -> Store:
         return self
 
@@ -128,6 +149,9 @@ class Store:
 
     def close(self) -> None:
         """Give up what is claimed, close the connection; the last one to close folds the write-ahead log in."""
+        if self._read_only:
+            self._db.close()
+            return
         try:
             with self.transaction() as db:
                 db.execute("DELETE FROM claims WHERE owner = ?", (self.owner,))
@@ -306,6 +330,18 @@ class Store:
             "attempts": row[0], "prompt_tokens": int(row[1]), "cached_tokens": int(row[2]),
             "completion_tokens": int(row[3]), "usd": row[4], "usd_assumed": row[5], "outcomes": dict(outcomes),
         }
+
+    def batched(self, source: str) -> set[str]:
+        """Keys that batches at the server hold: asked, and not answered yet."""
+        query = "SELECT key FROM reservations WHERE batch IS NOT NULL AND source = ?"
+        return {row[0] for row in self._db.execute(query, (source,))}
+
+    def answer_seconds(self, source: str) -> float | None:
+        """Mean seconds of the answers that came one by one; None where none did."""
+        found: float | None = self._db.execute(
+            "SELECT avg(seconds) FROM attempts WHERE source = ? AND outcome = 'answered' AND seconds > 0", (source,)
+        ).fetchone()[0]
+        return found
 
     def quarantine(self, source: str | None = None) -> list[Answer]:
         """Every quarantined answer with its reasons, sorted by key."""

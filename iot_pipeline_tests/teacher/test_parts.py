@@ -210,3 +210,22 @@ def test_reservations_keep_the_cap_over_connections(tmp_path: Path) -> None:
         assert one.reserve("k1", "s", "m", 0.6, 1.0) is not None
         assert two.reserve("k2", "s", "m", 0.6, 1.0) is None
         assert two.reserve("k2", "s", "m", 0.4, 1.0) is not None
+
+
+def test_a_store_opened_to_read_changes_nothing_and_makes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    with pytest.raises(UserError, match=r"t\.sqlite cannot be opened"):
+        Store(path, read_only=True)
+    assert list(tmp_path.iterdir()) == []
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with Store(path) as store:
+        store.reserve("k", "s", "m", 0.5, 1.0)
+        with store.transaction() as db:
+            db.execute("UPDATE reservations SET pid = ?", (dead.pid,))
+    with Store(path, read_only=True) as store:
+        assert store.ledger()["attempts"] == 0 and store.read("SELECT count(*) FROM reservations") == [(1,)]
+        with pytest.raises(UserError, match="cannot be written"), store.transaction() as db:
+            db.execute("DELETE FROM reservations")
+    with Store(path) as store:  # this one settles what the dead process left
+        assert store.ledger()["outcomes"] == {"in flight at a kill": 1}
