@@ -50,7 +50,7 @@ class Settings(BaseSettings):
 
     # -- baseline ------------------------------------------------------------------------------------------
     automl_preset: Literal["fixed", "medium_quality", "best_quality"] = Field(
-        "fixed", description="AutoGluon: fixed is reproducible, the others are limited by time"
+        "fixed", description="AutoGluon: fixed is reproducible; another is limited by time and runs beside fixed"
     )
     automl_seconds: int = Field(60, ge=5, description="AutoGluon time limit in s (not used by `fixed`)")
 

@@ -6,12 +6,9 @@ Belongs here: configurations, training, prediction, importances. Does not belong
 from __future__ import annotations
 
 import itertools
-import logging
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -21,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from iot_pipeline.baseline.result import BaselineResult, Floats, check_labels, spread, to_frame
+from iot_pipeline.errors import UserError
 
 Preset = Literal["fixed", "medium_quality", "best_quality"]
 # Rounds, trees and seeds are set, nothing looks at the clock: the same rows give the same models.
@@ -44,13 +42,17 @@ LABEL, WEIGHT = "__label", "__weight"
 
 @dataclass(frozen=True)
 class AutoMLConfig:
-    """`fixed` ignores `seconds`; the presets of AutoGluon are limited by it and cannot be made again
-    exactly."""
+    """`fixed` ignores `seconds` and gives the same models again; AutoGluon's presets are limited by it and do not."""
 
     preset: Preset = "fixed"
-    seconds: int = 60
+    seconds: float = 60
     seed: int = 42
     cores: int = 2
+
+    @property
+    def name(self) -> str:
+        """Name of the baseline: `automl` is always the one that can be made again."""
+        return "automl" if self.preset == "fixed" else f"automl_{self.preset}"
 
 
 def run_automl(
@@ -67,8 +69,9 @@ def run_automl(
     `test` has flow_group and features: one representative a distinct flow (calibration and test side may come
     together). 15 % of the train flow groups choose and weigh the models, equal rows counted once; with
     `fixed` the chosen ones are then trained again on all rows. report: models with validation log-loss,
-    importances (rise of the log-loss when a feature is shuffled, on validation flows), configuration. A class
-    that is absent from `train` gets next to no probability; a single class predicts itself.
+    importances (rise of the log-loss when a feature is shuffled, on validation flows), configuration, whether it is
+    reproducible. A class that is absent from `train` gets next to no probability; a single class predicts itself.
+    Raises UserError where the time did not suffice for one model.
     """
     started = time.perf_counter()
     rows = to_frame(train, ["flow_group", *features, label], "training")
@@ -98,14 +101,14 @@ def run_automl(
         timings: dict[str, Any] = {}
     else:
         data = data.drop(columns="flow_group").rename(columns={label: LABEL})
-        with _quiet(), tempfile.TemporaryDirectory(prefix="automl-") as folder:
+        with tempfile.TemporaryDirectory(prefix="automl-") as folder:
             probabilities, details, timings = _fit_predict(
                 folder, data[~held], data[held], target[features], present, config, log
             )
         report |= details
     timings["total_s"] = time.perf_counter() - started
     return BaselineResult(
-        name="automl",
+        name=config.name,
         classes=list(classes),
         group_ids=target["flow_group"].tolist(),
         log_probs=spread(probabilities, present, list(classes)),
@@ -156,33 +159,8 @@ def _fit_predict(
         weight_evaluation=False,  # models are chosen by distinct flows
         learner_kwargs={"label_count_threshold": 1},  # by default rare classes are dropped
     )
-    common: dict[str, Any] = {"num_gpus": 0, "num_cpus": config.cores}
     marks = {"start": time.perf_counter()}
-    if config.preset == "fixed":
-        options = {name: dict(values) for name, values in FIXED_MODELS.items()}
-        predictor.fit(
-            training,
-            tuning_data=validation,
-            hyperparameters=options,
-            num_bag_folds=0,
-            num_stack_levels=0,
-            **common,
-        )
-    else:
-        if config.preset == "best_quality":
-            common |= {
-                "use_bag_holdout": True,
-                "dynamic_stacking": False,
-                "ag_args_ensemble": {"fold_fitting_strategy": "sequential_local"},
-            }
-        predictor.fit(
-            training,
-            tuning_data=validation,
-            presets=config.preset,
-            time_limit=config.seconds,
-            excluded_model_types=["FASTAI"],
-            **common,
-        )
+    _fit(predictor, training, validation, config)
     marks["fitted"] = time.perf_counter()
     board = predictor.leaderboard().sort_values("model")
     best = predictor.model_best
@@ -214,6 +192,30 @@ def _fit_predict(
     return probabilities, details, timings
 
 
+def _fit(predictor: Any, training: pd.DataFrame, validation: pd.DataFrame, config: AutoMLConfig) -> None:
+    """Train by the configuration; UserError where a time limit leaves no model."""
+    common: dict[str, Any] = {"tuning_data": validation, "num_gpus": 0, "num_cpus": config.cores}
+    if config.preset == "fixed":
+        options = {name: dict(values) for name, values in FIXED_MODELS.items()}
+        predictor.fit(training, hyperparameters=options, num_bag_folds=0, num_stack_levels=0, **common)
+        return
+    if config.preset == "best_quality":
+        common |= {
+            "use_bag_holdout": True,
+            "dynamic_stacking": False,
+            "ag_args_ensemble": {"fold_fitting_strategy": "sequential_local"},
+        }
+    try:
+        predictor.fit(
+            training, presets=config.preset, time_limit=config.seconds, excluded_model_types=["FASTAI"], **common
+        )
+    except (RuntimeError, AssertionError) as error:  # none was ready in time, or there was none left
+        raise UserError(
+            f"AutoGluon's {config.preset} trained no model in {config.seconds} s ({error}): raise IOT_AUTOML_SECONDS,"
+            " or set IOT_AUTOML_PRESET=fixed"
+        ) from error
+
+
 def _importances(predictor: Any, model: str, validation: pd.DataFrame, seed: int) -> dict[str, float]:
     """Rise of the mean log-loss on up to 400 validation flows when one feature is shuffled among them."""
     rng = np.random.default_rng(seed)
@@ -231,15 +233,3 @@ def _importances(predictor: Any, model: str, validation: pd.DataFrame, seed: int
     means = loss.reshape(len(copies), len(sample)).mean(axis=1)
     return {str(name): float(means[1 + i] - means[0]) for i, name in enumerate(values.columns)}
 
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Warnings and log lines of the libraries say nothing that a user can act on."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

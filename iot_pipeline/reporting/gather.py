@@ -8,8 +8,8 @@ Keys of a context, each absent where its artefact is: used (settings that the ar
 dedup_report, label_conflicts, dataset_mismatch, flow_profile and sample_comparison (summary and `table`: rows),
 attack_patterns, evaluation_split, training_order, leakage_report, base_model, inference_benchmark,
 track_comparison, cost_report, claims_audit; by `stage|track`: tracks (report, usage, examples), tensors, training
-(training.json and `curve`), evaluation, explanations; baselines (stage -> model -> evaluation), prompts (track ->
-text, version), lineage (rows).
+(training.json and `curve`), evaluation, explanations; baselines (stage -> model -> evaluation with `model` and
+`timings`), prompts (track -> text, version), lineage (rows).
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
             context[asset]["table"] = _rows(folder / TABLES[asset])
     elif asset == "automl_baseline":
         context.setdefault("baselines", {})[key] = {
-            _model(path.stem.removeprefix("eval_")): _json(path)
+            name: {**_json(path), **_optional(folder / f"timing_{name}.json", "timings")}
             for path in sorted(folder.glob("eval_*.json"))
+            for name in [path.stem.removeprefix("eval_")]
         }
     elif asset == "prompt":
         version = _json(folder / MANIFEST)["data_version"]
@@ -93,11 +94,6 @@ def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
         context.setdefault("evaluation", {})[key] = _json(folder / "eval.json")
     elif asset == "explanation_quality":
         context.setdefault("explanations", {})[key] = _json(folder / "quality.json")
-
-
-def _model(name: str) -> str:
-    """AutoML's preset is in its name; tables know it as `automl`."""
-    return "automl" if name.startswith("automl") else name
 
 
 def _json(path: Path) -> Any:

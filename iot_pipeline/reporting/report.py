@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from iot_pipeline.lake.atomic import write_text
-from iot_pipeline.reporting import sections_data, sections_front, sections_protocol, sections_student
+from iot_pipeline.reporting import sections_baseline, sections_data, sections_front, sections_protocol, sections_student
 from iot_pipeline.reporting.blocks import Section
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -24,6 +24,7 @@ CHAPTERS = (
     sections_front.about,
     sections_data.data,
     sections_data.split,
+    sections_baseline.baselines,
     sections_data.tracks,
     sections_student.training,
     sections_student.evaluation,

@@ -267,7 +267,7 @@ def split(context: Context) -> Section:
         section.missing("leakage_report")
         return section
     free, by_row = leaks["leak_free"], leaks["row_wise"]
-    known = _published(context, "row_split_prompt_leak")
+    known = published(context, "row_split_prompt_leak")
     section.text(
         f"Split by row, {tables.percent(by_row['shared_test_share'])} of the test rows have a prompt that was"
         f" trained on; here {tables.percent(free['shared_test_share'])} do. {_effect(free, by_row)}"
@@ -303,7 +303,7 @@ def _rules(section: Section, context: Context) -> None:
         section.text(f"{title}: {spec['scaling_note']}")
 
 
-def _published(context: Context, name: str) -> Any:
+def published(context: Context, name: str) -> Any:
     """A fact of the spec, wherever it stands among the facts; None where it is not published."""
     facts = (context.get("spec") or {}).get("facts") or {}
     places = [facts, *(value for value in facts.values() if isinstance(value, Mapping))]

@@ -100,7 +100,8 @@ def results(context: Context) -> Section:
         comparison.flat_rows(found, view),
         comparison.columns(view),
         "Every student and baseline on the same held-out flows, which share no prompt with training. Main"
-        f" view: {comparison.VIEWS[view]}. Brackets: 95 % cluster-bootstrap intervals.",
+        f" view: {comparison.VIEWS[view]}. Brackets: 95 % cluster-bootstrap intervals. \"Of AutoML\" is of its fixed,"
+        " reproducible configuration on the same rows.",
         "track_comparison",
     )
     section.table(

@@ -301,8 +301,14 @@ def limits(context: Context) -> list[str]:
     conflicts = context.get("label_conflicts")
     if conflicts and conflicts["ceilings"]["row"] < 1:
         said.append("Part of the error cannot be avoided: equal flows carry different labels.")
-    if used.get("automl_preset") == "fixed":
+    preset = used.get("automl_preset")
+    if preset == "fixed":
         said.append("AutoML ran with a fixed, reproducible set of models, not with its best-quality preset.")
+    elif preset:
+        said.append(
+            f"AutoML's {preset} is limited by time, so its figures cannot be made again exactly; students are held"
+            " against the fixed configuration, which can."
+        )
     open_claims = [row for row in context.get("claims_audit") or [] if row["verdict"] == claims.UNMEASURED]
     if open_claims:
         said.append(

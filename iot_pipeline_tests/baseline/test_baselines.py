@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -74,11 +76,14 @@ def test_lightgbm_learns_and_repeats() -> None:
 
 
 def test_automl_learns_repeats_and_leaves_nothing_behind(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     train, test = split(random_flows(900, conflict=0.02))
-    result = automl(train, test)
+    heard = logging.getLogger("somebody.else")
+    result = run_automl(train, test, FEATURES, "label", CLASSES, AutoMLConfig(seed=1), log=heard.warning)
+    # The libraries keep quiet, and nobody else is silenced for it.
+    assert [record.name for record in caplog.records] == ["somebody.else"]
     check(result, test)
     assert right(result, test) > 0.85
     again = automl(train, test)
@@ -87,6 +92,33 @@ def test_automl_learns_repeats_and_leaves_nothing_behind(
     assert set(result.report["importances"]) == set(FEATURES)
     assert result.report["reproducible"] and "total_s" in result.timings
     assert list(tmp_path.glob("automl-*")) == []
+
+
+def test_a_time_limited_preset_records_its_models_and_is_not_reproducible() -> None:
+    train, test = split(random_flows(900, conflict=0.02))
+    result = None
+    for seconds in (3, 15, 75):  # what suffices for one model depends on the machine, and on who else is on it
+        with contextlib.suppress(UserError):
+            config = AutoMLConfig("best_quality", seconds=seconds, seed=1)
+            result = run_automl(train, test, FEATURES, "label", CLASSES, config)
+            break
+    assert result is not None
+    check(result, test)
+    assert right(result, test) > 0.85
+    report = result.report
+    assert result.name == "automl_best_quality" and report["reproducible"] is False
+    assert report["config"] == {"preset": "best_quality", "seconds": seconds, "seed": 1, "cores": 2}
+    names = [item["model"] for item in report["models"]]
+    assert report["predicted_with"] == report["best"] in names and any("_BAG_L1" in name for name in names)
+    assert all(np.isfinite(item["validation_log_loss"]) for item in report["models"])
+    assert result.timings["fitted_s"] > 0 and set(result.timings["models_s"]) == set(names)
+    assert report["hyperparameters"] is None and set(report["importances"]) == set(FEATURES)
+
+
+def test_a_time_limit_that_leaves_no_model_says_which_setting_to_raise() -> None:
+    train, test = split(random_flows(200))
+    with pytest.raises(UserError, match=r"trained no model in 0.001 s .*IOT_AUTOML_SECONDS"):
+        run_automl(train, test, FEATURES, "label", CLASSES, AutoMLConfig("best_quality", seconds=0.001))
 
 
 @pytest.mark.parametrize("run", [lookup, boosted, automl])

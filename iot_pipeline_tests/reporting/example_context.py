@@ -16,6 +16,7 @@ from iot_pipeline_tests.reporting.example import (
     FEATURES,
     HOSTILE,
     TRACKS,
+    automl,
     conflicts,
     duplicates,
     evaluation,
@@ -35,7 +36,8 @@ def make_context() -> dict[str, Any]:
             "hash_lookup": evaluation(0.31, 0.02),
         },
         "ALL": {
-            "automl": evaluation(0.966),
+            "automl": evaluation(0.966) | automl("fixed", "LightGBM", 54.1),
+            "automl_best_quality": evaluation(0.967) | automl("best_quality", "LightGBMXT_BAG_L1", 615.0),
             "lightgbm": evaluation(0.963),
             "hash_lookup": evaluation(0.31, 0.02),
         },
@@ -79,7 +81,13 @@ def make_context() -> dict[str, Any]:
             "licence": "as stated by the publisher",
             "scaling": "given",
             "scaling_note": f"Scaled before any split {HOSTILE}",
-            "facts": {"zscored_3_decimals": {"row_split_prompt_leak": 0.918}},
+            "facts": {
+                "zscored_3_decimals": {
+                    "row_split_prompt_leak": 0.918,
+                    "random_forest_distinct": {"accuracy": 0.973, "macro_f1": 0.77},
+                },
+                "binary_test_f1": {"random_forest": 0.9224},
+            },
         },
         "used": {
             "source": "simulate",

@@ -130,7 +130,7 @@ def test_an_empty_lake_is_said_to_be_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", sorted(set(CONTEXT) - {"spec", "used", "labels", "training_order", "baselines", "prompts"})
+    "part", sorted(set(CONTEXT) - {"spec", "used", "labels", "training_order", "prompts"})
 )
 def test_each_part_may_be_absent(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
@@ -151,6 +151,22 @@ def test_each_part_may_be_absent(part: str, tmp_path: Path, monkeypatch: pytest.
 
 
 PIXEL = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01"
+
+
+def test_a_time_limited_preset_is_said_not_to_be_reproducible(
+    written: tuple[str, str, dict[str, Any]], tmp_path: Path
+) -> None:
+    chapter = written[1].split("\n## Baselines", 1)[1].split("\n## ", 1)[0]
+    lines = {line.split(" | ")[0].strip("| "): line for line in chapter.splitlines() if " | ALL | " in line}
+    fixed, limited = lines["AutoML"], lines["AutoML best_quality (not reproducible)"]
+    assert "| yes |" in fixed and "LightGBM" in fixed and "10 min 00 s" not in fixed
+    assert "| no |" in limited and "10 min 00 s" in limited and "LightGBMXT_BAG_L1" in limited
+    assert "0.2100 | 0.1900" in fixed
+    assert "| orig_pkts | 0.4000 |" in chapter
+    assert "random forest, binary F1" in chapter and "0.9224" in chapter
+    used = {**CONTEXT["used"], "automl_preset": "best_quality"}
+    paper_report({**CONTEXT, "used": used}, tmp_path)
+    assert "AutoML's best_quality is limited by time" in (tmp_path / "report.md").read_text().replace("\\", "")
 
 
 def test_limitations_and_lineage_are_computed(written: tuple[str, str, dict[str, Any]]) -> None:
@@ -243,7 +259,9 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
         "ALL",
         {},
         {},
-        eval_automl_fixed__json={"views": {}},
+        eval_automl__json={"views": {}},
+        timing_automl__json={"total_s": 9.0},
+        eval_automl_best_quality__json={"views": {}},
         eval_lightgbm__json={"views": {}},
     )
     make(
@@ -261,7 +279,9 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
     assert found["prompts"] == {"original": {"text": "Explain.", "version": "v-prompt"}}
     assert [e["prompt"] for e in found["tracks"]["10K|original"]["examples"]] == ["x: 0", "x: 2"]
     assert found["tracks"]["10K|original"]["answer_characters_mean"] == len("CLASSIFICATION: A")
-    assert set(found["baselines"]["ALL"]) == {"automl", "lightgbm"}
+    # The preset beside the fixed configuration never takes its place.
+    assert set(found["baselines"]["ALL"]) == {"automl", "automl_best_quality", "lightgbm"}
+    assert found["baselines"]["ALL"]["automl"] == {"views": {}, "timings": {"total_s": 9.0}}
     assert found["training"]["10K|original"]["curve"] == [{"step": 1, "loss": 2.0}]
     assert set(found["evaluation"]) == {"10K|original"}
     checkpoint = next(row for row in found["lineage"] if row["asset"] == "lora_checkpoint/10K")

@@ -15,7 +15,7 @@ from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.versions import code_version
-from iot_pipeline.evaluation.calibration import fit_temperature
+from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.views import read_side
@@ -36,7 +36,7 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
         names, classes, seed = step.spec.feature_names, step.spec.classes, step.settings.seed
         step.note(rows=len(train))
         for result in (
-            run_automl(train, both, names, "label", classes, config(step), step.log),
+            *(run_automl(train, both, names, "label", classes, config, step.log) for config in configurations(step)),
             run_lightgbm(train, both, names, "label", classes, seed),
             run_hash_lookup(train, both, "label", classes),
         ):
@@ -53,17 +53,19 @@ def data(step: Step) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     return training_rows(flows, order, 0, stop), sides
 
 
-def config(step: Step) -> AutoMLConfig:
-    """AutoGluon's configuration from the settings; only the time-limited presets read the time."""
+def configurations(step: Step) -> list[AutoMLConfig]:
+    """AutoGluon's: the fixed one, which every student is held against, and the time-limited preset beside it if one is
+    set (only that reads the time)."""
     preset, seed = step.settings.automl_preset, step.settings.seed
     cores = step.unrecorded.threads or os.cpu_count() or 1
+    fixed = AutoMLConfig(seed=seed, cores=cores)
     if preset == "fixed":
-        return AutoMLConfig(preset, seed=seed, cores=cores)
-    return AutoMLConfig(preset, step.settings.automl_seconds, seed, cores)
+        return [fixed]
+    return [fixed, AutoMLConfig(preset, step.settings.automl_seconds, seed, cores)]
 
 
 def score(step: Step, result: BaselineResult) -> None:
-    """Calibrate and evaluate one baseline; writes predictions and metrics under its name."""
+    """Calibrate and evaluate one baseline; writes calibrated predictions and metrics under its name."""
     records = step.input("evaluation_split") / "records.parquet"
     classes, seed = step.spec.classes, step.settings.seed
     calibration = read_side(side_records(records, "calibration"), classes)
@@ -71,8 +73,9 @@ def score(step: Step, result: BaselineResult) -> None:
     facts = evaluate_predictions(
         side_records(records, "test"), result.group_ids, result.log_probs, classes, seed, fitted["temperature"]
     )
-    write_predictions(step.folder / f"predictions_{result.name}.parquet", result.group_ids, result.log_probs, classes)
-    step.json(f"eval_{result.name}.json", facts | {"model": result.report})
+    calibrated = apply_temperature(result.log_probs, fitted["temperature"])
+    write_predictions(step.folder / f"predictions_{result.name}.parquet", result.group_ids, calibrated, classes)
+    step.json(f"eval_{result.name}.json", facts | {"calibration": fitted, "model": result.report})
     step.json(f"timing_{result.name}.json", result.timings, volatile=True)
     distinct = facts["views"]["distinct"]
     for view in ("distinct", "row"):

@@ -18,7 +18,7 @@ from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import rank_table, table_texts
 from iot_pipeline.defs.training.assets import base_location
 from iot_pipeline.defs.versions import code_version
-from iot_pipeline.evaluation.calibration import fit_temperature
+from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.explanations import explanation_quality as judge
 from iot_pipeline.evaluation.predictions import write_predictions
@@ -86,7 +86,10 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
             result["validation"] = evaluate_predictions(
                 side_records(records, "validation"), *scores["validation"], classes, seed, fitted["temperature"]
             )
-            write_predictions(step.folder / "predictions.parquet", *scores["test"], classes)
+            result["calibration"] = fitted
+            groups, raw = scores["test"]
+            calibrated = apply_temperature(raw, fitted["temperature"])
+            write_predictions(step.folder / "predictions.parquet", groups, calibrated, classes)
             step.json("eval.json", result)
             flows = sum(len(groups) for groups, _ in scores.values())
             step.json("timing.json", {"flows": flows, "seconds": seconds}, volatile=True)
