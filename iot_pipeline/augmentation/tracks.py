@@ -90,7 +90,7 @@ class Brief:
         """What every prompt can use."""
         return {
             "classes": self.spec.classes, "words": self.words, "order": self.order,
-            "serialisation": self.serialisation, "standardised": self.spec.scaling == "given",
+            "serialisation": self.serialisation, "standardised": self.spec.scaling != "none",
             "glossary": glossary_of(self.spec), "objects": self.objects,
         }  # fmt: skip
 

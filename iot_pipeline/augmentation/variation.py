@@ -45,7 +45,7 @@ def zero_points(spec: DatasetSpec, lowest: Sequence[float]) -> np.ndarray:
     """
     points = []
     for feature, low in zip(spec.features, lowest, strict=True):
-        if spec.scaling == "none":
+        if spec.scaling != "given":
             points.append(0.0)
         elif feature.scale is not None and feature.scale.basis == "recovered":
             points.append(float(feature.scale.from_raw(0)))

@@ -205,6 +205,7 @@ def to_yaml(
         "# source label -> class; a class name may be changed on the right and in `classes`",
         "labels:", *(f"  {text(given)}: {text(known)}" for given, known in labels.items()),
         "classes:", *(f"  - {text(known)}" for known in dict.fromkeys(labels.values())),
+        "# or train_pool: texts show z-scores fitted on the train pool alone; or given: the file's values are scaled",
         "scaling: none", "scaling_note: values as delivered, not scaled",
         "# printed digits decide which rows are the same flow",
         "format: {significant: 4}",

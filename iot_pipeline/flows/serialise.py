@@ -40,11 +40,25 @@ def printed(form: Format, value: float) -> str:
     return text[1:] if text.startswith("-") and float(text) == 0.0 else text
 
 
+def printer(spec: DatasetSpec) -> Callable[[str, float], str]:
+    """A function (feature, value) -> the value as texts show it.
+
+    With a scaling fitted on the train pool it is the printed value that is scaled, and printed again: what a text shows
+    is the same for all rows of a flow group.
+    """
+    scales = spec.fitted_scales
+    if not scales:
+        return lambda name, value: printed(spec.format, value)
+    return lambda name, value: printed(
+        spec.format, scales[name].from_raw(float(printed(spec.format, value)))
+    )
+
+
 def values_text(spec: DatasetSpec, values: Sequence[float]) -> str:
     """The `values` text of one flow: `name: value` a line in spec order, no newline at the end."""
+    show = printer(spec)
     return "\n".join(
-        f"{name}: {printed(spec.format, float(value))}"
-        for name, value in zip(spec.feature_names, values, strict=True)
+        f"{name}: {show(name, float(value))}" for name, value in zip(spec.feature_names, values, strict=True)
     )
 
 
@@ -68,7 +82,7 @@ def printed_sql(form: Format, expression: str) -> str:
 
 
 def values_text_sql(spec: DatasetSpec) -> str:
-    """SQL giving exactly what `values_text` gives, over columns named like the features."""
+    """SQL giving exactly what `values_text` gives before any scale is fitted, over columns named like the features."""
     lines = [f"'{name}: ' || ({printed_sql(spec.format, quoted(name))})" for name in spec.feature_names]
     return " || chr(10) || ".join(lines)
 
@@ -111,7 +125,11 @@ class RankTable:
 
 
 def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
-    """Fit the rank table on the rows of flows.parquet whose group is on side `train` of records.parquet."""
+    """Fit the rank table on the rows of flows.parquet whose group is on side `train` of records.parquet.
+
+    Ranks are of the values that texts show: with fitted scales, of those.
+    """
+    show, scaled = printer(spec), bool(spec.fitted_scales)
     with connect() as connection:
         connection.execute(
             "CREATE TEMP TABLE pool AS SELECT * FROM read_parquet($flows) WHERE flow_group IN "
@@ -132,8 +150,10 @@ def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
                 SELECT CAST({printed_sql(spec.format, "x")} AS DOUBLE) AS v, sum(n) FROM counted
                 GROUP BY v ORDER BY v"""
             found = connection.execute(query).fetchall()
-            values[name] = [row[0] for row in found]
-            cumulative[name] = np.cumsum([int(row[1]) for row in found]).tolist()
+            upto = np.cumsum([int(row[1]) for row in found]).tolist()
+            # Ascending stays ascending on a scale; of values that a scale makes one, the last has the count.
+            table = dict(zip((float(show(name, v)) if scaled else v for v, _ in found), upto, strict=True))
+            values[name], cumulative[name] = list(table), list(table.values())
     return RankTable(rows=rows, values=values, cumulative=cumulative)
 
 
@@ -188,19 +208,20 @@ def serialisation_of(text: str) -> str:
 
 def _cells(spec: DatasetSpec, serialisation: str, ranks: RankTable | None) -> Callable[[str, float], str]:
     """A function (feature, value) -> what stands for the value in a text."""
+    show = printer(spec)
     if serialisation == "ranked":
         if ranks is None:
             raise UserError("the serialisation ranked needs the rank table of the train pool.")
         table = ranks
 
         def ranked(name: str, value: float) -> str:
-            text = printed(spec.format, value)
+            text = show(name, value)
             return f"{text} p{table.percentile(name, text)}"
 
         return ranked
     if serialisation == "compact":
-        return lambda name, value: shortened(printed(spec.format, value))
-    return lambda name, value: printed(spec.format, value)
+        return lambda name, value: shortened(show(name, value))
+    return show
 
 
 def flow_writer(

@@ -6,6 +6,7 @@ Belongs here: the typed spec and its loading. Does not belong here: reading data
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,8 @@ class Strict(BaseModel):
 class Scale(Strict):
     """How a published value comes from raw units: z = (raw - mean) / std, or (raw - min) / (max - min).
 
-    `basis` says how we know: `recovered` from published values, or `assumed` (true of the simulator only).
+    `basis` says how we know: `recovered` from published values, `assumed` (true of the simulator only), or `fitted` by
+    us on the train pool.
     """
 
     kind: Literal["zscore", "minmax"]
@@ -45,7 +47,7 @@ class Scale(Strict):
     std: float | None = Field(default=None, gt=0)
     min: float | None = None
     max: float | None = None
-    basis: Literal["recovered", "assumed"] = "recovered"
+    basis: Literal["recovered", "assumed", "fitted"] = "recovered"
 
     @model_validator(mode="after")
     def complete(self) -> Scale:
@@ -133,7 +135,8 @@ class DatasetSpec(Strict):
     absent_classes: list[str] = []
     simulated_as: str | None = None  # the Farm-Flow edition whose simulation has this table's columns
     features: list[Feature] = Field(min_length=1)
-    scaling: Literal["given", "none"]
+    # given: values come scaled; train_pool: texts show z-scores fitted on the train pool; none: raw units.
+    scaling: Literal["given", "train_pool", "none"]
     scaling_note: str
     format: Format
     facts: dict[str, Any] = {}
@@ -150,12 +153,24 @@ class DatasetSpec(Strict):
         for feature in self.features:
             if not feature.source_columns and feature.expression is None:
                 raise ValueError(f"feature {feature.name} names no source column")
+            if feature.scale is not None and self.scaling == "train_pool":
+                raise ValueError(f"feature {feature.name} has a scale: with scaling train_pool it is fitted")
         return self
 
     @property
     def feature_names(self) -> list[str]:
         """Feature names in the order of the flow text."""
         return [feature.name for feature in self.features]
+
+    @property
+    def fitted_scales(self) -> dict[str, Scale]:
+        """The scale by which texts show a feature, where it was fitted on the train pool (see flows.scaling)."""
+        return {f.name: f.scale for f in self.features if f.scale is not None and f.scale.basis == "fitted"}
+
+    def with_scales(self, scales: Mapping[str, Scale]) -> DatasetSpec:
+        """This spec with the scales that were fitted on the train pool."""
+        fitted = [feature.model_copy(update={"scale": scales[feature.name]}) for feature in self.features]
+        return self.model_copy(update={"features": fitted})
 
     @property
     def source_columns(self) -> list[str]:

@@ -95,7 +95,7 @@ def split_by_group(
             SELECT flow_group, label, rows, group_rows, side, row_id
             FROM records JOIN dealt USING (flow_group) ORDER BY flow_group, label"""
         write_query(connection, query, out)
-        return report_split(connection, seed, fractions)
+    return split_report(out, seed, fractions)
 
 
 def deal(connection: duckdb.DuckDBPyConnection, fractions: Mapping[str, float]) -> pa.Table:
@@ -107,26 +107,28 @@ def deal(connection: duckdb.DuckDBPyConnection, fractions: Mapping[str, float]) 
     return pa.table({"place": pa.array(range(len(sides)), pa.int64()), "side": sides})
 
 
-def report_split(
-    connection: duckdb.DuckDBPyConnection, seed: int, fractions: Mapping[str, float]
-) -> SplitReport:
-    """Count what each side holds."""
-    joined = "records JOIN dealt USING (flow_group)"
+def split_report(records: Path, seed: int, fractions: Mapping[str, float] = FRACTIONS) -> SplitReport:
+    """Count what each side of records.parquet holds."""
     rows: dict[str, dict[str, int]] = {side: {} for side in SIDES}
     groups: dict[str, dict[str, int]] = {side: {} for side in SIDES}
     right: dict[str, dict[str, int]] = {side: {} for side in SIDES}
-    for side, label, number, best in connection.execute(f"""
-        SELECT side, label, sum(rows), coalesce(sum(rows) FILTER (label = majority), 0)
-        FROM {joined} GROUP BY ALL ORDER BY ALL""").fetchall():
-        rows[side][label] = int(number)
-        right[side][label] = int(best)
-    for side, label, number in connection.execute(
-        "SELECT side, majority, count(*) FROM dealt GROUP BY ALL ORDER BY ALL"
-    ).fetchall():
-        groups[side][label] = int(number)
-    conflicts = dict(
-        connection.execute("SELECT side, count(*) FROM dealt WHERE labels > 1 GROUP BY side").fetchall()
-    )
+    with connect() as connection:
+        connection.execute(f"""
+            CREATE TEMP TABLE parts AS
+            SELECT *, first(label) OVER (g ORDER BY rows DESC, label) AS majority, count(*) OVER g AS labels
+            FROM {scan(records)} WINDOW g AS (PARTITION BY flow_group)""")
+        for side, label, number, best in connection.execute("""
+            SELECT side, label, sum(rows), coalesce(sum(rows) FILTER (label = majority), 0)
+            FROM parts GROUP BY ALL ORDER BY ALL""").fetchall():
+            rows[side][label] = int(number)
+            right[side][label] = int(best)
+        for side, label, number in connection.execute(
+            "SELECT side, majority, count(DISTINCT flow_group) FROM parts GROUP BY ALL ORDER BY ALL"
+        ).fetchall():
+            groups[side][label] = int(number)
+        conflicts = dict(connection.execute(
+            "SELECT side, count(DISTINCT flow_group) FROM parts WHERE labels > 1 GROUP BY side"
+        ).fetchall())
     total = {label: sum(rows[side].get(label, 0) for side in SIDES) for side in SIDES for label in rows[side]}
     return SplitReport(
         seed=seed,

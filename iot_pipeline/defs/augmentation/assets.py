@@ -23,9 +23,9 @@ from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.partitions import grid, grid_dep, only, prompt_dep
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
 from iot_pipeline.defs.step import LakeResource, Step
-from iot_pipeline.defs.texts import one_text, table_texts
+from iot_pipeline.defs.texts import evaluation_prompts, one_text, table_texts, text_spec
 from iot_pipeline.defs.versions import code_version
-from iot_pipeline.flows.pool import evaluation_groups, labelled_flows, pool_size, training_rows
+from iot_pipeline.flows.pool import labelled_flows, pool_size, training_rows
 from iot_pipeline.flows.split import stage_rows
 from iot_pipeline.teacher.connect import as_objects
 
@@ -63,7 +63,7 @@ def brief(step: Step) -> Brief:
     """What the teacher is told besides flow and label."""
     chosen = step.settings
     return Brief(
-        spec=step.spec, words=chosen.explanation_words, order=chosen.answer_order,
+        spec=text_spec(step), words=chosen.explanation_words, order=chosen.answer_order,
         serialisation=chosen.serialisation, seed=chosen.seed, objects=as_objects(chosen),
     )
 
@@ -156,7 +156,7 @@ def feature_varied(
     with lake.step(context) as step:
         rows = increment(step)
         answers = read_answers(step.input("original", f"{stage}|original"))
-        forbidden = evaluation_groups(step.input("evaluation_split") / "records.parquet")
+        forbidden = evaluation_prompts(step)
         with teacher.open(step) as engine:
             result = build_feature_varied(
                 rows, answers, prompt_of(step, "feature_varied"), engine, brief(step),

@@ -15,7 +15,7 @@ from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.defs.partitions import STAGES, grid, grid_dep
 from iot_pipeline.defs.resources import leased_device, opened_student
 from iot_pipeline.defs.step import LakeResource, Step
-from iot_pipeline.defs.texts import rank_table, table_texts
+from iot_pipeline.defs.texts import rank_table, table_texts, text_spec
 from iot_pipeline.defs.training.assets import base_location
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
@@ -135,7 +135,7 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
                 written = model.explain_ended(prompts, max_new_tokens=64 + 4 * step.settings.explanation_words)
             answers = [text for text, _ in written]
             result = judge(chosen, answers, labels, classes, [ended for _, ended in written], rank_table(step),
-                           standardised(glossary_of(step.spec)))
+                           standardised(glossary_of(text_spec(step))))
             result["examples"] = [
                 {"flow": flow, "scored": label, "answer": answer}
                 for flow, label, answer in list(zip(chosen, labels, answers, strict=True))[:3]

@@ -4,18 +4,33 @@ Belongs here: `evaluation_split`, `training_order`, `leakage_report`. Does not b
 """
 
 from dataclasses import asdict
+from pathlib import Path
 
 import dagster as dg
 
-from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.defs.texts import text_spec
 from iot_pipeline.defs.versions import code_version
+from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart, prompts, shared_prompts
 from iot_pipeline.flows.serialise import fit_ranks
-from iot_pipeline.flows.split import order_training, rows_out_of_pool, split_by_group
+from iot_pipeline.flows.split import SplitReport, order_training, rows_out_of_pool, split_by_group, split_report
 from iot_pipeline.quality.leakage import leakage_report as measure_leakage
 from iot_pipeline.reporting import figures
 
 OWNERS = ["team:data"]
 CODE = code_version(__name__)
+
+
+def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
+    """Fit the scales on the train side, keep flows that they make read alike on it, and tell how many those were."""
+    fitted = fit_scaling(step.spec, flows, records)
+    moved = keep_prompts_apart(fitted, flows, records)
+    step.json("scaling.json", {name: scale.model_dump() for name, scale in fitted.fitted_scales.items()})
+    shared = shared_prompts(prompts(fitted, flows, records))
+    if shared:
+        raise dg.Failure(f"{len(shared)} prompts stand on two sides under the fitted scales", allow_retries=False)
+    step.note(scaling="fitted on the train pool", groups_moved_to_train=moved)
+    return split_report(records, step.settings.seed)
 
 
 @dg.asset(
@@ -31,6 +46,8 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         flows = step.input("flows") / "flows.parquet"
         records = step.folder / "records.parquet"
         report = split_by_group(flows, records, seed=step.settings.seed)
+        if step.spec.scaling == "train_pool":
+            report = scaled_on_train_pool(step, flows, records)
         step.json("split.json", asdict(report))
         step.note(**{f"{side}_rows": n for side, n in report.rows.items()})
         step.table("sides", [
@@ -61,7 +78,7 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
         )
         step.json("order.json", asdict(report))
         ranks = fit_ranks(
-            step.spec, step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
+            text_spec(step), step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
         )
         step.json("ranks.json", ranks.to_json())
         step.note(rows=report.rows, order=step.settings.order)

@@ -1,0 +1,70 @@
+"""Scaling fitted on the train pool: z-scores whose mean and deviation no evaluation flow had a part in.
+
+Belongs here: fitting the scales, and keeping flows that a scale makes read alike on one side. Does not belong here:
+dealing (split.py), printing (serialise.py), scaling that the publisher did (`scaling: given`).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from iot_pipeline.flows.pool import distinct_flows
+from iot_pipeline.flows.serialise import RankTable, fit_ranks, group_id, texts
+from iot_pipeline.flows.spec import DatasetSpec, Scale
+from iot_pipeline.lake.atomic import write_table
+
+
+def fit_scaling(spec: DatasetSpec, flows: Path, records: Path) -> DatasetSpec:
+    """The spec with a z-score scale for each feature, fitted on the rows of the train side as printed.
+
+    A feature with one value keeps the width 1. Sums are exact, so no order of rows changes a digit.
+    """
+    ranks = fit_ranks(spec, flows, records)
+    return spec.with_scales({name: _scale(ranks, name) for name in spec.feature_names})
+
+
+def _scale(ranks: RankTable, name: str) -> Scale:
+    values, upto = ranks.values[name], ranks.cumulative[name]
+    counts = [after - before for before, after in zip([0, *upto], upto, strict=False)]
+    mean = math.fsum(value * (n / ranks.rows) for value, n in zip(values, counts, strict=True))
+    # Distances are squared as parts of the longest: 1e300 squared is no number.
+    longest = max(abs(value - mean) for value in values)
+    if longest == 0:
+        return Scale(kind="zscore", mean=mean, std=1.0, basis="fitted")
+    square = math.fsum(((value - mean) / longest) ** 2 * n for value, n in zip(values, counts, strict=True))
+    return Scale(kind="zscore", mean=mean, std=longest * math.sqrt(square / ranks.rows), basis="fitted")
+
+
+def prompts(spec: DatasetSpec, flows: Path, records: Path) -> pd.DataFrame:
+    """Each flow group with its side and `prompt`, the id of the text that it has under the spec's scales."""
+    found = pd.read_parquet(records, columns=["flow_group", "side"]).drop_duplicates()
+    shown: dict[str, str] = {}
+    for side in found["side"].unique():
+        table = distinct_flows(flows, records, side)
+        shown |= dict(zip(table["flow_group"], map(group_id, texts(spec, "values", table)), strict=True))
+    return found.assign(prompt=found["flow_group"].map(shown))
+
+
+def shared_prompts(found: pd.DataFrame) -> set[str]:
+    """The prompts that stand on more than one side, of what `prompts` gives."""
+    sides = found.groupby("prompt")["side"].nunique()
+    return set(sides.index[sides > 1])
+
+
+def keep_prompts_apart(spec: DatasetSpec, flows: Path, records: Path) -> int:
+    """Move flow groups whose prompt stands on several sides to the train side of records.parquet; return how many.
+
+    Their values differ and their texts under the fitted scales do not. The scales stay as they were fitted: all rows
+    that they were fitted on still are train rows.
+    """
+    found = prompts(spec, flows, records)
+    moving = found.loc[found["prompt"].isin(shared_prompts(found)) & (found["side"] != "train"), "flow_group"]
+    if len(moving):
+        table = pd.read_parquet(records)
+        table.loc[table["flow_group"].isin(set(moving)), "side"] = "train"
+        write_table(records, pa.Table.from_pandas(table, preserve_index=False))
+    return len(moving)
