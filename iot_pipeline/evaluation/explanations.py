@@ -6,7 +6,7 @@ teacher's answer must fulfil (augmentation/answers.py), judgement of usefulness 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iot_pipeline.augmentation.answers import (
@@ -119,6 +119,29 @@ def aggregate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "features_cited_mean": mean([float(len(item["cited_features"])) for item in items]),
         "words_mean": mean([float(item["words"]) for item in items]),
         "ended": mean([float(item["ended"]) for item in items if "ended" in item]),
+    }
+
+
+def importance_agreement(
+    items: Sequence[Mapping[str, Any]], importances: Mapping[str, float], most: int = 5
+) -> dict[str, Any] | None:
+    """Do explanations name what a baseline relies on? Mean share of an explanation's named features that are among the
+    baseline's `most` important ones.
+
+    items: from `judge`; importances: rise of the loss by feature, all features of a flow; only those that rise count.
+    Returns {features, explanations, share, chance}: `chance` is what features named at random reach. None where no
+    explanation names a feature or none matters to the baseline.
+    """
+    ranked = sorted(importances, key=lambda name: (-importances[name], name))
+    top = [name for name in ranked[:most] if importances[name] > 0]
+    named = [set(item["cited_features"]) for item in items if item["cited_features"]]
+    if not top or not named:
+        return None
+    return {
+        "features": top,
+        "explanations": len(named),
+        "share": sum(len(found.intersection(top)) / len(found) for found in named) / len(named),
+        "chance": len(top) / len(importances),
     }
 
 

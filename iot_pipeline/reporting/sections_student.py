@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from iot_pipeline.evaluation.explanations import importance_agreement
 from iot_pipeline.reporting import claims, comparison, cost, figures, tables
 from iot_pipeline.reporting.blocks import Section
 from iot_pipeline.reporting.comparison import split_key
@@ -169,6 +170,7 @@ def explanations(context: Context) -> Section:
         for key, result in found.items()
     ]
     section.table(rows, caption="Means over the explained test flows.", asset="explanation_quality")
+    _agreement(section, context)
     for key, result in found.items():
         for number, example in enumerate(result.get("examples") or [], start=1):
             section.quote(
@@ -176,6 +178,31 @@ def explanations(context: Context) -> Section:
                 [("flow", example["flow"]), (f"written, scored as {example['scored']}", example["answer"])],
             )
     return section
+
+
+def _agreement(section: Section, context: Context) -> None:
+    """Whether explanations name the features that AutoML, trained on the same rows, relies on."""
+    rows = []
+    for key, result in (context.get("explanations") or {}).items():
+        stage, track = split_key(key)
+        model = ((context.get("baselines") or {}).get(stage, {}).get("automl") or {}).get("model") or {}
+        found = importance_agreement(result.get("items") or [], model.get("importances") or {})
+        if found:
+            rows.append({"track": track, "stage": stage, **found})
+    section.table(
+        rows,
+        [
+            Column("track"),
+            Column("stage"),
+            Column("explanations", "explanations that name features", tables.whole, True),
+            Column("share", "named among AutoML's five", tables.percent, True),
+            Column("chance", "features named at random", tables.percent, True),
+            Column("features", "AutoML's five"),
+        ],
+        "Do explanations name what matters to a model? The mean share of an explanation's key indicators that are among"
+        " the five features whose shuffling costs AutoML most on the same rows.",
+        "explanation_quality, automl_baseline",
+    )
 
 
 def inference(context: Context) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.evaluation.explanations import explanation_quality, judge
+from iot_pipeline.evaluation.explanations import explanation_quality, importance_agreement, judge
 from iot_pipeline.flows.serialise import RankTable
 
 CLASSES = ["Normal", "TCP_Flood"]
@@ -83,3 +83,16 @@ def test_nothing_to_measure_is_none_and_junk_does_not_crash() -> None:
 def test_lengths_must_agree() -> None:
     with pytest.raises(UserError, match="one flow text, one answer and one label"):
         explanation_quality([FLOW], [], ["Normal"], CLASSES)
+
+
+def test_agreement_counts_named_features_among_the_most_important_beside_chance() -> None:
+    importances = {"a": 0.5, "b": 0.3, "c": 0.3, "d": 0.1, "e": 0.0, "f": -0.2, "g": 0.0, "h": 0.0}
+    items = [{"cited_features": ["a", "b", "h"]}, {"cited_features": ["f"]}, {"cited_features": []}]
+    assert importance_agreement(items, importances, most=2) == {
+        "features": ["a", "b"], "explanations": 2, "share": (2 / 3 + 0) / 2, "chance": 2 / 8
+    }  # fmt: skip
+    # A feature that costs nothing is not important, however few there are.
+    found = importance_agreement(items, importances)
+    assert found is not None and found["features"] == ["a", "b", "c", "d"] and found["chance"] == 4 / 8
+    assert importance_agreement(items[2:], importances) is None
+    assert importance_agreement(items, dict.fromkeys(importances, 0.0)) is None

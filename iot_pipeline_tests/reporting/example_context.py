@@ -31,7 +31,7 @@ def make_context() -> dict[str, Any]:
     evals = {f"10K|{track}": evaluation(0.921 + 0.004 * n) for n, track in enumerate(TRACKS)}
     baselines = {
         "10K": {
-            "automl": evaluation(0.951),
+            "automl": evaluation(0.951) | automl("fixed", "XGBoost", 22.0),
             "lightgbm": evaluation(0.948),
             "hash_lookup": evaluation(0.31, 0.02),
         },
@@ -236,7 +236,8 @@ def make_context() -> dict[str, Any]:
                     "numbers_grounded": 0.997,
                     "features_real": 1.0,
                     "directions_true": 0.98,
-                }
+                },
+                "items": [{"cited_features": ["orig_pkts", "flow_iat.avg"]}, {"cited_features": ["resp_pkts"]}],
             }
             for track in TRACKS
         },

@@ -169,6 +169,12 @@ def test_a_time_limited_preset_is_said_not_to_be_reproducible(
     assert "AutoML's best_quality is limited by time" in (tmp_path / "report.md").read_text().replace("\\", "")
 
 
+def test_explanations_are_held_against_what_automl_relies_on(written: tuple[str, str, dict[str, Any]]) -> None:
+    # Of three features two cost AutoML something; one explanation names one of them and one other, the next one alone.
+    line = "| paraphrased | 10K | 2 | 75.00 % | 66.67 % | orig_pkts, resp_pkts |"
+    assert line in written[1]
+
+
 def test_limitations_and_lineage_are_computed(written: tuple[str, str, dict[str, Any]]) -> None:
     page, _, _ = written
     assert "Only stage 10K was evaluated; nothing is known here of 30K, 70K, 150K, ALL." in page
