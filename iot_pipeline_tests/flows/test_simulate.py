@@ -10,8 +10,9 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.classes import FARM_FLOW
 from iot_pipeline.flows.packets import Conversation, Draw, Packet, class_features, measure, shares
-from iot_pipeline.flows.simulate import LABEL, class_rows, generator, simulate_farm_flow
+from iot_pipeline.flows.simulate import DECIMALS, LABEL, class_rows, generator, simulate_farm_flow
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.quality.profile import flow_profile
 
 SPEC, EIGHT = load_spec("farm_flow"), load_spec("farm_flow_8")
 
@@ -58,32 +59,51 @@ def test_features_follow_their_definitions() -> None:
     assert found["flow_pkts_payload.avg"] == 10
 
 
+def assert_identities(flow: pd.DataFrame, half: dict[str, float]) -> None:
+    """What the definitions say of features in raw units, each known to `half` a step (0: exactly)."""
+    tiny = 1e-9
+
+    def same(left: pd.Series, right: pd.Series, slack: pd.Series | float) -> None:
+        assert ((left - right).abs() <= slack + tiny * (1 + right.abs())).all()
+
+    counts = {side: flow[f"{side}_pkts"].round() for side in ("orig", "resp")}
+    both = counts["orig"] + counts["resp"]
+    for side, count in counts.items():
+        same(flow[f"{side}_pkts"], count, half[f"{side}_pkts"])
+    duration, moved = flow["flow_iat.tot"], half["flow_iat.tot"]
+    for way, packets in (("fwd", counts["orig"]), ("bwd", counts["resp"]), ("flow", both)):
+        total, mean = f"{way}_pkts_payload.tot", f"{way}_pkts_payload.avg"
+        same(flow[mean] * packets.clip(lower=1), flow[total], half[mean] * packets + half[total])
+        total, mean = f"{way}_iat.tot", f"{way}_iat.avg"
+        gaps = (packets - 1).clip(lower=1)
+        same(flow[mean] * gaps, flow[total], half[mean] * gaps + half[total])
+        assert (flow[total] <= duration + half[total] + moved + tiny).all()
+        rate = flow[name := f"{way}_pkts_per_sec"]
+        slack = (rate * moved + (duration + moved) * half[name]) / 1e6
+        same(rate * duration / 1e6, packets * (duration > moved), slack)
+    for kind in ("pkts_payload.tot", "pkts_per_sec"):
+        names = [f"{way}_{kind}" for way in ("fwd", "bwd", "flow")]
+        same(flow[names[0]] + flow[names[1]], flow[names[2]], sum(half[name] for name in names))
+    same(flow["pkts_difference"], counts["orig"] - counts["resp"], half["pkts_difference"])
+    assert (flow["data_pkts_difference"].abs() <= both + half["data_pkts_difference"]).all()
+    same(flow["down_up_ratio"] * counts["orig"], counts["resp"], half["down_up_ratio"] * counts["orig"])
+    for way, side in (("fwd", "orig"), ("bwd", "resp")):
+        size, payload, headers = f"{side}_ip_bytes", f"{way}_pkts_payload.tot", f"{way}_header_size_tot"
+        slack = half[size] + half[payload] + half[headers]
+        same(flow[size], flow[payload] + flow[headers] + 20 * counts[side], slack)
+        low, high = f"{way}_header_size_min", f"{way}_header_size_max"
+        assert (flow[low] <= flow[high] + half[low] + half[high] + tiny).all()
+        assert (flow[headers] >= flow[high] - half[headers] - half[high] - tiny).all()
+        assert (flow[headers] <= (flow[high] + half[high]) * counts[side] + half[headers] + tiny).all()
+    alone = both == 1
+    for name in ("flow_pkts_per_sec", "flow_iat.tot"):
+        assert (flow.loc[alone, name].abs() <= half[name] + tiny).all()
+
+
 @pytest.mark.parametrize("name", list(FARM_FLOW))
 def test_identities_hold_in_every_class(name: str) -> None:
     values = class_features(FARM_FLOW[name], 4000, generator(3, 3), SPEC.feature_names)
-    flow = pd.DataFrame(values, columns=SPEC.feature_names)
-    assert (
-        flow["fwd_pkts_payload.tot"] + flow["bwd_pkts_payload.tot"] == flow["flow_pkts_payload.tot"]
-    ).all()
-    assert (flow["orig_pkts"] - flow["resp_pkts"] == flow["pkts_difference"]).all()
-    assert (flow["data_pkts_difference"].abs() <= flow["orig_pkts"] + flow["resp_pkts"]).all()
-    for way, side in (("fwd", "orig"), ("bwd", "resp")):
-        packets = flow[f"{side}_pkts"]
-        headers = flow[f"{way}_header_size_tot"]
-        assert (flow[f"{side}_ip_bytes"] == flow[f"{way}_pkts_payload.tot"] + headers + 20 * packets).all()
-        assert (flow[f"{way}_header_size_min"] <= flow[f"{way}_header_size_max"]).all()
-        assert (headers >= flow[f"{way}_header_size_max"]).all()
-        assert (headers <= flow[f"{way}_header_size_max"] * packets).all()
-        assert np.allclose(flow[f"{way}_pkts_payload.avg"] * packets, flow[f"{way}_pkts_payload.tot"])
-        assert np.allclose(
-            flow[f"{way}_pkts_per_sec"] * flow["flow_iat.tot"] / 1e6, packets * (flow["flow_iat.tot"] > 0)
-        )
-        assert (flow[f"{way}_iat.tot"] <= flow["flow_iat.tot"]).all()
-        assert np.allclose(flow[f"{way}_iat.avg"] * (packets - 1).clip(lower=1), flow[f"{way}_iat.tot"])
-    assert np.allclose(flow["fwd_pkts_per_sec"] + flow["bwd_pkts_per_sec"], flow["flow_pkts_per_sec"])
-    assert np.allclose(flow["down_up_ratio"] * flow["orig_pkts"], flow["resp_pkts"])
-    alone = flow["orig_pkts"] + flow["resp_pkts"] == 1
-    assert (flow.loc[alone, ["flow_pkts_per_sec", "flow_iat.tot"]] == 0).all(axis=None)
+    assert_identities(pd.DataFrame(values, columns=SPEC.feature_names), dict.fromkeys(SPEC.feature_names, 0.0))
 
 
 def test_shares_of_each_class_sum_to_one() -> None:
@@ -156,6 +176,39 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     path = tmp_path_factory.mktemp("full") / "full.parquet"
     simulate_farm_flow(path)
     return pd.read_parquet(path)
+
+
+def test_full_size_has_the_same_values_on_every_machine(full: pd.DataFrame) -> None:
+    # Whole steps of the last published digit: what a last bit of a double would change is no difference.
+    steps = np.rint(full.to_numpy() * 10**DECIMALS).astype("<i8")
+    assert steps.shape == (347_685, 31)
+    digest = hashlib.sha256(steps.tobytes()).hexdigest()
+    assert digest == "98a4d631bd5151b9d6b921d48f7ffeb6706f59499152d068da342569aa7bc28b"
+
+
+def test_identities_hold_in_the_published_table_too(full: pd.DataFrame) -> None:
+    scales = {feature.name: feature.scale for feature in SPEC.features if feature.scale is not None}
+    raw = pd.DataFrame({name: scale.to_raw(full[name]) for name, scale in scales.items()})
+    half = {name: 0.51 * 10**-DECIMALS * scale.width for name, scale in scales.items()}
+    assert_identities(raw, half)
+
+
+def test_the_profile_recovers_the_seven_published_scales(full: pd.DataFrame, tmp_path: Path) -> None:
+    known = SPEC.facts["recovered_scales"]
+    spec = SPEC.model_copy(update={"features": [feature for feature in SPEC.features if feature.name in known]})
+    labels = full["traffic"].map({float(code): name for code, name in SPEC.labels.items()})
+    full[[*known]].assign(label=labels).to_parquet(tmp_path / "flows.parquet")
+    scales = flow_profile(tmp_path / "flows.parquet", spec)[0]["scales"]
+    # A grid knows its step in raw units (1 packet, 1 byte, 4 bytes of header) and the least raw value by their nature.
+    steps = {"fwd_header_size_max": (4, 8), "bwd_header_size_max": (4, 0), "orig_pkts": (1, 1), "resp_pkts": (1, 0),
+             "orig_ip_bytes": (1, 28), "resp_ip_bytes": (1, 0), "pkts_difference": (1, -2)}  # fmt: skip
+    assert set(scales) == set(steps) == set(known)
+    for name, (unit, least) in steps.items():
+        found = scales[name]["recovered"]
+        assert scales[name]["agrees"] and found["share_on_grid"] == 1.0, name
+        assert unit * found["std_in_steps"] == pytest.approx(known[name]["std"], rel=1e-4), name
+        mean = least + unit * found["mean_in_steps_if_minimum_is_0"]
+        assert mean == pytest.approx(known[name]["mean"], abs=1e-4 * known[name]["std"]), name
 
 
 def test_full_size_has_the_published_duplicates(full: pd.DataFrame) -> None:
