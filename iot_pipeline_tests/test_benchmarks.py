@@ -1,4 +1,4 @@
-"""The GPU benchmark runs at small size on any machine, so that it does where there is a card."""
+"""Benchmarks run at small size on any machine, so that they do where they are needed."""
 
 import json
 import os
@@ -23,3 +23,18 @@ def test_the_gpu_benchmark_measures_every_way_or_says_why_not() -> None:
     assert list(ways) == ["old", "ours", "ours_packed", "trl"]
     assert all(ways[name]["tokens_per_second"] > 0 for name in ("old", "ours", "ours_packed"))
     assert "tokens_per_second" in ways["trl"] or ways["trl"] == {"not_measured": "trl is not installed"}
+
+
+def test_the_speed_benchmark_asks_both_ways() -> None:
+    script = PROJECT_ROOT / "benchmarks" / "teacher_speed.py"
+    if not script.is_file():
+        pytest.skip("benchmarks are in the checkout only")
+    done = subprocess.run(
+        [sys.executable, str(script), "--requests", "60", "--repeats", "1", "--in-flight", "60", "--print-only"],
+        capture_output=True, text=True, timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    at_once, waiting = result["at_once"], result["waiting"]
+    assert all(at_once["median"][way] > 0 for way in ("threads", "engine", "aiohttp"))
+    assert at_once["times_threads"] > 0 and 0 < waiting["share_of_ideal"] < 1  # 60 answers take more than a second

@@ -17,7 +17,7 @@ from iot_pipeline.teacher.limits import retry_after_s
 from iot_pipeline.teacher.request import Usage
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from iot_pipeline.teacher.transport import ShortOpenAI
 
 Kind = Literal["answer", "rate_limit", "transport", "rejected", "form"]
 
@@ -46,21 +46,18 @@ FORM_REFUSED = Reply("form", "form of a schema refused")
 UNREADABLE = Reply("transport", "unreadable response", billed_unknown=True)
 
 
-def open_client(base_url: str, api_key: str, timeout_s: float, most: int, local: bool) -> AsyncOpenAI:
+def open_client(base_url: str, api_key: str, timeout_s: float, most: int, local: bool) -> ShortOpenAI:
     """The official client on the aiohttp transport, without its own retries.
 
     A local server is reached directly, whatever proxy the environment names. User and password of the URL travel in
     a header, in place of the key: transports write URLs into their logs.
     """
-    import httpx2
-    from openai import AsyncOpenAI, DefaultAioHttpClient
+    from iot_pipeline.teacher.transport import ShortHttp, ShortOpenAI
 
-    limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most)
-    transport = DefaultAioHttpClient(limits=limits, trust_env=not local)
     address, headers = split_credentials(base_url)
-    return AsyncOpenAI(
-        base_url=address, api_key=api_key, timeout=timeout_s, max_retries=0, http_client=transport,
-        default_headers=headers,
+    return ShortOpenAI(
+        base_url=address, api_key=api_key, timeout=timeout_s, max_retries=0,
+        http_client=ShortHttp(most, trust_env=not local), default_headers=headers,
     )
 
 
@@ -74,7 +71,7 @@ def split_credentials(url: str) -> tuple[str, dict[str, str]]:
     return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {said}"}
 
 
-async def send(client: AsyncOpenAI, body: Mapping[str, Any]) -> Reply:
+async def send(client: ShortOpenAI, body: Mapping[str, Any]) -> Reply:
     """One attempt. Raises UserError for what no retry can mend: a bad key, an unknown model, no quota."""
     import aiohttp
     import httpx2
@@ -82,7 +79,7 @@ async def send(client: AsyncOpenAI, body: Mapping[str, Any]) -> Reply:
 
     try:
         # The raw response: building typed objects for each of 300,000 answers costs more than the exchange itself.
-        response = await client.post("/chat/completions", cast_to=httpx2.Response, body=dict(body))
+        response = await client.post_bytes("/chat/completions", encode(body))
     except openai.APIStatusError as error:
         return _status_error(error, str(body["model"]))
     except (openai.APIConnectionError, httpx2.HTTPError) as error:
@@ -96,6 +93,11 @@ async def send(client: AsyncOpenAI, body: Mapping[str, Any]) -> Reply:
     except aiohttp.ClientError:  # a broken header or chunk, which the transport lets through as it is
         return UNREADABLE
     return _read(response.content)
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """A JSON body as it is sent."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _read(content: bytes) -> Reply:

@@ -21,14 +21,14 @@ from iot_pipeline.teacher.run import SAVE_EVERY_S, Run, Tries
 from iot_pipeline.teacher.store import Attempt
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from iot_pipeline.teacher.transport import ShortOpenAI
 LOOK_EVERY_S = 1.0  # for a stop, while waiting
 
 
 class Pool:
     """Workers that share one gate."""
 
-    def __init__(self, run: Run, client: AsyncOpenAI) -> None:
+    def __init__(self, run: Run, client: ShortOpenAI) -> None:
         self.run, self.client, self.teacher = run, client, run.teacher
         self.gate = Gate(run.teacher.concurrency)
 

@@ -1,0 +1,94 @@
+"""The short way through the openai client, for many requests that differ in their bodies only.
+
+Belongs here: what spares work on each of them. Does not belong here: what a response means (client.py).
+
+The client makes headers and address anew for each request and takes an answer through layers of streams; where answers
+come at once, that costs more than the exchange. Here the first request is a pattern for the next ones, and an answer is
+read in one piece. Errors, the key and everything else (uploads, batches, their results) stay the client's own.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+from urllib.request import getproxies
+
+import aiohttp
+import httpx2
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+HEADERS = "iot_pipeline.headers"  # extension of a request made from a pattern: its headers, ready to be sent
+# Servers of uvicorn's kind (vLLM, ours) close an idle connection after 5 s; a request sent at that moment is lost.
+KEEP_IDLE_S = 4.0
+
+
+class ShortOpenAI(AsyncOpenAI):
+    """The official client; what `post_bytes` sends is made from the first request to its path."""
+
+    _first: dict[str, tuple[Any, httpx2.Request]] | None = None
+
+    async def post_bytes(self, path: str, content: bytes) -> httpx2.Response:
+        """POST a JSON body that is encoded already; errors as the client raises them."""
+        if self._first is None or path not in self._first:
+            return await self.post(path, cast_to=httpx2.Response, content=content)
+        options = copy.copy(self._first[path][0])
+        options.content = content
+        return await self.request(httpx2.Response, options)
+
+    def _build_request(self, options: Any, *, retries_taken: int = 0) -> httpx2.Request:
+        """Called by `request`; were it ever called otherwise, the client would work as before, only slower."""
+        if not isinstance(options.content, bytes) or retries_taken:
+            return super()._build_request(options, retries_taken=retries_taken)
+        self._first = self._first or {}
+        if options.url not in self._first:
+            pattern = super()._build_request(options)
+            pattern.extensions[HEADERS] = {k: v for k, v in pattern.headers.items() if k != "content-length"}
+            self._first[options.url] = options, pattern
+        pattern = self._first[options.url][1]
+        stream = httpx2.ByteStream(options.content)
+        request = httpx2.Request("POST", pattern.url, stream=stream, extensions=pattern.extensions)
+        request.headers = pattern.headers
+        return request
+
+
+class ShortHttp(DefaultAioHttpClient):
+    """The client's own transport on aiohttp, except for requests made from a pattern, unless a proxy is in between."""
+
+    def __init__(self, most: int, trust_env: bool) -> None:
+        limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEEP_IDLE_S)
+        super().__init__(limits=limits, trust_env=trust_env)
+        self.most, self.direct = most, not (trust_env and getproxies())
+        self.session: aiohttp.ClientSession | None = None
+
+    async def send(self, request: httpx2.Request, **chosen: Any) -> httpx2.Response:
+        """The whole response. Raises httpx2's errors with aiohttp's as their cause."""
+        headers = request.extensions.get(HEADERS)
+        if headers is None or not self.direct:
+            return await super().send(request, **chosen)
+        if self.session is None:
+            self.session = self._open(request.url.scheme == "https")
+        wait = request.extensions["timeout"]
+        timeout = aiohttp.ClientTimeout(sock_connect=wait["connect"], sock_read=wait["read"], connect=wait["pool"])
+        try:
+            async with self.session.post(
+                str(request.url), data=request.read(), headers=headers, timeout=timeout
+            ) as answer:
+                content = await answer.read()
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout(str(error)) from error
+        except aiohttp.ClientConnectionError as error:
+            raise httpx2.ConnectError(str(error)) from error
+        except aiohttp.ClientPayloadError as error:
+            raise httpx2.ReadError(str(error)) from error
+        return httpx2.Response(answer.status, headers=answer.raw_headers, content=content, request=request)
+
+    def _open(self, secure: bool) -> aiohttp.ClientSession:
+        context = httpx2.create_ssl_context(trust_env=self.trust_env) if secure else True  # aiohttp's own
+        connector = aiohttp.TCPConnector(limit=self.most, ssl=context, keepalive_timeout=KEEP_IDLE_S)
+        return aiohttp.ClientSession(connector=connector, auto_decompress=False)
+
+    async def aclose(self) -> None:
+        """Close both ways."""
+        if self.session is not None:
+            await self.session.close()
+        await super().aclose()
