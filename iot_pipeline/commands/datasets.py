@@ -60,7 +60,7 @@ def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="iot_check_") as folder:
         raw, flows = Path(folder) / "raw.parquet", Path(folder) / "flows.parquet"
         read = read_source(spec, file, raw, max_rejected_share=limit)
-        built = build_flows(spec, raw, flows, limit)
+        built = build_flows(spec, raw, flows, limit, lost_lines=sum(read.rejected.values()))
     return {
         "rows": built.rows_kept, "rejected_lines": read.rejected, "rejected_rows": built.rejected,
         "left_out": built.left_out, "distinct_flows": built.distinct_groups,

@@ -27,7 +27,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
-from iot_pipeline.lake.atomic import write_json
+from iot_pipeline.lake.atomic import write_csv, write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
@@ -163,11 +163,14 @@ class Step:
         self.metadata[Path(name).stem] = dg.MetadataValue.md(embed(image, alt))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Show rows (scalars only) as a table on the asset's page."""
+        """Show rows (scalars only) as a table on the asset's page, and write them as CSV."""
         if rows:
             columns = list(dict.fromkeys(key for row in rows for key in row))
             records = [dg.TableRecord({str(key): scalar(row.get(key)) for key in columns}) for row in rows]
             self.metadata[name] = dg.MetadataValue.table(records=records)
+            if name != "preview":
+                write_csv(self.folder / f"{name}.csv", columns, rows)
+                self._volatile.add(f"{name}.csv")  # some hold timings
 
     def preview(self, parquet: str) -> None:
         """Show the first rows of a Parquet file of this artefact, and its columns, on the asset's page."""

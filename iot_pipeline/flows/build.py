@@ -36,20 +36,22 @@ def build_flows(
     out: Path,
     max_rejected_share: float = 0.01,
     log: Callable[[str], None] | None = None,
+    lost_lines: int = 0,
 ) -> FlowsReport:
     """Make flows.parquet (row_id, features, label, flow_group, occurrence) from raw.parquet.
 
     `occurrence` counts the rows of a flow group from 0, in the order of their exact values in spec order (only equal
     flows stand in the order of the source): which row represents a group does not depend on the order of the rows.
 
-    Rows with a missing, non-numeric, NaN or infinite value or an unknown label are rejected and counted by
-    reason; more than `max_rejected_share` of them is a UserError that names the commonest reason and its
-    first row. Rows of a class that the spec declares absent are left out and counted apart.
+    Rows with a missing, non-numeric, NaN or infinite value or an unknown label are rejected and counted by reason;
+    more than `max_rejected_share` of them, counted with `lost_lines` of the source that were no rows, is a UserError
+    that names the commonest reason and its first row. Rows of a class that the spec declares absent are left out and
+    counted apart.
     """
     with connect() as connection:
         words = word_columns(connection, spec, raw)
         rows_in = load(connection, spec, raw, words)
-        rejected, left_out = sort_out(connection, spec, max_rejected_share, rows_in, words)
+        rejected, left_out = sort_out(connection, spec, max_rejected_share, rows_in, words, lost_lines)
         if log is not None:
             log(f"{rows_in:,} rows read, {sum(rejected.values()):,} rejected; serialising distinct flows")
         features = ", ".join(quoted(name) for name in spec.feature_names)
@@ -172,7 +174,8 @@ def word_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: 
 
 
 def sort_out(
-    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, limit: float, rows_in: int, words: set[str]
+    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, limit: float, rows_in: int, words: set[str],
+    lost_lines: int,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Count rejected rows by reason and left-out rows by class; UserError if too many are rejected."""
     left_out = dict(
@@ -207,10 +210,11 @@ def sort_out(
         GROUP BY reason ORDER BY n DESC, reason""").fetchall()
     rejected = {row[0]: row[1] for row in found}
     total = sum(rejected.values())
-    if total > limit * rows_in:
+    if total and total + lost_lines > limit * (rows_in + lost_lines):
         told, number, first, cell = found[0]
+        before = f" and {lost_lines:,} lines of the source were no rows" if lost_lines else ""
         raise UserError(
-            f"{total:,} of {rows_in:,} rows cannot be used, more than the allowed {limit:.2%}; most often: "
+            f"{total:,} of {rows_in:,} rows cannot be used{before}, more than the allowed {limit:.2%}; most often: "
             f"{told} ({number:,} rows), first in data row {first}, where the value is {cell!r}."
         )
     return rejected, left_out

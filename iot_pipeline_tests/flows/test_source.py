@@ -46,6 +46,17 @@ def test_every_form_gives_the_same_table(good: Path, tmp_path: Path, name: str) 
     assert found.equals(pq.read_table(good / "t.parquet").to_pandas())
 
 
+def test_columns_that_the_spec_does_not_know_are_kept_in_raw_and_change_no_flow(good: Path, tmp_path: Path) -> None:
+    lines = (good / "t.csv").read_text().splitlines()
+    wider = [f"note,{lines[0]},uid", *(f"n{n},{line},C{n}" for n, line in enumerate(lines[1:]))]
+    (tmp_path / "wider.csv").write_text("\n".join(wider) + "\n")
+    for name, source in (("a", good / "t.csv"), ("b", tmp_path / "wider.csv")):
+        report = read_source(SPEC, str(source), tmp_path / f"raw_{name}")
+        build_flows(SPEC, tmp_path / f"raw_{name}", tmp_path / f"flows_{name}")
+    assert report.columns == ["note", *SPEC.feature_names, "is_attack", "traffic", "uid"]
+    assert (tmp_path / "flows_a").read_bytes() == (tmp_path / "flows_b").read_bytes()
+
+
 def test_the_same_source_gives_the_same_bytes(good: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         read_source(SPEC, str(good / "t.csv"), tmp_path / name)

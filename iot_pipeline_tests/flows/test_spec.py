@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.spec import list_specs, load_spec
+from iot_pipeline.flows.spec import DATASETS, DatasetSpec, Feature, Format, Scale, list_specs, load_spec
 
 
 @pytest.mark.parametrize("stored", [3, "3", "3.0", 3.0, " 3 ", "HTTP_Flood"])
@@ -113,3 +113,10 @@ def test_names_and_sizes_that_cannot_be_are_refused(tmp_path: Path, content: str
 def test_ten_made_features_are_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(features("a/b", "größe"))
     assert load_spec(tmp_path / "mine.yaml").feature_names[:2] == ["a/b", "größe"]
+
+
+def test_every_key_of_a_data_set_file_is_described() -> None:
+    told = (DATASETS / "README.md").read_text()
+    keys = {name for part in (DatasetSpec, Feature, Scale, Format) for name in part.model_fields}
+    keys |= {"extends", "keep_facts"}
+    assert {key for key in keys if f"`{key}`" not in told and f"{{{key}:" not in told} == set()

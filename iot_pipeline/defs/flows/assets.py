@@ -3,6 +3,7 @@
 Belongs here: `raw_flows`, `flows`. Does not belong here: reading, simulating, grouping (iot_pipeline.flows).
 """
 
+import json
 from dataclasses import asdict
 
 import dagster as dg
@@ -53,9 +54,11 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
 def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every accepted row: 29 features, label, flow group and its number within the group."""
     with lake.step(context) as step:
-        raw = step.input("raw_flows") / "raw.parquet"
+        source = step.input("raw_flows")
+        lost_lines = sum(json.loads((source / "source.json").read_text()).get("rejected", {}).values())
         report = build_flows(
-            step.spec, raw, step.folder / "flows.parquet", step.settings.max_rejected_share, step.log
+            step.spec, source / "raw.parquet", step.folder / "flows.parquet", step.settings.max_rejected_share,
+            step.log, lost_lines,
         )
         step.json("flows.json", asdict(report))
         step.note(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=sum(report.rejected.values()))
