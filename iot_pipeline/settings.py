@@ -68,7 +68,9 @@ class Settings(BaseSettings):
     teacher_enqueued_tokens: int = Field(2_000_000, ge=1, description="most tokens in batches at once")
     teacher_timeout_s: float = Field(60.0, gt=0, description="seconds to wait for one answer")
     teacher_max_attempts: int = Field(5, ge=1, description="times a request is sent when the server or network fails")
-    teacher_store: str | None = Field(None, description="file of answers; default teacher.sqlite in the lake")
+    teacher_store: str | None = Field(
+        None, description="where answers are kept: a file (unset: teacher.sqlite in the lake) or a PostgreSQL URL"
+    )
     teacher_answers: Literal["auto", "text", "json"] = Field(
         "auto", description="form of answers; auto: json, held to a schema where the server can, text of the embedded"
     )

@@ -12,13 +12,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_table
+from iot_pipeline.teacher.database import Location, shown
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.request import Answer, Request, Usage
 from iot_pipeline.teacher.run import Run
-from iot_pipeline.teacher.store import COLUMNS, Store
+from iot_pipeline.teacher.store import Store, exists
+from iot_pipeline.teacher.store_tables import answers as answer_table
 
 SCHEMA = pa.schema([
     *((name, pa.string()) for name in ("key", "source", "status", "text", "finish_reason", "model", "reasons")),
@@ -28,18 +31,18 @@ SCHEMA = pa.schema([
 ROWS_AT_ONCE = 5000
 
 
-def export_answers(store: Path, file: Path) -> int:
+def export_answers(store: Location, file: Path) -> int:
     """Write every stored answer, quarantined ones with their reasons too, sorted by key; how many. Attempts stay."""
-    if not store.is_file():
-        raise UserError(f"there is no store of answers {store}; run something, or set IOT_TEACHER_STORE.")
+    if not exists(store):
+        raise UserError(f"there is no store of answers {shown(store)}; run something, or set IOT_TEACHER_STORE.")
     with Store(store) as opened:
-        rows = opened.read(f"SELECT {COLUMNS} FROM answers ORDER BY key, source")
+        rows = opened.read(sa.select(answer_table).order_by(answer_table.c.key, answer_table.c.source))
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
     write_table(file, pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
     return len(rows)
 
 
-def import_answers(store: Path, file: Path) -> tuple[int, int]:
+def import_answers(store: Location, file: Path) -> tuple[int, int]:
     """Add the answers of a file to a store; (added, kept): one that is there already is kept as it is."""
     try:
         parquet = pq.ParquetFile(file)
@@ -70,16 +73,16 @@ def _answer(row: dict[str, Any]) -> Answer:
     )
 
 
-def replayed_source(store: Path) -> str:
+def replayed_source(store: Location) -> str:
     """Whose answers a store holds; UserError where there are none, or those of several."""
-    if not store.is_file():
-        raise UserError(f"IOT_TEACHER=replay: there is no store {store}; use `iot-pipeline cache import` first.")
+    if not exists(store):
+        raise UserError(f"IOT_TEACHER=replay: there is no store {shown(store)}; use `iot-pipeline cache import` first.")
     with Store(store) as opened:
         found = [row[0] for row in opened.read("SELECT DISTINCT source FROM answers ORDER BY source")]
     if len(found) != 1:
         raise UserError(
-            f"IOT_TEACHER=replay: {store} holds answers of {', '.join(found) or 'nobody'}; it must be those of one "
-            "teacher (import into an empty store: IOT_TEACHER_STORE)."
+            f"IOT_TEACHER=replay: {shown(store)} holds answers of {', '.join(found) or 'nobody'}; it must be those of "
+            "one teacher (import into an empty store: IOT_TEACHER_STORE)."
         )
     return found[0]
 
@@ -87,7 +90,7 @@ def replayed_source(store: Path) -> str:
 class Replay(Teacher):
     """Gives out what is stored and sends nothing."""
 
-    def __init__(self, store: Path, log: Callable[[str], None] | None = None) -> None:
+    def __init__(self, store: Location, log: Callable[[str], None] | None = None) -> None:
         super().__init__("http://127.0.0.1:9", "none", store, replayed_source(store), None, log=log, paid=False)
 
     async def _send(self, run: Run, requests: list[Request]) -> None:
@@ -95,8 +98,9 @@ class Replay(Teacher):
         stored = {answer.key: answer for answer in run.store.lookup([r.key for r in requests], self.source)}
         if missing := len(requests) - len(stored):
             raise UserError(
-                f"IOT_TEACHER=replay: {missing:,} of {run.summary.requests:,} answers are not in {self.store_path}: "
-                "settings, prompts or data differ from those that were answered. Set IOT_TEACHER to ask for them."
+                f"IOT_TEACHER=replay: {missing:,} of {run.summary.requests:,} answers are not in "
+                f"{shown(self.store_url)}: settings, prompts or data differ from those that were answered. Set "
+                "IOT_TEACHER to ask for them."
             )
         run.answers |= stored
         run.summary.cached += len(stored)

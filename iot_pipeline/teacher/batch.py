@@ -105,7 +105,7 @@ class Batches:
         """Id of a batch whose start we did not hear of, None where there was none."""
         if batch.state == "planned":
             return None  # its file was not known to be there, so it was not started
-        await asyncio.sleep(max(0.0, batch.planned_at + self.limits.orphan_grace_s - time.time()))
+        await asyncio.sleep(max(0.0, batch.planned_at + self.limits.orphan_grace_s - self.run.store.database.now()))
         return await self.api.find(batch.token, batch.planned_at)
 
     async def drain(self) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+
+from sqlalchemy import URL
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.remote import without_credentials
@@ -15,6 +16,7 @@ from iot_pipeline.settings import Settings, api_key
 from iot_pipeline.teacher import ledger
 from iot_pipeline.teacher.archive import Replay, replayed_source
 from iot_pipeline.teacher.batch import BatchLimits
+from iot_pipeline.teacher.database import store_url
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.process import embedded_server
 from iot_pipeline.teacher.request import EMBEDDED, is_embedded
@@ -42,11 +44,9 @@ def source_of(settings: Settings) -> str:
     return EMBEDDED if settings.teacher == EMBEDDED else without_credentials(address_of(settings))
 
 
-def store_of(settings: Settings) -> Path:
-    """Where the answers are kept."""
-    if settings.teacher_store is None:
-        return settings.lake_path / "teacher.sqlite"
-    return Path(settings.teacher_store).expanduser().absolute()
+def store_of(settings: Settings) -> URL:
+    """Where the answers are kept; UserError where IOT_TEACHER_STORE names no place for a store."""
+    return store_url(settings.teacher_store or settings.lake_path / "teacher.sqlite")
 
 
 def is_paid(settings: Settings) -> bool:

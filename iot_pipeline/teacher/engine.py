@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
 from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.teacher import ledger
 from iot_pipeline.teacher.batch import Batches, BatchLimits
 from iot_pipeline.teacher.client import open_client
+from iot_pipeline.teacher.database import Location, store_url
 from iot_pipeline.teacher.manners import Quota
 from iot_pipeline.teacher.pool import Pool
 from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
@@ -36,13 +36,14 @@ class Teacher:
     """
 
     def __init__(
-        self, base_url: str, api_key: str, store: Path, source: str, budget_usd: float | None,
+        self, base_url: str, api_key: str, store: Location, source: str, budget_usd: float | None,
         concurrency: int = 64, timeout_s: float = 60.0, max_attempts: int = 5,
         log: Callable[[str], None] | None = None, paid: bool | None = None, backoff_base_s: float = 0.5,
         via: Via = "requests", batch_limits: BatchLimits | None = None, rpm: int | None = None, tpm: int | None = None,
     ) -> None:
         self._url = base_url  # with its credentials, if it has any; never shown
-        self.base_url, self.source, self.store_path = without_credentials(base_url), without_credentials(source), store
+        self.base_url, self.source = without_credentials(base_url), without_credentials(source)
+        self.store_url = store_url(store)
         self.budget_usd, self.concurrency, self.timeout_s = budget_usd, concurrency, timeout_s
         self.max_attempts, self.backoff_base_s = max_attempts, backoff_base_s
         self.via, self.batch_limits = via, batch_limits or BatchLimits()
@@ -70,7 +71,7 @@ class Teacher:
         started = time.monotonic()
         self.summary = summary = Summary()
         self.models = sorted({request.model for request in requests})
-        with Store(self.store_path) as store:
+        with Store(self.store_url) as store:
             run = Run(self, store, check, on_progress)
             missing = run.from_store({request.key: request for request in requests})
             try:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.database import SETTING
 from iot_pipeline.teacher.faults import check_faults
 
 START_TIMEOUT_S = 60.0
@@ -38,8 +39,8 @@ def embedded_server(
     ]
     if faults:
         command += ["--faults", ",".join(f"{kind}={p}" for kind, p in check_faults(faults).items())]
-    # It needs no secret of ours.
-    environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
+    # It needs no secret of ours: no key, no password of a store.
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != SETTING}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as complaints:
         # A session of its own: Ctrl-C reaches us first, and we still save answers before it goes.

@@ -1,78 +1,77 @@
-"""The teacher's memory: answers by request key, every attempt, quarantine and reserved money, in one SQLite file.
+"""The teacher's memory: answers by request key, every attempt, quarantine and reserved money, in one database.
 
-Belongs here: durable state, safe against kill -9 and a second process. Does not belong here: asking (engine.py).
+Belongs here: durable state, safe against kill -9 and other processes. Does not belong here: asking (engine.py), the
+database itself (database.py, store_tables.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
-import sqlite3
-import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.request import Answer, Usage
+import sqlalchemy as sa
 
-SCHEMA_VERSION = 4
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
-  key TEXT NOT NULL, source TEXT NOT NULL, status TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL,
-  model TEXT NOT NULL, reasons TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
-  completion_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, attempts INTEGER NOT NULL,
-  checked TEXT NOT NULL DEFAULT '',
-  PRIMARY KEY (key, source));
-CREATE TABLE IF NOT EXISTS attempts (
-  id INTEGER PRIMARY KEY, key TEXT NOT NULL, source TEXT NOT NULL, model TEXT NOT NULL, outcome TEXT NOT NULL,
-  prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-  cost_usd REAL NOT NULL, cost_assumed INTEGER NOT NULL, seconds REAL NOT NULL,
-  at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')));
-CREATE TABLE IF NOT EXISTS reservations (
-  id INTEGER PRIMARY KEY, key TEXT NOT NULL, source TEXT NOT NULL, model TEXT NOT NULL, usd REAL NOT NULL,
-  pid INTEGER NOT NULL, batch INTEGER);
-CREATE INDEX IF NOT EXISTS batched ON reservations (key, source) WHERE batch IS NOT NULL;
-CREATE TABLE IF NOT EXISTS batches (
-  id INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE, source TEXT NOT NULL, state TEXT NOT NULL,
-  remote_id TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL, planned_at REAL NOT NULL,
-  owner TEXT NOT NULL, until REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS claims (
-  key TEXT NOT NULL, source TEXT NOT NULL, owner TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (key, source));
-CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value REAL NOT NULL);
-INSERT OR IGNORE INTO totals VALUES ('spent_usd', 0), ('reserved_usd', 0);
-"""
-COLUMNS = (
-    "key, source, status, text, finish_reason, model, reasons, prompt_tokens, cached_tokens, completion_tokens, "
-    "cost_usd, attempts, checked"
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.database import Database, Location, is_file, store_url
+from iot_pipeline.teacher.owners import LEASE_S, is_gone, new_owner
+from iot_pipeline.teacher.request import Answer, Usage
+from iot_pipeline.teacher.store_tables import (
+    answers,
+    attempts,
+    check_readable,
+    claims,
+    prepare,
+    reservations,
+    totals,
+    version_of,
 )
-# From one version of the file to the next: a store full of paid answers is never thrown away.
-MIGRATIONS = {
-    1: "ALTER TABLE answers ADD COLUMN checked TEXT NOT NULL DEFAULT '';",
-    2: "CREATE TABLE IF NOT EXISTS claims (key TEXT NOT NULL, source TEXT NOT NULL, owner TEXT NOT NULL, "
-    "until REAL NOT NULL, PRIMARY KEY (key, source));",
-    3: "ALTER TABLE reservations ADD COLUMN batch INTEGER; "
-    "CREATE INDEX IF NOT EXISTS batched ON reservations (key, source) WHERE batch IS NOT NULL; "
-    "CREATE TABLE IF NOT EXISTS batches (id INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE, source TEXT NOT NULL, "
-    "state TEXT NOT NULL, remote_id TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL, "
-    "planned_at REAL NOT NULL, owner TEXT NOT NULL, until REAL NOT NULL);",
-}
-READABLE = (2, 3)  # older ones lack a column of `answers`
-# A claim that is not renewed for so long is void: its owner is dead, or on a machine that is gone.
-LEASE_S = 20.0
-# SQLite's own default limit of bound variables is 32,766; a smaller batch keeps memory flat as well.
+from iot_pipeline.teacher.store_tables import batches as batch_table
+
+# One query of many keys: the databases limit the variables of a statement; a small part keeps memory flat as well.
 LOOKUP_BATCH = 1000
-WAL_TRIES = 200  # 10 s
 # How the reason begins where a request got no answer at all: such a one may be asked again.
 NO_ANSWER = "no answer: "
 # The reason of a text that came for rows which its caller did not ask for: see run.py.
 UNCHECKED = "not checked yet"
+
+# Statements are made once: SQLAlchemy takes longer to make and to recognise one than SQLite to carry it out.
+_A, _C, _R = answers.c, claims.c, reservations.c
+_KEYS: sa.BindParameter[str] = sa.bindparam("keys", expanding=True)
+_SOURCE, _OWNER = sa.bindparam("of_source", type_=sa.Text()), sa.bindparam("of_owner", type_=sa.Text())
+_KEY = sa.bindparam("of_key", type_=sa.Text())
+_UNANSWERED = _A.reasons.startswith(f'["{NO_ANSWER}', autoescape=True)
+LOOKUP = sa.select(answers).where(_A.source == _SOURCE, _A.key.in_(_KEYS))
+CLAIMED = sa.select(_C.key).where(_C.owner == _OWNER, _C.source == _SOURCE, _C.key.in_(_KEYS))
+# Another process may have answered since the caller looked: that one is not to be asked again.
+NOT_TO_ASK = (
+    sa.select(_A.key).where(
+        _A.source == _SOURCE, _A.key.in_(_KEYS), ~_UNANSWERED, _A.reasons != json.dumps([UNCHECKED])
+    )
+    .union(sa.select(_R.key).where(_R.batch.is_not(None), _R.source == _SOURCE, _R.key.in_(_KEYS)))
+)  # fmt: skip
+UNCLAIM = sa.delete(claims).where(_C.key == _KEY, _C.source == _SOURCE)
+COMMITTED = sa.select(sa.func.sum(totals.c.value))
+ADD = (
+    sa.update(totals).where(totals.c.name == sa.bindparam("total"))
+    .values(value=totals.c.value + sa.bindparam("usd", type_=sa.Double()))
+)  # fmt: skip
+RESERVE = sa.insert(reservations).returning(_R.id)
+RELEASE = sa.delete(reservations).where(_R.id == sa.bindparam("of_id"))
+BOOK = sa.insert(attempts)
+JUDGE = (
+    sa.update(answers).where(_A.key == _KEY, _A.source == _SOURCE)
+    .values({name: sa.bindparam(f"new_{name}") for name in ("status", "reasons", "checked")})
+)  # fmt: skip
+ADD_UP = (
+    sa.update(totals).where(totals.c.name == "reserved_usd")
+    .values(value=sa.select(sa.func.coalesce(sa.func.sum(_R.usd), 0.0)).scalar_subquery())
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,49 +92,35 @@ class Attempt:
 class Store:
     """One connection to the store; open one per thread and process.
 
-    WAL with synchronous=NORMAL: what was committed outlives kill -9 of this process. Raises UserError where the
-    file cannot be opened or was written by a newer version.
+    What was committed outlives kill -9 of this process. Raises UserError where the database cannot be reached or was
+    written by a newer version.
     read_only: look at a store that is there, and change nothing: no upgrade, no clearing up after killed processes.
     """
 
-    def __init__(self, path: Path, read_only: bool = False) -> None:
-        self.path, self._read_only = path, read_only
-        if read_only:
-            self._db = self._open_to_read()
-            return
+    def __init__(self, location: Location, read_only: bool = False) -> None:
+        self.database, self._read_only = Database(location, read_only), read_only
+        claim, answer = self.database.insert(claims), self.database.insert(answers)
+        hold = {
+            "index_elements": [_C.key, _C.source],
+            "set_": {"owner": claim.excluded.owner, "until": claim.excluded.until},
+        }
+        self._hold = claim.on_conflict_do_update(**hold)
+        self._hold_if_free = claim.on_conflict_do_update(**hold, where=_C.until < sa.bindparam("now"))
+        self._write = answer.on_conflict_do_update(
+            index_elements=[_A.key, _A.source],
+            set_={column.name: answer.excluded[column.name] for column in answers.c if not column.primary_key},
+        )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._use_wal()
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-            for step in range(version, SCHEMA_VERSION) if version in MIGRATIONS else ():
-                self._db.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version={step + 1}; COMMIT;")
-            if version not in (0, *MIGRATIONS, SCHEMA_VERSION):
-                raise UserError(f"{path} was written by another version of the project ({version}); move it away.")
-        except (sqlite3.Error, OSError) as error:
-            raise UserError(f"the teacher's store {path} cannot be opened: {error}.") from error
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._settle_dead_reservations()
-        self._free_dead_claims()
-
-    def _open_to_read(self) -> sqlite3.Connection:
-        """A connection that refuses to write; UserError where there is no store of a version that can be read."""
-        try:
-            db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=rw", uri=True, timeout=30)
-            db.execute("PRAGMA query_only=ON")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.Error as error:
-            raise UserError(f"the teacher's store {self.path} cannot be opened: {error}.") from error
-        if version not in (*READABLE, SCHEMA_VERSION):
-            db.close()
-            raise UserError(
-                f"{self.path} was written by another version of the project ({version}); `iot-pipeline run` brings an "
-                "older one up to date."
-            )
-        return db
+            if read_only:
+                check_readable(self.database)
+                return
+            prepare(self.database)
+            self.owner = new_owner()
+            self._settle_dead_reservations()
+            self._free_dead_claims()
+        except BaseException:
+            self.database.close()
+            raise
 
     def __enter__(self) -> Store:
         return self
@@ -148,260 +133,218 @@ class Store:
             self.close()
 
     def close(self) -> None:
-        """Give up what is claimed, close the connection; the last one to close folds the write-ahead log in."""
+        """Give up what is claimed and close the connection."""
         if self._read_only:
-            self._db.close()
+            self.database.close()
             return
         try:
             with self.transaction() as db:
-                db.execute("DELETE FROM claims WHERE owner = ?", (self.owner,))
-                db.execute("UPDATE batches SET until = 0 WHERE owner = ?", (self.owner,))
+                db.execute(sa.delete(claims).where(claims.c.owner == self.owner))
+                db.execute(sa.update(batch_table).where(batch_table.c.owner == self.owner).values(until=0.0))
         finally:
-            self._db.close()
+            self.database.close()
+
+    def transaction(self) -> contextlib.AbstractContextManager[sa.Connection]:
+        """Read and write as one step, one writer at a time; UserError where the store cannot be written."""
+        return self.database.transaction()
+
+    def read(self, query: sa.Executable | str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        """The rows of a query (SQL as text: with `:name` for values)."""
+        return self.database.read(query, values)
 
     def claim(self, keys: Sequence[str], source: str) -> set[str]:
         """Those of `keys` that are ours to ask: unanswered, in no batch, and claimed by nobody else alive.
 
         A claim holds for LEASE_S seconds and is kept up by `renew`; `save` gives up the claims of what it saves.
         """
-        now = time.time()
+        these = {"keys": list(keys), "of_source": source, "of_owner": self.owner}
+        wanted = self._claims((key, source) for key in keys)
+        now = self.database.now()
         with self.transaction() as db:
-            db.executemany(
-                "INSERT INTO claims VALUES (?, ?, ?, ?) ON CONFLICT (key, source) DO UPDATE "
-                "SET owner = excluded.owner, until = excluded.until WHERE claims.until < ?",
-                [(key, source, self.owner, now + LEASE_S, now) for key in keys],
-            )
-            marks = ",".join("?" * len(keys))
-            query = f"SELECT key FROM claims WHERE owner = ? AND source = ? AND key IN ({marks})"
-            ours = {row[0] for row in db.execute(query, (self.owner, source, *keys))}
-            # Another process may have answered since the caller looked: that one is not to be asked again.
-            query = (
-                "SELECT key FROM answers WHERE source = ? AND reasons NOT LIKE ? AND reasons != ? "
-                f"AND key IN ({marks})"
-            )
-            again = (f'["{NO_ANSWER}%', json.dumps([UNCHECKED]))
-            ours -= {row[0] for row in db.execute(query, (source, *again, *keys))}
-            query = f"SELECT key FROM reservations WHERE batch IS NOT NULL AND source = ? AND key IN ({marks})"
-            return ours - {row[0] for row in db.execute(query, (source, *keys))}
+            self.database.each(self._hold_if_free, [claim | {"now": now} for claim in wanted])
+            return set(db.scalars(CLAIMED, these)) - set(db.scalars(NOT_TO_ASK, these))
+
+    def _claims(self, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Our claims of (key, source) pairs, as rows."""
+        ours = {"owner": self.owner, "until": self.database.now() + LEASE_S}
+        return [{"key": key, "source": source, **ours} for key, source in dict.fromkeys(pairs)]
 
     def renew(self) -> None:
-        """Hold what is claimed, and the batches that are ours, for another lease."""
-        until = time.time() + LEASE_S
+        """Hold what is claimed and reserved, and the batches that are ours, for another lease."""
+        until = self.database.now() + LEASE_S
         with self.transaction() as db:
-            db.execute("UPDATE claims SET until = ? WHERE owner = ?", (until, self.owner))
-            db.execute("UPDATE batches SET until = ? WHERE owner = ?", (until, self.owner))
+            for table in (claims, batch_table):
+                db.execute(sa.update(table).where(table.c.owner == self.owner).values(until=until))
+            # A line of a batch is held by its batch.
+            single = sa.update(reservations).where(_R.owner == self.owner, _R.batch.is_(None))
+            db.execute(single.values(until=until))
 
     def _free_dead_claims(self) -> None:
         """Void the claims of processes of this machine that were killed, without waiting for their lease."""
-        owners = [row[0] for row in self._db.execute("SELECT DISTINCT owner FROM claims")]
-        dead = [owner for owner in owners if owner_is_gone(owner)]
+        now = self.database.now()
+        found = self.read(sa.select(claims.c.owner, sa.func.max(claims.c.until)).group_by(claims.c.owner))
+        dead = [owner for owner, until in found if is_gone(owner, until, now)]
         if dead:
             with self.transaction() as db:
-                db.executemany("DELETE FROM claims WHERE owner = ?", [(owner,) for owner in dead])
-
-    def _use_wal(self) -> None:
-        """Switch to WAL. SQLite's busy timeout does not cover this one step, so two first openers would collide."""
-        for _ in range(WAL_TRIES - 1):
-            try:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                return
-            except sqlite3.OperationalError:
-                time.sleep(0.05)
-        self._db.execute("PRAGMA journal_mode=WAL")
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Read and write as one step; UserError where the file cannot be written."""
-        # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing half way.
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                if self._db.in_transaction:  # a full disk ends it by itself
-                    self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise UserError(
-                f"the teacher's store {self.path} cannot be written: {error}. Answers until then are kept; make room "
-                "or mend the permissions, and start again."
-            ) from error
-
-    def read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows of a query."""
-        return self._db.execute(query, values).fetchall()
+                db.execute(sa.delete(claims).where(claims.c.owner.in_(dead)))
 
     def lookup(self, keys: Sequence[str], source: str) -> Iterator[Answer]:
         """Stored answers (accepted and quarantined) of `source` among `keys`, in no particular order."""
         for start in range(0, len(keys), LOOKUP_BATCH):
-            part = keys[start : start + LOOKUP_BATCH]
-            marks = ",".join("?" * len(part))
-            query = f"SELECT {COLUMNS} FROM answers WHERE source = ? AND key IN ({marks})"
-            for row in self._db.execute(query, (source, *part)):
-                yield _answer(row)
+            part = {"keys": list(keys[start : start + LOOKUP_BATCH]), "of_source": source}
+            yield from map(_answer, self.read(LOOKUP, part))
 
-    def save(self, attempts: Sequence[Attempt], answers: Sequence[Answer]) -> None:
+    def save(self, made: Sequence[Attempt], finished: Sequence[Answer]) -> None:
         """Write attempts and final answers in one transaction and give back what was reserved for them."""
-        spent = sum(attempt.cost_usd for attempt in attempts)
+        spent = sum(attempt.cost_usd for attempt in made)
         with self.transaction() as db:
-            db.executemany(
-                "INSERT INTO attempts (key, source, model, outcome, prompt_tokens, cached_tokens, completion_tokens,"
-                " cost_usd, cost_assumed, seconds) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                [
-                    (a.key, a.source, a.model, a.outcome, a.usage.prompt, a.usage.cached, a.usage.completion,
-                     a.cost_usd, a.cost_assumed, a.seconds)
-                    for a in attempts
-                ],
-            )
-            # A text that nobody has checked is better than none, and nothing else.
-            unchecked = [(a.key, a.source, f'["{NO_ANSWER}%') for a in answers if a.reasons == (UNCHECKED,)]
-            db.executemany("DELETE FROM answers WHERE key = ? AND source = ? AND reasons LIKE ?", unchecked)
-            present = {row for key, source, _ in unchecked for row in db.execute(
-                "SELECT key, source FROM answers WHERE key = ? AND source = ?", (key, source))}
-            answers = [a for a in answers if (a.key, a.source) not in present]
-            db.executemany(
-                f"INSERT OR REPLACE INTO answers ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                [
-                    (a.key, a.source, a.status, a.text, a.finish_reason, a.model, json.dumps(a.reasons),
-                     a.usage.prompt, a.usage.cached, a.usage.completion, a.cost_usd, a.attempts,
-                     a.checked)
-                    for a in answers
-                ],
-            )
-            db.executemany("DELETE FROM claims WHERE key = ? AND source = ?", [(a.key, a.source) for a in answers])
+            self._book(made)
+            kept = self._better_than(db, [a for a in finished if a.reasons == (UNCHECKED,)])
+            written = {pair_of(a): a for a in finished if pair_of(a) not in kept}
+            self.database.each(self._write, [_row(a) for a in written.values()])
+            self.database.each(UNCLAIM, [{"of_key": key, "of_source": source} for key, source in written])
             # A line of a batch that is to be asked again was held by its reservation alone until here.
-            done = {(a.key, a.source) for a in answers} | present
-            db.executemany(
-                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
-                [(a.key, a.source, self.owner, time.time() + LEASE_S)
-                 for a in attempts if a.reservation is not None and (a.key, a.source) not in done],
-            )
+            settled = [a for a in made if a.reservation is not None]
+            done = kept | written.keys()
+            self.database.each(self._hold, self._claims(pair_of(a) for a in settled if pair_of(a) not in done))
             if spent:
-                _add(db, "spent_usd", spent)
-            _release(db, [a.reservation for a in attempts if a.reservation is not None])
+                self.database.quick(ADD, {"total": "spent_usd", "usd": spent})
+            self._release([a.reservation for a in settled if a.reservation is not None])
 
-    def judged(self, answers: Sequence[Answer]) -> None:
+    def _book(self, made: Sequence[Attempt]) -> None:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self.database.each(BOOK, [
+            {
+                "key": a.key, "source": a.source, "model": a.model, "outcome": a.outcome,
+                "prompt_tokens": a.usage.prompt, "cached_tokens": a.usage.cached,
+                "completion_tokens": a.usage.completion, "cost_usd": a.cost_usd, "cost_assumed": int(a.cost_assumed),
+                "seconds": a.seconds, "at": at,
+            }
+            for a in made
+        ])
+
+    @staticmethod
+    def _better_than(db: sa.Connection, unchecked: Sequence[Answer]) -> set[tuple[str, str]]:
+        """The (key, source) of texts that nobody has checked where there is an answer: better than none, no more."""
+        kept = set()
+        for a in unchecked:
+            this = (_A.key == a.key) & (_A.source == a.source)
+            db.execute(sa.delete(answers).where(this, _UNANSWERED))
+            kept |= {tuple(row) for row in db.execute(sa.select(_A.key, _A.source).where(this))}
+        return kept
+
+    def judged(self, rows: Sequence[Answer]) -> None:
         """Write what a newer check says of stored answers."""
-        with self.transaction() as db:
-            db.executemany(
-                "UPDATE answers SET status = ?, reasons = ?, checked = ? WHERE key = ? AND source = ?",
-                [(a.status, json.dumps(a.reasons), a.checked, a.key, a.source) for a in answers],
-            )
+        with self.transaction():
+            self.database.each(JUDGE, [
+                {"of_key": a.key, "of_source": a.source, "new_status": a.status, "new_reasons": json.dumps(a.reasons),
+                 "new_checked": a.checked}
+                for a in rows
+            ])
 
     def reserve(self, key: str, source: str, model: str, usd: float, cap: float | None) -> int | None:
         """Set `usd` aside before a request is sent; None where spent + reserved + usd would pass `cap`.
 
-        Check and reservation are one transaction, so that two processes together keep the cap too.
+        Check and reservation are one transaction, so that all processes together keep the cap.
         """
-        with self.transaction() as db:
-            committed = db.execute("SELECT sum(value) FROM totals").fetchone()[0]
-            if cap is not None and committed + usd > cap:
+        line = {"key": key, "source": source, "model": model, "usd": usd, "owner": self.owner}
+        with self.transaction():
+            if cap is not None and self.database.quick(COMMITTED, {})[0][0] + usd > cap:
                 return None
-            _add(db, "reserved_usd", usd)
-            cursor = db.execute(
-                "INSERT INTO reservations (key, source, model, usd, pid) VALUES (?,?,?,?,?)",
-                (key, source, model, usd, os.getpid()),
-            )
-            return cursor.lastrowid
+            self.database.quick(ADD, {"total": "reserved_usd", "usd": usd})
+            row = self.database.quick(RESERVE, line | {"until": self.database.now() + LEASE_S})[0]
+            return int(row[0])
 
-    @staticmethod
-    def add_up_reservations(db: sqlite3.Connection) -> None:
+    def add_up_reservations(self) -> None:
         """Summed anew, so that rounding never adds up to money that is reserved for nothing."""
-        db.execute(
-            "UPDATE totals SET value = (SELECT total(usd) FROM reservations) WHERE name = 'reserved_usd'"
-        )
+        self.database.quick(ADD_UP, {})
+
+    def _release(self, ids: Sequence[int]) -> None:
+        if ids:
+            self.database.each(RELEASE, [{"of_id": i} for i in ids])
+            self.add_up_reservations()
 
     def spent_usd(self) -> float:
         """Dollars of all attempts ever recorded, assumed ones included."""
-        return float(self._db.execute("SELECT value FROM totals WHERE name = 'spent_usd'").fetchone()[0])
+        return float(self.read(sa.select(totals.c.value).where(totals.c.name == "spent_usd"))[0][0])
 
     def ledger(self, source: str | None = None) -> dict[str, Any]:
         """Sums over every attempt: attempts, tokens, dollars, assumed dollars, count by outcome."""
-        where, values = ("WHERE source = ?", (source,)) if source is not None else ("", ())
-        row = self._db.execute(
-            "SELECT count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens), total(cost_usd),"
-            f" total(cost_usd * cost_assumed) FROM attempts {where}", values
-        ).fetchone()
-        outcomes = self._db.execute(
-            f"SELECT outcome, count(*) FROM attempts {where} GROUP BY outcome ORDER BY outcome", values
-        ).fetchall()
+        c, total = attempts.c, lambda column: sa.func.coalesce(sa.func.sum(column), 0)
+        only = sa.true() if source is None else c.source == source
+        row = self.read(sa.select(
+            sa.func.count(), total(c.prompt_tokens), total(c.cached_tokens), total(c.completion_tokens),
+            total(c.cost_usd), total(c.cost_usd * c.cost_assumed),
+        ).where(only))[0]
+        outcomes = self.read(sa.select(c.outcome, sa.func.count()).where(only).group_by(c.outcome).order_by(c.outcome))
         return {
             "attempts": row[0], "prompt_tokens": int(row[1]), "cached_tokens": int(row[2]),
-            "completion_tokens": int(row[3]), "usd": row[4], "usd_assumed": row[5], "outcomes": dict(outcomes),
+            "completion_tokens": int(row[3]), "usd": float(row[4]), "usd_assumed": float(row[5]),
+            "outcomes": dict(map(tuple, outcomes)),
         }
 
     def batched(self, source: str) -> set[str]:
         """Keys that batches at the server hold: asked, and not answered yet."""
-        query = "SELECT key FROM reservations WHERE batch IS NOT NULL AND source = ?"
-        return {row[0] for row in self._db.execute(query, (source,))}
+        return {row.key for row in self.read(sa.select(_R.key).where(_R.batch.is_not(None), _R.source == source))}
 
     def answer_seconds(self, source: str) -> float | None:
         """Mean seconds of the answers that came one by one; None where none did."""
-        found: float | None = self._db.execute(
-            "SELECT avg(seconds) FROM attempts WHERE source = ? AND outcome = 'answered' AND seconds > 0", (source,)
-        ).fetchone()[0]
+        c = attempts.c
+        one_by_one = sa.and_(c.source == source, c.outcome == "answered", c.seconds > 0)
+        found: float | None = self.read(sa.select(sa.func.avg(c.seconds)).where(one_by_one))[0][0]
         return found
 
     def quarantine(self, source: str | None = None) -> list[Answer]:
         """Every quarantined answer with its reasons, sorted by key."""
-        rows = self._db.execute(f"SELECT {COLUMNS} FROM answers WHERE status = 'quarantined' ORDER BY key, source")
-        return [answer for answer in map(_answer, rows) if source is None or answer.source == source]
+        query = sa.select(answers).where(_A.status == "quarantined").order_by(_A.key, _A.source)
+        return [_answer(row) for row in self.read(query if source is None else query.where(_A.source == source))]
 
     def _settle_dead_reservations(self) -> None:
         """Money reserved by a process that was killed may have been billed: count it as spent, never as free."""
-        rows = self.read("SELECT id, key, source, model, usd, pid FROM reservations WHERE batch IS NULL")
-        lost = [row for row in rows if not _alive(row[5])]
-        if not lost:
+        if not self._dead(self.read(sa.select(reservations).where(_R.batch.is_(None)))):
             return
         with self.transaction() as db:
             # Another process may have settled the same ones in between.
-            marks = ",".join("?" * len(lost))
-            present = {
-                row[0]
-                for row in db.execute(f"SELECT id FROM reservations WHERE id IN ({marks})", [r[0] for r in lost])
-            }
-            lost = [row for row in lost if row[0] in present]
-            db.executemany(
-                "INSERT INTO attempts (key, source, model, outcome, prompt_tokens, cached_tokens, completion_tokens,"
-                " cost_usd, cost_assumed, seconds) VALUES (?,?,?,'in flight at a kill',0,0,0,?,1,0)",
-                [row[1:5] for row in lost],
-            )
-            _add(db, "spent_usd", sum(row[4] for row in lost))
-            _release(db, [row[0] for row in lost])
+            lost = self._dead(db.execute(sa.select(reservations).where(_R.batch.is_(None))).fetchall())
+            self._book([
+                Attempt(row.key, row.source, row.model, "in flight at a kill", Usage(), row.usd, True, 0.0)
+                for row in lost
+            ])
+            self.database.quick(ADD, {"total": "spent_usd", "usd": sum(row.usd for row in lost)})
+            self._release([row.id for row in lost])
+
+    def _dead(self, rows: Iterable[Any]) -> list[Any]:
+        now = self.database.now()
+        return [row for row in rows if is_gone(row.owner, row.until, now)]
 
 
-def _add(db: sqlite3.Connection, name: str, usd: float) -> None:
-    db.execute("UPDATE totals SET value = value + ? WHERE name = ?", (usd, name))
+def pair_of(item: Answer | Attempt) -> tuple[str, str]:
+    """What an answer is filed under."""
+    return item.key, item.source
 
 
-def _release(db: sqlite3.Connection, ids: Sequence[int]) -> None:
-    if not ids:
-        return
-    db.executemany("DELETE FROM reservations WHERE id = ?", [(i,) for i in ids])
-    Store.add_up_reservations(db)
+def exists(location: Location) -> bool:
+    """Whether there is a store to read; UserError where its server cannot be reached."""
+    url = store_url(location)
+    if is_file(url):
+        return Path(str(url.database)).is_file()
+    with contextlib.closing(Database(url, read_only=True)) as database:
+        return version_of(database) > 0
 
 
-def _answer(row: tuple[Any, ...]) -> Answer:
-    key, source, status, text, finish_reason, model, reasons, prompt, cached, completion, cost, attempts, checked = row
+def _row(a: Answer) -> dict[str, Any]:
+    return {
+        "key": a.key, "source": a.source, "status": a.status, "text": a.text, "finish_reason": a.finish_reason,
+        "model": a.model, "reasons": json.dumps(a.reasons), "prompt_tokens": a.usage.prompt,
+        "cached_tokens": a.usage.cached, "completion_tokens": a.usage.completion, "cost_usd": a.cost_usd,
+        "attempts": a.attempts, "checked": a.checked,
+    }
+
+
+def _answer(row: Sequence[Any]) -> Answer:
+    key, source, status, text, finish_reason, model, reasons, prompt, cached, completion, cost, tried, checked = row
     return Answer(
         key=key, status=status, text=text, finish_reason=finish_reason, model=model, source=source,
-        usage=Usage(prompt, cached, completion), cost_usd=cost, attempts=attempts,
+        usage=Usage(prompt, cached, completion), cost_usd=cost, attempts=tried,
         reasons=tuple(json.loads(reasons)) if reasons != "[]" else (), from_cache=True, checked=checked,
     )
-
-
-def owner_is_gone(owner: str) -> bool:
-    """Whether a Store.owner was a process of this machine that has ended; False for one of another machine."""
-    host, pid, _ = owner.rsplit(":", 2)
-    return host == socket.gethostname() and not _alive(int(pid))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

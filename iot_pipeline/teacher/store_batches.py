@@ -9,16 +9,16 @@ so that no process asks for it again, and the settling of an attempt ends it in 
 
 from __future__ import annotations
 
-import os
-import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+
+import sqlalchemy as sa
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.store import LEASE_S, Store, owner_is_gone
-
-BATCH_COLUMNS = "id, token, source, state, remote_id, requests, tokens, planned_at"
+from iot_pipeline.teacher.owners import LEASE_S, is_gone
+from iot_pipeline.teacher.store import COMMITTED, UNCLAIM, Store
+from iot_pipeline.teacher.store_tables import batches, reservations
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class BatchTable:
 
         Returns the new batch, in state planned, or None where there is no room for the first line.
         """
-        now = time.time()
+        now = self.store.database.now()
         with self.store.transaction() as db:
-            free = float("inf") if cap is None else cap - db.execute("SELECT sum(value) FROM totals").fetchone()[0]
+            free = float("inf") if cap is None else cap - db.scalar(COMMITTED)
             count = 0
             for _, _, usd in lines:
                 if usd > free:
@@ -69,30 +69,25 @@ class BatchTable:
             if not count:
                 return None
             batch = Batch(0, uuid.uuid4().hex, source, "planned", "", count, sum(tokens[:count]), now)
-            cursor = db.execute(
-                f"INSERT INTO batches ({BATCH_COLUMNS}, owner, until) VALUES (NULL,?,?,?,?,?,?,?,?,?)",
-                (batch.token, source, batch.state, "", count, batch.tokens, now, self.store.owner, now + LEASE_S),
-            )
-            batch = replace(batch, id=cursor.lastrowid or 0)
-            db.executemany(
-                "INSERT INTO reservations (key, source, model, usd, pid, batch) VALUES (?,?,?,?,?,?)",
-                [(key, source, model, usd, os.getpid(), batch.id) for key, model, usd in lines[:count]],
-            )
-            self.store.add_up_reservations(db)
+            row = {name: value for name, value in asdict(batch).items() if name != "id"}
+            held = {"owner": self.store.owner, "until": now + LEASE_S}
+            number = db.execute(sa.insert(batches).values(**row, **held).returning(batches.c.id)).scalar_one()
+            batch = replace(batch, id=number)
+            self.store.database.each(sa.insert(reservations), [
+                {"key": key, "source": source, "model": model, "usd": usd, "batch": number, **held}
+                for key, model, usd in lines[:count]
+            ])
+            self.store.add_up_reservations()
             # From here on the batch holds these keys, however long it takes.
-            db.executemany(
-                "DELETE FROM claims WHERE key = ? AND source = ?", [(key, source) for key, _, _ in lines[:count]]
-            )
+            self.store.database.each(UNCLAIM, [{"of_key": key, "of_source": source} for key, _, _ in lines[:count]])
         return batch
 
     def moved(self, batch: Batch, state: str, remote_id: str = "") -> Batch:
         """Record a step; returns the batch as it is now."""
         batch = replace(batch, state=state, remote_id=remote_id or batch.remote_id)
         with self.store.transaction() as db:
-            found = db.execute(
-                "UPDATE batches SET state = ?, remote_id = ? WHERE id = ? AND owner = ?",
-                (batch.state, batch.remote_id, batch.id, self.store.owner),
-            )
+            ours = sa.update(batches).where(batches.c.id == batch.id, batches.c.owner == self.store.owner)
+            found = db.execute(ours.values(state=batch.state, remote_id=batch.remote_id))
             self._still_ours(found.rowcount)
         return batch
 
@@ -107,28 +102,23 @@ class BatchTable:
     def forget(self, batch: Batch) -> None:
         """Give back what a batch holds that was never run."""
         with self.store.transaction() as db:
-            found = db.execute("DELETE FROM batches WHERE id = ? AND owner = ?", (batch.id, self.store.owner))
-            self._still_ours(found.rowcount)
-            db.execute("DELETE FROM reservations WHERE batch = ?", (batch.id,))
-            self.store.add_up_reservations(db)
+            ours = sa.delete(batches).where(batches.c.id == batch.id, batches.c.owner == self.store.owner)
+            self._still_ours(db.execute(ours).rowcount)
+            db.execute(sa.delete(reservations).where(reservations.c.batch == batch.id))
+            self.store.add_up_reservations()
 
     def lines(self, batch: Batch) -> dict[str, Line]:
         """Outstanding lines by key, in the order of the input file."""
-        rows = self.store.read(
-            "SELECT id, key, model, usd FROM reservations WHERE batch = ? ORDER BY id", (batch.id,)
-        )
-        return {row[1]: Line(*row) for row in rows}
+        c = reservations.c
+        rows = self.store.read(sa.select(c.id, c.key, c.model, c.usd).where(c.batch == batch.id).order_by(c.id))
+        return {row.key: Line(*row) for row in rows}
 
     def take_over(self, source: str) -> list[Batch]:
         """Unfinished batches of `source` whose process is gone; they are ours from now on."""
+        now, c = self.store.database.now(), batches.c
         with self.store.transaction() as db:
-            rows = db.execute(
-                f"SELECT {BATCH_COLUMNS}, owner, until FROM batches WHERE source = ? AND state != 'read'", (source,)
-            ).fetchall()
-            now = time.time()
-            left = [row for row in rows if row[-1] < now or owner_is_gone(row[-2])]
-            db.executemany(
-                "UPDATE batches SET owner = ?, until = ? WHERE id = ?",
-                [(self.store.owner, now + LEASE_S, row[0]) for row in left],
-            )
+            rows = db.execute(sa.select(batches).where(c.source == source, c.state != "read").order_by(c.id)).fetchall()
+            left = [row for row in rows if row.until < now or is_gone(row.owner, row.until, now)]
+            held = {"owner": self.store.owner, "until": now + LEASE_S}
+            db.execute(sa.update(batches).where(c.id.in_([row.id for row in left])).values(held))
         return [Batch(*row[:-2]) for row in left]

@@ -215,8 +215,8 @@ def test_a_batch_that_the_server_forgot_is_asked_again_and_counted_at_its_worst(
         teacher(base_url, path).ask(requests[:1], checker(requests))
     with sqlite3.connect(path) as db:
         db.execute("UPDATE batches SET state = 'sent', remote_id = 'batch_gone', until = 0")
-        db.execute("INSERT INTO reservations (key, source, model, usd, pid, batch) SELECT ?, 'paid', 'gpt-4o-mini', "
-                   "0.001, 0, id FROM batches", (requests[1].key,))
+        db.execute("INSERT INTO reservations (key, source, model, usd, owner, until, batch) SELECT ?, 'paid', "
+                   "'gpt-4o-mini', 0.001, owner, 0, id FROM batches", (requests[1].key,))
     with embedded_server() as base_url:
         answers = teacher(base_url, path).ask(requests, checker(requests))
     assert {a.status for a in answers.values()} == {"ok"}

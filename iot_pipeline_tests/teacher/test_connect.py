@@ -29,7 +29,7 @@ def test_every_setting_arrives(tmp_path: Path) -> None:
     with open_teacher(chosen) as teacher:
         assert (teacher.via, teacher.timeout_s, teacher.max_attempts, teacher.paid) == ("batch", 7.5, 3, True)
         assert (teacher.batch_limits.tokens, teacher.budget_usd, teacher.concurrency) == (1000, 2.0, 9)
-        assert str(teacher.store_path) == str(tmp_path / "elsewhere.sqlite")
+        assert teacher.store_url.database == str(tmp_path / "elsewhere.sqlite")
 
 
 @pytest.mark.parametrize(("where", "paid", "expected", "said"), [

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.database import Location
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.process import PROJECT, embedded_server
 from iot_pipeline.teacher.request import Request
@@ -237,20 +238,6 @@ def test_a_check_is_not_put_twice_to_an_answer_it_has_judged(url: str, tmp_path:
     assert asking.summary.asked == 0
 
 
-def test_a_store_of_the_version_before_keeps_its_answers(url: str, tmp_path: Path) -> None:
-    requests = make_requests(3)
-    path = tmp_path / "t.sqlite"
-    teacher(url, path).ask(requests, checker(requests))
-    with sqlite3.connect(path) as old:
-        old.executescript(
-            "ALTER TABLE answers DROP COLUMN checked; DROP INDEX batched; ALTER TABLE reservations DROP COLUMN batch; "
-            "DROP TABLE batches; DROP TABLE claims; PRAGMA user_version=1"
-        )
-    again = teacher(url, path)
-    assert {a.status for a in again.ask(requests, checker(requests)).values()} == {"ok"}
-    assert again.summary.asked == 0
-
-
 def test_two_processes_share_the_work_and_ask_nothing_twice(url: str, tmp_path: Path) -> None:
     path, number = tmp_path / "t.sqlite", 300
     program = textwrap.dedent(f"""
@@ -300,9 +287,9 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_answered(url: str, tm
         pages = full.execute("PRAGMA page_count").fetchone()[0]
     real = Store.__init__
 
-    def small(self: Store, where: Path) -> None:
+    def small(self: Store, where: Location) -> None:
         real(self, where)
-        self._db.execute(f"PRAGMA max_page_count={pages}")
+        self.database.connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
 
     Store.__init__ = small  # type: ignore[method-assign]
     try:

@@ -22,6 +22,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.faults import FAULTS, FaultPlan, parse_faults
 from iot_pipeline.teacher.ledger import Price, is_paid, price_of, price_table, worst_case
 from iot_pipeline.teacher.limits import Breaker, Gate, retry_after_s
+from iot_pipeline.teacher.owners import this_host
 from iot_pipeline.teacher.process import PROJECT, embedded_server
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.store import Store
@@ -222,10 +223,11 @@ def test_a_store_opened_to_read_changes_nothing_and_makes_nothing(tmp_path: Path
     with Store(path) as store:
         store.reserve("k", "s", "m", 0.5, 1.0)
         with store.transaction() as db:
-            db.execute("UPDATE reservations SET pid = ?", (dead.pid,))
+            owner = f"{this_host()}:{dead.pid}:0"
+            db.exec_driver_sql("UPDATE reservations SET owner = :owner", {"owner": owner})
     with Store(path, read_only=True) as store:
         assert store.ledger()["attempts"] == 0 and store.read("SELECT count(*) FROM reservations") == [(1,)]
         with pytest.raises(UserError, match="cannot be written"), store.transaction() as db:
-            db.execute("DELETE FROM reservations")
+            db.exec_driver_sql("DELETE FROM reservations")
     with Store(path) as store:  # this one settles what the dead process left
         assert store.ledger()["outcomes"] == {"in flight at a kill": 1}
