@@ -23,12 +23,15 @@ def protocol(context: Mapping[str, Any]) -> Section:
         section.missing("paper_protocol")
         return section
     old, ours, long = found["paper"], found["leak_free"], found["long_answers"]
+    kept = found["long_answers_by_ours"]
     section.text(
         f"Answers of the prior work's length make rows of {long['row_tokens_mean']:.0f} tokens (tokenizer:"
         f" {found['tokenizer']}), {long['prompt_tokens_mean']:.0f} of them prompt; cut to {long['limit']},"
         f" {tables.percent(long['rows_cut_share'])} of {long['rows']} such rows lose their end,"
         f" {tables.percent(long['label_survives_share'])} keep their label, and"
-        f" {tables.percent(long['answer_kept_share'])} of an answer is left."
+        f" {tables.percent(long['answer_kept_share'])} of an answer is left. This project's tensors of the same rows"
+        f" lose none: {kept['rows_cut']} rows cut, {kept['rows_label_and_end_supervised']} of {kept['rows']} train"
+        f" label and end, and IOT_MAX_LENGTH must be at least the longest row's {kept['longest']:,} tokens."
     )
     section.text(
         f"The same {old['rows']:,} rows of this lake were then trained on twice, reading equally many rows: by the old"

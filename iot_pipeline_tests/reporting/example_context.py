@@ -249,6 +249,9 @@ def make_context() -> dict[str, Any]:
                 "row_tokens_mean": 1900.0, "rows": 64, "rows_cut": 64, "rows_cut_share": 1.0, "rows_with_end": 0,
                 "rows_with_label": 0,
             },
+            "long_answers_by_ours": {
+                "rows": 64, "rows_cut": 0, "rows_label_and_end_supervised": 64, "longest": 2100,
+            },
             "paper": {
                 "answer_kept_share": 0.22, "end_supervised_share": 0.0, "label_survives_share": 0.0, "limit": None,
                 "loss_tokens": 1000, "prompt_loss_tokens": 600, "prompt_share_of_loss": 0.6,

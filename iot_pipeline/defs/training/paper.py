@@ -34,6 +34,7 @@ from iot_pipeline.training.config import TrainConfig
 HELD_OUT = 0.2  # share of rows that the prior work held out, by row
 LONG_ANSWERS = 64  # rows on which the cut is measured: their lengths hardly differ
 SCORED_FLOWS = 1000
+QWEN_CONTEXT = 32_768  # tokens that Qwen2.5-1.5B-Instruct reads (its config.json)
 # The old scripts' recipe: 2 rows a pass, 8 passes a step, LoRA r 16 on the attention, 5 passes over the rows (here as
 # many as IOT_AUDIT_ROWS allows).
 PAPER_RECIPE: dict[str, Any] = {
@@ -64,14 +65,17 @@ def paper_protocol(
         tokenizer, work = load_tokenizer(base_location(step)), work_folder(step, fingerprint(step))
         named = step.settings.audit_tokenizer
         cutting = load_tokenizer(named) if named else tokenizer
-        long = build_paper_tensors(long_answers(step, teacher), cutting, work / "long.safetensors")
+        long_rows = long_answers(step, teacher)
+        long = build_paper_tensors(long_rows, cutting, work / "long.safetensors")
+        kept = build_tensors(long_rows, cutting, QWEN_CONTEXT, work / "long_kept.safetensors")
         old = build_paper_tensors(
             reordered(train, "explanation_first"), tokenizer, work / "paper.safetensors",
             kept_share=long.answer_kept_share,
         )
         ours = build_tensors(train, tokenizer, step.settings.max_length, work / "leak_free.safetensors")
         result = {
-            "long_answers": long.plain(), "paper": old.plain(), "leak_free": asdict(ours),
+            "long_answers": long.plain(), "long_answers_by_ours": kept.plain(),
+            "paper": old.plain(), "leak_free": asdict(ours),
             "tokenizer": named or "that of the base",
             "held_out_rows": len(seen), "held_out_prompts_seen_share": float(np.mean(seen)),
             **scored(step, {name: trained(step, trainer, work, name, len(train)) for name in ARMS}),
