@@ -149,9 +149,8 @@ def _run(
             outcome.failed.append((p.artefact, errors[step_key]))
         elif p.key not in done:
             outcome.left.append(p.artefact)
-        elif manifest is not None and (failed := manifest.failed_blocking()):
-            facts = manifest.checks[failed[0]]["facts"]
-            outcome.failed.append((p.artefact, f"blocking check {failed[0]} did not pass: {facts}"))
+        elif manifest is not None and (failed := manifest.told_failures()):
+            outcome.failed.append((p.artefact, f"blocking check did not pass: {failed}"))
         else:
             outcome.made.append(p.artefact)
 

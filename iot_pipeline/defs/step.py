@@ -92,8 +92,8 @@ class Step:
         manifest = self.lake.manifest(upstream)
         if manifest is None:
             raise dg.Failure(f"{upstream} has not been made; materialise it first", allow_retries=False)
-        if failed := manifest.failed_blocking():
-            raise dg.Failure(f"{upstream} did not pass: {', '.join(failed)}", allow_retries=False)
+        if failed := manifest.told_failures():
+            raise dg.Failure(f"{upstream} did not pass: {failed}", allow_retries=False)
         if broken := self.lake.broken_lineage(upstream, self._present, self._lineage):
             raise dg.Failure(f"stale input ({broken}); `iot-pipeline run` makes what it needs", allow_retries=False)
         self._inputs[input_key(upstream)] = manifest.data_version
@@ -279,8 +279,8 @@ class LakeResource(dg.ConfigurableResource):
         except Exception as error:
             announce(artefact, "failed", f"{type(error).__name__}: {error}")
             raise
-        if failed := step.finished.failed_blocking():
-            announce(artefact, "failed", f"check did not pass: {', '.join(failed)}")
+        if failed := step.finished.told_failures():
+            announce(artefact, "failed", f"check did not pass: {failed}")
         else:
             announce(artefact, "done", f"{step.finished.provenance['seconds']:.1f}")
 

@@ -53,6 +53,12 @@ class Manifest:
         """Names of blocking checks that did not pass."""
         return [name for name, check in self.checks.items() if check["blocking"] and not check["passed"]]
 
+    def told_failures(self) -> str:
+        """The same in words, each with the facts that it was decided by: `good (seed: 13)`."""
+        facts = {name: ", ".join(f"{k}: {v}" for k, v in self.checks[name]["facts"].items())
+                 for name in self.failed_blocking()}  # fmt: skip
+        return "; ".join(f"{name} ({told})" if told else name for name, told in facts.items())
+
 
 class Lake:
     """Artefacts under `root`: `<asset>/<partition parts>/` with a manifest in each folder."""

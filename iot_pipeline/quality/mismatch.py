@@ -5,6 +5,7 @@ Belongs here: comparisons and their list of findings. Does not belong here: the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,20 @@ def dataset_mismatch(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
         if spec.facts
         else f"The spec of {spec.name} holds no published facts, so only its labels could be compared.",
     }
+
+
+def reconcile(
+    raw: Path, flows: Path, rejected: Mapping[str, int], left_out: Mapping[str, int]
+) -> dict[str, int]:
+    """Rows of raw.parquet against those of flows.parquet, both counted in the files, and those left behind by reason.
+
+    Returns {rows_in, kept, rejected, left_out, unaccounted}; unaccounted = rows_in - kept - rejected - left_out is 0
+    unless rows were lost, made up, or counted twice.
+    """
+    with opened(raw=raw, flows=flows) as connection:
+        rows_in, kept = one(connection, "SELECT (SELECT count(*) FROM raw), (SELECT count(*) FROM flows)")
+    behind = {"rejected": sum(rejected.values()), "left_out": sum(left_out.values())}
+    return {"rows_in": rows_in, "kept": kept, **behind, "unaccounted": rows_in - kept - sum(behind.values())}
 
 
 def _labels(findings: Findings, spec: DatasetSpec, counts: dict[str, int]) -> None:

@@ -43,12 +43,18 @@ def _source(section: Section, context: Context) -> None:
         f"{source.get('label') or 'Read from the files below'}. {source['rows']:,} rows were read"
         f" ({sum(refused.values()):,} lines refused), {built['rows_kept']:,} kept,"
         f" {sum(built['rejected'].values()):,} rejected, {sum(built['left_out'].values()):,} left out as the data"
-        " set's description says."
+        f" set's description says{_reconciled(source['rows'], built)}."
     )
     section.table(source.get("files") or [], caption="Files.", asset="raw_flows")
     counts = [("line refused", refused), ("row rejected", built["rejected"]), ("row left out", built["left_out"])]
     rows = [{"what": what, "reason": why, "count": n} for what, found in counts for why, n in found.items()]
     section.table(rows, caption="What did not become a flow, and why.", asset="raw_flows, flows")
+
+
+def _reconciled(rows: int, built: Mapping[str, Any]) -> str:
+    """Whether every row read is kept, rejected or left out."""
+    lost = rows - built["rows_kept"] - sum(built["rejected"].values()) - sum(built["left_out"].values())
+    return "; that is every row" if lost == 0 else f"; {lost:,} rows are unaccounted for"
 
 
 def _duplicates(section: Section, context: Context) -> None:

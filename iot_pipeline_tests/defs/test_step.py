@@ -89,7 +89,7 @@ def test_a_failed_blocking_check_stops_a_later_run_too(lake: Lake, monkeypatch: 
     make(up)
     result = make(down)
     assert not result.success
-    assert "did not pass: good" in str(result.all_events)
+    assert "did not pass: good (seed: 13)" in str(result.all_events)
     assert lake.manifest(ArtefactId("down")) is None
 
 

@@ -10,7 +10,7 @@ import pytest
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.quality.mismatch import dataset_mismatch
+from iot_pipeline.quality.mismatch import dataset_mismatch, reconcile
 from iot_pipeline_tests.quality.made import flow_table, save
 
 SPEC = load_spec("farm_flow")
@@ -45,6 +45,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     simulate_farm_flow(folder / "raw.parquet")
     build_flows(SPEC, folder / "raw.parquet", folder / "flows.parquet")
     return folder / "flows.parquet"
+
+
+def test_every_row_is_kept_rejected_or_left_out_and_a_lost_one_is_told(tmp_path: Path) -> None:
+    base = dict.fromkeys(SPEC.feature_names, 0.0) | {"is_attack": 1.0}
+    rows = [{"traffic": 1.0}, {"traffic": 3.0}, {"traffic": 2.0}, {"traffic": 4.0, "orig_pkts": float("nan")}]
+    pd.DataFrame([base | row for row in rows]).to_parquet(tmp_path / "raw.parquet")
+    files = tmp_path / "raw.parquet", tmp_path / "flows.parquet"
+    built = build_flows(SPEC, *files, max_rejected_share=0.5)
+    counted = {"rows_in": 4, "kept": 2, "rejected": 1, "left_out": 1, "unaccounted": 0}
+    assert reconcile(*files, built.rejected, built.left_out) == counted
+    save(pd.read_parquet(files[1]).iloc[:1], files[1])
+    assert reconcile(*files, built.rejected, built.left_out) == counted | {"kept": 1, "unaccounted": 1}
 
 
 def found_in(report: dict, kind: str) -> dict[str, tuple]:

@@ -14,6 +14,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.source import local_files, read_source
+from iot_pipeline.quality.mismatch import reconcile
 
 OWNERS = ["team:data"]
 CODE = code_version(__name__)
@@ -49,7 +50,10 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
 
 @dg.asset(
     group_name="flows", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE, deps=["raw_flows"],
-    check_specs=[dg.AssetCheckSpec("every_class_has_rows", asset="flows", blocking=True)],
+    check_specs=[
+        dg.AssetCheckSpec("every_class_has_rows", asset="flows", blocking=True),
+        dg.AssetCheckSpec("every_row_accounted_for", asset="flows", blocking=True),
+    ],
 )
 def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every accepted row: 29 features, label, flow group and its number within the group."""
@@ -67,4 +71,6 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         step.preview("flows.parquet")
         empty = [c for c in step.spec.classes if not report.rows_by_class.get(c)]
         step.check("every_class_has_rows", not empty, classes_without_rows=", ".join(empty) or "none")
+        rows = reconcile(raw, step.folder / "flows.parquet", report.rejected, report.left_out)
+        step.check("every_row_accounted_for", rows["unaccounted"] == 0, blocking=True, **rows)
     return step.result()
