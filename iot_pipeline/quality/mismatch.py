@@ -5,6 +5,7 @@ Belongs here: comparisons and their list of findings. Does not belong here: the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
@@ -302,6 +303,10 @@ def _zscored(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
     names = [quote(feature.name) for feature in spec.features]
     keys = ", ".join(f"f{i}" for i in range(len(names)))
     with opened(flows=flows) as connection:
+        # Within -1 to 1 by a power of two, which changes no digit: DuckDB refuses the spread of 1e300.
+        largest = one(connection, f"SELECT {', '.join(f'max(abs({name}))' for name in names)} FROM flows")
+        shrinks = [math.ldexp(1.0, -max(math.frexp(most)[1], -1000)) for most in largest]
+        names = [f"({name} * {shrink!r})" for name, shrink in zip(names, shrinks, strict=True)]
         wanted = ", ".join(f"avg({name}), stddev_samp({name})" for name in names)
         total, *moments = one(connection, f"SELECT count(*), {wanted} FROM flows")
         pairs = zip(names, moments[::2], moments[1::2], strict=True)

@@ -91,8 +91,12 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
 
     p25, p75 = quantile(0.25), quantile(0.75)
     reach = 1.5 * (p75 - p25)
-    mean = float((value * n).sum() / total)
     outside = n[(value < p25 - reach) | (value > p75 + reach)].sum()
+    # Within -1 to 1 by a power of two, which changes no digit: squares of 1e300 are no doubles, nor those of 1e-300.
+    exponent = math.frexp(max(abs(value[0]), abs(value[-1])))[1]
+    unit = np.ldexp(value, -exponent)
+    mean = float((unit * n).sum() / total)
+    std = float(np.sqrt((n * (unit - mean) ** 2).sum() / total))
     return {
         "count": total,
         "min": float(value[0]),
@@ -101,8 +105,8 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
         "p75": p75,
         "p95": quantile(0.95),
         "max": float(value[-1]),
-        "mean": mean,
-        "std": float(np.sqrt((n * (value - mean) ** 2).sum() / total)),
+        "mean": math.ldexp(mean, exponent),
+        "std": math.ldexp(std, exponent),
         "outlier_share": float(outside / total),
         "zero_variance": bool(value[0] == value[-1]),
     }
@@ -128,8 +132,10 @@ def recover_grid(
 
     Counts and bytes that were z-scored lie on such a grid with q = unit / std. Needs at least 4
     distinct values; accepted when `lowest_share` of the rows is within 2 % of a step of the grid and steps
-    are few (k < 100,000).
+    are few (k < 100,000). Values beyond 2**53 have no whole units left, so none is looked for.
     """
+    if len(values) and np.abs(values).max() > 2.0**53:
+        return None
     distinct, position = np.unique(np.round(values, 9), return_inverse=True)
     if len(distinct) < 4:
         return None

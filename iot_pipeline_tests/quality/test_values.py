@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.quality.mismatch import dataset_mismatch
 from iot_pipeline.quality.patterns import attack_patterns, short_threshold
 from iot_pipeline.quality.profile import flow_profile, recover_grid
 from iot_pipeline.quality.samples import sample_comparison
@@ -32,6 +33,18 @@ def test_profile_statistics(tmp_path: Path) -> None:
     assert summary["zero_variance"] == {"Flood": ["iat.avg"], "Scan": ["pkts", "iat.avg"]}
     assert summary["rows_by_class"] == {"Flood": 6, "Scan": 1}
     json.dumps(summary, allow_nan=False)
+
+
+@pytest.mark.parametrize("huge", [1e300, 1e-300])
+def test_values_at_the_ends_of_what_a_double_holds_have_their_spread(huge: float, tmp_path: Path) -> None:
+    spec = made_spec({"zscored_3_decimals": {"distinct": 3}})
+    flows = [(factor * huge, 1.0, name) for factor in (-1.0, 0.0, 1.0) for name in ("Flood", "Scan")]
+    path = save(flow_table(spec, flows), tmp_path / "flows.parquet")
+    _, table = flow_profile(path, spec)
+    row = table[(table["class"] == "Flood") & (table["feature"] == "pkts")].iloc[0]
+    assert row["std"] == pytest.approx(huge * np.sqrt(2 / 3)) and row["mean"] == 0 and row["max"] == huge
+    agreed = dataset_mismatch(path, spec)["agreements"]
+    assert "z-scored, 3 decimals: distinct" in [item["what"] for item in agreed]
 
 
 def test_recovers_the_scale_of_published_packet_counts() -> None:

@@ -71,6 +71,7 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         step.preview("flows.parquet")
         empty = [c for c in step.spec.classes if not report.rows_by_class.get(c)]
         step.check("every_class_has_rows", not empty, classes_without_rows=", ".join(empty) or "none")
-        rows = reconcile(raw, step.folder / "flows.parquet", report.rejected, report.left_out)
+        made = step.folder / "flows.parquet"
+        rows = reconcile(source / "raw.parquet", made, report.rejected, report.left_out)
         step.check("every_row_accounted_for", rows["unaccounted"] == 0, blocking=True, **rows)
     return step.result()
