@@ -62,7 +62,8 @@ def _configure(stages: str | None, tracks: str | None) -> Any:
     return chosen
 
 
-def _definitions() -> Any:
+def _quiet() -> None:
+    """No warnings that say nothing to a user."""
     import warnings
 
     import dagster as dg
@@ -72,6 +73,10 @@ def _definitions() -> Any:
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     # peft asks transformers by a name that changes in version 6; nothing that a user could mend.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+
+
+def _definitions() -> Any:
+    _quiet()
     from iot_pipeline.definitions import defs
 
     return defs()
@@ -81,6 +86,9 @@ def _definitions() -> Any:
 def run(
     stages: StageOption = None,
     tracks: TrackOption = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="ASSET", help="Make this asset and what it is made of, no more.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make everything again, fresh or not.")] = False,
     accept_code: Annotated[
         bool, typer.Option("--accept-code", help="Keep artefacts that another version of the code made.")
@@ -94,12 +102,23 @@ def run(
 
     definitions = _definitions()
     with execute.locked(chosen):
-        planned = plan.wanted(definitions, chosen)
+        planned = plan.wanted(definitions, chosen, until)
         with Progress(planned, quiet=as_json):
             outcome = execute.execute(definitions, chosen, planned, force, accept_code)
     results(chosen, outcome, as_json)
     if outcome.failed or outcome.left:
         sys.exit(1)
+
+
+@app.command(epilog="Example: iot-pipeline run --until training_order && iot-pipeline estimate --stages 30K")
+def estimate(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJson = False) -> None:
+    """Say what the teacher would be asked, how much of it is answered, tokens, dollars and time; sends nothing."""
+    chosen = _configure(stages, tracks)
+    _quiet()
+    from iot_pipeline.commands.estimate import estimate as reckon
+    from iot_pipeline.commands.estimate import show
+
+    show(reckon(chosen), as_json)
 
 
 @app.command(epilog="Example: iot-pipeline status --json | jq '.[] | select(.state != \"fresh\")'")

@@ -20,7 +20,7 @@ def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.parametrize("command", ["run", "status", "doctor", "ui"])
+@pytest.mark.parametrize("command", ["run", "status", "estimate", "doctor", "ui"])
 def test_help_has_an_example(command: str) -> None:
     done = call(command, "--help")
     assert done.returncode == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow.parquet as pq
 import pytest
 
 PROMPTS = Path(__file__).parent.parent / "iot_pipeline" / "prompts"
@@ -137,12 +138,37 @@ def test_a_second_run_does_nothing(first: dict[str, Any], lake: Path, prompts: P
     assert len(again["fresh"]) == len(first["made"]) + len(first["fresh"])
 
 
+def estimate(lake: Path, prompts: Path, **changed: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command("estimate", "--json"), env=environment(lake, prompts) | changed, capture_output=True, text=True,
+        timeout=60,
+    )
+
+
+def asked_since(lake: Path, track: str) -> set[str]:
+    """Keys that the latest making of a track had to ask."""
+    rows = pq.read_table(lake / track / "10K" / "provenance.parquet").to_pylist()
+    return {row["key"] for row in rows if row["from_cache"] is False}
+
+
+def test_an_estimate_of_data_that_is_not_made_names_the_command_that_makes_it(
+    first: dict[str, Any], lake: Path, prompts: Path
+) -> None:
+    done = estimate(lake, prompts, IOT_SEED="1")
+    assert done.returncode == 2 and "seed changed; `iot-pipeline run --until training_order`" in done.stderr
+
+
 def test_an_edited_prompt_remakes_exactly_what_depends_on_it(
     first: dict[str, Any], lake: Path, prompts: Path
 ) -> None:
     path = prompts / "paraphrased.md"
     path.write_text(path.read_text() + "\nKeep each sentence short.\n")
+    estimated = json.loads(estimate(lake, prompts).stdout)
     made = run(lake, prompts)["made"]
+    to_ask = {part["name"]: part["to_ask"] for part in estimated["parts"]}
+    repeats = to_ask.pop("paraphrased[10K|paraphrased]")
+    assert repeats == len(asked_since(lake, "paraphrased")) > 50 and set(to_ask.values()) == {0}
+    assert estimated["total"]["cached"] > 100 and estimated["budget"] is None and not estimated["paid"]
     tracks = {name for name in made if "[" in name}
     assert "paraphrased[10K|paraphrased]" in tracks
     assert "lora_checkpoint/10K[10K|paraphrased]" in tracks

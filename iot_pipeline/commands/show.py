@@ -118,7 +118,8 @@ def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
         console.print(f"Nothing to do: all {len(outcome.fresh)} artefacts follow from their inputs.")
     else:
         console.print(f"{len(outcome.made)} artefacts made, {len(outcome.fresh)} were there already.")
-    console.print(Text(f"Report: {report}"), soft_wrap=True)
+    if report.is_file():
+        console.print(Text(f"Report: {report}"), soft_wrap=True)
 
 
 COLUMNS = ["model", "stage", "accuracy, distinct flows", "of AutoML", "ceiling", "macro-F1", "accuracy, rows",

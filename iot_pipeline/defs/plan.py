@@ -33,22 +33,34 @@ class Planned:
         return dg.AssetKey(self.artefact.asset.split("/"))
 
 
-def wanted(definitions: dg.Definitions, settings: Settings) -> list[Planned]:
-    """Every artefact that the settings' stages and tracks call for, upstream first.
+def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = None) -> list[Planned]:
+    """Every artefact that the settings' stages and tracks call for, upstream first; `until`: up to this asset.
 
-    Raises UserError for an empty choice.
+    Raises UserError for an empty choice and an unknown asset.
     """
     if not settings.stages or not settings.tracks:
         raise UserError("IOT_STAGES and IOT_TRACKS must each name at least one")
     graph = definitions.resolve_asset_graph()
     specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
+    chosen = set(specs)
+    if until is not None:
+        last = dg.AssetKey(until.split("/"))
+        if last not in specs:
+            raise UserError(f"--until {until}: no such asset; there are: {', '.join(sorted(map(_name, specs)))}")
+        chosen = {last, *graph.get_ancestor_asset_keys(last)}
     planned = []
     for key in graph.toposorted_asset_keys:
+        if key not in chosen:
+            continue
         spec = specs[key]
         for partition in _partitions(spec, settings):
             artefact = ArtefactId(key.to_user_string(), partition)
             planned.append(Planned(artefact, spec.group_name or "", spec.code_version or ""))
     return planned
+
+
+def _name(key: dg.AssetKey) -> str:
+    return key.to_user_string()
 
 
 def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:

@@ -77,7 +77,7 @@ def replayed_source(store: Location) -> str:
     """Whose answers a store holds; UserError where there are none, or those of several."""
     if not exists(store):
         raise UserError(f"IOT_TEACHER=replay: there is no store {shown(store)}; use `iot-pipeline cache import` first.")
-    with Store(store) as opened:
+    with Store(store, read_only=True) as opened:
         found = [row[0] for row in opened.read("SELECT DISTINCT source FROM answers ORDER BY source")]
     if len(found) != 1:
         raise UserError(

@@ -109,8 +109,7 @@ class Pool:
 
     async def _in_turn(self, tries: Tries) -> None:
         """Wait until the limits a minute have room for a try."""
-        prompt = sum(len(message["content"].encode()) for message in tries.request.messages)
-        tokens = int(prompt / BYTES_PER_TOKEN) + tries.max_tokens
+        tokens = quota_tokens(tries.request, tries.max_tokens)
         while wait := self.teacher.quota.admit(tokens):
             if math.isinf(wait):
                 self.run.stop = self.run.stop or UserError(
@@ -135,3 +134,9 @@ class Pool:
             # Requests in flight mostly cost less than was set aside for them: wait for what they give back.
             await asyncio.sleep(SAVE_EVERY_S)
         return None
+
+
+def quota_tokens(request: Request, max_tokens: int) -> int:
+    """Tokens that an attempt counts for the limit a minute: its prompt's, on the safe side, and all it may answer."""
+    prompt = sum(len(message["content"].encode()) for message in request.messages)
+    return int(prompt / BYTES_PER_TOKEN) + max_tokens

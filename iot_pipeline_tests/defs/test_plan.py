@@ -22,6 +22,15 @@ def plan(**settings: Any) -> list[str]:
     return [str(p.artefact) for p in wanted(definitions(), load_settings({}, **settings))]
 
 
+def test_until_an_asset_stops_at_it() -> None:
+    made = [str(p.artefact) for p in wanted(definitions(), load_settings({}), "training_order")]
+    assert made == ["raw_flows", "flows", "evaluation_split", "training_order"]
+    made = [str(p.artefact) for p in wanted(definitions(), load_settings({}, tracks=["paraphrased"]), "paraphrased")]
+    assert made[-1] == "paraphrased[10K|paraphrased]" and "original[10K|original]" in made
+    with pytest.raises(UserError, match=r"--until flow: no such asset; there are: .*flows"):
+        wanted(definitions(), load_settings({}), "flow")
+
+
 def test_the_default_makes_stage_10k_of_every_track_and_automl_on_everything() -> None:
     made = plan()
     assert {"original[10K|original]", "lora_checkpoint/10K[10K|feature_varied]", "automl_baseline[ALL]"} <= set(made)

@@ -54,8 +54,8 @@ def bill(base_url: str) -> dict[str, Any]:
     return content
 
 
-def invoice_usd(lines: dict[str, Any]) -> float:
-    price = price_of("gpt-4o-mini")
+def invoice_usd(lines: dict[str, Any], model: str = "gpt-4o-mini") -> float:
+    price = price_of(model)
     counts = ("prompt_tokens", "cached_tokens", "completion_tokens")
     single, batch = (Usage(*(lines[way][count] for count in counts)) for way in ("requests", "batch"))
     return price.cost(single) + price.cost(batch) / 2

@@ -3,6 +3,7 @@
 Belongs here: `original`, `paraphrased`, `feature_varied`. Does not belong here: asking, checking, varying.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -10,7 +11,9 @@ import pandas as pd
 
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.augmentation.tracks import (
+    Asks,
     Brief,
+    Key,
     TrackResult,
     build_feature_varied,
     build_original,
@@ -68,6 +71,38 @@ def brief(step: Step) -> Brief:
     )
 
 
+# What each track asks of a teacher, or of a survey that only counts (commands/estimate.py).
+
+
+def ask_original(step: Step, prompt: PromptFile, engine: Asks) -> TrackResult:
+    """The increment's original answers."""
+    return build_original(increment(step), prompt, engine, brief(step), log=step.log)
+
+
+def ask_validation(step: Step, prompt: PromptFile, engine: Asks) -> TrackResult:
+    """Answers to validation flows."""
+    rows = labelled_flows(
+        step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "validation",
+        step.settings.validation_flows, step.settings.seed,
+    )
+    rows = rows.assign(position=range(len(rows)), repeat=0, text=table_texts(step, rows))
+    return build_original(rows, prompt, engine, brief(step), log=step.log)
+
+
+def ask_paraphrased(step: Step, prompt: PromptFile, engine: Asks, answers: Mapping[Key, str]) -> TrackResult:
+    """The increment's paraphrases of `answers`."""
+    return build_paraphrased(increment(step), answers, prompt, engine, brief(step), log=step.log)
+
+
+def ask_feature_varied(step: Step, prompt: PromptFile, engine: Asks, answers: Mapping[Key, str]) -> TrackResult:
+    """The increment's varied flows and their answers."""
+    forbidden = evaluation_prompts(step)
+    return build_feature_varied(
+        increment(step), answers, prompt, engine, brief(step), variation=Variation(step.settings.variation),
+        to_text=one_text(step), forbidden=forbidden, log=step.log,
+    )
+
+
 def finish(step: Step, result: TrackResult) -> None:
     """Write a track and show what it took."""
     write_track(result, step.folder)
@@ -98,9 +133,8 @@ def original(
 ) -> dg.MaterializeResult:
     """One explanation for each flow group and label of the stage's increment, shared by its rows."""
     with lake.step(context) as step:
-        rows = increment(step)
         with teacher.open(step) as engine:
-            result = build_original(rows, prompt_of(step, "original"), engine, brief(step), log=step.log)
+            result = ask_original(step, prompt_of(step, "original"), engine)
         finish(step, result)
     return step.result()
 
@@ -111,13 +145,8 @@ def validation_answers(
 ) -> dg.MaterializeResult:
     """Explanations of validation flows: the one set on which the loss of every track and stage is measured."""
     with lake.step(context) as step:
-        rows = labelled_flows(
-            step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "validation",
-            step.settings.validation_flows, step.settings.seed,
-        )
-        rows = rows.assign(position=range(len(rows)), repeat=0, text=table_texts(step, rows))
         with teacher.open(step) as engine:
-            result = build_original(rows, prompt_of(step, "original"), engine, brief(step), log=step.log)
+            result = ask_validation(step, prompt_of(step, "original"), engine)
         finish(step, result)
     return step.result()
 
@@ -133,12 +162,9 @@ def paraphrased(
     """The first row of a group keeps the original answer; each further row gets a paraphrase of its own."""
     stage = context.partition_key.split("|")[0]
     with lake.step(context) as step:
-        rows = increment(step)
         answers = read_answers(step.input("original", f"{stage}|original"))
         with teacher.open(step) as engine:
-            result = build_paraphrased(
-                rows, answers, prompt_of(step, "paraphrased"), engine, brief(step), log=step.log,
-            )
+            result = ask_paraphrased(step, prompt_of(step, "paraphrased"), engine, answers)
         finish(step, result)
     return step.result()
 
@@ -154,14 +180,8 @@ def feature_varied(
     """The first row of a group keeps flow and answer; each further row is varied and explained anew."""
     stage = context.partition_key.split("|")[0]
     with lake.step(context) as step:
-        rows = increment(step)
         answers = read_answers(step.input("original", f"{stage}|original"))
-        forbidden = evaluation_prompts(step)
         with teacher.open(step) as engine:
-            result = build_feature_varied(
-                rows, answers, prompt_of(step, "feature_varied"), engine, brief(step),
-                variation=Variation(step.settings.variation), to_text=one_text(step), forbidden=forbidden,
-                log=step.log,
-            )
+            result = ask_feature_varied(step, prompt_of(step, "feature_varied"), engine, answers)
         finish(step, result)
     return step.result()

@@ -1,0 +1,217 @@
+"""`iot-pipeline estimate`: what the teacher would be asked, what that takes and costs, before anything is sent.
+
+Belongs here: walking the assets that ask, budget and time, printing. Does not belong here: the counting
+(teacher/survey.py), which rows ask what (defs/augmentation).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
+from iot_pipeline.commands.show import wide_console
+from iot_pipeline.defs.augmentation import assets
+from iot_pipeline.defs.partitions import STAGES, stages_up_to
+from iot_pipeline.defs.step import Step, present_value
+from iot_pipeline.defs.versions import code_version
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.settings import Settings
+from iot_pipeline.teacher import ledger
+from iot_pipeline.teacher.batch import BatchLimits
+from iot_pipeline.teacher.connect import is_paid, source_of, store_of
+from iot_pipeline.teacher.request import EMBEDDED, is_embedded
+from iot_pipeline.teacher.store import Store, exists
+from iot_pipeline.teacher.survey import Part, Survey, as_facts, seconds_needed
+
+DATA = "training_order"  # made of all that the estimate reads
+# Seconds an answer where none came yet: measured of the embedded teacher; of a model, at about 60 tokens/s.
+EMBEDDED_SECONDS, MODEL_SECONDS = 0.1, 4.0
+BATCH_HOURS = 24  # within which the Batch API promises an answer
+
+
+class Preview(Step):
+    """A step that makes nothing: it reads what an asset's body reads, and records and writes nothing."""
+
+    def __init__(self, lake: Lake, settings: Settings, artefact: ArtefactId) -> None:
+        self.lake, self.settings, self.unrecorded, self.artefact = lake, settings, settings, artefact
+        self._seen, self._present, self._lineage = {}, present_value(lake, settings), {}
+
+    def input(self, asset: str, partition: str = "") -> Path:
+        """Folder of an artefact; UserError where a run would make it (again) first."""
+        artefact = ArtefactId(asset, partition)
+        if broken := self.lake.broken_lineage(artefact, self._present, self._lineage):
+            raise UserError(f"{broken}; `iot-pipeline run --until {DATA}` makes what the estimate reads, free of cost")
+        return self.lake.folder(artefact)
+
+    def log(self, text: str) -> None:
+        """Nobody listens."""
+
+    def note(self, **facts: Any) -> None:
+        """Nobody keeps it."""
+
+
+def estimate(settings: Settings) -> dict[str, Any]:
+    """The facts: parts (one an asset partition), total, budget, time, and what they are based on.
+
+    Nothing is sent, nothing is written but what opening a lake takes. UserError where flows and splits are not made or
+    stale, a prompt file cannot be read, or a paid model has no price.
+    """
+    if not settings.lake_path.exists():
+        raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run --until {DATA}` makes one, free of cost")
+    paid = is_paid(settings)
+    with opened_store(settings) as store:
+        source = source_of(settings)
+        if source == EMBEDDED:
+            source = f"{EMBEDDED}-{code_version('iot_pipeline.teacher.analyst')}"
+        survey = Survey(
+            source, store, ledger.price_of if paid else lambda _: ledger.price_of(ledger.REFERENCE_MODEL),
+            settings.explanation_words, BatchLimits(tokens=settings.teacher_enqueued_tokens),
+        )
+        walk(survey, Lake(settings.lake_path), settings)
+        spent = store.spent_usd() if store is not None else 0.0
+        seconds = store.answer_seconds(source) if store is not None else None
+    total = sum(survey.parts, Part("total"))
+    return {
+        "teacher": source, "via": settings.teacher_via, "paid": paid,
+        "parts": [as_facts(part) for part in survey.parts], "total": as_facts(total),
+        "budget": budget(settings, total, spent) if paid else None, "time": time_of(settings, total, seconds),
+        "basis": basis(survey, paid, seconds),
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def opened_store(settings: Settings) -> Iterator[Store | None]:
+    """The store of answers, to read; None where there is none yet."""
+    location = store_of(settings)
+    if not exists(location):
+        yield None
+        return
+    with Store(location, read_only=True) as store:
+        yield store
+
+
+def walk(survey: Survey, lake: Lake, settings: Settings) -> None:
+    """Have every asset that asks the teacher ask the survey, in the order in which a run would."""
+    prompts = {track: prompt_file(settings, track) for track in {"original", *settings.tracks}}
+    survey.begin("validation_answers", "original")
+    assets.ask_validation(Preview(lake, settings, ArtefactId("validation_answers")), prompts["original"], survey)
+    for stage in stages_up_to(max(settings.stages, key=STAGES.index)):
+        step = partial(Preview, lake, settings)
+        artefact = ArtefactId("original", f"{stage}|original")
+        survey.begin(str(artefact), "original")
+        answers = assets.ask_original(step(artefact), prompts["original"], survey).answers
+        for track, ask in (("paraphrased", assets.ask_paraphrased), ("feature_varied", assets.ask_feature_varied)):
+            if track in settings.tracks:
+                artefact = ArtefactId(track, f"{stage}|{track}")
+                survey.begin(str(artefact), track)
+                ask(step(artefact), prompts[track], survey, answers)
+
+
+def prompt_file(settings: Settings, track: str) -> PromptFile:
+    """The prompt file as it is now: a run would freeze this one."""
+    return load_prompt((settings.prompts / f"{track}.md").absolute(), model=settings.teacher_model)
+
+
+def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:
+    """Dollars: the cap, what is spent of it, and whether the rest will do."""
+    usd = total.usd_batch if settings.teacher_via == "batch" else total.usd_requests
+    worst = total.worst_usd * (ledger.BATCH_FACTOR if settings.teacher_via == "batch" else 1)
+    left = max(0.0, settings.teacher_budget_usd - spent)
+    return {
+        "cap_usd": settings.teacher_budget_usd, "spent_usd": round(spent, 5), "left_usd": round(left, 5),
+        "expected_usd": round(usd, 5), "worst_usd": round(worst, 5), "enough": usd <= left,
+    }  # fmt: skip
+
+
+def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str, Any]:
+    """Seconds by concurrent requests, with the limit that holds; batches and the most hours that they may take."""
+    needed = seconds_needed(
+        total, seconds or assumed_seconds(settings), settings.teacher_concurrency, settings.teacher_rpm,
+        settings.teacher_tpm,
+    )  # fmt: skip
+    limit = max(needed, key=lambda name: needed[name])
+    return {
+        "requests_seconds": round(needed[limit], 1), "limited_by": limit, "batches": total.batches,
+        "batch_hours_at_most": BATCH_HOURS * total.batches,
+    }  # fmt: skip
+
+
+def assumed_seconds(settings: Settings) -> float:
+    """Seconds an answer where none came yet."""
+    return EMBEDDED_SECONDS if settings.teacher == EMBEDDED else MODEL_SECONDS
+
+
+def basis(survey: Survey, paid: bool, seconds: float | None) -> list[str]:
+    """What the figures rest on, in words."""
+    lines = []
+    answers = {prompt: learned.answers for prompt, learned in survey.learned.items() if learned.answers}
+    if answers:
+        told = ", ".join(f"{count:,} of {prompt}" for prompt, count in sorted(answers.items()))
+        lines.append(f"tokens and attempts an answer as stored answers took them ({told})")
+    else:
+        rule = "as it counts them itself" if is_embedded(survey.source) else "by a rule (4 %), without a prompt cache"
+        lines.append(f"no answer of this teacher is stored: tokens {rule}, one attempt a request")
+    if survey.drafted:
+        lines.append(f"length of answers as the embedded rules would write them ({', '.join(sorted(survey.drafted))})")
+    if not paid:
+        lines.append(f"nothing is billed by this teacher: dollars are what {ledger.REFERENCE_MODEL} would cost")
+    if seconds is None:
+        lines.append("seconds an answer assumed, none was timed yet")
+    return lines
+
+
+# -- printing ------------------------------------------------------------------------------------------------
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print the facts."""
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    columns = {
+        "requests": "requests", "cached": "cached", "waiting": "in batches", "to_ask": "to ask",
+        "prompt_tokens": "tokens in", "completion_tokens": "tokens out", "usd_requests": "$ by requests",
+        "usd_batch": "$ by Batch",
+    }  # fmt: skip
+    table = Table("asset", title=f"What the teacher {found['teacher']} would be asked")
+    for name in columns.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in [*found["parts"], found["total"]]:
+        if part is found["total"]:
+            table.add_section()
+        cells = (f"{part[name]:,.4f}" if "usd" in name else f"{part[name]:,}" for name in columns)
+        table.add_row(part["name"], *cells)
+    console = wide_console()
+    console.print(table)
+    for line in [*told_budget(found), told_time(found), *found["basis"]]:
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def told_budget(found: dict[str, Any]) -> list[str]:
+    """Budget and worst case in words."""
+    given = found["budget"]
+    if given is None:
+        return []
+    verdict = "enough" if given["enough"] else "NOT enough: it will stop there; raise IOT_TEACHER_BUDGET_USD"
+    return [
+        f"budget ${given['cap_usd']:,.2f}, ${given['spent_usd']:,.4f} spent; expected ${given['expected_usd']:,.4f} by "
+        f"{found['via']}: {verdict}",
+        f"worst case, every answer as long as its prompt file allows: ${given['worst_usd']:,.4f}",
+    ]
+
+
+def told_time(found: dict[str, Any]) -> str:
+    """Time in words."""
+    given = found["time"]
+    return (
+        f"by requests about {given['requests_seconds']:,.0f} s, limited by {given['limited_by']}; by Batch "
+        f"{given['batches']:,} batches, each within {BATCH_HOURS} hours"
+    )
