@@ -5,6 +5,7 @@ Belongs here: names, types, defaults, checks across settings. Does not belong he
 
 import difflib
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -226,6 +227,8 @@ def _absolute(name: str, value: Any) -> Any:
 
     if isinstance(value, Path):
         return value.expanduser().absolute()
+    if name == "teacher_store" and (url := re.match(r"(sqlite(?:\+pysqlite)?:///)([^/:?].*)", str(value))):
+        return url[1] + str(Path(url[2]).expanduser().absolute())
     if not isinstance(value, str):
         return value
     return ",".join(placed(part.strip()) for part in value.split(",")) if name == "source" else placed(value)

@@ -20,7 +20,9 @@ from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.settings import Settings, api_key
-from iot_pipeline.teacher.connect import is_paid, source_of
+from iot_pipeline.teacher.connect import is_paid, source_of, store_of
+from iot_pipeline.teacher.database import SETTING, shown
+from iot_pipeline.teacher.store import Store, exists
 
 PACKAGES = [
     "dagster", "pandas", "pyarrow", "duckdb", "openai", "torch", "transformers", "peft", "accelerate",
@@ -43,7 +45,8 @@ def examine(settings: Settings) -> list[Finding]:
     findings = [Finding("machine", "ok", f"{platform.platform()}, Python {platform.python_version()}, "
                                          f"{os.cpu_count()} cores")]
     findings += [_package(name, settings) for name in PACKAGES]
-    findings += [_data_set(settings), _source(settings), _lake(settings), _teacher(settings), *_student(settings)]
+    findings += [_data_set(settings), _source(settings), _lake(settings), _store(settings), _teacher(settings)]
+    findings += _student(settings)
     return findings
 
 
@@ -90,6 +93,18 @@ def _lake(settings: Settings) -> Finding:
     return Finding("lake", state, f"{root}, {free:.0f} GB free" + ("" if state == "ok" else " (5 are wise)"))
 
 
+def _store(settings: Settings) -> Finding:
+    try:
+        url = store_of(settings)
+        if not exists(url):
+            return Finding("store", "ok", f"answers will be kept in {shown(url)}")
+        with Store(url, read_only=True) as store:
+            told = f"{store.ledger()['attempts']:,} attempts, ${store.spent_usd():,.2f} spent"
+        return Finding("store", "ok", f"{shown(url)}: {told}")
+    except UserError as error:
+        return Finding("store", "error", str(error))
+
+
 def _teacher(settings: Settings) -> Finding:
     if settings.teacher == "embedded":
         return Finding("teacher", "note", "embedded rule-based analyst on loopback; its answers are marked as its own")
@@ -122,14 +137,16 @@ def _student(settings: Settings) -> list[Finding]:
 
 def told_settings(settings: Settings) -> list[tuple[str, str, str]]:
     """(variable, value as text without credentials, meaning) of every setting."""
-    return [
-        (
-            name,
-            ",".join(value) if isinstance(value, list) else "" if value is None else without_credentials(str(value)),
-            meaning,
-        )
-        for name, value, meaning in settings.describe()
-    ]
+    return [(name, _told(name, value), meaning) for name, value, meaning in settings.describe()]
+
+
+def _told(name: str, value: object) -> str:
+    if name == SETTING and value:
+        try:
+            return shown(str(value))
+        except UserError:
+            return "(not shown: no place for a store)"  # who knows what is in it
+    return ",".join(value) if isinstance(value, list) else "" if value is None else without_credentials(str(value))
 
 
 def show(findings: list[Finding], settings: Settings) -> None:
@@ -145,6 +162,6 @@ def show(findings: list[Finding], settings: Settings) -> None:
     table = Table(title="Settings")
     for column in ("variable", "value", "meaning"):
         table.add_column(column)
-    for name, shown, description in told_settings(settings):
-        table.add_row(name, Text(shown, overflow="fold"), Text(description))
+    for name, value, description in told_settings(settings):
+        table.add_row(name, Text(value, overflow="fold"), Text(description))
     console.print(table)

@@ -3,13 +3,7 @@
 Belongs here: behaviour of Teacher.ask. Does not belong here: wording of answers (test_analyst.py).
 """
 
-import json
-import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +12,7 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.database import Location
 from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.process import PROJECT, embedded_server
+from iot_pipeline.teacher.process import embedded_server
 from iot_pipeline.teacher.request import Request
 from iot_pipeline.teacher.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
@@ -169,54 +163,6 @@ def test_no_server(tmp_path: Path) -> None:
     assert {a.reasons[0] for a in answers.values()} == {"no answer: no connection"}
 
 
-def test_kill_9_of_the_client_and_resume(url: str, tmp_path: Path) -> None:
-    path = tmp_path / "t.sqlite"
-    script = textwrap.dedent(f"""
-        from pathlib import Path
-        from iot_pipeline.teacher.engine import Teacher
-        from iot_pipeline_tests.teacher.flows import checker, make_requests
-        requests = make_requests(3000)
-        Teacher({url!r}, "none", Path({str(path)!r}), "paid", 100.0, paid=True).ask(requests, checker(requests))
-    """)
-    client = subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT)
-    stored = 0
-    while stored < 100:
-        assert client.poll() is None
-        time.sleep(0.05)
-        if path.exists():
-            with sqlite3.connect(path) as db:
-                names = [row[0] for row in db.execute("SELECT name FROM sqlite_master")]
-                stored = db.execute("SELECT count(*) FROM answers").fetchone()[0] if "answers" in names else 0
-    client.send_signal(signal.SIGKILL)
-    client.wait()
-    requests = make_requests(600)
-    asking = teacher(url, path, source="paid", paid=True, budget_usd=100.0)
-    answers = asking.ask(requests, checker(requests))
-    assert {a.status for a in answers.values()} == {"ok"}
-    assert all(checker(requests)(r, answers[r.key].text) == [] for r in requests)
-    assert asking.summary.cached >= 100 and asking.summary.asked == 600 - asking.summary.cached
-    with Store(path) as store:
-        outcomes = store.ledger()["outcomes"]
-        # What was in flight is counted as spent; a key has one answer, and was billed twice only if in flight.
-        assert 0 < outcomes["in flight at a kill"] <= 64 + 200
-        assert sqlite3.connect(path).execute("SELECT count(*) FROM reservations").fetchone()[0] == 0
-
-
-def test_two_processes_on_one_store(url: str, tmp_path: Path) -> None:
-    path = tmp_path / "t.sqlite"
-    script = textwrap.dedent(f"""
-        from pathlib import Path
-        from iot_pipeline.teacher.engine import Teacher
-        from iot_pipeline_tests.teacher.flows import checker, make_requests
-        requests = make_requests(200)
-        Teacher({url!r}, "none", Path({str(path)!r}), "embedded", None).ask(requests, checker(requests))
-    """)
-    clients = [subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT) for _ in range(2)]
-    assert [client.wait(60) for client in clients] == [0, 0]
-    with Store(path) as store:
-        assert len(list(store.lookup([r.key for r in make_requests(200)], "embedded"))) == 200
-
-
 def test_a_check_is_not_put_twice_to_an_answer_it_has_judged(url: str, tmp_path: Path) -> None:
     requests = make_requests(5)
 
@@ -236,47 +182,6 @@ def test_a_check_is_not_put_twice_to_an_answer_it_has_judged(url: str, tmp_path:
     assert {a.reasons for a in asking.ask(requests, stricter).values()} == {("too short",)} and stricter.calls == 5
     assert {a.status for a in asking.ask(requests, again).values()} == {"quarantined"} and again.calls == 0
     assert asking.summary.asked == 0
-
-
-def test_two_processes_share_the_work_and_ask_nothing_twice(url: str, tmp_path: Path) -> None:
-    path, number = tmp_path / "t.sqlite", 300
-    program = textwrap.dedent(f"""
-        import json
-        from pathlib import Path
-        from iot_pipeline.teacher.engine import Teacher
-        from iot_pipeline_tests.teacher.flows import checker, make_requests
-        requests = make_requests({number})
-        asking = Teacher({url!r}, "none", Path({str(path)!r}), "embedded", None, concurrency=8)
-        answers = asking.ask(requests, checker(requests))
-        print(json.dumps([len(answers), asking.summary.attempts, asking.summary.ok]))
-    """)
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    (first, asked, good), (second, asked_too, good_too) = (
-        json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes
-    )
-    assert (first, second, good, good_too) == (number, number, number, number)
-    assert asked + asked_too == number
-    with Store(path) as store:
-        assert store.ledger()["attempts"] == number
-
-
-def test_claims_of_a_killed_process_are_free_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "t.sqlite"
-    program = f"""
-import os, signal
-from pathlib import Path
-from iot_pipeline.teacher.store import Store
-Store(Path({str(path)!r})).claim(["a", "b"], "s")
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    subprocess.run([sys.executable, "-c", program], cwd=PROJECT)
-    with Store(path) as first, Store(path) as second:
-        assert first.claim(["a"], "s") == {"a"}
-        assert second.claim(["a", "b"], "s") == {"b"}
-        assert first.claim(["a"], "other source") == {"a"}
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_what_was_answered(url: str, tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ from iot_pipeline.teacher.batch import Batches, BatchLimits
 from iot_pipeline.teacher.batch_api import Unsure, line_reply
 from iot_pipeline.teacher.client import _status_error, open_client, read_completion, send
 from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.request import Answer, Usage
-from iot_pipeline.teacher.store import UNCHECKED, Attempt, Store
-from iot_pipeline.teacher.store_batches import Batch, BatchTable
+from iot_pipeline.teacher.request import Answer
+from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store_batches import Batch
 from iot_pipeline_tests.teacher.flows import make_requests
 
 GOOD: dict[str, Any] = {
@@ -69,43 +69,6 @@ def good(handler: BaseHTTPRequestHandler) -> None:
 
 def no_reasons(request: object, text: str) -> list[str]:
     return []
-
-
-def test_a_batch_of_a_process_that_is_alive_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Store(tmp_path / "s") as first, Store(tmp_path / "s") as second:
-        batch = BatchTable(first).plan([("k", "m", 1.0)], "s", [1], None)
-        assert batch is not None
-        now = time.time()
-        monkeypatch.setattr(time, "time", lambda: now + 15)
-        first.renew()  # what goes on while a file is uploaded
-        monkeypatch.setattr(time, "time", lambda: now + 25)
-        assert BatchTable(second).take_over("s") == []
-        assert BatchTable(first).moved(batch, "uploaded").state == "uploaded"
-
-
-def test_a_process_that_slept_through_its_lease_does_not_go_on_with_its_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Store(tmp_path / "s") as first, Store(tmp_path / "s") as second:
-        batch = BatchTable(first).plan([("k", "m", 1.0)], "s", [1], None)
-        assert batch is not None
-        now = time.time()
-        monkeypatch.setattr(time, "time", lambda: now + 25)
-        assert len(BatchTable(second).take_over("s")) == 1
-        for step in (lambda: BatchTable(first).moved(batch, "sent", "b1"), lambda: BatchTable(first).forget(batch)):
-            with pytest.raises(UserError, match="another process has taken over"):
-                step()
-
-
-def test_a_line_that_is_to_be_asked_again_is_nobody_else_s(tmp_path: Path) -> None:
-    with Store(tmp_path / "s") as first, Store(tmp_path / "s") as second:
-        first.claim(["k"], "s")
-        batch = BatchTable(first).plan([("k", "m", 1.0)], "s", [1], None)
-        assert batch is not None
-        line = BatchTable(first).lines(batch)["k"]
-        first.save([Attempt("k", "s", "m", "refused", Usage(), 0.0, False, 0.0, line.reservation)], [])
-        assert second.claim(["k"], "s") == set()
-        assert first.claim(["k"], "s") == {"k"}
 
 
 def test_who_waits_for_another_s_batch_goes_on_when_that_one_is_killed(tmp_path: Path) -> None:
@@ -176,20 +139,6 @@ def test_a_store_that_cannot_be_closed_does_not_hide_what_went_wrong(tmp_path: P
     with pytest.raises(ValueError, match="the real error"), Store(tmp_path / "s") as store:
         store.database.connection.exec_driver_sql("PRAGMA query_only=1")
         raise ValueError("the real error")
-
-
-def answer(status: str, reasons: tuple[str, ...] = ()) -> Answer:
-    return Answer("k", status, f"text {status}", "stop", "m", "s", Usage(), 0.0, 1, reasons)  # type: ignore[arg-type]
-
-
-def test_a_late_text_that_nobody_checked_does_not_displace_a_good_one(tmp_path: Path) -> None:
-    with Store(tmp_path / "s") as store:
-        store.save([], [answer("ok")])
-        store.save([], [answer("quarantined", (UNCHECKED,))])
-        assert [found.status for found in store.lookup(["k"], "s")] == ["ok"]
-        store.save([], [answer("quarantined", ("no answer: timeout",))])
-        store.save([], [answer("quarantined", (UNCHECKED,))])
-        assert [found.reasons for found in store.lookup(["k"], "s")] == [(UNCHECKED,)]
 
 
 @pytest.mark.parametrize("usage", [{"prompt_tokens": 1}, [1], {"prompt_tokens": "x", "completion_tokens": None}])

@@ -14,7 +14,6 @@ import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from pathlib import Path
 
 import pytest
 
@@ -22,10 +21,8 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.faults import FAULTS, FaultPlan, parse_faults
 from iot_pipeline.teacher.ledger import Price, is_paid, price_of, price_table, worst_case
 from iot_pipeline.teacher.limits import Breaker, Gate, retry_after_s
-from iot_pipeline.teacher.owners import this_host
 from iot_pipeline.teacher.process import PROJECT, embedded_server
 from iot_pipeline.teacher.request import Request, Usage
-from iot_pipeline.teacher.store import Store
 from iot_pipeline_tests.teacher.flows import make_requests
 
 
@@ -197,37 +194,3 @@ def test_server_on_a_port_in_use_says_so(url: str) -> None:
         cwd=PROJECT, capture_output=True, text=True, timeout=60,
     )
     assert done.returncode != 0 and f"port {port} on" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_store_names_a_file_that_is_no_store(tmp_path: Path) -> None:
-    path = tmp_path / "t.sqlite"
-    path.write_text("this is not a database, and long enough to be told apart from an empty one")
-    with pytest.raises(UserError, match=r"t\.sqlite cannot be opened"):
-        Store(path)
-
-
-def test_reservations_keep_the_cap_over_connections(tmp_path: Path) -> None:
-    with Store(tmp_path / "t.sqlite") as one, Store(tmp_path / "t.sqlite") as two:
-        assert one.reserve("k1", "s", "m", 0.6, 1.0) is not None
-        assert two.reserve("k2", "s", "m", 0.6, 1.0) is None
-        assert two.reserve("k2", "s", "m", 0.4, 1.0) is not None
-
-
-def test_a_store_opened_to_read_changes_nothing_and_makes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "t.sqlite"
-    with pytest.raises(UserError, match=r"t\.sqlite cannot be opened"):
-        Store(path, read_only=True)
-    assert list(tmp_path.iterdir()) == []
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    with Store(path) as store:
-        store.reserve("k", "s", "m", 0.5, 1.0)
-        with store.transaction() as db:
-            owner = f"{this_host()}:{dead.pid}:0"
-            db.exec_driver_sql("UPDATE reservations SET owner = :owner", {"owner": owner})
-    with Store(path, read_only=True) as store:
-        assert store.ledger()["attempts"] == 0 and store.read("SELECT count(*) FROM reservations") == [(1,)]
-        with pytest.raises(UserError, match="cannot be written"), store.transaction() as db:
-            db.exec_driver_sql("DELETE FROM reservations")
-    with Store(path) as store:  # this one settles what the dead process left
-        assert store.ledger()["outcomes"] == {"in flight at a kill": 1}
