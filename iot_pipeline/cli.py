@@ -250,7 +250,7 @@ def datasets_check(
     file: Annotated[str, typer.Argument(help="File, glob, or several with commas.")],
     as_json: AsJson = False,
 ) -> None:
-    """Read a file by a spec and say what comes of it; exit code 1 where a class has no row."""
+    """Read a file by a spec, published facts included, and say what comes of it; exit code 1: a class has no row."""
     from iot_pipeline.commands.datasets import check
     from iot_pipeline.commands.plain import facts
 

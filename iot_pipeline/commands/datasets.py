@@ -15,6 +15,7 @@ from iot_pipeline.flows.draft import draft_spec
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import list_specs, load_spec
 from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.quality.mismatch import dataset_mismatch
 
 
 def known() -> list[dict[str, Any]]:
@@ -55,16 +56,29 @@ def spec_name(file: str) -> str:
 
 
 def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
-    """What a spec makes of a file: rows, rejected, classes, duplicates. UserError where it does not fit."""
+    """What a spec makes of a file: rows, rejected, classes, duplicates, and where the rows disagree with what the spec
+    says is published. UserError where it does not fit."""
     spec = load_spec(spec_name)
     with tempfile.TemporaryDirectory(prefix="iot_check_") as folder:
         raw, flows = Path(folder) / "raw.parquet", Path(folder) / "flows.parquet"
         read = read_source(spec, file, raw, max_rejected_share=limit)
         built = build_flows(spec, raw, flows, limit, lost_lines=sum(read.rejected.values()))
+        compared = dataset_mismatch(flows, spec)
+    facts = [item for key in ("findings", "agreements") for item in compared[key] if item["kind"] == "data"]
     return {
         "rows": built.rows_kept, "rejected_lines": read.rejected, "rejected_rows": built.rejected,
         "left_out": built.left_out, "distinct_flows": built.distinct_groups,
         "duplicate_share": round(1 - built.distinct_groups / built.rows_kept, 4),
         "rows_by_class": built.rows_by_class,
         "classes_without_rows": [name for name, rows in built.rows_by_class.items() if not rows],
+        "published_facts_checked": len(facts),
+        "published_facts_that_disagree": [
+            f"{item['what']}: published {_short(item['expected'])}, found {_short(item['found'])} ({item['source']})"
+            for item in facts if not item["agrees"]
+        ],
     }
+
+
+def _short(value: Any) -> str:
+    """A figure without the digits that nobody published."""
+    return f"{value:.6g}" if isinstance(value, float) else "nothing" if value is None else str(value)

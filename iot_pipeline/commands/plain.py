@@ -37,5 +37,6 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_text(one)}" for name, one in value.items()) or "none"
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        # Sentences stand one under the other.
+        return ("\n" if any(" " in str(item) for item in value) else ", ").join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)

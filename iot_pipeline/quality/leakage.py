@@ -37,11 +37,12 @@ def leakage_report(
 ) -> dict[str, Any]:
     """Compare the split in records.parquet with a seeded row-wise 80:20 split of the same rows.
 
-    Returns {passed, sides, pairs, leak_free, row_wise, seed}: `pairs` counts flow groups and rows that any
+    Returns {passed, sides, pairs, leak_free, row_wise, known_leak, seed}: `pairs` counts flow groups and rows that any
     two sides share, `passed` is True only if that is 0 for all of them, every row is on a side and every
     record is right about its rows. Each protocol has shared_groups, shared_test_rows, shared_test_share,
     row_ceiling, and the accuracies of the same small LightGBM (`model`, unless `with_model` is False) and of
-    a table look-up: by rows, by distinct flows, and on flows never trained on. `counts`: what `count_flows` made of
+    a table look-up: by rows, by distinct flows, and on flows never trained on. `known_leak`: what no split can undo,
+    values published scaled by statistics of the whole table (None: they were not). `counts`: what `count_flows` made of
     `flows`, with features or without.
     """
     # Only the model looks at features.
@@ -85,6 +86,7 @@ def leakage_report(
         "pairs": pairs,
         "leak_free": _protocol(ours, group, label, values, len(spec.classes), seed),
         "row_wise": _protocol(row_wise, group, label, values, len(spec.classes), seed),
+        "known_leak": spec.scaling_note if spec.scaling == "given" else None,
         "seed": seed,
     }
 

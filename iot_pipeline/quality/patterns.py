@@ -270,20 +270,11 @@ def guide_text(classes: dict[str, Any], prior: list[dict[str, Any]]) -> str:
     for name, entry in classes.items():
         lines.append(f"## {name}")
         if not entry["rules"]:
-            lines += ["No rule: no part of the flows is mostly of this class.", ""]
+            lines += ["No rule: no part of the flows is mostly of this class. Coverage 0.0 %.", ""]
             continue
         for number, rule in enumerate(entry["rules"], start=1):
-            measured = rule["distinct"]
-            lines.append(
-                f"{number}. {rule['text']}  \n   coverage {_percent(measured['coverage'])}, "
-                f"precision {_percent(measured['precision'])}"
-            )
-        whole = entry["combined"]["distinct"]
-        lines += [
-            "",
-            f"Together: coverage {_percent(whole['coverage'])}, precision {_percent(whole['precision'])}.",
-            "",
-        ]
+            lines.append(f"{number}. {rule['text']}  \n   {_told(rule['distinct'])}")
+        lines += ["", f"Together: {_told(entry['combined']['distinct'])}.", ""]
     if prior:
         lines += ["## Rules of prior work, on the same test flows", ""]
         lines += ["| rule | for | source | coverage | precision | coverage of rows | precision of rows |"]
@@ -292,6 +283,12 @@ def guide_text(classes: dict[str, Any], prior: list[dict[str, Any]]) -> str:
         shares = [_percent(rule[view][key]) for view in ("distinct", "row") for key in ("coverage", "precision")]
         lines.append(f"| {' | '.join([rule['text'], ', '.join(rule['classes']), rule['source'], *shares])} |")
     return "\n".join(lines)
+
+
+def _told(measured: dict[str, Any]) -> str:
+    """Coverage and precision in words; a rule that catches nothing is said to."""
+    precision = _percent(measured["precision"]) if measured["caught"] else "not measurable, no test flow is caught"
+    return f"coverage {_percent(measured['coverage'])}, precision {precision}"
 
 
 def _percent(share: float | None) -> str:

@@ -56,16 +56,14 @@ def patterns(report: Row) -> bytes:
     with style.canvas(6.8, 3.4 + 0.25 * (len(report["classes"]) // 3 + 1)) as made:
         axes = made.axes("Rules on distinct test flows", "both")
         for place, (name, entry) in enumerate(report["classes"].items()):
-            found = [rule["distinct"] for rule in entry["rules"] if rule["distinct"]["precision"] is not None]
+            across, up = _places(entry["rules"])
             axes.scatter(
-                [100 * rule["coverage"] for rule in found], [100 * rule["precision"] for rule in found],
+                across, up,
                 s=30, color=style.SERIES[place % len(style.SERIES)],
                 marker=style.MARKERS[place // len(style.SERIES)], alpha=0.8, label=name,
             )
-        prior = [rule["distinct"] for rule in report["prior_rules"] if rule["distinct"]["precision"] is not None]
         axes.scatter(
-            [100 * rule["coverage"] for rule in prior], [100 * rule["precision"] for rule in prior],
-            marker="x", s=46, color=style.INK, label="rules from published figures",
+            *_places(report["prior_rules"]), marker="x", s=46, color=style.INK, label="rules from published figures",
         )
         axes.set_xlim(-3, 104)
         axes.set_ylim(-3, 104)
@@ -75,11 +73,21 @@ def patterns(report: Row) -> bytes:
     return made.data
 
 
-def rule_rows(report: Row) -> list[dict[str, Any]]:
-    """The learned rules as flat rows: class, rule, coverage and precision over distinct flows and over rows."""
+def _places(rules: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Coverage and precision, in %; a rule that catches nothing stands at 0, one whose class has no test flow nowhere.
+    """
+    found = [rule["distinct"] for rule in rules if rule["distinct"]["coverage"] is not None]
+    return [100 * rule["coverage"] for rule in found], [100 * (rule["precision"] or 0.0) for rule in found]
+
+
+def rule_rows(report: Row, most: int | None = None) -> list[dict[str, Any]]:
+    """The learned rules (at most `most` a class) as flat rows: class, rule, coverage and precision over distinct flows
+    and over rows. A class without a rule is a row too: none of its flows is caught."""
+    nothing = {"coverage": 0.0, "precision": None}
+    absent = {"text": "none: no part of the flows is mostly of this class", "distinct": nothing, "row": nothing}
     return [
         {"class": name, "rule": rule["text"], **_scores(rule)}
-        for name, entry in report["classes"].items() for rule in entry["rules"]
+        for name, entry in report["classes"].items() for rule in entry["rules"][:most] or [absent]
     ]
 
 

@@ -6,7 +6,7 @@ markup.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iot_pipeline.reporting import figures, tables
@@ -17,6 +17,7 @@ from iot_pipeline.reporting.tables import Column
 Context = Mapping[str, Any]
 RULES_SHOWN = 2
 FINDINGS_SHOWN = 15
+OUTLIERS_SHOWN = 10
 
 
 def data(context: Context) -> Section:
@@ -154,6 +155,7 @@ def _profile(section: Section, context: Context) -> None:
             "The six features whose class medians lie farthest apart.",
             "flow_profile",
         )
+        _outliers(section, report["table"])
     constant = (report.get("zero_variance") or {}).get("(all)") or []
     if constant:
         section.text(f"The same value in every row, so of no use to any model: {', '.join(constant)}.")
@@ -164,6 +166,19 @@ def _profile(section: Section, context: Context) -> None:
         [Column("feature"), Column("step", numeric=True),
          Column("rows on the grid", write=tables.percent, numeric=True)],
         "Features whose values lie on a grid: one step is a fixed number of raw units, so the scaling can be undone.",
+        "flow_profile",
+    )
+
+
+def _outliers(section: Section, table: Sequence[Mapping[str, Any]]) -> None:
+    """The features of a class that most of its rows lie far out in."""
+    found = [row for row in table if row["class"] != "(all)" and row["outlier_share"]]
+    section.table(
+        sorted(found, key=lambda row: (-row["outlier_share"], row["class"], row["feature"]))[:OUTLIERS_SHOWN],
+        [Column("class"), Column("feature"), *(Column(key, numeric=True) for key in ("p25", "median", "p75", "max")),
+         Column("outlier_share", "outliers", tables.percent, True)],
+        "Outliers: rows farther than 1.5 interquartile ranges from the quartiles of their class. The largest shares;"
+        " the artefact has all.",
         "flow_profile",
     )
 
@@ -179,37 +194,27 @@ def _patterns(section: Section, context: Context) -> None:
         f" {report['measured_on']}. Coverage: the share of the class's distinct flows that a rule catches."
         " Precision: the share of what it catches that is of the class."
     )
-    rows = [
-        {
-            "class": name,
-            "rule": rule["text"],
-            "coverage": rule["distinct"]["coverage"],
-            "precision": rule["distinct"]["precision"],
-        }
-        for name, entry in report["classes"].items()
-        for rule in entry["rules"][:RULES_SHOWN]
-    ]
+    shares = [
+        Column("coverage", write=tables.percent, numeric=True),
+        Column("precision", write=lambda share: "nothing caught" if share is None else tables.percent(share),
+               numeric=True),
+    ]  # fmt: skip
     section.table(
-        rows,
-        [
-            Column("class"),
-            Column("rule"),
-            Column("coverage", write=tables.percent, numeric=True),
-            Column("precision", write=tables.percent, numeric=True),
-        ],
+        figures.rule_rows(report, RULES_SHOWN),
+        [Column("class"), Column("rule"), *shares],
         f"At most {RULES_SHOWN} rules a class; guide.md in the artefact has all.",
         "attack_patterns",
     )
     section.figure(
         figures.patterns(report),
         "Scatter of coverage and precision of learned rules and of rules from published figures",
-        "Upper right is good. Crosses: rules that published figures give, scored on the same flows.",
+        "Upper right is good; what catches nothing stands at 0, 0. Crosses: rules that published figures give, scored"
+        " on the same flows.",
         "attack_patterns",
     )
     section.table(
         figures.prior_rule_rows(report),
-        [Column("classes"), Column("rule"), Column("coverage", write=tables.percent, numeric=True),
-         Column("precision", write=tables.percent, numeric=True), Column("source")],
+        [Column("classes"), Column("rule"), *shares, Column("source")],
         "Rules of the prior work, on distinct test flows.",
         "attack_patterns",
     )

@@ -93,6 +93,12 @@ def test_the_commands(table: Path, tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
     facts = json.loads(checked.stdout)
     assert (facts["rows"], facts["rejected_rows"], facts["classes_without_rows"]) == (120, {}, [])
+    assert (facts["published_facts_checked"], facts["published_facts_that_disagree"]) == (0, [])
+    spec = tmp_path / "unseen.yaml"
+    spec.write_text(spec.read_text() + "\nfacts: {rows: 121, duplicates: {distinct: 120}}\n")
+    told = json.loads(command("check", "unseen.yaml", str(table), "--json", folder=tmp_path).stdout)
+    assert told["published_facts_checked"] == 2
+    assert told["published_facts_that_disagree"] == ["rows: published 121, found 120 (rows)"]
     table.write_text("\n".join(line for line in table.read_text().splitlines() if "Scan" not in line) + "\n")
     assert command("check", "unseen.yaml", str(table), folder=tmp_path).returncode == 1
     wrong = command("check", "rt_iot2022", str(table), folder=tmp_path)

@@ -27,6 +27,7 @@ def frame() -> pd.DataFrame:
 def test_a_group_split_passes_and_a_row_split_leaks(tmp_path: Path, frame: pd.DataFrame) -> None:
     report = report_of(tmp_path, record_table(frame, SIDES), frame, with_model=True)
     assert report["passed"] and {pair["groups"] for pair in report["pairs"]} == {0}
+    assert report["known_leak"] == made_spec().scaling_note  # its values are published scaled
     assert report["leak_free"]["shared_test_rows"] == 0
     row_wise = report["row_wise"]
     assert row_wise["train_rows"] == 1600 and row_wise["test_rows"] == 400

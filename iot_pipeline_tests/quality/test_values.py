@@ -80,7 +80,20 @@ def test_patterns_of_a_class_missing_from_train(tmp_path: Path) -> None:
     records = save(record_table(frame), tmp_path / "records.parquet")
     report = attack_patterns(save(frame, tmp_path / "flows.parquet"), records, spec, seed=1)
     assert report["classes"]["Scan"] == {"rules": [], "combined": None}
-    assert "No rule" in report["guide"]
+    assert "No rule" in report["guide"] and "Coverage 0.0 %." in report["guide"]
+
+
+def test_a_rule_that_catches_nothing_is_said_to(tmp_path: Path) -> None:
+    spec = made_spec()
+    train = flow_table(spec, [(n / 8, 0.0, "Normal") for n in range(4)] + [(9 + n / 8, 0.0, "Flood") for n in range(4)])
+    test = flow_table(spec, [(0.7, 0.0, "Normal"), (0.6, 0.0, "Flood")]).assign(row_id=[20, 21])
+    records = pd.concat([record_table(train, ("train",)), record_table(test, ("test",))])
+    flows = save(pd.concat([train, test]), tmp_path / "flows.parquet")
+    report = attack_patterns(flows, save(records, tmp_path / "records.parquet"), spec, seed=1)
+    caught = report["classes"]["Flood"]["combined"]["distinct"]
+    assert caught == {"coverage": 0.0, "precision": None, "caught": 0.0, "of_class": 0.0}
+    told = "coverage 0.0 %, precision not measurable, no test flow is caught"
+    assert report["guide"].count(told) == len(report["classes"]["Flood"]["rules"]) + 1
 
 
 def prior(facts: list[dict], tmp_path: Path) -> dict:

@@ -206,7 +206,8 @@ def profile_rows() -> list[dict[str, Any]]:
     """The table of flow_profile as rows."""
     rows = []
     for number, feature in enumerate(FEATURES):
-        rows.append({"class": "(all)", "feature": feature, "p25": 0.0, "median": 0.1, "p75": 1.0, "std": 1.0})
+        rows.append({"class": "(all)", "feature": feature, "p25": 0.0, "median": 0.1, "p75": 1.0, "std": 1.0,
+                     "max": 9.0, "outlier_share": 0.3})  # fmt: skip
         for place, name in enumerate(CLASSES):
             middle = (place * (number + 1)) % 5 / 2
             rows.append(
@@ -217,6 +218,8 @@ def profile_rows() -> list[dict[str, Any]]:
                     "median": middle,
                     "p75": middle + 0.7,
                     "std": 0.5,
+                    "max": 9.0,
+                    "outlier_share": 0.01 * place * (number == 1),
                     "published_median": middle + 0.1 if place == 1 else float("nan"),
                 }
             )

@@ -169,6 +169,21 @@ def test_a_time_limited_preset_is_said_not_to_be_reproducible(
     assert "AutoML's best_quality is limited by time" in (tmp_path / "report.md").read_text().replace("\\", "")
 
 
+def test_rules_that_catch_nothing_and_classes_without_a_rule_are_shown(tmp_path: Path) -> None:
+    share = {"coverage": 0.0, "precision": None}
+    rule = {"text": "orig_pkts > 9", "distinct": share, "row": share}
+    classes = {"Flood": {"rules": [rule], "combined": None}, "Scan": {"rules": [], "combined": None}}
+    paper_report({"attack_patterns": {**CONTEXT["attack_patterns"], "classes": classes}}, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "| Flood | orig_pkts &gt; 9 | 0.00 % | nothing caught |" in text
+    assert "| Scan | none: no part of the flows is mostly of this class | 0.00 % | nothing caught |" in text
+
+
+def test_outliers_are_told_by_class_the_largest_first(written: tuple[str, str, dict[str, Any]]) -> None:
+    lines = [line for line in written[1].splitlines() if line.startswith("| ") and " | resp_pkts | " in line]
+    assert [line.split(" | ")[-1] for line in lines] == [f"{share}.00 % |" for share in (6, 5, 4, 3, 2, 1)]
+
+
 def test_explanations_are_held_against_what_automl_relies_on(written: tuple[str, str, dict[str, Any]]) -> None:
     # Of three features two cost AutoML something; one explanation names one of them and one other, the next one alone.
     line = "| paraphrased | 10K | 2 | 75.00 % | 66.67 % | orig_pkts, resp_pkts |"

@@ -101,6 +101,7 @@ def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             step.spec, seed=step.settings.seed,
         )
         step.json("leakage.json", report)
+        step.note(known_leak=report["known_leak"] or "none")
         step.table("leakage", figures.leakage_rows(report))
         step.png("leakage.png", figures.leakage(report), "Shared prompts and accuracy under both splits")
     return step.result()
