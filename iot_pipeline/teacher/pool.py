@@ -124,7 +124,7 @@ class Pool:
         run = self.run
         while run.stop is None:
             cap = self.teacher.budget_usd
-            reservation = run.store.reserve(request.key, self.teacher.source, request.model, worst, cap)
+            [reservation] = run.store.reserve([(request.key, request.model, worst)], self.teacher.source, cap)
             if reservation is not None:
                 run.reserved += 1
                 return reservation

@@ -242,18 +242,27 @@ class Store:
                 for a in rows
             ])
 
-    def reserve(self, key: str, source: str, model: str, usd: float, cap: float | None) -> int | None:
-        """Set `usd` aside before a request is sent; None where spent + reserved + usd would pass `cap`.
+    def reserve(
+        self, lines: Sequence[tuple[str, str, float]], source: str, cap: float | None
+    ) -> list[int | None]:
+        """Set money aside for `lines` (key, model, dollars at worst) before they are sent; the id of each reservation.
 
-        Check and reservation are one transaction, so that all processes together keep the cap.
+        None for a line that would take spent + reserved past `cap`. Check and reservations are one transaction, so that
+        all processes together keep the cap.
         """
-        line = {"key": key, "source": source, "model": model, "usd": usd, "owner": self.owner}
+        held = {"source": source, "owner": self.owner, "until": self.database.now() + LEASE_S}
+        ids: list[int | None] = []
         with self.transaction():
-            if cap is not None and self.database.quick(COMMITTED, {})[0][0] + usd > cap:
-                return None
-            self.database.quick(ADD, {"total": "reserved_usd", "usd": usd})
-            row = self.database.quick(RESERVE, line | {"until": self.database.now() + LEASE_S})[0]
-            return int(row[0])
+            committed = self.database.quick(COMMITTED, {})[0][0]
+            reserved = 0.0
+            for key, model, usd in lines:
+                if cap is not None and committed + reserved + usd > cap:
+                    ids.append(None)
+                    continue
+                reserved += usd
+                ids.append(self.database.quick(RESERVE, {"key": key, "model": model, "usd": usd, **held})[0][0])
+            self.database.quick(ADD, {"total": "reserved_usd", "usd": reserved})
+        return ids
 
     def add_up_reservations(self) -> None:
         """Summed anew, so that rounding never adds up to money that is reserved for nothing."""

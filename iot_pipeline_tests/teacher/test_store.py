@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ import sys, time
 from iot_pipeline.teacher.store import Store
 store = Store(sys.argv[1])
 store.claim(["a", "b"], "s")
-store.reserve("a", "s", "m", 0.25, 1.0)
+store.reserve([("a", "m", 0.25)], "s", 1.0)
 print("held", flush=True)
 time.sleep(100)
 """
@@ -99,16 +100,19 @@ def answer(status: str, reasons: tuple[str, ...] = (), text: str = "") -> Answer
 
 def test_reservations_keep_the_cap_over_connections(place: str) -> None:
     with Store(place) as one, Store(place) as two:
-        assert one.reserve("k1", "s", "m", 0.6, 1.0) is not None
-        assert two.reserve("k2", "s", "m", 0.6, 1.0) is None
-        first = two.reserve("k2", "s", "m", 0.4, 1.0)
-        assert first is not None
-        two.save([Attempt("k2", "s", "m", "answered", Usage(7, 2, 3), 0.3, False, 1.5, first)], [])
+        assert one.reserve([("k1", "m", 0.6)], "s", 1.0) != [None]
+        assert two.reserve([("k2", "m", 0.6)], "s", 1.0) == [None]
+        first, second, third = two.reserve([("k2", "m", 0.3), ("k3", "m", 0.3), ("k4", "m", 0.1)], "s", 1.0)
+        assert first is not None and second is None and third is not None and first != third
+        two.save([
+            Attempt(key, "s", "m", "answered", Usage(7, 2, 3), usd, False, 1.5, held)
+            for key, held, usd in (("k2", first, 0.2), ("k4", third, 0.1))
+        ], [])
         assert one.spent_usd() == pytest.approx(0.3)
-        assert one.reserve("k3", "s", "m", 0.2, 1.0) is None and one.reserve("k3", "s", "m", 0.1, 1.0) is not None
+        assert one.reserve([("k3", "m", 0.2)], "s", 1.0) == [None] != one.reserve([("k3", "m", 0.09)], "s", 1.0)
         assert one.ledger() == {
-            "attempts": 1, "prompt_tokens": 7, "cached_tokens": 2, "completion_tokens": 3, "usd": pytest.approx(0.3),
-            "usd_assumed": 0.0, "outcomes": {"answered": 1},
+            "attempts": 2, "prompt_tokens": 14, "cached_tokens": 4, "completion_tokens": 6, "usd": pytest.approx(0.3),
+            "usd_assumed": 0.0, "outcomes": {"answered": 2},
         }
         assert one.answer_seconds("s") == 1.5 and one.answer_seconds("t") is None
 
@@ -175,7 +179,7 @@ def test_a_process_of_another_host_is_judged_by_its_lease_alone(place: str, late
     far = Store(place)
     far.owner = "elsewhere/boot/1:99999999:0"  # no process of this host has that id
     assert far.claim(["a"], "s") == {"a"}
-    assert far.reserve("a", "s", "m", 0.5, 1.0) is not None
+    assert far.reserve([("a", "m", 0.5)], "s", 1.0) != [None]
     table = BatchTable(far)
     batch = table.plan([("b", "m", 0.25)], "s", [1], None)
     assert batch is not None
@@ -189,7 +193,7 @@ def test_a_process_of_another_host_is_judged_by_its_lease_alone(place: str, late
     with Store(place) as near:
         assert near.claim(["a", "b"], "s") == {"a"} and len(BatchTable(near).take_over("s")) == 1
         assert near.ledger()["outcomes"] == {"in flight at a kill": 1} and near.spent_usd() == 0.5
-        assert near.reserve("c", "s", "m", 0.3, 1.0) is None  # the batch's money is still set aside
+        assert near.reserve([("c", "m", 0.3)], "s", 1.0) == [None]  # the batch's money is still set aside
     far.close()
 
 
@@ -240,7 +244,7 @@ def test_lines_of_a_batch_hold_their_keys_and_money(place: str) -> None:
         assert second.claim(["k", "l"], "s") == set()
         assert first.claim(["k"], "s") == {"k"} and list(table.lines(batch)) == ["l"]
         table.forget(batch)
-        assert second.reserve("x", "s", "m", 0.9, 1.0) is not None and second.claim(["l"], "s") == {"l"}
+        assert second.reserve([("x", "m", 0.9)], "s", 1.0) != [None] and second.claim(["l"], "s") == {"l"}
 
 
 # -- answers -------------------------------------------------------------------------------------------------
@@ -298,7 +302,7 @@ def test_a_store_opened_to_read_changes_nothing_and_makes_nothing(place: str, tm
         Store(place, read_only=True)
     assert list(tmp_path.iterdir()) == [] and not exists(place)
     with Store(place) as store:
-        store.reserve("k", "s", "m", 0.5, 1.0)
+        store.reserve([("k", "m", 0.5)], "s", 1.0)
         with store.transaction() as db:
             owner = f"{owners.this_host()}:99999999:0"
             db.exec_driver_sql(f"UPDATE reservations SET owner = '{owner}'")
@@ -323,7 +327,8 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
 def test_a_connection_that_broke_while_idle_is_made_anew(new_database: Callable[[], str]) -> None:
     place = new_database()
     with Store(place) as store, Store(place) as other:
-        for use in (lambda: store.reserve("k", "s", "m", 0.1, 1.0), store.spent_usd, lambda: store.claim(["k"], "s")):
+        reserve = partial(store.reserve, [("k", "m", 0.1)], "s", 1.0)
+        for use in (reserve, store.spent_usd, partial(store.claim, ["k"], "s")):
             with other.transaction() as db:
                 pid = store.read("SELECT pg_backend_pid()")[0][0]
                 db.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 1000)")
@@ -338,9 +343,9 @@ def test_who_vanishes_within_a_transaction_does_not_lock_the_others_out(
     with Store(place) as gone, Store(place) as other:
         with pytest.raises(UserError, match="cannot be written"), gone.transaction():
             gone.add_up_reservations()
-            assert other.reserve("k", "s", "m", 0.6, 1.0) is not None  # waits until the server has ended the first
+            assert other.reserve([("k", "m", 0.6)], "s", 1.0) != [None]  # waits until the server has ended the first
             gone.add_up_reservations()
-        assert gone.reserve("k", "s", "m", 0.6, 1.0) is None
+        assert gone.reserve([("k", "m", 0.6)], "s", 1.0) == [None]
 
 
 def test_leases_keep_to_the_server_s_clock(new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_a_store_of_an_earlier_version_keeps_answers_money_and_batches(version: 
             assert store.ledger()["outcomes"] == {"answered": 1, "in flight at a kill": 1}
             reserved = 0.125 + (0.0625 if version == 4 else 0)
             assert store.read("SELECT value FROM totals WHERE name = 'reserved_usd'") == [(reserved,)]
-            assert store.reserve("k", "s", "m", 1.0, 1.0 + 0.625 + reserved - 0.001) is None
+            assert store.reserve([("k", "m", 1.0)], "s", 1.0 + 0.625 + reserved - 0.001) == [None]
     with Store(path) as store:
         left = BatchTable(store).take_over("s")
         assert [(batch.remote_id, list(BatchTable(store).lines(batch))) for batch in left] == (
