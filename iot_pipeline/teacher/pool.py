@@ -16,7 +16,7 @@ from iot_pipeline.teacher import ledger
 from iot_pipeline.teacher.batch import BYTES_PER_TOKEN
 from iot_pipeline.teacher.client import Reply, send
 from iot_pipeline.teacher.limits import Gate, backoff_s
-from iot_pipeline.teacher.request import Request
+from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.run import SAVE_EVERY_S, Run, Tries
 from iot_pipeline.teacher.store import Attempt
 
@@ -31,6 +31,7 @@ class Pool:
     def __init__(self, run: Run, client: ShortOpenAI) -> None:
         self.run, self.client, self.teacher = run, client, run.teacher
         self.gate = Gate(run.teacher.concurrency)
+        self.till = Till(run)
 
     async def ask(self, requests: list[Request]) -> None:
         """Ask what is ours of `requests`; returns when all of that is finished or the run stops."""
@@ -123,10 +124,8 @@ class Pool:
         """Set `worst` dollars aside; None, and the run stops, where the budget has no room for it."""
         run = self.run
         while run.stop is None:
-            cap = self.teacher.budget_usd
-            [reservation] = run.store.reserve([(request.key, request.model, worst)], self.teacher.source, cap)
+            reservation = await self.till.reserve(request, worst)
             if reservation is not None:
-                run.reserved += 1
                 return reservation
             if run.reserved == 0:
                 run.stop = run.budget_error(worst)
@@ -140,3 +139,46 @@ def quota_tokens(request: Request, max_tokens: int) -> int:
     """Tokens that an attempt counts for the limit a minute: its prompt's, on the safe side, and all it may answer."""
     prompt = sum(len(message["content"].encode()) for message in request.messages)
     return int(prompt / BYTES_PER_TOKEN) + max_tokens
+
+
+class Till:
+    """Sets money aside for all requests that are about to be sent at one moment, in one transaction."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._waiting: list[tuple[Request, float, asyncio.Future[int | None]]] = []
+
+    async def reserve(self, request: Request, worst: float) -> int | None:
+        """Id of the reservation, which is in the store by then; None where the budget has no room for it."""
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[int | None] = loop.create_future()
+        self._waiting.append((request, worst, written))
+        if len(self._waiting) == 1:
+            loop.call_soon(self._write)  # after everybody who is about to send at this moment
+        try:
+            return await written
+        except asyncio.CancelledError:
+            # Between the reservation and the sending: nothing went out.
+            if written.done() and not written.cancelled() and written.exception() is None and written.result():
+                source, model, reservation = self.run.teacher.source, request.model, written.result()
+                self.run.account(
+                    Attempt(request.key, source, model, "not sent", Usage(), 0.0, False, 0.0, reservation)
+                )
+            raise
+
+    def _write(self) -> None:
+        waiting = [one for one in self._waiting if not one[2].done()]
+        self._waiting = []
+        if not waiting:
+            return
+        teacher = self.run.teacher
+        lines = [(request.key, request.model, worst) for request, worst, _ in waiting]
+        try:
+            ids = self.run.store.reserve(lines, teacher.source, teacher.budget_usd)
+        except UserError as error:
+            for _, _, written in waiting:
+                written.set_exception(error)
+            return
+        for (_, _, written), reservation in zip(waiting, ids, strict=True):
+            self.run.reserved += reservation is not None
+            written.set_result(reservation)

@@ -129,6 +129,24 @@ def test_budget_is_never_passed_and_nothing_is_lost(url: str, tmp_path: Path) ->
     assert richer.summary.cached == asking.summary.ok > 0
 
 
+def test_what_breaks_in_the_middle_leaves_no_money_set_aside(url: str, tmp_path: Path) -> None:
+    requests, seen = make_requests(300), []
+
+    def breaks(request: Request, text: str) -> list[str]:
+        seen.append(request.key)
+        if len(seen) == 70:
+            raise RuntimeError("a bug in a check")
+        return []
+
+    asking = teacher(url, tmp_path / "t.sqlite", source="paid", paid=True, budget_usd=1.0)
+    with pytest.raises(RuntimeError, match="a bug in a check"):
+        asking.ask(requests, breaks)
+    with Store(tmp_path / "t.sqlite") as store:
+        assert store.read("SELECT count(*) FROM reservations") == [(0,)]
+        assert store.ledger()["attempts"] == asking.summary.attempts >= 70
+        assert len(list(store.lookup(seen, "paid"))) == len(seen) - 1
+
+
 def test_a_paid_model_without_price_is_refused_before_anything_is_sent(url: str, tmp_path: Path) -> None:
     asking = teacher(url, tmp_path / "t.sqlite", source="paid", paid=True, budget_usd=1.0)
     with pytest.raises(UserError, match=r"no price is known for the model 'gpt-9'"):
