@@ -23,6 +23,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import ledger
 from iot_pipeline.teacher.batch_api import ENDPOINT, BatchApi, Unsure, line_reply
 from iot_pipeline.teacher.client import Reply
+from iot_pipeline.teacher.hidden import code_of
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.run import Run, Tries
 from iot_pipeline.teacher.store_batches import Batch, BatchTable, Line
@@ -305,7 +306,7 @@ class Batches:
     def _failed(self, one: Open, remote: RemoteBatch) -> None:
         """The server took none of it: a full queue says nothing of the lines, a named line is rejected by itself."""
         errors = (remote.errors.data if remote.errors else None) or []
-        codes = {str(error.code) for error in errors}
+        codes = {code_of(error.code) for error in errors} - {""}
         if "token_limit_exceeded" in codes:
             self.most_tokens = max(1, min(self.most_tokens, one.batch.tokens) // 2)
             self.teacher.report(f"batch {one.batch.remote_id}: the queue is full, waves of {self.most_tokens:,} tokens")
@@ -313,7 +314,8 @@ class Batches:
         named = {error.line: error for error in errors if error.line is not None and 0 < error.line <= len(lines)}
         for number, line in enumerate(lines, 1):
             if number in named:
-                self._settle(line, Reply("rejected", f"rejected by the server ({named[number].code})"))
+                code = code_of(named[number].code) or "no reason given"
+                self._settle(line, Reply("rejected", f"rejected by the server ({code})"))
             elif named or "token_limit_exceeded" in codes:
                 if line.key in self.tries:
                     self.again.append(self.tries[line.key])

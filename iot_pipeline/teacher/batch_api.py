@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.client import FORM_REFUSED, Reply, names_form, read_completion
+from iot_pipeline.teacher.hidden import code_of
 from iot_pipeline.teacher.limits import backoff_s, retry_after_s
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ class BatchApi:
                         yield line
         except openai.NotFoundError:
             return  # deleted or expired at the server: its lines are missing
-        except (openai.APIError, httpx2.HTTPError) as error:
-            raise Unsure(f"the file {file_id} could not be read to its end") from error
+        except (openai.APIError, httpx2.HTTPError):
+            raise Unsure(f"the file {file_id} could not be read to its end") from None
 
     async def _call(
         self, send: Callable[[], Awaitable[T]], repeatable: bool = True, may_be_gone: bool = False
@@ -127,14 +128,18 @@ class BatchApi:
                 if error.status_code < 500 and error.status_code not in TRANSIENT:
                     raise UserError(
                         f"the teacher's server at {self.base_url} rejected a batch (HTTP {error.status_code} "
-                        f"{error.code or ''}); batches that run go on, start again to read them."
+                        f"{code_of(error.code)}); batches that run go on, start again to read them."
                     ) from None
                 if not repeatable and error.status_code >= 500:
-                    raise Unsure(f"HTTP {error.status_code}") from error
+                    raise Unsure(f"HTTP {error.status_code}") from None
                 wait = retry_after_s(error.response.headers)
             except openai.APIConnectionError as error:
                 if not repeatable:
                     raise Unsure("connection broken") from error
+            except (ValueError, AttributeError, openai.APIResponseValidationError):
+                # Not what the API says: no JSON (a gateway's page), or text where an object should be.
+                if not repeatable:
+                    raise Unsure("unreadable response") from None
             await asyncio.sleep(backoff_s(self.backoff_base_s, attempt, self.rng) if wait is None else wait)
         raise UserError(
             f"the teacher's server at {self.base_url} did not answer {self.tries} times in a row; batches that run "
@@ -146,7 +151,7 @@ def line_reply(line: dict[str, Any]) -> Reply:
     """What a line of an output or error file says, in the words of a single request."""
     error, response = line.get("error"), line.get("response")
     if isinstance(error, dict):
-        return Reply("transport", str(error.get("code") or "batch error").replace("_", " "))
+        return Reply("transport", (code_of(error.get("code")) or "batch error").replace("_", " "))
     if not isinstance(response, dict):
         return Reply("transport", "unreadable response", billed_unknown=True)
     status, body = response.get("status_code"), response.get("body")
@@ -159,5 +164,5 @@ def line_reply(line: dict[str, Any]) -> Reply:
     if names_form(body):
         return FORM_REFUSED
     said = body.get("error") if isinstance(body, dict) else None
-    code = said.get("code") if isinstance(said, dict) else None
-    return Reply("rejected", f"rejected by the server (HTTP {status} {code or ''})".replace(" )", ")"))
+    code = code_of(said.get("code")) if isinstance(said, dict) else ""
+    return Reply("rejected", f"rejected by the server (HTTP {status} {code})".replace(" )", ")"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.hidden import code_of, keep_out_of_logs
 from iot_pipeline.teacher.limits import retry_after_s
 from iot_pipeline.teacher.request import Usage
 
@@ -55,6 +56,8 @@ def open_client(base_url: str, api_key: str, timeout_s: float, most: int, local:
     from iot_pipeline.teacher.transport import ShortHttp, ShortOpenAI
 
     address, headers = split_credentials(base_url)
+    said = [word for value in headers.values() for word in value.split()]
+    keep_out_of_logs(api_key, unquote(urlsplit(base_url).password or ""), *said)
     return ShortOpenAI(
         base_url=address, api_key=api_key, timeout=timeout_s, max_retries=0,
         http_client=ShortHttp(most, trust_env=not local), default_headers=headers,
@@ -133,17 +136,21 @@ def _usage(said: Any) -> Usage | None:
 
 
 def _status_error(error: Any, model: str) -> Reply:
-    """What an HTTP error means. The server's own words are not repeated for 401: they may hold part of the key."""
-    status, code = error.status_code, str(error.code or "")
+    """What an HTTP error means. The server's own words are not repeated: they may hold the key, or part of it."""
+    status, code = error.status_code, code_of(error.code)
     if status in (401, 403):
         raise UserError(
             f"the teacher's server refused the key (HTTP {status}): set OPENAI_API_KEY to one that may use {model}."
-        )
+        ) from None
     if status == 404:
-        raise UserError(f"the teacher's server does not know the model {model!r} (HTTP 404): set IOT_TEACHER_MODEL.")
+        raise UserError(
+            f"the teacher's server does not know the model {model!r} (HTTP 404): set IOT_TEACHER_MODEL."
+        ) from None
     if status == 429:
         if code == "insufficient_quota":
-            raise UserError("the teacher's account has no quota left (HTTP 429 insufficient_quota): add credit.")
+            raise UserError(
+                "the teacher's account has no quota left (HTTP 429 insufficient_quota): add credit."
+            ) from None
         return Reply("rate_limit", "rate limited", retry_after_s=retry_after_s(error.response.headers))
     if status >= 500 or status in (408, 409):
         wait = retry_after_s(error.response.headers)

@@ -1,0 +1,153 @@
+"""Keys and passwords appear nowhere, whatever a server does with them: not in logs, errors, store, manifests or JSON.
+
+Belongs here: a server that fails and says the key it was sent wherever it can, and a search of all that is left behind.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher import run as run_module
+from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.hidden import code_of
+from iot_pipeline.teacher.process import PROJECT
+from iot_pipeline.teacher.store import Store
+from iot_pipeline_tests.teacher.flows import checker, make_requests
+from iot_pipeline_tests.teacher.test_batch import teacher
+
+KEY, PASSWORD = "sk-proj-D15T1NCT1VE0KEY0xyz", "pa55D15T1NCT1VEword"
+# Also as headers and logs would carry them.
+SECRETS = [
+    secret.encode() for secret in (
+        KEY, PASSWORD, base64.b64encode(f"me:{PASSWORD}".encode()).decode(), "D15T1NCT1VE",
+    )
+]
+MODES = ["401", "403", "404", "400", "400 code", "429 code", "500", "502", "garbage", "headers", "drop"]
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers every request by an error of one mode that repeats the Authorization header."""
+
+    mode = "500"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        said = self.headers.get("authorization", "").removeprefix("Bearer ").removeprefix("Basic ")
+        if self.mode == "drop":
+            self.connection.close()
+            return
+        status = 200 if self.mode == "garbage" else int(self.mode.split()[0]) if self.mode[0].isdigit() else 500
+        code = said if self.mode.endswith("code") else "some_code"
+        error = {"message": f"Incorrect API key provided: {said}", "type": said, "param": said, "code": code}
+        body = f"your key is {said}".encode() if self.mode == "garbage" else json.dumps({"error": error}).encode()
+        self.send_response(status, said if self.mode == "headers" else None)
+        for name in ("x-request-id", "x-ratelimit-limit-requests", "www-authenticate", "set-cookie"):
+            self.send_header(name, said)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+@contextlib.contextmanager
+def echoing(mode: str) -> Iterator[str]:
+    """host:port of a server in one mode."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Mode", (Echo,), {"mode": mode}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def found_in(content: bytes) -> list[bytes]:
+    return [secret for secret in SECRETS if secret in content]
+
+
+def files_with_secrets(folder: Path) -> dict[str, list[bytes]]:
+    """Every file under a folder that holds one, databases and their logs included."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return {str(path): found for path in files if (found := found_in(path.read_bytes()))}
+
+
+@pytest.mark.parametrize("via", ["requests", "batch"])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_engine_tells_no_key(
+    mode: str, via: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+    monkeypatch.setattr(run_module, "RATE_LIMIT_ATTEMPTS", 2)
+    requests, told, asking = make_requests(3), list[str](), list[Teacher]()
+    with echoing(mode) as host:
+        for url in (f"http://{host}/v1", f"http://me:{PASSWORD}@{host}/v1"):
+            asking.append(teacher(url, tmp_path / "t.sqlite", via=via, max_attempts=1, log=told.append))
+            asking[-1]._api_key = KEY
+            try:
+                answers = asking[-1].ask(requests, checker(requests))
+                told.append(repr(answers))
+            except UserError as error:
+                told += [str(error), repr(error), *traceback.format_exception(error)]
+            told += [repr(asking[-1]), json.dumps(asking[-1].summary.to_json())]
+    assert asking[0].summary.attempts or any("Error" in line for line in told)
+    logged = "\n".join(f"{record.getMessage()} {record.args} {record.exc_text}" for record in caplog.records)
+    assert "openai" in {record.name.split(".")[0] for record in caplog.records}  # the client's own log is on
+    assert [line for line in [*logged.splitlines(), *told] if found_in(line.encode())] == []
+    assert files_with_secrets(tmp_path) == {}
+
+
+def test_a_gateway_that_answers_batches_with_a_page_is_one_error(tmp_path: Path) -> None:
+    requests = make_requests(3)
+    with echoing("garbage") as host:
+        asking = teacher(f"http://{host}/v1", tmp_path / "t.sqlite", max_attempts=2)
+        with pytest.raises(UserError, match="did not answer 2 times in a row"):
+            asking.ask(requests, checker(requests))
+    with Store(tmp_path / "t.sqlite") as store:
+        assert store.spent_usd() == 0 and store.read("SELECT count(*) FROM reservations") == [(0,)]
+
+
+def test_only_what_is_worded_as_a_code_is_repeated() -> None:
+    codes = ["context_length_exceeded", "rate_limit"]
+    assert [code_of(said) for said in codes] == codes
+    assert {code_of(said) for said in (KEY, KEY.lower(), "a b", "", None, 7)} == {""}
+
+
+def test_a_run_tells_no_key(tmp_path: Path) -> None:
+    """Standard output, standard error, and every file of the lake: store, manifests, Dagster's events and logs."""
+    with echoing("400 code") as host:
+        environment = os.environ | {
+            "IOT_LAKE": str(tmp_path / "lake"), "IOT_ROWS": "300", "IOT_TEACHER": f"http://{host}/v1",
+            "IOT_TEACHER_PAID": "yes", "OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug", "PYTHONASYNCIODEBUG": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "iot_pipeline.cli", "run", "--until", "original", "--json"], env=environment,
+            cwd=PROJECT, capture_output=True, timeout=120,
+        )
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert b"most requests to the teacher" in said and b"HTTP Response: POST" in said
+    assert (tmp_path / "lake" / "teacher.sqlite").is_file()
+    assert found_in(said) == [] and files_with_secrets(tmp_path) == {}
