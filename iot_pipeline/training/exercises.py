@@ -50,7 +50,8 @@ def parse(texts: Sequence[str], names: Sequence[str]) -> Flows:
         if found is None:
             raise ValueError(f"flow text whose features are not {list(names)[:3]}...: {text[:80]!r}")
         printed.append(list(found.groups()))
-    numbers = np.array([[float(value.split(" ")[0]) for value in row] for row in printed])
+    numbers = np.array([float(value.split(" ")[0]) for row in printed for value in row])
+    numbers = numbers.reshape(len(printed), len(names))
     ranks = np.empty(numbers.shape, dtype=np.int64)
     for column in range(numbers.shape[1]):
         ordered = np.sort(numbers[:, column])

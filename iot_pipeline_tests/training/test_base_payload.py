@@ -40,6 +40,7 @@ def build(folder: Path, processes: int, **changes: Any) -> tuple[dict[str, Any],
 def test_two_processes_build_the_base_of_one(tmp_path: Path) -> None:
     one, two = build(tmp_path / "one", 1)[0], build(tmp_path / "two", 2)[0]
     assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["values_copied"] is not None and 0 <= one["values_copied"] <= 1
     assert np.allclose(one["losses"], two["losses"], atol=1e-3)
     assert one["tokens"] == two["tokens"]
     assert one["losses"][-1] < one["losses"][0]

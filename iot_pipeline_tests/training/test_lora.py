@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.training.base import build_tiny_base, load_tokenizer, number_features
+from iot_pipeline.training.copying import cited_values, measure_copying
 from iot_pipeline.training.exercises import masked, parse, reading
 from iot_pipeline.training.lora import trainable_parameters
 from iot_pipeline.training.tokenizer import build_tokenizer
@@ -89,6 +92,31 @@ def test_a_value_is_one_piece_for_the_tokenizer(text: str) -> None:
     tokenizer = build_tokenizer([text] * 50, [], 500)
     pieces = [tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]]
     assert [piece.strip() for piece in pieces] == text.split()
+
+
+@pytest.mark.parametrize(("wrong", "copied"), [((), 3), ((" 3",), 2), ((".117",), 2), ((" 3", ".117", " 1.5"), 0)])
+def test_a_value_is_copied_where_each_of_its_tokens_is(wrong: tuple[str, ...], copied: int) -> None:
+    import torch
+
+    flow = "orig_pkts 3\nflow_iat.tot -.117 avg 1.5"
+    answer = "CLASSIFICATION: Normal\nANALYSIS: orig_pkts is 3.\nKEY_INDICATORS: orig_pkts 3; " \
+        "flow_iat.tot -.117 (below the mean); flow_iat.avg 1.5 (above the mean)"
+    assert [answer[start:end] for start, end in cited_values(answer)] == ["3", "-.117", "1.5"]
+    tokenizer = build_tokenizer([flow, answer], [], 300)
+    mistaken = {tokenizer(text)["input_ids"][-1] for text in wrong}
+
+    class Foreseeing:
+        """Knows every next token but some."""
+
+        def __call__(self, input_ids: Any, use_cache: bool) -> Any:
+            following = torch.roll(input_ids, -1, dims=1)
+            for token in mistaken:
+                following[following == token] = 0
+            return SimpleNamespace(logits=torch.nn.functional.one_hot(following, len(tokenizer)))
+
+    found = measure_copying(Foreseeing(), tokenizer, [flow], [answer])
+    assert (found.values, found.copied, found.share) == (3, copied, round(copied / 3, 4))
+    assert measure_copying(Foreseeing(), tokenizer, [], []).share is None
 
 
 def test_near_numbers_begin_near() -> None:

@@ -97,7 +97,8 @@ def tiny_base(step: Step, trainer: TrainerResource) -> None:
     step.volatile("progress.jsonl")
     step.json("base.json", {"kind": "tiny", "name": "model"})
     step.json("building.json", report, volatile=True)
-    step.note(parameters=report["parameters"], vocabulary=report["vocabulary"], last_loss=report["losses"][-1])
+    step.note(parameters=report["parameters"], vocabulary=report["vocabulary"], last_loss=report["losses"][-1],
+              values_copied=report["values_copied"])
     step.png("loss.png", figures.loss_curves({"tiny base": read_curve(config.out / "progress.jsonl")}),
              "Loss of the tiny base's pre-training by step")
     losses = report["losses"]
