@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +45,8 @@ class Reply:
 
 
 FORM_REFUSED = Reply("form", "form of a schema refused")
+# Halves of pairs, which are no text in UTF-8 (an answer may be cut off between the two), and what PostgreSQL refuses.
+NOT_KEPT = re.compile("[\x00\ud800-\udfff]")
 UNREADABLE = Reply("transport", "unreadable response", billed_unknown=True)
 
 
@@ -122,6 +125,7 @@ def read_completion(answer: Any) -> Reply:
     if not isinstance(text, str):
         return UNREADABLE
     refusal = refusal or reason == "content_filter"
+    text, model = (NOT_KEPT.sub("\ufffd", said) for said in (text, model))
     return Reply("answer", "ok", text, reason or "", refusal, model, tokens, billed_unknown=tokens is None)
 
 

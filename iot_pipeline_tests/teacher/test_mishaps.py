@@ -24,6 +24,7 @@ import openai
 import pytest
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.archive import Replay
 from iot_pipeline.teacher.batch import Batches, BatchLimits
 from iot_pipeline.teacher.batch_api import Unsure, line_reply
 from iot_pipeline.teacher.client import _status_error, open_client, read_completion, send
@@ -139,6 +140,24 @@ def test_a_store_that_cannot_be_closed_does_not_hide_what_went_wrong(tmp_path: P
     with pytest.raises(ValueError, match="the real error"), Store(tmp_path / "s") as store:
         store.database.connection.exec_driver_sql("PRAGMA query_only=1")
         raise ValueError("the real error")
+
+
+@pytest.mark.parametrize("sent", [r"half of a pair \ud83d", r"a \u0000 in the middle"])
+def test_signs_that_no_database_keeps_do_not_cost_the_answer(sent: str, tmp_path: Path) -> None:
+    said = json.dumps(GOOD).replace('"fine"', f'"{sent} \\ud83d\\ude00"').encode()
+
+    def odd(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("content-length", str(len(said)))
+        handler.end_headers()
+        handler.wfile.write(said)
+
+    requests = make_requests(1)
+    with server(odd) as url:
+        asked = Teacher(url, "k", tmp_path / "s", "s", None).ask(requests, no_reasons)
+    stored = Replay(tmp_path / "s").ask(requests, no_reasons)
+    expected = sent.replace(r"\ud83d", "\ufffd").replace(r"\u0000", "\ufffd") + " \U0001f600"
+    assert [a.text for a in asked.values()] == [a.text for a in stored.values()] == [expected]
 
 
 @pytest.mark.parametrize("usage", [{"prompt_tokens": 1}, [1], {"prompt_tokens": "x", "completion_tokens": None}])
