@@ -2,17 +2,20 @@
 
     .venv/bin/python benchmarks/teacher_faults.py --requests 10000 --kills 20
 
-Writes benchmarks/results/teacher_faults.json; ends with an error where anything is lost, misplaced, billed twice
+With --postgresql the store is in a throw-away PostgreSQL. Writes benchmarks/results/teacher_faults.json
+(teacher_faults_postgresql.json); ends with an error where anything is lost, misplaced, billed twice
 (beyond what was in flight at a kill) or billed without being in the ledger.
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
 
 from result import save
 
+from iot_pipeline_tests.teacher.postgres import cluster
 from iot_pipeline_tests.teacher.trial import failures, trial
 
 
@@ -22,14 +25,21 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=2027)
+    parser.add_argument("--postgresql", action="store_true")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        results = {
-            via: trial(chosen.requests, chosen.kills, via, chosen.seed, Path(folder)) for via in ("requests", "batch")
-        }
+    with contextlib.ExitStack() as stack:
+        if chosen.postgresql:
+            new = stack.enter_context(cluster())
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+        results = {}
+        for via in ("requests", "batch"):
+            store = new() if chosen.postgresql else str(Path(folder) / f"{via}.sqlite")
+            results[via] = trial(chosen.requests, chosen.kills, via, chosen.seed, store)
     found = {via: failures(result) for via, result in results.items()}
     question = "what faults and kills cost"
-    save("teacher_faults", {"question": question, "seed": chosen.seed, "failures": found, **results})
+    name = "teacher_faults_postgresql" if chosen.postgresql else "teacher_faults"
+    save(name, {"question": question, "seed": chosen.seed, "failures": found, **results})
     if any(found.values()):
         sys.exit(1)
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.bill import prompt_id
 from iot_pipeline.teacher.engine import Teacher
@@ -40,7 +39,7 @@ FAULTS = {
 ARRIVED = ("ok", "line_doubled")
 
 
-def client(url: str, store: Path, count: int, via: str) -> Teacher:
+def client(url: str, store: str, count: int, via: str) -> Teacher:
     """The teacher as the trial's client uses it: a paid one, quick to try again."""
     limits = BatchLimits(requests=max(40, count // 20), first_poll_s=0.05, poll_s=0.2, orphan_grace_s=0.0)
     return Teacher(
@@ -49,9 +48,9 @@ def client(url: str, store: Path, count: int, via: str) -> Teacher:
     )
 
 
-def trial(count: int, kills: int, via: str, seed: int, folder: Path) -> dict[str, Any]:
+def trial(count: int, kills: int, via: str, seed: int, store: str) -> dict[str, Any]:
     """Ask `count` requests while the client is killed `kills` times: what was lost, misplaced, billed twice."""
-    store, rng, killed = folder / f"{via}.sqlite", random.Random(seed), 0
+    rng, killed = random.Random(seed), 0
     with embedded_server(FAULTS[via], seed=seed, hang_seconds=5) as url:
         for moment in sorted(rng.uniform(0, 0.9) for _ in range(kills)):
             killed += _run(url, store, count, via, int(moment * count), rng.uniform(0, 0.3))
@@ -61,9 +60,9 @@ def trial(count: int, kills: int, via: str, seed: int, folder: Path) -> dict[str
     return {"requests": count, "via": via, "kills": killed, "faults": FAULTS[via], **books(store, count, via, bill)}
 
 
-def _run(url: str, store: Path, count: int, via: str, until: int | None, then_s: float) -> bool:
+def _run(url: str, store: str, count: int, via: str, until: int | None, then_s: float) -> bool:
     """One life of the client, ended by SIGKILL `then_s` after `until` attempts; True where it was killed."""
-    program = [sys.executable, "-m", "iot_pipeline_tests.teacher.trial", url, str(store), str(count), via]
+    program = [sys.executable, "-m", "iot_pipeline_tests.teacher.trial", url, store, str(count), via]
     process = subprocess.Popen(program, cwd=PROJECT)
     while until is not None and process.poll() is None and _attempts(store) < until:
         time.sleep(0.02)
@@ -76,27 +75,25 @@ def _run(url: str, store: Path, count: int, via: str, until: int | None, then_s:
     return process.wait() == -signal.SIGKILL
 
 
-def _attempts(store: Path) -> int:
-    if not store.exists():
-        return -1
+def _attempts(place: str) -> int:
     try:
-        with sqlite3.connect(store) as db:
-            return int(db.execute("SELECT count(*) FROM attempts").fetchone()[0])
-    except sqlite3.OperationalError:  # not made yet
+        with Store(place, read_only=True) as store:
+            return int(store.ledger()["attempts"])
+    except UserError:  # not made yet
         return -1
 
 
-def books(path: Path, count: int, via: str, bill: dict[str, Any]) -> dict[str, Any]:
+def books(place: str, count: int, via: str, bill: dict[str, Any]) -> dict[str, Any]:
     """Answers against requests, the ledger against the bill."""
     requests = make_requests(count)
     check, price = checker(requests), price_of(requests[0].model)
     price = price.in_batch() if via == "batch" else price
-    with Store(path) as store:
+    with Store(place) as store:
         answers = {answer.key: answer for answer in store.lookup([r.key for r in requests], "paid")}
         ledger = store.ledger()
         open_reservations = store.read("SELECT count(*) FROM reservations")[0][0]
         booked = Counter(
-            row[0] for row in store.read("SELECT key FROM attempts WHERE completion_tokens > 0 OR cost_assumed")
+            row[0] for row in store.read("SELECT key FROM attempts WHERE completion_tokens > 0 OR cost_assumed > 0")
         )
         killed = Counter(row[0] for row in store.read("SELECT key FROM attempts WHERE outcome = 'in flight at a kill'"))
     good = [r for r in requests if r.key in answers and answers[r.key].status == "ok"]
@@ -144,4 +141,4 @@ def failures(result: dict[str, Any]) -> list[str]:
 if __name__ == "__main__":
     url, store, count, via = sys.argv[1:]
     asked = make_requests(int(count))
-    client(url, Path(store), int(count), via).ask(asked, checker(asked))
+    client(url, store, int(count), via).ask(asked, checker(asked))
