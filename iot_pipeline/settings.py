@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     dataset: str = Field("farm_flow", description="data set spec: a name in iot_pipeline/datasets or a YAML path")
     source: str = Field("simulate", description="`simulate`, or file(s) to read: CSV, zip, gz, Parquet, a glob, a URL")
     lake: Path | None = Field(None, description="folder of artefacts; default data_lake/<dataset>-<profile>")
+    base_cache: Path | None = Field(None, description="tiny bases kept for all lakes; default data_lake/.bases")
     prompts: Path = Field(Path(__file__).parent / "prompts", description="folder of the prompt files")
     rows: int | None = Field(None, ge=100, description="rows to simulate; unset: as many as were published")
     max_rejected_share: float = Field(0.01, ge=0, lt=1, description="share of bad rows above which reading fails")
@@ -164,6 +165,11 @@ class Settings(BaseSettings):
             return self.lake.expanduser().absolute()
         return PROJECT_ROOT / "data_lake" / f"{self.dataset_name}-{Path(self.profile).stem}"
 
+    @property
+    def base_cache_path(self) -> Path:
+        """Absolute folder of the tiny bases that were built."""
+        return self.base_cache or PROJECT_ROOT / "data_lake" / ".bases"
+
     def describe(self) -> list[tuple[str, Any, str]]:
         """(variable, value, description) of every setting, for `doctor` and the README."""
         return [
@@ -210,7 +216,7 @@ ENV_FILE = "IOT_ENV_FILE"
 INTERNAL_VARIABLES = {"IOT_PARENT_PID", ENV_FILE}
 # Settings that may name files. Processes that we start run in other folders, so no name may depend on where a command
 # was typed.
-PATHS = ("dataset", "source", "base_model", "audit_tokenizer", "lake", "prompts", "teacher_store")
+PATHS = ("dataset", "source", "base_model", "audit_tokenizer", "lake", "base_cache", "prompts", "teacher_store")
 
 
 def _absolute(name: str, value: Any) -> Any:

@@ -1,10 +1,13 @@
 """Shared by all tests: no setting or key of the developer leaks in, also not by `.env`; processes share the cores."""
 
 import os
+import tempfile
 
 for name in [name for name in os.environ if name.startswith("IOT_") or name == "OPENAI_API_KEY"]:
     del os.environ[name]
 os.environ["IOT_ENV_FILE"] = os.devnull  # a test must never ask a paid teacher
+_bases = tempfile.TemporaryDirectory(prefix="iot_pipeline-bases-")
+os.environ["IOT_BASE_CACHE"] = _bases.name  # what tests build is no user's base
 # Spinning threads slow each other down tenfold when processes share two cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

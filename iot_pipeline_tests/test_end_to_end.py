@@ -138,6 +138,15 @@ def test_a_second_run_does_nothing(first: dict[str, Any], lake: Path, prompts: P
     assert len(again["fresh"]) == len(first["made"]) + len(first["fresh"])
 
 
+def test_another_lake_of_the_same_flows_takes_the_base_that_was_built(
+    first: dict[str, Any], lake: Path, prompts: Path, tmp_path: Path
+) -> None:
+    run(tmp_path, prompts, "--until", "base_model")
+    built, taken = (json.loads((root / "base_model" / "manifest.json").read_text()) for root in (lake, tmp_path))
+    assert "kept_base" in taken["summary"] and "kept_base" not in built["summary"]
+    assert built["data_version"] == taken["data_version"]
+
+
 def estimate(lake: Path, prompts: Path, **changed: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command("estimate", "--json"), env=environment(lake, prompts) | changed, capture_output=True, text=True,

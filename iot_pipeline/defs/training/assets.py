@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.pool import distinct_flows
 from iot_pipeline.lake.atomic import write_json
+from iot_pipeline.lake.kept import keep, taken
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.reporting import figures
 from iot_pipeline.reporting.figures_training import token_lengths
@@ -32,7 +34,7 @@ from iot_pipeline.sft.check import TensorCheck, check_tensors
 from iot_pipeline.sft.tasks import Tasks, with_tasks
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
-from iot_pipeline.training.base_payload import BaseConfig
+from iot_pipeline.training.base_payload import RESULT, BaseConfig
 from iot_pipeline.training.batches import planned_padding
 from iot_pipeline.training.config import TrainConfig, targets_of
 from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here
@@ -91,15 +93,16 @@ def tiny_base(step: Step, trainer: TrainerResource) -> None:
         step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "train"
     )
     config = base_config(step, table_texts(step, flows))
-    report = trainer.build_base(step, config, base_processes(step))
-    shutil.copytree(config.out / "model", step.folder / "model")
-    shutil.copy(config.out / "progress.jsonl", step.folder)
+    built = built_base(step, trainer, config)
+    report = json.loads((built / RESULT).read_text())
+    shutil.copytree(built / "model", step.folder / "model")
+    shutil.copy(built / "progress.jsonl", step.folder)
     step.volatile("progress.jsonl")
     step.json("base.json", {"kind": "tiny", "name": "model"})
     step.json("building.json", report, volatile=True)
     step.note(parameters=report["parameters"], vocabulary=report["vocabulary"], last_loss=report["losses"][-1],
               values_copied=report["values_copied"])
-    step.png("loss.png", figures.loss_curves({"tiny base": read_curve(config.out / "progress.jsonl")}),
+    step.png("loss.png", figures.loss_curves({"tiny base": read_curve(step.folder / "progress.jsonl")}),
              "Loss of the tiny base's pre-training by step")
     losses = report["losses"]
     fit = all(map(math.isfinite, losses)) and (len(losses) == 1 or losses[-1] < losses[0])
@@ -112,6 +115,26 @@ def read_curve(progress: Path) -> list[dict[str, Any]]:
     lines = list(read_rows(progress))
     begins = [place for place in range(1, len(lines)) if lines[place]["step"] <= lines[place - 1]["step"]]
     return [{"step": line["step"], "loss": line["loss"]} for line in lines[(begins or [0])[-1] :]]
+
+
+def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path:
+    """Folder of the built base: kept from an earlier building of the same texts by the same code, or built now.
+
+    Another number of processes adds up in another order, so that is part of what it is kept by.
+    """
+    cache, processes = step.unrecorded.base_cache_path, base_processes(step)
+    made_of = [config.identity(), BASE_CODE, version("torch"), version("transformers"), str(processes)]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    if found := taken(cache, key):
+        step.log(f"this base was built before, by the same code from the same texts: taken from {cache.name}")
+        step.note(kept_base=key[:16])
+        return found
+    trainer.build_base(step, config, processes)
+    try:
+        keep(cache, key, config.out, ["model", "progress.jsonl", RESULT])
+    except OSError as error:
+        step.log(f"the base cannot be kept for other lakes: {error}")
+    return config.out
 
 
 def base_config(step: Step, texts: list[str]) -> BaseConfig:
