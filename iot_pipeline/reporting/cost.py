@@ -5,7 +5,7 @@ Belongs here: adding up and pricing. Does not belong here: the ledger itself (pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from iot_pipeline.errors import UserError
@@ -23,20 +23,48 @@ COUNTS = (
     "completion_tokens",
     "quarantined",
 )
+# What the ledger knows of a request.
+TAKEN = ("requests", "prompt_tokens", "completion_tokens", "billed_usd")
+Request = tuple[str, str]  # key and source
+
+
+def by_ledger(
+    summaries: Mapping[Any, Mapping[str, Any]],
+    requests: Mapping[Any, Collection[Request]],
+    taken: Mapping[Request, tuple[float, ...]],
+) -> tuple[dict[Any, dict[str, Any]], dict[str, float]]:
+    """Summaries with what the ledger says they took, every attempt included; and what it holds beyond them.
+
+    requests: those of each summary; one that several share counts for the first. taken: by request, in the order of
+    TAKEN. Where the ledger knows none of a summary's requests (answers taken over from a file), it stays as it is.
+    """
+    left, found = dict(taken), {}
+    for name, summary in summaries.items():
+        here = set(requests[name]) & taken.keys()
+        own = _summed(left.pop(request) for request in here if request in left)
+        found[name] = {**summary, **(own if here else {})}
+    return found, _summed(left.values())
+
+
+def _summed(lines: Iterable[tuple[float, ...]]) -> dict[str, float]:
+    columns = list(zip(*lines, strict=True))
+    return dict(zip(TAKEN, map(sum, columns) if columns else (0, 0, 0, 0.0), strict=True))
 
 
 def cost_report(
     summaries: Mapping[Any, Mapping[str, Any]],
     claimed: Mapping[str, float] | None = None,
     prices: Mapping[str, Any] | None = None,
+    beyond: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Cost of each track's increment of each stage.
 
-    summaries: (stage, track) or `stage|track` -> {rows, requests (sent and billed attempts),
+    summaries: (stage, track) or `stage|track` -> {rows, requests (sent, failed and repeated ones too),
     distinct_requests, cached (answers taken from the cache), prompt_tokens, completion_tokens, billed_usd,
-    model, embedded (bool), quarantined}. Tokens are those of all distinct answers the rows use, cached or
-    not, so that a re-run reports the same. claimed: track -> dollars in the prior work; prices: default
-    `reference_prices`. Returns {rows, totals, prices, notes}; UserError if a summary lacks a count.
+    model, embedded (bool), quarantined}. Tokens are those of all requests that the rows' answers took, now or
+    before, so that a re-run reports the same. claimed: track -> dollars in the prior work; prices: default
+    `reference_prices`; beyond: what `by_ledger` found beyond the summaries. Returns {rows, totals, beyond,
+    prices, notes}; UserError if a summary lacks a count.
     """
     prices = prices or reference_prices()
     rows = []
@@ -69,7 +97,21 @@ def cost_report(
         name: sum(row[name] for row in rows)
         for name in (*COUNTS, "billed_usd", "hypothetical_sync_usd", "hypothetical_batch_usd")
     }
-    return {"rows": rows, "totals": totals, "prices": dict(prices), "notes": _notes(rows, totals, prices)}
+    notes = _notes(rows, totals, prices)
+    if rows and beyond is not None:
+        free = all(row["embedded"] for row in rows)
+        notes.append(_beyond(totals, beyond, free))
+    return {"rows": rows, "totals": totals, "beyond": dict(beyond or {}), "prices": dict(prices), "notes": notes}
+
+
+def _beyond(totals: Mapping[str, Any], beyond: Mapping[str, float], free: bool) -> str:
+    requests, dollars = beyond["requests"], beyond["billed_usd"]
+    billed = "" if free else f", ${totals['billed_usd'] + dollars:,.2f}"
+    return (
+        f"Requests are counted from the ledger, failed and repeated ones included. It holds {requests:,} more, for"
+        " validation flows, earlier prompts and settings, and what was given up: "
+        f"{totals['requests'] + requests:,} in all{billed}."
+    )
 
 
 def reference_prices() -> dict[str, Any]:
@@ -118,7 +160,7 @@ def columns() -> list[Column]:
         Column("stage"),
         Column("rows", write=tables.whole, numeric=True),
         Column("distinct_requests", "distinct requests", tables.whole, True),
-        Column("requests", "sent now", tables.whole, True),
+        Column("requests", "requests sent", tables.whole, True),
         Column("cached", "from cache", tables.whole, True),
         Column("quarantined", write=tables.whole, numeric=True),
         Column("prompt_tokens", "prompt tokens", tables.whole, True),

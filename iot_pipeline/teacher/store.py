@@ -292,6 +292,14 @@ class Store:
             "outcomes": dict(map(tuple, outcomes)),
         }
 
+    def taken(self) -> dict[tuple[str, str], tuple[int, int, int, float]]:
+        """What each (key, source) took, failed and repeated attempts included: requests, prompt tokens, answer tokens,
+        dollars."""
+        c = attempts.c
+        sums = (sa.func.sum(column) for column in (c.prompt_tokens, c.completion_tokens, c.cost_usd))
+        rows = self.read(sa.select(c.key, c.source, sa.func.count(), *sums).group_by(c.key, c.source))
+        return {(row[0], row[1]): (row[2], int(row[3]), int(row[4]), float(row[5])) for row in rows}
+
     def batched(self, source: str) -> set[str]:
         """Keys that batches at the server hold: asked, and not answered yet."""
         return {row.key for row in self.read(sa.select(_R.key).where(_R.batch.is_not(None), _R.source == source))}

@@ -141,3 +141,28 @@ def test_cost_names_what_is_missing() -> None:
     assert cost.cost_report({})["notes"] == [
         "No track has been made in this lake, so nothing was asked of a teacher."
     ]
+
+
+def test_cost_counts_every_request_of_the_ledger_once() -> None:
+    taken = {
+        ("a", "s"): (1, 100, 10, 0.1),
+        ("b", "s"): (3, 300, 30, 0.3),  # failed twice
+        ("c", "s"): (1, 100, 10, 0.1),
+        ("old", "s"): (2, 200, 0, 0.0),
+    }
+    asked = {
+        "10K|original": {("a", "s"), ("b", "s")},
+        "30K|original": {("b", "s"), ("c", "s"), ("imported", "s")},
+        "10K|paraphrased": {("imported", "t")},
+    }
+    usage, beyond = cost.by_ledger(dict.fromkeys(asked, SUMMARY), asked, taken)
+    found = cost.cost_report(usage, beyond=beyond)
+    told = [(row["requests"], row["prompt_tokens"], row["billed_usd"]) for row in found["rows"]]
+    assert told == [(4, 400, pytest.approx(0.4)), (1, 100, pytest.approx(0.1)), (4000, 4_000_000, 1.2)]
+    assert found["beyond"] == {"requests": 2, "prompt_tokens": 200, "completion_tokens": 0, "billed_usd": 0.0}
+    assert found["notes"][-1].endswith("what was given up: 4,007 in all, $1.70.")
+    # Stages whose requests were all counted before took nothing more; without a ledger the answers tell.
+    two, same = {"x|original": SUMMARY, "y|original": SUMMARY}, {("a", "s")}
+    again, _ = cost.by_ledger(two, {"x|original": same, "y|original": same}, taken)
+    assert [summary["requests"] for summary in again.values()] == [1, 0]
+    assert cost.by_ledger(two, {"x|original": same, "y|original": same}, {})[0] == two

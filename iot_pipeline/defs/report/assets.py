@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow.parquet as pq
 
 from iot_pipeline.defs.partitions import STAGES, TRACKS
 from iot_pipeline.defs.step import LakeResource, Step
@@ -21,6 +22,8 @@ from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import cards, claims, comparison, cost, figures, measured, report
 from iot_pipeline.reporting.gather import gather
+from iot_pipeline.teacher.connect import store_of
+from iot_pipeline.teacher.store import Store, exists
 
 COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": code_version(__name__)}
 # What reports are made from, in the order of the method; those of STAGED are one asset a stage.
@@ -100,15 +103,32 @@ def paired_tracks(step: Step) -> list[dict[str, Any]]:
 def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Requests, tokens and dollars of each track's increments, beside what the prior work paid."""
     with lake.step(context) as step:
-        usage = {
-            artefact.partition: json.loads((folder / "usage.json").read_text())
-            for track in TRACKS for artefact, folder in step.inputs(track).items()
-        }
-        result = cost.cost_report(usage, claims.claimed_costs())
+        made = {a.partition: folder for track in TRACKS for a, folder in step.inputs(track).items()}
+        usage = {name: json.loads((folder / "usage.json").read_text()) for name, folder in made.items()}
+        asked = {name: asked_requests(folder) for name, folder in made.items()}
+        usage, beyond = cost.by_ledger(usage, asked, ledger_of(step))
+        result = cost.cost_report(usage, claims.claimed_costs(), beyond=beyond)
         step.json("cost_report.json", result, volatile=True)
         step.table("cost", result["rows"])
         step.png("cost.png", figures.cost(result), "Dollars by track")
     return step.result()
+
+
+def asked_requests(folder: Path) -> set[tuple[str, str]]:
+    """Key and source of the requests behind a track's answers."""
+    table = pq.read_table(folder / "provenance.parquet", columns=["key", "source"])
+    pairs = zip(table["key"].to_pylist(), table["source"].to_pylist(), strict=True)
+    return {(key, source) for key, source in pairs if key is not None and source is not None}
+
+
+def ledger_of(step: Step) -> dict[tuple[str, str], tuple[int, int, int, float]]:
+    """What every request to the teacher took, by key and source; nothing where there is no store (it was moved)."""
+    location = store_of(step.unrecorded)
+    if not exists(location):
+        step.log("no store of answers: requests, tokens and dollars are those that the answers tell themselves")
+        return {}
+    with Store(location, read_only=True) as store:
+        return store.taken()
 
 
 def whole_lake(step: Step, reports: list[str]) -> dict[ArtefactId, Path]:
