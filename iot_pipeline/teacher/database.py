@@ -98,12 +98,13 @@ class Database:
     def __init__(self, location: Location, read_only: bool = False) -> None:
         self.url, self._read_only = store_url(location), read_only
         self.kind = self.url.get_backend_name()
+        wanted = {name: value for name, value in CONNECT[self.kind].items() if name not in self.url.query}
         with self.explained("opened"):
             if is_file(self.url) and not read_only:
                 Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
             self._engine = sa.create_engine(
                 self._of_what_is_there() if read_only else self.url, poolclass=NullPool, hide_parameters=True,
-                isolation_level="AUTOCOMMIT", connect_args=CONNECT[self.kind], **ENGINE[self.kind],
+                isolation_level="AUTOCOMMIT", connect_args=wanted, **ENGINE[self.kind],
             )
             self.errors = (DBAPIError, self._engine.dialect.loaded_dbapi.Error)
             sa.event.listen(self._engine, "connect", self._prepare)

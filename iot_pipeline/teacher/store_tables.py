@@ -113,6 +113,8 @@ def prepare(database: Database) -> None:
         for old in range(version, VERSION) if version else ():
             for statement in OLD_FILES[old]:
                 db.exec_driver_sql(statement.replace("{host}", this_host().replace("'", "")))
+        if not is_file(database.url) and (found := db.scalar(sa.text("SHOW server_encoding"))) != "UTF8":
+            raise UserError(f"{shown(database.url)} keeps text as {found}; make its database with ENCODING 'UTF8'.")
         metadata.create_all(db)
         zero = [{"name": "spent_usd", "value": 0.0}, {"name": "reserved_usd", "value": 0.0}]
         db.execute(database.insert(totals).on_conflict_do_nothing(), zero)

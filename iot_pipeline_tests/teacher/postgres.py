@@ -35,8 +35,8 @@ def program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[Callable[[], str]]:
-    """Makes a fresh empty database at each call and gives its URL."""
+def cluster() -> Iterator[Callable[..., str]]:
+    """Makes a fresh empty database at each call (with options of CREATE DATABASE) and gives its URL."""
     psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2 is not installed: pip install 'iot-pipeline[postgres]'")
     initdb, postgres = program("initdb"), program("postgres")
     folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # a short path: that of a socket is limited
@@ -59,9 +59,9 @@ def cluster() -> Iterator[Callable[[], str]]:
         )  # fmt: skip
         admin = _connected(psycopg2, folder)
 
-        def database() -> str:
+        def database(options: str = "") -> str:
             name = f"store{next(NUMBERS)}"
-            admin.cursor().execute(f"CREATE DATABASE {name}")
+            admin.cursor().execute(f"CREATE DATABASE {name} {options}")
             return f"postgresql+psycopg2://tester:{PASSWORD.replace('/', '%2F')}@/{name}?host={folder}"
 
         yield database

@@ -348,6 +348,13 @@ def test_who_vanishes_within_a_transaction_does_not_lock_the_others_out(
         assert gone.reserve([("k", "m", 0.6)], "s", 1.0) == [None]
 
 
+def test_a_database_that_cannot_keep_every_text_is_refused(new_database: Callable[..., str]) -> None:
+    place = new_database("ENCODING 'LATIN1' TEMPLATE template0")
+    with pytest.raises(UserError, match=r"/store\d+\?host=.* keeps text as LATIN1"):
+        Store(place)
+    assert not exists(place)
+
+
 def test_leases_keep_to_the_server_s_clock(new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
     place, real = new_database(), time.time
     monkeypatch.setattr(time, "time", lambda: real() - 3600)  # a machine whose clock is an hour slow
