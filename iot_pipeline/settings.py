@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     # -- teacher -------------------------------------------------------------------------------------------
     teacher: str = Field("embedded", description="embedded, openai, replay (stored answers only), or a base URL")
     teacher_model: str | None = Field(None, description="model name in place of the prompt file's")
-    teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per lake")
+    teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per store of answers")
     teacher_paid: Literal["auto", "yes", "no"] = Field(
         "auto", description="do answers cost money; auto: by the address, local ones being free"
     )
