@@ -117,8 +117,11 @@ def estimate(stages: StageOption = None, tracks: TrackOption = None, as_json: As
     _quiet()
     from iot_pipeline.commands.estimate import estimate as reckon
     from iot_pipeline.commands.estimate import show
+    from iot_pipeline.commands.plain import working
 
-    show(reckon(chosen), as_json)
+    with working("counting") as say:
+        found = reckon(chosen, say)
+    show(found, as_json)
 
 
 @app.command(epilog="Example: iot-pipeline status --json | jq '.[] | select(.state != \"fresh\")'")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,10 @@ class Preview(Step):
         """Nobody keeps it."""
 
 
-def estimate(settings: Settings) -> dict[str, Any]:
+def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """The facts: parts (one an asset partition), total, budget, time, and what they are based on.
+
+    say: told of each asset that is being counted.
 
     Nothing is sent, nothing is written but what opening a lake takes. UserError where flows and splits are not made or
     stale, a prompt file cannot be read, or a paid model has no price.
@@ -75,7 +76,7 @@ def estimate(settings: Settings) -> dict[str, Any]:
             source, store, ledger.price_of if paid else lambda _: ledger.price_of(ledger.REFERENCE_MODEL),
             settings.explanation_words, BatchLimits(tokens=settings.teacher_enqueued_tokens),
         )
-        walk(survey, Lake(settings.lake_path), settings)
+        walk(survey, Lake(settings.lake_path), settings, say)
         spent = store.spent_usd() if store is not None else 0.0
         seconds = store.answer_seconds(source) if store is not None else None
     total = sum(survey.parts, Part("total"))
@@ -98,21 +99,23 @@ def opened_store(settings: Settings) -> Iterator[Store | None]:
         yield store
 
 
-def walk(survey: Survey, lake: Lake, settings: Settings) -> None:
+def walk(survey: Survey, lake: Lake, settings: Settings, say: Callable[[str], None]) -> None:
     """Have every asset that asks the teacher ask the survey, in the order in which a run would."""
     prompts = {track: prompt_file(settings, track) for track in {"original", *settings.tracks}}
-    survey.begin("validation_answers", "original")
-    assets.ask_validation(Preview(lake, settings, ArtefactId("validation_answers")), prompts["original"], survey)
+
+    def begin(artefact: ArtefactId, track: str) -> Preview:
+        say(str(artefact))
+        survey.begin(str(artefact), track)
+        return Preview(lake, settings, artefact)
+
+    assets.ask_validation(begin(ArtefactId("validation_answers"), "original"), prompts["original"], survey)
     for stage in stages_up_to(max(settings.stages, key=STAGES.index)):
-        step = partial(Preview, lake, settings)
-        artefact = ArtefactId("original", f"{stage}|original")
-        survey.begin(str(artefact), "original")
-        answers = assets.ask_original(step(artefact), prompts["original"], survey).answers
+        step = begin(ArtefactId("original", f"{stage}|original"), "original")
+        answers = assets.ask_original(step, prompts["original"], survey).answers
         for track, ask in (("paraphrased", assets.ask_paraphrased), ("feature_varied", assets.ask_feature_varied)):
             if track in settings.tracks:
-                artefact = ArtefactId(track, f"{stage}|{track}")
-                survey.begin(str(artefact), track)
-                ask(step(artefact), prompts[track], survey, answers)
+                step = begin(ArtefactId(track, f"{stage}|{track}"), track)
+                ask(step, prompts[track], survey, answers)
 
 
 def prompt_file(settings: Settings, track: str) -> PromptFile:

@@ -3,11 +3,13 @@
 Belongs here: printing for commands that need no Dagster. Does not belong here: runs and artefacts (show.py).
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -31,6 +33,13 @@ def facts(found: Mapping[str, Any], as_json: bool) -> None:
     for name, value in found.items():
         table.add_row(name.replace("_", " "), _text(value))
     Console().print(table)
+
+
+@contextlib.contextmanager
+def working(verb: str) -> Iterator[Callable[[str], None]]:
+    """A line on standard error that says what is being done, on a terminal only; call it with the object."""
+    with Console(stderr=True).status(verb) as status:
+        yield lambda what: status.update(f"{verb} {escape(what)}")
 
 
 def _text(value: Any) -> str:

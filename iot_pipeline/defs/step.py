@@ -15,7 +15,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ class Step:
         version = self._seen[f"code {module}"] = code_version(module)
         return version
 
-    @property
+    @cached_property
     def spec(self) -> DatasetSpec:
         """The data set's spec; its file and those it extends are recorded."""
         name = self.settings.dataset
