@@ -7,8 +7,9 @@
 
 Accuracy on the distinct flows of the validation side, not the test side: a choice is made with it. Same rows, recipe,
 seed and steps; each lake has its own tiny base, because the base reads flows as they are written. Beside it the tokens
-of a flow with the tiny base's tokenizer and, with `--tokenizer`, a real one's, the training's cost, and how true the
-student's explanations of validation flows are.
+of a flow with the tiny base's tokenizer and, with `--tokenizer`, a real one's (the mean over all rows, which is what is
+read, and over distinct flows, which are longer), the training's cost, and how true the student's explanations of
+validation flows are.
 """
 
 import argparse
@@ -31,7 +32,6 @@ from iot_pipeline.inference.student import Student
 from iot_pipeline.sft.tokenizer import load_tokenizer
 
 SIDE = "validation"
-COUNTED = 500  # flows whose tokens are counted: they hardly differ in length
 EXPLAINED = 100
 SHARES = ("schema_valid", "ended", "values_true", "numbers_grounded", "features_real", "directions_true", "faultless")
 
@@ -71,6 +71,8 @@ def measure(lake: Path, tokenizer: str | None) -> dict[str, Any]:
     ranks = RankTable.from_json(json.loads((lake / "training_order" / "ranks.json").read_text()))
     flows = distinct_flows(lake / "flows" / "flows.parquet", split, SIDE)
     prompts = texts(spec, kind, flows, ranks)
+    records = side_records(split, SIDE)
+    rows = records.groupby("flow_group")["rows"].sum().loc[flows["flow_group"]].to_numpy()
     student = Student.load(lake / "base_model" / "model", checkpoint)
     scored = (flows["flow_group"].tolist(), student.score_labels(prompts, spec.classes))
     training = json.loads((checkpoint / "training.json").read_text())
@@ -78,9 +80,9 @@ def measure(lake: Path, tokenizer: str | None) -> dict[str, Any]:
     recipe = {k: v for k, v in training["config"].items() if k not in ("base", "tensors", "validation", "out")}
     return {
         "serialisation": kind, "validation_flows": len(flows),
-        "accuracy": accuracy(side_records(split, SIDE), scored, spec.classes, used["setting seed"]),
+        "accuracy": accuracy(records, scored, spec.classes, used["setting seed"]),
         "explanations": explained(student, prompts, scored[1], spec, ranks, used["setting seed"]),
-        "tokens_a_flow": {name: tokens(load_tokenizer(path), prompts) for name, path in counters.items()},
+        "tokens_a_flow": {name: tokens(load_tokenizer(path), prompts, rows) for name, path in counters.items()},
         "characters_a_flow": round(sum(map(len, prompts)) / len(prompts), 1),
         "tokens_trained": training["facts"]["tokens_read"], "train_seconds": training["timings"]["train_seconds"],
         "example": prompts[0].splitlines(), "scored": scored,
@@ -111,10 +113,10 @@ def explained(
     return {"explained": found["explained"], **{name: found[name] for name in SHARES}}
 
 
-def tokens(tokenizer: Any, prompts: list[str]) -> float:
-    """Mean tokens of a flow's text."""
-    counts = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in prompts[:COUNTED]]
-    return round(sum(counts) / len(counts), 1)
+def tokens(tokenizer: Any, prompts: list[str], rows: np.ndarray) -> dict[str, float]:
+    """Mean tokens of a flow's text over all rows (`rows` of each prompt), and over distinct flows."""
+    counts = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in prompts]
+    return {"rows": round(float(np.average(counts, weights=rows)), 1), "distinct": round(float(np.mean(counts)), 1)}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, Format
 from iot_pipeline.flows.tables import connect
 
-# values: `name: value` a line; ranked: `name: value pNN`; compact: `fwd_iat.tot -.117 avg -.199`, a family a line.
+# values: `name: value` a line; ranked: `name: value pNN`; compact: `fwd_iat tot -.117 avg -.199`, a family a line.
 SERIALISATIONS = ("values", "ranked", "compact")
 # A number as any of the three prints it, or as an answer may write it.
 NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _LINE = re.compile(rf"([^\s:]+): ({NUMBER})(?: p(\d{{1,3}}))?")
-_FAMILY = re.compile(rf"[^\s:]+ {NUMBER}(?: [^\s:]+ {NUMBER})*")
+_FAMILY = re.compile(rf"[^\s:]+(?: [^\s:]+ {NUMBER}){{2,}}|[^\s:]+ {NUMBER}(?: [^\s:]+ {NUMBER})*")
 # From here on fixed decimals would print hundreds of digits; no capture holds such a value.
 HUGE = 1e15
 
@@ -158,11 +159,19 @@ def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
 
 
 def shortened(text: str) -> str:
-    """A printed value without the zeros that say nothing: -0.117 -> -.117, 1.500 -> 1.5, 0.000 -> 0."""
+    """The same number in as few characters: -0.117 -> -.117, 1.500 -> 1.5, 8.809e+05 -> 880900, 2.5e-05 -> 2.5e-5.
+
+    Prints that differ stay different: each keeps its value, and those that have one value keep to their own form.
+    """
     mantissa, mark, exponent = text.partition("e")
     if "." in mantissa:
         mantissa = mantissa.rstrip("0").rstrip(".")
-    return re.sub(r"^(-?)0\.", r"\1.", mantissa) + mark + exponent
+    short = re.sub(r"^(-?)0\.", r"\1.", mantissa)
+    if not mark:
+        return short
+    short += f"e{int(exponent)}"
+    digits = f"{Decimal(text):f}"
+    return digits if "." not in digits and len(digits) <= len(short) else short
 
 
 def plain_number(text: str) -> str:
@@ -173,29 +182,39 @@ def plain_number(text: str) -> str:
 
 def _stem(name: str) -> str:
     """What a family shares: a name up to its last word (`fwd_iat.tot` -> `fwd_iat.`); empty where it is one word."""
-    return name[: max(name.rfind("."), name.rfind("_")) + 1]
+    match = re.fullmatch(r"(.*[._])[^._]+", name)
+    return match[1] if match is not None else ""
 
 
 def leads(names: Sequence[str], serialisation: str) -> tuple[str, ...]:
     """What stands before each feature's value in a flow text: text = lead, value, lead, value, ...
 
     In `compact` a family stands in one line: neighbours whose names begin with all but the last word of the first
-    one's, which alone is written in full. Raises UserError for an unknown serialisation.
+    one's. Where that ends in a point it stands in front by itself, without the point (`fwd_iat tot 1 avg 2`); else the
+    first name stands in full (`orig_pkts 1 ip_bytes 2`). Raises UserError for an unknown serialisation.
     """
     if serialisation not in SERIALISATIONS:
         raise UserError(f"unknown serialisation {serialisation!r}; use one of {', '.join(SERIALISATIONS)}.")
-    found: list[str] = []
+    lines = [[f"{name}: "] for name in names] if serialisation != "compact" else _families(names)
+    return tuple(
+        lead if place or not number else f"\n{lead}" for number, line in enumerate(lines)
+        for place, lead in enumerate(line)
+    )
+
+
+def _families(names: Sequence[str]) -> list[list[str]]:
+    """What stands before each value of each line of `compact`."""
+    lines: list[list[str]] = []
     stem = ""
     for name in names:
-        start = "\n" if found else ""
-        if serialisation != "compact":
-            found.append(f"{start}{name}: ")
-        elif stem and name.startswith(stem) and name != stem:
-            found.append(f" {name.removeprefix(stem)} ")
+        if stem and name.startswith(stem) and name != stem:
+            if len(lines[-1]) == 1 and stem.endswith("."):
+                lines[-1][0] = f"{stem[:-1]} {lines[-1][0].removeprefix(stem)}"
+            lines[-1].append(f" {name.removeprefix(stem)} ")
         else:
-            found.append(f"{start}{name} ")
+            lines.append([f"{name} "])
             stem = _stem(name)
-    return tuple(found)
+    return lines
 
 
 def serialisation_of(text: str) -> str:
@@ -257,7 +276,11 @@ def parse_line(line: str) -> list[tuple[str, str, int | None]]:
     if _FAMILY.fullmatch(line) is None:
         return []
     words = line.split(" ")
-    stem = _stem(words[0])
+    if len(words) % 2:
+        stem, first = f"{words[0]}.", f"{words[0]}.{words.pop(1)}"
+        words[0] = first
+    else:
+        stem = _stem(words[0])
     names = [words[0], *(stem + word for word in words[2::2])]
     return [(name, value, None) for name, value in zip(names, words[1::2], strict=True)]
 

@@ -26,7 +26,7 @@ def test_markdown_and_a_list_are_read_alike() -> None:
     assert parse_answer(text.replace("; ", "\n- ")) == parse_answer(GOOD)
 
 
-COMPACT = "orig_pkts -.068\nflow_iat.tot 2.265 avg .5"
+COMPACT = "orig_pkts -.068\nflow_iat tot 2.265 avg .5"
 
 
 @pytest.mark.parametrize(

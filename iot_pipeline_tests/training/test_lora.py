@@ -77,17 +77,17 @@ def test_masked_lines_are_those_of_the_answer() -> None:
 
 def test_compact_texts_are_read_and_masked_in_their_own_form() -> None:
     names = ["orig_pkts", "flow_iat.tot", "flow_iat.avg"]
-    flows = parse(["orig_pkts 3\nflow_iat.tot -.117 avg 1.5", "orig_pkts 4\nflow_iat.tot 2 avg -1"], names)
+    flows = parse(["orig_pkts 3\nflow_iat tot -.117 avg 1.5", "orig_pkts 4\nflow_iat tot 2 avg -1"], names)
     assert flows.printed == [["3", "-.117", "1.5"], ["4", "2", "-1"]]
     assert flows.numbers[0].tolist() == [3.0, -0.117, 1.5]
     text, answer = masked(flows, 0, np.random.default_rng(1), hidden=3)
-    assert text == "orig_pkts ?\nflow_iat.tot ? avg ?"
+    assert text == "orig_pkts ?\nflow_iat tot ? avg ?"
     assert answer == "FILL: orig_pkts 3 flow_iat.tot -.117 flow_iat.avg 1.5"
     with pytest.raises(ValueError, match="features are not"):
-        parse(["orig_pkts 3\nflow_iat.tot -.117 avg 1.5", "orig_pkts: 3\nflow_iat.tot: 2\nflow_iat.avg: 1"], names)
+        parse(["orig_pkts 3\nflow_iat tot -.117 avg 1.5", "orig_pkts: 3\nflow_iat.tot: 2\nflow_iat.avg: 1"], names)
 
 
-@pytest.mark.parametrize("text", ["orig_pkts -.117\nflow_iat.tot .5 avg 2e-05", "orig_pkts: -0.117\nflow_iat.tot: 0.5"])
+@pytest.mark.parametrize("text", ["orig_pkts -.117\nflow_iat tot .5 avg 2e-5", "orig_pkts: -0.117\nflow_iat.tot: 0.5"])
 def test_a_value_is_one_piece_for_the_tokenizer(text: str) -> None:
     tokenizer = build_tokenizer([text] * 50, [], 500)
     pieces = [tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]]
@@ -98,7 +98,7 @@ def test_a_value_is_one_piece_for_the_tokenizer(text: str) -> None:
 def test_a_value_is_copied_where_each_of_its_tokens_is(wrong: tuple[str, ...], copied: int) -> None:
     import torch
 
-    flow = "orig_pkts 3\nflow_iat.tot -.117 avg 1.5"
+    flow = "orig_pkts 3\nflow_iat tot -.117 avg 1.5"
     answer = "CLASSIFICATION: Normal\nANALYSIS: orig_pkts is 3.\nKEY_INDICATORS: orig_pkts 3; " \
         "flow_iat.tot -.117 (below the mean); flow_iat.avg 1.5 (above the mean)"
     assert [answer[start:end] for start, end in cited_values(answer)] == ["3", "-.117", "1.5"]
