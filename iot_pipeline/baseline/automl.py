@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -101,7 +102,8 @@ def run_automl(
         timings: dict[str, Any] = {}
     else:
         data = data.drop(columns="flow_group").rename(columns={label: LABEL})
-        with tempfile.TemporaryDirectory(prefix="automl-") as folder:
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="automl-") as folder:
+            warnings.filterwarnings("ignore", module="sklearn")  # of small forests cut off by the time limit
             probabilities, details, timings = _fit_predict(
                 folder, data[~held], data[held], target[features], present, config, log
             )
@@ -165,7 +167,7 @@ def _fit_predict(
     board = predictor.leaderboard().sort_values("model")
     best = predictor.model_best
     if log is not None:
-        log(f"automl: {len(board)} models trained, best {best}")
+        log(f"{config.name}: {len(board)} models trained, best {best}")
     importances = _importances(predictor, best, validation, config.seed)
     marks["explained"] = time.perf_counter()
     used = predictor.refit_full(best).get(best, best) if config.preset == "fixed" else best
@@ -210,9 +212,10 @@ def _fit(predictor: Any, training: pd.DataFrame, validation: pd.DataFrame, confi
             training, presets=config.preset, time_limit=config.seconds, excluded_model_types=["FASTAI"], **common
         )
     except (RuntimeError, AssertionError) as error:  # none was ready in time, or there was none left
+        why = str(error).partition(". ")[0]
         raise UserError(
-            f"AutoGluon's {config.preset} trained no model in {config.seconds} s ({error}): raise IOT_AUTOML_SECONDS,"
-            " or set IOT_AUTOML_PRESET=fixed"
+            f"AutoGluon's {config.preset} trained no model in {config.seconds} s ({why}): raise IOT_AUTOML_SECONDS, or"
+            " set IOT_AUTOML_PRESET=fixed"
         ) from error
 
 

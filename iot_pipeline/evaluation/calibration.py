@@ -11,6 +11,7 @@ from iot_pipeline.evaluation.metrics import log_loss, normalise_log_probs
 from iot_pipeline.evaluation.views import Floats, Side
 
 LOWEST, HIGHEST = 0.05, 20.0
+PRIOR_SPREAD = 0.5  # of the logarithm of a temperature, before any flow is seen
 
 
 def apply_temperature(log_probs: Floats, temperature: float) -> Floats:
@@ -19,10 +20,11 @@ def apply_temperature(log_probs: Floats, temperature: float) -> Floats:
 
 
 def fit_temperature(side: Side, log_probs_by_group: Floats, view: str = "distinct") -> dict[str, float]:
-    """Temperature that minimises the log-loss of `view` on the calibration side.
+    """Temperature that minimises the log-loss of `view` on the calibration side, with a weak prior that it is near 1.
 
-    log_probs_by_group: [n_groups, n_classes] in the order of side.group_ids. Returns temperature, and the
-    log-loss before and after. A predictor that is certain and right everywhere ends at the lower bound 0.05.
+    log_probs_by_group: [n_groups, n_classes] in the order of side.group_ids. Returns temperature, and the log-loss
+    before and after. The prior (log-normal) weighs as much as one flow, so it vanishes as flows are many; without it a
+    predictor that is right on a few flows would be told to be certain of everything.
     """
     from scipy.optimize import minimize_scalar
 
@@ -35,9 +37,12 @@ def fit_temperature(side: Side, log_probs_by_group: Floats, view: str = "distinc
     def loss(log_temperature: float) -> float:
         return log_loss(label, apply_temperature(log_probs, float(np.exp(log_temperature))), weight)
 
+    def posterior(log_temperature: float) -> float:
+        return loss(log_temperature) + 0.5 * (log_temperature / PRIOR_SPREAD) ** 2 / float(weight.sum())
+
     found = minimize_scalar(
-        loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded", options={"xatol": 1e-4}
+        posterior, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded", options={"xatol": 1e-4}
     )
-    before, after = loss(0.0), float(found.fun)
+    before, after = loss(0.0), loss(float(found.x))
     temperature = float(np.exp(found.x)) if after < before else 1.0
     return {"temperature": temperature, "log_loss_before": before, "log_loss_after": min(before, after)}

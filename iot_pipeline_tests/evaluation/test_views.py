@@ -199,6 +199,18 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(3, 3)["p_exact"] == 1.0
 
 
+def test_a_few_flows_named_rightly_do_not_make_a_model_certain() -> None:
+    def fitted(flows: int) -> dict[str, float]:
+        groups = [f"g{number:04}" for number in range(flows)]
+        records = pd.DataFrame({"flow_group": groups, "label": "Flood", "rows": 1, "group_rows": 1})
+        return fit_temperature(read_side(records, CLASSES), certain(*["Flood"] * flows))
+
+    few, many_more = fitted(10), fitted(5_000)
+    assert 0.5 < few["temperature"] < 1 and many_more["temperature"] < 0.4
+    assert few["log_loss_before"] == pytest.approx(-np.log(0.9))
+    assert 0 < few["log_loss_after"] < few["log_loss_before"]
+
+
 def test_temperature_undoes_overconfidence() -> None:
     records, groups, log_probs, names = many(4_000)
     side = read_side(records, names)
