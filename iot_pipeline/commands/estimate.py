@@ -135,7 +135,7 @@ def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:
 
 
 def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str, Any]:
-    """Seconds by concurrent requests, with the limit that holds; batches and the most hours that they may take."""
+    """Seconds by concurrent requests, with the limit that holds; batches, and the most hours that one may take."""
     needed = seconds_needed(
         total, seconds or assumed_seconds(settings), settings.teacher_concurrency, settings.teacher_rpm,
         settings.teacher_tpm,
@@ -143,7 +143,7 @@ def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str,
     limit = max(needed, key=lambda name: needed[name])
     return {
         "requests_seconds": round(needed[limit], 1), "limited_by": limit, "batches": total.batches,
-        "batch_hours_at_most": BATCH_HOURS * total.batches,
+        "hours_a_batch_at_most": BATCH_HOURS,
     }  # fmt: skip
 
 

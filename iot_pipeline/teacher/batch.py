@@ -27,15 +27,13 @@ from iot_pipeline.teacher.hidden import code_of
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.run import Run, Tries
 from iot_pipeline.teacher.store_batches import Batch, BatchTable, Line
+from iot_pipeline.teacher.tokens import safe_tokens
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types import Batch as RemoteBatch
 
 ENDED = ("completed", "failed", "expired", "cancelled")
-# Flows are mostly digits: 2.1 bytes a token with the tokenizer of gpt-4o-mini's kind. Too many tokens assumed make
-# smaller waves; too few, a wave that the server turns down.
-BYTES_PER_TOKEN = 2.0
 RENEW_EVERY_S = 5.0
 SAVE_EVERY_LINES = 1000
 
@@ -149,7 +147,7 @@ class Batches:
             if tries is None:
                 return wave, tokens, False
             length = len(line_text(tries))
-            needed = int(length / BYTES_PER_TOKEN) + 1
+            needed = safe_tokens(tries.request)
             alone = not wave and not self.open  # a single line over the limit goes by itself: it must go some time
             if not alone and (needed > room or size + length > self.limits.bytes):
                 self.again.appendleft(tries)

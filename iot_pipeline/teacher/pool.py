@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import ledger
-from iot_pipeline.teacher.batch import BYTES_PER_TOKEN
 from iot_pipeline.teacher.client import Reply, send
 from iot_pipeline.teacher.limits import Gate, backoff_s
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.run import SAVE_EVERY_S, Run, Tries
 from iot_pipeline.teacher.store import Attempt
+from iot_pipeline.teacher.tokens import safe_tokens
 
 if TYPE_CHECKING:
     from iot_pipeline.teacher.transport import ShortOpenAI
@@ -110,7 +110,7 @@ class Pool:
 
     async def _in_turn(self, tries: Tries) -> None:
         """Wait until the limits a minute have room for a try."""
-        tokens = quota_tokens(tries.request, tries.max_tokens)
+        tokens = safe_tokens(tries.request) + tries.max_tokens
         while wait := self.teacher.quota.admit(tokens):
             if math.isinf(wait):
                 self.run.stop = self.run.stop or UserError(
@@ -133,12 +133,6 @@ class Pool:
             # Requests in flight mostly cost less than was set aside for them: wait for what they give back.
             await asyncio.sleep(SAVE_EVERY_S)
         return None
-
-
-def quota_tokens(request: Request, max_tokens: int) -> int:
-    """Tokens that an attempt counts for the limit a minute: its prompt's, on the safe side, and all it may answer."""
-    prompt = sum(len(message["content"].encode()) for message in request.messages)
-    return int(prompt / BYTES_PER_TOKEN) + max_tokens
 
 
 class Till:

@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any
 
 from iot_pipeline.teacher import ledger
-from iot_pipeline.teacher.analyst import NOTHING_TO_DO, write_answer
-from iot_pipeline.teacher.batch import BYTES_PER_TOKEN, BatchLimits, line_text
-from iot_pipeline.teacher.pool import quota_tokens
-from iot_pipeline.teacher.request import Answer, Request, Usage
+from iot_pipeline.teacher.analyst import ANSWER_BYTES_A_TOKEN, NOTHING_TO_DO, prompt_tokens, write_answer
+from iot_pipeline.teacher.batch import BatchLimits, line_text
+from iot_pipeline.teacher.bill import PromptCache
+from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
 from iot_pipeline.teacher.run import Check, Tries, stored_answers
 from iot_pipeline.teacher.store import Store
-from iot_pipeline.teacher.tokens import Counting, counting_of, prompt_text
+from iot_pipeline.teacher.tokens import request_tokens, safe_tokens, text_tokens
 
 DRAFTS = 50  # answers drafted where there is none to learn from
 ANALYSIS = re.compile(r"(?:ANALYSIS:|\"analysis\":)\s*\"?")
@@ -76,6 +76,18 @@ class Learned:
         mean = self.length / self.texts
         if not self.typical or abs(len(answer.text) - mean) < abs(len(self.typical) - mean):
             self.typical = answer.text
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How a server counts tokens of prompts and answers.
+
+    cached: how many of a prompt's (text, tokens) it has seen before, which cost less; None: its answers will tell.
+    """
+
+    prompt: Callable[[Request], float]
+    answer: Callable[[str], float]
+    cached: Callable[[str, int], int] | None = None
 
 
 class Survey:
@@ -170,7 +182,7 @@ class Survey:
     def _seen_before(self, asked: Sequence[Request], tokens: dict[str, float]) -> int:
         """Tokens that the server has seen at the beginning of an earlier prompt; 0 where its rule is not known."""
         cached = self._counting.cached
-        return sum(cached(prompt_text(r), int(tokens[r.key])) for r in asked) if cached is not None else 0
+        return sum(cached(_text(r), int(tokens[r.key])) for r in asked) if cached is not None else 0
 
     def _count(
         self, missing: Sequence[Request], found: dict[str, Answer], tokens: dict[str, float], typical: str
@@ -200,8 +212,27 @@ class Survey:
         part.usd_batch += price.in_batch().cost(Usage(round(prompt), 0, round(completion)))
         limits = [int(request.params["max_tokens"]) for request in asked]
         part.worst_usd += sum(map(partial(ledger.worst_case, price), asked, limits))
-        part.limited_tokens += attempts * sum(map(quota_tokens, asked, limits))
-        part.batches += waves((len(line_text(Tries(request))) for request in asked), self.limits)
+        needed = [safe_tokens(request) for request in asked]
+        part.limited_tokens += attempts * (sum(needed) + sum(limits))
+        sizes = (len(line_text(Tries(request))) for request in asked)
+        part.batches += waves(zip(sizes, needed, strict=True), self.limits)
+
+
+def counting_of(source: str) -> Counting:
+    """How the server behind a source counts; of the embedded teacher that is known."""
+    return embedded_counting() if is_embedded(source) else Counting(request_tokens, text_tokens)
+
+
+def embedded_counting() -> Counting:
+    """The embedded teacher's own rules, and a prompt cache as empty as that of a server just started."""
+    return Counting(
+        lambda request: prompt_tokens(_text(request)), lambda text: len(text) // ANSWER_BYTES_A_TOKEN + 1,
+        PromptCache().tokens,
+    )
+
+
+def _text(request: Request) -> str:
+    return "\n".join(message["content"] for message in request.messages)
 
 
 def _drafted(request: Request) -> str:
@@ -210,11 +241,10 @@ def _drafted(request: Request) -> str:
     return write_answer(request.messages, float(temperature or 0), seed, int(limit or 0), fields)[0]
 
 
-def waves(lines: Iterable[int], limits: BatchLimits) -> int:
-    """Batches that take lines of so many bytes within the limits, each filled before the next (batch.py)."""
+def waves(lines: Iterable[tuple[int, int]], limits: BatchLimits) -> int:
+    """Batches that take lines of so many (bytes, tokens) within the limits, each filled before the next (batch.py)."""
     count = size = tokens = inside = 0
-    for length in lines:
-        needed = int(length / BYTES_PER_TOKEN) + 1
+    for length, needed in lines:
         full = inside == limits.requests or size + length > limits.bytes or tokens + needed > limits.tokens
         if full or not count:
             count, size, tokens, inside = count + 1, 0, 0, 0

@@ -83,14 +83,14 @@ def test_waves_keep_every_limit(url: str, tmp_path: Path) -> None:
     requests = make_requests(50)
     asking = teacher(url, tmp_path / "t.sqlite", {"requests": 8})
     assert len(asking.ask(requests, checker(requests))) == 50
-    by_tokens = teacher(url, tmp_path / "u.sqlite", {"tokens": 4000})
+    by_tokens = teacher(url, tmp_path / "u.sqlite", {"tokens": 2000})
     assert len(by_tokens.ask(requests, checker(requests))) == 50
     by_bytes = teacher(url, tmp_path / "v.sqlite", {"bytes": 10_000})
     assert len(by_bytes.ask(requests, checker(requests))) == 50
     with Store(tmp_path / "t.sqlite") as store:
         assert [row[0] for row in store.read("SELECT requests FROM batches")] == [8, 8, 8, 8, 8, 8, 2]
     with Store(tmp_path / "u.sqlite") as store:
-        assert max(row[0] for row in store.read("SELECT tokens FROM batches")) <= 4000 and by_tokens.summary.batches > 4
+        assert max(row[0] for row in store.read("SELECT tokens FROM batches")) <= 2000 and by_tokens.summary.batches > 4
     assert by_bytes.summary.batches > 4
 
 
