@@ -59,7 +59,7 @@ def open_client(base_url: str, api_key: str, timeout_s: float, most: int, local:
     from iot_pipeline.teacher.transport import ShortHttp, ShortOpenAI
 
     address, headers = split_credentials(base_url)
-    said = [word for value in headers.values() for word in value.split()]
+    said = [value.removeprefix("Basic ") for value in headers.values()]
     keep_out_of_logs(api_key, unquote(urlsplit(base_url).password or ""), *said)
     return ShortOpenAI(
         base_url=address, api_key=api_key, timeout=timeout_s, max_retries=0,

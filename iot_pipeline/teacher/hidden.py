@@ -12,7 +12,8 @@ import re
 # Whose debug logs print headers, status lines and errors as they came.
 LIBRARIES = {"openai", "httpx2", "httpcore", "httpx_aiohttp", "aiohttp"}
 CODE = re.compile(r"[a-z]+(?:_[a-z]+)*")  # as the API words its codes; no key looks like that
-SHORTEST = 8  # a shorter "secret" (`none`) is a word that logs may say
+NOT_SECRET = {"none", "embedded"}  # keys where none is needed
+SHORTEST = 4
 HIDDEN = "[hidden]"
 
 
@@ -50,7 +51,7 @@ _HIDE = Hide()
 
 def keep_out_of_logs(*secrets: str) -> None:
     """From now on the libraries' logs of this process say `[hidden]` in place of these; libraries must be loaded."""
-    _HIDE.secrets |= {secret for secret in secrets if len(secret) >= SHORTEST}
+    _HIDE.secrets |= {secret for secret in secrets if len(secret) >= SHORTEST} - NOT_SECRET
     for name in list(logging.root.manager.loggerDict):
         if name.split(".")[0] in LIBRARIES:
             logging.getLogger(name).addFilter(_HIDE)  # adding it twice adds it once

@@ -23,7 +23,7 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import run as run_module
 from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.hidden import code_of
+from iot_pipeline.teacher.hidden import code_of, keep_out_of_logs
 from iot_pipeline.teacher.process import PROJECT
 from iot_pipeline.teacher.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
@@ -133,6 +133,19 @@ def test_only_what_is_worded_as_a_code_is_repeated() -> None:
     codes = ["context_length_exceeded", "rate_limit"]
     assert [code_of(said) for said in codes] == codes
     assert {code_of(said) for said in (KEY, KEY.lower(), "a b", "", None, 7)} == {""}
+
+
+def test_logs_say_hidden_in_place_of_a_secret_and_all_else_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    keep_out_of_logs(KEY, "none", "embedded", "")
+    log = logging.getLogger("openai")
+    caplog.set_level(logging.DEBUG)
+    log.debug("sent %s to %s, none embedded", KEY, "there")
+    try:
+        raise ValueError(KEY)
+    except ValueError:
+        log.exception("failed")
+    assert caplog.messages == ["sent [hidden] to there, none embedded", "failed"]
+    assert "ValueError: [hidden]" in caplog.text and KEY not in caplog.text
 
 
 def test_a_run_tells_no_key(tmp_path: Path) -> None:
