@@ -29,6 +29,7 @@ from iot_pipeline_tests.teacher.flows import checker, make_requests
 
 THREADS, CONCURRENCY = 40, 64
 ANSWER_SECONDS, IN_FLIGHT = 1.0, 500
+LONGER = 4
 BUDGET_USD = 1000.0
 Way = Callable[[str, list[Request]], None]
 
@@ -45,7 +46,9 @@ def main() -> None:
     with embedded_server() as url:
         at_once = turns(url, requests, {"threads": threads, "engine": engine, "aiohttp": bare}, chosen.repeats)
     with embedded_server(answer_seconds=ANSWER_SECONDS) as url:
-        waiting = turns(url, requests, {"engine": partial(engine, most=chosen.in_flight)}, chosen.repeats)["engine"]
+        slow = {"engine": partial(engine, most=chosen.in_flight)}
+        waiting = turns(url, requests, slow, chosen.repeats)["engine"]
+        longer = turns(url, make_requests(LONGER * chosen.requests), slow, 1)["engine"]
     medians = {way: statistics.median(rates) for way, rates in at_once.items()}
     ideal = chosen.in_flight / ANSWER_SECONDS
     result = {
@@ -60,6 +63,10 @@ def main() -> None:
         "waiting": {
             "answer_seconds": ANSWER_SECONDS, "in_flight": chosen.in_flight, "requests_per_second": waiting,
             "ideal": ideal, "share_of_ideal": round(statistics.median(waiting) / ideal, 3),
+            "longer": {
+                "requests": LONGER * chosen.requests, "requests_per_second": longer,
+                "share_of_ideal": round(longer[0] / ideal, 3),
+            },
         },
     }  # fmt: skip
     if chosen.print_only:

@@ -38,3 +38,4 @@ def test_the_speed_benchmark_asks_both_ways() -> None:
     at_once, waiting = result["at_once"], result["waiting"]
     assert all(at_once["median"][way] > 0 for way in ("threads", "engine", "aiohttp"))
     assert at_once["times_threads"] > 0 and 0 < waiting["share_of_ideal"] < 1  # 60 answers take more than a second
+    assert 0 < waiting["longer"]["share_of_ideal"] < 1

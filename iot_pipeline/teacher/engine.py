@@ -7,6 +7,7 @@ asking (pool.py, batch.py), transport (client.py), storage (store.py), prices (l
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -76,8 +77,10 @@ class Teacher:
             missing = run.from_store({request.key: request for request in requests})
             try:
                 if missing:
+                    gc.freeze()  # what is there stays: looking through it for garbage would hold up the answers
                     asyncio.run(self._send(run, missing))
             finally:
+                gc.unfreeze()
                 summary.seconds = time.monotonic() - started
                 usage = Usage(summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens)
                 summary.reference_usd = ledger.reference_usd(usage)

@@ -23,6 +23,7 @@ from iot_pipeline.teacher.tokens import safe_tokens
 if TYPE_CHECKING:
     from iot_pipeline.teacher.transport import ShortOpenAI
 LOOK_EVERY_S = 1.0  # for a stop, while waiting
+START_A_MS = 2  # workers
 
 
 class Pool:
@@ -32,14 +33,20 @@ class Pool:
         self.run, self.client, self.teacher = run, client, run.teacher
         self.gate = Gate(run.teacher.concurrency)
         self.till = Till(run)
+        self.judging = asyncio.Lock()
 
     async def ask(self, requests: list[Request]) -> None:
         """Ask what is ours of `requests`; returns when all of that is finished or the run stops."""
         feed = self.run.ours(requests)
-        tasks = [
-            asyncio.create_task(self._worker(feed)) for _ in range(min(self.teacher.concurrency, len(requests)))
-        ]
+        # More than may be in flight: a place is taken again while the answer that left it is judged or a pause lasts.
+        workers = min(2 * self.teacher.concurrency, len(requests))
+        tasks = []
         try:
+            # Hundreds of connections opened at one moment keep a server from answering any of them.
+            for number in range(workers):
+                tasks.append(asyncio.create_task(self._worker(feed)))
+                if number % START_A_MS == 0:
+                    await asyncio.sleep(0.001)
             await asyncio.gather(*tasks)
         finally:  # where one fails, the others are stopped
             for task in tasks:
@@ -64,13 +71,25 @@ class Pool:
             if sent is None:
                 return
             reply, attempt = sent
-            if self.run.judge(tries, reply, attempt):
+            if await self._judge(tries, reply, attempt):
                 return
             if reply.kind in ("rate_limit", "transport") and reply.retry_after_s is None:
                 wait = backoff_s(self.teacher.backoff_base_s, tries.failures + min(tries.limited, 6), self.run.rng)
                 await asyncio.sleep(wait)
             if self.run.stop is not None:
                 return
+
+    async def _judge(self, tries: Tries, reply: Reply, attempt: Attempt) -> bool:
+        """One answer at a time, so that judging many that came together does not keep the next ones from being sent."""
+        try:
+            await self.judging.acquire()
+        except asyncio.CancelledError:
+            self.run.judge(tries, reply, attempt)  # it is paid for
+            raise
+        try:
+            return self.run.judge(tries, reply, attempt)
+        finally:
+            self.judging.release()
 
     async def _attempt(self, tries: Tries, price: ledger.Price) -> tuple[Reply, Attempt] | None:
         """Reserve, send, say what it cost; None where the run stops before sending."""
