@@ -6,7 +6,7 @@ Belongs here: export, import, the teacher that only replays. Does not belong her
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +93,19 @@ class Replay(Teacher):
     def __init__(self, store: Location, log: Callable[[str], None] | None = None) -> None:
         super().__init__("http://127.0.0.1:9", "none", store, replayed_source(store), None, log=log, paid=False)
 
-    async def _send(self, run: Run, requests: list[Request]) -> None:
+    async def _send(self, run: Run, parts: Iterable[list[Request]]) -> None:
         """What got no answer when it was asked is given out as such; what was never asked is an error."""
-        stored = {answer.key: answer for answer in run.store.lookup([r.key for r in requests], self.source)}
-        if missing := len(requests) - len(stored):
+        missing = 0
+        for part in parts:
+            left = [request.key for request in run.from_store(part)]
+            stored = list(run.store.lookup(left, self.source))
+            missing += len(left) - len(stored)
+            run.summary.cached += len(stored)
+            for answer in stored:
+                run.give(answer)
+        if missing:
             raise UserError(
                 f"IOT_TEACHER=replay: {missing:,} of {run.summary.requests:,} answers are not in "
                 f"{shown(self.store_url)}: settings, prompts or data differ from those that were answered. Set "
                 "IOT_TEACHER to ask for them."
             )
-        run.answers |= stored
-        run.summary.cached += len(stored)

@@ -116,7 +116,8 @@ class Batches:
     async def ask(self, requests: list[Request]) -> None:
         """Ask for what is ours of `requests`; returns when all of that is finished or the run stops."""
         held = {key for one in self.open for key in one.lines} | {tries.request.key for tries in self.again}
-        feed = self.run.ours([request for request in requests if request.key not in held])
+        ours = self.run.ours(request for request in requests if request.key not in held)
+        feed = (request for request in ours if request is not None)
         try:
             while self.run.stop is None:
                 wave, tokens, more = self._wave(feed)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import operator
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
 
 from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.teacher import ledger
@@ -22,6 +24,9 @@ from iot_pipeline.teacher.pool import Pool
 from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
 from iot_pipeline.teacher.run import Check, Run, Summary
 from iot_pipeline.teacher.store import Store
+
+if TYPE_CHECKING:
+    from iot_pipeline.teacher.transport import ShortOpenAI
 
 Via = Literal["requests", "batch"]
 
@@ -69,16 +74,29 @@ class Teacher:
         Raises UserError when the budget is used up, the key is refused or most requests fail; what was answered
         until then is stored. `self.summary` tells what was done.
         """
+        answers: dict[str, Answer] = {}
+        distinct = list({request.key: request for request in requests}.values())
+        self.stream(distinct, check, lambda answer: answers.update({answer.key: answer}), on_progress)
+        return answers
+
+    def stream(
+        self, requests: Iterable[Request], check: Check, take: Callable[[Answer], None],
+        on_progress: Callable[[Summary], None] | None = None,
+    ) -> None:
+        """As `ask`, but requests are drawn as they are needed and each answer is handed to `take` once it is stored, in
+        no particular order: memory stays the same however many there are (by the Batch API, what is missing is held).
+        """
         started = time.monotonic()
         self.summary = summary = Summary()
-        self.models = sorted({request.model for request in requests})
+        self.models = []
         with Store(self.store_url) as store:
-            run = Run(self, store, check, on_progress)
-            missing = run.from_store({request.key: request for request in requests})
+            run = Run(self, store, check, take, on_progress, operator.length_hint(requests))
+            parts = run.parts(requests)
             try:
-                if missing:
+                first = next((left for part in parts if (left := run.from_store(part))), None)
+                if first:
                     gc.freeze()  # what is there stays: looking through it for garbage would hold up the answers
-                    asyncio.run(self._send(run, missing))
+                    asyncio.run(self._send(run, chain([first], parts)))
             finally:
                 gc.unfreeze()
                 summary.seconds = time.monotonic() - started
@@ -86,36 +104,45 @@ class Teacher:
                 summary.reference_usd = ledger.reference_usd(usage)
         if on_progress is not None:
             on_progress(summary)
-        return run.answers
 
-    async def _send(self, run: Run, requests: list[Request]) -> None:
+    async def _send(self, run: Run, parts: Iterable[list[Request]]) -> None:
         """Ask for what is missing; batches that a killed process left behind are read first, they are paid for."""
-        run.summary.asked = len(requests)
-        for model in sorted({request.model for request in requests}):
-            self.price(model)
-        most = min(self.concurrency, len(requests))
         client = open_client(
-            self._url, self._api_key, self.timeout_s, most, local=not ledger.is_paid(self.base_url)
+            self._url, self._api_key, self.timeout_s, self.concurrency, local=not ledger.is_paid(self.base_url)
         )
         async with client:
             saver = asyncio.create_task(run.saver())
             try:
-                batches = Batches(run, client, {request.key: request for request in requests})
-                way = Pool(run, client) if self.via == "requests" else batches
-                while requests and run.stop is None:
-                    # Also while we wait for others: they may be killed then.
-                    await batches.take_over()
-                    if self.via == "requests":
-                        await batches.drain()
-                    await way.ask([request for request in requests if request.key not in run.answers])
-                    run.save()
-                    requests = await run.not_answered_by_others()
+                await (self._by_requests(run, client, parts) if self.via == "requests" else
+                       self._by_batches(run, client, parts))
             finally:
                 saver.cancel()
                 await asyncio.gather(saver, return_exceptions=True)
                 run.save()
         if run.stop is not None:
             raise run.stop
+
+    async def _by_requests(self, run: Run, client: ShortOpenAI, parts: Iterable[list[Request]]) -> None:
+        batches, pool, again = Batches(run, client, {}), Pool(run, client), False
+        while parts and run.stop is None:
+            # Also while we wait for others: they may be killed then.
+            await batches.take_over()
+            await batches.drain()
+            run.save()
+            await pool.ask(run.ours(run.missing(parts, again)))
+            run.save()
+            left, again = await run.asked_by_others(), True
+            parts = [left] if left else []
+
+    async def _by_batches(self, run: Run, client: ShortOpenAI, parts: Iterable[list[Request]]) -> None:
+        requests = [request for request in run.missing(parts) if request is not None]
+        batches = Batches(run, client, {request.key: request for request in requests})
+        while requests and run.stop is None:
+            await batches.take_over()
+            await batches.ask(requests)
+            run.save()
+            left = await run.asked_by_others()
+            requests = [request for request in run.missing([left], again=True) if request is not None]
 
     def price(self, model: str) -> ledger.Price:
         """What a model costs here; UserError for a paid one without a price."""

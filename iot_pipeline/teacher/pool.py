@@ -35,33 +35,29 @@ class Pool:
         self.till = Till(run)
         self.judging = asyncio.Lock()
 
-    async def ask(self, requests: list[Request]) -> None:
-        """Ask what is ours of `requests`; returns when all of that is finished or the run stops."""
-        feed = self.run.ours(requests)
+    async def ask(self, feed: Iterator[Request | None]) -> None:
+        """Ask what comes (None: nothing yet); returns when all of it is finished or the run stops."""
         # More than may be in flight: a place is taken again while the answer that left it is judged or a pause lasts.
-        workers = min(2 * self.teacher.concurrency, len(requests))
-        tasks = []
+        tasks: list[asyncio.Task[None]] = []
         try:
             # Hundreds of connections opened at one moment keep a server from answering any of them.
-            for number in range(workers):
-                tasks.append(asyncio.create_task(self._worker(feed)))
-                if number % START_A_MS == 0:
-                    await asyncio.sleep(0.001)
+            while len(tasks) < 2 * self.teacher.concurrency and not any(task.done() for task in tasks[-START_A_MS:]):
+                tasks += [asyncio.create_task(self._worker(feed)) for _ in range(START_A_MS)]
+                await asyncio.sleep(0.001)
             await asyncio.gather(*tasks)
         finally:  # where one fails, the others are stopped
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _worker(self, feed: Iterator[Request]) -> None:
-        for request in feed:
-            if self.run.stop is not None:
-                return
-            try:
-                await self._one(request)
-            except UserError as error:
-                self.run.stop = self.run.stop or error
-                return
+    async def _worker(self, feed: Iterator[Request | None]) -> None:
+        try:
+            for request in feed:
+                if self.run.stop is not None:
+                    return
+                await (self._one(request) if request is not None else asyncio.sleep(0))
+        except UserError as error:
+            self.run.stop = self.run.stop or error
 
     async def _one(self, request: Request) -> None:
         """Ask until there is a good answer or the limits are reached, or the run is stopped."""

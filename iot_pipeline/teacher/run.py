@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from iot_pipeline.errors import UserError
@@ -29,6 +30,7 @@ CONTENT_ATTEMPTS = 3  # times an answer may be refused or fail its check
 RATE_LIMIT_ATTEMPTS = 100  # a rate limit says nothing about the request, so it hardly counts
 SAVE_EVERY_S = 0.05
 PROGRESS_EVERY_S = 2.0
+PART = 1000  # requests that are looked up at once
 CLAIM_BATCH = 32
 FIRST_OTHERS_GAP_S, MAX_OTHERS_GAP_S = 0.2, 10.0  # another process may be waiting for a batch, for hours
 # Added to the seed when an answer was bad: a deterministic server would say the same again.
@@ -62,12 +64,13 @@ class Summary:
         """Attempts that brought no whole answer."""
         return sum(count for outcome, count in self.outcomes.items() if outcome != "answered")
 
-    def line(self, elapsed_s: float) -> str:
-        """How far it is, in one line, `elapsed_s` after the first request was sent."""
+    def line(self, elapsed_s: float, expected: int = 0) -> str:
+        """How far it is, in one line, `elapsed_s` after the first request was sent; `expected` requests at least."""
+        known = max(self.requests, expected)
         done = self.ok + sum(self.quarantined.values())
         fresh = done - self.cached
         parts = [
-            f"teacher: {done:,} of {self.requests:,} done ({self.cached:,} cached)",
+            f"teacher: {done:,} of {known:,} done ({self.cached:,} cached)",
             f"{self.failed():,} attempts failed",
             f"{sum(self.quarantined.values()):,} quarantined",
             f"{self.prompt_tokens + self.completion_tokens:,} tokens",
@@ -75,7 +78,7 @@ class Summary:
         ]
         if fresh > 0 and elapsed_s > 0:
             rate = fresh / elapsed_s
-            parts += [f"{rate:.1f}/s", f"{(self.requests - done) / rate:,.0f} s left"]
+            parts += [f"{rate:.1f}/s", f"{(known - done) / rate:,.0f} s left"]
         return ", ".join(parts)
 
 
@@ -146,11 +149,12 @@ class Run:
     """The state of one `ask`."""
 
     def __init__(
-        self, teacher: Teacher, store: Store, check: Check, on_progress: Callable[[Summary], None] | None
+        self, teacher: Teacher, store: Store, check: Check, take: Callable[[Answer], None],
+        on_progress: Callable[[Summary], None] | None, expected: int = 0,
     ) -> None:
-        self.teacher, self.store, self.check, self.on_progress = teacher, store, check, on_progress
+        self.teacher, self.store, self.check, self.take = teacher, store, check, take
+        self.on_progress, self.expected = on_progress, expected
         self.summary = teacher.summary
-        self.answers: dict[str, Answer] = {}
         self.breaker = Breaker()
         self.rng = random.Random()  # jitter only: no content depends on it
         self.reserved = 0  # reservations of this run that are not settled in the store
@@ -159,47 +163,76 @@ class Run:
         self._attempts: list[Attempt] = []
         self._finished: list[Answer] = []
         self._unasked: list[Answer] = []
-        self._others: dict[str, Request] = {}  # asked by another process just now
+        self._others: list[Request] = []  # asked by another process just now
         self._others_gap_s = FIRST_OTHERS_GAP_S
         self._quarantined: Counter[str] = Counter()
         self._outcomes: Counter[str] = Counter()
 
     # -- what is there -------------------------------------------------------------------------------------
 
-    def from_store(self, requests: dict[str, Request]) -> list[Request]:
-        """Take over the answers that are there; returns the requests that have to be sent."""
-        self.answers |= stored_answers(self.store, self.teacher.source, requests, self.check)
-        if self.check_version:
-            stale = [answer for answer in self.answers.values() if answer.checked != self.check_version]
-            self.answers |= {answer.key: replace(answer, checked=self.check_version) for answer in stale}
-            self.store.judged([self.answers[answer.key] for answer in stale])
-        self.summary.requests, self.summary.cached = len(requests), len(self.answers)
-        for answer in self.answers.values():
-            self._count(answer)
-        return [request for key, request in requests.items() if key not in self.answers]
+    def parts(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
+        """Distinct requests, some at a time, so that a run of any length holds few of them."""
+        seen: set[bytes] = set()
+        feed = iter(requests)
+        while some := list(islice(feed, PART)):
+            part = []
+            for request in some:
+                digest = bytes.fromhex(request.key)
+                if digest not in seen:
+                    seen.add(digest)
+                    part.append(request)
+            self.teacher.models = sorted({*self.teacher.models, *(request.model for request in part)})
+            self.summary.requests += len(part)
+            yield part
 
-    def ours(self, requests: Iterable[Request]) -> Iterator[Request]:
+    def from_store(self, part: list[Request]) -> list[Request]:
+        """Give out the answers that are there; returns the requests that have to be sent. UserError for one of a paid
+        model without a price.
+        """
+        requests = {request.key: request for request in part}
+        found = stored_answers(self.store, self.teacher.source, requests, self.check)
+        if self.check_version:
+            stale = [answer for answer in found.values() if answer.checked != self.check_version]
+            found |= {answer.key: replace(answer, checked=self.check_version) for answer in stale}
+            if stale:
+                self.store.judged([found[answer.key] for answer in stale])
+        self.summary.cached += len(found)
+        for answer in found.values():
+            self.give(answer)
+        left = [request for key, request in requests.items() if key not in found]
+        for model in {request.model for request in left}:
+            self.teacher.price(model)
+        return left
+
+    def missing(self, parts: Iterable[list[Request]], again: bool = False) -> Iterator[Request | None]:
+        """What of `parts` has to be sent; None after a part of which nothing has, so that others get their turn.
+
+        again: they were missing before, and are counted as asked already.
+        """
+        for part in parts:
+            left = self.from_store(part)
+            self.summary.asked += len(left) - (len(part) if again else 0)
+            if not left:
+                yield None
+            yield from left
+
+    def ours(self, requests: Iterable[Request | None]) -> Iterator[Request | None]:
         """Those that no other process asks; claimed in small batches, so that two processes share the work."""
-        requests = list(requests)
-        for start in range(0, len(requests), CLAIM_BATCH):
-            part = requests[start : start + CLAIM_BATCH]
-            ours = self.store.claim([request.key for request in part], self.teacher.source)
-            self._others.update({request.key: request for request in part if request.key not in ours})
+        feed = iter(requests)
+        while some := list(islice(feed, CLAIM_BATCH)):
+            part = [request for request in some if request is not None]
+            ours = self.store.claim([request.key for request in part], self.teacher.source) if part else set()
+            self._others += [request for request in part if request.key not in ours]
+            if not ours:
+                yield None
             yield from (request for request in part if request.key in ours)
 
-    async def not_answered_by_others(self) -> list[Request]:
-        """Take over what other processes have answered; returns what is free to be asked by us, after a moment."""
-        if not self._others:
-            return []
-        await asyncio.sleep(self._others_gap_s)
-        self._others_gap_s = min(1.5 * self._others_gap_s, MAX_OTHERS_GAP_S)
-        for answer in stored_answers(self.store, self.teacher.source, self._others, self.check).values():
-            del self._others[answer.key]
-            self.answers[answer.key] = answer
-            self.summary.cached += 1
-            self.summary.asked -= 1
-            self._count(answer)
-        left, self._others = list(self._others.values()), {}
+    async def asked_by_others(self) -> list[Request]:
+        """What was left to other processes, after a moment: it may be answered by then, or free to be asked by us."""
+        left, self._others = self._others, []
+        if left:
+            await asyncio.sleep(self._others_gap_s)
+            self._others_gap_s = min(1.5 * self._others_gap_s, MAX_OTHERS_GAP_S)
         return left
 
     # -- what came of an attempt -----------------------------------------------------------------------------
@@ -308,7 +341,7 @@ class Run:
                 if said == (s.attempts, s.cached):
                     continue  # a batch may take hours: nothing to tell
                 said = (s.attempts, s.cached)
-                self.teacher.report(s.line(reported - begun))
+                self.teacher.report(s.line(reported - begun, self.expected))
                 if self.on_progress is not None:
                     self.on_progress(s)
 
@@ -317,14 +350,16 @@ class Run:
         if not self._attempts and not self._finished:
             return
         self.store.save(self._attempts, [*self._finished, *self._unasked])
-        for answer in self._finished:
-            self.answers[answer.key] = answer
-            self._count(answer)
+        finished = self._finished
         self.reserved -= sum(attempt.reservation is not None for attempt in self._attempts)
         self._attempts, self._finished, self._unasked = [], [], []
+        for answer in finished:
+            self.give(answer)
         self.summary.outcomes = dict(sorted(self._outcomes.items()))
 
-    def _count(self, answer: Answer) -> None:
+    def give(self, answer: Answer) -> None:
+        """Hand a final answer out, and count it."""
+        self.take(answer)
         self.summary.ok += answer.status == "ok"
         if answer.reasons:
             self._quarantined[answer.reasons[0].split(":")[0]] += 1

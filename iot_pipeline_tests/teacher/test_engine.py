@@ -4,6 +4,7 @@ Belongs here: behaviour of Teacher.ask. Does not belong here: wording of answers
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.database import Location
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.process import embedded_server
-from iot_pipeline.teacher.request import Request
+from iot_pipeline.teacher.request import Answer, Request
 from iot_pipeline.teacher.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
@@ -52,6 +53,33 @@ def test_asks_once_and_never_again(url: str, tmp_path: Path) -> None:
     more = make_requests(51)
     again.ask(more, checker(more))
     assert again.summary.asked == 1
+
+
+def test_a_stream_draws_requests_as_they_are_needed_and_hands_out_each_answer_once(url: str, tmp_path: Path) -> None:
+    requests = make_requests(3000)
+    drawn, open_at_most, taken = 0, 0, Counter[str]()
+
+    def draw() -> Iterator[Request]:
+        nonlocal drawn, open_at_most
+        for request in [*requests, *requests[:500]]:
+            drawn += 1
+            open_at_most = max(open_at_most, drawn - taken.total())
+            yield request
+
+    def take(answer: Answer) -> None:
+        assert answer.status == "ok"
+        taken[answer.key] += 1
+
+    streaming = teacher(url, tmp_path / "t.sqlite", concurrency=16)
+    streaming.stream(draw(), lambda request, text: [], take)
+    assert taken == Counter(request.key for request in requests)
+    assert open_at_most < 1500  # one part of 1,000, what is claimed and in flight, and the answers of a few saves
+    summary = streaming.summary
+    assert (summary.requests, summary.asked, summary.cached, summary.attempts) == (3000, 3000, 0, 3000)
+
+    taken.clear()
+    streaming.stream(draw(), lambda request, text: [], take)
+    assert taken == Counter(request.key for request in requests) and streaming.summary.attempts == 0
 
 
 def test_answers_of_one_source_are_never_given_out_for_another(url: str, tmp_path: Path) -> None:
