@@ -17,6 +17,7 @@ MAX_PAUSE_S = 300.0
 MAX_BACKOFF_S = 30.0
 BREAKER_WINDOW = 100
 BREAKER_MINIMUM = 20
+FRUITLESS_S = 600.0  # longer than any limit a minute lasts
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -44,7 +45,10 @@ def backoff_s(base_s: float, failures: int, rng: random.Random) -> float:
 
 
 class Gate:
-    """At most `limit` requests in flight; the limit halves when the server pushes back and grows by success."""
+    """At most `limit` requests in flight; the limit halves when the server pushes back and grows by success.
+
+    It grows fast to half of what it was before the server pushed back, and from there one by one.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -52,6 +56,8 @@ class Gate:
         self.in_flight = 0
         self._not_before = 0.0
         self._halved_at = 0.0
+        self._fast_until = 0.0
+        self._calm = True  # no push since the last success
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def enter(self) -> None:
@@ -79,33 +85,51 @@ class Gate:
                 free -= 1
 
     def succeeded(self) -> None:
-        """Additive increase: one more place for each full round."""
+        """Additive increase: one more place for each full round; for each success while it grows fast."""
+        self._calm = True
         if self.limit < self.most:
-            self.limit = min(self.most, self.limit + 1.0 / self.limit)
+            step = 1.0 if self.limit < self._fast_until else 1.0 / self.limit
+            self.limit = min(self.most, self.limit + step)
 
     def pushed_back(self, pause_s: float | None) -> None:
         """Multiplicative decrease, once a second at most: one overload answers many requests at once."""
         now = time.monotonic()
         if now - self._halved_at >= 1.0:
             self._halved_at = now
+            if self._calm:  # the first of a burst of refusals says how much was too much
+                self._fast_until, self._calm = self.limit / 2, False
             self.limit = max(1.0, self.limit / 2)
         if pause_s is not None:
             self._not_before = max(self._not_before, now + pause_s)
 
 
 class Breaker:
-    """Trips when most of the latest requests ended in quarantine."""
+    """Trips when most of the latest requests ended in quarantine, or when for long no attempt brought an answer."""
 
     def __init__(self) -> None:
         self._latest: deque[str | None] = deque(maxlen=BREAKER_WINDOW)
+        self._fruitless: Counter[str] = Counter()
+        self._fruitless_since = 0.0
+
+    def tried(self, failure: str | None) -> None:
+        """One attempt, whether or not the request is finished by it: None where it brought an answer."""
+        if failure is None:
+            self._fruitless.clear()
+            return
+        if not self._fruitless:
+            self._fruitless_since = time.monotonic()
+        self._fruitless[failure] += 1
 
     def record(self, reason: str | None) -> None:
         """One finished request: None where it has an answer."""
         self._latest.append(reason)
 
     def tripped(self) -> str | None:
-        """The most common reason where more than half of the latest requests failed, else None."""
+        """Why it is time to stop, or None: the most common reason."""
         failed = [reason for reason in self._latest if reason is not None]
-        if len(self._latest) < BREAKER_MINIMUM or 2 * len(failed) <= len(self._latest):
-            return None
-        return Counter(failed).most_common(1)[0][0]
+        if len(self._latest) >= BREAKER_MINIMUM and 2 * len(failed) > len(self._latest):
+            return Counter(failed).most_common(1)[0][0]
+        waited = time.monotonic() - self._fruitless_since
+        if self._fruitless.total() >= BREAKER_MINIMUM and waited >= FRUITLESS_S:
+            return f"{self._fruitless.most_common(1)[0][0]}, and no answer for {waited / 60:.0f} minutes"
+        return None

@@ -116,6 +116,7 @@ class Pool:
                 raise
         finally:
             self.gate.leave()
+        self.run.tried(reply)
         if reply.kind == "answer":
             self.gate.succeeded()
         elif reply.kind in ("rate_limit", "transport"):

@@ -304,6 +304,14 @@ class Run:
     def _finish(self, answer: Answer) -> None:
         self._finished.append(answer)
         self.breaker.record(answer.reasons[0] if answer.reasons else None)
+        self._stop_if_tripped()
+
+    def tried(self, reply: Reply) -> None:
+        """Note an attempt for the breaker, which also stops what is refused again and again without an end."""
+        self.breaker.tried(reply.outcome if reply.kind in ("rate_limit", "transport") else None)
+        self._stop_if_tripped()
+
+    def _stop_if_tripped(self) -> None:
         reason = self.breaker.tripped()
         if reason is not None and self.stop is None:
             self.stop = UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.teacher import limits
 from iot_pipeline.teacher.database import Location
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.process import embedded_server
@@ -200,6 +201,16 @@ def test_circuit_breaker(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"most requests to the teacher .* fail.*refused"):
             asking.ask(requests, checker(requests))
     assert asking.summary.attempts < 200
+
+
+def test_requests_that_are_only_ever_refused_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FRUITLESS_S", 0.3)
+    requests = make_requests(8)
+    with embedded_server({"rate_limit_no_header": 1.0}) as base_url:
+        asking = teacher(base_url, tmp_path / "t.sqlite", backoff_base_s=0.01)
+        with pytest.raises(UserError, match=r"most requests to the teacher .* fail.*rate limited, and no answer for"):
+            asking.ask(requests, checker(requests))
+    assert 20 <= asking.summary.attempts < 800 and asking.summary.ok == 0
 
 
 def test_no_server(tmp_path: Path) -> None:

@@ -97,6 +97,32 @@ def test_gate_halves_once_a_second_and_grows_by_success() -> None:
     assert 4.8 < gate.limit < 5.1
 
 
+def test_gate_grows_fast_to_half_of_what_was_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, now = Gate(64), time.monotonic()
+    for second in range(2, 6):
+        monkeypatch.setattr(time, "monotonic", lambda second=second: now + second)
+        gate.pushed_back(None)
+    assert gate.limit == 4
+    for _ in range(28):
+        gate.succeeded()
+    assert gate.limit == 32
+    for _ in range(32):
+        gate.succeeded()
+    assert 32.9 < gate.limit < 33.1
+
+
+def test_breaker_trips_where_nothing_is_ever_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    breaker, now = Breaker(), time.monotonic()
+    for _ in range(50):
+        breaker.tried("rate limited")
+    breaker.tried("server error 500")
+    assert breaker.tripped() is None
+    monkeypatch.setattr(time, "monotonic", lambda: now + 660)
+    assert breaker.tripped() == "rate limited, and no answer for 11 minutes"
+    breaker.tried(None)
+    assert breaker.tripped() is None
+
+
 def test_breaker_needs_many_and_most() -> None:
     breaker = Breaker()
     for _ in range(19):
