@@ -308,8 +308,10 @@ class Run:
 
     def tried(self, reply: Reply) -> None:
         """Note an attempt for the breaker, which also stops what is refused again and again without an end."""
-        self.breaker.tried(reply.outcome if reply.kind in ("rate_limit", "transport") else None)
-        self._stop_if_tripped()
+        failed = reply.kind in ("rate_limit", "transport")
+        self.breaker.tried(reply.outcome if failed else None)
+        if failed:
+            self._stop_if_tripped()
 
     def _stop_if_tripped(self) -> None:
         reason = self.breaker.tripped()
