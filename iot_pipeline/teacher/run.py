@@ -158,7 +158,7 @@ class Run:
         self.breaker = Breaker()
         self.rng = random.Random()  # jitter only: no content depends on it
         self.reserved = 0  # reservations of this run that are not settled in the store
-        self.stop: UserError | None = None
+        self.stop: Exception | None = None
         self.check_version = version_of(check)
         self._attempts: list[Attempt] = []
         self._finished: list[Answer] = []
@@ -342,7 +342,7 @@ class Run:
                 self.save()
                 if renewing := time.monotonic() - reported >= PROGRESS_EVERY_S:
                     self.store.renew()
-            except UserError as error:  # what cannot be kept must not be asked for
+            except Exception as error:  # what cannot be kept, or taken, must not be asked for
                 self.stop = self.stop or error
                 continue
             if renewing:

@@ -83,6 +83,19 @@ def test_a_stream_draws_requests_as_they_are_needed_and_hands_out_each_answer_on
     assert taken == Counter(request.key for request in requests) and streaming.summary.attempts == 0
 
 
+def test_who_cannot_take_an_answer_stops_the_stream_and_finds_it_stored(url: str, tmp_path: Path) -> None:
+    def take(answer: Answer) -> None:
+        raise ValueError("no room for an answer")
+
+    requests = make_requests(3000)
+    streaming = teacher(url, tmp_path / "t.sqlite", concurrency=4)
+    with pytest.raises(ValueError, match="no room for an answer"):
+        streaming.stream(iter(requests), lambda request, text: [], take)
+    assert 0 < streaming.summary.attempts < 3000
+    with Store(tmp_path / "t.sqlite") as store:
+        assert len(list(store.lookup([r.key for r in requests], "embedded"))) == streaming.summary.attempts
+
+
 def test_answers_of_one_source_are_never_given_out_for_another(url: str, tmp_path: Path) -> None:
     requests = make_requests(2)
     teacher(url, tmp_path / "t.sqlite").ask(requests, checker(requests))
