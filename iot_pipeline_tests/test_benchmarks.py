@@ -30,14 +30,14 @@ def test_the_speed_benchmark_asks_both_ways() -> None:
     if not script.is_file():
         pytest.skip("benchmarks are in the checkout only")
     done = subprocess.run(
-        [sys.executable, str(script), "--requests", "60", "--repeats", "1", "--in-flight", "60", "--print-only"],
+        [sys.executable, str(script), "--requests", "60", "--repeats", "1", "--in-flight", "240", "--print-only"],
         capture_output=True, text=True, timeout=120,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     at_once, waiting = result["at_once"], result["waiting"]
     assert all(at_once["median"][way] > 0 for way in ("threads", "engine", "aiohttp"))
-    assert at_once["times_threads"] > 0 and 0 < waiting["share_of_ideal"] < 1  # 60 answers take more than a second
+    assert at_once["times_threads"] > 0 and 0 < waiting["share_of_ideal"] < 1
     assert 0 < waiting["longer"]["share_of_ideal"] < 1
 
 
