@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -65,6 +65,13 @@ class Learned:
     texts: int = 0
     length: int = 0  # of all texts together
     typical: str = ""  # a text of about mean length
+
+    def __add__(self, other: Learned) -> Learned:
+        return Learned(
+            self.answers + other.answers, self.attempts + other.attempts, self.counted + other.counted,
+            self.usage + other.usage, self.texts + other.texts, self.length + other.length,
+            self.typical or other.typical,
+        )
 
     def take(self, request_tokens: float, answer: Answer) -> None:
         """Add what one answer took."""
@@ -158,26 +165,17 @@ class Survey:
 
     # -- sums ------------------------------------------------------------------------------------------------
 
-    def _rates(self) -> tuple[float, float, float, float]:
-        """Attempts an answer; tokens billed for each token counted; share of them cached; billed tokens an answer.
+    def _known(self) -> Learned:
+        """What answers to the present prompt file took, else those to all."""
+        own = self.learned[self._prompt]
+        return own if own.answers else sum(self.learned.values(), Learned())
 
-        Of the same prompt file where it has answers, else of all; (0, 1, 0, 0) where there are none.
-        """
-        known = self.learned[self._prompt]
-        if not known.answers:
-            known = Learned()
-            for one in self.learned.values():
-                known = replace(
-                    known, answers=known.answers + one.answers, attempts=known.attempts + one.attempts,
-                    counted=known.counted + one.counted, usage=known.usage + one.usage,
-                )
-        if not known.answers:
-            return 0.0, 1.0, 0.0, 0.0
-        usage = known.usage
-        return (
-            known.attempts / known.answers, usage.prompt / known.counted, usage.cached / usage.prompt,
-            usage.completion / known.answers,
-        )
+    def _shared(self, asked: Sequence[Request], tokens: dict[str, float]) -> float:
+        """Share of the prompts' tokens that a prompt cache spares: what other prompt files took says nothing of it."""
+        own = self.learned[self._prompt]
+        if own.answers:
+            return own.usage.cached / own.usage.prompt
+        return self._seen_before(asked, tokens) / sum(tokens[request.key] for request in asked)
 
     def _seen_before(self, asked: Sequence[Request], tokens: dict[str, float]) -> int:
         """Tokens that the server has seen at the beginning of an earlier prompt; 0 where its rule is not known."""
@@ -197,11 +195,13 @@ class Survey:
         part.to_ask += len(asked)
         if not asked:
             return
-        attempts, billed, shared, completion = self._rates()
-        prompt = billed * sum(tokens[request.key] for request in asked)
-        completion = (completion or self._counting.answer(typical)) * len(asked)
-        if attempts == 0:  # nothing to learn from
-            attempts, shared = 1.0, self._seen_before(asked, tokens) / prompt
+        known, shared = self._known(), self._shared(asked, tokens)
+        attempts, prompt = 1.0, sum(tokens[request.key] for request in asked)
+        completion = self._counting.answer(typical) * len(asked)
+        if known.answers:
+            attempts = known.attempts / known.answers
+            prompt *= known.usage.prompt / known.counted
+            completion = known.usage.completion / known.answers * len(asked)
         part.attempts += attempts * len(asked)
         part.prompt_tokens += prompt
         part.cached_tokens += shared * prompt

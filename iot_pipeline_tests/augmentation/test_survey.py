@@ -108,6 +108,24 @@ def test_warm_it_has_learned_what_answers_take(rows: pd.DataFrame, tmp_path: Pat
     assert expected.usd_requests == pytest.approx(rest, rel=0.05)
 
 
+def test_what_one_prompt_file_took_says_nothing_of_the_prompt_cache_of_another(
+    rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.sqlite"
+    with embedded_server() as url:
+        asking = teacher(url, path, via="requests")
+        answers = ask(asking, "original", rows, {}).answers
+        billed = invoice_usd(bill(url))
+        with Store(path, read_only=True) as store:
+            found = survey(store)
+            ask_all(found, rows)
+        for track in ("paraphrased", "feature_varied"):
+            ask(asking, track, rows, answers)
+        rest = invoice_usd(bill(url)) - billed
+    assert found.parts[0].to_ask == 0 and found.parts[1].cached_tokens == 0 < found.parts[2].cached_tokens
+    assert total(found).usd_requests == pytest.approx(rest, rel=0.05)
+
+
 def test_each_request_is_counted_once_and_those_in_batches_are_not_asked(tmp_path: Path) -> None:
     requests = make_requests(10)
     with Store(tmp_path / "t.sqlite") as store:
