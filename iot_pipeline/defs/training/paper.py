@@ -76,7 +76,7 @@ def paper_protocol(
         result = {
             "long_answers": long.plain(), "long_answers_by_ours": kept.plain(),
             "paper": old.plain(), "leak_free": asdict(ours),
-            "tokenizer": named or "that of the base",
+            "tokenizer": Path(named).name if named else "that of the base",
             "held_out_rows": len(seen), "held_out_prompts_seen_share": float(np.mean(seen)),
             **scored(step, {name: trained(step, trainer, work, name, len(train)) for name in ARMS}),
         }
