@@ -61,7 +61,7 @@ class Pool:
 
     async def _one(self, request: Request) -> None:
         """Ask until there is a good answer or the limits are reached, or the run is stopped."""
-        tries, price = Tries(self.run.shaped(request)), self.teacher.price(request.model)
+        tries, price = Tries(request), self.teacher.price(request.model)
         while True:
             sent = await self._attempt(tries, price)
             if sent is None:
@@ -89,9 +89,10 @@ class Pool:
 
     async def _attempt(self, tries: Tries, price: ledger.Price) -> tuple[Reply, Attempt] | None:
         """Reserve, send, say what it cost; None where the run stops before sending."""
-        request = tries.request
         await self.gate.enter()
         await self._in_turn(tries)
+        # Only now: the form may have been refused to others while this one waited for its turn.
+        request = tries.request = self.run.shaped(tries.request)
         started = time.monotonic()
         try:
             if self.run.stop is not None:
@@ -106,6 +107,8 @@ class Pool:
             reply = Reply("transport", "stopped", billed_unknown=True)
             try:
                 reply = await send(self.client, tries.body())
+                if reply.kind == "form":  # before the next one takes this place
+                    self.run.without_form()
             except BaseException as error:
                 if isinstance(error, UserError):
                     reply = Reply("rejected", "refused by the server")

@@ -265,7 +265,8 @@ class Run:
         """Account a try and, where it was the last one, finish the request; True where it is finished."""
         self.account(attempt)
         if reply.kind == "form":
-            self._without_form(tries)
+            self.without_form()
+            tries.request = self.shaped(tries.request)
             return False
         reasons = self._reasons(tries.request, reply)
         if not tries.made(reply, attempt, reasons, self.teacher.max_attempts):
@@ -276,7 +277,7 @@ class Run:
         ))
         return True
 
-    def _without_form(self, tries: Tries) -> None:
+    def without_form(self) -> None:
         """From now on ask without a schema: the prompt says the form in words as well."""
         if not self.teacher.form_refused:
             self.teacher.form_refused = True
@@ -284,7 +285,6 @@ class Run:
                 f"{self.teacher.base_url} takes no response_format of type json_schema: it is asked without, the form "
                 "of answers is only said in the prompt"
             )
-        tries.request = self.shaped(tries.request)
 
     def shaped(self, request: Request) -> Request:
         """The request as this server takes it: without its schema where that was refused. The key stays."""
