@@ -46,13 +46,15 @@ def count_flows(flows: Path, features: Sequence[str]) -> FlowCounts:
         raise UserError(f"{flows} is missing; materialise the asset that makes it first")
     with pq.ParquetFile(flows, read_dictionary=TEXTS) as file:
         rows = max(file.metadata.num_rows, 1)
-        parts = []
-        for groups in row_groups(file):
+        parts, pieces = [], list(row_groups(file))
+        kept = features if len(pieces) > 1 else []  # values are needed once more only to compare pieces
+        for groups in pieces:
             part = file.read_row_groups(groups, columns=[*features, *TEXTS, "occurrence", "row_id"])
             # One number orders the rows of a group: by occurrence, then by row. It stays below rows squared.
             rank = part["occurrence"].to_numpy() * np.int64(rows) + part["row_id"].to_numpy()
             part = part.drop(["occurrence", "row_id"]).append_column("rank", pa.array(rank))
-            parts.append(distinct(part.append_column("n", pa.array(np.ones(len(part), dtype=np.int64))), features))
+            part = part.append_column("n", pa.array(np.ones(len(part), dtype=np.int64)))
+            parts.append(distinct(part, features, kept))
     # What the parts have in common becomes one.
     whole = distinct(pa.concat_tables(parts), features) if len(parts) > 1 else parts[0]
     raw = whole.select(["raw_group", "label", "n"])
@@ -62,10 +64,10 @@ def count_flows(flows: Path, features: Sequence[str]) -> FlowCounts:
     return FlowCounts(plain(raw), plain(text.select([*TEXTS, "n", "occurrence", "row_id"])))
 
 
-def distinct(table: pa.Table, features: Sequence[str]) -> pa.Table:
+def distinct(table: pa.Table, features: Sequence[str], kept: Sequence[str] = ()) -> pa.Table:
     """One row for each set of exact values and label: `n` their sum, `rank` their least, and `raw_group`.
 
-    `table`: features, flow_group, label, rank, n.
+    `table`: features, flow_group, label, rank, n. The features `kept` are columns of the result too.
     """
     table = table.unify_dictionaries().combine_chunks()
     group, label = (np.asarray(table[name].chunk(0).indices, dtype=np.int64) for name in TEXTS)
@@ -75,7 +77,7 @@ def distinct(table: pa.Table, features: Sequence[str]) -> pa.Table:
     least = np.full(len(keys), np.iinfo(np.int64).max)
     np.minimum.at(least, code, table["rank"].to_numpy())
     n = np.bincount(code, weights=table["n"].to_numpy(), minlength=len(keys)).astype(np.int64)
-    found = table.select([*features, *TEXTS]).take(pa.array(first))
+    found = table.select([*kept, *TEXTS]).take(pa.array(first))
     for name, column in (("rank", least), ("n", n), ("raw_group", raw[first])):
         found = found.append_column(name, pa.array(column))
     return found
