@@ -53,7 +53,10 @@ def count_flows(flows: Path, features: Sequence[str]) -> FlowCounts:
             # One number orders the rows of a group: by occurrence, then by row. It stays below rows squared.
             rank = part["occurrence"].to_numpy() * np.int64(rows) + part["row_id"].to_numpy()
             part = part.drop(["occurrence", "row_id"]).append_column("rank", pa.array(rank))
-            part = part.append_column("n", pa.array(np.ones(len(part), dtype=np.int64)))
+            # Rows that are equal to the last bit first: that leaves a seventh to compare as numbers.
+            keys = [*features, *TEXTS]
+            part = part.unify_dictionaries().group_by(keys, use_threads=False)
+            part = part.aggregate([("rank", "min"), ("rank", "count")]).rename_columns([*keys, "rank", "n"])
             parts.append(distinct(part, features, kept))
     # What the parts have in common becomes one.
     whole = distinct(pa.concat_tables(parts), features) if len(parts) > 1 else parts[0]
