@@ -74,7 +74,7 @@ def distinct(table: pa.Table, features: Sequence[str], kept: Sequence[str] = ())
     """
     table = table.unify_dictionaries().combine_chunks()
     group, label = (np.asarray(table[name].chunk(0).indices, dtype=np.int64) for name in TEXTS)
-    raw = numbered(table, features, group)
+    raw = numbered(table, features) if features else group
     code, keys = pd.factorize(raw * (label.max(initial=0) + 1) + label)
     first = first_of(code, len(keys))
     least = np.full(len(keys), np.iinfo(np.int64).max)
@@ -113,28 +113,16 @@ def row_groups(file: pq.ParquetFile) -> Iterator[list[int]]:
         yield waiting
 
 
-def numbered(table: pa.Table, features: Sequence[str], group: np.ndarray) -> np.ndarray:
-    """A number for each row [n], the same for rows whose features are the same; `group`: int64 [n], of the flow group.
-
-    Flows that are equal print alike, so only rows of one flow group need comparing. Nearly all of them equal the
-    first of their group: those are told by one comparison a column, and only the rest is grouped by whole keys.
-    """
-    group, groups = pd.factorize(group)
-    leader = first_of(group, len(groups))[group]
-    same = np.ones(len(table), dtype=bool)
-    for name in features:
-        values = table[name].to_numpy()
-        same &= values == values[leader]
-    rest = np.flatnonzero(~same)
-    if not len(rest):
-        return group
-    odd = table.select(list(features)).take(pa.array(rest))
+def numbered(table: pa.Table, features: Sequence[str]) -> np.ndarray:
+    """A number for each row [n], the same for rows whose features are the same; whole keys are compared."""
+    keys = table.select(list(features))
     for place, name in enumerate(features):  # Arrow tells -0.0 from 0.0
-        odd = odd.set_column(place, name, pa.array(odd[name].to_numpy() + 0.0))
-    grouped = odd.append_column("place", pa.array(rest)).group_by(list(features), use_threads=False)
+        keys = keys.set_column(place, name, pa.array(keys[name].to_numpy() + 0.0))
+    grouped = keys.append_column("place", pa.array(np.arange(len(table)))).group_by(list(features), use_threads=False)
     places = grouped.aggregate([("place", "list")])["place_list"].combine_chunks()
-    group[places.flatten().to_numpy()] = len(groups) + places.value_parent_indices().to_numpy()
-    return group
+    number = np.empty(len(table), dtype=np.int64)
+    number[places.flatten().to_numpy()] = places.value_parent_indices().to_numpy()
+    return number
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import uuid
 from functools import cache
 from pathlib import Path
 
+from iot_pipeline.lake.processes import is_alive
+
 # A hold that is not renewed for so long is void: its owner is dead, or on a machine that is gone.
 LEASE_S = 20.0
 
@@ -39,14 +41,4 @@ def new_owner() -> str:
 def is_gone(owner: str, until: float, now: float) -> bool:
     """Whether an owner has ended: told of a process of this host by its id, of any other by its lease."""
     host, pid, _ = owner.rsplit(":", 2)
-    return not _alive(int(pid)) if host == this_host() else until < now
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return not is_alive(int(pid)) if host == this_host() else until < now

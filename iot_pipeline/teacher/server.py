@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.processes import is_alive
 from iot_pipeline.teacher.analyst import prompt_tokens
 from iot_pipeline.teacher.bill import Bill, PromptCache
 from iot_pipeline.teacher.completions import BadBody, check_body, completion, error, prompt_of
@@ -166,18 +167,8 @@ async def _watch(parent: int) -> None:
     while True:
         await asyncio.sleep(1.0)
         # A child sees the end of its parent even before the dead parent's id is free again.
-        if (ours and os.getppid() != parent) or not _alive(parent):
+        if (ours and os.getppid() != parent) or not is_alive(parent):
             os._exit(0)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def main() -> None:

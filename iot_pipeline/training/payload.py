@@ -18,6 +18,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_json, write_text
+from iot_pipeline.lake.processes import is_alive
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training import checkpoint, selection
@@ -369,21 +370,11 @@ def exit_with_parent(every: float = 2.0) -> None:
         return
 
     def watch() -> None:
-        while os.getppid() == own and _alive(int(named)):
+        while os.getppid() == own and is_alive(int(named)):
             time.sleep(every)
         os._exit(3)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 if __name__ == "__main__":
