@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/teacher_faults.py --requests 10000 --kills 20
 
-With --postgresql the store is in a throw-away PostgreSQL. Writes benchmarks/results/teacher_faults.json
-(teacher_faults_postgresql.json); ends with an error where anything is lost, misplaced, billed twice
-(beyond what was in flight at a kill) or billed without being in the ledger.
+With --database postgresql or mariadb the store is in a throw-away server. Writes benchmarks/results/teacher_faults.json
+(teacher_faults_postgresql.json, teacher_faults_mariadb.json); ends with an error where anything is lost, misplaced,
+billed twice (beyond what was in flight at a kill) or billed without being in the ledger.
 """
 
 import argparse
@@ -15,8 +15,11 @@ from pathlib import Path
 
 from result import save
 
+from iot_pipeline_tests.teacher.mariadb import server
 from iot_pipeline_tests.teacher.postgres import cluster
 from iot_pipeline_tests.teacher.trial import failures, trial
+
+SERVERS = {"postgresql": cluster, "mariadb": server}
 
 
 def main() -> None:
@@ -25,20 +28,20 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=2027)
-    parser.add_argument("--postgresql", action="store_true")
+    parser.add_argument("--database", choices=["sqlite", *SERVERS], default="sqlite")
     chosen = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        if chosen.postgresql:
-            new = stack.enter_context(cluster())
+        if chosen.database in SERVERS:
+            new = stack.enter_context(SERVERS[chosen.database]())
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
         results = {}
         for via in ("requests", "batch"):
-            store = new() if chosen.postgresql else str(Path(folder) / f"{via}.sqlite")
+            store = new() if chosen.database in SERVERS else str(Path(folder) / f"{via}.sqlite")
             results[via] = trial(chosen.requests, chosen.kills, via, chosen.seed, store)
     found = {via: failures(result) for via, result in results.items()}
     question = "what faults and kills cost"
-    name = "teacher_faults_postgresql" if chosen.postgresql else "teacher_faults"
+    name = f"teacher_faults_{chosen.database}" if chosen.database in SERVERS else "teacher_faults"
     save(name, {"question": question, "seed": chosen.seed, "failures": found, **results})
     if any(found.values()):
         sys.exit(1)

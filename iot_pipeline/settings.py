@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     teacher_timeout_s: float = Field(60.0, gt=0, description="seconds to wait for one answer")
     teacher_max_attempts: int = Field(5, ge=1, description="times a request is sent when the server or network fails")
     teacher_store: str | None = Field(
-        None, description="where answers are kept: a file (unset: teacher.sqlite in the lake) or a PostgreSQL URL"
+        None, description="where answers are kept: a file (unset: teacher.sqlite in the lake) or a database's URL"
     )
     teacher_answers: Literal["auto", "text", "json"] = Field(
         "auto", description="form of answers; auto: json, held to a schema where the server can, text of the embedded"

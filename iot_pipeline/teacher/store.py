@@ -45,7 +45,7 @@ _A, _C, _R = answers.c, claims.c, reservations.c
 _KEYS: sa.BindParameter[str] = sa.bindparam("keys", expanding=True)
 _SOURCE, _OWNER = sa.bindparam("of_source", type_=sa.Text()), sa.bindparam("of_owner", type_=sa.Text())
 _KEY = sa.bindparam("of_key", type_=sa.Text())
-_UNANSWERED = _A.reasons.startswith(f'["{NO_ANSWER}', autoescape=True)
+_UNANSWERED = _A.reasons.like(f'_"{NO_ANSWER}%')  # a JSON list; its [ is a wildcard to some databases
 LOOKUP = sa.select(answers).where(_A.source == _SOURCE, _A.key.in_(_KEYS))
 CLAIMED = sa.select(_C.key).where(_C.owner == _OWNER, _C.source == _SOURCE, _C.key.in_(_KEYS))
 # Another process may have answered since the caller looked: that one is not to be asked again.
@@ -55,13 +55,13 @@ NOT_TO_ASK = (
     )
     .union(sa.select(_R.key).where(_R.batch.is_not(None), _R.source == _SOURCE, _R.key.in_(_KEYS)))
 )  # fmt: skip
+RUN_OUT = _C.until < sa.bindparam("now", type_=sa.Double())
 UNCLAIM = sa.delete(claims).where(_C.key == _KEY, _C.source == _SOURCE)
 COMMITTED = sa.select(sa.func.sum(totals.c.value))
 ADD = (
     sa.update(totals).where(totals.c.name == sa.bindparam("total"))
     .values(value=totals.c.value + sa.bindparam("usd", type_=sa.Double()))
 )  # fmt: skip
-RESERVE = sa.insert(reservations).returning(_R.id)
 RELEASE = sa.delete(reservations).where(_R.id == sa.bindparam("of_id"))
 BOOK = sa.insert(attempts)
 JUDGE = (
@@ -99,17 +99,6 @@ class Store:
 
     def __init__(self, location: Location, read_only: bool = False) -> None:
         self.database, self._read_only = Database(location, read_only), read_only
-        claim, answer = self.database.insert(claims), self.database.insert(answers)
-        hold = {
-            "index_elements": [_C.key, _C.source],
-            "set_": {"owner": claim.excluded.owner, "until": claim.excluded.until},
-        }
-        self._hold = claim.on_conflict_do_update(**hold)
-        self._hold_if_free = claim.on_conflict_do_update(**hold, where=_C.until < sa.bindparam("now"))
-        self._write = answer.on_conflict_do_update(
-            index_elements=[_A.key, _A.source],
-            set_={column.name: answer.excluded[column.name] for column in answers.c if not column.primary_key},
-        )
         try:
             if read_only:
                 check_readable(self.database)
@@ -161,7 +150,7 @@ class Store:
         wanted = self._claims((key, source) for key in keys)
         now = self.database.now()
         with self.transaction() as db:
-            self.database.each(self._hold_if_free, [claim | {"now": now} for claim in wanted])
+            self.database.put(claims, wanted, RUN_OUT, {"now": now})
             return set(db.scalars(CLAIMED, these)) - set(db.scalars(NOT_TO_ASK, these))
 
     def _claims(self, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -201,12 +190,12 @@ class Store:
             self._book(made)
             kept = self._better_than(db, [a for a in finished if a.reasons == (UNCHECKED,)])
             written = {pair_of(a): a for a in finished if pair_of(a) not in kept}
-            self.database.each(self._write, [_row(a) for a in written.values()])
+            self.database.put(answers, [_row(a) for a in written.values()])
             self.database.each(UNCLAIM, [{"of_key": key, "of_source": source} for key, source in written])
             # A line of a batch that is to be asked again was held by its reservation alone until here.
             settled = [a for a in made if a.reservation is not None]
             done = kept | written.keys()
-            self.database.each(self._hold, self._claims(pair_of(a) for a in settled if pair_of(a) not in done))
+            self.database.put(claims, self._claims(pair_of(a) for a in settled if pair_of(a) not in done))
             if spent:
                 self.database.quick(ADD, {"total": "spent_usd", "usd": spent})
             self._release([a.reservation for a in settled if a.reservation is not None])
@@ -260,7 +249,7 @@ class Store:
                     ids.append(None)
                     continue
                 reserved += usd
-                ids.append(self.database.quick(RESERVE, {"key": key, "model": model, "usd": usd, **held})[0][0])
+                ids.append(self.database.add(reservations, {"key": key, "model": model, "usd": usd, **held}))
             self.database.quick(ADD, {"total": "reserved_usd", "usd": reserved})
         return ids
 

@@ -71,7 +71,7 @@ class BatchTable:
             batch = Batch(0, uuid.uuid4().hex, source, "planned", "", count, sum(tokens[:count]), now)
             row = {name: value for name, value in asdict(batch).items() if name != "id"}
             held = {"owner": self.store.owner, "until": now + LEASE_S}
-            number = db.execute(sa.insert(batches).values(**row, **held).returning(batches.c.id)).scalar_one()
+            number = self.store.database.add(batches, {**row, **held})
             batch = replace(batch, id=number)
             self.store.database.each(sa.insert(reservations), [
                 {"key": key, "source": source, "model": model, "usd": usd, "batch": number, **held}

@@ -6,18 +6,27 @@ store_batches.py).
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.database import POSTGRESQL, SETTING, Database, is_file, shown
+from iot_pipeline.teacher.database import SETTING, Database, is_file, shown
+from iot_pipeline.teacher.dialects import MYSQL, POSTGRESQL, SQLITE
 from iot_pipeline.teacher.owners import this_host
 
 VERSION = 5
-# Sorted by code point on both, so that exports are equal to the byte.
-TEXT = sa.Text().with_variant(sa.Text(collation="C"), POSTGRESQL)
-COUNT = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite numbers only an INTEGER key by itself
+# Sorted by code point everywhere, so that exports are equal to the byte. SQLite and PostgreSQL take any text as a key;
+# elsewhere, what is looked for is a WORD, and what has no limit a TEXT.
+_C = sa.Text(collation="C")
+WORD = sa.Unicode(255).with_variant(sa.Text(), SQLITE).with_variant(_C, POSTGRESQL)
+TEXT = (
+    sa.UnicodeText().with_variant(sa.Text(), SQLITE).with_variant(_C, POSTGRESQL)
+    .with_variant(mysql.LONGTEXT(), MYSQL)
+)  # fmt: skip
+COUNT = sa.BigInteger().with_variant(sa.Integer, SQLITE)  # SQLite numbers only an INTEGER key by itself
 REAL: sa.Double[float] = sa.Double()
 metadata = sa.MetaData()
 
@@ -26,43 +35,47 @@ def _table(name: str, *parts: Any) -> sa.Table:
     for part in parts:
         if isinstance(part, sa.Column) and part.name != "batch":
             part.nullable = False
-    return sa.Table(name, metadata, *parts)
+    return sa.Table(
+        name, metadata, *parts, mysql_engine="InnoDB", mysql_charset="utf8mb4", mysql_collate="utf8mb4_bin"
+    )
 
 
 def _columns(kind: Any, *names: str) -> list[sa.Column[Any]]:
     return [sa.Column(name, kind) for name in names]
 
 
-meta = _table("meta", sa.Column("name", TEXT, primary_key=True), sa.Column("value", TEXT))
+meta = _table("meta", sa.Column("name", WORD, primary_key=True), sa.Column("value", WORD))
 answers = _table(
-    "answers", *_columns(TEXT, "key", "source", "status", "text", "finish_reason", "model", "reasons"),
+    "answers", *_columns(WORD, "key", "source", "status"), *_columns(TEXT, "text", "finish_reason", "model", "reasons"),
     *_columns(COUNT, "prompt_tokens", "cached_tokens", "completion_tokens"), sa.Column("cost_usd", REAL),
     sa.Column("attempts", COUNT), sa.Column("checked", TEXT), sa.PrimaryKeyConstraint("key", "source"),
 )
 attempts = _table(
-    "attempts", sa.Column("id", COUNT, primary_key=True), *_columns(TEXT, "key", "source", "model", "outcome"),
+    "attempts", sa.Column("id", COUNT, primary_key=True), *_columns(WORD, "key", "source"), sa.Column("model", TEXT),
+    sa.Column("outcome", WORD),
     *_columns(COUNT, "prompt_tokens", "cached_tokens", "completion_tokens"), sa.Column("cost_usd", REAL),
-    sa.Column("cost_assumed", COUNT), sa.Column("seconds", REAL), sa.Column("at", TEXT),
+    sa.Column("cost_assumed", COUNT), sa.Column("seconds", REAL), sa.Column("at", WORD),
 )
 # `batch` names the batch that a reservation is a line of; NULL: it is one request, `until` the lease of its owner.
 reservations = _table(
-    "reservations", sa.Column("id", COUNT, primary_key=True), *_columns(TEXT, "key", "source", "model"),
-    sa.Column("usd", REAL), sa.Column("owner", TEXT), sa.Column("until", REAL), sa.Column("batch", COUNT),
+    "reservations", sa.Column("id", COUNT, primary_key=True), *_columns(WORD, "key", "source"),
+    sa.Column("model", TEXT), sa.Column("usd", REAL), sa.Column("owner", WORD), sa.Column("until", REAL),
+    sa.Column("batch", COUNT),
 )
 sa.Index(
     "batched", reservations.c.key, reservations.c.source,
     sqlite_where=reservations.c.batch.is_not(None), postgresql_where=reservations.c.batch.is_not(None),
 )
 batches = _table(
-    "batches", sa.Column("id", COUNT, primary_key=True), sa.Column("token", TEXT, unique=True),
-    *_columns(TEXT, "source", "state", "remote_id"), *_columns(COUNT, "requests", "tokens"),
-    sa.Column("planned_at", REAL), sa.Column("owner", TEXT), sa.Column("until", REAL),
+    "batches", sa.Column("id", COUNT, primary_key=True), sa.Column("token", WORD, unique=True),
+    *_columns(WORD, "source", "state"), sa.Column("remote_id", TEXT), *_columns(COUNT, "requests", "tokens"),
+    sa.Column("planned_at", REAL), sa.Column("owner", WORD), sa.Column("until", REAL),
 )
 claims = _table(
-    "claims", *_columns(TEXT, "key", "source", "owner"), sa.Column("until", REAL),
+    "claims", *_columns(WORD, "key", "source", "owner"), sa.Column("until", REAL),
     sa.PrimaryKeyConstraint("key", "source"),
 )
-totals = _table("totals", sa.Column("name", TEXT, primary_key=True), sa.Column("value", REAL))
+totals = _table("totals", sa.Column("name", WORD, primary_key=True), sa.Column("value", REAL))
 
 # Files of version 1 to 4 have it in `PRAGMA user_version`; since then it is a row of `meta`.
 OLD_FILES = {
@@ -97,37 +110,81 @@ def check_readable(database: Database) -> None:
 def prepare(database: Database) -> None:
     """Make the tables where there are none, bring those of an earlier version up to date.
 
-    Raises UserError where the store was written by a newer version of the project.
+    Many databases commit each table as it is made, so the version, which makes a store of them, is written last. Raises
+    UserError where the store was written by a newer version of the project, or the database cannot keep one.
     """
-    if version_of(database) == VERSION:
+    version = version_of(database)
+    if version == VERSION:
         return
-    with database.transaction() as db:
-        version = version_of(database)  # another process may have been quicker
-        if version not in (0, *OLD_FILES, VERSION):
-            raise UserError(
-                f"{shown(database.url)} was written by another version of the project ({version}); move it away, or "
-                f"set {SETTING}."
-            )
-        if version == VERSION:
-            return
-        for old in range(version, VERSION) if version else ():
-            for statement in OLD_FILES[old]:
-                db.exec_driver_sql(statement.replace("{host}", this_host().replace("'", "")))
-        if not is_file(database.url) and (found := db.scalar(sa.text("SHOW server_encoding"))) != "UTF8":
+    if version not in (0, *OLD_FILES):
+        raise UserError(
+            f"{shown(database.url)} was written by another version of the project ({version}); move it away, or "
+            f"set {SETTING}."
+        )
+    if not version:
+        _make_tables(database)
+    try:
+        with database.transaction() as db:
+            _bring_up_to_date(database, db)
+    except UserError:  # no two write a version: another process may have been quicker
+        if version_of(database) != VERSION:
+            raise
+
+
+def _make_tables(database: Database) -> None:
+    if database.url.get_backend_name() == POSTGRESQL:
+        found = database.read("SHOW server_encoding")[0][0]
+        if found != "UTF8":
             raise UserError(f"{shown(database.url)} keeps text as {found}; make its database with ENCODING 'UTF8'.")
-        metadata.create_all(db)
-        zero = [{"name": "spent_usd", "value": 0.0}, {"name": "reserved_usd", "value": 0.0}]
-        db.execute(database.insert(totals).on_conflict_do_nothing(), zero)
-        db.execute(sa.insert(meta), {"name": "version", "value": str(VERSION)})
-        if is_file(database.url):
-            db.exec_driver_sql(f"PRAGMA user_version={VERSION}")  # earlier versions of the project look there
+    for table in metadata.sorted_tables:
+        database.make(table)
+        for index in table.indexes:  # a process may have been killed between the two
+            database.make(index)
+    if not is_file(database.url):
+        _check_that_it_keeps_and_undoes(database)
+
+
+class _Undone(Exception):
+    """Ends a transaction that is to leave nothing behind."""
+
+
+def _check_that_it_keeps_and_undoes(database: Database) -> None:
+    """Raise UserError where texts change on their way, or where what was not committed stays."""
+    row, query = {"name": f"probe {uuid.uuid4().hex}"}, sa.select(meta.c.value)
+    for text in ("", "tab\t\\ 'ü' € \U0001f600 ."):
+        try:
+            with database.transaction() as db:
+                db.execute(sa.insert(meta), row | {"value": text})
+                kept = db.scalar(query.filter_by(**row))
+                raise _Undone
+        except UserError as error:
+            raise UserError(f"{error} It must keep every text: {text!r} was tried.") from error
+        except _Undone:
+            if kept != text:
+                raise UserError(f"{shown(database.url)} can be no store: the text {text!r} became {kept!r}.") from None
+        if database.read(query.filter_by(**row)):
+            raise UserError(f"{shown(database.url)} can be no store: its tables know no transactions.")
+
+
+def _bring_up_to_date(database: Database, db: sa.Connection) -> None:
+    version = version_of(database)
+    if version == VERSION:  # another process was quicker
+        return
+    for old in range(version, VERSION) if version else ():
+        for statement in OLD_FILES[old]:
+            db.exec_driver_sql(statement.replace("{host}", this_host().replace("'", "")))
+    if is_file(database.url):
+        metadata.create_all(db)  # what no earlier version had
+        db.exec_driver_sql(f"PRAGMA user_version={VERSION}")  # earlier versions of the project look there
+    db.execute(sa.insert(meta), {"name": "version", "value": str(VERSION)})
+    there = set(db.scalars(sa.select(totals.c.name)))
+    if zero := [{"name": name, "value": 0.0} for name in ("spent_usd", "reserved_usd") if name not in there]:
+        db.execute(sa.insert(totals), zero)
 
 
 def version_of(database: Database) -> int:
-    """Of the store as it is; 0 where there is none yet."""
+    """Of the store as it is; 0 where there is none yet, or one that is being made."""
     with database.explained("opened"):
-        if sa.inspect(database.connection).has_table("meta"):
-            return int(database.connection.execute(sa.select(meta.c.value).filter_by(name="version")).scalar_one())
-        if is_file(database.url):
-            return int(database.connection.exec_driver_sql("PRAGMA user_version").scalar_one())
-        return 0
+        if database.has(meta) and (found := database.read(sa.select(meta.c.value).filter_by(name="version"))):
+            return int(found[0][0])
+        return int(database.read("PRAGMA user_version")[0][0]) if is_file(database.url) else 0

@@ -30,6 +30,10 @@ CLOSED = "postgresql+psycopg2://me:s3cret,pass@127.0.0.1:1/answers"
     ("postgresql://me:s3cret@db:5432/a", "postgresql+psycopg2://me:***@db:5432/a"),
     ("postgresql+psycopg2://me:s3/c,t@/a?host=/run/pg&options=x", "postgresql+psycopg2://me:***@/a?host=%2Frun%2Fpg"),
     ("postgresql+psycopg2://db/a", "postgresql+psycopg2://db/a"),
+    ("mysql://me:s3cret@db/a?unix_socket=/run/s&ssl_ca=x", "mysql+pymysql://me:***@db/a?unix_socket=%2Frun%2Fs"),
+    ("mariadb://me:s3cret@db/a", "mysql+pymysql://me:***@db/a"),
+    ("mariadb+mysqldb://me:s3cret@db/a", "mysql+mysqldb://me:***@db/a"),
+    ("oracle+oracledb://me:s3cret@db/a", "oracle+oracledb://me:***@db/a"),
 ])
 def test_a_store_is_shown_without_its_password(given: str, told: str) -> None:
     assert shown(given) == told and "s3" not in repr(store_url(given)) + str(store_url(given))
@@ -38,9 +42,11 @@ def test_a_store_is_shown_without_its_password(given: str, told: str) -> None:
 @pytest.mark.parametrize(("given", "message"), [
     ("postgresql://me:s3cret@db:port/a", "is no URL of a database"),
     ("://s3cret", "is no URL of a database"),
-    ("mysql+pymysql://me:s3cret@db/a", "cannot be in mysql"),
+    ("mysql+aiomysql://me:s3cret@db/a", r"cannot be in mysql\+aiomysql.*not asynchronous"),
+    ("nosuch://me:s3cret@db/a", r"cannot be in nosuch; give a path, postgresql://.*iot-pipeline\[mysql\]"),
+    ("sqlite+aiosqlite:////x/t.sqlite", "cannot be in sqlite.aiosqlite"),
     ("postgresql+asyncpg://me:s3cret@db/a", r"cannot be in postgresql\+asyncpg.*iot-pipeline\[postgres\]"),
-    ("postgresql://db/a?password=s3cret", "PGPASSWORD"),
+    ("postgresql://db/a?password=s3cret", "PGPASSWORD"), ("mysql://db/a?passwd=s3cret", "user:password@host"),
     ("sqlite://", "needs a file"), ("sqlite:///:memory:", "needs a file"),
 ])
 def test_what_is_no_place_for_a_store_is_named(given: str, message: str) -> None:
@@ -59,10 +65,17 @@ def test_files_are_named_from_where_the_command_was_typed(tmp_path: Path, monkey
     assert (tmp_path / "t.sqlite").is_file()
 
 
-def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "psycopg2", None)
-    with pytest.raises(UserError, match=r"pip install 'iot-pipeline\[postgres\]'.*IOT_TEACHER_STORE") as caught:
-        Store(CLOSED)
+@pytest.mark.parametrize(("given", "driver", "message"), [
+    (CLOSED, "psycopg2", r"the driver psycopg2.*pip install 'iot-pipeline\[postgres\]'.*IOT_TEACHER_STORE"),
+    ("mysql://me:s3cret@d/a", "pymysql", r"the driver pymysql.*pip install 'iot-pipeline\[mysql\]'.*IOT_TEACHER_STORE"),
+    ("oracle+oracledb://me:s3cret@db/a", "oracledb", r"the driver oracledb.*IOT_TEACHER_STORE"),
+])
+def test_a_driver_that_is_not_installed_is_named(
+    given: str, driver: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(UserError, match=message) as caught:
+        Store(given)
     assert "s3cret" not in str(caught.value)
 
 

@@ -15,6 +15,8 @@ import urllib.request
 from collections import Counter
 from typing import Any
 
+import sqlalchemy as sa
+
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.bill import prompt_id
@@ -23,6 +25,7 @@ from iot_pipeline.teacher.ledger import price_of
 from iot_pipeline.teacher.process import PROJECT, embedded_server
 from iot_pipeline.teacher.request import Usage
 from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store_tables import attempts
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
 ANSWERS = {"truncate": 0.02, "refusal": 0.02, "wrong_label": 0.02, "ungrounded": 0.02}
@@ -86,16 +89,16 @@ def _attempts(place: str) -> int:
 def books(place: str, count: int, via: str, bill: dict[str, Any]) -> dict[str, Any]:
     """Answers against requests, the ledger against the bill."""
     requests = make_requests(count)
-    check, price = checker(requests), price_of(requests[0].model)
+    check, price, c = checker(requests), price_of(requests[0].model), attempts.c
     price = price.in_batch() if via == "batch" else price
     with Store(place) as store:
         answers = {answer.key: answer for answer in store.lookup([r.key for r in requests], "paid")}
         ledger = store.ledger()
         open_reservations = store.read("SELECT count(*) FROM reservations")[0][0]
         booked = Counter(
-            row[0] for row in store.read("SELECT key FROM attempts WHERE completion_tokens > 0 OR cost_assumed > 0")
+            row[0] for row in store.read(sa.select(c.key).where((c.completion_tokens > 0) | (c.cost_assumed > 0)))
         )
-        killed = Counter(row[0] for row in store.read("SELECT key FROM attempts WHERE outcome = 'in flight at a kill'"))
+        killed = Counter(row[0] for row in store.read(sa.select(c.key).where(c.outcome == "in flight at a kill")))
     good = [r for r in requests if r.key in answers and answers[r.key].status == "ok"]
     bad = [answer for answer in answers.values() if answer.status != "ok"]
     billed = sum(price.cost(Usage(*line[1:4])) for lines in bill["by_prompt"].values() for line in lines)
