@@ -55,6 +55,7 @@ def main() -> None:
         "question": "requests a second of the engine, against the obvious way and against what a slow server allows",
         "requests": chosen.requests,
         "load_before": load,
+        "scheduling": "ordinary" if os.sched_getscheduler(0) == os.SCHED_OTHER else "real time",
         "at_once": {
             "threads": THREADS, "concurrency": CONCURRENCY, "requests_per_second": at_once, "median": medians,
             "times_threads": round(medians["engine"] / medians["threads"], 2),

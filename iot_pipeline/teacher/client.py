@@ -9,7 +9,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -61,9 +61,9 @@ def open_client(base_url: str, api_key: str, timeout_s: float, most: int, local:
     address, headers = split_credentials(base_url)
     said = [value.removeprefix("Basic ") for value in headers.values()]
     keep_out_of_logs(api_key, unquote(urlsplit(base_url).password or ""), *said)
+    http = ShortHttp(most, trust_env=not local, secure=not local or address.startswith("https:"))
     return ShortOpenAI(
-        base_url=address, api_key=api_key, timeout=timeout_s, max_retries=0,
-        http_client=ShortHttp(most, trust_env=not local), default_headers=headers,
+        base_url=address, api_key=api_key, timeout=timeout_s, max_retries=0, http_client=http, default_headers=headers,
     )
 
 
@@ -98,7 +98,7 @@ async def send(client: ShortOpenAI, body: Mapping[str, Any]) -> Reply:
         return Reply("transport", "timeout" if timeout else "connection dropped", billed_unknown=True)
     except aiohttp.ClientError:  # a broken header or chunk, which the transport lets through as it is
         return UNREADABLE
-    return _read(response.content)
+    return replace(_read(response.content), headers=response.headers)
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
@@ -155,7 +155,8 @@ def _status_error(error: Any, model: str) -> Reply:
             raise UserError(
                 "the teacher's account has no quota left (HTTP 429 insufficient_quota): add credit."
             ) from None
-        return Reply("rate_limit", "rate limited", retry_after_s=retry_after_s(error.response.headers))
+        headers = error.response.headers
+        return Reply("rate_limit", "rate limited", retry_after_s=retry_after_s(headers), headers=headers)
     if status >= 500 or status in (408, 409):
         wait = retry_after_s(error.response.headers)
         # A gateway speaks for a server behind it, which may have answered, and billed.

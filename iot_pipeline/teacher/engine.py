@@ -10,7 +10,8 @@ import asyncio
 import gc
 import operator
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
@@ -19,8 +20,8 @@ from iot_pipeline.teacher import ledger
 from iot_pipeline.teacher.batch import Batches, BatchLimits
 from iot_pipeline.teacher.client import open_client
 from iot_pipeline.teacher.database import Location, store_url
-from iot_pipeline.teacher.manners import Quota
 from iot_pipeline.teacher.pool import Pool
+from iot_pipeline.teacher.quota import Quota
 from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
 from iot_pipeline.teacher.run import Check, Run, Summary
 from iot_pipeline.teacher.store import Store
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from iot_pipeline.teacher.transport import ShortOpenAI
 
 Via = Literal["requests", "batch"]
+GARBAGE_AFTER = 10_000  # objects; Python's own 700 are fewer than a burst of answers makes
 
 
 class Teacher:
@@ -37,7 +39,7 @@ class Teacher:
     `source` marks every answer in store and provenance ("embedded-<edition>", or the server's address): answers of one
     source are never given out for another. `budget_usd` is for the life of the store and never passed; None = no limit.
     `paid` defaults to whether the address is outside this machine and its network; a paid model needs a price.
-    `rpm`, `tpm`: requests and tokens a minute that concurrent requests keep to; None = no limit.
+    `rpm`, `tpm`: requests and tokens a minute that concurrent requests keep to; None = what the server tells of.
     `via`: concurrent requests, or the Batch API (half the price, answers within a day).
     """
 
@@ -55,7 +57,7 @@ class Teacher:
         self.via, self.batch_limits = via, batch_limits or BatchLimits()
         self.paid = paid if paid is not None else not is_embedded(source) and ledger.is_paid(base_url)
         self._api_key, self._log = api_key, log
-        self.quota = Quota(rpm, tpm)  # ours, kept before the server has to say no
+        self.quota = Quota(rpm, tpm)  # kept before the server has to say no
         self.models: list[str] = []  # of the latest `ask`
         self.form_refused = False  # the server does not know response_format
         self.summary = Summary()
@@ -75,8 +77,7 @@ class Teacher:
         until then is stored. `self.summary` tells what was done.
         """
         answers: dict[str, Answer] = {}
-        distinct = list({request.key: request for request in requests}.values())
-        self.stream(distinct, check, lambda answer: answers.update({answer.key: answer}), on_progress)
+        self.stream(requests, check, lambda answer: answers.update({answer.key: answer}), on_progress)
         return answers
 
     def stream(
@@ -95,10 +96,9 @@ class Teacher:
             try:
                 first = next((left for part in parts if (left := run.from_store(part))), None)
                 if first:
-                    gc.freeze()  # what is there stays: looking through it for garbage would hold up the answers
-                    asyncio.run(self._send(run, chain([first], parts)))
+                    with rarely_interrupted():
+                        asyncio.run(self._send(run, chain([first], parts)))
             finally:
-                gc.unfreeze()
                 summary.seconds = time.monotonic() - started
                 usage = Usage(summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens)
                 summary.reference_usd = ledger.reference_usd(usage)
@@ -152,3 +152,18 @@ class Teacher:
         """Pass a message on."""
         if self._log is not None:
             self._log(message)
+
+
+@contextmanager
+def rarely_interrupted() -> Iterator[None]:
+    """Python looks for garbage more seldom, and not through what is there already: a look lasts 10 to 70 ms, for which
+    answers and the requests that are to follow them have to wait.
+    """
+    usual = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_AFTER, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()

@@ -183,6 +183,7 @@ class Run:
                     part.append(request)
             self.teacher.models = sorted({*self.teacher.models, *(request.model for request in part)})
             self.summary.requests += len(part)
+            self.expected -= len(some) - len(part)
             yield part
 
     def from_store(self, part: list[Request]) -> list[Request]:

@@ -31,7 +31,8 @@ from iot_pipeline.teacher.analyst import prompt_tokens
 from iot_pipeline.teacher.bill import Bill, PromptCache
 from iot_pipeline.teacher.completions import BadBody, check_body, completion, error, prompt_of
 from iot_pipeline.teacher.faults import FAULTS, RATE_LIMIT_FAULTS, SINGLE_FAULTS, FaultPlan, parse_faults
-from iot_pipeline.teacher.manners import Manners, Quota, retry_headers
+from iot_pipeline.teacher.manners import Manners, retry_headers
+from iot_pipeline.teacher.quota import Quota
 from iot_pipeline.teacher.request import EMBEDDED_MODEL
 from iot_pipeline.teacher.server_batches import BatchServer
 

@@ -257,7 +257,7 @@ def seconds_needed(
 ) -> dict[str, float]:
     """Seconds that each limit makes concurrent requests take, by its name; the longest holds.
 
-    A full minute's worth may go at once (manners.Bucket).
+    A full minute's worth may go at once (quota.Bucket).
     """
     needed = {"concurrency": part.attempts * answer_seconds / concurrency}
     for name, limit, amount in (("rpm", rpm, part.attempts), ("tpm", tpm, part.limited_tokens)):

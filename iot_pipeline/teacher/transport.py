@@ -10,6 +10,7 @@ read in one piece. Errors, the key and everything else (uploads, batches, their 
 from __future__ import annotations
 
 import copy
+from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from typing import Any
 from urllib.request import getproxies
 
@@ -26,6 +27,11 @@ class ShortOpenAI(AsyncOpenAI):
     """The official client; what `post_bytes` sends is made from the first request to its path."""
 
     _first: dict[str, tuple[Any, httpx2.Request]] | None = None
+
+    @property
+    def user_agent(self) -> str:
+        """The client's own name, not that of this class."""
+        return f"{AsyncOpenAI.__name__}/Python {self._version}"
 
     async def post_bytes(self, path: str, content: bytes) -> httpx2.Response:
         """POST a JSON body that is encoded already; errors as the client raises them."""
@@ -54,9 +60,11 @@ class ShortOpenAI(AsyncOpenAI):
 class ShortHttp(DefaultAioHttpClient):
     """The client's own transport on aiohttp, except for requests made from a pattern, unless a proxy is in between."""
 
-    def __init__(self, most: int, trust_env: bool) -> None:
+    def __init__(self, most: int, trust_env: bool, secure: bool) -> None:
+        # Reading the list of authorities takes 20 ms; without it nobody is trusted.
+        self.context = httpx2.create_ssl_context(trust_env=trust_env) if secure else SSLContext(PROTOCOL_TLS_CLIENT)
         limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEEP_IDLE_S)
-        super().__init__(limits=limits, trust_env=trust_env)
+        super().__init__(limits=limits, trust_env=trust_env, verify=self.context)
         self.most, self.direct = most, not (trust_env and getproxies())
         self.session: aiohttp.ClientSession | None = None
 
@@ -66,7 +74,7 @@ class ShortHttp(DefaultAioHttpClient):
         if headers is None or not self.direct:
             return await super().send(request, **chosen)
         if self.session is None:
-            self.session = self._open(request.url.scheme == "https")
+            self.session = self._open()
         wait = request.extensions["timeout"]
         timeout = aiohttp.ClientTimeout(sock_connect=wait["connect"], sock_read=wait["read"], connect=wait["pool"])
         try:
@@ -82,9 +90,8 @@ class ShortHttp(DefaultAioHttpClient):
             raise httpx2.ReadError(str(error)) from error
         return httpx2.Response(answer.status, headers=answer.raw_headers, content=content, request=request)
 
-    def _open(self, secure: bool) -> aiohttp.ClientSession:
-        context = httpx2.create_ssl_context(trust_env=self.trust_env) if secure else True  # aiohttp's own
-        connector = aiohttp.TCPConnector(limit=self.most, ssl=context, keepalive_timeout=KEEP_IDLE_S)
+    def _open(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=self.most, ssl=self.context, keepalive_timeout=KEEP_IDLE_S)
         return aiohttp.ClientSession(connector=connector, auto_decompress=False)
 
     async def aclose(self) -> None:

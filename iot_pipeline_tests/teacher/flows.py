@@ -51,10 +51,10 @@ def make_requests(count: int, model: str = "gpt-4o-mini", max_tokens: int = 400)
 
 def checker(requests: list[Request]) -> Callable[[Request, str], list[str]]:
     """The real check of each request's answer against its own flow."""
-    numbers = {request.key: number for number, request in enumerate(requests)}
+    numbers = {request.messages[-1]["content"]: number for number, request in enumerate(requests)}
 
     def check(request: Request, text: str) -> list[str]:
-        number = numbers[request.key]
+        number = numbers[request.messages[-1]["content"]]
         return check_answer(text, flow_text(number), CLASSES[number % 3], CLASSES, STANDARDISED)
 
     return check

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from iot_pipeline.teacher.bill import PromptCache, prompt_id
 from iot_pipeline.teacher.completions import BadBody, check_body, completion
-from iot_pipeline.teacher.manners import duration
 from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.teacher.quota import duration
 from iot_pipeline_tests.teacher.flows import make_requests
 
 
