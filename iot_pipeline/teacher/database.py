@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import NullPool
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.dialects import EXTRAS, SQLITE, dialect_of, with_driver
+from iot_pipeline.teacher.dialects import EXTRAS, MYSQL, SQLITE, dialect_of, with_driver
 
 Location = Path | str | sa.URL
 SETTING = "IOT_TEACHER_STORE"
@@ -54,6 +54,8 @@ def store_url(location: Location) -> sa.URL:
             f"{SETTING}: give the password as user:password@host (or where the driver looks for it: PGPASSWORD), not "
             "after the `?`."
         )
+    if url.get_backend_name() == MYSQL and not url.database:
+        raise UserError(f"{SETTING}: name the database: mysql://USER@HOST/DATABASE.")
     if is_file(url):
         if url.database in (None, "", ":memory:"):
             raise UserError(f"{SETTING}: a SQLite store needs a file: sqlite:////folder/teacher.sqlite.")
@@ -315,10 +317,12 @@ class Database:
         cursor = driver.cursor()
         if is_file(self.url) and not self._read_only:
             _use_wal(cursor)
-        for statement in (*self._dialect.prepare, *(self._dialect.read_only if self._read_only else ())):
+        statements = (*self._dialect.prepare, *(self._dialect.read_only if self._read_only else ()))
+        for statement in statements:
             cursor.execute(statement)
         cursor.close()
-        driver.commit()  # some databases take back with the first transaction what was set in it
+        if statements:
+            driver.commit()  # some databases take back with the first transaction what was set in it
 
     def _of_what_is_there(self) -> sa.URL:
         """The URL by which a SQLite file is opened and never made. Not `mode=ro`: a write-ahead log may have to be."""
@@ -329,9 +333,11 @@ class Database:
     @contextmanager
     def explained(self, done: str) -> Iterator[None]:
         """Errors of the database and its driver as UserError; `done` is what it could not be."""
+        # What drivers make of options in the URL that they do not know.
+        options = (AttributeError, TypeError, ValueError) if done == "opened" else ()
         try:
             yield
-        except (ImportError, OSError, SQLAlchemyError, *getattr(self, "errors", ())) as error:
+        except (ImportError, OSError, SQLAlchemyError, *options, *getattr(self, "errors", ())) as error:
             raise self._explain(error, done) from error
 
     def _explain(self, error: BaseException, done: str) -> UserError:

@@ -27,7 +27,7 @@ TEXT = (
     .with_variant(mysql.LONGTEXT(), MYSQL)
 )  # fmt: skip
 COUNT = sa.BigInteger().with_variant(sa.Integer, SQLITE)  # SQLite numbers only an INTEGER key by itself
-REAL: sa.Double[float] = sa.Double()
+REAL: sa.DOUBLE_PRECISION[float] = sa.DOUBLE_PRECISION()  # the name that SQL gives it
 metadata = sa.MetaData()
 
 

@@ -47,6 +47,7 @@ def test_a_store_is_shown_without_its_password(given: str, told: str) -> None:
     ("sqlite+aiosqlite:////x/t.sqlite", "cannot be in sqlite.aiosqlite"),
     ("postgresql+asyncpg://me:s3cret@db/a", r"cannot be in postgresql\+asyncpg.*iot-pipeline\[postgres\]"),
     ("postgresql://db/a?password=s3cret", "PGPASSWORD"), ("mysql://db/a?passwd=s3cret", "user:password@host"),
+    ("mariadb://me:s3cret@db", "name the database"), ("mysql://me:s3cret@db/", "name the database"),
     ("sqlite://", "needs a file"), ("sqlite:///:memory:", "needs a file"),
 ])
 def test_what_is_no_place_for_a_store_is_named(given: str, message: str) -> None:
@@ -79,6 +80,14 @@ def test_a_driver_that_is_not_installed_is_named(
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("option", ["nosuch=1", "connect_timeout=soon", "charset=nosuch"])
+def test_an_option_that_the_driver_does_not_know_is_told(option: str) -> None:
+    pytest.importorskip("pymysql")
+    with pytest.raises(UserError, match=r"me:\*\*\*@127\.0\.0\.1/a cannot be opened: .*IOT_TEACHER_STORE") as caught:
+        Store(f"mysql://me:s3cret@127.0.0.1/a?{option}")
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_server_that_is_not_there_is_named_without_the_password(tmp_path: Path) -> None:
     pytest.importorskip("psycopg2")
     chosen = load_settings({"IOT_LAKE": str(tmp_path), "IOT_TEACHER_STORE": CLOSED})
@@ -88,6 +97,13 @@ def test_a_server_that_is_not_there_is_named_without_the_password(tmp_path: Path
     findings = [finding for finding in examine(chosen) if finding.topic == "store"]
     assert [finding.state for finding in findings] == ["error"] and "me:***@" in findings[0].text
     assert "s3cret" not in str(examine(chosen)) + str(told_settings(chosen)) + repr(teacher)
+
+
+def test_a_mysql_server_that_is_not_there_is_named_without_the_password() -> None:
+    pytest.importorskip("pymysql")
+    with pytest.raises(UserError, match=r"me:\*\*\*@127\.0\.0\.1:1/a cannot be opened: 2003: Can't connect") as caught:
+        Store("mysql://me:s3cret@127.0.0.1:1/a")
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("command", [["doctor", "--json"], ["cache", "export", "x.parquet", "--json"]])
