@@ -6,6 +6,7 @@ Belongs here: picking serialisation, scales and rank table from the lake. Does n
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 
@@ -44,9 +45,14 @@ def _ranks(step: Step) -> RankTable | None:
     return rank_table(step) if step.settings.serialisation == "ranked" else None
 
 
+def text_writer(step: Step) -> Callable[[pd.DataFrame], list[str]]:
+    """A function from a table with the feature columns to one text a row, for tables that are read in parts."""
+    return partial(texts, text_spec(step), step.settings.serialisation, ranks=_ranks(step))
+
+
 def table_texts(step: Step, flows: pd.DataFrame) -> list[str]:
     """One text a row of a table with the feature columns."""
-    return texts(text_spec(step), step.settings.serialisation, flows, _ranks(step))
+    return text_writer(step)(flows)
 
 
 def one_text(step: Step) -> Callable[[Sequence[float]], str]:

@@ -5,19 +5,41 @@ Belongs here: joins of flows.parquet with order.parquet and records.parquet. Doe
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.flows.tables import connect
 
 
 def training_rows(flows: Path, order: Path, start: int, stop: int) -> pd.DataFrame:
-    """Rows at positions [start, stop) of the training order: position, row_id, flow_group, label, repeat, features."""
-    query = """
-        SELECT o.position, o.row_id, o.flow_group, o.label, o."repeat",
-               f.* EXCLUDE (row_id, flow_group, label, occurrence)
-        FROM read_parquet($order) o JOIN read_parquet($flows) f USING (row_id)
-        WHERE o.position >= $start AND o.position < $stop ORDER BY o.position"""
-    return _frame(query, order=str(order), flows=str(flows), start=start, stop=stop)
+    """Rows at positions [start, stop) of the training order: position, row_id, flow_group, label, repeat, features.
+
+    Read a column at a time, and equal texts are one object: a join by SQL takes three times the memory of the result.
+    UserError where the order names a row that is not among the flows.
+    """
+    wanted = [("position", ">=", start), ("position", "<", stop)]
+    rows = pq.read_table(order, filters=wanted, read_dictionary=["flow_group", "label"]).sort_by("position")
+    columns = {name: _values(rows[name]) for name in ("position", "row_id", "flow_group", "label", "repeat")}
+    with pq.ParquetFile(flows) as file:
+        found = pd.Index(file.read(["row_id"])["row_id"].to_numpy()).get_indexer(columns["row_id"])
+        if (found < 0).any():
+            raise UserError(f"{order} names rows that {flows} lacks; make flows and splits again.")
+        for name in file.schema_arrow.names:
+            if name not in ("row_id", "flow_group", "label", "occurrence"):
+                columns[name] = _values(file.read([name])[name])[found]
+    return pd.DataFrame(columns, copy=False)
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as pandas would have it; of a dictionary, the same object for each equal text."""
+    if not pa.types.is_dictionary(column.type):
+        return column.to_pandas().to_numpy()
+    whole = column.unify_dictionaries()
+    texts = np.array(whole.chunk(0).dictionary.to_pylist() if whole.num_chunks else [], dtype=object)
+    return texts[np.concatenate([np.empty(0, np.int32), *(part.indices.to_numpy() for part in whole.chunks)])]
 
 
 def distinct_flows(flows: Path, records: Path, side: str) -> pd.DataFrame:

@@ -123,6 +123,11 @@ class Survey:
         self.parts.append(Part(name))
         self._prompt = prompt
 
+    def stream(self, requests: Iterable[Request], check: Check, take: Callable[[Answer], None]) -> None:
+        """As the engine's, but all requests are held at once: what is sent for some is judged by all."""
+        for answer in self.ask(list(requests), check).values():
+            take(answer)
+
     def ask(self, requests: Sequence[Request], check: Check) -> dict[str, Answer]:
         """An answer for each distinct key: the stored one, or a stand-in of the length that it may have."""
         by_key = {request.key: request for request in requests}

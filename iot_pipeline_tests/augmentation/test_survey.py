@@ -13,7 +13,10 @@ import pandas as pd
 import pytest
 
 from iot_pipeline.augmentation import tracks
-from iot_pipeline.augmentation.tracks import Asks, TrackResult
+from iot_pipeline.augmentation.answers import parse_answer
+from iot_pipeline.augmentation.join import Key
+from iot_pipeline.augmentation.track_files import TrackResult
+from iot_pipeline.augmentation.tracks import Asks
 from iot_pipeline.augmentation.variation import Variation
 from iot_pipeline.flows.serialise import values_text
 from iot_pipeline.teacher.batch import BatchLimits
@@ -33,7 +36,7 @@ TOKENIZER = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
 LIMITS = BatchLimits(tokens=150_000, first_poll_s=0.05, poll_s=0.2, orphan_grace_s=0.0)
 
 
-def ask(engine: Asks, track: str, table: pd.DataFrame, answers: Mapping[tracks.Key, str]) -> TrackResult:
+def ask(engine: Asks, track: str, table: pd.DataFrame, answers: Mapping[Key, str]) -> TrackResult:
     if isinstance(engine, Survey):
         engine.begin(track, track)
     if track == "original":
@@ -68,7 +71,7 @@ def test_cold_and_after_the_run(via: str, rows: pd.DataFrame, tmp_path: Path) ->
     expected = total(cold)
     with embedded_server() as url:
         asking: Teacher = teacher(url, path, via=via, batch_limits=LIMITS)
-        answers: Mapping[tracks.Key, str] = {}
+        answers: Mapping[Key, str] = {}
         for part in cold.parts:
             result = ask(asking, part.name, rows, answers)
             answers = answers or result.answers
@@ -145,7 +148,7 @@ def test_a_prompt_that_the_rules_do_not_understand_still_has_a_length() -> None:
     found = survey(None)
     found.begin("odd", "original")
     given = found.ask([odd], lambda request, text: [])[odd.key]
-    assert len(tracks.parse_answer(given.text).analysis.split()) == BRIEF.words
+    assert len(parse_answer(given.text).analysis.split()) == BRIEF.words
     assert 100 < found.parts[0].completion_tokens < 300
 
 

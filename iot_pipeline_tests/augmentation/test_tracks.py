@@ -1,6 +1,7 @@
 """Tracks: one request for equal work, rows joined by key, same rows in each track, quarantine that is seen."""
 
 from dataclasses import replace
+from operator import length_hint
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute
 import pytest
 
-from iot_pipeline.augmentation import tracks
+from iot_pipeline.augmentation import track_files, tracks
 from iot_pipeline.augmentation.prompts import load_prompt
+from iot_pipeline.augmentation.track_files import TrackResult, read_answers, write_track
 from iot_pipeline.augmentation.tracks import Brief
 from iot_pipeline.augmentation.variation import Variation
 from iot_pipeline.errors import UserError
@@ -34,20 +36,22 @@ class Direct:
         self.spoil = spoil
         self.asked: list[Request] = []
 
-    def ask(self, requests, check):  # type: ignore[no-untyped-def]
-        found = {}
+    def stream(self, requests, check, take):  # type: ignore[no-untyped-def]
+        seen = set()
         for request in requests:
+            if request.key in seen:
+                continue
+            seen.add(request.key)
             self.asked.append(request)
             wanted = (request.params[name] for name in ("temperature", "seed", "max_tokens"))
             text, finish, _ = write_answer(request.messages, *wanted)
             if self.spoil and self.spoil in text:
                 text = text.replace("KEY_INDICATORS: ", "KEY_INDICATORS: made_up 1.5; ")
             reasons = tuple(check(request, text))
-            found[request.key] = Answer(
+            take(Answer(
                 request.key, "quarantined" if reasons else "ok", text, finish, request.model, self.source,
                 usage=Usage(100, 0, 10), attempts=1, reasons=reasons,
-            )
-        return found
+            ))
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +72,12 @@ def prompt(track: str):  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture(scope="module")
-def original(rows: pd.DataFrame) -> tracks.TrackResult:
+def original(rows: pd.DataFrame) -> TrackResult:
     return tracks.build_original(rows, prompt("original"), Direct(), BRIEF)
 
 
 def test_equal_flow_and_label_is_asked_once_and_shares_its_answer(
-    rows: pd.DataFrame, original: tracks.TrackResult
+    rows: pd.DataFrame, original: TrackResult
 ) -> None:
     pairs = len(rows.drop_duplicates(["flow_group", "label"]))
     assert original.usage["distinct_requests"] == pairs < len(rows)
@@ -82,23 +86,23 @@ def test_equal_flow_and_label_is_asked_once_and_shares_its_answer(
     assert said.groupby([rows["flow_group"], rows["label"]]).nunique().max() == 1
 
 
-def test_every_row_keeps_its_place_its_flow_and_its_label(rows: pd.DataFrame, original: tracks.TrackResult) -> None:
+def test_every_row_keeps_its_place_its_flow_and_its_label(rows: pd.DataFrame, original: TrackResult) -> None:
     for message, text, label in zip(original.messages, rows["text"], rows["label"], strict=True):
         user, assistant = message["messages"]
         assert user == {"role": "user", "content": text}
         assert assistant["content"].startswith(f"CLASSIFICATION: {label}\nANALYSIS: ")
 
 
-def test_answers_come_back_as_they_were_written(original: tracks.TrackResult, tmp_path: Path) -> None:
-    tracks.write_track(original, tmp_path)
-    assert tracks.read_answers(tmp_path) == original.answers
+def test_answers_come_back_as_they_were_written(original: TrackResult, tmp_path: Path) -> None:
+    write_track(original, tmp_path)
+    assert read_answers(tmp_path) == original.answers
     assert len((tmp_path / "track.jsonl").read_text().splitlines()) == len(original.messages)
     with pytest.raises(UserError, match=r"answers\.parquet is missing"):
-        tracks.read_answers(tmp_path / "elsewhere")
+        read_answers(tmp_path / "elsewhere")
 
 
 def test_a_first_row_keeps_the_answer_and_each_further_one_is_paraphrased(
-    rows: pd.DataFrame, original: tracks.TrackResult
+    rows: pd.DataFrame, original: TrackResult
 ) -> None:
     result = tracks.build_paraphrased(rows, original.answers, prompt("paraphrased"), Direct(), BRIEF)
     assert result.quarantined == 0
@@ -124,12 +128,12 @@ def test_a_quarantined_answer_is_listed_with_its_reason_and_stays_out_of_every_t
 
 @pytest.mark.parametrize("variation", list(Variation))
 def test_varied_rows_meet_no_evaluation_flow_and_are_explained_anew(
-    rows: pd.DataFrame, original: tracks.TrackResult, variation: Variation
+    rows: pd.DataFrame, original: TrackResult, variation: Variation
 ) -> None:
     def to_text(values):  # type: ignore[no-untyped-def]
         return values_text(SPEC, values)
 
-    def build(forbidden: set[str]) -> tracks.TrackResult:
+    def build(forbidden: set[str]) -> TrackResult:
         return tracks.build_feature_varied(
             rows, original.answers, prompt("feature_varied"), Direct(), BRIEF, variation, to_text, forbidden
         )
@@ -170,7 +174,7 @@ def test_compact_flows_are_read_explained_paraphrased_and_varied(rows: pd.DataFr
     assert len({row["messages"][0]["content"] for row in varied.messages} - set(short["text"])) > 10
 
 
-def test_a_report_is_the_same_whatever_the_cache_held(rows: pd.DataFrame, original: tracks.TrackResult) -> None:
+def test_a_report_is_the_same_whatever_the_cache_held(rows: pd.DataFrame, original: TrackResult) -> None:
     again = tracks.build_original(rows, prompt("original"), Direct(), BRIEF)
     assert (again.report, again.messages) == (original.report, original.messages)
     assert set(original.usage) == {
@@ -187,9 +191,66 @@ def test_what_the_analyst_wrote_is_marked_wherever_it_ran(
     rows: pd.DataFrame, source: str, model: str, embedded: bool
 ) -> None:
     class Elsewhere(Direct):
-        def ask(self, requests, check):  # type: ignore[no-untyped-def]
-            return {key: replace(answer, model=model) for key, answer in super().ask(requests, check).items()}
+        def stream(self, requests, check, take):  # type: ignore[no-untyped-def]
+            super().stream(requests, check, lambda answer: take(replace(answer, model=model)))
 
     engine = Elsewhere()
     engine.source = source
     assert tracks.build_original(rows[:20], prompt("original"), engine, BRIEF).usage["embedded"] is embedded
+
+
+def test_how_many_rows_are_held_at_once_changes_nothing(
+    rows: pd.DataFrame, original: TrackResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def made(folder: Path) -> list[TrackResult]:
+        first = tracks.build_original(rows, prompt("original"), Direct(spoil="Normal"), BRIEF)
+        write_track(first, folder)
+        said = tracks.build_paraphrased(rows, read_answers(folder), prompt("paraphrased"), Direct("Arp"), BRIEF)
+        return [first, said]
+
+    whole = made(tmp_path / "whole")
+    monkeypatch.setattr(tracks, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(track_files, "ANSWERS_AT_ONCE", 7)
+    for one, other in zip(whole, made(tmp_path / "parts"), strict=True):
+        assert one.quarantined > 0
+        assert (one.messages, one.report, one.usage) == (other.messages, other.report, other.usage)
+        assert one.provenance.equals(other.provenance)
+    assert read_answers(tmp_path / "whole") == read_answers(tmp_path / "parts") == whole[0].answers
+
+
+def test_texts_are_made_as_requests_are_drawn(rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stops(Direct):
+        def stream(self, requests, check, take):  # type: ignore[no-untyped-def]
+            assert length_hint(requests) == len(rows.drop_duplicates(["flow_group", "label"]))
+            next(iter(requests))
+            raise UserError("the budget is used up")
+
+    made: list[int] = []
+
+    def to_texts(part: pd.DataFrame) -> list[str]:
+        made.append(len(part))
+        return tracks.text_column(part)
+
+    monkeypatch.setattr(tracks, "ROWS_AT_ONCE", 10)
+    with pytest.raises(UserError, match="budget"):
+        tracks.build_original(rows, prompt("original"), Stops(), BRIEF, to_texts=to_texts)
+    assert made == [10]
+
+
+@pytest.mark.parametrize("loses", ["an answer", "rows"])
+def test_what_an_engine_loses_is_no_track(rows: pd.DataFrame, loses: str) -> None:
+    class Loses(Direct):
+        def stream(self, requests, check, take):  # type: ignore[no-untyped-def]
+            if loses == "rows":
+                return
+            first = next(iter(requests))
+            super().stream(requests, check, lambda answer: take(answer) if answer.key != first.key else None)
+
+    with pytest.raises(RuntimeError, match=r"1 of \d+ requests got no answer|0 of 300 rows were drawn"):
+        tracks.build_original(rows, prompt("original"), Loses(), BRIEF)
+
+
+def test_a_table_without_a_column_is_an_error(rows: pd.DataFrame) -> None:
+    for name in ("repeat", "text"):
+        with pytest.raises(UserError, match=f"lack the column '{name}'"):
+            tracks.build_original(rows.drop(columns=name), prompt("original"), Direct(), BRIEF)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.augmentation import tracks
+from iot_pipeline.augmentation.track_files import write_track
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
 from iot_pipeline.teacher.archive import Replay, export_answers, import_answers
@@ -36,7 +37,7 @@ def test_a_replayed_track_is_equal_to_the_byte(tmp_path: Path, rows) -> None:  #
     with open_teacher(settings) as replay:
         again = tracks.build_original(rows[:60], prompt("original"), replay, BRIEF)
         for result, folder in ((asked, tmp_path / "x"), (again, tmp_path / "y")):
-            tracks.write_track(result, folder)
+            write_track(result, folder)
         with pytest.raises(UserError, match=r"IOT_TEACHER=replay: \d+ of \d+ answers are not in"):
             tracks.build_original(rows[:90], prompt("original"), replay, BRIEF)
     for name in ("track.jsonl", "answers.parquet"):

@@ -4,29 +4,22 @@ Belongs here: `original`, `paraphrased`, `feature_varied`. Does not belong here:
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 
+from iot_pipeline.augmentation.join import Key
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
-from iot_pipeline.augmentation.tracks import (
-    Asks,
-    Brief,
-    Key,
-    TrackResult,
-    build_feature_varied,
-    build_original,
-    build_paraphrased,
-    read_answers,
-    write_track,
-)
+from iot_pipeline.augmentation.track_files import TrackResult, read_answers, write_track
+from iot_pipeline.augmentation.tracks import Asks, Brief, build_feature_varied, build_original, build_paraphrased
 from iot_pipeline.augmentation.variation import Variation
 from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.partitions import grid, grid_dep, only, prompt_dep
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
 from iot_pipeline.defs.step import LakeResource, Step
-from iot_pipeline.defs.texts import evaluation_prompts, one_text, table_texts, text_spec
+from iot_pipeline.defs.texts import evaluation_prompts, one_text, text_spec, text_writer
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.flows.pool import labelled_flows, pool_size, training_rows
 from iot_pipeline.flows.split import stage_rows
@@ -46,15 +39,13 @@ def answered(asset: str, partitions: dg.PartitionsDefinition | None = None) -> l
 
 
 def increment(step: Step) -> pd.DataFrame:
-    """The rows that this stage adds, with their text; a pool smaller than the stage is noted."""
+    """The rows that this stage adds; a pool smaller than the stage is noted."""
     stage = step.artefact.partition.split("|")[0]
     order = step.input("training_order") / "order.parquet"
     start, stop, requested = stage_rows(stage, pool_size(order))
     if requested and stop < requested:
         step.note(stage_capped=f"the train pool has {stop:,} rows, fewer than stage {stage}")
-    rows = training_rows(step.input("flows") / "flows.parquet", order, start, stop)
-    rows["text"] = table_texts(step, rows)
-    return rows
+    return training_rows(step.input("flows") / "flows.parquet", order, start, stop)
 
 
 def prompt_of(step: Step, track: str) -> PromptFile:
@@ -76,7 +67,7 @@ def brief(step: Step) -> Brief:
 
 def ask_original(step: Step, prompt: PromptFile, engine: Asks) -> TrackResult:
     """The increment's original answers."""
-    return build_original(increment(step), prompt, engine, brief(step), log=step.log)
+    return build_original(increment(step), prompt, engine, brief(step), step.log, text_writer(step))
 
 
 def ask_validation(step: Step, prompt: PromptFile, engine: Asks) -> TrackResult:
@@ -85,13 +76,13 @@ def ask_validation(step: Step, prompt: PromptFile, engine: Asks) -> TrackResult:
         step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "validation",
         step.settings.validation_flows, step.settings.seed,
     )
-    rows = rows.assign(position=range(len(rows)), repeat=0, text=table_texts(step, rows))
-    return build_original(rows, prompt, engine, brief(step), log=step.log)
+    rows = rows.assign(position=range(len(rows)), repeat=0)
+    return build_original(rows, prompt, engine, brief(step), step.log, text_writer(step))
 
 
 def ask_paraphrased(step: Step, prompt: PromptFile, engine: Asks, answers: Mapping[Key, str]) -> TrackResult:
     """The increment's paraphrases of `answers`."""
-    return build_paraphrased(increment(step), answers, prompt, engine, brief(step), log=step.log)
+    return build_paraphrased(increment(step), answers, prompt, engine, brief(step), step.log, text_writer(step))
 
 
 def ask_feature_varied(step: Step, prompt: PromptFile, engine: Asks, answers: Mapping[Key, str]) -> TrackResult:
@@ -99,7 +90,7 @@ def ask_feature_varied(step: Step, prompt: PromptFile, engine: Asks, answers: Ma
     forbidden = evaluation_prompts(step)
     return build_feature_varied(
         increment(step), answers, prompt, engine, brief(step), variation=Variation(step.settings.variation),
-        to_text=one_text(step), forbidden=forbidden, log=step.log,
+        to_text=one_text(step), forbidden=forbidden, log=step.log, to_texts=text_writer(step),
     )
 
 
@@ -111,16 +102,16 @@ def finish(step: Step, result: TrackResult) -> None:
     step.volatile("provenance.parquet")
     if result.usage["embedded"]:
         step.provenance["label"] = EMBEDDED_LABEL
-    step.note(rows=len(result.messages), quarantined=result.quarantined, **result.headline)
-    step.table("by_class", result.by_class)
+    step.note(rows=result.rows, quarantined=result.quarantined, **result.headline)
+    step.table("by_class", result.report["by_class"])
     reasons = result.report["quarantine_reasons"]
     step.table("quarantined_by_reason", [{"reason": reason, "rows": n} for reason, n in reasons.items()])
-    if result.messages:
+    for example in islice(result.chat_rows(), 1):
         step.metadata["example"] = dg.MetadataValue.md("\n\n".join(
-            f"**{part['role']}**\n```\n{part['content']}\n```" for part in result.messages[0]["messages"]
+            f"**{part['role']}**\n```\n{part['content']}\n```" for part in example["messages"]
         ))
     limit = step.settings.max_quarantined_share
-    share = result.quarantined / max(1, result.quarantined + len(result.messages))
+    share = result.quarantined / max(1, result.quarantined + result.rows)
     step.check("few_rows_without_answer", share <= limit, share=share, limit=limit)
 
 

@@ -1,0 +1,134 @@
+"""A finished track and its files: chat rows, provenance, answers.
+
+Belongs here: their shapes, writing and reading them. Does not belong here: making a track (tracks.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iot_pipeline.augmentation.join import Join, Joined, Key, StoredAnswers
+from iot_pipeline.augmentation.spill import Spill
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import replacing
+
+PROVENANCE = pa.schema(
+    [
+        ("position", pa.int64()), ("row_id", pa.int64()), ("flow_group", pa.string()), ("label", pa.string()),
+        ("repeat", pa.int32()), ("kind", pa.string()), ("status", pa.string()), ("reasons", pa.list_(pa.string())),
+        ("answer", pa.string()), ("key", pa.string()), ("seed", pa.int64()), ("variation", pa.string()),
+        ("factor", pa.float64()), ("varied_group", pa.string()), ("model", pa.string()), ("source", pa.string()),
+        ("attempts", pa.int32()), ("from_cache", pa.bool_()),
+    ]
+)  # fmt: skip
+ANSWERS = pa.schema([("flow_group", pa.string()), ("label", pa.string()), ("answer", pa.string())])
+ANSWERS_AT_ONCE = 5000
+
+
+@dataclass(frozen=True)
+class TrackResult:
+    """One track's increment; rows and answers lie on disk and are read some at a time.
+
+    report holds only what is the same in every equal run; usage also what was sent and billed. answers: the
+    answer of each (flow_group, label), of the original track only. headline: facts for the asset's page.
+    """
+
+    join: Join
+    report: dict[str, Any]
+    usage: dict[str, Any]
+    headline: dict[str, Any]
+    answers: Mapping[Key, str] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Rows with an answer."""
+        return int(self.report["rows"])
+
+    @property
+    def quarantined(self) -> int:
+        """Rows without one."""
+        return int(self.report["quarantined"])
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Chat rows by position, all at once: of a track that is known to be small."""
+        return list(self.chat_rows())
+
+    @property
+    def provenance(self) -> pa.Table:
+        """One row for each row of the increment, all at once."""
+        return pa.concat_tables([PROVENANCE.empty_table(), *map(provenance_of, self.join.parts())])
+
+    def chat_rows(self) -> Iterator[dict[str, Any]]:
+        """Chat rows by position, one after the other."""
+        return (chat_row(one) for part in self.join.parts() for one in part if one.text is not None)
+
+
+def chat_row(one: Joined) -> dict[str, Any]:
+    """Flow and answer as a chat."""
+    turns = [{"role": "user", "content": one.row.text}, {"role": "assistant", "content": one.text}]
+    return {"messages": turns}
+
+
+def provenance_of(part: list[Joined]) -> pa.Table:
+    """Rows as PROVENANCE lays down."""
+    columns = zip(*map(_record, part), strict=True)
+    return pa.table([pa.array(values, f.type) for values, f in zip(columns, PROVENANCE, strict=True)], PROVENANCE)
+
+
+def _record(one: Joined) -> tuple[Any, ...]:
+    row, outcome = one.row, one.outcome
+    asked = outcome[-4:] if outcome is not None else (None,) * 4  # model, source, attempts, from_cache
+    return (
+        row.position, row.row_id, row.flow_group, row.label, row.repeat, row.kind,
+        "ok" if one.text is not None else "quarantined", one.reasons, one.text, one.key, one.seed,
+        row.variation, row.factor, row.varied_group, *asked,
+    )  # fmt: skip
+
+
+def write_track(result: TrackResult, folder: Path) -> None:
+    """Write track.jsonl, provenance.parquet and, of the original track, answers.parquet into `folder`, each atomically.
+    """
+    with (
+        replacing(folder / "track.jsonl") as jsonl, jsonl.open("w", encoding="utf-8") as lines,
+        written(folder / "provenance.parquet", PROVENANCE) as rows,
+    ):
+        for part in result.join.parts():
+            good = (chat_row(one) for one in part if one.text is not None)
+            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in good)
+            rows.write_table(provenance_of(part))
+    if result.answers:
+        ordered = sorted(result.answers)
+        with written(folder / "answers.parquet", ANSWERS) as answers:
+            for start in range(0, len(ordered), ANSWERS_AT_ONCE):
+                keys = ordered[start : start + ANSWERS_AT_ONCE]
+                columns = [*map(list, zip(*keys, strict=True)), [result.answers[key] for key in keys]]
+                answers.write_table(pa.table(columns, schema=ANSWERS))
+
+
+@contextlib.contextmanager
+def written(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A writer of tables into one Parquet file (zstd), which is there as a whole or not at all."""
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield writer
+
+
+def read_answers(folder: Path) -> StoredAnswers:
+    """{(flow_group, label): answer} that `write_track` wrote for the original track; UserError if it is missing."""
+    path = folder / "answers.parquet"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: no answer of the original track was accepted; make it again.")
+    numbers, texts = dict[Key, int](), Spill()
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ANSWERS_AT_ONCE):
+            for group, label, text in zip(*(batch[name].to_pylist() for name in ANSWERS.names), strict=True):
+                numbers[group, label] = texts.add(text.encode())
+    return StoredAnswers(numbers, texts)
