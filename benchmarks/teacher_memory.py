@@ -1,6 +1,6 @@
 """Does the memory of the engine's process grow with the number of requests?
 
-    .venv/bin/python benchmarks/teacher_memory.py --few 5000 --cached 300000 --fresh 60000
+    .venv/bin/python benchmarks/teacher_memory.py --few 5000 --cached 300000 --fresh 300000
 
 Each pass is a process of its own that draws its requests one after the other and only counts the answers: a few and
 many that are answered already, a few and many that the embedded server (another process) answers.
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--few", type=int, default=5000)
     parser.add_argument("--cached", type=int, default=300_000, help="many that are answered")
-    parser.add_argument("--fresh", type=int, default=60_000, help="many that are asked")
+    parser.add_argument("--fresh", type=int, default=300_000, help="many that are asked")
     parser.add_argument("--print-only", action="store_true", help="write no result")
     parser.add_argument("--one", nargs=3, metavar=("COUNT", "STORE", "URL"), help="one pass, as this script starts it")
     chosen = parser.parse_args()
