@@ -37,7 +37,7 @@ Log = Callable[[str], None]
 # Texts of some rows; made where they are needed, for all of them together would fill the memory.
 ToTexts = Callable[[pd.DataFrame], Sequence[str]]
 COLUMNS = ("position", "row_id", "flow_group", "label", "repeat")
-ROWS_AT_ONCE = 5000
+ROWS_AT_ONCE = 2000
 
 
 class Asks(Protocol):
