@@ -66,8 +66,7 @@ class Outcome(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A row with its answer: `text` as students see it, None where it is quarantined; the rest None if none was asked.
-    """
+    """A row with its answer: `text` as students see it, None if quarantined; the rest is of its request, if any."""
 
     row: Row
     text: str | None

@@ -95,8 +95,7 @@ def _record(one: Joined) -> tuple[Any, ...]:
 
 
 def write_track(result: TrackResult, folder: Path) -> None:
-    """Write track.jsonl, provenance.parquet and, of the original track, answers.parquet into `folder`, each atomically.
-    """
+    """Write track.jsonl, provenance.parquet and, of the original track, answers.parquet: in parts, each atomically."""
     with (
         replacing(folder / "track.jsonl") as jsonl, jsonl.open("w", encoding="utf-8") as lines,
         written(folder / "provenance.parquet", PROVENANCE) as rows,
