@@ -132,6 +132,14 @@ def test_the_report_says_that_nothing_in_it_is_the_real_thing(first: dict[str, A
         assert word in text
 
 
+def test_the_ui_is_told_who_answered(first: dict[str, Any], lake: Path) -> None:
+    with dg.DagsterInstance.from_config(str(lake / ".dagster")) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("original"))
+        assert event is not None and event.asset_materialization is not None
+        told = [name for name in event.asset_materialization.metadata if name.startswith("openai.")]
+    assert told and all(name.startswith("openai.embedded-analyst.") for name in told)
+
+
 def test_a_second_run_does_nothing(first: dict[str, Any], lake: Path, prompts: Path) -> None:
     again = run(lake, prompts)
     assert again["made"] == []

@@ -21,7 +21,7 @@ from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.inference.student import Student
 from iot_pipeline.teacher.connect import open_teacher
 from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.request import EMBEDDED
+from iot_pipeline.teacher.request import EMBEDDED, EMBEDDED_MODEL, is_embedded
 from iot_pipeline.training.base_payload import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, finished
 from iot_pipeline.training.launch import BUILD_BASE, LAUNCHERS, command, environment
@@ -49,7 +49,8 @@ class TeacherResource(dg.ConfigurableResource):
 
 def usage_of(engine: Teacher) -> dict[str, Any]:
     """What the latest `ask` sent and what it cost, as metadata under the names that dagster-openai uses."""
-    told, name = engine.summary, f"openai.{'+'.join(engine.models)}"
+    answering = EMBEDDED_MODEL if is_embedded(engine.source) else "+".join(engine.models)  # whatever it was asked as
+    told, name = engine.summary, f"openai.{answering}"
     return {
         f"{name}.calls": told.attempts, f"{name}.prompt_tokens": told.prompt_tokens,
         f"{name}.completion_tokens": told.completion_tokens,
