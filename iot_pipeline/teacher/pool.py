@@ -159,7 +159,8 @@ class Bench:
     """Judges one reply at a time, the oldest first, when no others come in.
 
     Of many that come together each makes room for a next request, and sending those (0.4 ms each) goes before judging
-    (0.2 ms). No more than may be in flight have to wait: beyond that, each one that comes lets the oldest be judged.
+    (0.2 ms). No more than half of what may be in flight have to wait, for a kill would lose them: beyond that, each one
+    that comes lets the oldest be judged.
     """
 
     def __init__(self, run: Run) -> None:
@@ -174,7 +175,7 @@ class Bench:
         one = tries, reply, attempt, loop.create_future()
         self._waiting.append(one)
         self._came += 1
-        if len(self._waiting) > self.run.teacher.concurrency:
+        if len(self._waiting) > self.run.teacher.concurrency // 2:
             self._next()
         elif not self._looking:
             self._looking = True

@@ -15,7 +15,7 @@ from iot_pipeline.teacher.pool import QUIET_S, Bench
 Judged = list[int]
 
 
-def trial(after: Callable[[Bench, Judged], Awaitable[None]], concurrency: int = 3) -> Judged:
+def trial(after: Callable[[Bench, Judged], Awaitable[None]], concurrency: int = 6) -> Judged:
     """The numbers of the replies in the order in which they were judged; an odd one is finished by it, 13 breaks it."""
     judged = Judged()
 
@@ -47,7 +47,7 @@ def test_all_of_a_burst_are_judged_after_it_in_order() -> None:
     assert trial(burst) == [0, 1, 2]
 
 
-def test_where_they_never_stop_coming_no_more_wait_than_may_be_in_flight() -> None:
+def test_where_they_never_stop_coming_no_more_wait_than_half_of_what_may_be_in_flight() -> None:
     async def flood(bench: Bench, judged: Judged) -> None:
         tasks = []
         for number in range(12):
