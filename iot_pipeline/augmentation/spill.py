@@ -3,10 +3,9 @@
 Belongs here: keeping and finding them. Does not belong here: what they are (join.py), files that stay (track_files.py).
 """
 
-import contextlib
+import os
 import tempfile
 from array import array
-from collections.abc import Iterator
 
 from iot_pipeline.errors import UserError
 
@@ -18,15 +17,15 @@ class Spill:
     """
 
     def __init__(self) -> None:
-        with _room():
-            self._file = tempfile.TemporaryFile(prefix="iot_pipeline-")  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(prefix="iot_pipeline-")  # noqa: SIM115
         self._ends = array("q", [0])
 
     def add(self, data: bytes) -> int:
         """Keep `data`; its number."""
-        with _room():
-            self._file.seek(self._ends[-1])
+        try:
             self._file.write(data)
+        except OSError as error:
+            raise _no_room(error) from error
         self._ends.append(self._ends[-1] + len(data))
         return len(self) - 1
 
@@ -35,17 +34,15 @@ class Spill:
 
     def __getitem__(self, number: int) -> bytes:
         start, end = self._ends[number], self._ends[number + 1]
-        with _room():  # what was added may be written only now
-            self._file.seek(start)
-            return self._file.read(end - start)
+        try:
+            self._file.flush()
+            return os.pread(self._file.fileno(), end - start, start)  # leaves the place to write at alone
+        except OSError as error:
+            raise _no_room(error) from error
 
 
-@contextlib.contextmanager
-def _room() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"a track's texts cannot be kept in {tempfile.gettempdir()} ({error.strerror}), it takes some 2 kB a row; "
-            "set TMPDIR to a folder with more room. Answers so far are stored."
-        ) from error
+def _no_room(error: OSError) -> UserError:
+    return UserError(
+        f"a track's texts cannot be kept in {tempfile.gettempdir()} ({error.strerror}), they take some 2 kB a row; "
+        "set TMPDIR to a folder with more room. Answers so far are stored."
+    )

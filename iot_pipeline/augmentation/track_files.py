@@ -96,13 +96,14 @@ def _record(one: Joined) -> tuple[Any, ...]:
 
 def write_track(result: TrackResult, folder: Path) -> None:
     """Write track.jsonl, provenance.parquet and, of the original track, answers.parquet: in parts, each atomically."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     with (
         replacing(folder / "track.jsonl") as jsonl, jsonl.open("w", encoding="utf-8") as lines,
         written(folder / "provenance.parquet", PROVENANCE) as rows,
     ):
         for part in result.join.parts():
             good = (chat_row(one) for one in part if one.text is not None)
-            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in good)
+            lines.writelines(encode(row) + "\n" for row in good)
             rows.write_table(provenance_of(part))
     if result.answers:
         ordered = sorted(result.answers)

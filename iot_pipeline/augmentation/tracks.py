@@ -196,7 +196,7 @@ class _Asking:
             raise UserError(f"the rows of a track lack the column {missing[0]!r}.")
         self.rows, self.to_texts, self.prompt, self.brief = rows, to_texts, prompt, brief
         self.join = Join(brief.order)
-        self._variables = brief.variables()
+        self._variables, self._params = brief.variables(), prompt.params()
         self._version = OBJECT_VERSION if brief.objects else SCHEMA_VERSION
         self._schema = answer_schema(brief.order) if brief.objects else None
 
@@ -211,7 +211,7 @@ class _Asking:
         """The number of the row's request; `original` is the answer to be paraphrased."""
         answer = {"answer": original} if original else {}
         messages = self.prompt.render(**self._variables, flow=row.text, label=row.label, **answer)
-        params = self.prompt.params() | {"seed": seed}
+        params = self._params | {"seed": seed}
         return self.join.number(
             FlowRequest(
                 self.prompt.model, messages, params, self._version, self._schema, row.text, row.label, original

@@ -30,6 +30,7 @@ def training_rows(flows: Path, order: Path, start: int, stop: int) -> pd.DataFra
         for name in file.schema_arrow.names:
             if name not in ("row_id", "flow_group", "label", "occurrence"):
                 columns[name] = _values(file.read([name])[name])[found]
+    pa.default_memory_pool().release_unused()  # Arrow keeps what it read with for a next time
     return pd.DataFrame(columns, copy=False)
 
 
