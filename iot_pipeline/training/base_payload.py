@@ -20,7 +20,7 @@ from iot_pipeline.training.base import build_tiny_base
 from iot_pipeline.training.model import find_machine
 from iot_pipeline.training.payload import exit_with_parent
 from iot_pipeline.training.recipe import BaseRecipe
-from iot_pipeline.training.reporter import Reporter, dagster_pipes
+from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes
 
 RESULT = "building.json"
 
@@ -70,7 +70,7 @@ def main() -> int:
             write_json(config.out / RESULT, report.plain() | facts)
         machine.close()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        complain(error)
         return 2
     return 0
 

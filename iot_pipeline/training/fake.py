@@ -18,7 +18,7 @@ from iot_pipeline.lake.atomic import replacing, write_json, write_text
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.training.config import ALL_LINEAR, RESULT, TrainConfig, read_config
 from iot_pipeline.training.plan import make_plan, within_tokens
-from iot_pipeline.training.reporter import Reporter, dagster_pipes, describe_progress
+from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes, describe_progress
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
         with dagster_pipes() as pipes:
             fake(config, Reporter(pipes, config.out, first=True))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        complain(error)
         return 2
     return 0
 

@@ -28,7 +28,7 @@ from iot_pipeline.training.lora import count_parameters
 from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.model import Machine, adapted_model, find_machine, save_adapter
 from iot_pipeline.training.plan import make_plan, within_tokens
-from iot_pipeline.training.reporter import Reporter, dagster_pipes, describe_progress
+from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes, describe_progress
 from iot_pipeline.training.sharding import held_parameters
 from iot_pipeline.training.speed import Clock, flops_per_token, mfu, peak_memory_gib
 
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         with dagster_pipes() as pipes:
             run(config, pipes)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        complain(error)
         return 2
     return 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,16 @@ class Reporter:
         """The result, to whoever started the run."""
         if self.first and self.pipes is not None:
             self.pipes.report_custom_message(facts)
+
+
+def complain(error: Exception) -> None:
+    """The one line of error with which a training process ends.
+
+    It is one write: `print` writes the line's end apart, and processes that fail together share one output, in which
+    the line of one would then run on into another's.
+    """
+    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.flush()
 
 
 def describe_progress(facts: dict[str, Any]) -> str:

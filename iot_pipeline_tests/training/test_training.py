@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -362,6 +364,23 @@ def test_bad_configuration_is_one_line(tmp_path: Path) -> None:
     )
     assert found.returncode == 2
     assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+
+
+def test_a_line_of_error_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[bytes] = []
+
+    class Output(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            writes.append(bytes(data))
+            return len(data)
+
+    # Unbuffered, as launch.environment asks for: what is written in two goes can be parted by another process.
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(Output(), write_through=True))  # type: ignore[type-var]
+    assert payload.main([str(tmp_path / "absent.json")]) == 2
+    assert len(writes) == 1 and writes[0].startswith(b"error: ") and writes[0].endswith(b"\n")
 
 
 def test_configuration_survives_json(world: tuple[Path, Path], tmp_path: Path) -> None:
