@@ -34,7 +34,7 @@ TrackOption = Annotated[
 
 
 def main() -> NoReturn:
-    """Entry point: a UserError becomes one line on standard error and exit code 2, an interrupt 130."""
+    """Entry point: a UserError becomes one line on standard error and exit code 2; typer makes an interrupt 130."""
     # Set before torch is ever loaded: spinning threads slow every neighbour down, by up to ten times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -43,9 +43,6 @@ def main() -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; `iot-pipeline run` goes on from here", file=sys.stderr)
-        sys.exit(130)
     sys.exit(0)
 
 
@@ -101,10 +98,14 @@ def run(
     from iot_pipeline.defs import execute, plan
 
     definitions = _definitions()
-    with execute.locked(chosen):
-        planned = plan.wanted(definitions, chosen, until)
-        with Progress(planned, quiet=as_json):
-            outcome = execute.execute(definitions, chosen, planned, force, accept_code)
+    try:
+        with execute.locked(chosen):
+            planned = plan.wanted(definitions, chosen, until)
+            with Progress(planned, quiet=as_json):
+                outcome = execute.execute(definitions, chosen, planned, force, accept_code)
+    except KeyboardInterrupt:
+        print("stopped; what is made stays, and `iot-pipeline run` goes on from here", file=sys.stderr)
+        raise
     results(chosen, outcome, as_json)
     if outcome.failed or outcome.left:
         sys.exit(1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 
 from iot_pipeline.defs import plan
-from iot_pipeline.defs.step import announce
+from iot_pipeline.defs.step import announce, verdicts
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
@@ -73,7 +73,7 @@ def close_orphans(instance: dg.DagsterInstance) -> int:
 
 
 def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[plan.Planned]) -> int:
-    """Tell Dagster of artefacts that a killed process finished without telling it; their number."""
+    """Tell Dagster of artefacts, and their checks, that a killed process finished without telling it; their number."""
     recorded = plan.recorded_versions(instance, planned)
     found = [(p, lake.manifest(p.artefact)) for p in planned]
     made = [
@@ -88,6 +88,8 @@ def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[pl
             metadata={"path": dg.MetadataValue.path(str(lake.folder(p.artefact)))},
             tags={plan.DATA_VERSION: manifest.data_version, "dagster/code_version": manifest.code_version},
         ))
+        for verdict in verdicts(manifest.checks):
+            instance.report_runless_asset_event(dg.AssetCheckEvaluation(p.key, **verdict))
     return len(made)
 
 
@@ -95,7 +97,10 @@ def execute(
     definitions: dg.Definitions, settings: Settings, planned: list[plan.Planned], force: bool = False,
     accept_code: bool = False,
 ) -> Outcome:
-    """Make what is stale, upstream first, and stop at the first failure (what is made stays, and is not redone)."""
+    """Make what is stale, upstream first, and stop at the first failure (what is made stays, and is not redone).
+
+    Raises KeyboardInterrupt where the process was told to stop, by SIGINT or SIGTERM.
+    """
     dagster_home(settings)
     lake = Lake(settings.lake_path)
     outcome = Outcome([], [], [], [])
@@ -133,6 +138,8 @@ def _run(
         tags={RUN_TAG: "run"},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
+    if any(_interrupted(event) for event in result.all_events):
+        raise KeyboardInterrupt
     done = {event.asset_key for event in result.get_asset_materialization_events()}
     errors = {
         event.step_key: _sentence(event)
@@ -153,6 +160,14 @@ def _run(
             outcome.failed.append((p.artefact, f"blocking check did not pass: {failed}"))
         else:
             outcome.made.append(p.artefact)
+
+
+def _interrupted(event: dg.DagsterEvent) -> bool:
+    """Whether an event is the end of a run by a signal; Dagster takes both signals for itself meanwhile."""
+    if event.event_type is not dg.DagsterEventType.RUN_FAILURE:
+        return False
+    reason = event.job_failure_data.failure_reason
+    return reason is not None and reason.value == "UNEXPECTED_TERMINATION"
 
 
 def _sentence(event: dg.DagsterEvent) -> str:

@@ -227,15 +227,6 @@ class Step:
 
     def result(self) -> dg.MaterializeResult:
         """What Dagster is told: data version, metadata, check results."""
-        results = [
-            dg.AssetCheckResult(
-                check_name=name,
-                passed=check["passed"],
-                severity=dg.AssetCheckSeverity.ERROR if check["blocking"] else dg.AssetCheckSeverity.WARN,
-                metadata={key: shown(value) for key, value in check["facts"].items()},
-            )
-            for name, check in self._checks.items()
-        ]
         folder = self.lake.folder(self.artefact)
         metadata = {"path": dg.MetadataValue.path(str(folder)), **self.metadata}
         for name in ("rows", "records"):
@@ -246,7 +237,7 @@ class Step:
         return dg.MaterializeResult(
             metadata=metadata,
             data_version=dg.DataVersion(self.finished.data_version),
-            check_results=results,
+            check_results=[dg.AssetCheckResult(**verdict) for verdict in verdicts(self._checks)],
         )
 
 
@@ -283,6 +274,18 @@ class LakeResource(dg.ConfigurableResource):
             announce(artefact, "failed", f"check did not pass: {failed}")
         else:
             announce(artefact, "done", f"{step.finished.provenance['seconds']:.1f}")
+
+
+def verdicts(checks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What Dagster is told of each check of a manifest."""
+    return [
+        {
+            "check_name": name, "passed": check["passed"],
+            "severity": dg.AssetCheckSeverity.ERROR if check["blocking"] else dg.AssetCheckSeverity.WARN,
+            "metadata": {key: shown(value) for key, value in check["facts"].items()},
+        }
+        for name, check in checks.items()
+    ]  # fmt: skip
 
 
 def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:

@@ -14,13 +14,17 @@ from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
 
 
-@dg.asset(code_version="1", partitions_def=dg.StaticPartitionsDefinition(["10K", "30K"]))
+@dg.asset(
+    code_version="1", partitions_def=dg.StaticPartitionsDefinition(["10K", "30K"]),
+    check_specs=[dg.AssetCheckSpec("long_enough", asset="made")],
+)
 def made(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     with lake.step(context) as step:
         text = step.lake.root / "text"
         write_text(step.folder / "x.txt", text.read_text() if text.exists() else "x")
         with (step.lake.root / "count").open("a") as count:
             count.write("x")
+        step.check("long_enough", passed=False, blocking=False, letters=1)
     return step.result()
 
 
@@ -36,6 +40,14 @@ def planned() -> list[Planned]:
     return [Planned(ArtefactId("made", "10K"), "group", "1")]
 
 
+def told(instance: dg.DagsterInstance) -> list[tuple[object, ...]]:
+    """What Dagster knows of the check, latest first."""
+    key = dg.AssetCheckKey(dg.AssetKey("made"), "long_enough")
+    history = instance.event_log_storage.get_asset_check_execution_history(key, limit=9)
+    found = [record.evaluation for record in history]
+    return [(e.passed, e.severity, e.partition, e.metadata["letters"].value) for e in found if e is not None]
+
+
 def definitions() -> dg.Definitions:
     return dg.Definitions(assets=[made], resources={"lake": LakeResource()})
 
@@ -44,6 +56,7 @@ def test_what_was_finished_but_not_told_to_dagster_is_recorded_and_not_made_agai
     # Made for another instance: to the lake's own it looks as after a kill between the swap and the event.
     with dg.DagsterInstance.ephemeral() as elsewhere:
         dg.materialize([made], partition_key="10K", resources={"lake": LakeResource()}, instance=elsewhere)
+        told_elsewhere = told(elsewhere)
     outcome = execute.execute(definitions(), chosen, planned())
     assert [str(artefact) for artefact in outcome.fresh] == ["made[10K]"]
     assert (chosen.lake_path / "count").read_text() == "x"
@@ -54,6 +67,7 @@ def test_what_was_finished_but_not_told_to_dagster_is_recorded_and_not_made_agai
         event = instance.get_latest_materialization_event(dg.AssetKey("made"))
         assert event is not None and event.asset_materialization is not None
         assert event.asset_materialization.tags["dagster/data_version"] == manifest.data_version
+        assert told(instance) == told_elsewhere == [(False, dg.AssetCheckSeverity.WARN, None, 1)]
 
 
 def test_what_was_made_again_but_not_told_to_dagster_gets_its_new_version_recorded(chosen: Settings) -> None:
