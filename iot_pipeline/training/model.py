@@ -211,8 +211,9 @@ def attention_kernel(device: Any, dtype: Any) -> str:
 
 
 def describe_base(base: str) -> dict[str, Any]:
-    """{architecture, longest_row: tokens a row may have, None where there is no limit} of a causal language model.
+    """{architecture, longest_row, revision} of a causal language model.
 
+    longest_row: tokens a row may have, None where there is no limit. revision: commit on the hub, None of a folder.
     Its tokenizer is loaded too. UserError for what is no such model, or has no chat template or end of turn.
     """
     from transformers import AutoConfig
@@ -225,7 +226,10 @@ def describe_base(base: str) -> dict[str, Any]:
         raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(f"IOT_BASE_MODEL: {base!r} is a {config.model_type}, no causal language model")
-    return {"architecture": config.model_type, "longest_row": getattr(config, "max_position_embeddings", None)}
+    return {
+        "architecture": config.model_type, "longest_row": getattr(config, "max_position_embeddings", None),
+        "revision": getattr(config, "_commit_hash", None),
+    }  # fmt: skip
 
 
 def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True) -> Any:

@@ -15,9 +15,10 @@ import pytest
 from iot_pipeline import settings as settings_module
 from iot_pipeline.commands.merge import merge
 from iot_pipeline.defs import step as step_module
+from iot_pipeline.defs.plan import Planned, stale
 from iot_pipeline.defs.resources import TrainerResource, clear_work
 from iot_pipeline.defs.step import LakeResource, Step
-from iot_pipeline.defs.training.assets import expected_rows, train_config
+from iot_pipeline.defs.training.assets import base_model, expected_rows, train_config
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.atomic import write_json
@@ -256,3 +257,19 @@ def processes_of(folder: Path) -> list[int]:
         if str(folder).encode() in words and int(place.name) != os.getpid():
             found.append(int(place.name))
     return found
+
+
+def test_a_folder_given_as_base_is_known_by_its_files(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(lake.folder(ArtefactId("base_model")) / "model", given)
+    choose(monkeypatch, IOT_LAKE=str(lake.root), IOT_BASE_MODEL=str(given), IOT_MAX_LENGTH="128")
+    resources = {"lake": LakeResource(), "trainer": TrainerResource()}
+    assert dg.materialize([base_model], resources=resources, instance=dg.DagsterInstance.ephemeral()).success
+    chosen, made = settings_module.settings(), ArtefactId("base_model")
+    planned = Planned(made, "training", lake.manifest(made).code_version)
+    assert stale(lake, chosen, planned) == []
+    config = given / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert stale(lake, chosen, planned) == [f"file {config} changed"]

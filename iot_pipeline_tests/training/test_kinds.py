@@ -99,7 +99,7 @@ def test_a_base_whose_body_is_not_called_model_is_trained_and_scored(world: tupl
     torch.manual_seed(1)
     GPT2LMHeadModel(shape).save_pretrained(base)
     tokenizer.save_pretrained(base)
-    assert describe_base(str(base)) == {"architecture": "gpt2", "longest_row": 256}
+    assert describe_base(str(base)) == {"architecture": "gpt2", "longest_row": 256, "revision": None}
     facts = run(config((base, world[1]), tmp_path / "out", lora_targets=["c_attn"]))["facts"]
     assert facts["final_loss"] < facts["first_loss"]
     student = Student.load(base, tmp_path / "out", device="cpu", threads=1)

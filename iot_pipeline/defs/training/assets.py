@@ -71,8 +71,10 @@ def base_model(
         if name == "tiny":
             tiny_base(step, trainer)
         else:
-            step.json("base.json", {"kind": "given", "name": name})
             found = describe_base(name)
+            step.json("base.json", {"kind": "given", "name": name, "revision": found["revision"]})
+            for path in sorted(Path(name).absolute().glob("*.*")):  # none of a hub id
+                step.file(path)
             step.note(base=name, **found)
             problem = chosen_length(step, found["longest_row"])
             step.check("base_is_fit", not problem, problem=problem or "none")
