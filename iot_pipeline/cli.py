@@ -264,6 +264,26 @@ def datasets_check(
         sys.exit(1)
 
 
+@app.command(epilog="Example: iot-pipeline explain 30K paraphrased new_flows.csv answers.jsonl")
+def explain(
+    stage: Annotated[str, typer.Argument(help="Stage of the checkpoint, such as 10K.")],
+    track: Annotated[str, typer.Argument(help="Track of the checkpoint.")],
+    flows: Annotated[str, typer.Argument(help="Flows with the data set's columns, labelled or not: as in IOT_SOURCE.")],
+    out: Annotated[Path, typer.Argument(help="New file of JSON lines, one for each row.")],
+    classes_only: Annotated[bool, typer.Option("--classes-only", help="Write no explanations: much faster.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have a trained student name the class of each flow of a file, and say why; what it says is checked."""
+    chosen = _configure(None, None)
+    _quiet()
+    from iot_pipeline.commands.explain import explain as answer
+    from iot_pipeline.commands.plain import facts, working
+
+    with working("explain:") as say:
+        told = answer(chosen, stage, track, flows, out, classes_only, say)
+    facts(told, as_json)
+
+
 @app.command(epilog="Example: iot-pipeline merge 30K paraphrased merged_30K --dtype bf16")
 def merge(
     stage: Annotated[str, typer.Argument(help="Stage of the checkpoint, such as 10K.")],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -153,6 +154,33 @@ def test_another_lake_of_the_same_flows_takes_the_base_that_was_built(
     built, taken = (json.loads((root / "base_model" / "manifest.json").read_text()) for root in (lake, tmp_path))
     assert "kept_base" in taken["summary"] and "kept_base" not in built["summary"]
     assert built["data_version"] == taken["data_version"]
+
+
+def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
+    first: dict[str, Any], lake: Path, prompts: Path, tmp_path: Path
+) -> None:
+    flows = pq.read_table(lake / "flows" / "flows.parquet").to_pandas().drop_duplicates("flow_group")
+    scored = pq.read_table(lake / "eval_metrics" / "10K" / "original" / "predictions.parquet").to_pandas()
+    scored = scored.set_index("flow_group")
+    known = flows[flows["flow_group"].isin(scored.index)].head(3)
+    new = known.iloc[[0, 1, 2, 0]]
+    new.drop(columns=["row_id", "label", "flow_group", "occurrence"]).to_csv(tmp_path / "new.csv", index=False)
+    arguments = "10K", "original", str(tmp_path / "new.csv"), str(tmp_path / "answers.jsonl")
+    done = subprocess.run(
+        command("explain", *arguments, "--json"), env=environment(lake, prompts), capture_output=True, text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["rows"], told["distinct_flows"]) == (4, 3)
+    assert any(label.startswith("TINY") for label in told["labels"])
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    wanted = scored.loc[new["flow_group"]]
+    assert [answer["row"] for answer in answers] == [1, 2, 3, 4]
+    assert [answer["class"] for answer in answers] == wanted.idxmax(axis=1).tolist()
+    assert [answer["probability"] for answer in answers] == pytest.approx(np.exp(wanted.max(axis=1)).tolist(), abs=1e-4)
+    assert all(answer["answer"].startswith(f"CLASSIFICATION: {answer['class']}") for answer in answers)
+    assert {**answers[0], "row": 4} == answers[3] and all(isinstance(answer["unsupported"], list) for answer in answers)
 
 
 def estimate(lake: Path, prompts: Path, **changed: str) -> subprocess.CompletedProcess[str]:

@@ -1,18 +1,19 @@
 """`iot-pipeline merge`: base and adapter of a checkpoint as one model, for programs that know no adapters.
 
-Belongs here: finding the checkpoint, writing the folder. Does not belong here: the merging (inference/student.py).
+Belongs here: writing the folder. Does not belong here: finding the checkpoint (checkpoint.py), the merging
+(inference/student.py).
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_json
-from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import Settings
 
 
@@ -23,24 +24,15 @@ def merge(settings: Settings, stage: str, track: str, out: Path, dtype: str) -> 
     """
     from iot_pipeline.inference.student import Student
 
-    lake = Lake(settings.lake_path)
-    base, adapter = ArtefactId("base_model"), ArtefactId(f"lora_checkpoint/{stage}", f"{stage}|{track}")
-    versions = {}
-    for artefact in (base, adapter):
-        manifest = lake.manifest(artefact)
-        if manifest is None:
-            raise UserError(f"{artefact} has not been made; `iot-pipeline run --stages {stage}` makes it")
-        versions[str(artefact)] = manifest.data_version
+    found = find(Lake(settings.lake_path), stage, track)
     if out.exists():
         raise UserError(f"{out} is there already; name a new folder")
-    named = json.loads((lake.folder(base) / "base.json").read_text())
-    location = lake.folder(base) / named["name"] if named["kind"] == "tiny" else named["name"]
-    student = Student.load(location, lake.folder(adapter), device="cpu", dtype=dtype)
+    student = Student.load(found.base, found.adapter, device="cpu", dtype=dtype)
     staging = out.with_name(f".{out.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     student.save(staging)
-    facts = {"made_of": versions, "base": named["name"], "dtype": dtype}
+    facts = {"made_of": found.made_of, "base": found.name, "dtype": dtype}
     write_json(staging / "merged.json", facts)
     staging.rename(out)
     return {"folder": str(out), **facts}

@@ -143,8 +143,8 @@ class Student:
     ) -> list[str]:
         """Answers to flow texts, by greedy generation in batches; each ends where the model ends its turn.
 
-        `answers` are beginnings of the answers (for example `CLASSIFICATION: <scored class>\\n`), kept in what
-        is returned. An answer that did not end within `max_new_tokens` is returned as it stands.
+        `answers` are beginnings of the answers (for example `CLASSIFICATION: <scored class>`), kept in what is
+        returned. An answer that did not end within `max_new_tokens` is returned as it stands.
         """
         given = list(answers) if answers is not None else [""] * len(prompts)
         return [

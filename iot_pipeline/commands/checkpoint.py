@@ -1,0 +1,45 @@
+"""A trained student as commands find it in the lake.
+
+Belongs here: what lies where. Does not belong here: loading it (inference/student.py).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.store import ArtefactId, Lake
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """base: folder or hub id; name: of the base as it was set; made_of: data versions; labels: what of it is no real
+    thing (simulated flows, embedded teacher, tiny base).
+    """
+
+    artefact: ArtefactId
+    base: str
+    name: str
+    adapter: Path
+    made_of: dict[str, str]
+    labels: list[str]
+
+
+def find(lake: Lake, stage: str, track: str) -> Checkpoint:
+    """The checkpoint of a stage and track; UserError where it or its base has not been made."""
+    base, adapter = ArtefactId("base_model"), ArtefactId(f"lora_checkpoint/{stage}", f"{stage}|{track}")
+    versions: dict[str, str] = {}
+    provenance: dict[str, Any] = {}
+    for artefact in (base, adapter):
+        manifest = lake.manifest(artefact)
+        if manifest is None:
+            raise UserError(f"{artefact} has not been made; `iot-pipeline run --stages {stage}` makes it")
+        versions[str(artefact)], provenance = manifest.data_version, manifest.provenance
+    named = json.loads((lake.folder(base) / "base.json").read_text())
+    location = str(lake.folder(base) / named["name"]) if named["kind"] == "tiny" else str(named["name"])
+    return Checkpoint(
+        adapter, location, named["name"], lake.folder(adapter), versions, provenance.get("labels", [])
+    )

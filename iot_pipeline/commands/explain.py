@@ -1,0 +1,124 @@
+"""`iot-pipeline explain`: a trained student names the class of flows in a file, and says why.
+
+Belongs here: from a file of flows to a file of answers. Does not belong here: reading flows (flows), the student
+(inference), what makes an explanation good (augmentation.answers).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from iot_pipeline.augmentation.answers import check_answer
+from iot_pipeline.augmentation.prompts import glossary_of, standardised
+from iot_pipeline.commands.checkpoint import find
+from iot_pipeline.defs.step import present_value
+from iot_pipeline.errors import UserError
+from iot_pipeline.evaluation.calibration import apply_temperature
+from iot_pipeline.flows.serialise import RankTable, texts
+from iot_pipeline.flows.spec import DatasetSpec, Scale, load_spec
+from iot_pipeline.flows.unlabelled import read_unlabelled
+from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.settings import Settings
+from iot_pipeline.sft.label import LABEL_LINE
+from iot_pipeline.sft.tasks import asked
+
+if TYPE_CHECKING:
+    from iot_pipeline.inference.student import Student
+
+Log = Callable[[str], None]
+
+
+def explain(
+    settings: Settings, stage: str, track: str, flows: str, out: Path, classes_only: bool, log: Log
+) -> dict[str, Any]:
+    """Write `out`, a line of JSON for each row of `flows`; returns what is told of it.
+
+    Each line: row (from 1), class, probability; with explanations also answer, and `unsupported`: what of it the flow
+    does not bear out, [] where all of it holds. UserError for a checkpoint that was not made, or not with the present
+    settings, for flows that are none, and where `out` is there already.
+    """
+    from iot_pipeline.inference.student import Student
+
+    if out.exists():
+        raise UserError(f"{out} is there already; name a new file")
+    lake = Lake(settings.lake_path)
+    found = find(lake, stage, track)
+    if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
+        raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")
+    spec = with_fitted_scales(lake, load_spec(settings.dataset))
+    table = read_unlabelled(spec, flows, log)
+    distinct = table.drop_duplicates("flow_group")
+    prompts = texts(
+        spec, settings.serialisation, distinct, ranks_of(lake) if settings.serialisation == "ranked" else None
+    )
+    student = Student.load(found.base, found.adapter, threads=settings.threads)
+    temperature = temperature_of(lake, stage, track)
+    answers = named(student, prompts, spec, settings, temperature, log)
+    if not classes_only:
+        explained(student, prompts, answers, spec, settings, log)
+    by_group = dict(zip(distinct["flow_group"], answers, strict=True))
+    lines = ({"row": row, **by_group[group]} for row, group in enumerate(table["flow_group"], 1))
+    write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    counts = table["flow_group"].map(lambda group: by_group[group]["class"]).value_counts()
+    return {
+        "file": str(out), "rows": len(table), "distinct_flows": len(distinct),
+        "classes": {name: int(count) for name, count in counts.items()},
+        "explanations_borne_out": None if classes_only else sum(not answer["unsupported"] for answer in answers),
+        "probabilities": "as scored" if temperature is None else f"calibrated, temperature {temperature:.3g}",
+        "made_of": found.made_of, "labels": found.labels,
+    }  # fmt: skip
+
+
+def named(
+    student: Student, prompts: list[str], spec: DatasetSpec, settings: Settings, temperature: float | None, log: Log
+) -> list[dict[str, Any]]:
+    """Class and probability of each flow text."""
+    tasks = settings.tasks
+    order = "label_first" if tasks == "both" else settings.answer_order
+    scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, order, log=log)
+    scores = apply_temperature(scores, temperature) if temperature is not None else scores
+    return [
+        {"class": spec.classes[best], "probability": round(float(np.exp(row[best])), 6)}
+        for row, best in zip(scores, scores.argmax(axis=1), strict=True)
+    ]
+
+
+def explained(
+    student: Student, prompts: list[str], answers: list[dict[str, Any]], spec: DatasetSpec, settings: Settings, log: Log
+) -> None:
+    """Add to each answer what the student says of its class, and what of that the flow does not bear out."""
+    log(f"{len(prompts):,} distinct flows")
+    questions = [asked(text, "explain", settings.tasks) for text in prompts]
+    # Without the newline: some tokenizers make one token of it and what follows.
+    heads = [f"{LABEL_LINE} {answer['class']}" for answer in answers]
+    length = 64 + 4 * settings.explanation_words  # as in explanation_quality
+    written = student.explain(questions, max_new_tokens=length, answers=heads, log=log)
+    signed = standardised(glossary_of(spec))
+    for text, answer, said in zip(prompts, answers, written, strict=True):
+        wrong = check_answer(said, text, answer["class"], spec.classes, signed)
+        answer |= {"answer": said, "unsupported": wrong}
+
+
+def with_fitted_scales(lake: Lake, spec: DatasetSpec) -> DatasetSpec:
+    """The data set as texts show it: with the scales of the train pool, where they are fitted."""
+    if spec.scaling != "train_pool":
+        return spec
+    fitted = json.loads((lake.folder(ArtefactId("evaluation_split")) / "scaling.json").read_text())
+    return spec.with_scales({name: Scale.model_validate(scale) for name, scale in fitted.items()})
+
+
+def ranks_of(lake: Lake) -> RankTable:
+    """The rank table of the train pool."""
+    return RankTable.from_json(json.loads((lake.folder(ArtefactId("training_order")) / "ranks.json").read_text()))
+
+
+def temperature_of(lake: Lake, stage: str, track: str) -> float | None:
+    """The temperature fitted on the calibration side; None where the student was not evaluated."""
+    path = lake.folder(ArtefactId(f"eval_metrics/{stage}", f"{stage}|{track}")) / "eval.json"
+    return float(json.loads(path.read_text())["calibration"]["temperature"]) if path.is_file() else None

@@ -1,0 +1,38 @@
+"""Flows that nobody has labelled, read by the rules of a data set.
+
+Belongs here: flows that a student is asked about. Does not belong here: reading and validating (source.py, build.py).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.serialise import quoted
+from iot_pipeline.flows.source import read_source
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.tables import connect, quote, scan, write_query
+
+
+def read_unlabelled(spec: DatasetSpec, source: str, log: Callable[[str], None] | None = None) -> pd.DataFrame:
+    """The flows of `source` (files as in IOT_SOURCE), one a data row: features, flow_group.
+
+    A label column is not needed, and not looked at. UserError for a missing column, and for any row that is no flow:
+    each row has to get an answer.
+    """
+    # Reading and validating want a label: here some feature's column stands in for it, then one class for all.
+    without = spec.model_copy(update={"label_column": spec.features[0].source_columns[0]})
+    with tempfile.TemporaryDirectory(prefix="iot_flows_") as folder, connect() as connection:
+        raw, labelled, flows = (Path(folder) / f"{name}.parquet" for name in ("raw", "labelled", "flows"))
+        columns = read_source(without, source, raw, log, max_rejected_share=0.0).columns
+        there = ", ".join(quoted(name) for name in columns if name != spec.label_column)
+        label = f"{quote(spec.classes[0])} AS {quoted(spec.label_column)}"
+        write_query(connection, f"SELECT {there}, {label} FROM {scan(raw)}", labelled)
+        build_flows(spec, labelled, flows, max_rejected_share=0.0, log=log)
+        table = pq.read_table(flows, columns=["flow_group", *spec.feature_names])
+    return table.to_pandas()

@@ -1,0 +1,51 @@
+"""Flows without labels: read by the data set's rules, one answerable row for each line.
+
+Belongs here: unlabelled.py. Does not belong here: what a student says of them (test_end_to_end.py).
+"""
+
+from pathlib import Path
+
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.serialise import group_id, values_text
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.unlabelled import read_unlabelled
+
+SPEC = load_spec("farm_flow")
+NAMES = SPEC.feature_names
+
+
+def csv(path: Path, rows: list[list[object]], *further: str) -> str:
+    lines = [",".join([*NAMES, *further]), *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def values(first: float) -> list[object]:
+    return [first, *(0.5 * n for n in range(1, len(NAMES)))]
+
+
+def test_rows_keep_their_order_and_equal_flows_their_group(tmp_path: Path) -> None:
+    table = read_unlabelled(SPEC, csv(tmp_path / "new.csv", [values(3.25), values(-1), values(3.25)]))
+    assert table[NAMES[0]].tolist() == [3.25, -1.0, 3.25]
+    wanted = [group_id(values_text(SPEC, [float(str(v)) for v in values(n)])) for n in (3.25, -1, 3.25)]
+    assert table["flow_group"].tolist() == wanted
+
+
+def test_a_label_column_is_not_looked_at(tmp_path: Path) -> None:
+    labelled = [[*values(1), "no such class"], [*values(2), ""]]
+    table = read_unlabelled(SPEC, csv(tmp_path / "new.csv", labelled, SPEC.label_column))
+    assert table[NAMES[0]].tolist() == [1.0, 2.0]
+
+
+def test_a_row_that_is_no_flow_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"not a number in {NAMES[0]} .* data row 2, where the value is 'abc'"):
+        read_unlabelled(SPEC, csv(tmp_path / "new.csv", [values(1), ["abc", *values(1)[1:]]]))
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=f"new.csv lacks 29 of the columns .*: {NAMES[0]}, "):
+        read_unlabelled(SPEC, str(path))
