@@ -88,28 +88,14 @@ class Pool:
             if self.run.stop is not None:
                 return None
             # Only now: the form may have been refused to others while this one waited for its turn.
-            request = tries.request = self.run.shaped(tries.request)
-            started = time.monotonic()
+            tries.request = self.run.shaped(tries.request)
             worst, reservation = 0.0, None
             if price != ledger.FREE:
-                worst = ledger.worst_case(price, request, tries.max_tokens)
-                reservation = await self._reserve(request, worst)
+                worst = ledger.worst_case(price, tries.request, tries.max_tokens)
+                reservation = await self._reserve(tries.request, worst)
                 if reservation is None:
                     return None
-            # Also when the key is refused or sending is cancelled: what was reserved must be settled.
-            reply = Reply("transport", "stopped", billed_unknown=True)
-            try:
-                reply = await send(self.client, tries.body())
-                if reply.kind == "form":  # before the next one takes this place
-                    self.run.without_form()
-            except BaseException as error:
-                if isinstance(error, UserError):
-                    reply = Reply("rejected", "refused by the server")
-                seconds = time.monotonic() - started
-                self.run.account(
-                    self.run.attempt_of(request.key, request.model, reply, price, worst, reservation, seconds)
-                )
-                raise
+            reply, attempt = await self._exchange(tries, price, worst, reservation)
         finally:
             self.gate.leave()
             if tokens:
@@ -120,8 +106,29 @@ class Pool:
             self.gate.succeeded()
         elif reply.kind in ("rate_limit", "transport"):
             self.gate.pushed_back(reply.retry_after_s)
-        seconds = time.monotonic() - started
-        return reply, self.run.attempt_of(request.key, request.model, reply, price, worst, reservation, seconds)
+        return reply, attempt
+
+    async def _exchange(
+        self, tries: Tries, price: ledger.Price, worst: float, reservation: int | None
+    ) -> tuple[Reply, Attempt]:
+        """Send; what was reserved is settled also where the key is refused or sending is cancelled."""
+        request, started = tries.request, time.monotonic()
+
+        def attempt(reply: Reply) -> Attempt:
+            seconds = time.monotonic() - started
+            return self.run.attempt_of(request.key, request.model, reply, price, worst, reservation, seconds)
+
+        try:
+            reply = await send(self.client, tries.body())
+        except UserError:
+            self.run.account(attempt(Reply("rejected", "refused by the server")))
+            raise
+        except BaseException:
+            self.run.account(attempt(Reply("transport", "stopped", billed_unknown=True)))
+            raise
+        if reply.kind == "form":  # before the next one takes this place
+            self.run.without_form()
+        return reply, attempt(reply)
 
     async def _in_turn(self, tries: Tries) -> int:
         """Wait until the limits a minute have room for a try; its tokens, or 0 where the run stops before."""

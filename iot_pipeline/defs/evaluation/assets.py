@@ -57,6 +57,16 @@ def class_scores(step: Step, model: Student, texts: list[str]) -> np.ndarray:
     return model.score_labels(prompts, step.spec.classes, order, log=step.log)
 
 
+def sides_scored(step: Step, stage: str, track: str) -> tuple[dict[str, tuple[list[str], np.ndarray]], float]:
+    """(flow groups, class scores) of each evaluation side, and the seconds that it took."""
+    scores, begin = {}, time.monotonic()
+    with student(step, stage, track) as model:
+        for side in ("validation", "calibration", "test"):
+            groups, texts = prompts_of(step, side)
+            scores[side] = (groups, class_scores(step, model, texts))
+    return scores, time.monotonic() - begin
+
+
 def eval_metrics(stage: str) -> dg.AssetsDefinition:
     """The metrics asset of one stage."""
 
@@ -71,12 +81,7 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
         with lake.step(context) as step:
             classes, seed = step.spec.classes, step.settings.seed
             records = step.input("evaluation_split") / "records.parquet"
-            scores, begin = {}, time.monotonic()
-            with student(step, stage, track) as model:
-                for side in ("validation", "calibration", "test"):
-                    groups, texts = prompts_of(step, side)
-                    scores[side] = (groups, class_scores(step, model, texts))
-            seconds = time.monotonic() - begin
+            scores, seconds = sides_scored(step, stage, track)
             calibration = read_side(side_records(records, "calibration"), classes)
             fitted = fit_temperature(calibration, align(calibration, *scores["calibration"]))
             result = evaluate_predictions(
