@@ -7,11 +7,9 @@ asking (pool.py, batch.py), transport (client.py), storage (store.py), prices (l
 from __future__ import annotations
 
 import asyncio
-import gc
 import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +18,7 @@ from iot_pipeline.teacher import ledger
 from iot_pipeline.teacher.batch import Batches, BatchLimits
 from iot_pipeline.teacher.client import open_client
 from iot_pipeline.teacher.database import Location, store_url
+from iot_pipeline.teacher.garbage import rarely_interrupted
 from iot_pipeline.teacher.pool import Pool
 from iot_pipeline.teacher.quota import Quota
 from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from iot_pipeline.teacher.transport import ShortOpenAI
 
 Via = Literal["requests", "batch"]
-GARBAGE_AFTER = 10_000  # objects; Python's own 700 are fewer than a burst of answers makes
 
 
 class Teacher:
@@ -152,18 +150,3 @@ class Teacher:
         """Pass a message on."""
         if self._log is not None:
             self._log(message)
-
-
-@contextmanager
-def rarely_interrupted() -> Iterator[None]:
-    """Python looks for garbage more seldom, and not through what is there already: a look lasts 10 to 70 ms, for which
-    answers and the requests that are to follow them have to wait.
-    """
-    usual = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_AFTER, *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
-        gc.unfreeze()

@@ -31,6 +31,7 @@ from iot_pipeline.teacher.analyst import prompt_tokens
 from iot_pipeline.teacher.bill import Bill, PromptCache
 from iot_pipeline.teacher.completions import BadBody, check_body, completion, error, prompt_of
 from iot_pipeline.teacher.faults import FAULTS, RATE_LIMIT_FAULTS, SINGLE_FAULTS, FaultPlan, parse_faults
+from iot_pipeline.teacher.garbage import rarely_interrupted
 from iot_pipeline.teacher.manners import Manners, retry_headers
 from iot_pipeline.teacher.quota import Quota
 from iot_pipeline.teacher.request import EMBEDDED_MODEL
@@ -212,7 +213,8 @@ def serve(
     app = build_app(plan, manners, parent)
     config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
     announce(f"http://{host}:{listener.getsockname()[1]}/v1")
-    uvicorn.Server(config).run(sockets=[listener])
+    with rarely_interrupted():
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":
