@@ -53,7 +53,10 @@ def check_faults(faults: Mapping[str, float]) -> dict[str, float]:
 
 
 class FaultPlan:
-    """Draws at most one fault a group, by (seed, content, how often that content came): order plays no part."""
+    """Draws at most one fault a group, by (seed, content, how often that content came).
+
+    For requests and lines order plays no part. All batches count as one content: the n-th of a seed has one fate.
+    """
 
     def __init__(self, faults: Mapping[str, float], seed: int) -> None:
         self.faults, self.seed = dict(faults), seed

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_waves_keep_every_limit(url: str, tmp_path: Path) -> None:
 def test_fault_trial_loses_misplaces_and_double_bills_nothing(tmp_path: Path) -> None:
     requests = make_requests(400)
     check = checker(requests)
-    with embedded_server(MIX, seed=3) as base_url:
+    with embedded_server(MIX, seed=4) as base_url:  # of the first ten batches each fate befalls one or more
         asking = teacher(base_url, tmp_path / "t.sqlite", {"requests": 40}, max_attempts=20)
         answers = asking.ask(requests, check)
         billed = bill(base_url)
@@ -109,7 +110,30 @@ def test_fault_trial_loses_misplaces_and_double_bills_nothing(tmp_path: Path) ->
         ledger = store.ledger()
     # A result that never came was billed: the batch's own total says how much, so nothing has to be assumed.
     assert ledger["usd"] == pytest.approx(invoice_usd(billed)) and ledger["usd_assumed"] == 0
-    assert {"line missing in the batch's results", "batch expired", "refused", "cut off"} <= set(ledger["outcomes"])
+    assert {
+        "line missing in the batch's results", "batch expired", "batch failed (server_error)", "refused", "cut off",
+    } <= set(ledger["outcomes"])
+
+
+def test_what_befalls_a_batch_hangs_on_its_number_alone(tmp_path: Path) -> None:
+    fates = []
+    for count in (40, 41):  # other requests a batch
+        with embedded_server({"batch_expired": 0.3, "batch_failed": 0.3}, seed=4) as base_url:
+            api = openai.OpenAI(base_url=base_url, api_key="none")
+            line = {"method": "POST", "url": "/v1/chat/completions"}
+            lines = [json.dumps(line | {"custom_id": r.key, "body": r.body()}) for r in make_requests(count)]
+            source = api.files.create(file=("requests.jsonl", "\n".join(lines).encode()), purpose="batch").id
+            fates.append([ended(api, source) for _ in range(8)])
+    assert fates[0] == fates[1] and set(fates[0]) == {"completed", "expired", "failed"}
+
+
+def ended(api: openai.OpenAI, source: str) -> str:
+    """The last state of a batch of this file."""
+    batch = api.batches.create(input_file_id=source, endpoint="/v1/chat/completions", completion_window="24h")
+    while batch.status not in ("completed", "expired", "failed"):
+        time.sleep(0.01)
+        batch = api.batches.retrieve(batch.id)
+    return batch.status
 
 
 @pytest.mark.parametrize(
