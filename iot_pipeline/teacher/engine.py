@@ -23,6 +23,7 @@ from iot_pipeline.teacher.pool import Pool
 from iot_pipeline.teacher.quota import Quota
 from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
 from iot_pipeline.teacher.run import Check, Run, Summary
+from iot_pipeline.teacher.signals import run_until_told
 from iot_pipeline.teacher.store import Store
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Teacher:
                 first = next((left for part in parts if (left := run.from_store(part))), None)
                 if first:
                     with rarely_interrupted():
-                        asyncio.run(self._send(run, chain([first], parts)))
+                        run_until_told(self._send(run, chain([first], parts)))
             finally:
                 summary.seconds = time.monotonic() - started
                 usage = Usage(summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens)

@@ -1,0 +1,59 @@
+"""What happens when a process is told to stop while the engine's event loop runs.
+
+Belongs here: SIGINT and SIGTERM around a loop. Does not belong here: what a stopped call owes its store (pool.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Coroutine
+from types import FrameType
+from typing import Any
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run_until_told(main: Coroutine[Any, Any, None]) -> None:
+    """asyncio.run, but a signal cancels `main` in order first, and then does what it would have done.
+
+    A handler that raises, as Dagster's do, raises into whatever runs; within a callback of the loop asyncio logs that
+    and goes on, so that the process would not stop (seen in the suite on a busy machine). A second signal
+    takes effect at once.
+    """
+    told: list[int] = []
+
+    async def watched() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        usual = {number: signal.getsignal(number) for number in STOPS} if _in_main_thread() else {}
+        handlers = {number: handler for number, handler in usual.items() if callable(handler)}
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if told:
+                handlers[signal.Signals(number)](number, frame)
+            told.append(number)
+            assert task is not None
+            loop.call_soon_threadsafe(task.cancel)
+
+        for number in handlers:
+            signal.signal(number, stop)
+        try:
+            await main
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    try:
+        asyncio.run(watched())
+    except asyncio.CancelledError:
+        if not told:
+            raise
+        raise KeyboardInterrupt from None  # unless the handler raises something else, now
+    finally:
+        if told:
+            signal.raise_signal(told[0])
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
