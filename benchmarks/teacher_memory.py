@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/teacher_memory.py --few 5000 --cached 300000 --fresh 300000
 
 Each pass is a process of its own that draws its requests one after the other and only counts the answers: a few and
-many that are answered already, a few and many that the embedded server (another process) answers.
+many that are answered already, a few and many that the embedded server (another process) answers, by concurrent
+requests and by the Batch API.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 from result import save
 from teacher_cache import Check, answer, ask_for
 
-from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.engine import Teacher, Via
 from iot_pipeline.teacher.process import embedded_server
 from iot_pipeline.teacher.request import Request
 from iot_pipeline.teacher.store import Store
@@ -35,10 +36,11 @@ def main() -> None:
     parser.add_argument("--cached", type=int, default=300_000, help="many that are answered")
     parser.add_argument("--fresh", type=int, default=300_000, help="many that are asked")
     parser.add_argument("--print-only", action="store_true", help="write no result")
-    parser.add_argument("--one", nargs=3, metavar=("COUNT", "STORE", "URL"), help="one pass, as this script starts it")
+    parser.add_argument("--one", nargs=4, metavar=("COUNT", "STORE", "URL", "VIA"), help="one pass, started from here")
     chosen = parser.parse_args()
     if chosen.one:
-        print(json.dumps(one_pass(int(chosen.one[0]), Path(chosen.one[1]), chosen.one[2])))
+        count, store, server, way = chosen.one
+        print(json.dumps(one_pass(int(count), Path(store), server, "batch" if way == "batch" else "requests")))
         return
     with tempfile.TemporaryDirectory() as folder, embedded_server() as url:
         filled = Path(folder) / "filled.sqlite"
@@ -47,9 +49,12 @@ def main() -> None:
                 store.save([], [answer(ask_for(n)) for n in range(start, min(start + FILL, chosen.cached))])
         passes = {
             "cached": {count: in_a_process(count, filled, url) for count in (chosen.few, chosen.cached)},
-            "fresh": {
-                count: in_a_process(count, Path(folder) / f"{count}.sqlite", url)
-                for count in (chosen.few, chosen.fresh)
+            **{
+                name: {
+                    count: in_a_process(count, Path(folder) / f"{name}-{count}.sqlite", url, via)
+                    for count in (chosen.few, chosen.fresh)
+                }
+                for name, via in (("fresh", "requests"), ("batch", "batch"))
             },
         }
     if any(one["asked"] for one in passes["cached"].values()):
@@ -61,15 +66,15 @@ def main() -> None:
         save("teacher_memory", result)
 
 
-def in_a_process(count: int, store: Path, url: str) -> dict[str, Any]:
+def in_a_process(count: int, store: Path, url: str, via: str = "requests") -> dict[str, Any]:
     """What `one_pass` says of itself."""
-    command = [sys.executable, __file__, "--one", str(count), str(store), url]
+    command = [sys.executable, __file__, "--one", str(count), str(store), url, via]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def one_pass(count: int, store: Path, url: str) -> dict[str, Any]:
+def one_pass(count: int, store: Path, url: str, via: Via) -> dict[str, Any]:
     """Draw, ask, count; peak memory in MiB before and after."""
     taken: list[int] = [0]
 
@@ -80,7 +85,7 @@ def one_pass(count: int, store: Path, url: str) -> dict[str, Any]:
         yield from map(ask_for, range(count))
 
     # As a paid server: money is set aside for each request. Its texts are about no flow, so the check takes them all.
-    asking = Teacher(url, "none", store, "embedded", BUDGET_USD, paid=True)
+    asking = Teacher(url, "none", store, "embedded", BUDGET_USD, paid=True, via=via)
     check = Check("1") if store.name == "filled.sqlite" else accept
     before, started = peak_mib(), time.perf_counter()
     asking.stream(drawn(), check, take)

@@ -74,14 +74,15 @@ class Reading:
 
 
 class Batches:
-    """The batches of one run. `wanted`: the requests of this run by key, the ones whose answers it can check."""
+    """The batches of one run, which knows no more requests than are in a batch or about to be."""
 
-    def __init__(self, run: Run, client: AsyncOpenAI, wanted: dict[str, Request]) -> None:
+    def __init__(self, run: Run, client: AsyncOpenAI) -> None:
         teacher = run.teacher
         self.run, self.teacher, self.limits = run, teacher, teacher.batch_limits
         self.table = BatchTable(run.store)
         self.api = BatchApi(client, teacher.base_url, teacher.max_attempts, teacher.backoff_base_s)
-        self.tries = {key: Tries(request) for key, request in wanted.items()}
+        self.tries: dict[str, Tries] = {}  # of requests that are not finished, by key
+        self.unasked: set[str] = set()  # answered by a batch that was taken over, before this run came to them
         self.open: list[Open] = []
         self.again: deque[Tries] = deque()  # was in a batch, has no final answer yet
         self.most_tokens = self.limits.tokens
@@ -113,10 +114,11 @@ class Batches:
             await self._poll()
         self.again.clear()
 
-    async def ask(self, requests: list[Request]) -> None:
-        """Ask for what is ours of `requests`; returns when all of that is finished or the run stops."""
-        held = {key for one in self.open for key in one.lines} | {tries.request.key for tries in self.again}
-        ours = self.run.ours(request for request in requests if request.key not in held)
+    async def ask(self, requests: Iterator[Request | None]) -> None:
+        """Ask for what is ours of `requests`, drawn as there is room for them; returns when all of that is finished or
+        the run stops.
+        """
+        ours = self.run.ours(None if request is None or self._held(request) else request for request in requests)
         feed = (request for request in ours if request is not None)
         try:
             while self.run.stop is None:
@@ -130,6 +132,16 @@ class Batches:
                 await self._poll()
         except UserError as error:
             self.run.stop = self.run.stop or error
+
+    def _held(self, request: Request) -> bool:
+        """Whether a batch that was taken over holds this request, or has brought a good answer to it by now."""
+        if any(request.key in one.lines for one in self.open):
+            self.tries[request.key] = Tries(request)
+            return True
+        if request.key not in self.unasked or self.run.from_store([request]):
+            return False
+        self.run.summary.asked -= 1  # it was counted as missing
+        return True
 
     # -- sending -------------------------------------------------------------------------------------------
 
@@ -147,6 +159,7 @@ class Batches:
             tries = self.again.popleft() if self.again else self._next(feed)
             if tries is None:
                 return wave, tokens, False
+            tries.request = self.run.shaped(tries.request)
             length = len(line_text(tries))
             needed = safe_tokens(tries.request)
             alone = not wave and not self.open  # a single line over the limit goes by itself: it must go some time
@@ -165,9 +178,8 @@ class Batches:
         request = next(feed, None)
         if request is None:
             return None
-        tries = self.tries[request.key]
-        tries.request = self.run.shaped(tries.request)
-        return tries
+        self.tries[request.key] = Tries(request)
+        return self.tries[request.key]
 
     async def _send(self, wave: list[Tries], tokens: list[int]) -> bool:
         """Set the money aside, upload, start; False where the budget has no room while other batches hold it."""
@@ -330,8 +342,11 @@ class Batches:
         attempt = self.run.attempt_of(line.key, line.model, reply, price, line.usd, line.reservation, 0.0)
         tries = self.tries.get(line.key)
         if tries is None:
+            self.unasked.add(line.key)
             self.run.keep_unchecked(attempt, reply)
-        elif not self.run.judge(tries, reply, attempt):
+        elif self.run.judge(tries, reply, attempt):
+            del self.tries[line.key]
+        else:
             self.again.append(tries)
 
 

@@ -84,7 +84,7 @@ class Teacher:
         on_progress: Callable[[Summary], None] | None = None,
     ) -> None:
         """As `ask`, but requests are drawn as they are needed and each answer is handed to `take` once it is stored, in
-        no particular order: memory stays the same however many there are (by the Batch API, what is missing is held).
+        no particular order: memory stays the same however many there are.
         """
         started = time.monotonic()
         self.summary = summary = Summary()
@@ -122,7 +122,7 @@ class Teacher:
             raise run.stop
 
     async def _by_requests(self, run: Run, client: ShortOpenAI, parts: Iterable[list[Request]]) -> None:
-        batches, pool, again = Batches(run, client, {}), Pool(run, client), False
+        batches, pool, again = Batches(run, client), Pool(run, client), False
         while parts and run.stop is None:
             # Also while we wait for others: they may be killed then.
             await batches.take_over()
@@ -134,14 +134,13 @@ class Teacher:
             parts = [left] if left else []
 
     async def _by_batches(self, run: Run, client: ShortOpenAI, parts: Iterable[list[Request]]) -> None:
-        requests = [request for request in run.missing(parts) if request is not None]
-        batches = Batches(run, client, {request.key: request for request in requests})
-        while requests and run.stop is None:
+        batches, again = Batches(run, client), False
+        while parts and run.stop is None:
             await batches.take_over()
-            await batches.ask(requests)
+            await batches.ask(run.missing(parts, again))
             run.save()
-            left = await run.asked_by_others()
-            requests = [request for request in run.missing([left], again=True) if request is not None]
+            left, again = await run.asked_by_others(), True
+            parts = [left] if left else []
 
     def price(self, model: str) -> ledger.Price:
         """What a model costs here; UserError for a paid one without a price."""

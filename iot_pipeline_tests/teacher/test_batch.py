@@ -186,9 +186,8 @@ def test_kill_at_every_step_bills_nothing_twice(moment: str, tmp_path: Path) -> 
         assert store.read("SELECT count(*) FROM reservations") == [(0,)]
 
 
-def test_answers_that_nobody_asks_for_are_kept_and_checked_later(tmp_path: Path) -> None:
-    path = tmp_path / "t.sqlite"
-    requests = make_requests(20)
+def leave_behind(base_url: str, path: Path) -> None:
+    """A batch of make_requests(20), at work at the server, whose client was killed."""
     program = (
         "import os, signal, sys\nfrom pathlib import Path\n"
         "from iot_pipeline.teacher.store_batches import BatchTable\n"
@@ -203,8 +202,31 @@ def test_answers_that_nobody_asks_for_are_kept_and_checked_later(tmp_path: Path)
         "requests = make_requests(20)\n"
         "teacher(sys.argv[1], Path(sys.argv[2])).ask(requests, checker(requests))\n"
     )
+    killed = subprocess.run([sys.executable, "-c", program, base_url, str(path)], cwd=PROJECT)
+    assert killed.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_batch_left_behind_is_not_sent_again_whenever_its_requests_come_up(last: bool, tmp_path: Path) -> None:
+    requests, others = make_requests(20), make_requests(60)[20:]
+    order = [*others, *requests] if last else [*requests, *others]
+    with embedded_server() as base_url:
+        leave_behind(base_url, tmp_path / "t.sqlite")
+        # No room for a wave of its own while the other one is open: that one is read before all requests are drawn.
+        asking = teacher(base_url, tmp_path / "t.sqlite", {"tokens": 5000})
+        answers = asking.ask(order, checker(make_requests(60)))
+        billed = bill(base_url)
+    assert {answers[request.key].status for request in order} == {"ok"}
+    assert billed["repeated"] == 0 and billed["batch"]["answers"] == 60
+    summary = asking.summary
+    assert (summary.requests, summary.cached + summary.asked) == (60, 60)
+
+
+def test_answers_that_nobody_asks_for_are_kept_and_checked_later(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    requests = make_requests(20)
     with embedded_server({"wrong_label": 0.3}, seed=1) as base_url:
-        subprocess.run([sys.executable, "-c", program, base_url, str(path)], cwd=PROJECT)
+        leave_behind(base_url, path)
         other = make_requests(25)[20:]
         teacher(base_url, path).ask(other, checker(make_requests(25)))
         with Store(path) as store:
