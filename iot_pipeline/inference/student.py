@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
 from iot_pipeline.sft.label import LABEL_LINE
 from iot_pipeline.sft.tokenizer import END_OF_TURN, first_line, load_tokenizer, pad_id, prompt_text
 
@@ -30,6 +31,7 @@ class Student:
     device: Any
     pad: int
     tokens_read: int = 0
+    _tokens: NumberTokens | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def load(
@@ -140,19 +142,15 @@ class Student:
         batch: int = 32,
         answers: Sequence[str] | None = None,
         log: Callable[[str], None] | None = None,
+        grounded_in: Sequence[str] | None = None,
     ) -> list[str]:
         """Answers to flow texts, by greedy generation in batches; each ends where the model ends its turn.
 
         `answers` are beginnings of the answers (for example `CLASSIFICATION: <scored class>`), kept in what is
-        returned. An answer that did not end within `max_new_tokens` is returned as it stands.
+        returned. An answer that did not end within `max_new_tokens` is returned as it stands. `grounded_in`: flow
+        texts [prompts] that alone the numbers of the answers may come from (see grounding.py); None: written freely.
         """
-        given = list(answers) if answers is not None else [""] * len(prompts)
-        return [
-            head + text
-            for head, (text, _ended) in zip(
-                given, self._generate(prompts, given, max_new_tokens, batch, log), strict=True
-            )
-        ]
+        return [text for text, _ended in self.explain_ended(prompts, max_new_tokens, batch, answers, log, grounded_in)]
 
     def explain_ended(
         self,
@@ -160,10 +158,14 @@ class Student:
         max_new_tokens: int = 256,
         batch: int = 32,
         answers: Sequence[str] | None = None,
+        log: Callable[[str], None] | None = None,
+        grounded_in: Sequence[str] | None = None,
     ) -> list[tuple[str, bool]]:
         """As `explain`, and whether each answer ended by itself."""
         given = list(answers) if answers is not None else [""] * len(prompts)
-        found = self._generate(prompts, given, max_new_tokens, batch, None)
+        if grounded_in is not None and len(grounded_in) != len(prompts):
+            raise UserError("grounded decoding needs one flow text for each prompt")
+        found = self._generate(prompts, given, max_new_tokens, batch, log, grounded_in)
         return [(head + text, ended) for head, (text, ended) in zip(given, found, strict=True)]
 
     def _generate(
@@ -173,6 +175,7 @@ class Student:
         max_new_tokens: int,
         batch: int,
         log: Callable[[str], None] | None,
+        flows: Sequence[str] | None,
     ) -> list[tuple[str, bool]]:
         import torch
 
@@ -200,6 +203,7 @@ class Student:
                     do_sample=False,
                     eos_token_id=end,
                     pad_token_id=self.pad,
+                    logits_processor=self._grounding(rows, flows, heads, end) if flows is not None else None,
                 )
             for row, answer in zip(rows, made[:, width:].tolist(), strict=True):
                 ended = end in answer
@@ -209,6 +213,12 @@ class Student:
                 done = min(first + batch, len(order))
                 log(f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second")
         return out
+
+    def _grounding(self, rows: list[int], flows: Sequence[str], heads: Sequence[str], end: int) -> list[Any]:
+        """What holds the numbers of a batch's answers to its flows."""
+        if self._tokens is None:
+            self._tokens = NumberTokens(self.tokenizer, self.model.get_output_embeddings().weight.shape[0])
+        return [GroundedNumbers(self._tokens, [flows[row] for row in rows], [heads[row] for row in rows], end)]
 
     def _score(self, ids: list[list[int]], tree: dict[tuple[int, ...], _Node], classes: int) -> np.ndarray:
         """float64 [rows, classes]: summed log-probabilities of the names' tokens."""
