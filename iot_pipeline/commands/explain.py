@@ -39,9 +39,9 @@ def explain(
 ) -> dict[str, Any]:
     """Write `out`, a line of JSON for each row of `flows`; returns what is told of it.
 
-    Each line: row (from 1), class, probability; with explanations also answer, and `unsupported`: what of it the flow
-    does not bear out, [] where all of it holds. UserError for a checkpoint that was not made, or not with the present
-    settings, for flows that are none, and where `out` is there already.
+    Each line: row (from 1), class, probability; with explanations also answer, decoding (IOT_DECODING), and
+    `unsupported`: what of the answer the flow does not bear out, [] where all of it holds. UserError for a checkpoint
+    that was not made, or not with the present settings, for flows that are none, and where `out` is there already.
     """
     from iot_pipeline.inference.student import Student
 
@@ -69,6 +69,7 @@ def explain(
     return {
         "file": str(out), "rows": len(table), "distinct_flows": len(distinct),
         "classes": {name: int(count) for name, count in counts.items()},
+        "decoding": None if classes_only else settings.decoding,
         "explanations_borne_out": None if classes_only else sum(not answer["unsupported"] for answer in answers),
         "probabilities": "as scored" if temperature is None else f"calibrated, temperature {temperature:.3g}",
         "made_of": found.made_of, "labels": found.labels,
@@ -98,11 +99,12 @@ def explained(
     # Without the newline: some tokenizers make one token of it and what follows.
     heads = [f"{LABEL_LINE} {answer['class']}" for answer in answers]
     length = 64 + 4 * settings.explanation_words  # as in explanation_quality
-    written = student.explain(questions, max_new_tokens=length, answers=heads, log=log)
+    flows = prompts if settings.decoding == "grounded" else None
+    written = student.explain(questions, max_new_tokens=length, answers=heads, log=log, grounded_in=flows)
     signed = standardised(glossary_of(spec))
     for text, answer, said in zip(prompts, answers, written, strict=True):
         wrong = check_answer(said, text, answer["class"], spec.classes, signed)
-        answer |= {"answer": said, "unsupported": wrong}
+        answer |= {"answer": said, "decoding": settings.decoding, "unsupported": wrong}
 
 
 def with_fitted_scales(lake: Lake, spec: DatasetSpec) -> DatasetSpec:

@@ -17,7 +17,7 @@ from iot_pipeline.reporting.comparison import VIEWS, split_key
 from iot_pipeline.reporting.measured import simulated
 from iot_pipeline.reporting.report import markdown
 from iot_pipeline.reporting.sections_front import banner
-from iot_pipeline.reporting.sections_student import limits, name_of
+from iot_pipeline.reporting.sections_student import decodings, limits, name_of
 from iot_pipeline.reporting.tables import Column
 
 
@@ -42,7 +42,7 @@ def model_card(context: Mapping[str, Any], key: str) -> str:
         _data(context, stage, track),
         _training(run),
         _evaluation(evaluation),
-        "## Explanations\n\n" + (_means(explained["aggregate"]) if explained else f"{MISSING}.\n"),
+        "## Explanations\n\n" + (_means(explained) if explained else f"{MISSING}.\n"),
         "## Limits\n\n"
         + "".join(f"- {markdown(line)}\n" for line in limits(context))
         + "- It names one of the classes below for every flow, also for one that is none of them. Do not let"
@@ -172,9 +172,17 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     )
 
 
-def _means(aggregate: Mapping[str, Any]) -> str:
-    rows = [{"rule": name.replace("_", " "), "mean": value} for name, value in aggregate.items()]
-    return "Checked by rule on explained test flows.\n\n" + tables.to_markdown(rows)
+def _means(explained: Mapping[str, Any]) -> str:
+    means = decodings(explained)
+    rows = [
+        {"rule": name.replace("_", " "), **{decoding: of.get(name) for decoding, of in means.items()}}
+        for name in means["free"]
+    ]
+    return (
+        "Checked by rule on explained test flows: as the student writes freely"
+        + (", and with every number held to its flow by the decoder" if "grounded" in means else "")
+        + ".\n\n" + tables.to_markdown(rows)
+    )
 
 
 def _licence(context: Mapping[str, Any]) -> str:

@@ -166,10 +166,16 @@ def explanations(context: Context) -> Section:
         " make an explanation useful; that takes people."
     )
     rows = [
-        {"track": split_key(key)[1], "stage": split_key(key)[0], **result["aggregate"]}
-        for key, result in found.items()
+        {"track": split_key(key)[1], "stage": split_key(key)[0], "decoding": decoding, **means}
+        for key, result in found.items() for decoding, means in decodings(result).items()
     ]
-    section.table(rows, caption="Means over the explained test flows.", asset="explanation_quality")
+    section.table(
+        rows,
+        caption="Means over the explained test flows. Free: as the student writes, which is what it is measured by."
+        " Grounded: the decoder lets a number be only one of the flow, of the feature named before it where there is"
+        " one; its numbers are true by construction, and no merit of the student.",
+        asset="explanation_quality",
+    )
     _agreement(section, context)
     for key, result in found.items():
         for number, example in enumerate(result.get("examples") or [], start=1):
@@ -178,6 +184,12 @@ def explanations(context: Context) -> Section:
                 [("flow", example["flow"]), (f"written, scored as {example['scored']}", example["answer"])],
             )
     return section
+
+
+def decodings(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Means of one student's explanations by how they were decoded: free, and grounded where it was measured."""
+    grounded = {"grounded": result["grounded"]["aggregate"]} if "grounded" in result else {}
+    return {"free": result["aggregate"], **grounded}
 
 
 def _agreement(section: Section, context: Context) -> None:

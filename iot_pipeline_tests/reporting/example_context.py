@@ -237,6 +237,7 @@ def make_context() -> dict[str, Any]:
                     "features_real": 1.0,
                     "directions_true": 0.98,
                 },
+                "grounded": {"aggregate": {"explained": 48, "numbers_grounded": 1.0}},
                 "items": [{"cited_features": ["orig_pkts", "flow_iat.avg"]}, {"cited_features": ["resp_pkts"]}],
             }
             for track in TRACKS

@@ -124,7 +124,8 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
         **COMMON, key=["explanation_quality", stage], kinds={"pytorch"}, partitions_def=grid([stage]),
         deps=[*DATA, grid_dep(["lora_checkpoint", stage])], pool="gpu",
         description=f"Explanations that students of stage {stage} write for test flows, scored by rule: numbers "
-                    "grounded, features real, directions true, label as scored.",
+                    "grounded, features real, directions true, label as scored. Free writing is what the student is "
+                    "measured by; beside it the same flows with every number held to its flow by the decoder.",
     )
     def quality(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         track = context.partition_key.split("|")[1]
@@ -137,20 +138,31 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
             prompts = [asked(text, "explain", step.settings.tasks) for text in chosen]
             with student(step, stage, track) as model:
                 labels = [classes[i] for i in class_scores(step, model, chosen).argmax(axis=1)]
-                written = model.explain_ended(prompts, max_new_tokens=64 + 4 * step.settings.explanation_words)
-            answers = [text for text, _ in written]
-            result = judge(chosen, answers, labels, classes, [ended for _, ended in written], rank_table(step),
-                           standardised(glossary_of(text_spec(step))))
+                longest = 64 + 4 * step.settings.explanation_words
+                free = model.explain_ended(prompts, longest)
+                held = model.explain_ended(prompts, longest, grounded_in=chosen)
+            signed = standardised(glossary_of(text_spec(step)))
+            result, grounded = (
+                judge(chosen, [text for text, _ in written], labels, classes, [ended for _, ended in written],
+                      rank_table(step), signed)
+                for written in (free, held)
+            )
+            result["grounded"] = grounded
             result["examples"] = [
-                {"flow": flow, "scored": label, "answer": answer}
-                for flow, label, answer in list(zip(chosen, labels, answers, strict=True))[:3]
+                {"flow": flow, "scored": label, "answer": text, "grounded_answer": held_text}
+                for flow, label, (text, _), (held_text, _) in list(zip(chosen, labels, free, held, strict=True))[:3]
             ]
             step.json("quality.json", result)
-            step.note(**{key: value for key, value in result["aggregate"].items() if value is not None})
-            step.table("examples", [{k: e[k] for k in ("scored", "answer")} for e in result["examples"]])
+            step.note(**shares(result["aggregate"]), **shares(grounded["aggregate"], "grounded_decoding_"))
+            step.table("examples", [{k: v for k, v in e.items() if k != "flow"} for e in result["examples"]])
         return step.result()
 
     return quality
+
+
+def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What there was something to measure of."""
+    return {f"{prefix}{key}": value for key, value in aggregate.items() if value is not None}
 
 
 metrics_assets = [eval_metrics(stage) for stage in STAGES]
