@@ -156,6 +156,13 @@ def test_another_lake_of_the_same_flows_takes_the_base_that_was_built(
     assert built["data_version"] == taken["data_version"]
 
 
+def test_explanations_are_measured_as_written_and_held_to_their_flows(first: dict[str, Any], lake: Path) -> None:
+    found = json.loads((lake / "explanation_quality" / "10K" / "original" / "quality.json").read_text())
+    free, grounded = found["aggregate"], found["grounded"]["aggregate"]
+    assert free["explained"] == grounded["explained"] == 3
+    assert grounded["numbers_grounded"] in (None, 1.0) and grounded["values_true"] in (None, 1.0)
+
+
 def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
     first: dict[str, Any], lake: Path, prompts: Path, tmp_path: Path
 ) -> None:

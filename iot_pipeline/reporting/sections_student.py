@@ -181,7 +181,11 @@ def explanations(context: Context) -> Section:
         for number, example in enumerate(result.get("examples") or [], start=1):
             section.quote(
                 f"student {name_of(key)}, test flow {number}",
-                [("flow", example["flow"]), (f"written, scored as {example['scored']}", example["answer"])],
+                [
+                    ("flow", example["flow"]),
+                    (f"written, scored as {example['scored']}", example["answer"]),
+                    *([("with grounded decoding", example["grounded_answer"])] if "grounded_answer" in example else []),
+                ],
             )
     return section
 

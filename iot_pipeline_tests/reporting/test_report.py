@@ -190,6 +190,15 @@ def test_explanations_are_held_against_what_automl_relies_on(written: tuple[str,
     assert line in written[1]
 
 
+def test_what_the_student_writes_stands_beside_what_the_decoder_makes_of_it(
+    written: tuple[str, str, dict[str, Any]]
+) -> None:
+    chapter = written[1].split("\n## Quality of explanations", 1)[1].split("\n## ", 1)[0]
+    rows = [line for line in chapter.splitlines() if line.startswith("| paraphrased | 10K | ")][:2]
+    assert [row.split(" | ")[2:4] for row in rows] == [["free", "48"], ["grounded", "48"]]
+    assert "0.997" in rows[0] and "0.997" not in rows[1] and "true by construction" in chapter
+
+
 def test_limitations_and_lineage_are_computed(written: tuple[str, str, dict[str, Any]]) -> None:
     page, _, _ = written
     assert "Only stage 10K was evaluated; nothing is known here of 30K, 70K, 150K, ALL." in page
