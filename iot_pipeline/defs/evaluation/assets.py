@@ -141,12 +141,7 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
                 longest = 64 + 4 * step.settings.explanation_words
                 free = model.explain_ended(prompts, longest)
                 held = model.explain_ended(prompts, longest, grounded_in=chosen)
-            signed = standardised(glossary_of(text_spec(step)))
-            result, grounded = (
-                judge(chosen, [text for text, _ in written], labels, classes, [ended for _, ended in written],
-                      rank_table(step), signed)
-                for written in (free, held)
-            )
+            result, grounded = (judged(step, chosen, labels, written) for written in (free, held))
             result["grounded"] = grounded
             result["examples"] = [
                 {"flow": flow, "scored": label, "answer": text, "grounded_answer": held_text}
@@ -158,6 +153,13 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
         return step.result()
 
     return quality
+
+
+def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[str, bool]]) -> dict[str, Any]:
+    """Explanations of flows scored as these classes, and whether each ended, judged by rule."""
+    signed = standardised(glossary_of(text_spec(step)))
+    answers, ended = [text for text, _ in written], [done for _, done in written]
+    return judge(flows, answers, labels, step.spec.classes, ended, rank_table(step), signed)
 
 
 def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:
