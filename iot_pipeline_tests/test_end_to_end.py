@@ -174,12 +174,12 @@ def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
     new.drop(columns=["row_id", "label", "flow_group", "occurrence"]).to_csv(tmp_path / "new.csv", index=False)
     arguments = "10K", "original", str(tmp_path / "new.csv"), str(tmp_path / "answers.jsonl")
     done = subprocess.run(
-        command("explain", *arguments, "--json"), env=environment(lake, prompts), capture_output=True, text=True,
-        timeout=100,
+        command("explain", *arguments, "--json"), env=environment(lake, prompts) | {"IOT_DECODING": "grounded"},
+        capture_output=True, text=True, timeout=100,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert (told["rows"], told["distinct_flows"]) == (4, 3)
+    assert (told["rows"], told["distinct_flows"], told["decoding"]) == (4, 3, "grounded")
     assert any(label.startswith("TINY") for label in told["labels"])
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     wanted = scored.loc[new["flow_group"]]
@@ -187,6 +187,8 @@ def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
     assert [answer["class"] for answer in answers] == wanted.idxmax(axis=1).tolist()
     assert [answer["probability"] for answer in answers] == pytest.approx(np.exp(wanted.max(axis=1)).tolist(), abs=1e-4)
     assert all(answer["answer"].startswith(f"CLASSIFICATION: {answer['class']}") for answer in answers)
+    assert all(answer["decoding"] == "grounded" for answer in answers)
+    assert not any("ungrounded number" in why for answer in answers for why in answer["unsupported"])
     assert {**answers[0], "row": 4} == answers[3] and all(isinstance(answer["unsupported"], list) for answer in answers)
 
 
