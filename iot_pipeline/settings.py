@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     audit_words: int = Field(900, ge=30, le=1200, description="words of explanations on which its cut is measured")
     explained_flows: int = Field(48, ge=1, description="test flows that the student explains")
     decoding: Literal["free", "grounded"] = Field(
-        "free", description="of `explain`: grounded lets a number be only one of its flow; reports always show both"
+        "grounded", description="of `explain`: grounded lets a number be only one of its flow; reports show both"
     )
 
     @field_validator("stages", "tracks", mode="before")

@@ -174,8 +174,8 @@ def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
     new.drop(columns=["row_id", "label", "flow_group", "occurrence"]).to_csv(tmp_path / "new.csv", index=False)
     arguments = "10K", "original", str(tmp_path / "new.csv"), str(tmp_path / "answers.jsonl")
     done = subprocess.run(
-        command("explain", *arguments, "--json"), env=environment(lake, prompts) | {"IOT_DECODING": "grounded"},
-        capture_output=True, text=True, timeout=100,
+        command("explain", *arguments, "--json"), env=environment(lake, prompts), capture_output=True, text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

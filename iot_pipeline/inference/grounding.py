@@ -37,11 +37,21 @@ REFERENCE = re.compile(r"\b(?:above|below)\s*$", re.IGNORECASE)
 SENTENCE_BREAK = re.compile(r"[.!?]\s")
 
 
+class NotGroundable(UserError):
+    """A tokenizer whose numbers cannot be held to a flow."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"no grounded decoding: {reason}; with IOT_DECODING=free students write numbers freely")
+
+
 class NumberTokens:
     """What each token of a vocabulary writes."""
 
     def __init__(self, tokenizer: Any, width: int) -> None:
-        """`width`: scores that the model gives for one token; those beyond the tokenizer's own write nothing."""
+        """`width`: scores that the model gives for one token; those beyond the tokenizer's own write nothing.
+
+        NotGroundable for a tokenizer that lacks a digit or sign, or whose tokens, read one by one, are not the text.
+        """
         pieces = [_plain_minus(piece) for piece in LabelFinder(tokenizer).pieces]
         self.pieces = pieces + [""] * (width - len(pieces))
         self.by_piece: dict[str, list[int]] = defaultdict(list)
@@ -50,7 +60,11 @@ class NumberTokens:
         self.free = np.array([NUMERAL.search(piece) is None for piece in self.pieces])  # writes no number
         self.ordinal = np.array([ORDINAL.match(piece) is not None for piece in self.pieces])
         if missing := [sign for sign in SIGNS if sign not in self.by_piece]:
-            raise UserError(f"grounded decoding: the base's tokenizer has no token for {' '.join(missing)}")
+            raise NotGroundable(f"the base's tokenizer has no token for {' '.join(missing)}")
+        sample = "orig_pkts is -0.068, p97"
+        joined = "".join(self.pieces[token] for token in tokenizer(sample, add_special_tokens=False)["input_ids"])
+        if joined != sample:  # SentencePiece drops the space before a token that is decoded by itself
+            raise NotGroundable(f"the tokens of the base's tokenizer, read one by one, make {joined!r} of {sample!r}")
 
     def beginnings(self, texts: set[str]) -> list[int]:
         """Tokens that write the beginning of one of `texts`, or all of it."""

@@ -192,7 +192,7 @@ def explanations(context: Context) -> Section:
 
 def decodings(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Means of one student's explanations by how they were decoded: free, and grounded where it was measured."""
-    grounded = {"grounded": result["grounded"]["aggregate"]} if "grounded" in result else {}
+    grounded = {"grounded": result["grounded"]["aggregate"]} if result.get("grounded") else {}
     return {"free": result["aggregate"], **grounded}
 
 

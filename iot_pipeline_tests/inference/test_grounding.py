@@ -15,7 +15,7 @@ from iot_pipeline.augmentation.answers import STATED, facts_of, numbers_in, plai
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import printed
 from iot_pipeline.flows.spec import Format
-from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens, numbers_for, spellings
+from iot_pipeline.inference.grounding import GroundedNumbers, NotGroundable, NumberTokens, numbers_for, spellings
 from iot_pipeline.inference.student import Student
 from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training.tokenizer import build_tokenizer
@@ -154,8 +154,19 @@ def test_a_vocabulary_that_cannot_write_numbers_is_a_clear_error() -> None:
         def batch_decode(self, rows: list[list[int]]) -> list[str]:
             return ["a", "b"][: len(rows)]
 
-    with pytest.raises(UserError, match="grounded decoding"):
+    with pytest.raises(NotGroundable, match=r"no token for 0 1 2.*IOT_DECODING=free"):
         NumberTokens(NoDigits(), 2)
+
+
+def test_a_vocabulary_that_drops_spaces_is_a_clear_error() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["\u2581orig_pkts", "\u2581is", "\u2581", ",", *"0123456789.e+-p", "<unk>"]
+    pieces = Tokenizer(models.BPE({word: place for place, word in enumerate(words)}, [], unk_token="<unk>"))
+    pieces.pre_tokenizer, pieces.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    with pytest.raises(NotGroundable, match="IOT_DECODING=free"):
+        NumberTokens(PreTrainedTokenizerFast(tokenizer_object=pieces), len(words))
 
 
 FORMS = st.sampled_from([Format(decimals=3), Format(significant=4), Format(decimals=0)])

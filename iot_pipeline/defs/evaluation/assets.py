@@ -25,6 +25,7 @@ from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.views import read_side
 from iot_pipeline.flows.pool import distinct_flows, side_records
 from iot_pipeline.inference.benchmark import ladder
+from iot_pipeline.inference.grounding import NotGroundable
 from iot_pipeline.inference.student import Student
 from iot_pipeline.reporting import figures
 from iot_pipeline.sft.tasks import asked
@@ -134,25 +135,37 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
             _, texts = prompts_of(step, "test")
             picked = np.random.default_rng(step.settings.seed).permutation(len(texts))[: step.settings.explained_flows]
             chosen = [texts[i] for i in sorted(picked)]
-            # Room for four tokens a word beside the other sections: who runs on into the limit did not end by himself.
-            prompts = [asked(text, "explain", step.settings.tasks) for text in chosen]
             with student(step, stage, track) as model:
                 labels = [classes[i] for i in class_scores(step, model, chosen).argmax(axis=1)]
-                longest = 64 + 4 * step.settings.explanation_words
-                free = model.explain_ended(prompts, longest)
-                held = model.explain_ended(prompts, longest, grounded_in=chosen)
-            result, grounded = (judged(step, chosen, labels, written) for written in (free, held))
-            result["grounded"] = grounded
-            result["examples"] = [
-                {"flow": flow, "scored": label, "answer": text, "grounded_answer": held_text}
-                for flow, label, (text, _), (held_text, _) in list(zip(chosen, labels, free, held, strict=True))[:3]
+                ways = written_by(step, model, chosen)
+            found = {way: judged(step, chosen, labels, written) for way, written in ways.items()}
+            names = {"free": "answer", "grounded": "grounded_answer"}
+            examples = [
+                {"flow": chosen[i], "scored": labels[i], **{names[way]: ways[way][i][0] for way in ways}}
+                for i in range(min(3, len(chosen)))
             ]
-            step.json("quality.json", result)
-            step.note(**shares(result["aggregate"]), **shares(grounded["aggregate"], "grounded_decoding_"))
-            step.table("examples", [{k: v for k, v in e.items() if k != "flow"} for e in result["examples"]])
+            step.json("quality.json", {**found["free"], "grounded": found.get("grounded"), "examples": examples})
+            step.note(**shares(found["free"]["aggregate"]))
+            if "grounded" in found:
+                step.note(**shares(found["grounded"]["aggregate"], "grounded_decoding_"))
+            step.table("examples", [{k: v for k, v in e.items() if k != "flow"} for e in examples])
         return step.result()
 
     return quality
+
+
+def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[tuple[str, bool]]]:
+    """Explanations of flows, and whether each ended: written freely, and grounded where the tokenizer allows of it."""
+    prompts = [asked(text, "explain", step.settings.tasks) for text in flows]
+    # Room for four tokens a word beside the other sections: who runs on into the limit did not end by himself.
+    longest = 64 + 4 * step.settings.explanation_words
+    ways = {"free": model.explain_ended(prompts, longest)}
+    try:
+        ways["grounded"] = model.explain_ended(prompts, longest, grounded_in=flows)
+    except NotGroundable as reason:
+        step.context.log.warning(f"{reason}; only free writing is measured")
+        step.note(grounded_decoding=f"not measured: {reason}")
+    return ways
 
 
 def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[str, bool]]) -> dict[str, Any]:
