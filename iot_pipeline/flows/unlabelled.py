@@ -25,8 +25,8 @@ def read_unlabelled(spec: DatasetSpec, source: str, log: Callable[[str], None] |
     A label column is not needed, and not looked at. UserError for a missing column, and for any row that is no flow:
     each row has to get an answer.
     """
-    # Reading and validating want a label: here some feature's column stands in for it, then one class for all.
-    without = spec.model_copy(update={"label_column": spec.features[0].source_columns[0]})
+    # Reading and validating want a label: a column that is needed anyway stands in for it, then one class for all.
+    without = spec.model_copy(update={"label_column": spec.source_columns[0]})
     with tempfile.TemporaryDirectory(prefix="iot_flows_") as folder, connect() as connection:
         raw, labelled, flows = (Path(folder) / f"{name}.parquet" for name in ("raw", "labelled", "flows"))
         columns = read_source(without, source, raw, log, max_rejected_share=0.0).columns

@@ -33,6 +33,16 @@ def test_rows_keep_their_order_and_equal_flows_their_group(tmp_path: Path) -> No
     assert table["flow_group"].tolist() == wanted
 
 
+@pytest.mark.parametrize("name", ["farm_flow", "farm_flow_8", "farm_flow_binary", "rt_iot2022"])
+def test_flows_of_every_data_set_are_read_by_its_own_columns(name: str, tmp_path: Path) -> None:
+    spec, path = load_spec(name), tmp_path / "new.csv"
+    columns = [column for column in spec.source_columns if column != spec.label_column]
+    path.write_text(f"{','.join(columns)}\n{','.join('2' for _ in columns)}\n{','.join('3' for _ in columns)}\n")
+    table = read_unlabelled(spec, str(path))
+    assert list(table.columns) == ["flow_group", *spec.feature_names]
+    assert len(table) == 2 and table["flow_group"].nunique() == 2
+
+
 def test_a_label_column_is_not_looked_at(tmp_path: Path) -> None:
     labelled = [[*values(1), "no such class"], [*values(2), ""]]
     table = read_unlabelled(SPEC, csv(tmp_path / "new.csv", labelled, SPEC.label_column))
