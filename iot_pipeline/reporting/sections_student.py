@@ -17,6 +17,8 @@ from iot_pipeline.reporting.measured import embedded_teacher, simulated
 from iot_pipeline.reporting.tables import Column
 
 Context = Mapping[str, Any]
+# Of explanations, what readers look for first: the table is wider than a page.
+FIRST = ("explained", "faultless", "numbers_grounded", "values_true", "features_real", "directions_true")
 
 
 def name_of(key: str) -> str:
@@ -192,8 +194,9 @@ def explanations(context: Context) -> Section:
 
 def decodings(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Means of one student's explanations by how they were decoded: free, and grounded where it was measured."""
-    grounded = {"grounded": result["grounded"]["aggregate"]} if result.get("grounded") else {}
-    return {"free": result["aggregate"], **grounded}
+    ways = {"free": result, "grounded": result.get("grounded")}
+    found = {way: of["aggregate"] for way, of in ways.items() if of}
+    return {way: {name: means[name] for name in (*FIRST, *means) if name in means} for way, means in found.items()}
 
 
 def _agreement(section: Section, context: Context) -> None:

@@ -197,6 +197,7 @@ def test_what_the_student_writes_stands_beside_what_the_decoder_makes_of_it(
     rows = [line for line in chapter.splitlines() if line.startswith("| paraphrased | 10K | ")][:2]
     assert [row.split(" | ")[2:4] for row in rows] == [["free", "48"], ["grounded", "48"]]
     assert "0.997" in rows[0] and "0.997" not in rows[1] and "true by construction" in chapter
+    assert "| track | stage | decoding | explained | numbers grounded | features real | directions true |" in chapter
 
 
 def test_limitations_and_lineage_are_computed(written: tuple[str, str, dict[str, Any]]) -> None:
