@@ -26,7 +26,7 @@ from iot_pipeline.evaluation.explanations import explanation_quality
 from iot_pipeline.flows.pool import distinct_flows
 from iot_pipeline.flows.serialise import texts
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.inference.student import Student
+from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.sft.tasks import asked
 
@@ -73,7 +73,7 @@ def measure(lake: Lake, stage: str, track: str, count: int, repeats: int) -> dic
     student = Student.load(checkpoint.base, checkpoint.adapter)
     scores = student.score_labels([asked(text, "classify", used["tasks"]) for text in flows], spec.classes)
     labels = [spec.classes[best] for best in scores.argmax(axis=1)]
-    answers, taken = both_ways(student, prompts, flows, 64 + 4 * used["explanation_words"], repeats)
+    answers, taken = both_ways(student, prompts, flows, room_for(used["explanation_words"]), repeats)
     signed = standardised(glossary_of(spec))
     result: dict[str, Any] = {"flows": len(flows), "labels": checkpoint.labels}
     for way, written in answers.items():

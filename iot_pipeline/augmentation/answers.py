@@ -29,7 +29,8 @@ INDICATOR = re.compile(
     rf"^[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*(.*?)[\s).]*$"
 )
 NUMBER = re.compile(rf"(?<![\w.]){A_NUMBER}(st|nd|rd|th)?|\bp\d{{1,3}}\b")
-STATED = re.compile(rf"\s*(?:\(|=|:|of|at|is|reads|stands at)?\s*({A_NUMBER})")
+BETWEEN = r"\s*(?:\(|=|:|of|at|is|reads|stands at)?\s*"  # a feature and its value
+STATED = re.compile(rf"{BETWEEN}({A_NUMBER})")
 LIST_MARK = re.compile(r"^\s*\(?\d{1,2}[.)]\s", re.MULTILINE)
 COUNTED = re.compile(r"^\s+(?:key\s+|cited\s+)?(?:features|indicators|values|fields|attributes|metrics)\b")
 NAME_LIKE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+(?:\.[a-z]+)?\b")
@@ -110,7 +111,7 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 def parse_answer(text: str) -> ParsedAnswer:
     """Read an answer, text in either order or a JSON object, with or without Markdown; never raises: see `problems`."""
-    text = text.replace("−", "-").replace("\u2011", "-")
+    text = plain_minus(text)
     found = JSON_OBJECT.match(text)
     return _parse_object(found[1]) if found is not None else _parse_text(text)
 
@@ -258,6 +259,11 @@ def _prefix_of_name(name: str, facts: Facts) -> bool:
 def _wrong(feature: str, said: str, facts: Facts) -> str:
     true = facts.directions[feature]
     return f"wrong direction: {feature} {said}, " + (f"it is {true}" if true else "but no reference is known")
+
+
+def plain_minus(text: str) -> str:
+    """The text with a plain minus for every other sign that is one."""
+    return text.replace("\u2212", "-").replace("\u2011", "-")
 
 
 def numbers_in(text: str, facts: Facts) -> list[str]:

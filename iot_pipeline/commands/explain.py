@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +22,12 @@ from iot_pipeline.evaluation.calibration import apply_temperature
 from iot_pipeline.flows.serialise import RankTable, texts
 from iot_pipeline.flows.spec import DatasetSpec, Scale, load_spec
 from iot_pipeline.flows.unlabelled import read_unlabelled
+from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
 from iot_pipeline.sft.label import LABEL_LINE
 from iot_pipeline.sft.tasks import asked
-
-if TYPE_CHECKING:
-    from iot_pipeline.inference.student import Student
 
 Log = Callable[[str], None]
 
@@ -43,8 +41,6 @@ def explain(
     `unsupported`: what of the answer the flow does not bear out, [] where all of it holds. UserError for a checkpoint
     that was not made, or not with the present settings, for flows that are none, and where `out` is there already.
     """
-    from iot_pipeline.inference.student import Student
-
     if out.exists():
         raise UserError(f"{out} is there already; name a new file")
     lake = Lake(settings.lake_path)
@@ -98,9 +94,9 @@ def explained(
     questions = [asked(text, "explain", settings.tasks) for text in prompts]
     # Without the newline: some tokenizers make one token of it and what follows.
     heads = [f"{LABEL_LINE} {answer['class']}" for answer in answers]
-    length = 64 + 4 * settings.explanation_words  # as in explanation_quality
     flows = prompts if settings.decoding == "grounded" else None
-    written = student.explain(questions, max_new_tokens=length, answers=heads, log=log, grounded_in=flows)
+    longest = room_for(settings.explanation_words)
+    written = student.explain(questions, longest, answers=heads, log=log, grounded_in=flows)
     signed = standardised(glossary_of(spec))
     for text, answer, said in zip(prompts, answers, written, strict=True):
         wrong = check_answer(said, text, answer["class"], spec.classes, signed)

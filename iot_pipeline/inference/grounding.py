@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iot_pipeline.augmentation.answers import Facts, facts_of
+from iot_pipeline.augmentation.answers import BETWEEN, Facts, facts_of, plain_minus
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER, parse_text, plain_number
 from iot_pipeline.sft.label import LABEL_LINE, LabelFinder
@@ -32,7 +32,6 @@ SIGNS = "0123456789.e+-p"  # what any number of a flow can be written with
 DIGIT = re.compile(r"[0-9]")
 WORD = re.compile(r"[\w.]$")
 ORDINAL = re.compile(r"st|nd|rd|th")
-BETWEEN = re.compile(r"\s*(?:\(|=|:|of|at|is|reads|stands at)?\s*")  # a feature and its value
 REFERENCE = re.compile(r"\b(?:above|below)\s*$", re.IGNORECASE)
 SENTENCE_BREAK = re.compile(r"[.!?]\s")
 
@@ -52,7 +51,7 @@ class NumberTokens:
 
         NotGroundable for a tokenizer that lacks a digit or sign, or whose tokens, read one by one, are not the text.
         """
-        pieces = [_plain_minus(piece) for piece in LabelFinder(tokenizer).pieces]
+        pieces = [plain_minus(piece) for piece in LabelFinder(tokenizer).pieces]
         self.pieces = pieces + [""] * (width - len(pieces))
         self.by_piece: dict[str, list[int]] = defaultdict(list)
         for token, piece in enumerate(self.pieces):
@@ -96,7 +95,7 @@ class GroundedNumbers:
         """`flows`: one flow text a row; `heads`: what each answer begins with; `end`: token that ends an answer."""
         self._tokens, self._end, self._begun = tokens, end, False
         self._rows = [
-            _Row(_last_line(_plain_minus(head)), facts_of(flow), spellings(flow))
+            _Row(_last_line(plain_minus(head)), facts_of(flow), spellings(flow))
             for flow, head in zip(flows, heads, strict=True)
         ]
 
@@ -178,7 +177,7 @@ def numbers_for(before: str, facts: Facts, values: dict[str, set[str]], percenti
     if percentile and False in last and last[False].start() >= since:
         having = {name for name, written in values.items() if last[False][0] in written}
         named = named & having or having
-    elif mentions and BETWEEN.fullmatch(sentence, mentions[-1].end()):
+    elif mentions and re.fullmatch(BETWEEN, sentence[mentions[-1].end() :]):
         named = {mentions[-1][0]}
     chosen = named or values.keys()
     if percentile:
@@ -201,8 +200,3 @@ def _of_word(row: _Row, piece: str) -> bool:
 
 def _last_line(text: str) -> str:
     return text[text.rfind("\n") + 1 :]
-
-
-def _plain_minus(text: str) -> str:
-    """As answers are read: every minus is the plain one."""
-    return text.replace("\u2212", "-").replace("\u2011", "-")

@@ -22,6 +22,13 @@ from iot_pipeline.sft.tokenizer import END_OF_TURN, first_line, load_tokenizer, 
 _STOP = -1  # in the tree of names: the name ends here though another goes on
 
 
+def room_for(words: int) -> int:
+    """Tokens that an answer with an explanation of so many words may take: four a word, beside the other sections. Who
+    runs on into this limit did not end by himself.
+    """
+    return 64 + 4 * words
+
+
 @dataclass
 class Student:
     """A loaded base with its adapter, ready to answer; `tokens_read` counts what scoring has computed."""

@@ -178,6 +178,8 @@ def explanations(context: Context) -> Section:
         " one; its numbers are true by construction, and no merit of the student.",
         asset="explanation_quality",
     )
+    if unmeasured := [name_of(key) for key, result in found.items() if not result.get("grounded")]:
+        section.text(f"Grounded decoding was not measured of {', '.join(unmeasured)}; the assets' pages say why.")
     _agreement(section, context)
     for key, result in found.items():
         for number, example in enumerate(result.get("examples") or [], start=1):

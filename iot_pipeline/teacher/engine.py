@@ -112,8 +112,7 @@ class Teacher:
         async with client:
             saver = asyncio.create_task(run.saver())
             try:
-                await (self._by_requests(run, client, parts) if self.via == "requests" else
-                       self._by_batches(run, client, parts))
+                await self._ask(run, client, parts)
             finally:
                 saver.cancel()
                 await asyncio.gather(saver, return_exceptions=True)
@@ -121,23 +120,18 @@ class Teacher:
         if run.stop is not None:
             raise run.stop
 
-    async def _by_requests(self, run: Run, client: ShortOpenAI, parts: Iterable[list[Request]]) -> None:
+    async def _ask(self, run: Run, client: ShortOpenAI, parts: Iterable[list[Request]]) -> None:
         batches, pool, again = Batches(run, client), Pool(run, client), False
         while parts and run.stop is None:
             # Also while we wait for others: they may be killed then.
             await batches.take_over()
-            await batches.drain()
-            run.save()
-            await pool.ask(run.ours(run.missing(parts, again)))
-            run.save()
-            left, again = await run.asked_by_others(), True
-            parts = [left] if left else []
-
-    async def _by_batches(self, run: Run, client: ShortOpenAI, parts: Iterable[list[Request]]) -> None:
-        batches, again = Batches(run, client), False
-        while parts and run.stop is None:
-            await batches.take_over()
-            await batches.ask(run.missing(parts, again))
+            missing = run.missing(parts, again)  # looked up as it is drawn: what the batches brought is not
+            if self.via == "batch":
+                await batches.ask(missing)
+            else:
+                await batches.drain()
+                run.save()
+                await pool.ask(run.ours(missing))
             run.save()
             left, again = await run.asked_by_others(), True
             parts = [left] if left else []

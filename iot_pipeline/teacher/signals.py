@@ -19,8 +19,8 @@ def run_until_told(main: Coroutine[Any, Any, None]) -> None:
     """asyncio.run, but a signal cancels `main` in order first, and then does what it would have done.
 
     A handler that raises, as Dagster's do, raises into whatever runs; within a callback of the loop asyncio logs that
-    and goes on, so that the process would not stop (seen in the suite on a busy machine). A second signal
-    takes effect at once.
+    and goes on, so that the process would not stop (seen in the suite on a busy machine). A second signal takes effect
+    at once.
     """
     told: list[int] = []
 

@@ -200,6 +200,14 @@ def test_what_the_student_writes_stands_beside_what_the_decoder_makes_of_it(
     assert "| track | stage | decoding | explained | numbers grounded | features real | directions true |" in chapter
 
 
+def test_a_student_that_cannot_be_held_to_its_flows_is_named(tmp_path: Path) -> None:
+    context = make_context()
+    found = context["explanations"]
+    found["10K|original"] = {**found["10K|original"], "grounded": None}
+    paper_report(context, tmp_path)
+    assert "Grounded decoding was not measured of original 10K;" in (tmp_path / "report.md").read_text()
+
+
 def test_limitations_and_lineage_are_computed(written: tuple[str, str, dict[str, Any]]) -> None:
     page, _, _ = written
     assert "Only stage 10K was evaluated; nothing is known here of 30K, 70K, 150K, ALL." in page

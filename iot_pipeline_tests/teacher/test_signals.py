@@ -86,6 +86,16 @@ def test_a_handler_that_raises_nothing_stops_the_call_all_the_same() -> None:
         signal.signal(signal.SIGTERM, usual)
 
 
+def test_ctrl_c_is_a_keyboard_interrupt_as_ever() -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+        await asyncio.sleep(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_until_told(main())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_outside_of_the_main_thread_nothing_is_changed() -> None:
     done = []
 

@@ -26,7 +26,7 @@ from iot_pipeline.evaluation.views import read_side
 from iot_pipeline.flows.pool import distinct_flows, side_records
 from iot_pipeline.inference.benchmark import ladder
 from iot_pipeline.inference.grounding import NotGroundable
-from iot_pipeline.inference.student import Student
+from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.reporting import figures
 from iot_pipeline.sft.tasks import asked
 
@@ -157,8 +157,7 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
 def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[tuple[str, bool]]]:
     """Explanations of flows, and whether each ended: written freely, and grounded where the tokenizer allows of it."""
     prompts = [asked(text, "explain", step.settings.tasks) for text in flows]
-    # Room for four tokens a word beside the other sections: who runs on into the limit did not end by himself.
-    longest = 64 + 4 * step.settings.explanation_words
+    longest = room_for(step.settings.explanation_words)
     ways = {"free": model.explain_ended(prompts, longest)}
     try:
         ways["grounded"] = model.explain_ended(prompts, longest, grounded_in=flows)
