@@ -19,7 +19,7 @@ from iot_pipeline.teacher.request import EMBEDDED_MODEL
 FINGERPRINT = "fp_embedded_1"
 DEFAULT_MAX_TOKENS = 4096
 ANSWER_FIELDS = {"classification", "analysis", "key_indicators"}
-ROLES = {"system", "developer", "user", "assistant"}
+ROLES = ("assistant", "developer", "system", "user")  # not a set: what is looked for may be a list
 
 
 class BadBody(Exception):
@@ -54,7 +54,7 @@ def check_body(body: Any, json_schema: bool = True) -> dict[str, Any]:
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise BadBody(f"{where}.role must be one of {', '.join(sorted(ROLES))}", f"{where}.role")
+            raise BadBody(f"{where}.role must be one of {', '.join(ROLES)}", f"{where}.role")
         content = message.get("content")
         if not isinstance(content, str) or not _encodes(content):
             raise BadBody(f"{where}.content must be a string of Unicode text", f"{where}.content")

@@ -17,7 +17,7 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.teacher.bill import PromptCache, prompt_id
@@ -246,6 +246,7 @@ FIELDS = st.sampled_from([
 
 @settings(max_examples=200, deadline=None)
 @given(changes=st.dictionaries(FIELDS, JSON, max_size=3))
+@example(changes={"messages": [{"role": []}]})
 def test_any_body_is_answered_or_refused_by_name(changes: dict[str, Any]) -> None:
     body: Any = {"model": "m", "messages": [{"role": "user", "content": "x"}]} | changes
     try:
