@@ -342,8 +342,8 @@ def tracks(context: Context) -> Section:
     section.text(
         "Three tracks hold the same rows in the same order under the same labels. original: rows with the"
         " same text and label share one answer. paraphrased: the first row of a flow keeps that answer, each"
-        " further row gets it in other words. feature_varied: each further row gets varied features and an"
-        " answer of its own."
+        " further row gets it in other words. feature_varied: each further row gets an answer of its own, and"
+        " varied features where variation can change them: the table of variations counts how many did."
     )
     if not found:
         section.missing("original, paraphrased, feature_varied")
@@ -353,6 +353,12 @@ def tracks(context: Context) -> Section:
         report = track.get("report") or {}
         rows.append({"track": name, "stage": stage, **{k: v for k, v in report.items() if _is_scalar(v)}})
     section.table(rows, caption="What each increment holds.", asset="original, paraphrased, feature_varied")
+    varied = [
+        {"stage": split_key(key)[0], "further rows": n, "outcome": outcome}
+        for key, track in found.items()
+        for outcome, n in ((track.get("report") or {}).get("variations") or {}).items()
+    ]
+    section.table(varied, caption="Variations: what became of the features of further rows.", asset="feature_varied")
     refused = [
         {"track": split_key(key)[1], "stage": split_key(key)[0], "reason": why, "rows": n}
         for key, track in found.items()
