@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def table() -> list[str]:
-    """List the lines of the Markdown table: accuracy and macro-F1 on distinct flows, each with its ratio to AutoML's."""
+    """List the lines of the Markdown table: accuracy and macro-F1 on distinct flows, with the ratio to AutoML's."""
     found = {title: {key(row): row for row in read(lake)["results"]} for title, lake in LAKES.items()}
     names = dict.fromkeys(name for rows in found.values() for name in rows if name[0] != LEFT_OUT)
     titles = " | ".join(f"{title}: accuracy | of AutoML's | macro-F1 | of AutoML's" for title in LAKES)
