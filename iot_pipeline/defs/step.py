@@ -296,6 +296,7 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
     """Give a function that tells what a recorded read (`setting x`, `file x`, `files x`, `code x`, `artefacts x`) gives
     now; for one look at the lake, as it keeps the lineage that it has checked."""
     known: dict[ArtefactId, str] = {}
+    made = cache(lake.artefacts)
 
     def value(name: str) -> Any:
         kind, _, rest = name.partition(" ")
@@ -307,7 +308,7 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
             return file_version(PROJECT_ROOT / rest)
         if kind == "files":
             return [str(file) for file in local_files(rest)]
-        return [str(artefact) for artefact in list_artefacts(lake, rest, value, known)]
+        return [str(a) for a in made() if a.is_under(rest) and not lake.broken_lineage(a, value, known)]
 
     return value
 
