@@ -221,7 +221,8 @@ class Lake:
         manifest = self.manifest(artefact)
         if manifest is None:
             return ["not made yet"]
-        reasons = [f"blocking check {name} did not pass" for name in manifest.failed_blocking()]
+        reasons = self.altered(artefact, manifest)  # first: what an edited manifest says beside that is worth nothing
+        reasons += [f"blocking check {name} did not pass" for name in manifest.failed_blocking()]
         if manifest.code_version != code_version:
             reasons.append(f"code changed ({manifest.code_version} -> {code_version})")
         for name, value in manifest.settings.items():
@@ -238,7 +239,7 @@ class Lake:
                 reasons += ahead[upstream]
             elif (made := self.manifest(upstream)) is None or made.data_version != version:
                 reasons.append(f"input {upstream} {'is missing' if made is None else 'changed'}")
-        return list(dict.fromkeys(reasons + self.altered(artefact, manifest)))
+        return list(dict.fromkeys(reasons))
 
     def broken_lineage(
         self, artefact: ArtefactId, present: Callable[[str], Any], known: dict[ArtefactId, str] | None = None
