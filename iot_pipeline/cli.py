@@ -90,10 +90,16 @@ def run(
     accept_code: Annotated[
         bool, typer.Option("--accept-code", help="Keep artefacts that another version of the code made.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be made, why, and what it takes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make every artefact that is missing or no longer follows from its inputs, then print the results."""
     chosen = _configure(stages, tracks)
+    if dry_run:
+        _dry_run(chosen, until, force, accept_code, as_json)
+        return
     from iot_pipeline.commands.show import Progress, results
     from iot_pipeline.defs import execute, plan
 
@@ -109,6 +115,16 @@ def run(
     results(chosen, outcome, as_json)
     if outcome.failed or outcome.left:
         sys.exit(1)
+
+
+def _dry_run(chosen: Any, until: str | None, force: bool, accept_code: bool, as_json: bool) -> None:
+    """List what `run` with the same options would make."""
+    definitions = _definitions()
+    from iot_pipeline.commands import dry_run
+    from iot_pipeline.defs import plan
+
+    planned = plan.wanted(definitions, chosen, until)
+    dry_run.show(dry_run.dry_run(chosen, planned, force, accept_code), as_json)
 
 
 @app.command(epilog="Example: iot-pipeline run --until training_order && iot-pipeline estimate --stages 30K")
@@ -132,6 +148,17 @@ def status(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJs
     from iot_pipeline.commands.show import status as show
 
     show(_definitions(), chosen, as_json)
+
+
+@app.command(epilog="Example: iot-pipeline verify --json | jq '.mismatches'")
+def verify(as_json: AsJson = False) -> None:
+    """Hash every file of the lake against its manifest, and every input; exit code 1 if anything differs."""
+    from iot_pipeline.commands.verify import examine, show
+
+    found = examine(_configure(None, None))
+    show(found, as_json)
+    if found.mismatches:
+        sys.exit(1)
 
 
 @app.command(epilog="Example: iot-pipeline doctor --json")

@@ -86,6 +86,9 @@ def _source(settings: Settings) -> Finding:
 def _lake(settings: Settings) -> Finding:
     root = settings.lake_path
     there = next(folder for folder in (root, *root.parents) if folder.exists())  # nothing is made by an examination
+    if there == root and root.is_dir() and os.access(root, os.R_OK | os.X_OK) and not os.access(root, os.W_OK):
+        return Finding("lake", "note", f"{root} may only be read: status, estimate, verify, `run --dry-run` and `cache "
+                                       "export` work on it; to make something, set IOT_LAKE to a writable folder")
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Finding("lake", "error", f"cannot write to {there}; set IOT_LAKE to a writable folder")
     free = shutil.disk_usage(there).free / 1e9

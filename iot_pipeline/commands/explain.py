@@ -118,5 +118,7 @@ def ranks_of(lake: Lake) -> RankTable:
 
 def temperature_of(lake: Lake, stage: str, track: str) -> float | None:
     """The temperature fitted on the calibration side; None where the student was not evaluated."""
-    path = lake.folder(ArtefactId(f"eval_metrics/{stage}", f"{stage}|{track}")) / "eval.json"
-    return float(json.loads(path.read_text())["calibration"]["temperature"]) if path.is_file() else None
+    metrics = ArtefactId(f"eval_metrics/{stage}", f"{stage}|{track}")
+    if lake.manifest(metrics) is None:
+        return None
+    return float(json.loads((lake.verified(metrics) / "eval.json").read_text())["calibration"]["temperature"])

@@ -35,6 +35,7 @@ class Outcome:
 def dagster_home(settings: Settings) -> Path:
     """The lake's own Dagster state; made with the project's dagster.yaml, which is kept up to date."""
     lake = Lake(settings.lake_path)
+    lake.check_writable()
     home = lake.root / ".dagster"
     try:
         home.mkdir(exist_ok=True)

@@ -35,7 +35,7 @@ def export_answers(store: Location, file: Path) -> int:
     """Write every stored answer, quarantined ones with their reasons too, sorted by key; how many. Attempts stay."""
     if not exists(store):
         raise UserError(f"there is no store of answers {shown(store)}; run something, or set IOT_TEACHER_STORE.")
-    with Store(store) as opened:
+    with Store(store, read_only=True) as opened:
         rows = opened.read(sa.select(answer_table).order_by(answer_table.c.key, answer_table.c.source))
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
     write_table(file, pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))

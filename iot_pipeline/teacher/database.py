@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -325,10 +326,19 @@ class Database:
             driver.commit()  # some databases take back with the first transaction what was set in it
 
     def _of_what_is_there(self) -> sa.URL:
-        """The URL by which a SQLite file is opened and never made. Not `mode=ro`: a write-ahead log may have to be."""
+        """The URL by which a SQLite file is opened and never made.
+
+        Not `mode=ro` where the folder can be written: a write-ahead log may have to be. Where it cannot and there is no
+        such log, `immutable` keeps SQLite from making one; with a log beside it, it is read as it lies.
+        """
         if not is_file(self.url):
             return self.url
-        return self.url.set(database=Path(str(self.url.database)).as_uri(), query={"mode": "rw", "uri": "true"})
+        path = Path(str(self.url.database))
+        options = {"mode": "rw"}
+        if not all(os.access(place, os.W_OK) for place in (path, path.parent)):
+            log = path.with_name(f"{path.name}-wal")
+            options = {"mode": "ro"} if log.exists() and log.stat().st_size else {"immutable": "1"}
+        return self.url.set(database=path.as_uri(), query={**options, "uri": "true"})
 
     @contextmanager
     def explained(self, done: str) -> Iterator[None]:
