@@ -121,7 +121,7 @@ def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def freeze(track: str) -> None:
-    """Write the snapshot of a track's prompt, as the run that the sensor requests does (test_daemon.py has that run)."""
+    """Write the snapshot of a track's prompt, as a requested run does (test_daemon.py has real ones)."""
     chosen = settings_module.settings()
     with Lake(chosen.lake_path).replacing(ArtefactId("prompt", track)) as folder:
         shutil.copy(chosen.prompts / f"{track}.md", folder / "prompt.md")
@@ -240,7 +240,7 @@ def test_every_sensor_and_schedule_is_off_until_switched_on_and_known_here() -> 
     assert repository.schedule_defs == []
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.sampled_from(["edit to A", "edit to B", "tick", "run"]), max_size=12))
 def test_after_every_order_of_edits_ticks_and_runs_the_snapshot_becomes_the_file(
     prompts: Path, steps: list[str]
