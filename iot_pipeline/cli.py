@@ -15,6 +15,7 @@ import typer
 
 from iot_pipeline import __version__
 from iot_pipeline.errors import UserError
+from iot_pipeline.interrupts import raise_if_told
 
 app = typer.Typer(
     add_completion=False,
@@ -33,14 +34,22 @@ TrackOption = Annotated[
 ]
 
 
-def main() -> NoReturn:
-    """Entry point: a UserError becomes one line on standard error and exit code 2; typer makes an interrupt 130."""
+def main() -> None:
+    """Entry point of an older installation; see `iot_pipeline.__main__`."""
+    from iot_pipeline.__main__ import main as start
+
+    start()
+
+
+def command() -> NoReturn:
+    """Run the command: a UserError becomes one line on standard error and exit code 2; an interrupt is 130."""
     # Set before torch is ever loaded: spinning threads slow every neighbour down, by up to ten times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(standalone_mode=True)
     except UserError as error:
+        raise_if_told()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
@@ -104,14 +113,11 @@ def run(
     from iot_pipeline.defs import execute, plan
 
     definitions = _definitions()
-    try:
-        with execute.locked(chosen):
-            planned = plan.wanted(definitions, chosen, until)
-            with Progress(planned, quiet=as_json):
-                outcome = execute.execute(definitions, chosen, planned, force, accept_code)
-    except KeyboardInterrupt:
-        print("stopped; what is made stays, and `iot-pipeline run` goes on from here", file=sys.stderr)
-        raise
+    with execute.locked(chosen):
+        planned = plan.wanted(definitions, chosen, until)
+        with Progress(planned, quiet=as_json):
+            outcome = execute.execute(definitions, chosen, planned, force, accept_code)
+    raise_if_told()  # what a signal broke is no failure
     results(chosen, outcome, as_json)
     if outcome.failed or outcome.left:
         sys.exit(1)

@@ -72,7 +72,9 @@ class Progress:
             over = sum(state in ("done", "fresh") for state, _, _ in states)
             style = "green" if over == len(members) else "default"
             table.add_row("", Text(group, style=f"bold {style}"), f"{over} of {len(members)}", "")
-            if (over and over < len(members)) or any(state in ("started", "failed") for state, _, _ in states):
+            if (over and over < len(members)) or any(
+                state in ("started", "failed") or text for state, text, _ in states
+            ):
                 for artefact, (state, text, since) in zip(members, states, strict=True):
                     spent = f"{time.monotonic() - since:.0f} s" if state == "started" else ""
                     note = f"{text} s" if state == "done" else text

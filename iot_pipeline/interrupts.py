@@ -1,0 +1,110 @@
+"""Stop a command within seconds of SIGINT or SIGTERM, whatever code the signal meets.
+
+A handler that raises is not enough: Dagster replaces it and holds signals back between steps, an exception raised in a
+callback or a destructor is swallowed, and a library may take it for a failure of its own (11 of 68 signals at random
+moments). So the signal is noted by the interpreter itself (`signal.set_wakeup_fd`), before any handler.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+EXIT_CODE = 130
+GRACE_S = 8.0
+
+
+class Watch:
+    """Notes the first stop signal, and ends the process when it is still there after the grace."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+        self._noted, self._over = False, False
+        self._lock = threading.Lock()
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
+        self._stderr = os.dup(2)  # Dagster redirects the descriptor into its compute logs while an asset runs
+        self._usual_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        # A shell starts background jobs with SIGINT ignored; SIGTERM would end us without a word.
+        self._usual = {number: signal.signal(number, signal.default_int_handler) for number in STOPS}
+        threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
+
+    def noted(self) -> bool:
+        """True if the process was told to stop."""
+        with self._lock, contextlib.suppress(BlockingIOError):
+            self._noted = self._noted or any(number in STOPS for number in os.read(self._reader, 4096))
+        return self._noted
+
+    def end(self) -> None:
+        """Say that the command was stopped and leave at once; nothing after this can wait or be interrupted."""
+        if os.isatty(1):
+            os.write(1, b"\x1b[?25h")  # the live table hides the cursor
+        os.write(self._stderr, f"{self.sentence}\n".encode())
+        os._exit(EXIT_CODE)
+
+    def close(self) -> None:
+        """Give the signals back; the watching thread ends."""
+        signal.set_wakeup_fd(self._usual_fd)
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+        self._over = True
+        os.write(self._writer, b"\0")
+
+    def _watch(self) -> None:
+        while not self.noted():
+            select.select([self._reader], [], [])
+            if self._over:
+                return
+        threading.Event().wait(GRACE_S)
+        from iot_pipeline.lake.processes import kill_tree
+
+        kill_tree(os.getpid(), itself=False)
+        self.end()
+
+
+_active: list[Watch] = []
+
+
+def raise_if_told() -> None:
+    """Raise KeyboardInterrupt if the process was told to stop, also where something swallowed the signal."""
+    if _active and _active[0].noted():
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stopping_promptly(sentence: str) -> Iterator[None]:
+    """Make SIGINT and SIGTERM end the process with exit code 130 and a sentence on standard error.
+
+    The block has 8 s to end by itself, cleaning up; then the processes it started are killed. However it ends after a
+    signal, by an error or by its own exit, counts as stopped. Outside of the main thread nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    watch = Watch(sentence)
+    _active.append(watch)
+    try:
+        yield
+    except BaseException:
+        if watch.noted():
+            _leave(watch)
+        raise
+    else:
+        if watch.noted():
+            _leave(watch)
+    finally:
+        _active.remove(watch)
+        watch.close()
+
+
+def _leave(watch: Watch) -> None:
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)  # the second Ctrl-C of an impatient user
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    watch.end()
