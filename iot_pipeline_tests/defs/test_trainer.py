@@ -23,9 +23,9 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import build_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training import payload
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.lora import largest_change

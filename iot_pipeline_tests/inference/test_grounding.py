@@ -17,7 +17,7 @@ from iot_pipeline.flows.serialise import printed
 from iot_pipeline.flows.spec import Format
 from iot_pipeline.inference.grounding import GroundedNumbers, NotGroundable, NumberTokens, numbers_for, spellings
 from iot_pipeline.inference.student import Student
-from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.training.tokenizer import build_tokenizer
 from iot_pipeline_tests.tiny import flow_texts, make_base
 

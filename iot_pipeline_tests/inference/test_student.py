@@ -12,8 +12,8 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.benchmark import ladder
 from iot_pipeline.inference.student import Student
+from iot_pipeline.models.tokenizer import load_tokenizer, prompt_text
 from iot_pipeline.sft.tensors import build_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer, prompt_text
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.payload import run
 from iot_pipeline_tests.tiny import CLASSES, chats, flow_texts, label_of, make_base

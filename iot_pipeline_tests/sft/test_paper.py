@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline_tests.tiny import chats, flow_texts, make_base
 
 QWEN = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "qwen2.5-tokenizer"

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.models.tokenizer import END_OF_TURN, load_tokenizer, pad_id
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
-from iot_pipeline.sft.tokenizer import END_OF_TURN, load_tokenizer, pad_id
 from iot_pipeline.training.exercises import ANSWER_WORDS
 from iot_pipeline.training.tokenizer import build_tokenizer
 from iot_pipeline_tests.tiny import CLASSES, answer_of, chats, flow_texts, make_base

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.training import launch
 from iot_pipeline.training.base_payload import RESULT, BaseConfig
 

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
+from iot_pipeline.models.tokenizer import END_OF_TURN, load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors
-from iot_pipeline.sft.tokenizer import END_OF_TURN, load_tokenizer
 from iot_pipeline.training.base import build_tiny_base
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.lora import largest_change
