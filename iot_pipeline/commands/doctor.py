@@ -137,7 +137,7 @@ def _base(settings: Settings) -> Finding:
         return Finding("student", "note", "a tiny Qwen2 built here; no match for a real base model")
     try:
         if not Path(base).exists() and not in_hub_cache(base):
-            return Finding("student", "note", f"base model {base} comes from the hub at first use, and is examined then")
+            return Finding("student", "note", f"base model {base} comes from the hub at first use; examined then")
         facts = check_base(base, download=False)
     except UserError as error:
         return Finding("student", "error", str(error))

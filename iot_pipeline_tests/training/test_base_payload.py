@@ -25,7 +25,7 @@ def build(folder: Path, processes: int, **changes: Any) -> tuple[dict[str, Any],
     (folder / "texts.json").write_text(json.dumps(texts))
     values = {
         "dataset": "farm_flow", "texts": folder / "texts.json", "out": folder, "words": 45, "order": "label_first",
-        "steps": 3, "seed": 5, "threads": 1,
+        "steps": 3, "seed": 5, "threads": 1, "processes": processes,
     }
     config = BaseConfig(**(values | changes))
     path = config.write(folder / "config.json")
