@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 import torch  # noqa: TID253
 from safetensors.torch import load_file, save_file
 
+from iot_pipeline.commands.doctor import _base
 from iot_pipeline.errors import UserError
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.folder import LFS_POINTER, in_hub_cache
 from iot_pipeline.models.loading import base_identity, load_base
+from iot_pipeline.settings import load_settings
 from iot_pipeline_tests.tiny import make_base
 
 PROJECTION = "model.layers.0.self_attn.q_proj.weight"
@@ -200,3 +203,16 @@ def test_a_hub_id_is_examined_in_the_local_cache(base: Path, tmp_path: Path, mon
     put(PROJECTION, torch.zeros_like)(model / "snapshots" / commit)
     with pytest.raises(UserError, match="all zeros"):
         check_base("some/base", download=False)
+
+
+@pytest.mark.parametrize(("name", "state", "text"), [
+    ("base", "ok", r"base model .*: qwen2, [\d,]+ parameters$"),
+    ("missing", "error", f"lacks 1 tensors: {PROJECTION}"),
+    ("nobody/nothing-of-this-name", "note", "comes from the hub at first use"),
+    ("not a/hub/id", "error", "neither a folder here nor a hub id"),
+])
+def test_doctor_says_the_same_of_a_base(base: Path, tmp_path: Path, name: str, state: str, text: str) -> None:
+    lose(PROJECTION)(Path(shutil.copytree(base, tmp_path / "missing")))
+    given = str(tmp_path / name) if (tmp_path / name).is_dir() else name
+    found = _base(load_settings({"IOT_BASE_MODEL": given}))
+    assert found.state == state and re.search(text, found.text)

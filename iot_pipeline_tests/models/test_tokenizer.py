@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.models.tokenizer import (
@@ -50,6 +50,7 @@ which = pytest.mark.parametrize("tokenizer", [
 
 
 @which
+@settings(max_examples=60, deadline=None)
 @given(text=texts)
 def test_data_never_becomes_a_control_token_and_comes_back_whole(tokenizer: Any, text: str) -> None:
     (ids,) = encode(tokenizer(), [literal(tokenizer(), text)])
@@ -59,6 +60,7 @@ def test_data_never_becomes_a_control_token_and_comes_back_whole(tokenizer: Any,
 
 
 @which
+@settings(max_examples=60, deadline=None)
 @given(user=texts, answer=texts)
 def test_a_chat_has_the_control_tokens_of_its_template_and_no_more(tokenizer: Any, user: str, answer: str) -> None:
     head, tail = encode(tokenizer(), chat_texts(tokenizer(), user, answer))
@@ -70,6 +72,7 @@ def test_a_chat_has_the_control_tokens_of_its_template_and_no_more(tokenizer: An
 
 
 @which
+@settings(max_examples=60, deadline=None)
 @given(text=st.text(st.characters(exclude_characters=f"<{OWN}", codec="utf-8"), max_size=60))
 def test_text_without_such_names_is_read_as_ever(tokenizer: Any, text: str) -> None:
     plain = tokenizer()(text, add_special_tokens=False)["input_ids"]

@@ -61,3 +61,15 @@ def wrong(folder: Path) -> Path:
     path = folder / "wrong.json"
     path.write_text('["hello: 1"]')
     return path
+
+
+def test_what_steers_the_weights_names_the_base(tmp_path: Path) -> None:
+    """Two threads add up in another order than one, so their base is another one; it was kept under the same key."""
+    (tmp_path / "texts.json").write_text("[]")
+    one = BaseConfig(
+        dataset="farm_flow", texts=tmp_path / "texts.json", out=tmp_path, words=45, order="label_first", steps=3,
+        seed=5, threads=1, processes=1,
+    )
+    others = [one.model_copy(update=change) for change in ({"threads": 2}, {"processes": 2}, {"seed": 6}, {"steps": 4})]
+    assert len({config.identity() for config in (one, *others)}) == 5
+    assert one.model_copy(update={"out": tmp_path / "elsewhere"}).identity() == one.identity()
