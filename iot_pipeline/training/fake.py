@@ -15,6 +15,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing, write_json, write_text
+from iot_pipeline.models.loading import base_identity
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.training.config import ALL_LINEAR, RESULT, TrainConfig, read_config
 from iot_pipeline.training.plan import make_plan, within_tokens
@@ -90,7 +91,7 @@ def write_adapter(config: TrainConfig, weights: dict[str, np.ndarray]) -> None:
     from safetensors.numpy import save_file
 
     with replacing(config.out / "adapter_model.safetensors") as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+        save_file(weights, temporary, metadata={"format": "pt", "base": base_identity(config.base)})
     settings: dict[str, Any] = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": config.lora_r, "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout, "target_modules": config.lora_targets, "bias": "none",
