@@ -244,13 +244,20 @@ def cache_export(file: Annotated[Path, typer.Argument(help="Parquet file to writ
 
 @cache.command("import", epilog="Example: iot-pipeline cache import answers.parquet && IOT_TEACHER=replay ... run")
 def cache_import(file: Annotated[Path, typer.Argument(help="Parquet file to read.")], as_json: AsJson = False) -> None:
-    """Add the answers of a Parquet file to the store; those that are there already stay as they are."""
+    """Add the answers of a Parquet file to the store, each judged by the present rules; those there already stay.
+
+    The file is trusted for its wording, not for its facts: what passes the rules is taken. Exit code 1: all refused.
+    """
+    from iot_pipeline.augmentation.tracks import check_imported
     from iot_pipeline.commands.plain import facts
     from iot_pipeline.teacher.archive import import_answers
     from iot_pipeline.teacher.connect import store_of
 
-    added, kept = import_answers(store_of(_configure(None, None)), file)
-    facts({"file": str(file), "added": added, "kept": kept}, as_json)
+    found = import_answers(store_of(_configure(None, None)), file, check_imported)
+    refused = dict(found.refused.most_common())
+    facts({"file": str(file), "added": found.added, "kept": found.kept, "refused": refused}, as_json)
+    if refused and not found.added + found.kept:
+        raise typer.Exit(1)
 
 
 datasets = typer.Typer(no_args_is_help=True, help="List data sets, draft a spec from a file, check a spec.")

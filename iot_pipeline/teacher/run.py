@@ -21,6 +21,7 @@ from iot_pipeline.teacher.client import Reply
 from iot_pipeline.teacher.limits import Breaker
 from iot_pipeline.teacher.request import Answer, Request, Usage
 from iot_pipeline.teacher.store import NO_ANSWER, UNCHECKED, Attempt, Store
+from iot_pipeline.teacher.store_requests import RequestTable
 
 if TYPE_CHECKING:
     from iot_pipeline.teacher.engine import Teacher
@@ -160,6 +161,7 @@ class Run:
         self.reserved = 0  # reservations of this run that are not settled in the store
         self.stop: Exception | None = None
         self.check_version = version_of(check)
+        self.asked = RequestTable(store)
         self._attempts: list[Attempt] = []
         self._finished: list[Answer] = []
         self._unasked: list[Answer] = []
@@ -191,6 +193,7 @@ class Run:
         model without a price.
         """
         requests = {request.key: request for request in part}
+        self.asked.keep(part)
         found = stored_answers(self.store, self.teacher.source, requests, self.check)
         if self.check_version:
             stale = [answer for answer in found.values() if answer.checked != self.check_version]

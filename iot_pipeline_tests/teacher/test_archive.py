@@ -13,7 +13,7 @@ from iot_pipeline.augmentation import tracks
 from iot_pipeline.augmentation.track_files import write_track
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
-from iot_pipeline.teacher.archive import Replay, export_answers, import_answers
+from iot_pipeline.teacher.archive import Imported, Replay, export_answers, import_answers
 from iot_pipeline.teacher.connect import as_objects, open_teacher
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.process import embedded_server
@@ -31,7 +31,8 @@ def test_a_replayed_track_is_equal_to_the_byte(tmp_path: Path, rows) -> None:  #
         asked = tracks.build_original(rows[:60], prompt("original"), teacher, BRIEF)
     count = export_answers(first, file)
     assert count == asked.usage["distinct_requests"] > 0
-    assert import_answers(second, file) == (count, 0) and import_answers(second, file) == (0, count)
+    assert import_answers(second, file, tracks.check_imported) == Imported(count, 0)
+    assert import_answers(second, file, tracks.check_imported) == Imported(0, count)
     settings = load_settings({"IOT_LAKE": str(second.parent), "IOT_TEACHER": "replay"})
     assert not as_objects(settings)
     with open_teacher(settings) as replay:
@@ -42,7 +43,7 @@ def test_a_replayed_track_is_equal_to_the_byte(tmp_path: Path, rows) -> None:  #
             tracks.build_original(rows[:90], prompt("original"), replay, BRIEF)
     for name in ("track.jsonl", "answers.parquet"):
         assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
-    assert again.report == asked.report and again.usage["requests"] == 0
+    assert again.report == asked.report and again.usage == asked.usage
 
 
 def test_what_is_there_is_kept_and_quarantined_ones_travel_with_their_reasons(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_what_is_there_is_kept_and_quarantined_ones_travel_with_their_reasons(tm
         asking = Teacher(url, "none", tmp_path / "a.sqlite", "s", None, max_attempts=1)
         answers = asking.ask(requests, checker(requests))
     export_answers(tmp_path / "a.sqlite", tmp_path / "f.parquet")
-    import_answers(tmp_path / "b.sqlite", tmp_path / "f.parquet")
+    import_answers(tmp_path / "b.sqlite", tmp_path / "f.parquet", tracks.check_imported)
     replayed = Replay(tmp_path / "b.sqlite").ask(requests, checker(requests))
     assert {k: a.reasons for k, a in replayed.items()} == {k: a.reasons for k, a in answers.items()}
     with Store(tmp_path / "b.sqlite") as store:
@@ -61,7 +62,7 @@ def test_what_is_there_is_kept_and_quarantined_ones_travel_with_their_reasons(tm
 def test_no_file_no_store_and_several_teachers_are_named(tmp_path: Path) -> None:
     (tmp_path / "f.parquet").write_text("no parquet")
     with pytest.raises(UserError, match="is no Parquet file"):
-        import_answers(tmp_path / "b.sqlite", tmp_path / "f.parquet")
+        import_answers(tmp_path / "b.sqlite", tmp_path / "f.parquet", tracks.check_imported)
     with pytest.raises(UserError, match=r"there is no store .* cache import"):
         Replay(tmp_path / "none.sqlite")
     with pytest.raises(UserError, match="there is no store of answers"):
