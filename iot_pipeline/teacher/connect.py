@@ -33,7 +33,7 @@ def address_of(settings: Settings) -> str:
         return OPENAI_URL
     if not settings.teacher.startswith(("http://", "https://")):
         raise UserError(
-            f"IOT_TEACHER={_shown(settings.teacher)}: it must be embedded, openai, replay, or the base URL of a "
+            f"IOT_TEACHER={shown_address(settings.teacher)}: it must be embedded, openai, replay, or the base URL of a "
             "compatible server (http://host:port/v1)."
         )
     if not _is_address(settings.teacher):
@@ -44,8 +44,8 @@ def address_of(settings: Settings) -> str:
     return settings.teacher
 
 
-def _shown(address: str) -> str:
-    """A refused address as it may be told: without what may be user and password, a query or a fragment."""
+def shown_address(address: str) -> str:
+    """An address, however odd, as it may be told: without what may be user and password, a query or a fragment."""
     scheme, mark, rest = address.rpartition("://")
     return scheme.rpartition("@")[2] + mark + re.split(r"[?#]", rest.rpartition("@")[2])[0]
 

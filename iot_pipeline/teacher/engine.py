@@ -43,9 +43,10 @@ class Teacher:
 
     The ledger never passes the cap while each reply bills at most `max_tokens` for its answer and a token a byte for
     its prompt; usage that is missing or contradicts itself is booked at that most. A reply that bills more breaks the
-    server's promise: it is booked as billed and the run stops, so that the cap is passed by the excess of replies in
-    flight at that moment alone. Until an answer has shown that the server keeps to it, a request sets aside what a
-    reply of the longest size that is read can bill, or goes alone; so the first excess is that of one reply.
+    server's promise: it is booked as billed and the run stops, so that the cap is passed by no more than the excess of
+    the replies in flight at that moment (by Batch: of the open batches). Until an answer has shown that the server
+    keeps to it, each request sets aside what a reply of the longest size that is read can bill; where the budget has
+    no room for that, one request goes alone, and the excess is that of one reply.
     """
 
     def __init__(

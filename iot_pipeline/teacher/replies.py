@@ -132,6 +132,10 @@ def parse_json(content: str | bytes) -> Any:
         return json.loads(content)
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:  # Python's own, with advice for programmers
+        raise ValueError("a number of more digits than can be read") from None
 
 
 def read_reply(content: bytes, asked: Asked) -> Reply:
