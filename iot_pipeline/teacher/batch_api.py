@@ -242,7 +242,7 @@ class BatchApi:
 
 
 def _heard(error: Any) -> str:
-    """An HTTP error as it is told: status, code and the server's words."""
+    """Word an HTTP error: status, code and the server's reason."""
     try:
         code, words = error_words(parse_json(error.response.content))
     except ValueError:
@@ -252,7 +252,7 @@ def _heard(error: Any) -> str:
 
 
 async def lines_of(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncIterator[bytes | None]:
-    """The lines of a stream that are not blank; None in place of one of more than `limit` bytes, which is not held."""
+    """Split a stream into lines, blank ones left out; None in place of one over `limit` bytes, which is not held."""
     from iot_pipeline.teacher.transport import unpacker
 
     unpack, held, too_long = unpacker(encoding), bytearray(), False
@@ -274,7 +274,7 @@ async def lines_of(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> A
 
 
 def read_line(line: bytes | None) -> dict[str, Any] | str:
-    """The object in a line of results, or why there is none."""
+    """Parse a line of results; the object in it, or why there is none."""
     if line is None:
         return f"a line of more than {LINE_BYTES:,} bytes"
     try:

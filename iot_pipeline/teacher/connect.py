@@ -45,13 +45,13 @@ def address_of(settings: Settings) -> str:
 
 
 def shown_address(address: str) -> str:
-    """An address, however odd, as it may be told: without what may be user and password, a query or a fragment."""
+    """Cut an address, however odd, down to what may be told: no user, no password, no query, no fragment."""
     scheme, mark, rest = address.rpartition("://")
     return scheme.rpartition("@")[2] + mark + re.split(r"[?#]", rest.rpartition("@")[2])[0]
 
 
 def _is_address(url: str) -> bool:
-    """False for a URL whose password would be taken for a part of its host, port or path."""
+    """Return False for a URL whose password would be taken for a part of its host, port or path."""
     try:
         parts = urlsplit(url)
         named = bool(parts.hostname) and (parts.port or 1) > 0

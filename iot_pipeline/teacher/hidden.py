@@ -30,7 +30,7 @@ def code_of(said: object) -> str:
 
 
 def shown_words(said: str) -> str:
-    """A server's words as they may be shown: one line, not long, without tags, keys, parts of keys and credentials."""
+    """Cut a server's words down to what may be shown: one short line without tags, keys, parts of keys, credentials."""
     text = TAG.sub(" ", said[:MOST_READ])
     text = "".join(sign if sign.isprintable() else " " for sign in text)
     text = without_credentials(" ".join(text.split()))

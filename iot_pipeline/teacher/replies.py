@@ -68,12 +68,12 @@ class Asked:
 
 
 def reply_bytes(max_tokens: int) -> int:
-    """Bytes of the longest reply that is read where `max_tokens` were allowed."""
+    """Return the bytes of the longest reply that is read where `max_tokens` were allowed."""
     return REPLY_OVERHEAD + BYTES_A_TOKEN * max_tokens
 
 
 def unreadable(why: str = "") -> Reply:
-    """A reply that has not the API's shape: worth another try, and it may be billed."""
+    """Make the reply for a response without the API's shape: worth another try, and it may be billed."""
     return Reply("transport", "unreadable response", billed_unknown=True, detail=shown_words(why))
 
 
@@ -127,7 +127,7 @@ class _Usage(_Read):
 
 
 def parse_json(content: str | bytes) -> Any:
-    """The value in a JSON text; ValueError for all that is none, is nested too deeply or has numbers without an end."""
+    """Parse a JSON text; ValueError for all that is none, is nested too deeply or has numbers without an end."""
     try:
         return json.loads(content)
     except RecursionError:
@@ -139,7 +139,7 @@ def parse_json(content: str | bytes) -> Any:
 
 
 def read_reply(content: bytes, asked: Asked) -> Reply:
-    """The reply in the body of an HTTP 200."""
+    """Read the reply in the body of an HTTP 200."""
     try:
         return read_completion(parse_json(content), asked)
     except ValueError as error:
@@ -152,7 +152,7 @@ def read_reply(content: bytes, asked: Asked) -> Reply:
 
 
 def read_completion(said: Any, asked: Asked | None = None) -> Reply:
-    """The reply in a chat completion, parsed from JSON; one that has not its shape is worth another try."""
+    """Read the reply in a chat completion, parsed from JSON; one that has not its shape is worth another try."""
     if isinstance(said, dict) and said.get("error") and not said.get("choices"):
         return _error_in_a_200(said, asked or Asked())
     try:
@@ -169,7 +169,7 @@ def read_completion(said: Any, asked: Asked | None = None) -> Reply:
 
 
 def read_usage(said: Any) -> tuple[Usage | None, str]:
-    """The tokens that an answer says it took; None and the reason where it does not say so, or contradicts itself."""
+    """Read the tokens that an answer says it took; None and the reason where it says none, or contradicts itself."""
     if said is None:
         return None, "no usage"
     try:
@@ -180,7 +180,7 @@ def read_usage(said: Any) -> tuple[Usage | None, str]:
 
 
 def fault_of(error: Exception) -> str:
-    """The first fault that a strict reader found, in one line."""
+    """Tell the first fault that a strict reader found, in one line."""
     if not isinstance(error, ValidationError):
         return "nested too deeply"
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -189,7 +189,7 @@ def fault_of(error: Exception) -> str:
 
 
 def _error_in_a_200(said: dict[str, Any], asked: Asked) -> Reply:
-    """An error object that came with HTTP 200, as gateways send it once they have begun to answer."""
+    """Read an error object that came with HTTP 200, as gateways send it once they have begun to answer."""
     inner = said["error"]
     code = inner.get("code") if isinstance(inner, dict) else None
     status = code if isinstance(code, int) and 400 <= code < 600 else 502  # a gateway's: the answer may be billed
@@ -197,11 +197,11 @@ def _error_in_a_200(said: dict[str, Any], asked: Asked) -> Reply:
 
 
 def read_error(status: int, said: Any, asked: Asked, headers: Mapping[str, str] | None = None) -> Reply:
-    """The reply that an HTTP error stands for; `said` is its body, parsed where it is JSON.
+    """Read the reply that an HTTP error stands for.
 
     Args:
         status: the HTTP status.
-        said: the body, in any shape.
+        said: the body, parsed where it is JSON, else its text.
         asked: what the request was.
         headers: of the response; none in a batch.
     """
@@ -228,7 +228,15 @@ def read_error(status: int, said: Any, asked: Asked, headers: Mapping[str, str] 
 
 
 def _fatal(status: int, code: str, heard: str, words: str, asked: Asked) -> str:
-    """The sentence to stop with; empty for an error that other requests may not meet."""
+    """Word the sentence to stop with; empty for an error that other requests may not meet.
+
+    Args:
+        status: the HTTP status.
+        code: the error's code, if it is worded as one.
+        heard: status, code and reason as they are told.
+        words: code and reason as they came.
+        asked: what the request was.
+    """
     if status == 401:
         return (
             f"the teacher's server refused the key ({heard}): set OPENAI_API_KEY to one that may use {asked.model}."
@@ -251,7 +259,7 @@ def _fatal(status: int, code: str, heard: str, words: str, asked: Asked) -> str:
 
 
 def error_words(said: Any) -> tuple[str, str]:
-    """An error's code and the words of its reason, from any of the shapes that servers give it."""
+    """Return an error's code and the words of its reason, from any of the shapes that servers give it."""
     inner = said.get("error", said) if isinstance(said, dict) else said
     if not isinstance(inner, dict):
         return "", inner if isinstance(inner, str) else ""
@@ -265,14 +273,14 @@ def error_words(said: Any) -> tuple[str, str]:
 
 
 def _field_words(fault: dict[str, Any]) -> str:
-    """A fault of one field as FastAPI tells it: `body.seed: Extra inputs are not permitted`."""
+    """Word a fault of one field that FastAPI tells: `body.seed: Extra inputs are not permitted`."""
     place = fault.get("loc")
     names = [part for part in place if isinstance(part, str | int)] if isinstance(place, list) else []
     return f"{'.'.join(map(str, names))}: {fault.get('msg')}"
 
 
 def _filtered(said: Any) -> bool:
-    """True for an error by which a model's content filter refuses the prompt or the answer."""
+    """Return True for an error by which a model's content filter refuses the prompt or the answer."""
     inner = said.get("error", said) if isinstance(said, dict) else None
     deeper = inner.get("innererror") if isinstance(inner, dict) else None
     return any(isinstance(one, dict) and one.get("code") in CONTENT_FILTERS for one in (inner, deeper))

@@ -226,7 +226,14 @@ class Run:
         )
 
     def _watch(self, reply: Reply, price: ledger.Price, worst: float, cost: float) -> float:
-        """What a reply of a paid server is booked at; the run stops where that is more than it was allowed to cost."""
+        """Return the cost of a paid server's reply; the run stops where that is more than it was allowed to be.
+
+        Args:
+            reply: what came.
+            price: of the model.
+            worst: dollars that the request may cost at most.
+            cost: dollars by its usage, or `worst` where that is not known.
+        """
         teacher, told = self.teacher, ""
         if reply.usage_fault and not teacher.usage_doubted:
             teacher.usage_doubted = True
@@ -239,7 +246,7 @@ class Run:
             told = f"a reply of more than {reply.too_long:,} bytes"
         elif cost > worst * (1 + 1e-9):
             told = f"${cost:.4f} billed for a request that may cost ${worst:.4f}"
-        elif reply.kind == "answer" and reply.usage is not None:
+        elif reply.kind == "answer" and reply.usage is not None and reply.usage.completion:
             teacher.keeps_limit = True
         if told:
             self.stop = self.stop or UserError(

@@ -331,8 +331,9 @@ class Store:
 
 
 def is_verdict(stored: Answer) -> bool:
-    """True where a stored answer says something of the content. What the set-up refused (a key, a context, a form) or
-    left without any text is asked again.
+    """Return True where a stored answer says something of the content.
+
+    What the set-up refused (a key, a context, a form) or left without any text is asked again.
     """
     reason = stored.reasons[0] if stored.reasons else ""
     if reason.startswith((NO_ANSWER, OLD_REJECTED)):

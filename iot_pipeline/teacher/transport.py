@@ -40,7 +40,7 @@ class ReplyTooLong(httpx2.TransportError):
 
 
 async def read_limited(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> tuple[bytes, bool]:
-    """The unpacked body of a response, read and unpacked up to `limit` bytes; True where there is more."""
+    """Read a response's body and unpack it, up to `limit` bytes; True where there is more."""
     body, raw, unpack = bytearray(), 0, unpacker(encoding)
     async for piece in pieces:
         raw += len(piece)
@@ -54,7 +54,7 @@ async def read_limited(pieces: AsyncIterator[bytes], encoding: str, limit: int) 
 
 
 def unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
-    """A function from the pieces of an encoded body to its unpacked ones, none of which is long."""
+    """Return a function that unpacks the pieces of an encoded body, into pieces none of which is long."""
     if encoding.strip().lower() in ("", "identity"):
         return lambda piece: iter((piece,))
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
@@ -123,7 +123,7 @@ class ShortHttp(DefaultAioHttpClient):
         self.session: aiohttp.ClientSession | None = None
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **chosen: Any) -> httpx2.Response:
-        """The whole response, no longer than BODY_LIMIT, or a stream, which its reader limits.
+        """Send a request; the whole response, no longer than BODY_LIMIT, or a stream, which its reader limits.
 
         Raises httpx2's errors with aiohttp's as their cause, ReplyTooLong among them.
         """
@@ -168,7 +168,14 @@ class ShortHttp(DefaultAioHttpClient):
 async def _whole(
     status: int, headers: httpx2.Headers, pieces: AsyncIterator[bytes], request: httpx2.Request
 ) -> httpx2.Response:
-    """A response with its body; an error's may be cut short, ReplyTooLong for any other that is too long."""
+    """Read a response whole; an error's body may be cut short, ReplyTooLong for any other that is too long.
+
+    Args:
+        status: the HTTP status.
+        headers: of the response; that of the encoding is taken out.
+        pieces: of the body, as they come.
+        request: what it responds to.
+    """
     limit = BODY_LIMIT.get()
     content, more = await read_limited(pieces, headers.get("content-encoding", ""), limit)
     if more and status < 400:

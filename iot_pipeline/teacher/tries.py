@@ -18,7 +18,7 @@ SEED_STEP = 1_000_003
 
 
 def attempt_limits(max_failures: int) -> Mapping[str, int]:
-    """How often a request is sent at most for each cause: the last of so many attempts ends it."""
+    """Return the attempt limit of each cause of trying again: the last of so many ends the request."""
     return {
         "answer": CONTENT_ATTEMPTS, "cut off": CUT_OFF_ATTEMPTS, "form": FORM_ATTEMPTS, "rejected": 1,
         "rate_limit": RATE_LIMIT_ATTEMPTS, "transport": max_failures,
@@ -26,7 +26,7 @@ def attempt_limits(max_failures: int) -> Mapping[str, int]:
 
 
 def most_attempts(max_failures: int) -> int:
-    """How often a request is ever sent in one run, whatever the server answers in whatever order."""
+    """Return the most attempts that a request ever gets in one run, whatever the server answers in whatever order."""
     return 1 + sum(limit - 1 for limit in attempt_limits(max_failures).values())
 
 
@@ -45,7 +45,7 @@ class Tries:
 
     @property
     def pauses(self) -> int:
-        """How many failures in a row the next pause stands for; a rate limit says little, so it counts up to 6."""
+        """Count the failures that the next pause stands for; of rate limits, which say little, up to 6."""
         return self.causes["transport"] + min(self.causes["rate_limit"], 6)
 
     def body(self) -> dict[str, Any]:
@@ -75,5 +75,5 @@ class Tries:
 
 
 def cause_of(reply: Reply) -> str:
-    """Under which limit a reply counts that does not end its request."""
+    """Return the cause, and so the limit, under which a reply counts that does not end its request."""
     return "cut off" if reply.kind == "answer" and reply.finish_reason == "length" else reply.kind
