@@ -22,7 +22,7 @@ from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.folder import in_hub_cache
 from iot_pipeline.settings import Settings, api_key
-from iot_pipeline.teacher.connect import is_paid, source_of, store_of
+from iot_pipeline.teacher.connect import is_paid, shown_address, source_of, store_of
 from iot_pipeline.teacher.database import SETTING, shown
 from iot_pipeline.teacher.store import Store, exists
 
@@ -160,6 +160,8 @@ def _told(name: str, value: object) -> str:
             return shown(str(value))
         except UserError:
             return "(not shown: no place for a store)"  # who knows what is in it
+    if name == "IOT_TEACHER":
+        return shown_address(str(value))
     return ",".join(value) if isinstance(value, list) else "" if value is None else without_credentials(str(value))
 
 
