@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--until", default="paper_report")
     parser.add_argument("--between", type=float, nargs=2, default=(0.1, 60.0), metavar=("LOW", "HIGH"),
                         help="seconds from start to signal, drawn evenly")
-    parser.add_argument("--module", default="iot_pipeline", help="iot_pipeline.cli: the entry point before `interrupts`")
+    parser.add_argument("--module", default="iot_pipeline", help="entry point")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     environment = os.environ | {"IOT_LAKE": str(options.lake.absolute())}
