@@ -188,9 +188,11 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command(epilog="Example: iot-pipeline ui --port 3001")
 def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
-    host: Annotated[str, typer.Option(help="Address to bind; loopback unless you say otherwise.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Loopback address to bind. The UI has no password: from elsewhere use ssh -L.")
+    ] = "127.0.0.1",
 ) -> None:
-    """Open the Dagster UI (web server and daemon) on the lake of the present settings."""
+    """Open the Dagster UI (web server and daemon) on the lake of the present settings, for this machine alone."""
     chosen = _configure(None, None)
     from iot_pipeline.commands.ui import serve
 

@@ -66,6 +66,12 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert "choose one with --port" in done.stderr
 
 
+def test_a_ui_for_other_machines_is_refused(tmp_path: Path) -> None:
+    done = call("ui", "--host", "0.0.0.0", IOT_LAKE=str(tmp_path))
+    assert done.returncode == 2
+    assert "ssh -L" in done.stderr
+
+
 def test_the_paper_profile_without_a_key_is_found_before_anything_is_spent(tmp_path: Path) -> None:
     done = call("doctor", "--json", IOT_PROFILE="paper", IOT_LAKE=str(tmp_path), OPENAI_API_KEY="")
     told = json.loads(done.stdout)

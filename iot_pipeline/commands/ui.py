@@ -18,7 +18,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
-LOOKED_EVERY_S = 20.0
+LOOKED_EVERY_S = 10.0
 ADDRESS = "ui.address"
 
 

@@ -45,7 +45,7 @@ def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, sp
     dead = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         lock = RUN_LOCK if RUN_TAG in run.tags else UI_LOCK
-        processes = list(_processes(instance, run.run_id))
+        processes = list(recorded_processes(instance, run.run_id))
         certain = lock == held_lock == RUN_LOCK
         # The first process is the worker. No record of one shows nothing: Dagster's start timeout has to do then.
         shown = bool(processes) and has_ended(*processes[0]) and (lock == held_lock or _is_free(home / lock))
@@ -60,7 +60,7 @@ def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, sp
     return dead
 
 
-def _processes(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[int, float]]:
+def recorded_processes(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[int, float]]:
     """Process ids of a run and when they were recorded: its worker first, then its steps."""
     for entry in instance.all_logs(run_id, of_type=_TELL_PID):
         event = entry.dagster_event
