@@ -100,7 +100,7 @@ def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
             "left": [str(a) for a in outcome.left],
             "results": table,
             "report": str(report) if report.is_file() else None,
-        }, indent=1))
+        }, indent=1, allow_nan=False))
         return
     console = wide_console()
     for artefact, why in outcome.failed:
@@ -162,7 +162,7 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
     planned = plan.wanted(definitions, settings)
     rows = [_state(lake, settings, p) for p in planned]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(rows, indent=1, allow_nan=False))
         return
     table = Table(title=str(settings.lake_path))
     for column in ("group", "artefact", "state", "made", "seconds", "why"):
