@@ -176,7 +176,8 @@ def doctor(as_json: AsJson = False) -> None:
     findings = examine(chosen)
     if as_json:
         settings = {name: value for name, value, _ in told_settings(chosen)}
-        print(json.dumps({"findings": [vars(finding) for finding in findings], "settings": settings}, indent=1))
+        found = {"findings": [vars(finding) for finding in findings], "settings": settings}
+        print(json.dumps(found, indent=1, allow_nan=False))
     else:
         from iot_pipeline.commands.doctor import show
 

@@ -174,7 +174,7 @@ def basis(survey: Survey, paid: bool, seconds: float | None) -> list[str]:
 def show(found: dict[str, Any], as_json: bool) -> None:
     """Print the facts."""
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1, allow_nan=False))
         return
     columns = {
         "requests": "requests", "cached": "cached", "waiting": "in batches", "to_ask": "to ask",

@@ -17,7 +17,7 @@ from rich.text import Text
 def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """A table with a line for each mapping."""
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1, allow_nan=False))
         return
     table = Table(*(found[0] if found else ()))
     for row in found:
@@ -28,7 +28,7 @@ def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 def facts(found: Mapping[str, Any], as_json: bool) -> None:
     """One line a fact."""
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1, allow_nan=False))
         return
     table = Table(show_header=False, box=None)
     for name, value in found.items():

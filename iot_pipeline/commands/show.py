@@ -135,7 +135,7 @@ def _print_outcome(
             "left": [str(a) for a in outcome.left],
             "results": table,
             "report": str(report) if report else None,
-        }, indent=1))
+        }, indent=1, allow_nan=False))
         return
     console = wide_console()
     for artefact, why in outcome.failed:
@@ -198,7 +198,7 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
     reasons = plan.forecast(lake, settings, planned)
     rows = [_state(lake, p, reasons[p.artefact]) for p in planned]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(rows, indent=1, allow_nan=False))
         return
     table = Table(title=Text(str(settings.lake_path)))
     for column in ("group", "artefact", "state", "made", "seconds", "why"):

@@ -5,6 +5,7 @@ Belongs here: what makes a row a flow. Does not belong here: files (source.py), 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import values_text_sql
-from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.spec import MOST_CLASSES, DatasetSpec
 from iot_pipeline.flows.tables import connect, identifier, literal, scan, write_query
+
+LABEL_COPY = re.compile("label|class|attack|categor|traffic", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def build_flows(
     """
     with connect(raw) as connection:
         words = word_columns(connection, spec, raw)
+        check_label_copies(connection, spec, raw)
         rows_in = load(connection, spec, raw, words)
         rejected, left_out = sort_out(connection, spec, max_rejected_share, rows_in, words, lost_lines)
         if log is not None:
@@ -171,6 +175,32 @@ def word_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: 
     )
     found = connection.execute(f"SELECT {tests} FROM {scan(raw)}").fetchall()[0]
     return {column for column, words in zip(texts, found, strict=True) if words}
+
+
+def check_label_copies(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> None:
+    """UserError for a feature that reads a column named like a label which follows from the label, or which tells it.
+
+    Farm-Flow's `is_attack` beside its label `traffic` is such a column.
+    """
+    for feature in spec.features:
+        for column in filter(LABEL_COPY.search, feature.source_columns):
+            pairs, labels, values = label_pairs(connection, scan(raw), spec.label_column, column)
+            if labels > 1 and 1 < values <= MOST_CLASSES and pairs in (labels, values):
+                raise UserError(
+                    f"feature {feature.name} of data set {spec.name} reads {column}, which is the label "
+                    f"{spec.label_column} in other words: a model would be told it. Remove the feature."
+                )
+
+
+def label_pairs(
+    connection: duckdb.DuckDBPyConnection, table: str, label: str, column: str
+) -> tuple[int, int, int]:
+    """Count distinct (label, value) pairs, labels, and values of a column in a table expression."""
+    pairs, labels, values = connection.execute(
+        f"SELECT count(*), count(DISTINCT l), count(DISTINCT v) FROM (SELECT DISTINCT {identifier(label)} AS l, "
+        f"{identifier(column)} AS v FROM {table} WHERE l IS NOT NULL AND v IS NOT NULL)"
+    ).fetchall()[0]
+    return pairs, labels, values
 
 
 def sort_out(

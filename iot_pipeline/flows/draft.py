@@ -18,6 +18,7 @@ from pathlib import Path
 import duckdb
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.build import label_pairs
 from iot_pipeline.flows.source import as_text_parquet, find_files, rejected_lines, typed_query, unpack
 from iot_pipeline.flows.spec import (
     CHAT_TOKEN,
@@ -113,10 +114,7 @@ def leak(connection: duckdb.DuckDBPyConnection, column: str, distinct: int, labe
     """Why a column tells the label: it follows from it, or it is named like a label and the label follows from it."""
     if not FEWEST_CLASSES <= distinct <= MOST_CLASSES:
         return ""
-    pairs, labels, values = connection.execute(
-        f"SELECT count(*), count(DISTINCT l), count(DISTINCT v) FROM (SELECT DISTINCT {identifier(label)} AS l, "
-        f"{identifier(column)} AS v FROM given WHERE l IS NOT NULL AND v IS NOT NULL)"
-    ).fetchall()[0]
+    pairs, labels, values = label_pairs(connection, "given", label, column)
     if pairs == labels:
         return "follows from the label"
     return "the label follows from it" if pairs == values and LABEL_NAMES.search(column) else ""

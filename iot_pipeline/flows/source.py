@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.csv_lines import count_lines
 from iot_pipeline.flows.remote import fetch, is_url
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.tables import connect, identifier, literal, scan, write_query
@@ -152,7 +153,7 @@ def commonest(lost: list[dict[str, Any]]) -> str:
 
 def local_files(source: str) -> list[Path]:
     """The files of `source` that are on this machine: those of its parts that are no URLs."""
-    parts = [part for part in source.split(",") if not is_url(part)]
+    parts = [part for part in source.split(",") if part.strip() and not is_url(part)]
     return find_files(",".join(parts)) if parts else []
 
 
@@ -162,6 +163,7 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
     What a URL names is fetched into `folder`; `urls` is told where each such file comes from.
     """
     found: list[Path] = []
+    after_url = False
     for part in (piece.strip() for piece in source.split(",")):
         if not part:
             continue
@@ -170,8 +172,13 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
             found.extend(fetched)
             if urls is not None:
                 urls.update(fetched)
+            after_url = True
             continue
-        matches = [part] if Path(part).exists() else sorted(glob.glob(part, recursive=True))
+        matches = [part] if os.path.exists(part) else sorted(glob.glob(part, recursive=True))  # noqa: PTH110
+        if not matches and after_url:
+            # It may be the rest of a URL, and that may be secret.
+            raise UserError("what follows the comma after a URL of the source does not exist: write %2C for a comma "
+                            "within a URL.")
         if not matches:
             raise UserError(
                 f"the source {part!r} does not exist: give a CSV, zip, gz or Parquet file, or a glob."
@@ -247,6 +254,7 @@ def as_text_parquet(
     """Copy one plain file into the Parquet file `part`; return its columns, those `needed` among them."""
     with plain.open("rb") as handle:
         magic = handle.read(4)
+    lines = None
     if magic == b"PAR1":
         try:
             columns = pq.read_schema(plain).names
@@ -255,6 +263,7 @@ def as_text_parquet(
         query = f"SELECT * FROM {scan(plain)}"
     else:
         columns, delimiter = header(name, plain)
+        lines = count_lines(name, plain, delimiter)
         kinds = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
         query = (
             f"SELECT * FROM read_csv({literal(plain)}, auto_detect = false, header = true, "
@@ -267,8 +276,14 @@ def as_text_parquet(
         rows = write_query(connection, query, part)
     except (duckdb.Error, pa.ArrowInvalid) as error:
         raise UserError(f"{name}{place(error)} cannot be read: {reason(error)}") from error
+    lost = rejected_lines(connection, name, part)
+    if lines is not None and rows + len(lost) != lines:
+        raise UserError(
+            f"{name} has {lines:,} lines after its header, of which {rows:,} were read and {len(lost):,} rejected: "
+            "write the file anew with one line a row."
+        )
     if rows == 0:
-        if lost := rejected_lines(connection, name, part):
+        if lost:
             raise UserError(f"{name} has no row: all of its {len(lost):,} lines are rejected; {commonest(lost)}")
         raise UserError(f"{name} has column names but no rows.")
     return columns

@@ -1,4 +1,4 @@
-"""Read YAML that others wrote: plain data only, with limits of size, depth and aliases, and one sentence for a fault."""
+"""Read YAML that others wrote: plain data only, with limits of size, depth and aliases; a fault is one sentence."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import yaml
 
 from iot_pipeline.errors import UserError
 
+# What PyYAML raises for scalars that are not of the type they look like: 2026-13-45, !!bool x, !!int "".
+SCALAR_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 MOST_BYTES = 1_000_000  # the largest file of ours has 12 kB
 MOST_DEPTH = 30
 MOST_NODES = 100_000  # keys and values, each alias counted as what it stands for
@@ -23,17 +25,17 @@ class _Loader(yaml.SafeLoader):
         self.sizes: dict[str, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose one node; ComposerError where it is too deep, too large, or stands for itself."""
+        """Compose one node; YAMLError where it is too deep, too large, or stands for itself."""
         event, before = self.peek_event(), self.nodes
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self.sizes:
-                raise yaml.composer.ComposerError(None, None, f"*{event.anchor} contains itself", event.start_mark)
-            self.nodes += self.sizes.get(event.anchor, 0)
+                raise yaml.YAMLError(f"*{event.anchor} contains itself")
+            self.nodes += self.sizes.get(str(event.anchor), 0)
         self.nodes, self.depth = self.nodes + 1, self.depth + 1
         if self.depth > MOST_DEPTH:
-            raise yaml.composer.ComposerError(None, None, f"nested more than {MOST_DEPTH} deep", event.start_mark)
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1} is nested more than {MOST_DEPTH} deep")
         if self.nodes > MOST_NODES:
-            raise yaml.composer.ComposerError(None, None, f"more than {MOST_NODES:,} values", event.start_mark)
+            raise yaml.YAMLError(f"it has more than {MOST_NODES:,} values, each alias counted as what it stands for")
         node = super().compose_node(parent, index)
         self.depth -= 1
         if not isinstance(event, yaml.AliasEvent) and event.anchor is not None:
@@ -47,8 +49,7 @@ def parse_yaml(text: str, name: str) -> Any:
         raise UserError(f"{name} has {len(text):,} characters; a YAML file has at most {MOST_BYTES:,}.")
     try:
         return yaml.load(text, _Loader)
-    # What PyYAML raises for scalars that are not of the type they look like: 2026-13-45, !!bool x, !!int "".
-    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, *SCALAR_ERRORS) as error:
         told = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{name} is not valid YAML: {told}.") from error
 

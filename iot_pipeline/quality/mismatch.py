@@ -11,10 +11,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.tables import identifier, literal
 from iot_pipeline.quality.duplicates import dedup_report
 from iot_pipeline.quality.facts import class_tables, published_duplicates, published_quartiles, row_totals
-from iot_pipeline.flows.tables import identifier, literal
 from iot_pipeline.quality.sql import one, opened
 
 SHARE_STEP = 1e-4  # published shares have 4 decimals
@@ -218,9 +219,11 @@ def _shares(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
         name, feature, above = fact["class"], fact["feature"], fact["above"]
         if feature not in known:
             continue
+        if not isinstance(above, int | float) or not math.isfinite(above):
+            raise UserError(f"data set {spec.name}: facts: shares_above: above must be a number, not {above!r}.")
         with opened(flows=flows) as connection:
-            query = f"SELECT avg(CAST({identifier(feature)} > {above!r} AS INT)) FROM flows WHERE label = {literal(name)}"
-            (found,) = one(connection, query)
+            larger = f"avg(CAST({identifier(feature)} > {above!r} AS INT))"
+            (found,) = one(connection, f"SELECT {larger} FROM flows WHERE label = {literal(name)}")
         what = f"share of {name} with {feature} above {above}"
         findings.compare("data", what, fact["share"], found, "shares_above", half_step(fact["share"]))
 

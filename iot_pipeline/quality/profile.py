@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.quality.facts import published_quartiles
 from iot_pipeline.flows.tables import identifier
+from iot_pipeline.quality.facts import published_quartiles
 from iot_pipeline.quality.sql import opened
 
 STATISTICS = ("count", "min", "p25", "median", "p75", "p95", "max", "mean", "std", "outlier_share")
