@@ -6,6 +6,7 @@ moments). So the signal is noted by the interpreter itself (`signal.set_wakeup_f
 """
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -32,6 +33,11 @@ class Watch:
         self._usual_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         # A shell starts background jobs with SIGINT ignored; SIGTERM would end us without a word.
         self._usual = {number: signal.signal(number, signal.default_int_handler) for number in STOPS}
+        # What a signal breaks on its way out (a connection's close, a destructor) is no news: the sentence is enough.
+        self._usual_hook = sys.unraisablehook
+        sys.unraisablehook = lambda broken: None if self.noted() else self._usual_hook(broken)
+        if logging.lastResort is not None:
+            logging.lastResort.addFilter(self._is_news)
         threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
 
     def noted(self) -> bool:
@@ -39,6 +45,9 @@ class Watch:
         with self._lock, contextlib.suppress(BlockingIOError):
             self._noted = self._noted or any(number in STOPS for number in os.read(self._reader, 4096))
         return self._noted
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        return not self.noted()
 
     def end(self) -> None:
         """Say that the command was stopped and leave at once; nothing after this can wait or be interrupted."""
@@ -52,6 +61,9 @@ class Watch:
         signal.set_wakeup_fd(self._usual_fd)
         for number, handler in self._usual.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._usual_hook
+        if logging.lastResort is not None:
+            logging.lastResort.removeFilter(self._is_news)
         self._over = True
         os.write(self._writer, b"\0")
 
