@@ -70,7 +70,7 @@ def watch(instance: dg.DagsterInstance, lake: Path, quiet: float) -> dict[str, o
         if any(not run.is_finished for run in runs):
             last = time.monotonic()
         time.sleep(1)
-    made = [f"{'+'.join(sorted(key.to_user_string() for key in run.asset_selection or []))}"
+    made = [f"{'+'.join(sorted(key.to_user_string() for key in run.asset_selection or [])) or 'prompt'}"
             f"[{run.tags.get('dagster/partition', '')}] {run.status.value}" for run in reversed(runs)]
     told = {"runs": made, "requests_to_the_teacher": requests(lake) - sent, "seconds": round(last - begin)}
     print(told, flush=True)

@@ -69,7 +69,7 @@ class Watch:
 
     def _watch(self) -> None:
         while not self.noted():
-            select.select([self._reader], [], [])
+            select.select([self._reader], [], [], 0.5)  # the main thread may have read the signal already
             if self._over:
                 return
         threading.Event().wait(GRACE_S)
