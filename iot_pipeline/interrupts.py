@@ -25,7 +25,7 @@ class Watch:
     def __init__(self, sentence: str) -> None:
         self.sentence = sentence
         self._noted, self._over = False, False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a destructor may run within
         self._reader, self._writer = os.pipe()
         for end in (self._reader, self._writer):
             os.set_blocking(end, False)
