@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODE = 130
-GRACE_S = 8.0
+GRACE_S = 7.0
 
 
 class Watch:
@@ -50,11 +50,19 @@ class Watch:
         return not self.noted()
 
     def end(self) -> None:
-        """Say that the command was stopped and leave at once; nothing after this can wait or be interrupted."""
-        if os.isatty(1):
-            os.write(1, b"\x1b[?25h")  # the live table hides the cursor
-        os.write(self._stderr, f"{self.sentence}\n".encode())
-        os._exit(EXIT_CODE)
+        """Kill the processes started here, say that the command was stopped, and leave without waiting for anything.
+
+        A tail of Dagster's compute logs may be left when the signal met its clean-up, and would hold a pipe open.
+        """
+        from iot_pipeline.lake.processes import kill_tree
+
+        try:
+            kill_tree(os.getpid(), itself=False)
+            if os.isatty(1):
+                os.write(1, b"\x1b[?25h")  # the live table hides the cursor
+            os.write(self._stderr, f"{self.sentence}\n".encode())
+        finally:
+            os._exit(EXIT_CODE)
 
     def close(self) -> None:
         """Give the signals back; the watching thread ends."""
@@ -73,9 +81,6 @@ class Watch:
             if self._over:
                 return
         threading.Event().wait(GRACE_S)
-        from iot_pipeline.lake.processes import kill_tree
-
-        kill_tree(os.getpid(), itself=False)
         self.end()
 
 
@@ -92,7 +97,7 @@ def raise_if_told() -> None:
 def stopping_promptly(sentence: str) -> Iterator[None]:
     """Make SIGINT and SIGTERM end the process with exit code 130 and a sentence on standard error.
 
-    The block has 8 s to end by itself, cleaning up; then the processes it started are killed. However it ends after a
+    The block has 7 s to end by itself, cleaning up. What it started and left behind is killed. However it ends after a
     signal, by an error or by its own exit, counts as stopped. Outside of the main thread nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
