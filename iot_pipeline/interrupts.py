@@ -6,6 +6,7 @@ moments). So the signal is noted by the interpreter itself (`signal.set_wakeup_f
 """
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODE = 130
-GRACE_S = 8.0
+GRACE_S = 7.0
 
 
 class Watch:
@@ -24,7 +25,7 @@ class Watch:
     def __init__(self, sentence: str) -> None:
         self.sentence = sentence
         self._noted, self._over = False, False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a destructor may run within
         self._reader, self._writer = os.pipe()
         for end in (self._reader, self._writer):
             os.set_blocking(end, False)
@@ -32,6 +33,11 @@ class Watch:
         self._usual_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         # A shell starts background jobs with SIGINT ignored; SIGTERM would end us without a word.
         self._usual = {number: signal.signal(number, signal.default_int_handler) for number in STOPS}
+        # What a signal breaks on its way out (a connection's close, a destructor) is no news: the sentence is enough.
+        self._usual_hook = sys.unraisablehook
+        sys.unraisablehook = lambda broken: None if self.noted() else self._usual_hook(broken)
+        if logging.lastResort is not None:
+            logging.lastResort.addFilter(self._is_news)
         threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
 
     def noted(self) -> bool:
@@ -40,30 +46,41 @@ class Watch:
             self._noted = self._noted or any(number in STOPS for number in os.read(self._reader, 4096))
         return self._noted
 
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        return not self.noted()
+
     def end(self) -> None:
-        """Say that the command was stopped and leave at once; nothing after this can wait or be interrupted."""
-        if os.isatty(1):
-            os.write(1, b"\x1b[?25h")  # the live table hides the cursor
-        os.write(self._stderr, f"{self.sentence}\n".encode())
-        os._exit(EXIT_CODE)
+        """Kill the processes started here, say that the command was stopped, and leave without waiting for anything.
+
+        A tail of Dagster's compute logs may be left when the signal met its clean-up, and would hold a pipe open.
+        """
+        from iot_pipeline.lake.processes import kill_tree
+
+        try:
+            kill_tree(os.getpid(), itself=False)
+            if os.isatty(1):
+                os.write(1, b"\x1b[?25h")  # the live table hides the cursor
+            os.write(self._stderr, f"{self.sentence}\n".encode())
+        finally:
+            os._exit(EXIT_CODE)
 
     def close(self) -> None:
         """Give the signals back; the watching thread ends."""
         signal.set_wakeup_fd(self._usual_fd)
         for number, handler in self._usual.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._usual_hook
+        if logging.lastResort is not None:
+            logging.lastResort.removeFilter(self._is_news)
         self._over = True
         os.write(self._writer, b"\0")
 
     def _watch(self) -> None:
         while not self.noted():
-            select.select([self._reader], [], [])
+            select.select([self._reader], [], [], 0.5)  # the main thread may have read the signal already
             if self._over:
                 return
         threading.Event().wait(GRACE_S)
-        from iot_pipeline.lake.processes import kill_tree
-
-        kill_tree(os.getpid(), itself=False)
         self.end()
 
 
@@ -80,7 +97,7 @@ def raise_if_told() -> None:
 def stopping_promptly(sentence: str) -> Iterator[None]:
     """Make SIGINT and SIGTERM end the process with exit code 130 and a sentence on standard error.
 
-    The block has 8 s to end by itself, cleaning up; then the processes it started are killed. However it ends after a
+    The block has 7 s to end by itself, cleaning up. What it started and left behind is killed. However it ends after a
     signal, by an error or by its own exit, counts as stopped. Outside of the main thread nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
