@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -146,6 +146,8 @@ def test_a_flow_without_percentiles_lets_none_be_written() -> None:
 
 def test_a_vocabulary_that_cannot_write_numbers_is_a_clear_error() -> None:
     class NoDigits:
+        added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
         def __len__(self) -> int:
             return 2
 

@@ -64,7 +64,7 @@ def test_it_learned_the_classes_it_was_shown(student: Student) -> None:
 
 @pytest.mark.parametrize("names", [
     CLASSES, ["Normal", "Norway_x9", "Port_Scanning", "q", "some longer name"],
-    ["Normal", "<|im_end|>", "<|im_end|>_x", "<|endoftext|>"],
+    ["Normal", "<|im_end|>", "<|im_start|>_x", "<|endoftext|>"],
 ])
 def test_scores_equal_reading_each_name_alone(student: Student, names: list[str]) -> None:
     texts = [flow_texts(3)[0], flow_texts(3)[1] + "\nextra: 12.345", flow_texts(3)[0]]
