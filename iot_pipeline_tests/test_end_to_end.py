@@ -212,31 +212,6 @@ def test_an_estimate_of_data_that_is_not_made_names_the_command_that_makes_it(
     assert done.returncode == 2 and "seed changed; `iot-pipeline run --until training_order`" in done.stderr
 
 
-def costs(lake: Path) -> tuple[str, list[tuple[int, ...]], dict[str, int]]:
-    """Data version of the cost report, what it says of each track, what the original track's last run sent."""
-    rows = json.loads((lake / "cost_report" / "cost_report.json").read_text())["rows"]
-    told = [tuple(row[name] for name in ("requests", "prompt_tokens", "completion_tokens", "imported")) for row in rows]
-    version = json.loads((lake / "cost_report" / "manifest.json").read_text())["data_version"]
-    summary = json.loads((lake / "original" / "10K" / "manifest.json").read_text())["summary"]
-    return version, told, {name: summary[f"{name}_this_run"] for name in ("requests_of", "taken_from_cache_by")}
-
-
-def test_tracks_made_again_from_the_cache_cost_what_they_did(
-    first: dict[str, Any], lake: Path, prompts: Path
-) -> None:
-    version, told, _ = costs(lake)
-    for folder in ("original", "cost_report"):
-        shutil.rmtree(lake / folder)
-    assert run(lake, prompts, "--until", "cost_report")["made"] == ["original[10K|original]", "cost_report"]
-    again, still, sent = costs(lake)
-    assert (again, still) == (version, told) and told[0][0] > 50
-    assert sent["requests_of"] == 0 and sent["taken_from_cache_by"] > 50
-    left = subprocess.run(
-        command("status", "--json"), env=environment(lake, prompts), capture_output=True, text=True, timeout=60
-    )
-    assert [row["artefact"] for row in json.loads(left.stdout) if row["state"] != "fresh"] == []
-
-
 def test_an_edited_prompt_remakes_exactly_what_depends_on_it(
     first: dict[str, Any], lake: Path, prompts: Path
 ) -> None:

@@ -155,8 +155,8 @@ def test_what_a_file_calls_bad_or_judged_is_neither_given_out_nor_believed(
     forged = said("ANALYSIS: ", "ANALYSIS: In 87 ms. ")
     for reason in ("refused", "cut off", "no answer: x", "not checked yet", ""):
         told = {"status": "quarantined", "reasons": json.dumps([reason] if reason else [])}
-        file = changed(exported, tmp_path / "f.parquet", lambda row, told=told: forged(row) | told)  # type: ignore[misc]
-        store = tmp_path / f"{reason[:2]}.sqlite"
+        file = changed(exported, tmp_path / "f.parquet", lambda row, told=told: forged(row) | told)
+        store = tmp_path / f"{reason[:3]}.sqlite"
         assert import_answers(store, file, tracks.check_imported).added
         result = tracks.build_original(rows[:12], prompt("original"), Replay(store), BRIEF)
         assert (result.rows, result.quarantined) == (0, 12)
