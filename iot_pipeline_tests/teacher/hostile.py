@@ -7,9 +7,32 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, settings
+
+from iot_pipeline.teacher.batch import BatchLimits
+from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.request import Request
+
+QUICK = BatchLimits(first_poll_s=0.01, poll_s=0.02, orphan_grace_s=0.0)
+SLOW = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 Said = tuple[int, bytes | Iterator[bytes], dict[str, str]]  # status, body, headers
+
+
+def teacher(url: str, store: Path | str, **changes: Any) -> Teacher:
+    """A teacher that tries little and does not wait."""
+    chosen = {
+        "source": "s", "budget_usd": None, "paid": False, "max_attempts": 2, "backoff_base_s": 0.0,
+        "batch_limits": QUICK,
+    }
+    return Teacher(url, "sk-D15T1NCT1VE-key", store, **(chosen | changes))  # type: ignore[arg-type]
+
+
+def accept(request: Request, text: str) -> list[str]:
+    """The check of these tests: only `fine` is good."""
+    return [] if text == "fine" else ["bad"]
 
 
 def completion(text: str | None = "fine", **changes: Any) -> dict[str, Any]:
