@@ -72,7 +72,7 @@ def command(lake: Path, source: str, *arguments: str) -> tuple[int, bytes]:
     """Exit code and all output of one command."""
     environment = os.environ | {"IOT_LAKE": str(lake), "IOT_SOURCE": source, "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(
-        [sys.executable, "-m", "iot_pipeline.cli", *arguments], env=environment, cwd=PROJECT_ROOT, timeout=120,
+        [sys.executable, "-m", "iot_pipeline.cli", *arguments], env=environment, cwd=PROJECT_ROOT, timeout=300,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     return done.returncode, done.stdout
@@ -88,14 +88,13 @@ def told_in(folder: Path, said: bytes) -> list[str]:
 def test_a_run_tells_no_credential_of_its_source(host: str, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     address = f"http://{USER}:{PASSWORD}@{host}/t.csv?sig={TOKEN}#{TOKEN}"
-    code, said = command(lake, f"{address}, {address}", "run", "--until", "flows", "--json")
+    code, said = command(lake, f"{address}, {address}", "run", "--until", "raw_flows", "--json")
     assert code == 0, said.decode()
     assert (lake / "raw_flows" / "manifest.json").is_file() and f"http://{host}/t.csv".encode() in b"".join(
         path.read_bytes() for path in lake.rglob("*.json")
     )
     assert told_in(lake, said) == []
-    for arguments in (["doctor", "--json"], ["status", "--json"]):
-        assert told_in(lake, command(lake, f"{address}, {address}", *arguments)[1]) == []
+    assert told_in(lake, command(lake, f"{address}, {address}", "doctor", "--json")[1]) == []
 
 
 @pytest.mark.parametrize(
