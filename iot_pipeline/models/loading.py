@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -207,3 +208,16 @@ def _listed(names: Iterable[str]) -> str:
     every = sorted(names)
     more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
     return f"{len(every)} tensors: {', '.join(every[:NAMED])}{more}"
+
+
+def with_sorted_metadata(packed: bytes) -> bytes:
+    """Sort the metadata of serialised safetensors, so that equal tensors give equal bytes.
+
+    The library writes two entries of metadata in an order that changes from call to call.
+    """
+    start = 8 + int.from_bytes(packed[:8], "little")  # the header's length stands in front of it
+    header = json.loads(packed[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + packed[start:]

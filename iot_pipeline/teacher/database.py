@@ -343,9 +343,9 @@ class Database:
             return self.url
         path = Path(str(self.url.database))
         options = {"mode": "rw"}
-        if not all(os.access(place, os.W_OK) for place in (path, path.parent)):
+        if path.exists() and not all(os.access(place, os.W_OK) for place in (path, path.parent)):
             log = path.with_name(f"{path.name}-wal")
-            options = {"mode": "ro"} if log.exists() and log.stat().st_size else {"immutable": "1"}
+            options = {"mode": "ro"} | ({} if log.exists() and log.stat().st_size else {"immutable": "1"})
         return self.url.set(database=path.as_uri(), query={**options, "uri": "true"})
 
     @contextmanager

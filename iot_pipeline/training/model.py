@@ -6,6 +6,7 @@ Belongs here: device, processes, precision, adding and saving LoRA. Not the loop
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import subprocess
@@ -13,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iot_pipeline.models.loading import ADAPTER, attention_kernel, base_identity, load_adapter, load_base
+from iot_pipeline.models.loading import (
+    ADAPTER,
+    attention_kernel,
+    base_identity,
+    load_adapter,
+    load_base,
+    with_sorted_metadata,
+)
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.launch import threads_of
 from iot_pipeline.training.lora import lora_config
@@ -201,19 +209,17 @@ def save_adapter(model: Any, config: TrainConfig) -> None:
 
     The file of weights records the base's identity, without which no adapter is loaded again.
     """
-    import json
-
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    from iot_pipeline.lake.atomic import replacing, write_text
+    from iot_pipeline.lake.atomic import write_bytes, write_text
 
     state = {
         name: value.detach().cpu().contiguous()
         for name, value in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
     }
-    with replacing(config.out / ADAPTER) as temporary:
-        save_file(state, temporary, metadata={"format": "pt", "base": base_identity(config.base)})
+    packed = save(state, {"format": "pt", "base": base_identity(config.base)})
+    write_bytes(config.out / ADAPTER, with_sorted_metadata(packed))
     settings = model.peft_config["default"].to_dict()
     settings["inference_mode"] = True
     base = Path(config.base)

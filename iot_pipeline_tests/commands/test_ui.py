@@ -19,7 +19,6 @@ import psutil
 import pytest
 from dagster._core.definitions.run_request import InstigatorType
 
-from iot_pipeline.defs.run_monitoring import KILLED_TAG
 from iot_pipeline.lake.processes import has_ended
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import load_settings
@@ -102,7 +101,8 @@ def test_an_edited_prompt_starts_one_run_and_killed_processes_leave_nothing_behi
                      for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)]
         assert (first.status, again.status) == (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS)
         assert first.tags["dagster/partition"] == again.tags["dagster/partition"] == "paraphrased"
-        assert (again.tags["dagster/retry_number"], again.tags[KILLED_TAG]) == ("1", "true")
+        # Its code server or our monitor sees it first; queued again it is either way, and only once.
+        assert again.tags["dagster/retry_number"] == "1"
         assert (tmp_path / "lake" / "prompt" / "paraphrased" / "prompt.md").read_text() == prompt.read_text()
         assert ticks and all(tick.error is None for tick in ticks)
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch  # noqa: TID253
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
-from iot_pipeline.models.loading import ADAPTER, base_identity
+from iot_pipeline.models.loading import ADAPTER, base_identity, with_sorted_metadata
 from iot_pipeline.training import checkpoint
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.model import adapted_model, find_machine, save_adapter
@@ -130,3 +130,13 @@ def test_a_checkpoint_of_another_base_or_another_start_is_not_gone_on_with(
     second = config.identity()
     change(base / "model.safetensors", lambda t: t["model.norm.weight"].mul_(1.5))
     assert len({first, second, config.identity()}) == 3
+
+
+def test_equal_tensors_and_metadata_give_equal_bytes(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 5, dtype=torch.float16)}
+    # The library orders each map of metadata anew: of 20 calls some would differ.
+    (packed,) = {with_sorted_metadata(save(tensors, {"format": "pt", "base": "x"})) for _ in range(20)}
+    (tmp_path / "t.safetensors").write_bytes(packed)
+    with safe_open(tmp_path / "t.safetensors", "pt") as opened:
+        assert opened.metadata() == {"format": "pt", "base": "x"}
+        assert all(torch.equal(opened.get_tensor(name), value) for name, value in tensors.items())

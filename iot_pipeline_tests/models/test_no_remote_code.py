@@ -9,6 +9,7 @@ import iot_pipeline
 
 ROOT = Path(iot_pipeline.__file__).parent
 LOADERS = {"from_pretrained", "from_config", "pipeline", "load_dataset"}
+OTHERS = {"DagsterInstance"}  # has a from_config of its own, which reads dagster.yaml
 
 
 def loading_calls(tree: ast.AST) -> list[ast.Call]:
@@ -16,6 +17,7 @@ def loading_calls(tree: ast.AST) -> list[ast.Call]:
         node for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and (getattr(node.func, "attr", None) in LOADERS or getattr(node.func, "id", None) in LOADERS)
+        and getattr(getattr(node.func, "value", None), "attr", None) not in OTHERS
     ]
 
 
