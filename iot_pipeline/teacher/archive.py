@@ -66,7 +66,7 @@ def export_answers(store: Location, file: Path) -> int:
         raise UserError(f"there is no store of answers {shown(store)}; run something, or set IOT_TEACHER_STORE.")
     count = 0
     with (
-        Store(store) as opened, replacing(file) as temporary,
+        Store(store, read_only=True) as opened, replacing(file) as temporary,
         pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
     ):
         asked = RequestTable(opened)
