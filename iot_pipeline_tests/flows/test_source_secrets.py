@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from iot_pipeline.commands.datasets import check
+from iot_pipeline.commands.doctor import _source, told_settings
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.remote import hide, without_credentials
 from iot_pipeline.flows.simulate import simulate_farm_flow
-from iot_pipeline.settings import PROJECT_ROOT
+from iot_pipeline.settings import PROJECT_ROOT, load_settings
 
 USER, PASSWORD, TOKEN = "annD15T1NCT", "pa55D15T1NCTword", "t0kenD15T1NCT"
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -94,7 +95,8 @@ def test_a_run_tells_no_credential_of_its_source(host: str, tmp_path: Path) -> N
         path.read_bytes() for path in lake.rglob("*.json")
     )
     assert told_in(lake, said) == []
-    assert told_in(lake, command(lake, f"{address}, {address}", "doctor", "--json")[1]) == []
+    settings = load_settings({"IOT_SOURCE": f"{address}, {address}"})
+    assert told_in(lake, repr([told_settings(settings), _source(settings)]).encode()) == []
 
 
 @pytest.mark.parametrize(
