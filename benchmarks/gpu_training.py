@@ -99,7 +99,7 @@ def make_model(small: bool, device: Any) -> Any:
     from peft import get_peft_model
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from iot_pipeline.training.model import attention_kernel
+    from iot_pipeline.models.loading import attention_kernel
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     config = Qwen2Config(**SHAPES[small])

@@ -4,6 +4,10 @@
 
 Counted: finished artefacts that a later run made again, requests answered twice, processes left behind. The obvious
 way (a script run again from the top) does everything twice, so each count is also the share of that.
+
+With --ui-kills workers of runs that a UI started are killed too: each is a training, launched through GraphQL. Counted:
+seconds until the run is failed, whether its slot of the pool is free then, and what becomes of the run that is queued
+in its place. Without --kills the lake must hold what the training needs.
 """
 
 import argparse
@@ -19,6 +23,10 @@ import sys
 import time
 from pathlib import Path
 
+import dagster as dg
+from dagster_ui import launch, opened, until
+
+from iot_pipeline.defs.run_monitoring import recorded_processes
 from iot_pipeline.defs.step import code_commit
 from iot_pipeline.lake.store import Lake
 
@@ -30,6 +38,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--between", type=float, nargs=2, default=(15.0, 90.0), metavar=("LOW", "HIGH"),
                         help="seconds from start to kill, drawn evenly")
+    parser.add_argument("--ui-kills", type=int, default=0, help="run workers of a UI to kill")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     lake, draw = Lake(options.lake.absolute()), random.Random(options.seed)
@@ -46,6 +55,7 @@ def main() -> None:
         time.sleep(8)
         kills.append({"finished_before": len(before), "finished_at_kill": len(after), "left_behind": left_behind()})
         print(kills[-1], flush=True)
+    ui_kills = kill_workers(lake, options.ui_kills, draw) if options.ui_kills else []
     before = finished(lake)
     done = subprocess.run([*command(), "--json"], env=environment, capture_output=True, text=True, check=False)
     redone += sum(finished(lake)[name] != made for name, made in before.items())
@@ -55,6 +65,7 @@ def main() -> None:
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         "code_commit": code_commit(),
         "kills": kills,
+        "ui_kills": ui_kills,
         "last_run_exit": done.returncode,
         "artefacts": len(finished(lake)),
         "finished_artefacts_made_again": redone,
@@ -63,6 +74,29 @@ def main() -> None:
     path = Path(__file__).parent / "results" / f"kill_and_resume-{lake.root.name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(path.read_text())
+
+
+def kill_workers(lake: Lake, kills: int, draw: random.Random) -> list[dict[str, object]]:
+    """Launch a training in a UI, kill its run worker, and watch what becomes of it, so many times."""
+    found: list[dict[str, object]] = []
+    with opened(lake.root) as client, dg.DagsterInstance.from_config(str(lake.root / ".dagster")) as instance:
+        for _ in range(kills):
+            run = launch(client, ["lora_checkpoint", "10K"], "10K|original")
+            worker = until(lambda run=run: next(iter(recorded_processes(instance, run)), None))
+            time.sleep(draw.uniform(0, 30))
+            status = client.get_run_status(run).value
+            os.kill(worker[0], signal.SIGKILL)
+            killed = time.monotonic()
+            until(lambda run=run: client.get_run_status(run).value == "FAILURE")
+            noticed = round(time.monotonic() - killed, 1)
+            holders = {slot.run_id for slot in instance.event_log_storage.get_concurrency_info("gpu").claimed_slots}
+            again = until(lambda run=run: instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": run})))[0]
+            until(lambda again=again: instance.get_run_by_id(again.run_id).is_finished)
+            ended = instance.get_run_by_id(again.run_id).status.value
+            found.append({"status_at_kill": status, "noticed_after_s": noticed, "slot_free": run not in holders,
+                          "queued_again": again.tags["dagster/retry_number"], "then": ended})
+            print(found[-1], flush=True)
+    return found
 
 
 def command() -> list[str]:

@@ -29,7 +29,7 @@ from iot_pipeline.flows.pool import distinct_flows, side_records
 from iot_pipeline.flows.serialise import RankTable, texts
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.inference.student import Student
-from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline.models.tokenizer import load_tokenizer
 
 SIDE = "validation"
 EXPLAINED = 100

@@ -77,8 +77,8 @@ def work(name: str, lake: Path, split: str, steps: int) -> dict[str, Any]:
     """Train for `steps` steps; rows and tokens a second, and the share of time outside compute."""
     import torch
 
+    from iot_pipeline.models.tokenizer import load_tokenizer
     from iot_pipeline.sft.tensors import load_tensors
-    from iot_pipeline.sft.tokenizer import load_tokenizer
     from iot_pipeline.training.batches import Batches
     from iot_pipeline.training.config import TrainConfig
     from iot_pipeline.training.model import adapted_model, find_machine

@@ -19,10 +19,10 @@ import numpy as np
 from result import save
 
 from iot_pipeline.lake.store import Lake
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.settings import load_settings
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import Tensors, build_tensors, load_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training.batches import Batches, planned_padding
 from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.plan import make_plan

@@ -15,6 +15,7 @@ import typer
 
 from iot_pipeline import __version__
 from iot_pipeline.errors import UserError
+from iot_pipeline.interrupts import raise_if_told
 
 app = typer.Typer(
     add_completion=False,
@@ -33,14 +34,22 @@ TrackOption = Annotated[
 ]
 
 
-def main() -> NoReturn:
-    """Entry point: a UserError becomes one line on standard error and exit code 2; typer makes an interrupt 130."""
+def main() -> None:
+    """Entry point of an older installation; see `iot_pipeline.__main__`."""
+    from iot_pipeline.__main__ import main as start
+
+    start()
+
+
+def command() -> NoReturn:
+    """Run the command: a UserError becomes one line on standard error and exit code 2; an interrupt is 130."""
     # Set before torch is ever loaded: spinning threads slow every neighbour down, by up to ten times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(standalone_mode=True)
     except UserError as error:
+        raise_if_told()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
@@ -90,25 +99,38 @@ def run(
     accept_code: Annotated[
         bool, typer.Option("--accept-code", help="Keep artefacts that another version of the code made.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be made, why, and what it takes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make every artefact that is missing or no longer follows from its inputs, then print the results."""
     chosen = _configure(stages, tracks)
+    if dry_run:
+        _dry_run(chosen, until, force, accept_code, as_json)
+        return
     from iot_pipeline.commands.show import Progress, results
     from iot_pipeline.defs import execute, plan
 
     definitions = _definitions()
-    try:
-        with execute.locked(chosen):
-            planned = plan.wanted(definitions, chosen, until)
-            with Progress(planned, quiet=as_json):
-                outcome = execute.execute(definitions, chosen, planned, force, accept_code)
-    except KeyboardInterrupt:
-        print("stopped; what is made stays, and `iot-pipeline run` goes on from here", file=sys.stderr)
-        raise
+    with execute.locked(chosen):
+        planned = plan.wanted(definitions, chosen, until)
+        with Progress(planned, quiet=as_json):
+            outcome = execute.execute(definitions, chosen, planned, force, accept_code)
+    raise_if_told()  # what a signal broke is no failure
     results(chosen, outcome, as_json)
     if outcome.failed or outcome.left:
         sys.exit(1)
+
+
+def _dry_run(chosen: Any, until: str | None, force: bool, accept_code: bool, as_json: bool) -> None:
+    """List what `run` with the same options would make."""
+    definitions = _definitions()
+    from iot_pipeline.commands import dry_run
+    from iot_pipeline.defs import plan
+
+    planned = plan.wanted(definitions, chosen, until)
+    dry_run.show(dry_run.dry_run(chosen, planned, force, accept_code), as_json)
 
 
 @app.command(epilog="Example: iot-pipeline run --until training_order && iot-pipeline estimate --stages 30K")
@@ -134,6 +156,17 @@ def status(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJs
     show(_definitions(), chosen, as_json)
 
 
+@app.command(epilog="Example: iot-pipeline verify --json | jq '.mismatches'")
+def verify(as_json: AsJson = False) -> None:
+    """Hash every file of the lake against its manifest, and every input; exit code 1 if anything differs."""
+    from iot_pipeline.commands.verify import examine, show
+
+    found = examine(_configure(None, None))
+    show(found, as_json)
+    if found.mismatches:
+        sys.exit(1)
+
+
 @app.command(epilog="Example: iot-pipeline doctor --json")
 def doctor(as_json: AsJson = False) -> None:
     """Check machine, packages, settings, source, lake, teacher and base model before anything is spent."""
@@ -143,7 +176,8 @@ def doctor(as_json: AsJson = False) -> None:
     findings = examine(chosen)
     if as_json:
         settings = {name: value for name, value, _ in told_settings(chosen)}
-        print(json.dumps({"findings": [vars(finding) for finding in findings], "settings": settings}, indent=1))
+        found = {"findings": [vars(finding) for finding in findings], "settings": settings}
+        print(json.dumps(found, indent=1, allow_nan=False))
     else:
         from iot_pipeline.commands.doctor import show
 
@@ -155,9 +189,11 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command(epilog="Example: iot-pipeline ui --port 3001")
 def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
-    host: Annotated[str, typer.Option(help="Address to bind; loopback unless you say otherwise.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Loopback address to bind. The UI has no password: from elsewhere use ssh -L.")
+    ] = "127.0.0.1",
 ) -> None:
-    """Open the Dagster UI (web server and daemon) on the lake of the present settings."""
+    """Open the Dagster UI (web server and daemon) on the lake of the present settings, for this machine alone."""
     chosen = _configure(None, None)
     from iot_pipeline.commands.ui import serve
 
@@ -211,13 +247,20 @@ def cache_export(file: Annotated[Path, typer.Argument(help="Parquet file to writ
 
 @cache.command("import", epilog="Example: iot-pipeline cache import answers.parquet && IOT_TEACHER=replay ... run")
 def cache_import(file: Annotated[Path, typer.Argument(help="Parquet file to read.")], as_json: AsJson = False) -> None:
-    """Add the answers of a Parquet file to the store; those that are there already stay as they are."""
+    """Add the answers of a Parquet file to the store, each judged by the present rules; those there already stay.
+
+    The file is trusted for its wording, not for its facts: what passes the rules is taken. Exit code 1: all refused.
+    """
+    from iot_pipeline.augmentation.tracks import check_imported
     from iot_pipeline.commands.plain import facts
     from iot_pipeline.teacher.archive import import_answers
     from iot_pipeline.teacher.connect import store_of
 
-    added, kept = import_answers(store_of(_configure(None, None)), file)
-    facts({"file": str(file), "added": added, "kept": kept}, as_json)
+    found = import_answers(store_of(_configure(None, None)), file, check_imported)
+    refused = dict(found.refused.most_common())
+    facts({"file": str(file), "added": found.added, "kept": found.kept, "refused": refused}, as_json)
+    if refused and not found.added + found.kept:
+        raise typer.Exit(1)
 
 
 datasets = typer.Typer(no_args_is_help=True, help="List data sets, draft a spec from a file, check a spec.")

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -19,6 +18,7 @@ from pydantic_settings import (
 )
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.yaml_reader import read_yaml
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PROFILES = Path(__file__).parent / "profiles"
@@ -247,7 +247,7 @@ def _profile(name: str) -> dict[str, Any]:
     path = PROFILES / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"IOT_PROFILE: no profile {name!r}; there are: {', '.join(profile_names())}")
-    return {"profile": name, **yaml.safe_load(path.read_text())}
+    return {"profile": name, **read_yaml(path)}
 
 
 def _dotenv() -> dict[str, str]:

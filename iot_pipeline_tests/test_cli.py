@@ -5,12 +5,15 @@ import os
 import socket
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from iot_pipeline import cli
 from iot_pipeline import settings as settings_module
+from iot_pipeline.commands import estimate, plain, show
 
 
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -63,6 +66,12 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert "choose one with --port" in done.stderr
 
 
+def test_a_ui_for_other_machines_is_refused(tmp_path: Path) -> None:
+    done = call("ui", "--host", "0.0.0.0", IOT_LAKE=str(tmp_path))
+    assert done.returncode == 2
+    assert "ssh -L" in done.stderr
+
+
 def test_the_paper_profile_without_a_key_is_found_before_anything_is_spent(tmp_path: Path) -> None:
     done = call("doctor", "--json", IOT_PROFILE="paper", IOT_LAKE=str(tmp_path), OPENAI_API_KEY="")
     told = json.loads(done.stdout)
@@ -107,6 +116,46 @@ def test_status_of_a_lake_that_is_not_there(tmp_path: Path) -> None:
     done = call("status", IOT_LAKE=str(tmp_path / "none"))
     assert done.returncode == 2
     assert "iot-pipeline run" in done.stderr
+
+
+def test_status_and_a_dry_run_show_names_with_brackets_whole(tmp_path: Path) -> None:
+    lake = tmp_path / "la[red]ke"
+    lake.mkdir()
+    told = call("status", IOT_LAKE=str(lake)).stdout
+    assert "la[red]ke" in told
+    for track in ("original", "paraphrased", "feature_varied"):
+        assert f"prompt[{track}]" in told and f"training_split[10K|{track}]" in told
+    listed = call("run", "--dry-run", "--until", "paraphrased", IOT_LAKE=str(tmp_path / "none")).stdout
+    assert "prompt[paraphrased]" in listed and "paraphrased[10K|paraphrased]" in listed and "not made yet" in listed
+    assert "? unknown until training_order is made" in listed and "Nothing was made or sent" in listed
+    assert not (tmp_path / "none").exists() and list(lake.iterdir()) == []
+
+
+def test_verify_of_a_lake_that_is_not_there(tmp_path: Path) -> None:
+    done = call("verify", IOT_LAKE=str(tmp_path / "none"))
+    assert done.returncode == 2 and done.stderr.startswith("error: no lake at ")
+
+
+def test_facts_rows_and_estimates_show_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    plain.facts({"rows_by_class": {"DoS [red]x[/red]": 3}, "file [a]": ["[/b]", ":smile:"]}, as_json=False)
+    plain.rows([{"name": "set[bold]", "classes": 2}], as_json=False)
+    columns = "requests cached waiting to_ask prompt_tokens completion_tokens usd_requests usd_batch"
+    part = dict.fromkeys(columns.split(), 1)
+    estimate.show({
+        "teacher": "http://[::1]:8100/v1", "via": "requests", "parts": [{"name": "original[10K|original]", **part}],
+        "total": {"name": "total", **part}, "budget": None, "basis": ["of prompt[x]"],
+        "time": {"requests_seconds": 1, "limited_by": "rpm", "batches": 1},
+    }, as_json=False)  # fmt: skip
+    told = capsys.readouterr().out
+    for text in ("DoS [red]x[/red]: 3", "file [a]", "[/b]", ":smile:", "set[bold]", "http://[::1]:8100/v1",
+                 "original[10K|original]", "of prompt[x]"):  # fmt: skip
+        assert text in told
+
+
+def test_the_results_table_shows_brackets_as_they_are() -> None:
+    printed = StringIO()
+    Console(file=printed, width=140).print(show.results_table([{"model": "a[red]b", "stage": "10K"}]))
+    assert "a[red]b" in printed.getvalue()
 
 
 def test_processes_that_we_start_elsewhere_see_the_files_that_were_named_here(

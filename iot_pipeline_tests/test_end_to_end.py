@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from iot_pipeline_tests.read_only import cannot_write, lock, run_unprivileged, unlock
+
 PROMPTS = Path(__file__).parent.parent / "iot_pipeline" / "prompts"
 SMALL = {
     "IOT_ROWS": "700",
@@ -218,7 +220,11 @@ def test_an_edited_prompt_remakes_exactly_what_depends_on_it(
     path = prompts / "paraphrased.md"
     path.write_text(path.read_text() + "\nKeep each sentence short.\n")
     estimated = json.loads(estimate(lake, prompts).stdout)
+    before = state_of(lake)
+    listed = run(lake, prompts, "--dry-run")
+    assert state_of(lake) == before
     made = run(lake, prompts)["made"]
+    assert_listed(listed, made, path)
     to_ask = {part["name"]: part["to_ask"] for part in estimated["parts"]}
     repeats = to_ask.pop("paraphrased[10K|paraphrased]")
     assert repeats == len(asked_since(lake, "paraphrased")) > 50 and set(to_ask.values()) == {0}
@@ -232,14 +238,89 @@ def test_an_edited_prompt_remakes_exactly_what_depends_on_it(
     }
 
 
+def state_of(lake: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in lake.rglob("*") if path.is_file()}
+
+
+def assert_listed(listed: dict[str, Any], made: list[str], prompt: Path) -> None:
+    """A dry run after an edited prompt told what the run then made, why, and what it asked."""
+    rows = {row["artefact"]: row for row in listed["artefacts"]}
+    assert [name for name in rows if name in made] == made
+    track = rows["paraphrased[10K|paraphrased]"]
+    assert {name for name in rows if "[" in name} == {name for name in made if "[" in name}
+    assert rows["prompt[paraphrased]"]["why"] == [f"file {prompt} changed"]
+    root = f"follows from prompt[paraphrased]: file {prompt} changed"
+    assert all(root in row["why"] for name, row in rows.items() if name != "prompt[paraphrased]")
+    assert track["requests"] == listed["total"]["requests"] > 50 and track["usd"] == 0
+    assert all(row["seconds"] > 0 for row in rows.values()) and listed["total"]["seconds_unknown"] == 0
+
+
+READ_ONLY = """
+import sys
+from iot_pipeline.cli import app
+for arguments in ("status", "verify", "run --dry-run", "estimate", f"cache export {sys.argv[1]}", "doctor"):
+    print("##", arguments)
+    try:
+        app(arguments.split(), standalone_mode=False)
+    except SystemExit as error:
+        print("exit", error.code)
+"""
+
+
+def test_commands_that_only_read_work_on_a_lake_that_may_only_be_read(
+    first: dict[str, Any], lake: Path, prompts: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "lake"
+    shutil.copytree(lake, copy, symlinks=True)
+    before = state_of(copy)
+    lock(copy)
+    try:
+        assert cannot_write(copy)
+        variables = {name: environment(copy, prompts)[name] for name in (*SMALL, "IOT_LAKE", "IOT_PROMPTS")}
+        done = run_unprivileged(READ_ONLY, str(tmp_path / "answers.parquet"), **variables)
+    finally:
+        unlock(copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, status, verified, dry, estimated, _, examined = done.stdout.split("## ")
+    assert " 0 stale, 0 missing" in status and "prompt[original]" in status
+    assert "all as their manifests say" in verified and "Nothing to do" in dry
+    assert "What the teacher embedded" in estimated and "original[10K|original]" in estimated
+    assert pq.read_metadata(tmp_path / "answers.parquet").num_rows == answers(lake / "teacher.sqlite")
+    assert "may only be read" in " ".join(examined.split()) and "exit" not in done.stdout
+    assert state_of(copy) == before
+
+
+def test_verify_and_the_results_table_name_a_digit_that_was_changed(
+    first: dict[str, Any], lake: Path, prompts: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "lake"
+    shutil.copytree(lake, copy, symlinks=True)
+    path = copy / "track_comparison" / "track_comparison.json"
+    path.write_text(path.read_text().replace("0.", "1.", 1))
+    results = {"env": environment(copy, prompts), "capture_output": True, "text": True, "timeout": 100}
+    done = subprocess.run(command("run", "--until", "raw_flows"), **results)
+    assert done.returncode == 2 and "Accuracy on the one test set" not in done.stdout
+    assert "not shown: track_comparison: file track_comparison.json was changed (expected sha256 " in done.stderr
+    done = subprocess.run(command("verify", "--json"), **results)
+    assert done.returncode == 1
+    (mismatch,) = json.loads(done.stdout)["mismatches"]
+    assert (mismatch["artefact"], mismatch["file"]) == ("track_comparison", "track_comparison.json")
+
+
 def test_status_names_what_a_changed_setting_makes_stale(first: dict[str, Any], lake: Path, prompts: Path) -> None:
     done = subprocess.run(
         command("status", "--json"), env=environment(lake, prompts) | {"IOT_LEARNING_RATE": "0.004"},
         capture_output=True, text=True, timeout=60,
     )
     stale = {row["artefact"]: row["why"] for row in json.loads(done.stdout) if row["state"] == "stale"}
-    trained = {f"lora_checkpoint/10K[10K|{t}]" for t in ("original", "paraphrased", "feature_varied")}
-    # What gathers every checkpoint that is good would find none now.
+    tracks = ("original", "paraphrased", "feature_varied")
+    measured = ("lora_checkpoint", "eval_metrics", "explanation_quality")
+    staged = {f"{asset}/10K[10K|{track}]" for asset in measured for track in tracks}
     gathered = {"claims_audit", "inference_benchmark", "model_card", "paper_report", "track_comparison"}
-    assert set(stale) == trained | {"paper_protocol"} | gathered
-    assert stale["lora_checkpoint/10K[10K|original]"] == ["setting learning_rate changed"]
+    assert set(stale) == staged | {"paper_protocol"} | gathered
+    assert stale["lora_checkpoint/10K[10K|original]"] == stale["paper_protocol"] == ["setting learning_rate changed"]
+    root = "follows from lora_checkpoint/10K[10K|original]: setting learning_rate changed"
+    assert stale["eval_metrics/10K[10K|original]"] == [root]
+    assert root in stale["paper_report"] and "follows from paper_protocol: setting learning_rate changed" in stale[
+        "paper_report"
+    ]

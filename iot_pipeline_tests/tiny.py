@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 
 from iot_pipeline.training.base import BaseRecipe, build_tiny_base
 
+# Qwen2.5's own tokenizer, where a developer has it; it is too large to lie in the repository.
+REAL = Path(os.environ.get("QWEN_TOKENIZER", os.devnull))
+NO_REAL = "QWEN_TOKENIZER names no folder with the tokenizer of Qwen2.5"
 FEATURES = ["orig_pkts", "resp_pkts", "flow_iat.avg"]
 CLASSES = ["Normal", "Port_Scanning", "TCP_Flood"]
 RECIPE = BaseRecipe(

@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,20 +24,38 @@ MIN_INDICATORS = 3
 COPY_JACCARD = 0.8
 NEUTRAL = ""
 
-PART = re.compile(r"^[\W_]*(ANALYSIS|KEY[_ ]INDICATORS|CLASSIFICATION)[*_`\s]*:[*_`\s]*", re.MULTILINE | re.IGNORECASE)
-INDICATOR = re.compile(
-    rf"^[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*(.*?)[\s).]*$"
-)
+# Longer texts are refused before any pattern reads them: 1,200 words, the most that may be asked for, are about 9,000.
+MOST_CHARACTERS = 20_000
+MOST_REASONS = 50
+
+# Every pattern takes time in proportion to the text: no two neighbouring quantifiers match the same characters, and no
+# pattern begins with a run of signs, which would be tried anew from each of them.
+HEADING = re.compile(r"(ANALYSIS|KEY[_ ]INDICATORS|CLASSIFICATION)[*_`\s]*+:[*_`\s]*", re.IGNORECASE)
+INDICATOR = re.compile(rf"[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
 NUMBER = re.compile(rf"(?<![\w.]){A_NUMBER}(st|nd|rd|th)?|\bp\d{{1,3}}\b")
-BETWEEN = r"\s*(?:\(|=|:|of|at|is|reads|stands at)?\s*"  # a feature and its value
+BETWEEN = r"\s*(?:(?:\(|=|:|of|at|is|reads|stands at)\s*)?"  # a feature and its value
 STATED = re.compile(rf"{BETWEEN}({A_NUMBER})")
-LIST_MARK = re.compile(r"^\s*\(?\d{1,2}[.)]\s", re.MULTILINE)
-COUNTED = re.compile(r"^\s+(?:key\s+|cited\s+)?(?:features|indicators|values|fields|attributes|metrics)\b")
+LIST_MARK = re.compile(r"^[^\S\n]*\(?\d{1,2}[.)]\s", re.MULTILINE)
+COUNTED = re.compile(r"\s+(?:key\s+|cited\s+)?(?:features|indicators|values|fields|attributes|metrics)\b")
 NAME_LIKE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+(?:\.[a-z]+)?\b")
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 DIRECTION = re.compile(r"\b(above|below)\b(?!-)", re.IGNORECASE)
-JSON_OBJECT = re.compile(r"\s*(?:```(?:json)?\s*)?(\{.*?)\s*(?:```\s*)?$", re.DOTALL | re.IGNORECASE)
+FENCE = re.compile(r"```(?:json)?\s*(?=\{)", re.IGNORECASE)
 WORD = re.compile(r"[a-z']+|#")
+# Halves of surrogate pairs and control characters, which neither files nor databases take as text.
+NO_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
+# Tokens by which chat templates mark turns and ends: ChatML, Llama, Gemma, Mistral, DeepSeek, BERT and T5.
+CONTROL_TOKEN = re.compile(
+    r"<[|\uff5c][^<>\n]{1,80}[|\uff5c]>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk|mask|cls|sep|sop|eop)>"
+    r"|</?(?:think|tool_call|tool_response)>|<</?SYS>>|\[/?INST\]|\[(?:CLS|SEP|PAD|MASK|UNK|gMASK)\]"
+    r"|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<extra_id_\d{1,3}>",
+    re.IGNORECASE,
+)
+# One of these at the very end was only not cut off.
+END_TOKENS = (
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>", "<eos>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+)
 
 
 @dataclass(frozen=True)
@@ -111,20 +129,32 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 def parse_answer(text: str) -> ParsedAnswer:
     """Read an answer, text in either order or a JSON object, with or without Markdown; never raises: see `problems`."""
-    text = plain_minus(text)
-    found = JSON_OBJECT.match(text)
-    return _parse_object(found[1]) if found is not None else _parse_text(text)
+    if len(text) > MOST_CHARACTERS:
+        return ParsedAnswer("", "", (), (f"{len(text):,} characters, {MOST_CHARACTERS:,} at most",))
+    text = plain_minus(text).rpartition("</think>")[2].strip()  # what a reasoning model thinks aloud is no answer
+    text = next((text.removesuffix(token).rstrip() for token in END_TOKENS if text.endswith(token)), text)
+    fence = FENCE.match(text)
+    content = text[fence.end() :] if fence is not None else text
+    parsed = _parse_object(content) if content.startswith("{") else _parse_text(text)
+    notes = (part for item in parsed.indicators for part in (item.feature, item.value, item.note))
+    problems = list(parsed.problems)
+    for written in (text, parsed.label, parsed.analysis, *notes):
+        if found := NO_TEXT.search(written):
+            return ParsedAnswer("", "", (), (f"the character {found[0]!a} is no text",))
+        if found := CONTROL_TOKEN.search(written):
+            problems.append(f"the control token {found[0]}")
+    return replace(parsed, problems=tuple(dict.fromkeys(problems)))
 
 
 def _parse_object(text: str) -> ParsedAnswer:
     try:
         # Numbers stay as they are written: 0.500 is not 0.5.
-        content = json.loads(text, parse_float=str, parse_int=str)
+        content = json.loads(text.removesuffix("```"), parse_float=str, parse_int=str)
         items = tuple(
             Indicator(str(item["feature"]).strip(), str(item["value"]).strip().lstrip("+"), _note(item.get("note")))
             for item in content["key_indicators"]
         )
-        label, analysis = str(content["classification"]).strip(), " ".join(str(content["analysis"]).split())
+        label, analysis = str(content["classification"]).strip(), _line(str(content["analysis"]))
     except (ValueError, RecursionError) as error:
         return ParsedAnswer("", "", (), (f"no JSON object: {error}",))
     except (KeyError, TypeError, AttributeError) as error:
@@ -134,19 +164,41 @@ def _parse_object(text: str) -> ParsedAnswer:
 
 
 def _note(value: Any) -> str:
-    return str(value or "").strip(" ().")
+    """A note of a JSON object; `;` would end its item in an answer's text."""
+    return _line(str(value or "").replace(";", ",")).strip(" ().")
+
+
+def _line(text: str) -> str:
+    """A text on one line, with single spaces."""
+    return " ".join(text.split())
+
+
+def _headings(text: str) -> list[tuple[int, int, str]]:
+    """Start, end and name of each part's heading: only signs stand before it on its line, and on empty ones above."""
+    found: list[tuple[int, int, str]] = []
+    last = 0
+    for match in HEADING.finditer(text):
+        start = match.start()
+        while start > last and not text[start - 1].isalnum():
+            start -= 1
+        if start and text[start - 1] != "\n":
+            start = text.find("\n", start, match.start()) + 1
+            if not start:  # words stand before it on its line
+                continue
+        found.append((start, match.end(), match[1].upper().replace(" ", "_")))
+        last = match.end()
+    return found
 
 
 def _parse_text(text: str) -> ParsedAnswer:
-    marks = list(PART.finditer(text))
-    ends = [mark.start() for mark in marks[1:]] + [len(text)] * bool(marks)
+    marks = _headings(text)
+    ends = [start for start, _, _ in marks[1:]] + [len(text)] * bool(marks)
     parts: dict[str, str] = {}
     problems = []
-    for mark, end in zip(marks, ends, strict=True):
-        name = mark[1].upper().replace(" ", "_")
+    for (_, begin, name), end in zip(marks, ends, strict=True):
         if name in parts:
             problems.append(f"{name} stands twice")
-        parts.setdefault(name, text[mark.end() : end].strip())
+        parts.setdefault(name, text[begin:end].strip())
     for name in ("ANALYSIS", "KEY_INDICATORS", "CLASSIFICATION"):
         if not parts.get(name):
             problems.append(f"no {name}")
@@ -158,9 +210,9 @@ def _parse_text(text: str) -> ParsedAnswer:
         if found is None:
             problems.append(f"indicator {item.strip()[:40]!r}")
             continue
-        indicators.append(Indicator(found[1], found[2].lstrip("+"), found[3]))
+        indicators.append(Indicator(found[1], found[2].lstrip("+"), _line(item.strip()[found.end() :]).rstrip(" ).")))
     label = parts.get("CLASSIFICATION", "").split("\n")[0].strip(" *`._\"'")
-    return ParsedAnswer(label, " ".join(parts.get("ANALYSIS", "").split()), tuple(indicators), tuple(problems))
+    return ParsedAnswer(label, _line(parts.get("ANALYSIS", "")), tuple(indicators), tuple(problems))
 
 
 def format_answer(parsed: ParsedAnswer, order: str) -> str:
@@ -197,7 +249,7 @@ def check_parsed(
 ) -> list[str]:
     """`check_answer` of an answer that is already parsed."""
     if parsed.problems:
-        return [f"malformed: {problem}" for problem in parsed.problems]
+        return [f"malformed: {problem}" for problem in parsed.problems[:MOST_REASONS]]
     facts = facts_of(flow_text, standardised)
     reasons = []
     if len(parsed.indicators) < min(MIN_INDICATORS, len(facts.values)):
@@ -206,7 +258,7 @@ def check_parsed(
         reasons.append(f"mislabelled: {parsed.label[:40]} in place of {label}")
     reasons += _check_indicators(parsed.indicators, facts)
     reasons += _check_analysis(parsed.analysis, facts, classes)
-    return reasons
+    return reasons[:MOST_REASONS]
 
 
 def _check_indicators(indicators: Sequence[Indicator], facts: Facts) -> list[str]:
@@ -274,10 +326,15 @@ def numbers_in(text: str, facts: Facts) -> list[str]:
         number = match[0]
         if match[1]:
             number = f"p{number[: -len(match[1])]}" if "percentile" in text[match.end() : match.end() + 14] else number
-        elif number.isdigit() and int(number) <= len(facts.values) and COUNTED.match(text[match.end() :]):
+        elif _counts_features(number, facts) and COUNTED.match(text, match.end()):
             continue
         found.append(plain_number(number))
     return found
+
+
+def _counts_features(number: str, facts: Facts) -> bool:
+    """Whether a flow has so many features; int() refuses numbers of more than 4,300 digits."""
+    return len(number) < 5 and number.isdigit() and int(number) <= len(facts.values)
 
 
 def check_paraphrase(

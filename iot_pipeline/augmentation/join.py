@@ -26,11 +26,20 @@ DIGEST_BYTES = 16
 
 @dataclass(frozen=True)
 class FlowRequest(Request):
-    """A request with what its answer is judged by: flow text, label, of a paraphrase the original answer."""
+    """A request with what its answer is judged by: flow text, label, of a paraphrase the original answer; classes and
+    standardised features of the data set.
+    """
 
     flow: str = field(default="", compare=False)
     label: str = field(default="", compare=False)
     original: str = field(default="", compare=False)
+    classes: tuple[str, ...] = field(default=(), compare=False)
+    signed: frozenset[str] = field(default=frozenset(), compare=False)
+
+    def context(self) -> dict[str, str]:
+        """What the answer is judged by, as texts."""
+        data_set = json.dumps({"classes": self.classes, "signed": sorted(self.signed)})
+        return {"flow": self.flow, "label": self.label, "original": self.original, "data_set": data_set}
 
 
 class Row(NamedTuple):
@@ -84,8 +93,7 @@ class Join:
 
     def __init__(self, order: str) -> None:
         self.order = order
-        self.usage = Usage()
-        self.billed_usd: float = 0
+        self.usage, self.attempts, self.billed_usd = Usage(), 0, 0.0  # of the answers, whenever they were given
         self.fresh_attempts = self.cached = self.drawn = 0
         self._numbers: dict[bytes, int] = {}  # by key
         self._labels: list[str] = []  # from here on by number
@@ -126,6 +134,7 @@ class Join:
         """Keep an answer."""
         number = self._numbers[bytes.fromhex(answer.key)]
         self.usage, self.billed_usd = self.usage + answer.usage, self.billed_usd + answer.cost_usd
+        self.attempts += answer.attempts
         self.cached += answer.from_cache
         self.fresh_attempts += 0 if answer.from_cache else answer.attempts
         found = Outcome(

@@ -14,12 +14,12 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
-import yaml
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.lake.yaml_reader import parse_yaml
 
 SYSTEM, USER = "[system]", "[user]"
 VARIABLES = {"flow", "label", "classes", "words", "order", "glossary", "serialisation", "standardised", "answer",
@@ -118,12 +118,10 @@ def parse_prompt(source: str, name: str) -> PromptFile:
     if len(parts) != 3 or parts[0].strip():
         raise UserError(f"{name}: it must begin with front matter between two lines `---`.")
     try:
-        content = yaml.safe_load(parts[1])
+        content = parse_yaml(parts[1], f"{name}: the front matter")
         if not isinstance(content, dict):
             raise UserError(f"{name}: the front matter must be lines `field: value` (model, temperature, ...).")
         settings = FrontMatter.model_validate(content)
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: the front matter is not valid YAML: {' '.join(str(error).split())}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{name}: front matter, {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error

@@ -37,8 +37,9 @@ ANSWERS_AT_ONCE = 5000
 class TrackResult:
     """One track's increment; rows and answers lie on disk and are read some at a time.
 
-    report holds only what is the same in every equal run; usage also what was sent and billed. answers: the
-    answer of each (flow_group, label), of the original track only. headline: facts for the asset's page.
+    report holds only what is the same in every equal run; usage also what the answers took, whichever run asked for
+    them. answers: the answer of each (flow_group, label), of the original track only. headline: facts for the asset's
+    page, also what this run sent.
     """
 
     join: Join

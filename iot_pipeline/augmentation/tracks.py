@@ -18,11 +18,13 @@ import pandas as pd
 
 from iot_pipeline.augmentation import answers as answers_module
 from iot_pipeline.augmentation.answers import (
+    MOST_CHARACTERS,
     OBJECT_VERSION,
     SCHEMA_VERSION,
     answer_schema,
     check_answer,
     check_paraphrase,
+    facts_of,
 )
 from iot_pipeline.augmentation.join import Drawn, FlowRequest, Join, Key, Row, class_table, count
 from iot_pipeline.augmentation.prompts import PromptFile, glossary_of, standardised
@@ -53,25 +55,44 @@ class Asks(Protocol):
 
 
 @dataclass(frozen=True)
-class Judge:
+class AnswerChecker:
     """A check that knows its version: the rules' source and what they are told, so that no one has to count it up."""
 
-    brief: Brief
-    signed: frozenset[str]
     version: str
 
     def __call__(self, request: Request, text: str) -> list[str]:
         """The reasons against an answer; none if it is good."""
         assert isinstance(request, FlowRequest)
-        told = request.flow, request.label, self.brief.spec.classes, self.signed
+        told = request.flow, request.label, request.classes, request.signed
         return check_paraphrase(text, request.original, *told) if request.original else check_answer(text, *told)
 
 
-def judge_of(brief: Brief) -> Judge:
+def answer_checker(brief: Brief) -> AnswerChecker:
     """The rules for one brief, with their version."""
     sources = [inspect.getsource(module) for module in (answers_module, serialise)]
     told = [brief.spec.classes, sorted(brief.signed), *sources]
-    return Judge(brief, brief.signed, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16])
+    return AnswerChecker(hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16])
+
+
+def check_imported(request: Request, context: Mapping[str, Any], text: str) -> list[str]:
+    """The reasons against an answer from a file, which also tells by what it is to be judged; never raises.
+
+    A track judges the answer again, by its own flow and label.
+    """
+    try:
+        data_set = json.loads(context["data_set"])
+        flow, label, original = (str(context[name]) for name in ("flow", "label", "original"))
+        classes, signed = tuple(map(str, data_set["classes"])), frozenset(map(str, data_set["signed"]))
+        if max(len(flow), len(context["data_set"])) > MOST_CHARACTERS:
+            raise ValueError
+        facts_of(flow, signed)
+    except (KeyError, TypeError, ValueError, RecursionError, UserError):
+        return ["no flow: the file does not tell by what the answer is to be judged"]
+    asked = FlowRequest(
+        request.model, request.messages, request.params, request.schema_version, None, flow, label, original, classes,
+        signed,
+    )  # fmt: skip
+    return AnswerChecker("")(asked, text)
 
 
 @dataclass(frozen=True)
@@ -199,6 +220,7 @@ class _Asking:
         self._variables, self._params = brief.variables(), prompt.params()
         self._version = OBJECT_VERSION if brief.objects else SCHEMA_VERSION
         self._schema = answer_schema(brief.order) if brief.objects else None
+        self._data_set = tuple(brief.spec.classes), brief.signed
 
     def parts(self) -> Iterator[tuple[Iterator[Row], pd.DataFrame]]:
         """Rows without an answer yet, and the part of the table that they are of."""
@@ -214,7 +236,8 @@ class _Asking:
         params = self._params | {"seed": seed}
         return self.join.number(
             FlowRequest(
-                self.prompt.model, messages, params, self._version, self._schema, row.text, row.label, original
+                self.prompt.model, messages, params, self._version, self._schema, row.text, row.label, original,
+                *self._data_set,
             )
         )
 
@@ -223,7 +246,7 @@ class _Asking:
         join, model = self.join, self.prompt.model
         if log is not None:
             log(f"{len(self.rows):,} rows need about {expected:,} distinct answers of {model}")
-        engine.stream(Drawn(join.draw(planned), expected), judge_of(self.brief), join.take)
+        engine.stream(Drawn(join.draw(planned), expected), answer_checker(self.brief), join.take)
         join.complete(len(self.rows))
         counts = count(join)
         report = {
@@ -234,14 +257,15 @@ class _Asking:
             "by_class": class_table(counts, self.rows.groupby("label", observed=True)["flow_group"].nunique()),
         }  # fmt: skip
         usage = {
-            "rows": counts.rows, "requests": join.fresh_attempts, "distinct_requests": len(join),
-            "cached": join.cached, "prompt_tokens": join.usage.prompt, "completion_tokens": join.usage.completion,
+            "rows": counts.rows, "requests": join.attempts, "distinct_requests": len(join),
+            "prompt_tokens": join.usage.prompt, "completion_tokens": join.usage.completion,
             "billed_usd": join.billed_usd, "model": model,
             # Started by us, or reached as a server of its own.
             "embedded": is_embedded(engine.source) or join.embedded(), "quarantined": counts.quarantined,
         }  # fmt: skip
         headline = {
             "distinct_answers": counts.answers, "distinct_wordings": counts.wordings,
-            "requests": join.fresh_attempts, "cached": join.cached, "billed_usd": round(join.billed_usd, 4),
+            "requests": join.attempts, "billed_usd": round(join.billed_usd, 4),
+            "requests_of_this_run": join.fresh_attempts, "taken_from_cache_by_this_run": join.cached,
         }  # fmt: skip
         return TrackResult(join, report, usage, headline)

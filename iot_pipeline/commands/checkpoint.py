@@ -1,7 +1,4 @@
-"""A trained student as commands find it in the lake.
-
-Belongs here: what lies where. Does not belong here: loading it (inference/student.py).
-"""
+"""Lookup of a trained student in the lake: base, adapter and what they were made of."""
 
 from __future__ import annotations
 
@@ -29,7 +26,8 @@ class Checkpoint:
 
 
 def find(lake: Lake, stage: str, track: str) -> Checkpoint:
-    """The checkpoint of a stage and track; UserError where it or its base has not been made."""
+    """The checkpoint of a stage and track; UserError where it or its base has not been made, or a file of one is not as
+    it was made."""
     base, adapter = ArtefactId("base_model"), ArtefactId(f"lora_checkpoint/{stage}", f"{stage}|{track}")
     versions: dict[str, str] = {}
     provenance: dict[str, Any] = {}
@@ -37,6 +35,7 @@ def find(lake: Lake, stage: str, track: str) -> Checkpoint:
         manifest = lake.manifest(artefact)
         if manifest is None:
             raise UserError(f"{artefact} has not been made; `iot-pipeline run --stages {stage}` makes it")
+        lake.verified(artefact)
         versions[str(artefact)], provenance = manifest.data_version, manifest.provenance
     named = json.loads((lake.folder(base) / "base.json").read_text())
     location = str(lake.folder(base) / named["name"]) if named["kind"] == "tiny" else str(named["name"])

@@ -12,6 +12,7 @@ from typing import Any
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.draft import draft_spec
+from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import list_specs, load_spec
 from iot_pipeline.lake.atomic import write_text
@@ -50,7 +51,8 @@ def new(file: str, name: str | None, label: str | None, out: Path | None) -> dic
 
 def spec_name(file: str) -> str:
     """A data set's name from a file's: `Größe 2.csv` -> `grosse_2`."""
-    stem = Path(re.split(r"[?#]", file)[0]).name.split(".")[0].casefold()
+    shown = without_credentials(file)
+    stem = Path(re.split(r"[?#]", shown)[0]).name.split(".")[0].casefold()
     ascii_only = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "_", ascii_only).strip("_") or "data_set"
 

@@ -19,8 +19,10 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.models.check import check_base
+from iot_pipeline.models.folder import in_hub_cache
 from iot_pipeline.settings import Settings, api_key
-from iot_pipeline.teacher.connect import is_paid, source_of, store_of
+from iot_pipeline.teacher.connect import is_paid, shown_address, source_of, store_of
 from iot_pipeline.teacher.database import SETTING, shown
 from iot_pipeline.teacher.store import Store, exists
 
@@ -86,6 +88,9 @@ def _source(settings: Settings) -> Finding:
 def _lake(settings: Settings) -> Finding:
     root = settings.lake_path
     there = next(folder for folder in (root, *root.parents) if folder.exists())  # nothing is made by an examination
+    if there == root and root.is_dir() and os.access(root, os.R_OK | os.X_OK) and not os.access(root, os.W_OK):
+        return Finding("lake", "note", f"{root} may only be read: status, estimate, verify, `run --dry-run` and `cache "
+                                       "export` work on it; to make something, set IOT_LAKE to a writable folder")
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Finding("lake", "error", f"cannot write to {there}; set IOT_LAKE to a writable folder")
     free = shutil.disk_usage(there).free / 1e9
@@ -122,17 +127,26 @@ def _teacher(settings: Settings) -> Finding:
 
 
 def _student(settings: Settings) -> list[Finding]:
-    base = settings.base_model
-    if base == "tiny":
-        found = [Finding("student", "note", "a tiny Qwen2 built here; no match for a real base model")]
-    elif Path(base).exists():
-        found = [Finding("student", "ok", f"base model in {base}")]
-    else:
-        found = [Finding("student", "note", f"base model {base} comes from the hub at first use")]
+    found = [_base(settings)]
     gpus = len(glob.glob("/dev/nvidia[0-9]*"))
     wanted = settings.processes or max(1, gpus)
     state = "error" if gpus and wanted > gpus else "ok" if gpus else "note"
     return [*found, Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.processes or 'unset'}")]
+
+
+def _base(settings: Settings) -> Finding:
+    base = settings.base_model
+    if base == "tiny":
+        return Finding("student", "note", "a tiny Qwen2 built here; no match for a real base model")
+    try:
+        if not Path(base).exists() and not in_hub_cache(base):
+            return Finding("student", "note", f"base model {base} comes from the hub at first use; examined then")
+        facts = check_base(base, download=False)
+    except UserError as error:
+        return Finding("student", "error", str(error))
+    unused = f", {facts['unused_tensors']} further tensors that it does not use" if facts["unused_tensors"] else ""
+    size = f"{facts['architecture']}, {facts['parameters']:,} parameters"
+    return Finding("student", "ok", f"base model {base}: {size}{unused}")
 
 
 def told_settings(settings: Settings) -> list[tuple[str, str, str]]:
@@ -146,6 +160,8 @@ def _told(name: str, value: object) -> str:
             return shown(str(value))
         except UserError:
             return "(not shown: no place for a store)"  # who knows what is in it
+    if name == "IOT_TEACHER":
+        return shown_address(str(value))
     return ",".join(value) if isinstance(value, list) else "" if value is None else without_credentials(str(value))
 
 

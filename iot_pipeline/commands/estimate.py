@@ -1,8 +1,4 @@
-"""`iot-pipeline estimate`: what the teacher would be asked, what that takes and costs, before anything is sent.
-
-Belongs here: walking the assets that ask, budget and time, printing. Does not belong here: the counting
-(teacher/survey.py), which rows ask what (defs/augmentation).
-"""
+"""`iot-pipeline estimate`: requests, tokens, dollars and time that the teacher would take, before anything is sent."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.commands.show import wide_console
@@ -62,7 +59,7 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
 
     say: told of each asset that is being counted.
 
-    Nothing is sent, nothing is written but what opening a lake takes. UserError where flows and splits are not made or
+    Nothing is sent, nothing is written. UserError where flows and splits are not made or
     stale, a prompt file cannot be read, or a paid model has no price.
     """
     if not settings.lake_path.exists():
@@ -76,7 +73,7 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
             source, store, ledger.price_of if paid else lambda _: ledger.price_of(ledger.REFERENCE_MODEL),
             settings.explanation_words, BatchLimits(tokens=settings.teacher_enqueued_tokens),
         )
-        walk(survey, Lake(settings.lake_path), settings, say)
+        walk(survey, Lake(settings.lake_path, read_only=True), settings, say)
         spent = store.spent_usd() if store is not None else 0.0
         seconds = store.answer_seconds(source) if store is not None else None
     total = sum(survey.parts, Part("total"))
@@ -177,25 +174,25 @@ def basis(survey: Survey, paid: bool, seconds: float | None) -> list[str]:
 def show(found: dict[str, Any], as_json: bool) -> None:
     """Print the facts."""
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1, allow_nan=False))
         return
     columns = {
         "requests": "requests", "cached": "cached", "waiting": "in batches", "to_ask": "to ask",
         "prompt_tokens": "tokens in", "completion_tokens": "tokens out", "usd_requests": "$ by requests",
         "usd_batch": "$ by Batch",
     }  # fmt: skip
-    table = Table("asset", title=f"What the teacher {found['teacher']} would be asked")
+    table = Table("asset", title=Text(f"What the teacher {found['teacher']} would be asked"))
     for name in columns.values():
         table.add_column(name, justify="right", no_wrap=True)
     for part in [*found["parts"], found["total"]]:
         if part is found["total"]:
             table.add_section()
         cells = (f"{part[name]:,.4f}" if "usd" in name else f"{part[name]:,}" for name in columns)
-        table.add_row(part["name"], *cells)
+        table.add_row(Text(part["name"]), *cells)
     console = wide_console()
     console.print(table)
     for line in [*told_budget(found), told_time(found), *found["basis"]]:
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(Text(line), soft_wrap=True)
 
 
 def told_budget(found: dict[str, Any]) -> list[str]:

@@ -60,7 +60,7 @@ def explain(
         explained(student, prompts, answers, spec, settings, log)
     by_group = dict(zip(distinct["flow_group"], answers, strict=True))
     lines = ({"row": row, **by_group[group]} for row, group in enumerate(table["flow_group"], 1))
-    write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_text(out, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
     counts = table["flow_group"].map(lambda group: by_group[group]["class"]).value_counts()
     return {
         "file": str(out), "rows": len(table), "distinct_flows": len(distinct),
@@ -80,6 +80,9 @@ def named(
     order = "label_first" if tasks == "both" else settings.answer_order
     scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, order, log=log)
     scores = apply_temperature(scores, temperature) if temperature is not None else scores
+    if np.isnan(scores).any():
+        raise UserError(f"the student scores {int(np.isnan(scores).any(axis=1).sum()):,} of {len(scores):,} distinct "
+                        "flows as NaN: its weights are damaged; train it again, or fetch its base again")
     return [
         {"class": spec.classes[best], "probability": round(float(np.exp(row[best])), 6)}
         for row, best in zip(scores, scores.argmax(axis=1), strict=True)
@@ -118,5 +121,7 @@ def ranks_of(lake: Lake) -> RankTable:
 
 def temperature_of(lake: Lake, stage: str, track: str) -> float | None:
     """The temperature fitted on the calibration side; None where the student was not evaluated."""
-    path = lake.folder(ArtefactId(f"eval_metrics/{stage}", f"{stage}|{track}")) / "eval.json"
-    return float(json.loads(path.read_text())["calibration"]["temperature"]) if path.is_file() else None
+    metrics = ArtefactId(f"eval_metrics/{stage}", f"{stage}|{track}")
+    if lake.manifest(metrics) is None:
+        return None
+    return float(json.loads((lake.verified(metrics) / "eval.json").read_text())["calibration"]["temperature"])

@@ -1,6 +1,7 @@
 """Plain tables and facts for the terminal, or JSON.
 
-Belongs here: printing for commands that need no Dagster. Does not belong here: runs and artefacts (show.py).
+Everything that is not a literal of ours is printed as rich's `Text`: rich would take the brackets of `prompt[original]`
+in a plain string for markup.
 """
 
 import contextlib
@@ -9,29 +10,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 
 def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """A table with a line for each mapping."""
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1, allow_nan=False))
         return
     table = Table(*(found[0] if found else ()))
     for row in found:
-        table.add_row(*(_text(value) for value in row.values()))
+        table.add_row(*(Text(_text(value)) for value in row.values()))
     Console().print(table)
 
 
 def facts(found: Mapping[str, Any], as_json: bool) -> None:
     """One line a fact."""
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1, allow_nan=False))
         return
     table = Table(show_header=False, box=None)
     for name, value in found.items():
-        table.add_row(name.replace("_", " "), _text(value))
+        table.add_row(Text(name.replace("_", " ")), Text(_text(value)))
     Console().print(table)
 
 
@@ -39,7 +40,7 @@ def facts(found: Mapping[str, Any], as_json: bool) -> None:
 def working(verb: str) -> Iterator[Callable[[str], None]]:
     """A line on standard error that says what is being done, on a terminal only; call it with the object."""
     with Console(stderr=True).status(verb) as status:
-        yield lambda what: status.update(f"{verb} {escape(what)}")
+        yield lambda what: status.update(Text(f"{verb} {what}"))
 
 
 def _text(value: Any) -> str:

@@ -1,12 +1,10 @@
-"""What `run` and `status` print: live progress, the state of every artefact, the results table.
-
-Belongs here: rich tables and JSON for the terminal. Does not belong here: deciding what is stale (defs/plan.py).
-"""
+"""Output of `run` and `status`: live progress, the state of every artefact, the results table."""
 
 import json
 import os
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -18,7 +16,7 @@ from iot_pipeline.defs import plan
 from iot_pipeline.defs.execute import Outcome
 from iot_pipeline.defs.step import listeners
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.store import MANIFEST, ArtefactId, Lake
+from iot_pipeline.lake.store import FOLLOWS, MANIFEST, ArtefactId, Lake
 from iot_pipeline.settings import Settings
 
 MARKS = {"waiting": "·", "started": "▶", "done": "✔", "fresh": "=", "failed": "✘"}
@@ -74,7 +72,9 @@ class Progress:
             over = sum(state in ("done", "fresh") for state, _, _ in states)
             style = "green" if over == len(members) else "default"
             table.add_row("", Text(group, style=f"bold {style}"), f"{over} of {len(members)}", "")
-            if (over and over < len(members)) or any(state in ("started", "failed") for state, _, _ in states):
+            if (over and over < len(members)) or any(
+                state in ("started", "failed") or text for state, text, _ in states
+            ):
                 for artefact, (state, text, since) in zip(members, states, strict=True):
                     spent = f"{time.monotonic() - since:.0f} s" if state == "started" else ""
                     note = f"{text} s" if state == "done" else text
@@ -87,11 +87,46 @@ class Progress:
 
 
 def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
-    """Print what a run made, its failures, the results table and the report's path."""
+    """Print what a run made, its failures, the results table and the report's path.
+
+    Raises UserError, after all that can be printed, where results or report are not as they were made.
+    """
     lake = Lake(settings.lake_path)
-    report = lake.folder(ArtefactId("paper_report")) / "report.html"
-    comparison = lake.folder(ArtefactId("track_comparison")) / "track_comparison.json"
-    table = json.loads(comparison.read_text())["table"] if comparison.is_file() else []
+    shown, altered = _verified_results(lake)
+    table, report = shown.get("track_comparison", []), shown.get("paper_report")
+    _print_outcome(lake, outcome, table, report, as_json)
+    if altered:
+        raise UserError(f"not shown: {'; '.join(altered)}")
+
+
+def _verified_results(lake: Lake) -> tuple[dict[str, Any], list[str]]:
+    """Results table and report path as far as they were made, and what of them was altered since."""
+    shown: dict[str, Any] = {}
+    altered = []
+    for name, file in (("track_comparison", "track_comparison.json"), ("paper_report", "report.html")):
+        if lake.manifest(ArtefactId(name)) is None:
+            continue
+        try:
+            path = lake.verified(ArtefactId(name)) / file
+        except UserError as error:
+            altered.append(str(error))
+            continue
+        shown[name] = json.loads(path.read_text())["table"] if file.endswith(".json") else path
+    return shown, altered
+
+
+def _print_outcome(
+    lake: Lake, outcome: Outcome, table: list[dict[str, Any]], report: Path | None, as_json: bool
+) -> None:
+    """Print an outcome with its results.
+
+    Args:
+        lake: The lake, for the labels of what is not the real thing.
+        outcome: The artefacts made, fresh, failed and left.
+        table: Rows of the results table; none where there are no results.
+        report: The report's HTML file; None where there is none.
+        as_json: Whether to print JSON.
+    """
     if as_json:
         print(json.dumps({
             "made": [str(a) for a in outcome.made],
@@ -99,16 +134,16 @@ def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
             "failed": [{"artefact": str(a), "reason": why} for a, why in outcome.failed],
             "left": [str(a) for a in outcome.left],
             "results": table,
-            "report": str(report) if report.is_file() else None,
-        }, indent=1))
+            "report": str(report) if report else None,
+        }, indent=1, allow_nan=False))
         return
     console = wide_console()
     for artefact, why in outcome.failed:
         console.print(Text(f"✘ {artefact}: {why}", style="bold red"))
     if outcome.failed:
         left = ", ".join(str(artefact) for artefact in outcome.left[:6]) + (", ..." if len(outcome.left) > 6 else "")
-        console.print(f"stopped; {len(outcome.made)} made, {len(outcome.left)} left ({left}). Mend it and run again: "
-                      "what is made is not made twice.")
+        console.print(Text(f"stopped; {len(outcome.made)} made, {len(outcome.left)} left ({left}). Mend it and run "
+                           "again: what is made is not made twice."))
         return
     if table:
         console.print(results_table(table))
@@ -118,7 +153,7 @@ def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
         console.print(f"Nothing to do: all {len(outcome.fresh)} artefacts follow from their inputs.")
     else:
         console.print(f"{len(outcome.made)} artefacts made, {len(outcome.fresh)} were there already.")
-    if report.is_file():
+    if report:
         console.print(Text(f"Report: {report}"), soft_wrap=True)
 
 
@@ -133,7 +168,7 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(column, justify="left" if column in ("model", "stage") else "right", no_wrap=True)
     for row in rows:
         cells = (row.get(column) for column in COLUMNS)
-        table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str("" if v is None else v) for v in cells))
+        table.add_row(*(Text(f"{v:.4f}" if isinstance(v, float) else str("" if v is None else v)) for v in cells))
     return table
 
 
@@ -160,27 +195,35 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
         raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
     lake = Lake(settings.lake_path)
     planned = plan.wanted(definitions, settings)
-    rows = [_state(lake, settings, p) for p in planned]
+    reasons = plan.forecast(lake, settings, planned)
+    rows = [_state(lake, p, reasons[p.artefact]) for p in planned]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(rows, indent=1, allow_nan=False))
         return
-    table = Table(title=str(settings.lake_path))
+    table = Table(title=Text(str(settings.lake_path)))
     for column in ("group", "artefact", "state", "made", "seconds", "why"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
     for row in rows:
         style = {"fresh": "green", "stale": "yellow", "missing": "dim"}[row["state"]]
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
-        table.add_row(row["group"], row["artefact"], Text(row["state"], style=style), row["made"] or "", seconds,
-                      "; ".join(row["why"]) if row["state"] == "stale" else "")
+        why = told_reasons(row["why"]) if row["state"] == "stale" else ""
+        table.add_row(Text(row["group"]), Text(row["artefact"]), Text(row["state"], style=style), row["made"] or "",
+                      seconds, Text(why))
     console = wide_console()
     console.print(table)
     counts = {state: sum(row["state"] == state for row in rows) for state in ("fresh", "stale", "missing")}
     console.print(f"{counts['fresh']} fresh, {counts['stale']} stale, {counts['missing']} missing")
 
 
-def _state(lake: Lake, settings: Settings, planned: plan.Planned) -> dict[str, Any]:
+def told_reasons(reasons: list[str]) -> str:
+    """Reasons for one line of a table: what makes an artefact stale by itself, else the first root cause upstream."""
+    told = [reason for reason in reasons if not reason.startswith(FOLLOWS)] or reasons[:1]
+    more = [f"and {len(reasons) - len(told)} more"] if len(reasons) > len(told) else []
+    return "; ".join(told + more)
+
+
+def _state(lake: Lake, planned: plan.Planned, why: list[str]) -> dict[str, Any]:
     manifest = lake.manifest(planned.artefact)
-    why = plan.stale(lake, settings, planned)
     path = lake.folder(planned.artefact) / MANIFEST
     made = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds") if path.is_file() else None
     return {

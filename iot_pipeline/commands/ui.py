@@ -1,22 +1,54 @@
-"""`iot-pipeline ui`: the Dagster web server and daemon on the lake's own instance.
-
-Belongs here: starting and stopping them. Does not belong here: anything about assets.
-"""
+"""Dagster's web server and daemon on the lake's own instance, and what watches over their runs."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
+
+from iot_pipeline.commands.webserver import is_loopback
 from iot_pipeline.defs.execute import dagster_home
+from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.settings import PROJECT_ROOT, Settings
+
+LOOKED_EVERY_S = 10.0
+ADDRESS = "ui.address"
 
 
 def serve(settings: Settings, host: str, port: int) -> int:
-    """Run both until interrupted; returns the exit code. Raises UserError where the port is taken."""
-    with socket.socket() as probe:
+    """Run both until interrupted or until one of them ends; returns the exit code.
+
+    Raises UserError where the lake has a UI already, the port is taken, or the host is another than this one: whoever
+    reaches the UI can launch runs, and it asks for no password.
+    """
+    if not is_loopback(f"[{host}]" if ":" in host else host):
+        raise UserError(
+            f"--host {host}: the UI has no password, so it is served to this machine alone; from another one use "
+            f"`ssh -L {port}:127.0.0.1:{port}`"
+        )
+    home = dagster_home(settings)
+    address, url = home / ADDRESS, f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    first = address.read_text() if address.is_file() else "an address that it is about to tell"
+    with held(home / UI_LOCK, f"the UI of {settings.lake_path} is open at {first}; use it, or stop it first"):
+        _check_port(host, port)
+        write_text(address, url)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler)
+        _close_dead_runs(home)  # before the daemon starts: it queues them again
+        print(f"Dagster UI on {url} for {settings.lake_path} (stop with Ctrl-C)", flush=True)
+        return _run_both(home, host, port)
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -24,31 +56,44 @@ def serve(settings: Settings, host: str, port: int) -> int:
             raise UserError(
                 f"port {port} on {host} cannot be used ({error.strerror}); choose one with --port"
             ) from None
-    home = dagster_home(settings)
-    print(f"Dagster UI on http://{host}:{port} for {settings.lake_path} (stop with Ctrl-C)", flush=True)
+
+
+def _run_both(home: Path, host: str, port: int) -> int:
+    """Start the web server and the daemon, and fail runs that die meanwhile; returns the exit code."""
     workspace = str(PROJECT_ROOT / "workspace.yaml")
     environment = os.environ | {"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore"}
-    commands = [
-        [sys.executable, "-m", "dagster_webserver", "-h", host, "-p", str(port), "-w", workspace],
-        [sys.executable, "-m", "dagster._daemon", "run", "-w", workspace],
-    ]
-    # A group of its own, so that the code servers they start can be ended with them.
-    processes = [
-        subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, start_new_session=True, preexec_fn=_interruptible)
-        for command in commands
-    ]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+    commands = {
+        "web server": ["iot_pipeline.commands.webserver", host, str(port), workspace],
+        "daemon": ["dagster._daemon", "run", "-w", workspace],
+    }
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    looked = time.monotonic()
     try:
-        return processes[0].wait()
+        for name, command in commands.items():
+            attached = [sys.executable, "-m", "iot_pipeline.commands.attached", str(os.getpid()), *command]
+            # A session of its own, so that the code servers it starts can be ended with it.
+            processes[name] = subprocess.Popen(attached, cwd=PROJECT_ROOT, env=environment, start_new_session=True)
+        while True:
+            for name, process in processes.items():
+                if process.poll() is not None:
+                    print(f"the {name} ended with code {process.returncode}", file=sys.stderr)
+                    return 1
+            time.sleep(0.5)
+            if time.monotonic() - looked > LOOKED_EVERY_S:
+                _close_dead_runs(home)
+                looked = time.monotonic()
     finally:
-        for process in processes:
+        for process in processes.values():
             _stop(process)
 
 
-def _interruptible() -> None:
-    """Shells start background jobs with SIGINT ignored, and Dagster then ignores SIGTERM as well."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def _close_dead_runs(home: Path) -> None:
+    try:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            for run_id in close_dead_runs(instance, home, UI_LOCK):
+                print(f"run {run_id[:8]}: its process was killed; it is failed, its slots are free", flush=True)
+    except SQLAlchemyError as error:  # the event log is locked: looked at again soon
+        print(f"runs were not looked at: {error}", file=sys.stderr)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -1,17 +1,18 @@
-"""What happens by itself: an edited prompt file is frozen anew, and what depends on it is made again.
+"""Automation: snapshot edited prompts and rematerialise what depends on them.
 
-Belongs here: conditions, sensors. Does not belong here: what assets do. Nothing is automated that trains: a
-condition would request every stage at once, before the stage it starts from is new; retrain with `run` or a backfill.
+Nothing is automated that trains: a condition would request every stage at once, before the stage it starts from is
+new; retrain with `run` or a backfill.
 """
 
-import hashlib
 import json
+from pathlib import Path
 
 import dagster as dg
 
 from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.defs.partitions import TRACKS
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import settings
 
 AC = dg.AutomationCondition
@@ -40,27 +41,45 @@ inputs_changed = (
     target=dg.AssetSelection.keys("prompt"), minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.STOPPED
 )
 def prompt_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Freeze each prompt file that was edited; a file that cannot be read as a prompt is reported and left."""
-    before = json.loads(context.cursor or "{}")
-    now = dict(before)
-    requests, broken = [], []
+    """Request a snapshot of each prompt file that differs from the snapshot in the lake.
+
+    The cursor holds the version last requested of each track whose snapshot still differs, so that one edit makes one
+    run. An edit made while the daemon was down is seen, and so is a prompt set back to an older text. A prompt without
+    a snapshot is left to a first run, as every artefact that nobody has made yet. What cannot be read is told as the
+    reason of the tick; the other prompts go on.
+    """
+    try:
+        chosen = settings()
+        lake = Lake(chosen.lake_path)
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    requested = json.loads(context.cursor or "{}")
+    waiting, requests, told = {}, [], []
     for track in TRACKS:
-        path = settings().prompts / f"{track}.md"
-        version = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
-        if before.get(track) == version:
-            continue
         try:
-            load_prompt(path)
+            version = _edited(lake, chosen.prompts, track)
         except UserError as error:
-            broken.append(str(error))
+            told.append(str(error))
             continue
-        now[track] = version
-        # No run key: run keys are unique for ever, and a prompt set back to an older text must be frozen again.
-        requests.append(dg.RunRequest(partition_key=track))
-    context.update_cursor(json.dumps(now))
-    if not requests:
-        return dg.SkipReason("; ".join(broken) or "no prompt file changed")
-    return dg.SensorResult(run_requests=requests, cursor=json.dumps(now))
+        if version is None:
+            continue
+        waiting[track] = version
+        if requested.get(track) == version:
+            told.append(f"the edited prompt of {track} was requested before; if that run failed, materialise it again")
+        else:  # no run key: run keys are unique for ever, and a prompt set back to an older text must be frozen again
+            requests.append(dg.RunRequest(partition_key=track))
+    reason = "; ".join(told) or "every prompt equals its snapshot"
+    return dg.SensorResult(requests, cursor=json.dumps(waiting), skip_reason=None if requests else reason)
+
+
+def _edited(lake: Lake, prompts: Path, track: str) -> str | None:
+    """Hash of a track's prompt file; None where it equals its snapshot or has none. UserError: it cannot be read."""
+    artefact = ArtefactId("prompt", track)
+    if lake.manifest(artefact) is None:
+        return None
+    prompt, snapshot = load_prompt(prompts / f"{track}.md"), lake.folder(artefact) / "prompt.md"
+    frozen = snapshot.is_file() and snapshot.read_bytes() == prompt.source.encode()
+    return None if frozen else prompt.sha256
 
 
 @dg.definitions

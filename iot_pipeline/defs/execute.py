@@ -1,10 +1,8 @@
-"""Running a plan through Dagster, in this process, against the lake's own instance.
-
-Belongs here: the instance, the lock, clearing up after a kill, one Dagster run a batch.
-Does not belong here: what is shown while it runs (cli).
-"""
+"""Execute a plan through Dagster, in this process, on the lake's own instance: one Dagster run a batch."""
 
 import contextlib
+import functools
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +11,13 @@ from pathlib import Path
 import dagster as dg
 
 from iot_pipeline.defs import plan
+from iot_pipeline.defs.run_monitoring import RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
 from iot_pipeline.defs.step import announce, verdicts
 from iot_pipeline.errors import UserError
+from iot_pipeline.interrupts import raise_if_told
 from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import PROJECT_ROOT, Settings
-
-RUN_TAG = "iot_pipeline/started_by"
 
 
 @dataclass
@@ -35,6 +33,7 @@ class Outcome:
 def dagster_home(settings: Settings) -> Path:
     """The lake's own Dagster state; made with the project's dagster.yaml, which is kept up to date."""
     lake = Lake(settings.lake_path)
+    lake.check_writable()
     home = lake.root / ".dagster"
     try:
         home.mkdir(exist_ok=True)
@@ -49,27 +48,8 @@ def dagster_home(settings: Settings) -> Path:
 def locked(settings: Settings) -> Iterator[None]:
     """One `run` at a time on a lake; the lock goes with the process, however it ends."""
     busy = f"another `iot-pipeline run` is at work on {settings.lake_path}; wait for it"
-    with held(dagster_home(settings) / "run.lock", busy):
+    with held(dagster_home(settings) / RUN_LOCK, busy):
         yield
-
-
-def close_orphans(instance: dg.DagsterInstance) -> int:
-    """Mark runs of a `run` that was killed as failed (we hold the lock, so none can be alive); their number.
-
-    What finished runs still hold of the pools is freed: the next step of that pool would wait for it for ever.
-    """
-    live = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
-    runs = instance.get_runs(dg.RunsFilter(statuses=live, tags={RUN_TAG: "run"}))
-    for run in runs:
-        instance.report_run_failed(run, "the process was killed; the next `iot-pipeline run` went on from here")
-    storage = instance.event_log_storage
-    for pool in storage.get_concurrency_keys():
-        info = storage.get_concurrency_info(pool)
-        for run_id in {slot.run_id for slot in info.claimed_slots} | {step.run_id for step in info.pending_steps}:
-            holder = instance.get_run_by_id(run_id)
-            if holder is None or holder.is_finished:
-                storage.free_concurrency_slots_for_run(run_id)
-    return len(runs)
 
 
 def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[plan.Planned]) -> int:
@@ -101,18 +81,22 @@ def execute(
 
     Raises KeyboardInterrupt where the process was told to stop, by SIGINT or SIGTERM.
     """
-    dagster_home(settings)
+    home = dagster_home(settings)
     lake = Lake(settings.lake_path)
     outcome = Outcome([], [], [], [])
     with dg.DagsterInstance.get() as instance:
-        close_orphans(instance)
+        close_dead_runs(instance, home, RUN_LOCK)
         record_unrecorded(instance, lake, planned)
         job = definitions.resolve_implicit_global_asset_job_def()
+        pools = {p.key: definitions.resolve_assets_def(p.key).op.pool for p in planned}
         waiting = list(plan.batches(planned))
         while waiting and not outcome.failed:
+            raise_if_told()  # a signal that came with the end of a run is lost on Dagster
             batch = waiting.pop(0)
             # What is not stale yet may become so when its inputs are made again, so the batch is asked once more.
             todo = [p for p in batch if force or plan.stale(lake, settings, p, accept_code)]
+            # A step that needs a pool is a run by itself: it has its slot before the run starts (see pool_slot).
+            todo = list(itertools.takewhile(lambda p: pools[p.key] is None, todo)) or todo[:1]
             rest = [p for p in batch if p not in todo]
             if not todo:
                 outcome.fresh += [p.artefact for p in rest]
@@ -121,25 +105,41 @@ def execute(
                 continue
             if rest:
                 waiting.insert(0, rest)
-            _run(job, instance, lake, todo, outcome)
+            first = todo[0].artefact
+            tell = functools.partial(announce, first, "waiting")
+            with pool_slot(instance, home, pools[todo[0].key], _step_key(first), tell) as run_id:
+                _run(job, instance, lake, todo, outcome, run_id)
         outcome.left = [p.artefact for batch in waiting for p in batch]
     return outcome
 
 
 def _run(
-    job: dg.JobDefinition, instance: dg.DagsterInstance, lake: Lake, todo: list[plan.Planned], outcome: Outcome
+    job: dg.JobDefinition, instance: dg.DagsterInstance, lake: Lake, todo: list[plan.Planned], outcome: Outcome,
+    run_id: str,
 ) -> None:
-    """One Dagster run for artefacts of one partition; files each under made, failed or left."""
+    """Execute one Dagster run for artefacts of one partition.
+
+    Args:
+        job: the job of all assets.
+        instance: the lake's instance.
+        lake: the lake.
+        todo: what to make.
+        outcome: gets each artefact under made, failed or left.
+        run_id: id of the run; it may hold a slot of a pool already.
+
+    Raises:
+        KeyboardInterrupt: the process was told to stop; Dagster has taken the signal for itself.
+    """
     result = job.execute_in_process(
         asset_selection=[p.key for p in todo],
         partition_key=todo[0].artefact.partition or None,
         instance=instance,
         raise_on_error=False,
-        tags={RUN_TAG: "run"},
+        run_id=run_id,
+        tags={RUN_TAG: "run", "dagster/max_retries": "0"},  # the daemon of a UI is not to queue it again
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
-    if any(_interrupted(event) for event in result.all_events):
-        raise KeyboardInterrupt
+    raise_if_told()
     done = {event.asset_key for event in result.get_asset_materialization_events()}
     errors = {
         event.step_key: _sentence(event)
@@ -151,7 +151,7 @@ def _run(
         outcome.failed.append((todo[0].artefact, reasons[-1] if reasons else "the Dagster run failed"))
     for p in todo:
         manifest = lake.manifest(p.artefact)
-        step_key = p.artefact.asset.replace("/", "__")
+        step_key = _step_key(p.artefact)
         if step_key in errors:
             outcome.failed.append((p.artefact, errors[step_key]))
         elif p.key not in done:
@@ -162,12 +162,9 @@ def _run(
             outcome.made.append(p.artefact)
 
 
-def _interrupted(event: dg.DagsterEvent) -> bool:
-    """Whether an event is the end of a run by a signal; Dagster takes both signals for itself meanwhile."""
-    if event.event_type is not dg.DagsterEventType.RUN_FAILURE:
-        return False
-    reason = event.job_failure_data.failure_reason
-    return reason is not None and reason.value == "UNEXPECTED_TERMINATION"
+def _step_key(artefact: ArtefactId) -> str:
+    """Dagster's name of the step that makes an artefact."""
+    return artefact.asset.replace("/", "__")
 
 
 def _sentence(event: dg.DagsterEvent) -> str:

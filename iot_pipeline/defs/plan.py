@@ -3,16 +3,19 @@
 Belongs here: choosing partitions, ordering, freshness by manifest. Does not belong here: executing (execute.py).
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
+from typing import Any
 
 import dagster as dg
 
 from iot_pipeline.defs.partitions import STAGES, stages_up_to
 from iot_pipeline.defs.step import present_value
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.lake.store import FOLLOWS, ArtefactId, Lake
 from iot_pipeline.settings import Settings
 
 # Assets whose partition is needed for every stage below the wanted one: a stage is cumulative.
@@ -88,10 +91,40 @@ def stale(lake: Lake, settings: Settings, planned: Planned, accept_code: bool = 
 
     `accept_code`: also where another version of the code made it.
     """
+    return _reasons(lake, planned, accept_code, present_value(lake, settings))
+
+
+def forecast(
+    lake: Lake, settings: Settings, planned: list[Planned], accept_code: bool = False
+) -> dict[ArtefactId, list[str]]:
+    """Stale reasons of every artefact of a plan as a run would meet them, before anything is made.
+
+    What is not stale by itself but downstream of something that is gets the root cause ("follows from
+    prompt[paraphrased]: file x changed"). A run makes it again only if what it follows from comes out different.
+    """
+    present = present_value(lake, settings)
+    found: dict[ArtefactId, list[str]] = {}
+    ahead: dict[ArtefactId, list[str]] = {}
+    for p in planned:
+        found[p.artefact] = reasons = _reasons(lake, p, accept_code, present, ahead)
+        if reasons:
+            ahead[p.artefact] = [r if r.startswith(FOLLOWS) else _as_root(p.artefact, r) for r in reasons]
+    return found
+
+
+def _as_root(artefact: ArtefactId, reason: str) -> str:
+    """A reason as what is downstream tells it: without the hashes, which stand in brackets at its end."""
+    return f"{FOLLOWS}{artefact}: " + re.sub(r" \([^()]*\)$", "", reason)
+
+
+def _reasons(
+    lake: Lake, planned: Planned, accept_code: bool, present: Callable[[str], Any],
+    ahead: Mapping[ArtefactId, Sequence[str]] = MappingProxyType({}),
+) -> list[str]:
     version = planned.code_version
     if accept_code and (manifest := lake.manifest(planned.artefact)) is not None:
         version = manifest.code_version
-    return lake.stale_reasons(planned.artefact, version, present_value(lake, settings))
+    return lake.stale_reasons(planned.artefact, version, present, ahead)
 
 
 def batches(planned: list[Planned]) -> Iterator[list[Planned]]:

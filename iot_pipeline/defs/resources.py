@@ -19,6 +19,7 @@ import dagster as dg
 
 from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.inference.student import Student
+from iot_pipeline.models.check import check_base
 from iot_pipeline.teacher.connect import open_teacher
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.request import EMBEDDED, EMBEDDED_MODEL, is_embedded
@@ -28,6 +29,7 @@ from iot_pipeline.training.launch import BUILD_BASE, LAUNCHERS, command, environ
 from iot_pipeline.training.lease import cards_here, leased
 from iot_pipeline.training.reporter import describe_progress
 
+TINY = "tiny"  # the base that is built here
 EMBEDDED_LABEL = "EMBEDDED teacher: explanations by the built-in rule-based analyst, not by an LLM"
 
 
@@ -36,7 +38,12 @@ class TeacherResource(dg.ConfigurableResource):
 
     @contextlib.contextmanager
     def open(self, step: Step) -> Iterator[Teacher]:
-        """The engine on the store of answers. Raises UserError where a key is needed and there is none."""
+        """The engine on the store of answers. Raises UserError where a key is needed and there is none.
+
+        A base that is not fit is refused first: nothing is paid for answers that no student could be trained on.
+        """
+        if step.unrecorded.base_model != TINY:
+            check_base(step.unrecorded.base_model)
         # Recorded: who answers decides what, the embedded one by its rules. Limits, budget and store do not.
         edition = step.code("iot_pipeline.teacher.analyst") if step.settings.teacher == EMBEDDED else ""
         with open_teacher(step.unrecorded, step.log, edition) as engine:
@@ -87,16 +94,16 @@ class TrainerResource(dg.ConfigurableResource):
             raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
         return facts
 
-    def build_base(self, step: Step, config: BaseConfig, processes: int) -> dict[str, Any]:
+    def build_base(self, step: Step, config: BaseConfig) -> dict[str, Any]:
         """Build the tiny base in `config.out`, on the CPU; returns its report. Raises dg.Failure as `train` does."""
         if (config.out / RESULT).is_file():
             done: dict[str, Any] = json.loads((config.out / RESULT).read_text())
             if done.get("identity") == config.identity():
                 step.log("this base had been built before: it is taken as it is")
                 return done
-        variables = environment(str(config.out), processes, config.threads)
+        variables = environment(str(config.out), config.processes, config.threads)
         path = config.write(config.out / "config.json")
-        self._run(step, command(path, processes, BUILD_BASE), variables, config.out, contextlib.nullcontext([]))
+        self._run(step, command(path, config.processes, BUILD_BASE), variables, config.out, contextlib.nullcontext([]))
         report: dict[str, Any] = json.loads((config.out / RESULT).read_text())
         return report
 
@@ -115,6 +122,7 @@ class TrainerResource(dg.ConfigurableResource):
             process = subprocess.Popen(
                 argv,
                 env={**os.environ, **variables, **session.get_bootstrap_env_vars()},
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a group of its own, so that no rank outlives a cancelled run

@@ -28,7 +28,7 @@ from iot_pipeline.flows.remote import without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_csv, write_json
-from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
+from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact, input_key
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 PREVIEW_ROWS = 5
@@ -69,7 +69,7 @@ class Step:
         self.provenance: dict[str, Any] = {}
         self._seen: dict[str, Any] = {}
         self._inputs: dict[str, str] = {}
-        self._checks: dict[str, dict[str, Any]] = {}
+        self._checks: dict[str, CheckFacts] = {}
         self._volatile: set[str] = set()
         self._labels: set[str] = set()  # what is simulated, embedded or tiny among all that this is made of
         self._declared = {key for keys in context.assets_def.asset_deps.values() for key in keys}
@@ -82,9 +82,10 @@ class Step:
     def input(self, asset: str, partition: str = "") -> Path:
         """Folder of an upstream artefact; its data version is recorded as an input.
 
-        Raises dg.Failure, not to be retried, where it is missing, where a blocking check on it did not pass, or
-        where it no longer follows from what it was made of (a prompt edited since): Dagster lets a later run go on
-        then, and money or hours follow here.
+        Raises dg.Failure, not to be retried, where it is missing, where a blocking check on it did not pass, where it
+        no longer follows from what it was made of (a prompt edited since), or where a file of it or of anything
+        upstream has another content than was written: Dagster lets a later run go on then, and money or hours follow
+        here.
         """
         upstream = ArtefactId(asset, partition)
         if dg.AssetKey(asset.split("/")) not in self._declared:
@@ -95,7 +96,10 @@ class Step:
         if failed := manifest.told_failures():
             raise dg.Failure(f"{upstream} did not pass: {failed}", allow_retries=False)
         if broken := self.lake.broken_lineage(upstream, self._present, self._lineage):
-            raise dg.Failure(f"stale input ({broken}); `iot-pipeline run` makes what it needs", allow_retries=False)
+            raise dg.Failure(
+                f"stale input ({broken}); `iot-pipeline run` makes it again (or delete its folder first)",
+                allow_retries=False,
+            )
         self._inputs[input_key(upstream)] = manifest.data_version
         self._labels |= set(manifest.provenance.get("labels", []))
         return self.lake.folder(upstream)
@@ -276,7 +280,7 @@ class LakeResource(dg.ConfigurableResource):
             announce(artefact, "done", f"{step.finished.provenance['seconds']:.1f}")
 
 
-def verdicts(checks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def verdicts(checks: Mapping[str, CheckFacts]) -> list[dict[str, Any]]:
     """What Dagster is told of each check of a manifest."""
     return [
         {
@@ -289,8 +293,10 @@ def verdicts(checks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
-    """What a recorded read (`setting x`, `file x`, `files x`, `code x`, `artefacts x`) would give now."""
+    """Give a function that tells what a recorded read (`setting x`, `file x`, `files x`, `code x`, `artefacts x`) gives
+    now; for one look at the lake, as it keeps the lineage that it has checked."""
     known: dict[ArtefactId, str] = {}
+    made = cache(lake.artefacts)
 
     def value(name: str) -> Any:
         kind, _, rest = name.partition(" ")
@@ -302,7 +308,7 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
             return file_version(PROJECT_ROOT / rest)
         if kind == "files":
             return [str(file) for file in local_files(rest)]
-        return [str(artefact) for artefact in list_artefacts(lake, rest, value, known)]
+        return [str(a) for a in made() if a.is_under(rest) and not lake.broken_lineage(a, value, known)]
 
     return value
 
@@ -311,7 +317,7 @@ def list_artefacts(
     lake: Lake, prefix: str, present: Callable[[str], Any] | None = None, known: dict[ArtefactId, str] | None = None
 ) -> list[ArtefactId]:
     """Artefacts made so far whose asset is `prefix` or lies under it; given `present`, those of unbroken lineage."""
-    found = [a for a in lake.artefacts() if a.asset == prefix or a.asset.startswith(prefix + "/")]
+    found = [a for a in lake.artefacts() if a.is_under(prefix)]
     return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
 
 

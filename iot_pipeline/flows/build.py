@@ -5,6 +5,7 @@ Belongs here: what makes a row a flow. Does not belong here: files (source.py), 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 import duckdb
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.serialise import quoted, values_text_sql
-from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.tables import connect, quote, scan, write_query
+from iot_pipeline.flows.serialise import values_text_sql
+from iot_pipeline.flows.spec import MOST_CLASSES, DatasetSpec
+from iot_pipeline.flows.tables import connect, identifier, literal, scan, write_query
+
+LABEL_COPY = re.compile("label|class|attack|categor|traffic", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,14 @@ def build_flows(
     that names the commonest reason and its first row. Rows of a class that the spec declares absent are left out and
     counted apart.
     """
-    with connect() as connection:
+    with connect(raw) as connection:
         words = word_columns(connection, spec, raw)
+        check_label_copies(connection, spec, raw)
         rows_in = load(connection, spec, raw, words)
         rejected, left_out = sort_out(connection, spec, max_rejected_share, rows_in, words, lost_lines)
         if log is not None:
             log(f"{rows_in:,} rows read, {sum(rejected.values()):,} rejected; serialising distinct flows")
-        features = ", ".join(quoted(name) for name in spec.feature_names)
+        features = ", ".join(identifier(name) for name in spec.feature_names)
         kept = number_rows(connection, features, rows_in)
         if kept == 0:
             raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
@@ -106,18 +110,18 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, wo
     """Create the table `derived`: source_row (1-based), features, label and what is wrong; `words` stay text."""
     used = list(dict.fromkeys(column for feature in spec.features for column in feature.source_columns))
     cells = ", ".join(
-        quoted(column) if column in words else f"TRY_CAST({quoted(column)} AS DOUBLE) AS {quoted(column)}"
+        identifier(column) if column in words else f"TRY_CAST({identifier(column)} AS DOUBLE) AS {identifier(column)}"
         for column in used
     )
     derived = ", ".join(
-        f"TRY_CAST({feature.sql} AS DOUBLE) AS {quoted(feature.name)}" for feature in spec.features
+        f"TRY_CAST({feature.sql} AS DOUBLE) AS {identifier(feature.name)}" for feature in spec.features
     )
     comma = ", " if used else ""
     try:
         connection.execute(
             f"CREATE TEMP TABLE cells AS SELECT file_row_number + 1 AS source_row, {cells}{comma}"
-            f"CAST({quoted(spec.label_column)} AS VARCHAR) AS source_label "
-            f"FROM read_parquet({quote(raw)}, file_row_number = true)"
+            f"CAST({identifier(spec.label_column)} AS VARCHAR) AS source_label "
+            f"FROM {scan(raw, ', file_row_number = true')}"
         )
         connection.execute(
             f"CREATE TEMP TABLE featured AS SELECT source_row, source_label, {derived} FROM cells"
@@ -130,10 +134,10 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, wo
     connection.execute("DROP TABLE cells")
     labels = [row[0] for row in connection.execute("SELECT DISTINCT source_label FROM featured").fetchall()]
     known = [(text, spec.label_of(text)) for text in labels if text is not None]
-    cases = " ".join(f"WHEN {quote(text)} THEN {quote(name)}" for text, name in known if name is not None)
+    cases = " ".join(f"WHEN {literal(text)} THEN {literal(name)}" for text, name in known if name is not None)
     mapped = f"CASE source_label {cases} END" if cases else "CAST(NULL AS VARCHAR)"
-    absent = ", ".join(quote(name) for name in spec.absent_classes) or "''"
-    finite = " AND ".join(f"isfinite({quoted(name)})" for name in spec.feature_names)
+    absent = ", ".join(literal(name) for name in spec.absent_classes) or "''"
+    finite = " AND ".join(f"isfinite({identifier(name)})" for name in spec.feature_names)
     # `reason` is settled for bad rows only, in `sort_out`: nearly all rows are good.
     connection.execute(
         f"CREATE TEMP TABLE derived AS SELECT *, {mapped} AS label, CASE "
@@ -145,7 +149,7 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, wo
     # The raw cells of rejected rows, for messages.
     connection.execute(
         f"CREATE TEMP TABLE bad AS SELECT raw.* FROM (SELECT *, file_row_number + 1 AS source_row FROM "
-        f"read_parquet({quote(raw)}, file_row_number = true)) raw SEMI JOIN "
+        f"{scan(raw, ', file_row_number = true')}) raw SEMI JOIN "
         f"(SELECT source_row FROM derived WHERE reason IN ('label', 'value')) USING (source_row)"
     )
     return count(connection, "derived")
@@ -165,12 +169,38 @@ def word_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: 
     if not texts:
         return set()
     tests = ", ".join(
-        f"2 * count(TRY_CAST({quoted(column)} AS DOUBLE)) <= count(nullif(trim({quoted(column)}), '')) AND "
-        f"count(nullif(trim({quoted(column)}), '')) > 0"
+        f"2 * count(TRY_CAST({identifier(column)} AS DOUBLE)) <= count(nullif(trim({identifier(column)}), '')) AND "
+        f"count(nullif(trim({identifier(column)}), '')) > 0"
         for column in texts
     )
     found = connection.execute(f"SELECT {tests} FROM {scan(raw)}").fetchall()[0]
     return {column for column, words in zip(texts, found, strict=True) if words}
+
+
+def check_label_copies(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> None:
+    """UserError for a feature that reads a column named like a label which follows from the label, or which tells it.
+
+    Farm-Flow's `is_attack` beside its label `traffic` is such a column.
+    """
+    for feature in spec.features:
+        for column in filter(LABEL_COPY.search, feature.source_columns):
+            pairs, labels, values = label_pairs(connection, scan(raw), spec.label_column, column)
+            if labels > 1 and 1 < values <= MOST_CLASSES and pairs in (labels, values):
+                raise UserError(
+                    f"feature {feature.name} of data set {spec.name} reads {column}, which is the label "
+                    f"{spec.label_column} in other words: a model would be told it. Remove the feature."
+                )
+
+
+def label_pairs(
+    connection: duckdb.DuckDBPyConnection, table: str, label: str, column: str
+) -> tuple[int, int, int]:
+    """Count distinct (label, value) pairs, labels, and values of a column in a table expression."""
+    pairs, labels, values = connection.execute(
+        f"SELECT count(*), count(DISTINCT l), count(DISTINCT v) FROM (SELECT DISTINCT {identifier(label)} AS l, "
+        f"{identifier(column)} AS v FROM {table} WHERE l IS NOT NULL AND v IS NOT NULL)"
+    ).fetchall()[0]
+    return pairs, labels, values
 
 
 def sort_out(
@@ -183,12 +213,12 @@ def sort_out(
             "SELECT label, count(*) FROM derived WHERE reason = 'absent' GROUP BY label ORDER BY label"
         ).fetchall()
     )
-    cases = [f"WHEN derived.reason = 'label' THEN {quote(f'unknown label in {spec.label_column}')}"]
-    cells = [f"WHEN derived.reason = 'label' THEN CAST(bad.{quoted(spec.label_column)} AS VARCHAR)"]
+    cases = [f"WHEN derived.reason = 'label' THEN {literal(f'unknown label in {spec.label_column}')}"]
+    cells = [f"WHEN derived.reason = 'label' THEN CAST(bad.{identifier(spec.label_column)} AS VARCHAR)"]
     for feature in spec.features:
-        value = f"derived.{quoted(feature.name)}"
+        value = f"derived.{identifier(feature.name)}"
         for column in feature.source_columns:
-            cell = f"CAST(bad.{quoted(column)} AS VARCHAR)"
+            cell = f"CAST(bad.{identifier(column)} AS VARCHAR)"
             is_word = column in words and feature.expression is not None
             tests = {
                 "missing value": f"({cell} IS NULL OR trim({cell}) = '')",
@@ -198,10 +228,10 @@ def sort_out(
             }
             for told, test in tests.items():
                 if told == "missing value" or not is_word:
-                    cases.append(f"WHEN {test} THEN {quote(f'{told} in {column}')}")
+                    cases.append(f"WHEN {test} THEN {literal(f'{told} in {column}')}")
             judged = value if is_word else f"TRY_CAST({cell} AS DOUBLE)"
             cells.append(f"WHEN NOT coalesce(isfinite({judged}), false) THEN {cell}")
-        cases.append(f"WHEN NOT coalesce(isfinite({value}), false) THEN {quote(f'no finite {feature.name}')}")
+        cases.append(f"WHEN NOT coalesce(isfinite({value}), false) THEN {literal(f'no finite {feature.name}')}")
     found: list[tuple[Any, ...]] = connection.execute(f"""
         SELECT reason, count(*) AS n, min(source_row), min_by(cell, source_row) FROM (
             SELECT source_row, CASE {" ".join(cases)} END AS reason,

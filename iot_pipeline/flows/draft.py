@@ -6,6 +6,7 @@ reading a data set by its spec (source.py, build.py).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -17,9 +18,10 @@ from pathlib import Path
 import duckdb
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.serialise import quoted
+from iot_pipeline.flows.build import label_pairs
 from iot_pipeline.flows.source import as_text_parquet, find_files, rejected_lines, typed_query, unpack
 from iot_pipeline.flows.spec import (
+    CHAT_TOKEN,
     FEWEST_CLASSES,
     FEWEST_FEATURES,
     MOST_CLASSES,
@@ -28,7 +30,7 @@ from iot_pipeline.flows.spec import (
     UNPRINTABLE,
     normalise_label,
 )
-from iot_pipeline.flows.tables import connect, scan
+from iot_pipeline.flows.tables import connect, identifier, scan
 
 LABEL_NAMES = re.compile(r"label|class|attack|traffic|categor|target|type", re.IGNORECASE)
 # Who and when, not what: a model would learn the capture by heart. The words of UNSW-NB15 and Zeek are among them.
@@ -66,8 +68,11 @@ def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
     columns but for constants, row numbers, addresses, times and what is the label in other words. UserError where
     there is no label, a column named is missing, or fewer than 10 or more than 100 features are left.
     """
-    with tempfile.TemporaryDirectory(prefix="iot_draft_") as folder, connect() as connection:
-        shown, kinds = open_table(connection, source, Path(folder))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iot_draft_")))
+        file = find_files(source, folder)[0]
+        connection = stack.enter_context(connect(folder, file))
+        shown, kinds = open_table(connection, file, folder)
         facts = column_facts(connection, list(kinds))
         chosen = label.strip() if label else guess_label(shown, facts)
         if chosen not in kinds:
@@ -88,9 +93,9 @@ def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
     return Draft(to_yaml(name, shown, chosen, features, labels, left_out), chosen, features, labels, left_out)
 
 
-def open_table(connection: duckdb.DuckDBPyConnection, source: str, folder: Path) -> tuple[str, dict[str, str]]:
+def open_table(connection: duckdb.DuckDBPyConnection, file: Path, folder: Path) -> tuple[str, dict[str, str]]:
     """Create the table `given` as `read_source` would read it; the file's name, and column -> DuckDB type."""
-    shown, plain = unpack(find_files(source, folder)[0], folder)[0]
+    shown, plain = unpack(file, folder)[0]
     part = folder / "part.parquet"
     columns = as_text_parquet(connection, [], shown, plain, part)
     rejected_lines(connection, shown, part)  # a quote that is never closed is an error here too
@@ -100,7 +105,7 @@ def open_table(connection: duckdb.DuckDBPyConnection, source: str, folder: Path)
 
 def column_facts(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Column -> (distinct values, rows)."""
-    counts = ", ".join(f"count(DISTINCT {quoted(column)})" for column in columns)
+    counts = ", ".join(f"count(DISTINCT {identifier(column)})" for column in columns)
     *distinct, rows = connection.execute(f"SELECT {counts}, count(*) FROM given").fetchall()[0]
     return {column: (number, rows) for column, number in zip(columns, distinct, strict=True)}
 
@@ -109,10 +114,7 @@ def leak(connection: duckdb.DuckDBPyConnection, column: str, distinct: int, labe
     """Why a column tells the label: it follows from it, or it is named like a label and the label follows from it."""
     if not FEWEST_CLASSES <= distinct <= MOST_CLASSES:
         return ""
-    pairs, labels, values = connection.execute(
-        f"SELECT count(*), count(DISTINCT l), count(DISTINCT v) FROM (SELECT DISTINCT {quoted(label)} AS l, "
-        f"{quoted(column)} AS v FROM given WHERE l IS NOT NULL AND v IS NOT NULL)"
-    ).fetchall()[0]
+    pairs, labels, values = label_pairs(connection, "given", label, column)
     if pairs == labels:
         return "follows from the label"
     return "the label follows from it" if pairs == values and LABEL_NAMES.search(column) else ""
@@ -133,7 +135,7 @@ def guess_label(shown: str, facts: dict[str, tuple[int, int]]) -> str:
 def class_names(connection: duckdb.DuckDBPyConnection, shown: str, label: str) -> dict[str, str]:
     """Label as it stands -> class name without blanks, the most frequent first; two labels never share a class."""
     rows = connection.execute(
-        f"SELECT CAST({quoted(label)} AS VARCHAR) AS l FROM given WHERE trim(l) <> '' "
+        f"SELECT CAST({identifier(label)} AS VARCHAR) AS l FROM given WHERE trim(l) <> '' "
         "GROUP BY l ORDER BY count(*) DESC, l"
     ).fetchall()
     found = list(dict.fromkeys(normalise_label(text) for (text,) in rows))
@@ -156,6 +158,7 @@ def class_name(text: str) -> str:
 def feature_name(column: str) -> str:
     """A column's name as a spec takes it."""
     plain = UNPRINTABLE.sub("_", column)
+    plain = re.sub(r"[<>\[\]|]+", "_", plain) if CHAT_TOKEN.search(plain) else plain
     return f"{plain}_feature" if plain.lower() in RESERVED else plain
 
 
@@ -215,6 +218,6 @@ def to_yaml(
     for column, plain in zip(features, distinct_names([feature_name(column) for column in features]), strict=True):
         lines.append(f"  - name: {text(plain)}")
         if plain != column:
-            lines.append(f"    expression: {text(quoted(column))}")
+            lines.append(f"    expression: {text(identifier(column))}")
         lines += ['    unit: ""', "    meaning: TODO"]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.tables import connect
+from iot_pipeline.flows.tables import connect, scan
 
 
 def training_rows(flows: Path, order: Path, start: int, stop: int) -> pd.DataFrame:
@@ -45,39 +45,39 @@ def _values(column: pa.ChunkedArray) -> np.ndarray:
 
 def distinct_flows(flows: Path, records: Path, side: str) -> pd.DataFrame:
     """The representative row of each distinct flow on one side: flow_group, row_id, features; by flow_group."""
-    query = """
+    query = f"""
         SELECT r.flow_group, f.* EXCLUDE (flow_group, label, occurrence)
-        FROM (SELECT DISTINCT flow_group, row_id FROM read_parquet($records) WHERE side = $side) r
-        JOIN read_parquet($flows) f USING (row_id) ORDER BY r.flow_group"""
-    return _frame(query, records=str(records), flows=str(flows), side=side)
+        FROM (SELECT DISTINCT flow_group, row_id FROM {scan(records)} WHERE side = $side) r
+        JOIN {scan(flows)} f USING (row_id) ORDER BY r.flow_group"""
+    return _frame(query, records, flows, side=side)
 
 
 def side_records(records: Path, side: str) -> pd.DataFrame:
     """Records (flow_group, label, rows, group_rows, row_id) of one side, by flow_group and label."""
-    query = "SELECT * FROM read_parquet($records) WHERE side = $side ORDER BY flow_group, label"
-    return _frame(query, records=str(records), side=side)
+    query = f"SELECT * FROM {scan(records)} WHERE side = $side ORDER BY flow_group, label"
+    return _frame(query, records, side=side)
 
 
 def labelled_flows(flows: Path, records: Path, side: str, most: int, seed: int) -> pd.DataFrame:
     """Up to `most` records of one side, drawn by a seeded hash: flow_group, label, row_id, features."""
-    query = """
+    query = f"""
         SELECT r.flow_group, r.label, f.* EXCLUDE (flow_group, label, occurrence)
-        FROM read_parquet($records) r JOIN read_parquet($flows) f USING (row_id)
+        FROM {scan(records)} r JOIN {scan(flows)} f USING (row_id)
         WHERE r.side = $side ORDER BY sha256($seed || r.flow_group || r.label) LIMIT $most"""
-    return _frame(query, records=str(records), flows=str(flows), side=side, most=most, seed=str(seed))
+    return _frame(query, records, flows, side=side, most=most, seed=str(seed))
 
 
 def evaluation_groups(records: Path) -> set[str]:
     """Flow groups that no training text may have: those of validation, calibration and test."""
-    query = "SELECT DISTINCT flow_group FROM read_parquet($records) WHERE side <> 'train'"
-    return set(_frame(query, records=str(records))["flow_group"])
+    query = f"SELECT DISTINCT flow_group FROM {scan(records)} WHERE side <> 'train'"
+    return set(_frame(query, records)["flow_group"])
 
 
 def pool_size(order: Path) -> int:
     """Rows in the training order."""
-    return int(_frame("SELECT count(*) AS n FROM read_parquet($order)", order=str(order))["n"][0])
+    return int(_frame(f"SELECT count(*) AS n FROM {scan(order)}", order)["n"][0])
 
 
-def _frame(query: str, **parameters: str | int) -> pd.DataFrame:
-    with connect() as connection:
+def _frame(query: str, *files: Path, **parameters: str | int) -> pd.DataFrame:
+    with connect(*files) as connection:
         return connection.execute(query, parameters).df()

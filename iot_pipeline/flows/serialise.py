@@ -18,7 +18,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, Format
-from iot_pipeline.flows.tables import connect
+from iot_pipeline.flows.tables import connect, identifier, literal, scan
 
 # values: `name: value` a line; ranked: `name: value pNN`; compact: `fwd_iat tot -.117 avg -.199`, a family a line.
 SERIALISATIONS = ("values", "ranked", "compact")
@@ -84,13 +84,8 @@ def printed_sql(form: Format, expression: str) -> str:
 
 def values_text_sql(spec: DatasetSpec) -> str:
     """SQL giving exactly what `values_text` gives before any scale is fitted, over columns named like the features."""
-    lines = [f"'{name}: ' || ({printed_sql(spec.format, quoted(name))})" for name in spec.feature_names]
+    lines = [f"{literal(f'{name}: ')} || ({printed_sql(spec.format, identifier(name))})" for name in spec.feature_names]
     return " || chr(10) || ".join(lines)
-
-
-def quoted(name: str) -> str:
-    """An SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True)
@@ -131,11 +126,10 @@ def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
     Ranks are of the values that texts show: with fitted scales, of those.
     """
     show, scaled = printer(spec), bool(spec.fitted_scales)
-    with connect() as connection:
+    with connect(flows, records) as connection:
         connection.execute(
-            "CREATE TEMP TABLE pool AS SELECT * FROM read_parquet($flows) WHERE flow_group IN "
-            "(SELECT flow_group FROM read_parquet($records) WHERE side = 'train')",
-            {"flows": str(flows), "records": str(records)},
+            f"CREATE TEMP TABLE pool AS SELECT * FROM {scan(flows)} WHERE flow_group IN "
+            f"(SELECT flow_group FROM {scan(records)} WHERE side = 'train')"
         )
         rows = connection.execute("SELECT count(*) FROM pool").fetchall()[0][0]
         if rows == 0:
@@ -147,7 +141,7 @@ def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
         for name in spec.feature_names:
             # Values are grouped before they are printed: far fewer are printed than there are rows.
             query = f"""
-                WITH counted AS (SELECT {quoted(name)} AS x, count(*) AS n FROM pool GROUP BY ALL)
+                WITH counted AS (SELECT {identifier(name)} AS x, count(*) AS n FROM pool GROUP BY ALL)
                 SELECT CAST({printed_sql(spec.format, "x")} AS DOUBLE) AS v, sum(n) FROM counted
                 GROUP BY v ORDER BY v"""
             found = connection.execute(query).fetchall()

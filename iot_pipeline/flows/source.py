@@ -6,6 +6,7 @@ features (build.py).
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import gzip
@@ -26,10 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.csv_lines import count_lines
 from iot_pipeline.flows.remote import fetch, is_url
-from iot_pipeline.flows.serialise import quoted
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.tables import connect, quote, scan, write_query
+from iot_pipeline.flows.tables import connect, identifier, literal, scan, write_query
 from iot_pipeline.lake.atomic import sha256_file
 
 DELIMITERS = ",;\t|"
@@ -75,9 +76,11 @@ def read_source(
     (it swallows what follows), or more than `max_rejected_share` of lines rejected.
     """
     report = []
-    with tempfile.TemporaryDirectory(prefix="iot_source_") as folder, connect() as connection:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="iot_source_"))
         urls: dict[Path, str] = {}
         files = find_files(source, Path(folder), urls)
+        connection = stack.enter_context(connect(Path(folder), *files))
         parts: list[Path] = []
         columns: list[str] = []
         lost: list[dict[str, Any]] = []
@@ -103,8 +106,8 @@ def read_source(
         if log is not None:
             for name in skipped:
                 log(f"left out, no table by its name: {name}")
-        listing = ", ".join(quote(part) for part in parts)
-        everything = f"read_parquet([{listing}], union_by_name = true)"
+        listing = ", ".join(literal(part) for part in parts)
+        everything = f"read_parquet([{listing}], union_by_name = true, hive_partitioning = false)"
         rows = count_rows(connection, everything)
         check_rejected(lost, rows, max_rejected_share)
         write_query(connection, typed_query(connection, everything, columns), out)
@@ -150,7 +153,7 @@ def commonest(lost: list[dict[str, Any]]) -> str:
 
 def local_files(source: str) -> list[Path]:
     """The files of `source` that are on this machine: those of its parts that are no URLs."""
-    parts = [part for part in source.split(",") if not is_url(part)]
+    parts = [part for part in source.split(",") if part.strip() and not is_url(part)]
     return find_files(",".join(parts)) if parts else []
 
 
@@ -160,6 +163,7 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
     What a URL names is fetched into `folder`; `urls` is told where each such file comes from.
     """
     found: list[Path] = []
+    after_url = False
     for part in (piece.strip() for piece in source.split(",")):
         if not part:
             continue
@@ -168,8 +172,13 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
             found.extend(fetched)
             if urls is not None:
                 urls.update(fetched)
+            after_url = True
             continue
-        matches = [part] if Path(part).exists() else sorted(glob.glob(part, recursive=True))
+        matches = [part] if os.path.exists(part) else sorted(glob.glob(part, recursive=True))  # noqa: PTH110
+        if not matches and after_url:
+            # It may be the rest of a URL, and that may be secret.
+            raise UserError("what follows the comma after a URL of the source does not exist: write %2C for a comma "
+                            "within a URL.")
         if not matches:
             raise UserError(
                 f"the source {part!r} does not exist: give a CSV, zip, gz or Parquet file, or a glob."
@@ -245,6 +254,7 @@ def as_text_parquet(
     """Copy one plain file into the Parquet file `part`; return its columns, those `needed` among them."""
     with plain.open("rb") as handle:
         magic = handle.read(4)
+    lines = None
     if magic == b"PAR1":
         try:
             columns = pq.read_schema(plain).names
@@ -253,20 +263,27 @@ def as_text_parquet(
         query = f"SELECT * FROM {scan(plain)}"
     else:
         columns, delimiter = header(name, plain)
-        kinds = ", ".join(f"{quote(column)}: 'VARCHAR'" for column in columns)
+        lines = count_lines(name, plain, delimiter)
+        kinds = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
         query = (
-            f"SELECT * FROM read_csv({quote(plain)}, auto_detect = false, header = true, "
-            f"delim = {quote(delimiter)}, quote = '\"', escape = '\"', columns = {{{kinds}}}, "
+            f"SELECT * FROM read_csv({literal(plain)}, auto_detect = false, header = true, "
+            f"delim = {literal(delimiter)}, quote = '\"', escape = '\"', columns = {{{kinds}}}, "
             f"max_line_size = {MAX_HEADER_BYTES}, store_rejects = true, "
-            f"rejects_table = {quote(part.stem + '_rejects')}, rejects_scan = {quote(part.stem + '_scans')})"
+            f"rejects_table = {literal(part.stem + '_rejects')}, rejects_scan = {literal(part.stem + '_scans')})"
         )
     check_columns(needed, name, columns)
     try:
         rows = write_query(connection, query, part)
     except (duckdb.Error, pa.ArrowInvalid) as error:
         raise UserError(f"{name}{place(error)} cannot be read: {reason(error)}") from error
+    lost = rejected_lines(connection, name, part)
+    if lines is not None and rows + len(lost) != lines:
+        raise UserError(
+            f"{name} has {lines:,} lines after its header, of which {rows:,} were read and {len(lost):,} rejected: "
+            "write the file anew with one line a row."
+        )
     if rows == 0:
-        if lost := rejected_lines(connection, name, part):
+        if lost:
             raise UserError(f"{name} has no row: all of its {len(lost):,} lines are rejected; {commonest(lost)}")
         raise UserError(f"{name} has column names but no rows.")
     return columns
@@ -314,25 +331,25 @@ def typed_query(connection: duckdb.DuckDBPyConnection, table: str, columns: list
     """SELECT that casts a text column to BIGINT or DOUBLE where every value present is such a number."""
     kinds = dict(row[:2] for row in connection.execute(f"DESCRIBE SELECT * FROM {table}").fetchall())
     texts = [column for column in columns if kinds[column] == "VARCHAR"]
-    selected = {column: quoted(column) for column in columns}
+    selected = {column: identifier(column) for column in columns}
     if texts:
         tests = []
         for column in texts:
-            there = f"{quoted(column)} IS NOT NULL AND trim({quoted(column)}) <> ''"
+            there = f"{identifier(column)} IS NOT NULL AND trim({identifier(column)}) <> ''"
             for kind in ("DOUBLE", "BIGINT"):
-                extra = f" OR contains({quoted(column)}, '.') OR contains(lower({quoted(column)}), 'e')"
+                extra = f" OR contains({identifier(column)}, '.') OR contains(lower({identifier(column)}), 'e')"
                 extra = extra if kind == "BIGINT" else ""
                 tests.append(
-                    f"count(*) FILTER ({there} AND (TRY_CAST({quoted(column)} AS {kind}) IS NULL{extra}))"
+                    f"count(*) FILTER ({there} AND (TRY_CAST({identifier(column)} AS {kind}) IS NULL{extra}))"
                 )
             tests.append(f"count(*) FILTER ({there})")
         counts = connection.execute(f"SELECT {', '.join(tests)} FROM {table}").fetchall()[0]
         for index, column in enumerate(texts):
             not_double, not_whole, present = counts[3 * index : 3 * index + 3]
             if present and not not_whole:
-                selected[column] = f"TRY_CAST({quoted(column)} AS BIGINT) AS {quoted(column)}"
+                selected[column] = f"TRY_CAST({identifier(column)} AS BIGINT) AS {identifier(column)}"
             elif present and not not_double:
-                selected[column] = f"TRY_CAST({quoted(column)} AS DOUBLE) AS {quoted(column)}"
+                selected[column] = f"TRY_CAST({identifier(column)} AS DOUBLE) AS {identifier(column)}"
     return f"SELECT {', '.join(selected.values())} FROM {table}"
 
 

@@ -5,18 +5,21 @@ Belongs here: the typed spec and its loading. Does not belong here: reading data
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.expression import parse_expression
+from iot_pipeline.flows.tables import identifier
+from iot_pipeline.lake.yaml_reader import read_yaml
 
 DATASETS = Path(__file__).parent.parent / "datasets"
-QUOTED = re.compile(r'"([^"]+)"')
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
 FEWEST_CLASSES, MOST_CLASSES = 2, 20
 FEWEST_FEATURES, MOST_FEATURES = 10, 100
@@ -27,6 +30,14 @@ RESERVED = {
 }  # fmt: skip
 # In SQL and in a flow text a name is printed as it stands.
 UNPRINTABLE = re.compile(r"[\s:\"'`\x00-\x1f\x7f-\x9f]+")
+# A tokenizer may read these as control tokens: <|im_end|>, </s>, <end_of_turn>, <<SYS>>, [INST].
+CHAT_TOKEN = re.compile(
+    r"<[^<>\s]+>|<<[^<>\s]+>>|\[/?(?:INST|PAD|CLS|SEP|MASK|UNK|BOS|EOS|[A-Z]+_(?:TOOLS|CALLS|RESULTS|PROMPT))\]"
+)
+MOST_EXTENDS = 10
+
+
+Line = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 class Strict(BaseModel):
@@ -84,27 +95,28 @@ class Scale(Strict):
 
 
 class Feature(Strict):
-    """One feature. `expression` is DuckDB SQL over double-quoted source columns; null = same name.
+    """One feature. `expression` is one DuckDB scalar over double-quoted source columns (expression.py); null = same
+    name.
 
     It sees a source column as numbers, a cell that is none as NULL; where at least half of the cells are no numbers,
     as text: CASE WHEN "proto" = 'tcp' THEN 1 ELSE 0 END.
     """
 
     name: str
-    unit: str
-    meaning: str
+    unit: Line
+    meaning: Line
     expression: str | None = None
     scale: Scale | None = None
 
     @property
     def sql(self) -> str:
-        """The DuckDB expression that yields the feature from the source columns."""
-        return self.expression if self.expression is not None else f'"{self.name}"'
+        """The checked DuckDB expression that yields the feature from the source columns."""
+        return parse_expression(self.expression).sql if self.expression is not None else identifier(self.name)
 
     @property
     def source_columns(self) -> list[str]:
         """The source columns that the feature needs, in order of first use."""
-        return list(dict.fromkeys(QUOTED.findall(self.sql)))
+        return list(parse_expression(self.expression).columns) if self.expression is not None else [self.name]
 
 
 class Format(Strict):
@@ -143,16 +155,19 @@ class DatasetSpec(Strict):
 
     @model_validator(mode="after")
     def consistent(self) -> DatasetSpec:
-        """Feature names can stand in tables and texts, and every label leads to a declared class."""
+        """Names can stand in tables and texts, expressions are scalars, every label leads to a declared class."""
         check_names(self.feature_names)
+        check_texts([(f"class {name!r}", name) for name in [*self.classes, *self.absent_classes]])
+        for feature in self.features:
+            texts = {"name": feature.name, "unit": feature.unit, "meaning": feature.meaning}
+            check_texts([(f"the {key} of feature {feature.name!r}", text) for key, text in texts.items()])
+            check_expression(feature, self.label_column)
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
         unknown = set(self.labels.values()) - set(self.classes) - set(self.absent_classes)
         if unknown:
             raise ValueError(f"labels lead to classes that are not declared: {sorted(unknown)}")
         for feature in self.features:
-            if not feature.source_columns and feature.expression is None:
-                raise ValueError(f"feature {feature.name} names no source column")
             if feature.scale is not None and self.scaling == "train_pool":
                 raise ValueError(f"feature {feature.name} has a scale: with scaling train_pool it is fitted")
         return self
@@ -211,6 +226,29 @@ def check_names(names: list[str]) -> None:
         raise ValueError("two features have the same name")
 
 
+def check_texts(texts: list[tuple[str, str]]) -> None:
+    """ValueError for a text that student or teacher would read as something else; `texts` are (what it is, text).
+
+    A control character makes a line of its own or is invisible, a chat token ends an answer.
+    """
+    for what, text in texts:
+        if token := CHAT_TOKEN.search(text):
+            raise ValueError(f"{what} has {token[0]!r} in it, which a tokenizer may read as a control token: write it "
+                             "without brackets")
+        if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in text):
+            raise ValueError(f"{what} has a line break or another control character in it: {text!r}")
+
+
+def check_expression(feature: Feature, label_column: str) -> None:
+    """ValueError for a feature whose expression is no scalar over columns, or that reads the label."""
+    try:
+        columns = feature.source_columns
+    except ValueError as error:
+        raise ValueError(f"the expression of feature {feature.name} cannot be used: {error}") from error
+    if label_column.lower() in (column.lower() for column in columns):
+        raise ValueError(f"feature {feature.name} reads {label_column}, the label column: a model would be told it")
+
+
 def check_size(file: str, spec: DatasetSpec) -> None:
     """UserError unless a file describes 10 to 100 features and 2 to 20 classes."""
     for what, number, fewest, most in (
@@ -236,19 +274,40 @@ def spec_path(name_or_path: str | Path) -> Path:
     """The file of a spec; UserError where there is none."""
     text = str(name_or_path)
     path = Path(text) if text.endswith((".yaml", ".yml")) else DATASETS / f"{text}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 (false for a name that no file can have, where Path raises)
         raise UserError(
-            f"there is no data set {text!r}: use one of {', '.join(list_specs())}, or a path to a .yaml file."
+            f"there is no data set {text[:200]!r}: use one of {', '.join(list_specs())}, or a path to a .yaml file."
         )
     return path
 
 
+def read_specs(name_or_path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Read the file of a spec and those that it extends, the last one extending nothing: (path, content) of each.
+
+    Raises UserError for a file that is missing, no mapping, or extends itself.
+    """
+    found: list[tuple[Path, dict[str, Any]]] = []
+    following: Any = name_or_path
+    while following is not None:
+        path = spec_path(following)
+        names = [*(file.name for file, _ in found), path.name]
+        if path.resolve() in (file.resolve() for file, _ in found):
+            raise UserError(f"{found[0][0].name}: extends: {' extends '.join(names)}: a file cannot extend itself.")
+        if len(found) == MOST_EXTENDS:
+            raise UserError(f"{found[0][0].name}: extends: more than {MOST_EXTENDS} files extend one another.")
+        content = read_yaml(path)
+        if not isinstance(content, dict):
+            raise UserError(
+                f"{path.name} does not describe a data set: it must be a mapping with name, features, ..."
+            )
+        found.append((path, content))
+        following = content.get("extends")
+    return found
+
+
 def spec_files(name_or_path: str | Path) -> list[Path]:
     """The file of a spec and those that it extends, the last one extending nothing."""
-    path = spec_path(name_or_path)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    parent = content.get("extends") if isinstance(content, dict) else None
-    return [path, *(spec_files(parent) if parent else [])]
+    return [path for path, _ in read_specs(name_or_path)]
 
 
 def load_spec(name_or_path: str | Path) -> DatasetSpec:
@@ -259,29 +318,33 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
 
     Raises UserError for an unknown name, a missing file, or a file that does not follow the format.
     """
-    path = spec_path(name_or_path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path.name} does not describe a data set: it must be a mapping with name, features, ..."
-        )
-    if "extends" in content:
-        base = load_spec(content.pop("extends")).model_dump()
-        keep = content.pop("keep_facts", [])
-        content = base | content
-        if not isinstance(keep, list) or not isinstance(content["facts"], dict):
-            raise UserError(f"{path.name}: keep_facts must be a list of names, and facts a mapping.")
-        if unknown := [str(name) for name in keep if name not in base["facts"]]:
-            raise UserError(f"{path.name}: keep_facts: {base['name']} has no facts {', '.join(unknown)}.")
-        content["facts"] |= {name: base["facts"][name] for name in keep if name not in content["facts"]}
+    (path, content), *further = reversed(read_specs(name_or_path))
+    spec = validate_spec(path, content)
+    for path, content in further:
+        spec = validate_spec(path, extend(path, spec, content))
+    return spec
+
+
+def extend(path: Path, base: DatasetSpec, content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a spec file on top of the data set that it extends."""
+    given = {key: value for key, value in content.items() if key not in ("extends", "keep_facts")}
+    keep = content.get("keep_facts", [])
+    if not isinstance(keep, list) or not isinstance(given.get("facts", {}), dict):
+        raise UserError(f"{path.name}: keep_facts must be a list of names, and facts a mapping.")
+    if unknown := [str(name) for name in keep if name not in base.facts]:
+        raise UserError(f"{path.name}: keep_facts: {base.name} has no facts {', '.join(unknown)}.")
+    facts = given.get("facts", base.facts)
+    kept = {name: base.facts[name] for name in keep if name not in facts}
+    return base.model_dump() | given | {"facts": facts | kept}
+
+
+def validate_spec(path: Path, content: dict[str, Any]) -> DatasetSpec:
+    """The data set that the content of a file describes; UserError names the file, the key and what is wrong."""
     try:
         spec = DatasetSpec.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path.name}: {where}: {first['msg']}.") from error
+        where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        raise UserError(f"{path.name}: {where}{first['msg'].removeprefix('Value error, ')}.") from error
     check_size(path.name, spec)
     return spec

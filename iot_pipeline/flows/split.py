@@ -74,7 +74,7 @@ def split_by_group(
         raise UserError(
             f"split fractions must be a positive share for each of {', '.join(SIDES)} and sum to 1."
         )
-    with connect() as connection:
+    with connect(flows) as connection:
         connection.execute(f"""
             CREATE TEMP TABLE records AS
             SELECT flow_group, label, count(*) AS rows, min(occurrence) AS first,
@@ -112,7 +112,7 @@ def split_report(records: Path, seed: int, fractions: Mapping[str, float] = FRAC
     rows: dict[str, dict[str, int]] = {side: {} for side in SIDES}
     groups: dict[str, dict[str, int]] = {side: {} for side in SIDES}
     right: dict[str, dict[str, int]] = {side: {} for side in SIDES}
-    with connect() as connection:
+    with connect(records) as connection:
         connection.execute(f"""
             CREATE TEMP TABLE parts AS
             SELECT *, first(label) OVER (g ORDER BY rows DESC, label) AS majority, count(*) OVER g AS labels
@@ -168,7 +168,7 @@ def order_training(
     if order not in ORDERS:
         raise UserError(f"unknown training order {order!r}; use one of {', '.join(ORDERS)}.")
     part = "CAST(nth > 0 AS INTEGER)" if order == "distinct_first" else "0"
-    with connect() as connection:
+    with connect(flows, records) as connection:
         connection.execute(f"""
             CREATE TEMP TABLE pool AS
             SELECT row_id, flow_group, label, {part} AS part,
@@ -217,7 +217,7 @@ def rows_out_of_pool(order: Path, records: Path) -> dict[str, int]:
     `of_other_sides`: rows of groups that are not on the train side; `repeated`: rows that come twice; `missing`:
     train rows that do not come at all.
     """
-    with connect() as connection:
+    with connect(order, records) as connection:
         found = connection.execute(f"""
             WITH placed AS (SELECT row_id, flow_group FROM {scan(order)}),
                 train AS (SELECT DISTINCT flow_group FROM {scan(records)} WHERE side = 'train')

@@ -19,26 +19,40 @@ from iot_pipeline.lake.atomic import replacing
 ROW_GROUP = 122_880
 
 
-def connect() -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB of two threads, without a progress bar, that spills to the system's temporary folder.
+def connect(*readable: Path) -> duckdb.DuckDBPyConnection:
+    """Open an in-memory DuckDB of two threads that may read the files and folders `readable`, and nothing else.
 
-    Left alone, it would take every core and make a folder .tmp where the process happens to stand.
+    It opens no other file, database or address, loads no extension, and none of that can be switched on again:
+    queries hold texts of data set files. It spills to the system's temporary folder; left alone, it would make a
+    folder .tmp where the process happens to stand.
     """
     spill = Path(tempfile.gettempdir()) / f"iot_pipeline-duckdb-{os.getpid()}"
-    settings: dict[str, str | bool | int | float | list[str]] = {"threads": 2, "temp_directory": str(spill)}
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "threads": 2, "temp_directory": str(spill), "allow_community_extensions": False,
+        "autoinstall_known_extensions": False, "autoload_known_extensions": False,
+    }  # fmt: skip
     connection = duckdb.connect(config=settings)
     connection.execute("SET enable_progress_bar = false")
+    connection.execute("SET allowed_directories = ?", [[str(path) for path in readable if path.is_dir()]])
+    connection.execute("SET allowed_paths = ?", [[str(path) for path in readable if not path.is_dir()]])
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
     return connection
 
 
-def quote(path: Path | str) -> str:
-    """A path as an SQL string literal."""
-    return "'" + str(path).replace("'", "''") + "'"
+def identifier(name: str) -> str:
+    """Quote a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
 
 
-def scan(path: Path) -> str:
-    """SQL for reading one Parquet file."""
-    return f"read_parquet({quote(path)})"
+def literal(text: Path | str) -> str:
+    """Quote a text or a path as an SQL string."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def scan(path: Path, options: str = "") -> str:
+    """Return SQL that reads one Parquet file; a folder named `key=value` on its way adds no column."""
+    return f"read_parquet({literal(path)}, hive_partitioning = false{options})"
 
 
 def write_query(connection: duckdb.DuckDBPyConnection, query: str, out: Path) -> int:

@@ -13,10 +13,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.serialise import quoted
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.tables import connect, quote, scan, write_query
+from iot_pipeline.flows.tables import connect, identifier, literal, scan, write_query
 
 
 def read_unlabelled(spec: DatasetSpec, source: str, log: Callable[[str], None] | None = None) -> pd.DataFrame:
@@ -27,11 +26,11 @@ def read_unlabelled(spec: DatasetSpec, source: str, log: Callable[[str], None] |
     """
     # Reading and validating want a label: a column that is needed anyway stands in for it, then one class for all.
     without = spec.model_copy(update={"label_column": spec.source_columns[0]})
-    with tempfile.TemporaryDirectory(prefix="iot_flows_") as folder, connect() as connection:
+    with tempfile.TemporaryDirectory(prefix="iot_flows_") as folder, connect(Path(folder)) as connection:
         raw, labelled, flows = (Path(folder) / f"{name}.parquet" for name in ("raw", "labelled", "flows"))
         columns = read_source(without, source, raw, log, max_rejected_share=0.0).columns
-        there = ", ".join(quoted(name) for name in columns if name != spec.label_column)
-        label = f"{quote(spec.classes[0])} AS {quoted(spec.label_column)}"
+        there = ", ".join(identifier(name) for name in columns if name != spec.label_column)
+        label = f"{literal(spec.classes[0])} AS {identifier(spec.label_column)}"
         write_query(connection, f"SELECT {there}, {label} FROM {scan(raw)}", labelled)
         build_flows(spec, labelled, flows, max_rejected_share=0.0, log=log)
         table = pq.read_table(flows, columns=["flow_group", *spec.feature_names])

@@ -5,7 +5,6 @@ Belongs here: the model's answers to prompts. Does not belong here: metrics and 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
+from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, load_tokenizer, pad_id, prompt_text
 from iot_pipeline.sft.label import LABEL_LINE
-from iot_pipeline.sft.tokenizer import END_OF_TURN, first_line, load_tokenizer, pad_id, prompt_text
 
 _STOP = -1  # in the tree of names: the name ends here though another goes on
 
@@ -53,12 +52,12 @@ class Student:
         """Load `base` (folder or hub id) with `adapter` (folder; None: the base alone), from safetensors only.
 
         `device` and `dtype` "auto": a GPU in bf16 where there is one, else the CPU in fp32. `merge` adds the
-        adapter into the weights, which is faster and gives the same answers. UserError if a part is missing.
+        adapter into the weights, which is faster and gives the same answers. UserError if a part is missing or of
+        another base.
         """
         import torch
-        from peft import PeftModel
 
-        from iot_pipeline.training.model import load_base
+        from iot_pipeline.models.loading import load_adapter, load_base
 
         if threads:
             torch.set_num_threads(threads)
@@ -69,12 +68,7 @@ class Student:
             kind = torch.bfloat16 if place.type == "cuda" else torch.float32
         model = load_base(str(base), kind, device=place)
         if adapter is not None:
-            if not (adapter / "adapter_model.safetensors").is_file():
-                raise UserError(f"{adapter}: no adapter_model.safetensors; train this track and stage first")
-            try:
-                model = PeftModel.from_pretrained(model, adapter)
-            except (RuntimeError, ValueError, json.JSONDecodeError) as error:
-                raise UserError(f"{adapter}: does not fit the base {base}: {first_line(error)}") from error
+            model = load_adapter(model, adapter, str(base))
             if merge:
                 model = model.merge_and_unload()
         model.to(kind)
@@ -123,7 +117,7 @@ class Student:
         tree = _tree([self._ids(f" {name}") for name in classes])
         distinct = {text: place for place, text in enumerate(dict.fromkeys(prompts))}
         line = self._ids(LABEL_LINE)
-        ids = [self._ids(prompt_text(self.tokenizer, text)) + line for text in distinct]
+        ids = [prompt + line for prompt in self._prompts(list(distinct))]
         scores = np.empty((len(ids), len(classes)))
         started = last = time.perf_counter()
         done = 0
@@ -188,8 +182,7 @@ class Student:
 
         end = int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN))
         ids = [
-            self._ids(prompt_text(self.tokenizer, text)) + self._ids(head)
-            for text, head in zip(prompts, heads, strict=True)
+            prompt + self._ids(head) for prompt, head in zip(self._prompts(prompts), heads, strict=True)
         ]
         order = sorted(range(len(ids)), key=lambda place: (len(ids[place]), place))
         out: list[tuple[str, bool]] = [("", False)] * len(ids)
@@ -298,8 +291,13 @@ class Student:
                 logs = head(hidden[:, len(prefix) - 1]).float().log_softmax(-1).double()
                 self._add(out, logs, tree[prefix])
 
+    def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of the chat's prompt for each flow text."""
+        return encode(self.tokenizer, [prompt_text(self.tokenizer, text) for text in texts])
+
     def _ids(self, text: str) -> list[int]:
-        return [int(value) for value in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        """Tokens of a part of an answer; control tokens are none of them."""
+        return encode(self.tokenizer, [literal(self.tokenizer, text)])[0]
 
 
 _Node = dict[int, list[int]]

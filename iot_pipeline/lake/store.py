@@ -1,7 +1,7 @@
 """The lake of one data set and profile: one folder and one manifest for each artefact (asset and partition).
 
-Belongs here: where an artefact lies, how it is swapped in whole, what it was made of, whether that still holds.
-Does not belong here: the order in which artefacts are made (defs/plan.py).
+It says where an artefact lies, swaps it in whole, and tells from the manifest what it was made of and whether that
+still holds: inputs, settings, code, and the content of every file (integrity.py).
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import fsync, held, sha256_file, write_json
+from iot_pipeline.lake.integrity import SHORT, FileFacts, changed_files, data_version_of, record_finished
 
 MANIFEST = "manifest.json"
+LOCKS, VERIFIED = ".locks", ".verified"
+FOLLOWS = "follows from "  # how the reason of an artefact begins that another one makes stale
 
 
 @dataclass(frozen=True, order=True)
@@ -33,10 +41,31 @@ class ArtefactId:
     def __str__(self) -> str:
         return f"{self.asset}[{self.partition}]" if self.partition else self.asset
 
+    def is_under(self, prefix: str) -> bool:
+        """True if the asset is `prefix` or lies under it."""
+        return self.asset == prefix or self.asset.startswith(prefix + "/")
+
+    @property
+    def file_name(self) -> str:
+        """Name for files of the lake that belong to this artefact: `lora_checkpoint-10K@10K-original`."""
+        return f"{self.asset}@{self.partition}".replace("/", "-").replace("|", "-")
+
+
+class CheckFacts(TypedDict):
+    """Verdict of one asset check."""
+
+    passed: bool
+    blocking: bool
+    facts: dict[str, Any]
+
 
 @dataclass
 class Manifest:
-    """What an artefact is made of. `data_version` covers the files' content, but not the volatile ones."""
+    """Everything that an artefact is made of.
+
+    `data_version` covers the files' content, but not the volatile ones; `digest` everything else in the manifest
+    (empty in one that an earlier version of the project wrote).
+    """
 
     asset: str
     partition: str
@@ -44,10 +73,11 @@ class Manifest:
     code_version: str
     inputs: dict[str, str]
     settings: dict[str, Any]
-    files: dict[str, dict[str, Any]]
-    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, FileFacts]
+    checks: dict[str, CheckFacts] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     def failed_blocking(self) -> list[str]:
         """Names of blocking checks that did not pass."""
@@ -61,17 +91,23 @@ class Manifest:
 
 
 class Lake:
-    """Artefacts under `root`: `<asset>/<partition parts>/` with a manifest in each folder."""
+    """Artefacts under `root`: `<asset>/<partition parts>/` with a manifest in each folder.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Nothing is written before an artefact is made; with `read_only` not even what was verified is recorded.
+    """
+
+    def __init__(self, root: Path, read_only: bool = False) -> None:
+        self.root, self.read_only = root, read_only
+
+    def check_writable(self) -> None:
+        """Make the root folder where there is none; UserError where nothing can be written into it."""
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as error:
             raise UserError(
-                f"cannot write to the lake {root} ({error.strerror}); set IOT_LAKE to a writable folder"
+                f"cannot write to the lake {self.root} ({error.strerror}); set IOT_LAKE to a writable folder"
             ) from None
 
     def folder(self, artefact: ArtefactId) -> Path:
@@ -83,11 +119,28 @@ class Lake:
     def manifest(self, artefact: ArtefactId) -> Manifest | None:
         """The manifest of an artefact, or None where it has not been made."""
         folder = self.folder(artefact)
-        if not folder.exists() and retired(folder).exists():
+        if not self.read_only and not folder.exists() and retired(folder).exists():
             with contextlib.suppress(UserError), self._only_writer(artefact):
                 self._recover(folder)
         path = folder / MANIFEST
         return read_manifest(path) if path.is_file() else None
+
+    def altered(self, artefact: ArtefactId, manifest: Manifest) -> list[str]:
+        """List what of an artefact is no longer as it was made, manifest and content of files, one sentence each."""
+        problem, known = manifest_problem(manifest), self.root / VERIFIED / f"{artefact.file_name}.json"
+        found = [f"manifest was changed ({problem})"] if problem else []
+        return found + changed_files(self.folder(artefact), manifest.files, known, record=not self.read_only)
+
+    def verified(self, artefact: ArtefactId) -> Path:
+        """Folder of an artefact whose every file is as it was made; UserError where one is not, or none was made."""
+        manifest, folder = self.manifest(artefact), self.folder(artefact)
+        if manifest is None:
+            raise UserError(f"{artefact} has not been made; `iot-pipeline run` makes it")
+        if problems := self.altered(artefact, manifest):
+            raise UserError(
+                f"{artefact}: {problems[0]}; `iot-pipeline run` makes it again (or delete {folder} first)"
+            )
+        return folder
 
     @contextlib.contextmanager
     def replacing(self, artefact: ArtefactId) -> Iterator[Path]:
@@ -95,6 +148,7 @@ class Lake:
 
         UserError where another process is making the same artefact.
         """
+        self.check_writable()
         folder = self.folder(artefact)
         staging, old = folder.with_name(f".{folder.name}.staging"), retired(folder)
         with self._only_writer(artefact):
@@ -113,12 +167,20 @@ class Lake:
             os.rename(staging, folder)
             fsync(folder.parent)
             shutil.rmtree(old, ignore_errors=True)
+            if (path := folder / MANIFEST).is_file():  # hashed a moment ago: not again by its first reader
+                known = self.root / VERIFIED / f"{artefact.file_name}.json"
+                record_finished(folder, path, read_manifest(path).files, known)
 
     @contextlib.contextmanager
     def _only_writer(self, artefact: ArtefactId) -> Iterator[None]:
         """Hold the artefact for this process (a run in the UI and one on the command line may want the same)."""
-        path = self.root / ".locks" / f"{artefact.asset}@{artefact.partition}".replace("/", "-").replace("|", "-")
-        path.parent.mkdir(exist_ok=True)
+        path = self.root / LOCKS / artefact.file_name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            told = f"cannot write to {path} ({error.strerror}); mend its permissions or set IOT_LAKE"
+            raise UserError(told) from None
         with held(path, f"{artefact} is being made by another process on this lake; wait for it"):
             yield
 
@@ -142,33 +204,42 @@ class Lake:
         return sorted(found)
 
     def stale_reasons(
-        self, artefact: ArtefactId, code_version: str, present: Callable[[str], Any]
+        self, artefact: ArtefactId, code_version: str, present: Callable[[str], Any],
+        ahead: Mapping[ArtefactId, Sequence[str]] = MappingProxyType({}),
     ) -> list[str]:
-        """Why an artefact must be made (again); empty means that it follows from its inputs.
+        """List why an artefact must be made (again); empty means that it follows from its inputs.
 
-        Compares its code version, the settings and files it read (`present(name)` is the value now), the
-        versions of the inputs it read, and the size of its files with what is there now.
+        Compares its checks, code version, settings, external files, inputs and the content of its own files.
+
+        Args:
+            artefact: The artefact to examine.
+            code_version: Version of the code that would make it now.
+            present: Gives the present value of a recorded read (`setting seed`).
+            ahead: Artefacts that would be made again before this one, each with its root causes ("follows from ...");
+                given, the answer is what a run would find, else it is what holds at this moment.
         """
         manifest = self.manifest(artefact)
         if manifest is None:
             return ["not made yet"]
-        reasons = [f"blocking check {name} did not pass" for name in manifest.failed_blocking()]
+        reasons = self.altered(artefact, manifest)  # first: what an edited manifest says beside that is worth nothing
+        reasons += [f"blocking check {name} did not pass" for name in manifest.failed_blocking()]
         if manifest.code_version != code_version:
             reasons.append(f"code changed ({manifest.code_version} -> {code_version})")
         for name, value in manifest.settings.items():
-            if present(name) != value:
+            kind, _, prefix = name.partition(" ")
+            if kind == "artefacts":
+                to_come = {str(other): why for other, why in ahead.items() if other.is_under(prefix)}
+                for other in sorted({*present(name), *to_come} ^ {*value}):
+                    reasons += to_come.get(other, [f"{name} changed"])
+            elif present(name) != value:
                 reasons.append(f"{name} changed")
         for key, version in manifest.inputs.items():
-            upstream = self.manifest(ArtefactId(*key.split("@", 1)))
-            if upstream is None or upstream.data_version != version:
-                reasons.append(f"input {key.rstrip('@')} changed")
-        folder = self.folder(artefact)
-        for name, facts in manifest.files.items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != facts["bytes"]:
-                reasons.append(f"file {name} is missing or was changed")
-        return reasons
-
+            upstream = ArtefactId(*key.split("@", 1))
+            if upstream in ahead:
+                reasons += ahead[upstream]
+            elif (made := self.manifest(upstream)) is None or made.data_version != version:
+                reasons.append(f"input {upstream} {'is missing' if made is None else 'changed'}")
+        return list(dict.fromkeys(reasons))
 
     def broken_lineage(
         self, artefact: ArtefactId, present: Callable[[str], Any], known: dict[ArtefactId, str] | None = None
@@ -196,12 +267,23 @@ def retired(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.retired")
 
 
+@cache
+def _manifests() -> TypeAdapter[Manifest]:
+    """Reader of manifests that checks their form; made at first use, as it takes 10 ms."""
+    return TypeAdapter(Manifest)
+
+
 def read_manifest(path: Path) -> Manifest:
     """The manifest in a file; UserError where it is none."""
     try:
-        return Manifest(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a manifest ({error}); delete the folder to make it again") from None
+        return _manifests().validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        told = f"{where}: {first['msg']}" if where else first["msg"]
+        raise UserError(f"{path} is not a manifest ({told}); delete the folder to make it again") from None
 
 
 def finish_artefact(staging: Path, manifest: Manifest, volatile: set[str]) -> Manifest:
@@ -212,15 +294,29 @@ def finish_artefact(staging: Path, manifest: Manifest, volatile: set[str]) -> Ma
     """
     for path in sorted(p for p in staging.rglob("*") if p.is_file()):
         name = path.relative_to(staging).as_posix()
-        facts = {"bytes": path.stat().st_size, "sha256": sha256_file(path), "volatile": name in volatile}
-        manifest.files[name] = facts
-    lasting = {name: facts for name, facts in manifest.files.items() if not facts["volatile"]} or manifest.files
-    digest = hashlib.sha256()
-    for name, facts in lasting.items():
-        digest.update(f"{name}\0{facts['sha256']}\n".encode())
-    manifest.data_version = digest.hexdigest()
+        manifest.files[name] = {
+            "bytes": path.stat().st_size, "sha256": sha256_file(path), "volatile": name in volatile,
+        }  # fmt: skip
+    manifest.data_version = data_version_of(manifest.files)
+    manifest.digest = manifest_digest(manifest)
     write_json(staging / MANIFEST, asdict(manifest))
     return manifest
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Digest of all that a manifest says, but for the digest itself."""
+    said = {name: value for name, value in asdict(manifest).items() if name != "digest"}
+    as_read = json.loads(json.dumps(said))  # keys and sequences as they come back from the file
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
+def manifest_problem(manifest: Manifest) -> str:
+    """Tell what in a manifest contradicts itself, since somebody edited it; empty where nothing does."""
+    if (version := data_version_of(manifest.files)) != manifest.data_version:
+        return f"data_version {manifest.data_version[:SHORT]}, but the hashes of its files give {version[:SHORT]}"
+    if manifest.digest and (digest := manifest_digest(manifest)) != manifest.digest:
+        return f"digest {manifest.digest[:SHORT]}, but its content gives {digest[:SHORT]}"
+    return ""
 
 
 def input_key(artefact: ArtefactId) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.tables import literal
 from iot_pipeline.quality.counts import FlowCounts, count_flows, opened_counts
-from iot_pipeline.quality.sql import literal, one, rows
+from iot_pipeline.quality.sql import one, rows
 
 
 def label_conflicts(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = None) -> dict[str, Any]:

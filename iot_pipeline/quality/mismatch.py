@@ -11,10 +11,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.tables import identifier, literal
 from iot_pipeline.quality.duplicates import dedup_report
 from iot_pipeline.quality.facts import class_tables, published_duplicates, published_quartiles, row_totals
-from iot_pipeline.quality.sql import literal, one, opened, quote
+from iot_pipeline.quality.sql import one, opened
 
 SHARE_STEP = 1e-4  # published shares have 4 decimals
 QUARTILES = ("25 %", "50 %", "75 %")
@@ -177,7 +179,7 @@ def _quartiles(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
             used = [feature for feature in features if feature in known]
             if not used:
                 continue
-            columns = ", ".join(f"quantile_cont({quote(item)}, [0.25, 0.5, 0.75])" for item in used)
+            columns = ", ".join(f"quantile_cont({identifier(item)}, [0.25, 0.5, 0.75])" for item in used)
             query = f"SELECT count(*), {columns} FROM flows WHERE label = {literal(name)}"
             present, *found = one(connection, query)
             if not present:
@@ -217,9 +219,11 @@ def _shares(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
         name, feature, above = fact["class"], fact["feature"], fact["above"]
         if feature not in known:
             continue
+        if not isinstance(above, int | float) or not math.isfinite(above):
+            raise UserError(f"data set {spec.name}: facts: shares_above: above must be a number, not {above!r}.")
         with opened(flows=flows) as connection:
-            query = f"SELECT avg(CAST({quote(feature)} > {above!r} AS INT)) FROM flows WHERE label = {literal(name)}"
-            (found,) = one(connection, query)
+            larger = f"avg(CAST({identifier(feature)} > {above!r} AS INT))"
+            (found,) = one(connection, f"SELECT {larger} FROM flows WHERE label = {literal(name)}")
         what = f"share of {name} with {feature} above {above}"
         findings.compare("data", what, fact["share"], found, "shares_above", half_step(fact["share"]))
 
@@ -235,7 +239,7 @@ def _raw_medians(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
             scale = features[name].scale
             for label, expected in classes.items():
                 (median,) = one(
-                    connection, f"SELECT median({quote(name)}) FROM flows WHERE label = {literal(label)}"
+                    connection, f"SELECT median({identifier(name)}) FROM flows WHERE label = {literal(label)}"
                 )
                 published = quartiles.get(label, {}).get(name, [None, None, None])[1]
                 told = f"median of {name} in {label}, raw {features[name].unit}"
@@ -300,7 +304,7 @@ def _zscored(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
     facts, source = spec.facts.get("zscored_3_decimals"), "zscored_3_decimals"
     if not facts:
         return
-    names = [quote(feature.name) for feature in spec.features]
+    names = [identifier(feature.name) for feature in spec.features]
     keys = ", ".join(f"f{i}" for i in range(len(names)))
     with opened(flows=flows) as connection:
         # Within -1 to 1 by a power of two, which changes no digit: DuckDB refuses the spread of 1e300.

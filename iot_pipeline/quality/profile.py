@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.tables import identifier
 from iot_pipeline.quality.facts import published_quartiles
-from iot_pipeline.quality.sql import opened, quote
+from iot_pipeline.quality.sql import opened
 
 STATISTICS = ("count", "min", "p25", "median", "p75", "p95", "max", "mean", "std", "outlier_share")
 ALL_ROWS = "(all)"
@@ -37,7 +38,7 @@ def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.Dat
         for feature in spec.features:
             # Distinct values with their rows: every statistic follows from them, and there are far fewer.
             values = connection.execute(
-                f"SELECT {quote(feature.name)} + 0.0 AS value, label, count(*) AS n FROM flows GROUP BY ALL"
+                f"SELECT {identifier(feature.name)} + 0.0 AS value, label, count(*) AS n FROM flows GROUP BY ALL"
             ).df()
             parts.append(_describe(values, feature.name, [name for name in spec.classes if name in counts]))
             scales[feature.name] = _scale(values, feature)

@@ -14,40 +14,26 @@ import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.tables import connect
+from iot_pipeline.flows.tables import connect, identifier, scan
 
 Row = tuple[Any, ...]
 
 
-def quote(name: str) -> str:
-    """`name` as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """`text` as an SQL string."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def feature_list(spec: DatasetSpec) -> str:
     """The feature columns as an SQL list in spec order."""
-    return ", ".join(quote(feature.name) for feature in spec.features)
+    return ", ".join(identifier(feature.name) for feature in spec.features)
 
 
 @contextmanager
 def opened(**tables: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """In-memory DuckDB in which each keyword is a view on that Parquet file; UserError if one is missing."""
-    connection = connect()
-    try:
+    for path in tables.values():
+        if not path.is_file():
+            raise UserError(f"{path} is missing; materialise the asset that makes it first")
+    with connect(*tables.values()) as connection:
         for name, path in tables.items():
-            if not Path(path).is_file():
-                raise UserError(f"{path} is missing; materialise the asset that makes it first")
-            connection.execute(
-                f"CREATE VIEW {quote(name)} AS SELECT * FROM read_parquet({literal(str(path))})"
-            )
+            connection.execute(f"CREATE VIEW {identifier(name)} AS SELECT * FROM {scan(path)}")
         yield connection
-    finally:
-        connection.close()
 
 
 def rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Belongs here: adding up and pricing. Does not belong here: the ledger itself (pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -18,7 +19,6 @@ COUNTS = (
     "rows",
     "requests",
     "distinct_requests",
-    "cached",
     "prompt_tokens",
     "completion_tokens",
     "quarantined",
@@ -32,23 +32,38 @@ def by_ledger(
     summaries: Mapping[Any, Mapping[str, Any]],
     requests: Mapping[Any, Collection[Request]],
     taken: Mapping[Request, tuple[float, ...]],
+    told: Mapping[Request, tuple[float, ...]],
 ) -> tuple[dict[Any, dict[str, Any]], dict[str, float]]:
-    """Summaries with what the ledger says they took, every attempt included; and what it holds beyond them.
+    """Summaries with what their answers cost, and what the ledger holds beyond them.
 
-    requests: those of each summary; one that several share counts for the first. taken: by request, in the order of
-    TAKEN. Where the ledger knows none of a summary's requests (answers taken over from a file), it stays as it is.
+    It is the same whichever run made a track, from the cache or not: every attempt that its requests ever took.
+
+    Args:
+        summaries: By increment.
+        requests: Those of each summary; one that several share counts for the first.
+        taken: What the ledger says of each request, in the order of TAKEN.
+        told: What answers say of themselves that the ledger knows no attempt of: they were imported.
+
+    Returns:
+        The summaries, `imported` being how many of the answers were, and the sums of what is left in the ledger. A
+        summary of which neither knows any request (the store was moved) stays as it is.
     """
-    left, found = dict(taken), {}
+    left, imported, found = dict(taken), dict(told), {}
     for name, summary in summaries.items():
-        here = set(requests[name]) & taken.keys()
-        own = _summed(left.pop(request) for request in here if request in left)
-        found[name] = {**summary, **(own if here else {})}
+        here = sorted(set(requests[name]) & (taken.keys() | told.keys()))
+        own = [left.pop(request) for request in here if request in left]
+        others = [imported.pop(request) for request in here if request in imported]
+        known = {**_summed([*own, *others]), "imported": len(others)} if here else {}
+        found[name] = {**summary, "imported": 0, **known}
     return found, _summed(left.values())
 
 
 def _summed(lines: Iterable[tuple[float, ...]]) -> dict[str, float]:
+    """Sums by name. Dollars are added up exactly, so that their order does not matter."""
     columns = list(zip(*lines, strict=True))
-    return dict(zip(TAKEN, map(sum, columns) if columns else (0, 0, 0, 0.0), strict=True))
+    if not columns:
+        return dict.fromkeys(TAKEN, 0) | {"billed_usd": 0.0}
+    return dict(zip(TAKEN, (*map(sum, columns[:-1]), math.fsum(columns[-1])), strict=True))
 
 
 def cost_report(
@@ -60,8 +75,8 @@ def cost_report(
     """Cost of each track's increment of each stage.
 
     summaries: (stage, track) or `stage|track` -> {rows, requests (sent, failed and repeated ones too),
-    distinct_requests, cached (answers taken from the cache), prompt_tokens, completion_tokens, billed_usd,
-    model, embedded (bool), quarantined}. Tokens are those of all requests that the rows' answers took, now or
+    distinct_requests, prompt_tokens, completion_tokens, billed_usd, model, embedded (bool), quarantined; imported
+    (answers from a file), if any were}. Tokens are those of all requests that the rows' answers took, now or
     before, so that a re-run reports the same. claimed: track -> dollars in the prior work; prices: default
     `reference_prices`; beyond: what `by_ledger` found beyond the summaries. Returns {rows, totals, beyond,
     prices, notes}; UserError if a summary lacks a count.
@@ -87,6 +102,7 @@ def cost_report(
                 ),
                 "embedded": bool(summary["embedded"]),
                 **{name: summary[name] for name in COUNTS},
+                "imported": summary.get("imported", 0),
                 "billed_usd": 0.0 if summary["embedded"] else summary["billed_usd"],
                 "hypothetical_sync_usd": sync,
                 "hypothetical_batch_usd": sync * prices["batch_factor"],
@@ -148,6 +164,11 @@ def _notes(rows: list[dict[str, Any]], totals: Mapping[str, Any], prices: Mappin
             f"{totals['rows']:,} rows needed {totals['distinct_requests']:,} distinct requests: asking once"
             f" for each distinct request makes {saved:.2f} times fewer requests than asking for each row."
         )
+    if imported := sum(row["imported"] for row in rows):
+        notes.append(
+            f"{imported:,} answers were imported: their requests and tokens are as the file tells them, their dollars"
+            " are those tokens at list price. Nothing of that was spent here."
+        )
     if any(row["claimed_usd"] is not None for row in rows):
         notes.append("The prior work's dollars are for all of its rows; compare them with stage ALL only.")
     return notes
@@ -161,7 +182,6 @@ def columns() -> list[Column]:
         Column("rows", write=tables.whole, numeric=True),
         Column("distinct_requests", "distinct requests", tables.whole, True),
         Column("requests", "requests sent", tables.whole, True),
-        Column("cached", "from cache", tables.whole, True),
         Column("quarantined", write=tables.whole, numeric=True),
         Column("prompt_tokens", "prompt tokens", tables.whole, True),
         Column("completion_tokens", "answer tokens", tables.whole, True),

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from iot_pipeline.models.tokenizer import END_OF_TURN, START_OF_TURN, control_tokens, pad_id, template_controls
 from iot_pipeline.sft.label import LabelFinder
 from iot_pipeline.sft.tensors import IGNORED, TensorStats, load_tensors, statistics
-from iot_pipeline.sft.tokenizer import END_OF_TURN, START_OF_TURN, pad_id
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class TensorCheck:
 def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None = None) -> TensorCheck:
     """Count again, in the written file: no row cut, label and one end of turn supervised, no prompt token in the loss.
 
+    No row has a control token that the chat template did not write: text of a flow or an answer never becomes one.
     `rows` is the expected number of rows, if known. UserError if the file cannot be read.
     """
     tensors = load_tensors(path)
@@ -53,6 +54,10 @@ def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None 
         problems.append(f"the longest row has {stats.longest} tokens, more than {max_length}")
     if prompt_rows := _rows_with_prompt_in_loss(tensors.input_ids, tensors.labels, tensors.offsets, start):
         problems.append(f"{prompt_rows} rows have prompt tokens in the loss")
+    expected = template_controls(tokenizer)
+    controls = np.isin(tensors.input_ids, list(control_tokens(tokenizer).values()))
+    if forged := int((np.add.reduceat(controls.astype(np.int64), tensors.offsets[:-1]) != expected).sum()):
+        problems.append(f"{forged} rows have other control tokens than the {expected} that the chat template writes")
     if pad_id(tokenizer) == end:
         problems.append("padding and end of turn are one token")
     vocabulary = len(tokenizer)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+from iot_pipeline.models.tokenizer import control_tokens
+
 LABEL_LINE = "CLASSIFICATION:"
 LINE = re.compile(rf"^{LABEL_LINE}", re.MULTILINE)
 
@@ -20,6 +22,7 @@ class LabelFinder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.pieces: list[str] = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+        self.controls = frozenset(control_tokens(tokenizer).values())
 
     def span(self, ids: Sequence[int]) -> tuple[int, int] | None:
         """Places [start, stop) of the tokens that hold the class behind `CLASSIFICATION:`; None where there is none."""
@@ -28,10 +31,10 @@ class LabelFinder:
         line = LINE.search(text)
         if line is None:
             return None
-        begin = line.end()
-        rest = text[begin:]
-        end = begin + min((place for mark in ("\n", "<|") if (place := rest.find(mark)) >= 0), default=len(rest))
+        starts = [0, *accumulate(len(piece) for piece in pieces)]
+        begin, newline = line.end(), text.find("\n", line.end())
+        turns = [start for start, token in zip(starts, ids, strict=False) if token in self.controls and start >= begin]
+        end = min([*turns, len(text) if newline < 0 else newline])
         if not text[begin:end].strip():
             return None
-        starts = [0, *accumulate(len(piece) for piece in pieces)]
         return bisect_right(starts, begin) - 1, bisect_right(starts, end - 1)

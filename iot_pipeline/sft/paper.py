@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.models.tokenizer import END_OF_TURN, chat_texts, encode
 from iot_pipeline.sft.label import LabelFinder
 from iot_pipeline.sft.tensors import IGNORED
-from iot_pipeline.sft.tokenizer import END_OF_TURN, prompt_text
 
 PAPER_LENGTH = 512
 
@@ -68,9 +68,9 @@ def build_paper_tensors(
     rows, lengths, prompt_sizes, kept = [], [], [], []
     prompts = cut = labelled = ended = 0
     for row in messages:
-        text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
-        whole = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32)
-        prompt = len(tokenizer(prompt_text(tokenizer, row["messages"][0]["content"]))["input_ids"])
+        head, tail = chat_texts(tokenizer, *(turn["content"] for turn in row["messages"]))
+        text, prompt_ids = encode(tokenizer, [head + tail, head])
+        whole, prompt = np.array(text, dtype=np.int32), len(prompt_ids)
         stop = limit if kept_share is None else prompt + int(kept_share * (len(whole) - prompt))
         ids = whole[:stop]
         cut += len(ids) < len(whole)

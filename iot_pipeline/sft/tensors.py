@@ -16,8 +16,8 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.models.tokenizer import END_OF_TURN, chat_texts, encode, template_controls
 from iot_pipeline.sft.label import LABEL_LINE, LabelFinder
-from iot_pipeline.sft.tokenizer import END_OF_TURN, prompt_text
 
 IGNORED = -100
 NAMED = 5  # over-long rows that an error names
@@ -85,6 +85,7 @@ def build_tensors(
     from safetensors.numpy import save_file
 
     end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
+    template_controls(tokenizer)  # refuses a template without an end of turn
     known: dict[tuple[str, str], int] = {}
     bodies: list[np.ndarray] = []
     prompts: list[int] = []
@@ -189,22 +190,9 @@ def _tokenise(pairs: list[tuple[str, str]], tokenizer: Any, end: int) -> Iterato
     """
     if not pairs:
         return
-    heads = [prompt_text(tokenizer, user) for user, _answer in pairs]
-    fulls = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": user}, {"role": "assistant", "content": answer}], tokenize=False
-        )
-        for user, answer in pairs
-    ]
-    for head, full, (user, _answer) in zip(heads, fulls, pairs, strict=True):
-        if not full.startswith(head):
-            raise UserError(
-                "the chat template's prompt is not the beginning of its whole conversation, so the answer cannot "
-                f"be told from the prompt (flow beginning {user[:60]!r}); use a base with a ChatML template"
-            )
-    tails = [full[len(head) :] for head, full in zip(heads, fulls, strict=True)]
-    head_ids = tokenizer(heads, add_special_tokens=False)["input_ids"]
-    tail_ids = tokenizer(tails, add_special_tokens=False)["input_ids"]
+    texts = [chat_texts(tokenizer, user, answer) for user, answer in pairs]
+    head_ids = encode(tokenizer, [head for head, _tail in texts])
+    tail_ids = encode(tokenizer, [tail for _head, tail in texts])
     for before, after in zip(head_ids, tail_ids, strict=True):
         last = len(after) - 1 - after[::-1].index(end)
         yield len(before), np.array([*before, *after[: last + 1]], dtype=np.int32)

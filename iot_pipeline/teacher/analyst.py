@@ -16,15 +16,19 @@ from functools import lru_cache
 from iot_pipeline.flows.serialise import parse_line
 from iot_pipeline.teacher.phrases import Cite, Writer, about_class, group_of
 
-TRUE_CLASS = re.compile(r"^\W*(?:true|correct|known) (?:class|label)\W*:\W*([\w.-]+)", re.MULTILINE | re.IGNORECASE)
-CLASSES = re.compile(r"^\W*(?:known )?classes\W*:\s*(.+)$", re.MULTILINE | re.IGNORECASE)
-WORDS = re.compile(r"(\d{2,4})\s+words", re.IGNORECASE)
-GLOSSARY_LINE = re.compile(r"^- ([A-Za-z][\w.]*) \(([^)]*)\)", re.MULTILINE)
-PART = re.compile(r"^\W*(ANALYSIS|CLASSIFICATION|KEY_INDICATORS)\W*:", re.MULTILINE)
-GIVEN_ANSWER = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
-GIVEN_INDICATOR = re.compile(
-    r"([A-Za-z][\w.]*\w) (-?\.?\d[\w.+-]*)(?: \((above|below|at) [^;)]*?(?:, (p\d{1,3}))?\))?\s*(?:;|$)"
+# A run of signs is read once (`*+`), and what stands before a keyword within its line only: a prompt of 300,000 empty
+# lines takes no longer than one of 300,000 words.
+TRUE_CLASS = re.compile(
+    r"^[^\w\n]*(?:true|correct|known) (?:class|label)[^\w:]*+:\W*+(\w[\w.-]*)", re.MULTILINE | re.IGNORECASE
 )
+CLASSES = re.compile(r"^[^\w\n]*(?:known )?classes[^\w:]*+:\s*+(.+)$", re.MULTILINE | re.IGNORECASE)
+WORDS = re.compile(r"(\d{2,4})\s+words", re.IGNORECASE)
+GLOSSARY_LINE = re.compile(r"^- ([A-Za-z][\w.]*) \(([^)\n]*)\)", re.MULTILINE)
+PART = re.compile(r"^[^\w\n]*(ANALYSIS|CLASSIFICATION|KEY_INDICATORS)[^\w:]*+:", re.MULTILINE)
+GIVEN_INDICATOR = re.compile(
+    r"[^A-Za-z]*+([A-Za-z][\w.]*\w) (-?\.?\d[\w.+-]*)(?: \((above|below|at) [^;)]*?(?:, (p\d{1,3}))?\))?\s*"
+)
+MOST_INDICATORS = 100  # of a given answer; sentences about pairs of them grow with the square
 NOTHING_TO_DO = "I cannot find a flow and its true class in this request, so there is nothing that I can explain."
 DEFAULT_WORDS = 120
 # Rough, and stated as such: English prose has about 4.5 characters a token, tables of numbers about 2.5.
@@ -79,15 +83,15 @@ def find_classes(messages: Sequence[Mapping[str, str]]) -> list[str]:
 def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperature: float) -> str:
     tasks = [_task(message["content"]) for message in messages[:-1]]
     last = messages[-1]["content"]
-    given = GIVEN_ANSWER.search(last)
-    tasks.append(_task_of(GIVEN_ANSWER.sub("", last) if given else last))
+    given, rest = _given_answer(last)
+    tasks.append(_task_of(rest))
     classes = next((task.classes for task in tasks if task.classes), ())
     standardised = frozenset[str]().union(*(task.standardised for task in tasks))
     words = next((task.words for task in reversed(tasks) if task.words), DEFAULT_WORDS)
     label_first = next((task.label_first for task in tasks if task.label_first is not None), True)
     writer = Writer(rng, temperature)
     if given:
-        return _paraphrase(given[1], writer, classes, label_first)
+        return _paraphrase(given, writer, classes, label_first)
     label = TRUE_CLASS.search(last) or next(
         (found for m in messages if (found := TRUE_CLASS.search(m["content"]))), None
     )
@@ -99,6 +103,13 @@ def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperatur
     cited = chosen[: max(1, min(len(chosen), (words - 22) // 10))]
     analysis = writer.analysis(label[1], cited, words, classes)
     return _assemble(label[1], analysis, chosen, label_first)
+
+
+def _given_answer(text: str) -> tuple[str, str]:
+    """The answer that a prompt gives between <answer> and </answer>, empty where there is none, and the other text."""
+    before, _, after = text.partition("<answer>")
+    given, end, rest = after.partition("</answer>")
+    return (given.strip(), before + rest) if end else ("", text)
 
 
 @lru_cache(maxsize=64)
@@ -212,6 +223,5 @@ def _object(answer: str, fields: Sequence[str]) -> str:
 
 
 def _indicators(text: str) -> list[Cite]:
-    return [
-        Cite(name, value, percentile, direction) for name, value, direction, percentile in GIVEN_INDICATOR.findall(text)
-    ]
+    found = [match for item in text.split(";") if (match := GIVEN_INDICATOR.fullmatch(item))]
+    return [Cite(match[1], match[2], match[4] or "", match[3] or "") for match in found[:MOST_INDICATORS]]

@@ -1,12 +1,17 @@
 """Answers as one Parquet file, to be published and replayed by others without key or server.
 
-Belongs here: export, import, the teacher that only replays. Does not belong here: the store itself (store.py).
+An import trusts the wording of a file, not its facts: each key must be that of the request beside it, each answer is
+judged by the present rules, here and once more by the track that uses it, and no cost is taken as it stands. What still
+passes after somebody changed it (another true sentence) cannot be told from what the teacher wrote.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,62 +20,217 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import write_table
+from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.teacher import ledger
 from iot_pipeline.teacher.database import Location, shown
 from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.request import Answer, Request, Usage
+from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.run import Run
-from iot_pipeline.teacher.store import Store, exists
+from iot_pipeline.teacher.store import UNCHECKED, Store, exists
+from iot_pipeline.teacher.store_requests import RequestTable
 from iot_pipeline.teacher.store_tables import answers as answer_table
 
+# `request` is the canonical JSON whose sha256 is the key, `context` by what the answer is judged: null where a request
+# was asked by a version of the project that did not keep it.
 SCHEMA = pa.schema([
     *((name, pa.string()) for name in ("key", "source", "status", "text", "finish_reason", "model", "reasons")),
     *((name, pa.int64()) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")),
-    ("cost_usd", pa.float64()), ("attempts", pa.int64()), ("checked", pa.string()),
+    ("cost_usd", pa.float64()), ("attempts", pa.int64()), ("request", pa.string()), ("context", pa.string()),
 ])  # fmt: skip
-ROWS_AT_ONCE = 5000
+STORED = SCHEMA.names[:-2]
+TEXTS = [name for name in SCHEMA.names if SCHEMA.field(name).type == pa.string()]
+ROWS_AT_ONCE = 1000
+MOST_CHARACTERS = 1_000_000  # of one cell; requests of 128,000 tokens have half of it
+MOST_TOKENS = 10_000_000  # of one answer, all its attempts together
+WORD_LENGTH = 255  # as databases keep a source
+# The reasons against a request and its context, the file's own word for them, and a text -> those against the text.
+Judge = Callable[[Request, Mapping[str, Any], str], list[str]]
+
+
+@dataclass
+class Imported:
+    """The answers of a file: added, kept (there already), and refused by the kind of their first reason."""
+
+    added: int = 0
+    kept: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+class Refused(Exception):
+    """One row of a file that is not taken; its text is the reason, kind first."""
 
 
 def export_answers(store: Location, file: Path) -> int:
     """Write every stored answer, quarantined ones with their reasons too, sorted by key; how many. Attempts stay."""
     if not exists(store):
         raise UserError(f"there is no store of answers {shown(store)}; run something, or set IOT_TEACHER_STORE.")
-    with Store(store) as opened:
-        rows = opened.read(sa.select(answer_table).order_by(answer_table.c.key, answer_table.c.source))
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(SCHEMA)
-    write_table(file, pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
-    return len(rows)
+    count = 0
+    with (
+        Store(store, read_only=True) as opened, replacing(file) as temporary,
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+    ):
+        asked = RequestTable(opened)
+        for rows in _stored(opened):
+            told = asked.read([row.key for row in rows])
+            cells = [[getattr(row, name) for row in rows] for name in STORED]
+            cells += [[told.get(row.key, (None, None))[place] for row in rows] for place in (0, 1)]
+            writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(cells, SCHEMA, strict=True)], SCHEMA))
+            count += len(rows)
+    return count
 
 
-def import_answers(store: Location, file: Path) -> tuple[int, int]:
-    """Add the answers of a file to a store; (added, kept): one that is there already is kept as it is."""
-    try:
-        parquet = pq.ParquetFile(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{file} is no Parquet file that can be read: {error}.") from error
-    if not parquet.schema_arrow.equals(SCHEMA):
-        raise UserError(f"{file} is no export of answers: its columns must be {', '.join(SCHEMA.names)}.")
-    added = kept = 0
+def _stored(store: Store) -> Iterator[Sequence[Any]]:
+    """Stored answers by key and source, some at a time."""
+    c, last = answer_table.c, ("", "")
+    while True:
+        after = sa.or_(c.key > last[0], sa.and_(c.key == last[0], c.source > last[1]))
+        rows = store.read(sa.select(answer_table).where(after).order_by(c.key, c.source).limit(ROWS_AT_ONCE))
+        if not rows:
+            return
+        yield rows
+        last = rows[-1].key, rows[-1].source
+
+
+def import_answers(store: Location, file: Path, judge: Judge) -> Imported:
+    """Add the answers of a file to a store, each judged before; one that is there already is kept as it is.
+
+    Nothing of it is spent from this store's budget. Raises UserError where the file is no export that can be read.
+    """
+    found = Imported()
     with Store(store) as opened:
-        for batch in parquet.iter_batches(ROWS_AT_ONCE):
-            answers = [_answer(row) for row in batch.to_pylist()]
-            present = {
-                (found.key, found.source)
-                for source in {answer.source for answer in answers}
-                for found in opened.lookup([answer.key for answer in answers], source)
+        asked = RequestTable(opened)
+        for rows in _rows(file):
+            taken: dict[tuple[str, str], tuple[Answer, Request]] = {}
+            doubled = 0
+            for row in rows:
+                try:
+                    answer, request = _judged(row, judge)
+                except Refused as reason:
+                    found.refused[str(reason).split(":")[0]] += 1
+                    continue
+                doubled += (answer.key, answer.source) in taken
+                taken.setdefault((answer.key, answer.source), (answer, request))
+            there = {
+                (known.key, known.source)
+                for source in {source for _, source in taken}
+                for known in opened.lookup([key for key, _ in taken], source)
             }
-            new = [answer for answer in answers if (answer.key, answer.source) not in present]
-            opened.save([], new)
-            added, kept = added + len(new), kept + len(answers) - len(new)
-    return added, kept
+            new = [pair for name, pair in taken.items() if name not in there]
+            asked.keep([request for _, request in new])
+            opened.save([], [answer for answer, _ in new])
+            found.added, found.kept = found.added + len(new), found.kept + len(taken) - len(new) + doubled
+    return found
 
 
-def _answer(row: dict[str, Any]) -> Answer:
+def _rows(file: Path) -> Iterator[list[dict[str, Any]]]:
+    """Rows of an export, some at a time; UserError where it is none, is damaged, or has too long a cell."""
+    try:
+        with pq.ParquetFile(file) as opened:
+            schema = opened.schema_arrow
+        if "checked" in schema.names and "request" not in schema.names:
+            raise UserError(
+                f"{file} was exported by an earlier version of the project, without the requests, so that its keys "
+                "cannot be verified; export it anew with this version, after a run that uses those answers."
+            )
+        if not schema.equals(SCHEMA):
+            raise UserError(f"{file} is no export of answers: its columns must be {', '.join(SCHEMA.names)}.")
+        # As dictionaries: a cell that is repeated a thousand times is in memory once.
+        with pq.ParquetFile(file, read_dictionary=TEXTS) as opened:
+            for batch in opened.iter_batches(ROWS_AT_ONCE):
+                for name in TEXTS:
+                    longest = max((len(text) for text in batch[name].dictionary.to_pylist() if text), default=0)
+                    if longest > MOST_CHARACTERS:
+                        raise UserError(
+                            f"{file}: column {name} has a cell of {longest:,} characters, {MOST_CHARACTERS:,} at most: "
+                            "it is no export of answers, or was changed."
+                        )
+                yield batch.to_pylist()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        told = str(error).split("\n")[0].rstrip(".")
+        raise UserError(f"{file} is no Parquet file that can be read: {told}.") from error
+
+
+def _judged(row: Mapping[str, Any], judge: Judge) -> tuple[Answer, _FromFile]:
+    """The answer of a row under the present rules, and its request; Refused where it may not be used.
+
+    An answer that the file itself calls bad stays bad. `checked` stays empty: a track judges it again.
+    """
+    request = _request(row)
+    usage = Usage(row["prompt_tokens"], row["cached_tokens"], row["completion_tokens"])
+    counts = (usage.prompt, usage.cached, usage.completion, row["attempts"])
+    if not all(isinstance(n, int) and 0 <= n <= MOST_TOKENS for n in counts) or usage.cached > usage.prompt:
+        raise Refused("impossible usage: tokens and attempts must be counts, no more cached than prompt tokens")
+    status, reasons = _verdict(row, request, judge)
     return Answer(
-        row["key"], row["status"], row["text"], row["finish_reason"], row["model"], row["source"],
-        Usage(row["prompt_tokens"], row["cached_tokens"], row["completion_tokens"]), row["cost_usd"], row["attempts"],
-        tuple(json.loads(row["reasons"])), checked=row["checked"],
-    )
+        request.key, status, row["text"], row["finish_reason"], row["model"], row["source"], usage,
+        _list_price(row["source"], row["model"], usage), row["attempts"], reasons,
+    ), request  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _FromFile(Request):
+    """A request as a file tells it, with its context."""
+
+    told: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def context(self) -> dict[str, str]:
+        """The file's own."""
+        return dict(self.told)
+
+
+def _request(row: Mapping[str, Any]) -> _FromFile:
+    """The request of a row, verified; Refused where a cell is no text or the key is not that of the request."""
+    if row["request"] is None or row["context"] is None:
+        raise Refused("no request: it was asked by an earlier version of the project, which did not keep it")
+    cells = [row[name] for name in TEXTS]
+    if not all(isinstance(cell, str) and "\0" not in cell for cell in cells) or len(row["source"]) > WORD_LENGTH:
+        raise Refused("damaged row: a cell is empty or no text")
+    if hashlib.sha256(row["request"].encode()).hexdigest() != row["key"]:
+        raise Refused("wrong key: it is not the sha256 of the request")
+    try:
+        content, context = json.loads(row["request"]), json.loads(row["context"])
+        found = _FromFile(**content, told={name: str(text) for name, text in context.items()})
+        if [set(message) for message in found.messages] != [{"role", "content"}] * len(found.messages):
+            raise ValueError
+        found = replace(found, messages=tuple(dict(message) for message in found.messages))
+        if found.key == row["key"] and all(isinstance(text, str) for m in found.messages for text in m.values()):
+            return found
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        pass
+    raise Refused("damaged row: its request or context cannot be read")
+
+
+def _verdict(row: Mapping[str, Any], request: _FromFile, judge: Judge) -> tuple[Status, tuple[str, ...]]:
+    try:
+        reasons = json.loads(row["reasons"])
+        if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise Refused("damaged row: its reasons are no list of texts") from None
+    if row["status"] != "ok":
+        return "quarantined", tuple(reasons) or (UNCHECKED,)
+    if against := judge(request, request.told, row["text"]):
+        raise Refused(against[0])
+    return "ok", ()
+
+
+def told_by_file(
+    store: Store, known: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[int, int, int, float]]:
+    """Requests, prompt tokens, answer tokens and dollars of the stored answers beside `known`, those with an attempt in
+    the ledger: as the file told them that they were imported from.
+    """
+    c = answer_table.c
+    rows = store.read(sa.select(c.key, c.source, c.attempts, c.prompt_tokens, c.completion_tokens, c.cost_usd))
+    return {(row[0], row[1]): (row[2], row[3], row[4], row[5]) for row in rows if (row[0], row[1]) not in known}
+
+
+def _list_price(source: str, model: str, usage: Usage) -> float:
+    """Dollars of the tokens at list price, nothing where the answer came from a free server or no price is known."""
+    try:
+        return ledger.price_of(model).cost(usage) if ledger.is_paid(source) else 0.0
+    except (UserError, ValueError):
+        return 0.0
 
 
 def replayed_source(store: Location) -> str:
@@ -101,8 +261,8 @@ class Replay(Teacher):
             stored = list(run.store.lookup(left, self.source))
             missing += len(left) - len(stored)
             run.summary.cached += len(stored)
-            for answer in stored:
-                run.give(answer)
+            for answer in stored:  # what from_store did not give out has no verdict
+                run.give(replace(answer, status="quarantined", reasons=answer.reasons or (UNCHECKED,)))
         if missing:
             raise UserError(
                 f"IOT_TEACHER=replay: {missing:,} of {run.summary.requests:,} answers are not in "

@@ -21,21 +21,22 @@ from typing import TYPE_CHECKING
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import ledger
-from iot_pipeline.teacher.batch_api import ENDPOINT, BatchApi, Unsure, line_reply
-from iot_pipeline.teacher.client import Reply
-from iot_pipeline.teacher.hidden import code_of
+from iot_pipeline.teacher.batch_api import ENDPOINT, BatchApi, RemoteBatch, Unsure, line_reply
+from iot_pipeline.teacher.hidden import code_of, shown_words
+from iot_pipeline.teacher.replies import Asked, Reply
 from iot_pipeline.teacher.request import Request, Usage
-from iot_pipeline.teacher.run import Run, Tries
+from iot_pipeline.teacher.run import Run
 from iot_pipeline.teacher.store_batches import Batch, BatchTable, Line
 from iot_pipeline.teacher.tokens import safe_tokens
+from iot_pipeline.teacher.tries import Tries
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-    from openai.types import Batch as RemoteBatch
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 RENEW_EVERY_S = 5.0
 SAVE_EVERY_LINES = 1000
+KEY_DIGITS = 64  # of a request's key
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ class Batches:
             one.gap_s = min(1.5 * one.gap_s, self.limits.poll_s)
             one.poll_at = time.monotonic() + one.gap_s
             counts = remote.request_counts
-            done = f"{remote.status}, {counts.completed if counts else 0:,} of {one.batch.requests:,} done"
+            done = f"{shown_words(remote.status)}, {counts.completed if counts else 0:,} of {one.batch.requests:,} done"
             if done != one.said:
                 one.said = done
                 self.teacher.report(f"batch {one.batch.remote_id}: {done}")
@@ -269,29 +270,43 @@ class Batches:
         reading = Reading(dict(one.lines))
         for file_id in (remote.output_file_id, remote.error_file_id) if remote is not None else ():
             if file_id:
-                await self._read_file(file_id, reading)
+                await self._read_file(one.batch, file_id, reading)
         self._missing(reading, remote)
         self.run.save()
         self.table.moved(one.batch, "read")
 
-    async def _read_file(self, file_id: str, reading: Reading) -> None:
-        """Settle the lines of one file, each key once, however often the connection breaks."""
+    async def _read_file(self, batch: Batch, file_id: str, reading: Reading) -> None:
+        """Settle the lines of one file, each key once, however often the connection breaks; tell of unusable ones."""
         for attempt in range(1, self.teacher.max_attempts + 1):
+            unusable: list[str] = []
             try:
-                async for record in self.api.results(file_id):
-                    self._take(record, reading)
-                return
+                async for record in self.api.results(file_id, batch.requests):
+                    if fault := record if isinstance(record, str) else self._take(record, reading):
+                        unusable.append(fault)
             except Unsure as error:
                 if attempt == self.teacher.max_attempts:
                     raise UserError(f"{error}; it is kept at the server, start again to read it.") from error
                 await asyncio.sleep(self.teacher.backoff_base_s)
-
-    def _take(self, record: dict[str, object], reading: Reading) -> None:
-        """Settle what one line says, unless it is doubled, was settled before a kill, or is not ours at all."""
-        key = record.get("custom_id")
-        if not isinstance(key, str) or key in reading.seen:
+                continue
+            if unusable:
+                self.teacher.report(
+                    f"batch {batch.remote_id}: {len(unusable):,} lines of its results are unusable ({unusable[0]}); "
+                    "requests without a result are asked again"
+                )
             return
-        reply = line_reply(record)
+
+    def _take(self, record: dict[str, object], reading: Reading) -> str:
+        """Settle what one line says, unless it is doubled, was settled before a kill, or is not ours at all.
+
+        Returns what is wrong with a line that names no request, else an empty text.
+        """
+        key = record.get("custom_id")
+        if not isinstance(key, str) or len(key) != KEY_DIGITS:
+            return "no custom_id of ours"
+        if key in reading.seen:
+            return ""
+        request = self.tries[key].request if key in self.tries else None
+        reply = line_reply(record, self._asked(request))
         reading.seen.add(key)
         reading.billed += reply.usage or Usage()
         line = reading.left.pop(key, None)
@@ -299,6 +314,12 @@ class Batches:
             self._settle(line, reply)
         if len(reading.seen) % SAVE_EVERY_LINES == 0:
             self.run.save()
+        return ""
+
+    def _asked(self, request: Request | None) -> Asked:
+        if request is None:
+            return Asked(url=self.teacher.base_url)
+        return Asked(request.model, self.teacher.base_url, request.schema is not None)
 
     def _missing(self, reading: Reading, remote: RemoteBatch | None) -> None:
         """Settle lines that are in no file. What the batch billed beyond its lines was billed for these."""
@@ -316,23 +337,27 @@ class Batches:
 
     def _failed(self, one: Open, remote: RemoteBatch) -> None:
         """The server took none of it: a full queue says nothing of the lines, a named line is rejected by itself."""
-        errors = (remote.errors.data if remote.errors else None) or []
+        errors = remote.errors.data if remote.errors else ()
         codes = {code_of(error.code) for error in errors} - {""}
-        if "token_limit_exceeded" in codes:
+        if full := "token_limit_exceeded" in codes:
             self.most_tokens = max(1, min(self.most_tokens, one.batch.tokens) // 2)
             self.teacher.report(f"batch {one.batch.remote_id}: the queue is full, waves of {self.most_tokens:,} tokens")
         lines = list(one.lines.values())
         named = {error.line: error for error in errors if error.line is not None and 0 < error.line <= len(lines)}
         for number, line in enumerate(lines, 1):
+            tries = self.tries.get(line.key)
             if number in named:
-                code = code_of(named[number].code) or "no reason given"
-                self._settle(line, Reply("rejected", f"rejected by the server ({code})"))
-            elif named or "token_limit_exceeded" in codes:
-                if line.key in self.tries:
-                    self.again.append(self.tries[line.key])
+                code, said = code_of(named[number].code) or "no reason given", named[number].message or ""
+                self._settle(line, Reply("rejected", f"rejected by the server ({code})", detail=shown_words(said)))
+            elif full and tries is not None and tries.again("rate_limit", self.teacher.max_attempts):
+                self._settle(line, Reply("rate_limit", "queue full at the server"))
+            elif named or full:
+                if tries is not None:
+                    self.again.append(tries)
             else:
                 why = ", ".join(sorted(codes)) or "no reason given"
-                self._settle(line, Reply("transport", f"batch failed ({why})"))
+                said = shown_words(next((error.message for error in errors if error.message), ""))
+                self._settle(line, Reply("transport", f"batch failed ({why[:100]})", detail=said))
         self.run.save()
         self._forget(one.batch, len(self.table.lines(one.batch)))
 

@@ -6,29 +6,106 @@ Belongs here: transport, its retries, the reading of result lines. Does not belo
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.client import FORM_REFUSED, Reply, names_form, read_completion
-from iot_pipeline.teacher.hidden import code_of
+from iot_pipeline.teacher.hidden import code_of, shown_words
 from iot_pipeline.teacher.limits import backoff_s, retry_after_s
+from iot_pipeline.teacher.replies import (
+    MOST_TOKENS,
+    Asked,
+    Reply,
+    error_words,
+    parse_json,
+    read_completion,
+    read_error,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-    from openai.types import Batch as RemoteBatch
 
 T = TypeVar("T")
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 TOKEN = "iot_pipeline"  # name of the metadata entry by which a batch is known again
 TRANSIENT = (408, 409, 429)
+PAGE, MOST_PAGES = 100, 1000  # batches of one list, lists that are looked through
+# Of a file of results: an answer of 128,000 tokens takes 4 MB; a line may be doubled, and a few belong to nobody.
+LINE_BYTES, LINES_MORE = 8 * 1024 * 1024, 1000
 
 
 class Unsure(Exception):
     """The connection broke, so that nobody knows whether the server did what it was asked."""
+
+
+def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+def _or_nothing(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    return _or_none(value, read) or ()
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class BatchUsage(_Read):
+    """Tokens of all results of a batch."""
+
+    input_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS * 100_000)]
+    output_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS * 100_000)]
+
+
+class BatchError(_Read):
+    """Why a batch failed, by line where it is one line's fault."""
+
+    code: Annotated[str | None, WrapValidator(_or_none)] = None
+    line: Annotated[int | None, WrapValidator(_or_none)] = None
+    message: Annotated[str | None, WrapValidator(_or_none)] = None
+
+
+class _Errors(_Read):
+    data: Annotated[tuple[BatchError, ...], Field(strict=False), WrapValidator(_or_nothing)] = ()
+
+
+class _Counts(_Read):
+    completed: int = 0
+
+
+Told = Annotated[str | None, WrapValidator(_or_none)]
+
+
+class RemoteBatch(_Read):
+    """A batch as the server tells of it. Without id and status it is none; whatever else is odd is left out."""
+
+    id: Annotated[str, Field(min_length=1, max_length=500)]
+    status: str
+    output_file_id: Told = None
+    error_file_id: Told = None
+    created_at: Annotated[float | None, WrapValidator(_or_none)] = None
+    in_progress_at: Annotated[float | None, WrapValidator(_or_none)] = None
+    metadata: Annotated[dict[str, Any] | None, WrapValidator(_or_none)] = None
+    request_counts: Annotated[_Counts | None, WrapValidator(_or_none)] = None
+    usage: Annotated[BatchUsage | None, WrapValidator(_or_none)] = None
+    errors: Annotated[_Errors | None, WrapValidator(_or_none)] = None
+
+
+class _Page(_Read):
+    data: list[RemoteBatch]
+    has_more: bool = False
+
+
+class _File(_Read):
+    id: Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class BatchApi:
@@ -43,7 +120,8 @@ class BatchApi:
 
         async def send() -> str:
             with path.open("rb") as file:
-                return (await self.client.files.create(file=(name, file), purpose="batch")).id
+                sent = await self.client.files.with_raw_response.create(file=(name, file), purpose="batch")
+            return _File.model_validate(parse_json(sent.content)).id
 
         return await self._call(send)
 
@@ -51,10 +129,10 @@ class BatchApi:
         """Start a batch; its id. Raises Unsure where it may have been started without our learning of it."""
 
         async def send() -> str:
-            batch = await self.client.batches.create(
+            batch = await self.client.batches.with_raw_response.create(
                 input_file_id=input_file_id, endpoint=ENDPOINT, completion_window="24h", metadata={TOKEN: token}
             )
-            return batch.id
+            return _File.model_validate(parse_json(batch.content)).id
 
         return await self._call(send, repeatable=False)
 
@@ -62,11 +140,20 @@ class BatchApi:
         """Id of the batch that bears `token`, looking back to `since` (seconds since 1970); None if there is none."""
 
         async def send() -> str | None:
-            async for batch in self.client.batches.list(limit=100):
-                if (batch.metadata or {}).get(TOKEN) == token:
-                    return batch.id
-                if batch.created_at < since - 3600:  # newest first; an hour for clocks that differ
+            after: dict[str, Any] = {}
+            for _ in range(MOST_PAGES):
+                raw = await self.client.batches.with_raw_response.list(limit=PAGE, **after)
+                page = _Page.model_validate(parse_json(raw.content))
+                for batch in page.data:
+                    if (batch.metadata or {}).get(TOKEN) == token:
+                        return batch.id
+                    # Newest first; an hour for clocks that differ.
+                    if batch.created_at is not None and batch.created_at < since - 3600:
+                        return None
+                last = page.data[-1].id if page.data else None
+                if not page.has_more or last is None or after.get("after") == last:
                     return None
+                after = {"after": last}
             return None
 
         return await self._call(send)
@@ -75,32 +162,40 @@ class BatchApi:
         """The batch as the server sees it; None where the server no longer knows it."""
         import openai
 
+        async def send() -> RemoteBatch:
+            raw = await self.client.batches.with_raw_response.retrieve(remote_id)
+            return RemoteBatch.model_validate(parse_json(raw.content))
+
         try:
-            return await self._call(lambda: self.client.batches.retrieve(remote_id), may_be_gone=True)
+            return await self._call(send, may_be_gone=True)
         except openai.NotFoundError:
             return None
 
-    async def results(self, file_id: str) -> AsyncIterator[dict[str, Any]]:
-        """The lines of an output or error file, streamed; one that is no JSON object is left out (so it is missing).
+    async def results(self, file_id: str, requests: int) -> AsyncIterator[dict[str, Any] | str]:
+        """The lines of an output or error file, streamed; for one that is no JSON object the reason, in words.
 
-        A transport error in the middle is raised as Unsure: begin again, what was taken is known.
+        No line is held that is longer than LINE_BYTES, and reading ends after twice as many lines as there are
+        `requests`. A transport error in the middle is raised as Unsure: begin again, what was taken is known.
         """
         import httpx2
         import openai
 
         try:
             async with self.client.files.with_streaming_response.content(file_id) as response:
-                async for text in response.iter_lines():
-                    try:
-                        line = json.loads(text)
-                    except ValueError:
-                        continue
-                    if isinstance(line, dict):
-                        yield line
+                raw, count = response.http_response, 0
+                encoding = raw.headers.get("content-encoding", "")
+                async for line in lines_of(raw.aiter_raw(), encoding, LINE_BYTES):
+                    count += 1
+                    if count > 2 * requests + LINES_MORE:
+                        yield f"more than {count - 1:,} lines"
+                        return
+                    yield read_line(line)
         except openai.NotFoundError:
             return  # deleted or expired at the server: its lines are missing
+        except httpx2.DecodingError as error:  # it would be no other next time
+            yield f"a file that cannot be unpacked: {shown_words(str(error))}"
         except (openai.APIError, httpx2.HTTPError):
-            raise Unsure(f"the file {file_id} could not be read to its end") from None
+            raise Unsure(f"the file {shown_words(file_id)} could not be read to its end") from None
 
     async def _call(
         self, send: Callable[[], Awaitable[T]], repeatable: bool = True, may_be_gone: bool = False
@@ -112,23 +207,22 @@ class BatchApi:
             try:
                 return await send()
             except openai.APIStatusError as error:
+                heard = _heard(error)
                 if error.status_code in (401, 403):
-                    # The server's own words may hold part of the key.
                     raise UserError(
-                        f"the teacher's server refused the key (HTTP {error.status_code}): set OPENAI_API_KEY to one "
-                        "that may use files and batches."
+                        f"the teacher's server refused the key ({heard}): set OPENAI_API_KEY to one that may use files "
+                        "and batches."
                     ) from None
                 if error.status_code in (404, 405):
                     if may_be_gone and error.status_code == 404:
                         raise
                     raise UserError(
-                        f"the server at {self.base_url} has no Batch API (HTTP {error.status_code}): set "
-                        "IOT_TEACHER_VIA=requests."
+                        f"the server at {self.base_url} has no Batch API ({heard}): set IOT_TEACHER_VIA=requests."
                     ) from None
                 if error.status_code < 500 and error.status_code not in TRANSIENT:
                     raise UserError(
-                        f"the teacher's server at {self.base_url} rejected a batch (HTTP {error.status_code} "
-                        f"{code_of(error.code)}); batches that run go on, start again to read them."
+                        f"the teacher's server at {self.base_url} rejected a batch ({heard}); batches that run go on, "
+                        "start again to read them."
                     ) from None
                 if not repeatable and error.status_code >= 500:
                     raise Unsure(f"HTTP {error.status_code}") from None
@@ -136,33 +230,77 @@ class BatchApi:
             except openai.APIConnectionError as error:
                 if not repeatable:
                     raise Unsure("connection broken") from error
-            except (ValueError, AttributeError, openai.APIResponseValidationError):
+            except ValueError:
                 # Not what the API says: no JSON (a gateway's page), or text where an object should be.
                 if not repeatable:
                     raise Unsure("unreadable response") from None
-            await asyncio.sleep(backoff_s(self.backoff_base_s, attempt, self.rng) if wait is None else wait)
+            await asyncio.sleep(wait or backoff_s(self.backoff_base_s, attempt, self.rng))
         raise UserError(
             f"the teacher's server at {self.base_url} did not answer {self.tries} times in a row; batches that run "
             "go on, start again to read them."
         )
 
 
-def line_reply(line: dict[str, Any]) -> Reply:
-    """What a line of an output or error file says, in the words of a single request."""
-    error, response = line.get("error"), line.get("response")
+def _heard(error: Any) -> str:
+    """Word an HTTP error: status, code and the server's reason."""
+    try:
+        code, words = error_words(parse_json(error.response.content))
+    except ValueError:
+        code, words = "", error.response.content.decode(errors="replace")
+    named, shown = f"HTTP {error.status_code} {code}".rstrip(), shown_words(words)
+    return f"{named}: {shown}" if shown else named
+
+
+async def lines_of(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncIterator[bytes | None]:
+    """Split a stream into lines, blank ones left out; None in place of one over `limit` bytes, which is not held."""
+    from iot_pipeline.teacher.transport import unpacker
+
+    unpack, held, too_long = unpacker(encoding), bytearray(), False
+    async for piece in pieces:
+        for part in unpack(piece):
+            *ended, rest = part.split(b"\n")
+            for end in ended:
+                line, held = bytes(held) + end, bytearray()
+                if too_long or len(line) > limit:
+                    yield None
+                elif line.strip():
+                    yield line
+                too_long = False
+            held += rest
+            if len(held) > limit:
+                held, too_long = bytearray(), True
+    if too_long or held.strip():
+        yield None if too_long else bytes(held)
+
+
+def read_line(line: bytes | None) -> dict[str, Any] | str:
+    """Parse a line of results; the object in it, or why there is none."""
+    if line is None:
+        return f"a line of more than {LINE_BYTES:,} bytes"
+    try:
+        found = parse_json(line)
+    except ValueError as error:
+        return f"no JSON: {shown_words(str(error))}"
+    return found if isinstance(found, dict) else "no JSON object"
+
+
+class _Response(_Read):
+    status_code: int
+    body: Any = None
+
+
+def line_reply(line: dict[str, Any], asked: Asked | None = None) -> Reply:
+    """What a line of an output or error file says, in the words of a single request.
+
+    What would stop single requests at once (no credit, an unknown model) only rejects a line: the others are there.
+    """
+    error, asked = line.get("error"), asked or Asked()
     if isinstance(error, dict):
-        return Reply("transport", (code_of(error.get("code")) or "batch error").replace("_", " "))
-    if not isinstance(response, dict):
-        return Reply("transport", "unreadable response", billed_unknown=True)
-    status, body = response.get("status_code"), response.get("body")
-    if status == 200:
-        return read_completion(body)
-    if status == 429:
-        return Reply("rate_limit", "rate limited")
-    if not isinstance(status, int) or status >= 500 or status in TRANSIENT:
-        return Reply("transport", f"server error {status}")
-    if names_form(body):
-        return FORM_REFUSED
-    said = body.get("error") if isinstance(body, dict) else None
-    code = code_of(said.get("code")) if isinstance(said, dict) else ""
-    return Reply("rejected", f"rejected by the server (HTTP {status} {code})".replace(" )", ")"))
+        outcome = (code_of(error.get("code")) or "batch error").replace("_", " ")
+        return Reply("transport", outcome, detail=shown_words(error_words(error)[1]))
+    try:
+        response = _Response.model_validate(line.get("response"))
+    except (ValidationError, RecursionError):
+        return unreadable("a line without a response")
+    status = response.status_code
+    return read_completion(response.body, asked) if status == 200 else read_error(status, response.body, asked)

@@ -7,17 +7,19 @@ server_batches.py), the writing (analyst.py).
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from typing import Any
 
 from starlette.responses import JSONResponse
 
-from iot_pipeline.teacher.analyst import find_classes, write_answer
+from iot_pipeline.teacher.analyst import find_classes, prompt_tokens, write_answer
 from iot_pipeline.teacher.faults import ANSWER_FAULTS, REFUSAL, spoil
 from iot_pipeline.teacher.request import EMBEDDED_MODEL
 
 FINGERPRINT = "fp_embedded_1"
 DEFAULT_MAX_TOKENS = 4096
+CONTEXT_TOKENS = 128_000  # of gpt-4o-mini
 ANSWER_FIELDS = {"classification", "analysis", "key_indicators"}
 ROLES = ("assistant", "developer", "system", "user")  # not a set: what is looked for may be a list
 
@@ -30,13 +32,21 @@ class BadBody(Exception):
         self.param = param
 
 
+class AsciiJSON(JSONResponse):
+    """A JSON response that can quote whatever a client sent: half of a surrogate pair has no UTF-8, but an escape."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json.dumps(content).encode()
+
+
 def error(
     status: int, message: str, kind: str, code: str | None = None, param: str | None = None,
     headers: dict[str, str] | None = None,
-) -> JSONResponse:
+) -> AsciiJSON:
     """An error as the real API words it."""
     content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return JSONResponse(content, status, headers=headers)
+    return AsciiJSON(content, status, headers=headers)
 
 
 def check_body(body: Any, json_schema: bool = True) -> dict[str, Any]:
@@ -58,6 +68,8 @@ def check_body(body: Any, json_schema: bool = True) -> dict[str, Any]:
         content = message.get("content")
         if not isinstance(content, str) or not _encodes(content):
             raise BadBody(f"{where}.content must be a string of Unicode text", f"{where}.content")
+    if (tokens := prompt_tokens("\n".join(message["content"] for message in messages))) > CONTEXT_TOKENS:
+        raise BadBody(f"messages of {tokens:,} tokens are over the context length of {CONTEXT_TOKENS:,}", "messages")
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     if limit is not None and (not _whole(limit) or limit < 1):
         raise BadBody("max_tokens must be a whole number of at least 1", "max_tokens")

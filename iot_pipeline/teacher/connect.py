@@ -6,7 +6,9 @@ Belongs here: reading the settings of the teacher. Does not belong here: asking 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 from sqlalchemy import URL
 
@@ -31,10 +33,31 @@ def address_of(settings: Settings) -> str:
         return OPENAI_URL
     if not settings.teacher.startswith(("http://", "https://")):
         raise UserError(
-            f"IOT_TEACHER={settings.teacher}: it must be embedded, openai, replay, or the base URL of a compatible "
-            "server (http://host:port/v1)."
+            f"IOT_TEACHER={shown_address(settings.teacher)}: it must be embedded, openai, replay, or the base URL of a "
+            "compatible server (http://host:port/v1)."
+        )
+    if not _is_address(settings.teacher):
+        raise UserError(
+            "IOT_TEACHER is no URL of a server (http://user:password@host:port/v1; signs like @ / : in a password are "
+            "written as %40 %2F %3A)."
         )
     return settings.teacher
+
+
+def shown_address(address: str) -> str:
+    """Cut an address, however odd, down to what may be told: no user, no password, no query, no fragment."""
+    scheme, mark, rest = address.rpartition("://")
+    return scheme.rpartition("@")[2] + mark + re.split(r"[?#]", rest.rpartition("@")[2])[0]
+
+
+def _is_address(url: str) -> bool:
+    """Return False for a URL whose password would be taken for a part of its host, port or path."""
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+    return named and "@" not in parts.netloc.rpartition("@")[0] and not re.search(r"[^/]@", parts.path)
 
 
 def source_of(settings: Settings) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +32,7 @@ PLACES = (
     "and MariaDB, pip install 'iot-pipeline[mysql]'), or the URL of another database with transactions that SQLAlchemy "
     "has a dialect for, with a driver that is not asynchronous"
 )
+USER_AND_PASSWORD = re.compile(r"[^/:]+:[^/@]*@")  # in a path: a URL that lacks its ://
 WAL_TRIES = 200  # 10 s
 KEYS_AT_ONCE = 500  # databases limit the variables of a statement
 QUARTER_S = 900  # of an hour; time zones differ by whole ones
@@ -37,15 +40,14 @@ QUARTER_S = 900  # of an hour; time zones differ by whole ones
 
 def store_url(location: Location) -> sa.URL:
     """The SQLAlchemy URL of a path or URL. UserError, which never repeats a URL, where no store can be there."""
+    if isinstance(location, str) and "://" not in location and USER_AND_PASSWORD.search(location):
+        raise _no_url()
     if isinstance(location, Path) or (isinstance(location, str) and "://" not in location):
         return sa.URL.create(SQLITE, database=str(Path(location).expanduser().absolute()))
     try:
         url = sa.make_url(location)
     except (ArgumentError, ValueError):  # both repeat parts of it
-        raise UserError(
-            f"{SETTING} is no URL of a database (postgresql+psycopg2://user:password@host:5432/name; signs like @ / : "
-            "in a password are written as %40 %2F %3A)."
-        ) from None
+        raise _no_url() from None
     url = with_driver(url)
     if url.drivername != SQLITE and not _is_usable(url):
         raise UserError(f"{SETTING}: a store cannot be in {url.drivername}; give {PLACES}.")
@@ -61,6 +63,13 @@ def store_url(location: Location) -> sa.URL:
             raise UserError(f"{SETTING}: a SQLite store needs a file: sqlite:////folder/teacher.sqlite.")
         return url.set(database=str(Path(str(url.database)).expanduser().absolute()))
     return url
+
+
+def _no_url() -> UserError:
+    return UserError(
+        f"{SETTING} is no URL of a database (postgresql+psycopg2://user:password@host:5432/name; signs like @ / : "
+        "in a password are written as %40 %2F %3A)."
+    )
 
 
 def _is_usable(url: sa.URL) -> bool:
@@ -325,10 +334,19 @@ class Database:
             driver.commit()  # some databases take back with the first transaction what was set in it
 
     def _of_what_is_there(self) -> sa.URL:
-        """The URL by which a SQLite file is opened and never made. Not `mode=ro`: a write-ahead log may have to be."""
+        """The URL by which a SQLite file is opened and never made.
+
+        Not `mode=ro` where the folder can be written: a write-ahead log may have to be. Where it cannot and there is no
+        such log, `immutable` keeps SQLite from making one; with a log beside it, it is read as it lies.
+        """
         if not is_file(self.url):
             return self.url
-        return self.url.set(database=Path(str(self.url.database)).as_uri(), query={"mode": "rw", "uri": "true"})
+        path = Path(str(self.url.database))
+        options = {"mode": "rw"}
+        if path.exists() and not all(os.access(place, os.W_OK) for place in (path, path.parent)):
+            log = path.with_name(f"{path.name}-wal")
+            options = {"mode": "ro"} | ({} if log.exists() and log.stat().st_size else {"immutable": "1"})
+        return self.url.set(database=path.as_uri(), query={**options, "uri": "true"})
 
     @contextmanager
     def explained(self, done: str) -> Iterator[None]:

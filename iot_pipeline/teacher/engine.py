@@ -40,6 +40,13 @@ class Teacher:
     `paid` defaults to whether the address is outside this machine and its network; a paid model needs a price.
     `rpm`, `tpm`: requests and tokens a minute that concurrent requests keep to; None = what the server tells of.
     `via`: concurrent requests, or the Batch API (half the price, answers within a day).
+
+    The ledger never passes the cap while each reply bills at most `max_tokens` for its answer and a token a byte for
+    its prompt; usage that is missing or contradicts itself is booked at that most. A reply that bills more breaks the
+    server's promise: it is booked as billed and the run stops, so that the cap is passed by no more than the excess of
+    the replies in flight at that moment (by Batch: of the open batches). Until an answer has shown that the server
+    keeps to it, each request sets aside what a reply of the longest size that is read can bill; where the budget has
+    no room for that, one request goes alone, and the excess is that of one reply.
     """
 
     def __init__(
@@ -59,6 +66,8 @@ class Teacher:
         self.quota = Quota(rpm, tpm)  # kept before the server has to say no
         self.models: list[str] = []  # of the latest `ask`
         self.form_refused = False  # the server does not know response_format
+        self.keeps_limit = False  # an answer of a paid server has shown that it bills no more than max_tokens
+        self.usage_doubted = False  # it was said that usage cannot be believed
         self.summary = Summary()
 
     def __repr__(self) -> str:

@@ -83,7 +83,7 @@ def spoil(kind: str, text: str, classes: Sequence[str]) -> str:
     if kind == "wrong_label":
         match = LABEL.search(text)
         other = next((name for name in classes if match is None or name != match[2]), "Unknown_Class")
-        return LABEL.sub(rf"\g<1>{other}", text)
+        return LABEL.sub(lambda found: found[1] + other, text)
     if kind == "ungrounded":
         return re.sub(r"-?\d+\.\d+|\d+", "87654.321", text, count=1)
     if kind == "truncate":

@@ -6,6 +6,7 @@ Belongs here: prices and arithmetic. Does not belong here: where costs are kept 
 from __future__ import annotations
 
 import ipaddress
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -110,8 +111,13 @@ def is_paid(base_url: str) -> bool:
 
 
 def worst_case(price: Price, request: Request, max_tokens: int) -> float:
-    """Dollars that an attempt can never pass: a token is at least one byte, an answer at most `max_tokens`."""
+    """Dollars that an attempt can never pass: a token is at least one byte, an answer at most `max_tokens`.
+
+    The schema counts as well: servers put it before the messages.
+    """
     prompt = sum(len(m["content"].encode()) + MESSAGE_OVERHEAD_TOKENS for m in request.messages)
+    if request.schema is not None:
+        prompt += len(json.dumps(request.body()["response_format"]))
     return price.cost(Usage(prompt=prompt, completion=max_tokens))
 
 

@@ -6,6 +6,7 @@ Belongs here: the gate, back-off, the circuit breaker. Does not belong here: req
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter, deque
@@ -34,9 +35,9 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         else:
             at = parsedate_to_datetime(value)
             seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None  # not a form the standard knows: the ordinary back-off holds
-    return min(max(seconds, 0.0), MAX_PAUSE_S)
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_PAUSE_S)
 
 
 def backoff_s(base_s: float, failures: int, rng: random.Random) -> float:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import ledger
-from iot_pipeline.teacher.client import Reply, send
+from iot_pipeline.teacher.client import send
 from iot_pipeline.teacher.limits import Gate, backoff_s
+from iot_pipeline.teacher.replies import Reply, reply_bytes
 from iot_pipeline.teacher.request import Request, Usage
-from iot_pipeline.teacher.run import SAVE_EVERY_S, Run, Tries
+from iot_pipeline.teacher.run import SAVE_EVERY_S, Run
 from iot_pipeline.teacher.store import Attempt
 from iot_pipeline.teacher.tokens import safe_tokens
+from iot_pipeline.teacher.tries import Tries
 
 if TYPE_CHECKING:
     from iot_pipeline.teacher.transport import ShortOpenAI
@@ -36,6 +38,7 @@ class Pool:
         self.gate = Gate(run.teacher.concurrency)
         self.till = Till(run)
         self.bench = Bench(run)
+        self.probing = False  # money is being set aside for a request that goes alone
 
     async def ask(self, feed: Iterator[Request | None]) -> None:
         """Ask what comes (None: nothing yet); returns when all of it is finished or the run stops."""
@@ -73,9 +76,9 @@ class Pool:
             reply, attempt = sent
             if await self.bench.judge(tries, reply, attempt):
                 return
-            if reply.kind in ("rate_limit", "transport") and reply.retry_after_s is None:
-                wait = backoff_s(self.teacher.backoff_base_s, tries.failures + min(tries.limited, 6), self.run.rng)
-                await asyncio.sleep(wait)
+            # A server that asks for no wait at all gets one all the same: 100 refusals must not come in one second.
+            if reply.kind in ("rate_limit", "transport") and not reply.retry_after_s:
+                await asyncio.sleep(backoff_s(self.teacher.backoff_base_s, tries.pauses, self.run.rng))
             if self.run.stop is not None:
                 return
 
@@ -92,7 +95,7 @@ class Pool:
             worst, reservation = 0.0, None
             if price != ledger.FREE:
                 worst = ledger.worst_case(price, tries.request, tries.max_tokens)
-                reservation = await self._reserve(tries.request, worst)
+                reservation = await self._reserve(tries, price, worst)
                 if reservation is None:
                     return None
             reply, attempt = await self._exchange(tries, price, worst, reservation)
@@ -101,6 +104,10 @@ class Pool:
             if tokens:
                 self.teacher.quota.answered(tokens)
         self._learn(reply)
+        if reply.fatal:
+            self.run.account(attempt)
+            self.run.stop = self.run.stop or UserError(reply.fatal)
+            return None
         self.run.tried(reply)
         if reply.kind == "answer":
             self.gate.succeeded()
@@ -147,14 +154,28 @@ class Pool:
         if told := self.teacher.quota.learn(reply.headers):
             self.teacher.report(f"{self.teacher.base_url} tells of its limits, which are kept to: {', '.join(told)}")
 
-    async def _reserve(self, request: Request, worst: float) -> int | None:
-        """Set `worst` dollars aside; None, and the run stops, where the budget has no room for it."""
-        run = self.run
+    async def _reserve(self, tries: Tries, price: ledger.Price, worst: float) -> int | None:
+        """Set money aside; None, and the run stops, where the budget has no room for `worst` dollars.
+
+        Until the server has shown that it keeps to max_tokens, as much as the longest reply that is read can bill: a
+        token is at least one byte. Where the budget has no room for that, one request goes alone.
+        """
+        run, request = self.run, tries.request
         while run.stop is None:
-            reservation = await self.till.reserve(request, worst)
+            most = worst
+            if not self.teacher.keeps_limit:
+                most = ledger.worst_case(price, request, reply_bytes(tries.max_tokens))
+            reservation = await self.till.reserve(request, most)
             if reservation is not None:
                 return reservation
-            if run.reserved == 0:
+            if run.reserved == 0 and not self.probing:
+                self.probing = True
+                try:
+                    reservation = await self.till.reserve(request, worst)
+                finally:
+                    self.probing = False
+                if reservation is not None:
+                    return reservation
                 run.stop = run.budget_error(worst)
                 break
             # Requests in flight mostly cost less than was set aside for them: wait for what they give back.

@@ -41,14 +41,20 @@ class Request:
     @cached_property
     def key(self) -> str:
         """64 hex digits: sha256 of the canonical JSON of everything that can change the answer."""
-        content = {
+        return hashlib.sha256(canonical(self.content()).encode()).hexdigest()
+
+    def content(self) -> dict[str, Any]:
+        """Everything that can change the answer, as plain data."""
+        return {
             "model": self.model,
             "messages": [dict(message) for message in self.messages],
             "params": dict(self.params),
             "schema_version": self.schema_version,
         }
-        text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+
+    def context(self) -> dict[str, str]:
+        """Texts by which the answer is judged; no part of the request."""
+        return {}
 
     def body(self) -> dict[str, Any]:
         """The JSON body as the API wants it."""
@@ -57,6 +63,11 @@ class Request:
             form = {"name": "answer", "strict": True, "schema": dict(self.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         return body
+
+
+def canonical(content: Mapping[str, Any]) -> str:
+    """JSON that is equal wherever the content is."""
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True)

@@ -17,24 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import ledger
-from iot_pipeline.teacher.client import Reply
 from iot_pipeline.teacher.limits import Breaker
+from iot_pipeline.teacher.replies import Reply
 from iot_pipeline.teacher.request import Answer, Request, Usage
-from iot_pipeline.teacher.store import NO_ANSWER, UNCHECKED, Attempt, Store
+from iot_pipeline.teacher.store import NO_ANSWER, UNCHECKED, Attempt, Store, is_verdict
+from iot_pipeline.teacher.store_requests import RequestTable
+from iot_pipeline.teacher.tries import Tries
 
 if TYPE_CHECKING:
     from iot_pipeline.teacher.engine import Teacher
 
 Check = Callable[[Request, str], list[str]]
-CONTENT_ATTEMPTS = 3  # times an answer may be refused or fail its check
-RATE_LIMIT_ATTEMPTS = 100  # a rate limit says nothing about the request, so it hardly counts
 SAVE_EVERY_S = 0.05
 PROGRESS_EVERY_S = 2.0
 PART = 1000  # requests that are looked up at once
 CLAIM_BATCH = 32
 FIRST_OTHERS_GAP_S, MAX_OTHERS_GAP_S = 0.2, 10.0  # another process may be waiting for a batch, for hours
-# Added to the seed when an answer was bad: a deterministic server would say the same again.
-SEED_STEP = 1_000_003
 
 
 @dataclass
@@ -82,44 +80,6 @@ class Summary:
         return ", ".join(parts)
 
 
-class Tries:
-    """How often one request was tried, what the next try says, and when enough is enough."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.usage, self.cost, self.attempts = Usage(), 0.0, 0
-        self.bad = self.failures = self.limited = 0
-        self.raised = False
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest answer of the next try, tokens."""
-        return int(self.request.params["max_tokens"]) * (2 if self.raised else 1)
-
-    def body(self) -> dict[str, Any]:
-        """The request as the next try sends it."""
-        body = self.request.body() | {"max_tokens": self.max_tokens}
-        if self.bad and "seed" in body:
-            body["seed"] = (body["seed"] + self.bad * SEED_STEP) % 2**31
-        return body
-
-    def made(self, reply: Reply, attempt: Attempt, reasons: list[str], max_failures: int) -> bool:
-        """Count a try; True where it was the last one, because the answer is good or the limits are reached."""
-        self.attempts, self.usage = self.attempts + 1, self.usage + attempt.usage
-        self.cost += attempt.cost_usd
-        if not reasons or reply.kind == "rejected":
-            return True
-        if reply.kind == "answer" and reply.finish_reason == "length":
-            last, self.raised = self.raised, True
-            return last
-        if reply.kind == "answer":
-            self.bad += 1
-            return self.bad >= CONTENT_ATTEMPTS
-        self.failures += reply.kind == "transport"
-        self.limited += reply.kind == "rate_limit"
-        return self.failures >= max_failures or self.limited >= RATE_LIMIT_ATTEMPTS
-
-
 def stored_answers(store: Store, source: str, requests: Mapping[str, Request], check: Check) -> dict[str, Answer]:
     """What need not be asked: stored answers of `source` to `requests` (by key) under today's check. Writes nothing."""
     found = (usable(stored, requests[stored.key], check) for stored in store.lookup(list(requests), source))
@@ -128,9 +88,9 @@ def stored_answers(store: Store, source: str, requests: Mapping[str, Request], c
 
 def usable(stored: Answer, request: Request, check: Check) -> Answer | None:
     """A stored answer under today's check; None where the request is to be asked (again)."""
-    if stored.reasons and stored.reasons[0].startswith(NO_ANSWER):
+    if not is_verdict(stored):
         return None
-    if not stored.text or stored.reasons[:1] in (("refused",), ("cut off",)):
+    if stored.reasons[:1] in (("refused",), ("cut off",)):
         return stored  # no full text: it stays what it is
     if (version := version_of(check)) and stored.checked == version:
         return stored
@@ -160,6 +120,7 @@ class Run:
         self.reserved = 0  # reservations of this run that are not settled in the store
         self.stop: Exception | None = None
         self.check_version = version_of(check)
+        self.asked = RequestTable(store)
         self._attempts: list[Attempt] = []
         self._finished: list[Answer] = []
         self._unasked: list[Answer] = []
@@ -191,6 +152,7 @@ class Run:
         model without a price.
         """
         requests = {request.key: request for request in part}
+        self.asked.keep(part)
         found = stored_answers(self.store, self.teacher.source, requests, self.check)
         if self.check_version:
             stale = [answer for answer in found.values() if answer.checked != self.check_version]
@@ -253,24 +215,58 @@ class Run:
         self, key: str, model: str, reply: Reply, price: ledger.Price, worst: float, reservation: int | None,
         seconds: float,
     ) -> Attempt:
-        """The ledger's line for a reply. What may have been billed without our knowing is counted at its worst."""
+        """The ledger's line for a reply. What may have been billed without our knowing is counted at its worst; what
+        was billed beyond that is counted as it was, and ends the run.
+        """
         usage, unknown, outcome = reply.usage or Usage(), reply.billed_unknown, reply.outcome
         cost = worst if unknown else price.cost(usage)
         if reply.kind == "answer":
             outcome = "refused" if reply.refusal else "cut off" if reply.finish_reason == "length" else "answered"
+        if price != ledger.FREE:
+            cost = self._watch(reply, price, worst, cost)
         return Attempt(
             key, self.teacher.source, model, outcome, usage, cost, unknown and cost > 0, seconds, reservation
         )
 
+    def _watch(self, reply: Reply, price: ledger.Price, worst: float, cost: float) -> float:
+        """Return the cost of a paid server's reply; the run stops where that is more than it was allowed to be.
+
+        Args:
+            reply: what came.
+            price: of the model.
+            worst: dollars that the request may cost at most.
+            cost: dollars by its usage, or `worst` where that is not known.
+        """
+        teacher, told = self.teacher, ""
+        if reply.usage_fault and not teacher.usage_doubted:
+            teacher.usage_doubted = True
+            teacher.report(
+                f"{teacher.base_url} gives no usage that can be believed ({reply.usage_fault}): such answers are "
+                "booked at the most they may cost"
+            )
+        if reply.too_long:
+            cost = worst + price.cost(Usage(completion=reply.too_long))
+            told = f"a reply of more than {reply.too_long:,} bytes"
+        elif cost > worst * (1 + 1e-9):
+            told = f"${cost:.4f} billed for a request that may cost ${worst:.4f}"
+        elif reply.kind == "answer" and reply.usage is not None and reply.usage.completion:
+            teacher.keeps_limit = True
+        if told:
+            self.stop = self.stop or UserError(
+                f"the teacher at {teacher.base_url} does not keep to max_tokens ({told}), so IOT_TEACHER_BUDGET_USD "
+                "could not hold and it was stopped. Answers so far are kept; use a server that keeps to it."
+            )
+        return cost
+
     def judge(self, tries: Tries, reply: Reply, attempt: Attempt) -> bool:
         """Account a try and, where it was the last one, finish the request; True where it is finished."""
         self.account(attempt)
+        reasons = self._reasons(tries.request, reply)
+        last = tries.made(reply, attempt.usage, attempt.cost_usd, not reasons, self.teacher.max_attempts)
         if reply.kind == "form":
             self.without_form()
             tries.request = self.shaped(tries.request)
-            return False
-        reasons = self._reasons(tries.request, reply)
-        if not tries.made(reply, attempt, reasons, self.teacher.max_attempts):
+        if not last:
             return False
         self._finish(Answer(
             tries.request.key, "quarantined" if reasons else "ok", reply.text, reply.finish_reason, reply.model,
@@ -292,12 +288,13 @@ class Run:
         return replace(request, schema=None) if self.teacher.form_refused and request.schema is not None else request
 
     def _reasons(self, request: Request, reply: Reply) -> list[str]:
-        if reply.kind == "rejected":
-            return [reply.outcome]
+        """The reasons against a reply; those of one that says nothing of the content begin with NO_ANSWER."""
         if reply.kind != "answer":
-            return [NO_ANSWER + reply.outcome]
+            return [NO_ANSWER + reply.told]
         if reply.refusal:
             return ["refused"]
+        if not reply.text.strip():
+            return [NO_ANSWER + ("cut off before any text" if reply.finish_reason == "length" else "no text")]
         if reply.finish_reason == "length":
             return ["cut off"]
         return self.check(request, reply.text)
@@ -310,7 +307,7 @@ class Run:
     def tried(self, reply: Reply) -> None:
         """Note an attempt for the breaker, which also stops what is refused again and again without an end."""
         failed = reply.kind in ("rate_limit", "transport")
-        self.breaker.tried(reply.outcome if failed else None)
+        self.breaker.tried(reply.told if failed else None)
         if failed:
             self._stop_if_tripped()
 
@@ -319,7 +316,8 @@ class Run:
         if reason is not None and self.stop is None:
             self.stop = UserError(
                 f"most requests to the teacher at {self.teacher.base_url} fail, so it was stopped; the most "
-                f"common reason: {reason}. Answers so far are kept; mend the cause and start again."
+                f"common reason: {reason.removeprefix(NO_ANSWER).rstrip('.')}. Answers so far are kept; mend the cause "
+                "and start again."
             )
 
     def keep_unchecked(self, attempt: Attempt, reply: Reply) -> None:

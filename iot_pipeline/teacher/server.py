@@ -21,9 +21,11 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.processes import is_alive
@@ -35,7 +37,9 @@ from iot_pipeline.teacher.garbage import rarely_interrupted
 from iot_pipeline.teacher.manners import Manners, retry_headers
 from iot_pipeline.teacher.quota import Quota
 from iot_pipeline.teacher.request import EMBEDDED_MODEL
-from iot_pipeline.teacher.server_batches import BatchServer
+from iot_pipeline.teacher.server_batches import MOST_BYTES, BatchServer
+
+MOST_BODY = 4_000_000
 
 
 class Server:
@@ -123,13 +127,41 @@ class DroppedResponse(Response):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self.early:
             # ASGI has no message for this; uvicorn's `receive` is a method of the object that holds the connection.
-            receive.__self__.transport.abort()
+            scope["receive"].__self__.transport.abort()
             await asyncio.sleep(0.01)
             return
         headers = [(b"content-type", b"application/json"), (b"content-length", b"1000")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b'{"id": ', "more_body": True})
         raise ConnectionAbortedError("dropped on demand")
+
+
+class BodyLimit:
+    """Refuses bodies that are too long with 413 and keeps no more of them: 4 MB, for a file 204 MB.
+
+    128,000 tokens are at most 2.3 MB of JSON, every character escaped.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        most = MOST_BYTES + MOST_BODY if scope["path"] == "/v1/files" else MOST_BODY
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read <= most:
+                return message
+            while message.get("more_body"):  # a client that is cut off while it sends does not read why
+                message = await receive()
+            raise HTTPException(413, f"a body may have {most} bytes")
+
+        await self.app({**scope, "receive": receive}, limited, send)
 
 
 async def http_error(request: Request, problem: Exception) -> Response:
@@ -159,6 +191,7 @@ def build_app(plan: FaultPlan, manners: Manners, parent: int | None = None) -> S
             *batches.routes(),
         ],
         lifespan=lifespan,
+        middleware=[Middleware(BodyLimit)],
         exception_handlers={HTTPException: http_error},
     )
 

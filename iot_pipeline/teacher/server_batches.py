@@ -21,12 +21,12 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from iot_pipeline.teacher.analyst import prompt_tokens
 from iot_pipeline.teacher.bill import Bill
-from iot_pipeline.teacher.completions import BadBody, check_body, completion, error, prompt_of
+from iot_pipeline.teacher.completions import AsciiJSON, BadBody, check_body, completion, error, prompt_of
 from iot_pipeline.teacher.faults import (
     ANSWER_FAULTS,
     BATCH_FAULTS,
@@ -103,7 +103,7 @@ class BatchServer:
             content = await file.read()
             if len(content) > MOST_BYTES:
                 return error(413, f"a file may have {MOST_BYTES} bytes", "invalid_request_error", param="file")
-            return JSONResponse(self._keep(content, "batch", file.filename or "upload.jsonl"))
+            return AsciiJSON(self._keep(content, "batch", file.filename or "upload.jsonl"))
 
     async def file(self, request: Request) -> Response:
         """GET and DELETE /v1/files/{id}."""
@@ -113,8 +113,8 @@ class BatchServer:
         if request.method == "DELETE":
             del self.files[found["id"]]
             (self.folder / found["id"]).unlink()
-            return JSONResponse({"id": found["id"], "object": "file", "deleted": True})
-        return JSONResponse(found)
+            return AsciiJSON({"id": found["id"], "object": "file", "deleted": True})
+        return AsciiJSON(found)
 
     async def content(self, request: Request) -> Response:
         """GET /v1/files/{id}/content."""
@@ -157,7 +157,7 @@ class BatchServer:
         task = asyncio.create_task(self._work(job))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-        return JSONResponse(job.public)
+        return AsciiJSON(job.public)
 
     async def list(self, request: Request) -> Response:
         """GET /v1/batches, newest first, `limit` at a time after the batch `after`."""
@@ -167,7 +167,7 @@ class BatchServer:
             return error(400, "limit must be a whole number from 1 to 100", "invalid_request_error", param="limit")
         start = ids.index(after) + 1 if after in self.jobs else 0
         page = ids[start : start + limit]
-        return JSONResponse({
+        return AsciiJSON({
             "object": "list", "data": [self.jobs[i].public for i in page], "first_id": page[0] if page else None,
             "last_id": page[-1] if page else None, "has_more": start + limit < len(ids),
         })
@@ -175,7 +175,7 @@ class BatchServer:
     async def batch(self, request: Request) -> Response:
         """GET /v1/batches/{id}."""
         job = self.jobs.get(request.path_params["id"])
-        return JSONResponse(job.public) if job is not None else _no_such("batch", request)
+        return AsciiJSON(job.public) if job is not None else _no_such("batch", request)
 
     async def cancel(self, request: Request) -> Response:
         """POST /v1/batches/{id}/cancel."""
@@ -185,7 +185,7 @@ class BatchServer:
         if job.public["status"] in TERMINAL:
             return error(409, f"the batch is {job.public['status']}", "invalid_request_error")
         job.move("cancelling")
-        return JSONResponse(job.public)
+        return AsciiJSON(job.public)
 
     async def _work(self, job: Job) -> None:
         """Validate, answer line by line, write the files; a fault stops it half way."""
@@ -328,5 +328,5 @@ def _usage(read: int, written: int) -> dict[str, Any]:
     }
 
 
-def _no_such(kind: str, request: Request) -> JSONResponse:
+def _no_such(kind: str, request: Request) -> AsciiJSON:
     return error(404, f"No {kind} with id {request.path_params['id']}", "invalid_request_error", "not_found")

@@ -37,6 +37,8 @@ from iot_pipeline.teacher.store_tables import batches as batch_table
 LOOKUP_BATCH = 1000
 # How the reason begins where a request got no answer at all: such a one may be asked again.
 NO_ANSWER = "no answer: "
+# How it began until version 5 where the server had refused the request, and what a model's refusal is.
+OLD_REJECTED, REFUSED = "rejected by the server", "refused"
 # The reason of a text that came for rows which its caller did not ask for: see run.py.
 UNCHECKED = "not checked yet"
 
@@ -45,7 +47,11 @@ _A, _C, _R = answers.c, claims.c, reservations.c
 _KEYS: sa.BindParameter[str] = sa.bindparam("keys", expanding=True)
 _SOURCE, _OWNER = sa.bindparam("of_source", type_=sa.Text()), sa.bindparam("of_owner", type_=sa.Text())
 _KEY = sa.bindparam("of_key", type_=sa.Text())
-_UNANSWERED = _A.reasons.like(f'_"{NO_ANSWER}%')  # a JSON list; its [ is a wildcard to some databases
+# `is_verdict` in SQL. A JSON list; its [ is a wildcard to some databases.
+_UNANSWERED = sa.or_(
+    _A.reasons.like(f'_"{NO_ANSWER}%'), _A.reasons.like(f'_"{OLD_REJECTED}%'),
+    sa.and_(_A.text == "", sa.not_(_A.reasons.like(f'_"{REFUSED}"%'))),
+)
 LOOKUP = sa.select(answers).where(_A.source == _SOURCE, _A.key.in_(_KEYS))
 CLAIMED = sa.select(_C.key).where(_C.owner == _OWNER, _C.source == _SOURCE, _C.key.in_(_KEYS))
 # Another process may have answered since the caller looked: that one is not to be asked again.
@@ -322,6 +328,17 @@ class Store:
     def _dead(self, rows: Iterable[Any]) -> list[Any]:
         now = self.database.now()
         return [row for row in rows if is_gone(row.owner, row.until, now)]
+
+
+def is_verdict(stored: Answer) -> bool:
+    """Return True where a stored answer says something of the content.
+
+    What the set-up refused (a key, a context, a form) or left without any text is asked again.
+    """
+    reason = stored.reasons[0] if stored.reasons else ""
+    if reason.startswith((NO_ANSWER, OLD_REJECTED)):
+        return False
+    return bool(stored.text) or reason == REFUSED
 
 
 def pair_of(item: Answer | Attempt) -> tuple[str, str]:

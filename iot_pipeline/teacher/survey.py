@@ -17,9 +17,10 @@ from iot_pipeline.teacher.analyst import ANSWER_BYTES_A_TOKEN, NOTHING_TO_DO, pr
 from iot_pipeline.teacher.batch import BatchLimits, line_text
 from iot_pipeline.teacher.bill import PromptCache
 from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
-from iot_pipeline.teacher.run import Check, Tries, stored_answers
+from iot_pipeline.teacher.run import Check, stored_answers
 from iot_pipeline.teacher.store import Store
 from iot_pipeline.teacher.tokens import request_tokens, safe_tokens, text_tokens
+from iot_pipeline.teacher.tries import Tries
 
 DRAFTS = 50  # answers drafted where there is none to learn from
 ANALYSIS = re.compile(r"(?:ANALYSIS:|\"analysis\":)\s*\"?")

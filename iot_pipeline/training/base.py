@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.sft.tokenizer import END_OF_TURN, load_tokenizer, pad_id, prompt_text
+from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, load_tokenizer, pad_id, prompt_text
 from iot_pipeline.training.copying import measure_copying
 from iot_pipeline.training.exercises import ANSWER_WORDS, Flows, group_answer, groups, masked, parse, reading
 from iot_pipeline.training.model import Machine, keep_freed_memory
@@ -86,7 +86,7 @@ def build_tiny_base(
     samples = [_written(flows, row, classes, random, writer) for row in range(min(2000, len(flows.texts)))]
     words = [*ANSWER_WORDS, *(f" {name}" for name in classes), *(f" {name}" for name in features)]
     tokenizer = build_tokenizer([*flows.texts, *samples, *prose], words, recipe.vocabulary)
-    lengths = [len(ids) for ids in tokenizer(flows.texts[:5000])["input_ids"]]
+    lengths = [len(ids) for ids in encode(tokenizer, [literal(tokenizer, text) for text in flows.texts[:5000]])]
     reporter.line(
         f"tokenizer: {len(tokenizer)} tokens, {np.mean(lengths):.0f} a flow; {len(flows.texts)} distinct flows"
     )
@@ -106,7 +106,9 @@ def build_tiny_base(
         losses=losses,
         prompt_tokens_mean=round(float(np.mean(lengths)), 2),
         prompt_tokens_max=max(lengths),
-        single_token_classes=sum(len(tokenizer(f" {name}")["input_ids"]) == 1 for name in classes),
+        single_token_classes=sum(
+            len(ids) == 1 for ids in encode(tokenizer, [literal(tokenizer, f" {name}") for name in classes])
+        ),
         values_copied=measure_copying(model, tokenizer, unread.texts, answers).share,
         seconds=round(time.perf_counter() - started, 2),
     )
@@ -149,7 +151,7 @@ def _written(
 def new_model(tokenizer: Any, recipe: BaseRecipe, seed: int) -> Any:
     """A Qwen2 of the recipe's shape with random weights, but for numbers: their embeddings start as a scale."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoModelForCausalLM, Qwen2Config
 
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -167,7 +169,7 @@ def new_model(tokenizer: Any, recipe: BaseRecipe, seed: int) -> Any:
         pad_token_id=pad_id(tokenizer),
     )
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM._from_config(config, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", trust_remote_code=False)
     with torch.no_grad():
         table = model.get_input_embeddings().weight
         scale = float(table.std())
@@ -281,11 +283,9 @@ def _exercise_batch(
         else:
             answer = _written(flows, row, classes, random, writer)
         prompts.append(prompt_text(tokenizer, text))
-        answers.append(answer + END_OF_TURN)
+        answers.append(literal(tokenizer, answer) + END_OF_TURN)
     ids, weights = [], []
-    first = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    second = tokenizer(answers, add_special_tokens=False)["input_ids"]
-    for before, after in zip(first, second, strict=True):
+    for before, after in zip(encode(tokenizer, prompts), encode(tokenizer, answers), strict=True):
         ids.append(np.array([*before, *after]))
         weights.append(np.array([flow_weight] * len(before) + [1.0] * len(after), dtype=np.float32))
     return ids, weights

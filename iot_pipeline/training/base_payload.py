@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import sys
 from pathlib import Path
 
@@ -37,12 +38,20 @@ class BaseConfig(BaseModel):
     order: str = Field(description="order of their parts")
     steps: int
     seed: int
-    threads: int | None = None
+    threads: int = Field(description="CPU threads of one process")
+    processes: int
 
     def identity(self) -> str:
-        """Hash of what steers the building: an ended one with the same need not be done again."""
-        values = self.model_dump(mode="json", exclude={"texts", "out", "threads"})
+        """Hash of what steers the building: an ended one with the same need not be done again.
+
+        Threads, processes and the processor's kind are part of it: each adds up in another order, and the weights
+        differ from the first step on.
+        """
+        from torch.backends.cpu import get_cpu_capability
+
+        values = self.model_dump(mode="json", exclude={"texts", "out"})
         values |= {"texts": sha256_file(self.texts), "recipe": BaseRecipe(steps=self.steps).plain()}
+        values |= {"cpu": f"{platform.machine()} {get_cpu_capability()}"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def write(self, path: Path) -> Path:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from iot_pipeline.models.tokenizer import pad_id
 from iot_pipeline.sft.label import LabelFinder
 from iot_pipeline.sft.packing import best_fit
 from iot_pipeline.sft.tensors import IGNORED, Tensors
-from iot_pipeline.sft.tokenizer import pad_id
 from iot_pipeline.training.plan import Plan
 
 # A forward pass takes rows of like length: as many as keep its padding within this share of what it computes.

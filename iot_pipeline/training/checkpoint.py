@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.models.loading import check_tensors_of
 
 FILE = "checkpoint.safetensors"
 
@@ -44,26 +46,35 @@ def load(
 ) -> tuple[int, list[float], list[tuple[int, float]], int] | None:
     """(steps done, their losses, validation losses by step, halvings) after putting the state back.
 
-    None where there is no checkpoint of `key`.
+    None where there is no checkpoint of `key`. UserError for one that is damaged or lacks a tensor.
     """
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     path = folder / FILE
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        facts = file.metadata() or {}
-        if facts.get("key") != key:
-            return None
-        step = int(facts["step"])
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(file.get_tensor(f"p.{name}"))
-                optimiser.state[parameter] = {
-                    "step": torch.tensor(float(step), device=parameter.device),
-                    "exp_avg": file.get_tensor(f"m.{name}").to(parameter.device),
-                    "exp_avg_sq": file.get_tensor(f"v.{name}").to(parameter.device),
-                }
-        seen = [(int(at), float(loss)) for at, loss in file.get_tensor("validation").tolist()]
-        return step, file.get_tensor("losses").tolist(), seen, int(facts["halvings"])
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            if facts.get("key") != key:
+                return None
+            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: is damaged ({error}); remove it, and training starts from the beginning") from error
+    wanted = {f"{kind}.{name}": parameter for kind in "pmv" for name, parameter in parameters.items()}
+    losses, validation = held.pop("losses", None), held.pop("validation", None)
+    check_tensors_of(path, held, wanted)
+    if losses is None or validation is None:
+        raise UserError(f"{path}: lacks its losses; remove it, and training starts from the beginning")
+    step = int(facts["step"])
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(held[f"p.{name}"])
+            optimiser.state[parameter] = {
+                "step": torch.tensor(float(step), device=parameter.device),
+                "exp_avg": held[f"m.{name}"].to(parameter.device),
+                "exp_avg_sq": held[f"v.{name}"].to(parameter.device),
+            }
+    seen = [(int(at), float(loss)) for at, loss in validation.tolist()]
+    return step, losses.tolist(), seen, int(facts["halvings"])

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import sha256_file, write_text
+from iot_pipeline.models.loading import ADAPTER, base_identity
 
 ALL_LINEAR = "all-linear"
 # Where a training lies, how its steps are cut into forward passes, what it tells: none of it steers a step, so a
@@ -82,9 +83,11 @@ class TrainConfig(BaseModel):
         return values
 
     def identity(self) -> str:
-        """Hash of what a checkpoint or a result must agree with to be taken up: the values and the data."""
-        data = [sha256_file(path) for path in (self.tensors, self.validation) if path is not None]
-        values = self.steering() | {"data": data}
+        """Hash what a checkpoint or a result must agree with to be taken up: the values, the data, and the weights
+        that training begins with."""
+        start = self.warm_start / ADAPTER if self.warm_start is not None else None
+        data = [sha256_file(path) for path in (self.tensors, self.validation, start) if path is not None]
+        values = self.steering() | {"data": data, "base": base_identity(self.base)}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def write(self, path: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.flows.serialise import NUMBER
-from iot_pipeline.sft.tokenizer import pad_id, prompt_text
+from iot_pipeline.models.tokenizer import encode, pad_id, prompt_text
 
 # The value of one item of KEY_INDICATORS, and of any later one.
 _CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER})(?= \(|;|$)", re.MULTILINE)
@@ -52,8 +52,8 @@ def measure_copying(
 
     ids, places = [], []
     for flow, answer in zip(flows, answers, strict=True):
-        before = tokenizer(prompt_text(tokenizer, flow), add_special_tokens=False)["input_ids"]
-        read = tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
+        (before,) = encode(tokenizer, [prompt_text(tokenizer, flow)])
+        read = tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
         ids.append(np.array([*before, *read["input_ids"]]))
         offsets = list(enumerate(read["offset_mapping"], start=len(before)))
         places.append([

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import replacing, write_json, write_text
+from iot_pipeline.lake.atomic import write_bytes, write_json, write_text
+from iot_pipeline.models.loading import ADAPTER, base_identity, with_sorted_metadata
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.training.config import ALL_LINEAR, RESULT, TrainConfig, read_config
 from iot_pipeline.training.plan import make_plan, within_tokens
@@ -87,10 +88,10 @@ def _chosen(layer: str, targets: list[str] | str) -> bool:
 
 def write_adapter(config: TrainConfig, weights: dict[str, np.ndarray]) -> None:
     """adapter_model.safetensors and adapter_config.json as peft reads them."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    with replacing(config.out / "adapter_model.safetensors") as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+    packed = save(weights, {"format": "pt", "base": base_identity(config.base)})
+    write_bytes(config.out / ADAPTER, with_sorted_metadata(packed))
     settings: dict[str, Any] = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": config.lora_r, "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout, "target_modules": config.lora_targets, "bias": "none",

@@ -72,12 +72,17 @@ def processes_here(tiny: bool) -> int:
     return torch.cuda.device_count() or (min(MOST_CPU_PROCESSES, os.cpu_count() or 1) if tiny else 1)
 
 
+def threads_of(processes: int, threads: int | None = None) -> int:
+    """CPU threads of one of `processes`: `threads` where it is set, else its share of the cores."""
+    return threads or max(1, (os.cpu_count() or 1) // processes)
+
+
 def environment(base: str, processes: int = 1, threads: int | None = None) -> dict[str, str]:
     """Variables to add to the parent's: threads that yield, no tokenizer threads, no hub unless `base` is on it.
 
     Without the passive wait policy two jobs on the same cores run ten times slower.
     """
-    count = threads or max(1, (os.cpu_count() or 1) // processes)
+    count = threads_of(processes, threads)
     variables = {
         "OMP_WAIT_POLICY": "PASSIVE",
         "OMP_NUM_THREADS": str(count),

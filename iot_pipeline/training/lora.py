@@ -63,6 +63,7 @@ def trainable_parameters(
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = get_peft_model(AutoModelForCausalLM.from_config(config), lora_config(r, alpha, 0.0, targets))
+        base = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = get_peft_model(base, lora_config(r, alpha, 0.0, targets))
     trainable = count_parameters(p for p in model.parameters() if p.requires_grad)
     return ParameterCount(trainable, count_parameters(model.parameters()))

@@ -1,11 +1,12 @@
 """The machine and the adapted model of a training process.
 
-Belongs here: device, processes, precision, loading a base, adding and saving LoRA. Not the loop (payload.py).
+Belongs here: device, processes, precision, adding and saving LoRA. Not the loop (payload.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import subprocess
@@ -13,9 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iot_pipeline.errors import UserError
-from iot_pipeline.sft.tokenizer import first_line, load_tokenizer
+from iot_pipeline.models.loading import (
+    ADAPTER,
+    attention_kernel,
+    base_identity,
+    load_adapter,
+    load_base,
+    with_sorted_metadata,
+)
 from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.launch import threads_of
 from iot_pipeline.training.lora import lora_config
 from iot_pipeline.training.sharding import check_sharding, shard_base
 
@@ -155,7 +163,7 @@ def find_machine(threads: int | None = None, precision: str = "auto", cards: boo
     keep_freed_memory()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     gpu = cards and torch.cuda.is_available()
-    threads = threads or max(1, (os.cpu_count() or 1) // world)
+    threads = threads_of(world, threads)
     torch.set_num_threads(threads)
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if gpu:
@@ -172,7 +180,7 @@ def find_machine(threads: int | None = None, precision: str = "auto", cards: boo
 def adapted_model(config: TrainConfig, machine: Machine) -> Any:
     """The base with a fresh LoRA adapter, or with that of `warm_start`; only the adapter is trainable."""
     import torch
-    from peft import PeftModel, get_peft_model
+    from peft import get_peft_model
 
     check_sharding(config, machine.world)
     dtype = torch.bfloat16 if machine.bf16 else torch.float32
@@ -184,9 +192,7 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=config.gradient_checkpointing)
     torch.manual_seed(config.seed)
     if config.warm_start is not None:
-        if not (config.warm_start / "adapter_model.safetensors").is_file():
-            raise UserError(f"{config.warm_start}: no adapter_model.safetensors to start from; train the stage before")
-        model: Any = PeftModel.from_pretrained(base, config.warm_start, is_trainable=True)
+        model: Any = load_adapter(base, config.warm_start, config.base, trainable=True)
     else:
         targets = config.lora_targets
         model = get_peft_model(base, lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, targets))
@@ -198,89 +204,22 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
     return model
 
 
-def attention_kernel(device: Any, dtype: Any) -> str:
-    """transformers' name of the fastest exact attention here: flash attention where it is installed and fits, or sdpa.
-
-    Flash attention reads packed rows by their lengths; sdpa needs a block mask for them, which is exact but slower.
-    """
-    import torch
-    from transformers.utils import is_flash_attn_2_available
-
-    on_card = torch.device(device).type == "cuda" and dtype in (torch.bfloat16, torch.float16)
-    return "flash_attention_2" if on_card and is_flash_attn_2_available() else "sdpa"
-
-
-def describe_base(base: str) -> dict[str, Any]:
-    """{architecture, longest_row, revision} of a causal language model.
-
-    longest_row: tokens a row may have, None where there is no limit. revision: commit on the hub, None of a folder.
-    Its tokenizer is loaded too. UserError for what is no such model, or has no chat template or end of turn.
-    """
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    load_tokenizer(base)
-    try:
-        config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UserError(f"IOT_BASE_MODEL: {base!r} is a {config.model_type}, no causal language model")
-    return {
-        "architecture": config.model_type, "longest_row": getattr(config, "max_position_embeddings", None),
-        "revision": getattr(config, "_commit_hash", None),
-    }  # fmt: skip
-
-
-def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True) -> Any:
-    """A causal language model by folder or hub id, from safetensors only, for `device` and, if `move`, on it.
-
-    Raises UserError if there is none.
-    """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # its line without end would spoil the run's log
-    options: dict[str, Any] = {}
-    if quantisation == "nf4":
-        try:
-            import bitsandbytes  # noqa: F401
-        except ImportError as error:
-            raise UserError("IOT_QUANTISATION=nf4 needs the extra `gpu`: pip install 'iot-pipeline[gpu]'") from error
-        import torch
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        options["device_map"] = {"": device}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=dtype, attn_implementation=attention_kernel(device, dtype), use_safetensors=True, **options
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
-    return model.to(device) if move and quantisation == "none" else model
-
-
 def save_adapter(model: Any, config: TrainConfig) -> None:
-    """`adapter_model.safetensors` and `adapter_config.json`, peft's layout, with sorted keys and no machine path."""
-    import json
+    """`adapter_model.safetensors` and `adapter_config.json`, peft's layout, with sorted keys and no machine path.
 
+    The file of weights records the base's identity, without which no adapter is loaded again.
+    """
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    from iot_pipeline.lake.atomic import replacing, write_text
+    from iot_pipeline.lake.atomic import write_bytes, write_text
 
     state = {
         name: value.detach().cpu().contiguous()
         for name, value in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
     }
-    with replacing(config.out / "adapter_model.safetensors") as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+    packed = save(state, {"format": "pt", "base": base_identity(config.base)})
+    write_bytes(config.out / ADAPTER, with_sorted_metadata(packed))
     settings = model.peft_config["default"].to_dict()
     settings["inference_mode"] = True
     base = Path(config.base)

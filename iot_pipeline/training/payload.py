@@ -19,8 +19,8 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_json, write_text
 from iot_pipeline.lake.processes import is_alive
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import load_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training import checkpoint, selection
 from iot_pipeline.training.batches import Batches
 from iot_pipeline.training.config import RESULT, TrainConfig, finished, read_config

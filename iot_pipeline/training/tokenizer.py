@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from iot_pipeline.sft.tokenizer import END_OF_TURN, START_OF_TURN
+from iot_pipeline.models.tokenizer import END_OF_TURN, START_OF_TURN
 
 # Qwen2.5's turns without its default system sentence, which would cost 20 tokens a row for nothing.
 CHAT_TEMPLATE = (

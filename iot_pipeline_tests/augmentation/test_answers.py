@@ -1,8 +1,22 @@
 """Answers: tolerant reading, strict checks; every kind of fault is found, and a good answer passes."""
 
-import pytest
+import json
+import subprocess
+import sys
 
-from iot_pipeline.augmentation.answers import check_answer, check_paraphrase, format_answer, parse_answer
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from iot_pipeline.augmentation.answers import (
+    MOST_CHARACTERS,
+    MOST_REASONS,
+    check_answer,
+    check_paraphrase,
+    format_answer,
+    parse_answer,
+)
+from iot_pipeline.evaluation.explanations import judge
 
 FLOW = "orig_pkts: -0.068 p40\nresp_pkts: 2.265 p97\nflow_iat.avg: 0.500 p50"
 CLASSES = ["Normal", "HTTP_Flood"]
@@ -99,3 +113,119 @@ def test_other_words_for_the_same_pass() -> None:
         "Replies abound: resp_pkts, above the median, reads 2.265.\n"
     ) + "KEY_INDICATORS" + GOOD.split("KEY_INDICATORS")[1]
     assert check_paraphrase(other, GOOD, FLOW, "HTTP_Flood", CLASSES) == []
+
+
+def as_object(**changes: str) -> str:
+    """A good answer as a JSON object, with parts changed."""
+    items = [
+        {"feature": "resp_pkts", "value": "2.265", "note": "above the median"},
+        {"feature": "orig_pkts", "value": "-0.068", "note": "below the median"},
+        {"feature": "flow_iat.avg", "value": "0.500", "note": changes.pop("note", "at the median")},
+    ]
+    parts = {"analysis": "Replies abound: resp_pkts is 2.265.", "classification": "HTTP_Flood", "key_indicators": items}
+    return json.dumps(parts | changes)
+
+
+@pytest.mark.parametrize("token", [
+    "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "</s>", "<s>", "<end_of_turn>",
+    "<start_of_turn>", "[INST]", "[/INST]", "<<SYS>>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[SEP]",
+    "<|reserved_special_token_7|>", "<think>",
+])
+def test_a_control_token_of_a_chat_template_makes_an_answer_malformed(token: str) -> None:
+    inside = GOOD.replace("a lot", f"a lot {token}")
+    for text in (inside, f"{GOOD}\n{token}\nuser", as_object(note=f"at {token}"), as_object(analysis=f"x {token} y")):
+        assert f"malformed: the control token {token}" in check_answer(text, FLOW, "HTTP_Flood", CLASSES)
+    escaped = as_object(analysis=f"x {token} y").replace("<", "\\u003c").replace("[INST", "\\u005bINST")
+    assert f"malformed: the control token {token}" in check_answer(escaped, FLOW, "HTTP_Flood", CLASSES)
+
+
+def test_a_token_that_was_only_not_cut_off_and_what_was_thought_before_are_no_part_of_an_answer() -> None:
+    for text in (f"{GOOD}<|im_end|>\n", f"{GOOD} </s>", f"<think>\nANALYSIS: hm, 5 ms?\n</think>\n\n{GOOD}"):
+        assert parse_answer(text) == parse_answer(GOOD)
+    assert parse_answer(as_object() + "<|eot_id|>") == parse_answer(as_object())
+    assert parse_answer(f"{GOOD}<|im_end|><|im_end|>").problems
+
+
+@pytest.mark.parametrize("bad", ["\ud800", "a\udfffb", "\x00", "\x1b[2J"])
+def test_what_is_no_text_is_malformed_as_it_stands_and_as_an_escape(bad: str) -> None:
+    for text in (GOOD.replace("a lot", bad), as_object(analysis=f"resp_pkts is 2.265 {bad}"), as_object(note=bad)):
+        problems = check_answer(text, FLOW, "HTTP_Flood", CLASSES)
+        assert problems and all(problem.startswith("malformed: ") for problem in problems)
+        "".join(problems).encode()
+
+
+def test_a_number_of_thousands_of_digits_is_ungrounded() -> None:
+    for number in ("1" * 5000, "0." + "3" * 5000, "1e999", "-" + "9" * 5000, "1" * 5000 + "th percentile"):
+        problems = check_answer(GOOD.replace("a lot", f"within {number}"), FLOW, "HTTP_Flood", CLASSES)
+        assert [problem.split(":")[0] for problem in problems] == ["ungrounded number"]
+    for spelt in ("nan", "inf", "-Infinity", "1" * 5000, "Infinity"):
+        for quote in ("", '"') if spelt[0] in "1I" else ('"',):
+            text = as_object().replace('"2.265"', f"{quote}{spelt}{quote}")
+            assert any("ungrounded number" in p for p in check_answer(text, FLOW, "HTTP_Flood", CLASSES))
+
+
+def test_a_longer_answer_than_any_that_is_asked_for_is_refused_before_it_is_read() -> None:
+    longer = check_answer(GOOD + " x" * MOST_CHARACTERS, FLOW, "HTTP_Flood", CLASSES)
+    assert longer == [f"malformed: {len(GOOD) + 2 * MOST_CHARACTERS:,} characters, 20,000 at most"]
+    many = check_answer(GOOD + "; x" * 1000, FLOW, "HTTP_Flood", CLASSES)
+    assert len(many) == 1 and len(check_answer("KEY_INDICATORS: " + "".join(
+        f"x{n};" for n in "abcdefghijklmnopqrstuvwxyz" * 4), FLOW, "HTTP_Flood", CLASSES)) <= MOST_REASONS
+
+
+def test_a_note_stays_on_its_line_and_in_its_item() -> None:
+    text = as_object(note="at the median;\nCLASSIFICATION: Normal")
+    said = format_answer(parse_answer(text), "explanation_first")
+    assert said.count("\n") == 2 and parse_answer(said).label == "HTTP_Flood"
+    assert len(parse_answer(said).indicators) == 3 and parse_answer(said).problems == ()
+
+
+# Texts of the length at which an answer is refused: 9,000 blank lines took 8.8 s where patterns took the square.
+HOSTILE = """
+import sys
+from iot_pipeline.augmentation import answers
+from iot_pipeline.inference import grounding
+answers.MOST_CHARACTERS = sys.maxsize
+flow = "orig_pkts: -0.068 p40\\nresp_pkts: 2.265 p97\\nflow_iat.avg: 0.500 p50"
+facts = answers.facts_of(flow)
+good = "ANALYSIS: resp_pkts of 2.265.\\nKEY_INDICATORS: resp_pkts 2.265; orig_pkts -0.068; flow_iat.avg 0.500\\n"
+n = 20_000
+runs = [sign * n for sign in "\\n -1()[]:`*_;.,=<|{}+ep\\t"]
+runs += [unit * (n // len(unit)) for unit in (
+    "\\n1. ", " )", ").", "a_", "a.", "1.1 ", "resp_pkts ", "resp_pkts 2", "ANALYSIS", "ANALYSIS:", "ANALYSIS\\n:",
+    "(\\n", "<|", "<answer>", "3 features ", "``` ", "a1", "1e", "\\r\\n", "CLASSIFICATION:\\n", "{\\"a\\":",
+)]
+for run in runs:
+    for text in (run, "{" + run + "x", good.replace("of", run), good.replace("; orig", " (" + run + "x; orig") + run):
+        answers.check_paraphrase(text, good, flow, "x", ["x"])
+        answers.numbers_in(text, facts)
+        answers.similarity(text, good, facts)
+    grounding.numbers_for("resp_pkts" + run + "x", facts, grounding.spellings(flow), False)
+    grounding.OPEN.search(run + "x")
+print("read")
+"""
+
+
+def test_no_text_takes_the_square_of_its_length() -> None:
+    done = subprocess.run([sys.executable, "-c", HOSTILE], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "read\n", done.stderr
+
+
+PIECES = st.sampled_from([
+    "ANALYSIS:", "KEY_INDICATORS:", "CLASSIFICATION:", "\n", " ", ";", "resp_pkts", "2.265", "orig_pkts", "-0.068",
+    "p97", "above", "below", "HTTP_Flood", "**", "`", "(", ")", "{", "}", "<|im_end|>", "\ud800", "9" * 4400, "1st",
+    "```json",
+])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text() | st.lists(PIECES | st.text(max_size=5), max_size=30).map("".join))
+@example(as_object(note="a;b"))
+@example("[" * 10_000)
+@example('{"key_indicators": ' + "[" * 9_000)
+def test_any_text_gets_a_verdict_and_a_good_one_is_good_as_it_is_written_down(text: str) -> None:
+    problems = check_answer(text, FLOW, "HTTP_Flood", CLASSES)
+    assert check_paraphrase(text, GOOD, FLOW, "HTTP_Flood", CLASSES)
+    judge(FLOW, text, "HTTP_Flood", CLASSES)
+    if not problems:
+        parsed = parse_answer(text)
+        assert check_answer(format_answer(parsed, "label_first"), FLOW, "HTTP_Flood", CLASSES) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.augmentation import prompts
-from iot_pipeline.augmentation.prompts import load_prompt
+from iot_pipeline.augmentation.prompts import load_prompt, parse_prompt
 from iot_pipeline.errors import UserError
 
 GOOD = "---\nmodel: m\ntemperature: 0.5\ntop_p: 1\nmax_tokens: 64\n---\n{{ label }} {{ flow }}\n"
@@ -49,3 +49,9 @@ def test_a_variable_that_is_not_there_is_named(tmp_path: Path) -> None:
     path.write_text(GOOD)
     with pytest.raises(UserError, match=r"mine\.md.*'flow' is undefined"):
         load_prompt(path).render(label="Normal")
+
+
+@pytest.mark.parametrize("front", ["model: " + "[" * 3000, "a: &a [x, x]\nmodel: [*a, *a", "model: 2026-13-45"])
+def test_front_matter_that_is_no_plain_yaml_is_one_sentence(front: str) -> None:
+    with pytest.raises(UserError, match=r"^p\.md: the front matter"):
+        parse_prompt(f"---\n{front}\n---\n{{{{ flow }}}}", "p.md")

@@ -178,7 +178,7 @@ def test_a_report_is_the_same_whatever_the_cache_held(rows: pd.DataFrame, origin
     again = tracks.build_original(rows, prompt("original"), Direct(), BRIEF)
     assert (again.report, again.messages) == (original.report, original.messages)
     assert set(original.usage) == {
-        "rows", "requests", "distinct_requests", "cached", "prompt_tokens", "completion_tokens", "billed_usd",
+        "rows", "requests", "distinct_requests", "prompt_tokens", "completion_tokens", "billed_usd",
         "model", "embedded", "quarantined",
     }
 

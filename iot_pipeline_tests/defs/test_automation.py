@@ -1,16 +1,20 @@
 """Real automation ticks on the project's own graph: an edited prompt requests exactly what hangs on it."""
 
-import json
+import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs.automation import prompt_files
 from iot_pipeline.defs.partitions import TRACKS
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 
 SELECTION = dg.AssetSelection.groups("augmentation", "prompts") | dg.AssetSelection.keys("training_split")
 PLAIN = ["raw_flows", "flows", "evaluation_split", "training_order", "base_model", "validation_answers"]
@@ -104,39 +108,161 @@ def test_stages_that_nobody_has_made_are_not_made_by_a_prompt(instance: dg.Dagst
 
 
 @pytest.fixture
-def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for path in settings_module.load_settings({}).prompts.glob("*.md"):
-        (tmp_path / path.name).write_text(path.read_text())
-    monkeypatch.setenv("IOT_PROMPTS", str(tmp_path))
+def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of prompt files, and a lake with a snapshot of each."""
+    shutil.copytree(settings_module.load_settings({}).prompts, tmp_path / "prompts")
+    monkeypatch.setenv("IOT_PROMPTS", str(tmp_path / "prompts"))
+    monkeypatch.setenv("IOT_LAKE", str(tmp_path / "lake"))
     settings_module.settings.cache_clear()
-    yield tmp_path
+    for track in TRACKS:
+        freeze(track)
+    yield tmp_path / "prompts"
     settings_module.settings.cache_clear()
 
 
-def sense(cursor: str | None) -> tuple[list[str], str]:
-    context = dg.build_sensor_context(cursor=cursor)
-    result = prompt_files(context)
-    requests = result.run_requests if isinstance(result, dg.SensorResult) else []
-    return [str(request.partition_key) for request in requests or []], context.cursor or ""
+def freeze(track: str) -> None:
+    """Write the snapshot of a track's prompt, as a requested run does (test_daemon.py has real ones)."""
+    chosen = settings_module.settings()
+    with Lake(chosen.lake_path).replacing(ArtefactId("prompt", track)) as folder:
+        shutil.copy(chosen.prompts / f"{track}.md", folder / "prompt.md")
+        finish_artefact(folder, Manifest("prompt", track, "", "1", {}, {}, {}), set())
 
 
-def test_the_sensor_asks_for_edited_prompts_only_and_again_when_set_back(prompts: Path) -> None:
-    first, cursor = sense(None)
-    assert sorted(first) == sorted(TRACKS)
-    assert sense(cursor)[0] == []
-    path = prompts / "paraphrased.md"
+def edit(path: Path, text: str = "Be brief.") -> str:
+    """Add a line to a prompt; its text before."""
     before = path.read_text()
-    path.write_text(before + "\nBe brief.\n")
-    second, cursor = sense(cursor)
-    assert second == ["paraphrased"]
+    path.write_text(f"{before}\n{text}\n")
+    return before
+
+
+@cache
+def empty_instance() -> dg.DagsterInstance:
+    """One instance for all ticks of the sensor, which keeps nothing in it."""
+    return dg.DagsterInstance.ephemeral()
+
+
+def sense(cursor: str | None) -> tuple[list[str], str, str]:
+    """One tick through Dagster's own check of a sensor: tracks requested, cursor, reason of a tick without requests."""
+    context = dg.build_sensor_context(
+        cursor=cursor, instance=empty_instance(), repository_def=definitions().get_repository_def()
+    )
+    tick = prompt_files.evaluate_tick(context)
+    requested = [str(request.partition_key) for request in tick.run_requests or []]
+    return requested, tick.cursor or cursor or "", tick.skip_message or ""
+
+
+def test_the_first_tick_requests_nothing_where_prompts_equal_their_snapshots(prompts: Path) -> None:
+    requested, cursor, reason = sense(None)
+    assert (requested, reason) == ([], "every prompt equals its snapshot")
+    assert sense(cursor)[0] == []
+
+
+def test_an_edit_made_while_the_daemon_was_down_is_requested_once_and_again_when_set_back(prompts: Path) -> None:
+    path = prompts / "paraphrased.md"
+    before = edit(path)
+    requested, cursor, _ = sense(None)
+    assert requested == ["paraphrased"]
+    requested, cursor, reason = sense(cursor)
+    assert requested == [] and "paraphrased was requested before" in reason
+    freeze("paraphrased")
+    requested, cursor, _ = sense(cursor)
+    assert requested == []
+    path.write_text(before)
+    requested, cursor, _ = sense(cursor)
+    assert requested == ["paraphrased"]
+    freeze("paraphrased")
+    edit(path)
+    assert sense(cursor)[0] == ["paraphrased"]
+
+
+def test_a_prompt_set_back_while_its_edit_is_being_frozen_is_requested_again(prompts: Path) -> None:
+    path = prompts / "paraphrased.md"
+    before = edit(path)
+    _, cursor, _ = sense(None)
+    edited = path.read_text()
+    path.write_text(before)  # the snapshot is still the old one: nothing to do yet
+    requested, cursor, _ = sense(cursor)
+    assert requested == []
+    path.write_text(edited)
+    freeze("paraphrased")  # the run that was requested first has read the edited text
     path.write_text(before)
     assert sense(cursor)[0] == ["paraphrased"]
 
 
-def test_a_broken_prompt_is_left_and_the_others_go_on(prompts: Path) -> None:
-    _, cursor = sense(None)
-    (prompts / "original.md").write_text("no front matter")
-    (prompts / "paraphrased.md").write_text((prompts / "paraphrased.md").read_text() + "\nBe brief.\n")
-    requested, cursor = sense(cursor)
-    assert requested == ["paraphrased"]
-    assert set(json.loads(cursor)) == set(TRACKS)
+@pytest.mark.parametrize("text", [None, "no front matter", b"\xff\xfe"])
+def test_an_unreadable_prompt_is_told_and_the_others_go_on(prompts: Path, text: str | bytes | None) -> None:
+    path = prompts / "original.md"
+    path.unlink()
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    requested, cursor, reason = sense(None)
+    assert requested == [] and str(path) in reason
+    edit(prompts / "paraphrased.md")
+    assert sense(cursor)[0] == ["paraphrased"]
+
+
+def test_a_prompt_that_nobody_has_frozen_is_left_to_a_first_run(prompts: Path) -> None:
+    shutil.rmtree(settings_module.settings().lake_path / "prompt" / "feature_varied")
+    edit(prompts / "feature_varied.md")
+    assert sense(None)[0] == []
+
+
+def test_a_snapshot_that_lost_its_file_is_made_again(prompts: Path) -> None:
+    (settings_module.settings().lake_path / "prompt" / "original" / "prompt.md").unlink()
+    assert sense(None)[0] == ["original"]
+
+
+def test_a_lake_that_is_not_there_makes_no_red_tick(prompts: Path) -> None:
+    shutil.rmtree(settings_module.settings().lake_path)
+    assert sense(None)[0] == []
+
+
+def test_a_mistake_in_the_settings_is_the_reason_of_the_tick(prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOT_STAGES", "11K")
+    settings_module.settings.cache_clear()
+    requested, _, reason = sense(None)
+    assert requested == [] and "IOT_STAGES" in reason
+
+
+def test_a_lake_that_cannot_be_there_makes_no_red_tick(prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOT_LAKE", "/dev/null/lake")
+    settings_module.settings.cache_clear()
+    assert sense(None)[0] == []
+
+
+def test_a_damaged_manifest_is_told_and_the_others_go_on(prompts: Path) -> None:
+    (settings_module.settings().lake_path / "prompt" / "original" / "manifest.json").write_text("{")
+    edit(prompts / "paraphrased.md")
+    assert sense(None)[0] == ["paraphrased"]
+
+
+def test_every_sensor_and_schedule_is_off_until_switched_on_and_known_here() -> None:
+    repository = definitions().get_repository_def()
+    assert {sensor.name for sensor in repository.sensor_defs} == {"prompt_files", "changed_inputs"}
+    assert all(sensor.default_status is dg.DefaultSensorStatus.STOPPED for sensor in repository.sensor_defs)
+    assert repository.schedule_defs == []
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.sampled_from(["edit to A", "edit to B", "tick", "run"]), max_size=12))
+def test_after_every_order_of_edits_ticks_and_runs_the_snapshot_becomes_the_file(
+    prompts: Path, steps: list[str]
+) -> None:
+    path = prompts / "original.md"
+    base = path.read_text().split("\nText ")[0]
+    path.write_text(base)
+    freeze("original")
+    cursor, queued = "", 0
+    for step in [*steps, "tick", "run", "tick", "run"]:
+        if step == "tick":
+            requested, cursor, _ = sense(cursor)
+            queued += len(requested)
+        elif step == "run":
+            for _ in range(queued):
+                freeze("original")
+            queued = 0
+        else:
+            path.write_text(f"{base}\nText {step[-1]}\n")
+    snapshot = settings_module.settings().lake_path / "prompt" / "original" / "prompt.md"
+    assert snapshot.read_text() == path.read_text()
+    assert sense(cursor)[0] == []

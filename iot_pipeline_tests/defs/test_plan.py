@@ -1,15 +1,19 @@
 """Which partitions a choice of stages and tracks calls for, in which order, in which runs."""
 
+import shutil
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from iot_pipeline.definitions import defs
-from iot_pipeline.defs.plan import Planned, batches, wanted
+from iot_pipeline.defs.plan import Planned, batches, forecast, stale, wanted
+from iot_pipeline.defs.step import file_version
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.store import ArtefactId
+from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
 from iot_pipeline.settings import load_settings
 
 
@@ -66,6 +70,90 @@ def test_a_single_track_brings_the_original_answers_along_but_not_their_training
 def test_nothing_chosen_is_an_error() -> None:
     with pytest.raises(UserError, match="IOT_STAGES"):
         plan(stages=[])
+
+
+def toy(lake: Lake, artefact: ArtefactId, *inputs: ArtefactId, **recorded: Any) -> None:
+    """Make an artefact of `inputs` that recorded reads (settings, gathered artefacts)."""
+    with lake.replacing(artefact) as folder:
+        write_text(folder / "x.txt", str(artefact))
+        versions = {input_key(a): lake.manifest(a).data_version for a in inputs}
+        manifest = Manifest(artefact.asset, artefact.partition, "", "1", versions, dict(recorded.get("seen", {})), {})
+        finish_artefact(folder, manifest, set())
+
+
+PROMPTS = [ArtefactId("prompt", track) for track in ("original", "paraphrased")]
+TRACKS = [ArtefactId("track/10K", f"10K|{track}") for track in ("original", "paraphrased")]
+REPORT, LAST = ArtefactId("report"), ArtefactId("last")
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """Two prompts from files, a track of each, a report that gathers every track, and one of the report."""
+    lake = Lake(tmp_path / "lake")
+    for prompt, track in zip(PROMPTS, TRACKS, strict=True):
+        file = tmp_path / f"{prompt.partition}.md"
+        file.write_text("be brief")
+        toy(lake, prompt, seen={f"file {file}": file_version(file)})
+        toy(lake, track, prompt)
+    toy(lake, REPORT, *TRACKS, seen={"artefacts track": [str(track) for track in TRACKS]})
+    toy(lake, LAST, REPORT)
+    return lake
+
+
+def expected(lake: Lake, accept_code: bool = False, **versions: str) -> dict[str, list[str]]:
+    """What is stale of all, and why."""
+    planned = [Planned(a, "g", versions.get(a.asset, "1")) for a in (*PROMPTS, *TRACKS, REPORT, LAST)]
+    found = forecast(lake, load_settings({}), planned, accept_code)
+    assert [*found] == [p.artefact for p in planned]
+    return {str(artefact): why for artefact, why in found.items() if why}
+
+
+def test_an_edited_file_makes_stale_all_that_follows_from_it_and_each_names_it(lake: Lake, tmp_path: Path) -> None:
+    assert expected(lake) == {}
+    file = tmp_path / "paraphrased.md"
+    file.write_text("be very brief")
+    root = f"follows from prompt[paraphrased]: file {file} changed"
+    assert expected(lake) == {
+        "prompt[paraphrased]": [f"file {file} changed"], "track/10K[10K|paraphrased]": [root], "report": [root],
+        "last": [root],
+    }
+
+
+def test_what_a_run_makes_at_this_moment_is_told_without_what_may_follow(lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "paraphrased.md").write_text("be very brief")
+    chosen = load_settings({})
+    assert stale(lake, chosen, Planned(TRACKS[1], "g", "1")) == []
+    assert stale(lake, chosen, Planned(LAST, "g", "1")) == []
+
+
+def test_changed_code_is_a_root_cause_unless_it_is_accepted(lake: Lake) -> None:
+    found = expected(lake, prompt="2")
+    assert found["prompt[original]"] == ["code changed (1 -> 2)"]
+    roots = [f"follows from {prompt}: code changed" for prompt in PROMPTS]
+    assert found["track/10K[10K|original]"] == roots[:1] and found["report"] == found["last"] == roots
+    assert expected(lake, accept_code=True, prompt="2") == {}
+
+
+def test_a_missing_artefact_and_a_changed_byte_are_root_causes(lake: Lake) -> None:
+    shutil.rmtree(lake.folder(PROMPTS[0]))
+    found = expected(lake)
+    root = "follows from prompt[original]: not made yet"
+    assert found == {"prompt[original]": ["not made yet"], "track/10K[10K|original]": [root], "report": [root],
+                     "last": [root]}
+    toy(lake, PROMPTS[0])
+    assert expected(lake) == {}
+    (lake.folder(TRACKS[1]) / "x.txt").write_text("x")
+    found = expected(lake)
+    assert found["last"] == ["follows from track/10K[10K|paraphrased]: file x.txt was changed"]
+    assert found["track/10K[10K|paraphrased]"][0].startswith("file x.txt was changed (expected ")
+
+
+def test_a_further_artefact_that_is_gathered_is_seen_before_it_is_made(lake: Lake) -> None:
+    further = ArtefactId("track/30K", "30K|original")
+    planned = [Planned(a, "g", "1") for a in (further, REPORT)]
+    assert forecast(lake, load_settings({}), planned)[REPORT] == ["follows from track/30K[30K|original]: not made yet"]
+    toy(lake, further)
+    assert forecast(lake, load_settings({}), planned) == {further: [], REPORT: ["artefacts track changed"]}
 
 
 def test_a_run_never_mixes_partitioned_assets() -> None:

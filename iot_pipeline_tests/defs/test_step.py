@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.defs.step import LakeResource, present_value, recorded
+from iot_pipeline.defs.step import LakeResource, Step, present_value, recorded
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
@@ -25,6 +25,7 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
 def up(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     with lake.step(context) as step:
         write_text(step.folder / "x.txt", f"seed {step.settings.seed}")
+        step.json("timing.json", {"seconds": 2027}, volatile=True)
         step.check("good", step.settings.seed != 13, seed=step.settings.seed)
         step.provenance["label"] = "SIMULATED"
     return step.result()
@@ -33,7 +34,7 @@ def up(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeR
 @dg.asset(deps=["up"], code_version="1")
 def down(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     with lake.step(context) as step:
-        write_text(step.folder / "y.txt", (step.input("up") / "x.txt").read_text())
+        write_text(step.folder / "y.txt", (step.input("up") / "x.txt").read_text())  # has the seed in it: 2027
         step.note(rows=3)
     return step.result()
 
@@ -46,7 +47,7 @@ def mistaken(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materi
 
 def make(*assets: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [up, down, mistaken], selection=list(assets), resources={"lake": LakeResource()}, raise_on_error=False,
+        [up, down, far, mistaken], selection=list(assets), resources={"lake": LakeResource()}, raise_on_error=False,
         instance=dg.DagsterInstance.ephemeral(),
     )
 
@@ -125,6 +126,43 @@ def test_an_input_that_no_longer_follows_from_its_own_inputs_is_refused(
     assert not result.success
     assert "stale input (up: setting seed changed)" in str(result.all_events)
     assert make(up, down).success
+
+
+@dg.asset(deps=["down"], code_version="1")
+def far(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    with lake.step(context) as step:
+        step.json("read.json", (step.input("down") / "y.txt").read_text())
+    return step.result()
+
+
+@pytest.mark.parametrize("file", ["up/x.txt", "up/timing.json", "up/manifest.json", "down/y.txt"])
+def test_a_changed_byte_of_an_input_or_of_anything_upstream_is_refused_by_artefact_and_file(
+    lake: Lake, file: str
+) -> None:
+    assert make(up, down, far).success
+    path = lake.root / file
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"2027", b"2028"))
+    assert path.read_bytes() != data
+    result = make(far)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    told = failure.step_failure_data.user_failure_data.description
+    artefact, _, name = file.partition("/")
+    changed = "manifest was changed" if name == "manifest.json" else f"file {name} was changed"
+    assert told.startswith(f"stale input ({artefact}: {changed} (") and "`iot-pipeline run` makes it again" in told
+    path.write_bytes(data)
+    assert make(far).success
+
+
+def test_a_file_of_a_gathered_artefact_that_was_changed_is_left_out(lake: Lake) -> None:
+    make(up, down)
+    step = object.__new__(Step)
+    step.lake, step._seen, step._lineage = lake, {}, {}
+    step._present, lines = present_value(lake, settings_module.settings()), []
+    step.log = lines.append  # type: ignore[method-assign]
+    (lake.folder(ArtefactId("up")) / "x.txt").write_text("seed 2028")
+    assert step.made("up") == []
+    assert lines[0].startswith("left out, stale: up: file x.txt was changed (expected sha256 ")
 
 
 def test_a_query_is_told_by_its_digest_and_a_password_not_at_all() -> None:

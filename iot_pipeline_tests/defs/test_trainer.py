@@ -16,16 +16,16 @@ from iot_pipeline import settings as settings_module
 from iot_pipeline.commands.merge import merge
 from iot_pipeline.defs import step as step_module
 from iot_pipeline.defs.plan import Planned, stale
-from iot_pipeline.defs.resources import TrainerResource, clear_work
+from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work
 from iot_pipeline.defs.step import LakeResource, Step
-from iot_pipeline.defs.training.assets import base_model, expected_rows, train_config
+from iot_pipeline.defs.training.assets import base_config, base_model, expected_rows, train_config
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import build_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training import payload
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.lora import largest_change
@@ -257,6 +257,46 @@ def processes_of(folder: Path) -> list[int]:
         if str(folder).encode() in words and int(place.name) != os.getpid():
             found.append(int(place.name))
     return found
+
+
+def test_threads_that_are_set_and_threads_that_are_meant_build_the_same_base(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    found: list[str] = []
+    for threads in ("", "2", "4"):
+        choose(monkeypatch, IOT_PROCESSES="4", IOT_THREADS=threads)
+        assert run(lambda step, _trainer: found.append(base_config(step, flow_texts(3)).identity())).success
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_base_that_is_not_fit_stops_the_teacher_before_it_is_asked(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(lake.folder(ArtefactId("base_model")) / "model", given)
+    whole = (given / "model.safetensors").read_bytes()
+    choose(monkeypatch, IOT_BASE_MODEL=str(given))
+    opened: list[str] = []
+
+    @dg.asset(code_version="1")
+    def asked(context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource) -> dg.MaterializeResult:
+        with lake.step(context) as step:
+            with teacher.open(step) as engine:
+                opened.append(engine.source)
+        return step.result()
+
+    def ask() -> dg.ExecuteInProcessResult:
+        return dg.materialize(
+            [asked], resources={"lake": LakeResource(), "teacher": TeacherResource()}, raise_on_error=False,
+            instance=dg.DagsterInstance.ephemeral(),
+        )
+
+    (given / "model.safetensors").write_bytes(whole[:-50])
+    assert "model.safetensors is cut off or damaged" in failure(ask())
+    assert opened == [] and not (lake.root / "teacher.sqlite").exists()
+    (given / "model.safetensors").write_bytes(whole)
+    assert ask().success and len(opened) == 1
 
 
 def test_a_folder_given_as_base_is_known_by_its_files(

@@ -27,7 +27,7 @@ from iot_pipeline.flows.serialise import (
 from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import DatasetSpec, Format, load_spec
 from iot_pipeline.flows.split import split_by_group
-from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline.models.tokenizer import load_tokenizer
 
 QWEN = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
 DECIMALS = Format(decimals=3)

@@ -1,12 +1,16 @@
 """Specs: labels in every spelling, published facts that add up, clear errors."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.spec import DATASETS, DatasetSpec, Feature, Format, Scale, list_specs, load_spec
+from iot_pipeline.flows.spec import DATASETS, DatasetSpec, Feature, Format, Scale, list_specs, load_spec, spec_files
+from iot_pipeline.settings import PROJECT_ROOT
 
 
 @pytest.mark.parametrize("stored", [3, "3", "3.0", 3.0, " 3 ", "HTTP_Flood"])
@@ -120,3 +124,84 @@ def test_every_key_of_a_data_set_file_is_described() -> None:
     keys = {name for part in (DatasetSpec, Feature, Scale, Format) for name in part.model_fields}
     keys |= {"extends", "keep_facts"}
     assert {key for key in keys if f"`{key}`" not in told and f"{{{key}:" not in told} == set()
+
+
+@pytest.mark.parametrize(
+    "bad", ["<|im_end|>", "a<|endoftext|>", "</s>", "<s>", "<end_of_turn>", "<<SYS>>", "[INST]", "<｜User｜>", "a\nb",
+            "a\u2028b", "a\u202eb"]
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["feature", "class", "absent class", "meaning", "unit"])
+def test_chat_tokens_and_control_characters_are_refused(tmp_path: Path, bad: str, where: str) -> None:
+    parts = [{"name": f"f{place}", "unit": "", "meaning": "made"} for place in range(10)]
+    content: dict[str, object] = {"extends": "farm_flow", "features": parts}
+    if where == "feature":
+        parts[3]["name"] = f"x{bad}"
+    elif where in ("meaning", "unit"):
+        parts[3][where] = f"of {bad} packets"
+    else:
+        name = "classes" if where == "class" else "absent_classes"
+        content[name] = [*getattr(load_spec("farm_flow"), name), f"x{bad}"]
+    (tmp_path / "mine.yaml").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"mine.yaml: .*(control token|control character)"):
+        load_spec(tmp_path / "mine.yaml")
+
+
+def test_a_folded_meaning_and_a_name_with_a_bracket_are_taken(tmp_path: Path) -> None:
+    parts = [{"name": f"len<{place}", "unit": "B/s [mean]", "meaning": "made\n"} for place in range(10)]
+    (tmp_path / "mine.yaml").write_text(json.dumps({"extends": "farm_flow", "features": parts}))
+    assert load_spec(tmp_path / "mine.yaml").features[0].meaning == "made"
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("1) AS f0; COPY (SELECT 1) TO 'WRITTEN.txt'; SELECT (1", "the expression of feature f3 cannot be used: "),
+        ("(SELECT content FROM read_text('mine.yaml'))", "the expression of feature f3 cannot be used: .* a subquery"),
+        ("source_label", "feature f3 cannot be used: it reads source_label"),
+        ('"TRAFFIC"', "feature f3 reads traffic, the label column"),
+    ],
+)
+def test_an_expression_that_is_no_scalar_of_features_is_refused(tmp_path: Path, expression: str, why: str) -> None:
+    parts = [{"name": f"f{place}", "unit": "", "meaning": "made", "expression": "0"} for place in range(10)]
+    parts[3]["expression"] = expression
+    (tmp_path / "mine.yaml").write_text(json.dumps({"extends": "farm_flow", "features": parts}))
+    with pytest.raises(UserError, match=f"mine.yaml: .*{why}") as caught:
+        load_spec(tmp_path / "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_datasets_check_runs_no_statement_of_a_file(tmp_path: Path) -> None:
+    columns = ", ".join(f"0.5 AS f{place}" for place in range(10))
+    statement = (
+        "0.5 AS DOUBLE) AS f9 FROM cells; COPY (SELECT 1) TO 'WRITTEN.txt'; CREATE OR REPLACE TEMP TABLE featured AS "
+        f"SELECT source_row, source_label, {columns} FROM cells; SELECT TRY_CAST(1"
+    )
+    parts = [{"name": f"f{place}", "unit": "", "meaning": "made", "expression": "0.5"} for place in range(9)]
+    parts.append({"name": "f9", "unit": "", "meaning": "made", "expression": statement})
+    (tmp_path / "mine.yaml").write_text(json.dumps({"extends": "farm_flow", "features": parts}))
+    (tmp_path / "flows.csv").write_text("a,traffic\n1,0\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "iot_pipeline.cli", "datasets", "check", "mine.yaml", "flows.csv"], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and "error: mine.yaml: the expression of feature f9 cannot be used" in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flows.csv", "mine.yaml"]
+
+
+def test_a_file_that_extends_itself_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, other in (("a", "b"), ("b", "a"), ("c", "c"), ("long", "x" * 5000), ("list", ["a"])):
+        Path(f"{name}.yaml").write_text(json.dumps({"extends": f"./{other}.yaml" if name != "list" else other}))
+    for number in range(12):
+        Path(f"n{number}.yaml").write_text(f"extends: n{number + 1}.yaml\n")
+    for read in (load_spec, spec_files):
+        with pytest.raises(UserError, match=r"a.yaml: extends: a.yaml extends b.yaml extends a.yaml: .*itself"):
+            read("a.yaml")
+        with pytest.raises(UserError, match=r"c.yaml extends c.yaml"):
+            read("c.yaml")
+        with pytest.raises(UserError, match="more than 10 files extend one another"):
+            read("n0.yaml")
+        for name in ("long", "list"):
+            with pytest.raises(UserError, match="there is no data set"):
+                read(f"{name}.yaml")

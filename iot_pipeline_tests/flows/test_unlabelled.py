@@ -5,6 +5,7 @@ Belongs here: unlabelled.py. Does not belong here: what a student says of them (
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from iot_pipeline.errors import UserError
@@ -52,6 +53,20 @@ def test_a_label_column_is_not_looked_at(tmp_path: Path) -> None:
 def test_a_row_that_is_no_flow_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"not a number in {NAMES[0]} .* data row 2, where the value is 'abc'"):
         read_unlabelled(SPEC, csv(tmp_path / "new.csv", [values(1), ["abc", *values(1)[1:]]]))
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"), [("nan", "NaN"), ("inf", "infinite"), ("-inf", "infinite"), ("1e999", "infinite"),
+                      ("", "missing value")]
+)  # fmt: skip
+def test_a_row_without_a_finite_number_is_named(tmp_path: Path, cell: str, why: str) -> None:
+    rows = [values(1), [*values(2)[:3], cell, *values(2)[4:]], values(3)]
+    with pytest.raises(UserError, match=f"{why} in {NAMES[3]} .* data row 2, where the value is"):
+        read_unlabelled(SPEC, csv(tmp_path / "new.csv", rows))
+    table = pd.DataFrame(rows, columns=NAMES).replace({"": None}).astype(float)
+    table.to_parquet(tmp_path / "new.parquet")
+    with pytest.raises(UserError, match=f"in {NAMES[3]} .* data row 2, where the value is"):
+        read_unlabelled(SPEC, str(tmp_path / "new.parquet"))
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,11 +16,10 @@ from iot_pipeline.flows.serialise import printed
 from iot_pipeline.flows.spec import Format
 from iot_pipeline.inference.grounding import GroundedNumbers, NotGroundable, NumberTokens, numbers_for, spellings
 from iot_pipeline.inference.student import Student
-from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.training.tokenizer import build_tokenizer
-from iot_pipeline_tests.tiny import flow_texts, make_base
+from iot_pipeline_tests.tiny import NO_REAL, REAL, flow_texts, make_base
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
 FEATURES = ["orig_pkts", "resp_pkts", "flow_iat.avg", "flow_iat.tot"]
 FLOW = "orig_pkts: -0.068 p97\nresp_pkts: 12 p6\nflow_iat.avg: 2.621e+05 p50\nflow_iat.tot: 12 p43"
 COMPACT = "orig_pkts -.068 resp_pkts 12\nflow_iat avg 2.5e-5 tot .5"
@@ -114,7 +112,7 @@ def test_a_false_number_becomes_that_of_the_feature(flow: str, wanted: str, writ
     assert made.startswith(f"KEY_INDICATORS: {written.rstrip(' (;,)')}")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real Qwen2.5 tokenizer is not beside the checkout")
+@pytest.mark.skipif(not REAL.is_dir(), reason=NO_REAL)
 @CASES
 def test_so_it_does_in_the_single_digits_of_a_real_vocabulary(flow: str, wanted: str, written: str) -> None:
     made = write(flow, "KEY_INDICATORS: ", wanted, real())
@@ -148,6 +146,8 @@ def test_a_flow_without_percentiles_lets_none_be_written() -> None:
 
 def test_a_vocabulary_that_cannot_write_numbers_is_a_clear_error() -> None:
     class NoDigits:
+        added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
         def __len__(self) -> int:
             return 2
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,11 @@ def test_fresh_until_something_it_was_made_of_changes(tmp_path: Path) -> None:
     make(lake, A, "x")
     assert lake.stale_reasons(B, "1", present) == []
     (lake.folder(B) / "data.txt").write_text("cut")
-    assert lake.stale_reasons(B, "1", present) == ["file data.txt is missing or was changed"]
+    assert lake.stale_reasons(B, "1", present) == ["file data.txt was changed (expected 6 bytes, found 3 bytes)"]
+    (lake.folder(B) / "data.txt").unlink()
+    assert lake.stale_reasons(B, "1", present) == ["file data.txt is missing"]
+    shutil.rmtree(lake.folder(A))
+    assert lake.stale_reasons(B, "1", present)[-1] == "input a is missing"
 
 
 def test_a_failed_blocking_check_makes_an_artefact_stale(tmp_path: Path) -> None:
@@ -88,10 +93,18 @@ def test_unfinished_folders_are_no_artefacts(tmp_path: Path) -> None:
     assert lake.artefacts() == [A]
 
 
-def test_a_lake_without_write_permission_is_named(tmp_path: Path) -> None:
+def test_a_lake_without_write_permission_is_named_when_something_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="IOT_LAKE"):
-        Lake(tmp_path / "file" / "lake")
+    lake = Lake(tmp_path / "file" / "lake")
+    with pytest.raises(UserError, match="IOT_LAKE"), lake.replacing(A):
+        pass
+
+
+def test_looking_at_a_lake_makes_nothing(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "none")
+    assert lake.artefacts() == [] and lake.manifest(A) is None
+    assert lake.stale_reasons(A, "1", present) == ["not made yet"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_manifest_is_named(tmp_path: Path) -> None:

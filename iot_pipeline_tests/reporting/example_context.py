@@ -58,7 +58,6 @@ def make_context() -> dict[str, Any]:
             "rows": 10000,
             "requests": 4100,
             "distinct_requests": 4100 + 100 * n,
-            "cached": 0,
             "prompt_tokens": 3_100_000,
             "completion_tokens": 560_000,
             "billed_usd": 0.0,

@@ -102,7 +102,6 @@ SUMMARY = {
     "rows": 10000,
     "requests": 4000,
     "distinct_requests": 5000,
-    "cached": 1000,
     "prompt_tokens": 4_000_000,
     "completion_tokens": 1_000_000,
     "billed_usd": 1.2,
@@ -136,8 +135,8 @@ def test_cost_of_paid_and_embedded_answers() -> None:
 
 
 def test_cost_names_what_is_missing() -> None:
-    with pytest.raises(UserError, match="the summary of original at 10K lacks cached, model"):
-        cost.cost_report({"10K|original": {k: v for k, v in SUMMARY.items() if k not in ("cached", "model")}})
+    with pytest.raises(UserError, match="the summary of original at 10K lacks rows, model"):
+        cost.cost_report({"10K|original": {k: v for k, v in SUMMARY.items() if k not in ("rows", "model")}})
     assert cost.cost_report({})["notes"] == [
         "No track has been made in this lake, so nothing was asked of a teacher."
     ]
@@ -155,7 +154,7 @@ def test_cost_counts_every_request_of_the_ledger_once() -> None:
         "30K|original": {("b", "s"), ("c", "s"), ("imported", "s")},
         "10K|paraphrased": {("imported", "t")},
     }
-    usage, beyond = cost.by_ledger(dict.fromkeys(asked, SUMMARY), asked, taken)
+    usage, beyond = cost.by_ledger(dict.fromkeys(asked, SUMMARY), asked, taken, {})
     found = cost.cost_report(usage, beyond=beyond)
     told = [(row["requests"], row["prompt_tokens"], row["billed_usd"]) for row in found["rows"]]
     assert told == [(4, 400, pytest.approx(0.4)), (1, 100, pytest.approx(0.1)), (4000, 4_000_000, 1.2)]
@@ -163,6 +162,19 @@ def test_cost_counts_every_request_of_the_ledger_once() -> None:
     assert found["notes"][-1].endswith("what was given up: 4,007 in all, $1.70.")
     # Stages whose requests were all counted before took nothing more; without a ledger the answers tell.
     two, same = {"x|original": SUMMARY, "y|original": SUMMARY}, {("a", "s")}
-    again, _ = cost.by_ledger(two, {"x|original": same, "y|original": same}, taken)
+    again, _ = cost.by_ledger(two, {"x|original": same, "y|original": same}, taken, {})
     assert [summary["requests"] for summary in again.values()] == [1, 0]
-    assert cost.by_ledger(two, {"x|original": same, "y|original": same}, {})[0] == two
+    moved = cost.by_ledger(two, {"x|original": same, "y|original": same}, {}, {})[0]
+    assert moved == {name: {**summary, "imported": 0} for name, summary in two.items()}
+
+
+def test_imported_answers_cost_what_their_file_tells_and_are_counted_apart() -> None:
+    taken = {("a", "s"): (2, 200, 20, 0.2), ("old", "s"): (1, 1, 1, 0.1)}
+    told = {("b", "s"): (3, 300, 30, 0.3), ("never asked", "s"): (1, 100, 10, 0.1)}
+    asked = {"10K|original": {("a", "s"), ("b", "s")}, "30K|original": {("b", "s")}}
+    usage, beyond = cost.by_ledger(dict.fromkeys(asked, SUMMARY), asked, taken, told)
+    found = cost.cost_report(usage, beyond=beyond)
+    told_rows = [(row["requests"], row["imported"], row["billed_usd"]) for row in found["rows"]]
+    assert told_rows == [(5, 1, pytest.approx(0.5)), (0, 0, 0.0)]
+    assert beyond == {"requests": 1, "prompt_tokens": 1, "completion_tokens": 1, "billed_usd": 0.1}
+    assert any(note.startswith("1 answers were imported: ") for note in found["notes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import AddedToken
 
 from iot_pipeline.sft.label import LabelFinder
 
@@ -12,6 +13,9 @@ class Pieces:
 
     def __init__(self, *pieces: str) -> None:
         self.pieces = pieces
+        self.added_tokens_decoder = {
+            place: AddedToken(piece, special=True) for place, piece in enumerate(pieces) if piece.startswith("<|")
+        }
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -30,6 +34,7 @@ class Pieces:
         (("CLASSIFICATION:", " ", "\nANALYSIS"), None),
         (("CLASSIFICATION:",), None),
         (("ANALYSIS: x",), None),
+        (("CLASSIFICATION:", " <", "|im_end|>", "_x", "\nANALYSIS", "<|im_end|>"), (1, 4)),  # a name in plain text
     ],
 )
 def test_span(pieces: tuple[str, ...], label: tuple[int, int] | None) -> None:

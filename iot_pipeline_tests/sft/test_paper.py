@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
-from iot_pipeline_tests.tiny import chats, flow_texts, make_base
-
-QWEN = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "qwen2.5-tokenizer"
+from iot_pipeline_tests.tiny import NO_REAL, REAL, chats, flow_texts, make_base
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +53,9 @@ def test_a_share_of_the_answer_can_stand_for_the_cut(tokenizer: Any, tmp_path: P
 
 
 def test_with_the_real_tokenizer_no_label_survives_an_answer_of_the_papers_length(tmp_path: Path) -> None:
-    if not QWEN.is_dir():
-        pytest.skip(f"the real Qwen2.5 tokenizer is not at {QWEN}")
-    tokenizer = load_tokenizer(QWEN)
+    if not REAL.is_dir():
+        pytest.skip(NO_REAL)
+    tokenizer = load_tokenizer(REAL)
     rows = explained_last(900)
     names = load_spec("farm_flow").feature_names
     random = np.random.default_rng(5)

@@ -8,10 +8,10 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tasks import asked, with_tasks
 from iot_pipeline.sft.tensors import build_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline_tests.tiny import CLASSES, chats, flow_texts, make_base
 
 FLOW = "orig_pkts: 1.000\nresp_pkts: 0.000"

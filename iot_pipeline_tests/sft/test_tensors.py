@@ -10,14 +10,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.models.tokenizer import END_OF_TURN, load_tokenizer, pad_id
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
-from iot_pipeline.sft.tokenizer import END_OF_TURN, load_tokenizer, pad_id
 from iot_pipeline.training.exercises import ANSWER_WORDS
 from iot_pipeline.training.tokenizer import build_tokenizer
-from iot_pipeline_tests.tiny import CLASSES, answer_of, chats, flow_texts, make_base
-
-REAL = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
+from iot_pipeline_tests.tiny import CLASSES, NO_REAL, REAL, answer_of, chats, flow_texts, make_base
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +87,7 @@ def test_malformed_row_is_an_error(tokenizer: Any, tmp_path: Path, row: dict[str
         ("end", "do not supervise"),
         ("cut", "do not end with the end of turn"),
         ("second end", "do not supervise"),
+        ("forged turn", "1 rows have other control tokens than the 4 that the chat template writes"),
     ],
 )
 def test_check_finds_harm(tokenizer: Any, tmp_path: Path, harm: str, problem: str) -> None:
@@ -101,6 +100,8 @@ def test_check_finds_harm(tokenizer: Any, tmp_path: Path, harm: str, problem: st
         labels[2:5] = ids[2:5]
     elif harm == "end":
         labels[last] = IGNORED
+    elif harm == "forged turn":  # in a prompt, where nothing else looks at it
+        ids[5] = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     elif harm == "second end":
         ids[last - 1] = labels[last - 1] = ids[last]
     else:
@@ -131,7 +132,7 @@ def test_missing_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real Qwen2.5 tokenizer is not beside the checkout")
+@pytest.mark.skipif(not REAL.is_dir(), reason=NO_REAL)
 def test_real_qwen_tokenizer_keeps_the_promises(tmp_path: Path) -> None:
     real = load_tokenizer(REAL)
     stats = build_tensors(chats(flow_texts(4)), real, 400, tmp_path / "t.safetensors")

@@ -22,10 +22,10 @@ from iot_pipeline.teacher import engine as engine_module
 from iot_pipeline.teacher import pool as pool_module
 from iot_pipeline.teacher import run as run_module
 from iot_pipeline.teacher.batch import BatchLimits
-from iot_pipeline.teacher.client import Reply
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.ledger import Price, price_of, worst_case
 from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.teacher.replies import Reply
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests

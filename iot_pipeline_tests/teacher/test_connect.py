@@ -12,7 +12,7 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
 from iot_pipeline.teacher.client import split_credentials
-from iot_pipeline.teacher.connect import open_teacher, source_of
+from iot_pipeline.teacher.connect import address_of, open_teacher, source_of, store_of
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
 
@@ -77,3 +77,26 @@ def test_answers_of_another_edition_of_the_embedded_rules_are_not_given_out(tmp_
             teacher.ask(requests, checker(requests))
             asked.append((teacher.source, teacher.summary.asked, teacher.paid))
     assert asked == [("embedded-one", 5, False), ("embedded-one", 0, False), ("embedded-two", 5, False)]
+
+
+@pytest.mark.parametrize("where", [
+    "htp://me:s3cret@host/v1", "me:s3cret@host/v1", "http:me:s3cret@host/v1", "s3cret://a:s3cret@h://b:s3cret@host",
+    "http://me:s3cret/more@host/v1", "http://me:more@s3cret@host/v1", "http://me:s3cret:8000/v1", "http://s3cret@:x/v1",
+    "host/v1?token=s3cret", "ftp://host/v1#s3cret",
+])
+def test_a_refused_address_is_told_without_its_credentials(tmp_path: Path, where: str) -> None:
+    with pytest.raises(UserError, match="IOT_TEACHER") as caught, open_teacher(settings(tmp_path, teacher=where)):
+        pass
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["postgresql//me:s3cret@db/a", "postgresql:/me:s3cret@db/a", "me:s3cret@db/a"])
+def test_a_store_s_url_without_its_marks_is_no_path(tmp_path: Path, where: str) -> None:
+    with pytest.raises(UserError, match="IOT_TEACHER_STORE is no URL") as caught:
+        store_of(settings(tmp_path, teacher_store=where))
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["http://me:s3cr%40t@h:1/v1?token=t", "http://h/v1/@cf/model", "https://[::1]:8000/v1"])
+def test_an_address_with_credentials_in_their_place_is_taken(tmp_path: Path, where: str) -> None:
+    assert address_of(settings(tmp_path, teacher=where)) == where

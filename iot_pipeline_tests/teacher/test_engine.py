@@ -144,7 +144,8 @@ def test_limits_of_each_kind_of_failure(fault: str, reason: str, attempts: int, 
     with embedded_server({fault: 1.0}) as base_url:
         asking = teacher(base_url, tmp_path / "t.sqlite", max_attempts=2)
         answers = asking.ask(requests, checker(requests))
-    assert [(a.reasons[0], a.attempts) for a in answers.values()] == [(reason, attempts)] * 2
+    assert [a.attempts for a in answers.values()] == [attempts] * 2
+    assert all(a.reasons[0].startswith(reason) for a in answers.values())
 
 
 def test_no_answer_is_asked_again_next_time(url: str, tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_requests_that_are_only_ever_refused_stop_the_run(tmp_path: Path, monkey
     requests = make_requests(8)
     with embedded_server({"rate_limit_no_header": 1.0}) as base_url:
         asking = teacher(base_url, tmp_path / "t.sqlite", backoff_base_s=0.01)
-        with pytest.raises(UserError, match=r"most requests to the teacher .* fail.*rate limited, and no answer for"):
+        with pytest.raises(UserError, match=r"most requests to the teacher .* fail.*rate limited.*, and no answer for"):
             asking.ask(requests, checker(requests))
     assert 20 <= asking.summary.attempts < 800 and asking.summary.ok == 0
 

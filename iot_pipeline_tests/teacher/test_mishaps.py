@@ -19,16 +19,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx2
-import openai
 import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.archive import Replay
 from iot_pipeline.teacher.batch import Batches, BatchLimits
 from iot_pipeline.teacher.batch_api import Unsure, line_reply
-from iot_pipeline.teacher.client import _status_error, open_client, read_completion, send
+from iot_pipeline.teacher.client import open_client, send
 from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.replies import Asked, read_completion, read_error
 from iot_pipeline.teacher.request import Answer
 from iot_pipeline.teacher.store import Store
 from iot_pipeline.teacher.store_batches import Batch
@@ -195,6 +194,5 @@ def test_a_broken_response_is_worth_another_try_and_may_have_been_billed(sent: b
 
 @pytest.mark.parametrize(("status", "unknown"), [(408, True), (502, True), (504, True), (524, True), (500, False)])
 def test_a_gateway_s_error_may_have_been_billed(status: int, unknown: bool) -> None:
-    response = httpx2.Response(status, request=httpx2.Request("POST", "http://x"))
-    reply = _status_error(openai.APIStatusError("x", response=response, body=None), "m")
+    reply = read_error(status, None, Asked("m"))
     assert (reply.kind, reply.billed_unknown) == ("transport", unknown)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import run as run_module
+from iot_pipeline.teacher import tries as tries_module
 from iot_pipeline.teacher.engine import Teacher
 from iot_pipeline.teacher.hidden import code_of, keep_out_of_logs
 from iot_pipeline.teacher.process import PROJECT
@@ -100,7 +100,7 @@ def test_the_engine_tells_no_key(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
-    monkeypatch.setattr(run_module, "RATE_LIMIT_ATTEMPTS", 2)
+    monkeypatch.setattr(tries_module, "RATE_LIMIT_ATTEMPTS", 2)
     requests, told, asking = make_requests(3), list[str](), list[Teacher]()
     with echoing(mode) as host:
         for url in (f"http://{host}/v1", f"http://me:{PASSWORD}@{host}/v1"):

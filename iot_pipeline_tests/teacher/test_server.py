@@ -255,3 +255,54 @@ def test_any_body_is_answered_or_refused_by_name(changes: dict[str, Any]) -> Non
         assert str(problem)
         return
     assert completion(arguments, None, b"")["choices"][0]["message"]["content"]
+
+
+FLOW = "True class: Normal\norig_pkts: 1.5\nresp_pkts: 2.0\nflow_iat.avg: 3.0\nabout 900 words\n"
+GIVEN = "<answer>CLASSIFICATION: x\nANALYSIS: {}\nKEY_INDICATORS: {}</answer>"
+N = 300_000
+
+
+# 300,000 newlines held the server up for good: a run of signs was read anew from each of its lines.
+@pytest.mark.parametrize("text", [
+    *(sign * N for sign in "\n -1(:`"), "True class" + ":" * N, "classes" + "\n:" * (N // 2), "<answer>" * (N // 8),
+    "<answer>" + " " * N, "- a (\n" * (N // 6), "ANALYSIS" + "\n:" * (N // 2), GIVEN.format("y", "a" * N),
+    GIVEN.format("ab 1 " * 20_000, "ab 1; " * 30_000), "classes: " + "a," * (N // 2), "a" + " b 1" * (N // 4) + "x",
+    GIVEN.format(" ".join(f"f_{n} 1" for n in range(9000)), "; ".join(f"f_{n} 1" for n in range(9000))),
+], ids=lambda text: repr(text[:14]))
+def test_no_prompt_holds_the_server_up(url: str, text: str) -> None:
+    for content in (text, FLOW + text):
+        messages = [{"role": "user", "content": content}]
+        status, answer = call(url, "/chat/completions", {"model": "m", "messages": messages})
+        assert status == 200 and answer["choices"][0]["message"]["content"]
+
+
+def test_a_body_that_is_too_long_is_refused_before_it_is_read(url: str) -> None:
+    message = {"role": "user", "content": "x" * 400_000}
+    status, answer = call(url, "/chat/completions", {"model": "m", "messages": [message]})
+    assert status == 400 and "over the context length of 128,000" in answer["error"]["message"]
+    for path in ("/chat/completions", "/batches"):
+        status, answer = call(url, path, b" " * 5_000_000)
+        assert status == 413 and answer["error"]["message"] == "a body may have 4000000 bytes"
+        connection = http.client.HTTPConnection(url.split("/")[2], timeout=20)
+        chunks = iter([b" " * 1_000_000] * 5)  # of a length that is not told
+        connection.request("POST", f"/v1{path}", chunks, encode_chunked=True, headers={"transfer-encoding": "chunked"})
+        assert connection.getresponse().status == 413
+
+
+def test_what_has_no_utf_8_is_quoted_as_an_escape(url: str) -> None:
+    status, answer = call(url, "/batches", b'{"input_file_id": "\\ud800"}')
+    assert status == 400 and answer["error"]["message"] == "no file \ud800"
+    line = b'{"custom_id": "\\ud800", "method": "POST", "url": "/v1/chat/completions", "body": {}}\n'
+    file = client(url).files.create(file=("in.jsonl", line * 2), purpose="batch")
+    started = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    status, batch = call(url, "/batches", json.dumps(started).encode()[:-1] + b', "metadata": {"a": "\\udfff"}}')
+    while status == 200 and batch["status"] == "validating":
+        status, batch = call(url, f"/batches/{batch['id']}")
+    assert status == 200 and batch["errors"]["data"][0]["code"] == "duplicate_custom_id"
+
+
+def test_any_class_can_be_the_wrong_one() -> None:
+    message = {"role": "user", "content": f"Classes: Normal, \\g<9>\\q\n{FLOW}"}
+    arguments = check_body({"model": "m", "messages": [message]})
+    text = completion(arguments, "wrong_label", b"")["choices"][0]["message"]["content"]
+    assert text.startswith("CLASSIFICATION: \\g<9>\\q\n")

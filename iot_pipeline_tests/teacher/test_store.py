@@ -22,7 +22,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import owners
-from iot_pipeline.teacher.archive import Replay, export_answers, import_answers
+from iot_pipeline.teacher.archive import Imported, Replay, export_answers, import_answers
 from iot_pipeline.teacher.database import Database
 from iot_pipeline.teacher.dialects import DIALECTS, Dialect
 from iot_pipeline.teacher.engine import Teacher
@@ -293,8 +293,9 @@ def test_an_export_is_the_same_from_either_and_replayed(url: str, place: str, tm
         export_answers(place, tmp_path / "none.parquet")
     Teacher(url, "none", place, "embedded", None).ask(requests, checker(requests))
     assert export_answers(place, tmp_path / "a.parquet") == 20
-    assert import_answers(other, tmp_path / "a.parquet") == (20, 0)
-    assert import_answers(place, tmp_path / "a.parquet") == (0, 20)
+    check = checker(requests)
+    assert import_answers(other, tmp_path / "a.parquet", lambda asked, _, text: check(asked, text)) == Imported(20, 0)
+    assert import_answers(place, tmp_path / "a.parquet", lambda *_: []) == Imported(0, 20)
     assert export_answers(other, tmp_path / "b.parquet") == 20
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert {a.status for a in Replay(place).ask(requests, checker(requests)).values()} == {"ok"}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.sft.tokenizer import load_tokenizer
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.training import launch
 from iot_pipeline.training.base_payload import RESULT, BaseConfig
 
@@ -25,7 +25,7 @@ def build(folder: Path, processes: int, **changes: Any) -> tuple[dict[str, Any],
     (folder / "texts.json").write_text(json.dumps(texts))
     values = {
         "dataset": "farm_flow", "texts": folder / "texts.json", "out": folder, "words": 45, "order": "label_first",
-        "steps": 3, "seed": 5, "threads": 1,
+        "steps": 3, "seed": 5, "threads": 1, "processes": processes,
     }
     config = BaseConfig(**(values | changes))
     path = config.write(folder / "config.json")
@@ -61,3 +61,15 @@ def wrong(folder: Path) -> Path:
     path = folder / "wrong.json"
     path.write_text('["hello: 1"]')
     return path
+
+
+def test_what_steers_the_weights_names_the_base(tmp_path: Path) -> None:
+    """Two threads add up in another order than one, so their base is another one; it was kept under the same key."""
+    (tmp_path / "texts.json").write_text("[]")
+    one = BaseConfig(
+        dataset="farm_flow", texts=tmp_path / "texts.json", out=tmp_path, words=45, order="label_first", steps=3,
+        seed=5, threads=1, processes=1,
+    )
+    others = [one.model_copy(update=change) for change in ({"threads": 2}, {"processes": 2}, {"seed": 6}, {"steps": 4})]
+    assert len({config.identity() for config in (one, *others)}) == 5
+    assert one.model_copy(update={"out": tmp_path / "elsewhere"}).identity() == one.identity()

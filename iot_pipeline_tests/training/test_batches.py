@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.packing import best_fit
 from iot_pipeline.sft.tensors import IGNORED, Tensors, build_tensors, load_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training.batches import MOST_PADDING, Batches, by_length, planned_padding, share_of
 from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.plan import make_plan

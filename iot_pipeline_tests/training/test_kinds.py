@@ -12,12 +12,13 @@ from safetensors.numpy import load_file
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
+from iot_pipeline.models.loading import describe_base
+from iot_pipeline.models.tokenizer import END_OF_TURN, load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors
-from iot_pipeline.sft.tokenizer import END_OF_TURN, load_tokenizer
 from iot_pipeline.training.base import build_tiny_base
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.lora import largest_change
-from iot_pipeline.training.model import adapted_model, describe_base, find_machine
+from iot_pipeline.training.model import adapted_model, find_machine
 from iot_pipeline.training.payload import run
 from iot_pipeline_tests.tiny import CLASSES, FEATURES, RECIPE, chats, flow_texts, make_base
 
@@ -82,7 +83,7 @@ def test_a_warm_start_begins_where_the_other_ended(
     before, after = (load_file(folder / "adapter_model.safetensors") for folder in (plain[1], tmp_path))
     assert all(np.allclose(before[name], after[name], atol=1e-6) for name in before)
     assert largest_change(tmp_path, plain[1]) < 1e-6 < largest_change(tmp_path, None)
-    with pytest.raises(UserError, match="train the stage before"):
+    with pytest.raises(UserError, match="train this track and stage first"):
         run(config(world, tmp_path / "none", warm_start=tmp_path / "nowhere"))
 
 

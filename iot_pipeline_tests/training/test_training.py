@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training import launch, payload, selection
 from iot_pipeline.training.config import TrainConfig, finished, read_config, targets_of
 from iot_pipeline.training.payload import schedule

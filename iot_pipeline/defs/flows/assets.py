@@ -12,6 +12,7 @@ from iot_pipeline.defs.step import LakeResource
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.remote import is_url
 from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.source import local_files, read_source
 from iot_pipeline.quality.mismatch import reconcile
@@ -34,8 +35,10 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
             step.note(rows=simulated.rows, source="simulated Farm-Flow")
             step.provenance["label"] = "SIMULATED flows: Farm-Flow as its paper describes it, no real capture"
         else:
-            files = local_files(source)
-            step.listing(source, files)
+            local = ",".join(part for part in source.split(",") if not is_url(part))
+            files = local_files(local)
+            if local:
+                step.listing(local, files)
             for file in files:
                 step.file(file.absolute())
             report = read_source(step.spec, source, out, step.log, step.settings.max_rejected_share)

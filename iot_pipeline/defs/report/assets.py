@@ -22,9 +22,11 @@ from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import cards, claims, comparison, cost, figures, measured, report
 from iot_pipeline.reporting.gather import gather
+from iot_pipeline.teacher.archive import told_by_file
 from iot_pipeline.teacher.connect import store_of
 from iot_pipeline.teacher.store import Store, exists
 
+Taken = tuple[int, int, int, float]  # requests, prompt tokens, answer tokens, dollars
 COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": code_version(__name__)}
 # What reports are made from, in the order of the method; those of STAGED are one asset a stage.
 ARTEFACTS = [
@@ -106,9 +108,9 @@ def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
         made = {a.partition: folder for track in TRACKS for a, folder in step.inputs(track).items()}
         usage = {name: json.loads((folder / "usage.json").read_text()) for name, folder in made.items()}
         asked = {name: asked_requests(folder) for name, folder in made.items()}
-        usage, beyond = cost.by_ledger(usage, asked, ledger_of(step))
+        usage, beyond = cost.by_ledger(usage, asked, *ledger_of(step))
         result = cost.cost_report(usage, claims.claimed_costs(), beyond=beyond)
-        step.json("cost_report.json", result, volatile=True)
+        step.json("cost_report.json", result)
         step.table("cost", result["rows"])
         step.png("cost.png", figures.cost(result), "Dollars by track")
     return step.result()
@@ -121,14 +123,16 @@ def asked_requests(folder: Path) -> set[tuple[str, str]]:
     return {(key, source) for key, source in pairs if key is not None and source is not None}
 
 
-def ledger_of(step: Step) -> dict[tuple[str, str], tuple[int, int, int, float]]:
-    """What every request to the teacher took, by key and source; nothing where there is no store (it was moved)."""
+def ledger_of(step: Step) -> tuple[dict[tuple[str, str], Taken], dict[tuple[str, str], Taken]]:
+    """What every request to the teacher took, and what imported answers tell of themselves, by key and source; nothing
+    where there is no store (it was moved)."""
     location = store_of(step.unrecorded)
     if not exists(location):
         step.log("no store of answers: requests, tokens and dollars are those that the answers tell themselves")
-        return {}
+        return {}, {}
     with Store(location, read_only=True) as store:
-        return store.taken()
+        taken = store.taken()
+        return taken, told_by_file(store, taken)
 
 
 def whole_lake(step: Step, reports: list[str]) -> dict[ArtefactId, Path]:

@@ -28,18 +28,19 @@ from iot_pipeline.flows.pool import distinct_flows
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.kept import keep, taken
 from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.models.check import check_base
+from iot_pipeline.models.loading import describe_base
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.reporting import figures
 from iot_pipeline.reporting.figures_training import token_lengths
 from iot_pipeline.sft.check import TensorCheck, check_tensors
 from iot_pipeline.sft.tasks import Tasks, with_tasks
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training.base_payload import RESULT, BaseConfig
 from iot_pipeline.training.batches import planned_padding
 from iot_pipeline.training.config import TrainConfig, targets_of
-from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here
+from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here, threads_of
 from iot_pipeline.training.lora import largest_change
-from iot_pipeline.training.model import describe_base
 from iot_pipeline.training.plan import make_plan
 
 # What a training writes beside the adapter; it may differ between equal runs.
@@ -71,7 +72,7 @@ def base_model(
         if name == "tiny":
             tiny_base(step, trainer)
         else:
-            found = describe_base(name)
+            found = check_base(name)
             step.json("base.json", {"kind": "given", "name": name, "revision": found["revision"]})
             for path in sorted(Path(name).absolute().glob("*.*")):  # none of a hub id
                 step.file(path)
@@ -122,16 +123,15 @@ def read_curve(progress: Path) -> list[dict[str, Any]]:
 def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path:
     """Folder of the built base: kept from an earlier building of the same texts by the same code, or built now.
 
-    Another number of processes adds up in another order, so that is part of what it is kept by.
     """
-    cache, processes = step.unrecorded.base_cache_path, base_processes(step)
-    made_of = [config.identity(), BASE_CODE, version("torch"), version("transformers"), str(processes)]
+    cache = step.unrecorded.base_cache_path
+    made_of = [config.identity(), BASE_CODE, version("torch"), version("transformers")]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     if found := taken(cache, key):
         step.log(f"this base was built before, by the same code from the same texts: taken from {cache.name}")
         step.note(kept_base=key[:16])
         return found
-    trainer.build_base(step, config, processes)
+    trainer.build_base(step, config)
     try:
         keep(cache, key, config.out, ["model", "progress.jsonl", RESULT])
     except OSError as error:
@@ -142,11 +142,12 @@ def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path
 def base_config(step: Step, texts: list[str]) -> BaseConfig:
     """What the settings say about the tiny base; its texts lie in the work folder."""
     chosen = step.settings
-    out = work_folder(step, "base")
+    out, processes = work_folder(step, "base"), base_processes(step)
     write_json(out / "texts.json", texts)
     return BaseConfig(
         dataset=chosen.dataset, texts=out / "texts.json", out=out, words=chosen.explanation_words,
-        order=chosen.answer_order, steps=chosen.base_steps, seed=chosen.seed, threads=step.unrecorded.threads,
+        order=chosen.answer_order, steps=chosen.base_steps, seed=chosen.seed,
+        threads=threads_of(processes, step.unrecorded.threads), processes=processes,
     )
 
 

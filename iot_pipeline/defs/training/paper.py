@@ -25,10 +25,10 @@ from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.pool import labelled_flows, side_records, training_rows
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.reporting.figures_training import protocol_arms
 from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import build_tensors
-from iot_pipeline.sft.tokenizer import load_tokenizer
 from iot_pipeline.training.config import TrainConfig
 
 HELD_OUT = 0.2  # share of rows that the prior work held out, by row

@@ -1,0 +1,93 @@
+"""Serve Dagster's web application to pages of its own alone.
+
+The application answers GraphQL, mutations included, to any page that a browser has open: a page of another site can
+send a request here (cross-site request forgery), or give its own name our address (DNS rebinding), and launch runs.
+So the Host must be a loopback name, the Origin must be that host, and a GET carries no query.
+
+    python -m iot_pipeline.commands.webserver HOST PORT WORKSPACE
+"""
+
+import ipaddress
+import sys
+from urllib.parse import urlsplit
+
+import dagster as dg
+import uvicorn
+
+# Not public: how `dagster-webserver` builds its application. Tried with dagster 1.13.27.
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster_webserver.app import create_app_from_workspace_process_context
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+POLL_MS = 2000
+
+
+class LocalPagesOnly:
+    """ASGI middleware that refuses what a page of another site could have sent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, or refuse it: status 403 or 405, a web socket before it opens."""
+        refusal = refuse(scope) if scope["type"] in ("http", "websocket") else None
+        if refusal is None:
+            await self.app(scope, receive, _unframed(send))
+        elif scope["type"] == "websocket":
+            await WebSocketClose(code=1008, reason=refusal[1])(scope, receive, send)
+        else:
+            await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
+
+
+def refuse(scope: Scope) -> tuple[int, str] | None:
+    """Return status and sentence for a request that must not be answered, None for any other."""
+    headers = Headers(scope=scope)
+    host, origin = headers.getlist("host"), headers.getlist("origin")
+    if len(host) != 1 or not is_loopback(host[0]):
+        return 403, "This address serves pages of this machine: open it as http://127.0.0.1 or http://localhost."
+    if any(urlsplit(one).netloc.lower() != host[0].lower() for one in origin):
+        return 403, "A page of another site asked for this."
+    reads_page = scope["type"] == "websocket" or scope["method"] == "POST" or "text/html" in headers.get("accept", "")
+    if scope["path"].rstrip("/") == "/graphql" and not reads_page:
+        return 405, "GraphQL is answered by POST."
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """True if a Host header or a name names this machine; any port will do, since tunnels choose their own."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _unframed(send: Send) -> Send:
+    """Add the header that keeps other sites from showing our page within theirs (a click would be ours)."""
+
+    async def add(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["X-Frame-Options"] = "SAMEORIGIN"
+        await send(message)
+
+    return add
+
+
+def main() -> None:
+    """Serve until the process is told to stop."""
+    host, port, workspace = sys.argv[1:]
+    target = WorkspaceFileTarget([workspace])
+    with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
+        app = create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MS)
+        # Pages keep a web socket open: without a limit the server waits for them after it was told to stop.
+        uvicorn.run(
+            LocalPagesOnly(app), host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=3
+        )
+
+
+if __name__ == "__main__":
+    main()

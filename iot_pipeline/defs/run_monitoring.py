@@ -1,0 +1,150 @@
+"""Run monitoring: fail runs whose process is dead, free their pool slots, wait for a slot that a live run holds.
+
+Dagster's own monitoring cannot: its default launcher has no way to check a worker, so a run whose worker was killed
+stays STARTED and keeps its slots for ever. What fails here is a crash to Dagster, so that the daemon queues a run of
+the UI again, once (`run_retries` in dagster.yaml); a run of the command line goes on with the next command.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+# Not public: how a run claims a slot. Tried with dagster 1.13.27.
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import held
+from iot_pipeline.lake.processes import has_ended, kill_tree
+
+RUN_TAG = "iot_pipeline/started_by"  # `run` for what the command line started; runs of the UI have none
+KILLED_TAG = "iot_pipeline/process_was_killed"  # the run that Dagster queues again bears it too
+RUN_LOCK, UI_LOCK = "run.lock", "ui.lock"
+SAID_EVERY_S, LOOKED_EVERY_S = 60.0, 15.0
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]  # fmt: skip
+_TELL_PID = {dg.DagsterEventType.ENGINE_EVENT, dg.DagsterEventType.STEP_WORKER_STARTED}
+
+
+def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, spared: str = "") -> list[str]:
+    """Fail runs whose process is dead, kill what they left behind and free their slots; the ids of those runs.
+
+    Args:
+        instance: the lake's instance.
+        home: its folder, with the locks of `run` and `ui`.
+        held_lock: the lock that this process holds. Runs of `run` are dead where it is that of `run`, whatever their
+            process; runs of the other kind are judged only while nobody holds the other lock, since its holder may
+            live in another container, where process ids mean something else.
+        spared: id of a run of this process, which is left alone.
+    """
+    dead = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        lock = RUN_LOCK if RUN_TAG in run.tags else UI_LOCK
+        processes = list(recorded_processes(instance, run.run_id))
+        certain = lock == held_lock == RUN_LOCK
+        # The first process is the worker. No record of one shows nothing: Dagster's start timeout has to do then.
+        shown = bool(processes) and has_ended(*processes[0]) and (lock == held_lock or _is_free(home / lock))
+        if run.run_id == spared or not (certain or shown):
+            continue
+        for pid, seen in processes[1:]:  # steps that outlived their worker would be made twice at once
+            if not has_ended(pid, seen):
+                kill_tree(pid)
+        _close(instance, run, lock)
+        dead.append(run.run_id)
+    _free_slots(instance, held_lock == RUN_LOCK or _is_free(home / RUN_LOCK), spared)
+    return dead
+
+
+def recorded_processes(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[int, float]]:
+    """Process ids of a run and when they were recorded: its worker first, then its steps."""
+    for entry in instance.all_logs(run_id, of_type=_TELL_PID):
+        event = entry.dagster_event
+        metadata = getattr(event.event_specific_data, "metadata", {}) if event is not None else {}
+        if "pid" in metadata:
+            yield int(metadata["pid"].value), entry.timestamp
+
+
+def _close(instance: dg.DagsterInstance, run: dg.DagsterRun, lock: str) -> None:
+    """Report a dead run as failed, or as canceled if it was being canceled."""
+    if run.status is dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, "the process of this run has ended")
+    elif lock == RUN_LOCK:
+        instance.report_run_failed(run, "the process was killed; the next `iot-pipeline run` goes on from here")
+    else:
+        instance.add_run_tags(run.run_id, {KILLED_TAG: "true"})
+        instance.report_run_failed(run, "the process of this run was killed")
+
+
+def _free_slots(instance: dg.DagsterInstance, no_run_waits: bool, spared: str) -> None:
+    """Free what finished runs hold of the pools, and, while no `run` can wait for a slot, runs that nobody knows."""
+    storage = instance.event_log_storage
+    for pool in storage.get_concurrency_keys():
+        info = storage.get_concurrency_info(pool)
+        for run_id in {slot.run_id for slot in info.claimed_slots} | {step.run_id for step in info.pending_steps}:
+            holder = instance.get_run_by_id(run_id)
+            if run_id != spared and (no_run_waits if holder is None else holder.is_finished):
+                storage.free_concurrency_slots_for_run(run_id)
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with held(lock, "held"):
+            return True
+    except UserError:
+        return False
+
+
+@contextmanager
+def pool_slot(
+    instance: dg.DagsterInstance, home: Path, pool: str | None, step_key: str, say: Callable[[str], None]
+) -> Iterator[str]:
+    """Yield the id for a run whose step has its slot in a pool already.
+
+    Within a run Dagster waits for a slot without a pause (half a core), says nothing and holds signals back; here a
+    signal ends the wait. Who holds the pool is said at once and every minute.
+
+    Args:
+        instance: the lake's instance.
+        home: its folder; what dies during the wait is closed.
+        pool: name of the pool, or None for a step that needs none.
+        step_key: Dagster's name of the step.
+        say: takes the sentence that names the holder.
+    """
+    run_id, said, looked = str(uuid.uuid4()), -SAID_EVERY_S, time.monotonic()
+    try:
+        if pool is not None:
+            with InstanceConcurrencyContext(instance, dg.DagsterRun("waiting", run_id=run_id)) as slots:
+                while not slots.claim(pool, step_key):
+                    now = time.monotonic()
+                    if now - said >= SAID_EVERY_S:
+                        said = now
+                        say(f"waiting for pool {pool}: {describe_holders(instance, pool, run_id)}")
+                    if now - looked >= LOOKED_EVERY_S:
+                        looked = now
+                        close_dead_runs(instance, home, RUN_LOCK, run_id)
+                    time.sleep(0.5)
+        yield run_id
+    finally:
+        if pool is not None:
+            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def describe_holders(instance: dg.DagsterInstance, pool: str, waiting: str) -> str:
+    """Name the runs that hold a pool, or come first: `run cbf633d9 of the UI since 06:55`."""
+    info = instance.event_log_storage.get_concurrency_info(pool)
+    if not info.slot_count:
+        return "its limit is 0; raise it in the UI under Deployment, Concurrency"
+    holders = {slot.run_id for slot in info.claimed_slots} or {step.run_id for step in info.pending_steps}
+    told = []
+    for run_id in sorted(holders - {waiting}):
+        record = instance.get_run_record_by_id(run_id)
+        start = record.start_time if record is not None else None
+        where = "of `iot-pipeline run`" if record is not None and RUN_TAG in record.dagster_run.tags else "of the UI"
+        since = f" since {time.strftime('%H:%M', time.localtime(start))}" if start else ""
+        told.append(f"run {run_id[:8]} {where}{since}")
+    return ", ".join(told) or "a slot is being freed"

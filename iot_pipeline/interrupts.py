@@ -1,0 +1,127 @@
+"""Stop a command within seconds of SIGINT or SIGTERM, whatever code the signal meets.
+
+A handler that raises is not enough: Dagster replaces it and holds signals back between steps, an exception raised in a
+callback or a destructor is swallowed, and a library may take it for a failure of its own (11 of 68 signals at random
+moments). So the signal is noted by the interpreter itself (`signal.set_wakeup_fd`), before any handler.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+EXIT_CODE = 130
+GRACE_S = 7.0
+
+
+class Watch:
+    """Notes the first stop signal, and ends the process when it is still there after the grace."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+        self._noted, self._over = False, False
+        self._lock = threading.RLock()  # a destructor may run within
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
+        self._stderr = os.dup(2)  # Dagster redirects the descriptor into its compute logs while an asset runs
+        self._usual_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        # A shell starts background jobs with SIGINT ignored; SIGTERM would end us without a word.
+        self._usual = {number: signal.signal(number, signal.default_int_handler) for number in STOPS}
+        # What a signal breaks on its way out (a connection's close, a destructor) is no news: the sentence is enough.
+        self._usual_hook = sys.unraisablehook
+        sys.unraisablehook = lambda broken: None if self.noted() else self._usual_hook(broken)
+        if logging.lastResort is not None:
+            logging.lastResort.addFilter(self._is_news)
+        threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
+
+    def noted(self) -> bool:
+        """True if the process was told to stop."""
+        with self._lock, contextlib.suppress(BlockingIOError):
+            self._noted = self._noted or any(number in STOPS for number in os.read(self._reader, 4096))
+        return self._noted
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        return not self.noted()
+
+    def end(self) -> None:
+        """Kill the processes started here, say that the command was stopped, and leave without waiting for anything.
+
+        A tail of Dagster's compute logs may be left when the signal met its clean-up, and would hold a pipe open.
+        """
+        from iot_pipeline.lake.processes import kill_tree
+
+        try:
+            kill_tree(os.getpid(), itself=False)
+            if os.isatty(1):
+                os.write(1, b"\x1b[?25h")  # the live table hides the cursor
+            os.write(self._stderr, f"{self.sentence}\n".encode())
+        finally:
+            os._exit(EXIT_CODE)
+
+    def close(self) -> None:
+        """Give the signals back; the watching thread ends."""
+        signal.set_wakeup_fd(self._usual_fd)
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = self._usual_hook
+        if logging.lastResort is not None:
+            logging.lastResort.removeFilter(self._is_news)
+        self._over = True
+        os.write(self._writer, b"\0")
+
+    def _watch(self) -> None:
+        while not self.noted():
+            select.select([self._reader], [], [], 0.5)  # the main thread may have read the signal already
+            if self._over:
+                return
+        threading.Event().wait(GRACE_S)
+        self.end()
+
+
+_active: list[Watch] = []
+
+
+def raise_if_told() -> None:
+    """Raise KeyboardInterrupt if the process was told to stop, also where something swallowed the signal."""
+    if _active and _active[0].noted():
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stopping_promptly(sentence: str) -> Iterator[None]:
+    """Make SIGINT and SIGTERM end the process with exit code 130 and a sentence on standard error.
+
+    The block has 7 s to end by itself, cleaning up. What it started and left behind is killed. However it ends after a
+    signal, by an error or by its own exit, counts as stopped. Outside of the main thread nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    watch = Watch(sentence)
+    _active.append(watch)
+    try:
+        yield
+    except BaseException:
+        if watch.noted():
+            _leave(watch)
+        raise
+    else:
+        if watch.noted():
+            _leave(watch)
+    finally:
+        _active.remove(watch)
+        watch.close()
+
+
+def _leave(watch: Watch) -> None:
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)  # the second Ctrl-C of an impatient user
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    watch.end()

@@ -1,0 +1,110 @@
+"""Content verification: the files of an artefact against the sha256 that its manifest gives for each.
+
+Hashing everything takes seconds a gigabyte, so a small cache file per artefact (`<lake>/.verified/`) keeps size, mtime,
+ctime and inode of each file that had the right hash: one that still has all four is not read again. The cache is a
+shortcut only: without it, or on a lake that cannot be written, every file is hashed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from typing_extensions import TypedDict
+
+from iot_pipeline.lake.atomic import sha256_file, write_json
+
+SHORT = 12  # digits of a hash in a sentence
+
+
+# Of typing_extensions: pydantic, which reads manifests, takes typing's own from Python 3.12 on only.
+class FileFacts(TypedDict):
+    """Size and hash of one file. Volatile files (timings, machine facts) do not count for the data version."""
+
+    bytes: int
+    sha256: str
+    volatile: bool
+
+
+def data_version_of(files: Mapping[str, FileFacts]) -> str:
+    """Compute the data version from the hashes of the files that are not volatile; of all where there are no others."""
+    lasting = {name: facts for name, facts in files.items() if not facts["volatile"]} or files
+    digest = hashlib.sha256()
+    # In the order of paths, in which they were first hashed; JSON has them in that of strings (`a.txt` before `a/b`).
+    for name, facts in sorted(lasting.items(), key=lambda item: item[0].split("/")):
+        digest.update(f"{name}\0{facts['sha256']}\n".encode())
+    return digest.hexdigest()
+
+
+def file_problem(path: Path, facts: FileFacts) -> tuple[str, str] | None:
+    """Compare a file with its facts by hashing it; (expected, found) where they differ."""
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            return "a file", "something else"
+        if size != facts["bytes"]:
+            return f"{facts['bytes']:,} bytes", f"{size:,} bytes"
+        found = sha256_file(path)
+    except FileNotFoundError:
+        return f"sha256 {facts['sha256'][:SHORT]}", "no file"
+    except OSError as error:
+        return f"sha256 {facts['sha256'][:SHORT]}", f"a file that cannot be read ({error.strerror})"
+    if found != facts["sha256"]:
+        return f"sha256 {facts['sha256'][:SHORT]}", f"sha256 {found[:SHORT]}"
+    return None
+
+
+def changed_files(folder: Path, files: Mapping[str, FileFacts], cache: Path, record: bool) -> list[str]:
+    """List the files that are missing or have another content than the manifest says, one sentence each.
+
+    Args:
+        folder: The artefact's folder.
+        files: File facts of its manifest, by path within the folder.
+        cache: The artefact's cache file.
+        record: Whether newly verified files are written into the cache.
+    """
+    known, verified, problems = _read(cache), dict[str, list[str | int]](), []
+    for name, facts in files.items():
+        # Taken before hashing: a file that changes meanwhile has another stamp afterwards and is hashed again.
+        stamp = _stamp(folder / name, facts)
+        if stamp is None:
+            problems.append(f"file {name} is missing")
+        elif known.get(name) != stamp and (problem := file_problem(folder / name, facts)):
+            problems.append(f"file {name} was changed (expected {problem[0]}, found {problem[1]})")
+        else:
+            verified[name] = stamp
+    if record and verified != known:
+        _write(cache, verified)
+    return problems
+
+
+def record_finished(folder: Path, manifest: Path, files: Mapping[str, FileFacts], cache: Path) -> None:
+    """Record the files of an artefact that was just hashed, unless one was changed after its manifest was written."""
+    last = manifest.stat().st_ctime_ns
+    stamps = {name: _stamp(folder / name, facts) for name, facts in files.items()}
+    _write(cache, {name: stamp for name, stamp in stamps.items() if stamp is not None and int(stamp[3]) <= last})
+
+
+def _stamp(path: Path, facts: FileFacts) -> list[str | int] | None:
+    """Hash as it should be, size, mtime, ctime and inode; None where there is no such file."""
+    try:
+        now = path.stat()
+    except OSError:
+        return None
+    return [facts["sha256"], now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
+
+
+def _read(cache: Path) -> dict[str, list[str | int]]:
+    try:
+        known = json.loads(cache.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _write(cache: Path, verified: Mapping[str, list[str | int]]) -> None:
+    with contextlib.suppress(OSError):  # a lake that may only be read is hashed every time
+        write_json(cache, verified)

@@ -1,0 +1,112 @@
+"""Verification of a whole lake: every file, manifest and input against what the manifests say, always by hashing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.integrity import SHORT, file_problem
+from iot_pipeline.lake.store import MANIFEST, ArtefactId, Lake, Manifest, manifest_problem, read_manifest
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One thing that is not as a manifest says; `file` is a path in the artefact's folder, or names an input."""
+
+    artefact: str
+    file: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.artefact}: {self.file}: expected {self.expected}, found {self.found}"
+
+
+@dataclass
+class Verification:
+    """Artefacts, files and bytes that were read, and each mismatch.
+
+    unsealed: manifests without a digest of themselves (an earlier version wrote them): of what they say beside files
+    and data version, an edit cannot be seen.
+    """
+
+    artefacts: int = 0
+    files: int = 0
+    bytes: int = 0
+    unsealed: int = 0
+    mismatches: list[Mismatch] = field(default_factory=list)
+
+
+def verify(lake: Lake) -> Verification:
+    """Hash every file of every artefact and compare it, its manifest and its inputs; nothing is written."""
+    result = Verification()
+    made: dict[ArtefactId, Manifest] = {}
+    for place, folders, names in os.walk(lake.root):
+        folder = Path(place)
+        if folder == lake.root:
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            continue  # files beside the artefacts: the teacher's store
+        # Staging and retired folders of the artefacts beside them; within an artefact all is examined.
+        folders[:] = sorted(name for name in folders if not (name.startswith(".") and is_unfinished(name)))
+        if MANIFEST in names:
+            folders[:] = []
+            artefact = _verify_folder(lake, folder, result)
+            if artefact is not None:
+                made[ArtefactId(artefact.asset, artefact.partition)] = artefact
+        else:
+            inside = folder.relative_to(lake.root)
+            result.mismatches += [
+                Mismatch(str(inside), name, f"a {MANIFEST} beside it", "none") for name in sorted(names)
+            ]
+    for artefact_id, manifest in made.items():
+        result.mismatches += _input_mismatches(artefact_id, manifest, made)
+    return result
+
+
+def is_unfinished(name: str) -> bool:
+    """True for the folder of an artefact that is being made or replaced."""
+    return name.endswith((".staging", ".retired"))
+
+
+def _verify_folder(lake: Lake, folder: Path, result: Verification) -> Manifest | None:
+    """Verify one artefact's folder into `result`; its manifest, or None where that cannot be read."""
+    result.artefacts += 1
+    inside = str(folder.relative_to(lake.root))
+    try:
+        manifest = read_manifest(folder / MANIFEST)
+    except UserError as error:
+        result.mismatches.append(Mismatch(inside, MANIFEST, "a manifest", str(error)))
+        return None
+    artefact = ArtefactId(manifest.asset, manifest.partition)
+    result.unsealed += not manifest.digest
+    if lake.folder(artefact) != folder:
+        place = str(lake.folder(artefact).relative_to(lake.root))
+        result.mismatches.append(Mismatch(inside, MANIFEST, f"{artefact} in {place}", inside))
+    if problem := manifest_problem(manifest):
+        expected, _, found = problem.partition(", but ")
+        result.mismatches.append(Mismatch(str(artefact), MANIFEST, expected, found))
+    for name, facts in sorted(manifest.files.items()):
+        if differs := file_problem(folder / name, facts):
+            result.mismatches.append(Mismatch(str(artefact), name, *differs))
+        else:
+            result.files, result.bytes = result.files + 1, result.bytes + facts["bytes"]
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    for name in sorted(there - manifest.files.keys() - {MANIFEST}):
+        result.mismatches.append(Mismatch(str(artefact), name, "no such file in the manifest", "a file"))
+    return manifest
+
+
+def _input_mismatches(
+    artefact: ArtefactId, manifest: Manifest, made: dict[ArtefactId, Manifest]
+) -> list[Mismatch]:
+    """List the inputs that are no longer of the version that an artefact was made of."""
+    found = []
+    for key, version in manifest.inputs.items():
+        upstream = ArtefactId(*key.split("@", 1))
+        there = made.get(upstream)
+        if there is None or there.data_version != version:
+            now = f"version {there.data_version[:SHORT]}" if there else "none"
+            found.append(Mismatch(str(artefact), f"input {upstream}", f"version {version[:SHORT]}", now))
+    return found

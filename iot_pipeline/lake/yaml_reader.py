@@ -1,0 +1,68 @@
+"""Read YAML that others wrote: plain data only, with limits of size, depth and aliases; a fault is one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from iot_pipeline.errors import UserError
+
+# What PyYAML raises for scalars that are not of the type they look like: 2026-13-45, !!bool x, !!int "".
+SCALAR_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+MOST_BYTES = 1_000_000  # the largest file of ours has 12 kB
+MOST_DEPTH = 30
+MOST_NODES = 100_000  # keys and values, each alias counted as what it stands for
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that counts nodes and depth while it reads them."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.nodes = self.depth = 0
+        self.sizes: dict[str, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose one node; YAMLError where it is too deep, too large, or stands for itself."""
+        event, before = self.peek_event(), self.nodes
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in self.anchors and event.anchor not in self.sizes:
+                raise yaml.YAMLError(f"*{event.anchor} contains itself")
+            self.nodes += self.sizes.get(str(event.anchor), 0)
+        self.nodes, self.depth = self.nodes + 1, self.depth + 1
+        if self.depth > MOST_DEPTH:
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1} is nested more than {MOST_DEPTH} deep")
+        if self.nodes > MOST_NODES:
+            raise yaml.YAMLError(f"it has more than {MOST_NODES:,} values, each alias counted as what it stands for")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if not isinstance(event, yaml.AliasEvent) and event.anchor is not None:
+            self.sizes[event.anchor] = self.nodes - before
+        return node
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Parse a YAML text into dictionaries, lists and scalars; UserError with `name` says what is wrong with it."""
+    if len(text) > MOST_BYTES:
+        raise UserError(f"{name} has {len(text):,} characters; a YAML file has at most {MOST_BYTES:,}.")
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, *SCALAR_ERRORS) as error:
+        told = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{name} is not valid YAML: {told}.") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file, UTF-8, by the rules of `parse_yaml`."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{path.name} is larger than {MOST_BYTES:,} bytes: a YAML file has at most so many.")
+        return parse_yaml(content.decode("utf-8"), path.name)
+    except OSError as error:
+        raise UserError(f"{path.name} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is not UTF-8: byte {error.start} begins no character.") from error

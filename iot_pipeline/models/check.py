@@ -1,0 +1,88 @@
+"""Examination of a base before the teacher is asked: what would otherwise show only after hours and dollars."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.models.folder import base_folder, weight_files
+from iot_pipeline.models.loading import describe_base, load_with_report
+from iot_pipeline.models.tokenizer import load_tokenizer, pad_id, template_controls
+
+CHUNK = 1 << 24  # values looked at together: 64 MiB of fp32
+
+
+def check_base(base: str, download: bool = True) -> dict[str, Any]:
+    """Examine settings, tokenizer and weights of a base; returns facts of it.
+
+    Every tensor of the model must be there in its shape (a tied output may be absent), hold finite numbers and, but
+    for vectors (a bias may start at 0), not only zeros. The embedding must have a row for every token.
+
+    Args:
+        base: Folder or hub id.
+        download: Fetch from the hub what is not in the local cache.
+
+    Returns:
+        What `describe_base` returns, parameters, and unused_tensors: those that the model does not read.
+
+    Raises:
+        UserError: The base is not fit; the sentence says what to do.
+    """
+    facts = describe_base(base, download)
+    folder = base_folder(base, download)
+    stats = sorted((str(path), path.stat()) for path in folder.iterdir() if path.is_file())
+    state = tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
+    return facts | _check_content(base, folder, state)
+
+
+@lru_cache(maxsize=4)
+def _check_content(base: str, folder: Path, _state: tuple[Any, ...]) -> dict[str, Any]:
+    """Examine tokenizer and weights of a folder; cached by its files, as several artefacts ask."""
+    import torch
+
+    tokenizer = load_tokenizer(folder)
+    pad_id(tokenizer)
+    template_controls(tokenizer)
+    headers = _shapes(base, folder)
+    model, unused = load_with_report(str(folder), torch.float32, device="meta")
+    rows, highest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise UserError(
+            f"IOT_BASE_MODEL: {base!r}: its tokenizer has tokens up to number {highest}, its embedding {rows} rows; "
+            "resize the embedding (resize_token_embeddings) and train the new rows, or take another base"
+        )
+    for path, names in headers.items():
+        _check_values(base, path, [name for name in names if name not in unused])
+    return {"parameters": sum(p.numel() for p in model.parameters()), "unused_tensors": len(unused)}
+
+
+def _shapes(base: str, folder: Path) -> dict[Path, list[str]]:
+    """Names of the tensors in each file of weights. UserError for a file that is cut off or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    found = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                found[path] = list(file.keys())
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"IOT_BASE_MODEL: {base!r}: {path.name} is cut off or damaged ({error}); get it again"
+            ) from None
+    return found
+
+
+def _check_values(base: str, path: Path, names: list[str]) -> None:
+    """Look at every value of a file's tensors. UserError for one that is not finite and for a matrix of zeros."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        for name in names:
+            tensor = file.get_tensor(name)
+            parts = tensor.flatten().split(CHUNK)
+            if tensor.is_floating_point() and not all(bool(part.isfinite().all()) for part in parts):
+                raise UserError(f"IOT_BASE_MODEL: {base!r}: {name} in {path.name} holds values that are no numbers")
+            if tensor.dim() > 1 and not any(bool(part.any()) for part in parts):
+                raise UserError(f"IOT_BASE_MODEL: {base!r}: {name} in {path.name} is all zeros; get the base again")

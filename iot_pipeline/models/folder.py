@@ -1,0 +1,118 @@
+"""The folder of a base model on the disk or from the hub; nothing in it is loaded before it is known to run no code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.errors import UserError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+INDEX = "model.safetensors.index.json"
+# What transformers reads settings from; each may name code of the folder's own under `auto_map`.
+CODE_SETTINGS = (
+    "config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json",
+    "preprocessor_config.json",
+)
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
+
+
+def base_folder(base: str | Path, download: bool = True, weights: bool = True) -> Path:
+    """Find the folder of a base by path or hub id, and refuse one that asks to run code of its own.
+
+    Args:
+        base: A folder, or the id of a model on the hub.
+        download: Fetch from the hub what is not in the local cache.
+        weights: Include the weights; without them only settings and tokenizer are fetched.
+
+    Returns:
+        The folder. Of a hub id it is the snapshot in the local cache, named by its commit.
+
+    Raises:
+        UserError: There is no such base, a file of it is a Git LFS pointer, or it brings code.
+    """
+    folder = Path(base)
+    if not folder.exists():
+        folder = _from_hub(str(base), SMALL_FILES, download)
+    if not folder.is_dir():
+        raise UserError(f"IOT_BASE_MODEL: {str(base)!r} is no folder of a model")
+    refuse_pointers(folder)
+    for name in CODE_SETTINGS:
+        if "auto_map" in read_settings(folder / name):
+            raise UserError(
+                f"IOT_BASE_MODEL: {str(base)!r} asks to run code of its own (auto_map in {name}), and code of a base "
+                "is never run; take a base that transformers knows by itself, or delete auto_map where it does"
+            )
+    if weights and not Path(base).exists():
+        folder = _from_hub(str(base), [*SMALL_FILES, *WEIGHT_FILES], download)
+        refuse_pointers(folder)
+    return folder
+
+
+def hub_commit(base: str, folder: Path) -> str | None:
+    """Commit of a base that came from the hub; None of a local folder."""
+    return None if Path(base).exists() else folder.name
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the safetensors files of a base. UserError where there are none, or one that the index names is missing."""
+    whole, index = folder / "model.safetensors", folder / INDEX
+    if whole.is_file():
+        return [whole]
+    if index.is_file():
+        named = sorted(set(read_settings(index).get("weight_map", {}).values()))
+        missing = [name for name in named if not (folder / name).is_file()]
+        if missing or not named:
+            wanted = f"{missing[0]} is missing" if missing else "it names no file"
+            raise UserError(f"IOT_BASE_MODEL: {folder}: {INDEX}: {wanted}; download the base again")
+        return [folder / name for name in named]
+    pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
+    raise UserError(
+        f"IOT_BASE_MODEL: {folder} holds pickled weights only ({pickled[0]}), which can run code when they are read; "
+        "convert them to safetensors" if pickled
+        else f"IOT_BASE_MODEL: {folder} has no weights: neither model.safetensors nor {INDEX}"
+    )
+
+
+def refuse_pointers(folder: Path) -> None:
+    """Refuse a folder that holds Git LFS pointers in place of files. UserError names the first."""
+    for path in sorted(path for kind in ("*.safetensors", *SMALL_FILES) for path in folder.glob(kind)):
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UserError(f"IOT_BASE_MODEL: {path} is a Git LFS pointer, not the file; run `git lfs pull` there")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a settings file of a model, {} where there is none. UserError for what is no JSON object."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"IOT_BASE_MODEL: {path} is no readable JSON ({error}); download the base again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"IOT_BASE_MODEL: {path} is no JSON object; download the base again")
+    return values
+
+
+def in_hub_cache(base: str) -> bool:
+    """True if a snapshot of a hub id lies in the local cache, whole or not."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(base, "config.json"), str)
+    except HFValidationError as error:
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is neither a folder here nor a hub id") from error
+
+
+def _from_hub(base: str, patterns: list[str], download: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(base, allow_patterns=patterns, local_files_only=not download))
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is no folder here, and the hub has none for us: {reason}") from None

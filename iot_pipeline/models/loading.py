@@ -1,0 +1,223 @@
+"""Loading a base and a LoRA adapter, from safetensors only and never with a tensor left to chance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import sha256_file
+from iot_pipeline.models.folder import base_folder, hub_commit, read_settings, weight_files
+from iot_pipeline.models.tokenizer import first_line, load_tokenizer
+
+ADAPTER = "adapter_model.safetensors"
+NAMED = 3  # tensors that an error names
+
+
+def attention_kernel(device: Any, dtype: Any) -> str:
+    """transformers' name of the fastest exact attention here: flash attention where it is installed and fits, or sdpa.
+
+    Flash attention reads packed rows by their lengths; sdpa needs a block mask for them, which is exact but slower.
+    """
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
+    on_card = torch.device(device).type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    return "flash_attention_2" if on_card and is_flash_attn_2_available() else "sdpa"
+
+
+def describe_base(base: str, download: bool = True) -> dict[str, Any]:
+    """Read {architecture, longest_row, revision} of a causal language model, without its weights.
+
+    longest_row: tokens a row may have, None where there is no limit. revision: commit on the hub, None of a folder.
+    Its tokenizer is loaded too. UserError for what is no such model, or has no chat template or end of turn.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    folder = base_folder(base, download, weights=False)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is a LoRA adapter, no base; name the model that it was trained on")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is a {config.model_type}, no causal language model")
+    if (packed := read_settings(folder / "config.json").get("quantization_config")) is not None:
+        method = packed.get("quant_method", "unknown") if isinstance(packed, dict) else "unknown"
+        raise UserError(
+            f"IOT_BASE_MODEL: {base!r} is quantised already ({method}); take the model that it was made from "
+            "(IOT_QUANTISATION=nf4 packs that one as it is loaded)"
+        )
+    load_tokenizer(folder)
+    return {
+        "architecture": config.model_type, "longest_row": getattr(config, "max_position_embeddings", None),
+        "revision": hub_commit(base, folder),
+    }  # fmt: skip
+
+
+def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True) -> Any:
+    """Load a causal language model for `device` and, if `move`, onto it.
+
+    Args:
+        base: Folder or hub id.
+        dtype: torch type of its weights.
+        quantisation: `none`, or `nf4` (needs bitsandbytes and a GPU).
+        device: Where it will compute. "meta" reads the weights' headers only.
+        move: False leaves it in the machine's memory.
+
+    Raises:
+        UserError: There is no such model, or a tensor of it is missing or has another shape.
+    """
+    return load_with_report(base, dtype, quantisation, device, move)[0]
+
+
+def load_with_report(
+    base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True
+) -> tuple[Any, list[str]]:
+    """Load as `load_base` does; also returns the names of tensors in the files that the model does not use."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # its line without end would spoil the run's log
+    folder = base_folder(base)
+    weight_files(folder)
+    options: dict[str, Any] = {"device_map": "meta"} if str(device) == "meta" else {}
+    if quantisation == "nf4":
+        options = _nf4_options(device)
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()  # transformers' table of missing tensors; they become one sentence below
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention_kernel(device, dtype), use_safetensors=True,
+            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
+    finally:
+        logging.set_verbosity(told)
+    model, report = loaded
+    if missing := report["missing_keys"]:
+        raise UserError(f"IOT_BASE_MODEL: {base!r} lacks {_listed(missing)}; they would be random numbers")
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, wanted = mismatched[0]
+        raise UserError(
+            f"IOT_BASE_MODEL: {base!r}: {name} has shape {list(found)} where its config.json means {list(wanted)}"
+        )
+    if wrong := report["error_msgs"]:
+        raise UserError(f"IOT_BASE_MODEL: {base!r}: {wrong[0]}")
+    moved = model.to(device) if move and quantisation == "none" and not options else model
+    return moved, sorted(report["unexpected_keys"])
+
+
+def _nf4_options(device: Any) -> dict[str, Any]:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise UserError("IOT_QUANTISATION=nf4 needs the extra `gpu`: pip install 'iot-pipeline[gpu]'") from error
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    packing = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip
+    return {"quantization_config": packing, "device_map": {"": device}}
+
+
+def base_identity(base: str) -> str:
+    """Hash the weights of a base: an adapter records it, and fits no other base."""
+    files = weight_files(base_folder(base))
+    stats = [(path, path.stat()) for path in files]
+    return _weights_hash(tuple((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in stats))
+
+
+@lru_cache(maxsize=8)
+def _weights_hash(files: tuple[tuple[str, int, int, int], ...]) -> str:
+    """sha256 over the sha256 of each file; cached by path, size, time and inode: 3 GB take some seconds."""
+    return hashlib.sha256("".join(sha256_file(Path(name)) for name, *_ in files).encode()).hexdigest()
+
+
+def load_adapter(model: Any, folder: Path, base: str, trainable: bool = False) -> Any:
+    """Put the LoRA adapter of a folder on a loaded base, whole or not at all.
+
+    Args:
+        model: The base as `load_base` returns it.
+        folder: Holds adapter_config.json and adapter_model.safetensors as `save_adapter` wrote them.
+        base: Folder or hub id that `model` was loaded from.
+        trainable: True to train it further.
+
+    Raises:
+        UserError: There is no adapter, it was trained on another base, or a tensor is missing, of another shape or
+            not finite.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    held = adapter_tensors(folder, base)
+    try:
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, trust_remote_code=False)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: does not fit the base {base}: {first_line(error)}") from error
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    check_tensors_of(folder / ADAPTER, held, wanted)
+    return adapted
+
+
+def adapter_tensors(folder: Path, base: str) -> dict[str, Any]:
+    """Read the tensors of an adapter. UserError where it is missing, unreadable or was trained on another base."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / ADAPTER
+    if not path.is_file() or not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: no {ADAPTER} with its adapter_config.json; train this track and stage first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            recorded = (file.metadata() or {}).get("base")
+            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: is damaged ({error}); train this track and stage again") from error
+    if recorded != base_identity(base):
+        raise UserError(f"{path}: was not trained on the base {base} as it is now; train this track and stage again")
+    return held
+
+
+def check_tensors_of(path: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Compare the tensors of a file with those that a model needs. UserError names what is missing or wrong."""
+    mend = "remove the file, and train this track and stage again"
+    if missing := wanted.keys() - held.keys():
+        raise UserError(f"{path}: lacks {_listed(missing)}; {mend}")
+    if more := held.keys() - wanted.keys():
+        raise UserError(f"{path}: has {_listed(more)}, of which the base knows nothing; {mend}")
+    for name, value in held.items():
+        if value.shape != wanted[name].shape:
+            raise UserError(
+                f"{path}: {name} has shape {list(value.shape)} where the base needs {list(wanted[name].shape)}; {mend}"
+            )
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} holds values that are no numbers; {mend}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Name the first few tensors of many."""
+    every = sorted(names)
+    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
+    return f"{len(every)} tensors: {', '.join(every[:NAMED])}{more}"
+
+
+def with_sorted_metadata(packed: bytes) -> bytes:
+    """Sort the metadata of serialised safetensors, so that equal tensors give equal bytes.
+
+    The library writes two entries of metadata in an order that changes from call to call.
+    """
+    start = 8 + int.from_bytes(packed[:8], "little")  # the header's length stands in front of it
+    header = json.loads(packed[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + packed[start:]

@@ -1,0 +1,286 @@
+"""Replies of a teacher's server, read by one strict reader: an answer, or a failure that is told with its reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from iot_pipeline.teacher.hidden import code_of, shown_words
+from iot_pipeline.teacher.limits import retry_after_s
+from iot_pipeline.teacher.request import Usage
+
+Kind = Literal["answer", "rate_limit", "transport", "rejected", "form"]
+
+# A token of an answer rarely takes more than 20 bytes as JSON; the rest of a reply is ids and usage, about 1 KB.
+BYTES_A_TOKEN, REPLY_OVERHEAD = 32, 64 * 1024
+DEFAULT_MAX_TOKENS = 4096
+MOST_TOKENS = 10_000_000  # of one answer: more than any model takes in
+# Halves of pairs, which are no text in UTF-8 (an answer may be cut off between the two), and what PostgreSQL refuses.
+NOT_KEPT = re.compile("[\x00\ud800-\udfff]")
+CONTENT_FILTERS = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
+TRANSIENT = (408, 409)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`answer`: a completion came; `rate_limit` and `transport`: worth another try; `rejected`: the server refuses the
+    request, which says nothing of its content; `form`: it does not know answers in the form of a schema.
+
+    `outcome` is one of few, for the ledger; `detail` says more, in the server's words where it gave any. `fatal` is the
+    sentence to stop with, where no further request can do better. `usage` is None where the server did not say, or not
+    credibly (`usage_fault` says why); `billed_unknown` where it may bill what we never received. `too_long`: bytes
+    after which a reply without an end was given up.
+    """
+
+    kind: Kind
+    outcome: str
+    text: str = ""
+    finish_reason: str = ""
+    refusal: bool = False
+    model: str = ""
+    usage: Usage | None = None
+    billed_unknown: bool = False
+    retry_after_s: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    detail: str = ""
+    fatal: str = ""
+    usage_fault: str = ""
+    too_long: int = 0
+
+    @property
+    def told(self) -> str:
+        """The outcome with its detail."""
+        return f"{self.outcome}: {self.detail}" if self.detail else self.outcome
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked, as far as an error's sentence needs it. `schema`: the request named a response_format."""
+
+    model: str = ""
+    url: str = ""
+    schema: bool = False
+
+
+def reply_bytes(max_tokens: int) -> int:
+    """Return the bytes of the longest reply that is read where `max_tokens` were allowed."""
+    return REPLY_OVERHEAD + BYTES_A_TOKEN * max_tokens
+
+
+def unreadable(why: str = "") -> Reply:
+    """Make the reply for a response without the API's shape: worth another try, and it may be billed."""
+    return Reply("transport", "unreadable response", billed_unknown=True, detail=shown_words(why))
+
+
+def _kept(said: Any) -> Any:
+    return NOT_KEPT.sub("\ufffd", said) if isinstance(said, str) else said
+
+
+Text = Annotated[str, BeforeValidator(_kept)]
+Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+
+
+class _Read(BaseModel):
+    """Types as the API has them and no others; fields that nobody here needs are passed over."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Message(_Read):
+    content: Text | None = None
+    refusal: Text | bool | None = None
+
+
+class _Choice(_Read):
+    message: _Message
+    finish_reason: Text | None = None
+
+
+class _Completion(_Read):
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    model: Text | None = None
+
+
+class _Details(_Read):
+    cached_tokens: Tokens | None = None
+
+
+class _Usage(_Read):
+    prompt_tokens: Tokens
+    completion_tokens: Tokens
+    prompt_tokens_details: _Details | None = None
+
+    @property
+    def cached(self) -> int:
+        return (self.prompt_tokens_details.cached_tokens or 0) if self.prompt_tokens_details else 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Usage:
+        if self.cached > self.prompt_tokens:
+            raise ValueError(f"{self.cached:,} cached of {self.prompt_tokens:,} prompt tokens")
+        return self
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Parse a JSON text; ValueError for all that is none, is nested too deeply or has numbers without an end."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:  # Python's own, with advice for programmers
+        raise ValueError("a number of more digits than can be read") from None
+
+
+def read_reply(content: bytes, asked: Asked) -> Reply:
+    """Read the reply in the body of an HTTP 200."""
+    try:
+        return read_completion(parse_json(content), asked)
+    except ValueError as error:
+        start = content[:200].lstrip()
+        if start[:1] == b"<":
+            return unreadable(f"a page in place of JSON: {content[:2000].decode(errors='replace')}")
+        if start.startswith((b"data:", b"event:")):
+            return unreadable("an event stream in place of one JSON object, which was not asked for")
+        return unreadable(str(error))
+
+
+def read_completion(said: Any, asked: Asked | None = None) -> Reply:
+    """Read the reply in a chat completion, parsed from JSON; one that has not its shape is worth another try."""
+    if isinstance(said, dict) and said.get("error") and not said.get("choices"):
+        return _error_in_a_200(said, asked or Asked())
+    try:
+        completion = _Completion.model_validate(said)
+    except (ValidationError, RecursionError) as error:
+        return unreadable(fault_of(error))
+    usage, fault = read_usage(said.get("usage"))
+    choice = completion.choices[0]
+    message, reason = choice.message, (choice.finish_reason or "")[:100]
+    return Reply(
+        "answer", "ok", message.content or "", reason, bool(message.refusal) or reason == "content_filter",
+        (completion.model or "")[:200], usage, billed_unknown=usage is None, usage_fault=fault,
+    )
+
+
+def read_usage(said: Any) -> tuple[Usage | None, str]:
+    """Read the tokens that an answer says it took; None and the reason where it says none, or contradicts itself."""
+    if said is None:
+        return None, "no usage"
+    try:
+        found = _Usage.model_validate(said)
+    except (ValidationError, RecursionError) as error:
+        return None, fault_of(error)
+    return Usage(found.prompt_tokens, found.cached, found.completion_tokens), ""
+
+
+def fault_of(error: Exception) -> str:
+    """Tell the first fault that a strict reader found, in one line."""
+    if not isinstance(error, ValidationError):
+        return "nested too deeply"
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+
+
+def _error_in_a_200(said: dict[str, Any], asked: Asked) -> Reply:
+    """Read an error object that came with HTTP 200, as gateways send it once they have begun to answer."""
+    inner = said["error"]
+    code = inner.get("code") if isinstance(inner, dict) else None
+    status = code if isinstance(code, int) and 400 <= code < 600 else 502  # a gateway's: the answer may be billed
+    return read_error(status, said, asked)
+
+
+def read_error(status: int, said: Any, asked: Asked, headers: Mapping[str, str] | None = None) -> Reply:
+    """Read the reply that an HTTP error stands for.
+
+    Args:
+        status: the HTTP status.
+        said: the body, parsed where it is JSON, else its text.
+        asked: what the request was.
+        headers: of the response; none in a batch.
+    """
+    headers = headers or {}
+    code, words = error_words(said)
+    shown, wait = shown_words(words), retry_after_s(headers)
+    named = f"HTTP {status} {code}".rstrip()
+    if fatal := _fatal(status, code, f"{named}: {shown}" if shown else named, f"{code} {words}", asked):
+        return Reply("rejected", f"refused by the server ({named})", detail=shown, headers=headers, fatal=fatal)
+    if status == 429:
+        return Reply("rate_limit", "rate limited", retry_after_s=wait, headers=headers, detail=shown)
+    if status >= 500 or status in TRANSIENT:
+        # A gateway speaks for a server behind it, which may have answered, and billed.
+        unknown = status in (408, 502, 504) or status >= 520
+        outcome = f"server error {status}"
+        return Reply("transport", outcome, billed_unknown=unknown, retry_after_s=wait, headers=headers, detail=shown)
+    if asked.schema and "response_format" in words:
+        return Reply("form", "form of a schema refused", headers=headers, detail=shown)
+    if _filtered(said):
+        return Reply("answer", "ok", refusal=True, finish_reason="content_filter", usage=Usage(), headers=headers)
+    if asked.schema:
+        shown += " [it was asked with a schema, which IOT_TEACHER_ANSWERS=text leaves out]"
+    return Reply("rejected", f"rejected by the server ({named})", detail=shown.strip(), headers=headers)
+
+
+def _fatal(status: int, code: str, heard: str, words: str, asked: Asked) -> str:
+    """Word the sentence to stop with; empty for an error that other requests may not meet.
+
+    Args:
+        status: the HTTP status.
+        code: the error's code, if it is worded as one.
+        heard: status, code and reason as they are told.
+        words: code and reason as they came.
+        asked: what the request was.
+    """
+    if status == 401:
+        return (
+            f"the teacher's server refused the key ({heard}): set OPENAI_API_KEY to one that may use {asked.model}."
+        )
+    if status == 403:
+        return (
+            f"the teacher's server refused access ({heard}): set OPENAI_API_KEY to a key that may use {asked.model}, "
+            "or mend what it names."
+        )
+    if status == 402 or (status == 429 and code == "insufficient_quota"):
+        return f"the teacher's account has no quota left ({heard}): add credit."
+    if status == 404 and "model" in words.lower():
+        return f"the teacher's server does not know the model {asked.model!r} ({heard}): set IOT_TEACHER_MODEL."
+    if status in (404, 405):
+        return (
+            f"the teacher's server has nothing at {asked.url}/chat/completions ({heard}): set IOT_TEACHER to the base "
+            "URL, which mostly ends in /v1."
+        )
+    return ""
+
+
+def error_words(said: Any) -> tuple[str, str]:
+    """Return an error's code and the words of its reason, from any of the shapes that servers give it."""
+    inner = said.get("error", said) if isinstance(said, dict) else said
+    if not isinstance(inner, dict):
+        return "", inner if isinstance(inner, str) else ""
+    words = [inner[name] for name in ("message", "detail", "error") if isinstance(inner.get(name), str)]
+    details = inner.get("detail")
+    words += [_field_words(one) for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    param = inner.get("param")
+    if isinstance(param, str) and not any(param in word for word in words):
+        words.append(param)
+    return code_of(inner.get("code")), "; ".join(words)
+
+
+def _field_words(fault: dict[str, Any]) -> str:
+    """Word a fault of one field that FastAPI tells: `body.seed: Extra inputs are not permitted`."""
+    place = fault.get("loc")
+    names = [part for part in place if isinstance(part, str | int)] if isinstance(place, list) else []
+    return f"{'.'.join(map(str, names))}: {fault.get('msg')}"
+
+
+def _filtered(said: Any) -> bool:
+    """Return True for an error by which a model's content filter refuses the prompt or the answer."""
+    inner = said.get("error", said) if isinstance(said, dict) else None
+    deeper = inner.get("innererror") if isinstance(inner, dict) else None
+    return any(isinstance(one, dict) and one.get("code") in CONTENT_FILTERS for one in (inner, deeper))

@@ -1,0 +1,142 @@
+"""An adapter goes on its own base, whole, or not at all: in explanations, merging, warm starts and resuming."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch  # noqa: TID253
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.inference.student import Student
+from iot_pipeline.models.loading import ADAPTER, base_identity, with_sorted_metadata
+from iot_pipeline.training import checkpoint
+from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.model import adapted_model, find_machine, save_adapter
+from iot_pipeline_tests.tiny import make_base
+
+LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base, and an adapter that was saved for it."""
+    folder = tmp_path_factory.mktemp("adapters")
+    base = make_base(folder / "base")
+    config = config_of(base, folder / "adapter")
+    config.out.mkdir()
+    save_adapter(adapted_model(config, find_machine(1)), config)
+    return base, config.out
+
+
+def config_of(base: Path, out: Path, **changes: Any) -> TrainConfig:
+    return TrainConfig(base=str(base), tensors=out / "none", out=out, threads=1, lora_r=4, **changes)
+
+
+@pytest.fixture
+def adapter(made: tuple[Path, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made[1], tmp_path / "adapter"))
+
+
+def change(path: Path, harm: Callable[[dict[str, Any]], Any]) -> None:
+    with safe_open(path, framework="pt") as file:
+        facts = file.metadata()
+    tensors = load_file(path)
+    harm(tensors)
+    save_file(tensors, path, metadata=facts)
+
+
+WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "half of it": (
+        lambda path: change(path, lambda t: [t.pop(name) for name in list(t) if "layers.1" in name]),
+        r"lacks 8 tensors: .*layers\.1.* and 5 more",
+    ),
+    "one tensor": (lambda path: change(path, lambda t: t.pop(LORA)), f"lacks 1 tensors: {LORA}"),
+    "one too many": (lambda path: change(path, lambda t: t.update(more=torch.ones(1))), "has 1 tensors: more"),
+    "shape": (lambda path: change(path, lambda t: t.update({LORA: torch.ones(2, 2)})), "does not fit|has shape"),
+    "no number": (lambda path: change(path, lambda t: t[LORA].fill_(torch.nan)), f"{LORA} holds values that are no"),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-8]), "is damaged"),
+    "of no base": (lambda path: save_file(load_file(path), path), "was not trained on the base .* as it is now"),
+    "gone": (lambda path: path.unlink(), "train this track and stage first"),
+    "settings gone": (lambda path: path.with_name("adapter_config.json").unlink(), "train this track and stage first"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_an_adapter_that_is_not_whole_is_refused(made: tuple[Path, Path], adapter: Path, what: str) -> None:
+    harm, sentence = WRONG[what]
+    harm(adapter / ADAPTER)
+    with pytest.raises(UserError, match=sentence):
+        Student.load(made[0], adapter, "cpu", 1)
+    with pytest.raises(UserError, match=sentence):
+        adapted_model(config_of(made[0], adapter, warm_start=adapter), find_machine(1))
+
+
+def test_an_adapter_goes_on_no_base_but_its_own(made: tuple[Path, Path], adapter: Path, tmp_path: Path) -> None:
+    Student.load(made[0], adapter, "cpu", 1)
+    moved = shutil.copytree(made[0], tmp_path / "moved")
+    Student.load(moved, adapter, "cpu", 1)
+    change(moved / "model.safetensors", lambda t: t["model.norm.weight"].mul_(1.5))
+    assert base_identity(str(moved)) != base_identity(str(made[0]))
+    with pytest.raises(UserError, match="was not trained on the base"):
+        Student.load(moved, adapter, "cpu", 1)
+
+
+def state(folder: Path) -> tuple[dict[str, Any], Any]:
+    """Parameters and optimiser of a training that has made one step."""
+    torch.manual_seed(1)
+    parameters = {name: torch.nn.Parameter(torch.randn(2, 3)) for name in ("a", "b")}
+    optimiser = torch.optim.AdamW(parameters.values())
+    sum(parameter.sum() for parameter in parameters.values()).backward()
+    optimiser.step()
+    checkpoint.save(folder, 1, parameters, optimiser, [0.5], [(1, 0.25)], "key")
+    return parameters, optimiser
+
+
+@pytest.mark.parametrize(("harm", "sentence"), [
+    (lambda path: change(path, lambda t: t.pop("p.a")), r"lacks 1 tensors: p\.a"),
+    (lambda path: change(path, lambda t: t.pop("v.b")), r"lacks 1 tensors: v\.b"),
+    (lambda path: change(path, lambda t: t.pop("losses")), "lacks its losses"),
+    (lambda path: change(path, lambda t: t.update({"m.a": torch.ones(3, 3)})), r"m\.a has shape \[3, 3\]"),
+    (lambda path: change(path, lambda t: t["p.b"].fill_(torch.inf)), r"p\.b holds values that are no numbers"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-8]), "is damaged .* remove it"),
+])
+def test_a_checkpoint_that_is_not_whole_is_no_start(tmp_path: Path, harm: Any, sentence: str) -> None:
+    parameters, optimiser = state(tmp_path)
+    before = {name: value.detach().clone() for name, value in parameters.items()}
+    assert checkpoint.load(tmp_path, parameters, optimiser, "other key") is None
+    found = checkpoint.load(tmp_path, parameters, optimiser, "key")
+    assert found == (1, [0.5], [(1, 0.25)], 0)
+    harm(tmp_path / checkpoint.FILE)
+    with pytest.raises(UserError, match=sentence):
+        checkpoint.load(tmp_path, parameters, optimiser, "key")
+    assert all(torch.equal(before[name], value) for name, value in parameters.items())
+
+
+def test_a_checkpoint_of_another_base_or_another_start_is_not_gone_on_with(
+    made: tuple[Path, Path], adapter: Path, tmp_path: Path
+) -> None:
+    (adapter / "none").write_bytes(b"rows")
+    base = shutil.copytree(made[0], tmp_path / "base")
+    config = config_of(base, adapter, warm_start=adapter)
+    first = config.identity()
+    assert config.identity() == first
+    change(adapter / ADAPTER, lambda t: t[LORA].mul_(1.5))
+    second = config.identity()
+    change(base / "model.safetensors", lambda t: t["model.norm.weight"].mul_(1.5))
+    assert len({first, second, config.identity()}) == 3
+
+
+def test_equal_tensors_and_metadata_give_equal_bytes(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 5, dtype=torch.float16)}
+    # The library orders each map of metadata anew: of 20 calls some would differ.
+    (packed,) = {with_sorted_metadata(save(tensors, {"format": "pt", "base": "x"})) for _ in range(20)}
+    (tmp_path / "t.safetensors").write_bytes(packed)
+    with safe_open(tmp_path / "t.safetensors", "pt") as opened:
+        assert opened.metadata() == {"format": "pt", "base": "x"}
+        assert all(torch.equal(opened.get_tensor(name), value) for name, value in tensors.items())
