@@ -13,6 +13,7 @@ test: $(VENV)/.installed-dev lint  ## install, lint, type-check, run every test
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/dg check defs

@@ -26,7 +26,7 @@ from iot_pipeline.baseline.lightgbm import run_lightgbm
 from iot_pipeline.baseline.result import BaselineResult, spread
 from iot_pipeline.evaluation.evaluate import evaluate_predictions
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.pool import distinct_flows, pool_size, side_records, training_rows
+from iot_pipeline.flows.dataset import distinct_flows, pool_size, side_records, training_rows
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.split import order_training, split_by_group
@@ -91,9 +91,7 @@ def random_forest(train: pd.DataFrame, test: pd.DataFrame, spec: DatasetSpec) ->
     started = time.perf_counter()
     rows = train.drop_duplicates(["flow_group", "label"])
     model = RandomForestClassifier(200, random_state=SEED, n_jobs=CORES).fit(rows[spec.feature_names], rows["label"])
-    probabilities = spread(
-        model.predict_proba(test[spec.feature_names]), model.classes_.tolist(), spec.classes
-    )
+    probabilities = spread(model.predict_proba(test[spec.feature_names]), model.classes_.tolist(), spec.classes)
     taken = time.perf_counter() - started
     return BaselineResult(
         "random_forest", spec.classes, test["flow_group"].tolist(), probabilities, {}, {"total_s": taken}

@@ -40,7 +40,8 @@ def main() -> None:
         "cancel_run",
         {
             "question": "seconds from a cancel in the UI to the end of the last training process",
-            "training_processes": found, "seconds_until_gone": round(seconds, 2),
+            "training_processes": found,
+            "seconds_until_gone": round(seconds, 2),
             "seconds_until_canceled": round(said, 2),
         },
     )
@@ -54,7 +55,7 @@ def trainings(lake: Path) -> list[int]:
             words = (folder / "cmdline").read_bytes()
         except OSError:
             continue  # it ended just now
-        if b"iot_pipeline.training.payload" in words and str(lake).encode() in words:
+        if b"iot_pipeline.training.train" in words and str(lake).encode() in words:
             found.append(int(folder.name))
     return found
 

@@ -27,8 +27,10 @@ def opened(lake: Path, **settings: str) -> Iterator[DagsterGraphQLClient]:
         port = int(probe.getsockname()[1])
     command = [sys.executable, "-m", "iot_pipeline.cli", "ui", "--port", str(port)]
     ui = subprocess.Popen(
-        command, env=os.environ | {"IOT_LAKE": str(lake)} | settings,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        command,
+        env=os.environ | {"IOT_LAKE": str(lake)} | settings,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         until(lambda: _answers(port))
@@ -41,12 +43,16 @@ def opened(lake: Path, **settings: str) -> Iterator[DagsterGraphQLClient]:
 def launch(client: DagsterGraphQLClient, asset: list[str], partition: str) -> str:
     """Materialise one partition `stage|track` of an asset, its checks with it, as a click does; the run's id."""
     selector = {
-        "repositoryLocationName": "iot_pipeline", "repositoryName": "__repository__", "pipelineName": "__ASSET_JOB",
+        "repositoryLocationName": "iot_pipeline",
+        "repositoryName": "__repository__",
+        "pipelineName": "__ASSET_JOB",
         "assetSelection": [{"path": asset}],
     }
     stage, track = partition.split("|")
-    tags = [{"key": f"dagster/partition{suffix}", "value": value} for suffix, value in (
-        ("", partition), ("/stage", stage), ("/track", track))]
+    tags = [
+        {"key": f"dagster/partition{suffix}", "value": value}
+        for suffix, value in (("", partition), ("/stage", stage), ("/track", track))
+    ]
     params = {"selector": selector, "runConfigData": {}, "mode": "default", "executionMetadata": {"tags": tags}}
     for _ in range(MOST_SECONDS):  # the server answers before it has loaded the code location
         result = client._execute(LAUNCH, {"params": params})["launchPipelineExecution"]

@@ -27,19 +27,29 @@ from result import save
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 from iot_pipeline.training.lora import lora_config
 from iot_pipeline.training.loss import causal_loss
-from iot_pipeline.training.speed import flops_per_token, mfu, peak_memory_gib
+from iot_pipeline.training.metrics import flops_per_token, mfu, peak_memory_gib
 
 WAYS = ("old", "ours", "ours_packed", "trl")
 STEP_ROWS, MICRO_ROWS, OUR_MICRO_ROWS, OLD_LENGTH, WARM_UP = 16, 2, 8, 512, 2
 PROMPT, ANSWER, SPREAD = 400, 1100, 120  # tokens, FACTS of the prior work: about 1,500 a row
 SHAPES: dict[bool, dict[str, Any]] = {
     False: {
-        "vocab_size": 151_936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-        "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        "vocab_size": 151_936,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
     },
     True: {
-        "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True,
+        "vocab_size": 512,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
     },
 }
 
@@ -87,8 +97,11 @@ def measure(way: str, chosen: argparse.Namespace) -> dict[str, Any]:
     share = 1.0 if way == "old" else ANSWER / (PROMPT + ANSWER)
     speed = tokens / seconds
     return {
-        "device": name, "tokens_per_second": round(speed, 1), "rows_per_second": round(speed / length, 2),
-        "mfu": mfu(speed * flops_per_token(model, length, share), name), "peak_gib": peak_memory_gib(device),
+        "device": name,
+        "tokens_per_second": round(speed, 1),
+        "rows_per_second": round(speed / length, 2),
+        "mfu": mfu(speed * flops_per_token(model, length, share), name),
+        "peak_gib": peak_memory_gib(device),
         "attention": model.config._attn_implementation,
     }
 
@@ -223,10 +236,12 @@ def time_trl(model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespa
     plain = Tokenizer(WordLevel(words, unk_token="w2"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="w0", eos_token="w1", unk_token="w2")
     rows = [tensors.row(place) for place in range(len(tensors))]
-    data = Dataset.from_dict({
-        "input_ids": [ids.tolist() for ids, _ in rows],
-        "completion_mask": [(labels != IGNORED).astype(int).tolist() for _, labels in rows],
-    })
+    data = Dataset.from_dict(
+        {
+            "input_ids": [ids.tolist() for ids, _ in rows],
+            "completion_mask": [(labels != IGNORED).astype(int).tolist() for _, labels in rows],
+        }
+    )
     marks: list[float] = []
 
     class Clock(TrainerCallback):
@@ -238,9 +253,17 @@ def time_trl(model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespa
 
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
-            output_dir=folder, max_length=2048, completion_only_loss=True, per_device_train_batch_size=MICRO_ROWS,
-            gradient_accumulation_steps=STEP_ROWS // MICRO_ROWS, max_steps=WARM_UP + chosen.steps, save_strategy="no",
-            bf16=device.type == "cuda", use_cpu=device.type == "cpu", report_to="none", disable_tqdm=True,
+            output_dir=folder,
+            max_length=2048,
+            completion_only_loss=True,
+            per_device_train_batch_size=MICRO_ROWS,
+            gradient_accumulation_steps=STEP_ROWS // MICRO_ROWS,
+            max_steps=WARM_UP + chosen.steps,
+            save_strategy="no",
+            bf16=device.type == "cuda",
+            use_cpu=device.type == "cpu",
+            report_to="none",
+            disable_tqdm=True,
         )
         SFTTrainer(
             model=model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()]

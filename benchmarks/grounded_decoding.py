@@ -23,7 +23,7 @@ from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.commands.explain import ranks_of, with_fitted_scales
 from iot_pipeline.evaluation.explanations import explanation_quality
-from iot_pipeline.flows.pool import distinct_flows
+from iot_pipeline.flows.dataset import distinct_flows
 from iot_pipeline.flows.serialise import texts
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.inference.student import Student, room_for
@@ -32,8 +32,16 @@ from iot_pipeline.sft.tasks import asked
 
 Answers = list[tuple[str, bool]]
 SHARES = (
-    "values_true", "numbers_grounded", "fully_grounded", "features_real", "directions_true", "label_matches",
-    "schema_valid", "ended", "faultless", "words_mean",
+    "values_true",
+    "numbers_grounded",
+    "fully_grounded",
+    "features_real",
+    "directions_true",
+    "label_matches",
+    "schema_valid",
+    "ended",
+    "faultless",
+    "words_mean",
 )
 
 

@@ -26,8 +26,8 @@ from pathlib import Path
 import dagster as dg
 from dagster_ui import launch, opened, until
 
+from iot_pipeline.defs.recording import code_commit
 from iot_pipeline.defs.run_monitoring import recorded_processes
-from iot_pipeline.defs.step import code_commit
 from iot_pipeline.lake.store import Lake
 
 
@@ -36,8 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lake", type=Path, required=True, help="an empty folder for the trial")
     parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--between", type=float, nargs=2, default=(15.0, 90.0), metavar=("LOW", "HIGH"),
-                        help="seconds from start to kill, drawn evenly")
+    parser.add_argument(
+        "--between",
+        type=float,
+        nargs=2,
+        default=(15.0, 90.0),
+        metavar=("LOW", "HIGH"),
+        help="seconds from start to kill, drawn evenly",
+    )
     parser.add_argument("--ui-kills", type=int, default=0, help="run workers of a UI to kill")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -93,8 +99,15 @@ def kill_workers(lake: Lake, kills: int, draw: random.Random) -> list[dict[str, 
             again = until(lambda run=run: instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": run})))[0]
             until(lambda again=again: instance.get_run_by_id(again.run_id).is_finished)
             ended = instance.get_run_by_id(again.run_id).status.value
-            found.append({"status_at_kill": status, "noticed_after_s": noticed, "slot_free": run not in holders,
-                          "queued_again": again.tags["dagster/retry_number"], "then": ended})
+            found.append(
+                {
+                    "status_at_kill": status,
+                    "noticed_after_s": noticed,
+                    "slot_free": run not in holders,
+                    "queued_again": again.tags["dagster/retry_number"],
+                    "then": ended,
+                }
+            )
             print(found[-1], flush=True)
     return found
 
@@ -122,8 +135,12 @@ def answered_twice(lake: Lake) -> int:
 
 def left_behind() -> int:
     """Processes of the project that outlived the kill."""
-    found = subprocess.run(["pgrep", "-fc", "iot_pipeline[.](teacher[.]server|training[.]payload)"],
-                           capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["pgrep", "-fc", "iot_pipeline[.](teacher[.]server|training[.]payload)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return int(found.stdout or 0)
 
 

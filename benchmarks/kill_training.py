@@ -47,8 +47,11 @@ def main() -> None:
             "kill_training",
             {
                 "question": "weights of a training killed at random steps against one left alone",
-                "steps": chosen.steps, "kills": lost, "same_bytes": same,
-                "steps_done_twice": sum(one["lost"] for one in lost if one), "left_behind": left_behind(killed),
+                "steps": chosen.steps,
+                "kills": lost,
+                "same_bytes": same,
+                "steps_done_twice": sum(one["lost"] for one in lost if one),
+                "left_behind": left_behind(killed),
                 "final_loss": [training(folder)["facts"]["final_loss"] for folder in (whole, killed)],
             },
         )
@@ -57,9 +60,16 @@ def main() -> None:
 def config(chosen: argparse.Namespace, out: Path) -> TrainConfig:
     """A short training of the lake's first paraphrased rows."""
     return TrainConfig(
-        base=str(chosen.lake / "base_model" / "model"), out=out, max_steps=chosen.steps, step_rows=8, threads=1,
-        tensors=chosen.lake / "training_split" / "10K" / "paraphrased" / "train.safetensors", save_every=5,
-        lora_targets="all-linear", learning_rate=5e-3, log_seconds=0.001,
+        base=str(chosen.lake / "base_model" / "model"),
+        out=out,
+        max_steps=chosen.steps,
+        step_rows=8,
+        threads=1,
+        tensors=chosen.lake / "training_split" / "10K" / "paraphrased" / "train.safetensors",
+        save_every=5,
+        lora_targets="all-linear",
+        learning_rate=5e-3,
+        log_seconds=0.001,
     )
 
 
@@ -69,8 +79,10 @@ def run(settings: TrainConfig, kill_at: int | None) -> dict[str, Any] | None:
     progress = settings.out / "progress.jsonl"
     progress.unlink(missing_ok=True)
     process = subprocess.Popen(
-        launch.command(path), env={**os.environ, **launch.environment(settings.base, 1, 1)},
-        stdout=subprocess.DEVNULL, start_new_session=True,
+        launch.command(path),
+        env={**os.environ, **launch.environment(settings.base, 1, 1)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     while process.poll() is None:
         if kill_at is not None and (done := last_step(progress)) >= kill_at:

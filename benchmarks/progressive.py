@@ -18,7 +18,7 @@ from typing import Any
 from result import save
 
 from iot_pipeline.evaluation.evaluate import compare_predictions
-from iot_pipeline.flows.pool import distinct_flows, side_records
+from iot_pipeline.flows.dataset import distinct_flows, side_records
 from iot_pipeline.flows.serialise import RankTable, texts
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.inference.student import Student
@@ -41,7 +41,11 @@ def main() -> None:
         made = {
             "at_once": train(lake, chosen.track, whole["config"], Path(folder) / "at_once", all_tokens, None),
             "progressive": train(
-                lake, chosen.track, whole["config"], Path(folder) / "progressive", all_tokens - spent,
+                lake,
+                chosen.track,
+                whole["config"],
+                Path(folder) / "progressive",
+                all_tokens - spent,
                 lake / "lora_checkpoint" / "10K" / chosen.track,
             ),
         }
@@ -50,8 +54,10 @@ def main() -> None:
     save(
         f"progressive-{lake.name}",
         {
-            "question": "10K then 30K against 30K at once, after equally many tokens", "track": chosen.track,
-            "tokens": tokens, "validation_loss": {name: facts["validation_loss"] for name, facts in made.items()},
+            "question": "10K then 30K against 30K at once, after equally many tokens",
+            "track": chosen.track,
+            "tokens": tokens,
+            "validation_loss": {name: facts["validation_loss"] for name, facts in made.items()},
             "progressive_minus_at_once": test,
         },
     )
@@ -63,19 +69,23 @@ def read_training(lake: Path, stage: str, track: str) -> dict[str, Any]:
     return result
 
 
-def train(
-    lake: Path, track: str, recipe: dict[str, Any], out: Path, tokens: int, start: Path | None
-) -> dict[str, Any]:
+def train(lake: Path, track: str, recipe: dict[str, Any], out: Path, tokens: int, start: Path | None) -> dict[str, Any]:
     """Facts of one training on stage 30K."""
     split = lake / "training_split" / "30K" / track
     given = recipe | {
-        "base": str(lake / "base_model" / "model"), "tensors": split / "train.safetensors", "warm_start": start,
-        "validation": split / "validation.safetensors", "out": out, "max_tokens": tokens,
+        "base": str(lake / "base_model" / "model"),
+        "tensors": split / "train.safetensors",
+        "warm_start": start,
+        "validation": split / "validation.safetensors",
+        "out": out,
+        "max_tokens": tokens,
     }
     config = TrainConfig(**given)
     processes = launch.processes_here(tiny=True)
     subprocess.run(
-        launch.command(config.write(out / "config.json"), processes), check=True, stdout=subprocess.DEVNULL,
+        launch.command(config.write(out / "config.json"), processes),
+        check=True,
+        stdout=subprocess.DEVNULL,
         env={**os.environ, **launch.environment(config.base, processes)},
     )
     facts: dict[str, Any] = json.loads((out / "training.json").read_text())["facts"]
@@ -95,8 +105,7 @@ def compare(lake: Path, adapters: dict[str, Path]) -> dict[str, Any]:
         student = Student.load(lake / "base_model" / "model", adapter)
         found[name] = (flows["flow_group"].tolist(), student.score_labels(prompts, spec.classes))
     return compare_predictions(
-        side_records(records, "test"), found["progressive"], found["at_once"], spec.classes,
-        used["setting seed"],
+        side_records(records, "test"), found["progressive"], found["at_once"], spec.classes, used["setting seed"]
     )
 
 

@@ -49,10 +49,21 @@ def main() -> None:
         found["edited"] = watch(instance, lake, options.quiet)
         prompt.write_text(before)
         found["set back"] = watch(instance, lake, options.quiet)
-        red = [tick.error.message for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
-               for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id) if tick.error]
-    save("prompt_edit", {"question": "what does an edited prompt start in the UI", "track": options.track,
-                         "steps": found, "red_ticks": red})
+        red = [
+            tick.error.message
+            for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+            for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)
+            if tick.error
+        ]
+    save(
+        "prompt_edit",
+        {
+            "question": "what does an edited prompt start in the UI",
+            "track": options.track,
+            "steps": found,
+            "red_ticks": red,
+        },
+    )
 
 
 def switch_on(client: DagsterGraphQLClient, sensor: str) -> bool:
@@ -70,8 +81,11 @@ def watch(instance: dg.DagsterInstance, lake: Path, quiet: float) -> dict[str, o
         if any(not run.is_finished for run in runs):
             last = time.monotonic()
         time.sleep(1)
-    made = [f"{'+'.join(sorted(key.to_user_string() for key in run.asset_selection or [])) or 'prompt'}"
-            f"[{run.tags.get('dagster/partition', '')}] {run.status.value}" for run in reversed(runs)]
+    made = [
+        f"{'+'.join(sorted(key.to_user_string() for key in run.asset_selection or [])) or 'prompt'}"
+        f"[{run.tags.get('dagster/partition', '')}] {run.status.value}"
+        for run in reversed(runs)
+    ]
     told = {"runs": made, "requests_to_the_teacher": requests(lake) - sent, "seconds": round(last - begin)}
     print(told, flush=True)
     return told

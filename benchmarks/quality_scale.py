@@ -20,8 +20,8 @@ from quality_speed import SEED, measure_all, peak_gib, timed
 from result import save
 
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.simulator.simulate import simulate_farm_flow
 
 SIZES = [347_685, 1_000_000, 3_000_000, 10_000_000]
 

@@ -26,7 +26,6 @@ from result import save
 
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.serialise import fit_ranks
-from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.split import order_training, split_by_group
 from iot_pipeline.quality.conflicts import label_conflicts
@@ -37,6 +36,7 @@ from iot_pipeline.quality.mismatch import dataset_mismatch
 from iot_pipeline.quality.patterns import attack_patterns
 from iot_pipeline.quality.profile import flow_profile
 from iot_pipeline.quality.samples import sample_comparison
+from iot_pipeline.simulator.simulate import simulate_farm_flow
 
 SEED = 42
 ROW_WISE = "row_wise_test_prompts_trained_on_percent"

@@ -1,6 +1,6 @@
 """The results table of the README, from the committed whole_job results: a test holds the README to it.
 
-    .venv/bin/python benchmarks/readme_table.py
+.venv/bin/python benchmarks/readme_table.py
 """
 
 import json

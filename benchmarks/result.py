@@ -1,4 +1,4 @@
-"""What every benchmark result carries: date, machine, commit. Belongs here: writing it. Not: measuring anything."""
+"""What every benchmark result carries: date, machine, commit."""
 
 import datetime
 import json
@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from iot_pipeline.defs.step import code_commit
+from iot_pipeline.defs.recording import code_commit
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -25,7 +25,7 @@ from result import save
 from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.explanations import explanation_quality
-from iot_pipeline.flows.pool import distinct_flows, side_records
+from iot_pipeline.flows.dataset import distinct_flows, side_records
 from iot_pipeline.flows.serialise import RankTable, texts
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.inference.student import Student
@@ -50,8 +50,10 @@ def main() -> None:
         parser.error(f"the lakes differ in more than the serialisation: {same[0]} and {other}")
     records = side_records(chosen.lakes[0].absolute() / "evaluation_split" / "records.parquet", SIDE)
     scored = {kind: found.pop("scored") for kind, found in measured.items()}
-    pairs = {f"{first}_minus_{second}": compare_predictions(records, scored[first], scored[second], *common(same[0]))
-             for first, second in combinations(scored, 2)}
+    pairs = {
+        f"{first}_minus_{second}": compare_predictions(records, scored[first], scored[second], *common(same[0]))
+        for first, second in combinations(scored, 2)
+    }
     save(
         f"serialisations-{same[0]['dataset']}",
         {"question": "accuracy and tokens a flow by serialisation", "side": SIDE, "same": same[0], **measured, **pairs},
@@ -79,13 +81,16 @@ def measure(lake: Path, tokenizer: str | None) -> dict[str, Any]:
     counters = {"tiny base": str(lake / "base_model" / "model")} | ({"real": tokenizer} if tokenizer else {})
     recipe = {k: v for k, v in training["config"].items() if k not in ("base", "tensors", "validation", "out")}
     return {
-        "serialisation": kind, "validation_flows": len(flows),
+        "serialisation": kind,
+        "validation_flows": len(flows),
         "accuracy": accuracy(records, scored, spec.classes, used["setting seed"]),
         "explanations": explained(student, prompts, scored[1], spec, ranks, used["setting seed"]),
         "tokens_a_flow": {name: tokens(load_tokenizer(path), prompts, rows) for name, path in counters.items()},
         "characters_a_flow": round(sum(map(len, prompts)) / len(prompts), 1),
-        "tokens_trained": training["facts"]["tokens_read"], "train_seconds": training["timings"]["train_seconds"],
-        "example": prompts[0].splitlines(), "scored": scored,
+        "tokens_trained": training["facts"]["tokens_read"],
+        "train_seconds": training["timings"]["train_seconds"],
+        "example": prompts[0].splitlines(),
+        "scored": scored,
         "same": {"dataset": spec.name, "seed": used["setting seed"], "recipe": recipe},
     }
 
@@ -95,7 +100,8 @@ def accuracy(records: pd.DataFrame, scored: tuple[list[str], np.ndarray], classe
     views = evaluate_predictions(records, *scored, classes, seed)["views"]
     return {
         view: {name: [found[name], *found["intervals"][name]] for name in ("accuracy", "macro_f1")}
-        for view, found in views.items() if found
+        for view, found in views.items()
+        if found
     }
 
 
@@ -107,7 +113,12 @@ def explained(
     flows, labels = [prompts[i] for i in picked], [spec.classes[scores[i].argmax()] for i in picked]
     written = student.explain_ended(flows)
     found = explanation_quality(
-        flows, [text for text, _ in written], labels, spec.classes, [ended for _, ended in written], ranks,
+        flows,
+        [text for text, _ in written],
+        labels,
+        spec.classes,
+        [ended for _, ended in written],
+        ranks,
         standardised(glossary_of(spec)),
     )["aggregate"]
     return {"explained": found["explained"], **{name: found[name] for name in SHARES}}

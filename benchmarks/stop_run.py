@@ -30,8 +30,14 @@ def main() -> None:
     parser.add_argument("--lake", type=Path, required=True, help="a folder for the trial")
     parser.add_argument("--signals", type=int, default=30)
     parser.add_argument("--until", default="paper_report")
-    parser.add_argument("--between", type=float, nargs=2, default=(0.1, 60.0), metavar=("LOW", "HIGH"),
-                        help="seconds from start to signal, drawn evenly")
+    parser.add_argument(
+        "--between",
+        type=float,
+        nargs=2,
+        default=(0.1, 60.0),
+        metavar=("LOW", "HIGH"),
+        help="seconds from start to signal, drawn evenly",
+    )
     parser.add_argument("--module", default="iot_pipeline", help="entry point")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -41,8 +47,12 @@ def main() -> None:
         number = draw.choice([signal.SIGINT, signal.SIGTERM])
         command = [sys.executable, "-m", options.module, "run", "--until", options.until]
         process = subprocess.Popen(
-            [*command, "--force"] if force else command, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            [*command, "--force"] if force else command,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         after = draw.uniform(*options.between)
         try:
@@ -53,11 +63,17 @@ def main() -> None:
             process.send_signal(number)
         told.append(await_end(process) | {"signal": number.name, "after_s": round(after, 2)})
         print(told[-1], flush=True)
-    save("stop_run", {
-        "question": "what becomes of SIGINT and SIGTERM at random moments of `run`",
-        "signals": len(told), "outcomes": Counter(one["outcome"] for one in told),
-        "longest_s": max(one["seconds"] for one in told), "load": os.getloadavg()[0], "each": told,
-    })
+    save(
+        "stop_run",
+        {
+            "question": "what becomes of SIGINT and SIGTERM at random moments of `run`",
+            "signals": len(told),
+            "outcomes": Counter(one["outcome"] for one in told),
+            "longest_s": max(one["seconds"] for one in told),
+            "load": os.getloadavg()[0],
+            "each": told,
+        },
+    )
 
 
 def await_end(process: "subprocess.Popen[str]") -> dict[str, object]:

@@ -17,9 +17,9 @@ from typing import Any
 from result import save
 
 from iot_pipeline.augmentation.answers import check_answer
-from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import Answer, Request
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.store import Store
 
 FLOW = "\n".join(f"feature_{place}: {place}.125" for place in range(29))
 TEXT = (
@@ -54,14 +54,16 @@ def main() -> None:
             filled.save([], [answer(request) for request in requests])
         before = peak_gib()
         versioned = timed(store, requests, check)
-        part = requests[:: UNVERSIONED_SHARE]
+        part = requests[::UNVERSIONED_SHARE]
         plain = timed(store, part, Check(""))
     save(
         "teacher_cache",
         {
-            "question": "rows a second of a pass over answered requests", "requests": chosen.requests,
+            "question": "rows a second of a pass over answered requests",
+            "requests": chosen.requests,
             "rows_per_second": {"stored_verdicts": versioned, "judged_anew": plain},
-            "times_faster": round(versioned / plain, 1), "peak_gib": {"requests_made": before, "after": peak_gib()},
+            "times_faster": round(versioned / plain, 1),
+            "peak_gib": {"requests_made": before, "after": peak_gib()},
         },
     )
 

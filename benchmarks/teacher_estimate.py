@@ -18,9 +18,9 @@ from typing import Any
 
 from result import save
 
-from iot_pipeline.teacher.ledger import BATCH_FACTOR, reference_usd
+from iot_pipeline.teacher.pricing import BATCH_FACTOR, reference_usd
 from iot_pipeline.teacher.request import Usage
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.store import Store
 
 
 def main() -> None:
@@ -31,7 +31,8 @@ def main() -> None:
     save(
         "teacher_estimate",
         {
-            "question": "an estimate beside the bill", "rows": rows,
+            "question": "an estimate beside the bill",
+            "rows": rows,
             "ways": {via: measured(via, rows) for via in ("requests", "batch")},
         },
     )
@@ -88,7 +89,9 @@ def compared(estimate: dict[str, float], bill: dict[str, float]) -> dict[str, An
     """Both, and how far off the dollars are."""
     off = round(100 * (estimate["usd"] / bill["usd"] - 1), 2)
     return {
-        "estimated": estimate, "billed": {name: round(value, 5) for name, value in bill.items()}, "usd_off_percent": off
+        "estimated": estimate,
+        "billed": {name: round(value, 5) for name, value in bill.items()},
+        "usd_off_percent": off,
     }
 
 

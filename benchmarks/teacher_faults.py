@@ -15,9 +15,9 @@ from pathlib import Path
 
 from result import save
 
+from iot_pipeline_tests.teacher.fault_trial import failures, trial
 from iot_pipeline_tests.teacher.mariadb import server
 from iot_pipeline_tests.teacher.postgres import cluster
-from iot_pipeline_tests.teacher.trial import failures, trial
 
 SERVERS = {"postgresql": cluster, "mariadb": server}
 

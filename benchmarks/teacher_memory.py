@@ -20,10 +20,10 @@ from typing import Any
 from result import save
 from teacher_cache import Check, answer, ask_for
 
-from iot_pipeline.teacher.engine import Teacher, Via
-from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.embedded_teacher.process import embedded_server
+from iot_pipeline.teacher.client import Teacher, Via
 from iot_pipeline.teacher.request import Request
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.store import Store
 
 BUDGET_USD = 1000.0
 FILL = 10_000

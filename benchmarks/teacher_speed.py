@@ -22,8 +22,8 @@ from pathlib import Path
 
 from result import save
 
-from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.embedded_teacher.process import embedded_server
+from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import Request
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 

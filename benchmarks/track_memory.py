@@ -26,26 +26,26 @@ from teacher_memory import peak_mib
 from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.augmentation.track_files import read_answers, write_track
 from iot_pipeline.augmentation.tracks import (
-    Asks,
-    Brief,
+    TeacherProtocol,
+    TrackConfig,
     TrackResult,
     build_feature_varied,
     build_original,
     build_paraphrased,
 )
 from iot_pipeline.augmentation.variation import Variation
-from iot_pipeline.flows.pool import training_rows
+from iot_pipeline.embedded_teacher.process import embedded_server
+from iot_pipeline.flows.dataset import training_rows
 from iot_pipeline.flows.serialise import flow_writer, group_id, texts
-from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.atomic import write_table
 from iot_pipeline.settings import PROJECT_ROOT
-from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.simulator.simulate import simulate_farm_flow
+from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import Answer, Request, Usage
 
 SPEC = load_spec("farm_flow")
-BRIEF = Brief(spec=SPEC, words=60, order="label_first", serialisation="values", seed=42)
+BRIEF = TrackConfig(spec=SPEC, words=60, order="label_first", serialisation="values", seed=42)
 TRACKS = ("original", "paraphrased", "feature_varied")
 AT_ONCE = "at once"  # in place of a server's address
 LETTERS = str.maketrans("0123456789", "ghijklmnop")
@@ -71,7 +71,8 @@ def main() -> None:
         served = {track: in_a_process(track, chosen.served, folder, url) for track in TRACKS}
     result = {
         "question": "memory of a process that makes one track, MiB at most, reading rows and writing files included",
-        "answers_at_once": at_once, "answers_by_the_embedded_server": {chosen.served: served},
+        "answers_at_once": at_once,
+        "answers_by_the_embedded_server": {chosen.served: served},
     }
     if chosen.print_only:
         print(json.dumps(result, indent=1))
@@ -107,7 +108,7 @@ def one_pass(track: str, rows: int, folder: Path, url: str) -> dict[str, Any]:
     """Read, ask, join, write; peak memory in MiB before, once rows are read, and at the end."""
     out = folder / f"{'instant' if url == AT_ONCE else 'served'}-{rows}"
     store = out.with_suffix(".sqlite")
-    engine: Asks = Instant() if url == AT_ONCE else Teacher(url, "none", store, "embedded", None)
+    engine: TeacherProtocol = Instant() if url == AT_ONCE else Teacher(url, "none", store, "embedded", None)
     before, started = peak_mib(), time.perf_counter()
     table = training_rows(folder / "flows.parquet", folder / "order.parquet", 0, rows)
     read = peak_mib()
@@ -125,7 +126,7 @@ def one_pass(track: str, rows: int, folder: Path, url: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def build(track: str, table: pd.DataFrame, engine: Asks, out: Path) -> TrackResult:
+def build(track: str, table: pd.DataFrame, engine: TeacherProtocol, out: Path) -> TrackResult:
     """One track, as its asset builds it."""
     prompt = load_prompt(PROJECT_ROOT / "iot_pipeline" / "prompts" / f"{track}.md")
     to_texts = partial(texts, SPEC, BRIEF.serialisation)

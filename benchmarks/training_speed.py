@@ -53,8 +53,12 @@ def main() -> None:
         "training_speed",
         {
             "question": "rows a second of LoRA training, project against old recipe; and two at once on the same cores",
-            "rows_per_step": ROWS_A_STEP, "steps": chosen.steps, "split": chosen.split, "rounds": rounds,
-            "rows_per_second_median": alone, "ratio": round(alone["ours"] / alone["old"], 2),
+            "rows_per_step": ROWS_A_STEP,
+            "steps": chosen.steps,
+            "split": chosen.split,
+            "rounds": rounds,
+            "rows_per_second_median": alone,
+            "ratio": round(alone["ours"] / alone["old"], 2),
             "two_at_once_tokens_per_second_by_wait_policy": shared,
         },
     )

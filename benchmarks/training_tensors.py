@@ -24,8 +24,8 @@ from iot_pipeline.settings import load_settings
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import Tensors, build_tensors, load_tensors
 from iot_pipeline.training.batches import Batches, planned_padding
+from iot_pipeline.training.data import make_plan
 from iot_pipeline.training.loss import causal_loss
-from iot_pipeline.training.plan import make_plan
 
 COMPARED = 64  # rows whose packed loss is compared
 PACK_ROWS = 8  # rows that a pack has room for, of the longest

@@ -40,7 +40,8 @@ def main() -> None:
         "verdicts": json.loads(comparison.read_text())["verdicts"],
         "explanations": {
             f"{artefact.partition}": json.loads((lake.folder(artefact) / "quality.json").read_text())["aggregate"]
-            for artefact in lake.artefacts() if artefact.asset.startswith("explanation_quality/")
+            for artefact in lake.artefacts()
+            if artefact.asset.startswith("explanation_quality/")
         },
         "labels": sorted({label for a in lake.artefacts() if (label := manifest(lake, a)["provenance"].get("label"))}),
     }

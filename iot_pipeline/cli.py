@@ -1,8 +1,4 @@
-"""The command line.
-
-Belongs here: options, what is printed, exit codes. Does not belong here: any of the work.
-Heavy imports happen inside the commands, so that `--help` answers at once.
-"""
+"""The command line."""
 
 import contextlib
 import json
@@ -138,9 +134,9 @@ def estimate(stages: StageOption = None, tracks: TrackOption = None, as_json: As
     """Say what the teacher would be asked, how much of it is answered, tokens, dollars and time; sends nothing."""
     chosen = _configure(stages, tracks)
     _quiet()
+    from iot_pipeline.commands.console import working
     from iot_pipeline.commands.estimate import estimate as reckon
     from iot_pipeline.commands.estimate import show
-    from iot_pipeline.commands.plain import working
 
     with working("counting") as say:
         found = reckon(chosen, say)
@@ -216,9 +212,9 @@ def teacher(
     json_schema: Annotated[bool, typer.Option(help="Know answers in the form of a JSON schema.")] = True,
 ) -> None:
     """Run the embedded OpenAI-compatible teacher by itself, well-behaved or not, until interrupted."""
-    from iot_pipeline.teacher.faults import FAULTS
-    from iot_pipeline.teacher.manners import Manners
-    from iot_pipeline.teacher.server import serve
+    from iot_pipeline.embedded_teacher.faults import FAULTS
+    from iot_pipeline.embedded_teacher.options import ServerOptions
+    from iot_pipeline.embedded_teacher.server import serve
 
     if faults == "help":
         print("\n".join(FAULTS))
@@ -227,7 +223,7 @@ def teacher(
     def announce(url: str) -> None:
         print(f"Embedded teacher on {url} (stop with Ctrl-C)\nUse it: IOT_TEACHER={url} iot-pipeline run", flush=True)
 
-    manners = Manners(answer_seconds, hang_seconds, batch_seconds, rpm, tpm, enqueued_tokens, int(json_schema))
+    manners = ServerOptions(answer_seconds, hang_seconds, batch_seconds, rpm, tpm, enqueued_tokens, int(json_schema))
     serve(host, port, faults, seed, manners, None, announce)
 
 
@@ -238,9 +234,9 @@ app.add_typer(cache, name="cache")
 @cache.command("export", epilog="Example: iot-pipeline cache export answers.parquet")
 def cache_export(file: Annotated[Path, typer.Argument(help="Parquet file to write.")], as_json: AsJson = False) -> None:
     """Write every stored answer into a Parquet file."""
-    from iot_pipeline.commands.plain import facts
+    from iot_pipeline.commands.console import facts
     from iot_pipeline.teacher.archive import export_answers
-    from iot_pipeline.teacher.connect import store_of
+    from iot_pipeline.teacher_factory import store_of
 
     facts({"file": str(file), "answers": export_answers(store_of(_configure(None, None)), file)}, as_json)
 
@@ -252,9 +248,9 @@ def cache_import(file: Annotated[Path, typer.Argument(help="Parquet file to read
     The file is trusted for its wording, not for its facts: what passes the rules is taken. Exit code 1: all refused.
     """
     from iot_pipeline.augmentation.tracks import check_imported
-    from iot_pipeline.commands.plain import facts
+    from iot_pipeline.commands.console import facts
     from iot_pipeline.teacher.archive import import_answers
-    from iot_pipeline.teacher.connect import store_of
+    from iot_pipeline.teacher_factory import store_of
 
     found = import_answers(store_of(_configure(None, None)), file, check_imported)
     refused = dict(found.refused.most_common())
@@ -270,8 +266,8 @@ app.add_typer(datasets, name="datasets")
 @datasets.command("list", epilog="Example: iot-pipeline datasets list")
 def datasets_list(as_json: AsJson = False) -> None:
     """Name the data sets that come with the project."""
+    from iot_pipeline.commands.console import rows
     from iot_pipeline.commands.datasets import known
-    from iot_pipeline.commands.plain import rows
 
     rows(known(), as_json)
 
@@ -285,8 +281,8 @@ def datasets_new(
     as_json: AsJson = False,
 ) -> None:
     """Draft a data set spec from a file; complete it, then set IOT_DATASET to its path."""
+    from iot_pipeline.commands.console import facts
     from iot_pipeline.commands.datasets import new
-    from iot_pipeline.commands.plain import facts
 
     facts(new(file, name, label, out), as_json)
 
@@ -298,8 +294,8 @@ def datasets_check(
     as_json: AsJson = False,
 ) -> None:
     """Read a file by a spec, published facts included, and say what comes of it; exit code 1: a class has no row."""
+    from iot_pipeline.commands.console import facts
     from iot_pipeline.commands.datasets import check
-    from iot_pipeline.commands.plain import facts
 
     found = check(spec, file, _configure(None, None).max_rejected_share)
     facts(found, as_json)
@@ -319,8 +315,8 @@ def explain(
     """Have a trained student name the class of each flow of a file, and say why; what it says is checked."""
     chosen = _configure(None, None)
     _quiet()
+    from iot_pipeline.commands.console import facts, working
     from iot_pipeline.commands.explain import explain as answer
-    from iot_pipeline.commands.plain import facts, working
 
     with working("explain:") as say:
         told = answer(chosen, stage, track, flows, out, classes_only, say)
@@ -336,8 +332,8 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Write base and adapter of a checkpoint as one model, in transformers' layout."""
+    from iot_pipeline.commands.console import facts
     from iot_pipeline.commands.merge import merge as write
-    from iot_pipeline.commands.plain import facts
 
     if dtype not in ("fp32", "bf16"):
         raise UserError(f"--dtype {dtype}: fp32 or bf16")

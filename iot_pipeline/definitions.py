@@ -1,4 +1,4 @@
-"""The entry point of the code location: loads `defs/`. Nothing else belongs here."""
+"""The entry point of the code location: loads `defs/`."""
 
 from pathlib import Path
 

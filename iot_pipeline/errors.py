@@ -1,7 +1,4 @@
-"""The one error that users are meant to read.
-
-Belongs here: exceptions shared by every package. Does not belong here: how they are shown (cli.py).
-"""
+"""The one error that users are meant to read."""
 
 
 class UserError(Exception):

@@ -1,7 +1,4 @@
-"""Every setting of the project, typed, in one place: `IOT_*` variables or `.env`, over the defaults of a profile.
-
-Belongs here: names, types, defaults, checks across settings. Does not belong here: anything that acts on them.
-"""
+"""Every setting of the project, typed, in one place: `IOT_*` variables or `.env`, over the defaults of a profile."""
 
 import difflib
 import os
@@ -11,11 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.yaml_reader import read_yaml
@@ -224,6 +217,7 @@ PATHS = ("dataset", "source", "base_model", "audit_tokenizer", "lake", "base_cac
 
 def _absolute(name: str, value: Any) -> Any:
     """A setting with the files that it names (a spec, sources and globs, a model) named from the root."""
+
     def is_file(part: str) -> bool:
         if name == "dataset":
             return part.endswith((".yaml", ".yml"))

@@ -25,6 +25,7 @@ def unlock(folder: Path) -> None:
 
 def run_unprivileged(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process that permissions hold for."""
+
     def drop() -> None:
         if os.geteuid() == 0 and ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl")

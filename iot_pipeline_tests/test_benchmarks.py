@@ -15,8 +15,11 @@ def test_the_gpu_benchmark_measures_every_way_or_says_why_not() -> None:
     if not script.is_file():
         pytest.skip("benchmarks are in the checkout only")
     done = subprocess.run(
-        [sys.executable, str(script), "--small", "--steps", "1", "--print-only"], capture_output=True, text=True,
-        timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        [sys.executable, str(script), "--small", "--steps", "1", "--print-only"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 0, done.stderr
     ways = json.loads(done.stdout)["ways"]
@@ -31,7 +34,9 @@ def test_the_speed_benchmark_asks_both_ways() -> None:
         pytest.skip("benchmarks are in the checkout only")
     done = subprocess.run(
         [sys.executable, str(script), "--requests", "60", "--repeats", "1", "--in-flight", "240", "--print-only"],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

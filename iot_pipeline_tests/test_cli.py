@@ -13,13 +13,16 @@ from rich.console import Console
 
 from iot_pipeline import cli
 from iot_pipeline import settings as settings_module
-from iot_pipeline.commands import estimate, plain, show
+from iot_pipeline.commands import console, estimate, show
 
 
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "iot_pipeline.cli", *arguments],
-        env=os.environ | environment, capture_output=True, text=True, timeout=120,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -40,9 +43,7 @@ def test_help_has_an_example(command: str) -> None:
         ({"IOT_DATASET": "nope"}, "nope"),
     ],
 )
-def test_a_mistake_is_one_line_and_a_non_zero_exit(
-    environment: dict[str, str], message: str, tmp_path: Path
-) -> None:
+def test_a_mistake_is_one_line_and_a_non_zero_exit(environment: dict[str, str], message: str, tmp_path: Path) -> None:
     done = call("run", IOT_LAKE=str(tmp_path / "lake"), **environment)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
@@ -87,7 +88,10 @@ def test_doctor_reads_several_files_tells_no_password_and_makes_nothing(tmp_path
         (tmp_path / name).write_text("x\n")
     source = f"{tmp_path}/a.csv,{tmp_path}/b.csv"
     done = call(
-        "doctor", "--json", IOT_SOURCE=source, IOT_LAKE=str(tmp_path / "lake"),
+        "doctor",
+        "--json",
+        IOT_SOURCE=source,
+        IOT_LAKE=str(tmp_path / "lake"),
         IOT_TEACHER="http://me:secret@127.0.0.1:9/v1",
     )
     findings = {finding["topic"]: finding for finding in json.loads(done.stdout)["findings"]}
@@ -96,14 +100,14 @@ def test_doctor_reads_several_files_tells_no_password_and_makes_nothing(tmp_path
     assert not (tmp_path / "lake").exists()
 
 
-@pytest.mark.parametrize(("table", "message"), [
-    ("a,b,Attack_type\n1,2,DOS_SYN_Hping\n", "lacks"),
-    ("", "is empty"),
-])
+@pytest.mark.parametrize(("table", "message"), [("a,b,Attack_type\n1,2,DOS_SYN_Hping\n", "lacks"), ("", "is empty")])
 def test_a_source_that_does_not_fit_is_one_line(tmp_path: Path, table: str, message: str) -> None:
     (tmp_path / "flows.csv").write_text(table)
     done = call(
-        "run", "--json", IOT_DATASET="rt_iot2022", IOT_SOURCE=str(tmp_path / "flows.csv"),
+        "run",
+        "--json",
+        IOT_DATASET="rt_iot2022",
+        IOT_SOURCE=str(tmp_path / "flows.csv"),
         IOT_LAKE=str(tmp_path / "lake"),
     )
     assert done.returncode == 1
@@ -137,8 +141,8 @@ def test_verify_of_a_lake_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_facts_rows_and_estimates_show_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    plain.facts({"rows_by_class": {"DoS [red]x[/red]": 3}, "file [a]": ["[/b]", ":smile:"]}, as_json=False)
-    plain.rows([{"name": "set[bold]", "classes": 2}], as_json=False)
+    console.facts({"rows_by_class": {"DoS [red]x[/red]": 3}, "file [a]": ["[/b]", ":smile:"]}, as_json=False)
+    console.rows([{"name": "set[bold]", "classes": 2}], as_json=False)
     columns = "requests cached waiting to_ask prompt_tokens completion_tokens usd_requests usd_batch"
     part = dict.fromkeys(columns.split(), 1)
     estimate.show({

@@ -40,7 +40,10 @@ def environment(lake: Path, prompts: Path) -> dict[str, str]:
 
 def run(lake: Path, prompts: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
-        command("run", "--json", *arguments), env=environment(lake, prompts), capture_output=True, text=True,
+        command("run", "--json", *arguments),
+        env=environment(lake, prompts),
+        capture_output=True,
+        text=True,
         timeout=400,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -114,11 +117,33 @@ def test_no_answer_is_asked_for_twice(first: dict[str, Any], lake: Path) -> None
 
 def test_every_asset_of_the_graph_is_materialised(first: dict[str, Any], lake: Path) -> None:
     expected = {
-        "raw_flows", "flows", "flow_profile", "dedup_report", "label_conflicts", "dataset_mismatch", "attack_patterns",
-        "sample_comparison", "evaluation_split", "training_order", "leakage_report", "automl_baseline", "prompt",
-        "original", "paraphrased", "feature_varied", "training_split", "base_model", "lora_checkpoint/10K",
-        "eval_metrics/10K", "explanation_quality/10K", "inference_benchmark", "track_comparison", "cost_report",
-        "claims_audit", "paper_report", "model_card",
+        "raw_flows",
+        "flows",
+        "flow_profile",
+        "dedup_report",
+        "label_conflicts",
+        "dataset_mismatch",
+        "attack_patterns",
+        "sample_comparison",
+        "evaluation_split",
+        "training_order",
+        "leakage_report",
+        "automl_baseline",
+        "prompt",
+        "original",
+        "paraphrased",
+        "feature_varied",
+        "training_split",
+        "base_model",
+        "lora_checkpoint/10K",
+        "eval_metrics/10K",
+        "explanation_quality/10K",
+        "inference_benchmark",
+        "track_comparison",
+        "cost_report",
+        "claims_audit",
+        "paper_report",
+        "model_card",
     }
     assert expected <= materialised(lake)
 
@@ -176,7 +201,10 @@ def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
     new.drop(columns=["row_id", "label", "flow_group", "occurrence"]).to_csv(tmp_path / "new.csv", index=False)
     arguments = "10K", "original", str(tmp_path / "new.csv"), str(tmp_path / "answers.jsonl")
     done = subprocess.run(
-        command("explain", *arguments, "--json"), env=environment(lake, prompts), capture_output=True, text=True,
+        command("explain", *arguments, "--json"),
+        env=environment(lake, prompts),
+        capture_output=True,
+        text=True,
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
@@ -196,7 +224,10 @@ def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
 
 def estimate(lake: Path, prompts: Path, **changed: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command("estimate", "--json"), env=environment(lake, prompts) | changed, capture_output=True, text=True,
+        command("estimate", "--json"),
+        env=environment(lake, prompts) | changed,
+        capture_output=True,
+        text=True,
         timeout=60,
     )
 
@@ -214,9 +245,7 @@ def test_an_estimate_of_data_that_is_not_made_names_the_command_that_makes_it(
     assert done.returncode == 2 and "seed changed; `iot-pipeline run --until training_order`" in done.stderr
 
 
-def test_an_edited_prompt_remakes_exactly_what_depends_on_it(
-    first: dict[str, Any], lake: Path, prompts: Path
-) -> None:
+def test_an_edited_prompt_remakes_exactly_what_depends_on_it(first: dict[str, Any], lake: Path, prompts: Path) -> None:
     path = prompts / "paraphrased.md"
     path.write_text(path.read_text() + "\nKeep each sentence short.\n")
     estimated = json.loads(estimate(lake, prompts).stdout)
@@ -234,7 +263,12 @@ def test_an_edited_prompt_remakes_exactly_what_depends_on_it(
     assert "lora_checkpoint/10K[10K|paraphrased]" in tracks
     assert all("paraphrased" in name for name in tracks)
     assert {name for name in made if "[" not in name} <= {
-        "track_comparison", "cost_report", "claims_audit", "paper_report", "model_card", "inference_benchmark"
+        "track_comparison",
+        "cost_report",
+        "claims_audit",
+        "paper_report",
+        "model_card",
+        "inference_benchmark",
     }
 
 
@@ -309,8 +343,11 @@ def test_verify_and_the_results_table_name_a_digit_that_was_changed(
 
 def test_status_names_what_a_changed_setting_makes_stale(first: dict[str, Any], lake: Path, prompts: Path) -> None:
     done = subprocess.run(
-        command("status", "--json"), env=environment(lake, prompts) | {"IOT_LEARNING_RATE": "0.004"},
-        capture_output=True, text=True, timeout=60,
+        command("status", "--json"),
+        env=environment(lake, prompts) | {"IOT_LEARNING_RATE": "0.004"},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     stale = {row["artefact"]: row["why"] for row in json.loads(done.stdout) if row["state"] == "stale"}
     tracks = ("original", "paraphrased", "feature_varied")
@@ -321,6 +358,7 @@ def test_status_names_what_a_changed_setting_makes_stale(first: dict[str, Any], 
     assert stale["lora_checkpoint/10K[10K|original]"] == stale["paper_protocol"] == ["setting learning_rate changed"]
     root = "follows from lora_checkpoint/10K[10K|original]: setting learning_rate changed"
     assert stale["eval_metrics/10K[10K|original]"] == [root]
-    assert root in stale["paper_report"] and "follows from paper_protocol: setting learning_rate changed" in stale[
-        "paper_report"
-    ]
+    assert (
+        root in stale["paper_report"]
+        and "follows from paper_protocol: setting learning_rate changed" in stale["paper_report"]
+    )

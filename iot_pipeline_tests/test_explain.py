@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iot_pipeline.commands import plain
+from iot_pipeline.commands import console
 from iot_pipeline.commands.explain import named
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
@@ -40,6 +40,6 @@ def test_scores_that_are_nan_are_no_answer(temperature: float | None) -> None:
 def test_printed_json_holds_no_nan() -> None:
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="not JSON compliant"):
-            plain.facts({"x": value}, as_json=True)
+            console.facts({"x": value}, as_json=True)
         with pytest.raises(ValueError, match="not JSON compliant"):
-            plain.rows([{"x": value}], as_json=True)
+            console.rows([{"x": value}], as_json=True)

@@ -9,7 +9,9 @@ HEAVY = ["torch", "transformers", "peft", "accelerate", "autogluon", "sklearn", 
 def test_layers_and_the_dagster_free_domain() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout[-3000:]
 

@@ -1,7 +1,4 @@
-"""A run that is stopped with Ctrl-C, or told to end, in the middle of a step.
-
-Belongs here: signals that a process can answer. Does not belong here: SIGKILL (test_end_to_end.py).
-"""
+"""A run that is stopped with Ctrl-C, or told to end, in the middle of a step."""
 
 import os
 import signal
@@ -13,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.embedded_teacher.process import embedded_server
 
 
 def asked(store: Path) -> int:
@@ -31,9 +28,12 @@ def asked(store: Path) -> int:
 def test_a_stopped_run_says_so_and_goes_on_from_there(number: signal.Signals, tmp_path: Path) -> None:
     with embedded_server(answer_seconds=100.0) as url:
         process = subprocess.Popen(
-            [sys.executable, "-m", "iot_pipeline.cli", "run", "--until", "original"], text=True,
+            [sys.executable, "-m", "iot_pipeline.cli", "run", "--until", "original"],
+            text=True,
             env=os.environ | {"IOT_ROWS": "700", "IOT_LAKE": str(tmp_path / "lake"), "IOT_TEACHER": url},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         try:
             deadline = time.monotonic() + 100

@@ -67,6 +67,8 @@ CASES = {
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     time.sleep(300)""",
 }
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("case", CASES)
 def test_whatever_the_code_does_with_a_signal_the_process_says_that_it_stopped(

@@ -1,7 +1,4 @@
-"""An answer: its three parts, reading it tolerantly, checking it against its flow strictly, writing it canonically.
-
-Belongs here: every rule of what a good answer is. Does not belong here: asking for one (tracks.py, teacher).
-"""
+"""An answer: its three parts, reading it tolerantly, checking it against its flow strictly, writing it canonically."""
 
 from __future__ import annotations
 
@@ -53,7 +50,14 @@ CONTROL_TOKEN = re.compile(
 )
 # One of these at the very end was only not cut off.
 END_TOKENS = (
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>", "<eos>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "</s>",
+    "<eos>",
     "<\uff5cend\u2581of\u2581sentence\uff5c>",
 )
 
@@ -122,9 +126,7 @@ def answer_schema(order: str) -> dict[str, Any]:
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def parse_answer(text: str) -> ParsedAnswer:
@@ -284,9 +286,7 @@ def _check_analysis(analysis: str, facts: Facts, classes: Sequence[str]) -> list
     for name in NAME_LIKE.findall(analysis):
         if name not in facts.values and _plain(name) not in known and not _prefix_of_name(name, facts):
             reasons.append(f"unknown feature: {name[:40]}")
-    reasons += [
-        f"ungrounded number: {number}" for number in numbers_in(analysis, facts) if number not in facts.numbers
-    ]
+    reasons += [f"ungrounded number: {number}" for number in numbers_in(analysis, facts) if number not in facts.numbers]
     mentions = list(facts.names.finditer(analysis))
     for index, mention in enumerate(mentions):
         end = mentions[index + 1].start() if index + 1 < len(mentions) else len(analysis)
@@ -338,7 +338,11 @@ def _counts_features(number: str, facts: Facts) -> bool:
 
 
 def check_paraphrase(
-    text: str, original_text: str, flow_text: str, label: str, classes: Sequence[str],
+    text: str,
+    original_text: str,
+    flow_text: str,
+    label: str,
+    classes: Sequence[str],
     standardised: frozenset[str] = frozenset(),
 ) -> list[str]:
     """`check_answer`, and beside the original: same numbers as often, same features and directions, no copy.

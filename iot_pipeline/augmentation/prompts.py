@@ -1,7 +1,4 @@
-"""Prompt files: front matter with the sampling parameters, and a Jinja2 template for the messages.
-
-Belongs here: reading, checking and rendering them. Does not belong here: the prompts themselves (prompts/*.md).
-"""
+"""Prompt files: front matter with the sampling parameters, and a Jinja2 template for the messages."""
 
 from __future__ import annotations
 
@@ -22,8 +19,18 @@ from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.lake.yaml_reader import parse_yaml
 
 SYSTEM, USER = "[system]", "[user]"
-VARIABLES = {"flow", "label", "classes", "words", "order", "glossary", "serialisation", "standardised", "answer",
-             "objects"}
+VARIABLES = {
+    "flow",
+    "label",
+    "classes",
+    "words",
+    "order",
+    "glossary",
+    "serialisation",
+    "standardised",
+    "answer",
+    "objects",
+}
 
 
 class FrontMatter(BaseModel):
@@ -134,8 +141,13 @@ def parse_prompt(source: str, name: str) -> PromptFile:
             f"{name}: the template uses neither {{{{ flow }}}} nor {{{{ answer }}}}: the teacher would see nothing."
         )
     return PromptFile(
-        name=name, source=source, sha256=hashlib.sha256(source.encode()).hexdigest(), settings=settings,
-        system=system, user=user, _templates=compiled,
+        name=name,
+        source=source,
+        sha256=hashlib.sha256(source.encode()).hexdigest(),
+        settings=settings,
+        system=system,
+        user=user,
+        _templates=compiled,
     )
 
 

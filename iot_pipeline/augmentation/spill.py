@@ -1,7 +1,4 @@
-"""Texts on disk in place of memory, for as long as one track is made.
-
-Belongs here: keeping and finding them. Does not belong here: what they are (join.py), files that stay (track_files.py).
-"""
+"""Texts on disk in place of memory, for as long as one track is made."""
 
 import os
 import tempfile

@@ -1,7 +1,4 @@
-"""A finished track and its files: chat rows, provenance, answers.
-
-Belongs here: their shapes, writing and reading them. Does not belong here: making a track (tracks.py).
-"""
+"""A finished track and its files: chat rows, provenance, answers."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from iot_pipeline.augmentation.join import Join, Joined, Key, StoredAnswers
+from iot_pipeline.augmentation.joining import Join, Joined, Key, StoredAnswers
 from iot_pipeline.augmentation.spill import Spill
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
@@ -99,7 +96,8 @@ def write_track(result: TrackResult, folder: Path) -> None:
     """Write track.jsonl, provenance.parquet and, of the original track, answers.parquet: in parts, each atomically."""
     encode = json.JSONEncoder(ensure_ascii=False).encode
     with (
-        replacing(folder / "track.jsonl") as jsonl, jsonl.open("w", encoding="utf-8") as lines,
+        replacing(folder / "track.jsonl") as jsonl,
+        jsonl.open("w", encoding="utf-8") as lines,
         written(folder / "provenance.parquet", PROVENANCE) as rows,
     ):
         for part in result.join.parts():

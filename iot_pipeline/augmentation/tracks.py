@@ -1,8 +1,4 @@
-"""The three tracks: which row asks what of the teacher.
-
-Belongs here: requests, checks of their answers, counts of the whole. Does not belong here: sending (teacher), the rules
-of checks (answers.py), joining answers to rows (join.py), files (track_files.py).
-"""
+"""The three tracks: which row asks what of the teacher."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ from iot_pipeline.augmentation.answers import (
     check_paraphrase,
     facts_of,
 )
-from iot_pipeline.augmentation.join import Drawn, FlowRequest, Join, Key, Row, class_table, count
+from iot_pipeline.augmentation.joining import Drawn, FlowRequest, Join, Key, Row, class_table, count
 from iot_pipeline.augmentation.prompts import PromptFile, glossary_of, standardised
 from iot_pipeline.augmentation.track_files import TrackResult
 from iot_pipeline.augmentation.variation import Variation, Varier, zero_points
@@ -42,13 +38,15 @@ COLUMNS = ("position", "row_id", "flow_group", "label", "repeat")
 ROWS_AT_ONCE = 2000
 
 
-class Asks(Protocol):
+class TeacherProtocol(Protocol):
     """What tracks need of `teacher.engine.Teacher`."""
 
     source: str
 
     def stream(
-        self, requests: Iterable[FlowRequest], check: Callable[[Request, str], list[str]],
+        self,
+        requests: Iterable[FlowRequest],
+        check: Callable[[Request, str], list[str]],
         take: Callable[[Answer], None],
     ) -> None:
         """Draw requests as they are needed and give `take` an answer for each distinct key."""
@@ -67,7 +65,7 @@ class AnswerChecker:
         return check_paraphrase(text, request.original, *told) if request.original else check_answer(text, *told)
 
 
-def answer_checker(brief: Brief) -> AnswerChecker:
+def answer_checker(brief: TrackConfig) -> AnswerChecker:
     """The rules for one brief, with their version."""
     sources = [inspect.getsource(module) for module in (answers_module, serialise)]
     told = [brief.spec.classes, sorted(brief.signed), *sources]
@@ -96,7 +94,7 @@ def check_imported(request: Request, context: Mapping[str, Any], text: str) -> l
 
 
 @dataclass(frozen=True)
-class Brief:
+class TrackConfig:
     """What a teacher is told besides flow and label: the same for all rows of a track.
 
     words: of ANALYSIS. order: `label_first` or `explanation_first`. seed: goes into every request. objects: answers are
@@ -131,7 +129,11 @@ def text_column(rows: pd.DataFrame) -> list[str]:
 
 
 def build_original(
-    rows: pd.DataFrame, prompt: PromptFile, engine: Asks, brief: Brief, log: Log | None = None,
+    rows: pd.DataFrame,
+    prompt: PromptFile,
+    engine: TeacherProtocol,
+    brief: TrackConfig,
+    log: Log | None = None,
     to_texts: ToTexts = text_column,
 ) -> TrackResult:
     """One answer for each flow group and label, shared by its rows.
@@ -153,8 +155,13 @@ def build_original(
 
 
 def build_paraphrased(
-    rows: pd.DataFrame, answers: Mapping[Key, str], prompt: PromptFile, engine: Asks, brief: Brief,
-    log: Log | None = None, to_texts: ToTexts = text_column,
+    rows: pd.DataFrame,
+    answers: Mapping[Key, str],
+    prompt: PromptFile,
+    engine: TeacherProtocol,
+    brief: TrackConfig,
+    log: Log | None = None,
+    to_texts: ToTexts = text_column,
 ) -> TrackResult:
     """The first row of a (flow group, label) keeps the original answer, each further row gets a paraphrase of it."""
     asking = _Asking(rows, to_texts, prompt, brief)
@@ -171,9 +178,16 @@ def build_paraphrased(
 
 
 def build_feature_varied(
-    rows: pd.DataFrame, answers: Mapping[Key, str], prompt: PromptFile, engine: Asks, brief: Brief,
-    variation: Variation, to_text: Callable[[Sequence[float]], str], forbidden: Collection[str],
-    log: Log | None = None, to_texts: ToTexts = text_column,
+    rows: pd.DataFrame,
+    answers: Mapping[Key, str],
+    prompt: PromptFile,
+    engine: TeacherProtocol,
+    brief: TrackConfig,
+    variation: Variation,
+    to_text: Callable[[Sequence[float]], str],
+    forbidden: Collection[str],
+    log: Log | None = None,
+    to_texts: ToTexts = text_column,
 ) -> TrackResult:
     """The first row of a (flow group, label) keeps flow and answer, each further row is varied and explained anew.
 
@@ -189,8 +203,11 @@ def build_feature_varied(
             return _given(row, answers.get((row.flow_group, row.label)))
         varied = varier.vary(row.row_id, features, row.text)
         row = row._replace(
-            text=varied.text, kind=varied.outcome.split(":")[0],
-            variation=varied.outcome, factor=varied.factor, varied_group=varied.group,
+            text=varied.text,
+            kind=varied.outcome.split(":")[0],
+            variation=varied.outcome,
+            factor=varied.factor,
+            varied_group=varied.group,
         )
         return row._replace(asked=asking.number(row, derived_seed(brief.seed, row.repeat)))
 
@@ -211,7 +228,7 @@ def derived_seed(seed: int, repeat: int) -> int:
 class _Asking:
     """The rows of one track and what they ask, some rows at a time; UserError where a column is missing."""
 
-    def __init__(self, rows: pd.DataFrame, to_texts: ToTexts, prompt: PromptFile, brief: Brief) -> None:
+    def __init__(self, rows: pd.DataFrame, to_texts: ToTexts, prompt: PromptFile, brief: TrackConfig) -> None:
         needed = (*COLUMNS, "text") if to_texts is text_column else COLUMNS
         if missing := [name for name in needed if name not in rows.columns]:
             raise UserError(f"the rows of a track lack the column {missing[0]!r}.")
@@ -236,12 +253,21 @@ class _Asking:
         params = self._params | {"seed": seed}
         return self.join.number(
             FlowRequest(
-                self.prompt.model, messages, params, self._version, self._schema, row.text, row.label, original,
+                self.prompt.model,
+                messages,
+                params,
+                self._version,
+                self._schema,
+                row.text,
+                row.label,
+                original,
                 *self._data_set,
             )
         )
 
-    def finish(self, planned: Iterable[Iterable[Row]], expected: int, engine: Asks, log: Log | None) -> TrackResult:
+    def finish(
+        self, planned: Iterable[Iterable[Row]], expected: int, engine: TeacherProtocol, log: Log | None
+    ) -> TrackResult:
         """Ask about `expected` requests, join by key, and count."""
         join, model = self.join, self.prompt.model
         if log is not None:

@@ -1,7 +1,4 @@
-"""Varied flows: values moved as a capture could have moved them, or as the prior work moved them.
-
-Belongs here: drawing and applying a variation to one flow. Does not belong here: answers to varied flows (tracks.py).
-"""
+"""Varied flows: values moved as a capture could have moved them, or as the prior work moved them."""
 
 from __future__ import annotations
 

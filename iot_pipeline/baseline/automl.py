@@ -1,7 +1,4 @@
-"""AutoGluon on the rows that the student gets, with a validation part that shares no flow with the rest.
-
-Belongs here: configurations, training, prediction, importances. Does not belong here: scoring (evaluation/).
-"""
+"""AutoGluon on the rows that the student gets, with a validation part that shares no flow with the rest."""
 
 from __future__ import annotations
 
@@ -177,8 +174,7 @@ def _fit_predict(
     names = list(marks)
     details = {
         "models": [
-            {"model": str(row.model), "validation_log_loss": -float(row.score_val)}
-            for row in board.itertuples()
+            {"model": str(row.model), "validation_log_loss": -float(row.score_val)} for row in board.itertuples()
         ],
         "best": best,
         "predicted_with": used,
@@ -235,4 +231,3 @@ def _importances(predictor: Any, model: str, validation: pd.DataFrame, seed: int
     loss = -np.log(np.maximum(whole.to_numpy(np.float64)[np.arange(len(true)), true], 1e-6))
     means = loss.reshape(len(copies), len(sample)).mean(axis=1)
     return {str(name): float(means[1 + i] - means[0]) for i, name in enumerate(values.columns)}
-

@@ -1,7 +1,4 @@
-"""The least a model must beat: the majority label of the very same flow text in training.
-
-Belongs here: the look-up. Does not belong here: anything that generalises.
-"""
+"""The least a model must beat: the majority label of the very same flow text in training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One plain LightGBM with fixed parameters: a baseline that anyone can make again in seconds.
-
-Belongs here: its parameters, training and prediction. Does not belong here: searching for better ones.
-"""
+"""One plain LightGBM with fixed parameters: a baseline that anyone can make again in seconds."""
 
 from __future__ import annotations
 

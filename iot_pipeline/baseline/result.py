@@ -1,7 +1,4 @@
-"""What every baseline hands back, and the small steps that all of them share.
-
-Belongs here: the result type, alignment of classes, smoothing. Does not belong here: models.
-"""
+"""What every baseline hands back, and the small steps that all of them share."""
 
 from __future__ import annotations
 

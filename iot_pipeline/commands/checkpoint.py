@@ -39,6 +39,4 @@ def find(lake: Lake, stage: str, track: str) -> Checkpoint:
         versions[str(artefact)], provenance = manifest.data_version, manifest.provenance
     named = json.loads((lake.folder(base) / "base.json").read_text())
     location = str(lake.folder(base) / named["name"]) if named["kind"] == "tiny" else str(named["name"])
-    return Checkpoint(
-        adapter, location, named["name"], lake.folder(adapter), versions, provenance.get("labels", [])
-    )
+    return Checkpoint(adapter, location, named["name"], lake.folder(adapter), versions, provenance.get("labels", []))

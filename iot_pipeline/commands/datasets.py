@@ -1,7 +1,4 @@
-"""`iot-pipeline datasets`: list the data sets, draft a spec from a file, check a spec against a file.
-
-Belongs here: what is looked at and how it is shown. Does not belong here: specs and reading (iot_pipeline.flows).
-"""
+"""`iot-pipeline datasets`: list the data sets, draft a spec from a file, check a spec against a file."""
 
 import re
 import tempfile
@@ -11,8 +8,8 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.draft import draft_spec
-from iot_pipeline.flows.remote import without_credentials
+from iot_pipeline.flows.download import without_credentials
+from iot_pipeline.flows.infer_spec import draft_spec
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import list_specs, load_spec
 from iot_pipeline.lake.atomic import write_text
@@ -45,8 +42,13 @@ def new(file: str, name: str | None, label: str | None, out: Path | None) -> dic
         write_text(tried, draft.yaml)
         load_spec(tried)
     write_text(path, draft.yaml)
-    return {"spec": str(path), "label": draft.label, "classes": list(draft.labels.values()),
-            "features": draft.features, "left_out": draft.left_out}
+    return {
+        "spec": str(path),
+        "label": draft.label,
+        "classes": list(draft.labels.values()),
+        "features": draft.features,
+        "left_out": draft.left_out,
+    }
 
 
 def spec_name(file: str) -> str:
@@ -68,15 +70,19 @@ def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
         compared = dataset_mismatch(flows, spec)
     facts = [item for key in ("findings", "agreements") for item in compared[key] if item["kind"] == "data"]
     return {
-        "rows": built.rows_kept, "rejected_lines": read.rejected, "rejected_rows": built.rejected,
-        "left_out": built.left_out, "distinct_flows": built.distinct_groups,
+        "rows": built.rows_kept,
+        "rejected_lines": read.rejected,
+        "rejected_rows": built.rejected,
+        "left_out": built.left_out,
+        "distinct_flows": built.distinct_groups,
         "duplicate_share": round(1 - built.distinct_groups / built.rows_kept, 4),
         "rows_by_class": built.rows_by_class,
         "classes_without_rows": [name for name, rows in built.rows_by_class.items() if not rows],
         "published_facts_checked": len(facts),
         "published_facts_that_disagree": [
             f"{item['what']}: published {_short(item['expected'])}, found {_short(item['found'])} ({item['source']})"
-            for item in facts if not item["agrees"]
+            for item in facts
+            if not item["agrees"]
         ],
     }
 

@@ -1,7 +1,4 @@
-"""`iot-pipeline doctor`: is everything there that the present settings need, before anything is spent.
-
-Belongs here: quick examinations without side effects. Does not belong here: mending what they find.
-"""
+"""`iot-pipeline doctor`: is everything there that the present settings need, before anything is spent."""
 
 import glob
 import importlib.metadata
@@ -16,19 +13,28 @@ from rich.text import Text
 
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.remote import without_credentials
+from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.folder import in_hub_cache
 from iot_pipeline.settings import Settings, api_key
-from iot_pipeline.teacher.connect import is_paid, shown_address, source_of, store_of
-from iot_pipeline.teacher.database import SETTING, shown
-from iot_pipeline.teacher.store import Store, exists
+from iot_pipeline.teacher.store.database import SETTING, shown
+from iot_pipeline.teacher.store.store import Store, exists
+from iot_pipeline.teacher_factory import is_paid, shown_address, source_of, store_of
 
 PACKAGES = [
-    "dagster", "pandas", "pyarrow", "duckdb", "openai", "torch", "transformers", "peft", "accelerate",
-    "autogluon.tabular", "bitsandbytes",
+    "dagster",
+    "pandas",
+    "pyarrow",
+    "duckdb",
+    "openai",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "autogluon.tabular",
+    "bitsandbytes",
 ]
 OPTIONAL = {"bitsandbytes": "only needed for IOT_QUANTISATION=nf4: pip install 'iot-pipeline[gpu]'"}
 
@@ -44,8 +50,9 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Findings for the present settings, in the order in which a run would meet them."""
-    findings = [Finding("machine", "ok", f"{platform.platform()}, Python {platform.python_version()}, "
-                                         f"{os.cpu_count()} cores")]
+    findings = [
+        Finding("machine", "ok", f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
+    ]
     findings += [_package(name, settings) for name in PACKAGES]
     findings += [_data_set(settings), _source(settings), _lake(settings), _store(settings), _teacher(settings)]
     findings += _student(settings)
@@ -89,8 +96,12 @@ def _lake(settings: Settings) -> Finding:
     root = settings.lake_path
     there = next(folder for folder in (root, *root.parents) if folder.exists())  # nothing is made by an examination
     if there == root and root.is_dir() and os.access(root, os.R_OK | os.X_OK) and not os.access(root, os.W_OK):
-        return Finding("lake", "note", f"{root} may only be read: status, estimate, verify, `run --dry-run` and `cache "
-                                       "export` work on it; to make something, set IOT_LAKE to a writable folder")
+        return Finding(
+            "lake",
+            "note",
+            f"{root} may only be read: status, estimate, verify, `run --dry-run` and `cache "
+            "export` work on it; to make something, set IOT_LAKE to a writable folder",
+        )
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Finding("lake", "error", f"cannot write to {there}; set IOT_LAKE to a writable folder")
     free = shutil.disk_usage(there).free / 1e9

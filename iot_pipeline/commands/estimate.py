@@ -11,21 +11,21 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from iot_pipeline.augmentation.estimating import CostEstimator, Part, as_facts, seconds_needed
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.defs.augmentation import assets
 from iot_pipeline.defs.partitions import STAGES, stages_up_to
-from iot_pipeline.defs.step import Step, present_value
+from iot_pipeline.defs.recording import Step, present_value
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
-from iot_pipeline.teacher import ledger
+from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.batch import BatchLimits
-from iot_pipeline.teacher.connect import is_paid, source_of, store_of
 from iot_pipeline.teacher.request import EMBEDDED, is_embedded
-from iot_pipeline.teacher.store import Store, exists
-from iot_pipeline.teacher.survey import Part, Survey, as_facts, seconds_needed
+from iot_pipeline.teacher.store.store import Store, exists
+from iot_pipeline.teacher_factory import is_paid, source_of, store_of
 
 DATA = "training_order"  # made of all that the estimate reads
 # Seconds an answer where none came yet: measured of the embedded teacher; of a model, at about 60 tokens/s.
@@ -68,10 +68,13 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
     with opened_store(settings) as store:
         source = source_of(settings)
         if source == EMBEDDED:
-            source = f"{EMBEDDED}-{code_version('iot_pipeline.teacher.analyst')}"
-        survey = Survey(
-            source, store, ledger.price_of if paid else lambda _: ledger.price_of(ledger.REFERENCE_MODEL),
-            settings.explanation_words, BatchLimits(tokens=settings.teacher_enqueued_tokens),
+            source = f"{EMBEDDED}-{code_version('iot_pipeline.embedded_teacher.analyst')}"
+        survey = CostEstimator(
+            source,
+            store,
+            pricing.price_of if paid else lambda _: pricing.price_of(pricing.REFERENCE_MODEL),
+            settings.explanation_words,
+            BatchLimits(tokens=settings.teacher_enqueued_tokens),
         )
         walk(survey, Lake(settings.lake_path, read_only=True), settings, say)
         spent = store.spent_usd() if store is not None else 0.0
@@ -96,7 +99,7 @@ def opened_store(settings: Settings) -> Iterator[Store | None]:
         yield store
 
 
-def walk(survey: Survey, lake: Lake, settings: Settings, say: Callable[[str], None]) -> None:
+def walk(survey: CostEstimator, lake: Lake, settings: Settings, say: Callable[[str], None]) -> None:
     """Have every asset that asks the teacher ask the survey, in the order in which a run would."""
     prompts = {track: prompt_file(settings, track) for track in {"original", *settings.tracks}}
 
@@ -123,7 +126,7 @@ def prompt_file(settings: Settings, track: str) -> PromptFile:
 def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:
     """Dollars: the cap, what is spent of it, and whether the rest will do."""
     usd = total.usd_batch if settings.teacher_via == "batch" else total.usd_requests
-    worst = total.worst_usd * (ledger.BATCH_FACTOR if settings.teacher_via == "batch" else 1)
+    worst = total.worst_usd * (pricing.BATCH_FACTOR if settings.teacher_via == "batch" else 1)
     left = max(0.0, settings.teacher_budget_usd - spent)
     return {
         "cap_usd": settings.teacher_budget_usd, "spent_usd": round(spent, 5), "left_usd": round(left, 5),
@@ -149,7 +152,7 @@ def assumed_seconds(settings: Settings) -> float:
     return EMBEDDED_SECONDS if settings.teacher == EMBEDDED else MODEL_SECONDS
 
 
-def basis(survey: Survey, paid: bool, seconds: float | None) -> list[str]:
+def basis(survey: CostEstimator, paid: bool, seconds: float | None) -> list[str]:
     """What the figures rest on, in words."""
     lines = []
     answers = {prompt: learned.answers for prompt, learned in survey.learned.items() if learned.answers}
@@ -162,7 +165,7 @@ def basis(survey: Survey, paid: bool, seconds: float | None) -> list[str]:
     if survey.drafted:
         lines.append(f"length of answers as the embedded rules would write them ({', '.join(sorted(survey.drafted))})")
     if not paid:
-        lines.append(f"nothing is billed by this teacher: dollars are what {ledger.REFERENCE_MODEL} would cost")
+        lines.append(f"nothing is billed by this teacher: dollars are what {pricing.REFERENCE_MODEL} would cost")
     if seconds is None:
         lines.append("seconds an answer assumed, none was timed yet")
     return lines

@@ -1,8 +1,4 @@
-"""`iot-pipeline explain`: a trained student names the class of flows in a file, and says why.
-
-Belongs here: from a file of flows to a file of answers. Does not belong here: reading flows (flows), the student
-(inference), what makes an explanation good (augmentation.answers).
-"""
+"""`iot-pipeline explain`: a trained student names the class of flows in a file, and says why."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ import numpy as np
 from iot_pipeline.augmentation.answers import check_answer
 from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.commands.checkpoint import find
-from iot_pipeline.defs.step import present_value
+from iot_pipeline.defs.recording import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.calibration import apply_temperature
 from iot_pipeline.flows.serialise import RankTable, texts
@@ -25,8 +21,8 @@ from iot_pipeline.flows.unlabelled import read_unlabelled
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.models.label_tokens import LABEL_LINE
 from iot_pipeline.settings import Settings
-from iot_pipeline.sft.label import LABEL_LINE
 from iot_pipeline.sft.tasks import asked
 
 Log = Callable[[str], None]
@@ -81,8 +77,10 @@ def named(
     scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, order, log=log)
     scores = apply_temperature(scores, temperature) if temperature is not None else scores
     if np.isnan(scores).any():
-        raise UserError(f"the student scores {int(np.isnan(scores).any(axis=1).sum()):,} of {len(scores):,} distinct "
-                        "flows as NaN: its weights are damaged; train it again, or fetch its base again")
+        raise UserError(
+            f"the student scores {int(np.isnan(scores).any(axis=1).sum()):,} of {len(scores):,} distinct "
+            "flows as NaN: its weights are damaged; train it again, or fetch its base again"
+        )
     return [
         {"class": spec.classes[best], "probability": round(float(np.exp(row[best])), 6)}
         for row, best in zip(scores, scores.argmax(axis=1), strict=True)

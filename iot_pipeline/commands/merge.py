@@ -1,8 +1,4 @@
-"""`iot-pipeline merge`: base and adapter of a checkpoint as one model, for programs that know no adapters.
-
-Belongs here: writing the folder. Does not belong here: finding the checkpoint (checkpoint.py), the merging
-(inference/student.py).
-"""
+"""`iot-pipeline merge`: base and adapter of a checkpoint as one model, for programs that know no adapters."""
 
 from __future__ import annotations
 

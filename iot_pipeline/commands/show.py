@@ -14,7 +14,7 @@ from rich.text import Text
 
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.execute import Outcome
-from iot_pipeline.defs.step import listeners
+from iot_pipeline.defs.recording import listeners
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import FOLLOWS, MANIFEST, ArtefactId, Lake
 from iot_pipeline.settings import Settings
@@ -27,9 +27,7 @@ class Progress:
     """Live table of a run. On a terminal it redraws; elsewhere (a log file, CI) it prints one line an event."""
 
     def __init__(self, planned: list[plan.Planned], quiet: bool) -> None:
-        self.states: dict[ArtefactId, tuple[str, str, float]] = {
-            p.artefact: ("waiting", "", 0.0) for p in planned
-        }
+        self.states: dict[ArtefactId, tuple[str, str, float]] = {p.artefact: ("waiting", "", 0.0) for p in planned}
         self.groups = {p.artefact: p.group for p in planned}
         # Dagster redirects standard output into its compute logs while an asset runs: keep a way past that.
         self._stream: TextIO = os.fdopen(os.dup(1), "w")
@@ -80,7 +78,9 @@ class Progress:
                     note = f"{text} s" if state == "done" else text
                     table.add_row(
                         Text(MARKS.get(state, "?"), style=STYLES.get(state, "")),
-                        Text(f"  {artefact}", style=STYLES.get(state, "")), spent, Text(note[:90], style="dim"),
+                        Text(f"  {artefact}", style=STYLES.get(state, "")),
+                        spent,
+                        Text(note[:90], style="dim"),
                     )
         spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._begin))
         return Group(table, Text(f"{spent} so far; stop with Ctrl-C, the next run goes on from there", style="dim"))
@@ -128,22 +128,32 @@ def _print_outcome(
         as_json: Whether to print JSON.
     """
     if as_json:
-        print(json.dumps({
-            "made": [str(a) for a in outcome.made],
-            "fresh": [str(a) for a in outcome.fresh],
-            "failed": [{"artefact": str(a), "reason": why} for a, why in outcome.failed],
-            "left": [str(a) for a in outcome.left],
-            "results": table,
-            "report": str(report) if report else None,
-        }, indent=1, allow_nan=False))
+        print(
+            json.dumps(
+                {
+                    "made": [str(a) for a in outcome.made],
+                    "fresh": [str(a) for a in outcome.fresh],
+                    "failed": [{"artefact": str(a), "reason": why} for a, why in outcome.failed],
+                    "left": [str(a) for a in outcome.left],
+                    "results": table,
+                    "report": str(report) if report else None,
+                },
+                indent=1,
+                allow_nan=False,
+            )
+        )
         return
     console = wide_console()
     for artefact, why in outcome.failed:
         console.print(Text(f"✘ {artefact}: {why}", style="bold red"))
     if outcome.failed:
         left = ", ".join(str(artefact) for artefact in outcome.left[:6]) + (", ..." if len(outcome.left) > 6 else "")
-        console.print(Text(f"stopped; {len(outcome.made)} made, {len(outcome.left)} left ({left}). Mend it and run "
-                           "again: what is made is not made twice."))
+        console.print(
+            Text(
+                f"stopped; {len(outcome.made)} made, {len(outcome.left)} left ({left}). Mend it and run "
+                "again: what is made is not made twice."
+            )
+        )
         return
     if table:
         console.print(results_table(table))
@@ -157,8 +167,16 @@ def _print_outcome(
         console.print(Text(f"Report: {report}"), soft_wrap=True)
 
 
-COLUMNS = ["model", "stage", "accuracy, distinct flows", "of AutoML", "ceiling", "macro-F1", "accuracy, rows",
-           "row ceiling"]
+COLUMNS = [
+    "model",
+    "stage",
+    "accuracy, distinct flows",
+    "of AutoML",
+    "ceiling",
+    "macro-F1",
+    "accuracy, rows",
+    "row ceiling",
+]
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
@@ -207,8 +225,14 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
         style = {"fresh": "green", "stale": "yellow", "missing": "dim"}[row["state"]]
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
         why = told_reasons(row["why"]) if row["state"] == "stale" else ""
-        table.add_row(Text(row["group"]), Text(row["artefact"]), Text(row["state"], style=style), row["made"] or "",
-                      seconds, Text(why))
+        table.add_row(
+            Text(row["group"]),
+            Text(row["artefact"]),
+            Text(row["state"], style=style),
+            row["made"] or "",
+            seconds,
+            Text(why),
+        )
     console = wide_console()
     console.print(table)
     counts = {state: sum(row["state"] == state for row in rows) for state in ("fresh", "stale", "missing")}

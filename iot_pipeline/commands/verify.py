@@ -30,5 +30,7 @@ def show(found: Verification, as_json: bool) -> None:
         return
     print(f"{counted}: all as their manifests say")
     if found.unsealed:
-        print(f"{found.unsealed} manifests were written by an earlier version, without a digest of themselves: an edit "
-              "of what they say beside files and versions cannot be seen")
+        print(
+            f"{found.unsealed} manifests were written by an earlier version, without a digest of themselves: an edit "
+            "of what they say beside files and versions cannot be seen"
+        )

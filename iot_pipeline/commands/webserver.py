@@ -84,9 +84,7 @@ def main() -> None:
     with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
         app = create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MS)
         # Pages keep a web socket open: without a limit the server waits for them after it was told to stop.
-        uvicorn.run(
-            LocalPagesOnly(app), host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=3
-        )
+        uvicorn.run(LocalPagesOnly(app), host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=3)
 
 
 if __name__ == "__main__":

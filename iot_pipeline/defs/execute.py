@@ -11,8 +11,8 @@ from pathlib import Path
 import dagster as dg
 
 from iot_pipeline.defs import plan
+from iot_pipeline.defs.recording import announce, verdicts
 from iot_pipeline.defs.run_monitoring import RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
-from iot_pipeline.defs.step import announce, verdicts
 from iot_pipeline.errors import UserError
 from iot_pipeline.interrupts import raise_if_told
 from iot_pipeline.lake.atomic import held, write_text
@@ -57,24 +57,30 @@ def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[pl
     recorded = plan.recorded_versions(instance, planned)
     found = [(p, lake.manifest(p.artefact)) for p in planned]
     made = [
-        (p, manifest) for p, manifest in found
-        if manifest is not None and not manifest.failed_blocking()
-        and recorded.get(p.artefact) != manifest.data_version
+        (p, manifest)
+        for p, manifest in found
+        if manifest is not None and not manifest.failed_blocking() and recorded.get(p.artefact) != manifest.data_version
     ]
     for p, manifest in made:
-        instance.report_runless_asset_event(dg.AssetMaterialization(
-            p.key, partition=p.artefact.partition or None,
-            description="recorded from its manifest: the process that made it was killed before it told Dagster",
-            metadata={"path": dg.MetadataValue.path(str(lake.folder(p.artefact)))},
-            tags={plan.DATA_VERSION: manifest.data_version, "dagster/code_version": manifest.code_version},
-        ))
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                p.key,
+                partition=p.artefact.partition or None,
+                description="recorded from its manifest: the process that made it was killed before it told Dagster",
+                metadata={"path": dg.MetadataValue.path(str(lake.folder(p.artefact)))},
+                tags={plan.DATA_VERSION: manifest.data_version, "dagster/code_version": manifest.code_version},
+            )
+        )
         for verdict in verdicts(manifest.checks):
             instance.report_runless_asset_event(dg.AssetCheckEvaluation(p.key, **verdict))
     return len(made)
 
 
 def execute(
-    definitions: dg.Definitions, settings: Settings, planned: list[plan.Planned], force: bool = False,
+    definitions: dg.Definitions,
+    settings: Settings,
+    planned: list[plan.Planned],
+    force: bool = False,
     accept_code: bool = False,
 ) -> Outcome:
     """Make what is stale, upstream first, and stop at the first failure (what is made stays, and is not redone).
@@ -114,7 +120,11 @@ def execute(
 
 
 def _run(
-    job: dg.JobDefinition, instance: dg.DagsterInstance, lake: Lake, todo: list[plan.Planned], outcome: Outcome,
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    lake: Lake,
+    todo: list[plan.Planned],
+    outcome: Outcome,
     run_id: str,
 ) -> None:
     """Execute one Dagster run for artefacts of one partition.
@@ -142,9 +152,7 @@ def _run(
     raise_if_told()
     done = {event.asset_key for event in result.get_asset_materialization_events()}
     errors = {
-        event.step_key: _sentence(event)
-        for event in result.all_events
-        if event.is_step_failure and event.step_key
+        event.step_key: _sentence(event) for event in result.all_events if event.is_step_failure and event.step_key
     }
     if not result.success and not errors:  # the run itself failed, no step of it: a locked or full event log
         reasons = [event.message for event in result.all_events if event.is_failure and event.message]
@@ -156,7 +164,7 @@ def _run(
             outcome.failed.append((p.artefact, errors[step_key]))
         elif p.key not in done:
             outcome.left.append(p.artefact)
-        elif manifest is not None and (failed := manifest.told_failures()):
+        elif manifest is not None and (failed := manifest.describe_failures()):
             outcome.failed.append((p.artefact, f"blocking check did not pass: {failed}"))
         else:
             outcome.made.append(p.artefact)

@@ -1,7 +1,5 @@
 """The two partition axes, stage and track, and how one asset's partitions follow from another's.
 
-Belongs here: partition definitions and mappings. Does not belong here: which partitions a run makes (plan.py).
-
 Every asset that has a track is partitioned by stage x track, `original` with the one track `original` and so
 on: keys look the same across the graph (`10K|paraphrased`), and a mapping can say exactly which partitions
 feed which, so that an edited paraphrase prompt leaves the other two tracks alone.
@@ -33,9 +31,7 @@ def only(key: str, to: str | None = None) -> dg.StaticPartitionMapping:
 
 
 def grid_dep(
-    asset: str | list[str],
-    stage: dg.PartitionMapping = SAME,
-    track: dg.PartitionMapping = SAME,
+    asset: str | list[str], stage: dg.PartitionMapping = SAME, track: dg.PartitionMapping = SAME
 ) -> dg.AssetDep:
     """Dependency of a stage x track asset on another one, axis by axis."""
     return dg.AssetDep(

@@ -1,7 +1,4 @@
-"""What a run makes, in which order, and which of it is already there.
-
-Belongs here: choosing partitions, ordering, freshness by manifest. Does not belong here: executing (execute.py).
-"""
+"""What a run makes, in which order, and which of it is already there."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline.defs.partitions import STAGES, stages_up_to
-from iot_pipeline.defs.step import present_value
+from iot_pipeline.defs.recording import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import FOLLOWS, ArtefactId, Lake
 from iot_pipeline.settings import Settings
@@ -118,7 +115,10 @@ def _as_root(artefact: ArtefactId, reason: str) -> str:
 
 
 def _reasons(
-    lake: Lake, planned: Planned, accept_code: bool, present: Callable[[str], Any],
+    lake: Lake,
+    planned: Planned,
+    accept_code: bool,
+    present: Callable[[str], Any],
     ahead: Mapping[ArtefactId, Sequence[str]] = MappingProxyType({}),
 ) -> list[str]:
     version = planned.code_version

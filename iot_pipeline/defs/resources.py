@@ -1,8 +1,4 @@
-"""Resources: the lake, the teacher, the trainer. One interface each; what stands behind is the settings' choice.
-
-Belongs here: lifecycles of outside things (a server process, a training process). Does not belong here: the engine
-and the payload themselves (iot_pipeline.teacher, iot_pipeline.training).
-"""
+"""Resources: the lake, the teacher, the trainer. One interface each; what stands behind is the settings' choice."""
 
 import contextlib
 import json
@@ -17,16 +13,16 @@ from typing import Any
 
 import dagster as dg
 
-from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.check import check_base
-from iot_pipeline.teacher.connect import open_teacher
-from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import EMBEDDED, EMBEDDED_MODEL, is_embedded
-from iot_pipeline.training.base_payload import RESULT, BaseConfig
+from iot_pipeline.teacher_factory import open_teacher
+from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, finished
+from iot_pipeline.training.gpu_locks import cards_here, leased
 from iot_pipeline.training.launch import BUILD_BASE, LAUNCHERS, command, environment
-from iot_pipeline.training.lease import cards_here, leased
 from iot_pipeline.training.reporter import describe_progress
 
 TINY = "tiny"  # the base that is built here
@@ -45,7 +41,7 @@ class TeacherResource(dg.ConfigurableResource):
         if step.unrecorded.base_model != TINY:
             check_base(step.unrecorded.base_model)
         # Recorded: who answers decides what, the embedded one by its rules. Limits, budget and store do not.
-        edition = step.code("iot_pipeline.teacher.analyst") if step.settings.teacher == EMBEDDED else ""
+        edition = step.code("iot_pipeline.embedded_teacher.analyst") if step.settings.teacher == EMBEDDED else ""
         with open_teacher(step.unrecorded, step.log, edition) as engine:
             step.provenance |= {"teacher": engine.source, "via": engine.via}
             yield engine
@@ -58,13 +54,20 @@ def usage_of(engine: Teacher) -> dict[str, Any]:
     """What the latest `ask` sent and what it cost, as metadata under the names that dagster-openai uses."""
     answering = EMBEDDED_MODEL if is_embedded(engine.source) else "+".join(engine.models)  # whatever it was asked as
     told, name = engine.summary, f"openai.{answering}"
-    return {
-        f"{name}.calls": told.attempts, f"{name}.prompt_tokens": told.prompt_tokens,
-        f"{name}.completion_tokens": told.completion_tokens,
-        f"{name}.total_tokens": told.prompt_tokens + told.completion_tokens, f"{name}.usd": told.usd,
-        f"{name}.failed": told.failed(), f"{name}.cached_answers": told.cached,
-        f"{name}.outcomes": dg.MetadataValue.json(told.outcomes),
-    } if engine.models else {}
+    return (
+        {
+            f"{name}.calls": told.attempts,
+            f"{name}.prompt_tokens": told.prompt_tokens,
+            f"{name}.completion_tokens": told.completion_tokens,
+            f"{name}.total_tokens": told.prompt_tokens + told.completion_tokens,
+            f"{name}.usd": told.usd,
+            f"{name}.failed": told.failed(),
+            f"{name}.cached_answers": told.cached,
+            f"{name}.outcomes": dg.MetadataValue.json(told.outcomes),
+        }
+        if engine.models
+        else {}
+    )
 
 
 class TrainerResource(dg.ConfigurableResource):
@@ -108,15 +111,23 @@ class TrainerResource(dg.ConfigurableResource):
         return report
 
     def _run(
-        self, step: Step, argv: list[str], variables: dict[str, str], out: Path,
+        self,
+        step: Step,
+        argv: list[str],
+        variables: dict[str, str],
+        out: Path,
         lease: contextlib.AbstractContextManager[list[str]],
     ) -> None:
         """Run a payload to its end on leased cards and in a process group of its own, handing on its progress."""
-        with lease as cards, dg.open_pipes_session(
-            context=step.context,
-            context_injector=dg.PipesTempFileContextInjector(),
-            message_reader=dg.PipesTempFileMessageReader(),
-        ) as session, (out / "output.txt").open("w") as output:
+        with (
+            lease as cards,
+            dg.open_pipes_session(
+                context=step.context,
+                context_injector=dg.PipesTempFileContextInjector(),
+                message_reader=dg.PipesTempFileMessageReader(),
+            ) as session,
+            (out / "output.txt").open("w") as output,
+        ):
             if cards:
                 variables |= {"CUDA_VISIBLE_DEVICES": ",".join(cards)}
             process = subprocess.Popen(

@@ -1,8 +1,4 @@
-"""How assets turn flows into the text that teacher, student and evaluation all see.
-
-Belongs here: picking serialisation, scales and rank table from the lake. Does not belong here: printing
-(flows.serialise).
-"""
+"""How assets turn flows into the text that teacher, student and evaluation all see."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,8 +6,8 @@ from functools import partial
 
 import pandas as pd
 
-from iot_pipeline.defs.step import Step
-from iot_pipeline.flows.pool import evaluation_groups
+from iot_pipeline.defs.recording import Step
+from iot_pipeline.flows.dataset import evaluation_groups
 from iot_pipeline.flows.scaling import prompts
 from iot_pipeline.flows.serialise import RankTable, flow_writer, texts
 from iot_pipeline.flows.spec import DatasetSpec, Scale

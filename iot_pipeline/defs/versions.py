@@ -1,7 +1,5 @@
 """Code versions: a digest of the code that an artefact is made by, so that changed code makes it stale by itself.
 
-Belongs here: which code counts, and its digest. Does not belong here: what becomes of a stale artefact (plan.py).
-
 A version written by hand was forgotten: in its first week `quality` kept "2" through four changes of what it counts.
 """
 
@@ -16,10 +14,24 @@ ROOT = Path(__file__).resolve().parents[1]
 # What carries artefacts about without deciding what is in them. Reporting counts for the group report alone:
 # elsewhere it draws figures, which are no part of an artefact's content.
 PLUMBING = tuple(
-    f"{PACKAGE}.{name}" for name in (
-        "cli", "commands", "definitions", "errors", "lake", "settings", "defs.automation", "defs.execute",
-        "defs.partitions", "defs.plan", "defs.resources", "defs.step", "defs.versions",
-        "training.launch", "training.lease", "training.reporter",
+    f"{PACKAGE}.{name}"
+    for name in (
+        "cli",
+        "commands",
+        "definitions",
+        "errors",
+        "lake",
+        "settings",
+        "defs.automation",
+        "defs.execute",
+        "defs.partitions",
+        "defs.plan",
+        "defs.resources",
+        "defs.step",
+        "defs.versions",
+        "training.launch",
+        "training.lease",
+        "training.reporter",
     )
 )
 REPORTING = f"{PACKAGE}.reporting"
@@ -41,8 +53,10 @@ def code_version(*modules: str) -> str:
 @cache
 def closure(entries: frozenset[str]) -> frozenset[str]:
     """`entries` and every module of the project that they import, directly or through others."""
-    skipped = PLUMBING if any(entry.startswith((REPORTING, f"{PACKAGE}.defs.report")) for entry in entries) else (
-        *PLUMBING, REPORTING
+    skipped = (
+        PLUMBING
+        if any(entry.startswith((REPORTING, f"{PACKAGE}.defs.report")) for entry in entries)
+        else (*PLUMBING, REPORTING)
     )
     found: set[str] = set()
     waiting = list(entries)

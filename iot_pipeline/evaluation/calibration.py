@@ -1,7 +1,4 @@
-"""Temperature scaling: one number, fitted on the calibration side, for honest probabilities.
-
-Belongs here: fitting and applying. Does not belong here: measuring calibration (metrics.py).
-"""
+"""Temperature scaling: one number, fitted on the calibration side, for honest probabilities."""
 
 from __future__ import annotations
 

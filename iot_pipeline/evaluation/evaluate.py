@@ -1,7 +1,4 @@
-"""One evaluation for every predictor, student or baseline: three views, each with ceiling and interval.
-
-Belongs here: putting views, metrics, intervals, calibration together. Does not belong here: their formulas.
-"""
+"""One evaluation for every predictor, student or baseline: three views, each with ceiling and interval."""
 
 from __future__ import annotations
 
@@ -49,9 +46,7 @@ def evaluate_predictions(
         result["share_of_ceiling"] = result["accuracy"] / ceiling
         result["intervals"] = bounds[view]
         if temperature is not None:
-            scaled = score(
-                side.label, apply_temperature(log_probs, temperature)[side.group], weight, side.classes
-            )
+            scaled = score(side.label, apply_temperature(log_probs, temperature)[side.group], weight, side.classes)
             result["calibrated"] = {key: scaled[key] for key in ("log_loss", "brier", "ece", "reliability")}
         views[view] = result
     return {

@@ -1,8 +1,4 @@
-"""Quality of explanations by rule, for student and teacher alike: every claim is held against its own flow.
-
-Belongs here: shares of true claims over many answers. Does not belong here: how an answer is read and what a
-teacher's answer must fulfil (augmentation/answers.py), judgement of usefulness (people).
-"""
+"""Quality of explanations by rule, for student and teacher alike: every claim is held against its own flow."""
 
 from __future__ import annotations
 
@@ -39,9 +35,7 @@ def explanation_quality(
     direction that nothing can decide counts as false. `ended`: whether the answer ended with end-of-text.
     Returns {items: [...], aggregate: {...}}; a share with nothing to measure is None.
     """
-    if not len(flow_texts) == len(answers) == len(labels) or (
-        ended is not None and len(ended) != len(answers)
-    ):
+    if not len(flow_texts) == len(answers) == len(labels) or (ended is not None and len(ended) != len(answers)):
         raise UserError("explanations need one flow text, one answer and one label each")
     items = [
         judge(text, answer, label, classes, ranks, standardised)

@@ -1,7 +1,4 @@
-"""Uncertainty: cluster bootstrap by flow group, paired differences, McNemar test on distinct flows.
-
-Belongs here: resampling and tests. Does not belong here: point metrics (metrics.py).
-"""
+"""Uncertainty: cluster bootstrap by flow group, paired differences, McNemar test on distinct flows."""
 
 from __future__ import annotations
 
@@ -18,9 +15,7 @@ RESAMPLES = 1_000
 _BLOCK_BYTES = 64 * 2**20  # resample weights held at once
 
 
-def intervals(
-    side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES
-) -> dict[str, dict[str, Any]]:
+def intervals(side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES) -> dict[str, dict[str, Any]]:
     """95 % percentile intervals of accuracy and macro-F1 per view: {view: {metric: [low, high]}}.
 
     predicted: [n_groups] class index. Whole groups are drawn with replacement (a group's rows share their
@@ -55,10 +50,7 @@ def intervals(
             accuracy = hit.sum(axis=1) / support.sum(axis=1)
             f1 = np.where(support > 0, 2 * hit / (support + guessed), np.nan)
         kept = support.sum(axis=1) > 0  # a tiny side can draw no clean group at all
-        result[view] = {
-            "accuracy": _interval(accuracy[kept]),
-            "macro_f1": _interval(np.nanmean(f1[kept], axis=1)),
-        }
+        result[view] = {"accuracy": _interval(accuracy[kept]), "macro_f1": _interval(np.nanmean(f1[kept], axis=1))}
     return result
 
 

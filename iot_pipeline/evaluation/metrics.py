@@ -1,7 +1,4 @@
-"""Weighted classification metrics of one view: accuracy, per class, confusion, log-loss, Brier, ECE.
-
-Belongs here: arrays in, numbers out. Does not belong here: intervals (intervals.py), views (views.py).
-"""
+"""Weighted classification metrics of one view: accuracy, per class, confusion, log-loss, Brier, ECE."""
 
 from __future__ import annotations
 
@@ -62,9 +59,7 @@ def brier(true: Ints, log_probs: Floats, weight: Floats) -> float:
     return float(np.average((distance**2).sum(axis=1), weights=weight))
 
 
-def reliability(
-    confidence: Floats, correct: Floats, weight: Floats, bins: int = ECE_BINS
-) -> list[dict[str, float]]:
+def reliability(confidence: Floats, correct: Floats, weight: Floats, bins: int = ECE_BINS) -> list[dict[str, float]]:
     """Equal-mass confidence bins: weight, mean confidence, accuracy. Equal confidences share one bin."""
     value, position = np.unique(confidence, return_inverse=True)
     mass = np.bincount(position, weights=weight)
@@ -112,8 +107,7 @@ def score(true: Ints, log_probs: Floats, weight: Floats, classes: tuple[str, ...
         "records": len(true),
         "confusion": matrix.tolist(),
         "per_class": {
-            name: {key: float(values[index]) for key, values in by_class.items()}
-            for index, name in enumerate(classes)
+            name: {key: float(values[index]) for key, values in by_class.items()} for index, name in enumerate(classes)
         },
     }
 

@@ -1,7 +1,4 @@
-"""Predictions on disk: one row a flow group, one log-probability a class.
-
-Belongs here: writing and reading predictions.parquet. Does not belong here: scoring them.
-"""
+"""Predictions on disk: one row a flow group, one log-probability a class."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""The three views of a test side: weight of each record, and the ceiling that label conflicts set.
-
-Belongs here: weights and ceilings. Does not belong here: anything that looks at predictions (metrics.py).
-"""
+"""The three views of a test side: weight of each record, and the ceiling that label conflicts set."""
 
 from __future__ import annotations
 
@@ -50,9 +47,7 @@ def read_side(records: pa.Table | pd.DataFrame, classes: list[str], side: str | 
     if side is not None:
         frame = frame[frame["side"] == side]
     if not len(frame):
-        raise UserError(
-            f"the {side or 'given'} side of the split has no record; use more rows or another seed"
-        )
+        raise UserError(f"the {side or 'given'} side of the split has no record; use more rows or another seed")
     frame = frame.sort_values(["flow_group", "label"])
     group_ids, group = np.unique(frame["flow_group"].to_numpy(dtype=object), return_inverse=True)
     label = pd.Categorical(frame["label"], categories=classes).codes.astype(np.int64)
@@ -77,11 +72,7 @@ def read_side(records: pa.Table | pd.DataFrame, classes: list[str], side: str | 
 
 def view_weights(rows: Floats, group_rows: Floats) -> dict[str, Floats]:
     """Weight of each record [n] in each view, from its rows and the rows of its group."""
-    return {
-        "row": rows,
-        "distinct": rows / group_rows,
-        "clean": (rows == group_rows).astype(np.float64),
-    }
+    return {"row": rows, "distinct": rows / group_rows, "clean": (rows == group_rows).astype(np.float64)}
 
 
 def _ceiling(group: npt.NDArray[Any], weight: Floats) -> float | None:

@@ -1,7 +1,4 @@
-"""Raw table -> flows.parquet: derive the features, validate every row, map labels, add the flow group.
-
-Belongs here: what makes a row a flow. Does not belong here: files (source.py), printing (serialise.py).
-"""
+"""Raw table -> flows.parquet: derive the features, validate every row, map labels, add the flow group."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import duckdb
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import values_text_sql
 from iot_pipeline.flows.spec import MOST_CLASSES, DatasetSpec
-from iot_pipeline.flows.tables import connect, identifier, literal, scan, write_query
+from iot_pipeline.flows.sql import connect, identifier, literal, scan, write_query
 
 LABEL_COPY = re.compile("label|class|attack|categor|traffic", re.IGNORECASE)
 
@@ -113,9 +110,7 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, wo
         identifier(column) if column in words else f"TRY_CAST({identifier(column)} AS DOUBLE) AS {identifier(column)}"
         for column in used
     )
-    derived = ", ".join(
-        f"TRY_CAST({feature.sql} AS DOUBLE) AS {identifier(feature.name)}" for feature in spec.features
-    )
+    derived = ", ".join(f"TRY_CAST({feature.sql} AS DOUBLE) AS {identifier(feature.name)}" for feature in spec.features)
     comma = ", " if used else ""
     try:
         connection.execute(
@@ -123,9 +118,7 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, wo
             f"CAST({identifier(spec.label_column)} AS VARCHAR) AS source_label "
             f"FROM {scan(raw, ', file_row_number = true')}"
         )
-        connection.execute(
-            f"CREATE TEMP TABLE featured AS SELECT source_row, source_label, {derived} FROM cells"
-        )
+        connection.execute(f"CREATE TEMP TABLE featured AS SELECT source_row, source_label, {derived} FROM cells")
     except duckdb.Error as error:
         told = f" (text, not numbers: {', '.join(sorted(words))})" if words else ""
         raise UserError(
@@ -192,9 +185,7 @@ def check_label_copies(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec,
                 )
 
 
-def label_pairs(
-    connection: duckdb.DuckDBPyConnection, table: str, label: str, column: str
-) -> tuple[int, int, int]:
+def label_pairs(connection: duckdb.DuckDBPyConnection, table: str, label: str, column: str) -> tuple[int, int, int]:
     """Count distinct (label, value) pairs, labels, and values of a column in a table expression."""
     pairs, labels, values = connection.execute(
         f"SELECT count(*), count(DISTINCT l), count(DISTINCT v) FROM (SELECT DISTINCT {identifier(label)} AS l, "
@@ -204,7 +195,11 @@ def label_pairs(
 
 
 def sort_out(
-    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, limit: float, rows_in: int, words: set[str],
+    connection: duckdb.DuckDBPyConnection,
+    spec: DatasetSpec,
+    limit: float,
+    rows_in: int,
+    words: set[str],
     lost_lines: int,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Count rejected rows by reason and left-out rows by class; UserError if too many are rejected."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from iot_pipeline.flows.tables import connect
+from iot_pipeline.flows.sql import connect
 
 MOST_CHARACTERS = 4_000
 # Nested operators; a sum of 100 columns has 100.

@@ -1,8 +1,4 @@
-"""Scaling fitted on the train pool: z-scores whose mean and deviation no evaluation flow had a part in.
-
-Belongs here: fitting the scales, and keeping flows that a scale makes read alike on one side. Does not belong here:
-dealing (split.py), printing (serialise.py), scaling that the publisher did (`scaling: given`).
-"""
+"""Scaling fitted on the train pool: z-scores whose mean and deviation no evaluation flow had a part in."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from iot_pipeline.flows.pool import distinct_flows
+from iot_pipeline.flows.dataset import distinct_flows
 from iot_pipeline.flows.serialise import RankTable, fit_ranks, group_id, texts
 from iot_pipeline.flows.spec import DatasetSpec, Scale
 from iot_pipeline.lake.atomic import write_table

@@ -1,7 +1,4 @@
-"""Flow to text and back: printing of values, the serialisations `values`, `ranked` and `compact`, the flow group id.
-
-Belongs here: every rule of how a flow reads, in Python and in SQL. Does not belong here: prompts and answers.
-"""
+"""Flow to text and back: printing of values, the serialisations `values`, `ranked` and `compact`, the flow group id."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, Format
-from iot_pipeline.flows.tables import connect, identifier, literal, scan
+from iot_pipeline.flows.sql import connect, identifier, literal, scan
 
 # values: `name: value` a line; ranked: `name: value pNN`; compact: `fwd_iat tot -.117 avg -.199`, a family a line.
 SERIALISATIONS = ("values", "ranked", "compact")
@@ -50,9 +47,7 @@ def printer(spec: DatasetSpec) -> Callable[[str, float], str]:
     scales = spec.fitted_scales
     if not scales:
         return lambda name, value: printed(spec.format, value)
-    return lambda name, value: printed(
-        spec.format, scales[name].from_raw(float(printed(spec.format, value)))
-    )
+    return lambda name, value: printed(spec.format, scales[name].from_raw(float(printed(spec.format, value))))
 
 
 def values_text(spec: DatasetSpec, values: Sequence[float]) -> str:
@@ -76,10 +71,7 @@ def printed_sql(form: Format, expression: str) -> str:
     text = f"printf('%.{form.decimals}f', {expression})"
     zero = f"{0:.{form.decimals}f}"
     huge = f"printf('%.6e', {expression})"
-    return (
-        f"CASE WHEN abs({expression}) >= {HUGE!r} THEN {huge} "
-        f"WHEN {text} = '-{zero}' THEN '{zero}' ELSE {text} END"
-    )
+    return f"CASE WHEN abs({expression}) >= {HUGE!r} THEN {huge} WHEN {text} = '-{zero}' THEN '{zero}' ELSE {text} END"
 
 
 def values_text_sql(spec: DatasetSpec) -> str:
@@ -133,9 +125,7 @@ def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
         )
         rows = connection.execute("SELECT count(*) FROM pool").fetchall()[0][0]
         if rows == 0:
-            raise UserError(
-                f"{records.name} has no flow on the train side, so there is nothing to rank against."
-            )
+            raise UserError(f"{records.name} has no flow on the train side, so there is nothing to rank against.")
         values: dict[str, list[float]] = {}
         cumulative: dict[str, list[int]] = {}
         for name in spec.feature_names:
@@ -191,7 +181,8 @@ def leads(names: Sequence[str], serialisation: str) -> tuple[str, ...]:
         raise UserError(f"unknown serialisation {serialisation!r}; use one of {', '.join(SERIALISATIONS)}.")
     lines = [[f"{name}: "] for name in names] if serialisation != "compact" else _families(names)
     return tuple(
-        lead if place or not number else f"\n{lead}" for number, line in enumerate(lines)
+        lead if place or not number else f"\n{lead}"
+        for number, line in enumerate(lines)
         for place, lead in enumerate(line)
     )
 

@@ -1,8 +1,4 @@
-"""The source as delivered -> Parquet: CSV, CSV in zip or gz, Parquet, one file, several or a glob.
-
-Belongs here: opening files, checking that they are tables. Does not belong here: fetching URLs (remote.py), labels,
-features (build.py).
-"""
+"""The source as delivered -> Parquet: CSV, CSV in zip or gz, Parquet, one file, several or a glob."""
 
 from __future__ import annotations
 
@@ -28,9 +24,9 @@ import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.csv_lines import count_lines
-from iot_pipeline.flows.remote import fetch, is_url
+from iot_pipeline.flows.download import fetch, is_url
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.tables import connect, identifier, literal, scan, write_query
+from iot_pipeline.flows.sql import connect, identifier, literal, scan, write_query
 from iot_pipeline.lake.atomic import sha256_file
 
 DELIMITERS = ",;\t|"
@@ -65,7 +61,10 @@ class SourceReport:
 
 
 def read_source(
-    spec: DatasetSpec, source: str, out: Path, log: Callable[[str], None] | None = None,
+    spec: DatasetSpec,
+    source: str,
+    out: Path,
+    log: Callable[[str], None] | None = None,
     max_rejected_share: float = 0.01,
 ) -> SourceReport:
     """Read `source` (path, URL, glob, or several of them separated by commas) into one Parquet file `out`.
@@ -98,9 +97,7 @@ def read_source(
                 lost += rejected_lines(connection, name, part)
                 if columns and set(found) != set(columns):
                     differing = sorted(set(found) ^ set(columns))
-                    raise UserError(
-                        f"{name} has other columns than {files[0].name}: {', '.join(differing[:5])}."
-                    )
+                    raise UserError(f"{name} has other columns than {files[0].name}: {', '.join(differing[:5])}.")
                 columns = columns or found
                 parts.append(part)
         if log is not None:
@@ -177,20 +174,17 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
         matches = [part] if os.path.exists(part) else sorted(glob.glob(part, recursive=True))  # noqa: PTH110
         if not matches and after_url:
             # It may be the rest of a URL, and that may be secret.
-            raise UserError("what follows the comma after a URL of the source does not exist: write %2C for a comma "
-                            "within a URL.")
-        if not matches:
             raise UserError(
-                f"the source {part!r} does not exist: give a CSV, zip, gz or Parquet file, or a glob."
+                "what follows the comma after a URL of the source does not exist: write %2C for a comma within a URL."
             )
+        if not matches:
+            raise UserError(f"the source {part!r} does not exist: give a CSV, zip, gz or Parquet file, or a glob.")
         found.extend(Path(match) for match in matches)
     if not found:
         raise UserError("the source is empty: give a CSV, zip, gz or Parquet file, or a glob.")
     for path in found:
         if not path.is_file():
-            raise UserError(
-                f"the source {path.name!r} is not a file: give files, or a glob such as folder/*.csv."
-            )
+            raise UserError(f"the source {path.name!r} is not a file: give files, or a glob such as folder/*.csv.")
     for path in found:
         if not os.access(path, os.R_OK):
             raise UserError(f"the source {path.name!r} may not be read: check its permissions.")
@@ -215,14 +209,7 @@ def unpack(file: Path, folder: Path, skipped: list[str] | None = None) -> list[t
             with gzip.open(file, "rb") as incoming, plain.open("wb") as outgoing:
                 shutil.copyfileobj(incoming, outgoing, 1 << 20)
             return [(file.name, plain)]
-    except (
-        zipfile.BadZipFile,
-        gzip.BadGzipFile,
-        EOFError,
-        zlib.error,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{file.name} cannot be unpacked: {error}.") from error
     return [(file.name, file)]
 
@@ -322,9 +309,7 @@ def check_columns(needed: Sequence[str], name: str, columns: list[str]) -> None:
     missing = [column for column in needed if column not in columns]
     if missing:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        raise UserError(
-            f"{name} lacks {len(missing)} of the columns that the data set needs: {shown}."
-        )
+        raise UserError(f"{name} lacks {len(missing)} of the columns that the data set needs: {shown}.")
 
 
 def typed_query(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> str:
@@ -339,9 +324,7 @@ def typed_query(connection: duckdb.DuckDBPyConnection, table: str, columns: list
             for kind in ("DOUBLE", "BIGINT"):
                 extra = f" OR contains({identifier(column)}, '.') OR contains(lower({identifier(column)}), 'e')"
                 extra = extra if kind == "BIGINT" else ""
-                tests.append(
-                    f"count(*) FILTER ({there} AND (TRY_CAST({identifier(column)} AS {kind}) IS NULL{extra}))"
-                )
+                tests.append(f"count(*) FILTER ({there} AND (TRY_CAST({identifier(column)} AS {kind}) IS NULL{extra}))")
             tests.append(f"count(*) FILTER ({there})")
         counts = connection.execute(f"SELECT {', '.join(tests)} FROM {table}").fetchall()[0]
         for index, column in enumerate(texts):

@@ -1,7 +1,4 @@
-"""What a data set is: its columns, labels, features, scale and published facts, read from one YAML file.
-
-Belongs here: the typed spec and its loading. Does not belong here: reading data (source.py, build.py).
-"""
+"""What a data set is: its columns, labels, features, scale and published facts, read from one YAML file."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.expression import parse_expression
-from iot_pipeline.flows.tables import identifier
+from iot_pipeline.flows.sql import identifier
 from iot_pipeline.lake.yaml_reader import read_yaml
 
 DATASETS = Path(__file__).parent.parent / "datasets"
@@ -207,9 +204,7 @@ class DatasetSpec(Strict):
         for feature in self.features:
             if feature.name == name:
                 return feature
-        raise UserError(
-            f"data set {self.name} has no feature {name!r}; it has {', '.join(self.feature_names)}."
-        )
+        raise UserError(f"data set {self.name} has no feature {name!r}; it has {', '.join(self.feature_names)}.")
 
 
 def check_names(names: list[str]) -> None:
@@ -233,8 +228,10 @@ def check_texts(texts: list[tuple[str, str]]) -> None:
     """
     for what, text in texts:
         if token := CHAT_TOKEN.search(text):
-            raise ValueError(f"{what} has {token[0]!r} in it, which a tokenizer may read as a control token: write it "
-                             "without brackets")
+            raise ValueError(
+                f"{what} has {token[0]!r} in it, which a tokenizer may read as a control token: write it "
+                "without brackets"
+            )
         if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in text):
             raise ValueError(f"{what} has a line break or another control character in it: {text!r}")
 
@@ -297,9 +294,7 @@ def read_specs(name_or_path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
             raise UserError(f"{found[0][0].name}: extends: more than {MOST_EXTENDS} files extend one another.")
         content = read_yaml(path)
         if not isinstance(content, dict):
-            raise UserError(
-                f"{path.name} does not describe a data set: it must be a mapping with name, features, ..."
-            )
+            raise UserError(f"{path.name} does not describe a data set: it must be a mapping with name, features, ...")
         found.append((path, content))
         following = content.get("extends")
     return found

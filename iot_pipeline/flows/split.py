@@ -1,9 +1,4 @@
-"""The leak-free split by flow group, and the nested order of the train pool.
-
-Belongs here: who is in train, validation, calibration and test, and what comes first. Does not belong here:
-the rule that deals (deal.py), measuring leakage
-(package quality).
-"""
+"""The leak-free split by flow group, and the nested order of the train pool."""
 
 from __future__ import annotations
 
@@ -18,8 +13,8 @@ import duckdb
 import pyarrow as pa
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.deal import SIDES, deal_class
-from iot_pipeline.flows.tables import connect, scan, write_query
+from iot_pipeline.flows.assign_groups import SIDES, assign_class
+from iot_pipeline.flows.sql import connect, scan, write_query
 
 FRACTIONS: Mapping[str, float] = {"train": 0.80, "validation": 0.05, "calibration": 0.05, "test": 0.10}
 STAGES: Mapping[str, int | None] = {"10K": 10_000, "30K": 30_000, "70K": 70_000, "150K": 150_000, "ALL": None}
@@ -56,9 +51,7 @@ class OrderReport:
     stages: dict[str, tuple[int, int, int | None]]
 
 
-def split_by_group(
-    flows: Path, out: Path, seed: int = 42, fractions: Mapping[str, float] = FRACTIONS
-) -> SplitReport:
+def split_by_group(flows: Path, out: Path, seed: int = 42, fractions: Mapping[str, float] = FRACTIONS) -> SplitReport:
     """Deal flow groups to sides; write records.parquet (flow_group, label, rows, group_rows, side, row_id).
 
     The groups of a class are walked largest power of two first, within it in the order of
@@ -66,14 +59,8 @@ def split_by_group(
     A group with conflicting labels is dealt whole, by its majority label (ties: the first by name).
     Raises UserError if the fractions are not one positive share for each side, 1 in sum.
     """
-    if (
-        set(fractions) != set(SIDES)
-        or min(fractions.values()) <= 0
-        or abs(sum(fractions.values()) - 1) > 1e-9
-    ):
-        raise UserError(
-            f"split fractions must be a positive share for each of {', '.join(SIDES)} and sum to 1."
-        )
+    if set(fractions) != set(SIDES) or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
+        raise UserError(f"split fractions must be a positive share for each of {', '.join(SIDES)} and sum to 1.")
     with connect(flows) as connection:
         connection.execute(f"""
             CREATE TEMP TABLE records AS
@@ -103,7 +90,7 @@ def deal(connection: duckdb.DuckDBPyConnection, fractions: Mapping[str, float]) 
     walk = connection.execute("SELECT majority, group_rows FROM walk ORDER BY place").fetchall()
     sides: list[str] = []
     for _, groups in itertools.groupby(walk, key=itemgetter(0)):
-        sides += deal_class([size for _, size in groups], fractions)
+        sides += assign_class([size for _, size in groups], fractions)
     return pa.table({"place": pa.array(range(len(sides)), pa.int64()), "side": sides})
 
 
@@ -126,9 +113,11 @@ def split_report(records: Path, seed: int, fractions: Mapping[str, float] = FRAC
             "SELECT side, majority, count(DISTINCT flow_group) FROM parts GROUP BY ALL ORDER BY ALL"
         ).fetchall():
             groups[side][label] = int(number)
-        conflicts = dict(connection.execute(
-            "SELECT side, count(DISTINCT flow_group) FROM parts WHERE labels > 1 GROUP BY side"
-        ).fetchall())
+        conflicts = dict(
+            connection.execute(
+                "SELECT side, count(DISTINCT flow_group) FROM parts WHERE labels > 1 GROUP BY side"
+            ).fetchall()
+        )
     total = {label: sum(rows[side].get(label, 0) for side in SIDES) for side in SIDES for label in rows[side]}
     return SplitReport(
         seed=seed,
@@ -138,9 +127,7 @@ def split_report(records: Path, seed: int, fractions: Mapping[str, float] = FRAC
         rows_by_class=rows,
         groups_by_class=groups,
         conflicting_groups={side: conflicts.get(side, 0) for side in SIDES},
-        row_ceiling={
-            side: sum(right[side].values()) / sum(rows[side].values()) for side in SIDES if rows[side]
-        },
+        row_ceiling={side: sum(right[side].values()) / sum(rows[side].values()) for side in SIDES if rows[side]},
         by_class={
             side: {
                 label: {
@@ -156,9 +143,7 @@ def split_report(records: Path, seed: int, fractions: Mapping[str, float] = FRAC
     )
 
 
-def order_training(
-    flows: Path, records: Path, out: Path, seed: int = 42, order: str = "natural"
-) -> OrderReport:
+def order_training(flows: Path, records: Path, out: Path, seed: int = 42, order: str = "natural") -> OrderReport:
     """Write order.parquet: one class-stratified order of all train rows, of which every stage is a prefix.
 
     Each class is shuffled by a seeded hash; classes are then merged by fractional rank (i + 0.5) / n, so that
@@ -177,9 +162,7 @@ def order_training(
                     row_number() OVER (PARTITION BY flow_group, label ORDER BY occurrence) - 1 AS nth
                 FROM {scan(flows)} SEMI JOIN (SELECT flow_group FROM {scan(records)} WHERE side = 'train')
                 USING (flow_group))""")
-        rows, groups = connection.execute("SELECT count(*), count(DISTINCT flow_group) FROM pool").fetchall()[
-            0
-        ]
+        rows, groups = connection.execute("SELECT count(*), count(DISTINCT flow_group) FROM pool").fetchall()[0]
         if rows == 0:
             raise UserError("the train side of the split is empty: there is nothing to order.")
         connection.execute("""

@@ -1,7 +1,4 @@
-"""Flows that nobody has labelled, read by the rules of a data set.
-
-Belongs here: flows that a student is asked about. Does not belong here: reading and validating (source.py, build.py).
-"""
+"""Flows that nobody has labelled, read by the rules of a data set."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import pyarrow.parquet as pq
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.tables import connect, identifier, literal, scan, write_query
+from iot_pipeline.flows.sql import connect, identifier, literal, scan, write_query
 
 
 def read_unlabelled(spec: DatasetSpec, source: str, log: Callable[[str], None] | None = None) -> pd.DataFrame:

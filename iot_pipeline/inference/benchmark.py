@@ -1,7 +1,4 @@
-"""The ladder of inference optimisations, measured on this machine.
-
-Belongs here: timing rungs and how far each agrees with the reference. Does not belong here: figures and tables.
-"""
+"""The ladder of inference optimisations, measured on this machine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """Grounded decoding: a number in an answer is one that the flow has, of the feature named before it where one is.
 
-Belongs here: which numbers may stand at a place of an answer, and which tokens write them. Does not belong here:
-generation (student.py), what makes an explanation good (augmentation/answers.py).
-
 A number that was held to its flow is true by construction: it says nothing of whether the student can copy.
 """
 
@@ -19,7 +16,7 @@ import numpy as np
 from iot_pipeline.augmentation.answers import BETWEEN, Facts, facts_of, plain_minus
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER, parse_text, plain_number
-from iot_pipeline.sft.label import LABEL_LINE, LabelFinder
+from iot_pipeline.models.label_tokens import LABEL_LINE, LabelFinder
 
 if TYPE_CHECKING:
     import torch

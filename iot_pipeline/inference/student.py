@@ -1,7 +1,4 @@
-"""The student at work: classes by scoring the candidates, explanations by batched generation.
-
-Belongs here: the model's answers to prompts. Does not belong here: metrics and calibration (evaluation/).
-"""
+"""The student at work: classes by scoring the candidates, explanations by batched generation."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
+from iot_pipeline.models.label_tokens import LABEL_LINE
 from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, load_tokenizer, pad_id, prompt_text
-from iot_pipeline.sft.label import LABEL_LINE
 
 _STOP = -1  # in the tree of names: the name ends here though another goes on
 
@@ -181,9 +178,7 @@ class Student:
         import torch
 
         end = int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN))
-        ids = [
-            prompt + self._ids(head) for prompt, head in zip(self._prompts(prompts), heads, strict=True)
-        ]
+        ids = [prompt + self._ids(head) for prompt, head in zip(self._prompts(prompts), heads, strict=True)]
         order = sorted(range(len(ids)), key=lambda place: (len(ids[place]), place))
         out: list[tuple[str, bool]] = [("", False)] * len(ids)
         started = time.perf_counter()
@@ -254,14 +249,7 @@ class Student:
             out[:, node[_STOP]] += torch.log1p(-goes_on)
 
     def _follow(
-        self,
-        out: Any,
-        cache: Any,
-        lengths: Any,
-        prefixes: list[tuple[int, ...]],
-        tree: Any,
-        body: Any,
-        head: Any,
+        self, out: Any, cache: Any, lengths: Any, prefixes: list[tuple[int, ...]], tree: Any, body: Any, head: Any
     ) -> None:
         """Read each prefix of two or more names behind every prompt, on a copy of the prompts' keys and values."""
         import copy

@@ -1,7 +1,4 @@
-"""Atomic writes: a reader sees the old file or the new one, never a part of one; one writer at a time.
-
-Belongs here: temporary file, fsync, rename, lock. Does not belong here: where files go (store.py).
-"""
+"""Atomic writes: a reader sees the old file or the new one, never a part of one; one writer at a time."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Manifest:
         """Names of blocking checks that did not pass."""
         return [name for name, check in self.checks.items() if check["blocking"] and not check["passed"]]
 
-    def told_failures(self) -> str:
+    def describe_failures(self) -> str:
         """The same in words, each with the facts that it was decided by: `good (seed: 13)`."""
         facts = {name: ", ".join(f"{k}: {v}" for k, v in self.checks[name]["facts"].items())
                  for name in self.failed_blocking()}  # fmt: skip
@@ -137,9 +137,7 @@ class Lake:
         if manifest is None:
             raise UserError(f"{artefact} has not been made; `iot-pipeline run` makes it")
         if problems := self.altered(artefact, manifest):
-            raise UserError(
-                f"{artefact}: {problems[0]}; `iot-pipeline run` makes it again (or delete {folder} first)"
-            )
+            raise UserError(f"{artefact}: {problems[0]}; `iot-pipeline run` makes it again (or delete {folder} first)")
         return folder
 
     @contextlib.contextmanager
@@ -204,7 +202,10 @@ class Lake:
         return sorted(found)
 
     def stale_reasons(
-        self, artefact: ArtefactId, code_version: str, present: Callable[[str], Any],
+        self,
+        artefact: ArtefactId,
+        code_version: str,
+        present: Callable[[str], Any],
         ahead: Mapping[ArtefactId, Sequence[str]] = MappingProxyType({}),
     ) -> list[str]:
         """List why an artefact must be made (again); empty means that it follows from its inputs.

@@ -98,9 +98,7 @@ def _verify_folder(lake: Lake, folder: Path, result: Verification) -> Manifest |
     return manifest
 
 
-def _input_mismatches(
-    artefact: ArtefactId, manifest: Manifest, made: dict[ArtefactId, Manifest]
-) -> list[Mismatch]:
+def _input_mismatches(artefact: ArtefactId, manifest: Manifest, made: dict[ArtefactId, Manifest]) -> list[Mismatch]:
     """List the inputs that are no longer of the version that an artefact was made of."""
     found = []
     for key, version in manifest.inputs.items():

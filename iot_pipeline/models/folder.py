@@ -12,7 +12,10 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 INDEX = "model.safetensors.index.json"
 # What transformers reads settings from; each may name code of the folder's own under `auto_map`.
 CODE_SETTINGS = (
-    "config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json",
+    "config.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "processor_config.json",
     "preprocessor_config.json",
 )
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
@@ -71,7 +74,8 @@ def weight_files(folder: Path) -> list[Path]:
     pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
     raise UserError(
         f"IOT_BASE_MODEL: {folder} holds pickled weights only ({pickled[0]}), which can run code when they are read; "
-        "convert them to safetensors" if pickled
+        "convert them to safetensors"
+        if pickled
         else f"IOT_BASE_MODEL: {folder} has no weights: neither model.safetensors nor {INDEX}"
     )
 

@@ -95,8 +95,14 @@ def load_with_report(
     logging.set_verbosity_error()  # transformers' table of missing tensors; they become one sentence below
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention_kernel(device, dtype), use_safetensors=True,
-            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options,
+            folder,
+            dtype=dtype,
+            attn_implementation=attention_kernel(device, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error

@@ -66,7 +66,8 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
     somebody added to a vocabulary are ordinary tokens.
     """
     return {
-        token.content: place for place, token in tokenizer.added_tokens_decoder.items()
+        token.content: place
+        for place, token in tokenizer.added_tokens_decoder.items()
         if token.special or re.fullmatch(r"<.+>", token.content)
     }
 

@@ -1,7 +1,4 @@
-"""Flows whose text is the same and whose labels are not, and the accuracy ceiling that follows.
-
-Belongs here: conflicts in the whole table. Does not belong here: ceilings of a test side (evaluation).
-"""
+"""Flows whose text is the same and whose labels are not, and the accuracy ceiling that follows."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any
 import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.tables import literal
+from iot_pipeline.flows.sql import literal
 from iot_pipeline.quality.counts import FlowCounts, count_flows, opened_counts
 from iot_pipeline.quality.sql import one, rows
 

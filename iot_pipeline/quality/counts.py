@@ -1,8 +1,4 @@
-"""The one pass over flows.parquet that duplicates, conflicts and leakage are counted from.
-
-Belongs here: the exact grouping of rows. Does not belong here: what the groups say (duplicates.py, conflicts.py,
-leakage.py).
-"""
+"""The one pass over flows.parquet that duplicates, conflicts and leakage are counted from."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.tables import connect
+from iot_pipeline.flows.sql import connect
 
 # Rows grouped at a time: bounds the memory, whatever the size of the table.
 ROWS_AT_ONCE = 1_000_000

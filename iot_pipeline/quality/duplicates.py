@@ -1,7 +1,4 @@
-"""How many rows repeat a flow that is already in the table, by exact values and by serialised text.
-
-Belongs here: duplicate counts. Does not belong here: labels that disagree (conflicts.py).
-"""
+"""How many rows repeat a flow that is already in the table, by exact values and by serialised text."""
 
 from __future__ import annotations
 
@@ -46,13 +43,8 @@ def _overall(connection: duckdb.DuckDBPyConnection, table: str, key: str, total:
 
 def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[str, Any]:
     query = "SELECT label, count(*)::BIGINT, sum(n)::BIGINT FROM {} GROUP BY label"
-    raw = {
-        label: (distinct, n)
-        for label, distinct, n in connection.execute(query.format("raw_labels")).fetchall()
-    }
-    text = {
-        label: distinct for label, distinct, _ in connection.execute(query.format("text_labels")).fetchall()
-    }
+    raw = {label: (distinct, n) for label, distinct, n in connection.execute(query.format("raw_labels")).fetchall()}
+    text = {label: distinct for label, distinct, _ in connection.execute(query.format("text_labels")).fetchall()}
     published = published_duplicates(spec).get("by_class", {})
     return {
         label: {

@@ -1,7 +1,4 @@
-"""Published facts of a data set spec, read in one place: `facts` is free-form YAML, absent keys are normal.
-
-Belongs here: getting at facts. Does not belong here: comparing them (mismatch.py).
-"""
+"""Published facts of a data set spec, read in one place: `facts` is free-form YAML, absent keys are normal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""This split beside a row-wise 80:20 split: what is shared, and what that does to the accuracy of one model.
-
-Belongs here: the comparison of protocols. Does not belong here: making the split (flows/), real baselines.
-"""
+"""This split beside a row-wise 80:20 split: what is shared, and what that does to the accuracy of one model."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.deal import SIDES
+from iot_pipeline.flows.assign_groups import SIDES
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.quality.counts import FlowCounts, count_flows
 from iot_pipeline.quality.sql import feature_list, opened
@@ -109,9 +106,7 @@ def _row_wise(rows: Floats, seed: int) -> Halves:
     rng = np.random.default_rng(seed)
     counts = rows.astype(np.int64)
     # The choice of round(0.2 n) rows out of n without replacement, counted by record.
-    test = rng.multivariate_hypergeometric(
-        counts, round((1 - TRAIN_SHARE) * counts.sum()), method="marginals"
-    )
+    test = rng.multivariate_hypergeometric(counts, round((1 - TRAIN_SHARE) * counts.sum()), method="marginals")
     return Halves((counts - test).astype(np.float64), test.astype(np.float64))
 
 
@@ -139,9 +134,7 @@ def _protocol(
         "shared_test_rows": int(halves.test[seen].sum()),
         "shared_test_share": float(halves.test[seen].sum() / total),
         "row_ceiling": float(best.sum() / total),
-        "lookup": _accuracies(
-            _lookup(halves.train, group, label, n_classes, n_groups), label, group, halves, seen
-        ),
+        "lookup": _accuracies(_lookup(halves.train, group, label, n_classes, n_groups), label, group, halves, seen),
     }
     if values is not None:
         predicted = _quick_model(values, label, halves, n_classes, seed)

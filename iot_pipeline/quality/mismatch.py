@@ -1,7 +1,4 @@
-"""Where a table disagrees with what was published about it, and where the published facts disagree.
-
-Belongs here: comparisons and their list of findings. Does not belong here: the counts themselves.
-"""
+"""Where a table disagrees with what was published about it, and where the published facts disagree."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.tables import identifier, literal
+from iot_pipeline.flows.sql import identifier, literal
 from iot_pipeline.quality.duplicates import dedup_report
 from iot_pipeline.quality.facts import class_tables, published_duplicates, published_quartiles, row_totals
 from iot_pipeline.quality.sql import one, opened
@@ -83,9 +80,7 @@ def dataset_mismatch(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def reconcile(
-    raw: Path, flows: Path, rejected: Mapping[str, int], left_out: Mapping[str, int]
-) -> dict[str, int]:
+def reconcile(raw: Path, flows: Path, rejected: Mapping[str, int], left_out: Mapping[str, int]) -> dict[str, int]:
     """Rows of raw.parquet against those of flows.parquet, both counted in the files, and those left behind by reason.
 
     Returns {rows_in, kept, rejected, left_out, unaccounted}; unaccounted = rows_in - kept - rejected - left_out is 0
@@ -278,9 +273,7 @@ def _scales(findings: Findings, spec: DatasetSpec) -> None:
         for key in ("mean", "std"):
             used, what = getattr(scale, key, None), f"{key} of {name}: spec against recovered"
             # 4 published decimals of z-scores fix a scale to about 1 part in 10,000.
-            findings.compare(
-                "facts", what, known[key], used, "recovered_scales", 1e-4 * (1 + abs(known[key]))
-            )
+            findings.compare("facts", what, known[key], used, "recovered_scales", 1e-4 * (1 + abs(known[key])))
 
 
 def _prior_split(findings: Findings, spec: DatasetSpec, rows: int) -> None:
@@ -315,8 +308,7 @@ def _zscored(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
         total, *moments = one(connection, f"SELECT count(*), {wanted} FROM flows")
         pairs = zip(names, moments[::2], moments[1::2], strict=True)
         scaled = ", ".join(
-            f"round(({name} - {mean!r}) / {std or 1.0!r}, 3) AS f{i}"
-            for i, (name, mean, std) in enumerate(pairs)
+            f"round(({name} - {mean!r}) / {std or 1.0!r}, 3) AS f{i}" for i, (name, mean, std) in enumerate(pairs)
         )
         distinct, conflicting, best = one(
             connection,

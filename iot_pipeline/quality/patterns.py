@@ -1,8 +1,4 @@
-"""Readable rules per class, learned on the train side and measured on the test side.
-
-Belongs here: shallow trees turned into rules, their coverage and precision, and their text. Does not belong
-here: baselines (baseline/) and the look of a report (reporting/).
-"""
+"""Readable rules per class, learned on the train side and measured on the test side."""
 
 from __future__ import annotations
 
@@ -59,9 +55,7 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
     result: dict[str, Any] = {}
     for name in spec.classes:
         positive = (train["label"] == name).to_numpy()
-        rules = (
-            _learn(columns, positive, train["weight"].to_numpy(np.float64), seed) if positive.any() else []
-        )
+        rules = _learn(columns, positive, train["weight"].to_numpy(np.float64), seed) if positive.any() else []
         caught = [np.logical_and.reduce([c.holds(tested) for c in rule]) for rule in rules]
         result[name] = {
             "rules": [
@@ -147,9 +141,7 @@ def _learn(
     return [rule for _, _, rule in sorted(found, key=lambda item: item[:2])[:RULES_A_CLASS]]
 
 
-def _merge(
-    path: list[tuple[int, float, bool]], names: list[str], columns: dict[str, Floats]
-) -> list[Condition]:
+def _merge(path: list[tuple[int, float, bool]], names: list[str], columns: dict[str, Floats]) -> list[Condition]:
     """A path of splits as one condition a feature, with the shortest thresholds that split train alike."""
     bounds: dict[int, tuple[float, float]] = {}
     for feature, threshold, below in path:
@@ -198,11 +190,7 @@ def _measure(caught: npt.NDArray[np.bool_], test: pd.DataFrame, names: list[str]
 
 
 def _measure_prior(
-    published: dict[str, Any],
-    train: pd.DataFrame,
-    tested: dict[str, Floats],
-    test: pd.DataFrame,
-    spec: DatasetSpec,
+    published: dict[str, Any], train: pd.DataFrame, tested: dict[str, Floats], test: pd.DataFrame, spec: DatasetSpec
 ) -> dict[str, Any]:
     """One published rule on the test side: {source, classes, and conditions [{feature, low, high}] or stump}."""
     conditions, names = published.get("conditions", []), published["classes"]
@@ -254,9 +242,7 @@ def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
         if scale is not None:
             unit = spec.feature(condition.feature).unit
             raw = [
-                f"{sign} {scale.to_raw(bound):.4g}"
-                for sign, bound in ((">", low), ("<=", high))
-                if bound is not None
+                f"{sign} {scale.to_raw(bound):.4g}" for sign, bound in ((">", low), ("<=", high)) if bound is not None
             ]
             text += f" (raw {' and '.join(raw)} {unit})"
         parts.append(text)

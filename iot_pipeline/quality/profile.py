@@ -1,7 +1,4 @@
-"""What each class's values look like: quantiles, spread, outliers, constancy, and the grid they lie on.
-
-Belongs here: description of values. Does not belong here: rules learned from them (patterns.py).
-"""
+"""What each class's values look like: quantiles, spread, outliers, constancy, and the grid they lie on."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.tables import identifier
+from iot_pipeline.flows.sql import identifier
 from iot_pipeline.quality.facts import published_quartiles
 from iot_pipeline.quality.sql import opened
 
@@ -55,9 +52,7 @@ def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.Dat
     summary = {
         "rows": sum(counts.values()),
         "rows_by_class": {name: counts[name] for name in spec.classes if name in counts},
-        "zero_variance": {
-            str(name): group["feature"].tolist() for name, group in zero.groupby("class", sort=False)
-        },
+        "zero_variance": {str(name): group["feature"].tolist() for name, group in zero.groupby("class", sort=False)},
         "scales": scales,
         "published_classes": sorted(published),
     }
@@ -126,9 +121,7 @@ def _scale(values: pd.DataFrame, feature: Any) -> dict[str, Any]:
     return result
 
 
-def recover_grid(
-    values: np.ndarray, weights: np.ndarray, lowest_share: float = 0.99
-) -> dict[str, Any] | None:
+def recover_grid(values: np.ndarray, weights: np.ndarray, lowest_share: float = 0.99) -> dict[str, Any] | None:
     """Quantum q and offset such that values = offset + k * q for whole k, or None.
 
     Counts and bytes that were z-scored lie on such a grid with q = unit / std. Needs at least 4
@@ -143,9 +136,7 @@ def recover_grid(
     mass = np.bincount(position, weights=weights)
     gaps = np.diff(distinct)
     spread = distinct[-1] - distinct[0]
-    candidates = np.unique(
-        np.round(np.concatenate([np.sort(gaps)[:5], np.sort(gaps)[len(gaps) // 4 :][:1]]), 9)
-    )
+    candidates = np.unique(np.round(np.concatenate([np.sort(gaps)[:5], np.sort(gaps)[len(gaps) // 4 :][:1]]), 9))
     origin = distinct[mass.argmax()]
     for quantum in candidates[::-1]:
         if quantum <= 0 or spread / quantum > 100_000:

@@ -1,8 +1,4 @@
-"""Real rows of each class side by side, scaled and raw, with the features that tell the classes apart.
-
-Belongs here: drawing, setting side by side. Does not belong here: rules (patterns.py), statistics
-(profile.py).
-"""
+"""Real rows of each class side by side, scaled and raw, with the features that tell the classes apart."""
 
 from __future__ import annotations
 
@@ -42,9 +38,7 @@ def sample_comparison(
             if len(own):
                 chosen[name] = sorted(int(i) for i in rng.permutation(own)[:per_class])
         wanted = ", ".join(str(row) for ids in chosen.values() for row in ids)
-        drawn = connection.execute(
-            f"SELECT row_id, {feature_list(spec)} FROM flows WHERE row_id IN ({wanted})"
-        ).df()
+        drawn = connection.execute(f"SELECT row_id, {feature_list(spec)} FROM flows WHERE row_id IN ({wanted})").df()
     separation = {f.name: _separation(firsts[f.name], firsts["label"]) for f in spec.features}
     # Order by separation, ties by place in the spec.
     ranked = sorted(separation, key=lambda name: -separation[name])

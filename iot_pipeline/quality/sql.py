@@ -1,7 +1,4 @@
-"""One way to open the tables of the lake in DuckDB.
-
-Belongs here: connections and shared SQL. Does not belong here: grouping (counts.py), findings.
-"""
+"""One way to open the tables of the lake in DuckDB."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.tables import connect, identifier, scan
+from iot_pipeline.flows.sql import connect, identifier, scan
 
 Row = tuple[Any, ...]
 

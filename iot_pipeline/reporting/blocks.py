@@ -1,8 +1,4 @@
-"""The pieces a report is made of: plain data that both templates render, every text still unescaped.
-
-Belongs here: sections and blocks. Does not belong here: their wording (sections_*.py) and their markup
-(templates/).
-"""
+"""The pieces a report is made of: plain data that both templates render, every text still unescaped."""
 
 from __future__ import annotations
 
@@ -76,9 +72,7 @@ class Section:
 
     def quote(self, title: str, parts: Sequence[tuple[str, str]]) -> None:
         """Text written by data or a model, folded in HTML: (name, text) pairs under one title."""
-        self.blocks.append(
-            {"kind": "quote", "title": title, "parts": [{"name": n, "text": t} for n, t in parts]}
-        )
+        self.blocks.append({"kind": "quote", "title": title, "parts": [{"name": n, "text": t} for n, t in parts]})
 
     def missing(self, asset: str) -> None:
         """Says that an asset has not been made."""

@@ -1,7 +1,4 @@
-"""Model cards: one Markdown file a checkpoint, with the front matter that model hubs read.
-
-Belongs here: the card. Does not belong here: getting its figures (gather.py), the paper report (report.py).
-"""
+"""Model cards: one Markdown file a checkpoint, with the front matter that model hubs read."""
 
 from __future__ import annotations
 
@@ -55,9 +52,7 @@ def model_card(context: Mapping[str, Any], key: str) -> str:
 
 def _base(context: Mapping[str, Any]) -> str:
     base = context.get("base_model") or {}
-    return (
-        "tiny Qwen2 built by iot_pipeline" if base.get("kind") == "tiny" else str(base.get("name", "unknown"))
-    )
+    return "tiny Qwen2 built by iot_pipeline" if base.get("kind") == "tiny" else str(base.get("name", "unknown"))
 
 
 def _front_matter(
@@ -79,11 +74,7 @@ def _front_matter(
     scored = ((evaluation or {}).get("views") or {}).get("distinct")
     if scored:
         metrics = [
-            {
-                "type": name,
-                "name": f"{name}, distinct flows, unseen in training",
-                "value": round(scored[field], 6),
-            }
+            {"type": name, "name": f"{name}, distinct flows, unseen in training", "value": round(scored[field], 6)}
             for name, field in (("accuracy", "accuracy"), ("f1", "macro_f1"))
         ]
         dataset = spec.get("title") or "unknown"
@@ -94,9 +85,7 @@ def _front_matter(
                     {
                         "task": {"type": "text-classification"},
                         "dataset": {
-                            "name": (
-                                f"simulated: {dataset}" if simulated(context.get("used") or {}) else dataset
-                            ),
+                            "name": (f"simulated: {dataset}" if simulated(context.get("used") or {}) else dataset),
                             "type": spec.get("name") or "unknown",
                             "split": "test",
                         },
@@ -181,16 +170,14 @@ def _means(explained: Mapping[str, Any]) -> str:
     return (
         "Checked by rule on explained test flows: as the student writes freely"
         + (", and with every number held to its flow by the decoder" if "grounded" in means else "")
-        + ".\n\n" + tables.to_markdown(rows)
+        + ".\n\n"
+        + tables.to_markdown(rows)
     )
 
 
 def _licence(context: Mapping[str, Any]) -> str:
     spec = context.get("spec") or {}
-    terms = [
-        f"data: {spec['licence']}" if spec.get("licence") else "",
-        f"DOI {spec['doi']}" if spec.get("doi") else "",
-    ]
+    terms = [f"data: {spec['licence']}" if spec.get("licence") else "", f"DOI {spec['doi']}" if spec.get("doi") else ""]
     said = "; ".join(term for term in terms if term) or "data: not stated"
     base = context.get("base_model") or {}
     own = (
@@ -205,9 +192,7 @@ def _origin(context: Mapping[str, Any], key: str) -> str:
     stage, _ = split_key(key)
     for row in context.get("lineage") or []:
         if row["asset"] == f"lora_checkpoint/{stage}" and row["partition"] == key:
-            prompts = (
-                ", ".join(f"{name} {version[:12]}" for name, version in row["prompts"].items()) or "none"
-            )
+            prompts = ", ".join(f"{name} {version[:12]}" for name, version in row["prompts"].items()) or "none"
             return (
                 f"## Origin\n\nArtefact lora_checkpoint/{stage}, partition {markdown(key)}, data version"
                 f" `{row['data_version']}`; prompts: {markdown(prompts)}; code `{row['code_commit']}`; run"

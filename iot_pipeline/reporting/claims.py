@@ -1,8 +1,4 @@
-"""The prior work's claims beside what was measured here, each with a verdict that follows from the numbers.
-
-Belongs here: claims.yaml, its reading, the verdicts, parameter counts. Does not belong here: getting the
-measurements out of artefacts (measured.py).
-"""
+"""The prior work's claims beside what was measured here, each with a verdict that follows from the numbers."""
 
 from __future__ import annotations
 
@@ -25,9 +21,7 @@ CONDITIONS = {
     "gpt_teacher": "the answers are not gpt-4o-mini's",
     "qwen_base": "the student is not built on Qwen2.5-1.5B",
     "stage_all": "the tracks were not made at stage ALL",
-    "row_split": (
-        "the claim was measured on a split by row, this figure on flows that share no prompt with training"
-    ),
+    "row_split": ("the claim was measured on a split by row, this figure on flows that share no prompt with training"),
     "gpu": "no GPU was used",
 }
 
@@ -47,9 +41,7 @@ class Claim(BaseModel):
     measure: str | None = None
     rule: Literal["equal", "at_least", "at_most", "below", "none"]
     tolerance: float = 0.0
-    needs: list[
-        Literal["real_flows", "gpt_teacher", "qwen_base", "stage_all", "row_split", "gpu"]
-    ] = []
+    needs: list[Literal["real_flows", "gpt_teacher", "qwen_base", "stage_all", "row_split", "gpu"]] = []
     missing: str = "the artefact that would show it has not been materialised in this lake"
     reason: str = ""
 
@@ -128,9 +120,7 @@ def judge(claim: Claim, found: Mapping[str, Any] | None, met: Collection[str]) -
     name, wanted, value = max(wrong, key=lambda item: abs((item[2] or 0) - item[1]))
     subject = f"{name}: " if name else ""
     return FAILS, "; ".join(
-        part
-        for part in (f"{subject}claimed {show(wanted, claim.unit)}, found {show(value, claim.unit)}", note)
-        if part
+        part for part in (f"{subject}claimed {show(wanted, claim.unit)}, found {show(value, claim.unit)}", note) if part
     )
 
 
@@ -189,14 +179,11 @@ def shown_rows(audit: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "text": f"{row['text']}\n({row['source']})",
             "claimed": (
-                ("" if row["claimed"] is None else SIGNS.get(row["rule"], ""))
-                + show(row["claimed"], row["unit"])
+                ("" if row["claimed"] is None else SIGNS.get(row["rule"], "")) + show(row["claimed"], row["unit"])
             ),
             "measured": show(row["measured"], row["unit"]),
             "verdict": row["verdict"],
-            "why": "; ".join(
-                part for part in (row["why"], f"from {row['where']}" if row["where"] else "") if part
-            ),
+            "why": "; ".join(part for part in (row["why"], f"from {row['where']}" if row["where"] else "") if part),
             "row_class": {HOLDS: "holds", FAILS: "fails"}.get(row["verdict"], "open"),
         }
         for row in audit

@@ -1,8 +1,4 @@
-"""Tracks and baselines in one table, stage by stage, and what the numbers say in plain words.
-
-Belongs here: putting evaluations side by side. Does not belong here: evaluating, testing (package
-evaluation).
-"""
+"""Tracks and baselines in one table, stage by stage, and what the numbers say in plain words."""
 
 from __future__ import annotations
 
@@ -64,21 +60,10 @@ def track_comparison(
     for stage in sorted(baselines, key=_place):
         names = sorted(
             baselines[stage],
-            key=lambda name: (
-                name not in BASELINES,
-                list(BASELINES).index(name) if name in BASELINES else 0,
-                name,
-            ),
+            key=lambda name: (name not in BASELINES, list(BASELINES).index(name) if name in BASELINES else 0, name),
         )
         rows += [
-            _row(
-                "baseline",
-                BASELINES.get(name, name),
-                stage,
-                baselines[stage][name],
-                baselines,
-                trained_rows or {},
-            )
+            _row("baseline", BASELINES.get(name, name), stage, baselines[stage][name], baselines, trained_rows or {})
             for name in names
         ]
     best = _best(rows, view)
@@ -141,9 +126,7 @@ def _row(
     }
 
 
-def _ratio(
-    accuracy: float, baselines: Mapping[str, Mapping[str, Evaluation]], stage: str, view: str
-) -> float | None:
+def _ratio(accuracy: float, baselines: Mapping[str, Mapping[str, Evaluation]], stage: str, view: str) -> float | None:
     scored = (baselines.get(stage, {}).get("automl") or {"views": {}})["views"].get(view)
     return accuracy / scored["accuracy"] if scored and scored["accuracy"] else None
 
@@ -262,11 +245,7 @@ def view_columns() -> list[Column]:
     return [
         Column("name"),
         Column("stage"),
-        *(
-            Column(f"{view}_{key}", f"{key}, {view}", numeric=True)
-            for view in VIEWS
-            for key in ("accuracy", "ceiling")
-        ),
+        *(Column(f"{view}_{key}", f"{key}, {view}", numeric=True) for view in VIEWS for key in ("accuracy", "ceiling")),
     ]
 
 

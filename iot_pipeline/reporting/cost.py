@@ -1,7 +1,4 @@
-"""What the teacher's answers cost: billed here, and what the same tokens would have cost elsewhere.
-
-Belongs here: adding up and pricing. Does not belong here: the ledger itself (package teacher).
-"""
+"""What the teacher's answers cost: billed here, and what the same tokens would have cost elsewhere."""
 
 from __future__ import annotations
 
@@ -13,16 +10,9 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import tables
 from iot_pipeline.reporting.comparison import split_key
 from iot_pipeline.reporting.tables import Column
-from iot_pipeline.teacher.ledger import BATCH_FACTOR, REFERENCE_MODEL, price_of
+from iot_pipeline.teacher.pricing import BATCH_FACTOR, REFERENCE_MODEL, price_of
 
-COUNTS = (
-    "rows",
-    "requests",
-    "distinct_requests",
-    "prompt_tokens",
-    "completion_tokens",
-    "quarantined",
-)
+COUNTS = ("rows", "requests", "distinct_requests", "prompt_tokens", "completion_tokens", "quarantined")
 # What the ledger knows of a request.
 TAKEN = ("requests", "prompt_tokens", "completion_tokens", "billed_usd")
 Request = tuple[str, str]  # key and source
@@ -87,19 +77,13 @@ def cost_report(
         stage, track = split_key(key)
         missing = [name for name in (*COUNTS, "billed_usd", "model", "embedded") if name not in summary]
         if missing:
-            raise UserError(
-                f"the summary of {track} at {stage} lacks {', '.join(missing)}; materialise it again"
-            )
-        sync = (
-            summary["prompt_tokens"] * prices["prompt"] + summary["completion_tokens"] * prices["completion"]
-        ) / 1e6
+            raise UserError(f"the summary of {track} at {stage} lacks {', '.join(missing)}; materialise it again")
+        sync = (summary["prompt_tokens"] * prices["prompt"] + summary["completion_tokens"] * prices["completion"]) / 1e6
         rows.append(
             {
                 "track": track,
                 "stage": stage,
-                "teacher": (
-                    f"{summary['model']} (embedded, free)" if summary["embedded"] else summary["model"]
-                ),
+                "teacher": (f"{summary['model']} (embedded, free)" if summary["embedded"] else summary["model"]),
                 "embedded": bool(summary["embedded"]),
                 **{name: summary[name] for name in COUNTS},
                 "imported": summary.get("imported", 0),
@@ -147,11 +131,7 @@ def _notes(rows: list[dict[str, Any]], totals: Mapping[str, Any], prices: Mappin
     notes = []
     embedded = sum(row["embedded"] for row in rows)
     if embedded:
-        which = (
-            "All answers were"
-            if embedded == len(rows)
-            else f"The answers of {embedded} of {len(rows)} tracks were"
-        )
+        which = "All answers were" if embedded == len(rows) else f"The answers of {embedded} of {len(rows)} tracks were"
         notes.append(
             f"{which} written by the embedded rule-based teacher and cost nothing; the dollars beside them"
             f" are hypothetical: the same number of tokens at {prices['model']}'s list price of"

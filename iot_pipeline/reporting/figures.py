@@ -1,7 +1,5 @@
 """The figures of assets and reports: plain data in, PNG bytes out.
 
-Belongs here: one function a figure. Does not belong here: their look (style.py), measuring, file names.
-
 Every function gives the same bytes for the same data, needs no display, and copes with a part that is empty.
 """
 
@@ -13,14 +11,7 @@ from typing import Any
 from iot_pipeline.reporting import style, tables
 from iot_pipeline.reporting.comparison import VIEWS
 from iot_pipeline.reporting.figures_data import duplicates, leakage, leakage_rows, profile
-from iot_pipeline.reporting.figures_quality import (
-    mismatches,
-    patterns,
-    prior_rule_rows,
-    rule_rows,
-    samples,
-    sides,
-)
+from iot_pipeline.reporting.figures_quality import mismatches, patterns, prior_rule_rows, rule_rows, samples, sides
 from iot_pipeline.reporting.heatmaps import conflicts, confusion
 from iot_pipeline.reporting.style import embed, img
 
@@ -103,10 +94,7 @@ def running_mean(train: Sequence[tuple[float, float]]) -> list[tuple[float, floa
     half = len(train) // 80
     values = [value for _, value in train]
     return [
-        (
-            step,
-            sum(values[max(0, at - half) : at + half + 1]) / len(values[max(0, at - half) : at + half + 1]),
-        )
+        (step, sum(values[max(0, at - half) : at + half + 1]) / len(values[max(0, at - half) : at + half + 1]))
         for at, (step, _) in enumerate(train)
     ]
 
@@ -123,9 +111,7 @@ def accuracy(comparison: Row, view: str = "distinct") -> bytes:
     least = min((value for value in values if value > max(values) - FAR_BELOW), default=0.0)
     shown = [row["views"][view] for row in rows if row["views"][view]["accuracy"] >= least]
     low = min(found["accuracy"] if found["low"] is None else found["low"] for found in shown)
-    high = max(
-        [*ceilings, *(found["accuracy"] if found["high"] is None else found["high"] for found in shown)]
-    )
+    high = max([*ceilings, *(found["accuracy"] if found["high"] is None else found["high"] for found in shown)])
     span = max(high - low, 0.02)
     with style.canvas(6.8, 1.15 + 0.34 * len(rows)) as made:
         axes = made.axes(title, "x")
@@ -133,9 +119,7 @@ def accuracy(comparison: Row, view: str = "distinct") -> bytes:
         for place, row in enumerate(rows):
             found, student = row["views"][view], row["kind"] == "student"
             colour = style.BLUE if student else style.GREY
-            axes.text(
-                1.02, place, f"{found['accuracy']:.4f}", transform=axes.get_yaxis_transform(), va="center"
-            )
+            axes.text(1.02, place, f"{found['accuracy']:.4f}", transform=axes.get_yaxis_transform(), va="center")
             if found["accuracy"] < least:
                 axes.plot([low - 0.1 * span], [place], marker="<", markersize=7, color=colour)
                 continue
@@ -258,12 +242,7 @@ def inference_ladder(rungs: Sequence[Row]) -> bytes:
             if rung.get("seconds_p95"):
                 end = max(end, 1000 * rung["seconds_p95"])
                 axes.plot(
-                    [1000 * rung["seconds_p95"]],
-                    [place],
-                    marker="|",
-                    markersize=12,
-                    markeredgewidth=2,
-                    color=style.RED,
+                    [1000 * rung["seconds_p95"]], [place], marker="|", markersize=12, markeredgewidth=2, color=style.RED
                 )
             axes.annotate(
                 f"{milliseconds:,.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,.3g} s",
@@ -278,9 +257,7 @@ def inference_ladder(rungs: Sequence[Row]) -> bytes:
         axes.set_yticks(range(len(rows)), [rung["rung"] for rung in rows])
         axes.invert_yaxis()
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel(
-            "milliseconds a flow, log scale" + ("; mark = p95 of single requests" if marked else "")
-        )
+        axes.set_xlabel("milliseconds a flow, log scale" + ("; mark = p95 of single requests" if marked else ""))
     return made.data
 
 

@@ -1,8 +1,4 @@
-"""Figures about the data: duplicates, profile of classes, leakage.
-
-Belongs here: what data sets and splits look like. Does not belong here: students (figures.py), matrices
-(heatmaps.py).
-"""
+"""Figures about the data: duplicates, profile of classes, leakage."""
 
 from __future__ import annotations
 
@@ -94,8 +90,7 @@ def profile(table: Any, features: Sequence[str] | None = None, classes: Sequence
             axes.tick_params(axis="x", labelsize=7.5)
         grid[0][0].invert_yaxis()
         made.figure.supxlabel(
-            "bar = 25 % to 75 % of the class's rows, line = median, diamond = published median; values as in"
-            " the table",
+            "bar = 25 % to 75 % of the class's rows, line = median, diamond = published median; values as in the table",
             fontsize=8,
             color=style.GREY,
         )
@@ -111,11 +106,7 @@ def telling_features(rows: Sequence[Row], count: int = 6) -> list[str]:
             spread[row["feature"]] = row["std"]
         else:
             medians.setdefault(row["feature"], []).append(row["median"])
-    score = {
-        name: (max(values) - min(values)) / spread[name]
-        for name, values in medians.items()
-        if spread.get(name)
-    }
+    score = {name: (max(values) - min(values)) / spread[name] for name, values in medians.items() if spread.get(name)}
     return sorted(score, key=lambda name: (-score[name], name))[:count]
 
 
@@ -150,12 +141,7 @@ def leakage(report: Row) -> bytes:
             axes.barh(places, values, height=0.35, color=colour, label=row["split"])
             for place, value in zip(places, values, strict=True):
                 axes.annotate(
-                    f"{value:.1f}",
-                    (value, place),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=8.5,
+                    f"{value:.1f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
                 )
         axes.set_yticks(range(len(keys)), keys)
         axes.invert_yaxis()

@@ -1,7 +1,4 @@
-"""Figures about what is published and what tells classes apart: mismatches, rules, samples, sides of the split.
-
-Belongs here: figures of findings. Does not belong here: duplicates, profiles, leakage (figures_data.py).
-"""
+"""Figures about what is published and what tells classes apart: mismatches, rules, samples, sides of the split."""
 
 from __future__ import annotations
 
@@ -58,12 +55,16 @@ def patterns(report: Row) -> bytes:
         for place, (name, entry) in enumerate(report["classes"].items()):
             across, up = _places(entry["rules"])
             axes.scatter(
-                across, up,
-                s=30, color=style.SERIES[place % len(style.SERIES)],
-                marker=style.MARKERS[place // len(style.SERIES)], alpha=0.8, label=name,
+                across,
+                up,
+                s=30,
+                color=style.SERIES[place % len(style.SERIES)],
+                marker=style.MARKERS[place // len(style.SERIES)],
+                alpha=0.8,
+                label=name,
             )
         axes.scatter(
-            *_places(report["prior_rules"]), marker="x", s=46, color=style.INK, label="rules from published figures",
+            *_places(report["prior_rules"]), marker="x", s=46, color=style.INK, label="rules from published figures"
         )
         axes.set_xlim(-3, 104)
         axes.set_ylim(-3, 104)
@@ -74,8 +75,7 @@ def patterns(report: Row) -> bytes:
 
 
 def _places(rules: Sequence[Row]) -> tuple[list[float], list[float]]:
-    """Coverage and precision, in %; a rule that catches nothing stands at 0, one whose class has no test flow nowhere.
-    """
+    """List coverage and precision, in %; a rule that catches nothing has 0, one without test flows is left out."""
     found = [rule["distinct"] for rule in rules if rule["distinct"]["coverage"] is not None]
     return [100 * rule["coverage"] for rule in found], [100 * (rule["precision"] or 0.0) for rule in found]
 
@@ -87,7 +87,8 @@ def rule_rows(report: Row, most: int | None = None) -> list[dict[str, Any]]:
     absent = {"text": "none: no part of the flows is mostly of this class", "distinct": nothing, "row": nothing}
     return [
         {"class": name, "rule": rule["text"], **_scores(rule)}
-        for name, entry in report["classes"].items() for rule in entry["rules"][:most] or [absent]
+        for name, entry in report["classes"].items()
+        for rule in entry["rules"][:most] or [absent]
     ]
 
 
@@ -101,8 +102,10 @@ def prior_rule_rows(report: Row) -> list[dict[str, Any]]:
 
 def _scores(rule: Row) -> dict[str, Any]:
     return {
-        "coverage": rule["distinct"]["coverage"], "precision": rule["distinct"]["precision"],
-        "coverage, rows": rule["row"]["coverage"], "precision, rows": rule["row"]["precision"],
+        "coverage": rule["distinct"]["coverage"],
+        "precision": rule["distinct"]["precision"],
+        "coverage, rows": rule["row"]["coverage"],
+        "precision, rows": rule["row"]["precision"],
     }
 
 
@@ -116,10 +119,17 @@ def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> byte
     rows = table.to_dict("records") if hasattr(table, "to_dict") else list(table)
     if not rows or not features:
         return style.no_data("Samples", "no feature differs")
-    values = np.array([
-        [np.mean([row["value"] for row in rows if row["class"] == name and row["feature"] == feature] or [np.nan])
-         for name in classes] for feature in features
-    ])
+    values = np.array(
+        [
+            [
+                np.mean(
+                    [row["value"] for row in rows if row["class"] == name and row["feature"] == feature] or [np.nan]
+                )
+                for name in classes
+            ]
+            for feature in features
+        ]
+    )
     low, high = np.nanmin(values, axis=1, keepdims=True), np.nanmax(values, axis=1, keepdims=True)
     shade = np.divide(values - low, high - low, out=np.zeros_like(values), where=high > low)
     with style.canvas(2.4 + 0.72 * len(classes), 1.5 + 0.34 * len(features)) as made:
@@ -129,8 +139,9 @@ def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> byte
             for column in range(len(classes)):
                 if not np.isnan(values[row, column]):
                     colour = "white" if shade[row, column] > 0.6 else style.INK
-                    axes.text(column, row, f"{values[row, column]:.3g}", ha="center", va="center", fontsize=7.5,
-                              color=colour)
+                    axes.text(
+                        column, row, f"{values[row, column]:.3g}", ha="center", va="center", fontsize=7.5, color=colour
+                    )
         axes.set_xticks(range(len(classes)), classes, rotation=38, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(features)), features)
         for side in axes.spines.values():
@@ -145,17 +156,22 @@ def sides(report: Row) -> bytes:
     with style.canvas(6.8, 1.1 + 0.36 * len(names)) as made:
         axes = made.axes("Where each class's distinct flows are", "x")
         left = [0.0] * len(names)
-        totals = [
-            sum(report["by_class"][side].get(name, {}).get("groups", 0) for side in shown) or 1 for name in names
-        ]
+        totals = [sum(report["by_class"][side].get(name, {}).get("groups", 0) for side in shown) or 1 for name in names]
         for side, colour in zip(shown, (style.LIGHT, style.SKY, style.ORANGE, style.BLUE), strict=False):
             groups = [report["by_class"][side].get(name, {}).get("groups", 0) for name in names]
             widths = [100 * count / total for count, total in zip(groups, totals, strict=True)]
             axes.barh(range(len(names)), widths, left=left, height=0.62, color=colour, label=side)
             for place, (width, count, start) in enumerate(zip(widths, groups, left, strict=True)):
                 if width > 6:
-                    axes.text(start + width / 2, place, f"{count:,}", ha="center", va="center", fontsize=7.5,
-                              color="white" if colour == style.BLUE else style.INK)
+                    axes.text(
+                        start + width / 2,
+                        place,
+                        f"{count:,}",
+                        ha="center",
+                        va="center",
+                        fontsize=7.5,
+                        color="white" if colour == style.BLUE else style.INK,
+                    )
             left = [start + width for start, width in zip(left, widths, strict=True)]
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()

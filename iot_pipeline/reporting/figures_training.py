@@ -1,7 +1,4 @@
-"""Figures of training data and of the audit of the old training recipe.
-
-Belongs here: drawing them. Does not belong here: loss curves (figures.py), computing what is drawn.
-"""
+"""Figures of training data and of the audit of the old training recipe."""
 
 from __future__ import annotations
 

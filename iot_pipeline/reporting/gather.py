@@ -1,8 +1,6 @@
 """Reads the artefacts of a lake into the one structure (`context`) that reports, cards and the audit are made
 from.
 
-Belongs here: which file of which artefact goes where. Does not belong here: what a report says about it.
-
 Keys of a context, each absent where its artefact is: used (settings that the artefacts were made with), labels
 (provenance sentences), spec (name, title, citation, doi, licence, scaling, scaling_note), raw_flows, flows,
 dedup_report, label_conflicts, dataset_mismatch, flow_profile and sample_comparison (summary and `table`: rows),
@@ -75,10 +73,7 @@ def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
         }
     elif asset == "prompt":
         version = _json(folder / MANIFEST)["data_version"]
-        context.setdefault("prompts", {})[key] = {
-            "text": (folder / "prompt.md").read_text(),
-            "version": version,
-        }
+        context.setdefault("prompts", {})[key] = {"text": (folder / "prompt.md").read_text(), "version": version}
     elif asset in TRACKS:
         context.setdefault("tracks", {})[key] = {
             **_optional(folder / "report.json", "report"),
@@ -158,9 +153,7 @@ def lineage(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "partition": record["partition"],
                 "data_version": record["data_version"],
                 "code_version": record["code_version"],
-                "prompts": {
-                    item.removeprefix("prompt@"): manifests[item]["data_version"] for item in prompts
-                },
+                "prompts": {item.removeprefix("prompt@"): manifests[item]["data_version"] for item in prompts},
                 "inputs": dict(record["inputs"]),
                 "seed": settings.pop("seed", None),
                 "settings": settings,

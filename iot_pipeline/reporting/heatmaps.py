@@ -1,7 +1,4 @@
-"""Square heat maps: who shares flows with whom, and who is taken for whom.
-
-Belongs here: matrices with a number in each cell. Does not belong here: every other figure (figures.py).
-"""
+"""Square heat maps: who shares flows with whom, and who is taken for whom."""
 
 from __future__ import annotations
 
@@ -26,9 +23,7 @@ def conflicts(report: Mapping[str, Any]) -> bytes:
     )
 
 
-def confusion(
-    matrix: Sequence[Sequence[float]], classes: Sequence[str], title: str = "Confusion matrix"
-) -> bytes:
+def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str], title: str = "Confusion matrix") -> bytes:
     """Heat map of a confusion matrix [true, predicted], coloured by share of the true class."""
     return heat_map(matrix, classes, title, "predicted class", "true class", whole=False)
 

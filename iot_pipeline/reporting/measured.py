@@ -1,7 +1,4 @@
-"""The measurements that claims are set beside, taken out of the artefacts of a lake.
-
-Belongs here: which figure of which artefact answers which claim. Does not belong here: verdicts (claims.py).
-"""
+"""The measurements that claims are set beside, taken out of the artefacts of a lake."""
 
 from __future__ import annotations
 
@@ -21,11 +18,7 @@ def collect(context: Context) -> tuple[Measured, set[str]]:
     are skipped."""
     found: Measured = {}
     used = context.get("used") or {}
-    note = (
-        "measured on simulated flows"
-        if simulated(used)
-        else f"measured on {used.get('dataset', 'this data set')}"
-    )
+    note = "measured on simulated flows" if simulated(used) else f"measured on {used.get('dataset', 'this data set')}"
 
     def put(key: str, value: Any, where: str, text: str = note) -> None:
         if value is not None:
@@ -60,8 +53,7 @@ def conditions(context: Context) -> set[str]:
     checks = {
         "real_flows": used.get("dataset") == "farm_flow" and not simulated(used),
         "gpt_teacher": (
-            used.get("teacher") == "openai"
-            and "gpt-4o-mini" in str(used.get("teacher_model") or "gpt-4o-mini")
+            used.get("teacher") == "openai" and "gpt-4o-mini" in str(used.get("teacher_model") or "gpt-4o-mini")
         ),
         "qwen_base": "qwen2.5-1.5b" in base.lower(),
         "stage_all": any(split_key(key)[0] == "ALL" for key in tracks),
@@ -80,12 +72,7 @@ def _data(context: Context, put: Any) -> None:
     if report := context.get("dataset_mismatch"):
         for item in [*report["findings"], *report["agreements"]]:
             if item["kind"] == "facts" and item["what"].startswith("sum of class_rows_prior_work"):
-                put(
-                    "prior_class_table_sum",
-                    item["found"],
-                    "dataset_mismatch",
-                    "the published table, added up",
-                )
+                put("prior_class_table_sum", item["found"], "dataset_mismatch", "the published table, added up")
     if report := context.get("label_conflicts"):
         put("row_ceiling", report["ceilings"]["row"], "label_conflicts")
     if report := context.get("leakage_report"):
@@ -110,12 +97,7 @@ def _models(context: Context, put: Any) -> None:
     if scored:
         best = max(scored, key=lambda key: scored[key])
         stage, _ = split_key(best)
-        put(
-            "student_accuracy",
-            scored[best],
-            f"eval_metrics/{stage}[{best}]",
-            "best track; flows unseen in training",
-        )
+        put("student_accuracy", scored[best], f"eval_metrics/{stage}[{best}]", "best track; flows unseen in training")
     losses: dict[tuple[str, str], float] = {}
     for key, found in (context.get("training") or {}).items():
         loss = found["facts"].get("validation_loss")
@@ -133,12 +115,7 @@ def _models(context: Context, put: Any) -> None:
         if stages:
             stage = stages[-1]
             ratio = losses[stage, "original"] / losses[stage, track]
-            put(
-                f"loss_ratio_{track}",
-                ratio,
-                f"lora_checkpoint/{stage}",
-                f"at {stage}, on one common validation set",
-            )
+            put(f"loss_ratio_{track}", ratio, f"lora_checkpoint/{stage}", f"at {stage}, on one common validation set")
 
 
 def _protocol(context: Context, put: Any) -> None:
@@ -168,8 +145,7 @@ def _answers(context: Context, put: Any) -> None:
         put(f"answer_characters_{name}", length, name, "mean over the rows")
     for row in (context.get("cost_report") or {}).get("rows", []):
         if row["stage"] == "ALL" or not any(
-            other["stage"] == "ALL" and other["track"] == row["track"]
-            for other in context["cost_report"]["rows"]
+            other["stage"] == "ALL" and other["track"] == row["track"] for other in context["cost_report"]["rows"]
         ):
             text = f"stage {row['stage']} only" if row["stage"] != "ALL" else ""
             put(f"cost_{row['track']}", row["billed_usd"], "cost_report", text)
@@ -177,12 +153,7 @@ def _answers(context: Context, put: Any) -> None:
     alone = [rung for rung in explained if rung.get("seconds_p50")]
     if alone:
         best = min(alone, key=seconds_a_flow)
-        put(
-            "seconds_a_flow",
-            seconds_a_flow(best),
-            "inference_benchmark",
-            f"{best['rung']}, on {best['device']}",
-        )
+        put("seconds_a_flow", seconds_a_flow(best), "inference_benchmark", f"{best['rung']}, on {best['device']}")
     for kind in ("bf16", "int8", "int4"):
         if matching := [rung for rung in explained if kind in rung["rung"]]:
             best = min(matching, key=seconds_a_flow)

@@ -1,7 +1,5 @@
 """The paper report: chapters put together and rendered as HTML and Markdown, each one file that needs no
 other.
-
-Belongs here: order of chapters, rendering, writing. Does not belong here: wording and figures of a chapter.
 """
 
 from __future__ import annotations
@@ -55,9 +53,7 @@ def paper_report(context: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
     spec = context.get("spec") or {}
     values = {
         "title": "IoT flows, named and explained",
-        "subtitle": str(
-            spec.get("title") or spec.get("name") or (context.get("used") or {}).get("dataset") or ""
-        ),
+        "subtitle": str(spec.get("title") or spec.get("name") or (context.get("used") or {}).get("dataset") or ""),
         "banner": sections_front.banner(context),
         "sections": chapters,
         "css": (TEMPLATES / "report.css").read_text(),

@@ -1,7 +1,4 @@
-"""The report's chapter on baselines: which AutoML students are held against, and what it is made of.
-
-Belongs here: what is said about baselines. Does not belong here: students (sections_student.py), markup.
-"""
+"""The report's chapter on baselines: which AutoML students are held against, and what it is made of."""
 
 from __future__ import annotations
 

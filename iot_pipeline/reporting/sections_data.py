@@ -1,8 +1,4 @@
-"""The report's chapters on data, split and the teacher's answers.
-
-Belongs here: what is said about data and answers. Does not belong here: students (sections_student.py),
-markup.
-"""
+"""The report's chapters on data, split and the teacher's answers."""
 
 from __future__ import annotations
 
@@ -111,16 +107,11 @@ def _mismatch(section: Section, context: Context) -> None:
         return
     section.text(
         f"{report['checked']} published facts were checked against the rows and against each other; "
-        f"{report['disagreeing']} disagree."
-        + (f" {report['note']}" if report.get("note") else "")
+        f"{report['disagreeing']} disagree." + (f" {report['note']}" if report.get("note") else "")
     )
     findings = report["findings"]
     shown = findings[:FINDINGS_SHOWN]
-    more = (
-        f" The first {len(shown)} of {len(findings)}; the artefact has all."
-        if len(findings) > len(shown)
-        else ""
-    )
+    more = f" The first {len(shown)} of {len(findings)}; the artefact has all." if len(findings) > len(shown) else ""
     if findings:
         section.figure(
             figures.mismatches(report),
@@ -161,10 +152,15 @@ def _profile(section: Section, context: Context) -> None:
         section.text(f"The same value in every row, so of no use to any model: {', '.join(constant)}.")
     scales = {name: scale["recovered"] for name, scale in report["scales"].items() if scale["recovered"]}
     section.table(
-        [{"feature": name, "step": scale["quantum"], "rows on the grid": scale["share_on_grid"]}
-         for name, scale in scales.items()],
-        [Column("feature"), Column("step", numeric=True),
-         Column("rows on the grid", write=tables.percent, numeric=True)],
+        [
+            {"feature": name, "step": scale["quantum"], "rows on the grid": scale["share_on_grid"]}
+            for name, scale in scales.items()
+        ],
+        [
+            Column("feature"),
+            Column("step", numeric=True),
+            Column("rows on the grid", write=tables.percent, numeric=True),
+        ],
         "Features whose values lie on a grid: one step is a fixed number of raw units, so the scaling can be undone.",
         "flow_profile",
     )
@@ -175,8 +171,12 @@ def _outliers(section: Section, table: Sequence[Mapping[str, Any]]) -> None:
     found = [row for row in table if row["class"] != "(all)" and row["outlier_share"]]
     section.table(
         sorted(found, key=lambda row: (-row["outlier_share"], row["class"], row["feature"]))[:OUTLIERS_SHOWN],
-        [Column("class"), Column("feature"), *(Column(key, numeric=True) for key in ("p25", "median", "p75", "max")),
-         Column("outlier_share", "outliers", tables.percent, True)],
+        [
+            Column("class"),
+            Column("feature"),
+            *(Column(key, numeric=True) for key in ("p25", "median", "p75", "max")),
+            Column("outlier_share", "outliers", tables.percent, True),
+        ],
         "Outliers: rows farther than 1.5 interquartile ranges from the quartiles of their class. The largest shares;"
         " the artefact has all.",
         "flow_profile",
@@ -232,11 +232,7 @@ def _samples(section: Section, context: Context) -> None:
         if line["sample"] == 0 and line["feature"] in report["marked"]:
             raw = line["raw"]
             known = raw is not None and raw == raw  # NaN: the scale of this feature is not known
-            text = (
-                f"{line['printed']} ({tables.number(round(raw, 3))} {line['unit']})"
-                if known
-                else line["printed"]
-            )
+            text = f"{line['printed']} ({tables.number(round(raw, 3))} {line['unit']})" if known else line["printed"]
             by_feature.setdefault(line["feature"], {"feature": line["feature"]})[line["class"]] = text
     section.table(
         list(by_feature.values()),
@@ -369,13 +365,10 @@ def tracks(context: Context) -> Section:
         stage, name = split_key(key)
         for number, example in enumerate(track.get("examples") or [], start=1):
             section.quote(
-                f"{name} {stage}, example {number}",
-                [("flow", example["prompt"]), ("answer", example["answer"])],
+                f"{name} {stage}, example {number}", [("flow", example["prompt"]), ("answer", example["answer"])]
             )
     for name, prompt in (context.get("prompts") or {}).items():
-        section.quote(
-            f"prompt file of {name}, version {prompt['version'][:12]}", [("prompt", prompt["text"])]
-        )
+        section.quote(f"prompt file of {name}, version {prompt['version'][:12]}", [("prompt", prompt["text"])])
     return section
 
 

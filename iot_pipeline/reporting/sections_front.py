@@ -1,7 +1,4 @@
-"""The report's first chapters: what is not real, results, what this is.
-
-Belongs here: what a reader sees first. Does not belong here: data (sections_data.py), markup.
-"""
+"""The report's first chapters: what is not real, results, what this is."""
 
 from __future__ import annotations
 
@@ -34,10 +31,7 @@ def banner(context: Context) -> list[dict[str, str]]:
         marks.append(
             {
                 "name": "EMBEDDED teacher",
-                "text": (
-                    "The answers were written by a rule-based analyst that runs with the project. None is"
-                    " GPT's."
-                ),
+                "text": ("The answers were written by a rule-based analyst that runs with the project. None is GPT's."),
             }
         )
     if used.get("base_model") == "tiny":
@@ -65,10 +59,7 @@ def about(context: Context) -> Section:
     )
     facts: list[dict[str, Any]] = [
         {"what": "data set", "value": spec.get("title") or used.get("dataset")},
-        {
-            "what": "source of the rows",
-            "value": "simulator of this project" if simulated(used) else used.get("source"),
-        },
+        {"what": "source of the rows", "value": "simulator of this project" if simulated(used) else used.get("source")},
         {"what": "cite as", "value": spec.get("citation")},
         {
             "what": "data DOI and licence",
@@ -100,7 +91,7 @@ def results(context: Context) -> Section:
         comparison.flat_rows(found, view),
         comparison.columns(view),
         "Every student and baseline on the same held-out flows, which share no prompt with training. Main"
-        f" view: {comparison.VIEWS[view]}. Brackets: 95 % cluster-bootstrap intervals. \"Of AutoML\" is of its fixed,"
+        f' view: {comparison.VIEWS[view]}. Brackets: 95 % cluster-bootstrap intervals. "Of AutoML" is of its fixed,'
         " reproducible configuration on the same rows.",
         "track_comparison",
     )
@@ -113,10 +104,8 @@ def results(context: Context) -> Section:
     )
     section.figure(
         figures.accuracy(found, view),
-        "Dot plot of accuracy with 95 % intervals of each track and baseline, with the ceiling as a dashed"
-        " line",
-        "Circles are students, squares are baselines; the dashed line is what no function of the flow text"
-        " can pass.",
+        "Dot plot of accuracy with 95 % intervals of each track and baseline, with the ceiling as a dashed line",
+        "Circles are students, squares are baselines; the dashed line is what no function of the flow text can pass.",
         "track_comparison",
     )
     return section

@@ -1,7 +1,4 @@
-"""The report's chapter on the prior work's training protocol: what it does to rows, loss and accuracy.
-
-Belongs here: the old recipe beside ours. Does not belong here: its measurement (asset paper_protocol).
-"""
+"""The report's chapter on the prior work's training protocol: what it does to rows, loss and accuracy."""
 
 from __future__ import annotations
 

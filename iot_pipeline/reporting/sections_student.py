@@ -1,7 +1,5 @@
 """The report's chapters from training on: evaluation, explanations, inference, cost, claims, limitations,
 lineage.
-
-Belongs here: what is said about students and claims. Does not belong here: data (sections_data.py), markup.
 """
 
 from __future__ import annotations
@@ -30,11 +28,7 @@ def name_of(key: str) -> str:
 def training(context: Context) -> Section:
     """Tensors, loss curves, tokens, seconds."""
     section = Section("training", "Training")
-    base, runs, tensors = (
-        context.get("base_model"),
-        context.get("training") or {},
-        context.get("tensors") or {},
-    )
+    base, runs, tensors = (context.get("base_model"), context.get("training") or {}, context.get("tensors") or {})
     if not base:
         section.missing("base_model")
     if tensors:
@@ -43,10 +37,7 @@ def training(context: Context) -> Section:
             " one end of turn; the checks that say so block training."
         )
         section.table(
-            [
-                {"track": split_key(key)[1], "stage": split_key(key)[0], **stats}
-                for key, stats in tensors.items()
-            ],
+            [{"track": split_key(key)[1], "stage": split_key(key)[0], **stats} for key, stats in tensors.items()],
             caption="Training tensors.",
             asset="training_split",
         )
@@ -169,7 +160,8 @@ def explanations(context: Context) -> Section:
     )
     rows = [
         {"track": split_key(key)[1], "stage": split_key(key)[0], "decoding": decoding, **means}
-        for key, result in found.items() for decoding, means in decodings(result).items()
+        for key, result in found.items()
+        for decoding, means in decodings(result).items()
     ]
     section.table(
         rows,
@@ -235,8 +227,7 @@ def inference(context: Context) -> Section:
         return section
     rungs = report["rungs"]
     section.text(
-        f"Measured with the student {report['track']} {report['stage']} on one machine; other machines"
-        " differ."
+        f"Measured with the student {report['track']} {report['stage']} on one machine; other machines differ."
     )
     section.figure(
         figures.inference_ladder(rungs),
@@ -265,9 +256,7 @@ def inference(context: Context) -> Section:
         Column("ended_share", "answers that ended", numeric=True),
         Column("note", "device or reason"),
     ]
-    section.table(
-        rows, columns, "Every rung. The reference is fp32 with the adapter apart.", "inference_benchmark"
-    )
+    section.table(rows, columns, "Every rung. The reference is fp32 with the adapter apart.", "inference_benchmark")
     return section
 
 
@@ -325,17 +314,14 @@ def limits(context: Context) -> list[str]:
         said.append(f"Known leak: {spec['scaling_note']}")
     if embedded_teacher(context):
         said.append(
-            "Explanations come from rules and sound alike; an LLM teacher would be more varied and less"
-            " reliable."
+            "Explanations come from rules and sound alike; an LLM teacher would be more varied and less reliable."
         )
     if used.get("base_model") == "tiny":
         said.append("The student is tiny; its accuracy and speed do not carry over to Qwen2.5-1.5B.")
     made = sorted({split_key(key)[0] for key in context.get("evaluation") or {}}, key=comparison.STAGES.index)
     if made and made != comparison.STAGES:
         absent = [stage for stage in comparison.STAGES if stage not in made]
-        said.append(
-            f"Only stage {', '.join(made)} was evaluated; nothing is known here of {', '.join(absent)}."
-        )
+        said.append(f"Only stage {', '.join(made)} was evaluated; nothing is known here of {', '.join(absent)}.")
     if not made:
         said.append("No student was evaluated.")
     seeds = {row["seed"] for row in context.get("lineage") or [] if row["seed"] is not None}
@@ -343,9 +329,7 @@ def limits(context: Context) -> list[str]:
         said.append("One seed: intervals cover the choice of test flows, not the luck of split and training.")
     found = context.get("track_comparison")
     if found and not found["paired"]:
-        said.append(
-            "No paired test between tracks was made, so small differences between them prove nothing."
-        )
+        said.append("No paired test between tracks was made, so small differences between them prove nothing.")
     conflicts = context.get("label_conflicts")
     if conflicts and conflicts["ceilings"]["row"] < 1:
         said.append("Part of the error cannot be avoided: equal flows carry different labels.")
@@ -359,10 +343,7 @@ def limits(context: Context) -> list[str]:
         )
     open_claims = [row for row in context.get("claims_audit") or [] if row["verdict"] == claims.UNMEASURED]
     if open_claims:
-        said.append(
-            f"{len(open_claims)} claims of the prior work were not measured here; the audit says why for"
-            " each."
-        )
+        said.append(f"{len(open_claims)} claims of the prior work were not measured here; the audit says why for each.")
     return said or ["No limit follows from the artefacts that are here."]
 
 

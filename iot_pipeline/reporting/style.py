@@ -1,7 +1,4 @@
-"""One look for all figures: palette, canvas, axes, and PNG bytes that are small and the same every time.
-
-Belongs here: how figures look. Does not belong here: what they show (figures.py).
-"""
+"""One look for all figures: palette, canvas, axes, and PNG bytes that are small and the same every time."""
 
 from __future__ import annotations
 
@@ -125,7 +122,4 @@ def img(image: bytes, alt: str) -> str:
     """An HTML img element that holds the PNG; `alt` is escaped, its size in CSS pixels stops the page from
     jumping."""
     width, height = (round(int.from_bytes(image[at : at + 4]) * 96 / DPI) for at in (16, 20))
-    return (
-        f'<img src="{data_uri(image)}" alt="{html.escape(alt, quote=True)}" '
-        f'width="{width}" height="{height}">'
-    )
+    return f'<img src="{data_uri(image)}" alt="{html.escape(alt, quote=True)}" width="{width}" height="{height}">'

@@ -1,7 +1,4 @@
-"""One table, three ways: Markdown, HTML, and plain rows for Dagster's tables; and how numbers are written.
-
-Belongs here: formatting and rendering. Does not belong here: choosing what stands in a table.
-"""
+"""One table, three ways: Markdown, HTML, and plain rows for Dagster's tables; and how numbers are written."""
 
 from __future__ import annotations
 
@@ -135,14 +132,10 @@ def to_html(rows: Sequence[Row], columns: Sequence[Column] | None = None, captio
         return ""
     columns = columns or columns_of(rows)
     kind = ['class="n"' if column.numeric else "" for column in columns]
-    head = "".join(
-        f'<th scope="col" {k}>{html.escape(c.heading)}</th>' for c, k in zip(columns, kind, strict=True)
-    )
+    head = "".join(f'<th scope="col" {k}>{html.escape(c.heading)}</th>' for c, k in zip(columns, kind, strict=True))
     lines = []
     for row in rows:
-        cells = "".join(
-            f"<td {k}>{html.escape(c.cell(row))}</td>" for c, k in zip(columns, kind, strict=True)
-        )
+        cells = "".join(f"<td {k}>{html.escape(c.cell(row))}</td>" for c, k in zip(columns, kind, strict=True))
         mark = f' class="{html.escape(str(row["row_class"]), quote=True)}"' if row.get("row_class") else ""
         lines.append(f"<tr{mark}>{cells}</tr>")
     title = f'<p class="caption">{html.escape(caption)}</p>' if caption else ""

@@ -1,7 +1,4 @@
-"""Re-derives the promises of a tensor file from the file itself.
-
-Belongs here: the checks that block training. Does not belong here: building the file (tensors.py).
-"""
+"""Re-derives the promises of a tensor file from the file itself."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from iot_pipeline.models.label_tokens import LabelFinder
 from iot_pipeline.models.tokenizer import END_OF_TURN, START_OF_TURN, control_tokens, pad_id, template_controls
-from iot_pipeline.sft.label import LabelFinder
 from iot_pipeline.sft.tensors import IGNORED, TensorStats, load_tensors, statistics
 
 

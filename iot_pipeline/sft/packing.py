@@ -1,7 +1,4 @@
-"""Packing: which rows are laid end to end so that little room is wasted.
-
-Belongs here: the plan. Does not belong here: arrays and the attention that keeps rows apart (training/batches.py).
-"""
+"""Packing: which rows are laid end to end so that little room is wasted."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Training tensors by the prior work's recipe, to the letter, so that its harm can be measured. For audits only.
-
-Belongs here: the cut at 512 tokens, the loss on everything, padding = end of turn. Does not belong here: what the
-project trains on (tensors.py).
-"""
+"""Training tensors by the prior work's recipe, to the letter, so that its harm can be measured. For audits only."""
 
 from __future__ import annotations
 
@@ -14,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.models.label_tokens import LabelFinder
 from iot_pipeline.models.tokenizer import END_OF_TURN, chat_texts, encode
-from iot_pipeline.sft.label import LabelFinder
 from iot_pipeline.sft.tensors import IGNORED
 
 PAPER_LENGTH = 512
@@ -52,7 +48,10 @@ class PaperStats:
 
 
 def build_paper_tensors(
-    messages: Sequence[dict[str, Any]], tokenizer: Any, out: Path, limit: int = PAPER_LENGTH,
+    messages: Sequence[dict[str, Any]],
+    tokenizer: Any,
+    out: Path,
+    limit: int = PAPER_LENGTH,
     kept_share: float | None = None,
 ) -> PaperStats:
     """Write the tensor file `out` as the old scripts would have: the same layout as sft.build_tensors.

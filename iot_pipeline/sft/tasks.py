@@ -1,7 +1,4 @@
-"""What a student is asked of a flow: to explain (class and reasons), or to classify (the class alone).
-
-Belongs here: the wording of the two tasks, in training rows and in prompts. Does not belong here: tokenising.
-"""
+"""What a student is asked of a flow: to explain (class and reasons), or to classify (the class alone)."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.sft.label import LABEL_LINE
+from iot_pipeline.models.label_tokens import LABEL_LINE
 
 Task = Literal["explain", "classify"]
 # `explain`: every row is as the teacher wrote it. `both`: each row also as a question for the class alone, so that a

@@ -1,7 +1,4 @@
-"""Chat rows to training tensors: tokenised, answer-only labels, nothing cut, one file.
-
-Belongs here: building and loading the arrays. Does not belong here: re-checking them (check.py), batching (training/).
-"""
+"""Chat rows to training tensors: tokenised, answer-only labels, nothing cut, one file."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.models.label_tokens import LABEL_LINE, LabelFinder
 from iot_pipeline.models.tokenizer import END_OF_TURN, chat_texts, encode, template_controls
-from iot_pipeline.sft.label import LABEL_LINE, LabelFinder
 
 IGNORED = -100
 NAMED = 5  # over-long rows that an error names

@@ -21,14 +21,14 @@ import sqlalchemy as sa
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
-from iot_pipeline.teacher import ledger
-from iot_pipeline.teacher.database import Location, shown
-from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher import pricing
+from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
-from iot_pipeline.teacher.run import Run
-from iot_pipeline.teacher.store import UNCHECKED, Store, exists
-from iot_pipeline.teacher.store_requests import RequestTable
-from iot_pipeline.teacher.store_tables import answers as answer_table
+from iot_pipeline.teacher.session import Run
+from iot_pipeline.teacher.store.database import Location, shown
+from iot_pipeline.teacher.store.requests import RequestTable
+from iot_pipeline.teacher.store.schema import answers as answer_table
+from iot_pipeline.teacher.store.store import UNCHECKED, Store, exists
 
 # `request` is the canonical JSON whose sha256 is the key, `context` by what the answer is judged: null where a request
 # was asked by a version of the project that did not keep it.
@@ -66,7 +66,8 @@ def export_answers(store: Location, file: Path) -> int:
         raise UserError(f"there is no store of answers {shown(store)}; run something, or set IOT_TEACHER_STORE.")
     count = 0
     with (
-        Store(store, read_only=True) as opened, replacing(file) as temporary,
+        Store(store, read_only=True) as opened,
+        replacing(file) as temporary,
         pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
     ):
         asked = RequestTable(opened)
@@ -228,7 +229,7 @@ def told_by_file(
 def _list_price(source: str, model: str, usage: Usage) -> float:
     """Dollars of the tokens at list price, nothing where the answer came from a free server or no price is known."""
     try:
-        return ledger.price_of(model).cost(usage) if ledger.is_paid(source) else 0.0
+        return pricing.price_of(model).cost(usage) if pricing.is_paid(source) else 0.0
     except (UserError, ValueError):
         return 0.0
 

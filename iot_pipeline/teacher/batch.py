@@ -1,8 +1,5 @@
 """Asking by the Batch API: waves of requests, each a file that the server works off within a day.
 
-Belongs here: which lines go into a wave, the steps of a batch, what became of each line. Does not belong here: the
-calls (batch_api.py), durable state (store_batches.py), rules of trying again (run.py).
-
 A line is joined to its request by custom_id = request key, never by position. Every step is in the store before and
 after it is taken, so that a process killed anywhere is followed by one that finds its batches again.
 """
@@ -20,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import ledger
+from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.batch_api import ENDPOINT, BatchApi, RemoteBatch, Unsure, line_reply
-from iot_pipeline.teacher.hidden import code_of, shown_words
+from iot_pipeline.teacher.redaction import code_of, shown_words
 from iot_pipeline.teacher.replies import Asked, Reply
 from iot_pipeline.teacher.request import Request, Usage
-from iot_pipeline.teacher.run import Run
-from iot_pipeline.teacher.store_batches import Batch, BatchTable, Line
+from iot_pipeline.teacher.retry_state import RetryState
+from iot_pipeline.teacher.session import Run
+from iot_pipeline.teacher.store.batches import Batch, BatchTable, Line
 from iot_pipeline.teacher.tokens import safe_tokens
-from iot_pipeline.teacher.tries import Tries
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -82,10 +79,10 @@ class Batches:
         self.run, self.teacher, self.limits = run, teacher, teacher.batch_limits
         self.table = BatchTable(run.store)
         self.api = BatchApi(client, teacher.base_url, teacher.max_attempts, teacher.backoff_base_s)
-        self.tries: dict[str, Tries] = {}  # of requests that are not finished, by key
+        self.tries: dict[str, RetryState] = {}  # of requests that are not finished, by key
         self.unasked: set[str] = set()  # answered by a batch that was taken over, before this run came to them
         self.open: list[Open] = []
-        self.again: deque[Tries] = deque()  # was in a batch, has no final answer yet
+        self.again: deque[RetryState] = deque()  # was in a batch, has no final answer yet
         self.most_tokens = self.limits.tokens
 
     async def take_over(self) -> None:
@@ -137,7 +134,7 @@ class Batches:
     def _held(self, request: Request) -> bool:
         """Whether a batch that was taken over holds this request, or has brought a good answer to it by now."""
         if any(request.key in one.lines for one in self.open):
-            self.tries[request.key] = Tries(request)
+            self.tries[request.key] = RetryState(request)
             return True
         if request.key not in self.unasked or self.run.from_store([request]):
             return False
@@ -146,14 +143,14 @@ class Batches:
 
     # -- sending -------------------------------------------------------------------------------------------
 
-    def _wave(self, feed: Iterator[Request]) -> tuple[list[Tries], list[int], bool]:
+    def _wave(self, feed: Iterator[Request]) -> tuple[list[RetryState], list[int], bool]:
         """The next lines and their tokens, within the limits; and whether there are more.
 
         Empty while the queue at the server is more than half full and would cut the wave short: many small batches
         take longer than a few large ones.
         """
         room = self.most_tokens - sum(one.batch.tokens for one in self.open)
-        wave: list[Tries] = []
+        wave: list[RetryState] = []
         tokens: list[int] = []
         size = 0
         while len(wave) < self.limits.requests:
@@ -175,14 +172,14 @@ class Batches:
             return [], [], True
         return wave, tokens, True
 
-    def _next(self, feed: Iterator[Request]) -> Tries | None:
+    def _next(self, feed: Iterator[Request]) -> RetryState | None:
         request = next(feed, None)
         if request is None:
             return None
-        self.tries[request.key] = Tries(request)
+        self.tries[request.key] = RetryState(request)
         return self.tries[request.key]
 
-    async def _send(self, wave: list[Tries], tokens: list[int]) -> bool:
+    async def _send(self, wave: list[RetryState], tokens: list[int]) -> bool:
         """Set the money aside, upload, start; False where the budget has no room while other batches hold it."""
         planned = [(t.request.key, t.request.model, self._worst(t)) for t in wave]
         batch = self.table.plan(planned, self.teacher.source, tokens, self.teacher.budget_usd)
@@ -236,8 +233,8 @@ class Batches:
         self.table.forget(batch)
         self.run.reserved -= lines
 
-    def _worst(self, tries: Tries) -> float:
-        return ledger.worst_case(self.teacher.price(tries.request.model).in_batch(), tries.request, tries.max_tokens)
+    def _worst(self, tries: RetryState) -> float:
+        return pricing.worst_case(self.teacher.price(tries.request.model).in_batch(), tries.request, tries.max_tokens)
 
     # -- waiting and reading ---------------------------------------------------------------------------------
 
@@ -375,7 +372,7 @@ class Batches:
             self.again.append(tries)
 
 
-def line_text(tries: Tries) -> bytes:
+def line_text(tries: RetryState) -> bytes:
     """A line of the input file."""
     line = {"custom_id": tries.request.key, "method": "POST", "url": ENDPOINT, "body": tries.body()}
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -1,7 +1,4 @@
-"""The five calls of the Batch API, through the openai client: what they return and what their failures mean.
-
-Belongs here: transport, its retries, the reading of result lines. Does not belong here: what to do next (batch.py).
-"""
+"""The five calls of the Batch API, through the openai client: what they return and what their failures mean."""
 
 from __future__ import annotations
 
@@ -14,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.hidden import code_of, shown_words
-from iot_pipeline.teacher.limits import backoff_s, retry_after_s
+from iot_pipeline.teacher.redaction import code_of, shown_words
 from iot_pipeline.teacher.replies import (
     MOST_TOKENS,
     Asked,
@@ -26,6 +22,7 @@ from iot_pipeline.teacher.replies import (
     read_error,
     unreadable,
 )
+from iot_pipeline.teacher.retry import backoff_s, retry_after_s
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -197,9 +194,7 @@ class BatchApi:
         except (openai.APIError, httpx2.HTTPError):
             raise Unsure(f"the file {shown_words(file_id)} could not be read to its end") from None
 
-    async def _call(
-        self, send: Callable[[], Awaitable[T]], repeatable: bool = True, may_be_gone: bool = False
-    ) -> T:
+    async def _call(self, send: Callable[[], Awaitable[T]], repeatable: bool = True, may_be_gone: bool = False) -> T:
         import openai
 
         for attempt in range(1, self.tries + 1):
@@ -253,7 +248,7 @@ def _heard(error: Any) -> str:
 
 async def lines_of(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncIterator[bytes | None]:
     """Split a stream into lines, blank ones left out; None in place of one over `limit` bytes, which is not held."""
-    from iot_pipeline.teacher.transport import unpacker
+    from iot_pipeline.teacher.http import unpacker
 
     unpack, held, too_long = unpacker(encoding), bytearray(), False
     async for piece in pieces:

@@ -1,7 +1,4 @@
-"""Python's search for garbage, out of the way of many short exchanges.
-
-Belongs here: when it looks, and at what. Does not belong here: anything that makes garbage.
-"""
+"""Python's search for garbage, out of the way of many short exchanges."""
 
 import gc
 from collections.abc import Iterator

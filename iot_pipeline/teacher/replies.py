@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from iot_pipeline.teacher.hidden import code_of, shown_words
-from iot_pipeline.teacher.limits import retry_after_s
+from iot_pipeline.teacher.redaction import code_of, shown_words
 from iot_pipeline.teacher.request import Usage
+from iot_pipeline.teacher.retry import retry_after_s
 
 Kind = Literal["answer", "rate_limit", "transport", "rejected", "form"]
 
@@ -163,8 +163,15 @@ def read_completion(said: Any, asked: Asked | None = None) -> Reply:
     choice = completion.choices[0]
     message, reason = choice.message, (choice.finish_reason or "")[:100]
     return Reply(
-        "answer", "ok", message.content or "", reason, bool(message.refusal) or reason == "content_filter",
-        (completion.model or "")[:200], usage, billed_unknown=usage is None, usage_fault=fault,
+        "answer",
+        "ok",
+        message.content or "",
+        reason,
+        bool(message.refusal) or reason == "content_filter",
+        (completion.model or "")[:200],
+        usage,
+        billed_unknown=usage is None,
+        usage_fault=fault,
     )
 
 
@@ -238,9 +245,7 @@ def _fatal(status: int, code: str, heard: str, words: str, asked: Asked) -> str:
         asked: what the request was.
     """
     if status == 401:
-        return (
-            f"the teacher's server refused the key ({heard}): set OPENAI_API_KEY to one that may use {asked.model}."
-        )
+        return f"the teacher's server refused the key ({heard}): set OPENAI_API_KEY to one that may use {asked.model}."
     if status == 403:
         return (
             f"the teacher's server refused access ({heard}): set OPENAI_API_KEY to a key that may use {asked.model}, "

@@ -1,7 +1,4 @@
-"""What is asked of a teacher and what comes back, and the key that joins the two.
-
-Belongs here: Request, its key, Answer. Does not belong here: sending (engine.py) and keeping (store.py).
-"""
+"""What is asked of a teacher and what comes back, and the key that joins the two."""
 
 from __future__ import annotations
 
@@ -79,9 +76,7 @@ class Usage:
     completion: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt + other.prompt, self.cached + other.cached, self.completion + other.completion
-        )
+        return Usage(self.prompt + other.prompt, self.cached + other.cached, self.completion + other.completion)
 
 
 @dataclass(frozen=True)

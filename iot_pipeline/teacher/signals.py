@@ -1,7 +1,4 @@
-"""What happens when a process is told to stop while the engine's event loop runs.
-
-Belongs here: SIGINT and SIGTERM around a loop. Does not belong here: what a stopped call owes its store (pool.py).
-"""
+"""What happens when a process is told to stop while the engine's event loop runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """How many tokens a server will count before it has been asked.
 
-Belongs here: rules from text to tokens. Does not belong here: prices (ledger.py), keeping limits (pool.py, batch.py).
-
 Which tokenizer a server has is its own business and most are downloads, so this is a rule of two rates. Measured with
 o200k_base (that of gpt-4o and its kind) on the prompts of both data sets, every serialisation and both forms of answer:
 prompts within 4 %, answers within 6 %. One rate for all would be 2.3 bytes a token in a flow and 4.1 in a rule.

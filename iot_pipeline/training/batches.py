@@ -1,7 +1,4 @@
-"""From a step's rows to the arrays of its forward passes, padded little or packed, repeats computed once.
-
-Belongs here: micro-batches, padding, packing, token weights, and counts of what they did. Not the loss (loss.py).
-"""
+"""From a step's rows to the arrays of its forward passes, padded little or packed, repeats computed once."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from iot_pipeline.models.label_tokens import LabelFinder
 from iot_pipeline.models.tokenizer import pad_id
-from iot_pipeline.sft.label import LabelFinder
 from iot_pipeline.sft.packing import best_fit
 from iot_pipeline.sft.tensors import IGNORED, Tensors
-from iot_pipeline.training.plan import Plan
+from iot_pipeline.training.data import Plan
 
 # A forward pass takes rows of like length: as many as keep its padding within this share of what it computes.
 MOST_PADDING = 0.05
@@ -96,8 +93,16 @@ class Batches:
     """
 
     def __init__(
-        self, tensors: Tensors, tokenizer: Any, micro: int, label_weight: float = 1.0,
-        pack_tokens: int | None = None, rank: int = 0, world: int = 1, device: Any = "cpu", even: bool = False,
+        self,
+        tensors: Tensors,
+        tokenizer: Any,
+        micro: int,
+        label_weight: float = 1.0,
+        pack_tokens: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        device: Any = "cpu",
+        even: bool = False,
     ) -> None:
         self.tensors, self.micro, self.pack_tokens = tensors, micro, pack_tokens
         self.rank, self.world, self.device, self.even = rank, world, device, even

@@ -1,7 +1,4 @@
-"""Checkpoints to resume from: parameters and optimiser moments as safetensors, never pickle.
-
-Belongs here: saving and loading them. Does not belong here: the final adapter (payload.py).
-"""
+"""Checkpoints to resume from: parameters and optimiser moments as safetensors, never pickle."""
 
 from __future__ import annotations
 
@@ -16,8 +13,14 @@ FILE = "checkpoint.safetensors"
 
 
 def save(
-    folder: Path, step: int, parameters: dict[str, Any], optimiser: Any, losses: list[float],
-    validation: list[tuple[int, float]], key: str, halvings: int = 0,
+    folder: Path,
+    step: int,
+    parameters: dict[str, Any],
+    optimiser: Any,
+    losses: list[float],
+    validation: list[tuple[int, float]],
+    key: str,
+    halvings: int = 0,
 ) -> None:
     """Write the state after `step` optimiser steps; `key` says of which configuration and data it is.
 

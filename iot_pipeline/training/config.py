@@ -1,7 +1,4 @@
-"""Everything a training run is told, as one JSON file.
-
-Belongs here: fields, defaults (the paper's), checks. Does not belong here: acting on them (payload.py).
-"""
+"""Everything a training run is told, as one JSON file."""
 
 from __future__ import annotations
 
@@ -19,10 +16,22 @@ from iot_pipeline.models.loading import ADAPTER, base_identity
 ALL_LINEAR = "all-linear"
 # Where a training lies, how its steps are cut into forward passes, what it tells: none of it steers a step, so a
 # checkpoint goes on and a result stays valid when one of them changes.
-CARRIED_OUT = frozenset({
-    "tensors", "validation", "out", "threads", "save_every", "save_minutes", "log_seconds", "micro_rows", "packing",
-    "pack_tokens", "shard", "gradient_checkpointing",
-})
+CARRIED_OUT = frozenset(
+    {
+        "tensors",
+        "validation",
+        "out",
+        "threads",
+        "save_every",
+        "save_minutes",
+        "log_seconds",
+        "micro_rows",
+        "packing",
+        "pack_tokens",
+        "shard",
+        "gradient_checkpointing",
+    }
+)
 RESULT = "training.json"
 
 

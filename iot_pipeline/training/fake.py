@@ -1,8 +1,4 @@
-"""A training that learns nothing, in a second: for tests and rehearsals of everything around it (IOT_TRAINER=fake).
-
-Belongs here: an adapter that changes nothing, and files of the form that payload.py writes. Does not belong here:
-anything that a result could be made of; its training.json says that it is fake.
-"""
+"""A training that learns nothing, in a second: for tests and rehearsals of everything around it (IOT_TRAINER=fake)."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from iot_pipeline.lake.atomic import write_bytes, write_json, write_text
 from iot_pipeline.models.loading import ADAPTER, base_identity, with_sorted_metadata
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.training.config import ALL_LINEAR, RESULT, TrainConfig, read_config
-from iot_pipeline.training.plan import make_plan, within_tokens
+from iot_pipeline.training.data import make_plan, within_tokens
 from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes, describe_progress
 
 
@@ -48,16 +44,29 @@ def fake(config: TrainConfig, reporter: Reporter) -> None:
     reporter.line(f"FAKE trainer, nothing is learned: {describe_progress(progress)}")
     trained = sum(value.size for value in weights.values())
     facts: dict[str, Any] = {
-        "processes": 1, "trainable_parameters": trained, "rows": len(tensors), "steps": plan.steps,
-        "kept_step": plan.steps, "rows_per_step": plan.per_step, "rows_read": plan.steps * plan.per_step,
-        "tokens_read": plan.tokens(tensors.lengths, plan.steps), "first_loss": 1.0, "final_loss": 1.0,
-        "validation_loss": 1.0 if config.validation else None, "validation_history": [],
+        "processes": 1,
+        "trainable_parameters": trained,
+        "rows": len(tensors),
+        "steps": plan.steps,
+        "kept_step": plan.steps,
+        "rows_per_step": plan.per_step,
+        "rows_read": plan.steps * plan.per_step,
+        "tokens_read": plan.tokens(tensors.lengths, plan.steps),
+        "first_loss": 1.0,
+        "final_loss": 1.0,
+        "validation_loss": 1.0 if config.validation else None,
+        "validation_history": [],
     }
-    write_json(config.out / RESULT, {
-        "identity": config.identity(), "config": json.loads(config.model_dump_json()), "facts": facts,
-        "machine": {"trainer": "fake", "device": "none", "seed": config.seed},
-        "timings": {"train_seconds": 0.0, "tokens_per_second": 0.0, "padding_share": 0.0},
-    })
+    write_json(
+        config.out / RESULT,
+        {
+            "identity": config.identity(),
+            "config": json.loads(config.model_dump_json()),
+            "facts": facts,
+            "machine": {"trainer": "fake", "device": "none", "seed": config.seed},
+            "timings": {"train_seconds": 0.0, "tokens_per_second": 0.0, "padding_share": 0.0},
+        },
+    )
 
 
 def adapter_weights(config: TrainConfig) -> dict[str, np.ndarray]:
@@ -93,9 +102,15 @@ def write_adapter(config: TrainConfig, weights: dict[str, np.ndarray]) -> None:
     packed = save(weights, {"format": "pt", "base": base_identity(config.base)})
     write_bytes(config.out / ADAPTER, with_sorted_metadata(packed))
     settings: dict[str, Any] = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": config.lora_r, "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout, "target_modules": config.lora_targets, "bias": "none",
-        "base_model_name_or_path": Path(config.base).name, "inference_mode": True,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": config.lora_r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "target_modules": config.lora_targets,
+        "bias": "none",
+        "base_model_name_or_path": Path(config.base).name,
+        "inference_mode": True,
     }
     write_json(config.out / "adapter_config.json", settings)
 

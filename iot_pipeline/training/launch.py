@@ -1,7 +1,4 @@
-"""The command line and environment of a training subprocess.
-
-Belongs here: one process or many. Does not belong here: starting it (defs/), what it does (payload.py).
-"""
+"""The command line and environment of a training subprocess."""
 
 from __future__ import annotations
 
@@ -13,9 +10,9 @@ from typing import Protocol
 
 from iot_pipeline.errors import UserError
 
-TRAIN = "iot_pipeline.training.payload"
+TRAIN = "iot_pipeline.training.train"
 FAKE = "iot_pipeline.training.fake"
-BUILD_BASE = "iot_pipeline.training.base_payload"
+BUILD_BASE = "iot_pipeline.tiny_base.__main__"
 
 
 def command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
@@ -40,7 +37,8 @@ def accelerate_command(config_path: Path, processes: int = 1, module: str = TRAI
     several = ["--multi_gpu", f"--main_process_port={_free_port()}"] if processes > 1 else []
     return [
         *(sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}", "--num_machines=1"),
-        *([] if torch.cuda.is_available() else ["--cpu"]), *several,
+        *([] if torch.cuda.is_available() else ["--cpu"]),
+        *several,
         *("--mixed_precision=no", "--dynamo_backend=no", "-m", module, str(config_path)),
     ]
 

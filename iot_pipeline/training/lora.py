@@ -1,7 +1,4 @@
-"""LoRA on a causal language model: making it, counting it.
-
-Belongs here: adapters. Does not belong here: the loop that trains them (payload.py).
-"""
+"""LoRA on a causal language model: making it, counting it."""
 
 from __future__ import annotations
 
@@ -34,12 +31,7 @@ def lora_config(r: int, alpha: int, dropout: float, targets: Sequence[str] | str
 
     modules = targets if isinstance(targets, str) else list(targets)
     return LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=modules,
-        bias="none",
-        task_type=TaskType.CAUSAL_LM,
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, bias="none", task_type=TaskType.CAUSAL_LM
     )
 
 

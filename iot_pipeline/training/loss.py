@@ -1,7 +1,4 @@
-"""The loss on supervised positions only.
-
-Belongs here: cross-entropy of a batch. Does not belong here: what is in it (batches.py), optimiser, files.
-"""
+"""The loss on supervised positions only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The machine and the adapted model of a training process.
-
-Belongs here: device, processes, precision, adding and saving LoRA. Not the loop (payload.py).
-"""
+"""The machine and the adapted model of a training process."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ from iot_pipeline.models.loading import (
     with_sorted_metadata,
 )
 from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.distributed import check_sharding, shard_base
 from iot_pipeline.training.launch import threads_of
 from iot_pipeline.training.lora import lora_config
-from iot_pipeline.training.sharding import check_sharding, shard_base
 
 
 @dataclass(frozen=True)

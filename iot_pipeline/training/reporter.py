@@ -1,7 +1,4 @@
-"""What a training process tells: people, Dagster and `progress.jsonl`, from rank 0 only.
-
-Belongs here: where lines go. Does not belong here: what they say (payload.py).
-"""
+"""What a training process tells: people, Dagster and `progress.jsonl`, from rank 0 only."""
 
 from __future__ import annotations
 

@@ -44,8 +44,7 @@ COMPACT = "orig_pkts -.068\nflow_iat tot 2.265 avg .5"
 
 
 @pytest.mark.parametrize(
-    ("said", "faults"),
-    [("-.068", 0), ("-0.068", 0), (".068", 1), ("-.0068", 1), ("-0.68", 1), ("+0.068", 1)],
+    ("said", "faults"), [("-.068", 0), ("-0.068", 0), (".068", 1), ("-.0068", 1), ("-0.68", 1), ("+0.068", 1)]
 )
 def test_a_number_is_the_same_with_and_without_the_zero_before_its_point(said: str, faults: int) -> None:
     names = frozenset({"orig_pkts", "flow_iat.tot", "flow_iat.avg"})
@@ -57,8 +56,10 @@ def test_a_number_is_the_same_with_and_without_the_zero_before_its_point(said: s
     assert [problem.split(":")[0] for problem in problems] == ["ungrounded number"] * faults
     for place in ("orig_pkts is -.068", "With .5"):
         spoilt = answer.replace(place, place.replace(".", ".1"))
-        assert any(f"ungrounded number: {'-0' if '-' in place else '0'}.1" in problem for problem in
-                   check_answer(spoilt, COMPACT, "Normal", CLASSES, names))
+        assert any(
+            f"ungrounded number: {'-0' if '-' in place else '0'}.1" in problem
+            for problem in check_answer(spoilt, COMPACT, "Normal", CLASSES, names)
+        )
 
 
 @pytest.mark.parametrize(
@@ -108,10 +109,15 @@ def test_a_paraphrase_keeps_what_must_stay_and_changes_the_words(old: str, new: 
 
 
 def test_other_words_for_the_same_pass() -> None:
-    other = GOOD.split("ANALYSIS: ")[0] + (
-        "ANALYSIS: Below the median is where -0.068 puts orig_pkts. "
-        "Replies abound: resp_pkts, above the median, reads 2.265.\n"
-    ) + "KEY_INDICATORS" + GOOD.split("KEY_INDICATORS")[1]
+    other = (
+        GOOD.split("ANALYSIS: ")[0]
+        + (
+            "ANALYSIS: Below the median is where -0.068 puts orig_pkts. "
+            "Replies abound: resp_pkts, above the median, reads 2.265.\n"
+        )
+        + "KEY_INDICATORS"
+        + GOOD.split("KEY_INDICATORS")[1]
+    )
     assert check_paraphrase(other, GOOD, FLOW, "HTTP_Flood", CLASSES) == []
 
 
@@ -126,11 +132,28 @@ def as_object(**changes: str) -> str:
     return json.dumps(parts | changes)
 
 
-@pytest.mark.parametrize("token", [
-    "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "</s>", "<s>", "<end_of_turn>",
-    "<start_of_turn>", "[INST]", "[/INST]", "<<SYS>>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[SEP]",
-    "<|reserved_special_token_7|>", "<think>",
-])
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|endoftext|>",
+        "<|eot_id|>",
+        "<|start_header_id|>",
+        "</s>",
+        "<s>",
+        "<end_of_turn>",
+        "<start_of_turn>",
+        "[INST]",
+        "[/INST]",
+        "<<SYS>>",
+        "<eos>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "[SEP]",
+        "<|reserved_special_token_7|>",
+        "<think>",
+    ],
+)
 def test_a_control_token_of_a_chat_template_makes_an_answer_malformed(token: str) -> None:
     inside = GOOD.replace("a lot", f"a lot {token}")
     for text in (inside, f"{GOOD}\n{token}\nuser", as_object(note=f"at {token}"), as_object(analysis=f"x {token} y")):
@@ -168,8 +191,18 @@ def test_a_longer_answer_than_any_that_is_asked_for_is_refused_before_it_is_read
     longer = check_answer(GOOD + " x" * MOST_CHARACTERS, FLOW, "HTTP_Flood", CLASSES)
     assert longer == [f"malformed: {len(GOOD) + 2 * MOST_CHARACTERS:,} characters, 20,000 at most"]
     many = check_answer(GOOD + "; x" * 1000, FLOW, "HTTP_Flood", CLASSES)
-    assert len(many) == 1 and len(check_answer("KEY_INDICATORS: " + "".join(
-        f"x{n};" for n in "abcdefghijklmnopqrstuvwxyz" * 4), FLOW, "HTTP_Flood", CLASSES)) <= MOST_REASONS
+    assert (
+        len(many) == 1
+        and len(
+            check_answer(
+                "KEY_INDICATORS: " + "".join(f"x{n};" for n in "abcdefghijklmnopqrstuvwxyz" * 4),
+                FLOW,
+                "HTTP_Flood",
+                CLASSES,
+            )
+        )
+        <= MOST_REASONS
+    )
 
 
 def test_a_note_stays_on_its_line_and_in_its_item() -> None:
@@ -210,11 +243,35 @@ def test_no_text_takes_the_square_of_its_length() -> None:
     assert done.stdout == "read\n", done.stderr
 
 
-PIECES = st.sampled_from([
-    "ANALYSIS:", "KEY_INDICATORS:", "CLASSIFICATION:", "\n", " ", ";", "resp_pkts", "2.265", "orig_pkts", "-0.068",
-    "p97", "above", "below", "HTTP_Flood", "**", "`", "(", ")", "{", "}", "<|im_end|>", "\ud800", "9" * 4400, "1st",
-    "```json",
-])
+PIECES = st.sampled_from(
+    [
+        "ANALYSIS:",
+        "KEY_INDICATORS:",
+        "CLASSIFICATION:",
+        "\n",
+        " ",
+        ";",
+        "resp_pkts",
+        "2.265",
+        "orig_pkts",
+        "-0.068",
+        "p97",
+        "above",
+        "below",
+        "HTTP_Flood",
+        "**",
+        "`",
+        "(",
+        ")",
+        "{",
+        "}",
+        "<|im_end|>",
+        "\ud800",
+        "9" * 4400,
+        "1st",
+        "```json",
+    ]
+)
 
 
 @settings(max_examples=300, deadline=None)

@@ -21,7 +21,8 @@ def test_a_prompt_is_filled_in(tmp_path: Path) -> None:
     path = tmp_path / "a.md"
     path.write_text(GOOD.replace("{{ label }}", "[system]\nBe brief.\n[user]\n{{ label }}"))
     assert load_prompt(path).render(label="Normal", flow="x: 1") == (
-        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Normal x: 1"},
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Normal x: 1"},
     )
 
 

@@ -13,18 +13,18 @@ import pytest
 from iot_pipeline.augmentation import track_files, tracks
 from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.augmentation.track_files import TrackResult, read_answers, write_track
-from iot_pipeline.augmentation.tracks import Brief
+from iot_pipeline.augmentation.tracks import TrackConfig
 from iot_pipeline.augmentation.variation import Variation
+from iot_pipeline.embedded_teacher.analyst import write_answer
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import flow_writer, group_id, parse_text, values_text
-from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.teacher.analyst import write_answer
+from iot_pipeline.simulator.simulate import simulate_farm_flow
 from iot_pipeline.teacher.request import Answer, Request, Usage
 
 PROMPTS = Path(tracks.__file__).parent.parent / "prompts"
 SPEC = load_spec("farm_flow")
-BRIEF = Brief(spec=SPEC, words=60, order="label_first", serialisation="values", seed=42)
+BRIEF = TrackConfig(spec=SPEC, words=60, order="label_first", serialisation="values", seed=42)
 
 
 class Direct:
@@ -48,10 +48,19 @@ class Direct:
             if self.spoil and self.spoil in text:
                 text = text.replace("KEY_INDICATORS: ", "KEY_INDICATORS: made_up 1.5; ")
             reasons = tuple(check(request, text))
-            take(Answer(
-                request.key, "quarantined" if reasons else "ok", text, finish, request.model, self.source,
-                usage=Usage(100, 0, 10), attempts=1, reasons=reasons,
-            ))
+            take(
+                Answer(
+                    request.key,
+                    "quarantined" if reasons else "ok",
+                    text,
+                    finish,
+                    request.model,
+                    self.source,
+                    usage=Usage(100, 0, 10),
+                    attempts=1,
+                    reasons=reasons,
+                )
+            )
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +85,7 @@ def original(rows: pd.DataFrame) -> TrackResult:
     return tracks.build_original(rows, prompt("original"), Direct(), BRIEF)
 
 
-def test_equal_flow_and_label_is_asked_once_and_shares_its_answer(
-    rows: pd.DataFrame, original: TrackResult
-) -> None:
+def test_equal_flow_and_label_is_asked_once_and_shares_its_answer(rows: pd.DataFrame, original: TrackResult) -> None:
     pairs = len(rows.drop_duplicates(["flow_group", "label"]))
     assert original.usage["distinct_requests"] == pairs < len(rows)
     assert (len(original.messages), original.quarantined) == (len(rows), 0)
@@ -139,8 +146,11 @@ def test_varied_rows_meet_no_evaluation_flow_and_are_explained_anew(
         )
 
     free = build(set())
-    groups = {g for g, k in zip(*(free.provenance[n].to_pylist() for n in ("varied_group", "kind")), strict=True)
-              if k == "varied"}
+    groups = {
+        g
+        for g, k in zip(*(free.provenance[n].to_pylist() for n in ("varied_group", "kind")), strict=True)
+        if k == "varied"
+    }
     assert free.quarantined == 0 and groups
     kept = [m == o for m, o, r in zip(free.messages, original.messages, rows["repeat"], strict=True) if r == 0]
     assert all(kept)
@@ -166,8 +176,9 @@ def test_compact_flows_are_read_explained_paraphrased_and_varied(rows: pd.DataFr
     groups = dict(zip(short["text"], rows["flow_group"], strict=True))
     kept = [
         (row["messages"][0]["content"], group)
-        for row, group, kind in zip(varied.messages, *(
-            varied.provenance[name].to_pylist() for name in ("varied_group", "kind")), strict=True)
+        for row, group, kind in zip(
+            varied.messages, *(varied.provenance[name].to_pylist() for name in ("varied_group", "kind")), strict=True
+        )
         if kind == "unchanged"
     ]
     assert kept and all(groups[text] == group for text, group in kept)
@@ -178,15 +189,26 @@ def test_a_report_is_the_same_whatever_the_cache_held(rows: pd.DataFrame, origin
     again = tracks.build_original(rows, prompt("original"), Direct(), BRIEF)
     assert (again.report, again.messages) == (original.report, original.messages)
     assert set(original.usage) == {
-        "rows", "requests", "distinct_requests", "prompt_tokens", "completion_tokens", "billed_usd",
-        "model", "embedded", "quarantined",
+        "rows",
+        "requests",
+        "distinct_requests",
+        "prompt_tokens",
+        "completion_tokens",
+        "billed_usd",
+        "model",
+        "embedded",
+        "quarantined",
     }
 
 
-@pytest.mark.parametrize(("source", "model", "embedded"), [
-    ("embedded", "gpt-4o-mini", True), ("http://127.0.0.1:8100/v1", "embedded-analyst", True),
-    ("https://api.openai.com/v1", "gpt-4o-mini", False),
-])
+@pytest.mark.parametrize(
+    ("source", "model", "embedded"),
+    [
+        ("embedded", "gpt-4o-mini", True),
+        ("http://127.0.0.1:8100/v1", "embedded-analyst", True),
+        ("https://api.openai.com/v1", "gpt-4o-mini", False),
+    ],
+)
 def test_what_the_analyst_wrote_is_marked_wherever_it_ran(
     rows: pd.DataFrame, source: str, model: str, embedded: bool
 ) -> None:

@@ -17,7 +17,7 @@ from iot_pipeline.baseline.hash_lookup import run_hash_lookup
 from iot_pipeline.baseline.lightgbm import run_lightgbm
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.errors import UserError
-from iot_pipeline_tests.quality.made import CLASSES, flow_table, made_spec, random_flows, record_table
+from iot_pipeline_tests.quality.factories import CLASSES, flow_table, made_spec, random_flows, record_table
 
 FEATURES = ["pkts", "iat.avg"]
 Run = Callable[[pd.DataFrame, pd.DataFrame], BaselineResult]

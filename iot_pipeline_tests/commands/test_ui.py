@@ -69,7 +69,8 @@ def worker_of(instance: dg.DagsterInstance) -> int | None:
     events = instance.all_logs(runs[0].run_id, of_type=dg.DagsterEventType.ENGINE_EVENT) if runs else []
     pids = [
         int(entry.dagster_event.engine_event_data.metadata["pid"].value)
-        for entry in events if entry.dagster_event and "pid" in entry.dagster_event.engine_event_data.metadata
+        for entry in events
+        if entry.dagster_event and "pid" in entry.dagster_event.engine_event_data.metadata
     ]
     return pids[0] if pids else None
 
@@ -97,8 +98,11 @@ def test_an_edited_prompt_starts_one_run_and_killed_processes_leave_nothing_behi
             ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
             until(lambda: instance.get_runs_count(dg.RunsFilter(statuses=ended)) == 2, "the run is queued again")
             again, first = instance.get_runs()
-            ticks = [tick for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
-                     for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)]
+            ticks = [
+                tick
+                for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+                for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)
+            ]
         assert (first.status, again.status) == (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS)
         assert first.tags["dagster/partition"] == again.tags["dagster/partition"] == "paraphrased"
         # Its code server or our monitor sees it first; queued again it is either way, and only once.

@@ -32,7 +32,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     workspace = str(folder / "workspace.yaml")
     process = subprocess.Popen(
         [sys.executable, "-m", "iot_pipeline.commands.webserver", "127.0.0.1", str(free), workspace],
-        env=os.environ | {"DAGSTER_HOME": str(folder)}, stderr=subprocess.DEVNULL,
+        env=os.environ | {"DAGSTER_HOME": str(folder)},
+        stderr=subprocess.DEVNULL,
     )
     try:
         deadline = time.monotonic() + 120

@@ -9,11 +9,11 @@ import pytest
 
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.defs.baseline.assets import configurations, score
-from iot_pipeline.defs.step import Step
+from iot_pipeline.defs.recording import Step
 from iot_pipeline.evaluation.evaluate import evaluate_predictions
 from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.settings import load_settings
-from iot_pipeline_tests.quality.made import CLASSES, flow_table, made_spec, random_flows, record_table, save
+from iot_pipeline_tests.quality.factories import CLASSES, flow_table, made_spec, random_flows, record_table, save
 
 
 def step_of(**parts: Any) -> Step:
@@ -21,9 +21,7 @@ def step_of(**parts: Any) -> Step:
 
 
 def test_the_paper_profile_trains_the_fixed_configuration_beside_best_quality() -> None:
-    demo, paper = (
-        configurations(step_of(settings=load_settings({"IOT_PROFILE": name}))) for name in ("demo", "paper")
-    )
+    demo, paper = (configurations(step_of(settings=load_settings({"IOT_PROFILE": name}))) for name in ("demo", "paper"))
     assert [config.name for config in demo] == ["automl"]
     assert [config.name for config in paper] == ["automl", "automl_best_quality"]
     assert paper[0] == demo[0] and paper[1].seconds == 600

@@ -18,7 +18,12 @@ from iot_pipeline.defs.splits import assets as splits
 from iot_pipeline.lake.store import ArtefactId, Lake
 
 ASSETS = [
-    flows.raw_flows, flows.flows, splits.evaluation_split, splits.training_order, prompts.prompt, augmentation.original,
+    flows.raw_flows,
+    flows.flows,
+    splits.evaluation_split,
+    splits.training_order,
+    prompts.prompt,
+    augmentation.original,
     report.cost_report,
 ]
 TRACK = ArtefactId("original", "10K|original")
@@ -36,7 +41,10 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
 def make(*names: str, partition: str | None = None) -> dict[str, Any]:
     """Make assets; the metadata that Dagster was told of the last one."""
     done = dg.materialize(
-        ASSETS, selection=list(names), partition_key=partition, instance=dg.DagsterInstance.ephemeral(),
+        ASSETS,
+        selection=list(names),
+        partition_key=partition,
+        instance=dg.DagsterInstance.ephemeral(),
         resources={"lake": LakeResource(), "teacher": TeacherResource()},
     )
     assert done.success

@@ -63,7 +63,15 @@ def test_every_asset_is_described_owned_and_versioned(spec: dg.AssetSpec) -> Non
 
 def test_groups_are_the_steps_of_the_method() -> None:
     assert {spec.group_name for spec in specs()} == {
-        "flows", "quality", "splits", "baseline", "prompts", "augmentation", "training", "evaluation", "report"
+        "flows",
+        "quality",
+        "splits",
+        "baseline",
+        "prompts",
+        "augmentation",
+        "training",
+        "evaluation",
+        "report",
     }
 
 

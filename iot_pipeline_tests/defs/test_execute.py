@@ -8,14 +8,15 @@ import pytest
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs import execute
 from iot_pipeline.defs.plan import Planned, recorded_versions
-from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
 
 
 @dg.asset(
-    code_version="1", partitions_def=dg.StaticPartitionsDefinition(["10K", "30K"]),
+    code_version="1",
+    partitions_def=dg.StaticPartitionsDefinition(["10K", "30K"]),
     check_specs=[dg.AssetCheckSpec("long_enough", asset="made")],
 )
 def made(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:

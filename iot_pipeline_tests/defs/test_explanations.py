@@ -1,7 +1,4 @@
-"""Explaining test flows in the assets: both ways of decoding, or the one that a base allows of.
-
-Belongs here: what is asked of the student. Does not belong here: rules (evaluation), decoding (inference).
-"""
+"""Explaining test flows in the assets: both ways of decoding, or the one that a base allows of."""
 
 import logging
 from types import SimpleNamespace

@@ -10,7 +10,7 @@ import pytest
 
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs.plan import Planned, batches, forecast, stale, wanted
-from iot_pipeline.defs.step import file_version
+from iot_pipeline.defs.recording import file_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
@@ -43,9 +43,19 @@ def test_the_default_makes_stage_10k_of_every_track_and_automl_on_everything() -
 
 def test_upstream_comes_first() -> None:
     made = plan()
-    order = ["raw_flows", "flows", "evaluation_split", "training_order", "original[10K|original]",
-             "paraphrased[10K|paraphrased]", "training_split[10K|paraphrased]", "lora_checkpoint/10K[10K|paraphrased]",
-             "eval_metrics/10K[10K|paraphrased]", "track_comparison", "paper_report"]
+    order = [
+        "raw_flows",
+        "flows",
+        "evaluation_split",
+        "training_order",
+        "original[10K|original]",
+        "paraphrased[10K|paraphrased]",
+        "training_split[10K|paraphrased]",
+        "lora_checkpoint/10K[10K|paraphrased]",
+        "eval_metrics/10K[10K|paraphrased]",
+        "track_comparison",
+        "paper_report",
+    ]
     places = [made.index(name) for name in order]
     assert places == sorted(places)
 
@@ -114,7 +124,9 @@ def test_an_edited_file_makes_stale_all_that_follows_from_it_and_each_names_it(l
     file.write_text("be very brief")
     root = f"follows from prompt[paraphrased]: file {file} changed"
     assert expected(lake) == {
-        "prompt[paraphrased]": [f"file {file} changed"], "track/10K[10K|paraphrased]": [root], "report": [root],
+        "prompt[paraphrased]": [f"file {file} changed"],
+        "track/10K[10K|paraphrased]": [root],
+        "report": [root],
         "last": [root],
     }
 
@@ -138,8 +150,12 @@ def test_a_missing_artefact_and_a_changed_byte_are_root_causes(lake: Lake) -> No
     shutil.rmtree(lake.folder(PROMPTS[0]))
     found = expected(lake)
     root = "follows from prompt[original]: not made yet"
-    assert found == {"prompt[original]": ["not made yet"], "track/10K[10K|original]": [root], "report": [root],
-                     "last": [root]}
+    assert found == {
+        "prompt[original]": ["not made yet"],
+        "track/10K[10K|original]": [root],
+        "report": [root],
+        "last": [root],
+    }
     toy(lake, PROMPTS[0])
     assert expected(lake) == {}
     (lake.folder(TRACKS[1]) / "x.txt").write_text("x")
@@ -160,5 +176,8 @@ def test_a_run_never_mixes_partitioned_assets() -> None:
     names = [("a", ""), ("b", ""), ("t", "10K|x"), ("l", "10K|x"), ("c", "")]
     planned = [Planned(ArtefactId(asset, partition), "g", "1") for asset, partition in names]
     assert [[str(p.artefact) for p in batch] for batch in batches(planned)] == [
-        ["a", "b"], ["t[10K|x]"], ["l[10K|x]"], ["c"]
+        ["a", "b"],
+        ["t[10K|x]"],
+        ["l[10K|x]"],
+        ["c"],
     ]

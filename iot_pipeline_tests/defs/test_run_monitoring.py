@@ -15,15 +15,8 @@ from dagster._core.events import EngineEventData
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.execute import dagster_home, execute
 from iot_pipeline.defs.plan import Planned
-from iot_pipeline.defs.run_monitoring import (
-    KILLED_TAG,
-    RUN_LOCK,
-    RUN_TAG,
-    UI_LOCK,
-    close_dead_runs,
-    pool_slot,
-)
-from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.defs.recording import LakeResource
+from iot_pipeline.defs.run_monitoring import KILLED_TAG, RUN_LOCK, RUN_TAG, UI_LOCK, close_dead_runs, pool_slot
 from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.lake.processes import CLOCK_S, has_ended
 from iot_pipeline.lake.store import ArtefactId
@@ -73,9 +66,7 @@ def run_of(
     """A run as Dagster leaves it behind: its process is recorded, and it holds the slot of the pool."""
     run = instance.add_run(dg.DagsterRun("__ASSET_JOB", status=status, tags=tags))
     if pid is not None:
-        instance.report_engine_event(
-            f"Started process for run (pid: {pid}).", run, EngineEventData.in_process(pid)
-        )
+        instance.report_engine_event(f"Started process for run (pid: {pid}).", run, EngineEventData.in_process(pid))
     storage = instance.event_log_storage
     storage.initialize_concurrency_limit_to_default("gpu")
     assert storage.claim_concurrency_slot("gpu", run.run_id, "pooled").is_claimed

@@ -14,10 +14,10 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.commands.merge import merge
-from iot_pipeline.defs import step as step_module
+from iot_pipeline.defs import recording as step_module
 from iot_pipeline.defs.plan import Planned, stale
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work
-from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.training.assets import base_config, base_model, expected_rows, train_config
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
@@ -26,10 +26,10 @@ from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import build_tensors
-from iot_pipeline.training import payload
+from iot_pipeline.training import train
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.lora import largest_change
-from iot_pipeline_tests.tiny import CLASSES, chats, flow_texts, make_base
+from iot_pipeline_tests.tiny_model import CLASSES, chats, flow_texts, make_base
 
 QUICK = {"IOT_TRAIN_MAX_STEPS": "2", "IOT_TRAIN_STEP_ROWS": "4", "IOT_PROCESSES": "1", "IOT_THREADS": "1"}
 
@@ -80,7 +80,9 @@ def run(body: Callable[[Step, TrainerResource], Any]) -> dg.ExecuteInProcessResu
         return step.result()
 
     return dg.materialize(
-        [trained], resources={"lake": LakeResource(), "trainer": TrainerResource()}, raise_on_error=False,
+        [trained],
+        resources={"lake": LakeResource(), "trainer": TrainerResource()},
+        raise_on_error=False,
         instance=dg.DagsterInstance.ephemeral(),
     )
 
@@ -138,8 +140,16 @@ def test_only_what_steers_a_training_names_its_folder(lake: Lake, monkeypatch: p
         (folders[-1] / "checkpoint.safetensors").write_bytes(b"hours of work")
 
     run(look)
-    choose(monkeypatch, IOT_TRAIN_MICRO_ROWS="1", IOT_PACKING="on", IOT_PACK_TOKENS="512", IOT_THREADS="7",
-           IOT_SAVE_EVERY="3", IOT_SAVE_MINUTES="1", IOT_GRADIENT_CHECKPOINTING="true")
+    choose(
+        monkeypatch,
+        IOT_TRAIN_MICRO_ROWS="1",
+        IOT_PACKING="on",
+        IOT_PACK_TOKENS="512",
+        IOT_THREADS="7",
+        IOT_SAVE_EVERY="3",
+        IOT_SAVE_MINUTES="1",
+        IOT_GRADIENT_CHECKPOINTING="true",
+    )
     run(look)
     assert folders[0] == folders[1]
     choose(monkeypatch, IOT_LEARNING_RATE="0.5")
@@ -176,8 +186,9 @@ def test_accelerate_trains_as_local_does_and_refuses_what_it_would_not_do(
     found: list[Any] = []
     assert run(lambda step, trainer: found.append(trainer.train(step, config_of(step), 1))).success
     assert found[0]["facts"]["processes"] == 1 and found[0]["facts"]["steps"] == 2
-    said = failure(run(lambda step, trainer: trainer.train(
-        step, config_of(step).model_copy(update={"max_steps": 3}), 2)))
+    said = failure(
+        run(lambda step, trainer: trainer.train(step, config_of(step).model_copy(update={"max_steps": 3}), 2))
+    )
     assert said.startswith("IOT_TRAINER=accelerate runs one process where there is no GPU")
 
 
@@ -186,10 +197,15 @@ def test_a_merged_model_answers_as_base_and_adapter_do(lake: Lake, tmp_path: Pat
     with pytest.raises(UserError, match="has not been made"):
         merge(settings_module.settings(), "10K", "original", tmp_path / "merged", "fp32")
     config = TrainConfig(
-        base=str(lake.folder(base) / "model"), out=tmp_path / "out", max_steps=3, step_rows=4, learning_rate=0.05,
-        tensors=lake.folder(ArtefactId("training_split", "10K|original")) / "train.safetensors", threads=1,
+        base=str(lake.folder(base) / "model"),
+        out=tmp_path / "out",
+        max_steps=3,
+        step_rows=4,
+        learning_rate=0.05,
+        tensors=lake.folder(ArtefactId("training_split", "10K|original")) / "train.safetensors",
+        threads=1,
     )
-    payload.run(config)
+    train.run(config)
     with lake.replacing(adapter) as folder:
         for name in ("adapter_model.safetensors", "adapter_config.json"):
             shutil.copy(config.out / name, folder)
@@ -288,7 +304,9 @@ def test_a_base_that_is_not_fit_stops_the_teacher_before_it_is_asked(
 
     def ask() -> dg.ExecuteInProcessResult:
         return dg.materialize(
-            [asked], resources={"lake": LakeResource(), "teacher": TeacherResource()}, raise_on_error=False,
+            [asked],
+            resources={"lake": LakeResource(), "teacher": TeacherResource()},
+            raise_on_error=False,
             instance=dg.DagsterInstance.ephemeral(),
         )
 

@@ -39,9 +39,7 @@ def certain(*labels: str) -> np.ndarray:
 
 
 def test_three_views_by_hand() -> None:
-    result = evaluate_predictions(
-        RECORDS, GROUPS, certain("Flood", "Scan", "Flood", "Normal", "Scan"), CLASSES, 1
-    )
+    result = evaluate_predictions(RECORDS, GROUPS, certain("Flood", "Scan", "Flood", "Normal", "Scan"), CLASSES, 1)
     row, distinct, clean = (result["views"][view] for view in ("row", "distinct", "clean"))
     assert row["accuracy"] == pytest.approx(11 / 14) and row["ceiling"] == pytest.approx(12 / 14)
     assert distinct["accuracy"] == pytest.approx(2.75 / 4) and distinct["ceiling"] == pytest.approx(3.75 / 4)
@@ -59,9 +57,7 @@ def test_three_views_by_hand() -> None:
 
 
 def test_a_perfect_answer_reaches_the_ceiling_exactly() -> None:
-    result = evaluate_predictions(
-        RECORDS, GROUPS[:4], certain("Normal", "Scan", "Flood", "Normal"), CLASSES, 1
-    )
+    result = evaluate_predictions(RECORDS, GROUPS[:4], certain("Normal", "Scan", "Flood", "Normal"), CLASSES, 1)
     assert [view["share_of_ceiling"] for view in result["views"].values()] == pytest.approx([1.0] * 3)
 
 
@@ -118,15 +114,11 @@ def test_no_function_of_the_text_passes_the_ceiling(records: pd.DataFrame, seed:
     for view in filter(None, views.values()):
         assert view["accuracy"] <= view["ceiling"] + 1e-9
         assert 0 <= view["macro_f1"] <= 1 and 0 <= view["ece"] <= 1
-    shuffled = evaluate_predictions(records[::-1], groups[::-1], guess[::-1], CLASSES, 1, resamples=5)[
-        "views"
-    ]
+    shuffled = evaluate_predictions(records[::-1], groups[::-1], guess[::-1], CLASSES, 1, resamples=5)["views"]
     assert shuffled == views
     best = np.log(np.eye(3) + 1e-9)[read_side(records, CLASSES).majority]
     order = read_side(records, CLASSES).group_ids
-    for view in filter(
-        None, evaluate_predictions(records, order, best, CLASSES, 1, resamples=5)["views"].values()
-    ):
+    for view in filter(None, evaluate_predictions(records, order, best, CLASSES, 1, resamples=5)["views"].values()):
         assert view["accuracy"] == pytest.approx(view["ceiling"])
 
 
@@ -147,10 +139,7 @@ def test_metrics_match_sklearn() -> None:
 def test_reliability_by_hand_and_independent_of_order() -> None:
     confidence, correct = np.array([0.5, 0.5, 0.9, 0.9]), np.array([1.0, 0.0, 1.0, 1.0])
     table = reliability(confidence, correct, np.ones(4), bins=2)
-    assert [(row["confidence"], row["accuracy"], row["weight"]) for row in table] == [
-        (0.5, 0.5, 2),
-        (0.9, 1.0, 2),
-    ]
+    assert [(row["confidence"], row["accuracy"], row["weight"]) for row in table] == [(0.5, 0.5, 2), (0.9, 1.0, 2)]
     assert ece(table) == pytest.approx(0.05)
     assert reliability(confidence[::-1], correct[::-1], np.ones(4), bins=2) == table
 
@@ -161,9 +150,7 @@ def many(count: int, classes: int = 7) -> tuple[pd.DataFrame, list[str], np.ndar
     groups = [f"{i:06d}" for i in range(count)]
     label = rng.integers(0, classes, count)
     rows = rng.integers(1, 30, count)
-    records = pd.DataFrame(
-        {"flow_group": groups, "label": [names[i] for i in label], "rows": rows, "group_rows": rows}
-    )
+    records = pd.DataFrame({"flow_group": groups, "label": [names[i] for i in label], "rows": rows, "group_rows": rows})
     log_probs = rng.normal(size=(count, classes))
     log_probs[np.arange(count), label] += 2
     return records, groups, log_probs, names

@@ -10,7 +10,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.serialise import group_id, values_text
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
-from iot_pipeline_tests.quality.made import made_spec
+from iot_pipeline_tests.quality.factories import made_spec
 
 SPEC = load_spec("farm_flow")
 
@@ -35,13 +35,7 @@ def test_groups_labels_and_occurrences(tmp_path: Path) -> None:
     ]
     report = build_flows(SPEC, raw(tmp_path / "raw.parquet", rows), tmp_path / "flows.parquet")
     flows = pd.read_parquet(tmp_path / "flows.parquet")
-    assert flows.label.tolist() == [
-        "Arp_Spoofing",
-        "HTTP_Flood",
-        "HTTP_Flood",
-        "Arp_Spoofing",
-        "Arp_Spoofing",
-    ]
+    assert flows.label.tolist() == ["Arp_Spoofing", "HTTP_Flood", "HTTP_Flood", "Arp_Spoofing", "Arp_Spoofing"]
     assert flows.occurrence.tolist() == [0, 0, 1, 0, 1]
     assert flows.row_id.tolist() == [0, 1, 2, 3, 4]
     assert flows.flow_group[4] == group_id(values_text(SPEC, [0.0] * 29))

@@ -50,8 +50,19 @@ def test_a_row_of_up_to_that_is_rejected_by_its_line(tmp_path: Path) -> None:
 
 LINES = st.one_of(
     st.just(ROW),
-    st.sampled_from([b"", b"   ", b"1,2", ROW + b",9", ROW + b"\x00", b"\x00", b"," * len(SPEC.feature_names), b"\xff",
-                     ROW.replace(b"0.5", b"\xfe", 1)]),
+    st.sampled_from(
+        [
+            b"",
+            b"   ",
+            b"1,2",
+            ROW + b",9",
+            ROW + b"\x00",
+            b"\x00",
+            b"," * len(SPEC.feature_names),
+            b"\xff",
+            ROW.replace(b"0.5", b"\xfe", 1),
+        ]
+    ),
     st.binary(max_size=20).map(lambda cell: ROW.replace(b"0.5", cell.translate(None, b'\r\n"'), 1)),
 )
 

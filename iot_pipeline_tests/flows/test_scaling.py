@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.pool import distinct_flows
+from iot_pipeline.flows.dataset import distinct_flows
 from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart, prompts, shared_prompts
 from iot_pipeline.flows.serialise import fit_ranks, texts, values_text
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.split import split_by_group, split_report
-from iot_pipeline_tests.quality.made import made_spec
+from iot_pipeline_tests.quality.factories import made_spec
 
 FEATURES = [{"name": name, "unit": "s", "meaning": "made"} for name in ("pkts", "iat.avg")]
 SPEC = made_spec(features=FEATURES, scaling="train_pool")

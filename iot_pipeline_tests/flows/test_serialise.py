@@ -24,10 +24,10 @@ from iot_pipeline.flows.serialise import (
     texts,
     values_text,
 )
-from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import DatasetSpec, Format, load_spec
 from iot_pipeline.flows.split import split_by_group
 from iot_pipeline.models.tokenizer import load_tokenizer
+from iot_pipeline.simulator.simulate import simulate_farm_flow
 
 QWEN = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
 DECIMALS = Format(decimals=3)
@@ -110,9 +110,7 @@ def test_an_unseen_value_stands_between_its_neighbours() -> None:
 @given(st.lists(st.floats(-1e9, 1e9), min_size=29, max_size=29))
 def test_texts_read_back(values: list[float]) -> None:
     spec = load_spec("farm_flow")
-    expected = [
-        (name, printed(spec.format, value)) for name, value in zip(spec.feature_names, values, strict=True)
-    ]
+    expected = [(name, printed(spec.format, value)) for name, value in zip(spec.feature_names, values, strict=True)]
     names = spec.feature_names
     ranks = RankTable(1, {name: [0.0] for name in names}, {name: [1] for name in names})
     assert parse_text(values_text(spec, values)) == [(name, text, None) for name, text in expected]
@@ -123,10 +121,24 @@ def test_texts_read_back(values: list[float]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "short"),
-    [("-0.117", "-.117"), ("0.000", "0"), ("1.500", "1.5"), ("-1.000", "-1"), ("100.000", "100"), ("100", "100"),
-     ("0", "0"), ("10.010", "10.01"), ("2.5e-05", "2.5e-5"), ("1.000000e+300", "1e300"), ("1e+10", "1e10"),
-     ("8.809e+05", "880900"), ("-1.235e+04", "-12350"), ("1.049e+06", "1049000"), ("1.049e+07", "1.049e7"),
-     ("1.000000e+15", "1e15")],
+    [
+        ("-0.117", "-.117"),
+        ("0.000", "0"),
+        ("1.500", "1.5"),
+        ("-1.000", "-1"),
+        ("100.000", "100"),
+        ("100", "100"),
+        ("0", "0"),
+        ("10.010", "10.01"),
+        ("2.5e-05", "2.5e-5"),
+        ("1.000000e+300", "1e300"),
+        ("1e+10", "1e10"),
+        ("8.809e+05", "880900"),
+        ("-1.235e+04", "-12350"),
+        ("1.049e+06", "1049000"),
+        ("1.049e+07", "1.049e7"),
+        ("1.000000e+15", "1e15"),
+    ],
 )
 def test_a_value_is_written_in_few_characters(text: str, short: str) -> None:
     assert shortened(text) == short
@@ -199,9 +211,21 @@ def test_compact_takes_at_most_230_tokens_of_qwen(small: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "orig_pkts", "orig_pkts 3 4", "fwd_iat tot 3", "orig_pkts three", "orig_pkts: three",
-     "orig_pkts: 3 p5 x", "orig_pkts: nan",
-     "orig_pkts: 3 resp_pkts 4", "orig_pkts  3", "fwd_iat.tot 3 avg", " orig_pkts 3", "orig_pkts 3 "],
+    [
+        "",
+        "orig_pkts",
+        "orig_pkts 3 4",
+        "fwd_iat tot 3",
+        "orig_pkts three",
+        "orig_pkts: three",
+        "orig_pkts: 3 p5 x",
+        "orig_pkts: nan",
+        "orig_pkts: 3 resp_pkts 4",
+        "orig_pkts  3",
+        "fwd_iat.tot 3 avg",
+        " orig_pkts 3",
+        "orig_pkts 3 ",
+    ],
 )
 def test_text_that_is_no_flow_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="line 1"):

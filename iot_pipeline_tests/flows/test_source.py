@@ -10,9 +10,9 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.simulator.simulate import simulate_farm_flow
 
 SPEC = load_spec("farm_flow")
 
@@ -35,9 +35,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "name", ["t.csv", "t.zip", "t.csv.gz", "t.parquet", "bom.csv", "half?.csv", "semicolon.csv"]
-)
+@pytest.mark.parametrize("name", ["t.csv", "t.zip", "t.csv.gz", "t.parquet", "bom.csv", "half?.csv", "semicolon.csv"])
 def test_every_form_gives_the_same_table(good: Path, tmp_path: Path, name: str) -> None:
     report = read_source(SPEC, str(good / name), tmp_path / "raw.parquet")
     assert (report.rows, report.columns) == (200, [*SPEC.feature_names, "is_attack", "traffic"])
@@ -137,7 +135,9 @@ def test_lines_that_are_no_rows_are_counted_with_reason_and_place(good: Path, tm
     report = read_source(SPEC, str(tmp_path / "bad.csv"), tmp_path / "raw.parquet", max_rejected_share=0.02)
     assert (report.rows, sum(report.rejected.values())) == (197, 3)
     assert [(line["file"], line["line"], line["reason"]) for line in report.examples] == [
-        ("bad.csv", 4, "too few columns"), ("bad.csv", 8, "too many columns"), ("bad.csv", 10, "not UTF-8"),
+        ("bad.csv", 4, "too few columns"),
+        ("bad.csv", 8, "too many columns"),
+        ("bad.csv", 10, "not UTF-8"),
     ]
     assert pq.read_table(tmp_path / "raw.parquet").num_rows == 197
     with pytest.raises(UserError, match=r"3 of 200 lines .* allowed 1.00%; .* first in bad.csv, line 4"):

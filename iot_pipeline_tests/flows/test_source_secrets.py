@@ -22,9 +22,9 @@ import pytest
 from iot_pipeline.commands.datasets import check
 from iot_pipeline.commands.doctor import _source, told_settings
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.remote import hide, without_credentials
-from iot_pipeline.flows.simulate import simulate_farm_flow
+from iot_pipeline.flows.download import hide, without_credentials
 from iot_pipeline.settings import PROJECT_ROOT, load_settings
+from iot_pipeline.simulator.simulate import simulate_farm_flow
 
 USER, PASSWORD, TOKEN = "annD15T1NCT", "pa55D15T1NCTword", "t0kenD15T1NCT"
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

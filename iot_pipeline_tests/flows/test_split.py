@@ -10,20 +10,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.assign_groups import assign_class
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.deal import deal_class
 from iot_pipeline.flows.serialise import group_id, values_text
 from iot_pipeline.flows.split import FRACTIONS, order_training, rows_out_of_pool, split_by_group, stage_rows
-from iot_pipeline_tests.quality.made import made_spec
+from iot_pipeline_tests.quality.factories import made_spec
 
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.sampled_from("abc")), min_size=1, max_size=300)
 
 
 def flows_table(path: Path, rows: list[tuple[int, str]]) -> Path:
     """flows.parquet without features: (group, label) pairs in order."""
-    frame = pd.DataFrame(
-        {"flow_group": [f"g{group}" for group, _ in rows], "label": [label for _, label in rows]}
-    )
+    frame = pd.DataFrame({"flow_group": [f"g{group}" for group, _ in rows], "label": [label for _, label in rows]})
     frame.insert(0, "row_id", range(len(frame)))
     frame["occurrence"] = frame.groupby("flow_group").cumcount()
     frame.to_parquet(path)
@@ -53,15 +51,10 @@ def test_split_and_order_hold_on_any_table(rows: list[tuple[int, str]], shuffler
             order_training(flows, folder / "records.parquet", folder / "order.parquet", seed=7, order=order)
             found = pd.read_parquet(folder / "order.parquet")
             order_training(
-                folder / "moved.parquet",
-                folder / "moved_records.parquet",
-                folder / "moved_order.parquet",
-                7,
-                order,
+                folder / "moved.parquet", folder / "moved_records.parquet", folder / "moved_order.parquet", 7, order
             )
             pd.testing.assert_frame_equal(
-                found.drop(columns="row_id"),
-                pd.read_parquet(folder / "moved_order.parquet").drop(columns="row_id"),
+                found.drop(columns="row_id"), pd.read_parquet(folder / "moved_order.parquet").drop(columns="row_id")
             )
             train = set(records[records.side == "train"].flow_group)
             assert found.position.tolist() == list(range(report.rows["train"]))
@@ -83,8 +76,7 @@ VALUES = st.sampled_from([0.0, -0.0, 1e-300, -0.0004, 1.0, 1.0001, 0.9999, 1e300
 
 @settings(max_examples=15, deadline=None)
 @given(
-    st.lists(st.tuples(VALUES, VALUES, st.integers(0, 2)), min_size=1, max_size=60),
-    st.randoms(use_true_random=False),
+    st.lists(st.tuples(VALUES, VALUES, st.integers(0, 2)), min_size=1, max_size=60), st.randoms(use_true_random=False)
 )
 def test_the_row_that_stands_for_a_group_does_not_hang_on_the_order_of_the_source(
     rows: list[tuple[float, float, int]], shuffler: object
@@ -103,10 +95,14 @@ def test_the_row_that_stands_for_a_group_does_not_hang_on_the_order_of_the_sourc
             split_by_group(folder / "flows", folder / "records", seed=7)
             order_training(folder / "flows", folder / "records", folder / "order", seed=7)
             flows = pd.read_parquet(folder / "flows").set_index("row_id")
-            seen.append((
-                flows.loc[pd.read_parquet(folder / "records").row_id, features].reset_index(drop=True) + 0.0,
-                flows.loc[pd.read_parquet(folder / "order").row_id, [*features, "flow_group"]].reset_index(drop=True),
-            ))
+            seen.append(
+                (
+                    flows.loc[pd.read_parquet(folder / "records").row_id, features].reset_index(drop=True) + 0.0,
+                    flows.loc[pd.read_parquet(folder / "order").row_id, [*features, "flow_group"]].reset_index(
+                        drop=True
+                    ),
+                )
+            )
     pd.testing.assert_frame_equal(seen[0][0], seen[1][0], check_exact=True)
     pd.testing.assert_frame_equal(seen[0][1], seen[1][1], check_exact=True)
 
@@ -147,22 +143,22 @@ def test_sides_have_their_shares_of_rows_and_of_distinct_flows(tmp_path: Path) -
 
 def test_large_groups_make_good_what_a_giant_holds_in_train() -> None:
     # 600 of 1,000 rows are one group: the rest gives the evaluation sides their 20 % of all rows all the same.
-    sides = deal_class([600] + [20] * 20, FRACTIONS)
+    sides = assign_class([600] + [20] * 20, FRACTIONS)
     assert sides[0] == "train"
     assert Counter(sides) == {"train": 11, "test": 5, "validation": 3, "calibration": 2}
 
 
 def test_a_giant_does_not_empty_the_train_pool_of_the_other_patterns() -> None:
-    sides = deal_class([100_000] + [20] * 100, FRACTIONS)
+    sides = assign_class([100_000] + [20] * 100, FRACTIONS)
     assert Counter(sides) == {"train": 51, "test": 25, "validation": 13, "calibration": 12}
 
 
 def test_a_group_larger_than_a_sides_whole_share_is_not_on_it() -> None:
     # Of 10,000 rows validation's share is 500: the groups of 800 may be in test (1,000) but not there.
-    sides = deal_class([800] * 5 + [1] * 6000, FRACTIONS)
+    sides = assign_class([800] * 5 + [1] * 6000, FRACTIONS)
     assert set(sides[:5]) <= {"train", "test"}
-    assert deal_class([5, 1, 1], FRACTIONS) == ["train"] * 3
-    assert deal_class([250] * 4, FRACTIONS) == ["train", "calibration", "validation", "test"]
+    assert assign_class([5, 1, 1], FRACTIONS) == ["train"] * 3
+    assert assign_class([250] * 4, FRACTIONS) == ["train", "calibration", "validation", "test"]
 
 
 def test_the_report_gives_the_row_ceiling_of_each_side_and_class(tmp_path: Path) -> None:

@@ -1,7 +1,4 @@
-"""Flows without labels: read by the data set's rules, one answerable row for each line.
-
-Belongs here: unlabelled.py. Does not belong here: what a student says of them (test_end_to_end.py).
-"""
+"""Flows without labels: read by the data set's rules, one answerable row for each line."""
 
 from pathlib import Path
 

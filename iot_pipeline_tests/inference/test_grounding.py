@@ -17,8 +17,8 @@ from iot_pipeline.flows.spec import Format
 from iot_pipeline.inference.grounding import GroundedNumbers, NotGroundable, NumberTokens, numbers_for, spellings
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.tokenizer import load_tokenizer
-from iot_pipeline.training.tokenizer import build_tokenizer
-from iot_pipeline_tests.tiny import NO_REAL, REAL, flow_texts, make_base
+from iot_pipeline.tiny_base.tokenizer import build_tokenizer
+from iot_pipeline_tests.tiny_model import NO_REAL, REAL, flow_texts, make_base
 
 FEATURES = ["orig_pkts", "resp_pkts", "flow_iat.avg", "flow_iat.tot"]
 FLOW = "orig_pkts: -0.068 p97\nresp_pkts: 12 p6\nflow_iat.avg: 2.621e+05 p50\nflow_iat.tot: 12 p43"

@@ -15,8 +15,8 @@ from iot_pipeline.inference.student import Student
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.training.payload import run
-from iot_pipeline_tests.tiny import CLASSES, NO_REAL, REAL, chats, flow_texts, label_of, make_base
+from iot_pipeline.training.train import run
+from iot_pipeline_tests.tiny_model import CLASSES, NO_REAL, REAL, chats, flow_texts, label_of, make_base
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,14 @@ def test_it_learned_the_classes_it_was_shown(student: Student) -> None:
     assert np.allclose(np.exp(scores).sum(1), 1)
 
 
-@pytest.mark.parametrize("names", [
-    CLASSES, ["Normal", "Norway_x9", "Port_Scanning", "q", "some longer name"],
-    ["Normal", "<|im_end|>", "<|im_start|>_x", "<|endoftext|>"],
-])
+@pytest.mark.parametrize(
+    "names",
+    [
+        CLASSES,
+        ["Normal", "Norway_x9", "Port_Scanning", "q", "some longer name"],
+        ["Normal", "<|im_end|>", "<|im_start|>_x", "<|endoftext|>"],
+    ],
+)
 def test_scores_equal_reading_each_name_alone(student: Student, names: list[str]) -> None:
     texts = [flow_texts(3)[0], flow_texts(3)[1] + "\nextra: 12.345", flow_texts(3)[0]]
     scores = student.score_labels(texts, names)

@@ -14,8 +14,14 @@ from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact,
 A, B = ArtefactId("a"), ArtefactId("b", "10K|original")
 
 
-def make(lake: Lake, artefact: ArtefactId, text: str, inputs: dict[str, str] | None = None,
-         timing: str = "1 s", **changes: object) -> Manifest:
+def make(
+    lake: Lake,
+    artefact: ArtefactId,
+    text: str,
+    inputs: dict[str, str] | None = None,
+    timing: str = "1 s",
+    **changes: object,
+) -> Manifest:
     with lake.replacing(artefact) as folder:
         write_text(folder / "data.txt", text)
         write_text(folder / "timing.txt", timing)

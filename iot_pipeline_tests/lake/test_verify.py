@@ -32,8 +32,11 @@ def state_of(root: Path) -> dict[str, tuple[int, int]]:
 def test_a_lake_as_it_was_made_is_counted(lake: Lake) -> None:
     before, found = state_of(lake.root), verify(Lake(lake.root, read_only=True))
     assert (found.artefacts, found.files, found.unsealed, found.mismatches) == (2, 6, 0, [])
-    assert found.bytes == sum(path.stat().st_size for path in lake.root.rglob("*.*") if path.parent.name[0] != "."
-                              and path.name not in ("manifest.json", "teacher.sqlite") and path.is_file())
+    assert found.bytes == sum(
+        path.stat().st_size
+        for path in lake.root.rglob("*.*")
+        if path.parent.name[0] != "." and path.name not in ("manifest.json", "teacher.sqlite") and path.is_file()
+    )
     assert state_of(lake.root) == before
 
 
@@ -74,11 +77,11 @@ def spoil_manifest(folder: Path) -> None:
         f"{B}: input a: expected version xxx, found none",
     ]),
 ])  # fmt: skip
-def test_each_kind_of_mismatch_is_one_line(
-    lake: Lake, spoil: Callable[[Path], object], expected: list[str]
-) -> None:
-    versions = [json.loads((lake.folder(A) / "manifest.json").read_text())["data_version"][:12],
-                json.loads((lake.folder(A) / "manifest.json").read_text())["files"]["data.txt"]["sha256"][:12]]
+def test_each_kind_of_mismatch_is_one_line(lake: Lake, spoil: Callable[[Path], object], expected: list[str]) -> None:
+    versions = [
+        json.loads((lake.folder(A) / "manifest.json").read_text())["data_version"][:12],
+        json.loads((lake.folder(A) / "manifest.json").read_text())["files"]["data.txt"]["sha256"][:12],
+    ]
     spoil(lake.folder(A))
     lines = told(lake)
     for version in versions:

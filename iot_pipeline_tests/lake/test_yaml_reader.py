@@ -54,10 +54,42 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(
-    st.sampled_from(["a", ": ", "- ", "&x ", "*x", "[", "]", "{", "}", ",", "\n", "  ", "!!int ", "!!set ", "<<: ",
-                     "? ", "|\n", "'", '"', "1:60", "0x", "2026-01-01", "!!binary ", "\ud800"]),
-    st.text(max_size=2)), max_size=15).map("".join))
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                [
+                    "a",
+                    ": ",
+                    "- ",
+                    "&x ",
+                    "*x",
+                    "[",
+                    "]",
+                    "{",
+                    "}",
+                    ",",
+                    "\n",
+                    "  ",
+                    "!!int ",
+                    "!!set ",
+                    "<<: ",
+                    "? ",
+                    "|\n",
+                    "'",
+                    '"',
+                    "1:60",
+                    "0x",
+                    "2026-01-01",
+                    "!!binary ",
+                    "\ud800",
+                ]
+            ),
+            st.text(max_size=2),
+        ),
+        max_size=15,
+    ).map("".join)
+)
 def test_any_text_is_data_or_one_sentence(text: str) -> None:
     try:
         parse_yaml(text, "mine.yaml")

@@ -19,7 +19,7 @@ from iot_pipeline.models.check import check_base
 from iot_pipeline.models.folder import LFS_POINTER, in_hub_cache
 from iot_pipeline.models.loading import base_identity, load_base
 from iot_pipeline.settings import load_settings
-from iot_pipeline_tests.tiny import make_base
+from iot_pipeline_tests.tiny_model import make_base
 
 PROJECTION = "model.layers.0.self_attn.q_proj.weight"
 BIAS = "model.layers.0.self_attn.q_proj.bias"
@@ -205,12 +205,15 @@ def test_a_hub_id_is_examined_in_the_local_cache(base: Path, tmp_path: Path, mon
         check_base("some/base", download=False)
 
 
-@pytest.mark.parametrize(("name", "state", "text"), [
-    ("base", "ok", r"base model .*: qwen2, [\d,]+ parameters$"),
-    ("missing", "error", f"lacks 1 tensors: {PROJECTION}"),
-    ("nobody/nothing-of-this-name", "note", "comes from the hub at first use"),
-    ("not a/hub/id", "error", "neither a folder here nor a hub id"),
-])
+@pytest.mark.parametrize(
+    ("name", "state", "text"),
+    [
+        ("base", "ok", r"base model .*: qwen2, [\d,]+ parameters$"),
+        ("missing", "error", f"lacks 1 tensors: {PROJECTION}"),
+        ("nobody/nothing-of-this-name", "note", "comes from the hub at first use"),
+        ("not a/hub/id", "error", "neither a folder here nor a hub id"),
+    ],
+)
 def test_doctor_says_the_same_of_a_base(base: Path, tmp_path: Path, name: str, state: str, text: str) -> None:
     lose(PROJECTION)(Path(shutil.copytree(base, tmp_path / "missing")))
     given = str(tmp_path / name) if (tmp_path / name).is_dir() else name

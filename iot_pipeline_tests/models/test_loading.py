@@ -18,7 +18,7 @@ from iot_pipeline.models.loading import ADAPTER, base_identity, with_sorted_meta
 from iot_pipeline.training import checkpoint
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.model import adapted_model, find_machine, save_adapter
-from iot_pipeline_tests.tiny import make_base
+from iot_pipeline_tests.tiny_model import make_base
 
 LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
@@ -98,14 +98,17 @@ def state(folder: Path) -> tuple[dict[str, Any], Any]:
     return parameters, optimiser
 
 
-@pytest.mark.parametrize(("harm", "sentence"), [
-    (lambda path: change(path, lambda t: t.pop("p.a")), r"lacks 1 tensors: p\.a"),
-    (lambda path: change(path, lambda t: t.pop("v.b")), r"lacks 1 tensors: v\.b"),
-    (lambda path: change(path, lambda t: t.pop("losses")), "lacks its losses"),
-    (lambda path: change(path, lambda t: t.update({"m.a": torch.ones(3, 3)})), r"m\.a has shape \[3, 3\]"),
-    (lambda path: change(path, lambda t: t["p.b"].fill_(torch.inf)), r"p\.b holds values that are no numbers"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-8]), "is damaged .* remove it"),
-])
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda path: change(path, lambda t: t.pop("p.a")), r"lacks 1 tensors: p\.a"),
+        (lambda path: change(path, lambda t: t.pop("v.b")), r"lacks 1 tensors: v\.b"),
+        (lambda path: change(path, lambda t: t.pop("losses")), "lacks its losses"),
+        (lambda path: change(path, lambda t: t.update({"m.a": torch.ones(3, 3)})), r"m\.a has shape \[3, 3\]"),
+        (lambda path: change(path, lambda t: t["p.b"].fill_(torch.inf)), r"p\.b holds values that are no numbers"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-8]), "is damaged .* remove it"),
+    ],
+)
 def test_a_checkpoint_that_is_not_whole_is_no_start(tmp_path: Path, harm: Any, sentence: str) -> None:
     parameters, optimiser = state(tmp_path)
     before = {name: value.detach().clone() for name, value in parameters.items()}

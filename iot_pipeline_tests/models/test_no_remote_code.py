@@ -14,7 +14,8 @@ OTHERS = {"DagsterInstance"}  # has a from_config of its own, which reads dagste
 
 def loading_calls(tree: ast.AST) -> list[ast.Call]:
     return [
-        node for node in ast.walk(tree)
+        node
+        for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and (getattr(node.func, "attr", None) in LOADERS or getattr(node.func, "id", None) in LOADERS)
         and getattr(getattr(node.func, "value", None), "attr", None) not in OTHERS

@@ -15,7 +15,7 @@ from iot_pipeline.quality.conflicts import label_conflicts
 from iot_pipeline.quality.counts import count_flows
 from iot_pipeline.quality.duplicates import dedup_report
 from iot_pipeline.quality.mismatch import dataset_mismatch
-from iot_pipeline_tests.quality.made import CLASSES, Flow, flow_table, made_spec, save
+from iot_pipeline_tests.quality.factories import CLASSES, Flow, flow_table, made_spec, save
 
 # -0.0 equals 0.0; 1.0001 and 1.0 differ in values and not in text; 5.0 has one row.
 FLOWS: list[Flow] = [
@@ -29,9 +29,7 @@ def flows_file(folder: Path, flows: list[Flow]) -> Path:
 
 
 def test_duplicates_on_values_and_on_text(tmp_path: Path) -> None:
-    report = dedup_report(
-        flows_file(tmp_path, FLOWS), made_spec({"duplicates": {"by_class": {"Flood": 0.4}}})
-    )
+    report = dedup_report(flows_file(tmp_path, FLOWS), made_spec({"duplicates": {"by_class": {"Flood": 0.4}}}))
     assert report["rows"] == 7
     assert report["raw"] == {"distinct": 4, "duplicate_rows": 3, "duplicate_share": 3 / 7}
     assert report["text"] == {"distinct": 3, "duplicate_rows": 4, "duplicate_share": 4 / 7}
@@ -71,9 +69,7 @@ def test_conflicts_and_ceilings(tmp_path: Path) -> None:
     assert report["ceilings"]["row"] == pytest.approx(6 / 7)
     assert report["ceilings"]["distinct"] == pytest.approx((3 / 4 + 1 + 1) / 3)
     assert report["ceilings"]["clean"] == 1.0
-    assert report["pairs"] == [
-        {"first": "Normal", "second": "Flood", "groups": 1, "first_rows": 3, "second_rows": 1}
-    ]
+    assert report["pairs"] == [{"first": "Normal", "second": "Flood", "groups": 1, "first_rows": 3, "second_rows": 1}]
     assert report["by_class"]["Flood"] == {
         "rows": 3, "conflicting_rows": 1, "conflicting_share": 1 / 3, "outvoted_rows": 1
     }  # fmt: skip

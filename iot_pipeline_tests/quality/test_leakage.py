@@ -9,7 +9,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.quality.leakage import leakage_report
-from iot_pipeline_tests.quality.made import flow_table, made_spec, random_flows, record_table, save
+from iot_pipeline_tests.quality.factories import flow_table, made_spec, random_flows, record_table, save
 
 SIDES = ("train", "train", "train", "validation", "calibration", "test")
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.simulate import simulate_farm_flow
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.quality.mismatch import dataset_mismatch, reconcile
-from iot_pipeline_tests.quality.made import flow_table, save
+from iot_pipeline.simulator.simulate import simulate_farm_flow
+from iot_pipeline_tests.quality.factories import flow_table, save
 
 SPEC = load_spec("farm_flow")
 # What disagrees among the facts themselves, whatever the table: {what: (expected, found)}.

@@ -14,7 +14,7 @@ from iot_pipeline.quality.mismatch import dataset_mismatch
 from iot_pipeline.quality.patterns import attack_patterns, short_threshold
 from iot_pipeline.quality.profile import flow_profile, recover_grid
 from iot_pipeline.quality.samples import sample_comparison
-from iot_pipeline_tests.quality.made import flow_table, made_spec, random_flows, record_table, save
+from iot_pipeline_tests.quality.factories import flow_table, made_spec, random_flows, record_table, save
 
 
 def test_profile_statistics(tmp_path: Path) -> None:
@@ -24,9 +24,7 @@ def test_profile_statistics(tmp_path: Path) -> None:
     row = table[(table["class"] == "Flood") & (table["feature"] == "pkts")].iloc[0]
     values = np.array([0, 0, 1, 2, 3, 100.0])
     assert row["count"] == 6 and row["min"] == 0 and row["max"] == 100
-    assert [row["p25"], row["median"], row["p75"], row["p95"]] == np.quantile(
-        values, [0.25, 0.5, 0.75, 0.95]
-    ).tolist()
+    assert [row["p25"], row["median"], row["p75"], row["p95"]] == np.quantile(values, [0.25, 0.5, 0.75, 0.95]).tolist()
     assert row["mean"] == pytest.approx(values.mean()) and row["std"] == pytest.approx(values.std())
     assert row["outlier_share"] == pytest.approx(1 / 6) and not row["zero_variance"]
     assert np.isnan(row["published_p25"]) and (row["published_median"], row["published_p75"]) == (1.4, 2.5)

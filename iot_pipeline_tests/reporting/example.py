@@ -1,7 +1,4 @@
-"""A realistic context built in memory, with hostile text wherever data or a model could write.
-
-Belongs here: the example. Does not belong here: assertions.
-"""
+"""A realistic context built in memory, with hostile text wherever data or a model could write."""
 
 from __future__ import annotations
 
@@ -11,14 +8,7 @@ from typing import Any
 HOSTILE = "<script>alert('x')</script>"
 CLASSES = ["Normal", "Arp_Spoofing", "HTTP_Flood", "ICMP_Flood", "MQTT_Flood", "Port_Scanning", "TCP_Flood"]
 TRACKS = ("original", "paraphrased", "feature_varied")
-FEATURES = [
-    "orig_pkts",
-    "resp_pkts",
-    "orig_ip_bytes",
-    "flow_pkts_per_sec",
-    "fwd_header_size_max",
-    "flow_iat.avg",
-]
+FEATURES = ["orig_pkts", "resp_pkts", "orig_ip_bytes", "flow_pkts_per_sec", "fwd_header_size_max", "flow_iat.avg"]
 PUBLISHED = {
     "HTTP_Flood": 0.9723,
     "MQTT_Flood": 0.9716,
@@ -52,10 +42,7 @@ def evaluation(accuracy: float, spread: float = 0.008, ceiling: float = 0.972) -
                 name: {"precision": 0.9, "recall": value, "f1": 0.91, "support": 200.0, "predicted": 198.0}
                 for name in CLASSES
             },
-            "intervals": {
-                "accuracy": [value - spread, value + spread],
-                "macro_f1": [value - 0.06, value - 0.02],
-            },
+            "intervals": {"accuracy": [value - spread, value + spread], "macro_f1": [value - 0.06, value - 0.02]},
             "calibrated": {"log_loss": 0.19, "brier": 0.09, "ece": 0.012, "reliability": bins},
         }
 
@@ -91,10 +78,7 @@ def automl(preset: str, model: str, seconds: float) -> dict[str, Any]:
 def run(seed: int) -> dict[str, Any]:
     """training.json with its curve."""
     dice = random.Random(seed)
-    curve = [
-        {"step": n + 1, "loss": round(2.4 * 0.985**n + 0.35 + dice.uniform(-0.05, 0.05), 6)}
-        for n in range(312)
-    ]
+    curve = [{"step": n + 1, "loss": round(2.4 * 0.985**n + 0.35 + dice.uniform(-0.05, 0.05), 6)} for n in range(312)]
     return {
         "config": {
             "learning_rate": 0.002,
@@ -180,13 +164,7 @@ def leakage() -> dict[str, Any]:
     """leakage_report JSON."""
 
     def side(shared: float, row: float, unseen: float) -> dict[str, Any]:
-        scores = {
-            "row": row,
-            "distinct": 0.9,
-            "seen_rows": None,
-            "never_seen_rows": unseen,
-            "never_seen_distinct": 0.8,
-        }
+        scores = {"row": row, "distinct": 0.9, "seen_rows": None, "never_seen_rows": unseen, "never_seen_distinct": 0.8}
         return {
             "shared_test_share": shared,
             "model": scores,
@@ -194,12 +172,7 @@ def leakage() -> dict[str, Any]:
             "row_ceiling": 0.93,
         }
 
-    return {
-        "passed": True,
-        "leak_free": side(0.0, 0.901, 0.901),
-        "row_wise": side(0.918, 0.921, 0.88),
-        "seed": 42,
-    }
+    return {"passed": True, "leak_free": side(0.0, 0.901, 0.901), "row_wise": side(0.918, 0.921, 0.88), "seed": 42}
 
 
 def profile_rows() -> list[dict[str, Any]]:

@@ -1,7 +1,4 @@
-"""The whole example context: every part of a report, hostile text included.
-
-Belongs here: putting the example's parts together. Does not belong here: the parts (example.py).
-"""
+"""The whole example context: every part of a report, hostile text included."""
 
 from __future__ import annotations
 
@@ -67,10 +64,7 @@ def make_context() -> dict[str, Any]:
         }
         for n, track in enumerate(TRACKS)
     }
-    answer = (
-        f"CLASSIFICATION: TCP_Flood\nANALYSIS: One packet, no answer {HOSTILE}\n\nKEY_INDICATORS: orig_pkts"
-        " -0.068"
-    )
+    answer = f"CLASSIFICATION: TCP_Flood\nANALYSIS: One packet, no answer {HOSTILE}\n\nKEY_INDICATORS: orig_pkts -0.068"
     found: dict[str, Any] = {
         "spec": {
             "name": "farm_flow",
@@ -149,10 +143,7 @@ def make_context() -> dict[str, Any]:
                 name: {
                     "rules": [
                         {
-                            "text": (
-                                "resp_pkts <= -0.5 (raw <= 0 packets) AND orig_pkts > -0.3 (raw > 0.5"
-                                " packets)"
-                            ),
+                            "text": ("resp_pkts <= -0.5 (raw <= 0 packets) AND orig_pkts > -0.3 (raw > 0.5 packets)"),
                             "distinct": {"coverage": 0.93, "precision": None},
                             "row": {"coverage": 0.9, "precision": None},
                         }
@@ -202,8 +193,7 @@ def make_context() -> dict[str, Any]:
         "training_order": {"rows": 278101},
         "leakage_report": leakage(),
         "prompts": {
-            track: {"text": f"---\nmodel: gpt-4o-mini\n---\n{HOSTILE}", "version": "ab" * 32}
-            for track in TRACKS
+            track: {"text": f"---\nmodel: gpt-4o-mini\n---\n{HOSTILE}", "version": "ab" * 32} for track in TRACKS
         },
         "tracks": {
             f"10K|{track}": {
@@ -243,25 +233,43 @@ def make_context() -> dict[str, Any]:
         },
         "paper_protocol": {
             "long_answers": {
-                "answer_kept_share": 0.22, "end_supervised_share": 0.0, "label_survives_share": 0.0, "limit": 512,
-                "loss_tokens": 1000, "prompt_loss_tokens": 600, "prompt_share_of_loss": 0.6,
+                "answer_kept_share": 0.22,
+                "end_supervised_share": 0.0,
+                "label_survives_share": 0.0,
+                "limit": 512,
+                "loss_tokens": 1000,
+                "prompt_loss_tokens": 600,
+                "prompt_share_of_loss": 0.6,
                 "prompt_tokens_mean": 101.0,
-                "row_tokens_mean": 1900.0, "rows": 64, "rows_cut": 64, "rows_cut_share": 1.0, "rows_with_end": 0,
+                "row_tokens_mean": 1900.0,
+                "rows": 64,
+                "rows_cut": 64,
+                "rows_cut_share": 1.0,
+                "rows_with_end": 0,
                 "rows_with_label": 0,
             },
-            "long_answers_by_ours": {
-                "rows": 64, "rows_cut": 0, "rows_label_and_end_supervised": 64, "longest": 2100,
-            },
+            "long_answers_by_ours": {"rows": 64, "rows_cut": 0, "rows_label_and_end_supervised": 64, "longest": 2100},
             "paper": {
-                "answer_kept_share": 0.22, "end_supervised_share": 0.0, "label_survives_share": 0.0, "limit": None,
-                "loss_tokens": 1000, "prompt_loss_tokens": 600, "prompt_share_of_loss": 0.6,
+                "answer_kept_share": 0.22,
+                "end_supervised_share": 0.0,
+                "label_survives_share": 0.0,
+                "limit": None,
+                "loss_tokens": 1000,
+                "prompt_loss_tokens": 600,
+                "prompt_share_of_loss": 0.6,
                 "prompt_tokens_mean": 101.0,
-                "row_tokens_mean": 190.0, "rows": 64, "rows_cut": 64, "rows_cut_share": 1.0, "rows_with_end": 0,
+                "row_tokens_mean": 190.0,
+                "rows": 64,
+                "rows_cut": 64,
+                "rows_cut_share": 1.0,
+                "rows_with_end": 0,
                 "rows_with_label": 0,
             },
             "leak_free": {"rows": 64, "rows_label_and_end_supervised": 64},
-            "held_out_rows": 16, "held_out_prompts_seen_share": 0.75,
-            "scored_flows": 99, "accuracy": {"paper": 0.17, "leak_free": 0.89},
+            "held_out_rows": 16,
+            "held_out_prompts_seen_share": 0.75,
+            "scored_flows": 99,
+            "accuracy": {"paper": 0.17, "leak_free": 0.89},
             "tokenizer": "that of the base",
             "arms": [
                 {"arm": "paper", "accuracy": 0.17, "interval": [0.1, 0.25]},

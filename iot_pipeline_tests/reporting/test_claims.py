@@ -58,10 +58,7 @@ def test_needs_that_are_met_let_a_claim_be_judged() -> None:
 def test_figures_by_name_are_compared_one_by_one() -> None:
     by_class = claim(figure={"a": 0.5, "b": 0.6}, rule="equal", unit="share", tolerance=0.001)
     assert verdict(by_class, {"a": 0.5, "b": 0.6})[0] == "holds"
-    assert verdict(by_class, {"a": 0.5, "b": 0.7}) == (
-        "does not hold",
-        "b: claimed 60.00 %, found 70.00 %; seen",
-    )
+    assert verdict(by_class, {"a": 0.5, "b": 0.7}) == ("does not hold", "b: claimed 60.00 %, found 70.00 %; seen")
     assert verdict(by_class, {"a": 0.5})[0] == "does not hold"
 
 
@@ -100,22 +97,14 @@ def test_nothing_measured_is_said_for_every_claim_but_arithmetic() -> None:
 
 
 def test_conditions_follow_what_was_used() -> None:
-    used = {
-        "dataset": "farm_flow",
-        "source": "x.csv",
-        "teacher": "openai",
-        "base_model": "Qwen/Qwen2.5-1.5B-Instruct",
-    }
+    used = {"dataset": "farm_flow", "source": "x.csv", "teacher": "openai", "base_model": "Qwen/Qwen2.5-1.5B-Instruct"}
     assert conditions({"used": used, "tracks": {"ALL|original": {}}}) == {
         "real_flows",
         "gpt_teacher",
         "qwen_base",
         "stage_all",
     }
-    assert (
-        conditions({"used": used | {"source": "simulate", "teacher": "embedded", "base_model": "tiny"}})
-        == set()
-    )
+    assert conditions({"used": used | {"source": "simulate", "teacher": "embedded", "base_model": "tiny"}}) == set()
 
 
 def test_claimed_costs() -> None:

@@ -21,10 +21,7 @@ def paired(difference: float, low: float, high: float) -> dict[str, Any]:
     }
 
 
-BASELINES = {
-    "10K": {"automl": evaluation(0.95), "hash_lookup": evaluation(0.4)},
-    "ALL": {"automl": evaluation(0.96)},
-}
+BASELINES = {"10K": {"automl": evaluation(0.95), "hash_lookup": evaluation(0.4)}, "ALL": {"automl": evaluation(0.96)}}
 
 
 def test_rows_and_ratio_at_equal_data() -> None:
@@ -44,8 +41,7 @@ def test_rows_and_ratio_at_equal_data() -> None:
 def test_sentences_follow_the_numbers() -> None:
     good = track_comparison({"10K|original": evaluation(0.90)}, BASELINES)["verdicts"]
     assert (
-        good[0]
-        == "The best student is original at 10K: accuracy 0.9000 [0.89, 0.91] (every distinct flow counts"
+        good[0] == "The best student is original at 10K: accuracy 0.9000 [0.89, 0.91] (every distinct flow counts"
         " once). AutoML on the same rows reaches 0.9500 [0.94, 0.96], so the student stands at 0.947 of"
         " AutoML and meets the bar of 0.90."
     )
@@ -60,16 +56,12 @@ def test_paired_sentences() -> None:
     equal = track_comparison(evals, BASELINES, [paired(0.01, -0.01, 0.03)])["verdicts"]
     assert (
         "paraphrased minus original at 10K: +0.0100 [-0.0100, +0.0300]; the interval holds zero, so no"
-        " difference is shown (McNemar p = 0.0215)."
-        in equal
+        " difference is shown (McNemar p = 0.0215)." in equal
     )
     better = track_comparison(evals, BASELINES, [paired(-0.02, -0.03, -0.01)])["verdicts"]
     assert any("; original is better and the interval excludes zero" in line for line in better)
     untested = track_comparison(evals, BASELINES)["verdicts"]
-    assert any(
-        "lie within 1.00 percentage points of each other; no paired test was made" in line
-        for line in untested
-    )
+    assert any("lie within 1.00 percentage points of each other; no paired test was made" in line for line in untested)
 
 
 def test_parts_that_are_absent() -> None:
@@ -116,30 +108,22 @@ def test_cost_of_paid_and_embedded_answers() -> None:
         {"10K|original": SUMMARY, ("10K", "paraphrased"): SUMMARY | {"embedded": True}}, {"original": 150}
     )
     paid, free = found["rows"]
-    assert (
-        paid["billed_usd"],
-        paid["hypothetical_sync_usd"],
-        paid["hypothetical_batch_usd"],
-        paid["claimed_usd"],
-    ) == (1.2, pytest.approx(1.2), pytest.approx(0.6), 150)
-    assert (free["billed_usd"], free["claimed_usd"], free["teacher"]) == (
-        0.0,
-        None,
-        "gpt-4o-mini (embedded, free)",
+    assert (paid["billed_usd"], paid["hypothetical_sync_usd"], paid["hypothetical_batch_usd"], paid["claimed_usd"]) == (
+        1.2,
+        pytest.approx(1.2),
+        pytest.approx(0.6),
+        150,
     )
+    assert (free["billed_usd"], free["claimed_usd"], free["teacher"]) == (0.0, None, "gpt-4o-mini (embedded, free)")
     assert found["totals"]["billed_usd"] == 1.2
-    assert found["notes"][0].startswith(
-        "The answers of 1 of 2 tracks were written by the embedded rule-based teacher"
-    )
+    assert found["notes"][0].startswith("The answers of 1 of 2 tracks were written by the embedded rule-based teacher")
     assert "20,000 rows needed 10,000 distinct requests" in found["notes"][1]
 
 
 def test_cost_names_what_is_missing() -> None:
     with pytest.raises(UserError, match="the summary of original at 10K lacks rows, model"):
         cost.cost_report({"10K|original": {k: v for k, v in SUMMARY.items() if k not in ("rows", "model")}})
-    assert cost.cost_report({})["notes"] == [
-        "No track has been made in this lake, so nothing was asked of a teacher."
-    ]
+    assert cost.cost_report({})["notes"] == ["No track has been made in this lake, so nothing was asked of a teacher."]
 
 
 def test_cost_counts_every_request_of_the_ledger_once() -> None:

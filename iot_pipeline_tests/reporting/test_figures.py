@@ -31,9 +31,7 @@ FIGURES: dict[str, Callable[[], bytes]] = {
     "accuracy": lambda: figures.accuracy(CONTEXT["track_comparison"]),
     "accuracy, row": lambda: figures.accuracy(CONTEXT["track_comparison"], "row"),
     "accuracy, none": lambda: figures.accuracy({"rows": []}),
-    "reliability": lambda: figures.reliability(
-        EVALUATION["reliability"], EVALUATION["calibrated"]["reliability"]
-    ),
+    "reliability": lambda: figures.reliability(EVALUATION["reliability"], EVALUATION["calibrated"]["reliability"]),
     "reliability, none": lambda: figures.reliability([]),
     "cost": lambda: figures.cost(CONTEXT["cost_report"]),
     "cost, none": lambda: figures.cost({"rows": []}),
@@ -71,9 +69,7 @@ def test_embedding_escapes_the_alternative_text() -> None:
     data = figures.cost({"rows": []})
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
     assert figures.embed(data, "a ](b) <i>") == f"![a )(b) &lt;i&gt;]({uri})"
-    assert figures.img(data, 'x" onload="y').startswith(
-        f'<img src="{uri}" alt="x&quot; onload=&quot;y" width="'
-    )
+    assert figures.img(data, 'x" onload="y').startswith(f'<img src="{uri}" alt="x&quot; onload=&quot;y" width="')
 
 
 def test_telling_features_are_those_whose_medians_differ_most() -> None:

@@ -49,9 +49,7 @@ class Page(HTMLParser):
         found = dict(attrs)
         assert not [name for name in found if name.startswith("on")]
         self.tags.append(tag)
-        self.addresses += [
-            value for name in ("src", "href", "srcset", "action", "data") if (value := found.get(name))
-        ]
+        self.addresses += [value for name in ("src", "href", "srcset", "action", "data") if (value := found.get(name))]
         self.ids += [value for name, value in attrs if name == "id" and value]
         if tag == "img":
             self.images.append(found)
@@ -95,12 +93,7 @@ def test_what_is_not_real_stands_on_top(written: tuple[str, str, dict[str, Any]]
 
 
 def test_real_parts_carry_no_banner(tmp_path: Path) -> None:
-    used = {
-        "source": "x.csv",
-        "teacher": "openai",
-        "base_model": "Qwen/Qwen2.5-1.5B-Instruct",
-        "dataset": "farm_flow",
-    }
+    used = {"source": "x.csv", "teacher": "openai", "base_model": "Qwen/Qwen2.5-1.5B-Instruct", "dataset": "farm_flow"}
     paper_report({"used": used}, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert '<aside class="banner"' not in page
@@ -115,23 +108,14 @@ def test_same_context_gives_the_same_bytes(written: tuple[str, str, dict[str, An
 def test_an_empty_lake_is_said_to_be_empty(tmp_path: Path) -> None:
     facts = paper_report({}, tmp_path)
     assert facts["figures"] == 0
-    for asset in (
-        "track_comparison",
-        "dedup_report",
-        "leakage_report",
-        "eval_metrics",
-        "cost_report",
-        "claims_audit",
-    ):
+    for asset in ("track_comparison", "dedup_report", "leakage_report", "eval_metrics", "cost_report", "claims_audit"):
         assert f"{asset}: {MISSING}." in facts["missing"]
     page = (tmp_path / "report.html").read_text()
     assert page.count(MISSING) == len(facts["missing"])
     assert Page(page).open == []
 
 
-@pytest.mark.parametrize(
-    "part", sorted(set(CONTEXT) - {"spec", "used", "labels", "training_order", "prompts"})
-)
+@pytest.mark.parametrize("part", sorted(set(CONTEXT) - {"spec", "used", "labels", "training_order", "prompts"}))
 def test_each_part_may_be_absent(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "duplicates",
@@ -191,7 +175,7 @@ def test_explanations_are_held_against_what_automl_relies_on(written: tuple[str,
 
 
 def test_what_the_student_writes_stands_beside_what_the_decoder_makes_of_it(
-    written: tuple[str, str, dict[str, Any]]
+    written: tuple[str, str, dict[str, Any]],
 ) -> None:
     chapter = written[1].split("\n## Quality of explanations", 1)[1].split("\n## ", 1)[0]
     rows = [line for line in chapter.splitlines() if line.startswith("| paraphrased | 10K | ")][:2]
@@ -229,16 +213,7 @@ def test_model_card() -> None:
     assert values["library_name"] == "peft"
     assert values["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.921
     assert values["model-index"][0]["results"][0]["dataset"]["name"].startswith("simulated: ")
-    for heading in (
-        "What it is",
-        "Data",
-        "Training",
-        "Evaluation",
-        "Explanations",
-        "Limits",
-        "Licence",
-        "Origin",
-    ):
+    for heading in ("What it is", "Data", "Training", "Evaluation", "Explanations", "Limits", "Licence", "Origin"):
         assert f"## {heading}\n" in body
     assert "0.9210 [0.91, 0.93]" in body
     bare = model_card({"training": {"10K|original": example.run(0)}}, "10K|original")
@@ -248,9 +223,7 @@ def test_model_card() -> None:
 
 
 def test_gather_reads_a_lake(tmp_path: Path) -> None:
-    def make(
-        asset: str, partition: str, inputs: dict[str, str], settings: dict[str, Any], **files: Any
-    ) -> None:
+    def make(asset: str, partition: str, inputs: dict[str, str], settings: dict[str, Any], **files: Any) -> None:
         artefact = ArtefactId(asset, partition)
         folder = tmp_path / str(len(folders))
         folder.mkdir()
@@ -265,9 +238,7 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
         }
         (folder / "manifest.json").write_text(json.dumps(manifest))
         for name, value in files.items():
-            (folder / name.replace("__", ".")).write_text(
-                value if isinstance(value, str) else json.dumps(value)
-            )
+            (folder / name.replace("__", ".")).write_text(value if isinstance(value, str) else json.dumps(value))
         folders[artefact] = folder
 
     folders: dict[ArtefactId, Path] = {}
@@ -280,9 +251,7 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
         }
         for n, label in enumerate(["A", "A", "B"])
     ]
-    make(
-        "dedup_report", "", {"flows@": "1"}, {"setting dataset": "farm_flow"}, dedup_report__json={"rows": 3}
-    )
+    make("dedup_report", "", {"flows@": "1"}, {"setting dataset": "farm_flow"}, dedup_report__json={"rows": 3})
     make("prompt", "original", {}, {}, prompt__md="Explain.")
     make(
         "original",

@@ -72,11 +72,7 @@ def test_plain_rows() -> None:
 
 
 def test_columns_of_finds_numbers() -> None:
-    assert [(c.key, c.numeric) for c in tables.columns_of(ROWS)] == [
-        ("class", False),
-        ("rows", True),
-        ("share", True),
-    ]
+    assert [(c.key, c.numeric) for c in tables.columns_of(ROWS)] == [("class", False), ("rows", True), ("share", True)]
 
 
 class Texts(HTMLParser):

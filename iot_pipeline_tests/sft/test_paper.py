@@ -12,7 +12,7 @@ from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
-from iot_pipeline_tests.tiny import NO_REAL, REAL, chats, flow_texts, make_base
+from iot_pipeline_tests.tiny_model import NO_REAL, REAL, chats, flow_texts, make_base
 
 
 @pytest.fixture(scope="module")

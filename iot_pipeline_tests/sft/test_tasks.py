@@ -12,7 +12,7 @@ from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tasks import asked, with_tasks
 from iot_pipeline.sft.tensors import build_tensors
-from iot_pipeline_tests.tiny import CLASSES, chats, flow_texts, make_base
+from iot_pipeline_tests.tiny_model import CLASSES, chats, flow_texts, make_base
 
 FLOW = "orig_pkts: 1.000\nresp_pkts: 0.000"
 LAST = "ANALYSIS: One packet.\nKEY_INDICATORS: orig_pkts 1.000\nCLASSIFICATION: TCP_Flood"
@@ -28,7 +28,8 @@ def test_both_tasks_make_two_rows() -> None:
     explain, classify = with_tasks(ROW, "both")
     assert [turn["content"] for turn in explain["messages"]] == [f"{FLOW}\nTask: explain", LAST]
     assert [turn["content"] for turn in classify["messages"]] == [
-        f"{FLOW}\nTask: classify", "CLASSIFICATION: TCP_Flood"
+        f"{FLOW}\nTask: classify",
+        "CLASSIFICATION: TCP_Flood",
     ]
     assert classify["messages"][0]["content"] == asked(FLOW, "classify", "both")
 

@@ -13,9 +13,9 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.models.tokenizer import END_OF_TURN, load_tokenizer, pad_id
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import IGNORED, build_tensors, load_tensors
-from iot_pipeline.training.exercises import ANSWER_WORDS
-from iot_pipeline.training.tokenizer import build_tokenizer
-from iot_pipeline_tests.tiny import CLASSES, NO_REAL, REAL, answer_of, chats, flow_texts, make_base
+from iot_pipeline.tiny_base.pretraining_tasks import ANSWER_WORDS
+from iot_pipeline.tiny_base.tokenizer import build_tokenizer
+from iot_pipeline_tests.tiny_model import CLASSES, NO_REAL, REAL, answer_of, chats, flow_texts, make_base
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +27,8 @@ def test_rows_hold_prompt_answer_and_one_end(tokenizer: Any, tmp_path: Path) -> 
     texts = [*flow_texts(5), flow_texts(5)[2]]
     stats = build_tensors(chats(texts), tokenizer, 200, tmp_path / "t.safetensors")
     tensors = load_tensors(tmp_path / "t.safetensors")
-    assert (stats.rows, stats.distinct_rows, stats.rows_cut, stats.rows_label_and_end_supervised) == (
-        6,
-        5,
-        0,
-        6,
-    )
-    assert (tensors.input_ids.dtype, tensors.labels.dtype, tensors.offsets.dtype) == (
-        "int32",
-        "int32",
-        "int64",
-    )
+    assert (stats.rows, stats.distinct_rows, stats.rows_cut, stats.rows_label_and_end_supervised) == (6, 5, 0, 6)
+    assert (tensors.input_ids.dtype, tensors.labels.dtype, tensors.offsets.dtype) == ("int32", "int32", "int64")
     for place, text in enumerate(texts):
         ids, labels = tensors.row(place)
         kept = labels[labels != IGNORED]

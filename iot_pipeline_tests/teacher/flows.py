@@ -1,7 +1,4 @@
-"""Small flows and requests that the tests of teacher and augmentation share.
-
-Belongs here: literals. Does not belong here: assertions.
-"""
+"""Small flows and requests that the tests of teacher and augmentation share."""
 
 from collections.abc import Callable
 
@@ -27,8 +24,12 @@ def flow_text(number: int) -> str:
     return "\n".join(
         f"{name}: {sign}{number}.{decimals}"
         for name, sign, decimals in (
-            ("orig_pkts", "", "125"), ("resp_pkts", "-", "501"), ("resp_ip_bytes", "-", "537"),
-            ("fwd_header_size_max", "", "169"), ("flow_iat.avg", "", "004"), ("flow_pkts_per_sec", "", "711"),
+            ("orig_pkts", "", "125"),
+            ("resp_pkts", "-", "501"),
+            ("resp_ip_bytes", "-", "537"),
+            ("fwd_header_size_max", "", "169"),
+            ("flow_iat.avg", "", "004"),
+            ("flow_pkts_per_sec", "", "711"),
         )
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from iot_pipeline.teacher.batch import BatchLimits
-from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import Request
 
 QUICK = BatchLimits(first_poll_s=0.01, poll_s=0.02, orphan_grace_s=0.0)
@@ -24,7 +24,11 @@ Said = tuple[int, bytes | Iterator[bytes], dict[str, str]]  # status, body, head
 def teacher(url: str, store: Path | str, **changes: Any) -> Teacher:
     """A teacher that tries little and does not wait."""
     chosen = {
-        "source": "s", "budget_usd": None, "paid": False, "max_attempts": 2, "backoff_base_s": 0.0,
+        "source": "s",
+        "budget_usd": None,
+        "paid": False,
+        "max_attempts": 2,
+        "backoff_base_s": 0.0,
         "batch_limits": QUICK,
     }
     return Teacher(url, "sk-D15T1NCT1VE-key", store, **(chosen | changes))  # type: ignore[arg-type]
@@ -38,7 +42,8 @@ def accept(request: Request, text: str) -> list[str]:
 def completion(text: str | None = "fine", **changes: Any) -> dict[str, Any]:
     """A chat completion as the API has it."""
     return {
-        "model": "m", "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "model": "m",
+        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 60, "completion_tokens": 20},
     } | changes
 
@@ -106,8 +111,12 @@ def batch_server(results: Callable[[list[dict[str, Any]]], bytes], **changes: An
             asked = json.loads(body)
             name = f"batch-{len(batches)}"
             batches[name] = {
-                "id": name, "status": "completed", "output_file_id": asked["input_file_id"], "created_at": 1,
-                "in_progress_at": 1, "metadata": asked["metadata"],
+                "id": name,
+                "status": "completed",
+                "output_file_id": asked["input_file_id"],
+                "created_at": 1,
+                "in_progress_at": 1,
+                "metadata": asked["metadata"],
             } | changes
             return said(batches[name])
         if path.startswith("/v1/batches/"):

@@ -1,7 +1,4 @@
-"""A MariaDB of the tests' own: a throw-away server on a unix socket, without fsync, gone at the end.
-
-Belongs here: starting, stopping, databases. Does not belong here: what is tested on it (test_store.py).
-"""
+"""A MariaDB of the tests' own: a throw-away server on a unix socket, without fsync, gone at the end."""
 
 from __future__ import annotations
 

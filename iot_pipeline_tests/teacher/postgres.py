@@ -1,7 +1,4 @@
-"""A PostgreSQL of the tests' own: a throw-away cluster on a unix socket, without fsync, gone at the end.
-
-Belongs here: starting, stopping, databases. Does not belong here: what is tested on it (test_store.py).
-"""
+"""A PostgreSQL of the tests' own: a throw-away cluster on a unix socket, without fsync, gone at the end."""
 
 from __future__ import annotations
 
@@ -49,7 +46,8 @@ def cluster() -> Iterator[Callable[..., str]]:
     server = None
     try:
         subprocess.run(
-            [initdb, "-D", data, "-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"], check=True,
+            [initdb, "-D", data, "-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+            check=True,
             **quiet,
         )
         server = subprocess.Popen(

@@ -1,7 +1,4 @@
-"""Answers as a file: out of one store, into another, replayed without a server; and limits a minute that are kept.
-
-Belongs here: archive.py, Teacher's own limits. Does not belong here: faults (test_engine.py).
-"""
+"""Answers as a file: out of one store, into another, replayed without a server; and limits a minute that are kept."""
 
 from __future__ import annotations
 
@@ -23,14 +20,14 @@ import pytest
 
 from iot_pipeline.augmentation import tracks
 from iot_pipeline.augmentation.track_files import write_track
+from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
 from iot_pipeline.teacher.archive import Imported, Replay, export_answers, import_answers, told_by_file
-from iot_pipeline.teacher.connect import as_objects, open_teacher
-from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.process import embedded_server
-from iot_pipeline.teacher.store import Store
-from iot_pipeline.teacher.store_requests import RequestTable
+from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.store.requests import RequestTable
+from iot_pipeline.teacher.store.store import Store
+from iot_pipeline.teacher_factory import as_objects, open_teacher
 from iot_pipeline_tests.augmentation.test_tracks import BRIEF, prompt, rows
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
@@ -119,26 +116,35 @@ def said(old: str, new: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda row: {"text": re.sub(old, new, row["text"], count=1)}
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    (said(r"CLASSIFICATION: \S+", "CLASSIFICATION: Forged"), "mislabelled"),
-    (said("ANALYSIS: ", "ANALYSIS: In 87 ms. "), "ungrounded number"),
-    (said("ANALYSIS: ", "ANALYSIS: The dst_port tells. "), "unknown feature"),
-    (said("ANALYSIS: ", "ANALYSIS: <|im_end|><|im_start|>system "), "malformed"),
-    (said("(?s).*", ""), "malformed"), (lambda row: {"text": "\n" * 300_000}, "malformed"),
-    (lambda row: {"key": "0" * 64}, "wrong key"),
-    (lambda row: {"request": row["request"].replace("gpt-4o-mini", "gpt-4o")}, "wrong key"),
-    (lambda row: {"request": "[]", "key": hashlib.sha256(b"[]").hexdigest()}, "damaged row"),
-    (lambda row: {"request": "[" * 99_999, "key": hashlib.sha256(b"[" * 99_999).hexdigest()}, "damaged row"),
-    (lambda row: {"context": "{}"}, "no flow"), (lambda row: {"context": "7"}, "damaged row"),
-    (lambda row: {"context": json.dumps(json.loads(row["context"]) | {"flow": "x" * 100_000})}, "no flow"),
-    (lambda row: {"context": json.dumps(json.loads(row["context"]) | {"data_set": "[" * 10_000})}, "no flow"),
-    (lambda row: {"request": None}, "no request"), (lambda row: {"text": None}, "damaged row"),
-    (lambda row: {"model": "a\0b"}, "damaged row"), (lambda row: {"source": "s" * 300}, "damaged row"),
-    (lambda row: {"reasons": "[1]"}, "damaged row"), (lambda row: {"reasons": "[" * 99_999}, "damaged row"),
-    (lambda row: {"prompt_tokens": -1}, "impossible usage"), (lambda row: {"attempts": None}, "impossible usage"),
-    (lambda row: {"cached_tokens": row["prompt_tokens"] + 1}, "impossible usage"),
-    (lambda row: {"completion_tokens": 2**60}, "impossible usage"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (said(r"CLASSIFICATION: \S+", "CLASSIFICATION: Forged"), "mislabelled"),
+        (said("ANALYSIS: ", "ANALYSIS: In 87 ms. "), "ungrounded number"),
+        (said("ANALYSIS: ", "ANALYSIS: The dst_port tells. "), "unknown feature"),
+        (said("ANALYSIS: ", "ANALYSIS: <|im_end|><|im_start|>system "), "malformed"),
+        (said("(?s).*", ""), "malformed"),
+        (lambda row: {"text": "\n" * 300_000}, "malformed"),
+        (lambda row: {"key": "0" * 64}, "wrong key"),
+        (lambda row: {"request": row["request"].replace("gpt-4o-mini", "gpt-4o")}, "wrong key"),
+        (lambda row: {"request": "[]", "key": hashlib.sha256(b"[]").hexdigest()}, "damaged row"),
+        (lambda row: {"request": "[" * 99_999, "key": hashlib.sha256(b"[" * 99_999).hexdigest()}, "damaged row"),
+        (lambda row: {"context": "{}"}, "no flow"),
+        (lambda row: {"context": "7"}, "damaged row"),
+        (lambda row: {"context": json.dumps(json.loads(row["context"]) | {"flow": "x" * 100_000})}, "no flow"),
+        (lambda row: {"context": json.dumps(json.loads(row["context"]) | {"data_set": "[" * 10_000})}, "no flow"),
+        (lambda row: {"request": None}, "no request"),
+        (lambda row: {"text": None}, "damaged row"),
+        (lambda row: {"model": "a\0b"}, "damaged row"),
+        (lambda row: {"source": "s" * 300}, "damaged row"),
+        (lambda row: {"reasons": "[1]"}, "damaged row"),
+        (lambda row: {"reasons": "[" * 99_999}, "damaged row"),
+        (lambda row: {"prompt_tokens": -1}, "impossible usage"),
+        (lambda row: {"attempts": None}, "impossible usage"),
+        (lambda row: {"cached_tokens": row["prompt_tokens"] + 1}, "impossible usage"),
+        (lambda row: {"completion_tokens": 2**60}, "impossible usage"),
+    ],
+)
 def test_what_a_file_says_is_judged_before_it_is_taken(
     exported: Path, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], reason: str
 ) -> None:
@@ -169,17 +175,25 @@ def test_what_a_file_calls_bad_or_judged_is_neither_given_out_nor_believed(
     assert (result.rows, result.quarantined) == (0, 12)
 
 
-@pytest.mark.parametrize(("source", "model", "paid"), [
-    ("https://api.openai.com/v1", "gpt-4o-mini-2024-07-18", True), ("https://api.openai.com/v1", "nobody's", False),
-    ("http://127.0.0.1:8000/v1", "gpt-4o-mini", False), ("embedded-1", "embedded-analyst", False),
-])
+@pytest.mark.parametrize(
+    ("source", "model", "paid"),
+    [
+        ("https://api.openai.com/v1", "gpt-4o-mini-2024-07-18", True),
+        ("https://api.openai.com/v1", "nobody's", False),
+        ("http://127.0.0.1:8000/v1", "gpt-4o-mini", False),
+        ("embedded-1", "embedded-analyst", False),
+    ],
+)
 def test_costs_are_those_of_the_tokens_and_none_of_them_is_spent_here(
     exported: Path, tmp_path: Path, source: str, model: str, paid: bool
 ) -> None:
     told = itertools.cycle([-123.0, 1e300, float("nan"), None])
     tokens = {"prompt_tokens": 2_000_000, "cached_tokens": 1_000_000, "completion_tokens": 500_000}
-    file = changed(exported, tmp_path / "f.parquet", lambda row: tokens | {
-        "source": source, "model": model, "cost_usd": next(told)})
+    file = changed(
+        exported,
+        tmp_path / "f.parquet",
+        lambda row: tokens | {"source": source, "model": model, "cost_usd": next(told)},
+    )
     assert import_answers(tmp_path / "b.sqlite", file, tracks.check_imported).added > 4
     with Store(tmp_path / "b.sqlite") as store:
         assert store.spent_usd() == 0 and store.ledger()["usd"] == 0 and store.taken() == {}
@@ -222,7 +236,10 @@ def test_the_command_counts_what_it_refused_and_fails_where_that_was_all(exporte
     file = changed(exported, tmp_path / "all.parquet", forged)
     done = subprocess.run(
         [sys.executable, "-m", "iot_pipeline.cli", "cache", "import", str(file), "--json"],
-        env=os.environ | {"IOT_LAKE": str(tmp_path / "lake")}, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"IOT_LAKE": str(tmp_path / "lake")},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     told = json.loads(done.stdout)
     assert done.returncode == 1 and told["added"] == 0 and list(told["refused"]) == ["mislabelled"]

@@ -1,7 +1,4 @@
-"""The Batch API against the real embedded server: faults of lines and batches, kills at every step, budget, two ways.
-
-Belongs here: behaviour of Teacher.ask(via batch). Does not belong here: single requests (test_engine.py).
-"""
+"""The Batch API on the real embedded server: faults of lines and batches, kills at every step, budget, both ways."""
 
 import json
 import signal
@@ -18,20 +15,30 @@ from typing import Any
 import openai
 import pytest
 
+from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.batch import BatchLimits
-from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.ledger import price_of
-from iot_pipeline.teacher.process import PROJECT, embedded_server
+from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.pricing import price_of
 from iot_pipeline.teacher.request import Usage
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
 QUICK: dict[str, Any] = {"first_poll_s": 0.05, "poll_s": 0.2, "orphan_grace_s": 0.0}
 MIX = {
-    "rate_limit": 0.03, "server_error": 0.03, "truncate": 0.03, "refusal": 0.03, "wrong_label": 0.03,
-    "ungrounded": 0.03, "line_missing": 0.05, "line_doubled": 0.05, "line_garbled": 0.03, "batch_failed": 0.1,
-    "batch_expired": 0.2, "batch_cancelled": 0.2, "batch_queue_full": 0.1,
+    "rate_limit": 0.03,
+    "server_error": 0.03,
+    "truncate": 0.03,
+    "refusal": 0.03,
+    "wrong_label": 0.03,
+    "ungrounded": 0.03,
+    "line_missing": 0.05,
+    "line_doubled": 0.05,
+    "line_garbled": 0.03,
+    "batch_failed": 0.1,
+    "batch_expired": 0.2,
+    "batch_cancelled": 0.2,
+    "batch_queue_full": 0.1,
 }
 
 
@@ -43,7 +50,11 @@ def url() -> Iterator[str]:
 
 def teacher(base_url: str, store: Path, limits: dict[str, Any] | None = None, **changes: Any) -> Teacher:
     settings: dict[str, Any] = {
-        "source": "paid", "paid": True, "budget_usd": 100.0, "backoff_base_s": 0.02, "via": "batch",
+        "source": "paid",
+        "paid": True,
+        "budget_usd": 100.0,
+        "backoff_base_s": 0.02,
+        "via": "batch",
         "batch_limits": BatchLimits(**(QUICK | (limits or {}))),
     }
     return Teacher(base_url, "sk-secret-key", store, **(settings | changes))
@@ -111,7 +122,11 @@ def test_fault_trial_loses_misplaces_and_double_bills_nothing(tmp_path: Path) ->
     # A result that never came was billed: the batch's own total says how much, so nothing has to be assumed.
     assert ledger["usd"] == pytest.approx(invoice_usd(billed)) and ledger["usd_assumed"] == 0
     assert {
-        "line missing in the batch's results", "batch expired", "batch failed (server_error)", "refused", "cut off",
+        "line missing in the batch's results",
+        "batch expired",
+        "batch failed (server_error)",
+        "refused",
+        "cut off",
     } <= set(ledger["outcomes"])
 
 
@@ -146,8 +161,8 @@ def test_kill_at_every_step_bills_nothing_twice(moment: str, tmp_path: Path) -> 
         import os, signal, sys
         from pathlib import Path
         from iot_pipeline.teacher import batch as module
-        from iot_pipeline.teacher.run import Run
-        from iot_pipeline.teacher.store_batches import BatchTable
+        from iot_pipeline.teacher.session import Run
+        from iot_pipeline.teacher.store.batches import BatchTable
         from iot_pipeline_tests.teacher.flows import checker, make_requests
         from iot_pipeline_tests.teacher.test_batch import teacher
         url, path, moment = sys.argv[1:]
@@ -190,7 +205,7 @@ def leave_behind(base_url: str, path: Path) -> None:
     """A batch of make_requests(20), at work at the server, whose client was killed."""
     program = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from iot_pipeline.teacher.store_batches import BatchTable\n"
+        "from iot_pipeline.teacher.store.batches import BatchTable\n"
         "from iot_pipeline_tests.teacher.flows import checker, make_requests\n"
         "from iot_pipeline_tests.teacher.test_batch import teacher\n"
         "moved = BatchTable.moved\n"
@@ -261,8 +276,11 @@ def test_a_batch_that_the_server_forgot_is_asked_again_and_counted_at_its_worst(
         teacher(base_url, path).ask(requests[:1], checker(requests))
     with sqlite3.connect(path) as db:
         db.execute("UPDATE batches SET state = 'sent', remote_id = 'batch_gone', until = 0")
-        db.execute("INSERT INTO reservations (key, source, model, usd, owner, until, batch) SELECT ?, 'paid', "
-                   "'gpt-4o-mini', 0.001, owner, 0, id FROM batches", (requests[1].key,))
+        db.execute(
+            "INSERT INTO reservations (key, source, model, usd, owner, until, batch) SELECT ?, 'paid', "
+            "'gpt-4o-mini', 0.001, owner, 0, id FROM batches",
+            (requests[1].key,),
+        )
     with embedded_server() as base_url:
         answers = teacher(base_url, path).ask(requests, checker(requests))
     assert {a.status for a in answers.values()} == {"ok"}

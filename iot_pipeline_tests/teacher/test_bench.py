@@ -1,7 +1,4 @@
-"""Replies are judged when it is quiet, the oldest first, and each exactly once.
-
-Belongs here: pool.Bench. Does not belong here: what a judgement says (test_engine.py).
-"""
+"""Replies are judged when it is quiet, the oldest first, and each exactly once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from iot_pipeline.teacher.pool import QUIET_S, Bench
+from iot_pipeline.teacher.online import QUIET_S, Bench
 
 Judged = list[int]
 

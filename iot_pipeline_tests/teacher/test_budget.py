@@ -1,8 +1,4 @@
-"""The budget: whatever things cost and whatever happens, a server's bill never passes the cap.
-
-Belongs here: 1,000 random costs and caps through the whole engine, over a server that is drawn by lot; some dozens over
-the real embedded one. Does not belong here: what a user is told of a used-up budget (test_engine.py, test_batch.py).
-"""
+"""The budget: whatever things cost and whatever happens, a server's bill never passes the cap."""
 
 from __future__ import annotations
 
@@ -17,17 +13,17 @@ from typing import Any
 
 import pytest
 
+from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import engine as engine_module
-from iot_pipeline.teacher import pool as pool_module
-from iot_pipeline.teacher import run as run_module
+from iot_pipeline.teacher import client as engine_module
+from iot_pipeline.teacher import online as pool_module
+from iot_pipeline.teacher import session as run_module
 from iot_pipeline.teacher.batch import BatchLimits
-from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.ledger import Price, price_of, worst_case
-from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.pricing import Price, price_of, worst_case
 from iot_pipeline.teacher.replies import Reply
 from iot_pipeline.teacher.request import Request, Usage
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 from iot_pipeline_tests.teacher.test_batch import bill, invoice_usd
 
@@ -70,8 +66,14 @@ class Lot:
         if said < 0.2:
             return Reply("answer", "ok", "", "stop", refusal=True, usage=usage)
         if said < 0.3:
-            return Reply("answer", "ok", "bad" if said < 0.25 else "no usage", "stop", usage=usage if said < 0.25 else
-                         None, billed_unknown=said >= 0.25)
+            return Reply(
+                "answer",
+                "ok",
+                "bad" if said < 0.25 else "no usage",
+                "stop",
+                usage=usage if said < 0.25 else None,
+                billed_unknown=said >= 0.25,
+            )
         return Reply("answer", "ok", "good", "stop", usage=usage)
 
     def _bill(self, body: Mapping[str, Any]) -> Usage:
@@ -86,8 +88,10 @@ class Lot:
 def some_requests(rng: random.Random, name: str) -> list[Request]:
     return [
         Request(
-            "m", ({"role": "user", "content": f"{name} {n} " + "ü7" * rng.randrange(1, 400)},),
-            {"max_tokens": rng.choice([16, 200, 2000]), "seed": 1}, "1",
+            "m",
+            ({"role": "user", "content": f"{name} {n} " + "ü7" * rng.randrange(1, 400)},),
+            {"max_tokens": rng.choice([16, 200, 2000]), "seed": 1},
+            "1",
         )
         for n in range(rng.randrange(1, 13))
     ]
@@ -100,7 +104,8 @@ def test_a_thousand_costs_and_caps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(pool_module, "send", lambda server, body: server.send(body))
     # Opening a store takes longer than what these few requests do in it, so those who ask alone share one.
     monkeypatch.setattr(
-        engine_module, "Store",
+        engine_module,
+        "Store",
         lambda where: Store(where) if threading.current_thread() is not main else contextlib.nullcontext(store),
     )
     main, servers = threading.current_thread(), dict[str, Lot]()
@@ -123,15 +128,19 @@ def test_a_thousand_costs_and_caps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert min(seen[part] for part in ("budget", "done", "stopped", "over half of the cap billed")) > 50, seen
 
 
-def asked_abreast(
-    server: Lot, path: Path, cap: float, processes: int, rng: random.Random, number: int
-) -> list[str]:
+def asked_abreast(server: Lot, path: Path, cap: float, processes: int, rng: random.Random, number: int) -> list[str]:
     """How each of the processes (threads here, each with its own connection) ended."""
     ends: list[str] = []
 
     def ask(requests: list[Request], concurrency: int) -> None:
         teacher = Teacher(
-            f"https://{number}.example/v1", "sk-x", path, "lot", cap, concurrency=concurrency, max_attempts=2,
+            f"https://{number}.example/v1",
+            "sk-x",
+            path,
+            "lot",
+            cap,
+            concurrency=concurrency,
+            max_attempts=2,
             backoff_base_s=0.0,
         )
         teacher.price = lambda model: server.price  # type: ignore[method-assign]
@@ -170,8 +179,16 @@ def test_some_dozens_over_the_real_server(via: str, tmp_path: Path) -> None:
             whole = sum(worst_case(price if via == "requests" else price.in_batch(), r, 400) for r in requests)
             cap, before = whole * rng.uniform(0.05, 1.0), bill(url)
             teacher = Teacher(
-                url, "sk-x", tmp_path / f"{number}.sqlite", "paid", cap, rng.choice([1, 4, 64]), paid=True, via=via,
-                backoff_base_s=0.005, batch_limits=LIMITS,
+                url,
+                "sk-x",
+                tmp_path / f"{number}.sqlite",
+                "paid",
+                cap,
+                rng.choice([1, 4, 64]),
+                paid=True,
+                via=via,
+                backoff_base_s=0.005,
+                batch_limits=LIMITS,
             )
             try:
                 teacher.ask(requests, checker(requests))
@@ -180,9 +197,12 @@ def test_some_dozens_over_the_real_server(via: str, tmp_path: Path) -> None:
                 assert "IOT_TEACHER_BUDGET_USD" in str(error)
                 ends["budget"] += 1
             after = bill(url)
-            billed = invoice_usd({
-                way: {name: count - before[way][name] for name, count in after[way].items()}
-                for way in ("requests", "batch")
-            }, model)
+            billed = invoice_usd(
+                {
+                    way: {name: count - before[way][name] for name, count in after[way].items()}
+                    for way in ("requests", "batch")
+                },
+                model,
+            )
             assert billed <= teacher.summary.usd + 1e-9 and teacher.summary.usd <= cap + 1e-9
     assert min(ends["done"], ends["budget"]) >= 3, ends

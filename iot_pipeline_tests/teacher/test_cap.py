@@ -15,16 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import pool as pool_module
-from iot_pipeline.teacher import run as run_module
-from iot_pipeline.teacher.ledger import price_of, worst_case
+from iot_pipeline.teacher import online as pool_module
+from iot_pipeline.teacher import session as run_module
+from iot_pipeline.teacher.pricing import price_of, worst_case
 from iot_pipeline.teacher.replies import Reply, read_completion, reply_bytes
 from iot_pipeline.teacher.request import Usage
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import make_requests
 from iot_pipeline_tests.teacher.hostile import SLOW, accept, batch_server, completion, result, said, serving, teacher
 
 # -- size ----------------------------------------------------------------------------------------------------
+
 
 def bomb() -> bytes:
     """2 MB that open to 2 GiB: a block that is flushed can be repeated."""
@@ -87,9 +88,15 @@ def test_the_ledger_passes_the_cap_by_replies_that_break_a_promise_alone(
 
     async def send(client: object, body: dict[str, Any]) -> Reply:
         said = usages[len(sent) % len(usages)]
-        usage = said if said is None else {
-            "prompt_tokens": said[0], "completion_tokens": said[1], "prompt_tokens_details": {"cached_tokens": said[2]},
-        }
+        usage = (
+            said
+            if said is None
+            else {
+                "prompt_tokens": said[0],
+                "completion_tokens": said[1],
+                "prompt_tokens_details": {"cached_tokens": said[2]},
+            }
+        )
         reply = read_completion(completion(usage=usage))
         sent.append(PRICE.cost(reply.usage) if reply.usage is not None else 0.0)
         return reply
@@ -98,9 +105,7 @@ def test_the_ledger_passes_the_cap_by_replies_that_break_a_promise_alone(
         patch.setattr(pool_module, "send", send)
         patch.setattr(pool_module, "SAVE_EVERY_S", 0.001)
         patch.setattr(run_module, "SAVE_EVERY_S", 0.001)
-        asking = teacher(
-            "https://paid.example/v1", f"{folder}/t", paid=True, budget_usd=cap, concurrency=concurrency
-        )
+        asking = teacher("https://paid.example/v1", f"{folder}/t", paid=True, budget_usd=cap, concurrency=concurrency)
         ended = ""
         try:
             asking.ask(requests, accept)
@@ -110,7 +115,7 @@ def test_the_ledger_passes_the_cap_by_replies_that_break_a_promise_alone(
             spent, rows = store.spent_usd(), store.read("SELECT cost_usd FROM attempts")
     least = min(worst_case(PRICE, request, 400) for request in requests)
     excess = sorted((cost - least for cost in sent if cost > least), reverse=True)
-    assert all(cost >= 0 for cost, in rows) and spent == pytest.approx(sum(cost for cost, in rows))
+    assert all(cost >= 0 for (cost,) in rows) and spent == pytest.approx(sum(cost for (cost,) in rows))
     assert spent <= cap * (1 + 1e-9) + sum(excess[:concurrency])
     assert len(excess) <= concurrency or max(excess) <= worst - least + 1e-12
     if any(cost > worst for cost in sent):
@@ -143,8 +148,10 @@ def test_a_paid_server_that_ignores_max_tokens_is_asked_once(tmp_path: Path) -> 
 
 
 def test_a_batch_that_bills_more_than_it_may_stops_and_costs_no_less_than_nothing(tmp_path: Path) -> None:
-    usages = [{"prompt_tokens": 60, "completion_tokens": 20, "prompt_tokens_details": {"cached_tokens": 10**7}},
-              {"prompt_tokens": 60, "completion_tokens": 10**6}]
+    usages = [
+        {"prompt_tokens": 60, "completion_tokens": 20, "prompt_tokens_details": {"cached_tokens": 10**7}},
+        {"prompt_tokens": 60, "completion_tokens": 10**6},
+    ]
 
     def results(lines: list[dict[str, Any]]) -> bytes:
         return b"".join(result(line, completion(usage=usages[n % 2])) for n, line in enumerate(lines))

@@ -1,7 +1,4 @@
-"""The engine against the real embedded server over loopback: cache, faults, budget, kill -9, stop rules.
-
-Belongs here: behaviour of Teacher.ask. Does not belong here: wording of answers (test_analyst.py).
-"""
+"""The engine against the real embedded server over loopback: cache, faults, budget, kill -9, stop rules."""
 
 import sqlite3
 from collections import Counter
@@ -10,18 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import limits
-from iot_pipeline.teacher.database import Location
-from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.teacher import retry
+from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import Answer, Request
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.database import Location
+from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
 MIX = {
-    "rate_limit": 0.02, "rate_limit_no_header": 0.02, "server_error": 0.03, "timeout": 0.01, "drop": 0.03,
-    "unreadable": 0.02, "truncate": 0.02, "refusal": 0.02, "wrong_label": 0.02, "ungrounded": 0.01,
+    "rate_limit": 0.02,
+    "rate_limit_no_header": 0.02,
+    "server_error": 0.03,
+    "timeout": 0.01,
+    "drop": 0.03,
+    "unreadable": 0.02,
+    "truncate": 0.02,
+    "refusal": 0.02,
+    "wrong_label": 0.02,
+    "ungrounded": 0.01,
 }
 
 
@@ -135,10 +140,16 @@ def test_bad_answers_are_quarantined_with_text_and_taken_back_by_a_better_check(
         assert {a.status for a in lenient.values()} == {"ok"} and asking.summary.asked == 0
 
 
-@pytest.mark.parametrize(("fault", "reason", "attempts"), [
-    ("truncate", "cut off", 2), ("refusal", "refused", 3), ("server_error", "no answer: server error 500", 2),
-    ("drop", "no answer: connection dropped", 2), ("drop_early", "no answer: connection dropped", 2),
-])
+@pytest.mark.parametrize(
+    ("fault", "reason", "attempts"),
+    [
+        ("truncate", "cut off", 2),
+        ("refusal", "refused", 3),
+        ("server_error", "no answer: server error 500", 2),
+        ("drop", "no answer: connection dropped", 2),
+        ("drop_early", "no answer: connection dropped", 2),
+    ],
+)
 def test_limits_of_each_kind_of_failure(fault: str, reason: str, attempts: int, tmp_path: Path) -> None:
     requests = make_requests(2)
     with embedded_server({fault: 1.0}) as base_url:
@@ -218,7 +229,7 @@ def test_circuit_breaker(tmp_path: Path) -> None:
 
 
 def test_requests_that_are_only_ever_refused_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "FRUITLESS_S", 0.3)
+    monkeypatch.setattr(retry, "FRUITLESS_S", 0.3)
     requests = make_requests(8)
     with embedded_server({"rate_limit_no_header": 1.0}) as base_url:
         asking = teacher(base_url, tmp_path / "t.sqlite", backoff_base_s=0.01)
@@ -237,7 +248,7 @@ def test_no_server(tmp_path: Path) -> None:
 def test_a_check_is_not_put_twice_to_an_answer_it_has_judged(url: str, tmp_path: Path) -> None:
     requests = make_requests(5)
 
-    class Counting:
+    class TokenCounter:
         def __init__(self, version: str, says: list[str]) -> None:
             self.version, self.says, self.calls = version, says, 0
 
@@ -246,10 +257,10 @@ def test_a_check_is_not_put_twice_to_an_answer_it_has_judged(url: str, tmp_path:
             return self.says
 
     asking = teacher(url, tmp_path / "t.sqlite")
-    first, same = Counting("1", []), Counting("1", ["never called"])
+    first, same = TokenCounter("1", []), TokenCounter("1", ["never called"])
     assert {a.status for a in asking.ask(requests, first).values()} == {"ok"} and first.calls == 5
     assert {a.status for a in asking.ask(requests, same).values()} == {"ok"} and same.calls == 0
-    stricter, again = Counting("2", ["too short"]), Counting("2", [])
+    stricter, again = TokenCounter("2", ["too short"]), TokenCounter("2", [])
     assert {a.reasons for a in asking.ask(requests, stricter).values()} == {("too short",)} and stricter.calls == 5
     assert {a.status for a in asking.ask(requests, again).values()} == {"quarantined"} and again.calls == 0
     assert asking.summary.asked == 0

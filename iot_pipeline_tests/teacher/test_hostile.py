@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 from iot_pipeline.augmentation.answers import answer_schema
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import pool as pool_module
-from iot_pipeline.teacher import run as run_module
-from iot_pipeline.teacher import tries as tries_module
+from iot_pipeline.teacher import online as pool_module
+from iot_pipeline.teacher import retry_state as tries_module
+from iot_pipeline.teacher import session as run_module
 from iot_pipeline.teacher.batch_api import line_reply, read_line
-from iot_pipeline.teacher.limits import retry_after_s
 from iot_pipeline.teacher.replies import MOST_TOKENS, Asked, Reply, read_completion, read_error, read_reply
 from iot_pipeline.teacher.request import Answer, Request
-from iot_pipeline.teacher.store import Store
-from iot_pipeline.teacher.tries import most_attempts
+from iot_pipeline.teacher.retry import retry_after_s
+from iot_pipeline.teacher.retry_state import most_attempts
+from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import make_requests
 from iot_pipeline_tests.teacher.hostile import (
     SLOW,
@@ -47,18 +47,32 @@ def with_schema(requests: list[Request]) -> list[Request]:
 # -- asking has an end -------------------------------------------------------------------------------------
 
 STATUSES = st.sampled_from([400, 401, 402, 403, 404, 408, 409, 413, 418, 422, 429, 500, 502, 503, 529])
-ERRORS = st.sampled_from([
-    "response_format", {"error": {"message": "unknown field, expected one of `response_format`", "code": 7}}, None, [],
-    {"error": {"message": "x", "code": "content_filter"}}, {"detail": [{"loc": ["body", 1], "msg": "no"}]},
-    {"error": 3},
-])
-COMPLETIONS = st.sampled_from([
-    completion(), completion("bad"), completion(None), completion(""), {}, completion(choices=[]),
-    completion(choices=[{"message": {"content": "cut"}, "finish_reason": "length"}]),
-    completion(choices=[{"message": {"content": None}, "finish_reason": "length"}]),
-    completion(choices=[{"message": {"content": "x"}, "finish_reason": {"a": 1}}]),
-    {"error": {"message": "no credit", "code": 402}}, {"error": "response_format"},
-])
+ERRORS = st.sampled_from(
+    [
+        "response_format",
+        {"error": {"message": "unknown field, expected one of `response_format`", "code": 7}},
+        None,
+        [],
+        {"error": {"message": "x", "code": "content_filter"}},
+        {"detail": [{"loc": ["body", 1], "msg": "no"}]},
+        {"error": 3},
+    ]
+)
+COMPLETIONS = st.sampled_from(
+    [
+        completion(),
+        completion("bad"),
+        completion(None),
+        completion(""),
+        {},
+        completion(choices=[]),
+        completion(choices=[{"message": {"content": "cut"}, "finish_reason": "length"}]),
+        completion(choices=[{"message": {"content": None}, "finish_reason": "length"}]),
+        completion(choices=[{"message": {"content": "x"}, "finish_reason": {"a": 1}}]),
+        {"error": {"message": "no credit", "code": 402}},
+        {"error": "response_format"},
+    ]
+)
 HEARD = st.one_of(st.tuples(STATUSES, ERRORS), st.tuples(st.just(200), COMPLETIONS))
 
 
@@ -134,16 +148,23 @@ def test_a_queue_that_is_always_full_ends(tmp_path: Path, monkeypatch: pytest.Mo
 REASON = "This model's maximum context length is 2048 tokens"
 
 
-@pytest.mark.parametrize(("status", "content", "stops", "reason"), [
-    (400, {"object": "error", "message": REASON}, False, REASON), (422, {"detail": REASON}, False, REASON),
-    (413, REASON, False, REASON), (402, {"error": {"message": REASON}}, True, REASON),
-    (401, {"error": REASON}, True, REASON), (403, f"<html><title>{REASON}</title></html>", True, REASON),
-    (404, {"error": {"message": "The model `m` does not exist"}}, True, "IOT_TEACHER_MODEL"),
-    (404, "404 page not found", True, r"nothing at http://.*/v1/chat/completions .*404 page not found.*/v1"),
-    (200, completion(None), False, "no text"), (200, completion(" \n"), False, "no text"),
-    (200, {"error": {"message": REASON, "code": 402}}, True, REASON),
-    (200, {"choices": None, "error": {"message": REASON, "code": 400}}, False, REASON),
-])
+@pytest.mark.parametrize(
+    ("status", "content", "stops", "reason"),
+    [
+        (400, {"object": "error", "message": REASON}, False, REASON),
+        (422, {"detail": REASON}, False, REASON),
+        (413, REASON, False, REASON),
+        (402, {"error": {"message": REASON}}, True, REASON),
+        (401, {"error": REASON}, True, REASON),
+        (403, f"<html><title>{REASON}</title></html>", True, REASON),
+        (404, {"error": {"message": "The model `m` does not exist"}}, True, "IOT_TEACHER_MODEL"),
+        (404, "404 page not found", True, r"nothing at http://.*/v1/chat/completions .*404 page not found.*/v1"),
+        (200, completion(None), False, "no text"),
+        (200, completion(" \n"), False, "no text"),
+        (200, {"error": {"message": REASON, "code": 402}}, True, REASON),
+        (200, {"choices": None, "error": {"message": REASON, "code": 400}}, False, REASON),
+    ],
+)
 def test_a_refusal_of_the_set_up_is_told_with_its_reason_and_asked_again(
     status: int, content: Any, stops: bool, reason: str, tmp_path: Path
 ) -> None:
@@ -178,7 +199,7 @@ def test_most_refusals_stop_the_run_with_the_server_s_reason_and_without_the_key
             asking.ask(make_requests(200), accept)
     assert asking.summary.attempts < 60 and str(caught.value).count(". ") == 1
     with Store(tmp_path / "t") as store:
-        assert not any("D15T" in text or "pw@" in text for text, in store.read("SELECT reasons FROM answers"))
+        assert not any("D15T" in text or "pw@" in text for (text,) in store.read("SELECT reasons FROM answers"))
 
 
 def test_a_content_filter_s_refusal_is_a_verdict(tmp_path: Path) -> None:
@@ -193,14 +214,22 @@ def test_a_content_filter_s_refusal_is_a_verdict(tmp_path: Path) -> None:
 def test_refusals_that_an_earlier_version_kept_are_asked_again(tmp_path: Path) -> None:
     requests = make_requests(7)
     kept = [
-        ("", "rejected by the server (HTTP 400 context_length_exceeded)"), ("", "malformed: no ANALYSIS"),
-        ("", "cut off"), ("", "no answer: timeout"), ("", "refused"), ("a cut", "cut off"), ("odd", "mislabelled: x"),
+        ("", "rejected by the server (HTTP 400 context_length_exceeded)"),
+        ("", "malformed: no ANALYSIS"),
+        ("", "cut off"),
+        ("", "no answer: timeout"),
+        ("", "refused"),
+        ("a cut", "cut off"),
+        ("odd", "mislabelled: x"),
     ]
     with Store(tmp_path / "t") as store:
-        store.save([], [
-            Answer(r.key, "quarantined", text, "stop", "m", "s", reasons=(reason,))
-            for r, (text, reason) in zip(requests, kept, strict=True)
-        ])
+        store.save(
+            [],
+            [
+                Answer(r.key, "quarantined", text, "stop", "m", "s", reasons=(reason,))
+                for r, (text, reason) in zip(requests, kept, strict=True)
+            ],
+        )
     with serving(lambda *_: said(completion())) as url:
         asking = teacher(url, tmp_path / "t")
         answers = asking.ask(requests, accept)
@@ -214,20 +243,41 @@ NUMBERS = st.one_of(st.integers(), st.sampled_from([10**40, -1, 2**63, 1.5, floa
 TEXTS = st.one_of(st.text(), st.sampled_from(["\ud83d", "a\x00b", "stop", "x" * 3000]))
 JSON = st.recursive(
     st.one_of(st.none(), NUMBERS, TEXTS),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)), max_leaves=6,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
+    max_leaves=6,
 )
 PLACES = [
-    ("choices",), ("choices", 0), ("choices", 0, "message"), ("choices", 0, "message", "content"),
-    ("choices", 0, "message", "refusal"), ("choices", 0, "finish_reason"), ("model",), ("usage",),
-    ("usage", "prompt_tokens"), ("usage", "completion_tokens"), ("usage", "prompt_tokens_details"), ("error",),
+    ("choices",),
+    ("choices", 0),
+    ("choices", 0, "message"),
+    ("choices", 0, "message", "content"),
+    ("choices", 0, "message", "refusal"),
+    ("choices", 0, "finish_reason"),
+    ("model",),
+    ("usage",),
+    ("usage", "prompt_tokens"),
+    ("usage", "completion_tokens"),
+    ("usage", "prompt_tokens_details"),
+    ("error",),
 ]
 DEEP = b"[" * 20_000 + b"]" * 20_000
 ODD = [
-    DEEP, json.dumps(completion()).replace("60", "9" * 5000).encode(), b"", b"\xff\xfe", b"null", b"[]", b'"x"',
-    b'{"choices": ' + DEEP + b"}", b"<html><title>Sign in</title></html>", b"data: {}\n\n", b"\xef\xbb\xbf{}",
-    json.dumps(completion("\ud83d")).encode(), json.dumps(completion(model="a\x00")).encode(),
+    DEEP,
+    json.dumps(completion()).replace("60", "9" * 5000).encode(),
+    b"",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b'"x"',
+    b'{"choices": ' + DEEP + b"}",
+    b"<html><title>Sign in</title></html>",
+    b"data: {}\n\n",
+    b"\xef\xbb\xbf{}",
+    json.dumps(completion("\ud83d")).encode(),
+    json.dumps(completion(model="a\x00")).encode(),
     json.dumps(completion()).replace("60", "1" + "0" * 40).encode(),
-    json.dumps(completion()).replace('"stop"', '{"a": []}').encode(), json.dumps({"error": {"code": 10**40}}).encode(),
+    json.dumps(completion()).replace('"stop"', '{"a": []}').encode(),
+    json.dumps({"error": {"code": 10**40}}).encode(),
 ]
 
 
@@ -268,10 +318,16 @@ def test_any_bytes_are_read_or_told(content: bytes) -> None:
     assert seconds is None or 0 <= seconds <= 300
 
 
-@pytest.mark.parametrize(("content", "told"), [
-    (ODD[8], "a page in place of JSON: Sign in"), (ODD[9], "an event stream"), (DEEP, "nested too deeply"),
-    (ODD[14], r"choices.0.finish_reason: Input should be a valid string"),
-], ids=["page", "event stream", "deep", "object as finish_reason"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (ODD[8], "a page in place of JSON: Sign in"),
+        (ODD[9], "an event stream"),
+        (DEEP, "nested too deeply"),
+        (ODD[14], r"choices.0.finish_reason: Input should be a valid string"),
+    ],
+    ids=["page", "event stream", "deep", "object as finish_reason"],
+)
 def test_an_unreadable_reply_says_why(content: bytes, told: str, tmp_path: Path) -> None:
     with serving(lambda *_: (200, content, {})) as url:
         answers = teacher(url, tmp_path / "t").ask(make_requests(1), accept)

@@ -1,7 +1,4 @@
-"""The parts of the engine by themselves: keys, prices, waits, gate, breaker, faults, the server's manners, its process.
-
-Belongs here: what needs no engine. Does not belong here: Teacher.ask (test_engine.py).
-"""
+"""Parts of the engine by themselves: keys, prices, waits, limiter, breaker, faults, server options, its process."""
 
 import asyncio
 import json
@@ -17,12 +14,12 @@ from email.utils import format_datetime
 
 import pytest
 
+from iot_pipeline.embedded_teacher.faults import FAULTS, FaultPlan, parse_faults
+from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.faults import FAULTS, FaultPlan, parse_faults
-from iot_pipeline.teacher.ledger import Price, is_paid, price_of, price_table, worst_case
-from iot_pipeline.teacher.limits import Breaker, Gate, retry_after_s
-from iot_pipeline.teacher.process import PROJECT, embedded_server
+from iot_pipeline.teacher.pricing import Price, is_paid, price_of, price_table, worst_case
 from iot_pipeline.teacher.request import Request, Usage
+from iot_pipeline.teacher.retry import Breaker, Gate, retry_after_s
 from iot_pipeline_tests.teacher.flows import make_requests
 
 
@@ -31,7 +28,8 @@ def test_key_depends_on_content_alone() -> None:
     same = Request("m", ({"content": "a", "role": "user"},), {"max_tokens": 5, "temperature": 0.7}, "1")
     assert first.key == same.key and len(first.key) == 64
     others = [
-        Request("n", first.messages, first.params, "1"), Request("m", first.messages, first.params, "2"),
+        Request("n", first.messages, first.params, "1"),
+        Request("m", first.messages, first.params, "2"),
         Request("m", first.messages, {**first.params, "seed": 1}, "1"),
         Request("m", ({"role": "user", "content": "b"},), first.params, "1"),
     ]
@@ -52,11 +50,19 @@ def test_prices() -> None:
     assert worst_case(price, request, 400) > price.cost(Usage(len(request.messages[0]["content"]), 0, 400))
 
 
-@pytest.mark.parametrize(("url", "paid"), [
-    ("https://api.openai.com/v1", True), ("http://127.0.0.1:8000/v1", False), ("http://localhost:11434/v1", False),
-    ("http://192.168.1.7/v1", False), ("http://gpu-box:8000/v1", False), ("http://8.8.8.8/v1", True),
-    ("http://[::1]:8000/v1", False), ("http://vllm.local/v1", False),
-])
+@pytest.mark.parametrize(
+    ("url", "paid"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("http://127.0.0.1:8000/v1", False),
+        ("http://localhost:11434/v1", False),
+        ("http://192.168.1.7/v1", False),
+        ("http://gpu-box:8000/v1", False),
+        ("http://8.8.8.8/v1", True),
+        ("http://[::1]:8000/v1", False),
+        ("http://vllm.local/v1", False),
+    ],
+)
 def test_which_servers_cost_money(url: str, paid: bool) -> None:
     assert is_paid(url) is paid
 
@@ -89,8 +95,8 @@ def test_gate_never_lets_more_in_than_its_limit() -> None:
 
 def test_gate_halves_once_a_second_and_grows_by_success() -> None:
     gate = Gate(8)
-    gate.pushed_back(None)
-    gate.pushed_back(None)
+    gate.on_throttled(None)
+    gate.on_throttled(None)
     assert gate.limit == 4
     for _ in range(4):
         gate.succeeded()
@@ -101,7 +107,7 @@ def test_gate_grows_fast_to_half_of_what_was_too_much(monkeypatch: pytest.Monkey
     gate, now = Gate(64), time.monotonic()
     for second in range(2, 6):
         monkeypatch.setattr(time, "monotonic", lambda second=second: now + second)
-        gate.pushed_back(None)
+        gate.on_throttled(None)
     assert gate.limit == 4
     for _ in range(28):
         gate.succeeded()
@@ -176,12 +182,21 @@ def test_server_speaks_like_the_real_api(url: str) -> None:
     assert short["choices"][0]["finish_reason"] == "length"  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("change", "param"), [
-    ({"messages": []}, "messages"), ({"messages": [{"role": "cat", "content": "x"}]}, "messages[0].role"),
-    ({"model": ""}, "model"), ({"temperature": 3}, "temperature"), ({"top_p": -1}, "top_p"),
-    ({"max_tokens": 0}, "max_tokens"), ({"seed": "x"}, "seed"), ({"stream": True}, "stream"), ({"n": 2}, "n"),
-    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
-])
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "cat", "content": "x"}]}, "messages[0].role"),
+        ({"model": ""}, "model"),
+        ({"temperature": 3}, "temperature"),
+        ({"top_p": -1}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"seed": "x"}, "seed"),
+        ({"stream": True}, "stream"),
+        ({"n": 2}, "n"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ],
+)
 def test_server_names_the_bad_field(url: str, change: dict[str, object], param: str) -> None:
     status, answer, _ = post(url, make_requests(1)[0].body() | change)
     assert status == 400 and answer["error"]["param"] == param  # type: ignore[index]
@@ -198,7 +213,7 @@ def test_server_refuses_what_is_not_json_and_misbehaves_on_request(url: str) -> 
 
 def test_server_ends_with_its_parent() -> None:
     script = (
-        "import os, signal\nfrom iot_pipeline.teacher.process import embedded_server\n"
+        "import os, signal\nfrom iot_pipeline.embedded_teacher.process import embedded_server\n"
         "with embedded_server() as url:\n    print(url, flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     client = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=60)
@@ -216,7 +231,18 @@ def test_server_ends_with_its_parent() -> None:
 def test_server_on_a_port_in_use_says_so(url: str) -> None:
     port = url.split(":")[2].split("/")[0]
     done = subprocess.run(
-        [sys.executable, "-m", "iot_pipeline.teacher.server", "--port", port, "--parent-pid", str(os.getpid())],
-        cwd=PROJECT, capture_output=True, text=True, timeout=60,
+        [
+            sys.executable,
+            "-m",
+            "iot_pipeline.embedded_teacher.server",
+            "--port",
+            port,
+            "--parent-pid",
+            str(os.getpid()),
+        ],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode != 0 and f"port {port} on" in done.stderr and "Traceback" not in done.stderr

@@ -1,7 +1,4 @@
-"""Keys and passwords appear nowhere, whatever a server does with them: not in logs, errors, store, manifests or JSON.
-
-Belongs here: a server that fails and says the key it was sent wherever it can, and a search of all that is left behind.
-"""
+"""Keys and passwords appear nowhere, whatever a server does: not in logs, errors, store, manifests or JSON."""
 
 from __future__ import annotations
 
@@ -20,21 +17,19 @@ from pathlib import Path
 
 import pytest
 
+from iot_pipeline.embedded_teacher.process import PROJECT
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import tries as tries_module
-from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.hidden import code_of, keep_out_of_logs
-from iot_pipeline.teacher.process import PROJECT
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher import retry_state as tries_module
+from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.redaction import code_of, redact_in_logs
+from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 from iot_pipeline_tests.teacher.test_batch import teacher
 
 KEY, PASSWORD = "sk-proj-D15T1NCT1VE0KEY0xyz", "pa55D15T1NCT1VEword"
 # Also as headers and logs would carry them.
 SECRETS = [
-    secret.encode() for secret in (
-        KEY, PASSWORD, base64.b64encode(f"me:{PASSWORD}".encode()).decode(), "D15T1NCT1VE",
-    )
+    secret.encode() for secret in (KEY, PASSWORD, base64.b64encode(f"me:{PASSWORD}".encode()).decode(), "D15T1NCT1VE")
 ]
 MODES = ["401", "403", "404", "400", "400 code", "429 code", "500", "502", "garbage", "headers", "drop"]
 
@@ -136,7 +131,7 @@ def test_only_what_is_worded_as_a_code_is_repeated() -> None:
 
 
 def test_logs_say_hidden_in_place_of_a_secret_and_all_else_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    keep_out_of_logs(KEY, "none", "embedded", "")
+    redact_in_logs(KEY, "none", "embedded", "")
     log = logging.getLogger("openai")
     caplog.set_level(logging.DEBUG)
     log.debug("sent %s to %s, none embedded", KEY, "there")
@@ -152,12 +147,20 @@ def test_a_run_tells_no_key(tmp_path: Path) -> None:
     """Standard output, standard error, and every file of the lake: store, manifests, Dagster's events and logs."""
     with echoing("400 code") as host:
         environment = os.environ | {
-            "IOT_LAKE": str(tmp_path / "lake"), "IOT_ROWS": "300", "IOT_TEACHER": f"http://{host}/v1",
-            "IOT_TEACHER_PAID": "yes", "OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug", "PYTHONASYNCIODEBUG": "1",
+            "IOT_LAKE": str(tmp_path / "lake"),
+            "IOT_ROWS": "300",
+            "IOT_TEACHER": f"http://{host}/v1",
+            "IOT_TEACHER_PAID": "yes",
+            "OPENAI_API_KEY": KEY,
+            "OPENAI_LOG": "debug",
+            "PYTHONASYNCIODEBUG": "1",
         }
         done = subprocess.run(
-            [sys.executable, "-m", "iot_pipeline.cli", "run", "--until", "original", "--json"], env=environment,
-            cwd=PROJECT, capture_output=True, timeout=120,
+            [sys.executable, "-m", "iot_pipeline.cli", "run", "--until", "original", "--json"],
+            env=environment,
+            cwd=PROJECT,
+            capture_output=True,
+            timeout=120,
         )
     said = done.stdout + done.stderr
     assert done.returncode == 1, done.stderr[-2000:]

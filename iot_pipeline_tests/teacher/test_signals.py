@@ -1,8 +1,4 @@
-"""A call of the engine that is told to stop, by handlers that raise as Dagster's do.
-
-Belongs here: signals that reach the engine's loop. Does not belong here: whole runs (test_interrupt.py), SIGKILL
-(test_trial.py).
-"""
+"""A call of the engine that is told to stop, by handlers that raise as Dagster's do."""
 
 import asyncio
 import os
@@ -13,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.process import embedded_server
+from iot_pipeline.embedded_teacher.process import embedded_server
+from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.signals import run_until_told
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
 

@@ -1,8 +1,4 @@
-"""What the store guarantees, in every database alike: money, leases, kills, several processes, names.
-
-Belongs here: database.py, store.py, store_batches.py, owners.py. Does not belong here: what the engine makes of it
-(test_engine.py), stores of earlier versions (test_store_versions.py).
-"""
+"""What the store guarantees, in every database alike: money, leases, kills, several processes, names."""
 
 from __future__ import annotations
 
@@ -20,16 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import owners
 from iot_pipeline.teacher.archive import Imported, Replay, export_answers, import_answers
-from iot_pipeline.teacher.database import Database
-from iot_pipeline.teacher.dialects import DIALECTS, Dialect
-from iot_pipeline.teacher.engine import Teacher
-from iot_pipeline.teacher.process import PROJECT, embedded_server
+from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import Answer, Usage
-from iot_pipeline.teacher.store import UNCHECKED, Attempt, Store, exists
-from iot_pipeline.teacher.store_batches import BatchTable
+from iot_pipeline.teacher.store.batches import BatchTable
+from iot_pipeline.teacher.store.database import Database
+from iot_pipeline.teacher.store.dialects import DIALECTS, Dialect
+from iot_pipeline.teacher.store.store import UNCHECKED, Attempt, Store, exists, leases
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 from iot_pipeline_tests.teacher.mariadb import server
 from iot_pipeline_tests.teacher.postgres import cluster
@@ -39,8 +34,8 @@ from iot_pipeline_tests.teacher.test_batch import bill, invoice_usd
 ASK = """
 import json, sys
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.dialects import DIALECTS, Dialect
-from iot_pipeline.teacher.engine import Teacher
+from iot_pipeline.teacher.store.dialects import DIALECTS, Dialect
+from iot_pipeline.teacher.client import Teacher
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 url, store, number, cap, concurrency = sys.argv[1:]
 requests = make_requests(int(number))
@@ -54,12 +49,12 @@ print(json.dumps([asking.summary.ok, asking.summary.attempts, error]))
 """
 # PostgreSQL, used as a database of which nothing is known.
 AS_ANY_OTHER = """
-from iot_pipeline.teacher.dialects import DIALECTS
+from iot_pipeline.teacher.store.dialects import DIALECTS
 DIALECTS.clear()
 """
 HOLD = """
 import sys, time
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.store import Store
 store = Store(sys.argv[1])
 store.claim(["a", "b"], "s")
 store.reserve([("a", "m", 0.25)], "s", 1.0)
@@ -126,15 +121,23 @@ def test_reservations_keep_the_cap_over_connections(place: str) -> None:
         assert two.reserve([("k2", "m", 0.6)], "s", 1.0) == [None]
         first, second, third = two.reserve([("k2", "m", 0.3), ("k3", "m", 0.3), ("k4", "m", 0.1)], "s", 1.0)
         assert first is not None and second is None and third is not None and first != third
-        two.save([
-            Attempt(key, "s", "m", "answered", Usage(7, 2, 3), usd, False, 1.5, held)
-            for key, held, usd in (("k2", first, 0.2), ("k4", third, 0.1))
-        ], [])
+        two.save(
+            [
+                Attempt(key, "s", "m", "answered", Usage(7, 2, 3), usd, False, 1.5, held)
+                for key, held, usd in (("k2", first, 0.2), ("k4", third, 0.1))
+            ],
+            [],
+        )
         assert one.spent_usd() == pytest.approx(0.3)
         assert one.reserve([("k3", "m", 0.2)], "s", 1.0) == [None] != one.reserve([("k3", "m", 0.09)], "s", 1.0)
         assert one.ledger() == {
-            "attempts": 2, "prompt_tokens": 14, "cached_tokens": 4, "completion_tokens": 6, "usd": pytest.approx(0.3),
-            "usd_assumed": 0.0, "outcomes": {"answered": 2},
+            "attempts": 2,
+            "prompt_tokens": 14,
+            "cached_tokens": 4,
+            "completion_tokens": 6,
+            "usd": pytest.approx(0.3),
+            "usd_assumed": 0.0,
+            "outcomes": {"answered": 2},
         }
         assert one.answer_seconds("s") == 1.5 and one.answer_seconds("t") is None
 
@@ -220,12 +223,12 @@ def test_a_process_of_another_host_is_judged_by_its_lease_alone(place: str, late
 
 
 def test_an_owner_names_host_process_and_start_of_the_machine() -> None:
-    first, second = owners.new_owner(), owners.new_owner()
-    assert first != second and first.rsplit(":", 2)[0] == second.rsplit(":", 2)[0] == owners.this_host()
-    assert not owners.is_gone(first, until=0.0, now=1.0)  # alive, however old its lease
+    first, second = leases.new_owner(), leases.new_owner()
+    assert first != second and first.rsplit(":", 2)[0] == second.rsplit(":", 2)[0] == leases.this_host()
+    assert not leases.is_gone(first, until=0.0, now=1.0)  # alive, however old its lease
     host, _, token = first.rsplit(":", 2)
-    assert owners.is_gone(f"{host}:99999999:{token}", until=2.0, now=1.0)
-    assert not owners.is_gone(f"other{host}:99999999:{token}", until=2.0, now=1.0)
+    assert leases.is_gone(f"{host}:99999999:{token}", until=2.0, now=1.0)
+    assert not leases.is_gone(f"other{host}:99999999:{token}", until=2.0, now=1.0)
 
 
 def test_a_batch_of_a_process_that_is_alive_is_not_taken_over(place: str, later: Callable[[float], None]) -> None:
@@ -327,7 +330,7 @@ def test_a_store_opened_to_read_changes_nothing_and_makes_nothing(place: str, tm
     with Store(place) as store:
         store.reserve([("k", "m", 0.5)], "s", 1.0)
         with store.transaction() as db:
-            owner = f"{owners.this_host()}:99999999:0"
+            owner = f"{leases.this_host()}:99999999:0"
             db.exec_driver_sql(f"UPDATE reservations SET owner = '{owner}'")
     with Store(place, read_only=True) as store:
         assert store.ledger()["attempts"] == 0 and store.read("SELECT count(*) FROM reservations") == [(1,)]
@@ -369,10 +372,13 @@ def test_a_connection_that_broke_while_idle_is_made_anew(new_database: Callable[
             assert use() is not None
 
 
-@pytest.mark.parametrize(("new", "driver", "impatient"), [
-    ("new_postgresql", "postgresql+psycopg2", "SET idle_in_transaction_session_timeout = '200ms'"),
-    ("new_mariadb", "mysql+pymysql", "SET wait_timeout = 1"),
-])
+@pytest.mark.parametrize(
+    ("new", "driver", "impatient"),
+    [
+        ("new_postgresql", "postgresql+psycopg2", "SET idle_in_transaction_session_timeout = '200ms'"),
+        ("new_mariadb", "mysql+pymysql", "SET wait_timeout = 1"),
+    ],
+)
 def test_who_vanishes_within_a_transaction_does_not_lock_the_others_out(
     new: str, driver: str, impatient: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,9 +430,7 @@ def test_mariadb_keeps_any_text_and_tells_keys_apart_whatever_the_database_s_own
             store.claim(["k" * 256], "s")
 
 
-def test_leases_keep_to_the_server_s_clock(
-    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leases_keep_to_the_server_s_clock(new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
     place, real = new_database(), time.time
     monkeypatch.setattr(time, "time", lambda: real() - 3600)  # a machine whose clock is an hour slow
     with Store(place) as slow:

@@ -1,7 +1,4 @@
-"""What IOT_TEACHER_STORE may be, what is said where it cannot be opened, and its password, which is said nowhere.
-
-Belongs here: names of stores. Does not belong here: what is kept in them (test_store.py).
-"""
+"""What IOT_TEACHER_STORE may be, what is said where it cannot be opened, and its password, which is said nowhere."""
 
 from __future__ import annotations
 
@@ -14,42 +11,54 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.commands.doctor import examine, told_settings
+from iot_pipeline.embedded_teacher.process import PROJECT
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
-from iot_pipeline.teacher.connect import open_teacher, store_of
-from iot_pipeline.teacher.database import shown, store_url
-from iot_pipeline.teacher.process import PROJECT
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.database import shown, store_url
+from iot_pipeline.teacher.store.store import Store
+from iot_pipeline.teacher_factory import open_teacher, store_of
 
 CLOSED = "postgresql+psycopg2://me:s3cret,pass@127.0.0.1:1/answers"
 
 
-@pytest.mark.parametrize(("given", "told"), [
-    ("/x/t.sqlite", "/x/t.sqlite"),
-    ("sqlite:////x/t.sqlite", "/x/t.sqlite"),
-    ("postgresql://me:s3cret@db:5432/a", "postgresql+psycopg2://me:***@db:5432/a"),
-    ("postgresql+psycopg2://me:s3/c,t@/a?host=/run/pg&options=x", "postgresql+psycopg2://me:***@/a?host=%2Frun%2Fpg"),
-    ("postgresql+psycopg2://db/a", "postgresql+psycopg2://db/a"),
-    ("mysql://me:s3cret@db/a?unix_socket=/run/s&ssl_ca=x", "mysql+pymysql://me:***@db/a?unix_socket=%2Frun%2Fs"),
-    ("mariadb://me:s3cret@db/a", "mysql+pymysql://me:***@db/a"),
-    ("mariadb+mysqldb://me:s3cret@db/a", "mysql+mysqldb://me:***@db/a"),
-    ("oracle+oracledb://me:s3cret@db/a", "oracle+oracledb://me:***@db/a"),
-])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("/x/t.sqlite", "/x/t.sqlite"),
+        ("sqlite:////x/t.sqlite", "/x/t.sqlite"),
+        ("postgresql://me:s3cret@db:5432/a", "postgresql+psycopg2://me:***@db:5432/a"),
+        (
+            "postgresql+psycopg2://me:s3/c,t@/a?host=/run/pg&options=x",
+            "postgresql+psycopg2://me:***@/a?host=%2Frun%2Fpg",
+        ),
+        ("postgresql+psycopg2://db/a", "postgresql+psycopg2://db/a"),
+        ("mysql://me:s3cret@db/a?unix_socket=/run/s&ssl_ca=x", "mysql+pymysql://me:***@db/a?unix_socket=%2Frun%2Fs"),
+        ("mariadb://me:s3cret@db/a", "mysql+pymysql://me:***@db/a"),
+        ("mariadb+mysqldb://me:s3cret@db/a", "mysql+mysqldb://me:***@db/a"),
+        ("oracle+oracledb://me:s3cret@db/a", "oracle+oracledb://me:***@db/a"),
+    ],
+)
 def test_a_store_is_shown_without_its_password(given: str, told: str) -> None:
     assert shown(given) == told and "s3" not in repr(store_url(given)) + str(store_url(given))
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ("postgresql://me:s3cret@db:port/a", "is no URL of a database"),
-    ("://s3cret", "is no URL of a database"),
-    ("mysql+aiomysql://me:s3cret@db/a", r"cannot be in mysql\+aiomysql.*not asynchronous"),
-    ("nosuch://me:s3cret@db/a", r"cannot be in nosuch; give a path, postgresql://.*iot-pipeline\[mysql\]"),
-    ("sqlite+aiosqlite:////x/t.sqlite", "cannot be in sqlite.aiosqlite"),
-    ("postgresql+asyncpg://me:s3cret@db/a", r"cannot be in postgresql\+asyncpg.*iot-pipeline\[postgres\]"),
-    ("postgresql://db/a?password=s3cret", "PGPASSWORD"), ("mysql://db/a?passwd=s3cret", "user:password@host"),
-    ("mariadb://me:s3cret@db", "name the database"), ("mysql://me:s3cret@db/", "name the database"),
-    ("sqlite://", "needs a file"), ("sqlite:///:memory:", "needs a file"),
-])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("postgresql://me:s3cret@db:port/a", "is no URL of a database"),
+        ("://s3cret", "is no URL of a database"),
+        ("mysql+aiomysql://me:s3cret@db/a", r"cannot be in mysql\+aiomysql.*not asynchronous"),
+        ("nosuch://me:s3cret@db/a", r"cannot be in nosuch; give a path, postgresql://.*iot-pipeline\[mysql\]"),
+        ("sqlite+aiosqlite:////x/t.sqlite", "cannot be in sqlite.aiosqlite"),
+        ("postgresql+asyncpg://me:s3cret@db/a", r"cannot be in postgresql\+asyncpg.*iot-pipeline\[postgres\]"),
+        ("postgresql://db/a?password=s3cret", "PGPASSWORD"),
+        ("mysql://db/a?passwd=s3cret", "user:password@host"),
+        ("mariadb://me:s3cret@db", "name the database"),
+        ("mysql://me:s3cret@db/", "name the database"),
+        ("sqlite://", "needs a file"),
+        ("sqlite:///:memory:", "needs a file"),
+    ],
+)
 def test_what_is_no_place_for_a_store_is_named(given: str, message: str) -> None:
     with pytest.raises(UserError, match=f"IOT_TEACHER_STORE.*{message}") as caught:
         store_url(given)
@@ -66,11 +75,18 @@ def test_files_are_named_from_where_the_command_was_typed(tmp_path: Path, monkey
     assert (tmp_path / "t.sqlite").is_file()
 
 
-@pytest.mark.parametrize(("given", "driver", "message"), [
-    (CLOSED, "psycopg2", r"the driver psycopg2.*pip install 'iot-pipeline\[postgres\]'.*IOT_TEACHER_STORE"),
-    ("mysql://me:s3cret@d/a", "pymysql", r"the driver pymysql.*pip install 'iot-pipeline\[mysql\]'.*IOT_TEACHER_STORE"),
-    ("oracle+oracledb://me:s3cret@db/a", "oracledb", r"the driver oracledb.*IOT_TEACHER_STORE"),
-])
+@pytest.mark.parametrize(
+    ("given", "driver", "message"),
+    [
+        (CLOSED, "psycopg2", r"the driver psycopg2.*pip install 'iot-pipeline\[postgres\]'.*IOT_TEACHER_STORE"),
+        (
+            "mysql://me:s3cret@d/a",
+            "pymysql",
+            r"the driver pymysql.*pip install 'iot-pipeline\[mysql\]'.*IOT_TEACHER_STORE",
+        ),
+        ("oracle+oracledb://me:s3cret@db/a", "oracledb", r"the driver oracledb.*IOT_TEACHER_STORE"),
+    ],
+)
 def test_a_driver_that_is_not_installed_is_named(
     given: str, driver: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,11 +126,18 @@ def test_a_mysql_server_that_is_not_there_is_named_without_the_password() -> Non
 def test_commands_never_print_the_password(command: list[str], tmp_path: Path) -> None:
     pytest.importorskip("psycopg2")
     done = subprocess.run(
-        [sys.executable, "-m", "iot_pipeline.cli", *command], cwd=PROJECT, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "iot_pipeline.cli", *command],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
         env=os.environ | {"IOT_TEACHER_STORE": CLOSED, "IOT_LAKE": str(tmp_path)},
     )
     said = done.stdout + done.stderr
     assert done.returncode != 0 and "me:***@127.0.0.1:1/answers" in said
     assert "s3cret" not in said and "Traceback" not in said
     if command[0] == "doctor":
-        assert json.loads(done.stdout)["settings"]["IOT_TEACHER_STORE"] == "postgresql+psycopg2://me:***@127.0.0.1:1/answers"
+        assert (
+            json.loads(done.stdout)["settings"]["IOT_TEACHER_STORE"]
+            == "postgresql+psycopg2://me:***@127.0.0.1:1/answers"
+        )

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.teacher.request import Answer
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.read_only import cannot_write, lock, run_unprivileged, unlock
 
 READ = """
 import sys
 from pathlib import Path
 from iot_pipeline.teacher.archive import export_answers
-from iot_pipeline.teacher.store import Store
+from iot_pipeline.teacher.store.store import Store
 with Store(Path(sys.argv[1]), read_only=True) as store:
     print([answer.text for answer in store.lookup(["k"], "s")], store.spent_usd())
 print(export_answers(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,8 +1,4 @@
-"""Stores that earlier versions of the project made are taken over without losing an answer or a dollar.
-
-Belongs here: files as those versions wrote them, made with raw SQL. Does not belong here: today's store
-(test_store.py).
-"""
+"""Stores that earlier versions of the project made are taken over without losing an answer or a dollar."""
 
 from __future__ import annotations
 
@@ -14,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.store import Store
-from iot_pipeline.teacher.store_batches import BatchTable
+from iot_pipeline.teacher.store.batches import BatchTable
+from iot_pipeline.teacher.store.store import Store
 
 # Version 1, and what each later one added.
 FIRST = """
@@ -71,9 +67,7 @@ def test_a_store_of_an_earlier_version_keeps_answers_money_and_batches(version: 
     for _ in range(2):  # also when it is opened again
         with Store(path) as store:
             found = {a.key: (a.status, a.text, a.reasons, a.cost_usd) for a in store.lookup(["k1", "k2", "k3"], "s")}
-            assert found == {
-                "k1": ("ok", "text 1", (), 0.5), "k2": ("quarantined", "text 2", ("mislabelled: x",), 0.0)
-            }
+            assert found == {"k1": ("ok", "text 1", (), 0.5), "k2": ("quarantined", "text 2", ("mislabelled: x",), 0.0)}
             # The dead process's request is counted at its worst; that of the one alive, and the batch's, stay reserved.
             assert store.spent_usd() == 0.625
             assert store.ledger()["outcomes"] == {"answered": 1, "in flight at a kill": 1}

@@ -14,9 +14,9 @@ from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.packing import best_fit
 from iot_pipeline.sft.tensors import IGNORED, Tensors, build_tensors, load_tensors
 from iot_pipeline.training.batches import MOST_PADDING, Batches, by_length, planned_padding, share_of
+from iot_pipeline.training.data import make_plan
 from iot_pipeline.training.loss import causal_loss
-from iot_pipeline.training.plan import make_plan
-from iot_pipeline_tests.tiny import chats, flow_texts, make_base
+from iot_pipeline_tests.tiny_model import chats, flow_texts, make_base
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
 
@@ -127,12 +127,15 @@ def test_smaller_halves_until_one_row(world: tuple[Tensors, Any, Any]) -> None:
     tensors, tokenizer, _model = world
     batches = Batches(tensors, tokenizer, 4)
     assert [(batches.shrink(), batches.most()) for _ in range(3)] == [
-        (True, "2 rows"), (True, "1 rows"), (False, "1 rows")
+        (True, "2 rows"),
+        (True, "1 rows"),
+        (False, "1 rows"),
     ]
     longest = int(tensors.lengths.max())
     packed = Batches(tensors, tokenizer, 4, pack_tokens=2 * longest)
     assert [(packed.shrink(), packed.most()) for _ in range(2)] == [
-        (True, f"{longest} tokens"), (False, f"{longest} tokens")
+        (True, f"{longest} tokens"),
+        (False, f"{longest} tokens"),
     ]
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.training.base import build_tiny_base, load_tokenizer, number_features
-from iot_pipeline.training.copying import cited_values, measure_copying
-from iot_pipeline.training.exercises import masked, parse, reading
+from iot_pipeline.tiny_base.build import build_tiny_base, load_tokenizer, number_features
+from iot_pipeline.tiny_base.copy_accuracy import cited_values, measure_copying
+from iot_pipeline.tiny_base.pretraining_tasks import masked, parse, reading
+from iot_pipeline.tiny_base.tokenizer import build_tokenizer
 from iot_pipeline.training.lora import trainable_parameters
-from iot_pipeline.training.tokenizer import build_tokenizer
-from iot_pipeline_tests.tiny import CLASSES, FEATURES, RECIPE, flow_texts, make_base
+from iot_pipeline_tests.tiny_model import CLASSES, FEATURES, RECIPE, flow_texts, make_base
 
 
 def test_qwen_1_5b_with_r_16_on_attention_trains_4358144_of_1548072448() -> None:
@@ -99,8 +99,10 @@ def test_a_value_is_copied_where_each_of_its_tokens_is(wrong: tuple[str, ...], c
     import torch
 
     flow = "orig_pkts 3\nflow_iat tot -.117 avg 1.5"
-    answer = "CLASSIFICATION: Normal\nANALYSIS: orig_pkts is 3.\nKEY_INDICATORS: orig_pkts 3; " \
+    answer = (
+        "CLASSIFICATION: Normal\nANALYSIS: orig_pkts is 3.\nKEY_INDICATORS: orig_pkts 3; "
         "flow_iat.tot -.117 (below the mean); flow_iat.avg 1.5 (above the mean)"
+    )
     assert [answer[start:end] for start, end in cited_values(answer)] == ["3", "-.117", "1.5"]
     tokenizer = build_tokenizer([flow, answer], [], 300)
     mistaken = {tokenizer(text)["input_ids"][-1] for text in wrong}

@@ -21,11 +21,11 @@ from safetensors.numpy import load_file
 from iot_pipeline.errors import UserError
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
-from iot_pipeline.training import launch, payload, selection
+from iot_pipeline.training import early_stopping, launch, train
 from iot_pipeline.training.config import TrainConfig, finished, read_config, targets_of
-from iot_pipeline.training.payload import schedule
-from iot_pipeline.training.plan import make_plan, within_tokens
-from iot_pipeline_tests.tiny import chats, flow_texts, make_base
+from iot_pipeline.training.data import make_plan, within_tokens
+from iot_pipeline.training.train import schedule
+from iot_pipeline_tests.tiny_model import chats, flow_texts, make_base
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,7 @@ def start(settings: TrainConfig, processes: int = 1, **environment: str) -> subp
     path = settings.write(settings.out / "config.json")
     variables = {**os.environ, **launch.environment(settings.base, processes, 1), **environment}
     return subprocess.Popen(
-        launch.command(path, processes),
-        env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        launch.command(path, processes), env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -135,7 +131,7 @@ def test_sharded_layers_give_the_curve_of_whole_ones(one: Path, world: tuple[Pat
 
 def test_sharding_needs_company(world: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="IOT_PROCESSES"):
-        payload.run(config(world, tmp_path, shard=True))
+        train.run(config(world, tmp_path, shard=True))
 
 
 def test_packed_run_gives_the_curve_of_the_padded_one(one: Path, world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -191,7 +187,7 @@ def test_out_of_memory_halves_the_forward_pass_and_says_so(
 ) -> None:
     import torch
 
-    real, sizes = payload.causal_loss, []
+    real, sizes = train.causal_loss, []
 
     def small_card(model: object, ids: torch.Tensor, *rest: object) -> torch.Tensor:
         sizes.append(len(ids))
@@ -199,8 +195,8 @@ def test_out_of_memory_halves_the_forward_pass_and_says_so(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, ids, *rest)
 
-    monkeypatch.setattr(payload, "causal_loss", small_card)
-    payload.run(config(world, tmp_path, max_steps=3))
+    monkeypatch.setattr(train, "causal_loss", small_card)
+    train.run(config(world, tmp_path, max_steps=3))
     assert "out of memory at step 1: forward passes of 2 rows at most" in capsys.readouterr().out
     assert max(sizes[-3:]) <= 2
     assert np.allclose(losses(tmp_path)[0], losses(one)[0], atol=1e-4)
@@ -211,7 +207,7 @@ def test_a_smaller_forward_pass_is_remembered_when_it_resumes(
 ) -> None:
     import torch
 
-    real, sizes = payload.causal_loss, []
+    real, sizes = train.causal_loss, []
 
     def small_card(model: object, ids: torch.Tensor, *rest: object) -> torch.Tensor:
         sizes.append(len(ids))
@@ -221,11 +217,11 @@ def test_a_smaller_forward_pass_is_remembered_when_it_resumes(
             raise KeyboardInterrupt
         return real(model, ids, *rest)
 
-    monkeypatch.setattr(payload, "causal_loss", small_card)
+    monkeypatch.setattr(train, "causal_loss", small_card)
     with pytest.raises(KeyboardInterrupt):
-        payload.run(config(world, tmp_path, max_steps=8, save_every=1))
+        train.run(config(world, tmp_path, max_steps=8, save_every=1))
     sizes.clear()
-    payload.run(config(world, tmp_path, max_steps=8, save_every=1))
+    train.run(config(world, tmp_path, max_steps=8, save_every=1))
     assert sizes and max(sizes) <= 2
     assert "forward passes of 2 rows at most, as before" in capsys.readouterr().out
 
@@ -235,15 +231,15 @@ def test_out_of_memory_in_validation_halves_its_forward_passes(
 ) -> None:
     import torch
 
-    real = selection.causal_loss
+    real = early_stopping.causal_loss
 
     def small_card(model: object, ids: torch.Tensor, *rest: object) -> torch.Tensor:
         if len(ids) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, ids, *rest)
 
-    monkeypatch.setattr(selection, "causal_loss", small_card)
-    payload.run(config(world, tmp_path, validation=world[1]))
+    monkeypatch.setattr(early_stopping, "causal_loss", small_card)
+    train.run(config(world, tmp_path, validation=world[1]))
     assert "out of memory in validation: forward passes of 1 rows at most" in capsys.readouterr().out
     found, whole = (json.loads((folder / "training.json").read_text())["facts"] for folder in (tmp_path, one))
     assert found["validation_loss"] == pytest.approx(whole["validation_loss"], abs=1e-3)
@@ -254,11 +250,13 @@ def test_the_adapter_is_safe_before_the_last_measurement(
 ) -> None:
     settings = config(world, tmp_path, validation=world[1], max_steps=3)
     with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="no measurement"):
-        broken.setattr(selection, "loss_of_share", lambda *_: (_ for _ in ()).throw(RuntimeError("no measurement")))
-        payload.run(settings)
+        broken.setattr(
+            early_stopping, "loss_of_share", lambda *_: (_ for _ in ()).throw(RuntimeError("no measurement"))
+        )
+        train.run(settings)
     weights = (tmp_path / "adapter_model.safetensors").read_bytes()
-    monkeypatch.setattr(payload, "causal_loss", lambda *_: pytest.fail("a step was done again"))
-    facts = payload.run(settings)["facts"]
+    monkeypatch.setattr(train, "causal_loss", lambda *_: pytest.fail("a step was done again"))
+    facts = train.run(settings)["facts"]
     assert facts["steps"] == 3 and facts["validation_loss"] > 0
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == weights
 
@@ -267,9 +265,9 @@ def test_an_ended_training_is_not_done_again(
     world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(world, tmp_path, max_steps=2)
-    result = payload.run(settings)
-    monkeypatch.setattr(payload, "adapted_model", lambda *_: pytest.fail("it began again"))
-    assert payload.run(settings)["facts"] == json.loads(json.dumps(result["facts"]))
+    result = train.run(settings)
+    monkeypatch.setattr(train, "adapted_model", lambda *_: pytest.fail("it began again"))
+    assert train.run(settings)["facts"] == json.loads(json.dumps(result["facts"]))
     assert finished(config(world, tmp_path, max_steps=2, micro_rows=1, threads=2, packing="on")) is not None
     assert finished(config(world, tmp_path, max_steps=2, learning_rate=1e-3)) is None
     assert finished(config(world, tmp_path, max_steps=2, validation=world[1])) is None
@@ -283,10 +281,10 @@ def test_a_checkpoint_goes_on_with_other_forward_passes(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(payload._Training, "finish", stop)
-        payload.run(config(world, tmp_path, max_steps=2))
+        killed.setattr(train._Training, "finish", stop)
+        train.run(config(world, tmp_path, max_steps=2))
     other = {"micro_rows": 1, "packing": "on", "gradient_checkpointing": True}[changed]
-    payload.run(config(world, tmp_path, max_steps=2, **{changed: other}))
+    train.run(config(world, tmp_path, max_steps=2, **{changed: other}))
     assert "resumed at step 2 of 2" in capsys.readouterr().out
 
 
@@ -309,13 +307,13 @@ SECOND_RUNS_OUT = """
 import os, sys
 import torch
 from iot_pipeline.training import payload
-real = payload.causal_loss
+real = train.causal_loss
 def small_card(model, ids, *rest):
     if os.environ["RANK"] == "1" and len(ids) > 1:
         raise torch.OutOfMemoryError("CUDA out of memory")
     return real(model, ids, *rest)
-payload.causal_loss = small_card
-sys.exit(payload.main())
+train.causal_loss = small_card
+sys.exit(train.main())
 """
 
 
@@ -327,9 +325,9 @@ def test_out_of_memory_with_one_row_is_one_clear_error(
     def no_card(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(payload, "causal_loss", no_card)
+    monkeypatch.setattr(train, "causal_loss", no_card)
     with pytest.raises(UserError, match="out of memory at step 1 even with one row"):
-        payload.run(config(world, tmp_path, max_steps=3))
+        train.run(config(world, tmp_path, max_steps=3))
 
 
 def test_choosing_by_validation_loss_needs_one(world: tuple[Path, Path], tmp_path: Path) -> None:
@@ -379,7 +377,7 @@ def test_a_line_of_error_is_one_write(tmp_path: Path, monkeypatch: pytest.Monkey
 
     # Unbuffered, as launch.environment asks for: what is written in two goes can be parted by another process.
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(Output(), write_through=True))  # type: ignore[type-var]
-    assert payload.main([str(tmp_path / "absent.json")]) == 2
+    assert train.main([str(tmp_path / "absent.json")]) == 2
     assert len(writes) == 1 and writes[0].startswith(b"error: ") and writes[0].endswith(b"\n")
 
 

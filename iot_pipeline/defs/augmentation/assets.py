@@ -1,7 +1,4 @@
-"""Group augmentation: the three tracks, one increment a stage. Same rows, same order, same labels in each.
-
-Belongs here: `original`, `paraphrased`, `feature_varied`. Does not belong here: asking, checking, varying.
-"""
+"""Group augmentation: the three tracks, one increment a stage. Same rows, same order, same labels in each."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -10,25 +7,34 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from iot_pipeline.augmentation.join import Key
+from iot_pipeline.augmentation.joining import Key
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.augmentation.track_files import TrackResult, read_answers, write_track
-from iot_pipeline.augmentation.tracks import Asks, Brief, build_feature_varied, build_original, build_paraphrased
+from iot_pipeline.augmentation.tracks import (
+    TeacherProtocol,
+    TrackConfig,
+    build_feature_varied,
+    build_original,
+    build_paraphrased,
+)
 from iot_pipeline.augmentation.variation import Variation
 from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.partitions import grid, grid_dep, only, prompt_dep
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
-from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import evaluation_prompts, one_text, text_spec, text_writer
 from iot_pipeline.defs.versions import code_version
-from iot_pipeline.flows.pool import labelled_flows, pool_size, training_rows
+from iot_pipeline.flows.dataset import labelled_flows, pool_size, training_rows
 from iot_pipeline.flows.split import stage_rows
-from iot_pipeline.teacher.connect import as_objects
+from iot_pipeline.teacher_factory import as_objects
 
 COMMON: dict[str, Any] = {
-    "group_name": "augmentation", "owners": ["team:prompts"], "code_version": code_version(__name__),
+    "group_name": "augmentation",
+    "owners": ["team:prompts"],
+    "code_version": code_version(__name__),
     "kinds": {"openai", "jsonl"},
-    "automation_condition": inputs_changed, "pool": "teacher",
+    "automation_condition": inputs_changed,
+    "pool": "teacher",
 }
 DATA = ["flows", "evaluation_split", "training_order"]
 
@@ -53,44 +59,61 @@ def prompt_of(step: Step, track: str) -> PromptFile:
     return load_prompt(step.input("prompt", track) / "prompt.md", model=step.settings.teacher_model)
 
 
-def brief(step: Step) -> Brief:
+def brief(step: Step) -> TrackConfig:
     """What the teacher is told besides flow and label."""
     chosen = step.settings
-    return Brief(
-        spec=text_spec(step), words=chosen.explanation_words, order=chosen.answer_order,
-        serialisation=chosen.serialisation, seed=chosen.seed, objects=as_objects(chosen),
+    return TrackConfig(
+        spec=text_spec(step),
+        words=chosen.explanation_words,
+        order=chosen.answer_order,
+        serialisation=chosen.serialisation,
+        seed=chosen.seed,
+        objects=as_objects(chosen),
     )
 
 
 # What each track asks of a teacher, or of a survey that only counts (commands/estimate.py).
 
 
-def ask_original(step: Step, prompt: PromptFile, engine: Asks) -> TrackResult:
+def ask_original(step: Step, prompt: PromptFile, engine: TeacherProtocol) -> TrackResult:
     """The increment's original answers."""
     return build_original(increment(step), prompt, engine, brief(step), step.log, text_writer(step))
 
 
-def ask_validation(step: Step, prompt: PromptFile, engine: Asks) -> TrackResult:
+def ask_validation(step: Step, prompt: PromptFile, engine: TeacherProtocol) -> TrackResult:
     """Answers to validation flows."""
     rows = labelled_flows(
-        step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "validation",
-        step.settings.validation_flows, step.settings.seed,
+        step.input("flows") / "flows.parquet",
+        step.input("evaluation_split") / "records.parquet",
+        "validation",
+        step.settings.validation_flows,
+        step.settings.seed,
     )
     rows = rows.assign(position=range(len(rows)), repeat=0)
     return build_original(rows, prompt, engine, brief(step), step.log, text_writer(step))
 
 
-def ask_paraphrased(step: Step, prompt: PromptFile, engine: Asks, answers: Mapping[Key, str]) -> TrackResult:
+def ask_paraphrased(step: Step, prompt: PromptFile, engine: TeacherProtocol, answers: Mapping[Key, str]) -> TrackResult:
     """The increment's paraphrases of `answers`."""
     return build_paraphrased(increment(step), answers, prompt, engine, brief(step), step.log, text_writer(step))
 
 
-def ask_feature_varied(step: Step, prompt: PromptFile, engine: Asks, answers: Mapping[Key, str]) -> TrackResult:
+def ask_feature_varied(
+    step: Step, prompt: PromptFile, engine: TeacherProtocol, answers: Mapping[Key, str]
+) -> TrackResult:
     """The increment's varied flows and their answers."""
     forbidden = evaluation_prompts(step)
     return build_feature_varied(
-        increment(step), answers, prompt, engine, brief(step), variation=Variation(step.settings.variation),
-        to_text=one_text(step), forbidden=forbidden, log=step.log, to_texts=text_writer(step),
+        increment(step),
+        answers,
+        prompt,
+        engine,
+        brief(step),
+        variation=Variation(step.settings.variation),
+        to_text=one_text(step),
+        forbidden=forbidden,
+        log=step.log,
+        to_texts=text_writer(step),
     )
 
 
@@ -107,21 +130,21 @@ def finish(step: Step, result: TrackResult) -> None:
     reasons = result.report["quarantine_reasons"]
     step.table("quarantined_by_reason", [{"reason": reason, "rows": n} for reason, n in reasons.items()])
     for example in islice(result.chat_rows(), 1):
-        step.metadata["example"] = dg.MetadataValue.md("\n\n".join(
-            f"**{part['role']}**\n```\n{part['content']}\n```" for part in example["messages"]
-        ))
+        step.metadata["example"] = dg.MetadataValue.md(
+            "\n\n".join(f"**{part['role']}**\n```\n{part['content']}\n```" for part in example["messages"])
+        )
     limit = step.settings.max_quarantined_share
     share = result.quarantined / max(1, result.quarantined + result.rows)
     step.check("few_rows_without_answer", share <= limit, share=share, limit=limit)
 
 
 @dg.asset(
-    **COMMON, partitions_def=grid(tracks=["original"]), deps=[*DATA, prompt_dep("original")],
+    **COMMON,
+    partitions_def=grid(tracks=["original"]),
+    deps=[*DATA, prompt_dep("original")],
     check_specs=answered("original", grid(tracks=["original"])),
 )
-def original(
-    context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
-) -> dg.MaterializeResult:
+def original(context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource) -> dg.MaterializeResult:
     """One explanation for each flow group and label of the stage's increment, shared by its rows."""
     with lake.step(context) as step:
         with teacher.open(step) as engine:
@@ -143,7 +166,8 @@ def validation_answers(
 
 
 @dg.asset(
-    **COMMON, partitions_def=grid(tracks=["paraphrased"]),
+    **COMMON,
+    partitions_def=grid(tracks=["paraphrased"]),
     check_specs=answered("paraphrased", grid(tracks=["paraphrased"])),
     deps=[*DATA, prompt_dep("paraphrased"), grid_dep("original", track=only("original", to="paraphrased"))],
 )
@@ -161,7 +185,8 @@ def paraphrased(
 
 
 @dg.asset(
-    **COMMON, partitions_def=grid(tracks=["feature_varied"]),
+    **COMMON,
+    partitions_def=grid(tracks=["feature_varied"]),
     check_specs=answered("feature_varied", grid(tracks=["feature_varied"])),
     deps=[*DATA, prompt_dep("feature_varied"), grid_dep("original", track=only("original", to="feature_varied"))],
 )

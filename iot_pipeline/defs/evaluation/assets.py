@@ -1,8 +1,4 @@
-"""Group evaluation: every checkpoint on the one fixed test set, its explanations, and what inference costs.
-
-Belongs here: `eval_metrics/<stage>`, `explanation_quality/<stage>`, `inference_benchmark`. Does not belong here:
-scoring, metrics.
-"""
+"""Group evaluation: every checkpoint on the one fixed test set, its explanations, and what inference costs."""
 
 import time
 from contextlib import AbstractContextManager
@@ -13,8 +9,8 @@ import numpy as np
 
 from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.defs.partitions import STAGES, grid, grid_dep
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import leased_device, opened_student
-from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import rank_table, table_texts, text_spec
 from iot_pipeline.defs.training.assets import base_location
 from iot_pipeline.defs.versions import code_version
@@ -23,7 +19,7 @@ from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.explanations import explanation_quality as judge
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.views import read_side
-from iot_pipeline.flows.pool import distinct_flows, side_records
+from iot_pipeline.flows.dataset import distinct_flows, side_records
 from iot_pipeline.inference.benchmark import ladder
 from iot_pipeline.inference.grounding import NotGroundable
 from iot_pipeline.inference.student import Student, room_for
@@ -31,7 +27,9 @@ from iot_pipeline.reporting import figures
 from iot_pipeline.sft.tasks import asked
 
 COMMON: dict[str, Any] = {
-    "group_name": "evaluation", "owners": ["team:student"], "code_version": code_version(__name__)
+    "group_name": "evaluation",
+    "owners": ["team:student"],
+    "code_version": code_version(__name__),
 }
 DATA = ["flows", "evaluation_split", "training_order", "base_model"]
 
@@ -72,10 +70,14 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
     """The metrics asset of one stage."""
 
     @dg.asset(
-        **COMMON, key=["eval_metrics", stage], kinds={"pytorch"}, partitions_def=grid([stage]),
-        deps=[*DATA, grid_dep(["lora_checkpoint", stage])], pool="gpu",
+        **COMMON,
+        key=["eval_metrics", stage],
+        kinds={"pytorch"},
+        partitions_def=grid([stage]),
+        deps=[*DATA, grid_dep(["lora_checkpoint", stage])],
+        pool="gpu",
         description=f"Accuracy in three views, calibration and confusion of stage {stage} on the one test set, "
-                    "by scoring every class.",
+        "by scoring every class.",
     )
     def metrics(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         track = context.partition_key.split("|")[1]
@@ -109,8 +111,13 @@ def show(step: Step, result: dict, title: str) -> None:
     """Figures and headline of an evaluation on the asset's page."""
     for view, facts in result["views"].items():
         if facts is not None:
-            step.note(**{f"accuracy_{view}": facts["accuracy"], f"macro_f1_{view}": facts["macro_f1"],
-                         f"ceiling_{view}": facts["ceiling"]})
+            step.note(
+                **{
+                    f"accuracy_{view}": facts["accuracy"],
+                    f"macro_f1_{view}": facts["macro_f1"],
+                    f"ceiling_{view}": facts["ceiling"],
+                }
+            )
     distinct = result["views"]["distinct"]
     step.table("per_class", [{"class": name, **facts} for name, facts in distinct["per_class"].items()])
     step.png("confusion.png", figures.confusion(distinct["confusion"], result["classes"], title), f"Confusion, {title}")
@@ -122,11 +129,15 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
     """The explanation asset of one stage."""
 
     @dg.asset(
-        **COMMON, key=["explanation_quality", stage], kinds={"pytorch"}, partitions_def=grid([stage]),
-        deps=[*DATA, grid_dep(["lora_checkpoint", stage])], pool="gpu",
+        **COMMON,
+        key=["explanation_quality", stage],
+        kinds={"pytorch"},
+        partitions_def=grid([stage]),
+        deps=[*DATA, grid_dep(["lora_checkpoint", stage])],
+        pool="gpu",
         description=f"Explanations that students of stage {stage} write for test flows, scored by rule: numbers "
-                    "grounded, features real, directions true, label as scored. Free writing is what the student is "
-                    "measured by; beside it the same flows with every number held to its flow by the decoder.",
+        "grounded, features real, directions true, label as scored. Free writing is what the student is "
+        "measured by; beside it the same flows with every number held to its flow by the decoder.",
     )
     def quality(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         track = context.partition_key.split("|")[1]
@@ -196,8 +207,13 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
         adapter = step.input(f"lora_checkpoint/{stage}", f"{stage}|{track}")
         with leased_device(step) as device:
             rungs = ladder(
-                base_location(step), adapter, texts[:256], step.spec.classes, threads=step.unrecorded.threads,
-                log=step.log, card=None if device == "cpu" else device,
+                base_location(step),
+                adapter,
+                texts[:256],
+                step.spec.classes,
+                threads=step.unrecorded.threads,
+                log=step.log,
+                card=None if device == "cpu" else device,
             )
         step.json("inference.json", {"stage": stage, "track": track, "rungs": rungs}, volatile=True)
         step.table("ladder", rungs)

@@ -1,21 +1,18 @@
-"""Group flows: the source as delivered, and the flows that everything else is made of.
-
-Belongs here: `raw_flows`, `flows`. Does not belong here: reading, simulating, grouping (iot_pipeline.flows).
-"""
+"""Group flows: the source as delivered, and the flows that everything else is made of."""
 
 import json
 from dataclasses import asdict
 
 import dagster as dg
 
-from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.remote import is_url
-from iot_pipeline.flows.simulate import simulate_farm_flow
+from iot_pipeline.flows.download import is_url
 from iot_pipeline.flows.source import local_files, read_source
 from iot_pipeline.quality.mismatch import reconcile
+from iot_pipeline.simulator.simulate import simulate_farm_flow
 
 OWNERS = ["team:data"]
 CODE = code_version(__name__)
@@ -43,8 +40,11 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
                 step.file(file.absolute())
             report = read_source(step.spec, source, out, step.log, step.settings.max_rejected_share)
             step.json("source.json", asdict(report))
-            step.note(rows=report.rows, source=", ".join(file.get("url", file["name"]) for file in report.files),
-                      rejected_lines=sum(report.rejected.values()))
+            step.note(
+                rows=report.rows,
+                source=", ".join(file.get("url", file["name"]) for file in report.files),
+                rejected_lines=sum(report.rejected.values()),
+            )
             step.table("files", report.files)
             step.table("rejected_lines", report.examples)
         step.preview("raw.parquet")
@@ -52,7 +52,11 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
 
 
 @dg.asset(
-    group_name="flows", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE, deps=["raw_flows"],
+    group_name="flows",
+    kinds={"parquet", "duckdb"},
+    owners=OWNERS,
+    code_version=CODE,
+    deps=["raw_flows"],
     check_specs=[
         dg.AssetCheckSpec("every_class_has_rows", asset="flows", blocking=True),
         dg.AssetCheckSpec("every_row_accounted_for", asset="flows", blocking=True),
@@ -64,8 +68,12 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         source = step.input("raw_flows")
         lost_lines = sum(json.loads((source / "source.json").read_text()).get("rejected", {}).values())
         report = build_flows(
-            step.spec, source / "raw.parquet", step.folder / "flows.parquet", step.settings.max_rejected_share,
-            step.log, lost_lines,
+            step.spec,
+            source / "raw.parquet",
+            step.folder / "flows.parquet",
+            step.settings.max_rejected_share,
+            step.log,
+            lost_lines,
         )
         step.json("flows.json", asdict(report))
         step.note(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=sum(report.rejected.values()))

@@ -1,19 +1,19 @@
-"""Group prompts: the prompt files that users edit, frozen as they were when used.
-
-Belongs here: `prompt`. Does not belong here: parsing and rendering them (iot_pipeline.augmentation.prompts).
-"""
+"""Group prompts: the prompt files that users edit, frozen as they were when used."""
 
 import dagster as dg
 
 from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.defs.partitions import track_partitions
-from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.lake.atomic import write_text
 
 
 @dg.asset(
-    group_name="prompts", kinds={"markdown"}, owners=["team:prompts"], code_version=code_version(__name__),
+    group_name="prompts",
+    kinds={"markdown"},
+    owners=["team:prompts"],
+    code_version=code_version(__name__),
     partitions_def=track_partitions,
 )
 def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:

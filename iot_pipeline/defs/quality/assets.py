@@ -1,14 +1,11 @@
-"""Group quality: what is wrong with the data, each finding as JSON, table and figure.
-
-Belongs here: the six quality assets. Does not belong here: the measuring (iot_pipeline.quality).
-"""
+"""Group quality: what is wrong with the data, each finding as JSON, table and figure."""
 
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
-from iot_pipeline.defs.step import LakeResource
+from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.lake.atomic import write_table, write_text
 from iot_pipeline.quality.conflicts import label_conflicts as find_conflicts
@@ -29,8 +26,10 @@ def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         report = count_duplicates(step.input("flows") / "flows.parquet", step.spec)
         step.json("dedup_report.json", report)
         step.note(
-            duplicate_share_raw=report["raw"]["duplicate_share"], distinct_raw=report["raw"]["distinct"],
-            duplicate_share_text=report["text"]["duplicate_share"], distinct_text=report["text"]["distinct"],
+            duplicate_share_raw=report["raw"]["duplicate_share"],
+            distinct_raw=report["raw"]["distinct"],
+            duplicate_share_text=report["text"]["duplicate_share"],
+            distinct_text=report["text"]["distinct"],
         )
         step.table("by_class", [{"class": name, **facts} for name, facts in report["by_class"].items()])
         step.png("duplicates.png", figures.duplicates(report), "Duplicate rows by class")
@@ -71,8 +70,9 @@ def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         constant = sorted({feature for features in report["zero_variance"].values() for feature in features})
         recovered = [name for name, scale in report["scales"].items() if scale["recovered"]]
         step.note(constant_in_a_class=", ".join(constant) or "none", scales_recovered=len(recovered))
-        step.table("outliers", table[["class", "feature", "outlier_share"]].nlargest(20, "outlier_share")
-                   .to_dict("records"))
+        step.table(
+            "outliers", table[["class", "feature", "outlier_share"]].nlargest(20, "outlier_share").to_dict("records")
+        )
         step.png("profile.png", figures.profile(table), "Quartiles of telling features by class")
     return step.result()
 
@@ -82,7 +82,9 @@ def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     """Readable rules of each class from the train pool, with coverage and precision on the test side."""
     with lake.step(context) as step:
         report = learn_patterns(
-            step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", step.spec,
+            step.input("flows") / "flows.parquet",
+            step.input("evaluation_split") / "records.parquet",
+            step.spec,
             seed=step.settings.seed,
         )
         step.json("attack_patterns.json", report)

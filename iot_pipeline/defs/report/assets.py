@@ -1,8 +1,4 @@
-"""Group report: tracks and baselines in one table, cost, claims, the paper report, model cards.
-
-Belongs here: `track_comparison`, `cost_report`, `claims_audit`, `paper_report`, `model_card`. Does not belong here:
-their content (iot_pipeline.reporting).
-"""
+"""Group report: tracks and baselines in one table, cost, claims, the paper report, model cards."""
 
 import itertools
 import json
@@ -13,27 +9,45 @@ import dagster as dg
 import pyarrow.parquet as pq
 
 from iot_pipeline.defs.partitions import STAGES, TRACKS
-from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.evaluate import compare_predictions
 from iot_pipeline.evaluation.predictions import read_predictions
-from iot_pipeline.flows.pool import side_records
+from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import cards, claims, comparison, cost, figures, measured, report
 from iot_pipeline.reporting.gather import gather
 from iot_pipeline.teacher.archive import told_by_file
-from iot_pipeline.teacher.connect import store_of
-from iot_pipeline.teacher.store import Store, exists
+from iot_pipeline.teacher.store.store import Store, exists
+from iot_pipeline.teacher_factory import store_of
 
 Taken = tuple[int, int, int, float]  # requests, prompt tokens, answer tokens, dollars
 COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": code_version(__name__)}
 # What reports are made from, in the order of the method; those of STAGED are one asset a stage.
 ARTEFACTS = [
-    "raw_flows", "flows", "dedup_report", "label_conflicts", "dataset_mismatch", "flow_profile", "attack_patterns",
-    "sample_comparison", "evaluation_split", "training_order", "leakage_report", "automl_baseline", "prompt",
-    "validation_answers", *TRACKS, "base_model", "training_split", "lora_checkpoint", "eval_metrics",
-    "explanation_quality", "paper_protocol", "inference_benchmark",
+    "raw_flows",
+    "flows",
+    "dedup_report",
+    "label_conflicts",
+    "dataset_mismatch",
+    "flow_profile",
+    "attack_patterns",
+    "sample_comparison",
+    "evaluation_split",
+    "training_order",
+    "leakage_report",
+    "automl_baseline",
+    "prompt",
+    "validation_answers",
+    *TRACKS,
+    "base_model",
+    "training_split",
+    "lora_checkpoint",
+    "eval_metrics",
+    "explanation_quality",
+    "paper_protocol",
+    "inference_benchmark",
 ]
 STAGED = {"lora_checkpoint", "eval_metrics", "explanation_quality"}
 REPORTS = ["track_comparison", "cost_report", "claims_audit"]
@@ -49,7 +63,8 @@ def keys(names: list[str]) -> list[dg.AssetKey]:
 
 
 @dg.asset(
-    **COMMON, kinds={"markdown"},
+    **COMMON,
+    kinds={"markdown"},
     deps=["evaluation_split", "training_order", "automl_baseline", *keys(["eval_metrics"])],
 )
 def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
@@ -73,10 +88,14 @@ def results_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     """The comparison as flat rows for terminal and UI: who, on what, accuracy in the views, ceilings."""
     return [
         {
-            "model": flat["name"], "stage": flat["stage"],
-            "accuracy, distinct flows": flat["accuracy"], "ceiling": row["views"]["distinct"]["ceiling"],
-            "of AutoML": flat["ratio_to_automl"], "macro-F1": flat["macro_f1"],
-            "accuracy, rows": flat["row_accuracy"], "row ceiling": row["views"]["row"]["ceiling"],
+            "model": flat["name"],
+            "stage": flat["stage"],
+            "accuracy, distinct flows": flat["accuracy"],
+            "ceiling": row["views"]["distinct"]["ceiling"],
+            "of AutoML": flat["ratio_to_automl"],
+            "macro-F1": flat["macro_f1"],
+            "accuracy, rows": flat["row_accuracy"],
+            "row ceiling": row["views"]["row"]["ceiling"],
         }
         for row, flat in zip(result["rows"], comparison.flat_rows(result), strict=True)
     ]
@@ -91,13 +110,13 @@ def paired_tracks(step: Step) -> list[dict[str, Any]]:
         if first.asset != second.asset:
             continue
         one, other = (
-            read_predictions(step.input(a.asset, a.partition) / "predictions.parquet", classes)
-            for a in (first, second)
+            read_predictions(step.input(a.asset, a.partition) / "predictions.parquet", classes) for a in (first, second)
         )
         test = compare_predictions(records, one, other, classes, step.settings.seed)
         stage = first.partition.split("|")[0]
-        found.append({"stage": stage, "first": first.partition.split("|")[1],
-                      "second": second.partition.split("|")[1], **test})
+        found.append(
+            {"stage": stage, "first": first.partition.split("|")[1], "second": second.partition.split("|")[1], **test}
+        )
     return found
 
 

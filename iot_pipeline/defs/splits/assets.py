@@ -1,14 +1,11 @@
-"""Group splits: one evaluation split and one training order for all tracks and stages, and proof that they do not leak.
-
-Belongs here: `evaluation_split`, `training_order`, `leakage_report`. Does not belong here: how rows are dealt.
-"""
+"""Group splits: one evaluation split and one training order for all tracks and stages, and the proof of no leak."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 import dagster as dg
 
-from iot_pipeline.defs.step import LakeResource, Step
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.texts import text_spec
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart, prompts, shared_prompts
@@ -34,7 +31,11 @@ def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
 
 
 @dg.asset(
-    group_name="splits", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE, deps=["flows"],
+    group_name="splits",
+    kinds={"parquet", "duckdb"},
+    owners=OWNERS,
+    code_version=CODE,
+    deps=["flows"],
     check_specs=[
         dg.AssetCheckSpec("no_group_on_two_sides", asset="evaluation_split", blocking=True),
         dg.AssetCheckSpec("every_class_on_every_side", asset="evaluation_split"),
@@ -50,10 +51,18 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
             report = scaled_on_train_pool(step, flows, records)
         step.json("split.json", asdict(report))
         step.note(**{f"{side}_rows": n for side, n in report.rows.items()})
-        step.table("sides", [
-            {"side": side, "rows": report.rows[side], "distinct flows": report.groups[side],
-             "row ceiling": report.row_ceiling.get(side)} for side in report.rows
-        ])
+        step.table(
+            "sides",
+            [
+                {
+                    "side": side,
+                    "rows": report.rows[side],
+                    "distinct flows": report.groups[side],
+                    "row ceiling": report.row_ceiling.get(side),
+                }
+                for side in report.rows
+            ],
+        )
         step.preview("records.parquet")
         step.png("sides.png", figures.sides(asdict(report)), "Distinct flows of each class by side")
         verdict = measure_leakage(flows, records, step.spec, step.settings.seed, with_model=False)
@@ -65,7 +74,10 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 
 
 @dg.asset(
-    group_name="splits", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE,
+    group_name="splits",
+    kinds={"parquet", "duckdb"},
+    owners=OWNERS,
+    code_version=CODE,
     deps=["flows", "evaluation_split"],
     check_specs=[dg.AssetCheckSpec("orders_the_train_pool_alone", asset="training_order", blocking=True)],
 )
@@ -73,8 +85,11 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     """One seeded, class-stratified order of the train pool: stage n is its prefix, the same in every track."""
     with lake.step(context) as step:
         report = order_training(
-            step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet",
-            step.folder / "order.parquet", seed=step.settings.seed, order=step.settings.order,
+            step.input("flows") / "flows.parquet",
+            step.input("evaluation_split") / "records.parquet",
+            step.folder / "order.parquet",
+            seed=step.settings.seed,
+            order=step.settings.order,
         )
         step.json("order.json", asdict(report))
         ranks = fit_ranks(
@@ -90,15 +105,20 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 
 
 @dg.asset(
-    group_name="splits", kinds={"duckdb", "lightgbm"}, owners=OWNERS, code_version=CODE,
+    group_name="splits",
+    kinds={"duckdb", "lightgbm"},
+    owners=OWNERS,
+    code_version=CODE,
     deps=["flows", "evaluation_split"],
 )
 def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """This split beside a row-wise 80:20 split: what is shared, and what that does to a model's accuracy."""
     with lake.step(context) as step:
         report = measure_leakage(
-            step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet",
-            step.spec, seed=step.settings.seed,
+            step.input("flows") / "flows.parquet",
+            step.input("evaluation_split") / "records.parquet",
+            step.spec,
+            seed=step.settings.seed,
         )
         step.json("leakage.json", report)
         step.note(known_leak=report["known_leak"] or "none")

@@ -1,7 +1,4 @@
-"""Group training: tensors of each stage and track, the student's base, one LoRA checkpoint a stage and track.
-
-Belongs here: `training_split`, `base_model`, `lora_checkpoint/<stage>`. Does not belong here: tokenising, training.
-"""
+"""Group training: tensors of each stage and track, the student's base, one LoRA checkpoint a stage and track."""
 
 import hashlib
 import json
@@ -19,14 +16,14 @@ import numpy as np
 
 from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.partitions import STAGES, TRACKS, UP_TO, grid, grid_dep, only, previous_stage, stages_up_to
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
-from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.pool import distinct_flows
+from iot_pipeline.flows.dataset import distinct_flows
 from iot_pipeline.lake.atomic import write_json
-from iot_pipeline.lake.kept import keep, taken
+from iot_pipeline.lake.build_cache import keep, taken
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.loading import describe_base
@@ -36,36 +33,42 @@ from iot_pipeline.reporting.figures_training import token_lengths
 from iot_pipeline.sft.check import TensorCheck, check_tensors
 from iot_pipeline.sft.tasks import Tasks, with_tasks
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
-from iot_pipeline.training.base_payload import RESULT, BaseConfig
+from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
 from iot_pipeline.training.batches import planned_padding
 from iot_pipeline.training.config import TrainConfig, targets_of
+from iot_pipeline.training.data import make_plan
 from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here, threads_of
 from iot_pipeline.training.lora import largest_change
-from iot_pipeline.training.plan import make_plan
 
 # What a training writes beside the adapter; it may differ between equal runs.
 TOLD = ("adapter_config.json", "loss.jsonl", "progress.jsonl", "training.json")
 # Of a training's timings, what its page shows beside what it was and the machine that it ran on.
 SHOWN_TIMINGS = (
-    "tokens_per_second", "mfu", "memory_gib", "padding_share", "forward_pass", "outside_compute_share", "train_seconds",
+    "tokens_per_second",
+    "mfu",
+    "memory_gib",
+    "padding_share",
+    "forward_pass",
+    "outside_compute_share",
+    "train_seconds",
 )
 
 COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:student"]}
 # What each is made by, named one by one: hours follow, so nothing else may make them stale.
-BASE_CODE = code_version("iot_pipeline.training.base_payload")
+BASE_CODE = code_version("iot_pipeline.tiny_base.__main__")
 TENSORS_CODE = code_version("iot_pipeline.sft.check", "iot_pipeline.sft.tasks", "iot_pipeline.sft.tensors")
-TRAINING_CODE = code_version("iot_pipeline.training.payload")
+TRAINING_CODE = code_version("iot_pipeline.training.train")
 TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled flows, no pre-trained language model"
 
 
 @dg.asset(
-    **COMMON, code_version=BASE_CODE, kinds={"pytorch", "huggingface"},
+    **COMMON,
+    code_version=BASE_CODE,
+    kinds={"pytorch", "huggingface"},
     deps=["flows", "evaluation_split", "training_order"],
     check_specs=[dg.AssetCheckSpec("base_is_fit", asset="base_model", blocking=True)],
 )
-def base_model(
-    context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource
-) -> dg.MaterializeResult:
+def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource) -> dg.MaterializeResult:
     """What the student starts from: a hub id, a folder, or the tiny Qwen2 built here (it never sees a label)."""
     with lake.step(context) as step:
         name = step.settings.base_model
@@ -103,10 +106,17 @@ def tiny_base(step: Step, trainer: TrainerResource) -> None:
     step.volatile("progress.jsonl")
     step.json("base.json", {"kind": "tiny", "name": "model"})
     step.json("building.json", report, volatile=True)
-    step.note(parameters=report["parameters"], vocabulary=report["vocabulary"], last_loss=report["losses"][-1],
-              values_copied=report["values_copied"])
-    step.png("loss.png", figures.loss_curves({"tiny base": read_curve(step.folder / "progress.jsonl")}),
-             "Loss of the tiny base's pre-training by step")
+    step.note(
+        parameters=report["parameters"],
+        vocabulary=report["vocabulary"],
+        last_loss=report["losses"][-1],
+        values_copied=report["values_copied"],
+    )
+    step.png(
+        "loss.png",
+        figures.loss_curves({"tiny base": read_curve(step.folder / "progress.jsonl")}),
+        "Loss of the tiny base's pre-training by step",
+    )
     losses = report["losses"]
     fit = all(map(math.isfinite, losses)) and (len(losses) == 1 or losses[-1] < losses[0])
     step.check("base_is_fit", fit, first_loss=losses[0], last_loss=losses[-1])
@@ -121,9 +131,7 @@ def read_curve(progress: Path) -> list[dict[str, Any]]:
 
 
 def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path:
-    """Folder of the built base: kept from an earlier building of the same texts by the same code, or built now.
-
-    """
+    """Folder of the built base: kept from an earlier building of the same texts by the same code, or built now."""
     cache = step.unrecorded.base_cache_path
     made_of = [config.identity(), BASE_CODE, version("torch"), version("transformers")]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
@@ -145,9 +153,15 @@ def base_config(step: Step, texts: list[str]) -> BaseConfig:
     out, processes = work_folder(step, "base"), base_processes(step)
     write_json(out / "texts.json", texts)
     return BaseConfig(
-        dataset=chosen.dataset, texts=out / "texts.json", out=out, words=chosen.explanation_words,
-        order=chosen.answer_order, steps=chosen.base_steps, seed=chosen.seed,
-        threads=threads_of(processes, step.unrecorded.threads), processes=processes,
+        dataset=chosen.dataset,
+        texts=out / "texts.json",
+        out=out,
+        words=chosen.explanation_words,
+        order=chosen.answer_order,
+        steps=chosen.base_steps,
+        seed=chosen.seed,
+        threads=threads_of(processes, step.unrecorded.threads),
+        processes=processes,
     )
 
 
@@ -159,7 +173,10 @@ def base_location(step: Step) -> str:
 
 
 @dg.asset(
-    **COMMON, code_version=TENSORS_CODE, kinds={"jsonl", "safetensors"}, partitions_def=grid(),
+    **COMMON,
+    code_version=TENSORS_CODE,
+    kinds={"jsonl", "safetensors"},
+    partitions_def=grid(),
     automation_condition=inputs_changed,
     deps=["base_model", "validation_answers", *(grid_dep(track, stage=UP_TO, track=only(track)) for track in TRACKS)],
     check_specs=[
@@ -233,9 +250,13 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
         deps.append(grid_dep(["lora_checkpoint", previous], stage=only(previous, to=stage)))
 
     @dg.asset(
-        **COMMON, key=["lora_checkpoint", stage], code_version=TRAINING_CODE, kinds={"pytorch", "safetensors"},
+        **COMMON,
+        key=["lora_checkpoint", stage],
+        code_version=TRAINING_CODE,
+        kinds={"pytorch", "safetensors"},
         partitions_def=grid([stage]),
-        deps=deps, pool="gpu",
+        deps=deps,
+        pool="gpu",
         check_specs=[
             dg.AssetCheckSpec(name, asset=["lora_checkpoint", stage], blocking=blocking, partitions_def=grid([stage]))
             for name, blocking in (("loss_is_finite", True), ("adapter_moved", False))
@@ -296,17 +317,32 @@ def recipe_of(step: Step) -> dict[str, Any]:
     """The settings that steer a training, as fields of TrainConfig."""
     chosen, carried_out = step.settings, step.unrecorded
     return {
-        "seed": chosen.seed, "epochs": chosen.train_epochs, "max_steps": chosen.train_max_steps,
-        "step_rows": chosen.train_step_rows, "max_tokens": chosen.train_max_tokens,
-        "evaluate_every": chosen.evaluate_every, "patience": chosen.patience, "keep": chosen.keep_checkpoint,
-        "learning_rate": chosen.learning_rate, "warmup_steps": chosen.warmup_steps, "weight_decay": chosen.weight_decay,
-        "label_weight": chosen.label_weight, "lora_r": chosen.lora_r, "lora_alpha": chosen.lora_alpha,
-        "lora_dropout": chosen.lora_dropout, "lora_targets": targets_of(chosen.lora_targets),
-        "quantisation": chosen.quantisation, "bf16": chosen.bf16,
-        "micro_rows": carried_out.train_micro_rows, "packing": carried_out.packing,
-        "pack_tokens": carried_out.pack_tokens, "gradient_checkpointing": carried_out.gradient_checkpointing,
-        "threads": carried_out.threads, "shard": carried_out.shard,
-        "save_every": carried_out.save_every, "save_minutes": carried_out.save_minutes,
+        "seed": chosen.seed,
+        "epochs": chosen.train_epochs,
+        "max_steps": chosen.train_max_steps,
+        "step_rows": chosen.train_step_rows,
+        "max_tokens": chosen.train_max_tokens,
+        "evaluate_every": chosen.evaluate_every,
+        "patience": chosen.patience,
+        "keep": chosen.keep_checkpoint,
+        "learning_rate": chosen.learning_rate,
+        "warmup_steps": chosen.warmup_steps,
+        "weight_decay": chosen.weight_decay,
+        "label_weight": chosen.label_weight,
+        "lora_r": chosen.lora_r,
+        "lora_alpha": chosen.lora_alpha,
+        "lora_dropout": chosen.lora_dropout,
+        "lora_targets": targets_of(chosen.lora_targets),
+        "quantisation": chosen.quantisation,
+        "bf16": chosen.bf16,
+        "micro_rows": carried_out.train_micro_rows,
+        "packing": carried_out.packing,
+        "pack_tokens": carried_out.pack_tokens,
+        "gradient_checkpointing": carried_out.gradient_checkpointing,
+        "threads": carried_out.threads,
+        "shard": carried_out.shard,
+        "save_every": carried_out.save_every,
+        "save_minutes": carried_out.save_minutes,
     }
 
 

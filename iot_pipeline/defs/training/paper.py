@@ -1,7 +1,4 @@
-"""The prior work's training protocol beside this project's, on the same rows: what the old recipe does, measured.
-
-Belongs here: `paper_protocol`. Does not belong here: the old tensors (sft/paper.py), training and scoring themselves.
-"""
+"""The prior work's training protocol beside this project's, on the same rows: what the old recipe does, measured."""
 
 import hashlib
 import json
@@ -17,14 +14,14 @@ from iot_pipeline.augmentation.answers import format_answer, parse_answer
 from iot_pipeline.augmentation.tracks import build_original
 from iot_pipeline.defs.augmentation.assets import brief, prompt_of
 from iot_pipeline.defs.partitions import STAGES, prompt_dep
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work, opened_student, work_folder
-from iot_pipeline.defs.step import LakeResource, Step
 from iot_pipeline.defs.texts import table_texts
 from iot_pipeline.defs.training.assets import COMMON, base_location, processes_of, recipe_of
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
-from iot_pipeline.flows.pool import labelled_flows, side_records, training_rows
+from iot_pipeline.flows.dataset import labelled_flows, side_records, training_rows
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.reporting.figures_training import protocol_arms
 from iot_pipeline.sft.paper import build_paper_tensors
@@ -38,9 +35,18 @@ QWEN_CONTEXT = 32_768  # tokens that Qwen2.5-1.5B-Instruct reads (its config.jso
 # The old scripts' recipe: 2 rows a pass, 8 passes a step, LoRA r 16 on the attention, 5 passes over the rows (here as
 # many as IOT_AUDIT_ROWS allows).
 PAPER_RECIPE: dict[str, Any] = {
-    "epochs": 5, "step_rows": 16, "micro_rows": 2, "packing": "off", "learning_rate": 2e-4, "warmup_steps": 100,
-    "weight_decay": 0.01, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05,
-    "lora_targets": ["q_proj", "k_proj", "v_proj", "o_proj"], "label_weight": 1.0,
+    "epochs": 5,
+    "step_rows": 16,
+    "micro_rows": 2,
+    "packing": "off",
+    "learning_rate": 2e-4,
+    "warmup_steps": 100,
+    "weight_decay": 0.01,
+    "lora_r": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "lora_targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "label_weight": 1.0,
 }
 # From the old protocol to this one, a change at a time: name -> (tensors, changes of this lake's recipe).
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -52,7 +58,9 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @dg.asset(
-    **COMMON, code_version=code_version(__name__, "iot_pipeline.training.payload"), kinds={"pytorch", "openai"},
+    **COMMON,
+    code_version=code_version(__name__, "iot_pipeline.training.train"),
+    kinds={"pytorch", "openai"},
     pool="gpu",
     deps=["flows", "evaluation_split", "training_order", "base_model", "original", prompt_dep("original")],
 )
@@ -69,15 +77,20 @@ def paper_protocol(
         long = build_paper_tensors(long_rows, cutting, work / "long.safetensors")
         kept = build_tensors(long_rows, cutting, QWEN_CONTEXT, work / "long_kept.safetensors")
         old = build_paper_tensors(
-            reordered(train, "explanation_first"), tokenizer, work / "paper.safetensors",
+            reordered(train, "explanation_first"),
+            tokenizer,
+            work / "paper.safetensors",
             kept_share=long.answer_kept_share,
         )
         ours = build_tensors(train, tokenizer, step.settings.max_length, work / "leak_free.safetensors")
         result = {
-            "long_answers": long.plain(), "long_answers_by_ours": kept.plain(),
-            "paper": old.plain(), "leak_free": asdict(ours),
+            "long_answers": long.plain(),
+            "long_answers_by_ours": kept.plain(),
+            "paper": old.plain(),
+            "leak_free": asdict(ours),
             "tokenizer": Path(named).name if named else "that of the base",
-            "held_out_rows": len(seen), "held_out_prompts_seen_share": float(np.mean(seen)),
+            "held_out_rows": len(seen),
+            "held_out_prompts_seen_share": float(np.mean(seen)),
             **scored(step, {name: trained(step, trainer, work, name, len(train)) for name in ARMS}),
         }
         step.json("paper_protocol.json", result)
@@ -126,7 +139,9 @@ def trained(step: Step, trainer: TrainerResource, work: Path, name: str, rows: i
     read = min(PAPER_RECIPE["epochs"] * rows, step.settings.audit_rows)
     config = TrainConfig(
         **chosen | {"max_steps": max(1, read // chosen["step_rows"])},
-        base=base_location(step), tensors=work / f"{file}.safetensors", out=work / f"arm-{name}",
+        base=base_location(step),
+        tensors=work / f"{file}.safetensors",
+        out=work / f"arm-{name}",
     )
     trainer.train(step, config, processes_of(step))
     return config.out
@@ -158,7 +173,8 @@ def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
         for first, second in pairwise(found)
     }
     return {
-        "scored_flows": len(flows), "paired": paired,
+        "scored_flows": len(flows),
+        "paired": paired,
         "arms": [{"arm": name, **arm} for name, arm in arms.items()],  # a list: JSON objects are sorted by name
         "accuracy": {name: arm["accuracy"] for name, arm in arms.items()},
     }
@@ -166,16 +182,28 @@ def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
 
 def show(step: Step, result: dict[str, Any]) -> None:
     """Arms and paired tests on the asset's page."""
-    step.note(label_survives_share=result["long_answers"]["label_survives_share"],
-              **{f"accuracy_{name}": value for name, value in result["accuracy"].items()})
-    step.table("arms", [
-        {"arm": arm["arm"], "accuracy": arm["accuracy"], "low": arm["interval"][0], "high": arm["interval"][1]}
-        for arm in result["arms"]
-    ])
-    step.table("differences", [
-        {"difference": name, "accuracy": test["views"]["distinct"]["difference"],
-         "low": test["views"]["distinct"]["interval"][0], "high": test["views"]["distinct"]["interval"][1],
-         "p_mcnemar": test["mcnemar"]["p_exact"]}
-        for name, test in result["paired"].items()
-    ])
+    step.note(
+        label_survives_share=result["long_answers"]["label_survives_share"],
+        **{f"accuracy_{name}": value for name, value in result["accuracy"].items()},
+    )
+    step.table(
+        "arms",
+        [
+            {"arm": arm["arm"], "accuracy": arm["accuracy"], "low": arm["interval"][0], "high": arm["interval"][1]}
+            for arm in result["arms"]
+        ],
+    )
+    step.table(
+        "differences",
+        [
+            {
+                "difference": name,
+                "accuracy": test["views"]["distinct"]["difference"],
+                "low": test["views"]["distinct"]["interval"][0],
+                "high": test["views"]["distinct"]["interval"][1],
+                "p_mcnemar": test["mcnemar"]["p_exact"],
+            }
+            for name, test in result["paired"].items()
+        ],
+    )
     step.png("arms.png", protocol_arms(result["arms"]), "Accuracy of the arms of the audit")

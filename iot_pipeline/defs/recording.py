@@ -1,0 +1,397 @@
+"""One materialisation: what an asset reads is written down while it reads it, and becomes its manifest.
+
+An artefact depends on what its asset body really read: `step.input(...)`, `step.settings.x` and `step.file(...)`
+record each read, so freshness needs no second list that could be forgotten or wrong.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from iot_pipeline import settings as settings_module
+from iot_pipeline.defs.versions import code_version
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.download import without_credentials
+from iot_pipeline.flows.source import local_files
+from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
+from iot_pipeline.lake.atomic import write_csv, write_json
+from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact, input_key
+from iot_pipeline.settings import PROJECT_ROOT, Settings
+
+PREVIEW_ROWS = 5
+# What the command line wants to hear while runs go on in its own process: (artefact, event, text).
+Listener = Callable[[ArtefactId, str, str], None]
+listeners: list[Listener] = []
+
+
+def announce(artefact: ArtefactId, event: str, text: str = "") -> None:
+    """Tell every listener that an artefact `started`, has `progress`, is `done` or `failed`."""
+    for listener in listeners:
+        listener(artefact, event, text)
+
+
+class RecordedSettings:
+    """The settings, remembering which were read and their values."""
+
+    def __init__(self, settings: Settings, seen: dict[str, Any]) -> None:
+        self._settings = settings
+        self._seen = seen
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._settings, name)
+        self._seen[f"setting {name}"] = recorded(value)
+        return value
+
+
+class Step:
+    """The one object an asset body works with; made by `LakeResource.step`."""
+
+    def __init__(self, context: dg.AssetExecutionContext, lake: Lake, settings: Settings, folder: Path) -> None:
+        self.context = context
+        self.lake = lake
+        self.folder = folder
+        self.artefact = artefact_of(context)
+        self.metadata: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}
+        self._seen: dict[str, Any] = {}
+        self._inputs: dict[str, str] = {}
+        self._checks: dict[str, CheckFacts] = {}
+        self._volatile: set[str] = set()
+        self._labels: set[str] = set()  # what is simulated, embedded or tiny among all that this is made of
+        self._declared = {key for keys in context.assets_def.asset_deps.values() for key in keys}
+        self._present, self._lineage = present_value(lake, settings), dict[ArtefactId, str]()
+        self.settings: Settings = RecordedSettings(settings, self._seen)  # type: ignore[assignment]
+        # For what cannot change the content of an artefact (budget, concurrency, threads).
+        self.unrecorded = settings
+
+    # -- reading -------------------------------------------------------------------------------------------
+    def input(self, asset: str, partition: str = "") -> Path:
+        """Folder of an upstream artefact; its data version is recorded as an input.
+
+        Raises dg.Failure, not to be retried, where it is missing, where a blocking check on it did not pass, where it
+        no longer follows from what it was made of (a prompt edited since), or where a file of it or of anything
+        upstream has another content than was written: Dagster lets a later run go on then, and money or hours follow
+        here.
+        """
+        upstream = ArtefactId(asset, partition)
+        if dg.AssetKey(asset.split("/")) not in self._declared:
+            raise dg.Failure(f"{self.artefact} reads {asset}, which is not among its deps", allow_retries=False)
+        manifest = self.lake.manifest(upstream)
+        if manifest is None:
+            raise dg.Failure(f"{upstream} has not been made; materialise it first", allow_retries=False)
+        if failed := manifest.describe_failures():
+            raise dg.Failure(f"{upstream} did not pass: {failed}", allow_retries=False)
+        if broken := self.lake.broken_lineage(upstream, self._present, self._lineage):
+            raise dg.Failure(
+                f"stale input ({broken}); `iot-pipeline run` makes it again (or delete its folder first)",
+                allow_retries=False,
+            )
+        self._inputs[input_key(upstream)] = manifest.data_version
+        self._labels |= set(manifest.provenance.get("labels", []))
+        return self.lake.folder(upstream)
+
+    def made(self, prefix: str) -> list[ArtefactId]:
+        """Every artefact whose asset is `prefix` or lies under it and that still follows from its inputs; recorded.
+
+        What no longer does (a stage made with a prompt that was edited since) is left out, and the log says so.
+        """
+        found = list_artefacts(self.lake, prefix, self._present, self._lineage)
+        for artefact in sorted({*list_artefacts(self.lake, prefix)} - {*found}):
+            self.log(f"left out, stale: {self._lineage[artefact]}")
+        self._seen[f"artefacts {prefix}"] = [str(artefact) for artefact in found]
+        return found
+
+    def inputs(self, prefix: str) -> dict[ArtefactId, Path]:
+        """Folders of `made(prefix)`, each an input."""
+        return {artefact: self.input(artefact.asset, artefact.partition) for artefact in self.made(prefix)}
+
+    def recorded_inputs(self) -> dict[str, str]:
+        """Data versions of what was read so far, by input."""
+        return dict(self._inputs)
+
+    def listing(self, source: str, files: Sequence[Path]) -> None:
+        """The files that a glob matches, recorded: a further one that comes to match is noticed."""
+        self._seen[f"files {source}"] = [str(file) for file in files]
+
+    def file(self, path: Path) -> Path:
+        """A file outside the lake (a prompt, a spec), recorded by its content."""
+        # Files of the project are named relative to it: a lake stays fresh when the checkout moves.
+        name = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
+        self._seen[f"file {name}"] = file_version(path)
+        return path
+
+    def code(self, module: str) -> str:
+        """Digest of code outside the asset's own that decides what it gets (the embedded teacher's); it is recorded."""
+        version = self._seen[f"code {module}"] = code_version(module)
+        return version
+
+    @cached_property
+    def spec(self) -> DatasetSpec:
+        """The data set's spec; its file and those it extends are recorded."""
+        name = self.settings.dataset
+        for path in spec_files(name):
+            self.file(path)
+        return load_spec(name)
+
+    # -- writing -------------------------------------------------------------------------------------------
+    def json(self, name: str, value: Any, volatile: bool = False) -> None:
+        """Write JSON into the artefact; volatile files (timings) do not count for its data version."""
+        write_json(self.folder / name, plain(value))
+        if volatile:
+            self._volatile.add(name)
+
+    def volatile(self, *names: str) -> None:
+        """Mark files whose content may differ between equal runs."""
+        self._volatile.update(names)
+
+    def png(self, name: str, image: bytes, alt: str) -> None:
+        """Write a figure and show it on the asset's page. PNG bytes depend on fonts, so they are volatile."""
+        from iot_pipeline.reporting.figures import embed
+
+        (self.folder / name).write_bytes(image)
+        self._volatile.add(name)
+        self.metadata[Path(name).stem] = dg.MetadataValue.md(embed(image, alt))
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show rows (scalars only) as a table on the asset's page, and write them as CSV."""
+        if rows:
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            records = [dg.TableRecord({str(key): scalar(row.get(key)) for key in columns}) for row in rows]
+            self.metadata[name] = dg.MetadataValue.table(records=records)
+            if name != "preview":
+                write_csv(self.folder / f"{name}.csv", columns, rows)
+                self._volatile.add(f"{name}.csv")  # some hold timings
+
+    def preview(self, parquet: str) -> None:
+        """Show the first rows of a Parquet file of this artefact, and its columns, on the asset's page."""
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self.folder / parquet) as file:
+            first = next(file.iter_batches(PREVIEW_ROWS), None)
+            self.table("preview", first.to_pylist() if first is not None else [])
+            columns = [dg.TableColumn(field.name, str(field.type)) for field in file.schema_arrow]
+        self.metadata["dagster/column_schema"] = dg.TableSchema(columns)
+
+    def note(self, **facts: Any) -> None:
+        """Show facts on the asset's page and keep them in the manifest's summary."""
+        self.summary |= {key: plain(value) for key, value in facts.items()}
+        self.metadata |= {key: shown(value) for key, value in facts.items()}
+
+    def check(self, name: str, passed: bool, blocking: bool = True, **facts: Any) -> None:
+        """Record the verdict of an asset check that the asset declares."""
+        self._checks[name] = {"passed": bool(passed), "blocking": blocking, "facts": plain(facts)}
+
+    def log(self, text: str) -> None:
+        """Progress: to the run's log and to whoever listens."""
+        self.context.log.info(text)
+        self.progress(text)
+
+    def progress(self, text: str) -> None:
+        """Progress that is in the run's log already (a training process writes there itself)."""
+        announce(self.artefact, "progress", text)
+
+    # -- the end -------------------------------------------------------------------------------------------
+    def finish(self, seconds: float, code_version: str) -> None:
+        """Write the manifest into the folder."""
+        own = [self.provenance["label"]] if "label" in self.provenance else []
+        self.provenance |= {
+            "labels": sorted(self._labels.union(own)),
+            "run_id": self.context.run_id,
+            "code_commit": code_commit(),
+            "machine": machine(),
+            "seconds": round(seconds, 2),
+        }
+        manifest = Manifest(
+            asset=self.artefact.asset,
+            partition=self.artefact.partition,
+            data_version="",
+            code_version=code_version,
+            inputs=self._inputs,
+            settings=self._seen,
+            files={},
+            checks=self._checks,
+            summary=self.summary,
+            provenance=plain(self.provenance),
+        )
+        self.finished = finish_artefact(self.folder, manifest, self._volatile)
+
+    def result(self) -> dg.MaterializeResult:
+        """What Dagster is told: data version, metadata, check results."""
+        folder = self.lake.folder(self.artefact)
+        metadata = {"path": dg.MetadataValue.path(str(folder)), **self.metadata}
+        for name in ("rows", "records"):
+            if isinstance(self.summary.get(name), int):
+                key = "dagster/partition_row_count" if self.artefact.partition else "dagster/row_count"
+                metadata[key] = self.summary[name]
+                break
+        return dg.MaterializeResult(
+            metadata=metadata,
+            data_version=dg.DataVersion(self.finished.data_version),
+            check_results=[dg.AssetCheckResult(**verdict) for verdict in verdicts(self._checks)],
+        )
+
+
+class LakeResource(dg.ConfigurableResource):
+    """Gives assets their `Step`. The lake's folder comes from the settings."""
+
+    @contextlib.contextmanager
+    def step(self, context: dg.AssetExecutionContext) -> Iterator[Step]:
+        """Run an asset body against a staging folder; swapped in whole when the body ends well.
+
+        A UserError becomes a dg.Failure with the same sentence: no traceback to read, no retry.
+        """
+        settings = settings_module.settings()
+        artefact = artefact_of(context)
+        announce(artefact, "started")
+        begin = time.monotonic()
+        try:
+            lake = Lake(settings.lake_path)
+            with lake.replacing(artefact) as folder:
+                step = Step(context, lake, settings, folder)
+                yield step
+                step.finish(time.monotonic() - begin, code_version_of(context))
+            step.folder = lake.folder(artefact)
+        except UserError as error:
+            announce(artefact, "failed", str(error))
+            raise dg.Failure(str(error), allow_retries=False) from None
+        except dg.Failure as error:
+            announce(artefact, "failed", error.description or "")
+            raise
+        except Exception as error:
+            announce(artefact, "failed", f"{type(error).__name__}: {error}")
+            raise
+        if failed := step.finished.describe_failures():
+            announce(artefact, "failed", f"check did not pass: {failed}")
+        else:
+            announce(artefact, "done", f"{step.finished.provenance['seconds']:.1f}")
+
+
+def verdicts(checks: Mapping[str, CheckFacts]) -> list[dict[str, Any]]:
+    """What Dagster is told of each check of a manifest."""
+    return [
+        {
+            "check_name": name, "passed": check["passed"],
+            "severity": dg.AssetCheckSeverity.ERROR if check["blocking"] else dg.AssetCheckSeverity.WARN,
+            "metadata": {key: shown(value) for key, value in check["facts"].items()},
+        }
+        for name, check in checks.items()
+    ]  # fmt: skip
+
+
+def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
+    """Give a function that tells what a recorded read (`setting x`, `file x`, `files x`, `code x`, `artefacts x`) gives
+    now; for one look at the lake, as it keeps the lineage that it has checked."""
+    known: dict[ArtefactId, str] = {}
+    made = cache(lake.artefacts)
+
+    def value(name: str) -> Any:
+        kind, _, rest = name.partition(" ")
+        if kind == "setting":
+            return recorded(getattr(settings, rest, None))
+        if kind == "code":
+            return code_version(rest)
+        if kind == "file":
+            return file_version(PROJECT_ROOT / rest)
+        if kind == "files":
+            return [str(file) for file in local_files(rest)]
+        return [str(a) for a in made() if a.is_under(rest) and not lake.broken_lineage(a, value, known)]
+
+    return value
+
+
+def list_artefacts(
+    lake: Lake, prefix: str, present: Callable[[str], Any] | None = None, known: dict[ArtefactId, str] | None = None
+) -> list[ArtefactId]:
+    """Artefacts made so far whose asset is `prefix` or lies under it; given `present`, those of unbroken lineage."""
+    found = [a for a in lake.artefacts() if a.is_under(prefix)]
+    return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
+
+
+def file_version(path: Path) -> str:
+    """Content hash of a small file; size and time of a large one (a source); `missing` where there is none."""
+    if not path.is_file():
+        return "missing"
+    facts = path.stat()
+    if facts.st_size > 10_000_000:
+        return f"{facts.st_size} bytes, {facts.st_mtime_ns}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def artefact_of(context: dg.AssetExecutionContext) -> ArtefactId:
+    """The asset and partition that this execution makes."""
+    key = context.asset_key.to_user_string()
+    return ArtefactId(key, str(context.partition_key) if context.has_partition_key else "")
+
+
+def code_version_of(context: dg.AssetExecutionContext) -> str:
+    """The code version that the asset declares."""
+    return context.assets_def.code_versions_by_key[context.asset_key] or ""
+
+
+def recorded(value: Any) -> Any:
+    """A setting as a manifest tells it: credentials of URLs are nobody's business, and what a query asks for is told
+    by a digest, so that another query is another value."""
+    if isinstance(value, Path) and value.is_relative_to(PROJECT_ROOT):
+        return str(value.relative_to(PROJECT_ROOT))  # a lake stays fresh when the checkout moves
+    if not isinstance(value, str):
+        return plain(value)
+    told = without_credentials(value)
+    asked = re.findall(r"https?://[^?#\s,]*([?#][^\s,]*)", value)
+    return f"{told} ({hashlib.sha256(repr(asked).encode()).hexdigest()[:8]})" if asked else told
+
+
+def plain(value: Any) -> Any:
+    """A JSON value equal to `value`: paths become text, numpy numbers Python's, tuples lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        return plain(value.item() if getattr(value, "ndim", 0) == 0 else value.tolist())
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def shown(value: Any) -> str | int | float | bool:
+    """A value as Dagster's metadata takes it."""
+    value = plain(value)
+    return value if isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def scalar(value: Any) -> str | int | float | bool | None:
+    """A value that Dagster's tables can show."""
+    value = plain(value)
+    return value if isinstance(value, (str, int, float, bool)) else ("" if value is None else str(value))
+
+
+@cache
+def code_commit() -> str:
+    """Commit of the checkout, with `-dirty` where files were changed; `unknown` outside a checkout."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty"],
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit.stdout.strip()
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Facts about the machine that timings depend on."""
+    return {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}

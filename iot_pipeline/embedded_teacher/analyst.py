@@ -1,0 +1,225 @@
+"""The embedded teacher's mind: reads the very prompt it is sent and writes the answer by rules."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from iot_pipeline.embedded_teacher.phrasing import Cite, Writer, about_class, group_of
+from iot_pipeline.flows.serialise import parse_line
+
+# A run of signs is read once (`*+`), and what stands before a keyword within its line only: a prompt of 300,000 empty
+# lines takes no longer than one of 300,000 words.
+TRUE_CLASS = re.compile(
+    r"^[^\w\n]*(?:true|correct|known) (?:class|label)[^\w:]*+:\W*+(\w[\w.-]*)", re.MULTILINE | re.IGNORECASE
+)
+CLASSES = re.compile(r"^[^\w\n]*(?:known )?classes[^\w:]*+:\s*+(.+)$", re.MULTILINE | re.IGNORECASE)
+WORDS = re.compile(r"(\d{2,4})\s+words", re.IGNORECASE)
+GLOSSARY_LINE = re.compile(r"^- ([A-Za-z][\w.]*) \(([^)\n]*)\)", re.MULTILINE)
+PART = re.compile(r"^[^\w\n]*(ANALYSIS|CLASSIFICATION|KEY_INDICATORS)[^\w:]*+:", re.MULTILINE)
+GIVEN_INDICATOR = re.compile(
+    r"[^A-Za-z]*+([A-Za-z][\w.]*\w) (-?\.?\d[\w.+-]*)(?: \((above|below|at) [^;)]*?(?:, (p\d{1,3}))?\))?\s*"
+)
+MOST_INDICATORS = 100  # of a given answer; sentences about pairs of them grow with the square
+NOTHING_TO_DO = "I cannot find a flow and its true class in this request, so there is nothing that I can explain."
+DEFAULT_WORDS = 120
+# Rough, and stated as such: English prose has about 4.5 characters a token, tables of numbers about 2.5.
+PROMPT_BYTES_A_TOKEN, ANSWER_BYTES_A_TOKEN = 3, 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the system message says, or the user's where there is none: the same for thousands of requests."""
+
+    classes: tuple[str, ...]
+    standardised: frozenset[str]
+    words: int | None
+    label_first: bool | None
+
+
+def write_answer(
+    messages: Sequence[Mapping[str, str]],
+    temperature: float,
+    seed: int | None,
+    max_tokens: int,
+    fields: Sequence[str] = (),
+) -> tuple[str, str, dict[str, int]]:
+    """Text, finish reason ("stop" or "length") and usage for a chat; the same arguments give the same answer.
+
+    fields: of a JSON object in place of text, in their order: classification, analysis, key_indicators.
+    """
+    prompt = "\n".join(message["content"] for message in messages)
+    usage = prompt_tokens(prompt)
+    rng = random.Random(f"{seed}|{hashlib.sha256(prompt.encode()).hexdigest()}" if temperature > 0 else "0")
+    text, reason = _write(messages, rng, temperature), "stop"
+    if fields:
+        text = _object(text, fields)
+    limit = max_tokens * ANSWER_BYTES_A_TOKEN
+    if len(text) > limit:
+        text, reason = text[:limit], "length"
+    said = len(text) // ANSWER_BYTES_A_TOKEN + 1
+    return text, reason, {"prompt_tokens": usage, "completion_tokens": said, "total_tokens": usage + said}
+
+
+def prompt_tokens(prompt: str) -> int:
+    """Tokens of a prompt's text."""
+    return len(prompt.encode()) // PROMPT_BYTES_A_TOKEN + 1
+
+
+def find_classes(messages: Sequence[Mapping[str, str]]) -> list[str]:
+    """The classes that a prompt lists."""
+    for message in messages:
+        classes = _task(message["content"]).classes
+        if classes:
+            return list(classes)
+    return []
+
+
+def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperature: float) -> str:
+    tasks = [_task(message["content"]) for message in messages[:-1]]
+    last = messages[-1]["content"]
+    given, rest = _given_answer(last)
+    tasks.append(_task_of(rest))
+    classes = next((task.classes for task in tasks if task.classes), ())
+    standardised = frozenset[str]().union(*(task.standardised for task in tasks))
+    words = next((task.words for task in reversed(tasks) if task.words), DEFAULT_WORDS)
+    label_first = next((task.label_first for task in tasks if task.label_first is not None), True)
+    writer = Writer(rng, temperature)
+    if given:
+        return _paraphrase(given, writer, classes, label_first)
+    label = TRUE_CLASS.search(last) or next(
+        (found for m in messages if (found := TRUE_CLASS.search(m["content"]))), None
+    )
+    flow = [found for line in last.split("\n") for found in parse_line(line)]
+    if label is None or not flow:
+        return NOTHING_TO_DO
+    cites = [_cite(name, value, rank, standardised) for name, value, rank in flow]
+    chosen = _choose(cites, label[1], words, rng, temperature)
+    cited = chosen[: max(1, min(len(chosen), (words - 22) // 10))]
+    analysis = writer.analysis(label[1], cited, words, classes)
+    return _assemble(label[1], analysis, chosen, label_first)
+
+
+def _given_answer(text: str) -> tuple[str, str]:
+    """The answer that a prompt gives between <answer> and </answer>, empty where there is none, and the other text."""
+    before, _, after = text.partition("<answer>")
+    given, end, rest = after.partition("</answer>")
+    return (given.strip(), before + rest) if end else ("", text)
+
+
+@lru_cache(maxsize=64)
+def _task(text: str) -> Task:
+    return _task_of(text)
+
+
+def _task_of(text: str) -> Task:
+    classes, words = CLASSES.search(text), WORDS.search(text)
+    parts = PART.findall(text)
+    order = None
+    if "CLASSIFICATION" in parts and "ANALYSIS" in parts:
+        order = parts.index("CLASSIFICATION") < parts.index("ANALYSIS")
+    return Task(
+        classes=tuple(c.strip(" .") for c in classes[1].split(",")) if classes else (),
+        standardised=frozenset(name for name, unit in GLOSSARY_LINE.findall(text) if "standardised" in unit),
+        words=int(words[1]) if words else None,
+        label_first=order,
+    )
+
+
+def _cite(name: str, value: str, rank: int | None, standardised: frozenset[str]) -> Cite:
+    """Direction from the percentile where there is one, else from the sign of a standardised value, else none."""
+    percentile = "" if rank is None else f"p{rank}"
+    if rank is not None:
+        distance = float(rank - 50)
+    elif name in standardised:
+        distance = float(value)
+    else:
+        return Cite(name, value, "", "")
+    return Cite(name, value, percentile, "above" if distance > 0 else "below" if distance < 0 else "at")
+
+
+def _choose(cites: list[Cite], label: str, words: int, rng: random.Random, temperature: float) -> list[Cite]:
+    """3 to 12 indicators: far from normal, and of a group that matters for the class; few of one group."""
+    weights: Mapping[str, float] = about_class(label)["groups"]
+    scored = []
+    for cite in cites:
+        weight = weights.get(group_of(cite.feature), 0.4)
+        score = weight * (0.25 + _extremity(cite)) + 0.1 * temperature * rng.random()
+        scored.append((-score, cite.feature, cite))
+    scored.sort(key=lambda item: item[:2])
+    wanted = max(3, min(12, round(words / 15)))
+    each = max(2, wanted // 3)
+    chosen: list[Cite] = []
+    left: list[Cite] = []
+    taken: dict[str, int] = {}
+    for _, _, cite in scored:
+        group = group_of(cite.feature)
+        if taken.get(group, 0) < each and len(chosen) < wanted:
+            chosen.append(cite)
+            taken[group] = taken.get(group, 0) + 1
+        else:
+            left.append(cite)
+    return chosen + left[: wanted - len(chosen)]
+
+
+def _extremity(cite: Cite) -> float:
+    """0 (ordinary) to 1 (far out)."""
+    if cite.percentile:
+        return abs(int(cite.percentile[1:]) - 50) / 50
+    if cite.direction:
+        return min(abs(float(cite.value)), 3.0) / 3.0
+    return 0.5 if float(cite.value) else 0.3
+
+
+def _paraphrase(answer: str, writer: Writer, classes: Sequence[str], label_first: bool) -> str:
+    """The same facts in other words: features, values, directions and label are taken from the given answer."""
+    parts = _parts(answer)
+    indicators = _indicators(parts.get("KEY_INDICATORS", ""))
+    label = parts.get("CLASSIFICATION", "").strip()
+    analysis = parts.get("ANALYSIS", "").strip()
+    if not label or not indicators or not analysis:
+        return NOTHING_TO_DO
+    # Cited in the analysis: by name. Those whose percentile is left out there keep it out.
+    cited = []
+    for cite in indicators:
+        if re.search(rf"(?<![\w.]){re.escape(cite.feature)}(?![\w]|\.\w)", analysis):
+            with_rank = cite.percentile and re.search(rf"\b{cite.percentile}\b", analysis)
+            cited.append(cite if with_rank or not cite.percentile else replace(cite, percentile="", direction=""))
+    text = writer.analysis(label, writer.shuffled(cited), len(analysis.split()), classes)
+    return _assemble(label, text, indicators, label_first)
+
+
+def _parts(answer: str) -> dict[str, str]:
+    marks = list(PART.finditer(answer))
+    ends = [mark.start() for mark in marks[1:]] + [len(answer)]
+    return {mark[1]: answer[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)}
+
+
+def _assemble(label: str, analysis: str, indicators: Sequence[Cite], label_first: bool) -> str:
+    classification = f"CLASSIFICATION: {label}"
+    explanation = f"ANALYSIS: {analysis}\nKEY_INDICATORS: {'; '.join(cite.indicator() for cite in indicators)}"
+    return f"{classification}\n{explanation}" if label_first else f"{explanation}\n{classification}"
+
+
+def _object(answer: str, fields: Sequence[str]) -> str:
+    """An answer as a JSON object with these fields in this order."""
+    parts = _parts(answer)
+    content = {
+        "classification": parts.get("CLASSIFICATION", ""),
+        "analysis": parts.get("ANALYSIS", answer),
+        "key_indicators": [
+            {"feature": cite.feature, "value": cite.value, "note": cite.note()}
+            for cite in _indicators(parts.get("KEY_INDICATORS", ""))
+        ],
+    }
+    return json.dumps({name: content[name] for name in fields}, ensure_ascii=False)
+
+
+def _indicators(text: str) -> list[Cite]:
+    found = [match for item in text.split(";") if (match := GIVEN_INDICATOR.fullmatch(item))]
+    return [Cite(match[1], match[2], match[4] or "", match[3] or "") for match in found[:MOST_INDICATORS]]

@@ -1,0 +1,161 @@
+"""Chat completions in the real API's shape: what a body may say, what an answer and an error look like."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from iot_pipeline.embedded_teacher.analyst import find_classes, prompt_tokens, write_answer
+from iot_pipeline.embedded_teacher.faults import ANSWER_FAULTS, REFUSAL, spoil
+from iot_pipeline.teacher.request import EMBEDDED_MODEL
+
+FINGERPRINT = "fp_embedded_1"
+DEFAULT_MAX_TOKENS = 4096
+CONTEXT_TOKENS = 128_000  # of gpt-4o-mini
+ANSWER_FIELDS = {"classification", "analysis", "key_indicators"}
+ROLES = ("assistant", "developer", "system", "user")  # not a set: what is looked for may be a list
+
+
+class BadBody(Exception):
+    """The request body breaks the API's rules: message and parameter."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class AsciiJSON(JSONResponse):
+    """A JSON response that can quote whatever a client sent: half of a surrogate pair has no UTF-8, but an escape."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json.dumps(content).encode()
+
+
+def error(
+    status: int,
+    message: str,
+    kind: str,
+    code: str | None = None,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> AsciiJSON:
+    """An error as the real API words it."""
+    content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return AsciiJSON(content, status, headers=headers)
+
+
+def check_body(body: Any, json_schema: bool = True) -> dict[str, Any]:
+    """The arguments of `write_answer`, with the API's defaults; BadBody names the first field that is wrong.
+
+    json_schema: whether answers in the form of a schema are known here at all.
+    """
+    if not isinstance(body, dict):
+        raise BadBody("the request body must be a JSON object")
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        raise BadBody("you must provide a model parameter", "model")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadBody("'messages' must be an array with at least one message", "messages")
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise BadBody(f"{where}.role must be one of {', '.join(ROLES)}", f"{where}.role")
+        content = message.get("content")
+        if not isinstance(content, str) or not _encodes(content):
+            raise BadBody(f"{where}.content must be a string of Unicode text", f"{where}.content")
+    if (tokens := prompt_tokens("\n".join(message["content"] for message in messages))) > CONTEXT_TOKENS:
+        raise BadBody(f"messages of {tokens:,} tokens are over the context length of {CONTEXT_TOKENS:,}", "messages")
+    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    if limit is not None and (not _whole(limit) or limit < 1):
+        raise BadBody("max_tokens must be a whole number of at least 1", "max_tokens")
+    for name, high in (("temperature", 2), ("top_p", 1)):
+        value = body.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 <= value <= high):
+            raise BadBody(f"{name} must be a number from 0 to {high}", name)
+    if body.get("seed") is not None and not _whole(body["seed"]):
+        raise BadBody("seed must be a whole number", "seed")
+    fields = _fields(body.get("response_format"))
+    if fields and not json_schema:
+        raise BadBody("response_format of type json_schema is not supported with this model", "response_format")
+    if body.get("stream"):
+        raise BadBody("the embedded teacher does not stream", "stream")
+    if body.get("n") not in (None, 1):
+        raise BadBody("the embedded teacher writes one answer a request", "n")
+    temperature = body.get("temperature")
+    return {
+        "messages": messages,
+        "seed": body.get("seed"),
+        "max_tokens": limit or DEFAULT_MAX_TOKENS,
+        "temperature": 1.0 if temperature is None else float(temperature),
+        "fields": fields,
+    }
+
+
+def _fields(wanted: Any) -> tuple[str, ...]:
+    """Fields of the JSON object that a response_format asks for, in its order; empty for plain text."""
+    where = "response_format"
+    if wanted is None or wanted == {"type": "text"}:
+        return ()
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind != "json_schema":
+        raise BadBody(f"{where}.type must be text or json_schema", where)
+    named = wanted.get("json_schema")
+    if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+        raise BadBody(f"{where}.json_schema.name must be a string", f"{where}.json_schema.name")
+    schema = named.get("schema")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict) or set(properties) != ANSWER_FIELDS:
+        raise BadBody(
+            f"the embedded teacher writes objects of {', '.join(sorted(ANSWER_FIELDS))} only", f"{where}.json_schema"
+        )
+    return tuple(properties)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say
+        return False
+    return True
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def completion(arguments: dict[str, Any], fault: str | None, raw: bytes, cached_tokens: int = 0) -> dict[str, Any]:
+    """The answer to a checked body, spoilt by an answer fault if there is one.
+
+    Its id is made of the raw body, so that equal requests get equal ids and nothing kept depends on the clock.
+    """
+    text, reason, usage = write_answer(**arguments)
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if fault == "refusal":
+        message = {"role": "assistant", "content": None, "refusal": REFUSAL}
+    elif fault in ANSWER_FAULTS:
+        message["content"] = spoil(fault, text, find_classes(arguments["messages"]))
+        reason = "length" if fault == "truncate" else reason
+    return {
+        "id": f"chatcmpl-{hashlib.sha256(raw).hexdigest()[:29]}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": EMBEDDED_MODEL,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+        "usage": {
+            **usage,
+            "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
+        },
+        "system_fingerprint": FINGERPRINT,
+    }
+
+
+def prompt_of(arguments: dict[str, Any]) -> str:
+    """The text of a checked body's messages."""
+    return "\n".join(message["content"] for message in arguments["messages"])

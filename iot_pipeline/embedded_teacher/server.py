@@ -1,0 +1,261 @@
+"""The embedded teacher: an OpenAI-compatible server on 127.0.0.1, in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from iot_pipeline.embedded_teacher.analyst import prompt_tokens
+from iot_pipeline.embedded_teacher.batches import MOST_BYTES, BatchServer
+from iot_pipeline.embedded_teacher.billing import Bill, PromptCache
+from iot_pipeline.embedded_teacher.completions import BadBody, check_body, completion, error, prompt_of
+from iot_pipeline.embedded_teacher.faults import FAULTS, RATE_LIMIT_FAULTS, SINGLE_FAULTS, FaultPlan, parse_faults
+from iot_pipeline.embedded_teacher.options import ServerOptions, retry_headers
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.processes import is_alive
+from iot_pipeline.teacher.garbage import rarely_interrupted
+from iot_pipeline.teacher.rate_limit import Quota
+from iot_pipeline.teacher.request import EMBEDDED_MODEL
+
+MOST_BODY = 4_000_000
+
+
+class Server:
+    """The routes and their state."""
+
+    def __init__(self, plan: FaultPlan, manners: ServerOptions, bill: Bill) -> None:
+        self.plan, self.manners, self.bill = plan, manners, bill
+        self.quota, self.cache = Quota(manners.rpm, manners.tpm), PromptCache()
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        model = {"id": EMBEDDED_MODEL, "object": "model", "created": 0, "owned_by": "iot_pipeline"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        raw = await request.body()
+        try:
+            arguments = check_body(json.loads(raw), bool(self.manners.json_schema))
+        except (ValueError, RecursionError) as problem:  # also bytes that are not UTF-8
+            return error(400, f"the body is not valid JSON: {problem}", "invalid_request_error")
+        except BadBody as problem:
+            return error(400, str(problem), "invalid_request_error", param=problem.param)
+        wanted = request.headers.get("x-iot-fault")
+        if wanted is not None and wanted not in SINGLE_FAULTS:
+            return error(400, f"unknown fault {wanted}", "invalid_request_error", param="x-iot-fault")
+        tokens = prompt_tokens(prompt_of(arguments))
+        if wait := self.quota.admit(tokens + arguments["max_tokens"]):
+            headers = {**self.quota.headers(), **retry_headers(wait)}
+            return error(429, "Rate limit reached", "requests", "rate_limit_exceeded", headers=headers)
+        fault = wanted or self.plan.draw(raw, SINGLE_FAULTS)
+        return self._unanswered(fault) or await self._answered(request, raw, arguments, tokens, fault)
+
+    async def invoice(self, request: Request) -> Response:
+        """GET /v1/embedded/bill: no part of the real API; what this server wrote since it started.
+
+        With ?by=prompt every answer by itself, see Bill.to_json.
+        """
+        return JSONResponse(self.bill.to_json(request.query_params.get("by") == "prompt"))
+
+    def _unanswered(self, fault: str | None) -> Response | None:
+        """The response of a fault that comes before any writing."""
+        if fault in RATE_LIMIT_FAULTS:
+            in_a_second = format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=True)
+            headers = {
+                "rate_limit": {"retry-after-ms": "50", "retry-after": "1"},
+                "rate_limit_date": {"retry-after": in_a_second},
+            }.get(str(fault), {})
+            return error(429, "Rate limit reached", "requests", "rate_limit_exceeded", headers=headers)
+        if fault == "server_error":
+            return error(500, "The server had an error while processing your request", "server_error")
+        if fault == "unauthorised":
+            return error(401, "Incorrect API key provided", "invalid_request_error", "invalid_api_key")
+        return None
+
+    async def _answered(
+        self, request: Request, raw: bytes, arguments: dict[str, Any], tokens: int, fault: str | None
+    ) -> Response:
+        """Write, bill, and send what the fault leaves of it: a client that is gone by then is billed all the same."""
+        content = completion(arguments, fault, raw, self.cache.tokens(prompt_of(arguments), tokens))
+        self.bill.add("requests", raw, arguments["messages"], content, fault)
+        headers = self.quota.headers() | {"x-request-id": content["id"].replace("chatcmpl-", "req_")}
+        if self.manners.answer_seconds:
+            await asyncio.sleep(self.manners.answer_seconds)
+        if fault == "unreadable":
+            return Response(b'{"id": "chatcmpl-1", "choices": [{"mess', media_type="application/json")
+        if fault == "timeout":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.manners.hang_seconds):
+                    while not await request.is_disconnected():
+                        await asyncio.sleep(0.05)
+            return error(503, "timed out", "server_error")
+        if fault in ("drop", "drop_early"):
+            return DroppedResponse(early=fault == "drop_early")
+        return JSONResponse(content, headers=headers)
+
+
+class DroppedResponse(Response):
+    """Breaks the connection: before any header, or in the middle of an answer."""
+
+    def __init__(self, early: bool) -> None:
+        super().__init__()
+        self.early = early
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.early:
+            # ASGI has no message for this; uvicorn's `receive` is a method of the object that holds the connection.
+            scope["receive"].__self__.transport.abort()
+            await asyncio.sleep(0.01)
+            return
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"1000")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b'{"id": ', "more_body": True})
+        raise ConnectionAbortedError("dropped on demand")
+
+
+class BodyLimit:
+    """Refuses bodies that are too long with 413 and keeps no more of them: 4 MB, for a file 204 MB.
+
+    128,000 tokens are at most 2.3 MB of JSON, every character escaped.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        most = MOST_BYTES + MOST_BODY if scope["path"] == "/v1/files" else MOST_BODY
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read <= most:
+                return message
+            while message.get("more_body"):  # a client that is cut off while it sends does not read why
+                message = await receive()
+            raise HTTPException(413, f"a body may have {most} bytes")
+
+        await self.app({**scope, "receive": receive}, limited, send)
+
+
+async def http_error(request: Request, problem: Exception) -> Response:
+    """What the framework refuses by itself, in the real API's shape."""
+    assert isinstance(problem, HTTPException)
+    return error(problem.status_code, str(problem.detail), "invalid_request_error", headers=dict(problem.headers or {}))
+
+
+def build_app(plan: FaultPlan, manners: ServerOptions, parent: int | None = None) -> Starlette:
+    """The ASGI application; with `parent` it ends the process soon after that process is gone."""
+    bill = Bill()
+    server, batches = Server(plan, manners, bill), BatchServer(plan, manners, bill)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        watcher = asyncio.create_task(_watch(parent)) if parent is not None else None
+        with batches:
+            yield
+        if watcher is not None:
+            watcher.cancel()
+
+    return Starlette(
+        routes=[
+            Route("/v1/models", server.models),
+            Route("/v1/chat/completions", server.chat, methods=["POST"]),
+            Route("/v1/embedded/bill", server.invoice),
+            *batches.routes(),
+        ],
+        lifespan=lifespan,
+        middleware=[Middleware(BodyLimit)],
+        exception_handlers={HTTPException: http_error},
+    )
+
+
+async def _watch(parent: int) -> None:
+    """A parent killed with SIGKILL cannot stop us: look every second whether it is still there."""
+    ours = os.getppid() == parent
+    while True:
+        await asyncio.sleep(1.0)
+        # A child sees the end of its parent even before the dead parent's id is free again.
+        if (ours and os.getppid() != parent) or not is_alive(parent):
+            os._exit(0)
+
+
+def main() -> None:
+    """Bind, print the URL as one JSON line, serve until told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m iot_pipeline.embedded_teacher.server", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 = any free one")
+    parser.add_argument("--parent-pid", type=int, default=None, help="exit when this process is gone")
+    parser.add_argument("--faults", default="", help=f"kind=probability,... of: {', '.join(FAULTS)}")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
+    for manner in fields(ServerOptions):
+        kind = float if manner.name.endswith("seconds") else int
+        parser.add_argument(f"--{manner.name.replace('_', '-')}", type=kind, default=manner.default)
+    arguments = parser.parse_args()
+    manners = ServerOptions(**{manner.name: getattr(arguments, manner.name) for manner in fields(ServerOptions)})
+    try:
+        serve(
+            "127.0.0.1",
+            arguments.port,
+            arguments.faults,
+            arguments.seed,
+            manners,
+            arguments.parent_pid,
+            lambda url: print(json.dumps({"base_url": url, "pid": os.getpid()}), flush=True),
+        )
+    except UserError as problem:
+        sys.exit(f"error: {problem}")
+
+
+def serve(
+    host: str,
+    port: int,
+    faults: str,
+    seed: int,
+    manners: ServerOptions,
+    parent: int | None,
+    announce: Callable[[str], None],
+) -> None:
+    """Bind (port 0: any free one), announce the base URL, serve until SIGTERM or SIGINT.
+
+    Raises UserError for a port in use and for faults that do not parse.
+    """
+    plan = FaultPlan(parse_faults(faults), seed)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as problem:
+        raise UserError(f"port {port} on {host} cannot be used ({problem.strerror}); choose one with --port") from None
+    listener.listen(2048)
+    app = build_app(plan, manners, parent)
+    config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
+    announce(f"http://{host}:{listener.getsockname()[1]}/v1")
+    with rarely_interrupted():
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Reading rows of the splits with their features: a stretch of the training order, the flows of one side."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.sql import connect, scan
+
+
+def training_rows(flows: Path, order: Path, start: int, stop: int) -> pd.DataFrame:
+    """Rows at positions [start, stop) of the training order: position, row_id, flow_group, label, repeat, features.
+
+    Read a column at a time, and equal texts are one object: a join by SQL takes three times the memory of the result.
+    UserError where the order names a row that is not among the flows.
+    """
+    wanted = [("position", ">=", start), ("position", "<", stop)]
+    rows = pq.read_table(order, filters=wanted, read_dictionary=["flow_group", "label"]).sort_by("position")
+    columns = {name: _values(rows[name]) for name in ("position", "row_id", "flow_group", "label", "repeat")}
+    with pq.ParquetFile(flows) as file:
+        found = pd.Index(file.read(["row_id"])["row_id"].to_numpy()).get_indexer(columns["row_id"])
+        if (found < 0).any():
+            raise UserError(f"{order} names rows that {flows} lacks; make flows and splits again.")
+        for name in file.schema_arrow.names:
+            if name not in ("row_id", "flow_group", "label", "occurrence"):
+                columns[name] = _values(file.read([name])[name])[found]
+    pa.default_memory_pool().release_unused()  # Arrow keeps what it read with for a next time
+    return pd.DataFrame(columns, copy=False)
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as pandas would have it; of a dictionary, the same object for each equal text."""
+    if not pa.types.is_dictionary(column.type):
+        return column.to_pandas().to_numpy()
+    whole = column.unify_dictionaries()
+    texts = np.array(whole.chunk(0).dictionary.to_pylist() if whole.num_chunks else [], dtype=object)
+    return texts[np.concatenate([np.empty(0, np.int32), *(part.indices.to_numpy() for part in whole.chunks)])]
+
+
+def distinct_flows(flows: Path, records: Path, side: str) -> pd.DataFrame:
+    """The representative row of each distinct flow on one side: flow_group, row_id, features; by flow_group."""
+    query = f"""
+        SELECT r.flow_group, f.* EXCLUDE (flow_group, label, occurrence)
+        FROM (SELECT DISTINCT flow_group, row_id FROM {scan(records)} WHERE side = $side) r
+        JOIN {scan(flows)} f USING (row_id) ORDER BY r.flow_group"""
+    return _frame(query, records, flows, side=side)
+
+
+def side_records(records: Path, side: str) -> pd.DataFrame:
+    """Records (flow_group, label, rows, group_rows, row_id) of one side, by flow_group and label."""
+    query = f"SELECT * FROM {scan(records)} WHERE side = $side ORDER BY flow_group, label"
+    return _frame(query, records, side=side)
+
+
+def labelled_flows(flows: Path, records: Path, side: str, most: int, seed: int) -> pd.DataFrame:
+    """Up to `most` records of one side, drawn by a seeded hash: flow_group, label, row_id, features."""
+    query = f"""
+        SELECT r.flow_group, r.label, f.* EXCLUDE (flow_group, label, occurrence)
+        FROM {scan(records)} r JOIN {scan(flows)} f USING (row_id)
+        WHERE r.side = $side ORDER BY sha256($seed || r.flow_group || r.label) LIMIT $most"""
+    return _frame(query, records, flows, side=side, most=most, seed=str(seed))
+
+
+def evaluation_groups(records: Path) -> set[str]:
+    """Flow groups that no training text may have: those of validation, calibration and test."""
+    query = f"SELECT DISTINCT flow_group FROM {scan(records)} WHERE side <> 'train'"
+    return set(_frame(query, records)["flow_group"])
+
+
+def pool_size(order: Path) -> int:
+    """Rows in the training order."""
+    return int(_frame(f"SELECT count(*) AS n FROM {scan(order)}", order)["n"][0])
+
+
+def _frame(query: str, *files: Path, **parameters: str | int) -> pd.DataFrame:
+    with connect(*files) as connection:
+        return connection.execute(query, parameters).df()

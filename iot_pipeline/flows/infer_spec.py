@@ -1,0 +1,228 @@
+"""A first data set spec for a table that nobody here has seen."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.build import label_pairs
+from iot_pipeline.flows.source import as_text_parquet, find_files, rejected_lines, typed_query, unpack
+from iot_pipeline.flows.spec import (
+    CHAT_TOKEN,
+    FEWEST_CLASSES,
+    FEWEST_FEATURES,
+    MOST_CLASSES,
+    MOST_FEATURES,
+    RESERVED,
+    UNPRINTABLE,
+    normalise_label,
+)
+from iot_pipeline.flows.sql import connect, identifier, scan
+
+LABEL_NAMES = re.compile(r"label|class|attack|traffic|categor|target|type", re.IGNORECASE)
+# Who and when, not what: a model would learn the capture by heart. The words of UNSW-NB15 and Zeek are among them.
+IDENTITY = re.compile(
+    r"(src|dst|source|destination|orig|resp|flow)?(id|uid|ip|ipv4|ipv6|addr\w*|mac|ports?|time|timestamp\w*|date\w*|ts)"
+    r"|[sd]s?port|[sl]time"
+)
+# What a name ends in where it is measured, whatever words come before: orig_ip_bytes, active_time_mean.
+MEASURES = {
+    "bytes", "byts", "byte", "pkts", "pkt", "packets", "packet", "len", "length", "size", "count", "cnt", "num",
+    "number", "rate", "ratio", "avg", "average", "mean", "std", "var", "variance", "min", "max", "median", "sum",
+    "tot", "total", "sec", "secs", "seconds", "ms", "us", "s", "duration", "iat", "ttl", "loss", "difference",
+}  # fmt: skip
+# What pandas calls a column without a name.
+NAMELESS = re.compile(r"Unnamed: ")
+WHOLE = ("BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "USMALLINT", "TINYINT", "UTINYINT")
+FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A drafted spec: its YAML, the label column, features, class of each label, and why columns were left out."""
+
+    yaml: str
+    label: str
+    features: list[str]
+    labels: dict[str, str]
+    left_out: dict[str, str]
+
+
+def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
+    """Draft a spec from one CSV or Parquet file (or zip, gz of a CSV).
+
+    The label is the column named, or the last one of 2 to 20 values whose name says so. Features are the numeric
+    columns but for constants, row numbers, addresses, times and what is the label in other words. UserError where
+    there is no label, a column named is missing, or fewer than 10 or more than 100 features are left.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iot_draft_")))
+        file = find_files(source, folder)[0]
+        connection = stack.enter_context(connect(folder, file))
+        shown, kinds = open_table(connection, file, folder)
+        facts = column_facts(connection, list(kinds))
+        chosen = label.strip() if label else guess_label(shown, facts)
+        if chosen not in kinds:
+            raise UserError(f"{shown} has no column {chosen!r}; it has {', '.join(list(kinds)[:8])}, ...")
+        labels = class_names(connection, shown, chosen)
+        reasons = {
+            column: reason(column, kind, *facts[column]) or leak(connection, column, facts[column][0], chosen)
+            for column, kind in kinds.items()
+            if column != chosen
+        }
+    left_out = {column: why for column, why in reasons.items() if why}
+    features = [column for column, why in reasons.items() if not why]
+    if not FEWEST_FEATURES <= len(features) <= MOST_FEATURES:
+        told = ", ".join(f"{column} ({why})" for column, why in list(left_out.items())[:6]) or "none"
+        raise UserError(
+            f"{shown} has {len(features)} usable numeric columns; a data set needs {FEWEST_FEATURES} to "
+            f"{MOST_FEATURES}. Left out: {told}."
+        )
+    return Draft(to_yaml(name, shown, chosen, features, labels, left_out), chosen, features, labels, left_out)
+
+
+def open_table(connection: duckdb.DuckDBPyConnection, file: Path, folder: Path) -> tuple[str, dict[str, str]]:
+    """Create the table `given` as `read_source` would read it; the file's name, and column -> DuckDB type."""
+    shown, plain = unpack(file, folder)[0]
+    part = folder / "part.parquet"
+    columns = as_text_parquet(connection, [], shown, plain, part)
+    rejected_lines(connection, shown, part)  # a quote that is never closed is an error here too
+    connection.execute(f"CREATE TEMP TABLE given AS {typed_query(connection, scan(part), columns)}")
+    return shown, {row[0]: row[1] for row in connection.execute("DESCRIBE given").fetchall()}
+
+
+def column_facts(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Column -> (distinct values, rows)."""
+    counts = ", ".join(f"count(DISTINCT {identifier(column)})" for column in columns)
+    *distinct, rows = connection.execute(f"SELECT {counts}, count(*) FROM given").fetchall()[0]
+    return {column: (number, rows) for column, number in zip(columns, distinct, strict=True)}
+
+
+def leak(connection: duckdb.DuckDBPyConnection, column: str, distinct: int, label: str) -> str:
+    """Why a column tells the label: it follows from it, or it is named like a label and the label follows from it."""
+    if not FEWEST_CLASSES <= distinct <= MOST_CLASSES:
+        return ""
+    pairs, labels, values = label_pairs(connection, "given", label, column)
+    if pairs == labels:
+        return "follows from the label"
+    return "the label follows from it" if pairs == values and LABEL_NAMES.search(column) else ""
+
+
+def guess_label(shown: str, facts: dict[str, tuple[int, int]]) -> str:
+    """The last column of 2 to 20 values whose name says label."""
+    fitting = [column for column, (distinct, _) in facts.items() if FEWEST_CLASSES <= distinct <= MOST_CLASSES]
+    named = [column for column in fitting if LABEL_NAMES.search(column)]
+    if not named:
+        raise UserError(
+            f"{shown} has no column of {FEWEST_CLASSES} to {MOST_CLASSES} values whose name says label; name it with "
+            f"--label ({', '.join(fitting[-6:]) or 'no column has so few values'})."
+        )
+    return named[-1]
+
+
+def class_names(connection: duckdb.DuckDBPyConnection, shown: str, label: str) -> dict[str, str]:
+    """Label as it stands -> class name without blanks, the most frequent first; two labels never share a class."""
+    rows = connection.execute(
+        f"SELECT CAST({identifier(label)} AS VARCHAR) AS l FROM given WHERE trim(l) <> '' "
+        "GROUP BY l ORDER BY count(*) DESC, l"
+    ).fetchall()
+    found = list(dict.fromkeys(normalise_label(text) for (text,) in rows))
+    if not FEWEST_CLASSES <= len(found) <= MOST_CLASSES:
+        raise UserError(
+            f"{shown}: column {label} has {len(found)} values; a data set has {FEWEST_CLASSES} to {MOST_CLASSES} "
+            "classes."
+        )
+    # A label that is a class name as it stands keeps it: the label map takes class names too.
+    order = sorted(found, key=lambda text: class_name(text) != text)
+    given = dict(zip(order, distinct_names([class_name(text) for text in order]), strict=True))
+    return {text: given[text] for text in found}
+
+
+def class_name(text: str) -> str:
+    """A class's name as one word; a bare number gets one in front."""
+    return re.sub(r"[^\w-]+", "_", text) if re.search(r"[^\d.+-]", text) else f"Class_{text}"
+
+
+def feature_name(column: str) -> str:
+    """A column's name as a spec takes it."""
+    plain = UNPRINTABLE.sub("_", column)
+    plain = re.sub(r"[<>\[\]|]+", "_", plain) if CHAT_TOKEN.search(plain) else plain
+    return f"{plain}_feature" if plain.lower() in RESERVED else plain
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names, each that equals an earlier one up to case with the next free number behind it."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        free = next(one for one in itertools.chain([name], numbered) if one.lower() not in taken)
+        taken.add(free.lower())
+        result.append(free)
+    return result
+
+
+def is_identity(column: str) -> bool:
+    """Whether a name says who or when; one that ends in a measure never does."""
+    words = [word for word in re.split(r"[^a-z0-9]+", column.lower()) if word]
+    return bool(words) and words[-1] not in MEASURES and any(IDENTITY.fullmatch(word) for word in words)
+
+
+def reason(column: str, kind: str, distinct: int, rows: int) -> str:
+    """Why a column is no feature; empty where it is one."""
+    if NAMELESS.match(column):
+        return "has no name: most likely a row number"
+    if '"' in column:
+        return "has a quote in its name: rename it in the file"
+    if is_identity(column):
+        return "says who or when"
+    if kind not in WHOLE and not kind.startswith(FRACTIONS):
+        return "not a number"
+    if distinct <= 1:
+        return "constant"
+    if distinct == rows and kind in WHOLE:
+        return "a number of its own for every row"
+    return ""
+
+
+def to_yaml(
+    name: str, shown: str, label: str, features: list[str], labels: dict[str, str], left_out: dict[str, str]
+) -> str:
+    """The spec as a person would write it, with what is to be filled in."""
+    text = json.dumps  # a JSON string is a YAML string, whatever is in it
+    lines = [
+        f"# Drafted from {text(shown)}. Fill in what says TODO; `iot-pipeline datasets check` tells what does not fit.",
+        f"name: {name}",
+        "title: TODO",
+        "citation: TODO",
+        "licence: TODO",
+        f"label_column: {text(label)}",
+        "# source label -> class; a class name may be changed on the right and in `classes`",
+        "labels:",
+        *(f"  {text(given)}: {text(known)}" for given, known in labels.items()),
+        "classes:",
+        *(f"  - {text(known)}" for known in dict.fromkeys(labels.values())),
+        "# or train_pool: texts show z-scores fitted on the train pool alone; or given: the file's values are scaled",
+        "scaling: none",
+        "scaling_note: values as delivered, not scaled",
+        "# printed digits decide which rows are the same flow",
+        "format: {significant: 4}",
+        *(f"# left out: {text(column)}: {why}" for column, why in left_out.items()),
+        "# expression: DuckDB SQL over double-quoted source columns",
+        "features:",
+    ]
+    for column, plain in zip(features, distinct_names([feature_name(column) for column in features]), strict=True):
+        lines.append(f"  - name: {text(plain)}")
+        if plain != column:
+            lines.append(f"    expression: {text(identifier(column))}")
+        lines += ['    unit: ""', "    meaning: TODO"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,45 @@
+"""Folders kept by the hash of all that they were made from, for every lake to take instead of making them again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from iot_pipeline.lake.atomic import fsync, sha256_file, write_json
+
+CONTENT = "content.json"
+
+
+def keep(cache: Path, key: str, folder: Path, names: Sequence[str]) -> None:
+    """Keep the files and folders `names` of `folder` under `key`; what is kept already stays. OSError if it cannot."""
+    if taken(cache, key) is not None:
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".making-") as name:
+        made = Path(name) / key
+        made.mkdir()
+        for part in names:
+            (shutil.copytree if (folder / part).is_dir() else shutil.copy2)(folder / part, made / part)
+        files = [path for path in sorted(made.rglob("*")) if path.is_file()]
+        for path in files:
+            fsync(path)
+        write_json(made / CONTENT, {str(path.relative_to(made)): sha256_file(path) for path in files})
+        shutil.rmtree(cache / key, ignore_errors=True)  # one that is damaged
+        with contextlib.suppress(OSError):  # another process was first
+            os.rename(made, cache / key)
+
+
+def taken(cache: Path, key: str) -> Path | None:
+    """The folder kept under `key`, every file as it was written; None where there is none or it is damaged."""
+    folder = cache / key
+    try:
+        content: dict[str, str] = json.loads((folder / CONTENT).read_text())
+        whole = all(sha256_file(folder / name) == digest for name, digest in content.items())
+    except (OSError, ValueError):
+        return None
+    return folder if whole else None

@@ -1,0 +1,117 @@
+"""Packets of simulated conversations, and what Zeek's conn.log and zeek-flowmeter make of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IP_HEADER = 20
+Numbers = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A whole number lo, lo + step, ... up to hi; `power` 1 is uniform, more leans towards lo."""
+
+    lo: int
+    hi: int
+    step: int = 1
+    power: int = 1
+
+    def sample(self, rng: np.random.Generator, rows: int) -> Numbers:
+        """`rows` draws. Only sums and products of doubles: equal bytes on every platform."""
+        if self.lo == self.hi:
+            return np.full(rows, self.lo, dtype=np.int64)
+        uniform = rng.random(rows)
+        leaning = uniform.copy()
+        for _ in range(self.power - 1):
+            leaning *= uniform
+        steps = (self.hi - self.lo) // self.step + 1
+        return self.lo + self.step * (leaning * steps).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One packet: direction, transport header bytes, payload bytes, microseconds since the packet before."""
+
+    forward: bool
+    header: int
+    payload: Draw = Draw(0, 0)
+    gap: Draw = Draw(0, 0)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A kind of flow: its share of the class, its packets in order, bytes that the capture missed."""
+
+    share: float
+    packets: tuple[Packet, ...]
+    missed: Draw = Draw(0, 0)
+
+
+def measure(conversation: Conversation, rows: int, rng: np.random.Generator) -> dict[str, Values]:
+    """The 29 features, raw units, of `rows` flows of one kind.
+
+    A flow of one packet has duration 0, and with duration 0 all rates are 0; times are in microseconds.
+    """
+    packets = conversation.packets
+    ways = np.array([packet.forward for packet in packets])
+    headers = np.array([packet.header for packet in packets], dtype=np.int64)
+    payload = np.stack([packet.payload.sample(rng, rows) for packet in packets], axis=1)
+    gaps = [np.zeros(rows, dtype=np.int64)] + [packet.gap.sample(rng, rows) for packet in packets[1:]]
+    times = np.cumsum(np.stack(gaps, axis=1), axis=1)
+    duration = times[:, -1]
+    found: dict[str, Values] = {}
+    totals: dict[str, Numbers] = {}
+    count: dict[str, int] = {}
+    for name, chosen in (("fwd", ways), ("bwd", ~ways), ("flow", np.ones_like(ways))):
+        number = int(chosen.sum())
+        count[name] = number
+        totals[name] = payload[:, chosen].sum(axis=1)
+        span = times[:, chosen][:, -1] - times[:, chosen][:, 0] if number else np.zeros(rows, dtype=np.int64)
+        rate = np.zeros(rows)
+        np.divide(number * 1e6, duration, out=rate, where=duration > 0)
+        found[f"{name}_pkts_per_sec"] = rate
+        found[f"{name}_pkts_payload.tot"] = totals[name].astype(np.float64)
+        found[f"{name}_pkts_payload.avg"] = totals[name] / max(number, 1)
+        found[f"{name}_iat.tot"] = span.astype(np.float64)
+        found[f"{name}_iat.avg"] = span / max(number - 1, 1)
+        if name != "flow":
+            sizes = headers[chosen] if number else np.zeros(1, dtype=np.int64)
+            found[f"{name}_header_size_tot"] = np.full(rows, float(sizes.sum()))
+            found[f"{name}_header_size_min"] = np.full(rows, float(sizes.min()))
+            found[f"{name}_header_size_max"] = np.full(rows, float(sizes.max()))
+    for name, side in (("fwd", "orig"), ("bwd", "resp")):
+        found[f"{side}_pkts"] = np.full(rows, float(count[name]))
+        found[f"{side}_ip_bytes"] = totals[name] + found[f"{name}_header_size_tot"] + IP_HEADER * count[name]
+    with_data = payload > 0
+    found["data_pkts_difference"] = (with_data[:, ways].sum(axis=1) - with_data[:, ~ways].sum(axis=1)).astype(float)
+    found["pkts_difference"] = np.full(rows, float(count["fwd"] - count["bwd"]))
+    found["down_up_ratio"] = np.full(rows, count["bwd"] / count["fwd"] if count["fwd"] else 0.0)
+    found["missed_bytes"] = conversation.missed.sample(rng, rows).astype(np.float64)
+    return found
+
+
+def shares(weights: list[float], total: int) -> list[int]:
+    """`total` dealt in proportion to the weights by largest remainder: exact, no chance in it."""
+    exact = [weight / sum(weights) * total for weight in weights]
+    whole = [int(value + 1e-9) for value in exact]
+    order = sorted(range(len(weights)), key=lambda index: (whole[index] - exact[index], index))
+    for index in order[: total - sum(whole)]:
+        whole[index] += 1
+    return whole
+
+
+def class_features(
+    conversations: tuple[Conversation, ...], rows: int, rng: np.random.Generator, names: list[str]
+) -> Values:
+    """Raw features of `rows` flows of a class, shape (rows, len(names)), kinds in a row of their shares."""
+    parts = []
+    for conversation, number in zip(conversations, shares([kind.share for kind in conversations], rows), strict=True):
+        if number:
+            found = measure(conversation, number, rng)
+            parts.append(np.stack([found[name] for name in names], axis=1))
+    return np.concatenate(parts)

@@ -1,0 +1,41 @@
+"""Who holds a claim, a batch or reserved money: processes of this machine and of others, and which of them are gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from functools import cache
+from pathlib import Path
+
+from iot_pipeline.lake.processes import is_alive
+
+# A hold that is not renewed for so long is void: its owner is dead, or on a machine that is gone.
+LEASE_S = 20.0
+
+
+@cache
+def this_host() -> str:
+    """Names the space in which a process id means something: host, since it was started, and container.
+
+    Clones of a machine share a name, containers of one machine may too; after a restart a number is another process.
+    """
+    parts = [socket.gethostname().replace(":", "-")]
+    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):  # Linux; elsewhere the name has to do
+        path = Path(file)
+        if path.is_symlink():
+            parts.append(str(path.readlink()).strip("pid:[]"))
+        elif path.is_file():
+            parts.append(path.read_text().strip()[:8])
+    return "/".join(parts)
+
+
+def new_owner() -> str:
+    """`host:pid:token`, another one at each call."""
+    return f"{this_host()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def is_gone(owner: str, until: float, now: float) -> bool:
+    """Whether an owner has ended: told of a process of this host by its id, of any other by its lease."""
+    host, pid, _ = owner.rsplit(":", 2)
+    return not is_alive(int(pid)) if host == this_host() else until < now

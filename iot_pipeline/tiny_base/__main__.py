@@ -1,0 +1,90 @@
+"""The subprocess that builds the tiny base: `python -m iot_pipeline.tiny_base.__main__ CONFIG.json`, or torchrun."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from iot_pipeline.augmentation.answer_style import form_writer
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.lake.atomic import sha256_file, write_json, write_text
+from iot_pipeline.tiny_base.build import build_tiny_base
+from iot_pipeline.tiny_base.config import BaseRecipe
+from iot_pipeline.training.model import find_machine
+from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes
+from iot_pipeline.training.train import exit_with_parent
+
+RESULT = "building.json"
+
+
+class BaseConfig(BaseModel):
+    """One building of the tiny base; `texts` is a JSON list of flow texts without labels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str = Field(description="data set spec: name or path")
+    texts: Path
+    out: Path = Field(description="folder of `model`, building.json and progress.jsonl")
+    words: int = Field(description="words of the answers whose form it reads")
+    order: str = Field(description="order of their parts")
+    steps: int
+    seed: int
+    threads: int = Field(description="CPU threads of one process")
+    processes: int
+
+    def identity(self) -> str:
+        """Hash of what steers the building: an ended one with the same need not be done again.
+
+        Threads, processes and the processor's kind are part of it: each adds up in another order, and the weights
+        differ from the first step on.
+        """
+        from torch.backends.cpu import get_cpu_capability
+
+        values = self.model_dump(mode="json", exclude={"texts", "out"})
+        values |= {"texts": sha256_file(self.texts), "recipe": BaseRecipe(steps=self.steps).plain()}
+        values |= {"cpu": f"{platform.machine()} {get_cpu_capability()}"}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def write(self, path: Path) -> Path:
+        """Write as JSON; returns `path`."""
+        write_text(path, self.model_dump_json(indent=1) + "\n")
+        return path
+
+
+def main() -> int:
+    """Build as the file named on the command line says; exit code 0, or 2 after one line of error."""
+    exit_with_parent()
+    try:
+        config = BaseConfig(**json.loads(Path(sys.argv[1]).read_text()))
+        machine = find_machine(config.threads, "off", cards=False)  # base.py keeps model and batches on the CPU
+        spec = load_spec(config.dataset)
+        with dagster_pipes() as pipes:
+            report = build_tiny_base(
+                json.loads(config.texts.read_text()),
+                spec.classes,
+                spec.feature_names,
+                config.out / "model",
+                seed=config.seed,
+                recipe=BaseRecipe(steps=config.steps),
+                writer=form_writer(spec, config.words, config.order),
+                machine=machine,
+                reporter=Reporter(pipes, config.out, machine.rank == 0),
+            )
+        if machine.rank == 0:
+            facts = {"processes": machine.world, "identity": config.identity()}
+            write_json(config.out / RESULT, report.plain() | facts)
+        machine.close()
+    except UserError as error:
+        complain(error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

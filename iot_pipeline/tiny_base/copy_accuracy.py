@@ -1,0 +1,70 @@
+"""How exactly a model copies a flow's values into an answer, token by token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.flows.serialise import NUMBER
+from iot_pipeline.models.tokenizer import encode, pad_id, prompt_text
+
+# The value of one item of KEY_INDICATORS, and of any later one.
+_CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER})(?= \(|;|$)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Copying:
+    """Values cited in answers, and how many of them the model would write exactly so after what stands before them."""
+
+    values: int
+    copied: int
+
+    @property
+    def share(self) -> float | None:
+        """Share of values copied; None where there was none."""
+        return round(self.copied / self.values, 4) if self.values else None
+
+
+def cited_values(answer: str) -> list[tuple[int, int]]:
+    """Where the values of KEY_INDICATORS stand in an answer: (start, end) characters."""
+    start = max(answer.find("KEY_INDICATORS:"), 0)
+    return [match.span(1) for match in _CITED.finditer(answer, start)]
+
+
+def measure_copying(
+    model: Any, tokenizer: Any, flows: Sequence[str], answers: Sequence[str], batch: int = 32
+) -> Copying:
+    """Read true `answers` to flow texts and count the values whose every token the model holds for the likeliest.
+
+    It sees the answer up to each token, so one slip does not spoil the rest of the answer.
+    """
+    import torch
+
+    from iot_pipeline.training.batches import padded
+
+    ids, places = [], []
+    for flow, answer in zip(flows, answers, strict=True):
+        (before,) = encode(tokenizer, [prompt_text(tokenizer, flow)])
+        read = tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
+        ids.append(np.array([*before, *read["input_ids"]]))
+        offsets = list(enumerate(read["offset_mapping"], start=len(before)))
+        places.append(
+            [
+                [token for token, (left, right) in offsets if left < end and right > start]
+                for start, end in cited_values(answer)
+            ]
+        )
+    values = copied = 0
+    with torch.inference_mode():
+        for first in range(0, len(ids), batch):
+            rows = torch.from_numpy(padded(ids[first : first + batch], pad_id(tokenizer)))
+            guessed = model(input_ids=rows, use_cache=False).logits.argmax(dim=-1)
+            right = (guessed[:, :-1] == rows[:, 1:]).tolist()
+            for row, spans in zip(right, places[first : first + batch], strict=True):
+                values += len(spans)
+                copied += sum(all(row[token - 1] for token in span) for span in spans)
+    return Copying(values, copied)

@@ -1,0 +1,207 @@
+"""A table that nobody here has seen becomes a data set that the pipeline runs on."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import pytest
+
+from iot_pipeline.commands.datasets import new
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.infer_spec import draft_spec, is_identity
+from iot_pipeline.flows.source import read_source
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.split import split_by_group
+from iot_pipeline.simulator.simulate import simulate_farm_flow
+
+KINDS = ["Benign", "DoS Hulk", "Bot", "Scan"]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """120 flows of 12 numeric features under names of another project, with columns that are no features."""
+    chance = random.Random(3)
+    names = [f"Flow Feature {place}" for place in range(12)]
+    lines = [",".join(["", "Row", "Src IP", "Timestamp", "Always", *names, "Proto Name", "Label"])]
+    for row in range(120):
+        values = [f"{chance.choice([0.0, 1.5, chance.uniform(0, 9)]):.4f}" for _ in names]
+        head = [str(row // 2), str(row), f"10.0.0.{row}", f"{row}", "7"]
+        cells = [*head, *values, "tcp" if row % 2 else "udp", KINDS[row % 4]]
+        lines.append(",".join(cells))
+    path = tmp_path / "unseen.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_draft_runs_through_reading_building_and_splitting(table: Path, tmp_path: Path) -> None:
+    draft = draft_spec(str(table), "unseen")
+    assert (draft.label, len(draft.features)) == ("Label", 12)
+    assert draft.labels == {"Benign": "Benign", "Bot": "Bot", "DoS Hulk": "DoS_Hulk", "Scan": "Scan"}
+    assert draft.left_out == {
+        "Unnamed: 0": "has no name: most likely a row number",
+        "Row": "a number of its own for every row",
+        "Src IP": "says who or when",
+        "Timestamp": "says who or when",
+        "Always": "constant",
+        "Proto Name": "not a number",
+    }
+    (tmp_path / "unseen.yaml").write_text(draft.yaml)
+    spec = load_spec(tmp_path / "unseen.yaml")
+    assert spec.feature_names[0] == "Flow_Feature_0"
+    read_source(spec, str(table), tmp_path / "raw.parquet")
+    report = build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet")
+    assert report.rows_by_class == {"Benign": 30, "Bot": 30, "DoS_Hulk": 30, "Scan": 30}
+    split = split_by_group(tmp_path / "flows.parquet", tmp_path / "records.parquet", 1)
+    assert sum(split.rows.values()) == 120
+
+
+def test_a_table_without_a_label_says_how_to_name_one(table: Path) -> None:
+    table.write_text(table.read_text().replace("Label", "Answer").replace("Proto Name", "Proto"))
+    with pytest.raises(UserError, match=r"no column of 2 to 20 values whose name says label; .*--label \(.*Answer\)"):
+        draft_spec(str(table), "unseen")
+    assert draft_spec(str(table), "unseen", "Answer").label == "Answer"
+
+
+def test_too_few_features_are_named_with_reasons(tmp_path: Path) -> None:
+    (tmp_path / "small.csv").write_text("a,b,label\n1.5,x,m\n2.5,y,n\n2.5,x,m\n")
+    with pytest.raises(UserError, match=r"1 usable numeric columns; .* Left out: b \(not a number\)"):
+        draft_spec(str(tmp_path / "small.csv"), "small")
+
+
+def test_an_unknown_label_column_is_an_error(table: Path) -> None:
+    with pytest.raises(UserError, match="no column 'Kind'"):
+        draft_spec(str(table), "unseen", "Kind")
+
+
+def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "iot_pipeline.cli", "datasets", *words], capture_output=True, text=True, cwd=folder
+    )
+
+
+def test_the_commands(table: Path, tmp_path: Path) -> None:
+    made = command("new", str(table), "--json", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["spec"] == "unseen.yaml"
+    again = command("new", str(table), folder=tmp_path)
+    assert again.returncode == 2 and "unseen.yaml is there already" in again.stderr
+    checked = command("check", "unseen.yaml", str(table), "--json", folder=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    facts = json.loads(checked.stdout)
+    assert (facts["rows"], facts["rejected_rows"], facts["classes_without_rows"]) == (120, {}, [])
+    assert (facts["published_facts_checked"], facts["published_facts_that_disagree"]) == (0, [])
+    spec = tmp_path / "unseen.yaml"
+    spec.write_text(spec.read_text() + "\nfacts: {rows: 121, duplicates: {distinct: 120}}\n")
+    told = json.loads(command("check", "unseen.yaml", str(table), "--json", folder=tmp_path).stdout)
+    assert told["published_facts_checked"] == 2
+    assert told["published_facts_that_disagree"] == ["rows: published 121, found 120 (rows)"]
+    table.write_text("\n".join(line for line in table.read_text().splitlines() if "Scan" not in line) + "\n")
+    assert command("check", "unseen.yaml", str(table), folder=tmp_path).returncode == 1
+    wrong = command("check", "rt_iot2022", str(table), folder=tmp_path)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: unseen.csv lacks")
+    listed = json.loads(command("list", "--json", folder=tmp_path).stdout)
+    assert {"farm_flow", "rt_iot2022"} <= {row["name"] for row in listed}
+
+
+def test_farm_flow_keeps_its_29_features_and_loses_the_binary_label(tmp_path: Path) -> None:
+    simulate_farm_flow(tmp_path / "t.parquet", rows=3000)
+    pa_csv.write_csv(pq.read_table(tmp_path / "t.parquet"), tmp_path / "t.csv")
+    known = load_spec("farm_flow").feature_names
+    many = draft_spec(str(tmp_path / "t.csv"), "many")
+    assert many.label == "traffic" and many.left_out["is_attack"] == "follows from the label"
+    binary = draft_spec(str(tmp_path / "t.csv"), "binary", "is_attack")
+    assert binary.left_out["traffic"] == "the label follows from it"
+    for draft in (many, binary):
+        # missed_bytes and the like may be constant in so few rows; nothing else goes.
+        lost = set(known) - set(draft.features)
+        assert {draft.left_out[name] for name in lost} <= {"constant"}
+        assert {"orig_ip_bytes", "resp_ip_bytes"} <= set(draft.features)
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ("orig_ip_bytes", False), ("active_time_mean", False), ("id.orig_p", True), ("Src IP", True), ("SrcPort", True),
+        ("dst-port", True), ("Timestamp", True), ("ip.len", False), ("port_count", False), ("Flow ID", True),
+        ("stime", True), ("dsport", True), ("width", False), ("import_rate", False),
+    ],
+)  # fmt: skip
+def test_who_or_when_is_told_from_a_measure(column: str, expected: bool) -> None:
+    assert is_identity(column) is expected
+
+
+def made(path: Path, columns: list[str], labels: list[str], label: str = "Label") -> Path:
+    """90 flows whose columns hold 0.5 to 6.5 whatever the label, which goes round."""
+    lines = [",".join([*columns, label])]
+    for row in range(90):
+        cells = [f"{row * (place % 6 + 1) % 7 + 0.5}" for place in range(len(columns))]
+        lines.append(",".join([*cells, labels[row % len(labels)]]))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+PLAIN = [f"f{place}" for place in range(9)]
+
+
+def test_a_draft_reads_what_the_pipeline_reads(tmp_path: Path) -> None:
+    """Labels keep their text, names lose the blanks around them, a column with one word in it is no number."""
+    file = made(tmp_path / "t.csv", [" Flow Duration", *PLAIN, "mixed "], ["True", "False", "Maybe"], " Label")
+    file.write_text(file.read_text().replace("\n0.5,0.5,", "\n0.5,7.25,", 1))
+    lines = file.read_text().splitlines()
+    lines[5] = ",".join([*lines[5].split(",")[:-2], "many", lines[5].split(",")[-1]])
+    file.write_text("\n".join(lines) + "\n")
+    draft = draft_spec(str(file), "t", " Label")
+    assert draft.labels == {"False": "False", "Maybe": "Maybe", "True": "True"}
+    assert draft.features == ["Flow Duration", *PLAIN]
+    assert draft.left_out == {"mixed": "not a number"}
+    (tmp_path / "t.yaml").write_text(draft.yaml)
+    spec = load_spec(tmp_path / "t.yaml")
+    read_source(spec, str(file), tmp_path / "raw.parquet")
+    report = build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet")
+    assert report.rows_by_class == {"False": 30, "Maybe": 30, "True": 30}
+
+
+def test_labels_that_differ_in_punctuation_or_case_stay_apart(tmp_path: Path) -> None:
+    file = made(tmp_path / "t.csv", [*PLAIN, "g"], ["DoS/Hulk", "DoS Hulk", "DoS_Hulk", "dos_hulk", "-1"])
+    draft = draft_spec(str(file), "t")
+    assert draft.labels["DoS_Hulk"] == "DoS_Hulk" and draft.labels["-1"] == "Class_-1"
+    assert sorted(draft.labels.values(), key=str.lower) == [
+        "Class_-1",
+        "DoS_Hulk",
+        "dos_hulk_2",
+        "DoS_Hulk_3",
+        "DoS_Hulk_4",
+    ]
+    (tmp_path / "t.yaml").write_text(draft.yaml)
+    assert {text: load_spec(tmp_path / "t.yaml").label_of(text) for text in draft.labels} == draft.labels
+
+
+def test_names_that_a_spec_refuses_are_renamed(tmp_path: Path) -> None:
+    columns = [*PLAIN[:7], "rows", "it's", "a b", "A_b", "a:b", '"say ""x"""']
+    draft = draft_spec(str(made(tmp_path / "t.csv", columns, ["x", "y"])), "t")
+    (tmp_path / "t.yaml").write_text(draft.yaml)
+    spec = load_spec(tmp_path / "t.yaml")
+    assert spec.feature_names[7:] == ["rows_feature", "it_s", "a_b", "A_b_2", "a_b_3"]
+    assert draft.left_out == {'say "x"': "has a quote in its name: rename it in the file"}
+    read_source(spec, str(tmp_path / "t.csv"), tmp_path / "raw.parquet")
+    assert build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet").rows_kept == 90
+
+
+def test_nothing_is_written_before_the_draft_is_a_spec(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for name in ("My Flows", "größe", ""):
+        with pytest.raises(UserError, match=r"--name .* is no name of a data set: use small letters"):
+            new(str(table), name, None, None)
+    assert sorted(tmp_path.iterdir()) == before
+    odd = table.rename(tmp_path / "Größe 2 (final).csv")
+    assert new(str(odd), None, None, None)["spec"] == "grosse_2_final.yaml"

@@ -1,0 +1,48 @@
+"""What is kept is whole, found by its key alone, and never half written."""
+
+from pathlib import Path
+
+import pytest
+
+from iot_pipeline.lake.build_cache import keep, taken
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    folder = tmp_path / "made"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "weights").write_bytes(b"1234")
+    (folder / "report").write_text("fine")
+    (folder / "scratch").write_text("not kept")
+    return folder
+
+
+def test_what_is_kept_is_taken_by_its_key(made: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert taken(cache, "k1") is None
+    keep(cache, "k1", made, ["model", "report"])
+    folder = taken(cache, "k1")
+    assert folder is not None and (folder / "model" / "weights").read_bytes() == b"1234"
+    assert not (folder / "scratch").exists() and taken(cache, "k2") is None
+    assert [path.name for path in cache.iterdir()] == ["k1"]
+
+
+@pytest.mark.parametrize("damage", ["change", "remove", "list"])
+def test_a_damaged_one_is_not_taken_and_is_replaced(made: Path, tmp_path: Path, damage: str) -> None:
+    keep(tmp_path / "cache", "k", made, ["model", "report"])
+    folder = tmp_path / "cache" / "k"
+    if damage == "change":
+        (folder / "model" / "weights").write_bytes(b"12x4")
+    elif damage == "remove":
+        (folder / "report").unlink()
+    else:
+        (folder / "content.json").write_text("{")
+    assert taken(tmp_path / "cache", "k") is None
+    keep(tmp_path / "cache", "k", made, ["model", "report"])
+    assert taken(tmp_path / "cache", "k") == folder
+
+
+def test_what_cannot_be_kept_is_an_error_of_the_system(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError):
+        keep(tmp_path / "file" / "cache", "k", made, ["report"])
