@@ -5,19 +5,17 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.yaml_reader import read_yaml
+from iot_pipeline.vocabulary import Stage, Track
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PROFILES = Path(__file__).parent / "profiles"
-
-Stage = Literal["10K", "30K", "70K", "150K", "ALL"]
-Track = Literal["original", "paraphrased", "feature_varied"]
 
 
 class Settings(BaseSettings):
@@ -38,7 +36,7 @@ class Settings(BaseSettings):
 
     # -- data ----------------------------------------------------------------------------------------------
     stages: list[Stage] = Field(["10K"], description="stages that `run` makes, comma separated")
-    tracks: list[Track] = Field(["original", "paraphrased", "feature_varied"], description="tracks to make")
+    tracks: list[Track] = Field(list(get_args(Track)), description="tracks to make")
     order: Literal["natural", "distinct_first"] = Field("natural", description="order of the train pool")
     serialisation: Literal["values", "ranked", "compact"] = Field("ranked", description="how a flow becomes text")
     answer_order: Literal["label_first", "explanation_first"] = Field("label_first", description="parts of an answer")

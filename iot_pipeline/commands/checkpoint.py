@@ -9,6 +9,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.vocabulary import Partition
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Checkpoint:
 def find(lake: Lake, stage: str, track: str) -> Checkpoint:
     """The checkpoint of a stage and track; UserError where it or its base has not been made, or a file of one is not as
     it was made."""
-    base, adapter = ArtefactId("base_model"), ArtefactId(f"lora_checkpoint/{stage}", f"{stage}|{track}")
+    base, adapter = ArtefactId("base_model"), ArtefactId(f"lora_checkpoint/{stage}", Partition(stage, track).key)
     versions: dict[str, str] = {}
     provenance: dict[str, Any] = {}
     for artefact in (base, adapter):

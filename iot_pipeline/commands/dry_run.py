@@ -18,10 +18,11 @@ from iot_pipeline.commands.show import told_reasons, wide_console
 from iot_pipeline.defs import plan
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
+from iot_pipeline.vocabulary import TRACKS
 
 # What the teacher's requests are made of besides prompt files; in the order in which they are made.
 SOURCES = ("raw_flows", "flows", "evaluation_split", DATA)
-ASKING = ("validation_answers", "original", "paraphrased", "feature_varied")
+ASKING = ("validation_answers", *TRACKS)
 
 
 def dry_run(settings: Settings, planned: list[plan.Planned], force: bool, accept_code: bool) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from iot_pipeline.augmentation.estimating import CostEstimator, Part, as_facts, 
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.defs.augmentation import assets
-from iot_pipeline.defs.partitions import STAGES, stages_up_to
 from iot_pipeline.defs.recording import Step, present_value
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
@@ -26,6 +25,7 @@ from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.request import EMBEDDED, is_embedded
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, source_of, store_of
+from iot_pipeline.vocabulary import STAGES, Partition, stages_up_to
 
 DATA = "training_order"  # made of all that the estimate reads
 # Seconds an answer where none came yet: measured of the embedded teacher; of a model, at about 60 tokens/s.
@@ -110,11 +110,11 @@ def walk(survey: CostEstimator, lake: Lake, settings: Settings, say: Callable[[s
 
     assets.ask_validation(begin(ArtefactId("validation_answers"), "original"), prompts["original"], survey)
     for stage in stages_up_to(max(settings.stages, key=STAGES.index)):
-        step = begin(ArtefactId("original", f"{stage}|original"), "original")
+        step = begin(ArtefactId("original", Partition(stage, "original").key), "original")
         answers = assets.ask_original(step, prompts["original"], survey).answers
         for track, ask in (("paraphrased", assets.ask_paraphrased), ("feature_varied", assets.ask_feature_varied)):
             if track in settings.tracks:
-                step = begin(ArtefactId(track, f"{stage}|{track}"), track)
+                step = begin(ArtefactId(track, Partition(stage, track).key), track)
                 ask(step, prompts[track], survey, answers)
 
 

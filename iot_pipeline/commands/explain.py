@@ -24,6 +24,7 @@ from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.models.label_tokens import LABEL_LINE
 from iot_pipeline.settings import Settings
 from iot_pipeline.sft.tasks import asked
+from iot_pipeline.vocabulary import Partition
 
 Log = Callable[[str], None]
 
@@ -119,7 +120,7 @@ def ranks_of(lake: Lake) -> RankTable:
 
 def temperature_of(lake: Lake, stage: str, track: str) -> float | None:
     """The temperature fitted on the calibration side; None where the student was not evaluated."""
-    metrics = ArtefactId(f"eval_metrics/{stage}", f"{stage}|{track}")
+    metrics = ArtefactId(f"eval_metrics/{stage}", Partition(stage, track).key)
     if lake.manifest(metrics) is None:
         return None
     return float(json.loads((lake.verified(metrics) / "eval.json").read_text())["calibration"]["temperature"])

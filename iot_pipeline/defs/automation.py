@@ -10,10 +10,10 @@ from pathlib import Path
 import dagster as dg
 
 from iot_pipeline.augmentation.prompts import load_prompt
-from iot_pipeline.defs.partitions import TRACKS
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import settings
+from iot_pipeline.vocabulary import TRACKS
 
 AC = dg.AutomationCondition
 

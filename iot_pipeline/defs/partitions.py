@@ -7,8 +7,7 @@ feed which, so that an edited paraphrase prompt leaves the other two tracks alon
 
 import dagster as dg
 
-STAGES = ["10K", "30K", "70K", "150K", "ALL"]
-TRACKS = ["original", "paraphrased", "feature_varied"]
+from iot_pipeline.vocabulary import STAGES, TRACKS
 
 stage_partitions = dg.StaticPartitionsDefinition(STAGES)
 track_partitions = dg.StaticPartitionsDefinition(TRACKS)
@@ -48,14 +47,3 @@ def grid_dep(
 def prompt_dep(track: str) -> dg.AssetDep:
     """Dependency on the prompt of one track alone."""
     return dg.AssetDep("prompt", partition_mapping=dg.SpecificPartitionsPartitionMapping([track]))
-
-
-def stages_up_to(stage: str) -> list[str]:
-    """The stages whose increments make up `stage`."""
-    return STAGES[: STAGES.index(stage) + 1]
-
-
-def previous_stage(stage: str) -> str | None:
-    """The stage before, or None for the first."""
-    index = STAGES.index(stage)
-    return STAGES[index - 1] if index else None

@@ -9,14 +9,14 @@ from typing import Any
 
 import dagster as dg
 
-from iot_pipeline.defs.partitions import STAGES, stages_up_to
 from iot_pipeline.defs.recording import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import FOLLOWS, ArtefactId, Lake
 from iot_pipeline.settings import Settings
+from iot_pipeline.vocabulary import STAGES, TRACKS, stages_up_to
 
 # Assets whose partition is needed for every stage below the wanted one: a stage is cumulative.
-CUMULATIVE = {"original", "paraphrased", "feature_varied"}
+CUMULATIVE = set(TRACKS)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-SIDES = ("train", "validation", "calibration", "test")
+from iot_pipeline.vocabulary import SIDES
+
 # The order in which a class too small for the rule gives one group to each side.
 EVALUATION_SIDES = ("test", "validation", "calibration")
 # From this many rows on a group is large: it moves the row shares of a class, and there are few of them.

@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.assign_groups import SIDES, assign_class
+from iot_pipeline.flows.assign_groups import assign_class
 from iot_pipeline.flows.sql import connect, scan, write_query
+from iot_pipeline.vocabulary import SIDES, STAGE_ROWS, STAGES, previous_stage
 
 FRACTIONS: Mapping[str, float] = {"train": 0.80, "validation": 0.05, "calibration": 0.05, "test": 0.10}
-STAGES: Mapping[str, int | None] = {"10K": 10_000, "30K": 30_000, "70K": 70_000, "150K": 150_000, "ALL": None}
 ORDERS = ("natural", "distinct_first")
 
 
@@ -187,10 +186,8 @@ def stage_rows(stage: str, pool: int) -> tuple[int, int, int | None]:
     """
     if stage not in STAGES:
         raise UserError(f"unknown stage {stage!r}; use one of {', '.join(STAGES)}.")
-    names = list(STAGES)
-    earlier = names[: names.index(stage)]
-    before: Any = STAGES[earlier[-1]] if earlier else 0
-    requested = STAGES[stage]
+    previous, requested = previous_stage(stage), STAGE_ROWS[stage]
+    before = (STAGE_ROWS[previous] or 0) if previous else 0
     return min(before, pool), pool if requested is None else min(requested, pool), requested
 
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.assign_groups import SIDES
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.quality.counts import FlowCounts, count_flows
 from iot_pipeline.quality.sql import feature_list, opened
+from iot_pipeline.vocabulary import SIDES
 
 Floats = npt.NDArray[np.float64]
 TRAIN_SHARE = 0.8

@@ -10,12 +10,13 @@ import yaml
 from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import tables
 from iot_pipeline.reporting.blocks import MISSING
-from iot_pipeline.reporting.comparison import VIEWS, split_key
+from iot_pipeline.reporting.comparison import split_key
 from iot_pipeline.reporting.measured import simulated
 from iot_pipeline.reporting.report import markdown
 from iot_pipeline.reporting.sections_front import banner
 from iot_pipeline.reporting.sections_student import decodings, limits, name_of
 from iot_pipeline.reporting.tables import Column
+from iot_pipeline.vocabulary import VIEWS, Partition
 
 
 def model_card(context: Mapping[str, Any], key: str) -> str:
@@ -100,7 +101,7 @@ def _front_matter(
 def _data(context: Mapping[str, Any], stage: str, track: str) -> str:
     spec, used = context.get("spec") or {}, context.get("used") or {}
     source = "simulated flows" if simulated(used) else "rows as delivered by the source"
-    stats = (context.get("tensors") or {}).get(f"{stage}|{track}")
+    stats = (context.get("tensors") or {}).get(Partition(stage, track).key)
     rows = f"{stats['rows']:,} chat rows, {stats['tokens']:,} tokens, none truncated" if stats else MISSING
     return (
         f"## Data\n\n{markdown(spec.get('title') or spec.get('name') or 'unknown data set')}, {source};"

@@ -7,14 +7,8 @@ from typing import Any
 
 from iot_pipeline.reporting import tables
 from iot_pipeline.reporting.tables import Column
+from iot_pipeline.vocabulary import STAGES, TRACKS, VIEWS, Partition
 
-VIEWS = {
-    "row": "every row counts",
-    "distinct": "every distinct flow counts once",
-    "clean": "distinct flows with one label",
-}
-STAGES = ["10K", "30K", "70K", "150K", "ALL"]
-TRACKS = ["original", "paraphrased", "feature_varied"]
 # `automl` is the fixed configuration: the one that gives the same models again is what students are held against.
 BASELINES = {
     "automl": "AutoML",
@@ -31,8 +25,7 @@ Evaluation = Mapping[str, Any]
 
 def split_key(key: str | tuple[str, str]) -> tuple[str, str]:
     """(stage, track) from a tuple or a partition key such as `10K|original`."""
-    stage, track = key.split("|") if isinstance(key, str) else key
-    return stage, track
+    return Partition.parse(key) if isinstance(key, str) else key
 
 
 def track_comparison(

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iot_pipeline.reporting import style, tables
-from iot_pipeline.reporting.comparison import VIEWS
 from iot_pipeline.reporting.figures_data import duplicates, leakage, leakage_rows, profile
 from iot_pipeline.reporting.figures_quality import mismatches, patterns, prior_rule_rows, rule_rows, samples, sides
 from iot_pipeline.reporting.heatmaps import conflicts, confusion
 from iot_pipeline.reporting.style import embed, img
+from iot_pipeline.vocabulary import VIEWS
 
 __all__ = [
     "accuracy",

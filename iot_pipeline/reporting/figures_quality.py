@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iot_pipeline.reporting import style
+from iot_pipeline.vocabulary import SIDES
 
 Row = Mapping[str, Any]
 MISMATCHES_SHOWN = 18
 LONGEST_LABEL = 78
-SIDES = ("train", "validation", "calibration", "test")
 
 
 def mismatches(report: Row) -> bytes:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from iot_pipeline.lake.store import MANIFEST, ArtefactId
+from iot_pipeline.vocabulary import TRACKS
 
 SINGLE = {
     "raw_flows": "source.json",
@@ -39,7 +40,6 @@ SINGLE = {
     "claims_audit": "claims_audit.json",
 }
 TABLES = {"flow_profile": "flow_profile.parquet", "sample_comparison": "sample_comparison.parquet"}
-TRACKS = ("original", "paraphrased", "feature_varied")
 EXAMPLES = 3
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from iot_pipeline.reporting.claims import qwen2_parameters
 from iot_pipeline.reporting.comparison import BASELINES, split_key
 from iot_pipeline.reporting.figures import seconds_a_flow
+from iot_pipeline.vocabulary import TRACKS
 
 Context = Mapping[str, Any]
 Measured = dict[str, dict[str, Any]]
@@ -110,7 +111,7 @@ def _models(context: Context, put: Any) -> None:
                 f"lora_checkpoint/{stage}[{key}]",
                 "here: answers only, one validation set for all tracks",
             )
-    for track in ("paraphrased", "feature_varied"):
+    for track in TRACKS[1:]:
         stages = [stage for stage, name in losses if name == track and (stage, "original") in losses]
         if stages:
             stage = stages[-1]

@@ -7,9 +7,10 @@ from typing import Any
 
 from iot_pipeline.reporting import tables
 from iot_pipeline.reporting.blocks import Section
-from iot_pipeline.reporting.comparison import BASELINES, STAGES
+from iot_pipeline.reporting.comparison import BASELINES
 from iot_pipeline.reporting.sections_data import published
 from iot_pipeline.reporting.tables import Column
+from iot_pipeline.vocabulary import STAGES
 
 Context = Mapping[str, Any]
 IMPORTANCES_SHOWN = 10

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from iot_pipeline.evaluation.explanations import importance_agreement
-from iot_pipeline.reporting import claims, comparison, cost, figures, tables
+from iot_pipeline.reporting import claims, cost, figures, tables
 from iot_pipeline.reporting.blocks import Section
 from iot_pipeline.reporting.comparison import split_key
 from iot_pipeline.reporting.measured import embedded_teacher, simulated
 from iot_pipeline.reporting.tables import Column
+from iot_pipeline.vocabulary import STAGES
 
 Context = Mapping[str, Any]
 # Of explanations, what readers look for first: the table is wider than a page.
@@ -318,9 +319,9 @@ def limits(context: Context) -> list[str]:
         )
     if used.get("base_model") == "tiny":
         said.append("The student is tiny; its accuracy and speed do not carry over to Qwen2.5-1.5B.")
-    made = sorted({split_key(key)[0] for key in context.get("evaluation") or {}}, key=comparison.STAGES.index)
-    if made and made != comparison.STAGES:
-        absent = [stage for stage in comparison.STAGES if stage not in made]
+    made = sorted({split_key(key)[0] for key in context.get("evaluation") or {}}, key=STAGES.index)
+    if made and made != STAGES:
+        absent = [stage for stage in STAGES if stage not in made]
         said.append(f"Only stage {', '.join(made)} was evaluated; nothing is known here of {', '.join(absent)}.")
     if not made:
         said.append("No student was evaluated.")

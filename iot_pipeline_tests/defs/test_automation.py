@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from iot_pipeline import settings as settings_module
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs.automation import prompt_files
-from iot_pipeline.defs.partitions import TRACKS
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
+from iot_pipeline.vocabulary import TRACKS
 
 SELECTION = dg.AssetSelection.groups("augmentation", "prompts") | dg.AssetSelection.keys("training_split")
 PLAIN = ["raw_flows", "flows", "evaluation_split", "training_order", "base_model", "validation_answers"]

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from iot_pipeline.definitions import defs
-from iot_pipeline.defs.partitions import STAGES, TRACKS
+from iot_pipeline.vocabulary import STAGES, TRACKS
 
 SNAPSHOT = Path(__file__).with_name("snapshot.json")
 

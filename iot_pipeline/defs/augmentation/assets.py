@@ -27,6 +27,7 @@ from iot_pipeline.defs.versions import code_version
 from iot_pipeline.flows.dataset import labelled_flows, pool_size, training_rows
 from iot_pipeline.flows.split import stage_rows
 from iot_pipeline.teacher_factory import as_objects
+from iot_pipeline.vocabulary import Partition
 
 COMMON: dict[str, Any] = {
     "group_name": "augmentation",
@@ -46,7 +47,7 @@ def answered(asset: str, partitions: dg.PartitionsDefinition | None = None) -> l
 
 def increment(step: Step) -> pd.DataFrame:
     """The rows that this stage adds; a pool smaller than the stage is noted."""
-    stage = step.artefact.partition.split("|")[0]
+    stage = Partition.parse(step.artefact.partition).stage
     order = step.input("training_order") / "order.parquet"
     start, stop, requested = stage_rows(stage, pool_size(order))
     if requested and stop < requested:
@@ -175,9 +176,9 @@ def paraphrased(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
 ) -> dg.MaterializeResult:
     """The first row of a group keeps the original answer; each further row gets a paraphrase of its own."""
-    stage = context.partition_key.split("|")[0]
+    stage = Partition.parse(context.partition_key).stage
     with lake.step(context) as step:
-        answers = read_answers(step.input("original", f"{stage}|original"))
+        answers = read_answers(step.input("original", Partition(stage, "original").key))
         with teacher.open(step) as engine:
             result = ask_paraphrased(step, prompt_of(step, "paraphrased"), engine, answers)
         finish(step, result)
@@ -194,9 +195,9 @@ def feature_varied(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
 ) -> dg.MaterializeResult:
     """The first row of a group keeps flow and answer; each further row is varied and explained anew."""
-    stage = context.partition_key.split("|")[0]
+    stage = Partition.parse(context.partition_key).stage
     with lake.step(context) as step:
-        answers = read_answers(step.input("original", f"{stage}|original"))
+        answers = read_answers(step.input("original", Partition(stage, "original").key))
         with teacher.open(step) as engine:
             result = ask_feature_varied(step, prompt_of(step, "feature_varied"), engine, answers)
         finish(step, result)

@@ -8,7 +8,7 @@ import dagster as dg
 import numpy as np
 
 from iot_pipeline.augmentation.prompts import glossary_of, standardised
-from iot_pipeline.defs.partitions import STAGES, grid, grid_dep
+from iot_pipeline.defs.partitions import grid, grid_dep
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import leased_device, opened_student
 from iot_pipeline.defs.texts import rank_table, table_texts, text_spec
@@ -25,6 +25,7 @@ from iot_pipeline.inference.grounding import NotGroundable
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.reporting import figures
 from iot_pipeline.sft.tasks import asked
+from iot_pipeline.vocabulary import STAGES, TRACKS, Partition
 
 COMMON: dict[str, Any] = {
     "group_name": "evaluation",
@@ -36,7 +37,7 @@ DATA = ["flows", "evaluation_split", "training_order", "base_model"]
 
 def student(step: Step, stage: str, track: str) -> AbstractContextManager[Student]:
     """The student of one checkpoint, for as long as it is open."""
-    adapter = step.input(f"lora_checkpoint/{stage}", f"{stage}|{track}")
+    adapter = step.input(f"lora_checkpoint/{stage}", Partition(stage, track).key)
     return opened_student(step, base_location(step), adapter)
 
 
@@ -80,7 +81,7 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
         "by scoring every class.",
     )
     def metrics(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        track = context.partition_key.split("|")[1]
+        track = Partition.parse(context.partition_key).track
         with lake.step(context) as step:
             classes, seed = step.spec.classes, step.settings.seed
             records = step.input("evaluation_split") / "records.parquet"
@@ -140,7 +141,7 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
         "measured by; beside it the same flows with every number held to its flow by the decoder.",
     )
     def quality(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        track = context.partition_key.split("|")[1]
+        track = Partition.parse(context.partition_key).track
         with lake.step(context) as step:
             classes = step.spec.classes
             _, texts = prompts_of(step, "test")
@@ -201,10 +202,12 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
         made = step.made("lora_checkpoint")
         if not made:
             raise dg.Failure("no lora_checkpoint has been made yet", allow_retries=False)
-        stages = sorted((a.partition.split("|") for a in made), key=lambda p: (STAGES.index(p[0]), p[1] == "original"))
+        stages = sorted(
+            (Partition.parse(a.partition) for a in made), key=lambda p: (STAGES.index(p.stage), p.track == TRACKS[0])
+        )
         stage, track = stages[-1]
         texts = [asked(text, "explain", step.settings.tasks) for text in prompts_of(step, "test")[1]]
-        adapter = step.input(f"lora_checkpoint/{stage}", f"{stage}|{track}")
+        adapter = step.input(f"lora_checkpoint/{stage}", Partition(stage, track).key)
         with leased_device(step) as device:
             rungs = ladder(
                 base_location(step),

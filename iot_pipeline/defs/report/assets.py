@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 
-from iot_pipeline.defs.partitions import STAGES, TRACKS
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.evaluate import compare_predictions
@@ -21,6 +20,7 @@ from iot_pipeline.reporting.gather import gather
 from iot_pipeline.teacher.archive import told_by_file
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import store_of
+from iot_pipeline.vocabulary import STAGES, TRACKS, Partition
 
 Taken = tuple[int, int, int, float]  # requests, prompt tokens, answer tokens, dollars
 COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": code_version(__name__)}
@@ -113,9 +113,14 @@ def paired_tracks(step: Step) -> list[dict[str, Any]]:
             read_predictions(step.input(a.asset, a.partition) / "predictions.parquet", classes) for a in (first, second)
         )
         test = compare_predictions(records, one, other, classes, step.settings.seed)
-        stage = first.partition.split("|")[0]
+        stage = Partition.parse(first.partition).stage
         found.append(
-            {"stage": stage, "first": first.partition.split("|")[1], "second": second.partition.split("|")[1], **test}
+            {
+                "stage": stage,
+                "first": Partition.parse(first.partition).track,
+                "second": Partition.parse(second.partition).track,
+                **test,
+            }
         )
     return found
 

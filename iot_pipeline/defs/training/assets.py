@@ -15,7 +15,7 @@ import dagster as dg
 import numpy as np
 
 from iot_pipeline.defs.automation import inputs_changed
-from iot_pipeline.defs.partitions import STAGES, TRACKS, UP_TO, grid, grid_dep, only, previous_stage, stages_up_to
+from iot_pipeline.defs.partitions import UP_TO, grid, grid_dep, only
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
 from iot_pipeline.defs.texts import table_texts
@@ -39,6 +39,7 @@ from iot_pipeline.training.config import TrainConfig, targets_of
 from iot_pipeline.training.data import make_plan
 from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here, threads_of
 from iot_pipeline.training.lora import largest_change
+from iot_pipeline.vocabulary import STAGES, TRACKS, Partition, previous_stage, stages_up_to
 
 # What a training writes beside the adapter; it may differ between equal runs.
 TOLD = ("adapter_config.json", "loss.jsonl", "progress.jsonl", "training.json")
@@ -187,13 +188,13 @@ def base_location(step: Step) -> str:
 )
 def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Chat JSONL of the stage's prefix and its tensors: no row cut, loss on the answer only."""
-    stage, track = context.partition_key.split("|")
+    stage, track = Partition.parse(context.partition_key)
     with lake.step(context) as step:
         base = base_location(step)
         tokenizer = load_tokenizer(base)
         if problem := chosen_length(step, describe_base(base)["longest_row"]):
             raise UserError(problem)
-        parts = [(track, f"{part}|{track}") for part in stages_up_to(stage)]
+        parts = [(track, Partition(part, track).key) for part in stages_up_to(stage)]
         check = split_tensors(step, parts, "train.jsonl", "train.safetensors", tokenizer)
         valid = split_tensors(step, [("validation_answers", "")], "valid.jsonl", "validation.safetensors", tokenizer)
         step.json("stats.json", asdict(check.stats))
@@ -266,7 +267,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
     def checkpoint(
         context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource
     ) -> dg.MaterializeResult:
-        track = context.partition_key.split("|")[1]
+        track = Partition.parse(context.partition_key).track
         with lake.step(context) as step:
             config = train_config(step, stage, track, previous)
             facts = trainer.train(step, config, processes_of(step))
@@ -290,12 +291,12 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
 def train_config(step: Step, stage: str, track: str, previous: str | None) -> TrainConfig:
     """What the settings and the lake say about one training; its `out` is named by what steers it."""
     chosen = step.settings
-    warm = previous is not None and chosen.stage_chain == "warm_start"
+    warm = previous if chosen.stage_chain == "warm_start" else None
     values: dict[str, Any] = recipe_of(step) | {
         "base": base_location(step),
-        "tensors": step.input("training_split", f"{stage}|{track}") / "train.safetensors",
-        "validation": step.input("training_split", f"{stage}|{track}") / "validation.safetensors",
-        "warm_start": step.input(f"lora_checkpoint/{previous}", f"{previous}|{track}") if warm else None,
+        "tensors": step.input("training_split", Partition(stage, track).key) / "train.safetensors",
+        "validation": step.input("training_split", Partition(stage, track).key) / "validation.safetensors",
+        "warm_start": step.input(f"lora_checkpoint/{warm}", Partition(warm, track).key) if warm else None,
     }
     config = TrainConfig(**values, out=step.lake.root)
     # Only what a checkpoint must agree with: another number of threads or rows a pass must find it again.

@@ -13,7 +13,7 @@ import numpy as np
 from iot_pipeline.augmentation.answers import format_answer, parse_answer
 from iot_pipeline.augmentation.tracks import build_original
 from iot_pipeline.defs.augmentation.assets import brief, prompt_of
-from iot_pipeline.defs.partitions import STAGES, prompt_dep
+from iot_pipeline.defs.partitions import prompt_dep
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work, opened_student, work_folder
 from iot_pipeline.defs.texts import table_texts
@@ -27,6 +27,7 @@ from iot_pipeline.reporting.figures_training import protocol_arms
 from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.vocabulary import STAGES, Partition
 
 HELD_OUT = 0.2  # share of rows that the prior work held out, by row
 LONG_ANSWERS = 64  # rows on which the cut is measured: their lengths hardly differ
@@ -101,7 +102,7 @@ def paper_protocol(
 
 def held_in(step: Step) -> tuple[list[dict[str, Any]], list[bool]]:
     """(chat rows to train on, was the prompt of each held-out row trained on): split by row, as the prior work did."""
-    with (step.input("original", f"{STAGES[0]}|original") / "track.jsonl").open() as lines:
+    with (step.input("original", Partition(STAGES[0], "original").key) / "track.jsonl").open() as lines:
         rows = [json.loads(line) for line in islice(lines, step.settings.audit_rows)]
     held_out = np.random.default_rng(step.settings.seed).permutation(len(rows)) < HELD_OUT * len(rows)
     train = [row for row, out in zip(rows, held_out, strict=True) if not out]

@@ -1,0 +1,48 @@
+"""The words of the method, each list written down once: stages, tracks, sides of the split, views of a test side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, get_args
+
+Stage = Literal["10K", "30K", "70K", "150K", "ALL"]
+Track = Literal["original", "paraphrased", "feature_varied"]
+
+STAGES: list[str] = list(get_args(Stage))
+TRACKS: list[str] = list(get_args(Track))
+# Rows of each cumulative stage; None is the whole train pool.
+STAGE_ROWS: Mapping[str, int | None] = {"10K": 10_000, "30K": 30_000, "70K": 70_000, "150K": 150_000, "ALL": None}
+SIDES = ("train", "validation", "calibration", "test")
+VIEWS = {
+    "row": "every row counts",
+    "distinct": "every distinct flow counts once",
+    "clean": "distinct flows with one label",
+}
+
+
+class Partition(NamedTuple):
+    """A stage of a track, as partition keys spell it: `10K|original`."""
+
+    stage: str
+    track: str
+
+    @property
+    def key(self) -> str:
+        """Partition key."""
+        return f"{self.stage}|{self.track}"
+
+    @classmethod
+    def parse(cls, key: str) -> Partition:
+        """Read a partition key; ValueError where it has not two parts."""
+        return cls(*key.split("|"))
+
+
+def stages_up_to(stage: str) -> list[str]:
+    """List the stages whose increments make up `stage`."""
+    return STAGES[: STAGES.index(stage) + 1]
+
+
+def previous_stage(stage: str) -> str | None:
+    """Return the stage before, or None for the first."""
+    index = STAGES.index(stage)
+    return STAGES[index - 1] if index else None
