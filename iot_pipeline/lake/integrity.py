@@ -30,8 +30,13 @@ class FileFacts(TypedDict):
 
 
 def data_version_of(files: Mapping[str, FileFacts]) -> str:
-    """Compute the data version from the hashes of the files that are not volatile; of all where there are no others."""
+    """Compute the data version from the hashes of the files that are not volatile; of all where there are no others.
+
+    The version of a single file is its sha256, so that a prompt is named by the hash of its text.
+    """
     lasting = {name: facts for name, facts in files.items() if not facts["volatile"]} or files
+    if len(lasting) == 1:
+        return next(iter(lasting.values()))["sha256"]
     digest = hashlib.sha256()
     # In the order of paths, in which they were first hashed; JSON has them in that of strings (`a.txt` before `a/b`).
     for name, facts in sorted(lasting.items(), key=lambda item: item[0].split("/")):

@@ -23,11 +23,12 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import fsync, held, sha256_file, write_json
+from iot_pipeline.lake.atomic import fsync, held, sha256_file, write_json, write_text
 from iot_pipeline.lake.integrity import SHORT, FileFacts, changed_files, data_version_of, record_finished
 
 MANIFEST = "manifest.json"
 LOCKS, VERIFIED = ".locks", ".verified"
+SNAPSHOTS = "prompts"  # every prompt that was ever used, as <sha256>.md
 FOLLOWS = "follows from "  # how the reason of an artefact begins that another one makes stale
 
 
@@ -139,6 +140,13 @@ class Lake:
         if problems := self.altered(artefact, manifest):
             raise UserError(f"{artefact}: {problems[0]}; `iot-pipeline run` makes it again (or delete {folder} first)")
         return folder
+
+    def keep_snapshot(self, text: str) -> Path:
+        """Write a prompt to `prompts/<sha256>.md`, where it stays when a later one replaces the artefact."""
+        path = self.root / SNAPSHOTS / f"{hashlib.sha256(text.encode()).hexdigest()}.md"
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_text(path, text)
+        return path
 
     @contextlib.contextmanager
     def replacing(self, artefact: ArtefactId) -> Iterator[Path]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import sha256_file
 from iot_pipeline.lake.integrity import SHORT, file_problem
-from iot_pipeline.lake.store import MANIFEST, ArtefactId, Lake, Manifest, manifest_problem, read_manifest
+from iot_pipeline.lake.store import MANIFEST, SNAPSHOTS, ArtefactId, Lake, Manifest, manifest_problem, read_manifest
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ def verify(lake: Lake) -> Verification:
             continue  # files beside the artefacts: the teacher's store
         # Staging and retired folders of the artefacts beside them; within an artefact all is examined.
         folders[:] = sorted(name for name in folders if not (name.startswith(".") and is_unfinished(name)))
-        if MANIFEST in names:
+        if folder == lake.root / SNAPSHOTS:
+            result.mismatches += _snapshot_mismatches(folder, names)
+        elif MANIFEST in names:
             folders[:] = []
             artefact = _verify_folder(lake, folder, result)
             if artefact is not None:
@@ -96,6 +99,16 @@ def _verify_folder(lake: Lake, folder: Path, result: Verification) -> Manifest |
     for name in sorted(there - manifest.files.keys() - {MANIFEST}):
         result.mismatches.append(Mismatch(str(artefact), name, "no such file in the manifest", "a file"))
     return manifest
+
+
+def _snapshot_mismatches(folder: Path, names: list[str]) -> list[Mismatch]:
+    """List the prompt snapshots whose content is not what their name says."""
+    hashes = {name: sha256_file(folder / name) for name in sorted(names)}
+    return [
+        Mismatch(SNAPSHOTS, name, f"sha256 {name[:SHORT]}", f"sha256 {found[:SHORT]}")
+        for name, found in hashes.items()
+        if name != f"{found}.md"
+    ]
 
 
 def _input_mismatches(artefact: ArtefactId, manifest: Manifest, made: dict[ArtefactId, Manifest]) -> list[Mismatch]:

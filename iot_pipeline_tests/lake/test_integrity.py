@@ -166,7 +166,9 @@ def test_the_data_version_is_that_of_the_files_in_the_order_of_their_paths(files
     counted = {name: facts for name, facts in files.items() if not facts["volatile"]} or files
     text = "".join(f"{path.as_posix()}\0{counted[path.as_posix()]['sha256']}\n" for path in sorted(map(Path, counted)))
     as_read = json.loads(json.dumps(files, sort_keys=True))
-    assert data_version_of(files) == data_version_of(as_read) == hashlib.sha256(text.encode()).hexdigest()
+    (alone, *others) = [one["sha256"] for one in counted.values()]
+    version = hashlib.sha256(text.encode()).hexdigest() if others else alone
+    assert data_version_of(files) == data_version_of(as_read) == version
 
 
 def test_a_manifest_written_with_tuples_and_numbers_as_keys_is_as_it_was(tmp_path: Path) -> None:

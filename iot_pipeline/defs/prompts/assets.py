@@ -17,11 +17,12 @@ from iot_pipeline.lake.atomic import write_text
     partitions_def=track_partitions,
 )
 def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Snapshot of a track's prompt file; downstream reads the snapshot, so the version recorded is the text used."""
+    """Snapshot of a track's prompt file, versioned by its sha256; downstream reads the snapshot, never the file."""
     with lake.step(context) as step:
         path = step.file((step.settings.prompts / f"{context.partition_key}.md").absolute())
         parsed = load_prompt(path)
         write_text(step.folder / "prompt.md", parsed.source)
+        step.metadata["snapshot"] = dg.MetadataValue.path(str(step.lake.keep_snapshot(parsed.source)))
         step.note(sha256=parsed.sha256, model=parsed.model, temperature=parsed.temperature)
         step.metadata["prompt"] = dg.MetadataValue.md(f"```\n{parsed.source}\n```")
     return step.result()
