@@ -1,4 +1,4 @@
-"""Group prompts: the prompt files that users edit, frozen as they were when used."""
+"""Asset group prompts: snapshots of the prompt files that users edit."""
 
 import dagster as dg
 
@@ -17,7 +17,10 @@ from iot_pipeline.lake.atomic import write_text
     partitions_def=track_partitions,
 )
 def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Snapshot of a track's prompt file; downstream reads the snapshot, so the version recorded is the text used."""
+    """Snapshot of a track's prompt file.
+
+    Downstream assets read the snapshot, so the recorded version is the text that was used.
+    """
     with lake.step(context) as step:
         path = step.file((step.settings.prompts / f"{context.partition_key}.md").absolute())
         parsed = load_prompt(path)

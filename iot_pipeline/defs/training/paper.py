@@ -1,4 +1,4 @@
-"""The prior work's training protocol beside this project's, on the same rows: what the old recipe does, measured."""
+"""Training protocols of the prior work and of this project on the same rows: the effect of the old recipe, measured."""
 
 import hashlib
 import json
@@ -28,12 +28,12 @@ from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.training.config import TrainConfig
 
-HELD_OUT = 0.2  # share of rows that the prior work held out, by row
-LONG_ANSWERS = 64  # rows on which the cut is measured: their lengths hardly differ
+HELD_OUT = 0.2  # held-out share of the prior work, split by row
+LONG_ANSWERS = 64  # rows on which truncation is measured: their lengths hardly differ
 SCORED_FLOWS = 1000
-QWEN_CONTEXT = 32_768  # tokens that Qwen2.5-1.5B-Instruct reads (its config.json)
-# The old scripts' recipe: 2 rows a pass, 8 passes a step, LoRA r 16 on the attention, 5 passes over the rows (here as
-# many as IOT_AUDIT_ROWS allows).
+QWEN_CONTEXT = 32_768  # context length of Qwen2.5-1.5B-Instruct in tokens (its config.json)
+# The old scripts' recipe: micro-batches of 2 rows, 8 per step, LoRA r 16 on the attention, 5 epochs (here as many as
+# IOT_AUDIT_ROWS allows).
 PAPER_RECIPE: dict[str, Any] = {
     "epochs": 5,
     "step_rows": 16,
@@ -48,7 +48,7 @@ PAPER_RECIPE: dict[str, Any] = {
     "lora_targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
     "label_weight": 1.0,
 }
-# From the old protocol to this one, a change at a time: name -> (tensors, changes of this lake's recipe).
+# From the old protocol to this one, one change at a time: name -> (tensors, changes to this lake's recipe).
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "paper": ("paper", PAPER_RECIPE),
     "paper_rows_our_recipe": ("paper", {"label_weight": 1.0}),
@@ -67,7 +67,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 def paper_protocol(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource, trainer: TrainerResource
 ) -> dg.MaterializeResult:
-    """The old recipe and ours on the same few rows: what each trains on, and what comes out. For the audit only."""
+    """Audit of the prior work's training recipe: supervised tokens and accuracy, next to ours on the same few rows."""
     with lake.step(context) as step:
         train, seen = held_in(step)
         tokenizer, work = load_tokenizer(base_location(step)), work_folder(step, fingerprint(step))
@@ -100,7 +100,10 @@ def paper_protocol(
 
 
 def held_in(step: Step) -> tuple[list[dict[str, Any]], list[bool]]:
-    """(chat rows to train on, was the prompt of each held-out row trained on): split by row, as the prior work did."""
+    """Split chat rows by row, as the prior work did.
+
+    Returns the training rows and, for each held-out row, True if its prompt was trained on.
+    """
     with (step.input("original", f"{STAGES[0]}|original") / "track.jsonl").open() as lines:
         rows = [json.loads(line) for line in islice(lines, step.settings.audit_rows)]
     held_out = np.random.default_rng(step.settings.seed).permutation(len(rows)) < HELD_OUT * len(rows)
@@ -110,7 +113,7 @@ def held_in(step: Step) -> tuple[list[dict[str, Any]], list[bool]]:
 
 
 def long_answers(step: Step, teacher: TeacherResource) -> list[dict[str, Any]]:
-    """Chat rows with explanations of the prior work's length, the class at their end."""
+    """Ask for explanations of the prior work's length, with the class at the end, and return chat rows."""
     order = step.input("training_order") / "order.parquet"
     rows = training_rows(step.input("flows") / "flows.parquet", order, 0, LONG_ANSWERS)
     rows["text"] = table_texts(step, rows)
@@ -120,7 +123,7 @@ def long_answers(step: Step, teacher: TeacherResource) -> list[dict[str, Any]]:
 
 
 def reordered(rows: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
-    """The same rows with the parts of their answers in `order`."""
+    """Return the rows with the parts of their answers in `order`."""
     return [
         {"messages": [user, {**answer, "content": format_answer(parse_answer(answer["content"]), order)}]}
         for user, answer in (row["messages"] for row in rows)
@@ -128,12 +131,20 @@ def reordered(rows: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
 
 
 def fingerprint(step: Step) -> str:
-    """Names the work folder: a killed training goes on, one of other inputs does not."""
+    """Return a name for the work folder: a killed training resumes only with the same inputs."""
     return hashlib.sha256(json.dumps(step.recorded_inputs(), default=str).encode()).hexdigest()[:16]
 
 
 def trained(step: Step, trainer: TrainerResource, work: Path, name: str, rows: int) -> Path:
-    """Folder of the adapter of one arm, trained on as many of `rows` rows as every other arm."""
+    """Train one arm and return the folder of its adapter; every arm trains on equally many of `rows` rows.
+
+    Args:
+        step: The step.
+        trainer: The trainer.
+        work: Folder of the tensors, and of the outputs of the arms.
+        name: Name of the arm in ARMS.
+        rows: Number of training rows.
+    """
     file, changes = ARMS[name]
     chosen = recipe_of(step) | changes | {"evaluate_every": None, "patience": None, "keep": "last", "max_tokens": None}
     read = min(PAPER_RECIPE["epochs"] * rows, step.settings.audit_rows)
@@ -148,9 +159,9 @@ def trained(step: Step, trainer: TrainerResource, work: Path, name: str, rows: i
 
 
 def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
-    """Accuracy of each adapter on distinct test flows with interval, and paired tests of neighbouring arms.
+    """Measure each adapter's accuracy on distinct test flows with interval, and test neighbouring arms in pairs.
 
-    Keeps every flow's predictions in the artefact.
+    Writes every flow's predictions into the artefact.
     """
     records = step.input("evaluation_split") / "records.parquet"
     flows = labelled_flows(
@@ -175,13 +186,13 @@ def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
     return {
         "scored_flows": len(flows),
         "paired": paired,
-        "arms": [{"arm": name, **arm} for name, arm in arms.items()],  # a list: JSON objects are sorted by name
+        "arms": [{"arm": name, **arm} for name, arm in arms.items()],  # a list, because JSON objects are sorted by name
         "accuracy": {name: arm["accuracy"] for name, arm in arms.items()},
     }
 
 
 def show(step: Step, result: dict[str, Any]) -> None:
-    """Arms and paired tests on the asset's page."""
+    """Show arms and paired tests on the asset's page."""
     step.note(
         label_survives_share=result["long_answers"]["label_survives_share"],
         **{f"accuracy_{name}": value for name, value in result["accuracy"].items()},
