@@ -1,4 +1,4 @@
-"""The entry point: SIGINT and SIGTERM are taken care of before anything else is imported."""
+"""Entry point: handles SIGINT and SIGTERM before anything else is imported."""
 
 import contextlib
 import sys
@@ -9,7 +9,7 @@ STOPPED = "stopped; what is made stays, and `iot-pipeline run` goes on from here
 
 
 def main() -> None:
-    """Run the command line; a `run` that is told to stop ends within 10 s, with exit code 130 and a sentence."""
+    """Run the command line; a stopped `run` ends within 10 s with exit code 130 and a sentence."""
     with stopping_promptly(STOPPED) if sys.argv[1:2] == ["run"] else contextlib.nullcontext():
         from iot_pipeline.cli import command
 

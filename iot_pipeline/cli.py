@@ -1,4 +1,4 @@
-"""The command line."""
+"""Command line of the pipeline."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ TrackOption = Annotated[
 
 
 def main() -> None:
-    """Entry point of an older installation; see `iot_pipeline.__main__`."""
+    """Run the entry point of an older installation; see `iot_pipeline.__main__`."""
     from iot_pipeline.__main__ import main as start
 
     start()
@@ -39,7 +39,7 @@ def main() -> None:
 
 def command() -> NoReturn:
     """Run the command: a UserError becomes one line on standard error and exit code 2; an interrupt is 130."""
-    # Set before torch is ever loaded: spinning threads slow every neighbour down, by up to ten times.
+    # Set before torch is loaded: spinning threads slow down every process on the machine, up to ten times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -52,7 +52,7 @@ def command() -> NoReturn:
 
 
 def _configure(stages: str | None, tracks: str | None) -> Any:
-    """Settings of this process; the command's options and what names files are put where subprocesses see them too."""
+    """Load this process's settings; put the options and all file names into the environment for subprocesses."""
     from iot_pipeline.settings import PATHS, settings
 
     for name, value in (("IOT_STAGES", stages), ("IOT_TRACKS", tracks)):
@@ -65,15 +65,15 @@ def _configure(stages: str | None, tracks: str | None) -> Any:
 
 
 def _quiet() -> None:
-    """No warnings that say nothing to a user."""
+    """Suppress warnings that a user cannot act on."""
     import warnings
 
     import dagster as dg
 
-    # Partition mappings over two axes are marked beta, parts of Pipes preview; the tests guard what we use of them.
+    # Two-axis partition mappings are marked beta and parts of Pipes preview; tests cover what is used of them.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-    # peft asks transformers by a name that changes in version 6; nothing that a user could mend.
+    # peft uses a transformers name that changes in version 6; users cannot fix that.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
 
@@ -113,7 +113,7 @@ def run(
         planned = plan.wanted(definitions, chosen, until)
         with Progress(planned, quiet=as_json):
             outcome = execute.execute(definitions, chosen, planned, force, accept_code)
-    raise_if_told()  # what a signal broke is no failure
+    raise_if_told()  # an interrupted step is not a failure
     results(chosen, outcome, as_json)
     if outcome.failed or outcome.left:
         sys.exit(1)
@@ -131,7 +131,7 @@ def _dry_run(chosen: Any, until: str | None, force: bool, accept_code: bool, as_
 
 @app.command(epilog="Example: iot-pipeline run --until training_order && iot-pipeline estimate --stages 30K")
 def estimate(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJson = False) -> None:
-    """Say what the teacher would be asked, how much of it is answered, tokens, dollars and time; sends nothing."""
+    """Estimate teacher requests and how many are answered already, tokens, dollars and time; sends nothing."""
     chosen = _configure(stages, tracks)
     _quiet()
     from iot_pipeline.commands.console import working
@@ -145,7 +145,7 @@ def estimate(stages: StageOption = None, tracks: TrackOption = None, as_json: As
 
 @app.command(epilog="Example: iot-pipeline status --json | jq '.[] | select(.state != \"fresh\")'")
 def status(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJson = False) -> None:
-    """Show every artefact: fresh, stale (and why) or missing, with when and how long."""
+    """Show every artefact: fresh, stale (and why) or missing, with build time and duration."""
     chosen = _configure(stages, tracks)
     from iot_pipeline.commands.show import status as show
 
@@ -154,7 +154,7 @@ def status(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJs
 
 @app.command(epilog="Example: iot-pipeline verify --json | jq '.mismatches'")
 def verify(as_json: AsJson = False) -> None:
-    """Hash every file of the lake against its manifest, and every input; exit code 1 if anything differs."""
+    """Hash every file of the lake, compare it and every input with the manifests; exit code 1 on any difference."""
     from iot_pipeline.commands.verify import examine, show
 
     found = examine(_configure(None, None))
@@ -189,7 +189,7 @@ def ui(
         str, typer.Option(help="Loopback address to bind. The UI has no password: from elsewhere use ssh -L.")
     ] = "127.0.0.1",
 ) -> None:
-    """Open the Dagster UI (web server and daemon) on the lake of the present settings, for this machine alone."""
+    """Open the Dagster UI (web server and daemon) on the lake of the current settings, for this machine only."""
     chosen = _configure(None, None)
     from iot_pipeline.commands.ui import serve
 
@@ -211,7 +211,7 @@ def teacher(
     enqueued_tokens: Annotated[int | None, typer.Option(help="Tokens in batches at once that it takes.")] = None,
     json_schema: Annotated[bool, typer.Option(help="Know answers in the form of a JSON schema.")] = True,
 ) -> None:
-    """Run the embedded OpenAI-compatible teacher by itself, well-behaved or not, until interrupted."""
+    """Run the embedded OpenAI-compatible teacher, with faults if requested, until interrupted."""
     from iot_pipeline.embedded_teacher.faults import FAULTS
     from iot_pipeline.embedded_teacher.options import ServerOptions
     from iot_pipeline.embedded_teacher.server import serve
@@ -233,7 +233,7 @@ app.add_typer(cache, name="cache")
 
 @cache.command("export", epilog="Example: iot-pipeline cache export answers.parquet")
 def cache_export(file: Annotated[Path, typer.Argument(help="Parquet file to write.")], as_json: AsJson = False) -> None:
-    """Write every stored answer into a Parquet file."""
+    """Write every stored answer to a Parquet file."""
     from iot_pipeline.commands.console import facts
     from iot_pipeline.teacher.archive import export_answers
     from iot_pipeline.teacher_factory import store_of
@@ -243,9 +243,9 @@ def cache_export(file: Annotated[Path, typer.Argument(help="Parquet file to writ
 
 @cache.command("import", epilog="Example: iot-pipeline cache import answers.parquet && IOT_TEACHER=replay ... run")
 def cache_import(file: Annotated[Path, typer.Argument(help="Parquet file to read.")], as_json: AsJson = False) -> None:
-    """Add the answers of a Parquet file to the store, each judged by the present rules; those there already stay.
+    """Add the answers of a Parquet file to the store, each checked by the current rules; answers already stored stay.
 
-    The file is trusted for its wording, not for its facts: what passes the rules is taken. Exit code 1: all refused.
+    The rules check facts, not wording: the file is trusted for its wording. Exit code 1 if all answers are refused.
     """
     from iot_pipeline.augmentation.tracks import check_imported
     from iot_pipeline.commands.console import facts
@@ -265,7 +265,7 @@ app.add_typer(datasets, name="datasets")
 
 @datasets.command("list", epilog="Example: iot-pipeline datasets list")
 def datasets_list(as_json: AsJson = False) -> None:
-    """Name the data sets that come with the project."""
+    """List the data sets that come with the project."""
     from iot_pipeline.commands.console import rows
     from iot_pipeline.commands.datasets import known
 
@@ -293,7 +293,7 @@ def datasets_check(
     file: Annotated[str, typer.Argument(help="File, glob, or several with commas.")],
     as_json: AsJson = False,
 ) -> None:
-    """Read a file by a spec, published facts included, and say what comes of it; exit code 1: a class has no row."""
+    """Read a file by a spec, compare published facts and report the result; exit code 1 if a class has no row."""
     from iot_pipeline.commands.console import facts
     from iot_pipeline.commands.datasets import check
 
@@ -312,7 +312,7 @@ def explain(
     classes_only: Annotated[bool, typer.Option("--classes-only", help="Write no explanations: much faster.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Have a trained student name the class of each flow of a file, and say why; what it says is checked."""
+    """Let a trained student name the class of each flow of a file and say why; what it says is checked."""
     chosen = _configure(None, None)
     _quiet()
     from iot_pipeline.commands.console import facts, working
@@ -331,7 +331,7 @@ def merge(
     dtype: Annotated[str, typer.Option(help="Type of its weights: fp32 or bf16.")] = "fp32",
     as_json: AsJson = False,
 ) -> None:
-    """Write base and adapter of a checkpoint as one model, in transformers' layout."""
+    """Write base model and adapter of a checkpoint as one model in the layout of transformers."""
     from iot_pipeline.commands.console import facts
     from iot_pipeline.commands.merge import merge as write
 

@@ -1,5 +1,5 @@
-"""The one error that users are meant to read."""
+"""Error type with a message written for users."""
 
 
 class UserError(Exception):
-    """Bad input or set-up: one sentence that names the file, row, column or setting and says what to do."""
+    """Bad input or set-up: one sentence naming the file, row, column or setting and the remedy."""

@@ -1,8 +1,8 @@
-"""Stop a command within seconds of SIGINT or SIGTERM, whatever code the signal meets.
+"""Prompt stop on SIGINT or SIGTERM: the command ends within seconds, whatever code the signal interrupts.
 
-A handler that raises is not enough: Dagster replaces it and holds signals back between steps, an exception raised in a
-callback or a destructor is swallowed, and a library may take it for a failure of its own (11 of 68 signals at random
-moments). So the signal is noted by the interpreter itself (`signal.set_wakeup_fd`), before any handler.
+A handler that raises is not enough: Dagster replaces it and defers signals between steps, an exception raised in a
+callback or a destructor is swallowed, and a library may mistake it for a failure of its own (11 of 68 signals at random
+moments). So the interpreter itself records the signal (`signal.set_wakeup_fd`), before any handler runs.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ GRACE_S = 7.0
 
 
 class Watch:
-    """Notes the first stop signal, and ends the process when it is still there after the grace."""
+    """Recorder of the first stop signal; ends the process if it is still running after the grace period."""
 
     def __init__(self, sentence: str) -> None:
         self.sentence = sentence
         self._noted, self._over = False, False
-        self._lock = threading.RLock()  # a destructor may run within
+        self._lock = threading.RLock()  # reentrant: a destructor may run inside
         self._reader, self._writer = os.pipe()
         for end in (self._reader, self._writer):
             os.set_blocking(end, False)
         self._stderr = os.dup(2)  # Dagster redirects the descriptor into its compute logs while an asset runs
         self._usual_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        # A shell starts background jobs with SIGINT ignored; SIGTERM would end us without a word.
+        # Shells start background jobs with SIGINT ignored; SIGTERM would end the process silently.
         self._usual = {number: signal.signal(number, signal.default_int_handler) for number in STOPS}
-        # What a signal breaks on its way out (a connection's close, a destructor) is no news: the sentence is enough.
+        # Errors that the interruption causes (closing a connection, a destructor) are hidden: the sentence suffices.
         self._usual_hook = sys.unraisablehook
         sys.unraisablehook = lambda broken: None if self.noted() else self._usual_hook(broken)
         if logging.lastResort is not None:
@@ -41,7 +41,7 @@ class Watch:
         threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
 
     def noted(self) -> bool:
-        """True if the process was told to stop."""
+        """Return True if the process received a stop signal."""
         with self._lock, contextlib.suppress(BlockingIOError):
             self._noted = self._noted or any(number in STOPS for number in os.read(self._reader, 4096))
         return self._noted
@@ -50,9 +50,9 @@ class Watch:
         return not self.noted()
 
     def end(self) -> None:
-        """Kill the processes started here, say that the command was stopped, and leave without waiting for anything.
+        """Kill the child processes, print the sentence and exit at once, without waiting for anything.
 
-        A tail of Dagster's compute logs may be left when the signal met its clean-up, and would hold a pipe open.
+        If the signal interrupted Dagster's clean-up, a tail of its compute logs may remain and would hold a pipe open.
         """
         from iot_pipeline.lake.processes import kill_tree
 
@@ -65,7 +65,7 @@ class Watch:
             os._exit(EXIT_CODE)
 
     def close(self) -> None:
-        """Give the signals back; the watching thread ends."""
+        """Restore the previous signal handling; the watching thread ends."""
         signal.set_wakeup_fd(self._usual_fd)
         for number, handler in self._usual.items():
             signal.signal(number, handler)
@@ -77,7 +77,7 @@ class Watch:
 
     def _watch(self) -> None:
         while not self.noted():
-            select.select([self._reader], [], [], 0.5)  # the main thread may have read the signal already
+            select.select([self._reader], [], [], 0.5)  # poll: the main thread may have read the signal already
             if self._over:
                 return
         threading.Event().wait(GRACE_S)
@@ -88,17 +88,18 @@ _active: list[Watch] = []
 
 
 def raise_if_told() -> None:
-    """Raise KeyboardInterrupt if the process was told to stop, also where something swallowed the signal."""
+    """Raise KeyboardInterrupt if a stop signal arrived, even if something swallowed it."""
     if _active and _active[0].noted():
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def stopping_promptly(sentence: str) -> Iterator[None]:
-    """Make SIGINT and SIGTERM end the process with exit code 130 and a sentence on standard error.
+    """Make SIGINT and SIGTERM end the process with exit code 130 and `sentence` on standard error.
 
-    The block has 7 s to end by itself, cleaning up. What it started and left behind is killed. However it ends after a
-    signal, by an error or by its own exit, counts as stopped. Outside of the main thread nothing is changed.
+    After a signal the block has 7 s to clean up and return; then the process exits. Remaining child processes are
+    killed. A block that ends after a signal counts as stopped, even if it ends normally or with an error. Outside the
+    main thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -121,7 +122,7 @@ def stopping_promptly(sentence: str) -> Iterator[None]:
 
 def _leave(watch: Watch) -> None:
     for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)  # the second Ctrl-C of an impatient user
+        signal.signal(number, signal.SIG_IGN)  # ignore a second Ctrl-C
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     watch.end()

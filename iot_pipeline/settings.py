@@ -1,4 +1,4 @@
-"""Every setting of the project, typed, in one place: `IOT_*` variables or `.env`, over the defaults of a profile."""
+"""All settings of the project, typed: `IOT_*` variables or `.env`, over the defaults of a profile."""
 
 import difflib
 import os
@@ -19,11 +19,11 @@ PROFILES = Path(__file__).parent / "profiles"
 
 
 class Settings(BaseSettings):
-    """What a run depends on. Units are in each description; `None` means that the part decides by itself."""
+    """Settings of a run. Units are in each description; `None` lets the component choose."""
 
     model_config = SettingsConfigDict(env_prefix="IOT_", extra="forbid", env_ignore_empty=True)
 
-    # -- what and where ------------------------------------------------------------------------------------
+    # -- general -------------------------------------------------------------------------------------------
     profile: str = Field("demo", description="named set of defaults: demo or paper")
     dataset: str = Field("farm_flow", description="data set spec: a name in iot_pipeline/datasets or a YAML path")
     source: str = Field("simulate", description="`simulate`, or file(s) to read: CSV, zip, gz, Parquet, a glob, a URL")
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
-        """Refuse what would fail only after the teacher and the training were paid for."""
+        """Refuse combinations that would fail only after teacher and training were paid for."""
         if self.answer_order == "explanation_first" and self.tasks == "explain":
             raise ValueError(
                 "IOT_ANSWER_ORDER=explanation_first needs IOT_TASKS=both: a class is scored before its reasons"
@@ -144,28 +144,28 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load_settings` hands over: it merges profile, `.env` and environment itself."""
+        """Use only what `load_settings` passes: it merges profile, `.env` and environment itself."""
         return (init_settings,)
 
     @property
     def dataset_name(self) -> str:
-        """Name of the data set, also where the setting is a path."""
+        """Name of the data set, also if the setting is a path."""
         return Path(self.dataset).stem
 
     @property
     def lake_path(self) -> Path:
-        """Absolute folder of this data set's and profile's artefacts."""
+        """Absolute folder of the artefacts of this data set and profile."""
         if self.lake is not None:
             return self.lake.expanduser().absolute()
         return PROJECT_ROOT / "data_lake" / f"{self.dataset_name}-{Path(self.profile).stem}"
 
     @property
     def base_cache_path(self) -> Path:
-        """Absolute folder of the tiny bases that were built."""
+        """Folder of the tiny-base build cache."""
         return self.base_cache or PROJECT_ROOT / "data_lake" / ".bases"
 
     def describe(self) -> list[tuple[str, Any, str]]:
-        """(variable, value, description) of every setting, for `doctor` and the README."""
+        """Return (variable, value, description) of every setting, for `doctor` and the README."""
         return [
             (f"IOT_{name.upper()}", getattr(self, name), field.description or "")
             for name, field in type(self).model_fields.items()
@@ -173,14 +173,14 @@ class Settings(BaseSettings):
 
 
 def profile_names() -> list[str]:
-    """Names of the profiles that come with the project."""
+    """List the names of the profiles that come with the project."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
 def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -> Settings:
-    """Settings from, in falling order: `overrides`, environment, `.env`, the profile, the defaults.
+    """Load settings from, in order of precedence: `overrides`, environment, `.env`, the profile, the defaults.
 
-    Raises UserError that names the variable for an unknown name, an unknown profile or a bad value.
+    Raises UserError naming the variable for an unknown name, an unknown profile or a bad value.
     """
     given = {**_dotenv(), **os.environ} if environment is None else environment
     values = {
@@ -199,22 +199,21 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
         return Settings(**(values | {name: _absolute(name, values[name]) for name in PATHS if name in values}))
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # of settings that do not fit together: it names them itself
+        if not first["loc"]:  # settings that conflict: the message names them
             raise UserError(first["msg"].removeprefix("Value error, ")) from None
         name = "IOT_" + str(first["loc"][0]).upper()
         raise UserError(f"{name}: {first['msg']} (got {first['input']!r})") from None
 
 
-# Set by the project for its own subprocesses and tests; never a user's business.
+# Internal: set by the project for its own subprocesses and tests.
 ENV_FILE = "IOT_ENV_FILE"
 INTERNAL_VARIABLES = {"IOT_PARENT_PID", ENV_FILE}
-# Settings that may name files. Processes that we start run in other folders, so no name may depend on where a command
-# was typed.
+# Settings that may name files. Subprocesses run in other folders, so names must not depend on the current directory.
 PATHS = ("dataset", "source", "base_model", "audit_tokenizer", "lake", "base_cache", "prompts", "teacher_store")
 
 
 def _absolute(name: str, value: Any) -> Any:
-    """A setting with the files that it names (a spec, sources and globs, a model) named from the root."""
+    """Make file names in a setting (a spec, sources and globs, a model) absolute."""
 
     def is_file(part: str) -> bool:
         if name == "dataset":
@@ -250,12 +249,12 @@ def _dotenv() -> dict[str, str]:
 
 
 def api_key() -> SecretStr | None:
-    """The teacher's key from OPENAI_API_KEY in the environment or `.env`; never stored, never printed."""
+    """Return the teacher's key from OPENAI_API_KEY in the environment or `.env`; never stored or printed."""
     value = os.environ.get("OPENAI_API_KEY") or _dotenv().get("OPENAI_API_KEY")
     return SecretStr(value) if value else None
 
 
 @cache
 def settings() -> Settings:
-    """The settings of this process."""
+    """Return the settings of this process, loaded once."""
     return load_settings()

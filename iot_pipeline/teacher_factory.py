@@ -1,4 +1,4 @@
-"""From the settings to a teacher: which server, which key, which store, and under what name its answers are kept."""
+"""Construction of the teacher that the settings name: server, API key, answer store and source name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPLAY = "replay"
 
 
 def address_of(settings: Settings) -> str:
-    """Base URL of a teacher that is no process of ours, with its credentials; UserError for what is no address."""
+    """Return the base URL, credentials included, of an external teacher server; UserError if it is invalid."""
     if settings.teacher == "openai":
         return OPENAI_URL
     if not settings.teacher.startswith(("http://", "https://")):
@@ -42,13 +42,13 @@ def address_of(settings: Settings) -> str:
 
 
 def shown_address(address: str) -> str:
-    """Cut an address, however odd, down to what may be told: no user, no password, no query, no fragment."""
+    """Strip credentials, query and fragment from an address, even a malformed one, so that it can be shown."""
     scheme, mark, rest = address.rpartition("://")
     return scheme.rpartition("@")[2] + mark + re.split(r"[?#]", rest.rpartition("@")[2])[0]
 
 
 def _is_address(url: str) -> bool:
-    """Return False for a URL whose password would be taken for a part of its host, port or path."""
+    """Return True if the URL has a host and no part of a password is parsed as host, port or path."""
     try:
         parts = urlsplit(url)
         named = bool(parts.hostname) and (parts.port or 1) > 0
@@ -58,19 +58,22 @@ def _is_address(url: str) -> bool:
 
 
 def source_of(settings: Settings) -> str:
-    """What the answers are filed under: `embedded`, or the server's address without credentials."""
+    """Return the source under which answers are stored.
+
+    `embedded`, the server's address without credentials, or (replay) the only source in the store.
+    """
     if settings.teacher == REPLAY:
         return replayed_source(store_of(settings))
     return EMBEDDED if settings.teacher == EMBEDDED else without_credentials(address_of(settings))
 
 
 def store_of(settings: Settings) -> URL:
-    """Where the answers are kept; UserError where IOT_TEACHER_STORE names no place for a store."""
+    """Return the URL of the answer store; UserError if IOT_TEACHER_STORE is not a valid location."""
     return store_url(settings.teacher_store or settings.lake_path / "teacher.sqlite")
 
 
 def is_paid(settings: Settings) -> bool:
-    """Whether what is asked costs money: as the settings say, else by the address."""
+    """Return True if requests cost money: as IOT_TEACHER_PAID says, else judged by the address."""
     if settings.teacher in (EMBEDDED, REPLAY):
         return False
     if settings.teacher_paid == "auto":
@@ -79,7 +82,10 @@ def is_paid(settings: Settings) -> bool:
 
 
 def as_objects(settings: Settings) -> bool:
-    """Whether answers are asked for as JSON objects. The embedded teacher writes either form without a slip."""
+    """Return True if answers are requested as JSON objects.
+
+    By default all teachers but the embedded one, which writes plain text without format errors.
+    """
     if settings.teacher_answers == "auto":
         return not is_embedded(source_of(settings))
     return settings.teacher_answers == "json"
@@ -87,10 +93,11 @@ def as_objects(settings: Settings) -> bool:
 
 @contextlib.contextmanager
 def open_teacher(settings: Settings, log: Callable[[str], None] | None = None, edition: str = "") -> Iterator[Teacher]:
-    """The teacher that the settings name; the embedded one runs as a process for as long as it is open.
+    """Yield the teacher that the settings name; the embedded one runs as a subprocess until the block ends.
 
-    edition: of the embedded one's rules; answers of another edition are not given out for its own.
-    Raises UserError where a key is needed and there is none, and where the server does not start.
+    edition: version of the embedded teacher's rules; answers of other editions are not reused.
+
+    Raises UserError if a required API key is missing or the server does not start.
     """
     if settings.teacher == REPLAY:
         yield Replay(store_of(settings), log)
@@ -109,7 +116,15 @@ def open_teacher(settings: Settings, log: Callable[[str], None] | None = None, e
 def teacher_at(
     url: str, key: str, source: str, settings: Settings, log: Callable[[str], None] | None = None
 ) -> Teacher:
-    """The engine as the settings want it; nothing is connected before something is asked."""
+    """Return a teacher configured by the settings; it connects on its first request.
+
+    Args:
+        url: base URL of the server.
+        key: API key.
+        source: name under which its answers are stored.
+        settings: budget, limits, mode and store.
+        log: receives progress messages.
+    """
     return Teacher(
         base_url=url,
         api_key=key,
@@ -136,7 +151,7 @@ def _key(settings: Settings) -> str:
 
 
 def _guess(settings: Settings) -> str:
-    """What is assumed of an address that the settings say nothing about; empty where nothing is."""
+    """Return the assumption about an unconfigured server, paid or free; empty if there is none."""
     if settings.teacher == "openai" or settings.teacher_paid != "auto":
         return ""
     if is_paid(settings):

@@ -1,4 +1,4 @@
-"""Answers: prompts that ask for them, parsing and checking them, and the three tracks made of them.
+"""Teacher answers: prompts, parsing and checking, and the three training tracks built from them.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here: importing one module loads only that module.
 """

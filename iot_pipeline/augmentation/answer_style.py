@@ -1,4 +1,4 @@
-"""Answers in the right form about a class drawn at random: reading matter for the tiny base, without any label."""
+"""Well-formed answers about a randomly drawn class: label-free pre-training text for the tiny base."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,10 +11,10 @@ from iot_pipeline.flows.spec import DatasetSpec
 
 
 def form_writer(spec: DatasetSpec, words: int, order: str) -> Callable[[str, str, np.random.Generator], str]:
-    """A function (flow text, class name, random) -> answer text of about `words` words in `order`.
+    """Return an answer writer (flow text, class name, random) -> text of about `words` words in `order`.
 
-    It is told the class by its caller, who draws it whatever the flow: what it writes teaches how answers read and
-    how values are cited, never which flow is what.
+    The caller draws the class independently of the flow: the text teaches the form of answers and how values are cited,
+    never which class a flow has.
     """
     marked = "\n".join(f"- {t.name} ({t.unit}, standardised)" for t in glossary_of(spec) if t.standardised)
     parts: Sequence[str] = ("CLASSIFICATION: <class>", "ANALYSIS: <text>", "KEY_INDICATORS: <items>")

@@ -1,4 +1,4 @@
-"""An answer: its three parts, reading it tolerantly, checking it against its flow strictly, writing it canonically."""
+"""Teacher answers: three parts, parsed tolerantly, checked strictly against their flow, formatted canonically."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER as A_NUMBER
 from iot_pipeline.flows.serialise import parse_text, plain_number
 
-# Of the shapes that prompts ask for, as text and as a JSON object; part of the request key.
+# Versions of the two answer formats, text and JSON object; part of the request key.
 SCHEMA_VERSION, OBJECT_VERSION = "1", "1-json"
 ORDERS = ("label_first", "explanation_first")
 MIN_INDICATORS = 3
 COPY_JACCARD = 0.8
 NEUTRAL = ""
 
-# Longer texts are refused before any pattern reads them: 1,200 words, the most that may be asked for, are about 9,000.
+# Longer texts are rejected before any pattern runs: the longest answer that can be requested, 1,200 words, has about
+# 9,000 characters.
 MOST_CHARACTERS = 20_000
 MOST_REASONS = 50
 
-# Every pattern takes time in proportion to the text: no two neighbouring quantifiers match the same characters, and no
-# pattern begins with a run of signs, which would be tried anew from each of them.
+# Every pattern runs in linear time: no two neighbouring quantifiers match the same characters, and no pattern begins
+# with a run of punctuation, which would be retried from each of its characters.
 HEADING = re.compile(r"(ANALYSIS|KEY[_ ]INDICATORS|CLASSIFICATION)[*_`\s]*+:[*_`\s]*", re.IGNORECASE)
 INDICATOR = re.compile(rf"[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
 NUMBER = re.compile(rf"(?<![\w.]){A_NUMBER}(st|nd|rd|th)?|\bp\d{{1,3}}\b")
-BETWEEN = r"\s*(?:(?:\(|=|:|of|at|is|reads|stands at)\s*)?"  # a feature and its value
+BETWEEN = r"\s*(?:(?:\(|=|:|of|at|is|reads|stands at)\s*)?"  # between a feature and its value
 STATED = re.compile(rf"{BETWEEN}({A_NUMBER})")
 LIST_MARK = re.compile(r"^[^\S\n]*\(?\d{1,2}[.)]\s", re.MULTILINE)
 COUNTED = re.compile(r"\s+(?:key\s+|cited\s+)?(?:features|indicators|values|fields|attributes|metrics)\b")
@@ -39,16 +40,16 @@ SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 DIRECTION = re.compile(r"\b(above|below)\b(?!-)", re.IGNORECASE)
 FENCE = re.compile(r"```(?:json)?\s*(?=\{)", re.IGNORECASE)
 WORD = re.compile(r"[a-z']+|#")
-# Halves of surrogate pairs and control characters, which neither files nor databases take as text.
+# Halves of surrogate pairs and control characters, which files and databases do not accept as text.
 NO_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
-# Tokens by which chat templates mark turns and ends: ChatML, Llama, Gemma, Mistral, DeepSeek, BERT and T5.
+# Control tokens of chat templates: ChatML, Llama, Gemma, Mistral, DeepSeek, BERT and T5.
 CONTROL_TOKEN = re.compile(
     r"<[|\uff5c][^<>\n]{1,80}[|\uff5c]>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk|mask|cls|sep|sop|eop)>"
     r"|</?(?:think|tool_call|tool_response)>|<</?SYS>>|\[/?INST\]|\[(?:CLS|SEP|PAD|MASK|UNK|gMASK)\]"
     r"|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<extra_id_\d{1,3}>",
     re.IGNORECASE,
 )
-# One of these at the very end was only not cut off.
+# One of these at the very end of an answer is a leftover and is removed.
 END_TOKENS = (
     "<|im_end|>",
     "<|endoftext|>",
@@ -64,7 +65,7 @@ END_TOKENS = (
 
 @dataclass(frozen=True)
 class Indicator:
-    """One item of KEY_INDICATORS: feature, value as written, what stands in parentheses."""
+    """One item of KEY_INDICATORS: feature, value as written, note in parentheses."""
 
     feature: str
     value: str
@@ -73,7 +74,7 @@ class Indicator:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """The parts of an answer; `problems` says what could not be read."""
+    """Parts of an answer; `problems` lists what could not be parsed."""
 
     label: str
     analysis: str
@@ -83,7 +84,7 @@ class ParsedAnswer:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a flow text says: value (as `plain_number`), percentile ("p97" or "") and direction of each feature."""
+    """Facts of a flow text by feature: value (as `plain_number`), percentile ("p97", if there is one) and direction."""
 
     values: dict[str, str]
     percentiles: dict[str, str]
@@ -94,7 +95,7 @@ class Facts:
 
 @lru_cache(maxsize=2048)
 def facts_of(flow_text: str, standardised: frozenset[str] = frozenset()) -> Facts:
-    """Facts of a flow text. A direction comes from the percentile, else from the sign of a standardised value."""
+    """Return the facts of a flow text; directions come from percentiles, else from the signs of standardised values."""
     values, percentiles, directions = {}, {}, {}
     for name, value, percentile in parse_text(flow_text):
         values[name] = plain_number(value)
@@ -118,7 +119,7 @@ def _names_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def answer_schema(order: str) -> dict[str, Any]:
-    """An answer as JSON Schema, in the strict form; values are strings, so that they keep their digits."""
+    """Return the strict JSON Schema of an answer; values are strings, so that they keep their digits."""
     item = _object({name: {"type": "string"} for name in ("feature", "value", "note")})
     label = {"classification": {"type": "string"}}
     explanation = {"analysis": {"type": "string"}, "key_indicators": {"type": "array", "items": item}}
@@ -130,10 +131,10 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_answer(text: str) -> ParsedAnswer:
-    """Read an answer, text in either order or a JSON object, with or without Markdown; never raises: see `problems`."""
+    """Parse an answer (text in either order, or JSON; with or without Markdown). Never raises: see `problems`."""
     if len(text) > MOST_CHARACTERS:
         return ParsedAnswer("", "", (), (f"{len(text):,} characters, {MOST_CHARACTERS:,} at most",))
-    text = plain_minus(text).rpartition("</think>")[2].strip()  # what a reasoning model thinks aloud is no answer
+    text = plain_minus(text).rpartition("</think>")[2].strip()  # drop the reasoning before it
     text = next((text.removesuffix(token).rstrip() for token in END_TOKENS if text.endswith(token)), text)
     fence = FENCE.match(text)
     content = text[fence.end() :] if fence is not None else text
@@ -150,7 +151,7 @@ def parse_answer(text: str) -> ParsedAnswer:
 
 def _parse_object(text: str) -> ParsedAnswer:
     try:
-        # Numbers stay as they are written: 0.500 is not 0.5.
+        # Numbers keep their spelling: 0.500 is not 0.5.
         content = json.loads(text.removesuffix("```"), parse_float=str, parse_int=str)
         items = tuple(
             Indicator(str(item["feature"]).strip(), str(item["value"]).strip().lstrip("+"), _note(item.get("note")))
@@ -166,17 +167,17 @@ def _parse_object(text: str) -> ParsedAnswer:
 
 
 def _note(value: Any) -> str:
-    """A note of a JSON object; `;` would end its item in an answer's text."""
+    """Clean the note of a JSON item; a `;` would end the item in an answer's text."""
     return _line(str(value or "").replace(";", ",")).strip(" ().")
 
 
 def _line(text: str) -> str:
-    """A text on one line, with single spaces."""
+    """Join a text into one line with single spaces."""
     return " ".join(text.split())
 
 
 def _headings(text: str) -> list[tuple[int, int, str]]:
-    """Start, end and name of each part's heading: only signs stand before it on its line, and on empty ones above."""
+    """Return (start, end, name) of each part's heading; only punctuation may precede it on its line."""
     found: list[tuple[int, int, str]] = []
     last = 0
     for match in HEADING.finditer(text):
@@ -185,7 +186,7 @@ def _headings(text: str) -> list[tuple[int, int, str]]:
             start -= 1
         if start and text[start - 1] != "\n":
             start = text.find("\n", start, match.start()) + 1
-            if not start:  # words stand before it on its line
+            if not start:  # words precede it on its line
                 continue
         found.append((start, match.end(), match[1].upper().replace(" ", "_")))
         last = match.end()
@@ -218,7 +219,7 @@ def _parse_text(text: str) -> ParsedAnswer:
 
 
 def format_answer(parsed: ParsedAnswer, order: str) -> str:
-    """The canonical text of an answer, `label_first` or `explanation_first`."""
+    """Format an answer canonically, `label_first` or `explanation_first`."""
     if order not in ORDERS:
         raise UserError(f"unknown answer order {order!r}; use one of {', '.join(ORDERS)}.")
     items = "; ".join(f"{i.feature} {i.value}" + (f" ({i.note})" if i.note else "") for i in parsed.indicators)
@@ -228,7 +229,7 @@ def format_answer(parsed: ParsedAnswer, order: str) -> str:
 
 
 def same_class(written: str, label: str) -> bool:
-    """Whether a class as written is `label`, whatever its case and spaces."""
+    """Return True if `written` names the class `label`, ignoring case and the choice of space, `_` or `-`."""
     return _plain(written) == _plain(label)
 
 
@@ -239,9 +240,9 @@ def _plain(text: str) -> str:
 def check_answer(
     text: str, flow_text: str, label: str, classes: Sequence[str], standardised: frozenset[str] = frozenset()
 ) -> list[str]:
-    """Reasons against an answer, [] if it is good; each begins with its kind and a colon.
+    """Return the reasons against an answer, [] if it is good; each begins with its kind and a colon.
 
-    Kinds: malformed, mislabelled, ungrounded number, unknown feature, wrong direction.
+    Kinds: malformed, mislabelled, ungrounded number, unknown feature, wrong direction. `standardised`: see `facts_of`.
     """
     return check_parsed(parse_answer(text), flow_text, label, classes, standardised)
 
@@ -249,7 +250,7 @@ def check_answer(
 def check_parsed(
     parsed: ParsedAnswer, flow_text: str, label: str, classes: Sequence[str], standardised: frozenset[str]
 ) -> list[str]:
-    """`check_answer` of an answer that is already parsed."""
+    """Check a parsed answer as `check_answer` does."""
     if parsed.problems:
         return [f"malformed: {problem}" for problem in parsed.problems[:MOST_REASONS]]
     facts = facts_of(flow_text, standardised)
@@ -304,7 +305,7 @@ def _check_analysis(analysis: str, facts: Facts, classes: Sequence[str]) -> list
 
 
 def _prefix_of_name(name: str, facts: Facts) -> bool:
-    """`fwd_pkts_payload` for the features `fwd_pkts_payload.tot` and `.avg` together."""
+    """True if `name` abbreviates features: `fwd_pkts_payload` for `fwd_pkts_payload.tot` and `.avg`."""
     return any(feature.startswith(name + ".") for feature in facts.values)
 
 
@@ -314,12 +315,12 @@ def _wrong(feature: str, said: str, facts: Facts) -> str:
 
 
 def plain_minus(text: str) -> str:
-    """The text with a plain minus for every other sign that is one."""
+    """Replace other minus signs (U+2212 and U+2011) by the plain one."""
     return text.replace("\u2212", "-").replace("\u2011", "-")
 
 
 def numbers_in(text: str, facts: Facts) -> list[str]:
-    """Numbers of a text, as `plain_number`, and `p97`; without list marks, counts of features and features' names."""
+    """Return the numbers of a text (percentiles as `p97`), without list marks, feature counts and feature names."""
     text = LIST_MARK.sub(" ", facts.names.sub(" feature ", text))
     found = []
     for match in NUMBER.finditer(text):
@@ -333,7 +334,7 @@ def numbers_in(text: str, facts: Facts) -> list[str]:
 
 
 def _counts_features(number: str, facts: Facts) -> bool:
-    """Whether a flow has so many features; int() refuses numbers of more than 4,300 digits."""
+    """True if `number` is at most the flow's number of features; int() refuses more than 4,300 digits."""
     return len(number) < 5 and number.isdigit() and int(number) <= len(facts.values)
 
 
@@ -345,7 +346,7 @@ def check_paraphrase(
     classes: Sequence[str],
     standardised: frozenset[str] = frozenset(),
 ) -> list[str]:
-    """`check_answer`, and beside the original: same numbers as often, same features and directions, no copy.
+    """Check a paraphrase: `check_answer`, plus the original's numbers (as often), features and directions, and no copy.
 
     Further kinds: changed numbers, changed features, changed direction, copy.
     """
@@ -366,7 +367,7 @@ def check_paraphrase(
 
 
 def all_numbers(parsed: ParsedAnswer, facts: Facts) -> list[str]:
-    """Every number of ANALYSIS and KEY_INDICATORS."""
+    """Return all numbers of ANALYSIS and KEY_INDICATORS."""
     found = numbers_in(parsed.analysis, facts)
     for item in parsed.indicators:
         found += [plain_number(item.value), *numbers_in(item.note, facts)]
@@ -374,7 +375,7 @@ def all_numbers(parsed: ParsedAnswer, facts: Facts) -> list[str]:
 
 
 def cited(parsed: ParsedAnswer, facts: Facts) -> frozenset[str]:
-    """Features named in ANALYSIS or KEY_INDICATORS."""
+    """Return the features named in ANALYSIS or KEY_INDICATORS."""
     return frozenset(facts.names.findall(parsed.analysis)) | {item.feature for item in parsed.indicators}
 
 
@@ -383,13 +384,13 @@ def _directions(parsed: ParsedAnswer) -> dict[str, str]:
 
 
 def masked_bigrams(analysis: str, facts: Facts) -> list[tuple[str, str]]:
-    """Pairs of neighbouring words, features and numbers masked: what is left is the wording."""
+    """Return the word bigrams of an analysis with features and numbers masked, so that only the wording remains."""
     text = NUMBER.sub("#", facts.names.sub("#", analysis)).lower()
     words = WORD.findall(text)
     return list(zip(words, words[1:], strict=False))
 
 
 def similarity(first: str, second: str, facts: Facts) -> float:
-    """Jaccard index of the masked bigrams of two analyses, 0..1."""
+    """Return the Jaccard index of the masked bigrams of two analyses, 0..1."""
     a, b = set(masked_bigrams(first, facts)), set(masked_bigrams(second, facts))
     return len(a & b) / len(a | b) if a | b else 1.0

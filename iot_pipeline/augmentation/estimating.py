@@ -1,4 +1,4 @@
-"""What would be asked of a teacher: the engine's interface, counting in place of sending."""
+"""Cost estimates: a stand-in for the teacher that counts requests instead of sending them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from iot_pipeline.teacher.session import Check, stored_answers
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline.teacher.tokens import request_tokens, safe_tokens, text_tokens
 
-DRAFTS = 50  # answers drafted where there is none to learn from
+DRAFTS = 50  # answers drafted where none is stored
 ANALYSIS = re.compile(r"(?:ANALYSIS:|\"analysis\":)\s*\"?")
-MARK = 8  # hex digits that make a stand-in unique
+MARK = 8  # hex digits of the request key that make a stand-in unique
 
 
 @dataclass
 class Part:
-    """One asset's requests, each counted where it is first needed. Dollars are of the requests to ask.
+    """Requests and costs of one asset; a request counts for the asset that needs it first.
 
-    cached: answered in the store. waiting: in batches at the server, paid for already. limited_tokens: as the limits a
-    minute count them. worst_usd: if every answer were as long as it may be, an attempt each; half of it by batch.
+    Attempts, tokens and dollars are those of the `to_ask` requests. cached: answered in the store. waiting: in batches
+    at the server, already paid for. limited_tokens: as rate limits per minute count them. worst_usd: every answer at
+    its maximum length, one attempt each; half of that by batch.
     """
 
     name: str
@@ -53,14 +54,14 @@ class Part:
 
 @dataclass
 class TokenStats:
-    """What stored answers to one prompt file took: sums over requests, every attempt included."""
+    """Token usage of the stored answers to one prompt file: sums over requests, all attempts included."""
 
     answers: int = 0
     attempts: int = 0
-    counted: float = 0.0  # tokens of the prompts by our own count, one attempt each
+    counted: float = 0.0  # prompt tokens by our own count, one attempt each
     usage: Usage = field(default_factory=Usage)
     texts: int = 0
-    length: int = 0  # of all texts together
+    length: int = 0  # characters of all texts
     typical: str = ""  # a text of about mean length
 
     def __add__(self, other: TokenStats) -> TokenStats:
@@ -75,7 +76,7 @@ class TokenStats:
         )
 
     def take(self, request_tokens: float, answer: Answer) -> None:
-        """Add what one answer took."""
+        """Add the token usage of one answer."""
         self.answers, self.attempts = self.answers + 1, self.attempts + answer.attempts
         self.counted, self.usage = self.counted + request_tokens, self.usage + answer.usage
         if answer.status != "ok" or not ANALYSIS.search(answer.text):
@@ -88,9 +89,9 @@ class TokenStats:
 
 @dataclass(frozen=True)
 class TokenCounter:
-    """How a server counts tokens of prompts and answers.
+    """Token counts of prompts and answers as a server makes them.
 
-    cached: how many of a prompt's (text, tokens) it has seen before, which cost less; None: its answers will tell.
+    cached: (prompt text, its tokens) -> tokens in the prompt cache, which cost less; None if only answers report them.
     """
 
     prompt: Callable[[Request], float]
@@ -99,10 +100,17 @@ class TokenCounter:
 
 
 class CostEstimator:
-    """Takes the engine's place (augmentation.tracks.Asks): what is stored is given out, for the rest a stand-in.
+    """Cost estimator with a teacher's interface (TeacherProtocol): returns stored answers, and stand-ins for the rest.
 
-    store: opened to read, None where there is none yet. price: dollars by model. counting: in place of the source's.
-    Writes nothing, connects to nothing.
+    Writes nothing and connects to nothing.
+
+    Args:
+        source: Source whose stored answers count.
+        store: Opened for reading; None if there is none yet.
+        price: Dollars by model.
+        words: Words of an explanation where no answer can be drafted.
+        limits: Size limits of a batch.
+        counting: Token counter; by default the source's.
     """
 
     def __init__(
@@ -118,24 +126,27 @@ class CostEstimator:
         self.limits = limits or BatchLimits()
         self.parts: list[Part] = []
         self.learned: dict[str, TokenStats] = {}
-        self.drafted: dict[str, str] = {}  # by prompt: a typical answer that nobody has given
+        self.drafted: dict[str, str] = {}  # by prompt file: a typical answer, drafted here
         self._prompt = ""
         self._counted: set[str] = set()
         self._waiting = store.batched(source) if store is not None else set()
         self._counting = counting or token_counter(source)
 
     def begin(self, name: str, prompt: str) -> None:
-        """What is asked from here on is for the asset `name`, by the prompt file `prompt`."""
+        """Attribute the requests that follow to the asset `name` and the prompt file `prompt`."""
         self.parts.append(Part(name))
         self._prompt = prompt
 
     def stream(self, requests: Iterable[Request], check: Check, take: Callable[[Answer], None]) -> None:
-        """As the engine's, but all requests are held at once: what is sent for some is judged by all."""
+        """Pass an answer for each distinct request to `take`.
+
+        All requests are held in memory: the estimate of the missing ones uses the stored answers of all.
+        """
         for answer in self.ask(list(requests), check).values():
             take(answer)
 
     def ask(self, requests: Sequence[Request], check: Check) -> dict[str, Answer]:
-        """An answer for each distinct key: the stored one, or a stand-in of the length that it may have."""
+        """Return an answer for each distinct key: the stored one, or a stand-in of the expected length."""
         by_key = {request.key: request for request in requests}
         found = stored_answers(self.store, self.source, by_key, check) if self.store is not None else {}
         tokens = {key: self._counting.prompt(request) for key, request in by_key.items()}
@@ -152,7 +163,7 @@ class CostEstimator:
     # -- lengths ---------------------------------------------------------------------------------------------
 
     def _typical(self, missing: Sequence[Request]) -> str:
-        """An answer of about the length to expect: one that was given, else one drafted by the embedded rules."""
+        """Return an answer of about the expected length: a stored one, else one drafted by the embedded teacher."""
         given = [self.learned[self._prompt], *self.learned.values()]
         known = next((learned.typical for learned in given if learned.typical), "")
         if not known and missing:
@@ -162,13 +173,13 @@ class CostEstimator:
     def _draft(self, missing: Sequence[Request]) -> str:
         sample = missing[:: max(1, len(missing) // DRAFTS)]
         texts = [text for text in map(_drafted, sample) if text != NOTHING_TO_DO]
-        if not texts:  # a prompt in other words than the rules understand
+        if not texts:  # the embedded teacher does not understand this prompt
             return "CLASSIFICATION: \nANALYSIS: " + "explained " * self.words + "\nKEY_INDICATORS: "
         mean = sum(map(len, texts)) / len(texts)
         return min(texts, key=lambda text: abs(len(text) - mean))
 
     def _stand_in(self, request: Request, typical: str) -> Answer:
-        """`typical`, but no other request's: what is made of it must not fall together with what is made of others."""
+        """Return `typical` with part of the request key in it, so that texts derived from stand-ins stay distinct."""
         at = ANALYSIS.search(typical)
         start = at.end() if at else 0
         text = typical[:start] + request.key[:MARK] + typical[start + MARK :]
@@ -177,26 +188,26 @@ class CostEstimator:
     # -- sums ------------------------------------------------------------------------------------------------
 
     def _known(self) -> TokenStats:
-        """What answers to the present prompt file took, else those to all."""
+        """Return the token statistics of the current prompt file, else those of all."""
         own = self.learned[self._prompt]
         return own if own.answers else sum(self.learned.values(), TokenStats())
 
     def _shared(self, asked: Sequence[Request], tokens: dict[str, float]) -> float:
-        """Share of the prompts' tokens that a prompt cache spares: what other prompt files took says nothing of it."""
+        """Return the share of prompt tokens in the prompt cache; other prompt files say nothing about it."""
         own = self.learned[self._prompt]
         if own.answers:
             return own.usage.cached / own.usage.prompt
         return self._seen_before(asked, tokens) / sum(tokens[request.key] for request in asked)
 
     def _seen_before(self, asked: Sequence[Request], tokens: dict[str, float]) -> int:
-        """Tokens that the server has seen at the beginning of an earlier prompt; 0 where its rule is not known."""
+        """Count the prompt tokens that the server's cache already holds; 0 if its rule is unknown."""
         cached = self._counting.cached
         return sum(cached(_text(r), int(tokens[r.key])) for r in asked) if cached is not None else 0
 
     def _count(
         self, missing: Sequence[Request], found: dict[str, Answer], tokens: dict[str, float], typical: str
     ) -> None:
-        """Add what is new to the present part."""
+        """Add the new requests to the current part."""
         part = self.parts[-1]
         asked = [request for request in missing if request.key not in self._waiting]
         cached = len(found.keys() - self._counted)
@@ -219,7 +230,7 @@ class CostEstimator:
         part.completion_tokens += completion
         price = self.price(asked[0].model)  # one prompt file, one model
         part.usd_requests += price.cost(Usage(round(prompt), round(shared * prompt), round(completion)))
-        # The Batch API gives no discount for prompts that came before.
+        # The Batch API gives no prompt-cache discount.
         part.usd_batch += price.in_batch().cost(Usage(round(prompt), 0, round(completion)))
         limits = [int(request.params["max_tokens"]) for request in asked]
         part.worst_usd += sum(map(partial(pricing.worst_case, price), asked, limits))
@@ -230,12 +241,12 @@ class CostEstimator:
 
 
 def token_counter(source: str) -> TokenCounter:
-    """How the server behind a source counts; of the embedded teacher that is known."""
+    """Return the token counter of a source; only the embedded teacher's own rules are known."""
     return embedded_token_counter() if is_embedded(source) else TokenCounter(request_tokens, text_tokens)
 
 
 def embedded_token_counter() -> TokenCounter:
-    """The embedded teacher's own rules, and a prompt cache as empty as that of a server just started."""
+    """Return the embedded teacher's token counter, with an empty prompt cache as after a server start."""
     return TokenCounter(
         lambda request: prompt_tokens(_text(request)),
         lambda text: len(text) // ANSWER_BYTES_A_TOKEN + 1,
@@ -254,7 +265,7 @@ def _drafted(request: Request) -> str:
 
 
 def waves(lines: Iterable[tuple[int, int]], limits: BatchLimits) -> int:
-    """Batches that take lines of so many (bytes, tokens) within the limits, each filled before the next (batch.py)."""
+    """Count the batches that lines of (bytes, tokens) need within the limits, filled one after the other (batch.py)."""
     count = size = tokens = inside = 0
     for length, needed in lines:
         full = inside == limits.requests or size + length > limits.bytes or tokens + needed > limits.tokens
@@ -267,9 +278,16 @@ def waves(lines: Iterable[tuple[int, int]], limits: BatchLimits) -> int:
 def seconds_needed(
     part: Part, answer_seconds: float, concurrency: int, rpm: int | None, tpm: int | None
 ) -> dict[str, float]:
-    """Seconds that each limit makes concurrent requests take, by its name; the longest holds.
+    """Return the seconds that concurrent requests need under each limit, by its name; the longest applies.
 
-    A full minute's worth may go at once (quota.Bucket).
+    A full minute's quota may be sent at once (rate_limit.Bucket).
+
+    Args:
+        part: Requests to send.
+        answer_seconds: Seconds of one attempt.
+        concurrency: Requests in flight at a time.
+        rpm: Requests per minute, None without a limit.
+        tpm: Tokens per minute, None without a limit.
     """
     needed = {"concurrency": part.attempts * answer_seconds / concurrency}
     for name, limit, amount in (("rpm", rpm, part.attempts), ("tpm", tpm, part.limited_tokens)):
@@ -279,7 +297,7 @@ def seconds_needed(
 
 
 def as_facts(part: Part) -> dict[str, Any]:
-    """A part as JSON tells it: whole requests and tokens, dollars to a thousandth of a cent."""
+    """Return a part as JSON values: whole requests and tokens, dollars to a thousandth of a cent."""
     return {
         name: value if isinstance(value, str) else round(value, 5) if "usd" in name else round(value)
         for name, value in asdict(part).items()

@@ -1,4 +1,4 @@
-"""Rows and the answers to their requests: drawn one after the other, joined by key, counted; held on disk."""
+"""Join of rows and teacher answers by request key, with counts; rows and texts are held on disk."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ DIGEST_BYTES = 16
 
 @dataclass(frozen=True)
 class FlowRequest(Request):
-    """A request with what its answer is judged by: flow text, label, of a paraphrase the original answer; classes and
-    standardised features of the data set.
+    """Request with the context for checking its answer.
+
+    flow: text of the flow. original: answer to paraphrase, if any. classes, signed: classes and standardised features
+    of the data set.
     """
 
     flow: str = field(default="", compare=False)
@@ -33,13 +35,13 @@ class FlowRequest(Request):
     signed: frozenset[str] = field(default=frozenset(), compare=False)
 
     def context(self) -> dict[str, str]:
-        """What the answer is judged by, as texts."""
+        """Return the checking context as texts."""
         data_set = json.dumps({"classes": self.classes, "signed": sorted(self.signed)})
         return {"flow": self.flow, "label": self.label, "original": self.original, "data_set": data_set}
 
 
 class Row(NamedTuple):
-    """One row and how it gets its answer: by the request numbered `asked`, or `given`; else `reason` says why not.
+    """One row and the origin of its answer: the request numbered `asked`, or `given`; else `reason` says why none.
 
     variation, factor, varied_group: of a varied flow, see variation.Varied.
     """
@@ -60,7 +62,7 @@ class Row(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a request, but for the text; few differ."""
+    """Outcome of a request without its text; only few distinct values occur."""
 
     status: Status
     reasons: tuple[str, ...]
@@ -71,7 +73,10 @@ class Outcome(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A row with its answer: `text` as students see it, None if quarantined; the rest is of its request, if any."""
+    """Row with its answer: `text` as students see it, None if quarantined.
+
+    key, seed, outcome: of the row's request, if it has one.
+    """
 
     row: Row
     text: str | None
@@ -82,30 +87,30 @@ class Joined(NamedTuple):
 
 
 class Join:
-    """Rows as they were drawn and answers as they came, whatever their order. Memory: some 200 bytes a request.
+    """Join of rows and answers, which may arrive in any order. Memory: about 200 bytes a request.
 
-    order: of an answer's parts.
+    order: order of an answer's parts, `label_first` or `explanation_first`.
     """
 
     def __init__(self, order: str) -> None:
         self.order = order
-        self.usage, self.attempts, self.billed_usd = Usage(), 0, 0.0  # of the answers, whenever they were given
+        self.usage, self.attempts, self.billed_usd = Usage(), 0, 0.0  # of all answers, cached ones too
         self.fresh_attempts = self.cached = self.drawn = 0
-        self._numbers: dict[bytes, int] = {}  # by key
-        self._labels: list[str] = []  # from here on by number
+        self._numbers: dict[bytes, int] = {}  # request number by key
+        self._labels: list[str] = []  # this and the next three: by request number
         self._seeds = array("q")
         self._outcomes: list[Outcome | None] = []
-        self._texts = array("q")  # number in `_answers`, -1 without a good answer
+        self._texts = array("q")  # index into `_answers`, -1 without a good answer
         self._new: list[FlowRequest] = []
         self._rows, self._answers = Spill(), Spill()
         self._same: dict[Outcome, Outcome] = {}
 
     def __len__(self) -> int:
-        """Distinct requests."""
+        """Return the number of distinct requests."""
         return len(self._numbers)
 
     def number(self, request: FlowRequest) -> int:
-        """The request's number; equal requests have one, and are asked once."""
+        """Return the request number; equal requests share one and are asked once."""
         found = self._numbers.setdefault(bytes.fromhex(request.key), len(self._numbers))
         if found == len(self._outcomes):
             self._new.append(request)
@@ -116,7 +121,7 @@ class Join:
         return found
 
     def draw(self, parts: Iterable[Iterable[Row]]) -> Iterator[FlowRequest]:
-        """Keep the rows, a part at a time, and yield the requests that were numbered while a part was made."""
+        """Store rows part by part, and yield each request that is new."""
         for part in parts:
             rows = []
             for row in part:
@@ -127,7 +132,7 @@ class Join:
             self.drawn += len(rows)
 
     def take(self, answer: Answer) -> None:
-        """Keep an answer."""
+        """Store an answer."""
         number = self._numbers[bytes.fromhex(answer.key)]
         self.usage, self.billed_usd = self.usage + answer.usage, self.billed_usd + answer.cost_usd
         self.attempts += answer.attempts
@@ -136,12 +141,12 @@ class Join:
         found = Outcome(answer.status, answer.reasons, answer.model, answer.source, answer.attempts, answer.from_cache)
         self._outcomes[number] = self._same.setdefault(found, found)
         if answer.status == "ok":
-            # The class is spelt as in the data: a teacher may write "http flood".
+            # Spell the class as in the data: a teacher may write "http flood".
             parsed = replace(parse_answer(answer.text), label=self._labels[number])
             self._texts[number] = self._answers.add(format_answer(parsed, self.order).encode())
 
     def complete(self, rows: int) -> None:
-        """Raise RuntimeError where one of `rows` rows was not drawn or a request got no answer, good or bad."""
+        """Require that all `rows` rows were drawn and each request has an answer, good or bad; else RuntimeError."""
         missing = sum(outcome is None for outcome in self._outcomes)
         if missing or self.drawn != rows:
             raise RuntimeError(
@@ -149,21 +154,21 @@ class Join:
             )
 
     def embedded(self) -> bool:
-        """Whether the embedded teacher wrote any answer."""
+        """Return True if the embedded teacher wrote any answer."""
         return any(outcome.model == EMBEDDED_MODEL for outcome in self._same)
 
     def text(self, number: int) -> str | None:
-        """The good answer to a request, if it has one."""
+        """Return the good answer to a request, None without one."""
         return self._answers[self._texts[number]].decode() if self._texts[number] >= 0 else None
 
     def texts(self, numbers: Mapping[Key, int]) -> StoredAnswers:
-        """Good answers by (flow_group, label), given the number of each one's request."""
+        """Return good answers by (flow_group, label), given the request number of each."""
         return StoredAnswers(
             {key: self._texts[number] for key, number in numbers.items() if self._texts[number] >= 0}, self._answers
         )
 
     def parts(self) -> Iterator[list[Joined]]:
-        """Rows with their answers, in the order in which they were drawn, some thousands at a time."""
+        """Yield rows with their answers in the order in which they were drawn, some thousands at a time."""
         keys = list(self._numbers)
         for number in range(len(self._rows)):
             rows = (Row(*values) for values in json.loads(self._rows[number]))
@@ -178,7 +183,7 @@ class Join:
 
 
 class StoredAnswers(Mapping[Key, str]):
-    """Answers by (flow_group, label), the texts on disk. numbers: of each one's text in `texts`."""
+    """Answers by (flow_group, label), with the texts on disk. numbers: index of each text in `texts`."""
 
     def __init__(self, numbers: dict[Key, int], texts: Spill) -> None:
         self._numbers, self._texts = numbers, texts
@@ -195,7 +200,7 @@ class StoredAnswers(Mapping[Key, str]):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Requests to be drawn once, and about how many there are, for whoever shows progress."""
+    """One-pass iterator over requests, with an expected count for progress displays."""
 
     requests: Iterator[FlowRequest]
     expected: int
@@ -209,7 +214,7 @@ class Drawn:
 
 @dataclass
 class Counts:
-    """What the report says of rows and answers."""
+    """Counts of rows and answers for the report."""
 
     rows: int = 0
     quarantined: int = 0
@@ -218,19 +223,19 @@ class Counts:
     reasons: Counter[str] = field(default_factory=Counter)
     variations: Counter[str] = field(default_factory=Counter)
     by_class: dict[str, Counter[str]] = field(default_factory=dict)
-    answers: int = 0  # distinct ones
-    wordings: int = 0
+    answers: int = 0  # distinct
+    wordings: int = 0  # distinct
 
 
 def count(join: Join) -> Counts:
-    """Count rows, and answers by digest: each text is read and measured once."""
+    """Count rows, distinct answers and distinct wordings; the answer to each request is measured once."""
     found = Counts()
     measure: Callable[[str], tuple[bytes, bytes, int]] | None = None
-    words = array("q", [-1]) * len(join)  # of each request's answer, once it is measured
+    words = array("q", [-1]) * len(join)  # of each request's answer, -1 until it is measured
     answers, wordings = bytearray(), bytearray()
     for part in join.parts():
         for row, text, reasons, *_ in part:
-            # Any flow text will do: only the features' names matter for the wording.
+            # Any flow text will do: only feature names matter for the wording.
             measure = measure or measuring(row.text)
             status = "ok" if text is not None else "quarantined"
             found.by_class.setdefault(row.label, Counter())[status] += 1
@@ -256,7 +261,7 @@ def count(join: Join) -> Counts:
 
 
 def measuring(flow_text: str) -> Callable[[str], tuple[bytes, bytes, int]]:
-    """A function of an answer: digest of its text, digest of its wording, words of its analysis."""
+    """Return an answer-measuring function: text -> (digest, digest of its wording, words of its analysis)."""
     facts = facts_of(flow_text)
 
     def measure(text: str) -> tuple[bytes, bytes, int]:
@@ -268,17 +273,17 @@ def measuring(flow_text: str) -> Callable[[str], tuple[bytes, bytes, int]]:
 
 
 def digest(text: str) -> bytes:
-    """16 bytes that stand for a text."""
+    """Return a 16-byte digest of a text."""
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def distinct(digests: bytearray) -> int:
-    """How many of the digests, one behind the other, differ."""
+    """Count the distinct digests in their concatenation."""
     return len(np.unique(np.frombuffer(digests, dtype=f"S{DIGEST_BYTES}")))
 
 
 def class_table(counts: Counts, distinct_flows: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Rows, quarantined rows and distinct flows of each class."""
+    """Return a table of rows, quarantined rows and distinct flows for each class."""
     return [
         {"class": name, "rows": n["ok"], "quarantined": n["quarantined"], "distinct_flows": int(distinct_flows[name])}
         for name, n in sorted(counts.by_class.items())

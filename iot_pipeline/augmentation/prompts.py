@@ -34,7 +34,7 @@ VARIABLES = {
 
 
 class FrontMatter(BaseModel):
-    """What stands between the two lines `---`."""
+    """Front matter of a prompt file, between the two `---` lines: model and sampling parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
@@ -46,7 +46,7 @@ class FrontMatter(BaseModel):
 
 @dataclass(frozen=True)
 class Term:
-    """One feature as the prompt's glossary shows it; `standardised` values have mean 0 and a telling sign."""
+    """One feature in the prompt's glossary; `standardised`: mean 0, so a value's sign says on which side it is."""
 
     name: str
     unit: str
@@ -56,7 +56,7 @@ class Term:
 
 @dataclass(frozen=True)
 class PromptFile:
-    """A prompt file; `sha256` is of its bytes, `source` its text."""
+    """Parsed prompt file; `source` is its text, `sha256` the hash of that text."""
 
     name: str
     source: str
@@ -78,11 +78,11 @@ class PromptFile:
         return self.settings.temperature
 
     def params(self) -> dict[str, Any]:
-        """Sampling parameters as a request wants them."""
+        """Return the sampling parameters for a request."""
         return self.settings.model_dump(exclude={"model"})
 
     def render(self, **variables: Any) -> tuple[dict[str, str], ...]:
-        """The messages; UserError names the file and the variable where one is missing or the template fails."""
+        """Render the messages; UserError names the file and the variable if one is missing or the template fails."""
         try:
             system, user = self._system(variables), self._templates[1].render(**variables).strip()
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
@@ -93,7 +93,7 @@ class PromptFile:
         return tuple(messages)
 
     def _system(self, variables: dict[str, Any]) -> str:
-        """The system message; rendered once for thousands of requests where it does not depend on the row."""
+        """Render the system message, once for thousands of requests where it does not depend on the row."""
         used = {name: variables[name] for name in _used(self.system) if name in variables}
         last = self._shared.get("used")
         if last is None or last.keys() != used.keys() or any(last[name] is not used[name] for name in used):
@@ -105,12 +105,12 @@ class PromptFile:
 
 @cache
 def _used(template: str) -> frozenset[str]:
-    """Variables that a template uses."""
+    """Return the variables that a template uses."""
     return frozenset(jinja2.meta.find_undeclared_variables(SandboxedEnvironment().parse(template)))
 
 
 def load_prompt(path: Path, model: str | None = None) -> PromptFile:
-    """Read a prompt file, `model` in place of the one it names; UserError names the file and what is wrong in it."""
+    """Read a prompt file; `model` overrides the one it names. UserError names the file and the mistake in it."""
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -120,7 +120,7 @@ def load_prompt(path: Path, model: str | None = None) -> PromptFile:
 
 
 def parse_prompt(source: str, name: str) -> PromptFile:
-    """A prompt from its text; `name` stands in error messages."""
+    """Parse a prompt from its text; error messages call it `name`."""
     parts = source.replace("\r\n", "\n").split("---\n", 2)
     if len(parts) != 3 or parts[0].strip():
         raise UserError(f"{name}: it must begin with front matter between two lines `---`.")
@@ -152,7 +152,7 @@ def parse_prompt(source: str, name: str) -> PromptFile:
 
 
 def _split(body: str, name: str) -> tuple[str, str]:
-    """Text after a line `[system]` and after a line `[user]`; without them all is the user's."""
+    """Split a template into the text after `[system]` and after `[user]`; without these lines all is the user's."""
     lines = body.split("\n")
     if USER not in lines:
         if SYSTEM in lines:
@@ -179,12 +179,12 @@ def _compile(text: str, name: str) -> jinja2.Template:
 
 
 def glossary_of(spec: DatasetSpec) -> tuple[Term, ...]:
-    """The glossary of a data set: a feature counts as standardised where its spec has a z-score scale."""
+    """Return the glossary of a data set; features with a z-score scale count as standardised."""
     return tuple(
         Term(f.name, f.unit, f.meaning, f.scale is not None and f.scale.kind == "zscore") for f in spec.features
     )
 
 
 def standardised(glossary: Sequence[Term]) -> frozenset[str]:
-    """Names of the standardised features."""
+    """Return the names of the standardised features."""
     return frozenset(term.name for term in glossary if term.standardised)

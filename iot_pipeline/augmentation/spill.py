@@ -1,4 +1,4 @@
-"""Texts on disk in place of memory, for as long as one track is made."""
+"""Byte strings on disk instead of in memory while one track is built."""
 
 import os
 import tempfile
@@ -8,9 +8,9 @@ from iot_pipeline.errors import UserError
 
 
 class Spill:
-    """Byte strings in a temporary file that goes with the object; each is found again by its number.
+    """Byte strings in a temporary file, indexed by number; the file is deleted with the object.
 
-    The file lies where TMPDIR says; UserError where there is no room. Not for several threads.
+    The file is in TMPDIR; UserError if there is no room. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class Spill:
         self._ends = array("q", [0])
 
     def add(self, data: bytes) -> int:
-        """Keep `data`; its number."""
+        """Append `data` and return its number."""
         try:
             self._file.write(data)
         except OSError as error:
@@ -33,7 +33,7 @@ class Spill:
         start, end = self._ends[number], self._ends[number + 1]
         try:
             self._file.flush()
-            return os.pread(self._file.fileno(), end - start, start)  # leaves the place to write at alone
+            return os.pread(self._file.fileno(), end - start, start)  # does not move the write position
         except OSError as error:
             raise _no_room(error) from error
 

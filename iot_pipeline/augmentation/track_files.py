@@ -1,4 +1,4 @@
-"""A finished track and its files: chat rows, provenance, answers."""
+"""Files of a finished track: chat rows, provenance, answers."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ ANSWERS_AT_ONCE = 5000
 
 @dataclass(frozen=True)
 class TrackResult:
-    """One track's increment; rows and answers lie on disk and are read some at a time.
+    """Result of one track's increment; rows and answers are on disk and are read in parts.
 
-    report holds only what is the same in every equal run; usage also what the answers took, whichever run asked for
-    them. answers: the answer of each (flow_group, label), of the original track only. headline: facts for the asset's
-    page, also what this run sent.
+    report: equal in every equal run. usage: also what the answers cost, whichever run asked for them. headline: facts
+    for the asset's page, including what this run sent. answers: by (flow_group, label), for the original track only.
     """
 
     join: Join
@@ -47,37 +46,37 @@ class TrackResult:
 
     @property
     def rows(self) -> int:
-        """Rows with an answer."""
+        """Number of rows with an answer."""
         return int(self.report["rows"])
 
     @property
     def quarantined(self) -> int:
-        """Rows without one."""
+        """Number of rows without an answer."""
         return int(self.report["quarantined"])
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """Chat rows by position, all at once: of a track that is known to be small."""
+        """Chat rows by position, all in memory: for a track known to be small."""
         return list(self.chat_rows())
 
     @property
     def provenance(self) -> pa.Table:
-        """One row for each row of the increment, all at once."""
+        """Provenance of every row of the increment, all in memory."""
         return pa.concat_tables([PROVENANCE.empty_table(), *map(provenance_of, self.join.parts())])
 
     def chat_rows(self) -> Iterator[dict[str, Any]]:
-        """Chat rows by position, one after the other."""
+        """Yield chat rows by position."""
         return (chat_row(one) for part in self.join.parts() for one in part if one.text is not None)
 
 
 def chat_row(one: Joined) -> dict[str, Any]:
-    """Flow and answer as a chat."""
+    """Return a chat of flow and answer."""
     turns = [{"role": "user", "content": one.row.text}, {"role": "assistant", "content": one.text}]
     return {"messages": turns}
 
 
 def provenance_of(part: list[Joined]) -> pa.Table:
-    """Rows as PROVENANCE lays down."""
+    """Return the provenance of a part of the rows, with the schema PROVENANCE."""
     columns = zip(*map(_record, part), strict=True)
     return pa.table([pa.array(values, f.type) for values, f in zip(columns, PROVENANCE, strict=True)], PROVENANCE)
 
@@ -93,7 +92,10 @@ def _record(one: Joined) -> tuple[Any, ...]:
 
 
 def write_track(result: TrackResult, folder: Path) -> None:
-    """Write track.jsonl, provenance.parquet and, of the original track, answers.parquet: in parts, each atomically."""
+    """Write the track's files part by part, each atomically.
+
+    track.jsonl, provenance.parquet and, for the original track, answers.parquet.
+    """
     encode = json.JSONEncoder(ensure_ascii=False).encode
     with (
         replacing(folder / "track.jsonl") as jsonl,
@@ -115,13 +117,13 @@ def write_track(result: TrackResult, folder: Path) -> None:
 
 @contextlib.contextmanager
 def written(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A writer of tables into one Parquet file (zstd), which is there as a whole or not at all."""
+    """Open a Parquet writer (zstd) whose file appears complete or not at all."""
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         yield writer
 
 
 def read_answers(folder: Path) -> StoredAnswers:
-    """{(flow_group, label): answer} that `write_track` wrote for the original track; UserError if it is missing."""
+    """Read the original track's answers as {(flow_group, label): answer}; UserError if they are missing."""
     path = folder / "answers.parquet"
     if not path.is_file():
         raise UserError(f"{path} is missing: no answer of the original track was accepted; make it again.")

@@ -1,4 +1,4 @@
-"""The three tracks: which row asks what of the teacher."""
+"""The three tracks (original, paraphrased, feature-varied): which row asks what of the teacher."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.teacher.request import Answer, Request, is_embedded
 
 Log = Callable[[str], None]
-# Texts of some rows; made where they are needed, for all of them together would fill the memory.
+# Texts of some rows, built on demand: those of all rows would fill the memory.
 ToTexts = Callable[[pd.DataFrame], Sequence[str]]
 COLUMNS = ("position", "row_id", "flow_group", "label", "repeat")
 ROWS_AT_ONCE = 2000
 
 
 class TeacherProtocol(Protocol):
-    """What tracks need of `teacher.engine.Teacher`."""
+    """Teacher interface that tracks need (`teacher.client.Teacher`)."""
 
     source: str
 
@@ -49,33 +49,33 @@ class TeacherProtocol(Protocol):
         check: Callable[[Request, str], list[str]],
         take: Callable[[Answer], None],
     ) -> None:
-        """Draw requests as they are needed and give `take` an answer for each distinct key."""
+        """Draw requests as needed and pass `take` an answer for each distinct key."""
 
 
 @dataclass(frozen=True)
 class AnswerChecker:
-    """A check that knows its version: the rules' source and what they are told, so that no one has to count it up."""
+    """Answer check whose version is a hash of the rules' source and inputs, so that nobody has to bump it."""
 
     version: str
 
     def __call__(self, request: Request, text: str) -> list[str]:
-        """The reasons against an answer; none if it is good."""
+        """Return the reasons against an answer, [] if it is good."""
         assert isinstance(request, FlowRequest)
         told = request.flow, request.label, request.classes, request.signed
         return check_paraphrase(text, request.original, *told) if request.original else check_answer(text, *told)
 
 
 def answer_checker(brief: TrackConfig) -> AnswerChecker:
-    """The rules for one brief, with their version."""
+    """Return the answer checker of a track, with its version."""
     sources = [inspect.getsource(module) for module in (answers_module, serialise)]
     told = [brief.spec.classes, sorted(brief.signed), *sources]
     return AnswerChecker(hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16])
 
 
 def check_imported(request: Request, context: Mapping[str, Any], text: str) -> list[str]:
-    """The reasons against an answer from a file, which also tells by what it is to be judged; never raises.
+    """Return the reasons against an imported answer, given the context in its file; never raises.
 
-    A track judges the answer again, by its own flow and label.
+    A track checks the answer again, with its own flow and label.
     """
     try:
         data_set = json.loads(context["data_set"])
@@ -95,10 +95,10 @@ def check_imported(request: Request, context: Mapping[str, Any], text: str) -> l
 
 @dataclass(frozen=True)
 class TrackConfig:
-    """What a teacher is told besides flow and label: the same for all rows of a track.
+    """Track configuration: what the teacher gets besides flow and label, the same for all rows.
 
-    words: of ANALYSIS. order: `label_first` or `explanation_first`. seed: goes into every request. objects: answers are
-    asked for as JSON objects.
+    words: length of ANALYSIS. order: `label_first` or `explanation_first`. seed: part of every request. objects:
+    answers are requested as JSON objects.
     """
 
     spec: DatasetSpec
@@ -109,7 +109,7 @@ class TrackConfig:
     objects: bool = False
 
     def variables(self) -> dict[str, Any]:
-        """What every prompt can use."""
+        """Return the template variables that every prompt can use."""
         return {
             "classes": self.spec.classes, "words": self.words, "order": self.order,
             "serialisation": self.serialisation, "standardised": self.spec.scaling != "none",
@@ -118,12 +118,12 @@ class TrackConfig:
 
     @property
     def signed(self) -> frozenset[str]:
-        """Features whose sign tells on which side of the mean they lie."""
+        """Features whose sign says on which side of the mean a value is."""
         return standardised(glossary_of(self.spec))
 
 
 def text_column(rows: pd.DataFrame) -> list[str]:
-    """Texts of a table that has them in a column."""
+    """Return the texts of a table's `text` column."""
     texts: list[str] = rows["text"].tolist()
     return texts
 
@@ -136,9 +136,18 @@ def build_original(
     log: Log | None = None,
     to_texts: ToTexts = text_column,
 ) -> TrackResult:
-    """One answer for each flow group and label, shared by its rows.
+    """Build the original track: one answer for each (flow group, label), shared by its rows.
 
-    rows: position, row_id, flow_group, label, repeat, and what `to_texts` reads. UserError from prompt or teacher.
+    Args:
+        rows: Columns position, row_id, flow_group, label, repeat, and what `to_texts` reads.
+        prompt: Prompt file of the track.
+        engine: Teacher that answers the requests.
+        brief: Track configuration.
+        log: Called with progress messages.
+        to_texts: Returns the flow texts of some rows.
+
+    Raises:
+        UserError: From prompt or teacher, or a column is missing.
     """
     asking = _Asking(rows, to_texts, prompt, brief)
     numbers: dict[Key, int] = {}
@@ -163,7 +172,19 @@ def build_paraphrased(
     log: Log | None = None,
     to_texts: ToTexts = text_column,
 ) -> TrackResult:
-    """The first row of a (flow group, label) keeps the original answer, each further row gets a paraphrase of it."""
+    """Build the paraphrased track: a paraphrase for each repeated row.
+
+    The first row of a (flow group, label) keeps the original answer.
+
+    Args:
+        rows: As in `build_original`.
+        answers: Original answers by (flow group, label).
+        prompt: Prompt file of the track.
+        engine: Teacher that answers the requests.
+        brief: Track configuration.
+        log: Called with progress messages.
+        to_texts: Returns the flow texts of some rows.
+    """
     asking = _Asking(rows, to_texts, prompt, brief)
 
     def plan(row: Row) -> Row:
@@ -189,9 +210,21 @@ def build_feature_varied(
     log: Log | None = None,
     to_texts: ToTexts = text_column,
 ) -> TrackResult:
-    """The first row of a (flow group, label) keeps flow and answer, each further row is varied and explained anew.
+    """Build the feature-varied track: each repeated row is varied and explained anew.
 
-    to_text: values [features] -> text; forbidden: flow groups that no varied flow may have (those of evaluation).
+    The first row of a (flow group, label) keeps flow and answer.
+
+    Args:
+        rows: As in `build_original`, and the features' values.
+        answers: Original answers by (flow group, label).
+        prompt: Prompt file of the track.
+        engine: Teacher that answers the requests.
+        brief: Track configuration.
+        variation: Variation mode.
+        to_text: Returns the text of values [features].
+        forbidden: Flow groups that no varied flow may have (those of evaluation).
+        log: Called with progress messages.
+        to_texts: Returns the flow texts of some rows.
     """
     names = brief.spec.feature_names
     zero = zero_points(brief.spec, [float(rows[name].to_numpy(np.float64).min(initial=np.inf)) for name in names])
@@ -216,17 +249,17 @@ def build_feature_varied(
 
 
 def _given(row: Row, answer: str | None) -> Row:
-    """A row with the original answer, or without any."""
+    """Give a row the original answer, or a reason if there is none."""
     return row._replace(given=answer, reason="" if answer is not None else "the original answer is quarantined")
 
 
 def derived_seed(seed: int, repeat: int) -> int:
-    """The request seed of a repeated row: 0..2^31-1."""
+    """Derive the request seed of a repeated row: 0..2^31-1."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{repeat}".encode()).digest()[:4], "big") >> 1
 
 
 class _Asking:
-    """The rows of one track and what they ask, some rows at a time; UserError where a column is missing."""
+    """Rows of one track and their requests, some rows at a time; UserError if a column is missing."""
 
     def __init__(self, rows: pd.DataFrame, to_texts: ToTexts, prompt: PromptFile, brief: TrackConfig) -> None:
         needed = (*COLUMNS, "text") if to_texts is text_column else COLUMNS
@@ -240,14 +273,14 @@ class _Asking:
         self._data_set = tuple(brief.spec.classes), brief.signed
 
     def parts(self) -> Iterator[tuple[Iterator[Row], pd.DataFrame]]:
-        """Rows without an answer yet, and the part of the table that they are of."""
+        """Yield rows without answers, and the part of the table that they come from."""
         for start in range(0, len(self.rows), ROWS_AT_ONCE):
             part = self.rows.iloc[start : start + ROWS_AT_ONCE]
             columns = (part[name].tolist() for name in COLUMNS)
             yield map(Row, *columns, self.to_texts(part)), part
 
     def number(self, row: Row, seed: int, original: str = "") -> int:
-        """The number of the row's request; `original` is the answer to be paraphrased."""
+        """Return the number of the row's request; `original` is the answer to paraphrase."""
         answer = {"answer": original} if original else {}
         messages = self.prompt.render(**self._variables, flow=row.text, label=row.label, **answer)
         params = self._params | {"seed": seed}
@@ -268,7 +301,7 @@ class _Asking:
     def finish(
         self, planned: Iterable[Iterable[Row]], expected: int, engine: TeacherProtocol, log: Log | None
     ) -> TrackResult:
-        """Ask about `expected` requests, join by key, and count."""
+        """Send the requests (about `expected`), join the answers by key, and count."""
         join, model = self.join, self.prompt.model
         if log is not None:
             log(f"{len(self.rows):,} rows need about {expected:,} distinct answers of {model}")
@@ -286,7 +319,7 @@ class _Asking:
             "rows": counts.rows, "requests": join.attempts, "distinct_requests": len(join),
             "prompt_tokens": join.usage.prompt, "completion_tokens": join.usage.completion,
             "billed_usd": join.billed_usd, "model": model,
-            # Started by us, or reached as a server of its own.
+            # Started by this run, or reached as a separate server.
             "embedded": is_embedded(engine.source) or join.embedded(), "quarantined": counts.quarantined,
         }  # fmt: skip
         headline = {

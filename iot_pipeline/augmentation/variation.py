@@ -1,4 +1,4 @@
-"""Varied flows: values moved as a capture could have moved them, or as the prior work moved them."""
+"""Varied flows: values changed as a faster or slower capture would change them, or as the prior work did."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ DRAWS = 4
 
 
 class Variation(StrEnum):
-    """`physical`: the same packets, slower or faster. `paper`: every published value times uniform(0.95, 1.05)."""
+    """Variation mode.
+
+    `physical`: the same packets, slower or faster. `paper`: every published value times uniform(0.95, 1.05).
+    """
 
     physical = "physical"
     paper = "paper"
@@ -24,7 +27,7 @@ class Variation(StrEnum):
 
 @dataclass(frozen=True)
 class Varied:
-    """A flow's text after variation; `factor` is the time factor of a physical one, `group` its flow group.
+    """Text of a varied flow; `factor` is the time factor of a physical variation, `group` the flow group.
 
     outcome: `varied`, or `unchanged: ...` with the reason why the text is still the original's.
     """
@@ -36,9 +39,10 @@ class Varied:
 
 
 def zero_points(spec: DatasetSpec, lowest: Sequence[float]) -> np.ndarray:
-    """Published value of a raw zero for each feature, float [features]; `lowest` are the minima among the rows.
+    """Return the published value of a raw zero for each feature, float [features].
 
-    Known where the scale was recovered or there is none; else the minimum: a flow of one packet has no time.
+    It is known if the scale was recovered or the data are not scaled. Otherwise it is the feature's minimum among the
+    rows (`lowest`), because a flow of one packet has no duration.
     """
     points = []
     for feature, low in zip(spec.features, lowest, strict=True):
@@ -52,7 +56,16 @@ def zero_points(spec: DatasetSpec, lowest: Sequence[float]) -> np.ndarray:
 
 
 class Varier:
-    """Varies flows of one table. Equal (seed, row_id) and values give an equal variation."""
+    """Variation of one table's flows; equal (seed, row_id) and values give an equal variation.
+
+    Args:
+        variation: Variation mode.
+        spec: Data set of the flows.
+        zero: Published values of raw zeros, float [features] (`zero_points`).
+        to_text: Returns the text of values [features].
+        forbidden: Flow groups that no varied flow may have.
+        seed: Seed of the draws.
+    """
 
     def __init__(
         self,
@@ -70,9 +83,9 @@ class Varier:
         self.rates = np.array([name.endswith("_pkts_per_sec") for name in names])
 
     def vary(self, row_id: int, values: np.ndarray, text: str) -> Varied:
-        """The variation of one flow: values float [features], `text` its own text.
+        """Vary one flow: values float [features], `text` its own text.
 
-        A text that some flow outside the train pool has is drawn again, up to 3 times.
+        A variation that has a forbidden flow group is redrawn, up to 3 times.
         """
         own = group_id(values_text(self.spec, values.tolist()))
         if self.variation is Variation.physical and not self._has_timing(values):
@@ -98,6 +111,6 @@ class Varier:
         return bool(np.any(np.abs(values[chosen] - self.zero[chosen]) > 1e-9))
 
     def _dilate(self, values: np.ndarray, factor: float) -> np.ndarray:
-        """All times take `factor` times as long, so all rates fall by it; counts and bytes stay."""
+        """Multiply all times by `factor` and divide all rates by it; counts and bytes stay."""
         scale = np.where(self.times, factor, np.where(self.rates, 1 / factor, 1.0))
         return np.where(scale == 1.0, values, self.zero + (values - self.zero) * scale)

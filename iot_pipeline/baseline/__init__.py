@@ -1,4 +1,4 @@
-"""What the student is measured against
+"""Baselines that the student is compared with.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here, so importing one module of the package costs only that module.
 """

@@ -1,4 +1,4 @@
-"""AutoGluon on the rows that the student gets, with a validation part that shares no flow with the rest."""
+"""AutoGluon baseline on the student's training rows, validated on flows that share no group with the rest."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from iot_pipeline.baseline.result import BaselineResult, Floats, check_labels, s
 from iot_pipeline.errors import UserError
 
 Preset = Literal["fixed", "medium_quality", "best_quality"]
-# Rounds, trees and seeds are set, nothing looks at the clock: the same rows give the same models.
+# Rounds, trees and seeds are fixed and there is no time limit, so the same rows give the same models.
 FIXED_MODELS: dict[str, dict[str, Any]] = {
     "GBM": {
         "num_boost_round": 250,
         "learning_rate": 0.05,
         "min_data_in_leaf": 5,
-        "min_sum_hessian_in_leaf": 0.1,  # with heavy weights, leaves diverge without it
+        "min_sum_hessian_in_leaf": 0.1,  # without it, leaves diverge under heavy weights
         "deterministic": True,
         "force_row_wise": True,
     },
@@ -40,7 +40,7 @@ LABEL, WEIGHT = "__label", "__weight"
 
 @dataclass(frozen=True)
 class AutoMLConfig:
-    """`fixed` ignores `seconds` and gives the same models again; AutoGluon's presets are limited by it and do not."""
+    """AutoGluon configuration: `fixed` ignores `seconds` and is reproducible; the time-limited presets are not."""
 
     preset: Preset = "fixed"
     seconds: float = 60
@@ -49,7 +49,7 @@ class AutoMLConfig:
 
     @property
     def name(self) -> str:
-        """Name of the baseline: `automl` is always the one that can be made again."""
+        """Name of the baseline; `automl` is always the reproducible one."""
         return "automl" if self.preset == "fixed" else f"automl_{self.preset}"
 
 
@@ -62,14 +62,24 @@ def run_automl(
     config: AutoMLConfig,
     log: Callable[[str], None] | None = None,
 ) -> BaselineResult:
-    """Train on rows (flow_group, features, `label`; duplicates included), predict the rows of `test`.
+    """Train AutoGluon on `train` and predict `test`.
 
-    `test` has flow_group and features: one representative a distinct flow (calibration and test side may come
-    together). 15 % of the train flow groups choose and weigh the models, equal rows counted once; with
-    `fixed` the chosen ones are then trained again on all rows. report: models with validation log-loss,
-    importances (rise of the log-loss when a feature is shuffled, on validation flows), configuration, whether it is
-    reproducible. A class that is absent from `train` gets next to no probability; a single class predicts itself.
-    Raises UserError where the time did not suffice for one model.
+    15 % of the train flow groups, with equal rows counted once, select and weight the models; with `fixed`, the
+    selected ones are then refitted on all rows. A class that is absent from `train` gets almost no probability; with a
+    single class, that class is predicted. The report has models with validation log-loss, importances (rise of the
+    log-loss when a feature is shuffled, on validation flows), the configuration, and `reproducible`.
+
+    Args:
+        train: Rows with flow_group, features and `label`, duplicates included.
+        test: flow_group and features, one representative per distinct flow (may combine calibration and test).
+        features: Feature columns.
+        label: Label column of `train`.
+        classes: All classes, in the order of the result.
+        config: Preset, time limit, seed and cores.
+        log: Receives progress messages.
+
+    Raises:
+        UserError: The time limit did not suffice for one model.
     """
     started = time.perf_counter()
     rows = to_frame(train, ["flow_group", *features, label], "training")
@@ -85,9 +95,9 @@ def run_automl(
         "models": [],
         "importances": {},
     }
-    # Equal rows are handed over once, several times faster. Their weight is the square root of their number:
-    # the order of labels within a conflict stays, and a flow of 30,000 rows does not drown the rest (chosen
-    # on validation and calibration sides: no worse than the number itself by rows, better by distinct flows).
+    # Equal rows are passed once, which is several times faster, weighted by the square root of their number: the order
+    # of labels within a conflict stays, and a flow of 30,000 rows does not dominate (chosen on validation and
+    # calibration sides: no worse than the number itself by rows, better by distinct flows).
     data = rows.groupby(["flow_group", *features, label], sort=False).size().rename(WEIGHT).reset_index()
     data[WEIGHT] = np.sqrt(data[WEIGHT])
     report["distinct_train_rows"] = len(data)
@@ -100,7 +110,7 @@ def run_automl(
     else:
         data = data.drop(columns="flow_group").rename(columns={label: LABEL})
         with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="automl-") as folder:
-            warnings.filterwarnings("ignore", module="sklearn")  # of small forests cut off by the time limit
+            warnings.filterwarnings("ignore", module="sklearn")  # about small forests cut off by the time limit
             probabilities, details, timings = _fit_predict(
                 folder, data[~held], data[held], target[features], present, config, log
             )
@@ -117,9 +127,9 @@ def run_automl(
 
 
 def validation_rows(groups: pd.Series, labels: pd.Series, seed: int) -> npt.NDArray[np.bool_]:
-    """Rows [n] of about 15 % of the flow groups of each class, never the only groups of a class.
+    """Return a mask [n] of the rows of about 15 % of the flow groups of each class, never all groups of a class.
 
-    A group counts for the class of its first row; a class with fewer than 4 groups gives none.
+    A group counts for the class of its first row; a class with fewer than 4 groups contributes none.
     """
     firsts = ~groups.duplicated()
     table = pd.DataFrame({"group": groups[firsts], "label": labels[firsts]}).sort_values(["label", "group"])
@@ -130,7 +140,7 @@ def validation_rows(groups: pd.Series, labels: pd.Series, seed: int) -> npt.NDAr
             take = max(1, round(VALIDATION_SHARE * len(members)))
             chosen += rng.choice(members.to_numpy(dtype=object), take, replace=False).tolist()
     held = groups.isin(chosen).to_numpy()
-    # A class whose rows all lie in chosen groups of other classes must stay in training.
+    # A class whose rows are all in selected groups of other classes must stay in training.
     lost = set(labels) - set(labels[~held])
     return held & ~groups.isin(set(groups[labels.isin(lost)])).to_numpy() if lost else held
 
@@ -144,7 +154,7 @@ def _fit_predict(
     config: AutoMLConfig,
     log: Callable[[str], None] | None,
 ) -> tuple[Floats, dict[str, Any], dict[str, Any]]:
-    """Probabilities [n, len(present)], report details, timings."""
+    """Fit, refit and predict: probabilities [n, len(present)], report details, timings."""
     import autogluon.tabular
     from autogluon.tabular import TabularPredictor
 
@@ -155,7 +165,7 @@ def _fit_predict(
         path=folder,
         verbosity=0,
         sample_weight=WEIGHT,
-        weight_evaluation=False,  # models are chosen by distinct flows
+        weight_evaluation=False,  # models are selected by distinct flows
         learner_kwargs={"label_count_threshold": 1},  # by default rare classes are dropped
     )
     marks = {"start": time.perf_counter()}
@@ -191,7 +201,7 @@ def _fit_predict(
 
 
 def _fit(predictor: Any, training: pd.DataFrame, validation: pd.DataFrame, config: AutoMLConfig) -> None:
-    """Train by the configuration; UserError where a time limit leaves no model."""
+    """Fit the predictor by the configuration; UserError if a time limit leaves no model."""
     common: dict[str, Any] = {"tuning_data": validation, "num_gpus": 0, "num_cpus": config.cores}
     if config.preset == "fixed":
         options = {name: dict(values) for name, values in FIXED_MODELS.items()}
@@ -207,7 +217,7 @@ def _fit(predictor: Any, training: pd.DataFrame, validation: pd.DataFrame, confi
         predictor.fit(
             training, presets=config.preset, time_limit=config.seconds, excluded_model_types=["FASTAI"], **common
         )
-    except (RuntimeError, AssertionError) as error:  # none was ready in time, or there was none left
+    except (RuntimeError, AssertionError) as error:  # no model finished in time, or none is left
         why = str(error).partition(". ")[0]
         raise UserError(
             f"AutoGluon's {config.preset} trained no model in {config.seconds} s ({why}): raise IOT_AUTOML_SECONDS, or"
@@ -216,7 +226,7 @@ def _fit(predictor: Any, training: pd.DataFrame, validation: pd.DataFrame, confi
 
 
 def _importances(predictor: Any, model: str, validation: pd.DataFrame, seed: int) -> dict[str, float]:
-    """Rise of the mean log-loss on up to 400 validation flows when one feature is shuffled among them."""
+    """Return the rise of the mean log-loss on up to 400 validation flows when one feature is shuffled."""
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.permutation(len(validation))[:IMPORTANCE_FLOWS])
     sample = validation.iloc[kept].reset_index(drop=True)
@@ -224,7 +234,7 @@ def _importances(predictor: Any, model: str, validation: pd.DataFrame, seed: int
     copies = [values]
     for name in values.columns:
         copies.append(values.assign(**{name: rng.permutation(values[name].to_numpy())}))
-    # One call for all copies: the fixed cost of a prediction is paid once.
+    # One call for all copies pays the fixed cost of a prediction once.
     whole = predictor.predict_proba(pd.concat(copies, ignore_index=True), model=model)
     columns = {name: place for place, name in enumerate(whole.columns)}
     true = np.tile(labels.map(columns).to_numpy(int), len(copies))

@@ -1,4 +1,4 @@
-"""The least a model must beat: the majority label of the very same flow text in training."""
+"""Minimal baseline: the majority label of the identical flow text in training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from iot_pipeline.baseline.result import BaselineResult, check_labels, spread, t
 def run_hash_lookup(
     train: pd.DataFrame | pa.Table, test: pd.DataFrame | pa.Table, label: str, classes: list[str]
 ) -> BaselineResult:
-    """Labels of `train` (rows with flow_group and `label`) by flow_group; the class prior for unseen groups.
+    """Predict each flow of `test` from the labels of its flow_group in `train`; unseen groups get the class prior.
 
-    A seen group's probabilities are its label counts plus one row of the prior, so the majority label leads.
-    `report` has seen_groups and seen_share: on a leak-free split both are 0. Ties of a group go to the class
-    that is more frequent in training.
+    A seen group's probabilities are its label counts plus one row of the prior, so the majority label leads; ties go to
+    the class that is more frequent in training. `report` has seen_groups and seen_share: both are 0 on a leak-free
+    split.
+
+    Args:
+        train: Rows with flow_group and `label`.
+        test: Table with flow_group.
+        label: Label column of `train`.
+        classes: All classes, in the order of the result.
     """
     started = time.perf_counter()
     rows = to_frame(train, ["flow_group", label], "training")

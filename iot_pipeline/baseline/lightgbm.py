@@ -1,4 +1,4 @@
-"""One plain LightGBM with fixed parameters: a baseline that anyone can make again in seconds."""
+"""LightGBM baseline with fixed parameters, reproducible in seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARAMETERS: dict[str, Any] = {
     "num_leaves": 31,
     "learning_rate": 0.05,
     "min_data_in_leaf": 5,
-    "min_sum_hessian_in_leaf": 1.0,  # with many equal rows, leaves diverge without it
+    "min_sum_hessian_in_leaf": 1.0,  # without it, leaves diverge with many equal rows
     "lambda_l2": 1.0,
     "deterministic": True,
     "force_row_wise": True,
@@ -34,10 +34,18 @@ def run_lightgbm(
     classes: list[str],
     seed: int,
 ) -> BaselineResult:
-    """Train on rows (features, `label`), predict the rows of `test` (flow_group, features).
+    """Train LightGBM on `train` and predict `test`.
 
-    Equal rows are handed over once with their number as weight, which is the same training set. Fewer than 5
-    rows of everything still train; a single class predicts itself.
+    Equal rows are passed once, weighted by their number, which is the same training set. Below 20 distinct rows a leaf
+    may have one row instead of 5; a single class is predicted without a model.
+
+    Args:
+        train: Rows with features and `label`.
+        test: flow_group and features.
+        features: Feature columns.
+        label: Label column of `train`.
+        classes: All classes, in the order of the result.
+        seed: Seed of LightGBM.
     """
     import lightgbm
 

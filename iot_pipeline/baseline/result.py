@@ -1,4 +1,4 @@
-"""What every baseline hands back, and the small steps that all of them share."""
+"""Result type of all baselines, and their shared helpers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from iot_pipeline.errors import UserError
 
 Floats = npt.NDArray[np.float64]
-SMOOTHING = 1e-6  # probability spread over all classes, so that no log-probability is infinite
+SMOOTHING = 1e-6  # probability spread over all classes, so no log-probability is infinite
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,20 @@ class BaselineResult:
 
     name: str
     classes: list[str]
-    group_ids: list[str]  # [n], the flow_group of each row of the test table, in its order
+    group_ids: list[str]  # [n], flow_group of each row of the test table, in order
     log_probs: Floats  # [n, n_classes], normalised
     report: dict[str, Any]
     timings: dict[str, Any] = field(default_factory=dict)
 
     def table(self) -> pa.Table:
-        """flow_group and one probability column a class, for Parquet."""
+        """Return flow_group and one probability column per class, for Parquet."""
         columns: dict[str, Any] = {"flow_group": self.group_ids}
         columns |= {name: np.exp(self.log_probs[:, index]) for index, name in enumerate(self.classes)}
         return pa.table(columns)
 
 
 def to_frame(table: pd.DataFrame | pa.Table, columns: list[str], what: str) -> pd.DataFrame:
-    """`columns` of a table as pandas with a fresh index; UserError for no row or a missing column."""
+    """Return `columns` of a table as pandas with a fresh index; UserError if a column is missing or no row exists."""
     frame = table.to_pandas() if isinstance(table, pa.Table) else table
     missing = [name for name in columns if name not in frame.columns]
     if missing:
@@ -46,7 +46,7 @@ def to_frame(table: pd.DataFrame | pa.Table, columns: list[str], what: str) -> p
 
 
 def check_labels(labels: pd.Series, classes: list[str]) -> list[str]:
-    """The classes that occur in `labels`, in the order of `classes`; UserError for any other."""
+    """Return the classes that occur in `labels`, in the order of `classes`; UserError for any other label."""
     found = set(labels)
     unknown = sorted(found - set(classes))
     if unknown:
@@ -55,7 +55,7 @@ def check_labels(labels: pd.Series, classes: list[str]) -> list[str]:
 
 
 def spread(probabilities: Floats, present: list[str], classes: list[str]) -> Floats:
-    """Probabilities [n, len(present)] -> smoothed log-probabilities [n, len(classes)]."""
+    """Convert probabilities [n, len(present)] to smoothed log-probabilities [n, len(classes)]."""
     whole = np.zeros((len(probabilities), len(classes)))
     whole[:, [classes.index(name) for name in present]] = probabilities
     whole = (1 - SMOOTHING) * whole / whole.sum(axis=1, keepdims=True) + SMOOTHING / len(classes)

@@ -1,4 +1,4 @@
-"""What the commands of the command line do beyond calling Dagster: show, examine, serve.
+"""Implementation of the commands beyond calling Dagster: show, examine, serve.
 
 Nothing is imported here, so that `--help` stays fast.
 """

@@ -1,9 +1,9 @@
-"""Run a Python module in a process that ends with its parent, and everything in its process group with it.
+"""Runner of a Python module whose process group ends with its parent process.
 
     python -m iot_pipeline.commands.attached PARENT_PID MODULE [ARGUMENT ...]
 
-A parent killed with SIGKILL tells nobody. Its child sees another parent then, on any POSIX system, and kills its own
-group: Dagster's web server and daemon start code servers and run workers that would outlive them.
+A parent killed with SIGKILL cannot notify anyone. On any POSIX system its child then sees another parent, and kills its
+own group: Dagster's web server and daemon start code servers and run workers that would outlive them.
 """
 
 import os
@@ -17,7 +17,7 @@ EVERY_S = 0.5
 
 
 def end_with_parent(parent: int) -> None:
-    """Kill this process group as soon as the process is no child of `parent` any more."""
+    """Kill this process group as soon as the process is no longer a child of `parent`."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -28,7 +28,7 @@ def end_with_parent(parent: int) -> None:
 
 
 def main() -> None:
-    """Watch the parent, then run the module as `python -m` does. The process leads a group of its own."""
+    """Watch the parent process and run the module as `python -m` does, in a process group of its own."""
     if os.getpgrp() != os.getpid():
         os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored

@@ -1,4 +1,4 @@
-"""Lookup of a trained student in the lake: base, adapter and what they were made of."""
+"""Lookup of a trained student in the lake: base, adapter and their data versions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from iot_pipeline.vocabulary import Partition
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """base: folder or hub id; name: of the base as it was set; made_of: data versions; labels: what of it is no real
-    thing (simulated flows, embedded teacher, tiny base).
+    """Checkpoint of a student with its base.
+
+    `base`: folder or hub id; `name`: the base as it was set; `made_of`: data versions of base and adapter; `labels`:
+    parts that are not real (simulated flows, embedded teacher, tiny base).
     """
 
     artefact: ArtefactId
@@ -27,8 +29,10 @@ class Checkpoint:
 
 
 def find(lake: Lake, stage: str, track: str) -> Checkpoint:
-    """The checkpoint of a stage and track; UserError where it or its base has not been made, or a file of one is not as
-    it was made."""
+    """Find the checkpoint of a stage and track.
+
+    Raises UserError if it or its base is missing, or a file of one was altered.
+    """
     base, adapter = ArtefactId("base_model"), ArtefactId(f"lora_checkpoint/{stage}", Partition(stage, track).key)
     versions: dict[str, str] = {}
     provenance: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """Plain tables and facts for the terminal, or JSON.
 
-Everything that is not a literal of ours is printed as rich's `Text`: rich would take the brackets of `prompt[original]`
-in a plain string for markup.
+Everything that is not a literal of this project is printed as rich's `Text`: in a plain string, rich would read the
+brackets of `prompt[original]` as markup.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from rich.text import Text
 
 
 def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """A table with a line for each mapping."""
+    """Print a table with one line per mapping."""
     if as_json:
         print(json.dumps(found, indent=1, allow_nan=False))
         return
@@ -26,7 +26,7 @@ def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 
 
 def facts(found: Mapping[str, Any], as_json: bool) -> None:
-    """One line a fact."""
+    """Print one line per fact."""
     if as_json:
         print(json.dumps(found, indent=1, allow_nan=False))
         return
@@ -38,7 +38,7 @@ def facts(found: Mapping[str, Any], as_json: bool) -> None:
 
 @contextlib.contextmanager
 def working(verb: str) -> Iterator[Callable[[str], None]]:
-    """A line on standard error that says what is being done, on a terminal only; call it with the object."""
+    """Show the current activity on standard error, on a terminal only; call the result with its object."""
     with Console(stderr=True).status(verb) as status:
         yield lambda what: status.update(Text(f"{verb} {what}"))
 
@@ -47,6 +47,6 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_text(one)}" for name, one in value.items()) or "none"
     if isinstance(value, list):
-        # Sentences stand one under the other.
+        # Sentences get a line each.
         return ("\n" if any(" " in str(item) for item in value) else ", ").join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)

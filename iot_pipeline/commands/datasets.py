@@ -1,4 +1,4 @@
-"""`iot-pipeline datasets`: list the data sets, draft a spec from a file, check a spec against a file."""
+"""`iot-pipeline datasets`: list data sets, draft a spec from a file, check a spec against a file."""
 
 import re
 import tempfile
@@ -17,7 +17,7 @@ from iot_pipeline.quality.mismatch import dataset_mismatch
 
 
 def known() -> list[dict[str, Any]]:
-    """Name, title, classes and features of every data set that comes with the project."""
+    """List the data sets that come with the project: name, title, numbers of classes and features."""
     specs = [load_spec(name) for name in list_specs()]
     return [
         {"name": spec.name, "title": spec.title, "classes": len(spec.classes), "features": len(spec.features)}
@@ -26,9 +26,16 @@ def known() -> list[dict[str, Any]]:
 
 
 def new(file: str, name: str | None, label: str | None, out: Path | None) -> dict[str, Any]:
-    """Write the drafted spec; says where it is and what was guessed.
+    """Draft a spec from a file and write it; return its path and what was inferred.
 
-    UserError, and nothing written, if the file is there already, the name cannot be one, or the draft is no spec.
+    Args:
+        file: The data file.
+        name: Name of the data set; by default from the file's name.
+        label: Label column; by default inferred.
+        out: File to write; by default `<name>.yaml`.
+
+    Raises:
+        UserError: The file exists, the name is not allowed, or the draft is not a valid spec. Nothing is written then.
     """
     chosen = spec_name(file) if name is None else name
     if not re.fullmatch(r"[a-z0-9_]+", chosen):
@@ -52,7 +59,7 @@ def new(file: str, name: str | None, label: str | None, out: Path | None) -> dic
 
 
 def spec_name(file: str) -> str:
-    """A data set's name from a file's: `Größe 2.csv` -> `grosse_2`."""
+    """Derive a data set name from a file name: `Größe 2.csv` -> `grosse_2`."""
     shown = without_credentials(file)
     stem = Path(re.split(r"[?#]", shown)[0]).name.split(".")[0].casefold()
     ascii_only = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
@@ -60,8 +67,10 @@ def spec_name(file: str) -> str:
 
 
 def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
-    """What a spec makes of a file: rows, rejected, classes, duplicates, and where the rows disagree with what the spec
-    says is published. UserError where it does not fit."""
+    """Check a spec against a file: rows, rejections, classes, duplicates, disagreements with published facts.
+
+    Raises UserError if the spec does not fit the file.
+    """
     spec = load_spec(spec_name)
     with tempfile.TemporaryDirectory(prefix="iot_check_") as folder:
         raw, flows = Path(folder) / "raw.parquet", Path(folder) / "flows.parquet"
@@ -88,5 +97,5 @@ def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """A figure without the digits that nobody published."""
+    """Format a figure with at most six significant digits."""
     return f"{value:.6g}" if isinstance(value, float) else "nothing" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""`iot-pipeline doctor`: is everything there that the present settings need, before anything is spent."""
+"""`iot-pipeline doctor`: check of everything that the present settings need, before anything is spent."""
 
 import glob
 import importlib.metadata
@@ -41,7 +41,7 @@ OPTIONAL = {"bitsandbytes": "only needed for IOT_QUANTISATION=nf4: pip install '
 
 @dataclass
 class Finding:
-    """One thing examined; state is ok, note or error."""
+    """Finding of the examination; `state` is ok, note or error."""
 
     topic: str
     state: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Findings for the present settings, in the order in which a run would meet them."""
+    """Return findings for the present settings, in the order in which a run would meet them."""
     findings = [
         Finding("machine", "ok", f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
     ]
@@ -94,7 +94,7 @@ def _source(settings: Settings) -> Finding:
 
 def _lake(settings: Settings) -> Finding:
     root = settings.lake_path
-    there = next(folder for folder in (root, *root.parents) if folder.exists())  # nothing is made by an examination
+    there = next(folder for folder in (root, *root.parents) if folder.exists())  # an examination creates nothing
     if there == root and root.is_dir() and os.access(root, os.R_OK | os.X_OK) and not os.access(root, os.W_OK):
         return Finding(
             "lake",
@@ -161,7 +161,7 @@ def _base(settings: Settings) -> Finding:
 
 
 def told_settings(settings: Settings) -> list[tuple[str, str, str]]:
-    """(variable, value as text without credentials, meaning) of every setting."""
+    """Return every setting as (variable, value as text without credentials, meaning)."""
     return [(name, _told(name, value), meaning) for name, value, meaning in settings.describe()]
 
 
@@ -170,7 +170,7 @@ def _told(name: str, value: object) -> str:
         try:
             return shown(str(value))
         except UserError:
-            return "(not shown: no place for a store)"  # who knows what is in it
+            return "(not shown: no place for a store)"  # it may contain anything, credentials included
     if name == "IOT_TEACHER":
         return shown_address(str(value))
     return ",".join(value) if isinstance(value, list) else "" if value is None else without_credentials(str(value))

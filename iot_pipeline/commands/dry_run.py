@@ -1,7 +1,7 @@
-"""`iot-pipeline run --dry-run`: artefacts that a run would make, in order, with reason, requests, dollars and seconds.
+"""`iot-pipeline run --dry-run`: artefacts that a run would materialise, with reason, requests, dollars and seconds.
 
-Nothing is made, sent or written. What follows from another artefact is listed although a run leaves it as it is where
-that one comes out equal.
+Nothing is materialised, sent or written. Artefacts downstream of a stale one are listed, although a run leaves them
+alone if the content upstream stays equal.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
 from iot_pipeline.vocabulary import TRACKS
 
-# What the teacher's requests are made of besides prompt files; in the order in which they are made.
+# Inputs of the teacher's requests besides prompt files, in the order of materialisation.
 SOURCES = ("raw_flows", "flows", "evaluation_split", DATA)
 ASKING = ("validation_answers", *TRACKS)
 
 
 def dry_run(settings: Settings, planned: list[plan.Planned], force: bool, accept_code: bool) -> dict[str, Any]:
-    """List what a run would make, and its total.
+    """List the artefacts that a run would materialise, with totals.
 
     Args:
         settings: The present settings.
         planned: The plan, upstream first.
-        force: Whether everything is made again.
-        accept_code: Whether artefacts that another version of the code made are kept.
+        force: True if everything is rematerialised.
+        accept_code: True if artefacts of another code version are accepted.
 
     Returns:
         `artefacts` (one each, in order: artefact, group, why, requests and usd of those that ask the teacher, seconds
-        of last time) and `total`. Requests and usd are None, with `unknown` saying until when, where they cannot be
-        counted yet; seconds are None for what was never made.
+        of last time), `fresh` (their number) and `total`. Requests and usd that cannot be counted yet are None, and
+        `unknown` says until when; seconds are None for an artefact that was never materialised.
     """
     lake = Lake(settings.lake_path, read_only=True)
     reasons = plan.forecast(lake, settings, planned, accept_code)
@@ -56,7 +56,7 @@ def dry_run(settings: Settings, planned: list[plan.Planned], force: bool, accept
 
 
 def _requests(settings: Settings, todo: list[ArtefactId], stale: set[str]) -> dict[ArtefactId, dict[str, Any]]:
-    """Requests and dollars of each artefact to make that asks the teacher, as `estimate` counts them."""
+    """Return requests and dollars of each artefact that asks the teacher, as `estimate` counts them."""
     asking = [artefact for artefact in todo if artefact.asset in ASKING]
     if not asking:
         return {}
@@ -75,13 +75,13 @@ def _requests(settings: Settings, todo: list[ArtefactId], stale: set[str]) -> di
 
 
 def _seconds(lake: Lake, artefact: ArtefactId) -> float | None:
-    """Seconds that an artefact took when it was made last."""
+    """Return the seconds that an artefact took last time; None if there is no manifest."""
     manifest = lake.manifest(artefact)
     return manifest.provenance.get("seconds") if manifest else None
 
 
 def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over what is known, and of how many artefacts the rest is not."""
+    """Sum the known requests, dollars and seconds, and count the artefacts without them."""
     asking = [row for row in rows if "requests" in row]
     seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
     return {
@@ -95,7 +95,7 @@ def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def show(found: Mapping[str, Any], as_json: bool) -> None:
-    """Print the list and its total."""
+    """Print the artefacts and their total."""
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -115,7 +115,7 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[Text, Text]:
-    """Requests and dollars as text; empty for what asks nothing."""
+    """Format requests and dollars; empty for an artefact that asks nothing."""
     if "requests" not in row:
         return Text(""), Text("")
     if row["requests"] is None:
@@ -124,7 +124,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[Text, Text]:
 
 
 def told_total(total: Mapping[str, Any], fresh: int) -> list[str]:
-    """Total in words."""
+    """Describe the total in words."""
     if not total["artefacts"]:
         return [f"Nothing to do: all {fresh} artefacts follow from their inputs."]
     unknown = total["requests_unknown"]

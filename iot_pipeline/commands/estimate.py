@@ -27,40 +27,38 @@ from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, source_of, store_of
 from iot_pipeline.vocabulary import STAGES, Partition, stages_up_to
 
-DATA = "training_order"  # made of all that the estimate reads
-# Seconds an answer where none came yet: measured of the embedded teacher; of a model, at about 60 tokens/s.
+DATA = "training_order"  # downstream of everything that the estimate reads
+# Seconds per answer while none is timed: measured for the embedded teacher; for a model, at about 60 tokens/s.
 EMBEDDED_SECONDS, MODEL_SECONDS = 0.1, 4.0
-BATCH_HOURS = 24  # within which the Batch API promises an answer
+BATCH_HOURS = 24  # the Batch API promises an answer within this time
 
 
 class Preview(Step):
-    """A step that makes nothing: it reads what an asset's body reads, and records and writes nothing."""
+    """Step without output: it reads what an asset's body reads, and records and writes nothing."""
 
     def __init__(self, lake: Lake, settings: Settings, artefact: ArtefactId) -> None:
         self.lake, self.settings, self.unrecorded, self.artefact = lake, settings, settings, artefact
         self._seen, self._present, self._lineage = {}, present_value(lake, settings), {}
 
     def input(self, asset: str, partition: str = "") -> Path:
-        """Folder of an artefact; UserError where a run would make it (again) first."""
+        """Return the folder of an artefact; UserError if a run would materialise it first."""
         artefact = ArtefactId(asset, partition)
         if broken := self.lake.broken_lineage(artefact, self._present, self._lineage):
             raise UserError(f"{broken}; `iot-pipeline run --until {DATA}` makes what the estimate reads, free of cost")
         return self.lake.folder(artefact)
 
     def log(self, text: str) -> None:
-        """Nobody listens."""
+        """Ignore the text."""
 
     def note(self, **facts: Any) -> None:
-        """Nobody keeps it."""
+        """Ignore the facts."""
 
 
 def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """The facts: parts (one an asset partition), total, budget, time, and what they are based on.
+    """Estimate the teacher's requests: parts (one per asset partition), total, budget, time and basis.
 
-    say: told of each asset that is being counted.
-
-    Nothing is sent, nothing is written. UserError where flows and splits are not made or
-    stale, a prompt file cannot be read, or a paid model has no price.
+    `say` is called with each asset that is being counted. Nothing is sent or written. Raises UserError if flows or
+    splits are missing or stale, a prompt file cannot be read, or a paid model has no price.
     """
     if not settings.lake_path.exists():
         raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run --until {DATA}` makes one, free of cost")
@@ -90,7 +88,7 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
 
 @contextlib.contextmanager
 def opened_store(settings: Settings) -> Iterator[Store | None]:
-    """The store of answers, to read; None where there is none yet."""
+    """Open the store of answers for reading; None if there is none yet."""
     location = store_of(settings)
     if not exists(location):
         yield None
@@ -100,7 +98,7 @@ def opened_store(settings: Settings) -> Iterator[Store | None]:
 
 
 def walk(survey: CostEstimator, lake: Lake, settings: Settings, say: Callable[[str], None]) -> None:
-    """Have every asset that asks the teacher ask the survey, in the order in which a run would."""
+    """Have each asset ask the cost estimator instead of the teacher, in the order of a run."""
     prompts = {track: prompt_file(settings, track) for track in {"original", *settings.tracks}}
 
     def begin(artefact: ArtefactId, track: str) -> Preview:
@@ -119,12 +117,12 @@ def walk(survey: CostEstimator, lake: Lake, settings: Settings, say: Callable[[s
 
 
 def prompt_file(settings: Settings, track: str) -> PromptFile:
-    """The prompt file as it is now: a run would freeze this one."""
+    """Load the prompt file in its present version, which a run would snapshot."""
     return load_prompt((settings.prompts / f"{track}.md").absolute(), model=settings.teacher_model)
 
 
 def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:
-    """Dollars: the cap, what is spent of it, and whether the rest will do."""
+    """Return the budget in dollars: cap, spent, left, expected, worst case, and True if the rest is enough."""
     usd = total.usd_batch if settings.teacher_via == "batch" else total.usd_requests
     worst = total.worst_usd * (pricing.BATCH_FACTOR if settings.teacher_via == "batch" else 1)
     left = max(0.0, settings.teacher_budget_usd - spent)
@@ -135,7 +133,7 @@ def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:
 
 
 def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str, Any]:
-    """Seconds by concurrent requests, with the limit that holds; batches, and the most hours that one may take."""
+    """Return the time: seconds by concurrent requests and the limit that applies; batches, and maximum hours of one."""
     needed = seconds_needed(
         total, seconds or assumed_seconds(settings), settings.teacher_concurrency, settings.teacher_rpm,
         settings.teacher_tpm,
@@ -148,12 +146,12 @@ def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str,
 
 
 def assumed_seconds(settings: Settings) -> float:
-    """Seconds an answer where none came yet."""
+    """Return the assumed seconds per answer while none is timed."""
     return EMBEDDED_SECONDS if settings.teacher == EMBEDDED else MODEL_SECONDS
 
 
 def basis(survey: CostEstimator, paid: bool, seconds: float | None) -> list[str]:
-    """What the figures rest on, in words."""
+    """Describe the basis of the estimate in words."""
     lines = []
     answers = {prompt: learned.answers for prompt, learned in survey.learned.items() if learned.answers}
     if answers:
@@ -175,7 +173,7 @@ def basis(survey: CostEstimator, paid: bool, seconds: float | None) -> list[str]
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:
-    """Print the facts."""
+    """Print the estimate."""
     if as_json:
         print(json.dumps(found, indent=1, allow_nan=False))
         return
@@ -199,7 +197,7 @@ def show(found: dict[str, Any], as_json: bool) -> None:
 
 
 def told_budget(found: dict[str, Any]) -> list[str]:
-    """Budget and worst case in words."""
+    """Describe budget and worst case in words."""
     given = found["budget"]
     if given is None:
         return []
@@ -212,7 +210,7 @@ def told_budget(found: dict[str, Any]) -> list[str]:
 
 
 def told_time(found: dict[str, Any]) -> str:
-    """Time in words."""
+    """Describe the time in words."""
     given = found["time"]
     return (
         f"by requests about {given['requests_seconds']:,.0f} s, limited by {given['limited_by']}; by Batch "

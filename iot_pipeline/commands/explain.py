@@ -1,4 +1,4 @@
-"""`iot-pipeline explain`: a trained student names the class of flows in a file, and says why."""
+"""`iot-pipeline explain`: class and explanation of each flow in a file, by a trained student."""
 
 from __future__ import annotations
 
@@ -32,11 +32,25 @@ Log = Callable[[str], None]
 def explain(
     settings: Settings, stage: str, track: str, flows: str, out: Path, classes_only: bool, log: Log
 ) -> dict[str, Any]:
-    """Write `out`, a line of JSON for each row of `flows`; returns what is told of it.
+    """Explain the flows of a file with a trained student, and write one line of JSON per row.
 
-    Each line: row (from 1), class, probability; with explanations also answer, decoding (IOT_DECODING), and
-    `unsupported`: what of the answer the flow does not bear out, [] where all of it holds. UserError for a checkpoint
-    that was not made, or not with the present settings, for flows that are none, and where `out` is there already.
+    A line has row (from 1), class, probability; with explanations also answer, decoding (IOT_DECODING), and
+    `unsupported`: the statements of the answer that the flow does not support, [] if it supports all.
+
+    Args:
+        settings: The present settings.
+        stage: Stage of the checkpoint.
+        track: Track of the checkpoint.
+        flows: Files as in IOT_SOURCE.
+        out: File to write.
+        classes_only: True to write no explanations.
+        log: Called with each line of progress.
+
+    Returns:
+        Facts about the file: rows, classes, decoding, supported explanations, calibration, data versions, labels.
+
+    Raises:
+        UserError: The checkpoint does not exist or has other settings, a flow is invalid, or `out` exists.
     """
     if out.exists():
         raise UserError(f"{out} is there already; name a new file")
@@ -72,7 +86,10 @@ def explain(
 def named(
     student: Student, prompts: list[str], spec: DatasetSpec, settings: Settings, temperature: float | None, log: Log
 ) -> list[dict[str, Any]]:
-    """Class and probability of each flow text."""
+    """Classify each flow text: class and probability, calibrated unless `temperature` is None.
+
+    Raises UserError if a score is NaN.
+    """
     tasks = settings.tasks
     order = "label_first" if tasks == "both" else settings.answer_order
     scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, order, log=log)
@@ -91,7 +108,7 @@ def named(
 def explained(
     student: Student, prompts: list[str], answers: list[dict[str, Any]], spec: DatasetSpec, settings: Settings, log: Log
 ) -> None:
-    """Add to each answer what the student says of its class, and what of that the flow does not bear out."""
+    """Add to each answer the student's explanation of its class, and the statements that the flow does not support."""
     log(f"{len(prompts):,} distinct flows")
     questions = [asked(text, "explain", settings.tasks) for text in prompts]
     # Without the newline: some tokenizers make one token of it and what follows.
@@ -106,7 +123,7 @@ def explained(
 
 
 def with_fitted_scales(lake: Lake, spec: DatasetSpec) -> DatasetSpec:
-    """The data set as texts show it: with the scales of the train pool, where they are fitted."""
+    """Return the data set spec with the scales used in texts: those of the train pool, if they are fitted."""
     if spec.scaling != "train_pool":
         return spec
     fitted = json.loads((lake.folder(ArtefactId("evaluation_split")) / "scaling.json").read_text())
@@ -114,12 +131,12 @@ def with_fitted_scales(lake: Lake, spec: DatasetSpec) -> DatasetSpec:
 
 
 def ranks_of(lake: Lake) -> RankTable:
-    """The rank table of the train pool."""
+    """Read the rank table of the train pool."""
     return RankTable.from_json(json.loads((lake.folder(ArtefactId("training_order")) / "ranks.json").read_text()))
 
 
 def temperature_of(lake: Lake, stage: str, track: str) -> float | None:
-    """The temperature fitted on the calibration side; None where the student was not evaluated."""
+    """Read the temperature fitted on the calibration side; None if the student was not evaluated."""
     metrics = ArtefactId(f"eval_metrics/{stage}", Partition(stage, track).key)
     if lake.manifest(metrics) is None:
         return None

@@ -1,4 +1,4 @@
-"""`iot-pipeline merge`: base and adapter of a checkpoint as one model, for programs that know no adapters."""
+"""`iot-pipeline merge`: base and adapter of a checkpoint as one model, for programs without adapter support."""
 
 from __future__ import annotations
 
@@ -14,9 +14,20 @@ from iot_pipeline.settings import Settings
 
 
 def merge(settings: Settings, stage: str, track: str, out: Path, dtype: str) -> dict[str, Any]:
-    """Write `out`: weights (safetensors), tokenizer, merged.json with what it is made of, which is returned.
+    """Merge base and adapter of a checkpoint into the folder `out`: weights (safetensors), tokeniser, merged.json.
 
-    UserError where the checkpoint has not been made, or `out` is there already.
+    Args:
+        settings: The present settings.
+        stage: Stage of the checkpoint.
+        track: Track of the checkpoint.
+        out: The new folder.
+        dtype: Data type of the weights.
+
+    Returns:
+        The folder and the content of merged.json: data versions, base and dtype.
+
+    Raises:
+        UserError: The checkpoint does not exist, or `out` does.
     """
     from iot_pipeline.inference.student import Student
 

@@ -24,12 +24,12 @@ STYLES = {"started": "bold cyan", "done": "green", "fresh": "dim", "failed": "bo
 
 
 class Progress:
-    """Live table of a run. On a terminal it redraws; elsewhere (a log file, CI) it prints one line an event."""
+    """Live table of a run. On a terminal it redraws; elsewhere (a log file, CI) it prints one line per event."""
 
     def __init__(self, planned: list[plan.Planned], quiet: bool) -> None:
         self.states: dict[ArtefactId, tuple[str, str, float]] = {p.artefact: ("waiting", "", 0.0) for p in planned}
         self.groups = {p.artefact: p.group for p in planned}
-        # Dagster redirects standard output into its compute logs while an asset runs: keep a way past that.
+        # Dagster redirects standard output into its compute logs while an asset runs; this duplicate is not affected.
         self._stream: TextIO = os.fdopen(os.dup(1), "w")
         self.console = Console(file=self._stream, quiet=quiet)
         self._live = Live(self, console=self.console, refresh_per_second=4) if self.console.is_terminal else None
@@ -48,7 +48,7 @@ class Progress:
         self._stream.close()
 
     def hear(self, artefact: ArtefactId, event: str, text: str) -> None:
-        """Take in one announcement of defs/step.py."""
+        """Take in one announcement of defs/recording.py."""
         state, _, since = self.states.get(artefact, ("waiting", "", 0.0))
         if event == "progress":
             self.states[artefact] = (state, text.splitlines()[0] if text else "", since)
@@ -62,7 +62,7 @@ class Progress:
             self._stream.flush()
 
     def __rich__(self) -> Group:
-        """Finished groups as one line, the one at work artefact by artefact."""
+        """Render finished groups as one line, the current group artefact by artefact."""
         table = Table.grid(padding=(0, 1))
         for group in dict.fromkeys(self.groups.values()):
             members = [a for a, g in self.groups.items() if g == group]
@@ -87,9 +87,9 @@ class Progress:
 
 
 def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
-    """Print what a run made, its failures, the results table and the report's path.
+    """Print the results of a run: artefacts materialised, failures, the results table and the report's path.
 
-    Raises UserError, after all that can be printed, where results or report are not as they were made.
+    Raises UserError, after everything that can be printed, if results or report were altered since.
     """
     lake = Lake(settings.lake_path)
     shown, altered = _verified_results(lake)
@@ -100,7 +100,7 @@ def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
 
 
 def _verified_results(lake: Lake) -> tuple[dict[str, Any], list[str]]:
-    """Results table and report path as far as they were made, and what of them was altered since."""
+    """Return results table and report path where present, and an error for each that was altered since."""
     shown: dict[str, Any] = {}
     altered = []
     for name, file in (("track_comparison", "track_comparison.json"), ("paper_report", "report.html")):
@@ -121,11 +121,11 @@ def _print_outcome(
     """Print an outcome with its results.
 
     Args:
-        lake: The lake, for the labels of what is not the real thing.
-        outcome: The artefacts made, fresh, failed and left.
-        table: Rows of the results table; none where there are no results.
-        report: The report's HTML file; None where there is none.
-        as_json: Whether to print JSON.
+        lake: The lake, for the labels of simulated, embedded and tiny parts.
+        outcome: The artefacts materialised, fresh, failed and left.
+        table: Rows of the results table; empty without results.
+        report: The report's HTML file; None without report.
+        as_json: True to print JSON.
     """
     if as_json:
         print(
@@ -180,7 +180,7 @@ COLUMNS = [
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
-    """The comparison table: who, trained on what, accuracy with intervals and ceilings."""
+    """Return the results table: model, training stage, accuracy with intervals, ceilings."""
     table = Table(title="Accuracy on the one test set, 95 % intervals")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("model", "stage") else "right", no_wrap=True)
@@ -191,13 +191,13 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def wide_console() -> Console:
-    """The terminal as it is; a file or pipe as wide as the tables need."""
+    """Return a console as wide as the terminal; for a file or pipe, as wide as the tables need (140)."""
     console = Console()
     return console if console.is_terminal else Console(width=140)
 
 
 def provenance_lines(lake: Lake) -> list[str]:
-    """What is not the real thing in this lake, in words; from the manifests."""
+    """Return the labels of what is not real in this lake, in words, from the manifests."""
     lines = []
     for artefact in lake.artefacts():
         manifest = lake.manifest(artefact)
@@ -208,7 +208,7 @@ def provenance_lines(lake: Lake) -> list[str]:
 
 
 def status(definitions: Any, settings: Settings, as_json: bool) -> None:
-    """Print the state of every artefact that the settings call for."""
+    """Print the state of every artefact that the settings require. Raises UserError if there is no lake."""
     if not settings.lake_path.exists():
         raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
     lake = Lake(settings.lake_path)
@@ -240,7 +240,7 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
 
 
 def told_reasons(reasons: list[str]) -> str:
-    """Reasons for one line of a table: what makes an artefact stale by itself, else the first root cause upstream."""
+    """Format stale reasons as one line: an artefact's own reasons, else the first root cause upstream."""
     told = [reason for reason in reasons if not reason.startswith(FOLLOWS)] or reasons[:1]
     more = [f"and {len(reasons) - len(told)} more"] if len(reasons) > len(told) else []
     return "; ".join(told + more)

@@ -1,4 +1,4 @@
-"""Dagster's web server and daemon on the lake's own instance, and what watches over their runs."""
+"""Dagster's web server and daemon on the lake's own instance, and the monitoring of their runs."""
 
 import os
 import signal
@@ -23,10 +23,10 @@ ADDRESS = "ui.address"
 
 
 def serve(settings: Settings, host: str, port: int) -> int:
-    """Run both until interrupted or until one of them ends; returns the exit code.
+    """Serve the UI and the daemon until interrupted or until one of them ends; return the exit code.
 
-    Raises UserError where the lake has a UI already, the port is taken, or the host is another than this one: whoever
-    reaches the UI can launch runs, and it asks for no password.
+    Raises UserError if the lake already has a UI, the port is taken, or the host is not loopback: whoever reaches the
+    UI can launch runs, and it asks for no password.
     """
     if not is_loopback(f"[{host}]" if ":" in host else host):
         raise UserError(
@@ -41,7 +41,7 @@ def serve(settings: Settings, host: str, port: int) -> int:
         write_text(address, url)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.default_int_handler)
-        _close_dead_runs(home)  # before the daemon starts: it queues them again
+        _close_dead_runs(home)  # before the daemon starts, which queues them again
         print(f"Dagster UI on {url} for {settings.lake_path} (stop with Ctrl-C)", flush=True)
         return _run_both(home, host, port)
 
@@ -59,7 +59,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _run_both(home: Path, host: str, port: int) -> int:
-    """Start the web server and the daemon, and fail runs that die meanwhile; returns the exit code."""
+    """Run the web server and the daemon, and fail runs that die meanwhile; return the exit code."""
     workspace = str(PROJECT_ROOT / "workspace.yaml")
     environment = os.environ | {"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore"}
     commands = {
@@ -71,7 +71,7 @@ def _run_both(home: Path, host: str, port: int) -> int:
     try:
         for name, command in commands.items():
             attached = [sys.executable, "-m", "iot_pipeline.commands.attached", str(os.getpid()), *command]
-            # A session of its own, so that the code servers it starts can be ended with it.
+            # A session of its own, so that the code servers that it starts can be stopped with it.
             processes[name] = subprocess.Popen(attached, cwd=PROJECT_ROOT, env=environment, start_new_session=True)
         while True:
             for name, process in processes.items():
@@ -92,7 +92,7 @@ def _close_dead_runs(home: Path) -> None:
         with dg.DagsterInstance.from_config(str(home)) as instance:
             for run_id in close_dead_runs(instance, home, UI_LOCK):
                 print(f"run {run_id[:8]}: its process was killed; it is failed, its slots are free", flush=True)
-    except SQLAlchemyError as error:  # the event log is locked: looked at again soon
+    except SQLAlchemyError as error:  # the event log is locked: try again at the next check
         print(f"runs were not looked at: {error}", file=sys.stderr)
 
 

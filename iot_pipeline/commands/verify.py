@@ -1,4 +1,4 @@
-"""`iot-pipeline verify`: one line for each mismatch in the lake, or a summary."""
+"""`iot-pipeline verify`: one line per mismatch in the lake, and a summary."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from iot_pipeline.settings import Settings
 
 
 def examine(settings: Settings) -> Verification:
-    """Verify the lake of the present settings; UserError where there is none."""
+    """Verify the lake of the present settings. Raises UserError if there is none."""
     if not settings.lake_path.is_dir():
         raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
     return verify(Lake(settings.lake_path, read_only=True))

@@ -1,8 +1,8 @@
-"""Serve Dagster's web application to pages of its own alone.
+"""Dagster's web application, served to its own pages only.
 
-The application answers GraphQL, mutations included, to any page that a browser has open: a page of another site can
-send a request here (cross-site request forgery), or give its own name our address (DNS rebinding), and launch runs.
-So the Host must be a loopback name, the Origin must be that host, and a GET carries no query.
+The application answers GraphQL, mutations included, to any page open in a browser: a page of another site can send a
+request here (cross-site request forgery), or resolve its own name to our address (DNS rebinding), and launch runs. So
+the Host must be a loopback name, the Origin must be that host, and a GET of /graphql may only ask for the HTML page.
 
     python -m iot_pipeline.commands.webserver HOST PORT WORKSPACE
 """
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 import uvicorn
 
-# Not public: how `dagster-webserver` builds its application. Tried with dagster 1.13.27.
+# Private API by which `dagster-webserver` builds its application; tried with dagster 1.13.27.
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
@@ -27,13 +27,13 @@ POLL_MS = 2000
 
 
 class LocalPagesOnly:
-    """ASGI middleware that refuses what a page of another site could have sent."""
+    """ASGI middleware that refuses requests that a page of another site could have sent."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on, or refuse it: status 403 or 405, a web socket before it opens."""
+        """Forward the request, or refuse it: with status 403 or 405, a web socket before it opens."""
         refusal = refuse(scope) if scope["type"] in ("http", "websocket") else None
         if refusal is None:
             await self.app(scope, receive, _unframed(send))
@@ -44,7 +44,7 @@ class LocalPagesOnly:
 
 
 def refuse(scope: Scope) -> tuple[int, str] | None:
-    """Return status and sentence for a request that must not be answered, None for any other."""
+    """Return the refusal (status, sentence) of a request that must not be answered, None for any other."""
     headers = Headers(scope=scope)
     host, origin = headers.getlist("host"), headers.getlist("origin")
     if len(host) != 1 or not is_loopback(host[0]):
@@ -58,7 +58,7 @@ def refuse(scope: Scope) -> tuple[int, str] | None:
 
 
 def is_loopback(host: str) -> bool:
-    """True if a Host header or a name names this machine; any port will do, since tunnels choose their own."""
+    """Return True if a Host header or name is loopback; any port is allowed, as tunnels choose their own."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
@@ -67,7 +67,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _unframed(send: Send) -> Send:
-    """Add the header that keeps other sites from showing our page within theirs (a click would be ours)."""
+    """Add the header that stops other sites from framing our pages (a click there would count here)."""
 
     async def add(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -78,12 +78,12 @@ def _unframed(send: Send) -> Send:
 
 
 def main() -> None:
-    """Serve until the process is told to stop."""
+    """Serve the application until the process is stopped."""
     host, port, workspace = sys.argv[1:]
     target = WorkspaceFileTarget([workspace])
     with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
         app = create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MS)
-        # Pages keep a web socket open: without a limit the server waits for them after it was told to stop.
+        # Pages keep a web socket open: without a limit the server waits for them after a signal to stop.
         uvicorn.run(LocalPagesOnly(app), host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=3)
 
 

@@ -1,4 +1,4 @@
-"""The Dagster floor
+"""Dagster definitions: assets, resources, automation, and the execution of runs.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here, so importing one module of the package loads only that module.
 """

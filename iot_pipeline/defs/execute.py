@@ -1,4 +1,4 @@
-"""Execute a plan through Dagster, in this process, on the lake's own instance: one Dagster run a batch."""
+"""Execution of a plan through Dagster, in this process, on the lake's own instance: one Dagster run per batch."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 @dataclass
 class Outcome:
-    """What became of a plan: what was made, what was there, what failed (artefact, reason), what was left."""
+    """Outcome of a plan: artefacts that were materialised, fresh, failed (artefact, reason) or were not reached."""
 
     made: list[ArtefactId]
     fresh: list[ArtefactId]
@@ -31,7 +31,10 @@ class Outcome:
 
 
 def dagster_home(settings: Settings) -> Path:
-    """The lake's own Dagster state; made with the project's dagster.yaml, which is kept up to date."""
+    """Create the lake's own Dagster home, with the project's current dagster.yaml, and set DAGSTER_HOME.
+
+    Raises UserError if it cannot be written.
+    """
     lake = Lake(settings.lake_path)
     lake.check_writable()
     home = lake.root / ".dagster"
@@ -46,14 +49,14 @@ def dagster_home(settings: Settings) -> Path:
 
 @contextlib.contextmanager
 def locked(settings: Settings) -> Iterator[None]:
-    """One `run` at a time on a lake; the lock goes with the process, however it ends."""
+    """Hold the run lock of a lake: one `run` at a time. The lock is released however the process ends."""
     busy = f"another `iot-pipeline run` is at work on {settings.lake_path}; wait for it"
     with held(dagster_home(settings) / RUN_LOCK, busy):
         yield
 
 
 def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[plan.Planned]) -> int:
-    """Tell Dagster of artefacts, and their checks, that a killed process finished without telling it; their number."""
+    """Report artefacts and checks to Dagster that a killed process finished without reporting; return their number."""
     recorded = plan.recorded_versions(instance, planned)
     found = [(p, lake.manifest(p.artefact)) for p in planned]
     made = [
@@ -83,9 +86,19 @@ def execute(
     force: bool = False,
     accept_code: bool = False,
 ) -> Outcome:
-    """Make what is stale, upstream first, and stop at the first failure (what is made stays, and is not redone).
+    """Materialise stale artefacts, upstream first, and stop at the first failure.
 
-    Raises KeyboardInterrupt where the process was told to stop, by SIGINT or SIGTERM.
+    Finished artefacts stay and are not repeated.
+
+    Args:
+        definitions: All definitions of the project.
+        settings: The present settings.
+        planned: The plan, upstream first.
+        force: True to rematerialise every artefact of the plan.
+        accept_code: True to accept artefacts of another code version.
+
+    Raises:
+        KeyboardInterrupt: The process received SIGINT or SIGTERM.
     """
     home = dagster_home(settings)
     lake = Lake(settings.lake_path)
@@ -97,11 +110,11 @@ def execute(
         pools = {p.key: definitions.resolve_assets_def(p.key).op.pool for p in planned}
         waiting = list(plan.batches(planned))
         while waiting and not outcome.failed:
-            raise_if_told()  # a signal that came with the end of a run is lost on Dagster
+            raise_if_told()  # Dagster loses a signal that arrives as a run ends
             batch = waiting.pop(0)
-            # What is not stale yet may become so when its inputs are made again, so the batch is asked once more.
+            # An artefact may have become stale since the plan was made, because its inputs changed: check again.
             todo = [p for p in batch if force or plan.stale(lake, settings, p, accept_code)]
-            # A step that needs a pool is a run by itself: it has its slot before the run starts (see pool_slot).
+            # A step that needs a pool has a run of its own, which starts once it holds a slot (see pool_slot).
             todo = list(itertools.takewhile(lambda p: pools[p.key] is None, todo)) or todo[:1]
             rest = [p for p in batch if p not in todo]
             if not todo:
@@ -130,15 +143,15 @@ def _run(
     """Execute one Dagster run for artefacts of one partition.
 
     Args:
-        job: the job of all assets.
-        instance: the lake's instance.
-        lake: the lake.
-        todo: what to make.
-        outcome: gets each artefact under made, failed or left.
-        run_id: id of the run; it may hold a slot of a pool already.
+        job: The job of all assets.
+        instance: The lake's Dagster instance.
+        lake: The lake.
+        todo: The artefacts to materialise.
+        outcome: Receives each artefact under made, failed or left.
+        run_id: Id of the run; it may already hold a slot of a pool.
 
     Raises:
-        KeyboardInterrupt: the process was told to stop; Dagster has taken the signal for itself.
+        KeyboardInterrupt: The process received a signal to stop, which Dagster had intercepted.
     """
     result = job.execute_in_process(
         asset_selection=[p.key for p in todo],
@@ -146,7 +159,7 @@ def _run(
         instance=instance,
         raise_on_error=False,
         run_id=run_id,
-        tags={RUN_TAG: "run", "dagster/max_retries": "0"},  # the daemon of a UI is not to queue it again
+        tags={RUN_TAG: "run", "dagster/max_retries": "0"},  # the daemon of a UI must not queue it again
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
     raise_if_told()
@@ -154,7 +167,7 @@ def _run(
     errors = {
         event.step_key: _sentence(event) for event in result.all_events if event.is_step_failure and event.step_key
     }
-    if not result.success and not errors:  # the run itself failed, no step of it: a locked or full event log
+    if not result.success and not errors:  # the run failed without a failed step: a locked or full event log
         reasons = [event.message for event in result.all_events if event.is_failure and event.message]
         outcome.failed.append((todo[0].artefact, reasons[-1] if reasons else "the Dagster run failed"))
     for p in todo:
@@ -171,12 +184,12 @@ def _run(
 
 
 def _step_key(artefact: ArtefactId) -> str:
-    """Dagster's name of the step that makes an artefact."""
+    """Return Dagster's name of the step that materialises an artefact."""
     return artefact.asset.replace("/", "__")
 
 
 def _sentence(event: dg.DagsterEvent) -> str:
-    """The user's sentence in a step failure: the description of a Failure, else the innermost error."""
+    """Return the error sentence of a step failure: the description of a Failure, else the innermost error."""
     data = event.step_failure_data
     if data.user_failure_data and data.user_failure_data.description:
         return str(data.user_failure_data.description)

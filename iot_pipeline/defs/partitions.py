@@ -1,8 +1,8 @@
-"""The two partition axes, stage and track, and how one asset's partitions follow from another's.
+"""Partition axes stage and track, and the mappings from one asset's partitions to another's.
 
-Every asset that has a track is partitioned by stage x track, `original` with the one track `original` and so
-on: keys look the same across the graph (`10K|paraphrased`), and a mapping can say exactly which partitions
-feed which, so that an edited paraphrase prompt leaves the other two tracks alone.
+Every asset that has a track is partitioned by stage x track; `original` has the single track `original`, and so on.
+Keys then look the same across the graph (`10K|paraphrased`), and a mapping can say exactly which partitions feed which:
+an edited paraphrase prompt leaves the other two tracks fresh.
 """
 
 import dagster as dg
@@ -18,21 +18,21 @@ UP_TO = dg.StaticPartitionMapping({stage: STAGES[i:] for i, stage in enumerate(S
 
 
 def grid(stages: list[str] = STAGES, tracks: list[str] = TRACKS) -> dg.MultiPartitionsDefinition:
-    """Partitions `stage|track` over the given stages and tracks."""
+    """Return partitions `stage|track` over the given stages and tracks."""
     return dg.MultiPartitionsDefinition(
         {"stage": dg.StaticPartitionsDefinition(stages), "track": dg.StaticPartitionsDefinition(tracks)}
     )
 
 
 def only(key: str, to: str | None = None) -> dg.StaticPartitionMapping:
-    """Maps one key of an axis to one key downstream (by default the same) and nothing else."""
+    """Map one partition key of an axis to one key downstream (by default the same) and nothing else."""
     return dg.StaticPartitionMapping({key: to or key})
 
 
 def grid_dep(
     asset: str | list[str], stage: dg.PartitionMapping = SAME, track: dg.PartitionMapping = SAME
 ) -> dg.AssetDep:
-    """Dependency of a stage x track asset on another one, axis by axis."""
+    """Return the dependency of a stage x track asset on another one, mapped axis by axis."""
     return dg.AssetDep(
         dg.AssetKey(asset),
         partition_mapping=dg.MultiPartitionMapping(
@@ -45,5 +45,5 @@ def grid_dep(
 
 
 def prompt_dep(track: str) -> dg.AssetDep:
-    """Dependency on the prompt of one track alone."""
+    """Return the dependency on the prompt of one track alone."""
     return dg.AssetDep("prompt", partition_mapping=dg.SpecificPartitionsPartitionMapping([track]))

@@ -1,4 +1,4 @@
-"""What a run makes, in which order, and which of it is already there."""
+"""Plan of a run: the artefacts to materialise, their order, and which of them are fresh."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ CUMULATIVE = set(TRACKS)
 
 @dataclass(frozen=True)
 class Planned:
-    """One artefact to look after, with what Dagster needs to make it."""
+    """Planned artefact, with what Dagster needs to materialise it."""
 
     artefact: ArtefactId
     group: str
@@ -29,14 +29,14 @@ class Planned:
 
     @property
     def key(self) -> dg.AssetKey:
-        """The asset key."""
+        """Asset key."""
         return dg.AssetKey(self.artefact.asset.split("/"))
 
 
 def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = None) -> list[Planned]:
-    """Every artefact that the settings' stages and tracks call for, upstream first; `until`: up to this asset.
+    """List the artefacts that the settings' stages and tracks require, upstream first; `until`: up to this asset.
 
-    Raises UserError for an empty choice and an unknown asset.
+    Raises UserError for an empty choice or an unknown asset.
     """
     if not settings.stages or not settings.tracks:
         raise UserError("IOT_STAGES and IOT_TRACKS must each name at least one")
@@ -64,7 +64,7 @@ def _name(key: dg.AssetKey) -> str:
 
 
 def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
-    """Partition keys of one asset that the settings call for; [""] where it has none."""
+    """Return the partition keys of an asset that the settings require; [""] for an asset without partitions."""
     if spec.partitions_def is None:
         return [""]
     top = max(settings.stages, key=STAGES.index)
@@ -84,9 +84,9 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
 
 
 def stale(lake: Lake, settings: Settings, planned: Planned, accept_code: bool = False) -> list[str]:
-    """Why an artefact has to be made; empty where it is there and follows from its inputs.
+    """List the reasons why an artefact is stale or missing; empty if it is fresh.
 
-    `accept_code`: also where another version of the code made it.
+    `accept_code`: True to accept an artefact of another code version.
     """
     return _reasons(lake, planned, accept_code, present_value(lake, settings))
 
@@ -94,10 +94,10 @@ def stale(lake: Lake, settings: Settings, planned: Planned, accept_code: bool = 
 def forecast(
     lake: Lake, settings: Settings, planned: list[Planned], accept_code: bool = False
 ) -> dict[ArtefactId, list[str]]:
-    """Stale reasons of every artefact of a plan as a run would meet them, before anything is made.
+    """Return the stale reasons of every artefact of a plan as a run would find them, before it materialises anything.
 
-    What is not stale by itself but downstream of something that is gets the root cause ("follows from
-    prompt[paraphrased]: file x changed"). A run makes it again only if what it follows from comes out different.
+    An artefact that is only downstream of a stale one gets the root cause ("follows from prompt[paraphrased]: file x
+    changed"). A run rematerialises it only if the content upstream changes.
     """
     present = present_value(lake, settings)
     found: dict[ArtefactId, list[str]] = {}
@@ -110,7 +110,7 @@ def forecast(
 
 
 def _as_root(artefact: ArtefactId, reason: str) -> str:
-    """A reason as what is downstream tells it: without the hashes, which stand in brackets at its end."""
+    """Return a stale reason as shown downstream: without the hashes in brackets at its end."""
     return f"{FOLLOWS}{artefact}: " + re.sub(r" \([^()]*\)$", "", reason)
 
 
@@ -128,9 +128,9 @@ def _reasons(
 
 
 def batches(planned: list[Planned]) -> Iterator[list[Planned]]:
-    """What Dagster can make in one run: neighbours without partitions together, each partition by itself.
+    """Split the plan into batches for one run each: neighbours without partitions together, each partition alone.
 
-    Two assets with the same partition key may still have different partition definitions, which no run can mix.
+    Assets with the same partition key may have different partition definitions, which one run cannot mix.
     """
     for _, group in groupby(planned, key=lambda p: p.artefact if p.artefact.partition else None):
         yield list(group)
@@ -140,7 +140,7 @@ DATA_VERSION = "dagster/data_version"
 
 
 def recorded_versions(instance: dg.DagsterInstance, planned: list[Planned]) -> dict[ArtefactId, str]:
-    """The data version of the latest materialisation that the instance has of each artefact among `planned`."""
+    """Return the data version of the latest materialisation that the instance has of each artefact in `planned`."""
     found: dict[ArtefactId, str] = {}
     for key in {p.key for p in planned}:
         name = key.to_user_string()

@@ -1,7 +1,7 @@
-"""One materialisation: what an asset reads is written down while it reads it, and becomes its manifest.
+"""Recording of a materialisation: every read of an asset body is recorded and becomes its manifest.
 
-An artefact depends on what its asset body really read: `step.input(...)`, `step.settings.x` and `step.file(...)`
-record each read, so freshness needs no second list that could be forgotten or wrong.
+An artefact depends on what its asset body really read: `step.input(...)`, `step.settings.x` and `step.file(...)` record
+each read, so freshness needs no second list that could be forgotten or wrong.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, fini
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 PREVIEW_ROWS = 5
-# What the command line wants to hear while runs go on in its own process: (artefact, event, text).
+# Callbacks of the command line for runs in its own process: (artefact, event, text).
 Listener = Callable[[ArtefactId, str, str], None]
 listeners: list[Listener] = []
 
 
 def announce(artefact: ArtefactId, event: str, text: str = "") -> None:
-    """Tell every listener that an artefact `started`, has `progress`, is `done` or `failed`."""
+    """Send an artefact's event to every listener: fresh, waiting, started, progress, done or failed."""
     for listener in listeners:
         listener(artefact, event, text)
 
 
 class RecordedSettings:
-    """The settings, remembering which were read and their values."""
+    """Settings that record which of them were read, and their values."""
 
     def __init__(self, settings: Settings, seen: dict[str, Any]) -> None:
         self._settings = settings
@@ -54,7 +54,7 @@ class RecordedSettings:
 
 
 class Step:
-    """The one object an asset body works with; made by `LakeResource.step`."""
+    """Interface of an asset body to lake and settings; created by `LakeResource.step`."""
 
     def __init__(self, context: dg.AssetExecutionContext, lake: Lake, settings: Settings, folder: Path) -> None:
         self.context = context
@@ -68,21 +68,20 @@ class Step:
         self._inputs: dict[str, str] = {}
         self._checks: dict[str, CheckFacts] = {}
         self._volatile: set[str] = set()
-        self._labels: set[str] = set()  # what is simulated, embedded or tiny among all that this is made of
+        self._labels: set[str] = set()  # simulated, embedded and tiny parts among all inputs
         self._declared = {key for keys in context.assets_def.asset_deps.values() for key in keys}
         self._present, self._lineage = present_value(lake, settings), dict[ArtefactId, str]()
         self.settings: Settings = RecordedSettings(settings, self._seen)  # type: ignore[assignment]
-        # For what cannot change the content of an artefact (budget, concurrency, threads).
+        # For settings that cannot change the content of an artefact (budget, concurrency, threads).
         self.unrecorded = settings
 
     # -- reading -------------------------------------------------------------------------------------------
     def input(self, asset: str, partition: str = "") -> Path:
-        """Folder of an upstream artefact; its data version is recorded as an input.
+        """Return the folder of an upstream artefact, and record its data version as an input.
 
-        Raises dg.Failure, not to be retried, where it is missing, where a blocking check on it did not pass, where it
-        no longer follows from what it was made of (a prompt edited since), or where a file of it or of anything
-        upstream has another content than was written: Dagster lets a later run go on then, and money or hours follow
-        here.
+        Raises dg.Failure without retry if it is not declared, is missing, did not pass a blocking check, no longer
+        follows from its own inputs (a prompt edited since), or has an altered file, itself or anywhere upstream.
+        Dagster would let a later run continue then, at a cost of money or hours.
         """
         upstream = ArtefactId(asset, partition)
         if dg.AssetKey(asset.split("/")) not in self._declared:
@@ -102,9 +101,9 @@ class Step:
         return self.lake.folder(upstream)
 
     def made(self, prefix: str) -> list[ArtefactId]:
-        """Every artefact whose asset is `prefix` or lies under it and that still follows from its inputs; recorded.
+        """List the fresh artefacts whose asset is `prefix` or below it; the list is recorded.
 
-        What no longer does (a stage made with a prompt that was edited since) is left out, and the log says so.
+        Stale ones (a stage with a prompt that was edited since) are left out and logged.
         """
         found = list_artefacts(self.lake, prefix, self._present, self._lineage)
         for artefact in sorted({*list_artefacts(self.lake, prefix)} - {*found}):
@@ -113,32 +112,32 @@ class Step:
         return found
 
     def inputs(self, prefix: str) -> dict[ArtefactId, Path]:
-        """Folders of `made(prefix)`, each an input."""
+        """Return the folders of `made(prefix)`, each recorded as an input."""
         return {artefact: self.input(artefact.asset, artefact.partition) for artefact in self.made(prefix)}
 
     def recorded_inputs(self) -> dict[str, str]:
-        """Data versions of what was read so far, by input."""
+        """Return the data versions read so far, by input."""
         return dict(self._inputs)
 
     def listing(self, source: str, files: Sequence[Path]) -> None:
-        """The files that a glob matches, recorded: a further one that comes to match is noticed."""
+        """Record the files that a glob matches, so that a new match is noticed."""
         self._seen[f"files {source}"] = [str(file) for file in files]
 
     def file(self, path: Path) -> Path:
-        """A file outside the lake (a prompt, a spec), recorded by its content."""
-        # Files of the project are named relative to it: a lake stays fresh when the checkout moves.
+        """Record a file outside the lake (a prompt, a spec) by its content, and return its path."""
+        # Files of the project have relative names, so that a lake stays fresh when the checkout moves.
         name = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
         self._seen[f"file {name}"] = file_version(path)
         return path
 
     def code(self, module: str) -> str:
-        """Digest of code outside the asset's own that decides what it gets (the embedded teacher's); it is recorded."""
+        """Record the digest of code outside the asset's own that decides its content (the embedded teacher's)."""
         version = self._seen[f"code {module}"] = code_version(module)
         return version
 
     @cached_property
     def spec(self) -> DatasetSpec:
-        """The data set's spec; its file and those it extends are recorded."""
+        """Spec of the data set; its file and those it extends are recorded."""
         name = self.settings.dataset
         for path in spec_files(name):
             self.file(path)
@@ -164,17 +163,17 @@ class Step:
         self.metadata[Path(name).stem] = dg.MetadataValue.md(embed(image, alt))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Show rows (scalars only) as a table on the asset's page, and write them as CSV."""
+        """Show rows (scalars only) as a table on the asset's page, and write them as CSV (except a preview)."""
         if rows:
             columns = list(dict.fromkeys(key for row in rows for key in row))
             records = [dg.TableRecord({str(key): scalar(row.get(key)) for key in columns}) for row in rows]
             self.metadata[name] = dg.MetadataValue.table(records=records)
             if name != "preview":
                 write_csv(self.folder / f"{name}.csv", columns, rows)
-                self._volatile.add(f"{name}.csv")  # some hold timings
+                self._volatile.add(f"{name}.csv")  # some contain timings
 
     def preview(self, parquet: str) -> None:
-        """Show the first rows of a Parquet file of this artefact, and its columns, on the asset's page."""
+        """Show the columns and first rows of one of the artefact's Parquet files on the asset's page."""
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self.folder / parquet) as file:
@@ -184,7 +183,7 @@ class Step:
         self.metadata["dagster/column_schema"] = dg.TableSchema(columns)
 
     def note(self, **facts: Any) -> None:
-        """Show facts on the asset's page and keep them in the manifest's summary."""
+        """Show facts on the asset's page and store them in the manifest's summary."""
         self.summary |= {key: plain(value) for key, value in facts.items()}
         self.metadata |= {key: shown(value) for key, value in facts.items()}
 
@@ -193,12 +192,12 @@ class Step:
         self._checks[name] = {"passed": bool(passed), "blocking": blocking, "facts": plain(facts)}
 
     def log(self, text: str) -> None:
-        """Progress: to the run's log and to whoever listens."""
+        """Send progress to the run's log and to every listener."""
         self.context.log.info(text)
         self.progress(text)
 
     def progress(self, text: str) -> None:
-        """Progress that is in the run's log already (a training process writes there itself)."""
+        """Send progress to listeners only, if the run's log has it already (a training process writes there itself)."""
         announce(self.artefact, "progress", text)
 
     # -- the end -------------------------------------------------------------------------------------------
@@ -227,7 +226,7 @@ class Step:
         self.finished = finish_artefact(self.folder, manifest, self._volatile)
 
     def result(self) -> dg.MaterializeResult:
-        """What Dagster is told: data version, metadata, check results."""
+        """Return the materialisation for Dagster: data version, metadata, check results."""
         folder = self.lake.folder(self.artefact)
         metadata = {"path": dg.MetadataValue.path(str(folder)), **self.metadata}
         for name in ("rows", "records"):
@@ -243,13 +242,13 @@ class Step:
 
 
 class LakeResource(dg.ConfigurableResource):
-    """Gives assets their `Step`. The lake's folder comes from the settings."""
+    """Lake that gives assets their `Step`; its folder comes from the settings."""
 
     @contextlib.contextmanager
     def step(self, context: dg.AssetExecutionContext) -> Iterator[Step]:
-        """Run an asset body against a staging folder; swapped in whole when the body ends well.
+        """Run an asset body on a staging folder, which replaces the artefact's folder if the body succeeds.
 
-        A UserError becomes a dg.Failure with the same sentence: no traceback to read, no retry.
+        A UserError becomes a dg.Failure with the same sentence: no traceback, no retry.
         """
         settings = settings_module.settings()
         artefact = artefact_of(context)
@@ -278,7 +277,7 @@ class LakeResource(dg.ConfigurableResource):
 
 
 def verdicts(checks: Mapping[str, CheckFacts]) -> list[dict[str, Any]]:
-    """What Dagster is told of each check of a manifest."""
+    """Return each check of a manifest as arguments for Dagster's check result."""
     return [
         {
             "check_name": name, "passed": check["passed"],
@@ -290,8 +289,10 @@ def verdicts(checks: Mapping[str, CheckFacts]) -> list[dict[str, Any]]:
 
 
 def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
-    """Give a function that tells what a recorded read (`setting x`, `file x`, `files x`, `code x`, `artefacts x`) gives
-    now; for one look at the lake, as it keeps the lineage that it has checked."""
+    """Return a function from a recorded read (`setting x`, `file x`, `files x`, ...) to its present value.
+
+    It caches the lineage that it has checked, so use it for one look at the lake.
+    """
     known: dict[ArtefactId, str] = {}
     made = cache(lake.artefacts)
 
@@ -313,13 +314,13 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
 def list_artefacts(
     lake: Lake, prefix: str, present: Callable[[str], Any] | None = None, known: dict[ArtefactId, str] | None = None
 ) -> list[ArtefactId]:
-    """Artefacts made so far whose asset is `prefix` or lies under it; given `present`, those of unbroken lineage."""
+    """List the artefacts whose asset is `prefix` or below it; with `present`, only those of unbroken lineage."""
     found = [a for a in lake.artefacts() if a.is_under(prefix)]
     return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
 
 
 def file_version(path: Path) -> str:
-    """Content hash of a small file; size and time of a large one (a source); `missing` where there is none."""
+    """Return the content hash of a small file, size and time of one over 10 MB, `missing` without a file."""
     if not path.is_file():
         return "missing"
     facts = path.stat()
@@ -329,19 +330,18 @@ def file_version(path: Path) -> str:
 
 
 def artefact_of(context: dg.AssetExecutionContext) -> ArtefactId:
-    """The asset and partition that this execution makes."""
+    """Return the artefact (asset and partition) that this execution materialises."""
     key = context.asset_key.to_user_string()
     return ArtefactId(key, str(context.partition_key) if context.has_partition_key else "")
 
 
 def code_version_of(context: dg.AssetExecutionContext) -> str:
-    """The code version that the asset declares."""
+    """Return the code version that the asset declares."""
     return context.assets_def.code_versions_by_key[context.asset_key] or ""
 
 
 def recorded(value: Any) -> Any:
-    """A setting as a manifest tells it: credentials of URLs are nobody's business, and what a query asks for is told
-    by a digest, so that another query is another value."""
+    """Return a setting as stored in a manifest: URLs without credentials, their queries as a digest."""
     if isinstance(value, Path) and value.is_relative_to(PROJECT_ROOT):
         return str(value.relative_to(PROJECT_ROOT))  # a lake stays fresh when the checkout moves
     if not isinstance(value, str):
@@ -352,7 +352,7 @@ def recorded(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A JSON value equal to `value`: paths become text, numpy numbers Python's, tuples lists."""
+    """Convert a value to JSON types: paths become text, numpy numbers Python's, tuples and sets lists."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -363,20 +363,20 @@ def plain(value: Any) -> Any:
 
 
 def shown(value: Any) -> str | int | float | bool:
-    """A value as Dagster's metadata takes it."""
+    """Convert a value for Dagster's metadata."""
     value = plain(value)
     return value if isinstance(value, (str, int, float, bool)) else str(value)
 
 
 def scalar(value: Any) -> str | int | float | bool | None:
-    """A value that Dagster's tables can show."""
+    """Convert a value for Dagster's tables."""
     value = plain(value)
     return value if isinstance(value, (str, int, float, bool)) else ("" if value is None else str(value))
 
 
 @cache
 def code_commit() -> str:
-    """Commit of the checkout, with `-dirty` where files were changed; `unknown` outside a checkout."""
+    """Return the commit of the checkout, with `-dirty` if files were changed; `unknown` outside a checkout."""
     try:
         commit = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty"],
@@ -393,5 +393,5 @@ def code_commit() -> str:
 
 @cache
 def machine() -> dict[str, Any]:
-    """Facts about the machine that timings depend on."""
+    """Return facts about the machine that timings depend on."""
     return {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}

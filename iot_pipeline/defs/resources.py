@@ -1,4 +1,4 @@
-"""Resources: the lake, the teacher, the trainer. One interface each; what stands behind is the settings' choice."""
+"""Dagster resources: lake, teacher, trainer. The settings choose the implementation behind each interface."""
 
 import contextlib
 import json
@@ -25,22 +25,24 @@ from iot_pipeline.training.gpu_locks import cards_here, leased
 from iot_pipeline.training.launch import BUILD_BASE, LAUNCHERS, command, environment
 from iot_pipeline.training.reporter import describe_progress
 
-TINY = "tiny"  # the base that is built here
+TINY = "tiny"  # the base model that this project builds
 EMBEDDED_LABEL = "EMBEDDED teacher: explanations by the built-in rule-based analyst, not by an LLM"
 
 
 class TeacherResource(dg.ConfigurableResource):
-    """Opens the teacher that IOT_TEACHER names; the embedded one runs as a process for as long as it is open."""
+    """Teacher named by IOT_TEACHER; the embedded one runs as a process while it is open."""
 
     @contextlib.contextmanager
     def open(self, step: Step) -> Iterator[Teacher]:
-        """The engine on the store of answers. Raises UserError where a key is needed and there is none.
+        """Open the teacher on the store of answers.
 
-        A base that is not fit is refused first: nothing is paid for answers that no student could be trained on.
+        Raises UserError if a key is needed and there is none. The base model is checked first: nothing is paid for
+        answers that no student could be trained on.
         """
         if step.unrecorded.base_model != TINY:
             check_base(step.unrecorded.base_model)
-        # Recorded: who answers decides what, the embedded one by its rules. Limits, budget and store do not.
+        # Recorded because they decide the answers: the teacher, and the rules of the embedded one. Limits, budget and
+        # store do not.
         edition = step.code("iot_pipeline.embedded_teacher.analyst") if step.settings.teacher == EMBEDDED else ""
         with open_teacher(step.unrecorded, step.log, edition) as engine:
             step.provenance |= {"teacher": engine.source, "via": engine.via}
@@ -51,8 +53,8 @@ class TeacherResource(dg.ConfigurableResource):
 
 
 def usage_of(engine: Teacher) -> dict[str, Any]:
-    """What the latest `ask` sent and what it cost, as metadata under the names that dagster-openai uses."""
-    answering = EMBEDDED_MODEL if is_embedded(engine.source) else "+".join(engine.models)  # whatever it was asked as
+    """Return the usage of the latest `ask`, requests and cost, under the metadata names of dagster-openai."""
+    answering = EMBEDDED_MODEL if is_embedded(engine.source) else "+".join(engine.models)  # whatever was requested
     told, name = engine.summary, f"openai.{answering}"
     return (
         {
@@ -71,22 +73,22 @@ def usage_of(engine: Teacher) -> dict[str, Any]:
 
 
 class TrainerResource(dg.ConfigurableResource):
-    """Runs the training payload in processes of their own and reports over Dagster Pipes."""
+    """Trainer that runs in separate processes and reports over Dagster Pipes."""
 
     grace_seconds: float = 10.0
 
     def train(self, step: Step, config: TrainConfig, processes: int) -> dict[str, Any]:
-        """Train; returns the facts of training.json. Outputs and checkpoints lie in `config.out`.
+        """Train a student; return the content of training.json. Outputs and checkpoints are written to `config.out`.
 
-        A training process that is killed goes on from its last checkpoint when the same config is trained again; one
-        that had ended is not done again. Raises dg.Failure with the last lines of its output where it ends with an
-        error, UserError where there are fewer GPUs than processes.
+        A killed training resumes from its last checkpoint when the same config is trained again; a finished one is not
+        repeated. Raises dg.Failure with the error or last lines of output if training fails or another number of
+        processes ran, UserError if there are fewer GPUs than processes.
         """
         if (done := finished(config)) is not None:
             step.log("this training had ended before: its result is taken as it is")
             return done
         if step.unrecorded.trainer == "fake":
-            # Read as recorded only here: what was trained for real stays valid whatever trains the next one.
+            # Recorded for fake training only: a real checkpoint stays valid whichever trainer is set for the next one.
             step.provenance["label"] = f"FAKE trainer ({step.settings.trainer}): the adapter has learned nothing"
             processes = 1
         argv = LAUNCHERS[step.unrecorded.trainer](config.write(config.out / "config.json"), processes)
@@ -98,7 +100,7 @@ class TrainerResource(dg.ConfigurableResource):
         return facts
 
     def build_base(self, step: Step, config: BaseConfig) -> dict[str, Any]:
-        """Build the tiny base in `config.out`, on the CPU; returns its report. Raises dg.Failure as `train` does."""
+        """Build the tiny base in `config.out`, on the CPU; return its report. Raises dg.Failure as `train` does."""
         if (config.out / RESULT).is_file():
             done: dict[str, Any] = json.loads((config.out / RESULT).read_text())
             if done.get("identity") == config.identity():
@@ -118,7 +120,7 @@ class TrainerResource(dg.ConfigurableResource):
         out: Path,
         lease: contextlib.AbstractContextManager[list[str]],
     ) -> None:
-        """Run a payload to its end on leased cards and in a process group of its own, handing on its progress."""
+        """Run a training process on leased GPUs and in its own process group, and forward its progress."""
         with (
             lease as cards,
             dg.open_pipes_session(
@@ -136,7 +138,7 @@ class TrainerResource(dg.ConfigurableResource):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a group of its own, so that no rank outlives a cancelled run
+                start_new_session=True,  # its own process group, so that no rank outlives a cancelled run
             )
             try:
                 code = self._follow(step, process, out / "progress.jsonl")
@@ -144,12 +146,12 @@ class TrainerResource(dg.ConfigurableResource):
                 self._stop(process)
         if code != 0:
             lines = (out / "output.txt").read_text(errors="replace").strip().splitlines()
-            # A launcher of many processes prints a report of its own behind the error of the one that failed.
+            # A launcher of many processes prints its own report after the error of the failed rank.
             tail = " | ".join([line for line in lines if line.startswith("error: ")][:1] or lines[-4:])
             raise dg.Failure(f"training ended with code {code}: {tail}", allow_retries=False)
 
     def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: Path) -> int:
-        """Wait for the process, handing on each new line of its progress; returns its exit code."""
+        """Wait for the process and forward its latest progress; return its exit code."""
         position = progress.stat().st_size if progress.exists() else 0
         while True:
             code = process.poll()
@@ -166,7 +168,7 @@ class TrainerResource(dg.ConfigurableResource):
             time.sleep(0.5)
 
     def _stop(self, process: "subprocess.Popen[bytes]") -> None:
-        """End the whole process group: SIGTERM, and SIGKILL for what is still there after the grace."""
+        """Stop the process group: SIGTERM, then SIGKILL if its leader is alive after `grace_seconds`."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
@@ -176,7 +178,7 @@ class TrainerResource(dg.ConfigurableResource):
 
 
 def work_folder(step: Step, fingerprint: str) -> Path:
-    """A folder for checkpoints that outlives a kill; folders of other configurations of this artefact are removed."""
+    """Create the work folder of a configuration, which survives a kill; delete those of other configurations."""
     parent = work_of(step)
     folder = parent / fingerprint
     if parent.exists():
@@ -188,18 +190,18 @@ def work_folder(step: Step, fingerprint: str) -> Path:
 
 
 def clear_work(step: Step) -> None:
-    """Remove the work folders of an artefact that has been made: only now is nothing lost with them."""
+    """Delete the work folders of a finished artefact; before that, they hold its checkpoints."""
     shutil.rmtree(work_of(step), ignore_errors=True)
 
 
 def work_of(step: Step) -> Path:
-    """Where the work folders of this artefact lie."""
+    """Return the parent of this artefact's work folders."""
     return step.lake.root / ".work" / str(step.artefact).replace("/", "-").replace("|", "-")
 
 
 @contextlib.contextmanager
 def leased_device(step: Step) -> Iterator[str]:
-    """torch's name of a GPU that nobody else uses as long as the block lasts; `cpu` where there is no GPU."""
+    """Lease a GPU while the block runs, and yield its torch device name; `cpu` if there is no GPU."""
     here = cards_here()
     with leased(here, min(1, len(here)), step.log) as cards:
         yield f"cuda:{here.index(cards[0])}" if cards else "cpu"
@@ -207,7 +209,7 @@ def leased_device(step: Step) -> Iterator[str]:
 
 @contextlib.contextmanager
 def opened_student(step: Step, base: str, adapter: Path) -> Iterator[Student]:
-    """The student of an adapter on a leased GPU (the CPU where there is none); card and memory are given back."""
+    """Load the student of an adapter on a leased GPU (CPU if there is none); release GPU and memory at the end."""
     with leased_device(step) as device:
         student = Student.load(base, adapter, device, threads=step.unrecorded.threads)
         try:
@@ -218,7 +220,7 @@ def opened_student(step: Step, base: str, adapter: Path) -> Iterator[Student]:
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    """The resources that assets ask for by name."""
+    """Return the resources that assets request by name."""
     return dg.Definitions(
         resources={"lake": LakeResource(), "teacher": TeacherResource(), "trainer": TrainerResource()}
     )

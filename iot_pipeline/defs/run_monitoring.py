@@ -1,8 +1,8 @@
-"""Run monitoring: fail runs whose process is dead, free their pool slots, wait for a slot that a live run holds.
+"""Run monitoring: fail runs whose process is dead, free their pool slots, wait for slots held by live runs.
 
-Dagster's own monitoring cannot: its default launcher has no way to check a worker, so a run whose worker was killed
-stays STARTED and keeps its slots for ever. What fails here is a crash to Dagster, so that the daemon queues a run of
-the UI again, once (`run_retries` in dagster.yaml); a run of the command line goes on with the next command.
+Dagster's own monitoring cannot do this: its default launcher cannot check a worker, so a run whose worker was killed
+stays STARTED and keeps its slots for ever. Dagster treats a run failed here as crashed: the daemon queues a run of the
+UI again, once (`run_retries` in dagster.yaml). A run of the command line continues with the next command.
 """
 
 import time
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import dagster as dg
 
-# Not public: how a run claims a slot. Tried with dagster 1.13.27.
+# Private Dagster API by which a run claims a slot; tried with dagster 1.13.27.
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held
 from iot_pipeline.lake.processes import has_ended, kill_tree
 
-RUN_TAG = "iot_pipeline/started_by"  # `run` for what the command line started; runs of the UI have none
-KILLED_TAG = "iot_pipeline/process_was_killed"  # the run that Dagster queues again bears it too
+RUN_TAG = "iot_pipeline/started_by"  # `run` on runs of the command line; runs of the UI do not have the tag
+KILLED_TAG = "iot_pipeline/process_was_killed"  # the run that Dagster queues again has it too
 RUN_LOCK, UI_LOCK = "run.lock", "ui.lock"
 SAID_EVERY_S, LOOKED_EVERY_S = 60.0, 15.0
 _UNFINISHED = [
@@ -32,26 +32,26 @@ _TELL_PID = {dg.DagsterEventType.ENGINE_EVENT, dg.DagsterEventType.STEP_WORKER_S
 
 
 def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, spared: str = "") -> list[str]:
-    """Fail runs whose process is dead, kill what they left behind and free their slots; the ids of those runs.
+    """Fail runs whose process is dead, kill their remaining steps and free their slots; return their ids.
 
     Args:
-        instance: the lake's instance.
-        home: its folder, with the locks of `run` and `ui`.
-        held_lock: the lock that this process holds. Runs of `run` are dead where it is that of `run`, whatever their
-            process; runs of the other kind are judged only while nobody holds the other lock, since its holder may
-            live in another container, where process ids mean something else.
-        spared: id of a run of this process, which is left alone.
+        instance: The lake's Dagster instance.
+        home: Its folder, with the locks of `run` and `ui`.
+        held_lock: The lock that this process holds. If it is that of `run`, every unfinished run of the command line is
+            dead. Runs of the other kind are examined only while nobody holds the other lock, since its holder may be in
+            another container, where process ids have another meaning.
+        spared: Id of a run of this process, which is left alone.
     """
     dead = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         lock = RUN_LOCK if RUN_TAG in run.tags else UI_LOCK
         processes = list(recorded_processes(instance, run.run_id))
         certain = lock == held_lock == RUN_LOCK
-        # The first process is the worker. No record of one shows nothing: Dagster's start timeout has to do then.
+        # The first process is the worker. Without a record nothing is known: Dagster's start timeout applies.
         shown = bool(processes) and has_ended(*processes[0]) and (lock == held_lock or _is_free(home / lock))
         if run.run_id == spared or not (certain or shown):
             continue
-        for pid, seen in processes[1:]:  # steps that outlived their worker would be made twice at once
+        for pid, seen in processes[1:]:  # a step that outlived its worker would run twice at once
             if not has_ended(pid, seen):
                 kill_tree(pid)
         _close(instance, run, lock)
@@ -61,7 +61,7 @@ def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, sp
 
 
 def recorded_processes(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[int, float]]:
-    """Process ids of a run and when they were recorded: its worker first, then its steps."""
+    """Yield the process ids of a run and when they were recorded: its worker first, then its steps."""
     for entry in instance.all_logs(run_id, of_type=_TELL_PID):
         event = entry.dagster_event
         metadata = getattr(event.event_specific_data, "metadata", {}) if event is not None else {}
@@ -81,7 +81,7 @@ def _close(instance: dg.DagsterInstance, run: dg.DagsterRun, lock: str) -> None:
 
 
 def _free_slots(instance: dg.DagsterInstance, no_run_waits: bool, spared: str) -> None:
-    """Free what finished runs hold of the pools, and, while no `run` can wait for a slot, runs that nobody knows."""
+    """Free the pool slots of finished runs and, while no `run` can be waiting for a slot, of unknown runs."""
     storage = instance.event_log_storage
     for pool in storage.get_concurrency_keys():
         info = storage.get_concurrency_info(pool)
@@ -103,17 +103,17 @@ def _is_free(lock: Path) -> bool:
 def pool_slot(
     instance: dg.DagsterInstance, home: Path, pool: str | None, step_key: str, say: Callable[[str], None]
 ) -> Iterator[str]:
-    """Yield the id for a run whose step has its slot in a pool already.
+    """Wait for a slot in a pool, and yield the id for the run that holds it.
 
-    Within a run Dagster waits for a slot without a pause (half a core), says nothing and holds signals back; here a
-    signal ends the wait. Who holds the pool is said at once and every minute.
+    Within a run, Dagster waits in a busy loop (half a core), logs nothing and defers signals. Here a signal ends the
+    wait, and the holder of the pool is reported at once and every minute.
 
     Args:
-        instance: the lake's instance.
-        home: its folder; what dies during the wait is closed.
-        pool: name of the pool, or None for a step that needs none.
+        instance: The lake's Dagster instance.
+        home: Its folder; runs that die during the wait are closed.
+        pool: Name of the pool, or None for a step that needs none.
         step_key: Dagster's name of the step.
-        say: takes the sentence that names the holder.
+        say: Called with the sentence that names the holder.
     """
     run_id, said, looked = str(uuid.uuid4()), -SAID_EVERY_S, time.monotonic()
     try:
@@ -135,7 +135,7 @@ def pool_slot(
 
 
 def describe_holders(instance: dg.DagsterInstance, pool: str, waiting: str) -> str:
-    """Name the runs that hold a pool, or come first: `run cbf633d9 of the UI since 06:55`."""
+    """Name the runs that hold a pool or are next in line: `run cbf633d9 of the UI since 06:55`."""
     info = instance.event_log_storage.get_concurrency_info(pool)
     if not info.slot_count:
         return "its limit is 0; raise it in the UI under Deployment, Concurrency"

@@ -1,4 +1,4 @@
-"""How assets turn flows into the text that teacher, student and evaluation all see."""
+"""Flow texts of assets, the same for teacher, student and evaluation."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from iot_pipeline.flows.spec import DatasetSpec, Scale
 
 
 def text_spec(step: Step) -> DatasetSpec:
-    """The data set as texts show it: with the scales of the train pool, where they are fitted."""
+    """Return the data set spec with the scales used in texts: those of the train pool, if they are fitted."""
     if step.spec.scaling != "train_pool":
         return step.spec
     fitted = json.loads((step.input("evaluation_split") / "scaling.json").read_text())
@@ -22,7 +22,7 @@ def text_spec(step: Step) -> DatasetSpec:
 
 
 def evaluation_prompts(step: Step) -> set[str]:
-    """Ids of the `values` texts that no training text may have: those of validation, calibration and test flows."""
+    """Return the ids of `values` texts that no training text may have (validation, calibration and test flows)."""
     records = step.input("evaluation_split") / "records.parquet"
     spec = text_spec(step)
     if not spec.fitted_scales:
@@ -32,25 +32,25 @@ def evaluation_prompts(step: Step) -> set[str]:
 
 
 def rank_table(step: Step) -> RankTable:
-    """The rank table of the train pool."""
+    """Read the rank table of the train pool."""
     return RankTable.from_json(json.loads((step.input("training_order") / "ranks.json").read_text()))
 
 
 def _ranks(step: Step) -> RankTable | None:
-    """The rank table where the serialisation needs it."""
+    """Return the rank table if the serialisation needs it, else None."""
     return rank_table(step) if step.settings.serialisation == "ranked" else None
 
 
 def text_writer(step: Step) -> Callable[[pd.DataFrame], list[str]]:
-    """A function from a table with the feature columns to one text a row, for tables that are read in parts."""
+    """Return a text writer for tables read in parts: from a table with the feature columns to one text per row."""
     return partial(texts, text_spec(step), step.settings.serialisation, ranks=_ranks(step))
 
 
 def table_texts(step: Step, flows: pd.DataFrame) -> list[str]:
-    """One text a row of a table with the feature columns."""
+    """Return one text per row of a table with the feature columns."""
     return text_writer(step)(flows)
 
 
 def one_text(step: Step) -> Callable[[Sequence[float]], str]:
-    """A function from 29 values to text, for flows that are not in the table (varied ones)."""
+    """Return a text writer for single flows outside the table (varied ones), given by their feature values."""
     return flow_writer(text_spec(step), step.settings.serialisation, _ranks(step))

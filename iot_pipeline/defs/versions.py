@@ -1,6 +1,6 @@
-"""Code versions: a digest of the code that an artefact is made by, so that changed code makes it stale by itself.
+"""Code versions: a digest of the code behind an artefact, so that changed code makes it stale.
 
-A version written by hand was forgotten: in its first week `quality` kept "2" through four changes of what it counts.
+Versions written by hand were forgotten: in its first week `quality` kept "2" through four changes to its counts.
 """
 
 import ast
@@ -11,8 +11,8 @@ from pathlib import Path
 
 PACKAGE = "iot_pipeline"
 ROOT = Path(__file__).resolve().parents[1]
-# What carries artefacts about without deciding what is in them. Reporting counts for the group report alone:
-# elsewhere it draws figures, which are no part of an artefact's content.
+# Modules that do not decide the content of artefacts. Reporting counts for the group report only: elsewhere it draws
+# figures, which are not part of an artefact's content.
 PLUMBING = tuple(
     f"{PACKAGE}.{name}"
     for name in (
@@ -39,10 +39,10 @@ DATA_SUFFIXES = {".yaml", ".json", ".j2", ".css"}
 
 
 def code_version(*modules: str) -> str:
-    """Digest of `modules` and of what they import of the project, comments and docstrings left out.
+    """Return the code version of `modules`: a digest of them and of the project modules they import.
 
-    Modules imported inside functions count, and so do data files (YAML, templates) that a module names. Of other
-    groups' assets nothing counts: what an asset takes from them is an input.
+    Comments and docstrings do not count. Modules imported inside functions do, and so do data files (YAML, templates)
+    that a module names. Assets of other groups do not count: what an asset takes from them is an input.
     """
     digest = hashlib.sha256()
     for name in sorted(closure(frozenset(modules))):
@@ -52,7 +52,11 @@ def code_version(*modules: str) -> str:
 
 @cache
 def closure(entries: frozenset[str]) -> frozenset[str]:
-    """`entries` and every module of the project that they import, directly or through others."""
+    """Return `entries` and the project modules that they import, directly or through others.
+
+    PLUMBING and assets of other groups are left out, and so is reporting unless an entry belongs to it or to the
+    report.
+    """
     skipped = (
         PLUMBING
         if any(entry.startswith((REPORTING, f"{PACKAGE}.defs.report")) for entry in entries)
@@ -78,7 +82,7 @@ def _is_assets(name: str) -> bool:
 
 
 def _file(name: str) -> Path | None:
-    """The source file of a module of the project; None where `name` is no module."""
+    """Return the source file of a project module; None if `name` is not a module."""
     path = ROOT.joinpath(*name.split(".")[1:])
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
 
@@ -93,7 +97,7 @@ def _tree(name: str) -> ast.Module:
 
 @cache
 def _imports(name: str) -> frozenset[str]:
-    """Modules of the project that a module imports anywhere in its code; not those for type checkers alone."""
+    """Return the project modules that a module imports anywhere in its code, except for type checkers alone."""
     found = set()
     for node in _running(_tree(name)):
         if isinstance(node, ast.Import):
@@ -105,7 +109,7 @@ def _imports(name: str) -> frozenset[str]:
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below `node` but for `if TYPE_CHECKING:` blocks."""
+    """Yield every node below `node`, except in `if TYPE_CHECKING:` blocks."""
     for child in ast.iter_child_nodes(node):
         if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
             yield child
@@ -114,7 +118,7 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
 
 @cache
 def _digest(name: str) -> str:
-    """Digest of a module's code and of the data files in its folder that it names."""
+    """Return the digest of a module's code and of the data files that it names, in its folder or below."""
     path, tree = _file(name), _tree(name)
     assert path is not None
     digest = hashlib.sha256(_canonical(tree).encode())
@@ -126,7 +130,7 @@ def _digest(name: str) -> str:
 
 
 def _canonical(node: object) -> str:
-    """A syntax tree as text, without places, docstrings and empty fields (which differ between Python versions)."""
+    """Return a syntax tree as text without positions, docstrings and empty fields (they vary by Python version)."""
     if isinstance(node, ast.AST):
         fields = ((field, getattr(node, field, None)) for field in node._fields)
         kept = [f"{field}={_canonical(_code(value))}" for field, value in fields if value not in (None, [])]
@@ -137,7 +141,7 @@ def _canonical(node: object) -> str:
 
 
 def _code(value: object) -> object:
-    """A body without its docstring; anything else as it is."""
+    """Return a body without its docstring, and anything else unchanged."""
     if isinstance(value, list) and value and isinstance(value[0], ast.Expr):
         first = value[0].value
         if isinstance(first, ast.Constant) and isinstance(first.value, str):

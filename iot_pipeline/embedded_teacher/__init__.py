@@ -1,4 +1,4 @@
-"""The OpenAI-compatible server behind the default teacher: a rule-based analyst that reads the prompt it is sent.
+"""OpenAI-compatible server behind the default teacher: a rule-based analyst that reads its prompt.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+This file imports nothing, so that importing one module of the package stays cheap.
 """

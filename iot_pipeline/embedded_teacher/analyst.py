@@ -1,4 +1,4 @@
-"""The embedded teacher's mind: reads the very prompt it is sent and writes the answer by rules."""
+"""Rule-based analyst of the embedded teacher: it parses the prompt it receives and writes an answer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from functools import lru_cache
 from iot_pipeline.embedded_teacher.phrasing import Cite, Writer, about_class, group_of
 from iot_pipeline.flows.serialise import parse_line
 
-# A run of signs is read once (`*+`), and what stands before a keyword within its line only: a prompt of 300,000 empty
-# lines takes no longer than one of 300,000 words.
+# Linear time: possessive quantifiers (`*+`), and text before a keyword is matched within its line only. A prompt of
+# 300,000 empty lines takes no longer than one of 300,000 words.
 TRUE_CLASS = re.compile(
     r"^[^\w\n]*(?:true|correct|known) (?:class|label)[^\w:]*+:\W*+(\w[\w.-]*)", re.MULTILINE | re.IGNORECASE
 )
@@ -25,16 +25,16 @@ PART = re.compile(r"^[^\w\n]*(ANALYSIS|CLASSIFICATION|KEY_INDICATORS)[^\w:]*+:",
 GIVEN_INDICATOR = re.compile(
     r"[^A-Za-z]*+([A-Za-z][\w.]*\w) (-?\.?\d[\w.+-]*)(?: \((above|below|at) [^;)]*?(?:, (p\d{1,3}))?\))?\s*"
 )
-MOST_INDICATORS = 100  # of a given answer; sentences about pairs of them grow with the square
+MOST_INDICATORS = 100  # read from a given answer; sentences about pairs grow with the square
 NOTHING_TO_DO = "I cannot find a flow and its true class in this request, so there is nothing that I can explain."
 DEFAULT_WORDS = 120
-# Rough, and stated as such: English prose has about 4.5 characters a token, tables of numbers about 2.5.
+# Rough estimates: English prose has about 4.5 characters per token, tables of numbers about 2.5.
 PROMPT_BYTES_A_TOKEN, ANSWER_BYTES_A_TOKEN = 3, 4
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the system message says, or the user's where there is none: the same for thousands of requests."""
+    """Instructions of one message, usually the system message, which thousands of requests share."""
 
     classes: tuple[str, ...]
     standardised: frozenset[str]
@@ -49,9 +49,17 @@ def write_answer(
     max_tokens: int,
     fields: Sequence[str] = (),
 ) -> tuple[str, str, dict[str, int]]:
-    """Text, finish reason ("stop" or "length") and usage for a chat; the same arguments give the same answer.
+    """Write the answer to a chat; equal arguments give equal answers.
 
-    fields: of a JSON object in place of text, in their order: classification, analysis, key_indicators.
+    Args:
+        messages: the chat, with role and content.
+        temperature: 0 always takes the first wording; above 0, wordings are drawn at random.
+        seed: seed of the draw, together with the prompt.
+        max_tokens: length at which the answer is truncated.
+        fields: fields of a JSON object to write in place of text, in order: classification, analysis, key_indicators.
+
+    Returns:
+        Text, finish reason ("stop" or "length") and token usage.
     """
     prompt = "\n".join(message["content"] for message in messages)
     usage = prompt_tokens(prompt)
@@ -67,12 +75,12 @@ def write_answer(
 
 
 def prompt_tokens(prompt: str) -> int:
-    """Tokens of a prompt's text."""
+    """Estimate the tokens of a prompt."""
     return len(prompt.encode()) // PROMPT_BYTES_A_TOKEN + 1
 
 
 def find_classes(messages: Sequence[Mapping[str, str]]) -> list[str]:
-    """The classes that a prompt lists."""
+    """Return the classes that a prompt lists."""
     for message in messages:
         classes = _task(message["content"]).classes
         if classes:
@@ -106,7 +114,7 @@ def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperatur
 
 
 def _given_answer(text: str) -> tuple[str, str]:
-    """The answer that a prompt gives between <answer> and </answer>, empty where there is none, and the other text."""
+    """Return the answer between <answer> and </answer> (empty if there is none) and the remaining text."""
     before, _, after = text.partition("<answer>")
     given, end, rest = after.partition("</answer>")
     return (given.strip(), before + rest) if end else ("", text)
@@ -132,7 +140,7 @@ def _task_of(text: str) -> Task:
 
 
 def _cite(name: str, value: str, rank: int | None, standardised: frozenset[str]) -> Cite:
-    """Direction from the percentile where there is one, else from the sign of a standardised value, else none."""
+    """Cite a value with its direction: by percentile if there is one, else by the sign of a standardised value."""
     percentile = "" if rank is None else f"p{rank}"
     if rank is not None:
         distance = float(rank - 50)
@@ -144,7 +152,7 @@ def _cite(name: str, value: str, rank: int | None, standardised: frozenset[str])
 
 
 def _choose(cites: list[Cite], label: str, words: int, rng: random.Random, temperature: float) -> list[Cite]:
-    """3 to 12 indicators: far from normal, and of a group that matters for the class; few of one group."""
+    """Choose 3 to 12 indicators: far from normal, in groups that matter for the class, few per group."""
     weights: Mapping[str, float] = about_class(label)["groups"]
     scored = []
     for cite in cites:
@@ -168,7 +176,7 @@ def _choose(cites: list[Cite], label: str, words: int, rng: random.Random, tempe
 
 
 def _extremity(cite: Cite) -> float:
-    """0 (ordinary) to 1 (far out)."""
+    """Score a value's distance from normal, from 0 (ordinary) to 1 (extreme)."""
     if cite.percentile:
         return abs(int(cite.percentile[1:]) - 50) / 50
     if cite.direction:
@@ -177,14 +185,14 @@ def _extremity(cite: Cite) -> float:
 
 
 def _paraphrase(answer: str, writer: Writer, classes: Sequence[str], label_first: bool) -> str:
-    """The same facts in other words: features, values, directions and label are taken from the given answer."""
+    """Reword a given answer; its features, values, directions and label stay the same."""
     parts = _parts(answer)
     indicators = _indicators(parts.get("KEY_INDICATORS", ""))
     label = parts.get("CLASSIFICATION", "").strip()
     analysis = parts.get("ANALYSIS", "").strip()
     if not label or not indicators or not analysis:
         return NOTHING_TO_DO
-    # Cited in the analysis: by name. Those whose percentile is left out there keep it out.
+    # Cite features that the given analysis names; a percentile that it omits stays omitted, with its direction.
     cited = []
     for cite in indicators:
         if re.search(rf"(?<![\w.]){re.escape(cite.feature)}(?![\w]|\.\w)", analysis):
@@ -207,7 +215,7 @@ def _assemble(label: str, analysis: str, indicators: Sequence[Cite], label_first
 
 
 def _object(answer: str, fields: Sequence[str]) -> str:
-    """An answer as a JSON object with these fields in this order."""
+    """Format an answer as a JSON object with the given fields, in order."""
     parts = _parts(answer)
     content = {
         "classification": parts.get("CLASSIFICATION", ""),

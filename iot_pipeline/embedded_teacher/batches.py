@@ -1,4 +1,4 @@
-"""Files and batches of the embedded server, as the real API speaks them."""
+"""File and batch endpoints of the embedded server, in the format of the real API."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ from iot_pipeline.embedded_teacher.options import ServerOptions
 MOST_LINES = 50_000
 MOST_BYTES = 200_000_000
 DAY_S = 86_400
-YIELD_EVERY = 20  # lines between looks at other requests
+YIELD_EVERY = 20  # lines answered before other requests get a turn
 TERMINAL = ("completed", "failed", "expired", "cancelled")
 
 
 @dataclass
 class Job:
-    """A batch and how far it is; `public` is what the API shows of it."""
+    """A batch and its progress; `public` is the object that the API returns."""
 
     public: dict[str, Any]
-    tokens: int = 0  # of its prompts, while it is in the queue
+    tokens: int = 0  # of its prompts, counted against enqueued_tokens until the batch ends
     results: list[bytes] = field(default_factory=list)
     errors: list[bytes] = field(default_factory=list)
 
     def move(self, status: str) -> None:
-        """Enter a state, with its time stamp."""
+        """Set the status and its timestamp."""
         self.public |= {"status": status, f"{status}_at": int(time.time())}
 
 
 class BatchServer:
-    """Routes and state; a context manager, because files lie in a temporary folder."""
+    """Routes and state of files and batches; a context manager that owns a temporary folder of files."""
 
     def __init__(self, plan: FaultPlan, manners: ServerOptions, bill: Bill) -> None:
         self.plan, self.manners, self.bill = plan, manners, bill
@@ -75,7 +75,7 @@ class BatchServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def routes(self) -> list[Route]:
-        """The routes under /v1."""
+        """Return the routes under /v1."""
         return [
             Route("/v1/files", self.upload, methods=["POST"]),
             Route("/v1/files/{id}", self.file, methods=["GET", "DELETE"]),
@@ -89,7 +89,7 @@ class BatchServer:
     # -- files ---------------------------------------------------------------------------------------------
 
     async def upload(self, request: Request) -> Response:
-        """POST /v1/files, multipart: purpose and file."""
+        """Handle POST /v1/files (multipart: purpose and file)."""
         async with request.form() as form:
             file = form.get("file")
             if form.get("purpose") != "batch":
@@ -102,7 +102,7 @@ class BatchServer:
             return AsciiJSON(self._keep(content, "batch", file.filename or "upload.jsonl"))
 
     async def file(self, request: Request) -> Response:
-        """GET and DELETE /v1/files/{id}."""
+        """Handle GET and DELETE /v1/files/{id}."""
         found = self.files.get(request.path_params["id"])
         if found is None:
             return _no_such("file", request)
@@ -113,7 +113,7 @@ class BatchServer:
         return AsciiJSON(found)
 
     async def content(self, request: Request) -> Response:
-        """GET /v1/files/{id}/content."""
+        """Handle GET /v1/files/{id}/content."""
         found = self.files.get(request.path_params["id"])
         return FileResponse(self.folder / found["id"]) if found is not None else _no_such("file", request)
 
@@ -134,7 +134,7 @@ class BatchServer:
     # -- batches -------------------------------------------------------------------------------------------
 
     async def create(self, request: Request) -> Response:
-        """POST /v1/batches."""
+        """Handle POST /v1/batches."""
         try:
             body = await request.json()
             source, endpoint, window = (body.get(k) for k in ("input_file_id", "endpoint", "completion_window"))
@@ -172,7 +172,7 @@ class BatchServer:
         return AsciiJSON(job.public)
 
     async def list(self, request: Request) -> Response:
-        """GET /v1/batches, newest first, `limit` at a time after the batch `after`."""
+        """Handle GET /v1/batches: newest first, `limit` per page, starting after the batch `after`."""
         ids = list(reversed(self.jobs))
         after, wanted = request.query_params.get("after"), request.query_params.get("limit", "20")
         if not (wanted.isascii() and wanted.isdigit() and 1 <= (limit := int(wanted[:4])) <= 100):
@@ -190,12 +190,12 @@ class BatchServer:
         )
 
     async def batch(self, request: Request) -> Response:
-        """GET /v1/batches/{id}."""
+        """Handle GET /v1/batches/{id}."""
         job = self.jobs.get(request.path_params["id"])
         return AsciiJSON(job.public) if job is not None else _no_such("batch", request)
 
     async def cancel(self, request: Request) -> Response:
-        """POST /v1/batches/{id}/cancel."""
+        """Handle POST /v1/batches/{id}/cancel."""
         job = self.jobs.get(request.path_params["id"])
         if job is None:
             return _no_such("batch", request)
@@ -205,12 +205,12 @@ class BatchServer:
         return AsciiJSON(job.public)
 
     async def _work(self, job: Job) -> None:
-        """Validate, answer line by line, write the files; a fault stops it half way."""
+        """Validate a batch, answer its lines, write the result files; some faults stop it halfway."""
         try:
             raw = (self.folder / job.public["input_file_id"]).read_bytes()
-        except FileNotFoundError:  # deleted in between
+        except FileNotFoundError:  # deleted since the batch was created
             raw = b""
-        fault = self.plan.draw(b"", BATCH_FAULTS)  # the n-th batch: its content hangs on timing
+        fault = self.plan.draw(b"", BATCH_FAULTS)  # drawn for the n-th batch: its content depends on timing
         lines, problems = _validated(raw)
         job.tokens = sum(_prompt_tokens(line["body"]) for line in lines) if self.manners.enqueued_tokens else 0
         queued = sum(other.tokens for other in self.jobs.values() if other.public["status"] not in TERMINAL)
@@ -238,7 +238,7 @@ class BatchServer:
         self._finish(job, "cancelled" if cancelled else "expired" if fault == "batch_expired" else "completed")
 
     def _answer(self, job: Job, line: dict[str, Any]) -> None:
-        """One line: an answer, or an error, and what becomes of its result."""
+        """Answer one line, or record its error, and apply the fault drawn for its result."""
         raw = json.dumps(line["body"], sort_keys=True).encode()
         counts = job.public["request_counts"]
         fault = self.plan.draw(raw, SINGLE_FAULTS)
@@ -254,7 +254,7 @@ class BatchServer:
             counts["failed"] += 1
             job.errors.append(_line(line["custom_id"], (status, {"error": {"message": fault, "code": fault}})))
             return
-        # The Batch API's prices are half of the full ones, whether or not a prompt begins as another did.
+        # The Batch API bills half of the full price, without a discount for cached prefixes.
         content = completion(arguments, fault, raw)
         becomes = self.plan.draw(raw, LINE_FAULTS)
         self.bill.add("batch", raw, arguments["messages"], content, fault if fault in ANSWER_FAULTS else becomes)
@@ -268,7 +268,7 @@ class BatchServer:
         job.results += spoilt.get(becomes or "", [result])
 
     def _finish(self, job: Job, status: str) -> None:
-        """Write the result files, in an order of their own as the real API does, and enter the last state."""
+        """Write the result files, with results shuffled as by the real API, and set the final status."""
         if status in ("completed", "expired"):
             job.move("finalizing")
         random.Random(job.public["id"]).shuffle(job.results)
@@ -281,7 +281,7 @@ class BatchServer:
 
 
 def _validated(raw: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of an input file, and what is wrong with it."""
+    """Parse an input file into its lines and its problems."""
     lines: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -308,7 +308,7 @@ def _validated(raw: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _prompt_tokens(body: Any) -> int:
-    """Tokens of a line's prompt; none where it is no good."""
+    """Count the prompt tokens of a line; 0 if its body is invalid."""
     try:
         return prompt_tokens(prompt_of(check_body(body)))
     except BadBody:
@@ -327,7 +327,7 @@ def _texts(raw: bytes) -> Iterator[bytes]:
 
 
 def _line(custom_id: str, response: tuple[int, dict[str, Any]] | None, code: str | None = None) -> bytes:
-    """A line of an output or error file."""
+    """Encode a line of an output or error file."""
     identity = uuid.uuid4().hex
     content: dict[str, Any] = {"id": f"batch_req_{identity}", "custom_id": custom_id, "response": None, "error": None}
     if response is not None:
@@ -338,7 +338,7 @@ def _line(custom_id: str, response: tuple[int, dict[str, Any]] | None, code: str
 
 
 def _usage(read: int, written: int) -> dict[str, Any]:
-    """A batch's usage: tokens of all its prompts and answers."""
+    """Return a batch's usage: tokens of all its prompts and answers."""
     return {
         "input_tokens": read,
         "input_tokens_details": {"cached_tokens": 0},

@@ -1,4 +1,4 @@
-"""Chat completions in the real API's shape: what a body may say, what an answer and an error look like."""
+"""Chat completions in the format of the real API: validation of bodies, answers and errors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FINGERPRINT = "fp_embedded_1"
 DEFAULT_MAX_TOKENS = 4096
 CONTEXT_TOKENS = 128_000  # of gpt-4o-mini
 ANSWER_FIELDS = {"classification", "analysis", "key_indicators"}
-ROLES = ("assistant", "developer", "system", "user")  # not a set: what is looked for may be a list
+ROLES = ("assistant", "developer", "system", "user")  # not a set: the value looked up may be an unhashable list
 
 
 class BadBody(Exception):
-    """The request body breaks the API's rules: message and parameter."""
+    """Invalid request body, with the parameter at fault."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -29,10 +29,10 @@ class BadBody(Exception):
 
 
 class AsciiJSON(JSONResponse):
-    """A JSON response that can quote whatever a client sent: half of a surrogate pair has no UTF-8, but an escape."""
+    """JSON response with non-ASCII characters escaped: UTF-8 cannot encode a lone surrogate sent by a client."""
 
     def render(self, content: Any) -> bytes:
-        """The body."""
+        """Encode the body as ASCII JSON."""
         return json.dumps(content).encode()
 
 
@@ -44,15 +44,26 @@ def error(
     param: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> AsciiJSON:
-    """An error as the real API words it."""
+    """Return an error response as the real API words it.
+
+    Args:
+        status: HTTP status.
+        message: description of the error.
+        kind: the error's `type`.
+        code: machine-readable code.
+        param: parameter at fault.
+        headers: additional response headers.
+    """
     content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return AsciiJSON(content, status, headers=headers)
 
 
 def check_body(body: Any, json_schema: bool = True) -> dict[str, Any]:
-    """The arguments of `write_answer`, with the API's defaults; BadBody names the first field that is wrong.
+    """Validate a request body and return the arguments of `write_answer`, with the API's defaults.
 
-    json_schema: whether answers in the form of a schema are known here at all.
+    json_schema: True if the server supports response_format json_schema.
+
+    Raises BadBody for the first invalid field.
     """
     if not isinstance(body, dict):
         raise BadBody("the request body must be a JSON object")
@@ -98,7 +109,7 @@ def check_body(body: Any, json_schema: bool = True) -> dict[str, Any]:
 
 
 def _fields(wanted: Any) -> tuple[str, ...]:
-    """Fields of the JSON object that a response_format asks for, in its order; empty for plain text."""
+    """Return the fields of the JSON object that a response_format requests, in order; empty for plain text."""
     where = "response_format"
     if wanted is None or wanted == {"type": "text"}:
         return ()
@@ -120,7 +131,7 @@ def _fields(wanted: Any) -> tuple[str, ...]:
 def _encodes(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can contain
         return False
     return True
 
@@ -130,9 +141,15 @@ def _whole(value: Any) -> bool:
 
 
 def completion(arguments: dict[str, Any], fault: str | None, raw: bytes, cached_tokens: int = 0) -> dict[str, Any]:
-    """The answer to a checked body, spoilt by an answer fault if there is one.
+    """Return the completion for a valid body; an answer fault spoils it.
 
-    Its id is made of the raw body, so that equal requests get equal ids and nothing kept depends on the clock.
+    The id is a hash of the raw body: equal requests get equal ids, and nothing stored depends on the clock.
+
+    Args:
+        arguments: result of `check_body`.
+        fault: fault drawn for this request, or None.
+        raw: the body as received.
+        cached_tokens: prompt tokens billed as cached.
     """
     text, reason, usage = write_answer(**arguments)
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
@@ -157,5 +174,5 @@ def completion(arguments: dict[str, Any], fault: str | None, raw: bytes, cached_
 
 
 def prompt_of(arguments: dict[str, Any]) -> str:
-    """The text of a checked body's messages."""
+    """Return the prompt of a valid body: the text of its messages."""
     return "\n".join(message["content"] for message in arguments["messages"])

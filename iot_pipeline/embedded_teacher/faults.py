@@ -1,4 +1,4 @@
-"""Misbehaviour on demand of the embedded server, so that users can rehearse what a real API does to them."""
+"""Fault injection in the embedded server, to rehearse the failures of a real API."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from iot_pipeline.errors import UserError
 
 RATE_LIMIT_FAULTS = ("rate_limit", "rate_limit_date", "rate_limit_no_header")
-# After these the answer is written, and billed, and does not arrive.
+# The answer is written and billed, but does not arrive.
 LOST_FAULTS = ("timeout", "drop", "drop_early", "unreadable")
 TRANSPORT_FAULTS = (*RATE_LIMIT_FAULTS, *LOST_FAULTS, "server_error", "unauthorised")
 ANSWER_FAULTS = ("truncate", "refusal", "wrong_label", "ungrounded")
 SINGLE_FAULTS = TRANSPORT_FAULTS + ANSWER_FAULTS
-# What can become of a line of a batch's results, and of a whole batch.
+# Faults of a line of a batch's results, and of a whole batch.
 LINE_FAULTS = ("line_missing", "line_doubled", "line_garbled")
 BATCH_FAULTS = ("batch_failed", "batch_expired", "batch_cancelled", "batch_queue_full")
 GROUPS = (SINGLE_FAULTS, LINE_FAULTS, BATCH_FAULTS)
@@ -25,7 +25,7 @@ REFUSAL = "I'm sorry, but I can't help with that."
 
 
 def parse_faults(text: str) -> dict[str, float]:
-    """`rate_limit=0.05,drop=0.01` -> probabilities; UserError for an unknown kind or a bad number."""
+    """Parse fault probabilities such as `rate_limit=0.05,drop=0.01`; UserError if kind or number is invalid."""
     faults: dict[str, float] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         kind, _, value = part.partition("=")
@@ -37,7 +37,7 @@ def parse_faults(text: str) -> dict[str, float]:
 
 
 def check_faults(faults: Mapping[str, float]) -> dict[str, float]:
-    """The faults themselves; UserError for an unknown kind, or probabilities that make no sense together."""
+    """Validate fault probabilities; UserError for an unknown kind, or a value or group sum outside 0 to 1."""
     unknown = sorted(set(faults) - set(FAULTS))
     if unknown:
         raise UserError(f"unknown fault {unknown[0]!r}; there are: {', '.join(FAULTS)}.")
@@ -50,9 +50,10 @@ def check_faults(faults: Mapping[str, float]) -> dict[str, float]:
 
 
 class FaultPlan:
-    """Draws at most one fault a group, by (seed, content, how often that content came).
+    """Deterministic draw of at most one fault per group, by seed, content and number of earlier draws of that content.
 
-    For requests and lines order plays no part. All batches count as one content: the n-th of a seed has one fate.
+    The order of requests and lines does not matter. All batches count as one content: for a given seed the n-th batch
+    always has the same fault.
     """
 
     def __init__(self, faults: Mapping[str, float], seed: int) -> None:
@@ -60,7 +61,7 @@ class FaultPlan:
         self._seen: Counter[bytes] = Counter()
 
     def draw(self, content: bytes, kinds: Sequence[str]) -> str | None:
-        """The fault among `kinds` that befalls this content, or None."""
+        """Draw a fault from `kinds` for this content; None if there is none."""
         chosen = sorted(kind for kind in kinds if self.faults.get(kind))
         if not chosen:
             return None
@@ -76,7 +77,7 @@ class FaultPlan:
 
 
 def spoil(kind: str, text: str, classes: Sequence[str]) -> str:
-    """A good answer made bad: another class, a number that is nowhere in the flow, or cut in the middle."""
+    """Spoil a good answer: another class, a number that is not in the flow, or truncation in the middle."""
     if kind == "wrong_label":
         match = LABEL.search(text)
         other = next((name for name in classes if match is None or name != match[2]), "Unknown_Class")

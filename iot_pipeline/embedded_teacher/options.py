@@ -1,4 +1,4 @@
-"""How the embedded server behaves when it behaves well: how long answers take, how much it takes on a minute."""
+"""Options of the embedded server apart from faults: latencies and limits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Seconds, and limits (None = no limit): requests and tokens a minute, tokens in batches at once.
+    """Latencies in seconds; limits of requests and tokens per minute and of tokens in batches (None = no limit).
 
-    hang_seconds: how long the fault `timeout` hangs. json_schema: 0 = answers in the form of a schema are refused, as
-    servers do that do not know them.
+    hang_seconds: duration of the fault `timeout`. json_schema: 0 = refuse response_format json_schema, as servers do
+    that do not support it.
     """
 
     answer_seconds: float = 0.0
@@ -25,7 +25,7 @@ class ServerOptions:
 
 
 def retry_headers(wait: float) -> Mapping[str, str]:
-    """Retry-After in both units; none where waiting does not help."""
+    """Return Retry-After headers in seconds and milliseconds; none if waiting does not help."""
     if math.isinf(wait):
         return {}
     return {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}

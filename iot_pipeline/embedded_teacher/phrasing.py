@@ -1,4 +1,4 @@
-"""The embedded analyst's sentences: what it knows of classes and features, and how it puts that into words."""
+"""Sentence templates of the embedded analyst, filled from its knowledge of classes and features."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPENINGS_LONG = (
     "The assignment to {label} follows from several features that tell the same story.",
     "The label {label} is explained by the features discussed here, each cited with its value.",
 )
-# One feature with a direction. `v` is the value as printed; `d` is e.g. "above the mean".
+# One feature with a direction: `v` is the value as printed, `d` e.g. "above the mean".
 DIRECTED = (
     "{f} ({v}) is {d}",
     "{f} stands at {v}, {d}",
@@ -92,7 +92,7 @@ PAIRS = (
     "The joint behaviour of {a} and {b} is hard to explain in any other way.",
     "What {a} suggests is not contradicted by {b}.",
 )
-# For long texts only: they keep long explanations, which use most of what is known, apart in their wording.
+# For long texts only: these use most of the known sentences, and leads make their wording differ.
 LEADS = (
     "",
     "",
@@ -113,7 +113,7 @@ LONG = 300
 
 @dataclass(frozen=True)
 class Cite:
-    """A feature, its value as printed, its percentile ("p97" or ""), and "above", "below", "at" or ""."""
+    """Cited feature: value as printed, percentile (`p97` or empty), direction (above, below, at, or empty)."""
 
     feature: str
     value: str
@@ -122,43 +122,43 @@ class Cite:
 
     @property
     def printed(self) -> str:
-        """Value and percentile as they stand in a sentence."""
+        """Value and percentile as printed in a sentence."""
         return f"{self.value}, {self.percentile}" if self.percentile else self.value
 
     @property
     def reference(self) -> str:
-        """E.g. "above the mean", or "" where nothing is known."""
+        """Reference such as `above the mean`; empty if the direction is unknown."""
         if not self.direction:
             return ""
         return f"{self.direction} the {'median' if self.percentile else 'mean'}"
 
     def note(self) -> str:
-        """What stands in parentheses after the value; empty where nothing is known."""
+        """Return the note in parentheses after the value; empty if the direction is unknown."""
         return ", ".join(filter(None, (self.reference, self.percentile))) if self.direction else ""
 
     def indicator(self) -> str:
-        """The item of KEY_INDICATORS."""
+        """Format the citation as an item of KEY_INDICATORS."""
         note = self.note()
         return f"{self.feature} {self.value}" + (f" ({note})" if note else "")
 
 
 @cache
 def knowledge() -> dict[str, Any]:
-    """knowledge.yaml, class names in lower case."""
+    """Load the knowledge base, knowledge.yaml, with class names in lower case."""
     content: dict[str, Any] = yaml.safe_load(KNOWLEDGE.read_text(encoding="utf-8"))
     content["classes"] = {name.lower(): value for name, value in content["classes"].items()}
     return content
 
 
 def about_class(label: str) -> dict[str, Any]:
-    """Nouns, reasons, actions and group weights of a class; generic ones for a class that is not known."""
+    """Return a class's nouns, reasons, actions and group weights; generic ones for an unknown class."""
     known: dict[str, Any] | None = knowledge()["classes"].get(label.lower())
     return known if known is not None else knowledge()["generic"]
 
 
 @cache
 def group_of(feature: str) -> str:
-    """The group that a feature's name puts it in."""
+    """Return the group of a feature, by its name."""
     for part, group in (
         ("missed", "gaps"),
         ("_iat", "timing"),
@@ -179,24 +179,31 @@ def group_of(feature: str) -> str:
 
 
 class Writer:
-    """Writes one ANALYSIS. Temperature 0 always takes the first wording, a higher one chooses by `rng`."""
+    """Writer of ANALYSIS texts. Temperature 0 always takes the first wording, a higher one chooses by `rng`."""
 
     def __init__(self, rng: random.Random, temperature: float) -> None:
         self._rng, self._free = rng, temperature > 0
 
     def pick(self, options: Sequence[str]) -> str:
-        """One of the options."""
+        """Pick one of the options."""
         return options[int(self._rng.random() * len(options))] if self._free else options[0]
 
     def shuffled(self, options: Sequence[Any]) -> list[Any]:
-        """The options in some order."""
+        """Return the options, shuffled unless the temperature is 0."""
         listed = list(options)
         if self._free:
             self._rng.shuffle(listed)
         return listed
 
     def analysis(self, label: str, cites: Sequence[Cite], words: int, classes: Sequence[str]) -> str:
-        """About `words` words that cite each of `cites` exactly once."""
+        """Write an analysis that cites each feature once.
+
+        Args:
+            label: class to explain.
+            cites: features to cite.
+            words: approximate length.
+            classes: all classes; the others may appear as contrasts.
+        """
         about = about_class(label)
         noun = self.pick(about["noun"]).format(label=label)
         opening = self.pick(OPENINGS).format(noun=noun)
@@ -206,7 +213,7 @@ class Writer:
         room = words - _words(opening) - _words(why[0])
         clauses = [self._clause(cite) for cite in cites]
         room -= sum(map(_words, clauses))
-        # Readings explain a value; they come first of all that is optional.
+        # Readings explain a value, so they have priority among the optional sentences.
         for index in self.shuffled(range(len(cites))):
             reading = self._reading(cites[index])
             if _words(reading) <= room + 3:
@@ -242,7 +249,7 @@ class Writer:
             index += step
             text = self.pick(JOINTS).join(part)
             start = self.pick(STARTS)
-            # A feature's name keeps its case even where it begins a sentence.
+            # A feature's name keeps its case at the start of a sentence.
             named = "_" in text.split(" ", 1)[0]
             sentences.append((start + text if start or named else text[0].upper() + text[1:]) + ".")
         return sentences
@@ -256,12 +263,12 @@ class Writer:
         classes: Sequence[str],
         words: int,
     ) -> list[str]:
-        """Everything else that can be said, the most useful first."""
+        """Return all further sentences, the most useful first."""
         groups = list(dict.fromkeys(group_of(cite.feature) for cite in cites))
         background = self.shuffled([s for group in groups for s in knowledge()["groups"][group]["about"]])
         contrasts = []
         patterns = self.shuffled(CONTRASTS)
-        # A short text has no room for the classes that it is not.
+        # A short text has no room for contrasts with other classes.
         others = [c for c in classes if c != label] if words >= 100 else []
         for number, other in enumerate(self.shuffled(others)):
             noun = self.pick(about_class(other)["noun"]).format(label=other)

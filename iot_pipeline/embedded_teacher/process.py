@@ -1,4 +1,4 @@
-"""Starting and stopping the embedded teacher as a process of its own."""
+"""Start and stop of the embedded teacher as a subprocess."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 @contextlib.contextmanager
 def embedded_server(faults: Mapping[str, float] | None = None, seed: int = 0, **manners: float) -> Iterator[str]:
-    """Base URL (`http://127.0.0.1:<free port>/v1`) of a fresh embedded teacher, stopped at the end of the block.
+    """Yield the base URL (`http://127.0.0.1:<free port>/v1`) of a new embedded teacher, stopped when the block ends.
 
-    `faults` are probabilities by kind (see faults.FAULTS), `manners` fields of manners.Manners. Raises UserError where
-    it does not start.
+    `faults` are probabilities by kind (see faults.FAULTS), `seed` is the seed of their draw, `manners` are fields of
+    options.ServerOptions. Raises UserError if the server does not start.
     """
     command = [
         sys.executable,
@@ -42,11 +42,11 @@ def embedded_server(faults: Mapping[str, float] | None = None, seed: int = 0, **
     ]
     if faults:
         command += ["--faults", ",".join(f"{kind}={p}" for kind, p in check_faults(faults).items())]
-    # It needs no secret of ours: no key, no password of a store.
+    # The server needs no secrets: drop API keys and the store's URL, which may contain a password.
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != SETTING}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as complaints:
-        # A session of its own: Ctrl-C reaches us first, and we still save answers before it goes.
+        # A session of its own: Ctrl-C does not stop the server before the client has saved its answers.
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -40,23 +40,23 @@ MOST_BODY = 4_000_000
 
 
 class Server:
-    """The routes and their state."""
+    """Routes and state of chat completions, models and bill."""
 
     def __init__(self, plan: FaultPlan, manners: ServerOptions, bill: Bill) -> None:
         self.plan, self.manners, self.bill = plan, manners, bill
         self.quota, self.cache = Quota(manners.rpm, manners.tpm), PromptCache()
 
     async def models(self, request: Request) -> Response:
-        """GET /v1/models."""
+        """Handle GET /v1/models."""
         model = {"id": EMBEDDED_MODEL, "object": "model", "created": 0, "owned_by": "iot_pipeline"}
         return JSONResponse({"object": "list", "data": [model]})
 
     async def chat(self, request: Request) -> Response:
-        """POST /v1/chat/completions."""
+        """Handle POST /v1/chat/completions."""
         raw = await request.body()
         try:
             arguments = check_body(json.loads(raw), bool(self.manners.json_schema))
-        except (ValueError, RecursionError) as problem:  # also bytes that are not UTF-8
+        except (ValueError, RecursionError) as problem:  # includes bytes that are not UTF-8
             return error(400, f"the body is not valid JSON: {problem}", "invalid_request_error")
         except BadBody as problem:
             return error(400, str(problem), "invalid_request_error", param=problem.param)
@@ -71,14 +71,14 @@ class Server:
         return self._unanswered(fault) or await self._answered(request, raw, arguments, tokens, fault)
 
     async def invoice(self, request: Request) -> Response:
-        """GET /v1/embedded/bill: no part of the real API; what this server wrote since it started.
+        """Handle GET /v1/embedded/bill, which is no part of the real API: the bill since the server started.
 
-        With ?by=prompt every answer by itself, see Bill.to_json.
+        ?by=prompt adds every single answer, see Bill.to_json.
         """
         return JSONResponse(self.bill.to_json(request.query_params.get("by") == "prompt"))
 
     def _unanswered(self, fault: str | None) -> Response | None:
-        """The response of a fault that comes before any writing."""
+        """Return the response of a fault that prevents an answer, or None."""
         if fault in RATE_LIMIT_FAULTS:
             in_a_second = format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=True)
             headers = {
@@ -95,7 +95,7 @@ class Server:
     async def _answered(
         self, request: Request, raw: bytes, arguments: dict[str, Any], tokens: int, fault: str | None
     ) -> Response:
-        """Write, bill, and send what the fault leaves of it: a client that is gone by then is billed all the same."""
+        """Write and bill an answer, then respond as the fault dictates; clients that have left are billed too."""
         content = completion(arguments, fault, raw, self.cache.tokens(prompt_of(arguments), tokens))
         self.bill.add("requests", raw, arguments["messages"], content, fault)
         headers = self.quota.headers() | {"x-request-id": content["id"].replace("chatcmpl-", "req_")}
@@ -115,7 +115,7 @@ class Server:
 
 
 class DroppedResponse(Response):
-    """Breaks the connection: before any header, or in the middle of an answer."""
+    """Response that breaks the connection, before any header or in the middle of the body."""
 
     def __init__(self, early: bool) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class DroppedResponse(Response):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self.early:
-            # ASGI has no message for this; uvicorn's `receive` is a method of the object that holds the connection.
+            # ASGI has no message for this; uvicorn's `receive` is bound to the object that holds the connection.
             scope["receive"].__self__.transport.abort()
             await asyncio.sleep(0.01)
             return
@@ -134,9 +134,9 @@ class DroppedResponse(Response):
 
 
 class BodyLimit:
-    """Refuses bodies that are too long with 413 and keeps no more of them: 4 MB, for a file 204 MB.
+    """Middleware that refuses bodies over 4 MB (files: 204 MB) with 413, without storing the rest.
 
-    128,000 tokens are at most 2.3 MB of JSON, every character escaped.
+    128,000 tokens are at most 2.3 MB of JSON, with every character escaped.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -154,7 +154,7 @@ class BodyLimit:
             read += len(message.get("body", b""))
             if read <= most:
                 return message
-            while message.get("more_body"):  # a client that is cut off while it sends does not read why
+            while message.get("more_body"):  # a client that is cut off while sending does not read the error
                 message = await receive()
             raise HTTPException(413, f"a body may have {most} bytes")
 
@@ -162,13 +162,13 @@ class BodyLimit:
 
 
 async def http_error(request: Request, problem: Exception) -> Response:
-    """What the framework refuses by itself, in the real API's shape."""
+    """Format the framework's errors as the real API does."""
     assert isinstance(problem, HTTPException)
     return error(problem.status_code, str(problem.detail), "invalid_request_error", headers=dict(problem.headers or {}))
 
 
 def build_app(plan: FaultPlan, manners: ServerOptions, parent: int | None = None) -> Starlette:
-    """The ASGI application; with `parent` it ends the process soon after that process is gone."""
+    """Build the ASGI application; it ends its process soon after the process `parent` is gone."""
     bill = Bill()
     server, batches = Server(plan, manners, bill), BatchServer(plan, manners, bill)
 
@@ -194,17 +194,17 @@ def build_app(plan: FaultPlan, manners: ServerOptions, parent: int | None = None
 
 
 async def _watch(parent: int) -> None:
-    """A parent killed with SIGKILL cannot stop us: look every second whether it is still there."""
+    """Exit once the parent is gone, checked every second: a parent killed by SIGKILL cannot stop this process."""
     ours = os.getppid() == parent
     while True:
         await asyncio.sleep(1.0)
-        # A child sees the end of its parent even before the dead parent's id is free again.
+        # A child gets a new parent at once, even while the dead parent's id is still in use.
         if (ours and os.getppid() != parent) or not is_alive(parent):
             os._exit(0)
 
 
 def main() -> None:
-    """Bind, print the URL as one JSON line, serve until told to stop."""
+    """Run the server from the command line: print its URL and pid as a line of JSON, serve until stopped."""
     parser = argparse.ArgumentParser(prog="python -m iot_pipeline.embedded_teacher.server", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 = any free one")
     parser.add_argument("--parent-pid", type=int, default=None, help="exit when this process is gone")
@@ -238,9 +238,19 @@ def serve(
     parent: int | None,
     announce: Callable[[str], None],
 ) -> None:
-    """Bind (port 0: any free one), announce the base URL, serve until SIGTERM or SIGINT.
+    """Run the server until SIGTERM or SIGINT.
 
-    Raises UserError for a port in use and for faults that do not parse.
+    Args:
+        host: address to bind.
+        port: port to bind; 0 = any free one.
+        faults: probabilities as read by `parse_faults`.
+        seed: seed of the faults.
+        manners: latencies and limits.
+        parent: process id; the server exits when that process is gone.
+        announce: called with the base URL.
+
+    Raises:
+        UserError: the port cannot be used, or the faults do not parse.
     """
     plan = FaultPlan(parse_faults(faults), seed)
     listener = socket.socket()

@@ -1,4 +1,4 @@
-"""Metrics
+"""Metrics, confidence intervals, calibration and checks of explanations.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here, so importing one module of the package loads only that module.
 """

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on the calibration side, for honest probabilities."""
+"""Temperature scaling: one temperature per predictor, fitted on the calibration side."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from iot_pipeline.evaluation.metrics import log_loss, normalise_log_probs
 from iot_pipeline.evaluation.views import Floats, Side
 
 LOWEST, HIGHEST = 0.05, 20.0
-PRIOR_SPREAD = 0.5  # of the logarithm of a temperature, before any flow is seen
+PRIOR_SPREAD = 0.5  # standard deviation of the prior on log(temperature)
 
 
 def apply_temperature(log_probs: Floats, temperature: float) -> Floats:
-    """Log-probabilities [n, n_classes] divided by `temperature`, normalised again; argmax never changes."""
+    """Divide log-probabilities [n, n_classes] by `temperature` and renormalise; the argmax never changes."""
     return normalise_log_probs(log_probs / temperature)
 
 
 def fit_temperature(side: Side, log_probs_by_group: Floats, view: str = "distinct") -> dict[str, float]:
-    """Temperature that minimises the log-loss of `view` on the calibration side, with a weak prior that it is near 1.
+    """Fit the temperature that minimises the log-loss of `view` on the calibration side.
 
-    log_probs_by_group: [n_groups, n_classes] in the order of side.group_ids. Returns temperature, and the log-loss
-    before and after. The prior (log-normal) weighs as much as one flow, so it vanishes as flows are many; without it a
-    predictor that is right on a few flows would be told to be certain of everything.
+    A weak log-normal prior keeps it near 1. The prior weighs as much as one flow, so it vanishes with many flows;
+    without it, a predictor that is right on a few flows would become certain of everything.
+
+    `log_probs_by_group`: [n_groups, n_classes] in the order of side.group_ids. Returns {temperature, log_loss_before,
+    log_loss_after}.
     """
     from scipy.optimize import minimize_scalar
 
     weight = side.weights[view]
     used = weight > 0
-    floor = np.log(1e-12)  # a hard zero would stay one at every temperature
+    floor = np.log(1e-12)  # a probability of exactly 0 would stay 0 at every temperature
     log_probs = np.maximum(normalise_log_probs(log_probs_by_group), floor)[side.group][used]
     label, weight = side.label[used], weight[used]
 

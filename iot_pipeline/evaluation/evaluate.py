@@ -1,4 +1,4 @@
-"""One evaluation for every predictor, student or baseline: three views, each with ceiling and interval."""
+"""Evaluation shared by students and baselines: three views, each with its ceiling and confidence intervals."""
 
 from __future__ import annotations
 
@@ -24,12 +24,24 @@ def evaluate_predictions(
     temperature: float | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """Score log-probabilities [n_groups, n_classes] (row i belongs to group_ids[i]) on one side's records.
+    """Score log-probabilities on the records of one side, in the row, distinct and clean views.
 
-    `records`: rows of evaluation_split/records.parquet of that side. Returns {classes, groups, records,
-    views: {row|distinct|clean: {accuracy, macro_f1, ..., ceiling, share_of_ceiling, intervals}, or None when
-    empty}}; with `temperature`, also `calibrated` log-loss, Brier, ECE and reliability of each view.
-    Raises UserError when a group has no prediction, a value is not finite, or an accuracy passes its ceiling.
+    Args:
+        records: Rows of evaluation_split/records.parquet of that side.
+        group_ids: Flow group of each row of `log_probs_by_group`.
+        log_probs_by_group: Log-probabilities [n_groups, n_classes].
+        classes: Class of each column.
+        seed: Seed of the bootstrap.
+        temperature: If given, each view also has `calibrated` log-loss, Brier, ECE and reliability.
+        resamples: Number of bootstrap resamples.
+
+    Returns:
+        {classes, groups, records, resamples, seed, temperature, views: {row|distinct|clean: {accuracy, macro_f1, ...,
+        ceiling, share_of_ceiling, intervals}, or None if the view is empty}}.
+
+    Raises:
+        UserError: A group has no prediction, a prediction is NaN or has no finite value, or an accuracy exceeds its
+            ceiling.
     """
     side = read_side(records, classes)
     log_probs = align(side, group_ids, log_probs_by_group)
@@ -68,13 +80,25 @@ def compare_predictions(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """Paired test (intervals.paired), first minus second; each is (group_ids, log_probs_by_group)."""
+    """Compare two predictors by a paired test (intervals.paired), first minus second.
+
+    Args:
+        records: Rows of evaluation_split/records.parquet of one side.
+        first: (group_ids, log_probs_by_group) of one predictor.
+        second: The same of the other predictor.
+        classes: Class of each column.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap resamples.
+    """
     side = read_side(records, classes)
     return paired(side, predict(align(side, *first)), predict(align(side, *second)), seed, resamples)
 
 
 def align(side: Side, group_ids: list[str], log_probs_by_group: Floats) -> Floats:
-    """Rows of log_probs_by_group in the order of side.group_ids, normalised; other groups are left out."""
+    """Align rows of `log_probs_by_group` with side.group_ids and normalise them; other groups are dropped.
+
+    Raises UserError for a wrong shape, a group without prediction, NaN, or a row without a finite value.
+    """
     log_probs = np.asarray(log_probs_by_group, dtype=np.float64)
     if log_probs.shape != (len(group_ids), len(side.classes)):
         raise UserError(
@@ -93,7 +117,7 @@ def align(side: Side, group_ids: list[str], log_probs_by_group: Floats) -> Float
 
 
 def check_ceiling(accuracy: float, ceiling: float, view: str) -> None:
-    """Raise UserError when `accuracy` lies above what any function of the flow text can reach in `view`."""
+    """Raise UserError if `accuracy` exceeds the ceiling, the best of any function of the flow text in `view`."""
     if accuracy > ceiling + 1e-9:
         raise UserError(
             f"accuracy {accuracy:.6f} in the {view} view lies above its ceiling {ceiling:.6f}: the predictor "

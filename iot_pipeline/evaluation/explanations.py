@@ -1,4 +1,4 @@
-"""Quality of explanations by rule, for student and teacher alike: every claim is held against its own flow."""
+"""Rule-based quality of explanations by student or teacher: every claim is checked against its own flow."""
 
 from __future__ import annotations
 
@@ -28,12 +28,26 @@ def explanation_quality(
     ranks: RankTable | None = None,
     standardised: frozenset[str] | None = None,
 ) -> dict[str, Any]:
-    """Score answers [n] to flow texts [n] whose scored (or given) classes are `labels` [n].
+    """Score explanations by rule against their flow texts.
 
-    A direction is true by the percentile in the flow text (above or below 50). Without one, a standardised
-    feature is judged by the sign of its value (None: all features are z-scores), any other one by `ranks`; a
-    direction that nothing can decide counts as false. `ended`: whether the answer ended with end-of-text.
-    Returns {items: [...], aggregate: {...}}; a share with nothing to measure is None.
+    A direction is true if it agrees with the percentile in the flow text (above or below 50). Without a percentile, a
+    standardised feature is checked by the sign of its value, any other feature by `ranks`; a direction that cannot be
+    decided counts as false.
+
+    Args:
+        flow_texts: Flow texts [n].
+        answers: Answers [n].
+        labels: Scored (or given) class of each flow [n].
+        classes: All class names.
+        ended: True for each answer that ended with end-of-text [n].
+        ranks: Rank table of the train pool.
+        standardised: Features that are z-scores; None: all are.
+
+    Returns:
+        {items, aggregate}; a share with nothing to measure is None.
+
+    Raises:
+        UserError: The lengths differ.
     """
     if not len(flow_texts) == len(answers) == len(labels) or (ended is not None and len(ended) != len(answers)):
         raise UserError("explanations need one flow text, one answer and one label each")
@@ -55,9 +69,10 @@ def judge(
     ranks: RankTable | None = None,
     standardised: frozenset[str] | None = None,
 ) -> dict[str, Any]:
-    """All checks of one answer: counts of claims beside counts of true ones, and what is false by name.
+    """Check one answer: count its claims and the true ones among them, and name the false ones.
 
-    `faults` are the reasons for which a teacher's answer would be refused (directions: by text or sign).
+    `label` is the scored (or given) class; `ranks` and `standardised` are those of `explanation_quality`. `faults` in
+    the result are the reasons for which a teacher's answer would be refused (directions by text or sign only).
     """
     plain = facts_of(flow_text)
     signed = frozenset(plain.values) if standardised is None else standardised
@@ -89,7 +104,7 @@ def judge(
 
 
 def aggregate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Shares over all items; those of numbers, features and directions are over all mentions."""
+    """Aggregate items to shares; those of numbers, features, values and directions are over all mentions."""
 
     def of(part: str, whole: str) -> float | None:
         total = sum(item[whole] for item in items)
@@ -119,12 +134,11 @@ def aggregate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def importance_agreement(
     items: Sequence[Mapping[str, Any]], importances: Mapping[str, float], most: int = 5
 ) -> dict[str, Any] | None:
-    """Do explanations name what a baseline relies on? Mean share of an explanation's named features that are among the
-    baseline's `most` important ones.
+    """Return the share of features named in explanations that are among a baseline's `most` important ones.
 
-    items: from `judge`; importances: rise of the loss by feature, all features of a flow; only those that rise count.
-    Returns {features, explanations, share, chance}: `chance` is what features named at random reach. None where no
-    explanation names a feature or none matters to the baseline.
+    `items`: from `judge`; `importances`: increase in loss by feature, for all features of a flow; only positive ones
+    count. Returns {features, explanations, share, chance}: `share` is the mean over explanations, `chance` the value
+    for features named at random. None if no explanation names a feature or no feature matters to the baseline.
     """
     ranked = sorted(importances, key=lambda name: (-importances[name], name))
     top = [name for name in ranked[:most] if importances[name] > 0]
@@ -140,7 +154,7 @@ def importance_agreement(
 
 
 def _numbers(parsed: ParsedAnswer, facts: Facts) -> list[tuple[str, bool]]:
-    """Each number of analysis and indicators, and whether it stands in the flow at the printed precision."""
+    """Return each number of analysis and indicators, with True if the flow contains it at the printed precision."""
     prose = [parsed.analysis, *(item.note for item in parsed.indicators)]
     found = [number for text in prose for number in numbers_in(text, facts)]
     found += [plain_number(item.value) for item in parsed.indicators]
@@ -148,10 +162,10 @@ def _numbers(parsed: ParsedAnswer, facts: Facts) -> list[tuple[str, bool]]:
 
 
 def _names(parsed: ParsedAnswer, facts: Facts, classes: Sequence[str]) -> list[tuple[str, bool]]:
-    """Each mention of a feature, or of a word built like one, and whether that feature is real."""
+    """Return each mention of a feature, or of a word formed like one, with True if the feature is real."""
     rest = facts.names.sub(" ", parsed.analysis)
     known = {name.lower() for name in classes}
-    # `fwd_pkts_payload` may stand for its .tot and .avg together.
+    # `fwd_pkts_payload` may mean its .tot and .avg together.
     stems = {name.rsplit(".", 1)[0] for name in facts.values}
     other = [name for name in NAME_LIKE.findall(rest) if name.lower() not in known and name not in stems]
     mentioned = [*facts.names.findall(parsed.analysis), *(item.feature for item in parsed.indicators)]
@@ -159,7 +173,7 @@ def _names(parsed: ParsedAnswer, facts: Facts, classes: Sequence[str]) -> list[t
 
 
 def _directions(parsed: ParsedAnswer, facts: Facts, ranks: RankTable | None) -> list[tuple[str, bool]]:
-    """(feature, is its direction true?) of each indicator that says above or below."""
+    """Return (feature, True if its direction is true) of each indicator that says above or below."""
     found = []
     for item in parsed.indicators:
         said = DIRECTION.search(item.note)

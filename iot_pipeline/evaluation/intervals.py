@@ -1,4 +1,4 @@
-"""Uncertainty: cluster bootstrap by flow group, paired differences, McNemar test on distinct flows."""
+"""Uncertainty of metrics: cluster bootstrap by flow group, paired differences, McNemar test on distinct flows."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.views import VIEWS, Floats, Ints, Side
 
 RESAMPLES = 1_000
-_BLOCK_BYTES = 64 * 2**20  # resample weights held at once
+_BLOCK_BYTES = 64 * 2**20  # memory for the resample counts of one block
 
 
 def intervals(side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES) -> dict[str, dict[str, Any]]:
-    """95 % percentile intervals of accuracy and macro-F1 per view: {view: {metric: [low, high]}}.
+    """Compute 95 % percentile intervals of accuracy and macro-F1 per view: {view: {metric: [low, high]}}.
 
-    predicted: [n_groups] class index. Whole groups are drawn with replacement (a group's rows share their
-    text, so they are not independent). A class that a resample does not hold is left out of its macro-F1.
-    An empty view gives None.
+    `predicted`: class index [n_groups]. The bootstrap draws whole groups with replacement, because rows of a group
+    share their text and are not independent. A class missing from a resample is left out of its macro-F1. Metrics of an
+    empty view are None.
     """
     n_classes = len(side.classes)
     answer = predicted[side.group]
@@ -49,16 +49,16 @@ def intervals(side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES
         with np.errstate(invalid="ignore", divide="ignore"):
             accuracy = hit.sum(axis=1) / support.sum(axis=1)
             f1 = np.where(support > 0, 2 * hit / (support + guessed), np.nan)
-        kept = support.sum(axis=1) > 0  # a tiny side can draw no clean group at all
+        kept = support.sum(axis=1) > 0  # a resample of a tiny side may contain no clean group
         result[view] = {"accuracy": _interval(accuracy[kept]), "macro_f1": _interval(np.nanmean(f1[kept], axis=1))}
     return result
 
 
 def paired(side: Side, first: Ints, second: Ints, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Accuracy of `first` minus `second` (both [n_groups]) per view with interval, and the McNemar test.
+    """Compare the accuracy of two predictors (`first` minus `second`) per view with interval, and by McNemar test.
 
-    The same groups are drawn for both. McNemar: one trial a distinct flow, right = the group's majority
-    label.
+    Both are class indices [n_groups], scored on the same resamples. McNemar: one trial per distinct flow, correct if it
+    is the majority label of the group.
     """
     parts = []
     for view in VIEWS:
@@ -88,7 +88,7 @@ def paired(side: Side, first: Ints, second: Ints, seed: int, resamples: int = RE
 
 
 def mcnemar(only_first: int, only_second: int) -> dict[str, Any]:
-    """Exact two-sided and mid-p value for the discordant counts; 1.0 when there is none."""
+    """Compute exact two-sided and mid-p McNemar p-values for the discordant counts; 1.0 if there are none."""
     from scipy.stats import binom
 
     n, low = only_first + only_second, min(only_first, only_second)
@@ -114,7 +114,7 @@ def _per_group(side: Side, values: Floats) -> Floats:
 
 
 def _resample(sums: Floats, seed: int, resamples: int) -> Iterator[Floats]:
-    """Blocks [b, k] of sums over n_groups groups drawn with replacement: counts (multinomial) @ sums."""
+    """Yield blocks [b, k] of sums over n_groups groups drawn with replacement: counts (multinomial) @ sums."""
     if resamples < 1:
         raise UserError(f"the bootstrap needs at least 1 resample, got {resamples}")
     n = len(sums)

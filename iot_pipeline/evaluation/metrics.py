@@ -1,4 +1,4 @@
-"""Weighted classification metrics of one view: accuracy, per class, confusion, log-loss, Brier, ECE."""
+"""Weighted classification metrics of one view: accuracy, per-class scores, confusion, log-loss, Brier, ECE."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ ECE_BINS = 15
 
 
 def normalise_log_probs(log_probs: Floats) -> Floats:
-    """Log-probabilities [n, n_classes] whose rows add up to 1 after exp; -inf entries stay -inf."""
+    """Normalise log-probabilities [n, n_classes] so that rows sum to 1 after exp; -inf entries stay -inf."""
     top = log_probs.max(axis=1, keepdims=True)
     return log_probs - top - np.log(np.exp(log_probs - top).sum(axis=1, keepdims=True))
 
 
 def predict(log_probs: Floats) -> Ints:
-    """Index of the likeliest class [n]; ties go to the class listed first."""
+    """Return the most probable class index [n]; ties go to the class listed first."""
     return log_probs.argmax(axis=1).astype(np.int64)
 
 
 def confusion(true: Ints, predicted: Ints, weight: Floats, n_classes: int) -> Floats:
-    """Weighted confusion matrix [n_classes, n_classes], row = true class, column = predicted class."""
+    """Compute the weighted confusion matrix [n_classes, n_classes]: row = true class, column = predicted class."""
     flat = np.bincount(true * n_classes + predicted, weights=weight, minlength=n_classes * n_classes)
     return flat.astype(np.float64).reshape(n_classes, n_classes)
 
 
 def per_class(matrix: Floats) -> dict[str, Floats]:
-    """precision, recall, f1, support, predicted, each [n_classes]; a ratio with nothing below it is 0."""
+    """Compute precision, recall, f1, support and predicted, each [n_classes]; a ratio with denominator 0 is 0."""
     hit, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     return {
         "precision": _ratio(hit, predicted),
@@ -41,26 +41,29 @@ def per_class(matrix: Floats) -> dict[str, Floats]:
 
 
 def macro_f1(matrix: Floats) -> float:
-    """Mean F1 over the classes that occur (support > 0) in this view."""
+    """Average F1 over the classes that occur (support > 0) in this view."""
     scores = per_class(matrix)
     return float(scores["f1"][scores["support"] > 0].mean())
 
 
 def log_loss(true: Ints, log_probs: Floats, weight: Floats) -> float:
-    """Weighted mean of -log p(true), natural log; probabilities are clipped at 1e-12."""
+    """Compute the weighted log-loss (natural log); probabilities are clipped at 1e-12."""
     own = log_probs[np.arange(len(true)), true]
     return float(np.average(-np.maximum(own, np.log(1e-12)), weights=weight))
 
 
 def brier(true: Ints, log_probs: Floats, weight: Floats) -> float:
-    """Weighted mean of the squared distance between probabilities and the one-hot label (0 to 2)."""
+    """Compute the weighted Brier score: squared distance between probabilities and the one-hot label (0 to 2)."""
     distance = np.exp(log_probs)
     distance[np.arange(len(true)), true] -= 1
     return float(np.average((distance**2).sum(axis=1), weights=weight))
 
 
 def reliability(confidence: Floats, correct: Floats, weight: Floats, bins: int = ECE_BINS) -> list[dict[str, float]]:
-    """Equal-mass confidence bins: weight, mean confidence, accuracy. Equal confidences share one bin."""
+    """Compute a reliability table of equal-mass confidence bins: weight, mean confidence, accuracy.
+
+    Equal confidences share one bin.
+    """
     value, position = np.unique(confidence, return_inverse=True)
     mass = np.bincount(position, weights=weight)
     right = np.bincount(position, weights=weight * correct)
@@ -82,13 +85,20 @@ def reliability(confidence: Floats, correct: Floats, weight: Floats, bins: int =
 
 
 def ece(table: list[dict[str, float]]) -> float:
-    """Expected calibration error of a `reliability` table."""
+    """Compute the expected calibration error of a `reliability` table."""
     total = sum(row["weight"] for row in table)
     return sum(row["weight"] * abs(row["confidence"] - row["accuracy"]) for row in table) / total
 
 
 def score(true: Ints, log_probs: Floats, weight: Floats, classes: tuple[str, ...]) -> dict[str, Any]:
-    """All metrics of one view: true [n], log_probs [n, n_classes] normalised, weight [n], positive sum."""
+    """Compute all metrics of one view.
+
+    Args:
+        true: True class index [n].
+        log_probs: Normalised log-probabilities [n, n_classes].
+        weight: Weight [n] with a positive sum.
+        classes: Class names.
+    """
     used = weight > 0
     true, log_probs, weight = true[used], log_probs[used], weight[used]
     predicted = predict(log_probs)

@@ -1,4 +1,4 @@
-"""Predictions on disk: one row a flow group, one log-probability a class."""
+"""Predictions on disk: one row per flow group, one log-probability per class."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from iot_pipeline.lake.atomic import write_table
 
 
 def write_predictions(path: Path, groups: Sequence[str], log_probs: np.ndarray, classes: Sequence[str]) -> None:
-    """Write log-probabilities [n_groups, n_classes] beside their flow groups; columns are named by class."""
+    """Write log-probabilities [n_groups, n_classes] with their flow groups; columns are named by class."""
     columns = {"flow_group": pa.array(list(groups))}
-    # float32 holds log-probabilities to 1e-7, half the size of float64.
+    # float32 stores log-probabilities to 1e-7 in half the size of float64.
     columns |= {name: pa.array(log_probs[:, i].astype(np.float32)) for i, name in enumerate(classes)}
     write_table(path, pa.table(columns))
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """(flow groups, log-probabilities [n_groups, n_classes]) in the order of `classes`."""
+    """Read flow groups and log-probabilities [n_groups, n_classes], with columns in the order of `classes`."""
     table = pq.read_table(path)
     return table["flow_group"].to_pylist(), np.column_stack([table[name].to_numpy() for name in classes]).astype(float)

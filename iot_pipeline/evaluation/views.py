@@ -1,4 +1,4 @@
-"""The three views of a test side: weight of each record, and the ceiling that label conflicts set."""
+"""Three views of a test side: the weight of each record, and the ceiling that label conflicts set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from iot_pipeline.errors import UserError
 
 VIEWS = ("row", "distinct", "clean")
-# row: every row counts; distinct: every distinct flow once; clean: distinct flows with a single label.
+# row: every row counts; distinct: every distinct flow counts once; clean: only distinct flows with a single label.
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Side:
-    """The records of one side; arrays are aligned by record, `group` points into `group_ids`."""
+    """Records of one side; arrays are aligned by record, and `group` indexes `group_ids`."""
 
     group_ids: list[str]  # [n_groups], sorted
     group: Ints  # [n_records]
@@ -32,14 +32,14 @@ class Side:
 
     @property
     def majority(self) -> Ints:
-        """[n_groups] label with the most rows of each group; ties go to the class listed first."""
+        """Majority label [n_groups]: the label with the most rows of the group; ties go to the class listed first."""
         order = np.lexsort((self.label, -self.weights["row"], self.group))
         first = np.searchsorted(self.group[order], np.arange(len(self.group_ids)))
         return self.label[order][first]
 
 
 def read_side(records: pa.Table | pd.DataFrame, classes: list[str], side: str | None = None) -> Side:
-    """Prepare the records (evaluation_split/records.parquet) of one `side`; None takes all records given.
+    """Prepare the records (evaluation_split/records.parquet) of one `side`; None uses all records.
 
     Raises UserError for an empty side, an unknown label, or records that do not add up to their group.
     """
@@ -71,12 +71,12 @@ def read_side(records: pa.Table | pd.DataFrame, classes: list[str], side: str | 
 
 
 def view_weights(rows: Floats, group_rows: Floats) -> dict[str, Floats]:
-    """Weight of each record [n] in each view, from its rows and the rows of its group."""
+    """Compute record weights [n] in each view, from the rows of each record and of its group."""
     return {"row": rows, "distinct": rows / group_rows, "clean": (rows == group_rows).astype(np.float64)}
 
 
 def _ceiling(group: npt.NDArray[Any], weight: Floats) -> float | None:
-    """Best weighted accuracy of any function of the flow text: the heaviest label of each group is right."""
+    """Compute the best accuracy of any function of the flow text: each group's heaviest label is right."""
     total = float(weight.sum())
     if total == 0:
         return None

@@ -1,4 +1,4 @@
-"""From a source file to numbered, labelled, grouped flows and their text
+"""Flows: from a source file to numbered, labelled, grouped rows and their text.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here, so importing one module of the package costs only that module.
 """

@@ -1,4 +1,4 @@
-"""Who gets which flow group: the rule that deals the groups of one class to the sides of the split."""
+"""Assignment of flow groups to the sides of the split: the rule for the groups of one class."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ TRAIN_KEEPS = 0.5
 
 
 def assign_class(sizes: Sequence[int], fractions: Mapping[str, float]) -> list[str]:
-    """The side of each group of one class; `sizes` are rows, larger powers of two first, then in seeded order.
+    """Return the side of each group of one class.
 
-    1. A group with more rows than the largest evaluation side's whole share of the class stays in train.
-    2. Every other group goes, in the order given, to the side that is furthest behind its share of the rows
-       walked so far, among the sides whose whole share the group does not exceed. Each size of group is so dealt
-       in the same shares, and sides hold their shares of rows and of distinct flows alike.
-    3. Rows held in train by 1 are made good by the large groups (LARGE rows or more): there the evaluation sides'
-       shares are raised in proportion, as far as train keeps TRAIN_KEEPS of those rows. Without that limit the
-       train pool of a class that is mostly one group would lose every other pattern of the class.
-    4. A class of four groups or more has at least one on every side, whatever their sizes.
+    `sizes` are rows per group: larger powers of two first, seeded order within a power.
+
+    1. A group with more rows than the largest evaluation side's full share of the class stays in train.
+    2. Every other group goes, in the order given, to the side furthest behind its share of the rows assigned so far,
+       among the sides whose full share the group does not exceed. Groups of each size are thus split in the same
+       proportions, and sides hold their shares both of rows and of distinct flows.
+    3. The large groups (LARGE rows or more) compensate for the rows that rule 1 holds in train: for them the evaluation
+       sides' shares are raised in proportion, but train keeps at least TRAIN_KEEPS of those rows. Without that limit,
+       the train pool of a class that is mostly one group would lose every other pattern of the class.
+    4. A class with four groups or more has at least one on every side, whatever their sizes.
     """
     total = sum(sizes)
     most = {side: fractions[side] * total for side in SIDES} | {"train": float(total)}
@@ -46,7 +48,7 @@ def assign_class(sizes: Sequence[int], fractions: Mapping[str, float]) -> list[s
 
 
 def boosted_fractions(sizes: Sequence[int], giant: float, fractions: Mapping[str, float]) -> Mapping[str, float]:
-    """Shares of the large groups' rows that make good what groups above `giant` rows hold in train."""
+    """Return raised evaluation shares for large groups, to compensate for groups above `giant` rows."""
     held = sum(size for size in sizes if size > giant)
     large = sum(size for size in sizes if LARGE <= size <= giant)
     if not held or not large:
@@ -57,7 +59,7 @@ def boosted_fractions(sizes: Sequence[int], giant: float, fractions: Mapping[str
 
 
 def one_on_every_side(sides: list[str]) -> list[str]:
-    """Give each empty side the smallest group of a side that has two or more, train's first."""
+    """Give each empty side the smallest group of a side that has two or more; train donates first."""
     if len(sides) < len(SIDES):
         return sides
     dealt = list(sides)

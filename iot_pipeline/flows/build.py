@@ -1,4 +1,4 @@
-"""Raw table -> flows.parquet: derive the features, validate every row, map labels, add the flow group."""
+"""Raw table -> flows.parquet: derive features, validate every row, map labels, add the flow group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABEL_COPY = re.compile("label|class|attack|categor|traffic", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class FlowsReport:
-    """Rows in = rows kept + rejected + left out (rows of classes that this edition does not have)."""
+    """Row counts of a build: rows in = kept + rejected + left out (rows of classes this edition lacks)."""
 
     rows_in: int
     rows_kept: int
@@ -38,15 +38,24 @@ def build_flows(
     log: Callable[[str], None] | None = None,
     lost_lines: int = 0,
 ) -> FlowsReport:
-    """Make flows.parquet (row_id, features, label, flow_group, occurrence) from raw.parquet.
+    """Write flows.parquet (row_id, features, label, flow_group, occurrence) from raw.parquet.
 
-    `occurrence` counts the rows of a flow group from 0, in the order of their exact values in spec order (only equal
-    flows stand in the order of the source): which row represents a group does not depend on the order of the rows.
+    `occurrence` numbers the rows of a flow group from 0, ordered by their exact values in spec order. Source order
+    decides only between equal flows, so the representative of a group does not depend on the order of the rows.
 
-    Rows with a missing, non-numeric, NaN or infinite value or an unknown label are rejected and counted by reason;
-    more than `max_rejected_share` of them, counted with `lost_lines` of the source that were no rows, is a UserError
-    that names the commonest reason and its first row. Rows of a class that the spec declares absent are left out and
-    counted apart.
+    Rows with a missing, non-numeric, NaN or infinite value or an unknown label are rejected and counted by reason. Rows
+    of a class that the spec declares absent are left out and counted separately.
+
+    Args:
+        spec: Spec of the data set.
+        raw: The raw table (raw.parquet).
+        out: File to write.
+        max_rejected_share: Limit for rejected rows and `lost_lines` together, as a share of all lines.
+        log: Receives progress messages.
+        lost_lines: Lines of the source that could not be read as rows.
+
+    Raises:
+        UserError: The limit is exceeded (names the most common reason and its first row), or no row is left.
     """
     with connect(raw) as connection:
         words = word_columns(connection, spec, raw)
@@ -59,7 +68,7 @@ def build_flows(
         kept = number_rows(connection, features, rows_in)
         if kept == 0:
             raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
-        # Distinct rows are printed once; the join compares numbers, and equal numbers print alike.
+        # Each distinct row is printed once; the join compares numbers, and equal numbers print the same.
         connection.execute(
             f"CREATE TEMP TABLE groups AS SELECT {features}, sha256({values_text_sql(spec)}) AS flow_group, "
             f"row_number() OVER (ORDER BY {features}) AS place FROM (SELECT DISTINCT {features} FROM accepted)"
@@ -82,14 +91,14 @@ def build_flows(
 
 
 def number_rows(connection: duckdb.DuckDBPyConnection, features: str, rows_in: int) -> int:
-    """Create the table `accepted` (row_id, features, label) of the good rows; return how many."""
+    """Create the table `accepted` (row_id, features, label) of the valid rows; return their number."""
     kept = int(connection.execute("SELECT count(*) FROM derived WHERE reason IS NULL").fetchall()[0][0])
     if kept == rows_in:
         connection.execute(
             f"CREATE TEMP TABLE accepted AS SELECT source_row - 1 AS row_id, {features}, label FROM derived"
         )
     else:
-        # Only the numbers are sorted, not the whole rows.
+        # Sort row numbers only, not whole rows.
         connection.execute(f"""
             CREATE TEMP TABLE accepted AS SELECT row_id, {features}, label FROM derived JOIN (
                 SELECT source_row, row_number() OVER (ORDER BY source_row) - 1 AS row_id
@@ -99,12 +108,16 @@ def number_rows(connection: duckdb.DuckDBPyConnection, features: str, rows_in: i
 
 
 def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    """Rows of a table."""
+    """Count the rows of a table."""
     return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
 
 
 def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, words: set[str]) -> int:
-    """Create the table `derived`: source_row (1-based), features, label and what is wrong; `words` stay text."""
+    """Create the table `derived` and return its number of rows.
+
+    Columns: source_row (1-based), source_label, features, label, reason (NULL for a good row). The source columns
+    `words` stay text.
+    """
     used = list(dict.fromkeys(column for feature in spec.features for column in feature.source_columns))
     cells = ", ".join(
         identifier(column) if column in words else f"TRY_CAST({identifier(column)} AS DOUBLE) AS {identifier(column)}"
@@ -131,7 +144,7 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, wo
     mapped = f"CASE source_label {cases} END" if cases else "CAST(NULL AS VARCHAR)"
     absent = ", ".join(literal(name) for name in spec.absent_classes) or "''"
     finite = " AND ".join(f"isfinite({identifier(name)})" for name in spec.feature_names)
-    # `reason` is settled for bad rows only, in `sort_out`: nearly all rows are good.
+    # The exact reason is computed in `sort_out`, for bad rows only: nearly all rows are good.
     connection.execute(
         f"CREATE TEMP TABLE derived AS SELECT *, {mapped} AS label, CASE "
         f"WHEN label IS NULL THEN 'label' WHEN label IN ({absent}) THEN 'absent' "
@@ -139,7 +152,7 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, wo
         f"FROM featured"
     )
     connection.execute("DROP TABLE featured")
-    # The raw cells of rejected rows, for messages.
+    # Raw cells of rejected rows, for error messages.
     connection.execute(
         f"CREATE TEMP TABLE bad AS SELECT raw.* FROM (SELECT *, file_row_number + 1 AS source_row FROM "
         f"{scan(raw, ', file_row_number = true')}) raw SEMI JOIN "
@@ -149,9 +162,10 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, wo
 
 
 def word_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> set[str]:
-    """The text columns in expressions of which at least half of the cells are no numbers.
+    """Return the text columns used in expressions where at least half of the non-empty cells are not numbers.
 
-    An expression sees those as text (`"proto" = 'tcp'`); any other column as numbers, its few bad cells as NULL.
+    An expression sees these as text (`"proto" = 'tcp'`) and any other column as numbers, with non-numeric cells as
+    NULL.
     """
     kinds = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan(raw)}").fetchall()}
     missing = [column for column in spec.source_columns if column not in kinds]
@@ -171,9 +185,10 @@ def word_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: 
 
 
 def check_label_copies(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> None:
-    """UserError for a feature that reads a column named like a label which follows from the label, or which tells it.
+    """Refuse a feature that reads a copy of the label.
 
-    Farm-Flow's `is_attack` beside its label `traffic` is such a column.
+    A copy is a column named like a label that determines the label or follows from it. Example: Farm-Flow's `is_attack`
+    beside its label `traffic`. Raises UserError.
     """
     for feature in spec.features:
         for column in filter(LABEL_COPY.search, feature.source_columns):
@@ -186,7 +201,7 @@ def check_label_copies(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec,
 
 
 def label_pairs(connection: duckdb.DuckDBPyConnection, table: str, label: str, column: str) -> tuple[int, int, int]:
-    """Count distinct (label, value) pairs, labels, and values of a column in a table expression."""
+    """Count the distinct (label, value) pairs, labels, and values of a column in a table expression."""
     pairs, labels, values = connection.execute(
         f"SELECT count(*), count(DISTINCT l), count(DISTINCT v) FROM (SELECT DISTINCT {identifier(label)} AS l, "
         f"{identifier(column)} AS v FROM {table} WHERE l IS NOT NULL AND v IS NOT NULL)"

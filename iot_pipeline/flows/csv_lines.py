@@ -1,7 +1,7 @@
-"""Count the lines of a CSV beside DuckDB, and refuse rows that it would lose.
+"""Line count of a CSV, independent of DuckDB, to refuse rows that DuckDB would lose.
 
-DuckDB reads in buffers of 32 MB: a longer line vanishes without a word, a longer quoted cell never ends (measured with
-33 and 34 MB, DuckDB 1.5.6).
+DuckDB reads in buffers of 32 MB: it drops a longer line silently and never finds the end of a longer quoted cell
+(measured with 33 and 34 MB, DuckDB 1.5.6).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ CHUNK = 1 << 20
 
 
 def count_lines(name: str, plain: Path, delimiter: str) -> int | None:
-    """Count the lines after the header that are not empty; None if quotes may hold line ends, so lines are no rows.
+    """Count the non-empty lines after the header.
 
-    UserError names the line of a row longer than LONGEST_ROW.
+    Returns None if there are quotes, since a quoted cell may contain line breaks. Raises UserError naming the line of a
+    row longer than LONGEST_ROW.
     """
     line, length, lines, quotes, ended = 1, 0, 0, False, True
     with plain.open("rb") as file:
@@ -43,9 +44,9 @@ def count_lines(name: str, plain: Path, delimiter: str) -> int | None:
 
 
 def check_quoted_rows(name: str, plain: Path, delimiter: str) -> None:
-    """UserError for a row of several lines that is longer than LONGEST_ROW."""
+    """Refuse a row longer than LONGEST_ROW, possibly spread over several lines; raises UserError."""
     csv.field_size_limit(LONGEST_ROW)
-    with plain.open(encoding="latin-1", newline="") as file:  # a byte a character
+    with plain.open(encoding="latin-1", newline="") as file:  # one character per byte
         reader = csv.reader(file, delimiter=delimiter)
         began = 1
         try:
@@ -58,7 +59,7 @@ def check_quoted_rows(name: str, plain: Path, delimiter: str) -> None:
 
 
 def too_long(name: str, line: int) -> str:
-    """The sentence for a row that is too long."""
+    """Return the error message for a row that is too long."""
     return (
         f"{name}, line {line}, begins a row longer than {LONGEST_ROW // 1_000_000} MB, which cannot be read: mend or "
         "remove that row (a quote that is never closed makes one of all that follows)."

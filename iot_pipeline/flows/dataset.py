@@ -1,4 +1,4 @@
-"""Reading rows of the splits with their features: a stretch of the training order, the flows of one side."""
+"""Rows of the splits with their features: a range of the training order, or the flows of one side."""
 
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from iot_pipeline.flows.sql import connect, scan
 
 
 def training_rows(flows: Path, order: Path, start: int, stop: int) -> pd.DataFrame:
-    """Rows at positions [start, stop) of the training order: position, row_id, flow_group, label, repeat, features.
+    """Return the rows at positions [start, stop) of the training order.
 
-    Read a column at a time, and equal texts are one object: a join by SQL takes three times the memory of the result.
-    UserError where the order names a row that is not among the flows.
+    The result has position, row_id, flow_group, label, repeat and the features. Columns are read one at a time and
+    equal texts share one object; a join in SQL takes three times the memory of the result. Raises UserError if the
+    order names a row that is not in `flows`.
     """
     wanted = [("position", ">=", start), ("position", "<", stop)]
     rows = pq.read_table(order, filters=wanted, read_dictionary=["flow_group", "label"]).sort_by("position")
@@ -27,12 +28,12 @@ def training_rows(flows: Path, order: Path, start: int, stop: int) -> pd.DataFra
         for name in file.schema_arrow.names:
             if name not in ("row_id", "flow_group", "label", "occurrence"):
                 columns[name] = _values(file.read([name])[name])[found]
-    pa.default_memory_pool().release_unused()  # Arrow keeps what it read with for a next time
+    pa.default_memory_pool().release_unused()  # Arrow keeps its read buffers for reuse
     return pd.DataFrame(columns, copy=False)
 
 
 def _values(column: pa.ChunkedArray) -> np.ndarray:
-    """A column as pandas would have it; of a dictionary, the same object for each equal text."""
+    """Return a column as pandas would; equal texts of a dictionary column share one object."""
     if not pa.types.is_dictionary(column.type):
         return column.to_pandas().to_numpy()
     whole = column.unify_dictionaries()
@@ -41,7 +42,7 @@ def _values(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def distinct_flows(flows: Path, records: Path, side: str) -> pd.DataFrame:
-    """The representative row of each distinct flow on one side: flow_group, row_id, features; by flow_group."""
+    """Return the representative row of each distinct flow on one side: flow_group, row_id, features."""
     query = f"""
         SELECT r.flow_group, f.* EXCLUDE (flow_group, label, occurrence)
         FROM (SELECT DISTINCT flow_group, row_id FROM {scan(records)} WHERE side = $side) r
@@ -50,13 +51,13 @@ def distinct_flows(flows: Path, records: Path, side: str) -> pd.DataFrame:
 
 
 def side_records(records: Path, side: str) -> pd.DataFrame:
-    """Records (flow_group, label, rows, group_rows, row_id) of one side, by flow_group and label."""
+    """Return the records of one side (flow_group, label, rows, group_rows, row_id), by group and label."""
     query = f"SELECT * FROM {scan(records)} WHERE side = $side ORDER BY flow_group, label"
     return _frame(query, records, side=side)
 
 
 def labelled_flows(flows: Path, records: Path, side: str, most: int, seed: int) -> pd.DataFrame:
-    """Up to `most` records of one side, drawn by a seeded hash: flow_group, label, row_id, features."""
+    """Return up to `most` records of one side, sampled by a seeded hash: flow_group, label, row_id, features."""
     query = f"""
         SELECT r.flow_group, r.label, f.* EXCLUDE (flow_group, label, occurrence)
         FROM {scan(records)} r JOIN {scan(flows)} f USING (row_id)
@@ -65,13 +66,13 @@ def labelled_flows(flows: Path, records: Path, side: str, most: int, seed: int) 
 
 
 def evaluation_groups(records: Path) -> set[str]:
-    """Flow groups that no training text may have: those of validation, calibration and test."""
+    """Return the flow groups of validation, calibration and test, which no training text may contain."""
     query = f"SELECT DISTINCT flow_group FROM {scan(records)} WHERE side <> 'train'"
     return set(_frame(query, records)["flow_group"])
 
 
 def pool_size(order: Path) -> int:
-    """Rows in the training order."""
+    """Count the rows of the training order."""
     return int(_frame(f"SELECT count(*) AS n FROM {scan(order)}", order)["n"][0])
 
 

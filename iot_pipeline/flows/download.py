@@ -1,4 +1,4 @@
-"""Sources that are URLs: whatever fsspec reads (http, https, s3, ...) is streamed into a file beside the work."""
+"""Download of sources given as URLs: anything fsspec reads (http, https, s3, ...), streamed into a file."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from urllib.parse import unquote
 
 from iot_pipeline.errors import UserError
 
-# Seconds to connect and to wait for the next bytes; a large file may take as long as it needs.
+# Timeouts for connecting and for the next bytes; there is no total limit, as files may be large.
 CONNECT_SECONDS, READ_SECONDS = 30, 120
 
 
 def is_url(part: str) -> bool:
-    """Whether a part of a source is a URL rather than a path."""
+    """Return True if a part of a source is a URL rather than a path."""
     return "://" in part
 
 
 def without_credentials(text: str) -> str:
-    """The text with user and password of its URLs left out, and what follows `?` or `#` (tokens, signatures).
+    """Strip user and password from the URLs in a text, and everything after `?` or `#` (tokens, signatures).
 
-    A password may hold what it should not (`/`, `@`, a comma). In a URL that is not http, `?` stands in patterns too:
-    there `?name=` begins what is left out.
+    A password may contain characters that it should not (`/`, `@`, a comma). In a URL that is not http, `?` may belong
+    to a glob; there only `?name=` starts the stripped part.
     """
     text = re.sub(r"(?<=://)(?:[^/?#\s]*@|[^/\s]*:(?!\d*(?:[/,?#\s]|$))\S*@)", "", text)
     return re.sub(r"(?i)((?:https?://[^?#\s,]*(?=[?#])|://[^?#\s,]*(?=[?#][\w.~%-]+=)))[^\s,]*", r"\1", text)
 
 
 def hide(text: str, url: str) -> str:
-    """A message about a URL without its credentials, also where a library tells parts of them by themselves."""
+    """Redact the credentials of a URL in a message, also where a library quotes parts of them separately."""
     parts = re.split(r"[?#&;,]", url.partition("?")[2] + "#" + url.partition("#")[2])
     secrets = {value.partition("=")[2] or value for value in parts}
     secrets |= {piece for user in re.findall(r"://(\S*)@", url) for piece in [user, *user.split(":")]}
@@ -41,10 +41,11 @@ def hide(text: str, url: str) -> str:
 
 
 def fetch(url: str, folder: Path) -> list[tuple[Path, str]]:
-    """(file, its URL without credentials) of each file that a URL or a glob of one names, copied into `folder`.
+    """Download every file that a URL or a glob of URLs names into `folder`.
 
-    Copied in pieces: memory does not grow with the file. Credentials come from the URL or from where the file system
-    looks for them (AWS_* for s3). UserError where there is no such file, no access, no network or no such file system.
+    Returns (file, its URL without credentials) of each. Files are streamed, so memory does not grow with their size.
+    Credentials come from the URL or from where the file system looks for them (AWS_* for s3). Raises UserError if there
+    is no such file, no access, no network or no such file system.
     """
     import fsspec
 
@@ -55,7 +56,7 @@ def fetch(url: str, folder: Path) -> list[tuple[Path, str]]:
             raise FileNotFoundError(path)
         found = []
         for number, one in enumerate(paths):
-            # A folder for each: equal names stay apart.
+            # One folder per file, so that equal names do not collide.
             shown = without_credentials(str(system.unstrip_protocol(one)))
             file = folder / f"url{len(list(folder.iterdir())):05d}_{number}" / (Path(shown).name or "source")
             file.parent.mkdir()
@@ -69,19 +70,19 @@ def fetch(url: str, folder: Path) -> list[tuple[Path, str]]:
         ) from error
     except FileNotFoundError as error:
         raise UserError(f"the source {without_credentials(url)!r} does not exist: check the URL.") from error
-    # Every file system has errors of its own: botocore's, aiohttp's, those of the operating system.
+    # Every file system raises its own errors: botocore's, aiohttp's, the operating system's.
     except Exception as error:
         told = hide(" ".join(str(error).split()), url) or type(error).__name__
         raise UserError(f"the source {without_credentials(url)!r} cannot be read: {told[:300]}.") from error
 
 
 def is_glob(url: str) -> bool:
-    """Whether a URL is a pattern; in http `?` and brackets are not."""
+    """Return True if a URL is a pattern; in http, `?` and brackets are not."""
     return "*" in url if url.lower().startswith("http") else glob.has_magic(url)
 
 
 def options(url: str) -> dict[str, Any]:
-    """What the file system is told: http goes through the environment's proxy, without a limit for the whole file."""
+    """Return the options for the file system: http uses the environment's proxy and has no total time limit."""
     if not url.lower().startswith(("http://", "https://")):
         return {}
     import aiohttp

@@ -1,7 +1,7 @@
-"""Feature expressions: SQL text of a data set file becomes one checked scalar over the source's columns.
+"""Feature expressions: SQL from a data set file, checked to be one scalar over source columns.
 
-DuckDB's own parser reads the text, so that what is checked is what runs; the query gets the text that DuckDB prints of
-the checked tree, never the file's.
+DuckDB's own parser reads the text, so the checked expression is the one that runs: queries use DuckDB's rendering of
+the checked tree, never the text of the file.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import duckdb
 from iot_pipeline.flows.sql import connect
 
 MOST_CHARACTERS = 4_000
-# Nested operators; a sum of 100 columns has 100.
+# Depth of nested operators; a sum of 100 columns reaches 100.
 MOST_DEPTH = 120
-# Names of our own in the query that evaluates expressions.
+# Column names that the evaluating query reserves.
 OWN_COLUMNS = {"source_row", "source_label", "file_row_number"}
 OPERATORS = {"+", "-", "*", "/", "//", "%", "^", "**", "||", "~~", "!~~", "~~*", "!~~*"}
 FUNCTIONS = {
@@ -35,7 +35,7 @@ TYPES = {
     "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
     "FLOAT", "DOUBLE", "DECIMAL", "VARCHAR",
 }  # fmt: skip
-# Kinds of node beside functions, columns and casts.
+# Node classes allowed besides functions, columns and casts.
 PLAIN_NODES = {"CONSTANT", "COMPARISON", "CONJUNCTION", "CASE", "BETWEEN"}
 PLAIN_OPERATORS = {
     "OPERATOR_NOT", "OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL", "OPERATOR_COALESCE", "COMPARE_IN", "COMPARE_NOT_IN",
@@ -49,7 +49,7 @@ Node = dict[str, Any]
 
 @dataclass(frozen=True)
 class Expression:
-    """A checked expression: its SQL, and the source columns that it reads in order of first use."""
+    """A checked expression: its SQL, and the source columns that it reads, in order of first use."""
 
     sql: str
     columns: tuple[str, ...]
@@ -57,7 +57,7 @@ class Expression:
 
 @cache
 def parse_expression(text: str) -> Expression:
-    """Check the text of an expression; ValueError says in one clause why it is not a scalar over columns."""
+    """Parse and check an expression; ValueError says in one clause why it is not a scalar over columns."""
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"it has {len(text):,} characters; an expression has at most {MOST_CHARACTERS:,}")
     tree, printed = _parse(text)
@@ -74,12 +74,12 @@ def parse_expression(text: str) -> Expression:
 
 @cache
 def _parser(process: int) -> duckdb.DuckDBPyConnection:
-    """Keep one connection a process for parsing: opening one takes 80 ms."""
+    """Return this process's connection for parsing; opening one takes 80 ms."""
     return connect()
 
 
 def _parse(text: str) -> tuple[Node, str]:
-    """Parse `SELECT text`: DuckDB's tree, and the text without SELECT as DuckDB prints it."""
+    """Parse `SELECT text`; return DuckDB's tree and its rendering of the text without SELECT."""
     if re.search("[\0\ud800-\udfff]", text):
         raise ValueError("it holds a character of no text")
     try:
@@ -97,7 +97,7 @@ def _parse(text: str) -> tuple[Node, str]:
 
 
 def _is_bare(query: Node) -> bool:
-    """True if a query has a select list and nothing else."""
+    """Return True if a query has a select list and nothing else."""
     further = ("modifiers", "where_clause", "group_expressions", "group_sets", "having", "qualify", "sample")
     return (
         query["type"] == "SELECT_NODE" and query["from_table"]["type"] == "EMPTY" and not query["cte_map"]["map"]
@@ -106,7 +106,7 @@ def _is_bare(query: Node) -> bool:
 
 
 def _nodes(tree: Any, depth: int = 0) -> Iterator[Node]:
-    """Walk every expression node of a tree, wherever it stands in it."""
+    """Yield every expression node of a tree."""
     if isinstance(tree, dict):
         if "class" in tree:
             depth += 1
@@ -121,7 +121,7 @@ def _nodes(tree: Any, depth: int = 0) -> Iterator[Node]:
 
 
 def _check(node: Node) -> None:
-    """ValueError for a node that is not on the lists above."""
+    """Raise ValueError for a node that is not on the lists above."""
     kind = node["class"]
     if node["alias"]:
         raise ValueError(f"it names an argument or a part: {node['alias']}")
@@ -143,7 +143,7 @@ def _check(node: Node) -> None:
 
 
 def _check_function(node: Node) -> None:
-    """ValueError for a call of a function that is not listed, or with more than arguments."""
+    """Raise ValueError for a function that is not listed, or a call with extra clauses (FILTER, DISTINCT, ...)."""
     name = node["function_name"]
     if name.lower() not in (OPERATORS if node["is_operator"] else FUNCTIONS):
         raise ValueError(f"it calls {name}; use arithmetic, CASE, CAST and {', '.join(sorted(FUNCTIONS))}")
@@ -154,6 +154,6 @@ def _check_function(node: Node) -> None:
 
 
 def _shortens(arguments: list[Node]) -> bool:
-    """True if a call of replace cannot make a text longer: nested ones would fill the memory."""
+    """Return True if a call of replace cannot lengthen a text: nested calls that do could fill the memory."""
     texts = [argument["value"]["value"] for argument in arguments[1:] if argument["class"] == "CONSTANT"]
     return len(texts) == 2 and all(isinstance(text, str) for text in texts) and len(texts[1]) <= len(texts[0])

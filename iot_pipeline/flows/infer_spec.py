@@ -1,4 +1,4 @@
-"""A first data set spec for a table that nobody here has seen."""
+"""Draft of a data set spec, inferred from an unknown table."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from iot_pipeline.flows.spec import (
 from iot_pipeline.flows.sql import connect, identifier, scan
 
 LABEL_NAMES = re.compile(r"label|class|attack|traffic|categor|target|type", re.IGNORECASE)
-# Who and when, not what: a model would learn the capture by heart. The words of UNSW-NB15 and Zeek are among them.
+# Who and when, not what: with these a model would memorise the capture. Includes the names of UNSW-NB15 and Zeek.
 IDENTITY = re.compile(
     r"(src|dst|source|destination|orig|resp|flow)?(id|uid|ip|ipv4|ipv6|addr\w*|mac|ports?|time|timestamp\w*|date\w*|ts)"
     r"|[sd]s?port|[sl]time"
 )
-# What a name ends in where it is measured, whatever words come before: orig_ip_bytes, active_time_mean.
+# Last words of measured quantities, whatever precedes them: orig_ip_bytes, active_time_mean.
 MEASURES = {
     "bytes", "byts", "byte", "pkts", "pkt", "packets", "packet", "len", "length", "size", "count", "cnt", "num",
     "number", "rate", "ratio", "avg", "average", "mean", "std", "var", "variance", "min", "max", "median", "sum",
     "tot", "total", "sec", "secs", "seconds", "ms", "us", "s", "duration", "iat", "ttl", "loss", "difference",
 }  # fmt: skip
-# What pandas calls a column without a name.
+# pandas' name for a column without one.
 NAMELESS = re.compile(r"Unnamed: ")
 WHOLE = ("BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "USMALLINT", "TINYINT", "UTINYINT")
 FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
@@ -48,7 +48,7 @@ FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
 
 @dataclass(frozen=True)
 class Draft:
-    """A drafted spec: its YAML, the label column, features, class of each label, and why columns were left out."""
+    """A drafted spec: its YAML, label column, features, class of each label, and why columns were left out."""
 
     yaml: str
     label: str
@@ -58,11 +58,11 @@ class Draft:
 
 
 def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
-    """Draft a spec from one CSV or Parquet file (or zip, gz of a CSV).
+    """Draft a data set spec from one CSV or Parquet file (or a zip or gz of a CSV).
 
-    The label is the column named, or the last one of 2 to 20 values whose name says so. Features are the numeric
-    columns but for constants, row numbers, addresses, times and what is the label in other words. UserError where
-    there is no label, a column named is missing, or fewer than 10 or more than 100 features are left.
+    The label is the given column, or the last column with 2 to 20 values whose name suggests a label. Features are the
+    numeric columns except constants, row numbers, addresses, times and copies of the label. Raises UserError if there
+    is no label, the given column is missing, or fewer than 10 or more than 100 features remain.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iot_draft_")))
@@ -91,24 +91,27 @@ def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
 
 
 def open_table(connection: duckdb.DuckDBPyConnection, file: Path, folder: Path) -> tuple[str, dict[str, str]]:
-    """Create the table `given` as `read_source` would read it; the file's name, and column -> DuckDB type."""
+    """Create the table `given` as `read_source` would read it; return the file's name and column -> DuckDB type."""
     shown, plain = unpack(file, folder)[0]
     part = folder / "part.parquet"
     columns = as_text_parquet(connection, [], shown, plain, part)
-    rejected_lines(connection, shown, part)  # a quote that is never closed is an error here too
+    rejected_lines(connection, shown, part)  # raises for an unclosed quote
     connection.execute(f"CREATE TEMP TABLE given AS {typed_query(connection, scan(part), columns)}")
     return shown, {row[0]: row[1] for row in connection.execute("DESCRIBE given").fetchall()}
 
 
 def column_facts(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Column -> (distinct values, rows)."""
+    """Count distinct values and rows of each column: column -> (distinct, rows)."""
     counts = ", ".join(f"count(DISTINCT {identifier(column)})" for column in columns)
     *distinct, rows = connection.execute(f"SELECT {counts}, count(*) FROM given").fetchall()[0]
     return {column: (number, rows) for column, number in zip(columns, distinct, strict=True)}
 
 
 def leak(connection: duckdb.DuckDBPyConnection, column: str, distinct: int, label: str) -> str:
-    """Why a column tells the label: it follows from it, or it is named like a label and the label follows from it."""
+    """Return why a column reveals the label, or an empty string.
+
+    It does if it follows from the label, or if it is named like a label and the label follows from it.
+    """
     if not FEWEST_CLASSES <= distinct <= MOST_CLASSES:
         return ""
     pairs, labels, values = label_pairs(connection, "given", label, column)
@@ -118,7 +121,7 @@ def leak(connection: duckdb.DuckDBPyConnection, column: str, distinct: int, labe
 
 
 def guess_label(shown: str, facts: dict[str, tuple[int, int]]) -> str:
-    """The last column of 2 to 20 values whose name says label."""
+    """Guess the label: the last column of 2 to 20 values whose name suggests one; UserError if none does."""
     fitting = [column for column, (distinct, _) in facts.items() if FEWEST_CLASSES <= distinct <= MOST_CLASSES]
     named = [column for column in fitting if LABEL_NAMES.search(column)]
     if not named:
@@ -130,7 +133,7 @@ def guess_label(shown: str, facts: dict[str, tuple[int, int]]) -> str:
 
 
 def class_names(connection: duckdb.DuckDBPyConnection, shown: str, label: str) -> dict[str, str]:
-    """Label as it stands -> class name without blanks, the most frequent first; two labels never share a class."""
+    """Map each normalised label to a class name without blanks, most frequent first; no two share a class."""
     rows = connection.execute(
         f"SELECT CAST({identifier(label)} AS VARCHAR) AS l FROM given WHERE trim(l) <> '' "
         "GROUP BY l ORDER BY count(*) DESC, l"
@@ -141,26 +144,26 @@ def class_names(connection: duckdb.DuckDBPyConnection, shown: str, label: str) -
             f"{shown}: column {label} has {len(found)} values; a data set has {FEWEST_CLASSES} to {MOST_CLASSES} "
             "classes."
         )
-    # A label that is a class name as it stands keeps it: the label map takes class names too.
+    # Labels that already are class names keep them, because the label map also accepts class names.
     order = sorted(found, key=lambda text: class_name(text) != text)
     given = dict(zip(order, distinct_names([class_name(text) for text in order]), strict=True))
     return {text: given[text] for text in found}
 
 
 def class_name(text: str) -> str:
-    """A class's name as one word; a bare number gets one in front."""
+    """Return a class name as one word; a bare number is prefixed with `Class_`."""
     return re.sub(r"[^\w-]+", "_", text) if re.search(r"[^\d.+-]", text) else f"Class_{text}"
 
 
 def feature_name(column: str) -> str:
-    """A column's name as a spec takes it."""
+    """Return a column's name in a form that a spec accepts."""
     plain = UNPRINTABLE.sub("_", column)
     plain = re.sub(r"[<>\[\]|]+", "_", plain) if CHAT_TOKEN.search(plain) else plain
     return f"{plain}_feature" if plain.lower() in RESERVED else plain
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """The names, each that equals an earlier one up to case with the next free number behind it."""
+    """Make names distinct (ignoring case) by appending the next free number to repeats."""
     taken: set[str] = set()
     result = []
     for name in names:
@@ -172,13 +175,13 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 
 def is_identity(column: str) -> bool:
-    """Whether a name says who or when; one that ends in a measure never does."""
+    """Return True if a column's name suggests who or when; a name that ends in a measure never does."""
     words = [word for word in re.split(r"[^a-z0-9]+", column.lower()) if word]
     return bool(words) and words[-1] not in MEASURES and any(IDENTITY.fullmatch(word) for word in words)
 
 
 def reason(column: str, kind: str, distinct: int, rows: int) -> str:
-    """Why a column is no feature; empty where it is one."""
+    """Return why a column cannot be a feature; empty if it can."""
     if NAMELESS.match(column):
         return "has no name: most likely a row number"
     if '"' in column:
@@ -197,8 +200,8 @@ def reason(column: str, kind: str, distinct: int, rows: int) -> str:
 def to_yaml(
     name: str, shown: str, label: str, features: list[str], labels: dict[str, str], left_out: dict[str, str]
 ) -> str:
-    """The spec as a person would write it, with what is to be filled in."""
-    text = json.dumps  # a JSON string is a YAML string, whatever is in it
+    """Render the draft spec as a person would write it, with TODO for the parts to fill in."""
+    text = json.dumps  # every JSON string is a valid YAML string
     lines = [
         f"# Drafted from {text(shown)}. Fill in what says TODO; `iot-pipeline datasets check` tells what does not fit.",
         f"name: {name}",

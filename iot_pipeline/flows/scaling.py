@@ -1,4 +1,4 @@
-"""Scaling fitted on the train pool: z-scores whose mean and deviation no evaluation flow had a part in."""
+"""Scaling fitted on the train pool: z-scores whose mean and deviation no evaluation flow influences."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from iot_pipeline.lake.atomic import write_table
 
 
 def fit_scaling(spec: DatasetSpec, flows: Path, records: Path) -> DatasetSpec:
-    """The spec with a z-score scale for each feature, fitted on the rows of the train side as printed.
+    """Fit a z-score scale for each feature on the train rows, as printed; return the spec with the scales.
 
-    A feature with one value keeps the width 1. Sums are exact, so no order of rows changes a digit.
+    A constant feature gets standard deviation 1. Sums are exact, so the result does not depend on the order of rows.
     """
     ranks = fit_ranks(spec, flows, records)
     return spec.with_scales({name: _scale(ranks, name) for name in spec.feature_names})
@@ -27,7 +27,7 @@ def _scale(ranks: RankTable, name: str) -> Scale:
     values, upto = ranks.values[name], ranks.cumulative[name]
     counts = [after - before for before, after in zip([0, *upto], upto, strict=False)]
     mean = math.fsum(value * (n / ranks.rows) for value, n in zip(values, counts, strict=True))
-    # Distances are squared as parts of the longest: 1e300 squared is no number.
+    # Distances are divided by the longest before squaring: 1e300 squared overflows.
     longest = max(abs(value - mean) for value in values)
     if longest == 0:
         return Scale(kind="zscore", mean=mean, std=1.0, basis="fitted")
@@ -36,7 +36,7 @@ def _scale(ranks: RankTable, name: str) -> Scale:
 
 
 def prompts(spec: DatasetSpec, flows: Path, records: Path) -> pd.DataFrame:
-    """Each flow group with its side and `prompt`, the id of the text that it has under the spec's scales."""
+    """Return each flow group with its side and `prompt`, the hash of its text under the spec's scales."""
     found = pd.read_parquet(records, columns=["flow_group", "side"]).drop_duplicates()
     shown: dict[str, str] = {}
     for side in found["side"].unique():
@@ -46,16 +46,16 @@ def prompts(spec: DatasetSpec, flows: Path, records: Path) -> pd.DataFrame:
 
 
 def shared_prompts(found: pd.DataFrame) -> set[str]:
-    """The prompts that stand on more than one side, of what `prompts` gives."""
+    """Return the prompts that occur on more than one side, given the table from `prompts`."""
     sides = found.groupby("prompt")["side"].nunique()
     return set(sides.index[sides > 1])
 
 
 def keep_prompts_apart(spec: DatasetSpec, flows: Path, records: Path) -> int:
-    """Move flow groups whose prompt stands on several sides to the train side of records.parquet; return how many.
+    """Move flow groups whose prompt occurs on several sides to the train side of records.parquet; return their number.
 
-    Their values differ and their texts under the fitted scales do not. The scales stay as they were fitted: all rows
-    that they were fitted on still are train rows.
+    Their values differ, but their texts under the fitted scales do not. The scales stay as fitted: every row that they
+    were fitted on is still a train row.
     """
     found = prompts(spec, flows, records)
     moving = found.loc[found["prompt"].isin(shared_prompts(found)) & (found["side"] != "train"), "flow_group"]

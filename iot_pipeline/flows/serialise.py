@@ -1,4 +1,4 @@
-"""Flow to text and back: printing of values, the serialisations `values`, `ranked` and `compact`, the flow group id."""
+"""Flow to text and back: number formatting, the serialisations `values`, `ranked`, `compact`, flow group ids."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, Format
 from iot_pipeline.flows.sql import connect, identifier, literal, scan
 
-# values: `name: value` a line; ranked: `name: value pNN`; compact: `fwd_iat tot -.117 avg -.199`, a family a line.
+# values: `name: value` per line; ranked: `name: value pNN`; compact: one family per line, see `leads`.
 SERIALISATIONS = ("values", "ranked", "compact")
-# A number as any of the three prints it, or as an answer may write it.
+# A number in any serialisation, or as an answer may write it.
 NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _LINE = re.compile(rf"([^\s:]+): ({NUMBER})(?: p(\d{{1,3}}))?")
 _FAMILY = re.compile(rf"[^\s:]+(?: [^\s:]+ {NUMBER}){{2,}}|[^\s:]+ {NUMBER}(?: [^\s:]+ {NUMBER})*")
-# From here on fixed decimals would print hundreds of digits; no capture holds such a value.
+# Above this, fixed decimals would print up to hundreds of digits; no capture has such a value.
 HUGE = 1e15
 
 
 def printed(form: Format, value: float) -> str:
-    """One value as it stands in every flow text; zero has no sign."""
+    """Format one value as in every flow text; zero has no sign."""
     if form.significant is not None:
         text = f"{value:.{form.significant}g}"
     elif abs(value) >= HUGE:
@@ -39,10 +39,10 @@ def printed(form: Format, value: float) -> str:
 
 
 def printer(spec: DatasetSpec) -> Callable[[str, float], str]:
-    """A function (feature, value) -> the value as texts show it.
+    """Return a formatter (feature, value) -> the value as texts show it.
 
-    With a scaling fitted on the train pool it is the printed value that is scaled, and printed again: what a text shows
-    is the same for all rows of a flow group.
+    With a scaling fitted on the train pool, the printed value is scaled and printed again, so all rows of a flow group
+    have the same text.
     """
     scales = spec.fitted_scales
     if not scales:
@@ -51,7 +51,7 @@ def printer(spec: DatasetSpec) -> Callable[[str, float], str]:
 
 
 def values_text(spec: DatasetSpec, values: Sequence[float]) -> str:
-    """The `values` text of one flow: `name: value` a line in spec order, no newline at the end."""
+    """Return the `values` text of one flow: `name: value` lines in spec order, no trailing newline."""
     show = printer(spec)
     return "\n".join(
         f"{name}: {show(name, float(value))}" for name, value in zip(spec.feature_names, values, strict=True)
@@ -59,12 +59,12 @@ def values_text(spec: DatasetSpec, values: Sequence[float]) -> str:
 
 
 def group_id(text: str) -> str:
-    """The flow group of a `values` text: 64 hex digits."""
+    """Return the flow group of a `values` text: its SHA-256, 64 hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def printed_sql(form: Format, expression: str) -> str:
-    """SQL giving exactly what `printed` gives for a DOUBLE expression."""
+    """Return SQL that formats a DOUBLE expression exactly as `printed` does."""
     if form.significant is not None:
         text = f"printf('%.{form.significant}g', {expression})"
         return f"CASE WHEN {expression} = 0 THEN '0' ELSE {text} END"
@@ -75,17 +75,17 @@ def printed_sql(form: Format, expression: str) -> str:
 
 
 def values_text_sql(spec: DatasetSpec) -> str:
-    """SQL giving exactly what `values_text` gives before any scale is fitted, over columns named like the features."""
+    """Return SQL that gives the result of `values_text` without fitted scales, over columns named like the features."""
     lines = [f"{literal(f'{name}: ')} || ({printed_sql(spec.format, identifier(name))})" for name in spec.feature_names]
     return " || chr(10) || ".join(lines)
 
 
 @dataclass(frozen=True)
 class RankTable:
-    """Where each printed value stands among the rows of the train pool.
+    """Cumulative row counts of the train pool by printed value, for percentile ranks.
 
-    `values[feature]` are the distinct printed values as numbers, ascending; `cumulative[feature][i]` is the
-    number of rows at or below the i-th; `rows` is the number of rows of the pool.
+    `values[feature]` are the distinct printed values as numbers, ascending; `cumulative[feature][i]` is the number of
+    rows at or below the i-th; `rows` is the number of rows of the pool.
     """
 
     rows: int
@@ -93,29 +93,30 @@ class RankTable:
     cumulative: dict[str, list[int]]
 
     def percentile(self, feature: str, text: str) -> int:
-        """Mid-rank percentile 0..100 of a printed value: share of rows below plus half of those equal."""
+        """Return the mid-rank percentile, 0..100, of a printed value: rows below plus half of those equal."""
         values, cumulative = self.values[feature], self.cumulative[feature]
         number = float(text)
         left, right = bisect.bisect_left(values, number), bisect.bisect_right(values, number)
         below = cumulative[left - 1] if left else 0
         upto = cumulative[right - 1] if right else 0
-        # Integer arithmetic: halves round up everywhere alike.
+        # Integer arithmetic: halves round up on every platform.
         return (100 * (below + upto) + self.rows) // (2 * self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for write_json."""
+        """Return the table as plain data for write_json."""
         return asdict(self)
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> RankTable:
-        """The table that `to_json` wrote."""
+        """Restore the table written by `to_json`."""
         return RankTable(content["rows"], content["values"], content["cumulative"])
 
 
 def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
     """Fit the rank table on the rows of flows.parquet whose group is on side `train` of records.parquet.
 
-    Ranks are of the values that texts show: with fitted scales, of those.
+    Ranks are computed on the values that texts show, scaled if there are fitted scales. Raises UserError if no flow is
+    on the train side.
     """
     show, scaled = printer(spec), bool(spec.fitted_scales)
     with connect(flows, records) as connection:
@@ -129,23 +130,23 @@ def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
         values: dict[str, list[float]] = {}
         cumulative: dict[str, list[int]] = {}
         for name in spec.feature_names:
-            # Values are grouped before they are printed: far fewer are printed than there are rows.
+            # Group before formatting: there are far fewer distinct values than rows.
             query = f"""
                 WITH counted AS (SELECT {identifier(name)} AS x, count(*) AS n FROM pool GROUP BY ALL)
                 SELECT CAST({printed_sql(spec.format, "x")} AS DOUBLE) AS v, sum(n) FROM counted
                 GROUP BY v ORDER BY v"""
             found = connection.execute(query).fetchall()
             upto = np.cumsum([int(row[1]) for row in found]).tolist()
-            # Ascending stays ascending on a scale; of values that a scale makes one, the last has the count.
+            # Scaling keeps the order; where it maps several values to one, the last holds the cumulative count.
             table = dict(zip((float(show(name, v)) if scaled else v for v, _ in found), upto, strict=True))
             values[name], cumulative[name] = list(table), list(table.values())
     return RankTable(rows=rows, values=values, cumulative=cumulative)
 
 
 def shortened(text: str) -> str:
-    """The same number in as few characters: -0.117 -> -.117, 1.500 -> 1.5, 8.809e+05 -> 880900, 2.5e-05 -> 2.5e-5.
+    """Shorten a printed number: -0.117 -> -.117, 1.500 -> 1.5, 8.809e+05 -> 880900, 2.5e-05 -> 2.5e-5.
 
-    Prints that differ stay different: each keeps its value, and those that have one value keep to their own form.
+    The value never changes, so two printed numbers with different values stay different.
     """
     mantissa, mark, exponent = text.partition("e")
     if "." in mantissa:
@@ -159,23 +160,30 @@ def shortened(text: str) -> str:
 
 
 def plain_number(text: str) -> str:
-    """A number in one spelling whether or not a zero stands before its point, and without plus: -.117 -> -0.117."""
+    """Normalise the spelling of a number: a zero before the point, no plus sign (-.117 -> -0.117)."""
     text = text.removeprefix("+")
     return re.sub(r"^(-?)\.", r"\g<1>0.", text)
 
 
 def _stem(name: str) -> str:
-    """What a family shares: a name up to its last word (`fwd_iat.tot` -> `fwd_iat.`); empty where it is one word."""
+    """Return a name without its last word (`fwd_iat.tot` -> `fwd_iat.`); empty if it has only one word."""
     match = re.fullmatch(r"(.*[._])[^._]+", name)
     return match[1] if match is not None else ""
 
 
 def leads(names: Sequence[str], serialisation: str) -> tuple[str, ...]:
-    """What stands before each feature's value in a flow text: text = lead, value, lead, value, ...
+    """Return the text before each feature's value; a flow text is lead, value, lead, value, ...
 
-    In `compact` a family stands in one line: neighbours whose names begin with all but the last word of the first
-    one's. Where that ends in a point it stands in front by itself, without the point (`fwd_iat tot 1 avg 2`); else the
-    first name stands in full (`orig_pkts 1 ip_bytes 2`). Raises UserError for an unknown serialisation.
+    `compact` writes a family of neighbouring features on one line. A family shares all but the last word of its first
+    name; a shared part that ends in a point is written once, in front:
+
+        values               compact
+        fwd_iat.tot: -0.117  fwd_iat tot -.117 avg -.199
+        fwd_iat.avg: -0.199  orig_pkts 1 ip_bytes 2
+        orig_pkts: 1
+        orig_ip_bytes: 2
+
+    Raises UserError for an unknown serialisation.
     """
     if serialisation not in SERIALISATIONS:
         raise UserError(f"unknown serialisation {serialisation!r}; use one of {', '.join(SERIALISATIONS)}.")
@@ -188,7 +196,7 @@ def leads(names: Sequence[str], serialisation: str) -> tuple[str, ...]:
 
 
 def _families(names: Sequence[str]) -> list[list[str]]:
-    """What stands before each value of each line of `compact`."""
+    """Return the text before each value, for each line of `compact`."""
     lines: list[list[str]] = []
     stem = ""
     for name in names:
@@ -203,7 +211,7 @@ def _families(names: Sequence[str]) -> list[list[str]]:
 
 
 def serialisation_of(text: str) -> str:
-    """Which serialisation a flow text is in; no feature's name has a colon."""
+    """Detect the serialisation of a flow text; feature names never contain a colon."""
     first = text.split("\n", 1)[0]
     if ": " not in first:
         return "compact"
@@ -211,7 +219,7 @@ def serialisation_of(text: str) -> str:
 
 
 def _cells(spec: DatasetSpec, serialisation: str, ranks: RankTable | None) -> Callable[[str, float], str]:
-    """A function (feature, value) -> what stands for the value in a text."""
+    """Return a formatter (feature, value) -> the value's text in a serialisation."""
     show = printer(spec)
     if serialisation == "ranked":
         if ranks is None:
@@ -231,7 +239,10 @@ def _cells(spec: DatasetSpec, serialisation: str, ranks: RankTable | None) -> Ca
 def flow_writer(
     spec: DatasetSpec, serialisation: str, ranks: RankTable | None = None
 ) -> Callable[[Sequence[float]], str]:
-    """A function from the values of one flow to its text. UserError: unknown serialisation, `ranked` without ranks."""
+    """Return a function that serialises the values of one flow.
+
+    Raises UserError for an unknown serialisation or for `ranked` without ranks.
+    """
     names, before = spec.feature_names, leads(spec.feature_names, serialisation)
     cell = _cells(spec, serialisation, ranks)
     return lambda values: "".join(
@@ -240,9 +251,9 @@ def flow_writer(
 
 
 def texts(spec: DatasetSpec, serialisation: str, table: Any, ranks: RankTable | None = None) -> list[str]:
-    """Texts of many flows at once; `table` is anything whose `table[name]` is a column (pandas, Arrow, dict).
+    """Serialise many flows at once; `table` is anything whose `table[name]` is a column (pandas, Arrow, dict).
 
-    Each distinct value of a column is printed once. Raises UserError as `flow_writer` does.
+    Each distinct value of a column is formatted once. Raises UserError as `flow_writer` does.
     """
     before, cell = leads(spec.feature_names, serialisation), _cells(spec, serialisation, ranks)
     columns = []
@@ -254,7 +265,7 @@ def texts(spec: DatasetSpec, serialisation: str, table: Any, ranks: RankTable | 
 
 
 def parse_line(line: str) -> list[tuple[str, str, int | None]]:
-    """(name, value as it stands, percentile or None) of each value in one line of a flow text; [] if it is none."""
+    """Parse one line of a flow text into (name, printed value, percentile or None); [] if it does not match."""
     match = _LINE.fullmatch(line)
     if match is not None:
         return [(match[1], match[2], int(match[3]) if match[3] else None)]
@@ -271,9 +282,9 @@ def parse_line(line: str) -> list[tuple[str, str, int | None]]:
 
 
 def parse_text(text: str) -> list[tuple[str, str, int | None]]:
-    """(name, value as it stands, percentile or None) of each feature in a flow text, whatever its serialisation.
+    """Parse a flow text of any serialisation into (name, printed value, percentile or None) for each feature.
 
-    Raises UserError naming the first line that is not of one.
+    Raises UserError naming the first line that does not match.
     """
     found: list[tuple[str, str, int | None]] = []
     for number, line in enumerate(text.split("\n"), start=1):

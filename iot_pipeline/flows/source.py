@@ -1,4 +1,4 @@
-"""The source as delivered -> Parquet: CSV, CSV in zip or gz, Parquet, one file, several or a glob."""
+"""Delivered source -> Parquet: CSV, CSV in zip or gz, Parquet; one file, several, a glob or a URL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ZIP_STARTS, GZIP_START = (b"PK\x03\x04", b"PK\x05\x06"), b"\x1f\x8b"
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 MAX_HEADER_BYTES = 1_000_000
 EXAMPLES = 5
-# What DuckDB calls a line that is no row, in our words.
+# DuckDB's error types for rejected lines, in plain words.
 REASONS = {
     "MISSING COLUMNS": "too few columns",
     "TOO MANY COLUMNS": "too many columns",
@@ -45,11 +45,11 @@ REASONS = {
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What was read: per file its base name, size and sha256 (and URL, without credentials); rows and column
-    names of the whole.
+    """Files, rows and columns of a source.
 
-    `rejected` counts lines that are no row of the table, by reason; `examples`: file, line and reason of the first.
-    `skipped` names the members of archives that were not read: by their names they are no tables.
+    Each file has its base name, size and sha256 (and URL without credentials). `rejected` counts lines that could not
+    be read as rows, by reason; `examples` has file, line and reason of the first ones. `skipped` lists archive members
+    that were not read because their names are not those of tables.
     """
 
     files: list[dict[str, Any]]
@@ -67,12 +67,21 @@ def read_source(
     log: Callable[[str], None] | None = None,
     max_rejected_share: float = 0.01,
 ) -> SourceReport:
-    """Read `source` (path, URL, glob, or several of them separated by commas) into one Parquet file `out`.
+    """Read `source` into one Parquet file.
 
-    Columns keep their names; a column of which every value is a number becomes BIGINT or DOUBLE, any other
-    stays text. A line of a CSV with too few or too many columns, or not in UTF-8, is rejected and counted. Raises
-    UserError for a missing or empty source, a file that is no table, missing columns, a quote that is never closed
-    (it swallows what follows), or more than `max_rejected_share` of lines rejected.
+    Columns keep their names; a column with only numbers becomes BIGINT or DOUBLE, any other stays text. CSV lines with
+    too few or too many columns, or not in UTF-8, are rejected and counted.
+
+    Args:
+        spec: Spec of the data set.
+        source: Path, URL or glob, or several of them separated by commas.
+        out: Parquet file to write.
+        log: Receives progress messages.
+        max_rejected_share: Largest allowed share of rejected lines.
+
+    Raises:
+        UserError: The source is missing or empty, a file is not a table, columns are missing, a quote is never closed
+            (it swallows the following lines), or too many lines are rejected.
     """
     report = []
     with contextlib.ExitStack() as stack:
@@ -113,12 +122,15 @@ def read_source(
 
 
 def count_rows(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    """Rows of a table expression."""
+    """Count the rows of a table expression."""
     return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
 
 
 def rejected_lines(connection: duckdb.DuckDBPyConnection, name: str, part: Path) -> list[dict[str, Any]]:
-    """{file, line, reason} of each line that DuckDB left out of `part`; UserError for a quote that is never closed."""
+    """Return {file, line, reason} of each line that DuckDB rejected while writing `part`.
+
+    Raises UserError for a quote that is never closed.
+    """
     if not connection.execute(
         "SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [f"{part.stem}_rejects"]
     ).fetchall():
@@ -133,7 +145,7 @@ def rejected_lines(connection: duckdb.DuckDBPyConnection, name: str, part: Path)
 
 
 def check_rejected(lost: list[dict[str, Any]], rows: int, limit: float) -> None:
-    """UserError if more than `limit` of all lines were rejected; it names the commonest reason and the first line."""
+    """Raise UserError if more than `limit` of all lines were rejected, with the commonest reason and first line."""
     if len(lost) > limit * (rows + len(lost)):
         raise UserError(
             f"{len(lost):,} of {rows + len(lost):,} lines are no rows of the table, more than the allowed {limit:.2%}; "
@@ -142,22 +154,22 @@ def check_rejected(lost: list[dict[str, Any]], rows: int, limit: float) -> None:
 
 
 def commonest(lost: list[dict[str, Any]]) -> str:
-    """The commonest reason of rejected lines, and the first line of it."""
+    """Describe the commonest reason of rejected lines and its first line."""
     (reason, number), *_ = Counter(line["reason"] for line in lost).most_common(1)
     first = next(line for line in lost if line["reason"] == reason)
     return f"most often: {reason} ({number:,} lines), first in {first['file']}, line {first['line']}."
 
 
 def local_files(source: str) -> list[Path]:
-    """The files of `source` that are on this machine: those of its parts that are no URLs."""
+    """Return the files of `source` on this machine: those of its parts that are not URLs."""
     parts = [part for part in source.split(",") if part.strip() and not is_url(part)]
     return find_files(",".join(parts)) if parts else []
 
 
 def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | None = None) -> list[Path]:
-    """The files that `source` names, in order; UserError for a part that matches nothing or is a folder.
+    """Return the files that `source` names, in order; UserError for a part that matches nothing or is a folder.
 
-    What a URL names is fetched into `folder`; `urls` is told where each such file comes from.
+    URLs are downloaded into `folder`; `urls` receives the URL of each downloaded file.
     """
     found: list[Path] = []
     after_url = False
@@ -173,7 +185,7 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
             continue
         matches = [part] if os.path.exists(part) else sorted(glob.glob(part, recursive=True))  # noqa: PTH110
         if not matches and after_url:
-            # It may be the rest of a URL, and that may be secret.
+            # It may be the rest of a URL, which may contain a secret.
             raise UserError(
                 "what follows the comma after a URL of the source does not exist: write %2C for a comma within a URL."
             )
@@ -192,10 +204,10 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
 
 
 def unpack(file: Path, folder: Path, skipped: list[str] | None = None) -> list[tuple[str, Path]]:
-    """(display name, plain file) of each table in `file`; archives are unpacked into `folder`, streamed.
+    """Return (display name, plain file) of each table in `file`; archives are unpacked into `folder`, streamed.
 
-    Its first bytes say what a file is: a download is often named `content` or `X.ZIP`. The name counts only where a
-    damaged archive must be told from a bad CSV. `skipped` is told the members of a zip that are not read.
+    The format is detected from the first bytes: a download is often named `content` or `X.ZIP`. The extension only
+    serves to distinguish a damaged archive from a bad CSV. `skipped` receives the zip members that are not read.
     """
     with file.open("rb") as handle:
         start = handle.read(4)
@@ -215,7 +227,7 @@ def unpack(file: Path, folder: Path, skipped: list[str] | None = None) -> list[t
 
 
 def unzip(file: Path, folder: Path, skipped: list[str]) -> list[tuple[str, Path]]:
-    """The members of a zip that are tables by their names, or all of them where none is; the others to `skipped`."""
+    """Extract the zip members named like tables, or all if there are none; add the others to `skipped`."""
     with zipfile.ZipFile(file) as archive:
         members = [
             member
@@ -238,7 +250,18 @@ def unzip(file: Path, folder: Path, skipped: list[str]) -> list[tuple[str, Path]
 def as_text_parquet(
     connection: duckdb.DuckDBPyConnection, needed: Sequence[str], name: str, plain: Path, part: Path
 ) -> list[str]:
-    """Copy one plain file into the Parquet file `part`; return its columns, those `needed` among them."""
+    """Copy one plain file into a Parquet file and return its columns; columns of a CSV are read as text.
+
+    Args:
+        connection: DuckDB connection that may read and write the folder of `part`.
+        needed: Columns that must be present.
+        name: Display name for messages.
+        plain: CSV or Parquet file.
+        part: File to write; the rejects table is named after it.
+
+    Raises:
+        UserError: The file is damaged, lacks a column, has no valid row, or lines are unaccounted for.
+    """
     with plain.open("rb") as handle:
         magic = handle.read(4)
     lines = None
@@ -277,7 +300,7 @@ def as_text_parquet(
 
 
 def header(name: str, plain: Path) -> tuple[list[str], str]:
-    """Column names and delimiter of a CSV, from its first line; UserError if that is no header."""
+    """Read column names and delimiter from the first line of a CSV; UserError if it is not a header."""
     with plain.open("rb") as handle:
         raw = handle.readline(MAX_HEADER_BYTES)
     try:
@@ -293,13 +316,13 @@ def header(name: str, plain: Path) -> tuple[list[str], str]:
         columns = [column.strip() for column in next(csv.reader([line], delimiter=delimiter))]
     except csv.Error as error:
         raise UserError(f"{name} is not a CSV file: its first line cannot be split: {error}.") from error
-    # A first column without a name is the row number that pandas writes.
+    # pandas writes its row number as a first column without a name.
     columns[0] = columns[0] or "Unnamed: 0"
     return columns, delimiter
 
 
 def check_columns(needed: Sequence[str], name: str, columns: list[str]) -> None:
-    """UserError if a name is empty or occurs twice, or if a column that is needed is missing."""
+    """Raise UserError if a column name is empty or repeated, or a needed column is missing."""
     lowered = [column.lower() for column in columns]
     twice = sorted({column for column in columns if lowered.count(column.lower()) > 1})
     if twice:
@@ -313,7 +336,7 @@ def check_columns(needed: Sequence[str], name: str, columns: list[str]) -> None:
 
 
 def typed_query(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> str:
-    """SELECT that casts a text column to BIGINT or DOUBLE where every value present is such a number."""
+    """Return a SELECT that casts a text column to BIGINT or DOUBLE if all its non-empty values are such numbers."""
     kinds = dict(row[:2] for row in connection.execute(f"DESCRIBE SELECT * FROM {table}").fetchall())
     texts = [column for column in columns if kinds[column] == "VARCHAR"]
     selected = {column: identifier(column) for column in columns}
@@ -337,18 +360,18 @@ def typed_query(connection: duckdb.DuckDBPyConnection, table: str, columns: list
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error message."""
+    """Return the first line of an error message."""
     return str(error).strip().split("\n")[0]
 
 
 def place(error: Exception) -> str:
-    """` line N` if DuckDB said which line."""
+    """Return `, line N,` if DuckDB reported the line."""
     match = re.search(r"Line: (\d+)", str(error))
     return f", line {match[1]}," if match else ""
 
 
 def reason(error: Exception) -> str:
-    """What is wrong, in DuckDB's words where they say it in one line without a path."""
+    """Return the cause of a read error, in DuckDB's words where they are one line without a path."""
     told = re.search(
         r"Expected Number of Columns.*|Invalid unicode.*|Value with unterminated quote.*|Maximum line size.*",
         str(error),

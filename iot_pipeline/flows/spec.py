@@ -1,4 +1,4 @@
-"""What a data set is: its columns, labels, features, scale and published facts, read from one YAML file."""
+"""Data set specs: columns, labels, features, scales and published facts, read from one YAML file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DATASETS = Path(__file__).parent.parent / "datasets"
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
 FEWEST_CLASSES, MOST_CLASSES = 2, 20
 FEWEST_FEATURES, MOST_FEATURES = 10, 100
-# Columns of our own that stand beside the features in the lake's tables and in queries.
+# Columns of the pipeline beside the features, in the lake's tables and in queries.
 RESERVED = {
     "row_id", "label", "flow_group", "occurrence", "n", "place", "raw_group", "reason", "source_row",
     "source_label", "rows", "weight", "side", "group_rows", "position", "repeat", "text",
 }  # fmt: skip
-# In SQL and in a flow text a name is printed as it stands.
+# SQL and flow texts contain names verbatim.
 UNPRINTABLE = re.compile(r"[\s:\"'`\x00-\x1f\x7f-\x9f]+")
-# A tokenizer may read these as control tokens: <|im_end|>, </s>, <end_of_turn>, <<SYS>>, [INST].
+# A tokeniser may read these as control tokens: <|im_end|>, </s>, <end_of_turn>, <<SYS>>, [INST].
 CHAT_TOKEN = re.compile(
     r"<[^<>\s]+>|<<[^<>\s]+>>|\[/?(?:INST|PAD|CLS|SEP|MASK|UNK|BOS|EOS|[A-Z]+_(?:TOOLS|CALLS|RESULTS|PROMPT))\]"
 )
@@ -38,16 +38,16 @@ Line = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 class Strict(BaseModel):
-    """Base of all parts: a misspelt key in a YAML file is an error, never ignored."""
+    """Base of all parts: a misspelt key in a YAML file is an error and never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Scale(Strict):
-    """How a published value comes from raw units: z = (raw - mean) / std, or (raw - min) / (max - min).
+    """Mapping from raw units to published values: z = (raw - mean) / std, or (raw - min) / (max - min).
 
-    `basis` says how we know: `recovered` from published values, `assumed` (true of the simulator only), or `fitted` by
-    us on the train pool.
+    `basis` is the origin of the scale: `recovered` from published values, `assumed` (exact for the simulator only), or
+    `fitted` by this project on the train pool.
     """
 
     kind: Literal["zscore", "minmax"]
@@ -59,7 +59,7 @@ class Scale(Strict):
 
     @model_validator(mode="after")
     def complete(self) -> Scale:
-        """A z-score needs mean and std, a min-max needs min < max."""
+        """Check that a z-score has mean and std, and a min-max scale has min < max."""
         if self.kind == "zscore" and (self.mean is None or self.std is None):
             raise ValueError("a zscore scale needs mean and std")
         if self.kind == "minmax" and (self.min is None or self.max is None or self.min >= self.max):
@@ -68,14 +68,14 @@ class Scale(Strict):
 
     @property
     def offset(self) -> float:
-        """The raw value that is published as 0."""
+        """Raw value that is published as 0."""
         value = self.mean if self.kind == "zscore" else self.min
         assert value is not None  # checked by `complete`
         return value
 
     @property
     def width(self) -> float:
-        """How many raw units one published unit spans."""
+        """Raw units per published unit."""
         if self.kind == "zscore":
             assert self.std is not None
             return self.std
@@ -83,20 +83,20 @@ class Scale(Strict):
         return self.max - self.min
 
     def to_raw(self, value: Any) -> Any:
-        """Published value (number or array) -> raw units."""
+        """Convert a published value (number or array) to raw units."""
         return value * self.width + self.offset
 
     def from_raw(self, raw: Any) -> Any:
-        """Raw units (number or array) -> published value, unrounded."""
+        """Convert raw units (number or array) to the published value, unrounded."""
         return (raw - self.offset) / self.width
 
 
 class Feature(Strict):
-    """One feature. `expression` is one DuckDB scalar over double-quoted source columns (expression.py); null = same
-    name.
+    """One feature of a flow; without an `expression` it is the source column of the same name.
 
-    It sees a source column as numbers, a cell that is none as NULL; where at least half of the cells are no numbers,
-    as text: CASE WHEN "proto" = 'tcp' THEN 1 ELSE 0 END.
+    `expression` is one DuckDB scalar over double-quoted source columns (expression.py). It sees source columns as
+    numbers, a non-numeric cell as NULL; a column where at least half of the non-empty cells are not numbers it sees as
+    text: CASE WHEN "proto" = 'tcp' THEN 1 ELSE 0 END.
     """
 
     name: str
@@ -107,31 +107,31 @@ class Feature(Strict):
 
     @property
     def sql(self) -> str:
-        """The checked DuckDB expression that yields the feature from the source columns."""
+        """Checked DuckDB expression that computes the feature from the source columns."""
         return parse_expression(self.expression).sql if self.expression is not None else identifier(self.name)
 
     @property
     def source_columns(self) -> list[str]:
-        """The source columns that the feature needs, in order of first use."""
+        """Source columns that the feature needs, in order of first use."""
         return list(parse_expression(self.expression).columns) if self.expression is not None else [self.name]
 
 
 class Format(Strict):
-    """How a value is printed in the flow text: fixed decimals, or significant digits."""
+    """Number format of the flow text: fixed decimals, or significant digits."""
 
     decimals: int | None = Field(default=None, ge=0, le=9)
     significant: int | None = Field(default=None, ge=1, le=15)
 
     @model_validator(mode="after")
     def one(self) -> Format:
-        """Exactly one of the two."""
+        """Check that exactly one of the two is set."""
         if (self.decimals is None) == (self.significant is None):
             raise ValueError("format needs either decimals or significant")
         return self
 
 
 class DatasetSpec(Strict):
-    """A data set as its YAML file describes it."""
+    """A data set as described by its YAML file."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     title: str
@@ -144,7 +144,7 @@ class DatasetSpec(Strict):
     absent_classes: list[str] = []
     simulated_as: str | None = None  # the Farm-Flow edition whose simulation has this table's columns
     features: list[Feature] = Field(min_length=1)
-    # given: values come scaled; train_pool: texts show z-scores fitted on the train pool; none: raw units.
+    # given: published values are scaled; train_pool: texts show z-scores fitted on the train pool; none: raw units.
     scaling: Literal["given", "train_pool", "none"]
     scaling_note: str
     format: Format
@@ -152,7 +152,7 @@ class DatasetSpec(Strict):
 
     @model_validator(mode="after")
     def consistent(self) -> DatasetSpec:
-        """Names can stand in tables and texts, expressions are scalars, every label leads to a declared class."""
+        """Check that names fit tables and texts, expressions are scalars, and every label maps to a declared class."""
         check_names(self.feature_names)
         check_texts([(f"class {name!r}", name) for name in [*self.classes, *self.absent_classes]])
         for feature in self.features:
@@ -176,31 +176,31 @@ class DatasetSpec(Strict):
 
     @property
     def fitted_scales(self) -> dict[str, Scale]:
-        """The scale by which texts show a feature, where it was fitted on the train pool (see flows.scaling)."""
+        """Scales that texts apply: those fitted on the train pool (see flows.scaling)."""
         return {f.name: f.scale for f in self.features if f.scale is not None and f.scale.basis == "fitted"}
 
     def with_scales(self, scales: Mapping[str, Scale]) -> DatasetSpec:
-        """This spec with the scales that were fitted on the train pool."""
+        """Return this spec with scales fitted on the train pool."""
         fitted = [feature.model_copy(update={"scale": scales[feature.name]}) for feature in self.features]
         return self.model_copy(update={"features": fitted})
 
     @property
     def source_columns(self) -> list[str]:
-        """Every source column needed: those of the features, then the label."""
+        """All source columns needed: those of the features, then the label."""
         needed = [column for feature in self.features for column in feature.source_columns]
         return list(dict.fromkeys([*needed, self.label_column]))
 
     def label_map(self) -> dict[str, str]:
-        """Normalised label text -> class, for codes, source names and the class names themselves."""
+        """Map normalised label texts to classes: codes, source names and the class names themselves."""
         known = {name: name for name in [*self.classes, *self.absent_classes]}
         return known | {normalise_label(code): name for code, name in self.labels.items()}
 
     def label_of(self, value: object) -> str | None:
-        """The class of one source label (3, "3", "3.0", 3.0, " HTTP_Flood "), or None if it is unknown."""
+        """Return the class of one source label (3, "3", "3.0", 3.0, " HTTP_Flood "), or None if it is unknown."""
         return self.label_map().get(normalise_label(value))
 
     def feature(self, name: str) -> Feature:
-        """The feature of that name; UserError listing the names if there is none."""
+        """Return the feature of that name; UserError listing the names if there is none."""
         for feature in self.features:
             if feature.name == name:
                 return feature
@@ -208,7 +208,7 @@ class DatasetSpec(Strict):
 
 
 def check_names(names: list[str]) -> None:
-    """ValueError for a feature name that is empty, unprintable or our own, or that equals another one up to case."""
+    """Raise ValueError for a feature name that is empty, unprintable, reserved, or repeated (ignoring case)."""
     seen: dict[str, str] = {}
     for name in names:
         if not name or UNPRINTABLE.search(name):
@@ -222,9 +222,9 @@ def check_names(names: list[str]) -> None:
 
 
 def check_texts(texts: list[tuple[str, str]]) -> None:
-    """ValueError for a text that student or teacher would read as something else; `texts` are (what it is, text).
+    """Raise ValueError for a text that student or teacher would misread; `texts` are (what it is, text).
 
-    A control character makes a line of its own or is invisible, a chat token ends an answer.
+    A control character starts a new line or is invisible; a chat token ends an answer.
     """
     for what, text in texts:
         if token := CHAT_TOKEN.search(text):
@@ -237,7 +237,7 @@ def check_texts(texts: list[tuple[str, str]]) -> None:
 
 
 def check_expression(feature: Feature, label_column: str) -> None:
-    """ValueError for a feature whose expression is no scalar over columns, or that reads the label."""
+    """Raise ValueError for a feature whose expression is not a scalar over columns or reads the label."""
     try:
         columns = feature.source_columns
     except ValueError as error:
@@ -247,7 +247,7 @@ def check_expression(feature: Feature, label_column: str) -> None:
 
 
 def check_size(file: str, spec: DatasetSpec) -> None:
-    """UserError unless a file describes 10 to 100 features and 2 to 20 classes."""
+    """Raise UserError unless a spec has 10 to 100 features and 2 to 20 classes."""
     for what, number, fewest, most in (
         ("features", len(spec.features), FEWEST_FEATURES, MOST_FEATURES),
         ("classes", len(spec.classes), FEWEST_CLASSES, MOST_CLASSES),
@@ -257,18 +257,18 @@ def check_size(file: str, spec: DatasetSpec) -> None:
 
 
 def normalise_label(value: object) -> str:
-    """One text for a label however it was stored: 3, 3.0, "3", "3.0" -> "3"; other text is stripped."""
+    """Return one text for a label however it was stored: 3, 3.0, "3", "3.0" -> "3"; other text is stripped."""
     text = str(value).strip()
     return str(int(text.split(".")[0])) if WHOLE_NUMBER.fullmatch(text) else text
 
 
 def list_specs() -> list[str]:
-    """Names of the data sets that come with the project."""
+    """List the names of the data sets that come with the project."""
     return sorted(path.stem for path in DATASETS.glob("*.yaml"))
 
 
 def spec_path(name_or_path: str | Path) -> Path:
-    """The file of a spec; UserError where there is none."""
+    """Return the file of a spec; UserError if it does not exist."""
     text = str(name_or_path)
     path = Path(text) if text.endswith((".yaml", ".yml")) else DATASETS / f"{text}.yaml"
     if not os.path.isfile(path):  # noqa: PTH113 (false for a name that no file can have, where Path raises)
@@ -279,9 +279,9 @@ def spec_path(name_or_path: str | Path) -> Path:
 
 
 def read_specs(name_or_path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Read the file of a spec and those that it extends, the last one extending nothing: (path, content) of each.
+    """Read the file of a spec and the chain of files that it extends: (path, content) of each, the base last.
 
-    Raises UserError for a file that is missing, no mapping, or extends itself.
+    Raises UserError for a file that is missing, is not a mapping, or extends itself.
     """
     found: list[tuple[Path, dict[str, Any]]] = []
     following: Any = name_or_path
@@ -301,15 +301,15 @@ def read_specs(name_or_path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def spec_files(name_or_path: str | Path) -> list[Path]:
-    """The file of a spec and those that it extends, the last one extending nothing."""
+    """Return the file of a spec and those that it extends, the base last."""
     return [path for path, _ in read_specs(name_or_path)]
 
 
 def load_spec(name_or_path: str | Path) -> DatasetSpec:
-    """Read a spec by name (see `list_specs`) or from a path to a YAML file.
+    """Load a spec by name (see `list_specs`) or from a path to a YAML file.
 
-    A file with `extends: <name>` starts from that data set and replaces the keys it has itself; of its facts it
-    keeps those that `keep_facts` names, beside the file's own.
+    A file with `extends: <name>` starts from that data set and replaces the keys it sets. If it sets facts, it inherits
+    only the facts named in `keep_facts`.
 
     Raises UserError for an unknown name, a missing file, or a file that does not follow the format.
     """
@@ -321,7 +321,7 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
 
 
 def extend(path: Path, base: DatasetSpec, content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a spec file on top of the data set that it extends."""
+    """Merge the content of a spec file into the data set that it extends."""
     given = {key: value for key, value in content.items() if key not in ("extends", "keep_facts")}
     keep = content.get("keep_facts", [])
     if not isinstance(keep, list) or not isinstance(given.get("facts", {}), dict):
@@ -334,7 +334,7 @@ def extend(path: Path, base: DatasetSpec, content: dict[str, Any]) -> dict[str, 
 
 
 def validate_spec(path: Path, content: dict[str, Any]) -> DatasetSpec:
-    """The data set that the content of a file describes; UserError names the file, the key and what is wrong."""
+    """Validate the content of a spec file; UserError names the file, the key and the problem."""
     try:
         spec = DatasetSpec.model_validate(content)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The leak-free split by flow group, and the nested order of the train pool."""
+"""Leak-free split by flow group, and the nested order of the train pool."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ORDERS = ("natural", "distinct_first")
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Per side: rows, groups, and both by class (a group counts for its majority label).
+    """Rows and groups per side, both also by class (a group counts for its majority label).
 
-    `by_class[side][class]` has rows, groups, share (of the class's rows), row_ceiling (share of those rows that
-    bear the majority label of their group); `row_ceiling` is the same for whole sides.
+    `by_class[side][class]` has rows, groups, share (of the class's rows) and row_ceiling (share of those rows that have
+    the majority label of their group); `row_ceiling` is the same for whole sides.
     """
 
     seed: int
@@ -41,7 +41,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class OrderReport:
-    """The order of the train pool: rows, groups, and by stage (start, stop, requested size or None)."""
+    """The order of the train pool: rows, groups, and (start, stop, requested size or None) of each stage."""
 
     seed: int
     order: str
@@ -51,12 +51,12 @@ class OrderReport:
 
 
 def split_by_group(flows: Path, out: Path, seed: int = 42, fractions: Mapping[str, float] = FRACTIONS) -> SplitReport:
-    """Deal flow groups to sides; write records.parquet (flow_group, label, rows, group_rows, side, row_id).
+    """Assign flow groups to sides; write records.parquet (flow_group, label, rows, group_rows, side, row_id).
 
-    The groups of a class are walked largest power of two first, within it in the order of
-    sha256(seed, flow_group), and dealt by the rule of `deal_class`: the order of rows in the source has no say.
-    A group with conflicting labels is dealt whole, by its majority label (ties: the first by name).
-    Raises UserError if the fractions are not one positive share for each side, 1 in sum.
+    The groups of a class are ordered by size (largest power of two first), then by sha256(seed, flow_group), and
+    assigned by the rule of `assign_class`; the order of rows in the source has no effect. A group with conflicting
+    labels is assigned as a whole, by its majority label (ties: the first by name). Raises UserError unless the
+    fractions are one positive share for each side and sum to 1.
     """
     if set(fractions) != set(SIDES) or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
         raise UserError(f"split fractions must be a positive share for each of {', '.join(SIDES)} and sum to 1.")
@@ -85,7 +85,7 @@ def split_by_group(flows: Path, out: Path, seed: int = 42, fractions: Mapping[st
 
 
 def deal(connection: duckdb.DuckDBPyConnection, fractions: Mapping[str, float]) -> pa.Table:
-    """The side of each place of the table `walk`: columns place, side."""
+    """Assign a side to each place of the table `walk`; return a table with columns place, side."""
     walk = connection.execute("SELECT majority, group_rows FROM walk ORDER BY place").fetchall()
     sides: list[str] = []
     for _, groups in itertools.groupby(walk, key=itemgetter(0)):
@@ -94,7 +94,7 @@ def deal(connection: duckdb.DuckDBPyConnection, fractions: Mapping[str, float]) 
 
 
 def split_report(records: Path, seed: int, fractions: Mapping[str, float] = FRACTIONS) -> SplitReport:
-    """Count what each side of records.parquet holds."""
+    """Count the rows and groups of each side of records.parquet."""
     rows: dict[str, dict[str, int]] = {side: {} for side in SIDES}
     groups: dict[str, dict[str, int]] = {side: {} for side in SIDES}
     right: dict[str, dict[str, int]] = {side: {} for side in SIDES}
@@ -143,11 +143,11 @@ def split_report(records: Path, seed: int, fractions: Mapping[str, float] = FRAC
 
 
 def order_training(flows: Path, records: Path, out: Path, seed: int = 42, order: str = "natural") -> OrderReport:
-    """Write order.parquet: one class-stratified order of all train rows, of which every stage is a prefix.
+    """Write order.parquet: one class-stratified order of all train rows; every stage is a prefix of it.
 
-    Each class is shuffled by a seeded hash; classes are then merged by fractional rank (i + 0.5) / n, so that
-    every prefix holds each class in its share. `distinct_first` puts the first row of each (group, label)
-    before all repeats. Raises UserError for an unknown order or an empty train side.
+    Each class is shuffled by a seeded hash, then classes are merged by fractional rank (i + 0.5) / n, so every prefix
+    contains each class in its share. `distinct_first` places the first row of each (group, label) before all repeats.
+    Raises UserError for an unknown order or an empty train side.
     """
     if order not in ORDERS:
         raise UserError(f"unknown training order {order!r}; use one of {', '.join(ORDERS)}.")
@@ -179,10 +179,10 @@ def order_training(flows: Path, records: Path, out: Path, seed: int = 42, order:
 
 
 def stage_rows(stage: str, pool: int) -> tuple[int, int, int | None]:
-    """(start, stop, requested) of a stage: its increment is positions [start, stop) of the order.
+    """Return (start, stop, requested) of a stage: its increment is positions [start, stop) of the order.
 
-    The stage as a whole is [0, stop). `requested` is the stage's nominal size, None for ALL; a pool smaller
-    than that makes the stage the whole pool. Raises UserError for an unknown stage.
+    The whole stage is [0, stop). `requested` is its nominal size, None for ALL; if the pool is smaller, the stage is
+    the whole pool. Raises UserError for an unknown stage.
     """
     if stage not in STAGES:
         raise UserError(f"unknown stage {stage!r}; use one of {', '.join(STAGES)}.")
@@ -192,10 +192,10 @@ def stage_rows(stage: str, pool: int) -> tuple[int, int, int | None]:
 
 
 def rows_out_of_pool(order: Path, records: Path) -> dict[str, int]:
-    """What keeps an order from being one of the train pool, counted: all 0 where it is.
+    """Count the rows by which an order differs from the train pool; all 0 if it matches.
 
-    `of_other_sides`: rows of groups that are not on the train side; `repeated`: rows that come twice; `missing`:
-    train rows that do not come at all.
+    `of_other_sides`: rows of groups that are not on the train side; `repeated`: rows that occur again; `missing`: train
+    rows that do not occur.
     """
     with connect(order, records) as connection:
         found = connection.execute(f"""

@@ -1,4 +1,4 @@
-"""Parquet in and out for the flows package: DuckDB connections, streamed writing with fixed row groups."""
+"""DuckDB connections and Parquet files of the flows package, with streamed writing and fixed row groups."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ROW_GROUP = 122_880
 
 
 def connect(*readable: Path) -> duckdb.DuckDBPyConnection:
-    """Open an in-memory DuckDB of two threads that may read the files and folders `readable`, and nothing else.
+    """Open an in-memory DuckDB with two threads that may only read the files and folders `readable`.
 
-    It opens no other file, database or address, loads no extension, and none of that can be switched on again:
-    queries hold texts of data set files. It spills to the system's temporary folder; left alone, it would make a
-    folder .tmp where the process happens to stand.
+    It opens no other file, database or address and loads no extension, and a query cannot lift these limits: queries
+    contain text from data set files. It spills to the system's temporary folder; the default would be a folder .tmp in
+    the current directory.
     """
     spill = Path(tempfile.gettempdir()) / f"iot_pipeline-duckdb-{os.getpid()}"
     settings: dict[str, str | bool | int | float | list[str]] = {
@@ -48,14 +48,14 @@ def literal(text: Path | str) -> str:
 
 
 def scan(path: Path, options: str = "") -> str:
-    """Return SQL that reads one Parquet file; a folder named `key=value` on its way adds no column."""
+    """Return SQL that reads one Parquet file; a `key=value` folder in its path adds no column."""
     return f"read_parquet({literal(path)}, hive_partitioning = false{options})"
 
 
 def write_query(connection: duckdb.DuckDBPyConnection, query: str, out: Path) -> int:
     """Stream an ordered query into `out` (Parquet, lz4, atomic); return the number of rows.
 
-    Row groups have a fixed size, so equal rows give equal bytes whatever the number of threads.
+    Row groups have a fixed size, so equal rows give equal bytes for any number of threads.
     """
     reader = connection.sql(query).to_arrow_reader(ROW_GROUP)
     return write_batches(out, reader.schema, reader)

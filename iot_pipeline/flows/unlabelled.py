@@ -1,4 +1,4 @@
-"""Flows that nobody has labelled, read by the rules of a data set."""
+"""Unlabelled flows, read by the rules of a data set."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from iot_pipeline.flows.sql import connect, identifier, literal, scan, write_que
 
 
 def read_unlabelled(spec: DatasetSpec, source: str, log: Callable[[str], None] | None = None) -> pd.DataFrame:
-    """The flows of `source` (files as in IOT_SOURCE), one a data row: features, flow_group.
+    """Read the flows of `source` (files as in IOT_SOURCE), one per data row: flow_group, features.
 
-    A label column is not needed, and not looked at. UserError for a missing column, and for any row that is no flow:
-    each row has to get an answer.
+    A label column is not required and not read. Raises UserError for a missing column and for any invalid row, because
+    every row must get an answer.
     """
-    # Reading and validating want a label: a column that is needed anyway stands in for it, then one class for all.
+    # Reading and validating need a label: first a needed source column serves as one, then the first class.
     without = spec.model_copy(update={"label_column": spec.source_columns[0]})
     with tempfile.TemporaryDirectory(prefix="iot_flows_") as folder, connect(Path(folder)) as connection:
         raw, labelled, flows = (Path(folder) / f"{name}.parquet" for name in ("raw", "labelled", "flows"))

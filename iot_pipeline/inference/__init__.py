@@ -1,4 +1,4 @@
-"""Using a trained student
+"""Inference with a trained student.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here: importing one module loads only that module.
 """

@@ -1,4 +1,4 @@
-"""The ladder of inference optimisations, measured on this machine."""
+"""Optimisation benchmark of inference on this machine."""
 
 from __future__ import annotations
 
@@ -25,12 +25,22 @@ def ladder(
     log: Callable[[str], None] | None = None,
     card: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure each rung on `prompts`; one dictionary a rung.
+    """Benchmark the inference variants; return one dictionary for each measurement.
 
-    Keys: rung, run (bool), reason (why not run), device, flows, seconds_p50, seconds_p95 (of one call),
-    flows_per_second, new_tokens_per_second, ended_share, label_agreement (with fp32, adapter unmerged, batch 1
-    where measured there). `single` prompts are timed one by one, `explained` are explained. `card` names the GPU
-    to measure on (`cuda:1`); None: no GPU. UserError for no prompts.
+    Keys: rung (the variant), run (bool), reason (why not run), device, flows, seconds_p50, seconds_p95 (of one call),
+    flows_per_second, new_tokens_per_second, ended_share, label_agreement (with fp32, adapter unmerged, batched).
+
+    Args:
+        base: Folder or hub id of the base.
+        adapter: Folder of the adapter.
+        prompts: Flow texts; UserError if there are none.
+        classes: Class names to score.
+        single: Prompts that are timed one by one.
+        explained: Prompts that are explained.
+        max_new_tokens: Token limit of an explanation.
+        threads: CPU threads.
+        log: Called with progress messages.
+        card: GPU to measure on (`cuda:1`); None: no GPU.
     """
     import torch
 
@@ -123,7 +133,7 @@ def _explanations(
 
 
 def _not_here(gpu: bool) -> list[dict[str, Any]]:
-    """Rungs of the prior work's ladder that this version does not measure, each with its reason."""
+    """Return the variants of the prior work's benchmark that this version does not measure, with reasons."""
     int8 = "int8 by bitsandbytes is measured in a later version; published figures: slower than bf16 at this size"
     flash = "FlashAttention-2 needs a CUDA GPU" if not gpu else "FlashAttention-2 is not part of the installation"
     engine = "vLLM needs a CUDA GPU" if not gpu else "vLLM is not part of the installation"

@@ -1,6 +1,6 @@
-"""Grounded decoding: a number in an answer is one that the flow has, of the feature named before it where one is.
+"""Grounded decoding: a number in an answer is one of the flow's, of the feature named before it if there is one.
 
-A number that was held to its flow is true by construction: it says nothing of whether the student can copy.
+Such a number is true by construction: it says nothing about the student's ability to copy.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from iot_pipeline.models.label_tokens import LABEL_LINE, LabelFinder
 if TYPE_CHECKING:
     import torch
 
-# As augmentation/answers.py finds numbers, and the same while one is still being written at the end of a text.
+# Numbers as augmentation/answers.py finds them, and a number that is still being written at the end of a text.
 NUMERAL = re.compile(rf"\bp\d+|(?<![\w.]){NUMBER}")
 OPEN = re.compile(r"(?:\bp\d*|(?<![\w.])(?:[-+]?(?:\d+(?:\.\d*)?|\.\d*)(?:[eE][-+]?\d*)?|[-+]))$")
-NUMERIC = frozenset("0123456789.eE+-p")  # what an open number may end with
-SIGNS = "0123456789.e+-p"  # what any number of a flow can be written with
+NUMERIC = frozenset("0123456789.eE+-p")  # last characters of an open number
+SIGNS = "0123456789.e+-p"  # characters of any number of a flow
 DIGIT = re.compile(r"[0-9]")
 WORD = re.compile(r"[\w.]$")
 ORDINAL = re.compile(r"st|nd|rd|th")
@@ -34,19 +34,19 @@ SENTENCE_BREAK = re.compile(r"[.!?]\s")
 
 
 class NotGroundable(UserError):
-    """A tokenizer whose numbers cannot be held to a flow."""
+    """Error for a tokeniser that grounded decoding cannot use."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"no grounded decoding: {reason}; with IOT_DECODING=free students write numbers freely")
 
 
 class NumberTokens:
-    """What each token of a vocabulary writes."""
+    """Text of each token of a vocabulary."""
 
     def __init__(self, tokenizer: Any, width: int) -> None:
-        """`width`: scores that the model gives for one token; those beyond the tokenizer's own write nothing.
+        """Decode every token; `width` is the length of the model's scores, ids beyond the tokeniser's write nothing.
 
-        NotGroundable for a tokenizer that lacks a digit or sign, or whose tokens, read one by one, are not the text.
+        NotGroundable if the tokeniser lacks a digit or sign, or its tokens, decoded one by one, do not give the text.
         """
         pieces = [plain_minus(piece) for piece in LabelFinder(tokenizer).pieces]
         self.pieces = pieces + [""] * (width - len(pieces))
@@ -59,18 +59,18 @@ class NumberTokens:
             raise NotGroundable(f"the base's tokenizer has no token for {' '.join(missing)}")
         sample = "orig_pkts is -0.068, p97"
         joined = "".join(self.pieces[token] for token in tokenizer(sample, add_special_tokens=False)["input_ids"])
-        if joined != sample:  # SentencePiece drops the space before a token that is decoded by itself
+        if joined != sample:  # SentencePiece drops the space before a token that is decoded alone
             raise NotGroundable(f"the tokens of the base's tokenizer, read one by one, make {joined!r} of {sample!r}")
 
     def beginnings(self, texts: set[str]) -> list[int]:
-        """Tokens that write the beginning of one of `texts`, or all of it."""
+        """Return the tokens that write the beginning of one of `texts`, or all of it."""
         starts = {text[:end] for text in texts for end in range(1, len(text) + 1)}
         return [token for start in starts if start in self.by_piece for token in self.by_piece[start]]
 
 
 @dataclass
 class _Row:
-    """One answer in the making: its last line, its flow's facts, and which kind of number it has still to begin."""
+    """One answer in progress: its last line, its flow's facts, and the kind of number that it must still begin."""
 
     line: str
     facts: Facts
@@ -80,16 +80,16 @@ class _Row:
 
 
 class GroundedNumbers:
-    """A logits processor of transformers for greedy generation: bars tokens that write a number the flow lacks.
+    """Logits processor of transformers for greedy generation: bars tokens that write a number the flow lacks.
 
-    Where the student would begin a number, it has to begin one that may stand there (`numbers_for`); a number that is
-    begun has to become one. The line of the class is left alone. Ordinals ("94th") are barred. Only the likeliest
-    token is looked at before a number is begun, so the scores are not fit for sampling. A number that the limit of
-    tokens cuts off stays cut off.
+    Where the student would begin a number, it must begin one that is allowed there (`numbers_for`), and a number once
+    begun must be completed. The class line is left alone. Ordinals ("94th") are barred. Only the likeliest token is
+    examined before a number begins, so the scores are not fit for sampling. A number that the token limit truncates
+    stays truncated.
     """
 
     def __init__(self, tokens: NumberTokens, flows: Sequence[str], heads: Sequence[str], end: int) -> None:
-        """`flows`: one flow text a row; `heads`: what each answer begins with; `end`: token that ends an answer."""
+        """Prepare one answer a row: `flows` are flow texts, `heads` the answers' beginnings, `end` the end of turn."""
         self._tokens, self._end, self._begun = tokens, end, False
         self._rows = [
             _Row(_last_line(plain_minus(head)), facts_of(flow), spellings(flow))
@@ -97,7 +97,7 @@ class GroundedNumbers:
         ]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores [rows, vocabulary] with -inf where a token may not follow `input_ids` [rows, tokens]."""
+        """Set scores [rows, vocabulary] to -inf where a token may not follow `input_ids` [rows, tokens]."""
         import torch
 
         written = input_ids[:, -1].tolist() if self._begun else [None] * len(self._rows)
@@ -112,7 +112,7 @@ class GroundedNumbers:
         return scores
 
     def _may(self, row: _Row, best: int) -> np.ndarray | None:
-        """bool [vocabulary]: tokens that may go on with `row`; None where `best` is sure to be one."""
+        """Return the tokens that may continue `row`, bool [vocabulary]; None if `best` is certainly one."""
         tokens, piece = self._tokens, self._tokens.pieces[best]
         number = _open_number(row.line)
         digits = DIGIT.search(number) is not None
@@ -120,7 +120,7 @@ class GroundedNumbers:
             return None
         if not digits and row.owes is None and (tokens.free[best] or (not number and _of_word(row, piece))):
             return None
-        number = _open_number(row.facts.names.sub(" feature ", row.line))  # a minus behind a name is a sign
+        number = _open_number(row.facts.names.sub(" feature ", row.line))  # a minus after a name is a sign
         goes_on = number != "" and (digits or row.owes is not None or NUMERAL.match(piece) is not None)
         may = self._going_on(row, number) if goes_on else self._beginning(row, piece)
         if not may.any():  # the flow has no such number
@@ -128,7 +128,7 @@ class GroundedNumbers:
         return may
 
     def _going_on(self, row: _Row, number: str) -> np.ndarray:
-        """bool [vocabulary]: tokens that may follow the `number` that the line ends with; a whole one may also end."""
+        """Return the tokens that may follow the open `number`, bool [vocabulary]; a complete number may also end."""
         tokens = self._tokens
         percentile, digits = number.startswith("p"), DIGIT.search(number) is not None
         fitting = numbers_for(row.line[: len(row.line) - len(number)], row.facts, row.values, percentile)
@@ -140,7 +140,7 @@ class GroundedNumbers:
         return may
 
     def _beginning(self, row: _Row, piece: str) -> np.ndarray:
-        """bool [vocabulary]: tokens that begin a number in place of `piece`, behind what stands before its own."""
+        """Return tokens that begin an allowed number for `piece`, bool [vocabulary]; text before the number stays."""
         wanted = NUMERAL.search(piece)
         lead = piece[: wanted.start()] if wanted is not None and row.owes is None else ""
         if not lead and WORD.search(row.line):
@@ -154,15 +154,19 @@ class GroundedNumbers:
 
 
 def spellings(flow: str) -> dict[str, set[str]]:
-    """How the value of each feature may be written: as it stands in the flow text, and with a zero before its point."""
+    """Return the spellings of each feature's value: as in the flow text, and with a zero before its point."""
     return {name: {value, plain_number(value)} for name, value, _ in parse_text(flow)}
 
 
 def numbers_for(before: str, facts: Facts, values: dict[str, set[str]], percentile: bool) -> set[str]:
-    """The numbers that may follow `before` (the line so far): spellings of `values`, or percentiles ("p97").
+    """Return the numbers that may follow `before` (the line so far): spellings of `values`, or percentiles ("p97").
 
-    Directly behind a feature's name its own; else those of the features that the sentence has named since its last
-    number of that kind; behind a value, percentiles of features that have it; where none was named, any of the flow.
+    The first rule that applies:
+        percentile after "above" or "below": p50;
+        percentile after a value: those of the features that have this value, of the named ones if any;
+        directly after a feature's name: that feature's own;
+        after names in this sentence, since its last number of the kind: theirs;
+        otherwise: any of the flow.
     """
     sentence = before[max((match.end() for match in SENTENCE_BREAK.finditer(before)), default=0) :]
     last = {match[0].startswith("p"): match for match in NUMERAL.finditer(sentence)}
@@ -188,7 +192,7 @@ def _open_number(line: str) -> str:
 
 
 def _of_word(row: _Row, piece: str) -> bool:
-    """Whether the digits of `piece` belong to the word that the line ends with; no feature's name takes others."""
+    """True if the digits of `piece` belong to the word at the line's end; a feature's name admits no others."""
     if not WORD.search(row.line) or NUMERAL.search(f"x{piece}") is not None:
         return False
     whole = [name for name in row.values if row.line.endswith(name)]

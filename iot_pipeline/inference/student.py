@@ -1,4 +1,4 @@
-"""The student at work: classes by scoring the candidates, explanations by batched generation."""
+"""Student at inference: classes by scoring the candidates, explanations by batched generation."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
 from iot_pipeline.models.label_tokens import LABEL_LINE
 from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, load_tokenizer, pad_id, prompt_text
 
-_STOP = -1  # in the tree of names: the name ends here though another goes on
+_STOP = -1  # in the label tree: this name ends here though another continues
 
 
 def room_for(words: int) -> int:
-    """Tokens that an answer with an explanation of so many words may take: four a word, beside the other sections. Who
-    runs on into this limit did not end by himself.
+    """Return the token limit of an answer with `words` words of explanation: 4 a word, 64 for the other sections.
+
+    An answer that hits this limit was truncated.
     """
     return 64 + 4 * words
 
 
 @dataclass
 class Student:
-    """A loaded base with its adapter, ready to answer; `tokens_read` counts what scoring has computed."""
+    """Loaded base with its adapter, ready to answer; `tokens_read` counts the tokens that scoring has computed."""
 
     model: Any
     tokenizer: Any
@@ -46,11 +47,18 @@ class Student:
         dtype: str = "auto",
         merge: bool = True,
     ) -> Student:
-        """Load `base` (folder or hub id) with `adapter` (folder; None: the base alone), from safetensors only.
+        """Load a student from safetensors only.
 
-        `device` and `dtype` "auto": a GPU in bf16 where there is one, else the CPU in fp32. `merge` adds the
-        adapter into the weights, which is faster and gives the same answers. UserError if a part is missing or of
-        another base.
+        Args:
+            base: Folder or hub id.
+            adapter: Folder; None for the base alone.
+            device: "auto": a GPU if there is one, else the CPU.
+            threads: CPU threads; None leaves the number as it is.
+            dtype: `fp32`, `bf16`, or "auto": bf16 on a GPU, fp32 on the CPU.
+            merge: Add the adapter into the weights, which is faster and gives the same answers.
+
+        Raises:
+            UserError: A part is missing or belongs to another base.
         """
         import torch
 
@@ -74,18 +82,18 @@ class Student:
         return cls(model, tokenizer, place, pad_id(tokenizer))
 
     def close(self) -> None:
-        """Give its memory back, on the card too; it answers no more."""
+        """Free CPU and GPU memory. The student cannot be used afterwards."""
         import gc
 
         import torch
 
         self.model = None
-        gc.collect()  # transformers' models hold themselves in cycles
+        gc.collect()  # transformers models contain reference cycles
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def save(self, folder: Path) -> None:
-        """Write model (safetensors) and tokenizer as a folder that any transformers program loads."""
+        """Write model (safetensors) and tokeniser as a folder that any transformers program can load."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -97,13 +105,21 @@ class Student:
         batch_tokens: int = 8192,
         log: Callable[[str], None] | None = None,
     ) -> np.ndarray:
-        """float64 [prompts, classes]: log-probability of each class, normalised over the classes.
+        """Score the labels: log-probability of each class, normalised over the classes, float64 [prompts, classes].
 
-        `prompts` are flow texts. The model reads the prompt and `CLASSIFICATION:` once; names that are one token
-        are scored there, longer ones exactly, token by token along a tree of the names, on the kept attention
-        keys. Where one name's tokens begin another's, it gets the probability that the other does not go on.
-        The same text is read once however often it occurs. `order` must be "label_first": with the explanation
-        first there is no label to score before one is written.
+        The model reads the prompt and `CLASSIFICATION:` once. Names of one token are scored there, longer ones exactly,
+        token by token along the label tree (`_tree`), on the cached keys and values. If one name's tokens begin
+        another's, it gets the probability that the other does not continue. Equal texts are read once.
+
+        Args:
+            prompts: Flow texts.
+            classes: Class names, each once.
+            order: Must be "label_first": otherwise there is no label to score before the explanation is written.
+            batch_tokens: Most padded tokens of a batch.
+            log: Called with progress messages.
+
+        Raises:
+            UserError: Another order, no classes, or a class twice.
         """
         import torch
 
@@ -142,11 +158,15 @@ class Student:
         log: Callable[[str], None] | None = None,
         grounded_in: Sequence[str] | None = None,
     ) -> list[str]:
-        """Answers to flow texts, by greedy generation in batches; each ends where the model ends its turn.
+        """Return answers to flow texts by greedy generation in batches; each ends where the model ends its turn.
 
-        `answers` are beginnings of the answers (for example `CLASSIFICATION: <scored class>`), kept in what is
-        returned. An answer that did not end within `max_new_tokens` is returned as it stands. `grounded_in`: flow
-        texts [prompts] that alone the numbers of the answers may come from (see grounding.py); None: written freely.
+        Args:
+            prompts: Flow texts.
+            max_new_tokens: Token limit; an answer that does not end within it is returned truncated.
+            batch: Rows of a batch.
+            answers: Beginnings of the answers (for example `CLASSIFICATION: <scored class>`), part of what is returned.
+            log: Called with progress messages.
+            grounded_in: Flow texts [prompts] that all numbers of the answers must come from (grounding.py); None: free.
         """
         return [text for text, _ended in self.explain_ended(prompts, max_new_tokens, batch, answers, log, grounded_in)]
 
@@ -159,7 +179,7 @@ class Student:
         log: Callable[[str], None] | None = None,
         grounded_in: Sequence[str] | None = None,
     ) -> list[tuple[str, bool]]:
-        """As `explain`, and whether each answer ended by itself."""
+        """Return answers as `explain` does, each with True if the model ended it and False if it was truncated."""
         given = list(answers) if answers is not None else [""] * len(prompts)
         if grounded_in is not None and len(grounded_in) != len(prompts):
             raise UserError("grounded decoding needs one flow text for each prompt")
@@ -187,7 +207,7 @@ class Student:
             width = max(len(ids[row]) for row in rows)
             tokens = torch.full((len(rows), width), self.pad, dtype=torch.long)
             mask = torch.zeros((len(rows), width), dtype=torch.long)
-            for place, row in enumerate(rows):  # on the left, so that every row goes on at the same place
+            for place, row in enumerate(rows):  # left padding, so that all rows continue at the same position
                 tokens[place, width - len(ids[row]) :] = torch.tensor(ids[row])
                 mask[place, width - len(ids[row]) :] = 1
             with torch.inference_mode():
@@ -210,13 +230,13 @@ class Student:
         return out
 
     def _grounding(self, rows: list[int], flows: Sequence[str], heads: Sequence[str], end: int) -> list[Any]:
-        """What holds the numbers of a batch's answers to its flows."""
+        """Return the logits processor that grounds the numbers of a batch's answers in its flows."""
         if self._tokens is None:
             self._tokens = NumberTokens(self.tokenizer, self.model.get_output_embeddings().weight.shape[0])
         return [GroundedNumbers(self._tokens, [flows[row] for row in rows], [heads[row] for row in rows], end)]
 
     def _score(self, ids: list[list[int]], tree: dict[tuple[int, ...], _Node], classes: int) -> np.ndarray:
-        """float64 [rows, classes]: summed log-probabilities of the names' tokens."""
+        """Return the summed log-probabilities of the names' tokens, float64 [rows, classes]."""
         import torch
 
         lengths = torch.tensor([len(row) for row in ids], device=self.device)
@@ -238,7 +258,7 @@ class Student:
 
     @staticmethod
     def _add(out: Any, logs: Any, node: _Node) -> None:
-        """Add the log-probabilities `logs` [rows, vocabulary] of a prefix's next tokens to the names behind it."""
+        """Add the log-probabilities `logs` [rows, vocabulary] of a prefix's next tokens to names that continue it."""
         import torch
 
         onward = [token for token in node if token != _STOP]
@@ -251,17 +271,17 @@ class Student:
     def _follow(
         self, out: Any, cache: Any, lengths: Any, prefixes: list[tuple[int, ...]], tree: Any, body: Any, head: Any
     ) -> None:
-        """Read each prefix of two or more names behind every prompt, on a copy of the prompts' keys and values."""
+        """Run each prefix of a name after every prompt, on a copy of the prompts' cached keys and values."""
         import copy
 
         import torch
 
         width = int(lengths.max())
         rows = len(lengths)
-        # Padding lies between a prompt and its continuation: it is masked, and positions go on from the prompt.
+        # Padding separates a prompt from its continuation: it is masked, and positions continue from the prompt.
         seen = torch.arange(width, device=self.device)[None, :] < lengths[:, None]
         groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-        for prefix in prefixes:  # one pass serves every prefix that lies on the way to another
+        for prefix in prefixes:  # one pass serves every prefix of its leaf
             leaf = max((other for other in prefixes if other[: len(prefix)] == prefix), key=len)
             groups.setdefault(leaf, []).append(prefix)
         for leaf, on_the_way in groups.items():
@@ -280,11 +300,11 @@ class Student:
                 self._add(out, logs, tree[prefix])
 
     def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokens of the chat's prompt for each flow text."""
+        """Encode the chat prompt of each flow text."""
         return encode(self.tokenizer, [prompt_text(self.tokenizer, text) for text in texts])
 
     def _ids(self, text: str) -> list[int]:
-        """Tokens of a part of an answer; control tokens are none of them."""
+        """Encode a part of an answer; it never yields control tokens."""
         return encode(self.tokenizer, [literal(self.tokenizer, text)])[0]
 
 
@@ -292,7 +312,13 @@ _Node = dict[int, list[int]]
 
 
 def _tree(names: list[list[int]]) -> dict[tuple[int, ...], _Node]:
-    """For each token prefix of a name that more follows: next token, or _STOP, -> names that have it there."""
+    """Build the label tree: token prefix -> {next token, or _STOP: names that have it there}.
+
+    names        tree
+    0: 5         ()   -> {5: [0, 1], 7: [2]}
+    1: 5 9       (5,) -> {9: [1], _STOP: [0]}
+    2: 7
+    """
     tree: dict[tuple[int, ...], _Node] = {}
     for number, name in enumerate(names):
         for depth, token in enumerate(name):
@@ -304,7 +330,7 @@ def _tree(names: list[list[int]]) -> dict[tuple[int, ...], _Node]:
 
 
 def _buckets(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Rows of similar length together, each batch at most `batch_tokens` padded tokens."""
+    """Group rows of similar length into batches of at most `batch_tokens` padded tokens."""
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     batches: list[list[int]] = []
     for row in order:

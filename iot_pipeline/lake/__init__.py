@@ -1,1 +1,1 @@
-"""The lake: where artefacts live, how they are written and how one finds out what they were made of."""
+"""The lake: storage, atomic writing, verification and lineage of artefacts."""

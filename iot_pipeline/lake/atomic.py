@@ -1,4 +1,4 @@
-"""Atomic writes: a reader sees the old file or the new one, never a part of one; one writer at a time."""
+"""Atomic writes and locks: a reader sees the old file or the new one, never a partial one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def held(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock file; UserError with the sentence `busy` where another process does. It goes with the process."""
+    """Hold a lock file until the block or the process ends; UserError(`busy`) if another process holds it."""
     with path.open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,7 +32,7 @@ def held(path: Path, busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is fsynced and renamed over `path`."""
+    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def fsync(path: Path) -> None:
-    """Flush a file or a directory entry to the disk."""
+    """Flush a file or a directory entry to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -65,12 +65,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON with sorted keys, so that equal values give equal bytes; NaN is an error."""
+    """Write `value` as JSON with sorted keys, so equal values give equal bytes; NaN is an error."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV with a header atomically; what a row lacks stays empty."""
+    """Write rows as CSV with a header atomically; missing values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -87,6 +87,6 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return the hex SHA-256 of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Folders kept by the hash of all that they were made from, for every lake to take instead of making them again."""
+"""Content-addressed build cache shared by all lakes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ CONTENT = "content.json"
 
 
 def keep(cache: Path, key: str, folder: Path, names: Sequence[str]) -> None:
-    """Keep the files and folders `names` of `folder` under `key`; what is kept already stays. OSError if it cannot."""
+    """Store the files and folders `names` of `folder` under `key`, unless an intact entry exists.
+
+    Raises OSError if the cache cannot be written.
+    """
     if taken(cache, key) is not None:
         return
     cache.mkdir(parents=True, exist_ok=True)
@@ -29,13 +32,13 @@ def keep(cache: Path, key: str, folder: Path, names: Sequence[str]) -> None:
         for path in files:
             fsync(path)
         write_json(made / CONTENT, {str(path.relative_to(made)): sha256_file(path) for path in files})
-        shutil.rmtree(cache / key, ignore_errors=True)  # one that is damaged
-        with contextlib.suppress(OSError):  # another process was first
+        shutil.rmtree(cache / key, ignore_errors=True)  # a damaged entry
+        with contextlib.suppress(OSError):  # another process stored it first
             os.rename(made, cache / key)
 
 
 def taken(cache: Path, key: str) -> Path | None:
-    """The folder kept under `key`, every file as it was written; None where there is none or it is damaged."""
+    """Look up the folder stored under `key`; None if it is missing or any file does not match its hash."""
     folder = cache / key
     try:
         content: dict[str, str] = json.loads((folder / CONTENT).read_text())

@@ -1,8 +1,8 @@
-"""Content verification: the files of an artefact against the sha256 that its manifest gives for each.
+"""Content verification: the files of an artefact against the SHA-256 of each in its manifest.
 
-Hashing everything takes seconds a gigabyte, so a small cache file per artefact (`<lake>/.verified/`) keeps size, mtime,
-ctime and inode of each file that had the right hash: one that still has all four is not read again. The cache is a
-shortcut only: without it, or on a lake that cannot be written, every file is hashed.
+Hashing takes seconds per gigabyte, so a small cache file per artefact (`<lake>/.verified/`) stores size, mtime, ctime
+and inode of each file whose hash matched; a file with the same four values is not read again. The cache is only a
+shortcut: without it, or on a read-only lake, every file is hashed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def data_version_of(files: Mapping[str, FileFacts]) -> str:
 
 
 def file_problem(path: Path, facts: FileFacts) -> tuple[str, str] | None:
-    """Compare a file with its facts by hashing it; (expected, found) where they differ."""
+    """Compare a file with its facts by hashing it; return (expected, found) if they differ."""
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -63,13 +63,13 @@ def file_problem(path: Path, facts: FileFacts) -> tuple[str, str] | None:
 
 
 def changed_files(folder: Path, files: Mapping[str, FileFacts], cache: Path, record: bool) -> list[str]:
-    """List the files that are missing or have another content than the manifest says, one sentence each.
+    """List the files that are missing or differ from the manifest, one sentence each.
 
     Args:
-        folder: The artefact's folder.
-        files: File facts of its manifest, by path within the folder.
-        cache: The artefact's cache file.
-        record: Whether newly verified files are written into the cache.
+        folder: Folder of the artefact.
+        files: File facts from its manifest, by path within the folder.
+        cache: Cache file of the artefact.
+        record: True to write newly verified files to the cache.
     """
     known, verified, problems = _read(cache), dict[str, list[str | int]](), []
     for name, facts in files.items():
@@ -87,14 +87,21 @@ def changed_files(folder: Path, files: Mapping[str, FileFacts], cache: Path, rec
 
 
 def record_finished(folder: Path, manifest: Path, files: Mapping[str, FileFacts], cache: Path) -> None:
-    """Record the files of an artefact that was just hashed, unless one was changed after its manifest was written."""
+    """Record the files of a newly hashed artefact in its cache, except files changed after the manifest was written.
+
+    Args:
+        folder: Folder of the artefact.
+        manifest: Its manifest file.
+        files: File facts from the manifest, by path within the folder.
+        cache: Cache file of the artefact.
+    """
     last = manifest.stat().st_ctime_ns
     stamps = {name: _stamp(folder / name, facts) for name, facts in files.items()}
     _write(cache, {name: stamp for name, stamp in stamps.items() if stamp is not None and int(stamp[3]) <= last})
 
 
 def _stamp(path: Path, facts: FileFacts) -> list[str | int] | None:
-    """Hash as it should be, size, mtime, ctime and inode; None where there is no such file."""
+    """Return expected hash, size, mtime, ctime and inode; None if the file does not exist."""
     try:
         now = path.stat()
     except OSError:

@@ -1,17 +1,17 @@
-"""Look at processes of this machine: for children that end with their parent and leases that end with their holder."""
+"""Processes of this machine: liveness for child processes and leases, and killing process trees."""
 
 import os
 from contextlib import suppress
 
 import psutil
 
-# A process may be dated later than it was seen: its start is counted from boot, and the clock is corrected meanwhile
-# (20 ppm of drift are 5 s in three days). A number is not given out again so soon.
+# A process's start time may appear later than the time it was seen: it is counted from boot, and the clock is corrected
+# meanwhile (a drift of 20 ppm is 5 s in three days). A process id is not reused within this time.
 CLOCK_S = 60.0
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine has this id; one of another user counts."""
+    """Return True if a process with this id exists on this machine, also if another user owns it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -22,9 +22,9 @@ def is_alive(pid: int) -> bool:
 
 
 def has_ended(pid: int, seen: float) -> bool:
-    """True if the process seen under an id at a time (seconds of the clock) is shown to have ended.
+    """Return True if the process seen with this id at a time (Unix seconds) has demonstrably ended.
 
-    A process that has the id now and started later, after a restart of the machine say, is another one.
+    A process that has the id now but started later (after a reboot, for example) is a different one.
     """
     try:
         process = psutil.Process(pid)
@@ -36,7 +36,7 @@ def has_ended(pid: int, seen: float) -> bool:
 
 
 def kill_tree(pid: int, itself: bool = True) -> None:
-    """Kill the descendants of a process, and the process; those that are gone already are left out."""
+    """Kill the descendants of a process and, with `itself`, the process; ignore those that are gone."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for victim in [*process.children(recursive=True), *([process] if itself else [])]:

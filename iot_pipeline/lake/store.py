@@ -1,7 +1,7 @@
-"""The lake of one data set and profile: one folder and one manifest for each artefact (asset and partition).
+"""The lake of one data set and profile: one folder and one manifest per artefact (asset and partition).
 
-It says where an artefact lies, swaps it in whole, and tells from the manifest what it was made of and whether that
-still holds: inputs, settings, code, and the content of every file (integrity.py).
+The store locates an artefact, replaces it atomically, and checks from the manifest that it still follows from its
+inputs, settings and code, and that the content of every file is intact (integrity.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FOLLOWS = "follows from "  # how the reason of an artefact begins that another o
 
 @dataclass(frozen=True, order=True)
 class ArtefactId:
-    """An asset key (parts joined by `/`) and a partition key (`10K|original`, `10K`, or empty)."""
+    """Artefact identifier: asset key (parts joined by `/`) and partition key (`10K|original`, `10K`, or empty)."""
 
     asset: str
     partition: str = ""
@@ -43,12 +43,12 @@ class ArtefactId:
         return f"{self.asset}[{self.partition}]" if self.partition else self.asset
 
     def is_under(self, prefix: str) -> bool:
-        """True if the asset is `prefix` or lies under it."""
+        """Return True if the asset is `prefix` or below it."""
         return self.asset == prefix or self.asset.startswith(prefix + "/")
 
     @property
     def file_name(self) -> str:
-        """Name for files of the lake that belong to this artefact: `lora_checkpoint-10K@10K-original`."""
+        """File name of this artefact's lock and cache files: `lora_checkpoint-10K@10K-original`."""
         return f"{self.asset}@{self.partition}".replace("/", "-").replace("|", "-")
 
 
@@ -62,10 +62,10 @@ class CheckFacts(TypedDict):
 
 @dataclass
 class Manifest:
-    """Everything that an artefact is made of.
+    """Lineage of an artefact: inputs, settings, code version, files and checks.
 
-    `data_version` covers the files' content, but not the volatile ones; `digest` everything else in the manifest
-    (empty in one that an earlier version of the project wrote).
+    `data_version` covers the content of the non-volatile files; `digest` covers everything else in the manifest (empty
+    if an earlier version of the project wrote it).
     """
 
     asset: str
@@ -81,27 +81,27 @@ class Manifest:
     digest: str = ""
 
     def failed_blocking(self) -> list[str]:
-        """Names of blocking checks that did not pass."""
+        """Return the names of blocking checks that did not pass."""
         return [name for name, check in self.checks.items() if check["blocking"] and not check["passed"]]
 
     def describe_failures(self) -> str:
-        """The same in words, each with the facts that it was decided by: `good (seed: 13)`."""
+        """Describe the failed blocking checks, each with its facts: `good (seed: 13)`."""
         facts = {name: ", ".join(f"{k}: {v}" for k, v in self.checks[name]["facts"].items())
                  for name in self.failed_blocking()}  # fmt: skip
         return "; ".join(f"{name} ({told})" if told else name for name, told in facts.items())
 
 
 class Lake:
-    """Artefacts under `root`: `<asset>/<partition parts>/` with a manifest in each folder.
+    """Artefacts under `root`: `<asset>/<partition parts>/`, each folder with a manifest.
 
-    Nothing is written before an artefact is made; with `read_only` not even what was verified is recorded.
+    Nothing is written before the first artefact is built; with `read_only`, not even verification results are recorded.
     """
 
     def __init__(self, root: Path, read_only: bool = False) -> None:
         self.root, self.read_only = root, read_only
 
     def check_writable(self) -> None:
-        """Make the root folder where there is none; UserError where nothing can be written into it."""
+        """Create the root folder if needed; UserError if it cannot be written to."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
@@ -112,13 +112,13 @@ class Lake:
             ) from None
 
     def folder(self, artefact: ArtefactId) -> Path:
-        """Folder of an artefact; it may not exist yet. `original[10K|original]` lies in `original/10K`."""
+        """Return the folder of an artefact, which may not exist yet: `original[10K|original]` is in `original/10K`."""
         parts = artefact.asset.split("/")
         parts += [part for part in artefact.partition.split("|") if part and part not in parts]
         return self.root.joinpath(*parts)
 
     def manifest(self, artefact: ArtefactId) -> Manifest | None:
-        """The manifest of an artefact, or None where it has not been made."""
+        """Return the manifest of an artefact, or None if it does not exist; undoes an interrupted swap first."""
         folder = self.folder(artefact)
         if not self.read_only and not folder.exists() and retired(folder).exists():
             with contextlib.suppress(UserError), self._only_writer(artefact):
@@ -127,13 +127,13 @@ class Lake:
         return read_manifest(path) if path.is_file() else None
 
     def altered(self, artefact: ArtefactId, manifest: Manifest) -> list[str]:
-        """List what of an artefact is no longer as it was made, manifest and content of files, one sentence each."""
+        """List the changes to an artefact since it was built, in manifest and files, one sentence each."""
         problem, known = manifest_problem(manifest), self.root / VERIFIED / f"{artefact.file_name}.json"
         found = [f"manifest was changed ({problem})"] if problem else []
         return found + changed_files(self.folder(artefact), manifest.files, known, record=not self.read_only)
 
     def verified(self, artefact: ArtefactId) -> Path:
-        """Folder of an artefact whose every file is as it was made; UserError where one is not, or none was made."""
+        """Return the folder of an artefact if all its files are intact; UserError if not, or if it does not exist."""
         manifest, folder = self.manifest(artefact), self.folder(artefact)
         if manifest is None:
             raise UserError(f"{artefact} has not been made; `iot-pipeline run` makes it")
@@ -150,9 +150,9 @@ class Lake:
 
     @contextlib.contextmanager
     def replacing(self, artefact: ArtefactId) -> Iterator[Path]:
-        """Yield an empty folder to fill; when the block ends well it takes the place of the artefact's folder.
+        """Yield an empty folder to fill; on success it replaces the artefact's folder.
 
-        UserError where another process is making the same artefact.
+        Raises UserError if another process is building the same artefact.
         """
         self.check_writable()
         folder = self.folder(artefact)
@@ -179,7 +179,7 @@ class Lake:
 
     @contextlib.contextmanager
     def _only_writer(self, artefact: ArtefactId) -> Iterator[None]:
-        """Hold the artefact for this process (a run in the UI and one on the command line may want the same)."""
+        """Lock the artefact for this process: runs in the UI and on the command line may build the same one."""
         path = self.root / LOCKS / artefact.file_name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ class Lake:
             yield
 
     def _recover(self, folder: Path) -> None:
-        """Undo a swap that was killed between its two renames (the old folder is whole, and comes back)."""
+        """Undo a swap that was killed between its two renames: the complete old folder is restored."""
         old = retired(folder)
         if old.exists():
             if folder.exists():
@@ -200,7 +200,7 @@ class Lake:
                 os.rename(old, folder)
 
     def artefacts(self) -> list[ArtefactId]:
-        """Every artefact that has a manifest, sorted."""
+        """List every artefact that has a manifest, sorted."""
         found = []
         for place, folders, files in os.walk(self.root):
             folders[:] = [name for name in folders if not name.startswith(".")]
@@ -216,16 +216,16 @@ class Lake:
         present: Callable[[str], Any],
         ahead: Mapping[ArtefactId, Sequence[str]] = MappingProxyType({}),
     ) -> list[str]:
-        """List why an artefact must be made (again); empty means that it follows from its inputs.
+        """List the reasons why an artefact must be rebuilt; empty if it follows from its inputs.
 
-        Compares its checks, code version, settings, external files, inputs and the content of its own files.
+        Compares checks, code version, settings, external files, inputs and the content of the artefact's own files.
 
         Args:
             artefact: The artefact to examine.
-            code_version: Version of the code that would make it now.
-            present: Gives the present value of a recorded read (`setting seed`).
-            ahead: Artefacts that would be made again before this one, each with its root causes ("follows from ...");
-                given, the answer is what a run would find, else it is what holds at this moment.
+            code_version: Version of the code that would build it now.
+            present: Returns the present value of a recorded read (`setting seed`).
+            ahead: Artefacts that a run would rebuild before this one, each with its root causes ("follows from ...").
+                With it, the answer is what a run would find; without it, what holds now.
         """
         manifest = self.manifest(artefact)
         if manifest is None:
@@ -253,9 +253,9 @@ class Lake:
     def broken_lineage(
         self, artefact: ArtefactId, present: Callable[[str], Any], known: dict[ArtefactId, str] | None = None
     ) -> str:
-        """Why an artefact no longer follows from what it and everything upstream of it was made of; empty if it does.
+        """Return why an artefact no longer follows from its own and all upstream inputs; empty if it does.
 
-        Code versions do not count: an artefact says by itself which code made it. `known` keeps answers.
+        Code versions are not compared: each artefact records which code built it. `known` caches answers.
         """
         known = {} if known is None else known
         if artefact not in known:
@@ -272,18 +272,18 @@ class Lake:
 
 
 def retired(folder: Path) -> Path:
-    """Where an artefact's old folder lies while the new one takes its place."""
+    """Return the path of an artefact's old folder while the new one replaces it."""
     return folder.with_name(f".{folder.name}.retired")
 
 
 @cache
 def _manifests() -> TypeAdapter[Manifest]:
-    """Reader of manifests that checks their form; made at first use, as it takes 10 ms."""
+    """Return the validating reader of manifests; created on first use, as it takes 10 ms."""
     return TypeAdapter(Manifest)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in a file; UserError where it is none."""
+    """Read the manifest in a file; UserError if it is not one."""
     try:
         return _manifests().validate_json(path.read_bytes(), strict=True)
     except OSError as error:
@@ -298,8 +298,8 @@ def read_manifest(path: Path) -> Manifest:
 def finish_artefact(staging: Path, manifest: Manifest, volatile: set[str]) -> Manifest:
     """Hash the files of a staged artefact, set its data version and write its manifest into the folder.
 
-    `volatile` names files (timings, machine facts) that are listed but do not count for the data version; where
-    there are no others they do, since they are then what the artefact is.
+    `volatile` names files (timings, machine facts) that are listed but do not count for the data version. If an
+    artefact has only such files, they do count.
     """
     for path in sorted(p for p in staging.rglob("*") if p.is_file()):
         name = path.relative_to(staging).as_posix()
@@ -313,14 +313,14 @@ def finish_artefact(staging: Path, manifest: Manifest, volatile: set[str]) -> Ma
 
 
 def manifest_digest(manifest: Manifest) -> str:
-    """Digest of all that a manifest says, but for the digest itself."""
+    """Compute the digest of a manifest's content, except the digest itself."""
     said = {name: value for name, value in asdict(manifest).items() if name != "digest"}
     as_read = json.loads(json.dumps(said))  # keys and sequences as they come back from the file
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 def manifest_problem(manifest: Manifest) -> str:
-    """Tell what in a manifest contradicts itself, since somebody edited it; empty where nothing does."""
+    """Describe the first contradiction within a manifest, a sign of an edit; empty if there is none."""
     if (version := data_version_of(manifest.files)) != manifest.data_version:
         return f"data_version {manifest.data_version[:SHORT]}, but the hashes of its files give {version[:SHORT]}"
     if manifest.digest and (digest := manifest_digest(manifest)) != manifest.digest:
@@ -329,5 +329,5 @@ def manifest_problem(manifest: Manifest) -> str:
 
 
 def input_key(artefact: ArtefactId) -> str:
-    """How an input is named in a manifest: `asset@partition`."""
+    """Return the key of an input in a manifest: `asset@partition`."""
     return f"{artefact.asset}@{artefact.partition}"

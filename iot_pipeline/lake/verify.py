@@ -1,4 +1,4 @@
-"""Verification of a whole lake: every file, manifest and input against what the manifests say, always by hashing."""
+"""Verification of a whole lake by hashing: every file, manifest and input against the manifests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iot_pipeline.lake.store import MANIFEST, SNAPSHOTS, ArtefactId, Lake, Manif
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One thing that is not as a manifest says; `file` is a path in the artefact's folder, or names an input."""
+    """One deviation from a manifest; `file` is a path in the artefact's folder, or names an input."""
 
     artefact: str
     file: str
@@ -27,10 +27,10 @@ class Mismatch:
 
 @dataclass
 class Verification:
-    """Artefacts, files and bytes that were read, and each mismatch.
+    """Artefacts, files and bytes that were verified, and all mismatches.
 
-    unsealed: manifests without a digest of themselves (an earlier version wrote them): of what they say beside files
-    and data version, an edit cannot be seen.
+    unsealed: manifests without a digest of themselves (written by an earlier version). Edits to them, except to files
+    and data version, cannot be detected.
     """
 
     artefacts: int = 0
@@ -41,15 +41,15 @@ class Verification:
 
 
 def verify(lake: Lake) -> Verification:
-    """Hash every file of every artefact and compare it, its manifest and its inputs; nothing is written."""
+    """Hash every file of every artefact and compare it, its manifest and its inputs; writes nothing."""
     result = Verification()
     made: dict[ArtefactId, Manifest] = {}
     for place, folders, names in os.walk(lake.root):
         folder = Path(place)
         if folder == lake.root:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            continue  # files beside the artefacts: the teacher's store
-        # Staging and retired folders of the artefacts beside them; within an artefact all is examined.
+            continue  # files beside the artefacts, such as the teacher's store
+        # Skip staging and retired folders beside artefacts; inside an artefact every file is examined.
         folders[:] = sorted(name for name in folders if not (name.startswith(".") and is_unfinished(name)))
         if folder == lake.root / SNAPSHOTS:
             result.mismatches += _snapshot_mismatches(folder, names)
@@ -69,12 +69,12 @@ def verify(lake: Lake) -> Verification:
 
 
 def is_unfinished(name: str) -> bool:
-    """True for the folder of an artefact that is being made or replaced."""
+    """Return True for the folder of an artefact that is being built or replaced."""
     return name.endswith((".staging", ".retired"))
 
 
 def _verify_folder(lake: Lake, folder: Path, result: Verification) -> Manifest | None:
-    """Verify one artefact's folder into `result`; its manifest, or None where that cannot be read."""
+    """Verify one artefact's folder into `result`; return its manifest, or None if it cannot be read."""
     result.artefacts += 1
     inside = str(folder.relative_to(lake.root))
     try:
@@ -112,7 +112,7 @@ def _snapshot_mismatches(folder: Path, names: list[str]) -> list[Mismatch]:
 
 
 def _input_mismatches(artefact: ArtefactId, manifest: Manifest, made: dict[ArtefactId, Manifest]) -> list[Mismatch]:
-    """List the inputs that are no longer of the version that an artefact was made of."""
+    """List the inputs whose version differs from the one the artefact was built from."""
     found = []
     for key, version in manifest.inputs.items():
         upstream = ArtefactId(*key.split("@", 1))

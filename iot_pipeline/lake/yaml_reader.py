@@ -1,4 +1,4 @@
-"""Read YAML that others wrote: plain data only, with limits of size, depth and aliases; a fault is one sentence."""
+"""Safe reading of YAML from users: plain data, limits on size, depth and aliases, one-sentence errors."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import yaml
 
 from iot_pipeline.errors import UserError
 
-# What PyYAML raises for scalars that are not of the type they look like: 2026-13-45, !!bool x, !!int "".
+# Raised by PyYAML for scalars that do not fit their apparent type: 2026-13-45, !!bool x, !!int "".
 SCALAR_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-MOST_BYTES = 1_000_000  # the largest file of ours has 12 kB
+MOST_BYTES = 1_000_000  # the project's largest file has 12 kB
 MOST_DEPTH = 30
-MOST_NODES = 100_000  # keys and values, each alias counted as what it stands for
+MOST_NODES = 100_000  # keys and values, aliases counted expanded
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that counts nodes and depth while it reads them."""
+    """SafeLoader that counts nodes and depth while reading."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
         self.sizes: dict[str, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose one node; YAMLError where it is too deep, too large, or stands for itself."""
+        """Compose one node; YAMLError if it is too deep, too large, or contains itself."""
         event, before = self.peek_event(), self.nodes
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self.sizes:
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Parse a YAML text into dictionaries, lists and scalars; UserError with `name` says what is wrong with it."""
+    """Parse YAML text into dictionaries, lists and scalars; UserError, starting with `name`, says what is wrong."""
     if len(text) > MOST_BYTES:
         raise UserError(f"{name} has {len(text):,} characters; a YAML file has at most {MOST_BYTES:,}.")
     try:
@@ -55,7 +55,7 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file, UTF-8, by the rules of `parse_yaml`."""
+    """Read a UTF-8 YAML file by the rules of `parse_yaml`."""
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)

@@ -1,4 +1,4 @@
-"""Base models: finding, checking and loading one, its tokenizer and its adapters.
+"""Base models: finding, checking and loading a base, its tokeniser and its adapters.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here: importing one module loads only that module.
 """

@@ -1,4 +1,4 @@
-"""Examination of a base before the teacher is asked: what would otherwise show only after hours and dollars."""
+"""Check of a base before the teacher is asked: faults that would otherwise surface after hours and dollars."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from iot_pipeline.models.folder import base_folder, weight_files
 from iot_pipeline.models.loading import describe_base, load_with_report
 from iot_pipeline.models.tokenizer import load_tokenizer, pad_id, template_controls
 
-CHUNK = 1 << 24  # values looked at together: 64 MiB of fp32
+CHUNK = 1 << 24  # values checked at a time: 64 MiB of fp32
 
 
 def check_base(base: str, download: bool = True) -> dict[str, Any]:
-    """Examine settings, tokenizer and weights of a base; returns facts of it.
+    """Check settings, tokeniser and weights of a base, and return facts about it.
 
-    Every tensor of the model must be there in its shape (a tied output may be absent), hold finite numbers and, but
-    for vectors (a bias may start at 0), not only zeros. The embedding must have a row for every token.
+    Every tensor of the model must be present in its shape (a tied output may be absent) and hold finite numbers. Only
+    vectors may be all zeros, as a bias may start at 0. The embedding must have a row for every token.
 
     Args:
         base: Folder or hub id.
-        download: Fetch from the hub what is not in the local cache.
+        download: Fetch what the local cache lacks from the hub.
 
     Returns:
-        What `describe_base` returns, parameters, and unused_tensors: those that the model does not read.
+        What `describe_base` returns, `parameters`, and `unused_tensors`: the number of tensors that the model ignores.
 
     Raises:
-        UserError: The base is not fit; the sentence says what to do.
+        UserError: The base is unfit; the message says what to do.
     """
     facts = describe_base(base, download)
     folder = base_folder(base, download)
@@ -39,7 +39,7 @@ def check_base(base: str, download: bool = True) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _check_content(base: str, folder: Path, _state: tuple[Any, ...]) -> dict[str, Any]:
-    """Examine tokenizer and weights of a folder; cached by its files, as several artefacts ask."""
+    """Check tokeniser and weights of a folder; cached by its files, because several assets ask."""
     import torch
 
     tokenizer = load_tokenizer(folder)
@@ -59,7 +59,7 @@ def _check_content(base: str, folder: Path, _state: tuple[Any, ...]) -> dict[str
 
 
 def _shapes(base: str, folder: Path) -> dict[Path, list[str]]:
-    """Names of the tensors in each file of weights. UserError for a file that is cut off or damaged."""
+    """List the tensor names of each weight file; UserError for a truncated or damaged file."""
     from safetensors import SafetensorError, safe_open
 
     found = {}
@@ -75,7 +75,7 @@ def _shapes(base: str, folder: Path) -> dict[Path, list[str]]:
 
 
 def _check_values(base: str, path: Path, names: list[str]) -> None:
-    """Look at every value of a file's tensors. UserError for one that is not finite and for a matrix of zeros."""
+    """Check every value of a file's tensors; UserError for one that is not finite and for a matrix of zeros."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:

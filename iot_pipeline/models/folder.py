@@ -1,4 +1,4 @@
-"""The folder of a base model on the disk or from the hub; nothing in it is loaded before it is known to run no code."""
+"""Folder of a base model, local or from the hub, checked for custom code before anything in it is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from iot_pipeline.errors import UserError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 INDEX = "model.safetensors.index.json"
-# What transformers reads settings from; each may name code of the folder's own under `auto_map`.
+# Settings files of transformers; each may name custom code under `auto_map`.
 CODE_SETTINGS = (
     "config.json",
     "tokenizer_config.json",
@@ -23,18 +23,18 @@ WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 
 
 def base_folder(base: str | Path, download: bool = True, weights: bool = True) -> Path:
-    """Find the folder of a base by path or hub id, and refuse one that asks to run code of its own.
+    """Find the folder of a base by path or hub id, and refuse one with custom code.
 
     Args:
         base: A folder, or the id of a model on the hub.
-        download: Fetch from the hub what is not in the local cache.
-        weights: Include the weights; without them only settings and tokenizer are fetched.
+        download: Fetch what the local cache lacks from the hub.
+        weights: Include the weights; otherwise only settings and tokeniser are fetched.
 
     Returns:
-        The folder. Of a hub id it is the snapshot in the local cache, named by its commit.
+        The folder; for a hub id it is the snapshot in the local cache, named by its commit.
 
     Raises:
-        UserError: There is no such base, a file of it is a Git LFS pointer, or it brings code.
+        UserError: There is no such base, one of its files is a Git LFS pointer, or it has custom code.
     """
     folder = Path(base)
     if not folder.exists():
@@ -55,12 +55,12 @@ def base_folder(base: str | Path, download: bool = True, weights: bool = True) -
 
 
 def hub_commit(base: str, folder: Path) -> str | None:
-    """Commit of a base that came from the hub; None of a local folder."""
+    """Return the commit of a base from the hub, None for a local folder."""
     return None if Path(base).exists() else folder.name
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List the safetensors files of a base. UserError where there are none, or one that the index names is missing."""
+    """List the safetensors files of a base; UserError if there are none, or one named in the index is missing."""
     whole, index = folder / "model.safetensors", folder / INDEX
     if whole.is_file():
         return [whole]
@@ -81,7 +81,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def refuse_pointers(folder: Path) -> None:
-    """Refuse a folder that holds Git LFS pointers in place of files. UserError names the first."""
+    """Refuse Git LFS pointers in place of files; UserError names the first."""
     for path in sorted(path for kind in ("*.safetensors", *SMALL_FILES) for path in folder.glob(kind)):
         with path.open("rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
@@ -89,7 +89,7 @@ def refuse_pointers(folder: Path) -> None:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a settings file of a model, {} where there is none. UserError for what is no JSON object."""
+    """Read a settings file of a model, {} if there is none; UserError if it is not a JSON object."""
     if not path.is_file():
         return {}
     try:
@@ -102,7 +102,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def in_hub_cache(base: str) -> bool:
-    """True if a snapshot of a hub id lies in the local cache, whole or not."""
+    """Return True if the local cache has a snapshot of a hub id, complete or not; UserError if it is not a hub id."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -1,4 +1,4 @@
-"""Finding the class in the tokens of an answer, whatever tokenizer made them and wherever the line stands."""
+"""Label tokens: the span of the class in an answer, for any tokeniser and any position of its line."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ LINE = re.compile(rf"^{LABEL_LINE}", re.MULTILINE)
 
 
 class LabelFinder:
-    """Knows the text of every token. A marker of ids would not do: a newline may be one token with what follows it."""
+    """Label finder that knows the text of every token.
+
+    Searching for fixed token ids would fail: a newline may be merged with the text after it.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self.pieces: list[str] = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
         self.controls = frozenset(control_tokens(tokenizer).values())
 
     def span(self, ids: Sequence[int]) -> tuple[int, int] | None:
-        """Places [start, stop) of the tokens that hold the class behind `CLASSIFICATION:`; None where there is none."""
+        """Return the token span [start, stop) of the class after `CLASSIFICATION:`, None if there is no class."""
         pieces = [self.pieces[token] for token in ids]
         text = "".join(pieces)
         line = LINE.search(text)

@@ -1,4 +1,4 @@
-"""Loading a base and a LoRA adapter, from safetensors only and never with a tensor left to chance."""
+"""Loading a base and a LoRA adapter, from safetensors only; a missing tensor is an error, never random."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from iot_pipeline.models.folder import base_folder, hub_commit, read_settings, w
 from iot_pipeline.models.tokenizer import first_line, load_tokenizer
 
 ADAPTER = "adapter_model.safetensors"
-NAMED = 3  # tensors that an error names
+NAMED = 3  # tensors listed in an error
 
 
 def attention_kernel(device: Any, dtype: Any) -> str:
-    """transformers' name of the fastest exact attention here: flash attention where it is installed and fits, or sdpa.
+    """Return the attention kernel by its transformers name: flash attention if installed and usable, else sdpa.
 
-    Flash attention reads packed rows by their lengths; sdpa needs a block mask for them, which is exact but slower.
+    Both are exact. Flash attention reads packed rows by their lengths; sdpa needs a block mask for them and is slower.
     """
     import torch
     from transformers.utils import is_flash_attn_2_available
@@ -31,10 +31,10 @@ def attention_kernel(device: Any, dtype: Any) -> str:
 
 
 def describe_base(base: str, download: bool = True) -> dict[str, Any]:
-    """Read {architecture, longest_row, revision} of a causal language model, without its weights.
+    """Describe a base without its weights: {architecture, longest_row, revision} of a causal language model.
 
-    longest_row: tokens a row may have, None where there is no limit. revision: commit on the hub, None of a folder.
-    Its tokenizer is loaded too. UserError for what is no such model, or has no chat template or end of turn.
+    longest_row: tokens that a row may have, None without a limit. revision: commit on the hub, None for a folder.
+    The tokeniser is loaded too. UserError if it is no such model, or has no chat template or end of turn.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -62,17 +62,17 @@ def describe_base(base: str, download: bool = True) -> dict[str, Any]:
 
 
 def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True) -> Any:
-    """Load a causal language model for `device` and, if `move`, onto it.
+    """Load a base (causal language model) for `device` and, if `move`, onto it.
 
     Args:
         base: Folder or hub id.
         dtype: torch type of its weights.
         quantisation: `none`, or `nf4` (needs bitsandbytes and a GPU).
-        device: Where it will compute. "meta" reads the weights' headers only.
-        move: False leaves it in the machine's memory.
+        device: Where it will compute. "meta" reads only the headers of the weight files.
+        move: False leaves it in main memory.
 
     Raises:
-        UserError: There is no such model, or a tensor of it is missing or has another shape.
+        UserError: There is no such model, or one of its tensors is missing or has another shape.
     """
     return load_with_report(base, dtype, quantisation, device, move)[0]
 
@@ -80,19 +80,19 @@ def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "
 def load_with_report(
     base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True
 ) -> tuple[Any, list[str]]:
-    """Load as `load_base` does; also returns the names of tensors in the files that the model does not use."""
+    """Load a base as `load_base` does; also return the names of tensors in the files that the model does not use."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # its line without end would spoil the run's log
+    logging.disable_progress_bar()  # its unterminated line would spoil the run's log
     folder = base_folder(base)
     weight_files(folder)
     options: dict[str, Any] = {"device_map": "meta"} if str(device) == "meta" else {}
     if quantisation == "nf4":
         options = _nf4_options(device)
     told = logging.get_verbosity()
-    logging.set_verbosity_error()  # transformers' table of missing tensors; they become one sentence below
+    logging.set_verbosity_error()  # no table of missing tensors; one sentence reports them below
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -138,7 +138,7 @@ def _nf4_options(device: Any) -> dict[str, Any]:
 
 
 def base_identity(base: str) -> str:
-    """Hash the weights of a base: an adapter records it, and fits no other base."""
+    """Hash the weights of a base; an adapter records the hash and fits no other base."""
     files = weight_files(base_folder(base))
     stats = [(path, path.stat()) for path in files]
     return _weights_hash(tuple((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in stats))
@@ -146,16 +146,16 @@ def base_identity(base: str) -> str:
 
 @lru_cache(maxsize=8)
 def _weights_hash(files: tuple[tuple[str, int, int, int], ...]) -> str:
-    """sha256 over the sha256 of each file; cached by path, size, time and inode: 3 GB take some seconds."""
+    """Hash the sha256 of each file; cached by path, size, time and inode, because 3 GB take some seconds."""
     return hashlib.sha256("".join(sha256_file(Path(name)) for name, *_ in files).encode()).hexdigest()
 
 
 def load_adapter(model: Any, folder: Path, base: str, trainable: bool = False) -> Any:
-    """Put the LoRA adapter of a folder on a loaded base, whole or not at all.
+    """Load the LoRA adapter of a folder onto a base, completely or not at all.
 
     Args:
         model: The base as `load_base` returns it.
-        folder: Holds adapter_config.json and adapter_model.safetensors as `save_adapter` wrote them.
+        folder: Has adapter_config.json and adapter_model.safetensors as `save_adapter` wrote them.
         base: Folder or hub id that `model` was loaded from.
         trainable: True to train it further.
 
@@ -176,7 +176,7 @@ def load_adapter(model: Any, folder: Path, base: str, trainable: bool = False) -
 
 
 def adapter_tensors(folder: Path, base: str) -> dict[str, Any]:
-    """Read the tensors of an adapter. UserError where it is missing, unreadable or was trained on another base."""
+    """Read the tensors of an adapter; UserError if it is missing, unreadable or trained on another base."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / ADAPTER
@@ -194,7 +194,7 @@ def adapter_tensors(folder: Path, base: str) -> dict[str, Any]:
 
 
 def check_tensors_of(path: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Compare the tensors of a file with those that a model needs. UserError names what is missing or wrong."""
+    """Compare the tensors of a file with those that a model needs; UserError names what is missing or wrong."""
     mend = "remove the file, and train this track and stage again"
     if missing := wanted.keys() - held.keys():
         raise UserError(f"{path}: lacks {_listed(missing)}; {mend}")
@@ -210,7 +210,7 @@ def check_tensors_of(path: Path, held: dict[str, Any], wanted: dict[str, Any]) -
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Name the first few tensors of many."""
+    """Name the first few tensors and count the others."""
     every = sorted(names)
     more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
     return f"{len(every)} tensors: {', '.join(every[:NAMED])}{more}"
@@ -219,9 +219,9 @@ def _listed(names: Iterable[str]) -> str:
 def with_sorted_metadata(packed: bytes) -> bytes:
     """Sort the metadata of serialised safetensors, so that equal tensors give equal bytes.
 
-    The library writes two entries of metadata in an order that changes from call to call.
+    The library writes metadata entries in an order that changes from call to call.
     """
-    start = 8 + int.from_bytes(packed[:8], "little")  # the header's length stands in front of it
+    start = 8 + int.from_bytes(packed[:8], "little")  # 8 bytes with the header's length come first
     header = json.loads(packed[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()

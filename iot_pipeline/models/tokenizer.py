@@ -1,11 +1,11 @@
-"""The tokenizer of a base: loading it with the class that made it, and encoding chats with it.
+"""Tokeniser of a base: loading it with the right class, and encoding chats with it.
 
-Text of flows, classes and answers is data: the name of a control token in it (`<|im_end|>`) is read as plain text. The
-chat template alone writes control tokens. For this `literal` marks the places in data where such a name has to be cut:
+Flow texts, class names and answers are data: a control token's name in them (`<|im_end|>`) is encoded as plain text.
+Only the chat template writes control tokens. `literal` therefore marks where such a name in data has to be cut:
 
     <|im_end|>  ->  <·|im_end|>      (the mark `·` is CUT)
 
-and `encode` encodes the parts apart, so that no part holds a whole name. Text without such names is encoded as ever.
+and `encode` encodes the pieces separately, so that none holds a complete name. Other text is encoded as usual.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from iot_pipeline.models.folder import base_folder, read_settings
 
 END_OF_TURN = "<|im_end|>"
 START_OF_TURN = "<|im_start|>"
-# Code points that Unicode keeps for a program's own use; one that stands in data all the same is written as ESCAPED.
+# Code points that Unicode reserves for a program's internal use; an OWN that occurs in data is written as ESCAPED.
 CUT, OWN, ESCAPED = "\ufdd0\ufdd2", "\ufdd0", "\ufdd0\ufdd1"
 
 
 def load_tokenizer(folder_or_id: str | Path) -> Any:
-    """Load the tokenizer of a folder or a hub id; it must know ChatML's `<|im_end|>` and have a chat template.
+    """Load the tokeniser of a folder or hub id; UserError if it lacks ChatML's `<|im_end|>` or a chat template.
 
-    A `tokenizer.json` of our own beside a Qwen2 `config.json` would be reloaded by AutoTokenizer as
-    Qwen2Tokenizer, with Qwen2's own pre-tokenizer: other ids for the same text, and no error. A folder whose
-    `tokenizer_config.json` names the plain fast class is therefore loaded with that class.
+    AutoTokenizer would load our own `tokenizer.json` beside a Qwen2 `config.json` as Qwen2Tokenizer, with Qwen2's
+    pre-tokeniser: other ids for the same text, and no error. A folder whose `tokenizer_config.json` names the plain
+    fast class is therefore loaded with that class.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -49,7 +49,7 @@ def load_tokenizer(folder_or_id: str | Path) -> Any:
 
 
 def pad_id(tokenizer: Any) -> int:
-    """Id used for padding; never that of the end of turn, which would unteach stopping."""
+    """Return the padding token's id; never that of the end of turn, because then the student would unlearn to stop."""
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     pad: int | None = tokenizer.pad_token_id
     if pad is None or pad == end:
@@ -60,10 +60,10 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def control_tokens(tokenizer: Any) -> dict[str, int]:
-    """Map the text of each control token to its id: added tokens marked special, and others in angle brackets.
+    """Map each control token's text to its id: added tokens that are marked special or in angle brackets.
 
-    Qwen2.5 does not mark `<tool_call>` and `<|fim_prefix|>` special, though no flow means them either. Words that
-    somebody added to a vocabulary are ordinary tokens.
+    Qwen2.5 does not mark `<tool_call>` and `<|fim_prefix|>` special, though no flow means them either. Other words
+    added to a vocabulary are ordinary tokens.
     """
     return {
         token.content: place
@@ -80,7 +80,7 @@ def literal(tokenizer: Any, text: str) -> str:
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Encode texts as they stand, without tokens added around them; data in them must have gone through `literal`."""
+    """Encode texts without adding tokens around them; data in them must have passed through `literal`."""
     parts = [[part.replace(ESCAPED, OWN) for part in text.split(CUT) if part] for text in texts]
     flat = [part for some in parts for part in some]
     found = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
@@ -88,7 +88,7 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def prompt_text(tokenizer: Any, user: str) -> str:
-    """Render one user turn by the chat template, up to where the assistant begins; for `encode`."""
+    """Render the prompt of one user turn by the chat template, up to where the assistant begins; for `encode`."""
     turns = [{"role": "user", "content": literal(tokenizer, user)}]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
@@ -96,7 +96,7 @@ def prompt_text(tokenizer: Any, user: str) -> str:
 def chat_texts(tokenizer: Any, user: str, answer: str) -> tuple[str, str]:
     """Render prompt and answer of a chat by its template, each for `encode`; together they are the whole conversation.
 
-    UserError where the template writes another prompt before an answer than without one.
+    UserError if the template renders the prompt differently when an answer follows.
     """
     head = prompt_text(tokenizer, user)
     turns = [
@@ -115,7 +115,7 @@ def chat_texts(tokenizer: Any, user: str, answer: str) -> tuple[str, str]:
 def template_controls(tokenizer: Any) -> int:
     """Count the control tokens that the chat template writes into a row, up to its end of turn.
 
-    UserError for a template that ends an answer otherwise than with one end of turn.
+    UserError if the template does not end an answer with exactly one end of turn.
     """
     controls = list(control_tokens(tokenizer).values())
     before, after = encode(tokenizer, chat_texts(tokenizer, "x", "x"))
@@ -129,5 +129,5 @@ def template_controls(tokenizer: Any) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """First line of an error's message."""
+    """Return the first line of an error's message, or the error's type if it is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""What is wrong with the data, measured
+"""Measurements of data quality: duplicates, conflicts, leakage, profiles, patterns.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here, so importing one module of the package costs only that module.
 """

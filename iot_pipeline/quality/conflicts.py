@@ -1,4 +1,4 @@
-"""Flows whose text is the same and whose labels are not, and the accuracy ceiling that follows."""
+"""Label conflicts: flows with equal text but different labels, and the accuracy ceiling that follows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from iot_pipeline.quality.sql import one, rows
 
 
 def label_conflicts(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = None) -> dict[str, Any]:
-    """Groups with more than one label in flows.parquet, who is confused with whom, and exact ceilings.
+    """Report groups with more than one label in flows.parquet, which classes they confuse, and exact ceilings.
 
-    Returns {rows, text, raw, matrix, pairs, ceilings, by_class, largest}; `matrix[i][j]` (as `classes`): rows of class
-    i in conflicting flow groups whose majority label is j (ties: the first by name, as in the split), so the rows off
-    the diagonal are those that no function of the flow text can get right. Ceilings: `row` over rows, `distinct` over
-    distinct flows, `clean` over flows with one label. `counts`: what `count_flows` made of the same file.
+    Returns {rows, classes, text, raw, matrix, pairs, ceilings, by_class, largest}. `matrix[i][j]` (in the order of
+    `classes`): rows of class i in conflicting flow groups whose majority label is j (ties: the first by name, as in the
+    split), so no function of the flow text can classify the rows off the diagonal correctly. Ceilings: `row` over rows,
+    `distinct` over distinct flows, `clean` over flows with one label. `counts`: result of `count_flows` on the same
+    file.
     """
     with opened_counts(count_flows(flows, spec.feature_names) if counts is None else counts) as connection:
         classes = ", ".join(f"({position}, {literal(name)})" for position, name in enumerate(spec.classes))
@@ -76,7 +77,7 @@ def _summary(connection: duckdb.DuckDBPyConnection, table: str, key: str) -> dic
 
 
 def _pairs(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """Each pair of classes that shares flow groups: how many, and the rows of either class in them."""
+    """List pairs of classes that share flow groups: number of groups, and the rows of each class in them."""
     return rows(
         connection,
         """SELECT a.label AS first, b.label AS second, count(*) AS groups,
@@ -107,7 +108,7 @@ def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[
 
 
 def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:
-    """The conflicting flow groups with the most rows that no function of the text can get right."""
+    """List the conflicting flow groups with the most rows that no function of the text can classify correctly."""
     found = rows(
         connection,
         f"""SELECT flow_group, size::BIGINT AS rows, any_value(majority) AS majority,

@@ -1,4 +1,4 @@
-"""The one pass over flows.parquet that duplicates, conflicts and leakage are counted from."""
+"""Row counts of flows.parquet in one pass, shared by duplicates, conflicts and leakage."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import pyarrow.parquet as pq
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.sql import connect
 
-# Rows grouped at a time: bounds the memory, whatever the size of the table.
+# Rows grouped at a time, which bounds memory for a table of any size.
 ROWS_AT_ONCE = 1_000_000
 TEXTS = ["flow_group", "label"]
 
 
 @dataclass(frozen=True)
 class FlowCounts:
-    """Rows (n) of each set of exact values and label, and of each flow group and label.
+    """Rows (n) per set of exact values and label, and per flow group and label.
 
-    raw: raw_group (int64), label, n. text: flow_group, label, n, and occurrence and row_id of
-    the row that stands for them (lowest occurrence).
+    raw: raw_group (int64), label, n. text: flow_group, label, n, and occurrence and row_id of the representative row
+    (lowest occurrence).
     """
 
     raw: pa.Table
@@ -36,25 +36,25 @@ class FlowCounts:
 def count_flows(flows: Path, features: Sequence[str]) -> FlowCounts:
     """Count the rows of flows.parquet; without `features`, `raw` is by flow group too.
 
-    Values are equal as numbers are (-0.0 = 0.0, exact otherwise). UserError if the file is missing.
+    Values are compared as numbers (-0.0 = 0.0, otherwise exact). Raises UserError if the file is missing.
     """
     if not flows.is_file():
         raise UserError(f"{flows} is missing; materialise the asset that makes it first")
     with pq.ParquetFile(flows, read_dictionary=TEXTS) as file:
         rows = max(file.metadata.num_rows, 1)
         parts, pieces = [], list(row_groups(file))
-        kept = features if len(pieces) > 1 else []  # values are needed once more only to compare pieces
+        kept = features if len(pieces) > 1 else []  # values are needed again only to compare pieces
         for groups in pieces:
             part = file.read_row_groups(groups, columns=[*features, *TEXTS, "occurrence", "row_id"])
-            # One number orders the rows of a group: by occurrence, then by row. It stays below rows squared.
+            # One sort key for the rows of a group: by occurrence, then by row; always below rows squared.
             rank = part["occurrence"].to_numpy() * np.int64(rows) + part["row_id"].to_numpy()
             part = part.drop(["occurrence", "row_id"]).append_column("rank", pa.array(rank))
-            # Rows that are equal to the last bit first: that leaves a seventh to compare as numbers.
+            # Merge bitwise equal rows first: that leaves a seventh to compare as numbers.
             keys = [*features, *TEXTS]
             part = part.unify_dictionaries().group_by(keys, use_threads=False)
             part = part.aggregate([("rank", "min"), ("rank", "count")]).rename_columns([*keys, "rank", "n"])
             parts.append(distinct(part, features, kept))
-    # What the parts have in common becomes one.
+    # Merge rows that occur in several parts.
     whole = distinct(pa.concat_tables(parts), features) if len(parts) > 1 else parts[0]
     raw = whole.select(["raw_group", "label", "n"])
     text = distinct(whole, [])
@@ -64,9 +64,9 @@ def count_flows(flows: Path, features: Sequence[str]) -> FlowCounts:
 
 
 def distinct(table: pa.Table, features: Sequence[str], kept: Sequence[str] = ()) -> pa.Table:
-    """One row for each set of exact values and label: `n` their sum, `rank` their least, and `raw_group`.
+    """Merge rows with the same exact values and label: `n` is the sum, `rank` the minimum, `raw_group` is added.
 
-    `table`: features, flow_group, label, rank, n. The features `kept` are columns of the result too.
+    `table` has features, flow_group, label, rank, n. The result also has the features named in `kept`.
     """
     table = table.unify_dictionaries().combine_chunks()
     group, label = (np.asarray(table[name].chunk(0).indices, dtype=np.int64) for name in TEXTS)
@@ -83,20 +83,20 @@ def distinct(table: pa.Table, features: Sequence[str], kept: Sequence[str] = ())
 
 
 def first_of(code: np.ndarray, codes: int) -> np.ndarray:
-    """Place of the first row of each code 0 .. codes - 1, int64 [codes]."""
+    """Return the position of the first row of each code 0 .. codes - 1, int64 [codes]."""
     first = np.empty(codes, dtype=np.int64)
     first[code[::-1]] = np.arange(len(code) - 1, -1, -1)
     return first
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """The table with its texts as texts, no longer dictionary-coded."""
+    """Convert the dictionary-encoded text columns of a table to plain strings."""
     fields = [field.with_type(pa.string()) if field.name in TEXTS else field for field in table.schema]
     return table.cast(pa.schema(fields))
 
 
 def row_groups(file: pq.ParquetFile) -> Iterator[list[int]]:
-    """Numbers of the row groups of a file, as many at a time as hold ROWS_AT_ONCE rows."""
+    """Yield batches of row-group numbers of a file, each batch with at least ROWS_AT_ONCE rows, except the last."""
     waiting: list[int] = []
     rows = 0
     for group in range(file.num_row_groups):
@@ -110,9 +110,9 @@ def row_groups(file: pq.ParquetFile) -> Iterator[list[int]]:
 
 
 def numbered(table: pa.Table, features: Sequence[str]) -> np.ndarray:
-    """A number for each row [n], the same for rows whose features are the same; whole keys are compared."""
+    """Number the rows [n] so that equal features have equal numbers; whole keys are compared."""
     keys = table.select(list(features))
-    for place, name in enumerate(features):  # Arrow tells -0.0 from 0.0
+    for place, name in enumerate(features):  # Arrow distinguishes -0.0 from 0.0
         keys = keys.set_column(place, name, pa.array(keys[name].to_numpy() + 0.0))
     grouped = keys.append_column("place", pa.array(np.arange(len(table)))).group_by(list(features), use_threads=False)
     places = grouped.aggregate([("place", "list")])["place_list"].combine_chunks()
@@ -123,7 +123,7 @@ def numbered(table: pa.Table, features: Sequence[str]) -> np.ndarray:
 
 @contextmanager
 def opened_counts(counts: FlowCounts) -> Iterator[duckdb.DuckDBPyConnection]:
-    """In-memory DuckDB that has the two tables as raw_labels and text_labels."""
+    """Open an in-memory DuckDB with the two tables as raw_labels and text_labels."""
     with connect() as connection:
         connection.register("raw_labels", counts.raw)
         connection.register("text_labels", counts.text)

@@ -1,4 +1,4 @@
-"""How many rows repeat a flow that is already in the table, by exact values and by serialised text."""
+"""Duplicate rows: repeats of a flow already in the table, by exact values and by serialised text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from iot_pipeline.quality.sql import one, rows
 
 
 def dedup_report(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = None) -> dict[str, Any]:
-    """Duplicate rows (rows whose values already occurred; by class: within that class) of flows.parquet.
+    """Count duplicate rows of flows.parquet: rows whose values already occurred; by class, within that class.
 
-    Returns {rows, raw, text, by_class, largest_groups, group_sizes, published}; `raw` compares the exact
-    feature values, `text` the flow group. Shares are 0 to 1. `counts`: what `count_flows` made of the same file.
+    Returns {rows, raw, text, by_class, largest_groups, group_sizes, published}; `raw` compares exact feature values,
+    `text` flow groups. Shares are 0 to 1. `counts`: result of `count_flows` on the same file.
     """
     with opened_counts(count_flows(flows, spec.feature_names) if counts is None else counts) as connection:
         total = int(one(connection, "SELECT coalesce(sum(n), 0)::BIGINT FROM text_labels")[0])
@@ -61,7 +61,7 @@ def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[
 
 
 def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:
-    """The flow groups with the most rows, with the rows of each label and the id of the row that stands for them."""
+    """List the flow groups with the most rows, with the rows of each label and the representative's row id."""
     found = rows(
         connection,
         f"""WITH top AS (
@@ -76,7 +76,7 @@ def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dic
 
 
 def _sizes(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """Histogram of flow-group sizes in powers of two: groups and rows with `from` <= size < 2 * from."""
+    """Return a histogram of flow-group sizes in powers of two: `from` <= size < 2 * from."""
     return rows(
         connection,
         """SELECT (2 ** floor(log2(size)))::BIGINT AS "from", count(*) AS groups, sum(size)::BIGINT AS rows

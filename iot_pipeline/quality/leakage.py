@@ -1,4 +1,4 @@
-"""This split beside a row-wise 80:20 split: what is shared, and what that does to the accuracy of one model."""
+"""Leakage of this split against a row-wise 80:20 split: shared flows and their effect on one model's accuracy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAIN_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Halves:
-    """A split of records: rows of each record [n] that train, and rows that test."""
+    """A split of records: train rows and test rows of each record [n]."""
 
     train: Floats
     test: Floats
@@ -34,15 +34,23 @@ def leakage_report(
 ) -> dict[str, Any]:
     """Compare the split in records.parquet with a seeded row-wise 80:20 split of the same rows.
 
-    Returns {passed, sides, pairs, leak_free, row_wise, known_leak, seed}: `pairs` counts flow groups and rows that any
-    two sides share, `passed` is True only if that is 0 for all of them, every row is on a side and every
-    record is right about its rows. Each protocol has shared_groups, shared_test_rows, shared_test_share,
-    row_ceiling, and the accuracies of the same small LightGBM (`model`, unless `with_model` is False) and of
-    a table look-up: by rows, by distinct flows, and on flows never trained on. `known_leak`: what no split can undo,
-    values published scaled by statistics of the whole table (None: they were not). `counts`: what `count_flows` made of
-    `flows`, with features or without.
+    Returns {passed, rows_without_side, records_with_wrong_rows, sides, pairs, leak_free, row_wise, known_leak, seed}:
+
+    - pairs: flow groups and rows shared by any two sides.
+    - passed: True only if no pair shares a group, every row is on a side, and every record states its true rows.
+    - leak_free, row_wise: per protocol shared_groups, shared_test_rows, shared_test_share, row_ceiling, and accuracies
+      of a small LightGBM (`model`) and a table look-up (`lookup`): by row, by distinct flow, on seen and unseen flows.
+    - known_leak: a leak that no split removes: values published scaled by statistics of the whole table; else None.
+
+    Args:
+        flows: flows.parquet.
+        records: records.parquet of the split.
+        spec: Spec of the data set.
+        seed: Seed of the row-wise split and the model.
+        with_model: False to skip the LightGBM.
+        counts: Result of `count_flows` on `flows`, with or without features.
     """
-    # Only the model looks at features.
+    # Only the model needs features.
     features, joined = (f", {feature_list(spec)}", "JOIN flows f ON f.row_id = c.row_id") if with_model else ("", "")
     with opened(flows=flows, records=records) as connection:
         connection.register("counted", (count_flows(flows, []) if counts is None else counts).text)
@@ -55,7 +63,7 @@ def leakage_report(
     group = pd.factorize(table["flow_group"])[0]
     label = pd.Categorical(table["label"], categories=spec.classes).codes.astype(np.int64)
     rows = table["rows"].to_numpy(np.float64)
-    # The place in SIDES of each record, -1 without side; and which groups have a record on which side.
+    # Index in SIDES of each record, -1 without side; `holds`: groups with a record on each side.
     side = pd.Categorical(table["side"], categories=SIDES).codes
     sided = side >= 0
     holds = np.zeros((group.max() + 1, len(SIDES)), dtype=bool)
@@ -91,7 +99,7 @@ def leakage_report(
 def _shared_pairs(
     group: npt.NDArray[Any], side: npt.NDArray[Any], rows: Floats, holds: npt.NDArray[np.bool_]
 ) -> list[dict[str, Any]]:
-    """Groups on both of any two sides, and the rows of those groups on the second one."""
+    """Count groups on both of any two sides, and the rows of those groups on the second side."""
     pairs = []
     for first, second in combinations(range(len(SIDES)), 2):
         both = holds[:, first] & holds[:, second]
@@ -102,7 +110,7 @@ def _shared_pairs(
 
 
 def _row_wise(rows: Floats, seed: int) -> Halves:
-    """Every row to train (80 %) or test by itself; rows of a record are alike, only their number is drawn."""
+    """Assign rows at random to train (80 %) or test; rows of a record are alike, so only counts are drawn."""
     rng = np.random.default_rng(seed)
     counts = rows.astype(np.int64)
     # The choice of round(0.2 n) rows out of n without replacement, counted by record.
@@ -118,7 +126,7 @@ def _protocol(
     n_classes: int,
     seed: int,
 ) -> dict[str, Any]:
-    """What one protocol shares between train and test, and how well the quick models do (without values: look-up)."""
+    """Measure what train and test share under one protocol, and the accuracies of the quick models."""
     n_groups = int(group.max()) + 1
     trained = np.bincount(group, weights=halves.train, minlength=n_groups) > 0
     tested = np.bincount(group, weights=halves.test, minlength=n_groups)
@@ -145,7 +153,7 @@ def _protocol(
 def _lookup(
     train: Floats, group: npt.NDArray[Any], label: npt.NDArray[np.int64], n_classes: int, n_groups: int
 ) -> npt.NDArray[np.int64]:
-    """Majority label of the same flow text in training, the most frequent class otherwise [n_records]."""
+    """Predict [n_records] the majority label of the same flow text in training, else the most frequent class."""
     votes = np.bincount(group * n_classes + label, weights=train, minlength=n_groups * n_classes)
     votes = votes.reshape(n_groups, n_classes)
     answer = np.where(votes.sum(axis=1) > 0, votes.argmax(axis=1), votes.sum(axis=0).argmax())
@@ -155,8 +163,7 @@ def _lookup(
 def _quick_model(
     values: Floats, label: npt.NDArray[np.int64], halves: Halves, n_classes: int, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Predictions [n_records] of one small, fixed LightGBM trained on the train rows (as weights of
-    records)."""
+    """Predict [n_records] with one small, fixed LightGBM trained on the train rows (as record weights)."""
     import lightgbm
 
     used = halves.train > 0
@@ -169,13 +176,13 @@ def _quick_model(
         "num_leaves": 15,
         "learning_rate": 0.1,
         "min_data_in_leaf": 5,
-        "min_sum_hessian_in_leaf": 1.0,  # without it a few heavy records make leaves that diverge
+        "min_sum_hessian_in_leaf": 1.0,  # without it a few heavy records make leaves diverge
         "lambda_l2": 1.0,
         "max_bin": 63,
         "seed": seed,
         "deterministic": True,
         "force_row_wise": True,
-        "num_threads": 1,  # two spinning threads are far slower as soon as the cores are shared
+        "num_threads": 1,  # two spinning threads are far slower on shared cores
         "verbosity": -1,
     }
     data = lightgbm.Dataset(values[used], target, weight=halves.train[used])

@@ -1,4 +1,4 @@
-"""Where a table disagrees with what was published about it, and where the published facts disagree."""
+"""Mismatches between a table and its published facts, and among the published facts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Number = int | float | None
 
 
 class Findings:
-    """Collects comparisons; a comparison agrees when it differs by no more than its tolerance."""
+    """List of comparisons; one agrees if it differs by no more than its tolerance."""
 
     def __init__(self) -> None:
         self.all: list[dict[str, Any]] = []
@@ -30,7 +30,16 @@ class Findings:
     def compare(
         self, kind: str, what: str, expected: Number, found: Number, source: str, tolerance: float = 0.0
     ) -> None:
-        """Record `found` against `expected`; None on one side means that side does not know it at all."""
+        """Record a comparison of `found` with `expected`; None means that this side does not have the value at all.
+
+        Args:
+            kind: `data`, `facts` or `spec`, see `dataset_mismatch`.
+            what: The compared quantity, in words.
+            expected: Published value.
+            found: Value in the table or in another fact.
+            source: Keys of the facts used.
+            tolerance: Largest difference that still agrees.
+        """
         difference = None if expected is None or found is None else found - expected
         agrees = expected is found if difference is None else abs(difference) <= tolerance + 1e-12
         self.all.append(
@@ -49,9 +58,9 @@ class Findings:
 def dataset_mismatch(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
     """Compare flows.parquet with every published fact of the spec, and those facts with each other.
 
-    Returns {findings, agreements, checked, disagreeing, note}; a finding is {kind, what, expected, found,
-    difference = found - expected (None if one side is absent), agrees, source}. kind is `data` (table
-    against a fact), `facts` (fact against fact) or `spec` (table against the labels that the spec declares).
+    Returns {findings, agreements, checked, disagreeing, note}; a finding is {kind, what, expected, found, difference,
+    agrees, source} with difference = found - expected (None if one side is absent). kind is `data` (table against
+    fact), `facts` (fact against fact) or `spec` (table against the labels that the spec declares).
     """
     findings = Findings()
     with opened(flows=flows) as connection:
@@ -81,10 +90,10 @@ def dataset_mismatch(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
 
 
 def reconcile(raw: Path, flows: Path, rejected: Mapping[str, int], left_out: Mapping[str, int]) -> dict[str, int]:
-    """Rows of raw.parquet against those of flows.parquet, both counted in the files, and those left behind by reason.
+    """Reconcile the rows of raw.parquet with those of flows.parquet, both counted in the files.
 
-    Returns {rows_in, kept, rejected, left_out, unaccounted}; unaccounted = rows_in - kept - rejected - left_out is 0
-    unless rows were lost, made up, or counted twice.
+    `rejected` and `left_out` are row counts by reason. Returns {rows_in, kept, rejected, left_out, unaccounted};
+    unaccounted = rows_in - kept - rejected - left_out is 0 unless rows were lost, invented or counted twice.
     """
     with opened(raw=raw, flows=flows) as connection:
         rows_in, kept = one(connection, "SELECT (SELECT count(*) FROM raw), (SELECT count(*) FROM flows)")
@@ -119,7 +128,7 @@ def _class_tables(findings: Findings, spec: DatasetSpec, counts: dict[str, int])
         declared = {*spec.classes, *spec.absent_classes}
         for name in sorted(declared - table.keys()):
             if any(name in other for other in tables.values()):
-                continue  # told below, table against table
+                continue  # reported below, table against table
             findings.compare("facts", f"{key} has no row for {name}, a declared class", None, 0, key)
     for (first, a), (second, b) in combinations(tables.items(), 2):
         source = f"{first}, {second}"
@@ -155,7 +164,7 @@ def _duplicates(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
     table = spec.facts.get("class_rows", {})
     by_class = facts.get("by_class", {})
     if "rows" in facts and by_class and by_class.keys() <= table.keys():
-        # Rates within each class leave out repeats across classes: equality says that no flow has two labels.
+        # Rates within classes exclude repeats across classes, so equality means that no flow has two labels.
         within = sum(share * table[name] for name, share in by_class.items())
         rounding = SHARE_STEP / 2 * sum(table[name] for name in by_class)
         what = "duplicate rows within classes (from published rates) against all duplicate rows"
@@ -167,7 +176,7 @@ def _duplicates(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
 
 
 def _quartiles(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
-    """Published quartiles have 4 decimals, so half a unit of the last one is allowed."""
+    """Compare published quartiles, which have 4 decimals: half a unit of the last one is allowed."""
     known = {feature.name for feature in spec.features}
     with opened(flows=flows) as connection:
         for name, features in published_quartiles(spec).items():
@@ -189,7 +198,7 @@ def _quartiles(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
 
 
 def _quartile_bounds(findings: Findings, spec: DatasetSpec) -> None:
-    """Published quartiles against each other: an answer of one header has that many bytes and an IP header."""
+    """Check published quartiles against each other: bytes are at least the largest header plus an IP header."""
     scales = {feature.name: feature.scale for feature in spec.features}
     for name, features in published_quartiles(spec).items():
         for way, side in (("fwd", "orig"), ("bwd", "resp")):
@@ -208,7 +217,7 @@ def _quartile_bounds(findings: Findings, spec: DatasetSpec) -> None:
 
 
 def _shares(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
-    """Published shares of a class's rows above a value (as published, scaled)."""
+    """Compare published shares of a class's rows above a value (as published, scaled)."""
     known = {feature.name for feature in spec.features}
     for fact in spec.facts.get("shares_above", []):
         name, feature, above = fact["class"], fact["feature"], fact["above"]
@@ -224,7 +233,7 @@ def _shares(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
 
 
 def _raw_medians(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
-    """Medians of the raw capture, raw units, against the published medians and against the rows."""
+    """Compare medians of the raw capture, in raw units, with the published medians and the rows."""
     features = {feature.name: feature for feature in spec.features}
     quartiles = published_quartiles(spec)
     with opened(flows=flows) as connection:
@@ -243,14 +252,14 @@ def _raw_medians(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
                     ("facts", published, f"{told}: raw capture against the published median"),
                 ):
                     if value is not None:
-                        # What is scaled has 4 or more decimals; medians are told with 2 or 3 digits.
+                        # Scaled values have 4 or more decimals; medians are published with 2 or 3 digits.
                         found, step = (value, 0.0) if scale is None else (scale.to_raw(value), 0.6e-4 * scale.width)
                         tolerance = max(half_step(expected), 0.005 * abs(expected)) + step
                         findings.compare(kind, what, expected, round(found, 3), "raw_medians", tolerance)
 
 
 def half_step(value: float) -> float:
-    """Half a unit of the last digit that a published number shows."""
+    """Return half a unit of the last digit that a published number shows."""
     return 0.5 * 10.0 ** -len(repr(value).partition(".")[2].rstrip("0"))
 
 
@@ -293,14 +302,14 @@ def _prior_split(findings: Findings, spec: DatasetSpec, rows: int) -> None:
 
 
 def _zscored(findings: Findings, flows: Path, spec: DatasetSpec) -> None:
-    """Counts after z-scoring with the whole table and rounding to 3 decimals, where such are published."""
+    """Compare published counts after z-scoring with the whole table and rounding to 3 decimals, if there are any."""
     facts, source = spec.facts.get("zscored_3_decimals"), "zscored_3_decimals"
     if not facts:
         return
     names = [identifier(feature.name) for feature in spec.features]
     keys = ", ".join(f"f{i}" for i in range(len(names)))
     with opened(flows=flows) as connection:
-        # Within -1 to 1 by a power of two, which changes no digit: DuckDB refuses the spread of 1e300.
+        # Scaled to -1..1 by a power of two, which is exact: DuckDB fails on the deviation of values near 1e300.
         largest = one(connection, f"SELECT {', '.join(f'max(abs({name}))' for name in names)} FROM flows")
         shrinks = [math.ldexp(1.0, -max(math.frexp(most)[1], -1000)) for most in largest]
         names = [f"({name} * {shrink!r})" for name, shrink in zip(names, shrinks, strict=True)]

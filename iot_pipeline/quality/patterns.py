@@ -23,14 +23,14 @@ LEAST_PRECISION = 0.5
 
 @dataclass(frozen=True)
 class Condition:
-    """low < feature <= high, where None means unbounded; bounds are in the units of the table."""
+    """The condition low < feature <= high, None meaning unbounded; bounds are in the units of the table."""
 
     feature: str
     low: float | None
     high: float | None
 
     def holds(self, table: dict[str, Floats]) -> npt.NDArray[np.bool_]:
-        """Which rows [n] fulfil the condition."""
+        """Return a mask [n] of the rows that fulfil the condition."""
         values = table[self.feature]
         inside = np.ones(len(values), dtype=bool)
         if self.low is not None:
@@ -41,13 +41,13 @@ class Condition:
 
 
 def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) -> dict[str, Any]:
-    """Rules for each class from one-vs-rest trees of depth 4 on the distinct train flows.
+    """Learn rules for each class from one-vs-rest trees of depth 4 on the distinct train flows.
 
-    Each rule's `coverage` (share of the class that it catches) and `precision` (share of what it catches
-    that is the class) are measured on the test side, by distinct flow and by row; they are None where nothing
-    is caught. Returns {classes: {class: {rules, combined}}, prior_rules, guide, ...}; a class that is absent from
-    the train side has no rule. `prior_rules` scores the rules of the spec's facts in the same way. Raises UserError
-    if such a rule names a feature or class that the spec has not.
+    A rule's `coverage` (share of the class that it catches) and `precision` (share of the class among what it catches)
+    are measured on the test side, by distinct flow and by row. Coverage is None if the class has no test flow,
+    precision if nothing is caught. Returns {classes: {class: {rules, combined}}, prior_rules, guide, ...}; a class that
+    is absent from the train side has no rules. `prior_rules` scores the rules in the spec's facts in the same way.
+    Raises UserError if such a rule names an unknown feature or class.
     """
     train, test = load_side(flows, records, spec, "train"), load_side(flows, records, spec, "test")
     columns = {feature.name: train[feature.name].to_numpy(np.float64) for feature in spec.features}
@@ -83,9 +83,9 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
 
 
 def load_side(flows: Path, records: Path, spec: DatasetSpec, side: str) -> pd.DataFrame:
-    """One row per record of `side`: flow_group, label, rows, weight (rows / group_rows), the features.
+    """Load one row per record of `side`: flow_group, label, rows, weight (rows / group_rows), features.
 
-    Feature values are those of the group's representative. Raises UserError when the side is empty.
+    Feature values are those of the group's representative. Raises UserError if the side is empty.
     """
     with opened(flows=flows, records=records) as connection:
         frame = connection.execute(
@@ -102,13 +102,12 @@ def load_side(flows: Path, records: Path, spec: DatasetSpec, side: str) -> pd.Da
 def _learn(
     columns: dict[str, Floats], positive: npt.NDArray[np.bool_], weight: Floats, seed: int
 ) -> list[list[Condition]]:
-    """The purest large leaves of a one-vs-rest tree as rules, best first (by weight of the class they
-    catch)."""
+    """Return the largest mostly pure subtrees of a one-vs-rest tree as up to 4 rules, by caught weight of the class."""
     from sklearn.tree import DecisionTreeClassifier
 
     names = list(columns)
     values = np.column_stack([columns[name] for name in names])
-    # sklearn compares as float32; rounding first keeps its choice and ours the same.
+    # sklearn compares as float32; rounding first keeps its decisions and the rules' the same.
     values = np.clip(values, -3e38, 3e38).astype(np.float32)
     classifier = DecisionTreeClassifier(
         max_depth=MAX_DEPTH, min_samples_leaf=3, class_weight="balanced", random_state=seed
@@ -124,7 +123,7 @@ def _learn(
         return float(hit), float(hit / total) if total > 0 else 0.0
 
     def pure(node: int) -> bool:
-        """Whether every leaf below is mostly of the class, so that the splits between say nothing."""
+        """Return True if every leaf below is mostly of the class, so that the splits between add nothing."""
         if tree.children_left[node] < 0:
             return precision(node)[1] >= LEAST_PRECISION
         return pure(int(tree.children_left[node])) and pure(int(tree.children_right[node]))
@@ -142,7 +141,7 @@ def _learn(
 
 
 def _merge(path: list[tuple[int, float, bool]], names: list[str], columns: dict[str, Floats]) -> list[Condition]:
-    """A path of splits as one condition a feature, with the shortest thresholds that split train alike."""
+    """Merge a path of splits into one condition per feature, with the shortest equivalent thresholds."""
     bounds: dict[int, tuple[float, float]] = {}
     for feature, threshold, below in path:
         low, high = bounds.get(feature, (-math.inf, math.inf))
@@ -161,7 +160,7 @@ def _merge(path: list[tuple[int, float, bool]], names: list[str], columns: dict[
 
 
 def short_threshold(values: Floats, threshold: float) -> float:
-    """The number with the fewest digits that splits `values` into <= and > as `threshold` does."""
+    """Return the number with the fewest digits that splits `values` exactly as `threshold` does."""
     below, above = values[values <= threshold], values[values > threshold]
     if not len(below) or not len(above):
         return threshold
@@ -174,7 +173,7 @@ def short_threshold(values: Floats, threshold: float) -> float:
 
 
 def _measure(caught: npt.NDArray[np.bool_], test: pd.DataFrame, names: list[str]) -> dict[str, Any]:
-    """Coverage and precision of what is caught, as a rule for the classes `names` taken together."""
+    """Measure coverage and precision of the caught rows for the classes `names` together."""
     mine = test["label"].isin(names).to_numpy()
     measured: dict[str, Any] = {}
     for view, column in (("distinct", "weight"), ("row", "rows")):
@@ -192,7 +191,7 @@ def _measure(caught: npt.NDArray[np.bool_], test: pd.DataFrame, names: list[str]
 def _measure_prior(
     published: dict[str, Any], train: pd.DataFrame, tested: dict[str, Floats], test: pd.DataFrame, spec: DatasetSpec
 ) -> dict[str, Any]:
-    """One published rule on the test side: {source, classes, and conditions [{feature, low, high}] or stump}."""
+    """Measure one published rule on the test side; it has conditions [{feature, low, high}] or a stump."""
     conditions, names = published.get("conditions", []), published["classes"]
     used = [c["feature"] for c in conditions] or [published["stump"]]
     strange = [name for name in used if name not in tested]
@@ -212,7 +211,7 @@ def _measure_prior(
 
 
 def _fit_stump(feature: str, train: pd.DataFrame, positive: npt.NDArray[np.bool_]) -> Condition:
-    """The side of one threshold on `feature` with the best F1 for `positive`, over distinct train flows."""
+    """Fit one threshold on `feature` by the best F1 for `positive`, over distinct train flows."""
     values, weight = train[feature].to_numpy(np.float64), train["weight"].to_numpy(np.float64)
     order = np.argsort(values, kind="stable")
     ends = np.append(np.diff(values[order]) > 0, True)
@@ -228,7 +227,7 @@ def _fit_stump(feature: str, train: pd.DataFrame, positive: npt.NDArray[np.bool_
 
 
 def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
-    """A rule in words, with raw units beside scaled values where the spec knows the scale."""
+    """Render a rule in words, with raw units beside scaled values where the spec knows the scale."""
     parts = []
     for condition in rule:
         low, high = condition.low, condition.high
@@ -250,7 +249,7 @@ def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
 
 
 def guide_text(classes: dict[str, Any], prior: list[dict[str, Any]]) -> str:
-    """The classification guide that a person can use: Markdown, a section a class."""
+    """Render the classification guide for people: Markdown, one section per class."""
     lines = ["# Classification guide", ""]
     lines += ["Learned on distinct train flows; coverage and precision measured on distinct test flows.", ""]
     for name, entry in classes.items():
@@ -272,7 +271,7 @@ def guide_text(classes: dict[str, Any], prior: list[dict[str, Any]]) -> str:
 
 
 def _told(measured: dict[str, Any]) -> str:
-    """Coverage and precision in words; a rule that catches nothing is said to."""
+    """Describe coverage and precision, also of a rule that catches nothing."""
     precision = _percent(measured["precision"]) if measured["caught"] else "not measurable, no test flow is caught"
     return f"coverage {_percent(measured['coverage'])}, precision {precision}"
 

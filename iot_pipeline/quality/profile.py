@@ -1,4 +1,4 @@
-"""What each class's values look like: quantiles, spread, outliers, constancy, and the grid they lie on."""
+"""Profile of each class: quantiles, spread, outliers, constant features, and the grid of the values."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ ALL_ROWS = "(all)"
 
 
 def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Profile of flows.parquet.
+    """Profile flows.parquet by class and feature.
 
-    Returns ({rows, rows_by_class, zero_variance, scales, published_classes}, table); the table has one row
-    per class (and `(all)`) and feature: class, feature, the STATISTICS, zero_variance,
-    published_p25/median/p75 (NaN if none). Outliers lie outside 1.5 interquartile ranges of the class's
-    quartiles.
+    Returns ({rows, rows_by_class, zero_variance, scales, published_classes}, table). The table has one row per class
+    (and `(all)`) and feature: class, feature, the STATISTICS, zero_variance, published_p25/median/p75 (NaN if none).
+    Outliers are values more than 1.5 interquartile ranges outside the class's quartiles.
     """
     published = published_quartiles(spec)
     parts: list[pd.DataFrame] = []
@@ -33,7 +32,7 @@ def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.Dat
         labels = connection.execute("SELECT label, count(*) FROM flows GROUP BY label").fetchall()
         counts = {str(label): int(n) for label, n in labels}
         for feature in spec.features:
-            # Distinct values with their rows: every statistic follows from them, and there are far fewer.
+            # Distinct values with their row counts suffice for every statistic, and are far fewer than rows.
             values = connection.execute(
                 f"SELECT {identifier(feature.name)} + 0.0 AS value, label, count(*) AS n FROM flows GROUP BY ALL"
             ).df()
@@ -64,7 +63,7 @@ def _number(value: float | None) -> float:
 
 
 def _describe(values: pd.DataFrame, feature: str, classes: list[str]) -> pd.DataFrame:
-    """Statistics of one feature: a row for all rows, then one a class."""
+    """Compute statistics of one feature: one row for all rows, then one per class."""
     frame = values.sort_values("value", kind="stable")
     found = [{"class": ALL_ROWS, "feature": feature, **_statistics(frame)}]
     by_class = dict(tuple(frame.groupby("label")))
@@ -73,7 +72,7 @@ def _describe(values: pd.DataFrame, feature: str, classes: list[str]) -> pd.Data
 
 
 def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
-    """Statistics of ascending values with row counts; quantiles interpolate between rows."""
+    """Compute statistics of ascending values with row counts; quantiles interpolate between rows."""
     value, n = frame["value"].to_numpy(np.float64), frame["n"].to_numpy(np.int64)
     upto = np.cumsum(n)
     total = int(upto[-1])
@@ -88,7 +87,7 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
     p25, p75 = quantile(0.25), quantile(0.75)
     reach = 1.5 * (p75 - p25)
     outside = n[(value < p25 - reach) | (value > p75 + reach)].sum()
-    # Within -1 to 1 by a power of two, which changes no digit: squares of 1e300 are no doubles, nor those of 1e-300.
+    # Scaled to -1..1 by a power of two, which is exact: squares of 1e300 overflow and those of 1e-300 underflow.
     exponent = math.frexp(max(abs(value[0]), abs(value[-1])))[1]
     unit = np.ldexp(value, -exponent)
     mean = float((unit * n).sum() / total)
@@ -109,8 +108,7 @@ def _statistics(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _scale(values: pd.DataFrame, feature: Any) -> dict[str, Any]:
-    """The even grid that a feature's values lie on, if there is one, beside the scale that the spec
-    states."""
+    """Return the even grid of a feature's values, if there is one, beside the scale that the spec states."""
     grid = recover_grid(values["value"].to_numpy(np.float64), values["n"].to_numpy(np.float64))
     stated = feature.scale.model_dump() if feature.scale is not None else None
     result: dict[str, Any] = {"stated": stated, "recovered": grid}
@@ -122,11 +120,11 @@ def _scale(values: pd.DataFrame, feature: Any) -> dict[str, Any]:
 
 
 def recover_grid(values: np.ndarray, weights: np.ndarray, lowest_share: float = 0.99) -> dict[str, Any] | None:
-    """Quantum q and offset such that values = offset + k * q for whole k, or None.
+    """Find a quantum q and an offset such that values = offset + k * q for whole k; None if there is no such grid.
 
-    Counts and bytes that were z-scored lie on such a grid with q = unit / std. Needs at least 4
-    distinct values; accepted when `lowest_share` of the rows is within 2 % of a step of the grid and steps
-    are few (k < 100,000). Values beyond 2**53 have no whole units left, so none is looked for.
+    Counts and bytes that were z-scored are on such a grid with q = unit / std. Needs at least 4 distinct values;
+    accepted if `lowest_share` of the rows is within 2 % of a step of the grid and steps are few (k < 100,000). Values
+    beyond 2**53 have no whole units left, so they return None.
     """
     if len(values) and np.abs(values).max() > 2.0**53:
         return None
@@ -141,7 +139,7 @@ def recover_grid(values: np.ndarray, weights: np.ndarray, lowest_share: float = 
     for quantum in candidates[::-1]:
         if quantum <= 0 or spread / quantum > 100_000:
             continue
-        for _ in range(4):  # values are rounded, so the step sharpens as farther values are used
+        for _ in range(4):  # values are rounded, so the step becomes more exact as farther values are used
             steps = (distinct - origin) / quantum
             near = np.abs(steps - np.round(steps)) < 0.1
             k = np.round(steps[near])

@@ -1,4 +1,4 @@
-"""Real rows of each class side by side, scaled and raw, with the features that tell the classes apart."""
+"""Real rows of each class side by side, scaled and raw, with the features that separate the classes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MARKED = 8
 def sample_comparison(
     flows: Path, spec: DatasetSpec, seed: int, per_class: int = 3
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """`per_class` seeded rows of each class of flows.parquet, drawn among its distinct flows.
+    """Sample `per_class` seeded rows of each class of flows.parquet, from its distinct flows.
 
-    Returns (summary, table). Table: a row per class, sample and feature: class, sample (0-based), row_id,
-    feature, value, printed, raw (NaN where the spec has no scale), unit, marked. Summary: {seed, per_class,
-    separation: {feature: share of rank variance that lies between classes, 0 to 1}, marked: the 8 highest,
-    typical: {class: {feature: median}} for those, rows: {class: [row_id]}}.
+    Returns (summary, table). Table: one row per class, sample and feature: class, sample (0-based), row_id, feature,
+    value, printed, raw (NaN where the spec has no scale), unit, marked. Summary: {seed, per_class, separation:
+    {feature: share of rank variance between classes, 0 to 1}, marked: the 8 highest, typical: {class: {feature:
+    median}} for those, rows: {class: [row_id]}}.
     """
     with opened(flows=flows) as connection:
         firsts = connection.execute(
@@ -40,7 +40,7 @@ def sample_comparison(
         wanted = ", ".join(str(row) for ids in chosen.values() for row in ids)
         drawn = connection.execute(f"SELECT row_id, {feature_list(spec)} FROM flows WHERE row_id IN ({wanted})").df()
     separation = {f.name: _separation(firsts[f.name], firsts["label"]) for f in spec.features}
-    # Order by separation, ties by place in the spec.
+    # Ties keep the order of the spec.
     ranked = sorted(separation, key=lambda name: -separation[name])
     marked = [name for name in ranked[:MARKED] if separation[name] > 0]
     values = {row["row_id"]: row for row in drawn.to_dict("records")}
@@ -75,7 +75,7 @@ def sample_comparison(
 
 
 def _separation(values: pd.Series, labels: pd.Series) -> float:
-    """Share of the variance of ranks that lies between classes (eta squared), over distinct flows."""
+    """Return the share of rank variance between classes (eta squared), over distinct flows."""
     ranks = values.rank()
     total = float(((ranks - ranks.mean()) ** 2).sum())
     if total == 0:

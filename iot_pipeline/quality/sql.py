@@ -1,4 +1,4 @@
-"""One way to open the tables of the lake in DuckDB."""
+"""DuckDB access to the tables of the lake."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Row = tuple[Any, ...]
 
 
 def feature_list(spec: DatasetSpec) -> str:
-    """The feature columns as an SQL list in spec order."""
+    """Return the feature columns as an SQL list in spec order."""
     return ", ".join(identifier(feature.name) for feature in spec.features)
 
 
 @contextmanager
 def opened(**tables: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """In-memory DuckDB in which each keyword is a view on that Parquet file; UserError if one is missing."""
+    """Open an in-memory DuckDB with a view on each Parquet file, named by keyword; UserError if one is missing."""
     for path in tables.values():
         if not path.is_file():
             raise UserError(f"{path} is missing; materialise the asset that makes it first")
@@ -34,14 +34,14 @@ def opened(**tables: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
-    """Result of `query` as dictionaries; HUGEINT and DECIMAL sums must be cast in the query."""
+    """Return the rows of `query` as dictionaries; HUGEINT and DECIMAL sums must be cast in the query."""
     cursor = connection.execute(query)
     names = [column[0] for column in cursor.description or []]
     return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
 
 
 def one(connection: duckdb.DuckDBPyConnection, query: str) -> Row:
-    """The single row of `query`."""
+    """Return the single row of `query`; ValueError if there is none."""
     found = connection.execute(query).fetchone()
     if found is None:
         raise ValueError(f"no row from {query}")

@@ -1,4 +1,4 @@
-"""Tables, figures and documents made from artefacts; no measuring.
+"""Tables, figures and documents rendered from artefacts; nothing is measured here.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here, so importing one module of the package loads only that module.
 """

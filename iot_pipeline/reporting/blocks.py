@@ -1,4 +1,4 @@
-"""The pieces a report is made of: plain data that both templates render, every text still unescaped."""
+"""Blocks of a report as plain data for both templates: text is still unescaped, tables and figures are rendered."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ MISSING = "not materialised in this lake"
 
 @dataclass
 class Section:
-    """One chapter of a report; `id` is its anchor."""
+    """Chapter of a report; `id` is its anchor."""
 
     id: str
     title: str
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
     def text(self, text: str) -> None:
-        """A paragraph."""
+        """Add a paragraph."""
         self.blocks.append({"kind": "text", "text": text})
 
     def heading(self, text: str) -> None:
-        """A heading inside the section."""
+        """Add a heading inside the section."""
         self.blocks.append({"kind": "heading", "text": text})
 
     def items(self, items: Sequence[str]) -> None:
-        """A list of sentences."""
+        """Add a list of sentences, unless it is empty."""
         if items:
             self.blocks.append({"kind": "list", "items": list(items)})
 
     def cards(self, cards: Sequence[Mapping[str, str]]) -> None:
-        """Headline figures: {value, label, note}."""
+        """Add headline figures {value, label, note}, unless there are none."""
         if cards:
             self.blocks.append({"kind": "cards", "cards": list(cards)})
 
@@ -46,7 +46,7 @@ class Section:
         caption: str = "",
         asset: str = "",
     ) -> None:
-        """A table and the asset it comes from; nothing where there is no row."""
+        """Add a table with the asset it comes from, unless it has no rows."""
         if rows:
             self.blocks.append(
                 {
@@ -59,7 +59,7 @@ class Section:
             )
 
     def figure(self, image: bytes, alt: str, caption: str, asset: str) -> None:
-        """A figure (PNG bytes), what it shows in words, and the asset it comes from."""
+        """Add a figure (PNG bytes) with alt text, caption and the asset it comes from."""
         self.blocks.append(
             {
                 "kind": "figure",
@@ -71,9 +71,9 @@ class Section:
         )
 
     def quote(self, title: str, parts: Sequence[tuple[str, str]]) -> None:
-        """Text written by data or a model, folded in HTML: (name, text) pairs under one title."""
+        """Add text from data or a model, folded in HTML: (name, text) pairs under one title."""
         self.blocks.append({"kind": "quote", "title": title, "parts": [{"name": n, "text": t} for n, t in parts]})
 
     def missing(self, asset: str) -> None:
-        """Says that an asset has not been made."""
+        """Add a note that an asset has not been materialised."""
         self.blocks.append({"kind": "missing", "text": f"{asset}: {MISSING}."})

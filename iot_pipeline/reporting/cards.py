@@ -1,4 +1,4 @@
-"""Model cards: one Markdown file a checkpoint, with the front matter that model hubs read."""
+"""Model cards: one Markdown file per checkpoint, with the front matter that model hubs read."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from iot_pipeline.vocabulary import VIEWS, Partition
 
 
 def model_card(context: Mapping[str, Any], key: str) -> str:
-    """The card of checkpoint `stage|track` from a report's context (gather.py); UserError if it was not
-    trained."""
+    """Return the Markdown model card of checkpoint `stage|track`, from a report context (gather.py).
+
+    Raises UserError if the checkpoint has not been trained.
+    """
     run = (context.get("training") or {}).get(key)
     if run is None:
         raise UserError(f"there is no checkpoint {key} in this lake; materialise lora_checkpoint first")

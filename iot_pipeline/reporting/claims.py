@@ -1,4 +1,4 @@
-"""The prior work's claims beside what was measured here, each with a verdict that follows from the numbers."""
+"""Claims of the prior work next to measurements of this lake, each with a verdict computed from the numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iot_pipeline.reporting.tables import Column
 
 CLAIMS = Path(__file__).parent / "claims.yaml"
 HOLDS, FAILS, INCOMPARABLE, UNMEASURED = "holds", "does not hold", "cannot be compared", "not measured here"
-# What has to be true of a lake before a claim can be judged in it, and what to say where it is not.
+# Conditions that a lake must meet before a claim can be judged, each with the reason given if it does not.
 CONDITIONS = {
     "real_flows": "the flows are not the real Farm-Flow table",
     "gpt_teacher": "the answers are not gpt-4o-mini's",
@@ -27,7 +27,7 @@ CONDITIONS = {
 
 
 class Claim(BaseModel):
-    """One entry of claims.yaml."""
+    """Entry of claims.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,8 +47,10 @@ class Claim(BaseModel):
 
 
 def load_claims(path: Path = CLAIMS) -> list[Claim]:
-    """The claims of a YAML file, in its order; UserError naming file and entry if one is malformed or
-    repeated."""
+    """Load the claims of a YAML file, in file order.
+
+    Raises UserError with file and entry if a claim is malformed or repeated.
+    """
     try:
         claims = [Claim(**entry) for entry in yaml.safe_load(path.read_text())]
     except ValidationError as error:
@@ -63,7 +65,7 @@ def load_claims(path: Path = CLAIMS) -> list[Claim]:
 
 
 def claimed_costs(claims: Sequence[Claim] | None = None) -> dict[str, float]:
-    """Track -> dollars that the prior work says its answers cost (the claims measured by `cost_<track>`)."""
+    """Return the answer costs claimed by the prior work, track -> dollars (claims measured by `cost_<track>`)."""
     return {
         claim.measure.removeprefix("cost_"): claim.figure
         for claim in claims or load_claims()
@@ -74,11 +76,11 @@ def claimed_costs(claims: Sequence[Claim] | None = None) -> dict[str, float]:
 def claims_audit(
     claims: Sequence[Claim], measured: Mapping[str, Mapping[str, Any]], met: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Each claim beside its measurement.
+    """Compare each claim with its measurement.
 
-    measured: key -> {value (number or {name: number}), where (asset), note (optional)}; met: the CONDITIONS
-    that hold. Returns rows {id, topic, kind, text, claimed, unit, rule, source, measured, where, verdict,
-    why}; claimed and measured are values, None where absent.
+    `measured`: key -> {value (number or {name: number}), where (asset), note (optional)}; `met`: the CONDITIONS that
+    hold. Returns rows {id, topic, kind, text, claimed, unit, rule, source, measured, where, verdict, why}; `claimed`
+    and `measured` are values, None where absent.
     """
     rows = []
     for claim in claims:
@@ -104,7 +106,7 @@ def claims_audit(
 
 
 def judge(claim: Claim, found: Mapping[str, Any] | None, met: Collection[str]) -> tuple[str, str]:
-    """(verdict, one reason) of a claim and its measurement."""
+    """Return the verdict on a claim given its measurement, and one reason."""
     if found is None:
         return UNMEASURED, claim.missing
     note = found.get("note") or ""
@@ -143,7 +145,7 @@ def _passes(claim: Claim, wanted: float, value: float | None) -> bool:
 
 
 def show(value: Any, unit: str) -> str:
-    """A figure as its unit asks: shares as per cent, accuracies with 4 decimals, dollars, counts."""
+    """Format a figure by its unit: shares as per cent, accuracies with 4 decimals, dollars, seconds, counts."""
     if value is None:
         return tables.MISSING
     if isinstance(value, Mapping):
@@ -163,7 +165,7 @@ SIGNS = {"at_least": "≥ ", "at_most": "≤ ", "below": "< "}
 
 
 def columns() -> list[Column]:
-    """Columns of the audit's table; feed it with `shown_rows`."""
+    """Return the columns of the audit table; use them with `shown_rows`."""
     return [
         Column("text", "claim and where it stands"),
         Column("claimed", numeric=True),
@@ -174,7 +176,7 @@ def columns() -> list[Column]:
 
 
 def shown_rows(audit: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the audit with figures, sources and assets as text, ready for tables.py."""
+    """Return audit rows with figures, sources and assets as text, ready for tables.py."""
     return [
         {
             "text": f"{row['text']}\n({row['source']})",
@@ -191,7 +193,7 @@ def shown_rows(audit: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def counted(audit: Sequence[Mapping[str, Any]]) -> str:
-    """`4 hold, 2 do not hold, 19 cannot be compared, 18 were not measured here`; verdicts that occur."""
+    """Count verdicts in words: `4 hold, 2 do not hold, 19 cannot be compared`; absent verdicts are left out."""
     words = {
         HOLDS: "hold",
         FAILS: "do not hold",
@@ -211,10 +213,13 @@ def qwen2_parameters(
     vocabulary: int = 151_936,
     r: int = 16,
 ) -> tuple[int, int]:
-    """(trainable, all) parameters of a Qwen2 with tied embeddings and LoRA of rank r on q, k, v and o."""
+    """Count (trainable, all) parameters of a Qwen2 with tied embeddings and LoRA on q, k, v and o.
+
+    The defaults are the published shape of Qwen2.5-1.5B; `r` is the rank of LoRA.
+    """
     kv = hidden // heads * kv_heads
     projections = [(hidden, hidden), (hidden, kv), (hidden, kv), (hidden, hidden)]
     lora = layers * sum(r * (into + out) for into, out in projections)
-    biases = hidden + 2 * kv  # q, k and v have one, o has none
+    biases = hidden + 2 * kv  # q, k and v have a bias, o has none
     layer = sum(into * out for into, out in projections) + biases + 3 * hidden * intermediate + 2 * hidden
     return lora, vocabulary * hidden + layers * layer + hidden + lora

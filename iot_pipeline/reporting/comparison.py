@@ -1,4 +1,4 @@
-"""Tracks and baselines in one table, stage by stage, and what the numbers say in plain words."""
+"""Comparison of tracks and baselines, stage by stage, with verdicts in plain words."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Evaluation = Mapping[str, Any]
 
 
 def split_key(key: str | tuple[str, str]) -> tuple[str, str]:
-    """(stage, track) from a tuple or a partition key such as `10K|original`."""
+    """Split a key into (stage, track): a tuple, or a partition key such as `10K|original`."""
     return Partition.parse(key) if isinstance(key, str) else key
 
 
@@ -35,15 +35,20 @@ def track_comparison(
     trained_rows: Mapping[str, int] | None = None,
     view: str = "distinct",
 ) -> dict[str, Any]:
-    """Every student and baseline in the three views.
+    """Compare every student and baseline in the three views.
 
-    evals: (stage, track) or `stage|track` -> evaluate_predictions result; baselines: stage -> model
-    (`automl`, `lightgbm`, `hash_lookup`, ...) -> the same; paired: compare_predictions results with `stage`,
-    `first`, `second` added; trained_rows: stage -> rows. `view` is the one that verdicts speak of. Returns
-    {rows, paired, verdicts, view, bar, passes_bar}: a row is {kind, name, stage, trained_rows, log_loss,
-    views: {view: {accuracy, low, high, macro_f1, macro_f1_low, macro_f1_high, ceiling, share_of_ceiling, ece,
-    ratio_to_automl, ratio_to_automl_all} or None}}; ratio_to_automl is at equal data. passes_bar is None
-    where no student and AutoML share a stage.
+    Args:
+        evals: (stage, track) or `stage|track` -> evaluate_predictions result.
+        baselines: Stage -> model (`automl`, `lightgbm`, `hash_lookup`, ...) -> evaluate_predictions result.
+        paired: compare_predictions results with `stage`, `first` and `second` added.
+        trained_rows: Stage -> training rows.
+        view: The view that verdicts are based on.
+
+    Returns:
+        {rows, paired, verdicts, view, bar, passes_bar}. A row is {kind, name, stage, trained_rows, log_loss, views:
+        {view: {accuracy, low, high, macro_f1, macro_f1_low, macro_f1_high, ceiling, share_of_ceiling, ece,
+        ratio_to_automl (same rows), ratio_to_automl_all} or None}}. passes_bar is None if no student shares a stage
+        with AutoML.
     """
     students = {split_key(key): value for key, value in evals.items()}
     rows = [
@@ -125,7 +130,7 @@ def _ratio(accuracy: float, baselines: Mapping[str, Mapping[str, Evaluation]], s
 
 
 def _best(rows: Sequence[Mapping[str, Any]], view: str) -> Mapping[str, Any] | None:
-    """The student that comes closest to AutoML on its own rows; by accuracy where there is no AutoML."""
+    """Return the student closest to AutoML on the same rows; by accuracy where there is no AutoML."""
     students = [row for row in rows if row["kind"] == "student" and row["views"].get(view)]
     return max(
         students,
@@ -137,7 +142,7 @@ def _best(rows: Sequence[Mapping[str, Any]], view: str) -> Mapping[str, Any] | N
 def verdicts(
     rows: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, Any]], view: str = "distinct"
 ) -> list[str]:
-    """Sentences that follow from the numbers: the bar, the tracks against each other, ceiling, memorising."""
+    """Derive verdict sentences from the numbers: bar, paired tests of tracks, ceiling, memorisation."""
     best = _best(rows, view)
     if best is None:
         return ["No student has been evaluated in this lake, so there is nothing to compare."]
@@ -220,7 +225,7 @@ def _spread(rows: Sequence[Mapping[str, Any]], stage: str, view: str) -> str:
 
 
 def columns(view: str = "distinct") -> list[Column]:
-    """Columns of `flat_rows`."""
+    """Return the columns of `flat_rows`."""
     return [
         Column("name"),
         Column("stage"),
@@ -234,7 +239,7 @@ def columns(view: str = "distinct") -> list[Column]:
 
 
 def view_columns() -> list[Column]:
-    """Columns of `flat_rows` that set the three views side by side."""
+    """Return the columns of `flat_rows` that show the three views side by side."""
     return [
         Column("name"),
         Column("stage"),
@@ -247,7 +252,7 @@ def _three(value: float | None) -> str:
 
 
 def flat_rows(comparison: Mapping[str, Any], view: str = "distinct") -> list[dict[str, Any]]:
-    """One flat row a student or baseline, ready for the three renderers of tables.py with `columns`."""
+    """Flatten a comparison to one row per student or baseline, ready for tables.py with `columns`."""
     flat = []
     for row in comparison["rows"]:
         scored = row["views"].get(view) or {}
@@ -279,6 +284,6 @@ def _with_interval(scored: Mapping[str, Any]) -> str:
 
 
 def results_table(comparison: Mapping[str, Any], view: str | None = None) -> list[dict[str, str]]:
-    """The results as rows of formatted text under their headings, for the terminal and Dagster's tables."""
+    """Format the results as rows of text by heading, for the terminal and Dagster's tables."""
     view = view or comparison["view"]
     return tables.plain_rows(flat_rows(comparison, view), columns(view))

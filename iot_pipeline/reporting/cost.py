@@ -1,4 +1,4 @@
-"""What the teacher's answers cost: billed here, and what the same tokens would have cost elsewhere."""
+"""Cost of the teacher's answers: billed here, and hypothetical for the same tokens elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iot_pipeline.reporting.tables import Column
 from iot_pipeline.teacher.pricing import BATCH_FACTOR, REFERENCE_MODEL, price_of
 
 COUNTS = ("rows", "requests", "distinct_requests", "prompt_tokens", "completion_tokens", "quarantined")
-# What the ledger knows of a request.
+# Ledger values of a request.
 TAKEN = ("requests", "prompt_tokens", "completion_tokens", "billed_usd")
 Request = tuple[str, str]  # key and source
 
@@ -24,19 +24,20 @@ def by_ledger(
     taken: Mapping[Request, tuple[float, ...]],
     told: Mapping[Request, tuple[float, ...]],
 ) -> tuple[dict[Any, dict[str, Any]], dict[str, float]]:
-    """Summaries with what their answers cost, and what the ledger holds beyond them.
+    """Add ledger costs to summaries, and return what the ledger holds beyond them.
 
-    It is the same whichever run made a track, from the cache or not: every attempt that its requests ever took.
+    Every attempt that a track's requests ever took counts, so the cost is the same whichever run built the track,
+    cached or not.
 
     Args:
-        summaries: By increment.
-        requests: Those of each summary; one that several share counts for the first.
-        taken: What the ledger says of each request, in the order of TAKEN.
-        told: What answers say of themselves that the ledger knows no attempt of: they were imported.
+        summaries: Summary of each increment.
+        requests: Requests of each summary; a shared request counts for the first summary only.
+        taken: Ledger values of each request, in the order of TAKEN.
+        told: The same values of imported answers, for which the ledger has no attempt.
 
     Returns:
-        The summaries, `imported` being how many of the answers were, and the sums of what is left in the ledger. A
-        summary of which neither knows any request (the store was moved) stays as it is.
+        The summaries, with `imported` as the number of imported answers, and the sums left in the ledger. A summary
+        without any known request (the store was moved) keeps its own costs.
     """
     left, imported, found = dict(taken), dict(told), {}
     for name, summary in summaries.items():
@@ -49,7 +50,7 @@ def by_ledger(
 
 
 def _summed(lines: Iterable[tuple[float, ...]]) -> dict[str, float]:
-    """Sums by name. Dollars are added up exactly, so that their order does not matter."""
+    """Sum ledger values by name. Dollars are summed exactly, so that their order does not matter."""
     columns = list(zip(*lines, strict=True))
     if not columns:
         return dict.fromkeys(TAKEN, 0) | {"billed_usd": 0.0}
@@ -62,14 +63,22 @@ def cost_report(
     prices: Mapping[str, Any] | None = None,
     beyond: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Cost of each track's increment of each stage.
+    """Report the cost of each track's increment at each stage.
 
-    summaries: (stage, track) or `stage|track` -> {rows, requests (sent, failed and repeated ones too),
-    distinct_requests, prompt_tokens, completion_tokens, billed_usd, model, embedded (bool), quarantined; imported
-    (answers from a file), if any were}. Tokens are those of all requests that the rows' answers took, now or
-    before, so that a re-run reports the same. claimed: track -> dollars in the prior work; prices: default
-    `reference_prices`; beyond: what `by_ledger` found beyond the summaries. Returns {rows, totals, beyond,
-    prices, notes}; UserError if a summary lacks a count.
+    Args:
+        summaries: (stage, track) or `stage|track` -> {rows, requests (including failed and repeated ones),
+            distinct_requests, prompt_tokens, completion_tokens, billed_usd, model, embedded (bool), quarantined,
+            imported (answers from a file, optional)}. Tokens are those of all requests that the rows' answers ever
+            took, so that a re-run reports the same.
+        claimed: Track -> dollars in the prior work.
+        prices: Default: `reference_prices`.
+        beyond: Ledger sums beyond the summaries, from `by_ledger`.
+
+    Returns:
+        {rows, totals, beyond, prices, notes}.
+
+    Raises:
+        UserError: A summary lacks a count.
     """
     prices = prices or reference_prices()
     rows = []
@@ -115,7 +124,7 @@ def _beyond(totals: Mapping[str, Any], beyond: Mapping[str, float], free: bool) 
 
 
 def reference_prices() -> dict[str, Any]:
-    """Dollars a million tokens of the reference model, from the teacher's price table."""
+    """Return the reference model's prices in dollars per million tokens, from the teacher's price table."""
     price = price_of(REFERENCE_MODEL)
     return {
         "model": REFERENCE_MODEL,
@@ -155,7 +164,7 @@ def _notes(rows: list[dict[str, Any]], totals: Mapping[str, Any], prices: Mappin
 
 
 def columns() -> list[Column]:
-    """Columns of the cost table."""
+    """Return the columns of the cost table."""
     return [
         Column("track"),
         Column("stage"),

@@ -1,6 +1,6 @@
-"""The figures of assets and reports: plain data in, PNG bytes out.
+"""Figures of assets and reports: plain data in, PNG bytes out.
 
-Every function gives the same bytes for the same data, needs no display, and copes with a part that is empty.
+Every function returns the same bytes for the same data, needs no display, and accepts empty parts.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ Row = Mapping[str, Any]
 
 
 def loss_curves(curves: Mapping[str, Sequence[Row]]) -> bytes:
-    """Training (running mean over the raw values) and validation (marked) loss by optimiser step, a colour a
-    curve.
+    """Plot training and validation loss by optimiser step, one colour per curve.
 
-    curves: name -> rows with `step` and `loss` and/or `validation_loss` (a row may have either or both).
+    Training loss is a running mean over the raw values; validation loss has markers. `curves`: name -> rows with `step`
+    and `loss`, `validation_loss` or both.
     """
     curves = {name: rows for name, rows in curves.items() if rows}
     if not curves:
@@ -85,12 +85,12 @@ def loss_curves(curves: Mapping[str, Sequence[Row]]) -> bytes:
 
 
 def points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:
-    """(step, value) of the rows that have `key`."""
+    """Return (step, value) points of the rows that have `key`."""
     return [(row["step"], row[key]) for row in rows if row.get(key) is not None]
 
 
 def running_mean(train: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Centred mean over a fortieth of the points; short curves stay as they are."""
+    """Compute a centred running mean over a fortieth of the points; short curves stay unchanged."""
     half = len(train) // 80
     values = [value for _, value in train]
     return [
@@ -100,14 +100,14 @@ def running_mean(train: Sequence[tuple[float, float]]) -> list[tuple[float, floa
 
 
 def accuracy(comparison: Row, view: str = "distinct") -> bytes:
-    """Accuracy with 95 % interval of each track and baseline in one view, and the ceiling."""
+    """Plot accuracy with 95 % interval of each track and baseline in one view, and the ceiling."""
     rows = [row for row in comparison["rows"] if row["views"].get(view)]
     title = f"Accuracy, {VIEWS.get(view, view)}"
     if not rows:
         return style.no_data(title, "nothing was evaluated in this view")
     values = [row["views"][view]["accuracy"] for row in rows]
     ceilings = sorted({round(row["views"][view]["ceiling"], 9) for row in rows})
-    # One model far below (a look-up) would press all others together: it is shown as an arrow at the edge.
+    # A model far below the others (a look-up) would compress the axis: it is drawn as an arrow at the edge.
     least = min((value for value in values if value > max(values) - FAR_BELOW), default=0.0)
     shown = [row["views"][view] for row in rows if row["views"][view]["accuracy"] >= least]
     low = min(found["accuracy"] if found["low"] is None else found["low"] for found in shown)
@@ -163,7 +163,7 @@ FAR_BELOW = 0.25
 
 
 def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) -> bytes:
-    """Reliability diagram of equal-mass bins (evaluation.metrics), before and after calibration."""
+    """Plot a reliability diagram of equal-mass bins (evaluation.metrics), before and after calibration."""
     series = [("as scored", bins, style.ORANGE, "s")]
     if calibrated:
         series.append(("after temperature scaling", calibrated, style.BLUE, "o"))
@@ -193,7 +193,7 @@ def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) ->
 
 
 def cost(report: Row) -> bytes:
-    """Dollars by track: billed here, and what the same tokens would cost (cost_report)."""
+    """Plot dollars by track: billed here, and hypothetical for the same tokens elsewhere (cost_report)."""
     rows = [row for row in report["rows"] if row["track"] != "all"]
     if not rows:
         return style.no_data("Cost of the answers", "no track was made")
@@ -227,7 +227,7 @@ def cost(report: Row) -> bytes:
 
 
 def inference_ladder(rungs: Sequence[Row]) -> bytes:
-    """Milliseconds a flow of each rung that ran, on a log axis (inference.benchmark.ladder)."""
+    """Plot milliseconds per flow of each benchmark variant that ran, on a log axis (inference.benchmark)."""
     rows = [rung for rung in rungs if rung["run"]]
     if not rows:
         return style.no_data("Time a flow", "no rung was measured")
@@ -262,5 +262,5 @@ def inference_ladder(rungs: Sequence[Row]) -> bytes:
 
 
 def seconds_a_flow(rung: Row) -> float:
-    """Seconds a flow: the median of single calls where timed, the inverse of throughput elsewhere."""
+    """Return seconds per flow: the median of single calls if timed, else the inverse of the throughput."""
     return float(rung["seconds_p50"] if rung.get("seconds_p50") else 1 / rung["flows_per_second"])

@@ -1,4 +1,4 @@
-"""Figures about the data: duplicates, profile of classes, leakage."""
+"""Figures of the data: duplicates, class profiles, leakage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Row = Mapping[str, Any]
 
 
 def duplicates(report: Row) -> bytes:
-    """Share of rows that repeat an earlier flow, by class, beside the published share (dedup_report JSON)."""
+    """Plot the share of duplicate rows by class, next to the published share (dedup_report JSON)."""
     classes = report["by_class"]
     names = sorted(classes, key=lambda name: classes[name]["duplicate_share_raw"])
     if not names:
@@ -64,10 +64,9 @@ def duplicates(report: Row) -> bytes:
 
 
 def profile(table: Any, features: Sequence[str] | None = None, classes: Sequence[str] | None = None) -> bytes:
-    """Quartile bars: one panel a feature, one bar a class from 25 % to 75 % with the median on it.
+    """Plot quartile bars: one panel per feature, one bar per class from 25 % to 75 % with the median marked.
 
-    table: the table of quality.profile.flow_profile, a DataFrame or its rows; features: default
-    `telling_features`.
+    `table`: the table of quality.profile.flow_profile, as a DataFrame or rows; `features`: default `telling_features`.
     """
     rows = table.to_dict("records") if hasattr(table, "to_dict") else list(table)
     found = {(row["class"], row["feature"]): row for row in rows}
@@ -98,7 +97,7 @@ def profile(table: Any, features: Sequence[str] | None = None, classes: Sequence
 
 
 def telling_features(rows: Sequence[Row], count: int = 6) -> list[str]:
-    """The features whose class medians lie farthest apart, measured in their own standard deviation."""
+    """Return the features whose class medians are farthest apart, in standard deviations of the feature."""
     medians: dict[str, list[float]] = {}
     spread: dict[str, float] = {}
     for row in rows:
@@ -118,7 +117,7 @@ def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
         axes.plot([low, high], [place, place], color=colour, linewidth=6, alpha=0.45, solid_capstyle="butt")
         axes.plot([row["median"]], [place], marker="|", markersize=11, markeredgewidth=2.4, color=colour)
         published = row.get("published_median")
-        if published is not None and published == published:  # NaN: not published
+        if published is not None and published == published:  # NaN means not published
             axes.scatter(published, place, marker="D", s=16, facecolor="white", edgecolor=style.INK, zorder=4)
             edge.append(published)
         edge += [low, high]
@@ -128,9 +127,7 @@ def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def leakage(report: Row) -> bytes:
-    """Share of test rows whose prompt was trained on, and the accuracy of one model and of a table look-up,
-    under
-    both splits (leakage_report JSON)."""
+    """Plot prompt leakage and accuracy of a model and a table look-up under both splits (leakage_report JSON)."""
     table = leakage_rows(report)
     keys = [key for key in table[0] if key != "split" and any(row[key] is not None for row in table)]
     with style.canvas(6.8, 1.1 + 0.62 * len(keys)) as made:
@@ -152,8 +149,10 @@ def leakage(report: Row) -> bytes:
 
 
 def leakage_rows(report: Row) -> list[dict[str, Any]]:
-    """One row a split, shares 0 to 1; a model's accuracy is over rows, as the prior work counted (None: no
-    model)."""
+    """Return one leakage row per split, with shares from 0 to 1.
+
+    A model's accuracy is over rows, as in the prior work; None if there is no model.
+    """
     rows = []
     for key, name in (("leak_free", "by flow group (here)"), ("row_wise", "by row (prior work)")):
         found = report[key]

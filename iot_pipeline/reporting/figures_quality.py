@@ -1,4 +1,4 @@
-"""Figures about what is published and what tells classes apart: mismatches, rules, samples, sides of the split."""
+"""Figures of published facts and class differences: mismatches, rules, samples, sides of the split."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LONGEST_LABEL = 78
 
 
 def mismatches(report: Row) -> bytes:
-    """How far found and expected figures lie apart, as a share of what was expected (dataset_mismatch JSON).
+    """Plot mismatches as relative differences between found and expected figures (dataset_mismatch JSON).
 
-    On a scale from -100 % to 100 %: what differs by more stands at its end; what has no figure on one side is left out.
+    The scale ends at -100 % and 100 %, and larger differences are clipped; findings without both figures are left out.
     """
     compared = ((finding["what"], relative(finding)) for finding in report["findings"])
     known = [(what, share) for what, share in compared if share is not None]
@@ -36,7 +36,10 @@ def mismatches(report: Row) -> bytes:
 
 
 def relative(finding: Row) -> float | None:
-    """Difference over the expected figure, within [-1, 1]; None where one of the two is missing or none expected."""
+    """Return the relative difference from the expected figure, clipped to [-1, 1].
+
+    None if a figure is missing or the expected one is 0.
+    """
     expected, found = finding["expected"], finding["found"]
     if not isinstance(expected, (int, float)) or not isinstance(found, (int, float)) or expected == 0:
         return None
@@ -44,12 +47,12 @@ def relative(finding: Row) -> float | None:
 
 
 def shortened(text: str) -> str:
-    """A label that leaves room for its bar."""
+    """Shorten a label so that its bar has room."""
     return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
 
 
 def patterns(report: Row) -> bytes:
-    """Coverage and precision on distinct test flows of each learned rule, and of the prior work's (attack_patterns)."""
+    """Plot coverage and precision of learned and prior-work rules on distinct test flows (attack_patterns JSON)."""
     with style.canvas(6.8, 3.4 + 0.25 * (len(report["classes"]) // 3 + 1)) as made:
         axes = made.axes("Rules on distinct test flows", "both")
         for place, (name, entry) in enumerate(report["classes"].items()):
@@ -75,14 +78,16 @@ def patterns(report: Row) -> bytes:
 
 
 def _places(rules: Sequence[Row]) -> tuple[list[float], list[float]]:
-    """List coverage and precision, in %; a rule that catches nothing has 0, one without test flows is left out."""
+    """Return coverage and precision in %: precision 0 for a rule that catches nothing, none without test flows."""
     found = [rule["distinct"] for rule in rules if rule["distinct"]["coverage"] is not None]
     return [100 * rule["coverage"] for rule in found], [100 * (rule["precision"] or 0.0) for rule in found]
 
 
 def rule_rows(report: Row, most: int | None = None) -> list[dict[str, Any]]:
-    """The learned rules (at most `most` a class) as flat rows: class, rule, coverage and precision over distinct flows
-    and over rows. A class without a rule is a row too: none of its flows is caught."""
+    """Return the learned rules as flat rows: class, rule, coverage and precision over distinct flows and over rows.
+
+    At most `most` rules per class. A class without a rule gets a row with coverage 0.
+    """
     nothing = {"coverage": 0.0, "precision": None}
     absent = {"text": "none: no part of the flows is mostly of this class", "distinct": nothing, "row": nothing}
     return [
@@ -93,7 +98,7 @@ def rule_rows(report: Row, most: int | None = None) -> list[dict[str, Any]]:
 
 
 def prior_rule_rows(report: Row) -> list[dict[str, Any]]:
-    """The rules that published figures give, as flat rows, scored on the same flows."""
+    """Return the rules from published figures as flat rows, scored on the same flows."""
     return [
         {"classes": ", ".join(rule["classes"]), "rule": rule["text"], **_scores(rule), "source": rule["source"]}
         for rule in report["prior_rules"]
@@ -110,9 +115,9 @@ def _scores(rule: Row) -> dict[str, Any]:
 
 
 def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> bytes:
-    """Heat map of the marked features of the seeded samples: rank of the mean value of each class among the classes.
+    """Plot sample means as a heat map of marked features by class, shaded from the lowest to the highest class.
 
-    table: the table of quality.samples.sample_comparison, a DataFrame or its rows.
+    `table`: the table of quality.samples.sample_comparison, as a DataFrame or rows.
     """
     import numpy as np
 
@@ -150,7 +155,7 @@ def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> byte
 
 
 def sides(report: Row) -> bytes:
-    """Share of each class's distinct flows and rows on each side of the split (split.json)."""
+    """Plot the share of each class's distinct flows on each side of the split (split.json)."""
     names = sorted({name for found in report["by_class"].values() for name in found})
     shown = [side for side in SIDES if side in report["by_class"]]
     with style.canvas(6.8, 1.1 + 0.36 * len(names)) as made:

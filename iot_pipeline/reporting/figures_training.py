@@ -1,4 +1,4 @@
-"""Figures of training data and of the audit of the old training recipe."""
+"""Figures of training: token lengths, and the arms of the audit of the old recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from iot_pipeline.reporting import style
 
 
 def token_lengths(lengths: np.ndarray, limit: int, title: str) -> bytes:
-    """Histogram of the tokens of each row, with the most that a row may have."""
+    """Plot a histogram of tokens per row, with the maximum row length `limit` marked."""
     with style.canvas(6.8, 2.8) as made:
         axes = made.axes(f"Tokens a row, {title}", "y")
         axes.hist(lengths, bins=min(60, max(1, len(np.unique(lengths)))), color=style.SERIES[0])
@@ -23,7 +23,7 @@ def token_lengths(lengths: np.ndarray, limit: int, title: str) -> bytes:
 
 
 def protocol_arms(arms: Sequence[Mapping[str, Any]]) -> bytes:
-    """Accuracy and its interval of each arm of the audit, rows of {arm, accuracy, interval}."""
+    """Plot accuracy and interval of each audit arm, from rows of {arm, accuracy, interval}."""
     with style.canvas(6.8, 0.9 + 0.5 * len(arms)) as made:
         axes = made.axes("Accuracy on distinct test flows, one short training each", "x")
         for place, arm in enumerate(arms):

@@ -1,11 +1,10 @@
-"""Reads the artefacts of a lake into the one structure (`context`) that reports, cards and the audit are made
-from.
+"""Report context: the artefacts of a lake read into one structure for reports, cards and the audit.
 
-Keys of a context, each absent where its artefact is: used (settings that the artefacts were made with), labels
-(provenance sentences), spec (name, title, citation, doi, licence, scaling, scaling_note), raw_flows, flows,
-dedup_report, label_conflicts, dataset_mismatch, flow_profile and sample_comparison (summary and `table`: rows),
-attack_patterns, evaluation_split, training_order, leakage_report, base_model, inference_benchmark,
-track_comparison, cost_report, claims_audit; by `stage|track`: tracks (report, usage, examples), tensors, training
+Keys of a context, each absent if its artefact is: used (settings of the artefacts), labels (provenance sentences), spec
+(name, title, citation, doi, licence, scaling, scaling_note, facts), raw_flows, flows, dedup_report, label_conflicts,
+dataset_mismatch, flow_profile and sample_comparison (summary and `table`: rows), attack_patterns, evaluation_split,
+training_order, leakage_report, base_model, paper_protocol, inference_benchmark, track_comparison, cost_report,
+claims_audit; by `stage|track`: tracks (report, usage, examples, answer_characters_mean), tensors, training
 (training.json and `curve`), evaluation, explanations; baselines (stage -> model -> evaluation with `model` and
 `timings`), prompts (track -> text, version), lineage (rows).
 """
@@ -44,7 +43,7 @@ EXAMPLES = 3
 
 
 def gather(folders: Mapping[ArtefactId, Path], spec: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The context of the artefacts in `folders`; spec: {name, title, citation, doi, licence}."""
+    """Build the report context of the artefacts in `folders`; `spec`: facts about the data set, by name."""
     context: dict[str, Any] = {"spec": dict(spec or {})}
     manifests: dict[str, dict[str, Any]] = {}
     for artefact, folder in sorted(folders.items()):
@@ -59,7 +58,7 @@ def gather(folders: Mapping[ArtefactId, Path], spec: Mapping[str, Any] | None = 
 
 
 def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
-    """Put what one artefact holds into its place in `context`."""
+    """Read one artefact into its place in `context`."""
     asset, key = artefact.asset.split("/")[0], artefact.partition
     if asset in SINGLE and (folder / SINGLE[asset]).is_file():
         context[asset] = _json(folder / SINGLE[asset])
@@ -106,8 +105,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _answers(path: Path) -> dict[str, Any]:
-    """`examples`: the first rows of a track's JSONL whose classes differ, as {prompt, answer};
-    `answer_characters_mean` over all rows, None where there is none."""
+    """Read `examples` and `answer_characters_mean` from a track's JSONL.
+
+    Examples are the first rows of different classes, as {prompt, answer}; the mean is over all rows, None without rows.
+    """
     seen: dict[str, dict[str, str]] = {}
     characters = rows = 0
     with path.open() as lines:
@@ -123,8 +124,7 @@ def _answers(path: Path) -> dict[str, Any]:
 
 
 def used_settings(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Name -> value of every setting that any artefact read; the last artefact in order wins where they
-    differ."""
+    """Return every setting that an artefact read, by name; the last artefact in order wins where they differ."""
     return {
         name.removeprefix("setting "): value
         for record in manifests.values()
@@ -134,10 +134,10 @@ def used_settings(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def lineage(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row an artefact: asset, partition, data_version, code_version, prompts, inputs, settings, seed,
-    commit, run.
+    """Return lineage rows, one per artefact.
 
-    prompts: versions of the prompts among its inputs and theirs, all the way up; seed and settings: its own.
+    A row has asset, partition, data_version, code_version, prompts (versions of all prompts upstream), inputs, its own
+    seed and settings, code_commit and run_id.
     """
     rows = []
     for key, record in manifests.items():
@@ -165,7 +165,7 @@ def lineage(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _upstream(key: str, manifests: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Keys of everything that `key` is made of, itself included, as far as it is known."""
+    """Return the keys of all known artefacts upstream of `key`, including `key`."""
     found: set[str] = set()
     todo = [key]
     while todo:

@@ -1,4 +1,4 @@
-"""Square heat maps: who shares flows with whom, and who is taken for whom."""
+"""Square heat maps: label conflicts and confusion matrices."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from iot_pipeline.reporting import style
 
 
 def conflicts(report: Mapping[str, Any]) -> bytes:
-    """Heat map: rows in conflicting flow groups by their label and the group's majority (label_conflicts
-    JSON)."""
+    """Plot label conflicts: rows in conflicting flow groups by label and group majority (label_conflicts JSON)."""
     if not any(any(row) for row in report["matrix"]):
         return style.no_data("Same flow, different label", "no flow carries two labels")
     return heat_map(
@@ -24,14 +23,23 @@ def conflicts(report: Mapping[str, Any]) -> bytes:
 
 
 def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str], title: str = "Confusion matrix") -> bytes:
-    """Heat map of a confusion matrix [true, predicted], coloured by share of the true class."""
+    """Plot a confusion matrix [true, predicted], coloured by share of the true class."""
     return heat_map(matrix, classes, title, "predicted class", "true class", whole=False)
 
 
 def heat_map(
     matrix: Sequence[Sequence[float]], classes: Sequence[str], title: str, across: str, down: str, whole: bool
 ) -> bytes:
-    """Square matrix with a number in every cell that is not 0: counts where `whole`, else % of its row."""
+    """Plot a square heat map with a number in every cell that is not 0.
+
+    Args:
+        matrix: Values [n, n].
+        classes: Names of rows and columns [n].
+        title: Title of the figure.
+        across: Label of the x-axis.
+        down: Label of the y-axis.
+        whole: True for counts, on a log colour scale; False for % of the row.
+    """
     import numpy as np
 
     values = np.asarray(matrix, dtype=float)
@@ -70,7 +78,7 @@ def heat_map(
 
 
 def short(value: float) -> str:
-    """A count in at most four characters: 950, 9.5k, 95k, 1.2M."""
+    """Format a count in at most four characters: 950, 9.5k, 95k, 1.2M."""
     for limit, unit in ((1e6, "M"), (1e3, "k")):
         if value >= limit:
             scaled = value / limit
@@ -79,7 +87,7 @@ def short(value: float) -> str:
 
 
 def share_text(percent: float) -> str:
-    """A percentage in at most four characters; a share that is not quite all or none never reads 100 or 0."""
+    """Format a percentage in at most five characters; only exactly 100 and 0 read 100 and 0."""
     if percent in (0.0, 100.0):
         return f"{percent:.0f}"
     if percent > 99.9:

@@ -1,4 +1,4 @@
-"""The measurements that claims are set beside, taken out of the artefacts of a lake."""
+"""Measurements of a lake that the claims audit compares with claims."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ Measured = dict[str, dict[str, Any]]
 
 
 def collect(context: Context) -> tuple[Measured, set[str]]:
-    """(key -> {value, where, note}, conditions that hold) from a report's context (gather.py); absent parts
-    are skipped."""
+    """Collect measurements and conditions that hold from a report context (gather.py); absent parts are skipped.
+
+    Returns (key -> {value, where, note}, names of the conditions).
+    """
     found: Measured = {}
     used = context.get("used") or {}
     note = "measured on simulated flows" if simulated(used) else f"measured on {used.get('dataset', 'this data set')}"
@@ -36,18 +38,18 @@ def collect(context: Context) -> tuple[Measured, set[str]]:
 
 
 def simulated(used: Mapping[str, Any]) -> bool:
-    """Whether the flows were simulated."""
+    """Return True if the flows were simulated."""
     return used.get("source") == "simulate"
 
 
 def embedded_teacher(context: Context) -> bool:
-    """Whether the built-in analyst wrote answers, started by the project or reached as a server of its own."""
+    """Return True if the embedded teacher is set or wrote answers, here or as a separate server."""
     written = any((track.get("usage") or {}).get("embedded") for track in (context.get("tracks") or {}).values())
     return written or (context.get("used") or {}).get("teacher") == "embedded"
 
 
 def conditions(context: Context) -> set[str]:
-    """Which of claims.CONDITIONS hold, by the settings that the artefacts were made with."""
+    """Return the claims.CONDITIONS that hold, from the settings of the artefacts."""
     used = context.get("used") or {}
     base = str(used.get("base_model") or "")
     tracks = context.get("tracks") or {}
@@ -84,7 +86,7 @@ def _data(context: Context, put: Any) -> None:
 
 def _models(context: Context, put: Any) -> None:
     trained = (context.get("baselines") or {}).get("ALL") or {}
-    # The claims are of best_quality; where that was not run, the fixed configuration stands for AutoML.
+    # The claims are about best_quality; if it was not run, the fixed configuration represents AutoML.
     name = next((name for name in ("automl_best_quality", "automl") if name in trained), None)
     if name and (scored_rows := trained[name]["views"].get("row")):
         where = f"automl_baseline[ALL], {BASELINES[name]}"
@@ -167,5 +169,5 @@ def _answers(context: Context, put: Any) -> None:
 
 
 def _rungs(context: Context) -> list[Mapping[str, Any]]:
-    """The rungs of the inference ladder that ran."""
+    """Return the variants of the inference benchmark that ran."""
     return [rung for rung in (context.get("inference_benchmark") or {}).get("rungs", []) if rung["run"]]

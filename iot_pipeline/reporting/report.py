@@ -1,6 +1,4 @@
-"""The paper report: chapters put together and rendered as HTML and Markdown, each one file that needs no
-other.
-"""
+"""Paper report: chapters rendered as one self-contained HTML file and one self-contained Markdown file."""
 
 from __future__ import annotations
 
@@ -37,17 +35,16 @@ CHAPTERS = (
 
 
 def results_chapter(markdown: Path) -> str:
-    """The first chapters of a report in Markdown, up to the one on data: banner, results, findings. No figures."""
+    """Return the chapters of a Markdown report before the one on data (banner, results, about), without figures."""
     text = markdown.read_text().split("\n## Data", 1)[0]
     return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("!["))
 
 
 def paper_report(context: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
-    """Write report.html and report.md into `out_dir` from a context (see gather.py; every part may be
-    absent).
+    """Write report.html and report.md into `out_dir` from a context (see gather.py); any part may be absent.
 
-    Returns {html, markdown (file names), sections, figures, missing (sentences), bytes}. Nothing in the files
-    depends on the time or the machine; a part that is absent is said to be, never invented.
+    Returns {html, markdown (file names), sections, figures, missing (sentences), bytes (of the HTML)}. The files do not
+    depend on the time of writing. An absent part is reported as missing, never invented.
     """
     chapters = [chapter(context) for chapter in CHAPTERS]
     spec = context.get("spec") or {}
@@ -74,7 +71,7 @@ def paper_report(context: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
 
 
 def render(name: str, values: Mapping[str, Any]) -> str:
-    """A template of `templates/` with autoescape: HTML as HTML, Markdown by the filter `md`."""
+    """Render a template of `templates/` with autoescape; Markdown templates escape by the filter `md`."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -83,16 +80,14 @@ def render(name: str, values: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["trusted"] = (
-        Markup  # only for markup made by tables.py and style.py, which escape by themselves
-    )
+    environment.filters["trusted"] = Markup  # only for markup from tables.py and style.py, which is escaped there
     environment.filters["md"] = markdown
     environment.filters["fence"] = fence
     return environment.get_template(name).render(**values)
 
 
 def markdown(text: str) -> Markup:
-    """Text as Markdown shows it unchanged: no HTML, no link, no image, no emphasis from within."""
+    """Escape text so that Markdown shows it unchanged: no HTML, link, image or emphasis."""
     escaped = html.escape(" ".join(str(text).split()), quote=False)
     for sign in "\\`*_[]|":
         escaped = escaped.replace(sign, "\\" + sign)
@@ -100,7 +95,7 @@ def markdown(text: str) -> Markup:
 
 
 def fence(text: str) -> Markup:
-    """Text as an HTML pre element inside Markdown: a fence could be closed from within, this cannot."""
+    """Wrap text in an HTML pre element for Markdown; unlike a code fence, its content cannot close it."""
     lines = html.escape(str(text)).replace("\n\n", "\n&#8203;\n")  # a blank line would end the HTML block
     return Markup(f"<pre>{lines}</pre>")  # escaped above
 

@@ -1,4 +1,4 @@
-"""The report's chapter on baselines: which AutoML students are held against, and what it is made of."""
+"""Report chapter on baselines: the AutoML that students are compared with, and its models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASSET = "automl_baseline"
 
 
 def baselines(context: Context) -> Section:
-    """Configurations, models trained, time, calibration, importances; published scores beside ours."""
+    """Build the baselines chapter: configurations, models, time, calibration, importances, published scores."""
     section = Section("baselines", "Baselines")
     found = context.get("baselines") or {}
     if not found:
@@ -45,7 +45,7 @@ def baselines(context: Context) -> Section:
 
 
 def _line(stage: str, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of the table; what an evaluation does not hold is left out."""
+    """Return one row of the baseline table; cells missing from the evaluation are None."""
     model, timings = result.get("model") or {}, result.get("timings") or {}
     config = model.get("config") or {}
     distinct = result["views"].get("distinct") or {}
@@ -82,7 +82,7 @@ def _columns() -> list[Column]:
 
 
 def _importances(section: Section, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """The features that the reference relies on most, of its largest stage."""
+    """Add the features that AutoML relies on most, at its largest stage."""
     made = [stage for stage in STAGES if (found.get(stage, {}).get("automl", {}).get("model") or {}).get("importances")]
     if not made:
         return
@@ -98,7 +98,7 @@ def _importances(section: Section, found: Mapping[str, Mapping[str, Any]]) -> No
 
 
 def _published(section: Section, context: Context) -> None:
-    """Published scores of classical models beside AutoML's on the whole train pool."""
+    """Add published scores of classical models next to AutoML's on the whole train pool."""
     whole = ((context.get("baselines") or {}).get("ALL") or {}).get("automl")
     if whole is None:
         return

@@ -1,4 +1,4 @@
-"""The report's chapters on data, split and the teacher's answers."""
+"""Report chapters on data, split and the teacher's answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUTLIERS_SHOWN = 10
 
 
 def data(context: Context) -> Section:
-    """Source, duplicates, conflicts, mismatch, profile, patterns, samples."""
+    """Build the data chapter: source, duplicates, conflicts, mismatches, profile, patterns, samples."""
     section = Section("data", "Data")
     _source(section, context)
     _duplicates(section, context)
@@ -49,7 +49,7 @@ def _source(section: Section, context: Context) -> None:
 
 
 def _reconciled(rows: int, built: Mapping[str, Any]) -> str:
-    """Whether every row read is kept, rejected or left out."""
+    """Return a clause that accounts for all rows read: kept, rejected or left out."""
     lost = rows - built["rows_kept"] - sum(built["rejected"].values()) - sum(built["left_out"].values())
     return "; that is every row" if lost == 0 else f"; {lost:,} rows are unaccounted for"
 
@@ -167,7 +167,7 @@ def _profile(section: Section, context: Context) -> None:
 
 
 def _outliers(section: Section, table: Sequence[Mapping[str, Any]]) -> None:
-    """The features of a class that most of its rows lie far out in."""
+    """Add the features and classes with the largest outlier shares."""
     found = [row for row in table if row["class"] != "(all)" and row["outlier_share"]]
     section.table(
         sorted(found, key=lambda row: (-row["outlier_share"], row["class"], row["feature"]))[:OUTLIERS_SHOWN],
@@ -231,7 +231,7 @@ def _samples(section: Section, context: Context) -> None:
     for line in report.get("table") or []:
         if line["sample"] == 0 and line["feature"] in report["marked"]:
             raw = line["raw"]
-            known = raw is not None and raw == raw  # NaN: the scale of this feature is not known
+            known = raw is not None and raw == raw  # NaN means that the scale of this feature is unknown
             text = f"{line['printed']} ({tables.number(round(raw, 3))} {line['unit']})" if known else line["printed"]
             by_feature.setdefault(line["feature"], {"feature": line["feature"]})[line["class"]] = text
     section.table(
@@ -244,7 +244,7 @@ def _samples(section: Section, context: Context) -> None:
 
 
 def split(context: Context) -> Section:
-    """Who is where, and what a split by row would have let through."""
+    """Build the split chapter: the sides, and the leakage that a split by row would have caused."""
     section = Section("split", "Split and leakage")
     report = context.get("evaluation_split")
     if report:
@@ -290,7 +290,7 @@ def split(context: Context) -> Section:
 
 
 def _rules(section: Section, context: Context) -> None:
-    """How conflicts and giants are dealt, what that hides from the test side, and what leaked before any split."""
+    """Add a text on conflicting and oversized groups, the ceiling of the test side, and leaks before the split."""
     ceilings = (context.get("label_conflicts") or {}).get("ceilings")
     test = (context["evaluation_split"].get("row_ceiling") or {}).get("test")
     section.text(
@@ -311,7 +311,7 @@ def _rules(section: Section, context: Context) -> None:
 
 
 def published(context: Context, name: str) -> Any:
-    """A fact of the spec, wherever it stands among the facts; None where it is not published."""
+    """Return a published fact of the spec, at the top level of its facts or one below; None if unpublished."""
     facts = (context.get("spec") or {}).get("facts") or {}
     places = [facts, *(value for value in facts.values() if isinstance(value, Mapping))]
     return next((place[name] for place in places if name in place), None)
@@ -332,7 +332,7 @@ def _effect(free: Mapping[str, Any], by_row: Mapping[str, Any]) -> str:
 
 
 def tracks(context: Context) -> Section:
-    """The teacher's answers: counts, and three examples a track as they are."""
+    """Build the tracks chapter: counts, and up to three unedited examples of the teacher's answers per track."""
     section = Section("tracks", "Teacher and tracks")
     found = context.get("tracks") or {}
     section.text(

@@ -1,4 +1,4 @@
-"""The report's first chapters: what is not real, results, what this is."""
+"""First chapters of the report: banner on what is not real, results, about."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Context = Mapping[str, Any]
 
 
 def banner(context: Context) -> list[dict[str, str]]:
-    """What is not the real thing in this lake, computed from the settings its artefacts were made with."""
+    """Return banner texts on what is not real in this lake, computed from the settings of its artefacts."""
     used = context.get("used") or {}
     marks = []
     if simulated(used):
@@ -48,7 +48,7 @@ def banner(context: Context) -> list[dict[str, str]]:
 
 
 def about(context: Context) -> Section:
-    """What the report is and what it was made from."""
+    """Build the about chapter: purpose of the report, and the data, models and settings used."""
     section = Section("about", "What this is")
     spec, used = context.get("spec") or {}, context.get("used") or {}
     section.text(
@@ -78,7 +78,7 @@ def about(context: Context) -> Section:
 
 
 def results(context: Context) -> Section:
-    """The headline table and what it says."""
+    """Build the results chapter: headline figures, verdicts, tables and the accuracy figure."""
     section = Section("results", "Results")
     found = context.get("track_comparison")
     if not found:

@@ -1,4 +1,4 @@
-"""The report's chapter on the prior work's training protocol: what it does to rows, loss and accuracy."""
+"""Report chapter on the prior work's training protocol: its effect on rows, loss and accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = {"paper": "prior work's protocol", "leak_free": "this project's protocol
 
 
 def protocol(context: Mapping[str, Any]) -> Section:
-    """Two short trainings on the same rows with long answers, one by each protocol."""
+    """Build the protocol chapter: short trainings on the same rows, from the old protocol to this one."""
     section = Section("protocol", "What the old training protocol does")
     found = context.get("paper_protocol")
     if not found:

@@ -1,6 +1,4 @@
-"""The report's chapters from training on: evaluation, explanations, inference, cost, claims, limitations,
-lineage.
-"""
+"""Report chapters on training, evaluation, explanations, inference, cost, claims, limitations and lineage."""
 
 from __future__ import annotations
 
@@ -16,18 +14,18 @@ from iot_pipeline.reporting.tables import Column
 from iot_pipeline.vocabulary import STAGES
 
 Context = Mapping[str, Any]
-# Of explanations, what readers look for first: the table is wider than a page.
+# Explanation metrics that come first, since the table is wider than a page.
 FIRST = ("explained", "faultless", "numbers_grounded", "values_true", "features_real", "directions_true")
 
 
 def name_of(key: str) -> str:
-    """`10K|original` as people say it."""
+    """Format the checkpoint key `10K|original` as `original 10K`."""
     stage, track = split_key(key)
     return f"{track} {stage}"
 
 
 def training(context: Context) -> Section:
-    """Tensors, loss curves, tokens, seconds."""
+    """Build the training chapter: tensors, loss curves, tokens, seconds."""
     section = Section("training", "Training")
     base, runs, tensors = (context.get("base_model"), context.get("training") or {}, context.get("tensors") or {})
     if not base:
@@ -92,7 +90,7 @@ def training(context: Context) -> Section:
 
 
 def evaluation(context: Context) -> Section:
-    """Confusion, reliability and classes of each track and stage."""
+    """Build the evaluation chapter: confusion, reliability and per-class scores of each track and stage."""
     section = Section("evaluation", "Evaluation of each track")
     found = context.get("evaluation") or {}
     if not found:
@@ -148,7 +146,7 @@ def _calibrated(result: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
 
 
 def explanations(context: Context) -> Section:
-    """How true the students' explanations are."""
+    """Build the explanations chapter: rule-based quality by track and stage, with examples."""
     section = Section("explanations", "Quality of explanations")
     found = context.get("explanations") or {}
     if not found:
@@ -188,14 +186,14 @@ def explanations(context: Context) -> Section:
 
 
 def decodings(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Means of one student's explanations by how they were decoded: free, and grounded where it was measured."""
+    """Return mean explanation metrics of one student by decoding: free, and grounded if it was measured."""
     ways = {"free": result, "grounded": result.get("grounded")}
     found = {way: of["aggregate"] for way, of in ways.items() if of}
     return {way: {name: means[name] for name in (*FIRST, *means) if name in means} for way, means in found.items()}
 
 
 def _agreement(section: Section, context: Context) -> None:
-    """Whether explanations name the features that AutoML, trained on the same rows, relies on."""
+    """Add the share of features named in explanations that AutoML, trained on the same rows, relies on."""
     rows = []
     for key, result in (context.get("explanations") or {}).items():
         stage, track = split_key(key)
@@ -220,7 +218,7 @@ def _agreement(section: Section, context: Context) -> None:
 
 
 def inference(context: Context) -> Section:
-    """The ladder of optimisations."""
+    """Build the inference chapter: the optimisation benchmark."""
     section = Section("inference", "Inference ladder")
     report = context.get("inference_benchmark")
     if not report:
@@ -262,7 +260,7 @@ def inference(context: Context) -> Section:
 
 
 def costs(context: Context) -> Section:
-    """What the answers cost."""
+    """Build the cost chapter: dollars and tokens of the teacher's answers."""
     section = Section("cost", "Cost")
     report = context.get("cost_report")
     if not report:
@@ -280,7 +278,7 @@ def costs(context: Context) -> Section:
 
 
 def audit(context: Context) -> Section:
-    """Each claim of the prior work beside what was measured here."""
+    """Build the claims chapter: each claim of the prior work next to its measurement."""
     section = Section("claims", "Claims audit")
     rows = context.get("claims_audit")
     if rows is None:
@@ -299,14 +297,14 @@ def audit(context: Context) -> Section:
 
 
 def limitations(context: Context) -> Section:
-    """What was not done or is not real, computed from what was run."""
+    """Build the limitations chapter, computed from the artefacts of the lake."""
     section = Section("limitations", "Limitations")
     section.items(limits(context))
     return section
 
 
 def limits(context: Context) -> list[str]:
-    """One sentence a limit that holds for this lake."""
+    """Return one sentence per limitation of this lake."""
     used, said = context.get("used") or {}, []
     if simulated(used):
         said.append("Flows are simulated: accuracies here say nothing about a real network.")
@@ -349,7 +347,7 @@ def limits(context: Context) -> list[str]:
 
 
 def lineage(context: Context) -> Section:
-    """One row an artefact."""
+    """Build the lineage chapter: one row per artefact."""
     section = Section("lineage", "Lineage")
     rows = context.get("lineage") or []
     if not rows:

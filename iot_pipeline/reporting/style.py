@@ -1,4 +1,4 @@
-"""One look for all figures: palette, canvas, axes, and PNG bytes that are small and the same every time."""
+"""Style of all figures: palette, canvas, axes, and PNG bytes that are small and reproducible."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito: told apart by people with any of the common colour-vision deficiencies, and in grey print.
+# Okabe and Ito: distinguishable with any common colour-vision deficiency and in grey print.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, INK, GREY, LIGHT = "#B0578D", "#56B4E9", "#1d2733", "#6b7683", "#e3e7ec"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DPI = 140
 LOOK: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so it is the same on every machine
     "font.size": 9,
     "text.color": INK,
     "axes.edgecolor": GREY,
@@ -43,19 +43,19 @@ LOOK: Any = {
 
 
 class Canvas:
-    """A figure being drawn; `data` holds its PNG bytes once the `canvas` block has ended."""
+    """Figure being drawn; `data` holds its PNG bytes once the `canvas` block has ended."""
 
     def __init__(self, figure: Figure) -> None:
         self.figure = figure
         self.data = b""
 
     def axes(self, title: str = "", grid: str = "") -> Any:
-        """The single Axes of this figure, with title and grid lines across one axis (`x`, `y`) or `both`."""
+        """Create the single Axes of this figure, with a title and grid lines across one axis (`x`, `y`) or `both`."""
         return dress(self.figure.subplots(), title, grid)
 
 
 def dress(axes: Any, title: str = "", grid: str = "") -> Any:
-    """Title and grid lines (`x`, `y`, `both`, or empty for none) on matplotlib Axes; returns them."""
+    """Set title and grid lines (`x`, `y`, `both`, or empty for none) on matplotlib Axes, and return them."""
     axes.set_title(title, pad=10)
     if grid:
         axes.grid(True, axis=grid)
@@ -65,7 +65,7 @@ def dress(axes: Any, title: str = "", grid: str = "") -> Any:
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Canvas]:
-    """A figure of width x height inches in the project's look, drawn without pyplot's global state."""
+    """Open a figure of width x height inches in the project's style, without pyplot's global state."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -76,7 +76,7 @@ def canvas(width: float, height: float) -> Iterator[Canvas]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as an 8-bit PNG: 128 colours are enough for flat charts and a quarter of the bytes."""
+    """Render the figure as an 8-bit PNG: 128 colours suffice for flat charts, at a quarter of the bytes."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -90,7 +90,7 @@ def png(figure: Figure) -> bytes:
 
 
 def legend_below(figure: Figure, axes: Any, columns: int) -> None:
-    """The legend of `axes` under the figure, bars before marks, whatever the figure's height."""
+    """Draw the legend of `axes` below the figure, bars before markers, at any figure height."""
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda at: type(handles[at]).__name__ != "BarContainer")
     figure.legend(
@@ -99,7 +99,7 @@ def legend_below(figure: Figure, axes: Any, columns: int) -> None:
 
 
 def no_data(title: str, why: str) -> bytes:
-    """A small figure that says why there is nothing to draw."""
+    """Draw a small figure that says why there is nothing to plot."""
     with canvas(6.4, 1.3) as made:
         axes = made.axes(title)
         axes.axis("off")
@@ -108,18 +108,20 @@ def no_data(title: str, why: str) -> bytes:
 
 
 def data_uri(image: bytes) -> str:
-    """PNG bytes as a data URI."""
+    """Encode PNG bytes as a data URI."""
     return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 def embed(image: bytes, alt: str) -> str:
-    """Markdown that shows the PNG from within itself; for Dagster metadata and report.md."""
+    """Return Markdown that embeds the PNG, for Dagster metadata and report.md."""
     safe = " ".join(alt.split()).replace("[", "(").replace("]", ")")
     return f"![{html.escape(safe)}]({data_uri(image)})"
 
 
 def img(image: bytes, alt: str) -> str:
-    """An HTML img element that holds the PNG; `alt` is escaped, its size in CSS pixels stops the page from
-    jumping."""
+    """Return an HTML img element that embeds the PNG; `alt` is escaped.
+
+    Width and height are given in CSS pixels, so that the page does not jump.
+    """
     width, height = (round(int.from_bytes(image[at : at + 4]) * 96 / DPI) for at in (16, 20))
     return f'<img src="{data_uri(image)}" alt="{html.escape(alt, quote=True)}" width="{width}" height="{height}">'

@@ -1,4 +1,4 @@
-"""One table, three ways: Markdown, HTML, and plain rows for Dagster's tables; and how numbers are written."""
+"""Tables as Markdown, HTML and plain rows for Dagster, and the number formats they share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MISSING = "–"
 
 
 def accuracy(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """`0.9312 [0.92, 0.94]`; the bounds get more decimals (to 4) where the interval is narrow."""
+    """Format an accuracy as `0.9312 [0.92, 0.94]`; the bounds of narrow intervals get up to 4 decimals."""
     if value is None:
         return MISSING
     if low is None or high is None:
@@ -22,7 +22,7 @@ def accuracy(value: float | None, low: float | None = None, high: float | None =
 
 
 def signed(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """A difference with its sign and interval: `+0.0040 [-0.0020, +0.0100]`."""
+    """Format a difference with sign and interval: `+0.0040 [-0.0020, +0.0100]`."""
     if value is None:
         return MISSING
     interval = "" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]"
@@ -30,17 +30,17 @@ def signed(value: float | None, low: float | None = None, high: float | None = N
 
 
 def percent(value: float | None) -> str:
-    """A share 0 to 1 as `85.31 %`."""
+    """Format a share from 0 to 1 as `85.31 %`."""
     return MISSING if value is None else f"{100 * value:.2f} %"
 
 
 def whole(value: float | None) -> str:
-    """A count with thousands separated: `347,685`."""
+    """Format a count with thousands separators: `347,685`."""
     return MISSING if value is None else f"{value:,.0f}"
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, never in powers of ten for everyday sizes: `0.1234`, `12.34`, `123,457`."""
+    """Format a number with four significant digits, without exponent at everyday sizes: `0.1234`, `123,457`."""
     if value is None:
         return MISSING
     if value == int(value) and abs(value) < 1e15:
@@ -49,7 +49,7 @@ def number(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration: `6.1 ms`, `1.21 s`, `42 s`, `3 min 05 s`, `2 h 07 min`."""
+    """Format a duration: `6.1 ms`, `1.21 s`, `42 s`, `3 min 05 s`, `2 h 07 min`."""
     if value is None:
         return MISSING
     if value < 1:
@@ -63,7 +63,7 @@ def seconds(value: float | None) -> str:
 
 
 def dollars(value: float | None) -> str:
-    """US dollars with the cents that matter: `$0`, `$0.0042`, `$0.42`, `$1,440`."""
+    """Format US dollars with the cents that matter: `$0`, `$0.0042`, `$0.42`, `$1,440`."""
     if value is None:
         return MISSING
     if value == 0:
@@ -72,7 +72,7 @@ def dollars(value: float | None) -> str:
 
 
 def text(value: Any) -> str:
-    """Any value as a reader expects it: numbers rounded, lists joined, None as a dash."""
+    """Format any value for a reader: numbers rounded, lists joined, None as a dash."""
     if value is None or value == "":
         return MISSING
     if isinstance(value, bool):
@@ -88,7 +88,7 @@ def text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: key in the row, heading, how a value is written, whether it is a number (right-aligned)."""
+    """Table column: row key, heading, formatter, and True if it is numeric (right-aligned)."""
 
     key: str
     title: str = ""
@@ -97,16 +97,16 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """The title, or the key in words."""
+        """Column title, or the key in words."""
         return self.title or self.key.replace("_", " ")
 
     def cell(self, row: Row) -> str:
-        """The row's value as text; the key may be missing."""
+        """Format the row's value for this column; the key may be missing."""
         return self.write(row.get(self.key))
 
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:
-    """A column for every key, in order of first use; numeric where every value present is a number."""
+    """Build a column for every key, in order of first use; numeric if every value present is a number."""
     keys = dict.fromkeys(key for row in rows for key in row)
     return [Column(key, numeric=all(_is_number(row.get(key)) for row in rows)) for key in keys]
 
@@ -116,7 +116,7 @@ def _is_number(value: Any) -> bool:
 
 
 def to_markdown(rows: Sequence[Row], columns: Sequence[Column] | None = None) -> str:
-    """A GitHub table; pipes, line ends and HTML in cells are escaped. Empty rows give an empty string."""
+    """Render a GitHub table; pipes, newlines and HTML in cells are escaped. No rows give an empty string."""
     if not rows:
         return ""
     columns = columns or columns_of(rows)
@@ -127,7 +127,7 @@ def to_markdown(rows: Sequence[Row], columns: Sequence[Column] | None = None) ->
 
 
 def to_html(rows: Sequence[Row], columns: Sequence[Column] | None = None, caption: str = "") -> str:
-    """A table element under its caption, every text escaped; it scrolls by itself on a narrow screen."""
+    """Render an HTML table with its caption, all text escaped; on a narrow screen the table scrolls."""
     if not rows:
         return ""
     columns = columns or columns_of(rows)
@@ -147,7 +147,7 @@ def to_html(rows: Sequence[Row], columns: Sequence[Column] | None = None, captio
 
 
 def plain_rows(rows: Sequence[Row], columns: Sequence[Column] | None = None) -> list[dict[str, str]]:
-    """Rows of formatted text under their headings, for Dagster's table metadata and the terminal."""
+    """Return rows of formatted text by heading, for Dagster's table metadata and the terminal."""
     columns = columns or columns_of(rows)
     return [{column.heading: column.cell(row) for column in columns} for row in rows]
 

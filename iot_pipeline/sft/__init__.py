@@ -1,4 +1,4 @@
-"""Supervised fine-tuning data
+"""Supervised fine-tuning data.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here: importing one module loads only that module.
 """

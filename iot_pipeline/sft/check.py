@@ -1,4 +1,4 @@
-"""Re-derives the promises of a tensor file from the file itself."""
+"""Check of a tensor file: its guarantees are recomputed from the file itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iot_pipeline.sft.tensors import IGNORED, TensorStats, load_tensors, statist
 
 @dataclass(frozen=True)
 class TensorCheck:
-    """Result: `passed` when `problems` is empty; `stats` as counted in the file."""
+    """Check result: `passed` if `problems` is empty; `stats` as counted in the file."""
 
     passed: bool
     problems: list[str]
@@ -23,10 +23,15 @@ class TensorCheck:
 
 
 def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None = None) -> TensorCheck:
-    """Count again, in the written file: no row cut, label and one end of turn supervised, no prompt token in the loss.
+    """Check tensors as written: no row cut, label and one end of turn supervised, no prompt token in the loss.
 
-    No row has a control token that the chat template did not write: text of a flow or an answer never becomes one.
-    `rows` is the expected number of rows, if known. UserError if the file cannot be read.
+    No row may hold a control token that the chat template did not write: flow or answer text never becomes one.
+
+    Args:
+        path: Tensor file; UserError if it cannot be read.
+        tokenizer: Tokeniser that the rows were encoded with.
+        max_length: Most tokens of a row.
+        rows: Expected number of rows, if known.
     """
     tensors = load_tensors(path)
     end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
@@ -64,7 +69,7 @@ def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None 
 
 
 def _rows_with_prompt_in_loss(ids: np.ndarray, labels: np.ndarray, offsets: np.ndarray, start: int) -> int:
-    """Rows where a position before the last turn's header is supervised, or the answer has a gap."""
+    """Count rows with a supervised position before the last turn's header, or a gap in the answer."""
     bad = 0
     for begin, stop in zip(offsets[:-1], offsets[1:], strict=True):
         chosen = np.flatnonzero(labels[begin:stop] != IGNORED)

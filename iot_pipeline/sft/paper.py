@@ -1,4 +1,4 @@
-"""Training tensors by the prior work's recipe, to the letter, so that its harm can be measured. For audits only."""
+"""Training tensors by the prior work's recipe, reproduced exactly to measure its harm. For audits only."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PAPER_LENGTH = 512
 
 @dataclass(frozen=True)
 class PaperStats:
-    """What the old recipe made of the rows; tokens are means over the rows, before the cut.
+    """Statistics of rows under the old recipe; token means are over the rows, before the cut.
 
-    answer_kept_share: mean over the rows of how much of the answer the cut leaves.
-    rows_with_label: the first token of the class behind `CLASSIFICATION:` is still there and in the loss.
+    answer_kept_share: mean share of the answer that remains after the cut.
+    rows_with_label: the first token of the class after `CLASSIFICATION:` remains and is in the loss.
     rows_with_end: the end of the answer is in the loss. prompt_loss_tokens: tokens in the loss before the answer.
     """
 
@@ -38,7 +38,7 @@ class PaperStats:
     prompt_loss_tokens: int
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values, with the shares that claims are made of."""
+        """Return JSON values, with the shares that claims cite."""
         return asdict(self) | {
             "rows_cut_share": self.rows_cut / self.rows,
             "label_survives_share": self.rows_with_label / self.rows,
@@ -54,11 +54,18 @@ def build_paper_tensors(
     limit: int = PAPER_LENGTH,
     kept_share: float | None = None,
 ) -> PaperStats:
-    """Write the tensor file `out` as the old scripts would have: the same layout as sft.build_tensors.
+    """Write the tensor file `out` as the old scripts would, in the layout of `sft.tensors.build_tensors`.
 
-    The whole conversation is tokenised and cut to `limit`; every token is in the loss but the end of turn, which is
-    also the padding token and is masked with it. With `kept_share` a row keeps that share of its answer instead: what
-    the cut leaves of answers of the prior work's length, on shorter ones.
+    The whole conversation is tokenised and cut to `limit`. Every token is in the loss except the end of turn, which is
+    also the padding token and is masked with it.
+
+    Args:
+        messages: Chat rows (`{"messages": [user, assistant]}`).
+        tokenizer: Tokeniser of the base.
+        out: Tensor file to write.
+        limit: Most tokens of a row.
+        kept_share: Keep this share of each answer instead: the effect of the cut on answers of the prior work's length,
+            applied to shorter ones.
     """
     from safetensors.numpy import save_file
 

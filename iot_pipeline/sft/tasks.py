@@ -1,4 +1,4 @@
-"""What a student is asked of a flow: to explain (class and reasons), or to classify (the class alone)."""
+"""Student tasks on a flow: explain (class and reasons) or classify (class alone)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.models.label_tokens import LABEL_LINE
 
 Task = Literal["explain", "classify"]
-# `explain`: every row is as the teacher wrote it. `both`: each row also as a question for the class alone, so that a
-# class costs one forward pass in any order of answer.
+# `explain`: rows as the teacher wrote them. `both`: each row also as a question for the class alone, so that a class
+# costs one forward pass in either answer order.
 Tasks = Literal["explain", "both"]
 
 
 def asked(flow: str, task: Task, tasks: Tasks) -> str:
-    """The user's text for `task`: the flow itself where there is one task only, else with the task named behind it."""
+    """Return the user text for `task`: the flow alone if there is one task only, else with the task named after it."""
     return flow if tasks == "explain" else f"{flow}\nTask: {task}"
 
 
 def with_tasks(row: dict[str, Any], tasks: Tasks) -> Iterator[dict[str, Any]]:
-    """A chat row once for each task. UserError where the answer has no class line."""
+    """Yield a chat row once for each task; for `both`, UserError if the answer has no class line."""
     user, assistant = row["messages"]
     if tasks == "explain":
         yield row

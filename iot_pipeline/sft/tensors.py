@@ -1,4 +1,4 @@
-"""Chat rows to training tensors: tokenised, answer-only labels, nothing cut, one file."""
+"""Training tensors from chat rows: tokenised, answer-only labels, nothing cut, one file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from iot_pipeline.models.label_tokens import LABEL_LINE, LabelFinder
 from iot_pipeline.models.tokenizer import END_OF_TURN, chat_texts, encode, template_controls
 
 IGNORED = -100
-NAMED = 5  # over-long rows that an error names
+NAMED = 5  # over-long rows listed in an error
 _CHUNK = 2000
 
 
 @dataclass(frozen=True)
 class TensorStats:
-    """Facts of a tensor file; every one is re-derived from the file by check.py."""
+    """Statistics of a tensor file; check.py recomputes each one from the file."""
 
     rows: int
     tokens: int
@@ -34,14 +34,19 @@ class TensorStats:
     distinct_rows: int
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values, with the shares that people ask for."""
+        """Return JSON values, with the supervised share."""
         share = round(self.supervised_tokens / self.tokens, 6) if self.tokens else 0.0
         return {**asdict(self), "supervised_share": share}
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """Flat arrays: row i is `[offsets[i], offsets[i+1])` of `input_ids` and `labels` (int32)."""
+    """Flat arrays of a tensor file: row i is `[offsets[i], offsets[i+1])` of `input_ids` and `labels` (int32).
+
+    offsets    0       3           8
+    input_ids  p p a   p p p a a        p: prompt, a: answer
+    labels     - - a   - - - a a        -: IGNORED
+    """
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -51,18 +56,18 @@ class Tensors:
         return len(self.offsets) - 1
 
     def row(self, place: int) -> tuple[np.ndarray, np.ndarray]:
-        """(input_ids, labels) of one row."""
+        """Return (input_ids, labels) of one row."""
         span = slice(int(self.offsets[place]), int(self.offsets[place + 1]))
         return self.input_ids[span], self.labels[span]
 
     def digest(self, place: int) -> bytes:
-        """sha256 of a row: the same for rows that are token for token the same."""
+        """Return the sha256 of a row; rows that are token for token the same share it."""
         ids, labels = self.row(place)
         return hashlib.sha256(ids.tobytes() + b"|" + labels.tobytes()).digest()
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [rows]: tokens of each row."""
+        """Tokens of each row, int64 [rows]."""
         return np.diff(self.offsets)
 
 
@@ -75,14 +80,14 @@ def build_tensors(
 ) -> TensorStats:
     """Tokenise chat rows (`{"messages": [user, assistant]}`) into the safetensors file `out`.
 
-    The prompt is the chat template's text up to where the assistant begins; supervised are the answer and
-    exactly one `<|im_end|>`, not the template's newline behind it. Texts that repeat are tokenised once; memory
-    is that of the ids. UserError for a malformed row and for one longer than `max_length`: nothing is ever cut.
+    The prompt is the chat template's text up to where the assistant begins. Supervised are the answer and exactly one
+    `<|im_end|>`, not the template's newline after it. Repeated texts are tokenised once; memory holds only the ids.
+    UserError for a malformed row and for one longer than `max_length`: nothing is ever cut.
     """
     from safetensors.numpy import save_file
 
     end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
-    template_controls(tokenizer)  # refuses a template without an end of turn
+    template_controls(tokenizer)  # raises for a template without an end of turn
     known: dict[tuple[str, str], int] = {}
     bodies: list[np.ndarray] = []
     prompts: list[int] = []
@@ -127,7 +132,7 @@ def build_tensors(
 
 
 def load_tensors(path: Path) -> Tensors:
-    """The arrays of a tensor file, read into memory (8 bytes a token). UserError if it is none."""
+    """Read the arrays of a tensor file into memory (8 bytes a token); UserError if it is not one."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -139,7 +144,7 @@ def load_tensors(path: Path) -> Tensors:
 
 
 def statistics(tensors: Tensors, finder: LabelFinder, end: int) -> TensorStats:
-    """Count what the arrays hold; `end` is the id of `<|im_end|>`."""
+    """Compute the statistics of the arrays; `end` is the id of `<|im_end|>`."""
     good = cut = 0
     seen: dict[bytes, tuple[bool, bool]] = {}
     for place in range(len(tensors)):
@@ -161,7 +166,7 @@ def statistics(tensors: Tensors, finder: LabelFinder, end: int) -> TensorStats:
 
 
 def _supervises(ids: np.ndarray, labels: np.ndarray, finder: LabelFinder, end: int) -> bool:
-    """Are the label's tokens and exactly one end of turn supervised, and each as it stands in the row?"""
+    """True if the label's tokens and exactly one end of turn are supervised, with labels equal to the row's ids."""
     chosen = labels != IGNORED
     answer = labels[chosen]
     if not np.array_equal(answer, ids[chosen]) or int((answer == end).sum()) != 1 or int(answer[-1]) != end:
@@ -180,10 +185,10 @@ def _pair(row: dict[str, Any], number: int) -> tuple[str, str]:
 
 
 def _tokenise(pairs: list[tuple[str, str]], tokenizer: Any, end: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(prompt tokens, ids of the whole row up to its end of turn) of each pair, in batches.
+    """Yield (prompt tokens, ids of the whole row up to its end of turn) for each pair, tokenised in one batch.
 
-    Prompt and answer are tokenised apart, as at inference, where the prompt is there before any answer is: together, a
-    tokenizer may join the prompt's last newline to the answer's first word.
+    Prompt and answer are tokenised separately, as at inference, where there is no answer yet: together, a tokeniser may
+    merge the prompt's last newline with the answer's first word.
     """
     if not pairs:
         return

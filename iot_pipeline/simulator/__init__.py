@@ -1,4 +1,4 @@
-"""Simulated Farm-Flow: packets of each class, and the features that a capture would have of them.
+"""Simulated Farm-Flow: packets of each class, and the features that a capture of them would have.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here, so importing one module of the package costs only that module.
 """

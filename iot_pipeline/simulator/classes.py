@@ -1,8 +1,8 @@
-"""What each class of Farm-Flow does on the wire: kinds of conversation and their shares.
+"""Traffic of each Farm-Flow class on the wire: kinds of conversation and their shares.
 
-Shares and clocks are calibrated to the published duplicates and quartiles (datasets/farm_flow.yaml). A
-duplicate is a flow without timing (one packet), or one whose timing is coarse: answers of a kernel come after
-a few microseconds, tools and devices that sleep wake on the tick of their timer.
+Shares and timings are calibrated to the published duplicates and quartiles (datasets/farm_flow.yaml). A duplicate is a
+flow without timing (one packet) or with coarse timing: kernels answer after a few microseconds; tools and devices that
+sleep wake on the tick of their timer.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ from collections.abc import Callable
 
 from iot_pipeline.simulator.packets import Conversation, Draw, Packet
 
-# Transport headers: UDP and ICMP 8; TCP bare 20, with MSS 24, with time stamps 32, SYN with all options 40.
+# Transport headers in bytes: UDP and ICMP 8; TCP bare 20, with MSS 24, with timestamps 32, SYN with all options 40.
 NOTHING = Draw(0, 0)
 
 
 def to(header: int, payload: Draw | int = 0, gap: Draw | int = 0) -> Packet:
-    """A packet of the originator."""
+    """Build a packet sent by the originator."""
     return Packet(True, header, whole(payload), whole(gap))
 
 
 def back(header: int, payload: Draw | int = 0, gap: Draw | int = 0) -> Packet:
-    """A packet of the responder."""
+    """Build a packet sent by the responder."""
     return Packet(False, header, whole(payload), whole(gap))
 
 
 def whole(value: Draw | int) -> Draw:
-    """A fixed number as a draw."""
+    """Turn a fixed number into a Draw."""
     return Draw(value, value) if isinstance(value, int) else value
 
 
 def kind(share: float, *packets: Packet, missed: Draw = NOTHING) -> Conversation:
-    """One kind of conversation."""
+    """Build one kind of conversation."""
     return Conversation(share, packets, missed)
 
 
 def repeated(
     share: float, lengths: range, make: Callable[[int], list[Packet]], missed: Draw = NOTHING
 ) -> list[Conversation]:
-    """A kind whose length varies: the share is dealt evenly over the lengths."""
+    """Build a kind of varying length; its share is divided evenly over the lengths."""
     return [Conversation(share / len(lengths), tuple(make(length)), missed) for length in lengths]
 
 
-# One bare SYN, 40 bytes, no answer: the same 29 numbers whoever sends it. Five attacks do.
+# One bare SYN, 40 bytes, no answer: the same 29 features for any sender. Five attacks send it.
 LONE_SYN = to(20)
 
-# A sensor's loop, in microseconds: it wakes every 20 ms.
+# Loop of a sensor in microseconds; it wakes every 20 ms.
 TICKS = Draw(260_000, 300_000, 20_000)
 
 NORMAL = (
@@ -75,14 +75,14 @@ NORMAL = (
         to(20, 182, Draw(500, 1_500, 500)), back(20, 0, Draw(1_000, 3_000, 500)),
         back(20, 0, Draw(4_000, 12_000, 1_000)), to(20, 0, 500),
     ),
-    # Names and time.
+    # DNS and NTP.
     kind(0.060, to(8, Draw(30, 44, 2)), back(8, Draw(46, 62, 4), Draw(1_000, 4_000, 500))),
     kind(0.050, to(8, 48), back(8, 48, Draw(20_000, 40_000, 500))),
     kind(0.034, to(8, Draw(60, 120, 4))),
 )  # fmt: skip
 
 ARP_SPOOFING = (
-    # The middleman breaks connections: what is seen is one packet of a conversation, and a quick answer.
+    # The attacker in the middle breaks connections: the capture has one packet of a conversation and a quick answer.
     kind(0.08, to(8, 34)),
     kind(0.10, to(40)),
     kind(0.22, to(40), back(20, 0, Draw(9, 12))),
@@ -92,9 +92,9 @@ ARP_SPOOFING = (
     kind(0.08, to(32, 10), back(32, 0, 60)),
     kind(0.02, to(32, 10), back(32, 0, Draw(61, 400))),
     kind(0.05, to(40), back(40, 0, Draw(61, 300))),
-    # Sessions that pass through the middleman, delayed on the tick of its queue. With the kind above they are exactly
-    # a quarter: the published 75 % quantiles (answers with a header of 40 and 52 bytes in all) cannot both be true of
-    # flows that have 20 bytes of IP header, and so the table misses either by 4 bytes rather than one by 8.
+    # Sessions relayed by the attacker, delayed on the tick of its queue. With the kind above they are exactly a
+    # quarter: the published 75 % quantiles (answers with a header of 40 bytes, 52 bytes in total) contradict each other
+    # for flows with a 20-byte IP header, so the table misses each by 4 bytes rather than one by 8.
     kind(
         0.07, to(40), back(40, 0, Draw(20_000, 90_000, 5_000)), to(32, 0, Draw(5_000, 20_000, 5_000)),
         to(32, Draw(232, 512, 14), Draw(85_000, 400_000, 5_000)),
@@ -106,16 +106,16 @@ ARP_SPOOFING = (
 )  # fmt: skip
 
 BOTNET_DDOS = (
-    # Bots of the Mirai kind. What they send most, looking for others and flooding, is a SYN without options.
+    # Mirai-like bots. Scanning and flooding, they mostly send a SYN without options.
     kind(0.6200, LONE_SYN),
     kind(0.1600, LONE_SYN, back(20, 0, Draw(60, 460, 1, 2))),
     kind(0.0900, LONE_SYN, back(24, 0, Draw(180, 1_180, 1, 3))),
     # Floods of acknowledgements and of datagrams: 512 bytes of noise, no connection.
     kind(0.0500, to(20, 512)),
     kind(0.0300, to(8, 512)),
-    # Names that do not exist, asked of the victim's name server.
+    # DNS queries for non-existent names to the victim's name server.
     kind(0.0200, to(8, Draw(42, 58, 2)), back(8, Draw(98, 126, 4), Draw(1_000, 9_000, 500))),
-    # A whole connection for each page.
+    # One full connection per page.
     *repeated(0.0300, range(1, 4), lambda answers: [
         to(40), back(40, 0, Draw(150, 900)), to(32, 0, Draw(20, 90)), to(32, Draw(180, 420), Draw(30, 400)),
         back(32, 0, Draw(80, 400)), *(back(32, Draw(300, 1_448), Draw(200, 4_000)) for _ in range(answers)),
@@ -135,7 +135,7 @@ HTTP_FLOOD = (
 )  # fmt: skip
 
 ICMP_FLOOD = (
-    # The flood itself: echo requests of 28 bytes, most of them too many to be answered.
+    # The flood itself: echo requests of 28 bytes, most of them unanswered.
     kind(0.20, to(8)),
     kind(0.10, to(8), back(8, 0, Draw(40, 400))),
     kind(0.06, to(8, 56), back(8, 56, Draw(60, 600))),
@@ -143,7 +143,7 @@ ICMP_FLOOD = (
         packet for _ in range(pairs)
         for packet in (to(8, 56, Draw(10_000, 10_000)), back(8, 56, Draw(60, 900, 60)))
     ]),
-    # What the victim still manages meanwhile: connections that are closed, and requests to the dashboard.
+    # Other traffic of the victim during the flood: connections being closed, and dashboard requests.
     kind(0.07, to(20), back(20, 0, Draw(60, 300)), to(20, 0, Draw(100, 1_050))),
     kind(0.04, to(20), back(20, 0, Draw(100, 120)), to(20, 0, Draw(1_300, 1_330))),
     kind(0.21, to(20), back(20, 0, Draw(200, 8_000, 400)), to(20, 0, Draw(1_300, 140_000, 400, 3))),
@@ -184,15 +184,15 @@ TCP_FLOOD = (
     kind(0.150, LONE_SYN, back(20, 0, Draw(30, 330, 1, 2))),
     kind(0.010, LONE_SYN, back(24, 0, Draw(180, 700, 1, 2))),
     kind(0.090, to(20, Draw(1, 1_460))),
-    # Bursts of the same port: fixed payload, timing alone differs.
+    # Bursts from one port: fixed payload, only timing differs.
     *repeated(0.450, range(2, 8), lambda packets: [
         to(20, 120, Draw(200, 30_000, 1, 3)) for _ in range(packets)
     ]),
-    # Bursts with payload of random size, reset in the end.
+    # Bursts with payloads of random size, reset at the end.
     *repeated(0.080, range(2, 6), lambda packets: [
         *(to(20, Draw(1, 1_460), Draw(20, 2_000, 1, 2)) for _ in range(packets)), back(20, 0, Draw(30, 300)),
     ]),
-    # Acknowledgements of bytes that nobody sent: Zeek counts them as missed.
+    # Acknowledgements of bytes that were never sent: Zeek counts these bytes as missed.
     kind(
         0.010, to(20), back(20, 0, Draw(30, 300)), to(20, 0, Draw(20, 2_000)),
         missed=Draw(100_000, 400_000_000, 1, 3),

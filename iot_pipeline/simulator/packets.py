@@ -1,4 +1,4 @@
-"""Packets of simulated conversations, and what Zeek's conn.log and zeek-flowmeter make of them."""
+"""Packets of simulated conversations, and their features as in Zeek's conn.log and zeek-flowmeter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Draw:
-    """A whole number lo, lo + step, ... up to hi; `power` 1 is uniform, more leans towards lo."""
+    """A random integer lo, lo + step, ... up to hi; `power` 1 is uniform, higher values favour lo."""
 
     lo: int
     hi: int
@@ -22,7 +22,7 @@ class Draw:
     power: int = 1
 
     def sample(self, rng: np.random.Generator, rows: int) -> Numbers:
-        """`rows` draws. Only sums and products of doubles: equal bytes on every platform."""
+        """Sample `rows` integers, using only sums and products of doubles: equal bytes on every platform."""
         if self.lo == self.hi:
             return np.full(rows, self.lo, dtype=np.int64)
         uniform = rng.random(rows)
@@ -35,7 +35,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Packet:
-    """One packet: direction, transport header bytes, payload bytes, microseconds since the packet before."""
+    """One packet: direction, transport header bytes, payload bytes, microseconds since the previous packet."""
 
     forward: bool
     header: int
@@ -53,9 +53,9 @@ class Conversation:
 
 
 def measure(conversation: Conversation, rows: int, rng: np.random.Generator) -> dict[str, Values]:
-    """The 29 features, raw units, of `rows` flows of one kind.
+    """Compute the 29 features, in raw units, of `rows` flows of one kind.
 
-    A flow of one packet has duration 0, and with duration 0 all rates are 0; times are in microseconds.
+    A flow of one packet has duration 0, and all rates are 0 where the duration is 0; times are in microseconds.
     """
     packets = conversation.packets
     ways = np.array([packet.forward for packet in packets])
@@ -96,7 +96,7 @@ def measure(conversation: Conversation, rows: int, rng: np.random.Generator) -> 
 
 
 def shares(weights: list[float], total: int) -> list[int]:
-    """`total` dealt in proportion to the weights by largest remainder: exact, no chance in it."""
+    """Distribute `total` in proportion to the weights by largest remainder: exact and deterministic."""
     exact = [weight / sum(weights) * total for weight in weights]
     whole = [int(value + 1e-9) for value in exact]
     order = sorted(range(len(weights)), key=lambda index: (whole[index] - exact[index], index))
@@ -108,7 +108,10 @@ def shares(weights: list[float], total: int) -> list[int]:
 def class_features(
     conversations: tuple[Conversation, ...], rows: int, rng: np.random.Generator, names: list[str]
 ) -> Values:
-    """Raw features of `rows` flows of a class, shape (rows, len(names)), kinds in a row of their shares."""
+    """Return the raw features of `rows` flows of a class, shape (rows, len(names)).
+
+    The kinds of conversation follow each other, each with its share of the rows.
+    """
     parts = []
     for conversation, number in zip(conversations, shares([kind.share for kind in conversations], rows), strict=True):
         if number:

@@ -1,4 +1,4 @@
-"""Simulated Farm-Flow: packets of every class, their features, the published scaling, the published columns."""
+"""Simulated Farm-Flow: packets of every class, their features, published scaling and columns."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from iot_pipeline.simulator.classes import FARM_FLOW
 from iot_pipeline.simulator.packets import Values, class_features, shares
 
 LABEL = "SIMULATED Farm-Flow: made by this project from packet-level models of the attacks, not captured"
-# The published file holds this many digits behind the point.
+# Decimal places of the published file.
 DECIMALS = 6
 
 
 @dataclass(frozen=True)
 class SimulationReport:
-    """What was made. `label` goes wherever figures of this table are shown."""
+    """Seed, rows and columns of a simulated table. `label` must accompany every figure based on it."""
 
     label: str
     seed: int
@@ -39,11 +39,19 @@ def simulate_farm_flow(
     log: Callable[[str], None] | None = None,
     edition: str = "farm_flow",
 ) -> SimulationReport:
-    """Write simulated flows as Parquet: 29 scaled features, is_attack, traffic (code), shuffled.
+    """Write simulated flows as Parquet, shuffled: 29 scaled features, is_attack, traffic (class code).
 
-    `edition` names the spec that has the classes and their published counts. Without `rows` there are as many as were
-    published; at other sizes each class has its share. Same rows and seed, same bytes. Raises UserError if there are
-    fewer rows than classes.
+    The same rows and seed give the same bytes.
+
+    Args:
+        out: File to write.
+        rows: Number of rows, each class in its published share; None for the published number.
+        seed: Seed of all draws and of the shuffle.
+        log: Receives progress messages.
+        edition: Spec with the classes and their published counts.
+
+    Raises:
+        UserError: There are fewer rows than classes.
     """
     spec = load_spec(edition)
     rows = int(spec.facts["rows"]) if rows is None else rows
@@ -76,7 +84,7 @@ def simulate_farm_flow(
 
 
 def class_rows(spec: DatasetSpec, rows: int) -> dict[str, int]:
-    """Rows of each class: the published counts in proportion to `rows`, and one at least."""
+    """Distribute `rows` over the classes in proportion to the published counts, at least one each."""
     if rows < len(spec.classes):
         raise UserError(f"{rows} simulated rows are too few: give at least {len(spec.classes)}, one for each class.")
     weights = [float(spec.facts["class_rows"][name]) for name in spec.classes]
@@ -89,15 +97,15 @@ def class_rows(spec: DatasetSpec, rows: int) -> dict[str, int]:
 
 
 def generator(seed: int, stream: int) -> np.random.Generator:
-    """An independent stream of one seed: a class keeps its draws whatever the other classes do."""
+    """Create an independent random stream of a seed, so a class's draws do not depend on the other classes."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, stream])))
 
 
 def publish(spec: DatasetSpec, raw: Values) -> Values:
-    """Raw units -> scaled and rounded as published; the shape stays (rows, features)."""
+    """Scale and round raw features as published; the shape stays (rows, features)."""
     scaled = np.empty_like(raw)
     for index, feature in enumerate(spec.features):
-        assert feature.scale is not None  # every feature of Farm-Flow has one
+        assert feature.scale is not None  # every Farm-Flow feature has a scale
         scaled[:, index] = feature.scale.from_raw(raw[:, index])
     # Adding 0.0 turns -0.0 into 0.0.
     return np.round(scaled, DECIMALS) + 0.0

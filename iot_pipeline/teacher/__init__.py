@@ -1,4 +1,4 @@
-"""The client that asks a teacher: requests, answers, budget, and the store that keeps what was paid for.
+"""Client of the teacher: requests, answers, budget, and the store of paid answers.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+This file imports nothing, so that importing one module of the package stays cheap.
 """

@@ -1,8 +1,8 @@
-"""Answers as one Parquet file, to be published and replayed by others without key or server.
+"""Export and import of answers as one Parquet file, to publish them and replay them without key or server.
 
-An import trusts the wording of a file, not its facts: each key must be that of the request beside it, each answer is
-judged by the present rules, here and once more by the track that uses it, and no cost is taken as it stands. What still
-passes after somebody changed it (another true sentence) cannot be told from what the teacher wrote.
+An import verifies all but the wording of a file: each key must match the request beside it, each answer is checked by
+the present rules, here and again by the track that uses it, and costs are recomputed. An edited answer that still
+passes (another true sentence) cannot be distinguished from one that the teacher wrote.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from iot_pipeline.teacher.store.requests import RequestTable
 from iot_pipeline.teacher.store.schema import answers as answer_table
 from iot_pipeline.teacher.store.store import UNCHECKED, Store, exists
 
-# `request` is the canonical JSON whose sha256 is the key, `context` by what the answer is judged: null where a request
-# was asked by a version of the project that did not keep it.
+# `request` is the canonical JSON whose sha256 is the key, `context` the texts by which the answer is judged; null if a
+# version of the project that did not store them sent the request.
 SCHEMA = pa.schema([
     *((name, pa.string()) for name in ("key", "source", "status", "text", "finish_reason", "model", "reasons")),
     *((name, pa.int64()) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")),
@@ -40,16 +40,16 @@ SCHEMA = pa.schema([
 STORED = SCHEMA.names[:-2]
 TEXTS = [name for name in SCHEMA.names if SCHEMA.field(name).type == pa.string()]
 ROWS_AT_ONCE = 1000
-MOST_CHARACTERS = 1_000_000  # of one cell; requests of 128,000 tokens have half of it
-MOST_TOKENS = 10_000_000  # of one answer, all its attempts together
-WORD_LENGTH = 255  # as databases keep a source
-# The reasons against a request and its context, the file's own word for them, and a text -> those against the text.
+MOST_CHARACTERS = 1_000_000  # per cell; requests of 128,000 tokens have half of it
+MOST_TOKENS = 10_000_000  # per answer, all its attempts together
+WORD_LENGTH = 255  # of a source, in characters, as in the store's schema
+# (request, its context in the file, text) -> reasons against the text.
 Judge = Callable[[Request, Mapping[str, Any], str], list[str]]
 
 
 @dataclass
 class Imported:
-    """The answers of a file: added, kept (there already), and refused by the kind of their first reason."""
+    """Counts of an import: added, kept (already stored), and refused by kind of the first reason."""
 
     added: int = 0
     kept: int = 0
@@ -57,11 +57,14 @@ class Imported:
 
 
 class Refused(Exception):
-    """One row of a file that is not taken; its text is the reason, kind first."""
+    """Rejection of one row of a file; its text is the reason, kind first."""
 
 
 def export_answers(store: Location, file: Path) -> int:
-    """Write every stored answer, quarantined ones with their reasons too, sorted by key; how many. Attempts stay."""
+    """Export all stored answers, sorted by key, and return their number.
+
+    Quarantined ones are included with their reasons; the ledger of attempts is not.
+    """
     if not exists(store):
         raise UserError(f"there is no store of answers {shown(store)}; run something, or set IOT_TEACHER_STORE.")
     count = 0
@@ -81,7 +84,7 @@ def export_answers(store: Location, file: Path) -> int:
 
 
 def _stored(store: Store) -> Iterator[Sequence[Any]]:
-    """Stored answers by key and source, some at a time."""
+    """Yield stored answers in order of key and source, ROWS_AT_ONCE at a time."""
     c, last = answer_table.c, ("", "")
     while True:
         after = sa.or_(c.key > last[0], sa.and_(c.key == last[0], c.source > last[1]))
@@ -93,9 +96,9 @@ def _stored(store: Store) -> Iterator[Sequence[Any]]:
 
 
 def import_answers(store: Location, file: Path, judge: Judge) -> Imported:
-    """Add the answers of a file to a store, each judged before; one that is there already is kept as it is.
+    """Add the answers of a file to a store after checking each; those already stored are left as they are.
 
-    Nothing of it is spent from this store's budget. Raises UserError where the file is no export that can be read.
+    Nothing is charged to this store's budget. Raises UserError if the file is not a readable export.
     """
     found = Imported()
     with Store(store) as opened:
@@ -124,7 +127,7 @@ def import_answers(store: Location, file: Path, judge: Judge) -> Imported:
 
 
 def _rows(file: Path) -> Iterator[list[dict[str, Any]]]:
-    """Rows of an export, some at a time; UserError where it is none, is damaged, or has too long a cell."""
+    """Yield rows of an export in batches; UserError if it is damaged, not an export, or has too long a cell."""
     try:
         with pq.ParquetFile(file) as opened:
             schema = opened.schema_arrow
@@ -135,7 +138,7 @@ def _rows(file: Path) -> Iterator[list[dict[str, Any]]]:
             )
         if not schema.equals(SCHEMA):
             raise UserError(f"{file} is no export of answers: its columns must be {', '.join(SCHEMA.names)}.")
-        # As dictionaries: a cell that is repeated a thousand times is in memory once.
+        # Dictionary-encoded: a cell that is repeated a thousand times is in memory once.
         with pq.ParquetFile(file, read_dictionary=TEXTS) as opened:
             for batch in opened.iter_batches(ROWS_AT_ONCE):
                 for name in TEXTS:
@@ -152,9 +155,9 @@ def _rows(file: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def _judged(row: Mapping[str, Any], judge: Judge) -> tuple[Answer, _FromFile]:
-    """The answer of a row under the present rules, and its request; Refused where it may not be used.
+    """Return a row's answer under the present rules, and its request; Refused if it may not be used.
 
-    An answer that the file itself calls bad stays bad. `checked` stays empty: a track judges it again.
+    An answer that the file marks as bad stays quarantined. `checked` stays empty: a track checks the answer again.
     """
     request = _request(row)
     usage = Usage(row["prompt_tokens"], row["cached_tokens"], row["completion_tokens"])
@@ -170,17 +173,17 @@ def _judged(row: Mapping[str, Any], judge: Judge) -> tuple[Answer, _FromFile]:
 
 @dataclass(frozen=True)
 class _FromFile(Request):
-    """A request as a file tells it, with its context."""
+    """A request read from a file, with its context."""
 
     told: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def context(self) -> dict[str, str]:
-        """The file's own."""
+        """Return the context stored in the file."""
         return dict(self.told)
 
 
 def _request(row: Mapping[str, Any]) -> _FromFile:
-    """The request of a row, verified; Refused where a cell is no text or the key is not that of the request."""
+    """Return the verified request of a row; Refused if a cell is not text or the key does not match."""
     if row["request"] is None or row["context"] is None:
         raise Refused("no request: it was asked by an earlier version of the project, which did not keep it")
     cells = [row[name] for name in TEXTS]
@@ -218,8 +221,10 @@ def _verdict(row: Mapping[str, Any], request: _FromFile, judge: Judge) -> tuple[
 def told_by_file(
     store: Store, known: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[int, int, int, float]]:
-    """Requests, prompt tokens, answer tokens and dollars of the stored answers beside `known`, those with an attempt in
-    the ledger: as the file told them that they were imported from.
+    """Return the usage of imported answers: attempts, prompt tokens, answer tokens and dollars, by key and source.
+
+    Imported are the stored answers that are not in `known`, those with an attempt in the ledger. Attempts and tokens
+    are as stated by the file, dollars are at list price.
     """
     c = answer_table.c
     rows = store.read(sa.select(c.key, c.source, c.attempts, c.prompt_tokens, c.completion_tokens, c.cost_usd))
@@ -227,7 +232,7 @@ def told_by_file(
 
 
 def _list_price(source: str, model: str, usage: Usage) -> float:
-    """Dollars of the tokens at list price, nothing where the answer came from a free server or no price is known."""
+    """Return the list price of the tokens in dollars; 0 if the server is free or no price is known."""
     try:
         return pricing.price_of(model).cost(usage) if pricing.is_paid(source) else 0.0
     except (UserError, ValueError):
@@ -235,7 +240,7 @@ def _list_price(source: str, model: str, usage: Usage) -> float:
 
 
 def replayed_source(store: Location) -> str:
-    """Whose answers a store holds; UserError where there are none, or those of several."""
+    """Return the only source in a store; UserError if it has no answers or several sources."""
     if not exists(store):
         raise UserError(f"IOT_TEACHER=replay: there is no store {shown(store)}; use `iot-pipeline cache import` first.")
     with Store(store, read_only=True) as opened:
@@ -249,20 +254,20 @@ def replayed_source(store: Location) -> str:
 
 
 class Replay(Teacher):
-    """Gives out what is stored and sends nothing."""
+    """Teacher that gives out stored answers and sends nothing."""
 
     def __init__(self, store: Location, log: Callable[[str], None] | None = None) -> None:
         super().__init__("http://127.0.0.1:9", "none", store, replayed_source(store), None, log=log, paid=False)
 
     async def _send(self, run: Run, parts: Iterable[list[Request]]) -> None:
-        """What got no answer when it was asked is given out as such; what was never asked is an error."""
+        """Give out stored answers, those without a verdict as quarantined; UserError if any is missing."""
         missing = 0
         for part in parts:
             left = [request.key for request in run.from_store(part)]
             stored = list(run.store.lookup(left, self.source))
             missing += len(left) - len(stored)
             run.summary.cached += len(stored)
-            for answer in stored:  # what from_store did not give out has no verdict
+            for answer in stored:  # from_store leaves out answers without a verdict
                 run.give(replace(answer, status="quarantined", reasons=answer.reasons or (UNCHECKED,)))
         if missing:
             raise UserError(

@@ -1,7 +1,7 @@
-"""Asking by the Batch API: waves of requests, each a file that the server works off within a day.
+"""Requests through the Batch API: waves of requests, each a file that the server processes within a day.
 
-A line is joined to its request by custom_id = request key, never by position. Every step is in the store before and
-after it is taken, so that a process killed anywhere is followed by one that finds its batches again.
+Result lines are matched to requests by custom_id (the request key), never by position. Each step is recorded in the
+store before and after it is taken, so that after a kill at any point the next process finds the batches.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 ENDED = ("completed", "failed", "expired", "cancelled")
 RENEW_EVERY_S = 5.0
 SAVE_EVERY_LINES = 1000
-KEY_DIGITS = 64  # of a request's key
+KEY_DIGITS = 64  # of a request key
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What the server takes. `tokens` is the most that may be enqueued at once, over all batches.
+    """Limits of the server. `tokens` is the most that may be enqueued at once, over all batches.
 
-    `orphan_grace_s`: how long after a kill a batch may still come into sight at the server.
+    `orphan_grace_s`: time after a kill in which a batch may still appear at the server.
     """
 
     requests: int = 50_000
@@ -53,7 +53,7 @@ class BatchLimits:
 
 @dataclass
 class Open:
-    """A batch that runs at the server."""
+    """A batch in progress at the server."""
 
     batch: Batch
     lines: dict[str, Line]
@@ -64,7 +64,7 @@ class Open:
 
 @dataclass
 class Reading:
-    """How far the results of a batch are read: lines without a result, keys with one, tokens of all results."""
+    """Progress of reading a batch: lines without a result, keys with one, tokens of all results."""
 
     left: dict[str, Line]
     seen: set[str] = field(default_factory=set)
@@ -72,21 +72,21 @@ class Reading:
 
 
 class Batches:
-    """The batches of one run, which knows no more requests than are in a batch or about to be."""
+    """Batches of one run; it holds only requests that are in a batch or about to be sent."""
 
     def __init__(self, run: Run, client: AsyncOpenAI) -> None:
         teacher = run.teacher
         self.run, self.teacher, self.limits = run, teacher, teacher.batch_limits
         self.table = BatchTable(run.store)
         self.api = BatchApi(client, teacher.base_url, teacher.max_attempts, teacher.backoff_base_s)
-        self.tries: dict[str, RetryState] = {}  # of requests that are not finished, by key
-        self.unasked: set[str] = set()  # answered by a batch that was taken over, before this run came to them
+        self.tries: dict[str, RetryState] = {}  # of unfinished requests, by key
+        self.unasked: set[str] = set()  # keys answered by a batch that was taken over, before this run drew them
         self.open: list[Open] = []
-        self.again: deque[RetryState] = deque()  # was in a batch, has no final answer yet
+        self.again: deque[RetryState] = deque()  # next to be sent: put back for lack of room, or without a final answer
         self.most_tokens = self.limits.tokens
 
     async def take_over(self) -> None:
-        """Find the batches that a process left which is gone; what was never started is given back."""
+        """Take over batches of processes that have ended; release those that were never started."""
         for batch in self.table.take_over(self.teacher.source):
             if batch.state != "sent":
                 found = await self._started(batch)
@@ -100,22 +100,20 @@ class Batches:
             self.teacher.report(f"batch {batch.remote_id}: taken over from a run that ended, {len(lines):,} requests")
 
     async def _started(self, batch: Batch) -> str | None:
-        """Id of a batch whose start we did not hear of, None where there was none."""
+        """Return the id of a batch whose start was not confirmed; None if it was never started."""
         if batch.state == "planned":
-            return None  # its file was not known to be there, so it was not started
+            return None  # its upload was not confirmed, so it was not started
         await asyncio.sleep(max(0.0, batch.planned_at + self.limits.orphan_grace_s - self.run.store.database.now()))
         return await self.api.find(batch.token, batch.planned_at)
 
     async def drain(self) -> None:
-        """Wait for every open batch and read it; nothing new is sent."""
+        """Read all open batches as they end; nothing new is sent."""
         while self.open:
             await self._poll()
         self.again.clear()
 
     async def ask(self, requests: Iterator[Request | None]) -> None:
-        """Ask for what is ours of `requests`, drawn as there is room for them; returns when all of that is finished or
-        the run stops.
-        """
+        """Send `requests` that this process claims, as there is room; return when all are finished or the run stops."""
         ours = self.run.ours(None if request is None or self._held(request) else request for request in requests)
         feed = (request for request in ours if request is not None)
         try:
@@ -132,22 +130,22 @@ class Batches:
             self.run.stop = self.run.stop or error
 
     def _held(self, request: Request) -> bool:
-        """Whether a batch that was taken over holds this request, or has brought a good answer to it by now."""
+        """Return True if a batch that was taken over holds this request or has brought a good answer to it."""
         if any(request.key in one.lines for one in self.open):
             self.tries[request.key] = RetryState(request)
             return True
         if request.key not in self.unasked or self.run.from_store([request]):
             return False
-        self.run.summary.asked -= 1  # it was counted as missing
+        self.run.summary.asked -= 1  # counted as missing before
         return True
 
     # -- sending -------------------------------------------------------------------------------------------
 
     def _wave(self, feed: Iterator[Request]) -> tuple[list[RetryState], list[int], bool]:
-        """The next lines and their tokens, within the limits; and whether there are more.
+        """Return the next lines within the limits, their tokens, and False if there are no more lines.
 
-        Empty while the queue at the server is more than half full and would cut the wave short: many small batches
-        take longer than a few large ones.
+        Empty while open batches would cut the wave to less than half of the token limit: many small batches take longer
+        than a few large ones.
         """
         room = self.most_tokens - sum(one.batch.tokens for one in self.open)
         wave: list[RetryState] = []
@@ -160,7 +158,7 @@ class Batches:
             tries.request = self.run.shaped(tries.request)
             length = len(line_text(tries))
             needed = safe_tokens(tries.request)
-            alone = not wave and not self.open  # a single line over the limit goes by itself: it must go some time
+            alone = not wave and not self.open  # a line over the limit is sent alone, or it would never go
             if not alone and (needed > room or size + length > self.limits.bytes):
                 self.again.appendleft(tries)
                 break
@@ -180,7 +178,7 @@ class Batches:
         return self.tries[request.key]
 
     async def _send(self, wave: list[RetryState], tokens: list[int]) -> bool:
-        """Set the money aside, upload, start; False where the budget has no room while other batches hold it."""
+        """Reserve the budget, upload and start a batch; False if there is no room in the budget."""
         planned = [(t.request.key, t.request.model, self._worst(t)) for t in wave]
         batch = self.table.plan(planned, self.teacher.source, tokens, self.teacher.budget_usd)
         if batch is None:
@@ -199,7 +197,7 @@ class Batches:
             batch = self.table.moved(batch, "uploaded")
             batch = self.table.moved(batch, "sent", await self._start(batch, uploaded))
         except UserError:
-            if batch.state == "planned":  # nothing runs; else the next run looks whether it does
+            if batch.state == "planned":  # not started; in any other state the next run looks for it
                 self._forget(batch, batch.requests)
             raise
         self.open.append(Open(batch, self.table.lines(batch), self.limits.first_poll_s))
@@ -208,7 +206,7 @@ class Batches:
         return True
 
     async def _start(self, batch: Batch, uploaded: str) -> str:
-        """Start the batch exactly once: after a broken connection, look whether it runs before starting it again."""
+        """Start a batch exactly once: after a broken connection, look for it before starting it again."""
         for _ in range(self.teacher.max_attempts):
             try:
                 return await self.api.create(uploaded, batch.token)
@@ -221,7 +219,7 @@ class Batches:
         )
 
     async def _found(self, batch: Batch) -> str | None:
-        """Id of a batch that may have been started, looked for until the grace is over; None where it was not."""
+        """Return the id of a batch that may have been started; None if it does not appear within the grace period."""
         until = time.monotonic() + self.limits.orphan_grace_s
         while True:
             await asyncio.sleep(self.teacher.backoff_base_s)
@@ -239,7 +237,7 @@ class Batches:
     # -- waiting and reading ---------------------------------------------------------------------------------
 
     async def _poll(self) -> None:
-        """Wait for the next look, look, and read every batch that has ended."""
+        """Wait for the next poll, then read every batch that has ended."""
         wait = min(one.poll_at for one in self.open) - time.monotonic()
         if wait > 0:
             await asyncio.sleep(min(wait, RENEW_EVERY_S))
@@ -259,10 +257,10 @@ class Batches:
                 self.teacher.report(f"batch {one.batch.remote_id}: {done}")
 
     async def _read(self, one: Open, remote: RemoteBatch | None) -> None:
-        """Settle every outstanding line by what the files say, or do not say, of it."""
+        """Settle every outstanding line of a batch by its result files."""
         if remote is not None and remote.status == "failed":
             return self._failed(one, remote)
-        # There was room for this one: after a full queue, waves grow again.
+        # The queue had room for this batch: after a full queue, waves grow again.
         self.most_tokens = min(self.limits.tokens, 2 * self.most_tokens)
         reading = Reading(dict(one.lines))
         for file_id in (remote.output_file_id, remote.error_file_id) if remote is not None else ():
@@ -273,7 +271,7 @@ class Batches:
         self.table.moved(one.batch, "read")
 
     async def _read_file(self, batch: Batch, file_id: str, reading: Reading) -> None:
-        """Settle the lines of one file, each key once, however often the connection breaks; tell of unusable ones."""
+        """Settle the lines of one file, each key once, with retries; report unusable lines."""
         for attempt in range(1, self.teacher.max_attempts + 1):
             unusable: list[str] = []
             try:
@@ -293,9 +291,9 @@ class Batches:
             return
 
     def _take(self, record: dict[str, object], reading: Reading) -> str:
-        """Settle what one line says, unless it is doubled, was settled before a kill, or is not ours at all.
+        """Settle one line, unless it is a duplicate, was settled before a kill, or belongs to no request.
 
-        Returns what is wrong with a line that names no request, else an empty text.
+        Returns the fault of a line without a request key, else an empty text.
         """
         key = record.get("custom_id")
         if not isinstance(key, str) or len(key) != KEY_DIGITS:
@@ -319,7 +317,7 @@ class Batches:
         return Asked(request.model, self.teacher.base_url, request.schema is not None)
 
     def _missing(self, reading: Reading, remote: RemoteBatch | None) -> None:
-        """Settle lines that are in no file. What the batch billed beyond its lines was billed for these."""
+        """Settle lines that are in no file; they share the usage that the batch billed beyond its results."""
         left, billed = reading.left, reading.billed
         started = remote is None or remote.in_progress_at is not None
         total = remote.usage if remote is not None else None
@@ -333,7 +331,7 @@ class Batches:
             self._settle(line, Reply("transport", outcome, usage=usage, billed_unknown=started and usage is None))
 
     def _failed(self, one: Open, remote: RemoteBatch) -> None:
-        """The server took none of it: a full queue says nothing of the lines, a named line is rejected by itself."""
+        """Settle a failed batch: lines it names are rejected, a full queue delays the others, else all fail."""
         errors = remote.errors.data if remote.errors else ()
         codes = {code_of(error.code) for error in errors} - {""}
         if full := "token_limit_exceeded" in codes:
@@ -359,7 +357,7 @@ class Batches:
         self._forget(one.batch, len(self.table.lines(one.batch)))
 
     def _settle(self, line: Line, reply: Reply) -> None:
-        """One line is answered, to be tried again, or nobody's in this run."""
+        """Finish the request of a line, queue it again, or store a reply that this run did not request."""
         price = self.teacher.price(line.model).in_batch()
         attempt = self.run.attempt_of(line.key, line.model, reply, price, line.usd, line.reservation, 0.0)
         tries = self.tries.get(line.key)
@@ -373,11 +371,11 @@ class Batches:
 
 
 def line_text(tries: RetryState) -> bytes:
-    """A line of the input file."""
+    """Encode a request as a line of the input file."""
     line = {"custom_id": tries.request.key, "method": "POST", "url": ENDPOINT, "body": tries.body()}
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _part(whole: int, parts: int, number: int) -> int:
-    """The number-th of `parts` nearly equal shares of a whole, which add up to it."""
+    """Return the number-th of `parts` nearly equal shares, which sum to `whole`."""
     return whole // parts + (number < whole % parts)

@@ -1,4 +1,4 @@
-"""The five calls of the Batch API, through the openai client: what they return and what their failures mean."""
+"""Client of the Batch API: five calls through the openai client, with their results and failures."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-TOKEN = "iot_pipeline"  # name of the metadata entry by which a batch is known again
+TOKEN = "iot_pipeline"  # metadata entry by which a batch is recognised
 TRANSIENT = (408, 409, 429)
-PAGE, MOST_PAGES = 100, 1000  # batches of one list, lists that are looked through
-# Of a file of results: an answer of 128,000 tokens takes 4 MB; a line may be doubled, and a few belong to nobody.
+PAGE, MOST_PAGES = 100, 1000  # batches per page of a list, pages that are searched
+# Limits of a results file: an answer of 128,000 tokens takes 4 MB; lines may be duplicates, and a few foreign.
 LINE_BYTES, LINES_MORE = 8 * 1024 * 1024, 1000
 
 
 class Unsure(Exception):
-    """The connection broke, so that nobody knows whether the server did what it was asked."""
+    """Failure that leaves open if the server carried out the call."""
 
 
 def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
@@ -63,7 +63,7 @@ class BatchUsage(_Read):
 
 
 class BatchError(_Read):
-    """Why a batch failed, by line where it is one line's fault."""
+    """Reason why a batch failed, with the line if one line is at fault."""
 
     code: Annotated[str | None, WrapValidator(_or_none)] = None
     line: Annotated[int | None, WrapValidator(_or_none)] = None
@@ -82,7 +82,7 @@ Told = Annotated[str | None, WrapValidator(_or_none)]
 
 
 class RemoteBatch(_Read):
-    """A batch as the server tells of it. Without id and status it is none; whatever else is odd is left out."""
+    """A batch as the server reports it. `id` and `status` are required; other malformed fields are ignored."""
 
     id: Annotated[str, Field(min_length=1, max_length=500)]
     status: str
@@ -106,14 +106,14 @@ class _File(_Read):
 
 
 class BatchApi:
-    """Calls that outlast a weak network: transient failures are tried again, with pauses, `tries` times."""
+    """Batch API calls that retry transient failures with back-off, up to `tries` attempts."""
 
     def __init__(self, client: AsyncOpenAI, base_url: str, tries: int, backoff_base_s: float) -> None:
         self.client, self.base_url, self.tries, self.backoff_base_s = client, base_url, tries, backoff_base_s
         self.rng = random.Random()  # jitter only
 
     async def upload(self, path: Path, name: str) -> str:
-        """Send the input file; its id. After a broken connection it is sent again: an unused file costs nothing."""
+        """Upload the input file and return its id; safe to retry, since an unused file costs nothing."""
 
         async def send() -> str:
             with path.open("rb") as file:
@@ -123,7 +123,7 @@ class BatchApi:
         return await self._call(send)
 
     async def create(self, input_file_id: str, token: str) -> str:
-        """Start a batch; its id. Raises Unsure where it may have been started without our learning of it."""
+        """Start a batch and return its id; Unsure if it may have been started without our knowledge."""
 
         async def send() -> str:
             batch = await self.client.batches.with_raw_response.create(
@@ -134,7 +134,7 @@ class BatchApi:
         return await self._call(send, repeatable=False)
 
     async def find(self, token: str, since: float) -> str | None:
-        """Id of the batch that bears `token`, looking back to `since` (seconds since 1970); None if there is none."""
+        """Return the id of the batch with `token`, created since `since` (seconds since 1970), or None."""
 
         async def send() -> str | None:
             after: dict[str, Any] = {}
@@ -144,7 +144,7 @@ class BatchApi:
                 for batch in page.data:
                     if (batch.metadata or {}).get(TOKEN) == token:
                         return batch.id
-                    # Newest first; an hour for clocks that differ.
+                    # Newest first; an hour is allowed for clocks that differ.
                     if batch.created_at is not None and batch.created_at < since - 3600:
                         return None
                 last = page.data[-1].id if page.data else None
@@ -156,7 +156,7 @@ class BatchApi:
         return await self._call(send)
 
     async def retrieve(self, remote_id: str) -> RemoteBatch | None:
-        """The batch as the server sees it; None where the server no longer knows it."""
+        """Return the batch as the server reports it; None if the server no longer knows it."""
         import openai
 
         async def send() -> RemoteBatch:
@@ -169,10 +169,10 @@ class BatchApi:
             return None
 
     async def results(self, file_id: str, requests: int) -> AsyncIterator[dict[str, Any] | str]:
-        """The lines of an output or error file, streamed; for one that is no JSON object the reason, in words.
+        """Stream the lines of an output or error file, parsed; a line that is no JSON object yields the reason.
 
-        No line is held that is longer than LINE_BYTES, and reading ends after twice as many lines as there are
-        `requests`. A transport error in the middle is raised as Unsure: begin again, what was taken is known.
+        Lines longer than LINE_BYTES are not held in memory, and reading ends after 2 * `requests` + LINES_MORE lines. A
+        transport error midway raises Unsure: read again from the start, the lines that were settled are known.
         """
         import httpx2
         import openai
@@ -189,7 +189,7 @@ class BatchApi:
                     yield read_line(line)
         except openai.NotFoundError:
             return  # deleted or expired at the server: its lines are missing
-        except httpx2.DecodingError as error:  # it would be no other next time
+        except httpx2.DecodingError as error:  # a retry would fail again
             yield f"a file that cannot be unpacked: {shown_words(str(error))}"
         except (openai.APIError, httpx2.HTTPError):
             raise Unsure(f"the file {shown_words(file_id)} could not be read to its end") from None
@@ -226,7 +226,7 @@ class BatchApi:
                 if not repeatable:
                     raise Unsure("connection broken") from error
             except ValueError:
-                # Not what the API says: no JSON (a gateway's page), or text where an object should be.
+                # Not the API's format: no JSON (a gateway's page), or text where an object should be.
                 if not repeatable:
                     raise Unsure("unreadable response") from None
             await asyncio.sleep(wait or backoff_s(self.backoff_base_s, attempt, self.rng))
@@ -237,7 +237,7 @@ class BatchApi:
 
 
 def _heard(error: Any) -> str:
-    """Word an HTTP error: status, code and the server's reason."""
+    """Format an HTTP error: status, code and the server's reason."""
     try:
         code, words = error_words(parse_json(error.response.content))
     except ValueError:
@@ -247,7 +247,7 @@ def _heard(error: Any) -> str:
 
 
 async def lines_of(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncIterator[bytes | None]:
-    """Split a stream into lines, blank ones left out; None in place of one over `limit` bytes, which is not held."""
+    """Split a stream into lines without blank ones; yield None for a line over `limit` bytes, which is not held."""
     from iot_pipeline.teacher.http import unpacker
 
     unpack, held, too_long = unpacker(encoding), bytearray(), False
@@ -269,7 +269,7 @@ async def lines_of(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> A
 
 
 def read_line(line: bytes | None) -> dict[str, Any] | str:
-    """Parse a line of results; the object in it, or why there is none."""
+    """Parse a line of results; return its object, or the reason why there is none."""
     if line is None:
         return f"a line of more than {LINE_BYTES:,} bytes"
     try:
@@ -285,9 +285,10 @@ class _Response(_Read):
 
 
 def line_reply(line: dict[str, Any], asked: Asked | None = None) -> Reply:
-    """What a line of an output or error file says, in the words of a single request.
+    """Parse the reply in a line of an output or error file, as for a single request.
 
-    What would stop single requests at once (no credit, an unknown model) only rejects a line: the others are there.
+    Errors that stop single requests at once (no credit, an unknown model) reject only this line: the others have
+    results.
     """
     error, asked = line.get("error"), asked or Asked()
     if isinstance(error, dict):

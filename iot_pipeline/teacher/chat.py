@@ -1,4 +1,4 @@
-"""One attempt: send one request through the openai client and say in plain words what came of it."""
+"""One attempt: send a request through the openai client and classify the outcome."""
 
 from __future__ import annotations
 
@@ -27,17 +27,23 @@ if TYPE_CHECKING:
 
 
 def open_client(base_url: str, api_key: str, timeout_s: float, most: int, local: bool) -> ChatClient:
-    """The official client on the aiohttp transport, without its own retries.
+    """Open the official client on the aiohttp transport, without its own retries.
 
-    A local server is reached directly, whatever proxy the environment names. User and password of the URL travel in
-    a header, in place of the key: transports write URLs into their logs.
+    User and password of the URL are sent in a header in place of the key, because transports log URLs.
+
+    Args:
+        base_url: the server's URL, which may contain credentials.
+        api_key: key for the server.
+        timeout_s: time limit of a request.
+        most: maximum number of connections.
+        local: reach the server directly, ignoring proxies in the environment.
     """
     from iot_pipeline.teacher.http import ENCODINGS, ChatClient, ShortHttp
 
     address, headers = split_credentials(base_url)
     said = [value.removeprefix("Basic ") for value in headers.values()]
     parts = urlsplit(base_url)
-    asked = [value for _, value in parse_qsl(parts.query)]  # of a query: an api-version, or a token
+    asked = [value for _, value in parse_qsl(parts.query)]  # query values: an API version, or a token
     redact_in_logs(api_key, unquote(parts.password or ""), parts.password or "", *said, *asked)
     http = ShortHttp(most, trust_env=not local, secure=not local or address.startswith("https:"))
     client = ChatClient(
@@ -53,7 +59,7 @@ def open_client(base_url: str, api_key: str, timeout_s: float, most: int, local:
 
 
 def split_credentials(url: str) -> tuple[str, dict[str, str]]:
-    """A URL without user and password, and the header that says them (none where it has none)."""
+    """Return a URL without credentials, and the header that carries them (empty if there are none)."""
     parts = urlsplit(url)
     credentials, at, host = parts.netloc.rpartition("@")
     if not at:
@@ -63,7 +69,7 @@ def split_credentials(url: str) -> tuple[str, dict[str, str]]:
 
 
 async def send(client: ChatClient, body: Mapping[str, Any]) -> Reply:
-    """One attempt; whatever the server does, a reply comes of it."""
+    """Send one request; every outcome, failures included, becomes a reply."""
     import aiohttp
     import httpx2
     import openai
@@ -73,7 +79,7 @@ async def send(client: ChatClient, body: Mapping[str, Any]) -> Reply:
     asked = Asked(str(body["model"]), client.shown_url, "response_format" in body)
     BODY_LIMIT.set(reply_bytes(int(body.get("max_tokens", DEFAULT_MAX_TOKENS))))
     try:
-        # The raw response: building typed objects for each of 300,000 answers costs more than the exchange itself.
+        # Raw response: building typed objects for each of 300,000 answers costs more than the exchange itself.
         response = await client.post_bytes("/chat/completions", encode(body))
     except openai.APIStatusError as error:
         return read_error(error.status_code, _body_of(error.response), asked, error.response.headers)
@@ -82,8 +88,8 @@ async def send(client: ChatClient, body: Mapping[str, Any]) -> Reply:
             limit = error.__cause__.limit
             detail = f"it was given up after {limit:,} bytes"
             return Reply("transport", "reply too long", billed_unknown=True, too_long=limit, detail=detail)
-        # Without a connection nothing was billed; after that, nobody knows. The transport says ConnectTimeout of a
-        # refused connection and of one that broke before the headers alike, so aiohttp's own error decides.
+        # Without a connection nothing was billed; after that, it is unknown. The transport raises ConnectTimeout both
+        # for a refused connection and for one that broke before the headers, so aiohttp's own error decides.
         cause = error.__cause__.__cause__ if error.__cause__ is not None else None
         if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             return Reply("transport", "no connection")
@@ -92,13 +98,13 @@ async def send(client: ChatClient, body: Mapping[str, Any]) -> Reply:
         timeout = isinstance(error, openai.APITimeoutError) and not isinstance(cause, aiohttp.ServerDisconnectedError)
         return Reply("transport", "timeout" if timeout else "connection dropped", billed_unknown=True)
     except (aiohttp.ClientError, ValueError, LookupError) as error:
-        # A broken header or chunk, which the transport lets through as it is, or one that no parser takes.
+        # A malformed header or chunk: aiohttp's error, which the transport does not wrap, or a parser's.
         return unreadable(f"{type(error).__name__} in the response")
     return replace(read_reply(response.content, asked), headers=response.headers)
 
 
 def _body_of(response: Any) -> Any:
-    """An error's body: parsed where it is JSON, else its text."""
+    """Return an error's body: parsed if it is JSON, else as text."""
     try:
         return parse_json(response.content)
     except ValueError:
@@ -106,5 +112,5 @@ def _body_of(response: Any) -> Any:
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
-    """A JSON body as it is sent."""
+    """Encode a JSON body for sending."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

@@ -1,4 +1,4 @@
-"""The engine: many requests to one teacher, each answered once, checked, paid once and kept."""
+"""Teacher client: many requests to one server, each answered once, checked, paid once and stored."""
 
 from __future__ import annotations
 
@@ -29,20 +29,32 @@ Via = Literal["requests", "batch"]
 
 
 class Teacher:
-    """A teacher behind an OpenAI-compatible URL, with its store.
+    """Client of a teacher behind an OpenAI-compatible URL, with its answer store.
 
-    `source` marks every answer in store and provenance ("embedded-<edition>", or the server's address): answers of one
-    source are never given out for another. `budget_usd` is for the life of the store and never passed; None = no limit.
-    `paid` defaults to whether the address is outside this machine and its network; a paid model needs a price.
-    `rpm`, `tpm`: requests and tokens a minute that concurrent requests keep to; None = what the server tells of.
-    `via`: concurrent requests, or the Batch API (half the price, answers within a day).
+    The ledger stays within the budget as long as each reply bills at most `max_tokens` for its answer and one token per
+    byte of its prompt; missing or contradictory usage is booked at that maximum. A reply that bills more is booked as
+    billed and stops the run, so that the budget is exceeded by no more than the excess of the replies in flight (Batch
+    API: of the open batches). Until an answer has shown that the server respects max_tokens, each request reserves the
+    cost of the longest reply that is read; if the budget has no room for that, one request is sent alone, and the
+    excess is that of one reply.
 
-    The ledger never passes the cap while each reply bills at most `max_tokens` for its answer and a token a byte for
-    its prompt; usage that is missing or contradicts itself is booked at that most. A reply that bills more breaks the
-    server's promise: it is booked as billed and the run stops, so that the cap is passed by no more than the excess of
-    the replies in flight at that moment (by Batch: of the open batches). Until an answer has shown that the server
-    keeps to it, each request sets aside what a reply of the longest size that is read can bill; where the budget has
-    no room for that, one request goes alone, and the excess is that of one reply.
+    Args:
+        base_url: the server's URL, which may contain credentials.
+        api_key: key for the server.
+        store: location of the answer store.
+        source: marks answers in store and provenance (`embedded-<edition>`, or the server's address); answers of one
+            source are never given out for another.
+        budget_usd: budget for the life of the store; None = no limit.
+        concurrency: maximum number of requests in flight.
+        timeout_s: time limit of a request.
+        max_attempts: failed attempts (server or network) after which a request is given up.
+        log: receives progress messages.
+        paid: defaults to True for an address outside this machine and its network; a paid model needs a price.
+        backoff_base_s: first back-off.
+        via: concurrent requests, or the Batch API (half the price, answers within a day).
+        batch_limits: limits of the Batch API.
+        rpm: requests per minute of concurrent requests; None = only as the server announces.
+        tpm: tokens per minute, likewise.
     """
 
     def __init__(
@@ -63,7 +75,7 @@ class Teacher:
         rpm: int | None = None,
         tpm: int | None = None,
     ) -> None:
-        self._url = base_url  # with its credentials, if it has any; never shown
+        self._url = base_url  # may contain credentials; never shown
         self.base_url, self.source = without_credentials(base_url), without_credentials(source)
         self.store_url = store_url(store)
         self.budget_usd, self.concurrency, self.timeout_s = budget_usd, concurrency, timeout_s
@@ -71,11 +83,11 @@ class Teacher:
         self.via, self.batch_limits = via, batch_limits or BatchLimits()
         self.paid = paid if paid is not None else not is_embedded(source) and pricing.is_paid(base_url)
         self._api_key, self._log = api_key, log
-        self.quota = Quota(rpm, tpm)  # kept before the server has to say no
-        self.models: list[str] = []  # of the latest `ask`
-        self.form_refused = False  # the server does not know response_format
+        self.quota = Quota(rpm, tpm)  # respected before the server has to refuse
+        self.models: list[str] = []  # requested in the latest `ask`
+        self.form_refused = False  # the server does not support response_format
         self.keeps_limit = False  # an answer of a paid server has shown that it bills no more than max_tokens
-        self.usage_doubted = False  # it was said that usage cannot be believed
+        self.usage_doubted = False  # a report said that the server's usage is not credible
         self.summary = Summary()
 
     def __repr__(self) -> str:
@@ -84,13 +96,14 @@ class Teacher:
     def ask(
         self, requests: Sequence[Request], check: Check, on_progress: Callable[[Summary], None] | None = None
     ) -> dict[str, Answer]:
-        """An answer for each distinct request, by key; `check` gives the reasons against a text, [] if good.
+        """Return the answer to each distinct request, by key; `check` returns the reasons against a text, [] if good.
 
-        Stored answers cost nothing and are checked anew, so that a changed check needs no new request; what was
-        quarantined for its content stays so until the check accepts it, what got no answer is asked again. A `check`
-        with an attribute `version` is not put to an answer that this version has judged already.
-        Raises UserError when the budget is used up, the key is refused or most requests fail; what was answered
-        until then is stored. `self.summary` tells what was done.
+        Stored answers cost nothing and are checked again, so that a changed check needs no new request. Answers
+        quarantined for their content stay so until the check accepts them; requests without an answer are sent again.
+        If `check` has an attribute `version`, answers that this version has judged are not checked again.
+
+        Raises UserError if the budget is used up, the key is refused or most requests fail; the answers received until
+        then are stored. `self.summary` reports the call.
         """
         answers: dict[str, Answer] = {}
         self.stream(requests, check, lambda answer: answers.update({answer.key: answer}), on_progress)
@@ -103,8 +116,15 @@ class Teacher:
         take: Callable[[Answer], None],
         on_progress: Callable[[Summary], None] | None = None,
     ) -> None:
-        """As `ask`, but requests are drawn as they are needed and each answer is handed to `take` once it is stored, in
-        no particular order: memory stays the same however many there are.
+        """Stream the answers of `ask` in any order, drawing requests as they are needed.
+
+        Of finished requests, only their digests (32 bytes each) stay in memory.
+
+        Args:
+            requests: the requests; duplicates are answered once.
+            check: returns the reasons against a text, [] if good.
+            take: receives each answer once it is stored.
+            on_progress: receives the summary from time to time and at the end.
         """
         started = time.monotonic()
         self.summary = summary = Summary()
@@ -125,7 +145,7 @@ class Teacher:
             on_progress(summary)
 
     async def _send(self, run: Run, parts: Iterable[list[Request]]) -> None:
-        """Ask for what is missing; batches that a killed process left behind are read first, they are paid for."""
+        """Send the missing requests, after reading batches of killed processes: those are paid for."""
         client = open_client(
             self._url, self._api_key, self.timeout_s, self.concurrency, local=not pricing.is_paid(self.base_url)
         )
@@ -143,9 +163,9 @@ class Teacher:
     async def _ask(self, run: Run, client: ChatClient, parts: Iterable[list[Request]]) -> None:
         batches, pool, again = Batches(run, client), Pool(run, client), False
         while parts and run.stop is None:
-            # Also while we wait for others: they may be killed then.
+            # In every round: a process that we wait for may be killed.
             await batches.take_over()
-            missing = run.missing(parts, again)  # looked up as it is drawn: what the batches brought is not
+            missing = run.missing(parts, again)  # looked up lazily: answers from batches are not missing
             if self.via == "batch":
                 await batches.ask(missing)
             else:
@@ -157,10 +177,10 @@ class Teacher:
             parts = [left] if left else []
 
     def price(self, model: str) -> pricing.Price:
-        """What a model costs here; UserError for a paid one without a price."""
+        """Return the price of a model, FREE on an unpaid server; UserError for a paid model without a price."""
         return pricing.price_of(model) if self.paid else pricing.FREE
 
     def report(self, message: str) -> None:
-        """Pass a message on."""
+        """Pass a message to the log, if there is one."""
         if self._log is not None:
             self._log(message)

@@ -1,16 +1,17 @@
-"""Python's search for garbage, out of the way of many short exchanges."""
+"""Garbage collection tuned for many short exchanges."""
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-GARBAGE_AFTER = 20_000  # objects; Python's own 700 are fewer than a burst of answers makes
+GARBAGE_AFTER = 20_000  # objects; Python's default of 700 is less than a burst of answers creates
 
 
 @contextmanager
 def rarely_interrupted() -> Iterator[None]:
-    """Python looks for garbage more seldom, and not through what is there already: a look lasts 10 to 70 ms, for which
-    answers and the requests that are to follow them have to wait.
+    """Run garbage collection less often, and not over objects that exist already.
+
+    A collection takes 10 to 70 ms, during which answers and the requests after them have to wait.
     """
     usual = gc.get_threshold()
     gc.freeze()

@@ -1,8 +1,8 @@
-"""The short way through the openai client, for many requests that differ in their bodies only.
+"""Fast path for chat completions: reuse headers and URL, send only a new body.
 
-The client makes headers and address anew for each request and takes an answer through layers of streams; where answers
-come at once, that costs more than the exchange. Here the first request is a pattern for the next ones, and an answer is
-read in one piece. Errors, the key and everything else (uploads, batches, their results) stay the client's own.
+The openai client builds headers and URL anew for each request and passes a response through layers of streams; if
+responses are fast, that costs more than the exchange. Here the first request is the template for the next ones, and a
+response is read in one piece. Errors, the key and everything else (uploads, batches, results) are left to the client.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import aiohttp
 import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-HEADERS = "iot_pipeline.headers"  # extension of a request made from a pattern: its headers, ready to be sent
-# Servers of uvicorn's kind (vLLM, ours) close an idle connection after 5 s; a request sent at that moment is lost.
+HEADERS = "iot_pipeline.headers"  # extension of a request copied from a template: its headers, ready to send
+# uvicorn servers (vLLM, embedded) close an idle connection after 5 s; a request sent at that moment is lost.
 KEEP_IDLE_S = 4.0
-# Bytes of the longest body that is read, as it comes and unpacked. Set for each chat completion from its max_tokens;
-# the default is for what else is asked: lists of batches and their like.
+# Longest body that is read, in bytes, compressed and decompressed. Set for each chat completion from its max_tokens;
+# the default is for other responses, such as lists of batches.
 BODY_LIMIT = ContextVar("BODY_LIMIT", default=16 * 1024 * 1024)
-UNPACKED = 64 * 1024  # bytes that are unpacked at once: a piece of 64 kB may open to 64 MB
-ENCODINGS = "gzip, deflate"  # what is unpacked here, piece by piece
+UNPACKED = 64 * 1024  # bytes that are decompressed at once: a chunk of 64 kB may expand to 64 MB
+ENCODINGS = "gzip, deflate"  # decompressed here, chunk by chunk
 
 
 class ReplyTooLong(httpx2.TransportError):
-    """A response without an error is longer than BODY_LIMIT; `limit` bytes of it were read."""
+    """A response other than an error that is longer than BODY_LIMIT; `limit` bytes of it were read."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"a response of more than {limit:,} bytes")
@@ -38,7 +38,7 @@ class ReplyTooLong(httpx2.TransportError):
 
 
 async def read_limited(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> tuple[bytes, bool]:
-    """Read a response's body and unpack it, up to `limit` bytes; True where there is more."""
+    """Read and decompress a response body up to `limit` bytes; the flag is True if there is more."""
     body, raw, unpack = bytearray(), 0, unpacker(encoding)
     async for piece in pieces:
         raw += len(piece)
@@ -52,12 +52,12 @@ async def read_limited(pieces: AsyncIterator[bytes], encoding: str, limit: int) 
 
 
 def unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
-    """Return a function that unpacks the pieces of an encoded body, into pieces none of which is long."""
+    """Return a decompressor for the chunks of a body, UNPACKED bytes at once; DecodingError for other encodings."""
     if encoding.strip().lower() in ("", "identity"):
         return lambda piece: iter((piece,))
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         raise httpx2.DecodingError(f"an encoding that was not asked for: {encoding[:40]!r}")
-    state = [zlib.decompressobj(zlib.MAX_WBITS | 32)]  # 32: either of gzip and zlib, by its first bytes
+    state = [zlib.decompressobj(zlib.MAX_WBITS | 32)]  # 32: detect gzip or zlib by its header
 
     def unpack(piece: bytes) -> Iterator[bytes]:
         while piece:
@@ -68,21 +68,21 @@ def unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
             if part:
                 yield part
             piece = state[0].unconsumed_tail
-            if state[0].eof:  # gzip may be several, one after the other
+            if state[0].eof:  # a gzip body may have several members
                 piece, state[0] = state[0].unused_data, zlib.decompressobj(zlib.MAX_WBITS | 32)
 
     return unpack
 
 
 class ChatClient(AsyncOpenAI):
-    """The official client; what `post_bytes` sends is made from the first request to its path."""
+    """The official client; `post_bytes` reuses the first request to a path as a template."""
 
     shown_url = ""  # the base URL without credentials
     _first: dict[str, tuple[Any, httpx2.Request]] | None = None
 
     @property
     def user_agent(self) -> str:
-        """The client's own name, not that of this class."""
+        """User agent of the official client, not of this class."""
         return f"{AsyncOpenAI.__name__}/Python {self._version}"
 
     async def post_bytes(self, path: str, content: bytes) -> httpx2.Response:
@@ -94,7 +94,7 @@ class ChatClient(AsyncOpenAI):
         return await self.request(httpx2.Response, options)
 
     def _build_request(self, options: Any, *, retries_taken: int = 0) -> httpx2.Request:
-        """Called by `request`; were it ever called otherwise, the client would work as before, only slower."""
+        """Build a request from the template; if openai no longer called this, requests would only be slower."""
         if not isinstance(options.content, bytes) or retries_taken:
             return super()._build_request(options, retries_taken=retries_taken)
         self._first = self._first or {}
@@ -110,10 +110,10 @@ class ChatClient(AsyncOpenAI):
 
 
 class ShortHttp(DefaultAioHttpClient):
-    """The client's own transport on aiohttp, except for requests made from a pattern, unless a proxy is in between."""
+    """The client's aiohttp transport, with a direct path for requests copied from a template (not via a proxy)."""
 
     def __init__(self, most: int, trust_env: bool, secure: bool) -> None:
-        # Reading the list of authorities takes 20 ms; without it nobody is trusted.
+        # Loading the certificate authorities takes 20 ms; without them no certificate is trusted.
         self.context = httpx2.create_ssl_context(trust_env=trust_env) if secure else SSLContext(PROTOCOL_TLS_CLIENT)
         limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEEP_IDLE_S)
         super().__init__(limits=limits, trust_env=trust_env, verify=self.context)
@@ -121,7 +121,7 @@ class ShortHttp(DefaultAioHttpClient):
         self.session: aiohttp.ClientSession | None = None
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **chosen: Any) -> httpx2.Response:
-        """Send a request; the whole response, no longer than BODY_LIMIT, or a stream, which its reader limits.
+        """Send a request; return the whole response, at most BODY_LIMIT long, or a stream, which its reader limits.
 
         Raises httpx2's errors with aiohttp's as their cause, ReplyTooLong among them.
         """
@@ -157,7 +157,7 @@ class ShortHttp(DefaultAioHttpClient):
         return aiohttp.ClientSession(connector=connector, auto_decompress=False)
 
     async def aclose(self) -> None:
-        """Close both ways."""
+        """Close the direct session and the client's transport."""
         if self.session is not None:
             await self.session.close()
         await super().aclose()
@@ -166,17 +166,10 @@ class ShortHttp(DefaultAioHttpClient):
 async def _whole(
     status: int, headers: httpx2.Headers, pieces: AsyncIterator[bytes], request: httpx2.Request
 ) -> httpx2.Response:
-    """Read a response whole; an error's body may be cut short, ReplyTooLong for any other that is too long.
-
-    Args:
-        status: the HTTP status.
-        headers: of the response; that of the encoding is taken out.
-        pieces: of the body, as they come.
-        request: what it responds to.
-    """
+    """Read a whole response; too long an error body is truncated, any other raises ReplyTooLong."""
     limit = BODY_LIMIT.get()
     content, more = await read_limited(pieces, headers.get("content-encoding", ""), limit)
     if more and status < 400:
         raise ReplyTooLong(limit)
-    headers.pop("content-encoding", None)  # it is unpacked
+    headers.pop("content-encoding", None)  # already decompressed
     return httpx2.Response(status, headers=headers, content=content, request=request)

@@ -1,4 +1,4 @@
-"""Asking by concurrent requests: workers behind an adaptive gate, each attempt reserved before it is sent."""
+"""Concurrent requests: workers behind an adaptive concurrency limit, each attempt reserved before it is sent."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from iot_pipeline.teacher.tokens import safe_tokens
 
 if TYPE_CHECKING:
     from iot_pipeline.teacher.http import ChatClient
-QUIET_S = 0.001  # no reply for so long
-LOOK_EVERY_S = 1.0  # for a stop, while waiting
+QUIET_S = 0.001  # time without a reply that counts as quiet
+LOOK_EVERY_S = 1.0  # interval of checks for a stop, while waiting
 START_TOGETHER = 16  # workers; 2 took 0.40 s to open 500 connections, 16 take 0.19 s
 
 
 class Pool:
-    """Workers that share one gate."""
+    """Workers that share one concurrency limit."""
 
     def __init__(self, run: Run, client: ChatClient) -> None:
         self.run, self.client, self.teacher = run, client, run.teacher
         self.gate = Gate(run.teacher.concurrency)
         self.till = BudgetReserver(run)
         self.bench = Bench(run)
-        self.probing = False  # money is being set aside for a request that goes alone
+        self.probing = False  # budget is being reserved for a request that is sent alone
 
     async def ask(self, feed: Iterator[Request | None]) -> None:
-        """Ask what comes (None: nothing yet); returns when all of it is finished or the run stops."""
-        # More than may be in flight: a place is taken again while the answer that left it is judged or a pause lasts.
+        """Send the requests of `feed` (None: nothing yet); return when all are finished or the run stops."""
+        # More than may be in flight: a slot is reused while its former reply is checked or a back-off lasts.
         tasks: list[asyncio.Task[None]] = []
         try:
-            # Hundreds of connections opened at one moment keep a server from answering any of them.
+            # Hundreds of connections opened at once keep a server from answering any of them.
             new: list[asyncio.Task[None]] = []
             while len(tasks) < 2 * self.teacher.concurrency and not any(task.done() for task in new):
                 new = [asyncio.create_task(self._worker(feed)) for _ in range(START_TOGETHER)]
                 tasks += new
                 await asyncio.sleep(0.001)
             await asyncio.gather(*tasks)
-        finally:  # where one fails, the others are stopped
+        finally:  # if one fails, stop the others
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -64,7 +64,7 @@ class Pool:
             self.run.stop = self.run.stop or error
 
     async def _one(self, request: Request) -> None:
-        """Ask until there is a good answer or the limits are reached, or the run is stopped."""
+        """Send a request until it has a good answer, its limits are reached, or the run stops."""
         tries, price = RetryState(request), self.teacher.price(request.model)
         while True:
             sent = await self._attempt(tries, price)
@@ -73,21 +73,21 @@ class Pool:
             reply, attempt = sent
             if await self.bench.judge(tries, reply, attempt):
                 return
-            # A server that asks for no wait at all gets one all the same: 100 refusals must not come in one second.
+            # Back off even if the server asks for no wait: 100 refusals must not come in one second.
             if reply.kind in ("rate_limit", "transport") and not reply.retry_after_s:
                 await asyncio.sleep(backoff_s(self.teacher.backoff_base_s, tries.pauses, self.run.rng))
             if self.run.stop is not None:
                 return
 
     async def _attempt(self, tries: RetryState, price: pricing.Price) -> tuple[Reply, Attempt] | None:
-        """Reserve, send, say what it cost; None where the run stops before sending."""
+        """Reserve the cost, send, return reply and ledger entry; None if the run stops."""
         await self.gate.enter()
         tokens = 0
         try:
             tokens = await self._in_turn(tries)
             if self.run.stop is not None:
                 return None
-            # Only now: the form may have been refused to others while this one waited for its turn.
+            # Only now: response_format may have been refused to others while this one waited for its turn.
             tries.request = self.run.shaped(tries.request)
             worst, reservation = 0.0, None
             if price != pricing.FREE:
@@ -115,7 +115,7 @@ class Pool:
     async def _exchange(
         self, tries: RetryState, price: pricing.Price, worst: float, reservation: int | None
     ) -> tuple[Reply, Attempt]:
-        """Send; what was reserved is settled also where the key is refused or sending is cancelled."""
+        """Send a request; its reservation is settled even if the key is refused or sending is cancelled."""
         request, started = tries.request, time.monotonic()
 
         def attempt(reply: Reply) -> Attempt:
@@ -130,12 +130,12 @@ class Pool:
         except BaseException:
             self.run.account(attempt(Reply("transport", "stopped", billed_unknown=True)))
             raise
-        if reply.kind == "form":  # before the next one takes this place
+        if reply.kind == "form":  # before the next request takes this slot
             self.run.without_form()
         return reply, attempt(reply)
 
     async def _in_turn(self, tries: RetryState) -> int:
-        """Wait until the limits a minute have room for a try; its tokens, or 0 where the run stops before."""
+        """Wait for the rate limits to admit an attempt; return its tokens, or 0 if the run stops first."""
         tokens = safe_tokens(tries.request) + tries.max_tokens
         while wait := self.teacher.quota.admit(tokens):
             if math.isinf(wait):
@@ -152,10 +152,10 @@ class Pool:
             self.teacher.report(f"{self.teacher.base_url} tells of its limits, which are kept to: {', '.join(told)}")
 
     async def _reserve(self, tries: RetryState, price: pricing.Price, worst: float) -> int | None:
-        """Set money aside; None, and the run stops, where the budget has no room for `worst` dollars.
+        """Reserve budget for an attempt; None, and the run stops, if there is no room for `worst` dollars.
 
-        Until the server has shown that it keeps to max_tokens, as much as the longest reply that is read can bill: a
-        token is at least one byte. Where the budget has no room for that, one request goes alone.
+        Until the server has shown that it respects max_tokens, the reservation covers the longest reply that is read: a
+        token is at least one byte. If the budget has no room for that, one request is sent alone.
         """
         run, request = self.run, tries.request
         while run.stop is None:
@@ -175,17 +175,17 @@ class Pool:
                     return reservation
                 run.stop = run.budget_error(worst)
                 break
-            # Requests in flight mostly cost less than was set aside for them: wait for what they give back.
+            # Requests in flight mostly cost less than was reserved for them: wait for what they release.
             await asyncio.sleep(SAVE_EVERY_S)
         return None
 
 
 class Bench:
-    """Judges one reply at a time, the oldest first, when no others come in.
+    """Queue of replies to check, one at a time, the oldest first, while no others arrive.
 
-    Of many that come together each makes room for a next request, and sending those (0.4 ms each) goes before judging
-    (0.2 ms). No more than half of what may be in flight have to wait, for a kill would lose them: beyond that, each one
-    that comes lets the oldest be judged.
+    Each of many simultaneous replies makes room for a next request, and sending those (0.4 ms each) has priority over
+    checking (0.2 ms). At most half of the maximum concurrency may wait, since a kill would lose them: beyond that, each
+    new reply triggers the check of the oldest.
     """
 
     def __init__(self, run: Run) -> None:
@@ -195,7 +195,7 @@ class Bench:
         self._looking = False
 
     async def judge(self, tries: RetryState, reply: Reply, attempt: Attempt) -> bool:
-        """True where the request is finished by this reply."""
+        """Return True if this reply, checked in its turn, finishes the request."""
         loop = asyncio.get_running_loop()
         one = tries, reply, attempt, loop.create_future()
         self._waiting.append(one)
@@ -208,13 +208,13 @@ class Bench:
         try:
             return await one[3]
         except asyncio.CancelledError:
-            if one in self._waiting:  # it is paid for
+            if one in self._waiting:  # it is paid for, so it is not dropped
                 self._waiting.remove(one)
                 self.run.judge(tries, reply, attempt)
             raise
 
     def _look(self) -> None:
-        """Judge one if it is quiet; look again while there are some."""
+        """Check one reply if no new ones have arrived; look again while there are some."""
         self._looking = bool(self._waiting)
         if not self._looking:
             return
@@ -238,23 +238,23 @@ class Bench:
 
 
 class BudgetReserver:
-    """Sets money aside for all requests that are about to be sent at one moment, in one transaction."""
+    """Reservation of budget, in one transaction for all requests that are sent at the same moment."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self._waiting: list[tuple[Request, float, asyncio.Future[int | None]]] = []
 
     async def reserve(self, request: Request, worst: float) -> int | None:
-        """Id of the reservation, which is in the store by then; None where the budget has no room for it."""
+        """Return the id of a stored reservation; None if the budget has no room for it."""
         loop = asyncio.get_running_loop()
         written: asyncio.Future[int | None] = loop.create_future()
         self._waiting.append((request, worst, written))
         if len(self._waiting) == 1:
-            loop.call_soon(self._write)  # after everybody who is about to send at this moment
+            loop.call_soon(self._write)  # after all tasks that are about to send now
         try:
             return await written
         except asyncio.CancelledError:
-            # Between the reservation and the sending: nothing went out.
+            # Cancelled between reserving and sending: nothing was sent.
             if written.done() and not written.cancelled() and written.exception() is None and written.result():
                 source, model, reservation = self.run.teacher.source, request.model, written.result()
                 self.run.account(Attempt(request.key, source, model, "not sent", Usage(), 0.0, False, 0.0, reservation))

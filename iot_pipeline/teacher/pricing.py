@@ -1,4 +1,4 @@
-"""Money: the price table, what an attempt costs, and the worst that a request can cost."""
+"""Price table, cost of an attempt, and the maximum that a request can cost."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from iot_pipeline.teacher.request import Request, Usage
 
 PRICES = Path(__file__).parent / "prices.yaml"
 PRICE_PARTS = ("prompt", "cached", "completion")
-# What the embedded teacher's tokens are compared with.
+# Comparison price for the embedded teacher's tokens.
 REFERENCE_MODEL = "gpt-4o-mini"
 MESSAGE_OVERHEAD_TOKENS = 16
-BATCH_FACTOR = 0.5  # the Batch API takes half: https://help.openai.com/en/articles/9197833-batch-api-faq
+BATCH_FACTOR = 0.5  # the Batch API costs half: https://help.openai.com/en/articles/9197833-batch-api-faq
 
 
 @dataclass(frozen=True)
 class Price:
-    """Dollars per million tokens."""
+    """Price in dollars per million tokens."""
 
     prompt: float
     cached: float
     completion: float
 
     def cost(self, usage: Usage) -> float:
-        """Dollars of `usage`."""
+        """Return the cost of `usage` in dollars."""
         fresh = usage.prompt - usage.cached
         return (fresh * self.prompt + usage.cached * self.cached + usage.completion * self.completion) / 1e6
 
     def in_batch(self) -> Price:
-        """The price in the Batch API."""
+        """Return the price in the Batch API."""
         return Price(*(BATCH_FACTOR * price for price in (self.prompt, self.cached, self.completion)))
 
 
@@ -47,14 +47,14 @@ FREE = Price(0.0, 0.0, 0.0)
 
 @cache
 def price_table() -> dict[str, Price]:
-    """Model name -> price, from prices.yaml."""
+    """Load the prices in prices.yaml, by model name."""
     content = yaml.safe_load(PRICES.read_text(encoding="utf-8"))
     return {name: Price(*(entry[part] for part in PRICE_PARTS)) for name, entry in content.items()}
 
 
 @cache
 def price_of(model: str) -> Price:
-    """Price of a model or of a dated version of it (`gpt-4o-mini-2024-07-18`); UserError for an unknown one."""
+    """Return the price of a model or a dated version of it (`gpt-4o-mini-2024-07-18`); UserError if unknown."""
     table = price_table()
     known = [name for name in table if model == name or model.startswith(f"{name}-2")]
     if known:
@@ -69,9 +69,9 @@ def price_of(model: str) -> Price:
 
 
 def _published(model: str) -> Price | None:
-    """The price in the package genai-prices, as it was installed (nothing is fetched); None where it knows none.
+    """Return the price in the installed package genai-prices (nothing is fetched); None if it is unknown.
 
-    Of a price with steps the highest: a budget must hold whatever the length of a prompt.
+    Of a tiered price, return the highest: a budget must hold for prompts of any length.
     """
     from genai_prices.data_snapshot import get_snapshot
 
@@ -93,9 +93,9 @@ def _highest(price: Any) -> float | None:
 
 
 def is_paid(base_url: str) -> bool:
-    """Whether an address looks like a paid server's: any that is not on this machine or a private network.
+    """Return True if an address looks like a paid server: one outside this machine and private networks.
 
-    A guess: a proxy in the same network may well pass requests on to a paid one (see IOT_TEACHER_PAID).
+    A guess: a proxy in the same network may pass requests on to a paid server (see IOT_TEACHER_PAID).
     """
     host = urlsplit(base_url).hostname or ""
     if host == "localhost" or host.endswith(".local") or ("." not in host.strip("[]") and ":" not in host):
@@ -108,7 +108,7 @@ def is_paid(base_url: str) -> bool:
 
 
 def worst_case(price: Price, request: Request, max_tokens: int) -> float:
-    """Dollars that an attempt can never pass: a token is at least one byte, an answer at most `max_tokens`.
+    """Return the maximum cost of an attempt in dollars: a token per byte of prompt, `max_tokens` of answer.
 
     The schema counts as well: servers put it before the messages.
     """
@@ -119,5 +119,5 @@ def worst_case(price: Price, request: Request, max_tokens: int) -> float:
 
 
 def reference_usd(usage: Usage) -> float:
-    """What REFERENCE_MODEL would have cost for the same tokens: a comparison, not a bill."""
+    """Return the cost of the same tokens with REFERENCE_MODEL: a comparison, not a bill."""
     return price_of(REFERENCE_MODEL).cost(usage)

@@ -1,4 +1,4 @@
-"""Limits a minute: requests and tokens that may be sent, ours and those that a server tells of."""
+"""Limits of requests and tokens per minute, configured or announced by the server."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ PIECE = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 class Bucket:
-    """`limit` units a minute, refilled evenly; a full minute's worth may go at once."""
+    """Token bucket of `limit` units per minute, refilled evenly; a full minute's worth may be used at once."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.per_s, self.left, self.at = limit, limit / 60, float(limit), time.monotonic()
 
     def wait_s(self, amount: float) -> float:
-        """Seconds until `amount` is there: 0 = now, infinity = never."""
+        """Return the seconds until `amount` is available: 0 = now, infinity = never."""
         self._refill()
         return math.inf if amount > self.limit else max(0.0, (amount - self.left) / self.per_s)
 
     def told(self, limit: int, left: int, reset_s: float, away: int) -> None:
-        """Take over what a server says: how much it gives out, has left, and when it will have it all again.
+        """Adopt the limit that a server announces.
 
-        away: what was sent and is not answered, which the server may not have seen yet.
+        Args:
+            limit: units that the server grants.
+            left: units that remain.
+            reset_s: seconds until all are available again.
+            away: units sent but not answered, which the server may not have counted yet.
         """
         self._refill()
-        # A server's seconds may be rounded up, or end a day: it is asked again after a minute's share all the same.
+        # reset_s may be rounded up, or mean the end of a day: refill at the rate of `limit` per minute at least.
         self.limit, self.per_s = limit, max(limit / 60, (limit - left) / reset_s if reset_s else 0.0)
         self.left = min(self.left, left - away)
 
     @property
     def reset_s(self) -> float:
-        """Seconds until it is full again."""
+        """Seconds until the bucket is full again."""
         return (self.limit - self.left) / self.per_s
 
     def _refill(self) -> None:
@@ -46,17 +50,17 @@ class Bucket:
 
 
 class Quota:
-    """The limits that were set (None = none), and those of a server that tells of its own."""
+    """Rate limits that were configured (None = none) and those that the server announces."""
 
     def __init__(self, rpm: int | None, tpm: int | None) -> None:
         self.buckets = {kind: Bucket(limit) for kind, limit in zip(KINDS, (rpm, tpm), strict=True) if limit is not None}
         self.told: dict[str, Bucket] = {}
-        self._away = Counter[str]()  # admitted, and not answered yet
+        self._away = Counter[str]()  # admitted, not answered yet
 
     def admit(self, tokens: int) -> float:
-        """Take one request of so many tokens on and return 0, or the seconds after which it may come again.
+        """Admit a request of `tokens` and return 0, or return the seconds after which it may try again.
 
-        Infinity for more than a limit that was set; what is more than a server tells of, the server may judge itself.
+        Infinity if it exceeds a configured limit; one that exceeds an announced limit is left to the server to judge.
         """
         amounts = {"requests": 1, "tokens": tokens}
         needed = [(bucket, amounts[kind]) for kind, bucket in self.buckets.items()]
@@ -69,11 +73,11 @@ class Quota:
         return wait
 
     def answered(self, tokens: int) -> None:
-        """A request that was admitted with so many tokens is over."""
+        """Record that an admitted request of `tokens` is over."""
         self._away.subtract({"requests": 1, "tokens": tokens})
 
     def headers(self) -> dict[str, str]:
-        """x-ratelimit-* of the limits that were set, as they are at this moment."""
+        """Return x-ratelimit-* headers for the configured limits at this moment."""
         found = {}
         for kind, bucket in self.buckets.items():
             found[f"x-ratelimit-limit-{kind}"] = str(bucket.limit)
@@ -82,7 +86,7 @@ class Quota:
         return found
 
     def learn(self, headers: Mapping[str, str]) -> list[str]:
-        """Keep to the x-ratelimit-* headers of an answer; what is told of for the first time, in words."""
+        """Adopt limits in the x-ratelimit-* headers of an answer; return descriptions of newly announced ones."""
         found = []
         for kind in KINDS:
             limit, left = (whole(headers.get(f"x-ratelimit-{what}-{kind}")) for what in ("limit", "remaining"))
@@ -97,7 +101,7 @@ class Quota:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as the API writes them: `250ms`, `1.5s`, `6m0s`."""
+    """Format seconds as the API does: `250ms`, `1.5s`, `6m0s`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(round(seconds, 3), 60)
@@ -105,12 +109,12 @@ def duration(seconds: float) -> str:
 
 
 def seconds_of(duration: str) -> float:
-    """The seconds of such a text; 0 where it is none."""
+    """Parse a duration of that format into seconds; 0 if it is invalid."""
     if PIECE.sub("", duration).strip():
         return 0.0
     return sum(float(number) * UNIT_S[unit] for number, unit in PIECE.findall(duration))
 
 
 def whole(text: str | None) -> int | None:
-    """A whole number, or None."""
+    """Parse a whole number; None if the text is not one."""
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None

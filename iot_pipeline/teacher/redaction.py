@@ -1,4 +1,4 @@
-"""Secrets kept out of what is kept: a server may say the key it was sent, in an error, a code or a header."""
+"""Redaction of secrets: a server may repeat the key that it was sent, in an error, a code or a header."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import re
 
 from iot_pipeline.flows.download import without_credentials
 
-# Whose debug logs print headers, status lines and errors as they came.
+# Libraries whose debug logs print raw headers, status lines and errors.
 LIBRARIES = {"openai", "httpx2", "httpcore", "httpx_aiohttp", "aiohttp"}
-CODE = re.compile(r"[a-z]+(?:_[a-z]+)*")  # as the API words its codes; no key looks like that
-NOT_SECRET = {"none", "embedded"}  # keys where none is needed
+CODE = re.compile(r"[a-z]+(?:_[a-z]+)*")  # format of the API's codes; no key looks like that
+NOT_SECRET = {"none", "embedded"}  # placeholders where no key is needed
 SHORTEST = 4
 HIDDEN = "[hidden]"
-PART = 6  # characters of a secret that give a word away: servers repeat keys with their middle masked
-MOST_READ, MOST_SHOWN = 2000, 300  # characters of a server's words that are looked at, that are shown
+PART = 6  # a word with so many characters of a secret is hidden: servers repeat keys with the middle masked
+MOST_READ, MOST_SHOWN = 2000, 300  # characters of a server's message: read, shown
 TAG, WORD = re.compile(r"<[^<>]*>"), re.compile(r"[^\s\"'`,;()<>]+")
-# Long words of letters and digits, as keys and tokens of any service are.
+# Long words of letters and digits, like the keys and tokens of most services.
 KEY_LIKE = re.compile(r"(?=[A-Za-z_-]*[0-9])(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{24,}")
 
 
 def code_of(said: object) -> str:
-    """An error's code, empty where it is not worded as a code is: it is kept and shown, so it must not be just any."""
+    """Return an error's code; empty if it does not look like one, because codes are stored and shown."""
     return said if isinstance(said, str) and len(said) <= 100 and CODE.fullmatch(said) else ""
 
 
 def shown_words(said: str) -> str:
-    """Cut a server's words down to what may be shown: one short line without tags, keys, parts of keys, credentials."""
+    """Reduce a server's message to one short line without tags, keys, parts of keys and credentials."""
     text = TAG.sub(" ", said[:MOST_READ])
     text = "".join(sign if sign.isprintable() else " " for sign in text)
     text = without_credentials(" ".join(text.split()))
@@ -42,20 +42,20 @@ def _gives_away(word: str) -> bool:
 
 
 class RedactingFilter(logging.Filter):
-    """Takes secrets out of log records."""
+    """Logging filter that removes secrets from records."""
 
     def __init__(self) -> None:
         super().__init__()
         self.secrets: set[str] = set()
-        self.parts: set[str] = set()  # of PART characters
+        self.parts: set[str] = set()  # substrings of PART characters
 
     def add(self, secrets: set[str]) -> None:
-        """Know further secrets."""
+        """Add secrets to those that are removed."""
         self.secrets |= secrets
         self.parts |= {one[at : at + PART] for one in secrets for at in range(len(one) - PART + 1)}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Every record passes, its text and traceback without secrets."""
+        """Pass every record, with secrets removed from its text and traceback."""
         text, trace = record.getMessage(), ""
         if record.exc_info and not isinstance(record.exc_info, bool):
             trace = logging.Formatter().formatException(record.exc_info)
@@ -65,7 +65,7 @@ class RedactingFilter(logging.Filter):
         return True
 
     def without(self, text: str) -> str:
-        """A text without secrets."""
+        """Return the text without secrets."""
         for secret in self.secrets:
             text = text.replace(secret, HIDDEN)
         return text
@@ -75,8 +75,8 @@ _HIDE = RedactingFilter()
 
 
 def redact_in_logs(*secrets: str) -> None:
-    """From now on the libraries' logs of this process say `[hidden]` in place of these; libraries must be loaded."""
+    """Replace these secrets by `[hidden]` in the logs of all libraries that are already loaded."""
     _HIDE.add({secret for secret in secrets if len(secret) >= SHORTEST} - NOT_SECRET)
     for name in list(logging.root.manager.loggerDict):
         if name.split(".")[0] in LIBRARIES:
-            logging.getLogger(name).addFilter(_HIDE)  # adding it twice adds it once
+            logging.getLogger(name).addFilter(_HIDE)  # adding it again has no effect

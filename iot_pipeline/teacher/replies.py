@@ -1,4 +1,4 @@
-"""Replies of a teacher's server, read by one strict reader: an answer, or a failure that is told with its reason."""
+"""Strict parser of a server's replies: an answer, or a failure with its reason."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Kind = Literal["answer", "rate_limit", "transport", "rejected", "form"]
 # A token of an answer rarely takes more than 20 bytes as JSON; the rest of a reply is ids and usage, about 1 KB.
 BYTES_A_TOKEN, REPLY_OVERHEAD = 32, 64 * 1024
 DEFAULT_MAX_TOKENS = 4096
-MOST_TOKENS = 10_000_000  # of one answer: more than any model takes in
-# Halves of pairs, which are no text in UTF-8 (an answer may be cut off between the two), and what PostgreSQL refuses.
+MOST_TOKENS = 10_000_000  # per answer: more than any model accepts
+# Lone surrogates, which UTF-8 cannot encode (an answer may be cut off within a pair), and NUL, refused by PostgreSQL.
 NOT_KEPT = re.compile("[\x00\ud800-\udfff]")
 CONTENT_FILTERS = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
 TRANSIENT = (408, 409)
@@ -28,13 +28,15 @@ TRANSIENT = (408, 409)
 
 @dataclass(frozen=True)
 class Reply:
-    """`answer`: a completion came; `rate_limit` and `transport`: worth another try; `rejected`: the server refuses the
-    request, which says nothing of its content; `form`: it does not know answers in the form of a schema.
+    """Outcome of one attempt; its kind decides on a retry.
 
-    `outcome` is one of few, for the ledger; `detail` says more, in the server's words where it gave any. `fatal` is the
-    sentence to stop with, where no further request can do better. `usage` is None where the server did not say, or not
-    credibly (`usage_fault` says why); `billed_unknown` where it may bill what we never received. `too_long`: bytes
-    after which a reply without an end was given up.
+    `answer`: a completion; `rate_limit`, `transport`: worth a retry; `rejected`: the server refuses the request, which
+    says nothing of its content; `form`: the server does not support response_format.
+
+    `outcome` is one of few values, for the ledger; `detail` says more, in the server's words if it gave any. `fatal` is
+    the message to stop with if no further request can succeed. `usage` is None if it is missing or not credible
+    (`usage_fault` says why); `billed_unknown` is True if the server may bill something that was never received.
+    `too_long`: bytes after which an endless reply was given up.
     """
 
     kind: Kind
@@ -54,13 +56,13 @@ class Reply:
 
     @property
     def told(self) -> str:
-        """The outcome with its detail."""
+        """Outcome with its detail."""
         return f"{self.outcome}: {self.detail}" if self.detail else self.outcome
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked, as far as an error's sentence needs it. `schema`: the request named a response_format."""
+    """Parts of the request that error messages need. `schema`: the request had a response_format."""
 
     model: str = ""
     url: str = ""
@@ -68,12 +70,12 @@ class Asked:
 
 
 def reply_bytes(max_tokens: int) -> int:
-    """Return the bytes of the longest reply that is read where `max_tokens` were allowed."""
+    """Return the bytes of the longest reply that is read if `max_tokens` are allowed."""
     return REPLY_OVERHEAD + BYTES_A_TOKEN * max_tokens
 
 
 def unreadable(why: str = "") -> Reply:
-    """Make the reply for a response without the API's shape: worth another try, and it may be billed."""
+    """Return the reply for a malformed response: worth a retry, and possibly billed."""
     return Reply("transport", "unreadable response", billed_unknown=True, detail=shown_words(why))
 
 
@@ -86,7 +88,7 @@ Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 
 
 class _Read(BaseModel):
-    """Types as the API has them and no others; fields that nobody here needs are passed over."""
+    """Model with exactly the types of the API; fields that are not needed are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -127,19 +129,19 @@ class _Usage(_Read):
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parse a JSON text; ValueError for all that is none, is nested too deeply or has numbers without an end."""
+    """Parse JSON text; ValueError if it is invalid, nested too deeply or has a number of too many digits."""
     try:
         return json.loads(content)
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise
-    except ValueError:  # Python's own, with advice for programmers
+    except ValueError:  # Python's limit on digits, with advice for programmers
         raise ValueError("a number of more digits than can be read") from None
 
 
 def read_reply(content: bytes, asked: Asked) -> Reply:
-    """Read the reply in the body of an HTTP 200."""
+    """Parse the reply in the body of an HTTP 200."""
     try:
         return read_completion(parse_json(content), asked)
     except ValueError as error:
@@ -152,7 +154,7 @@ def read_reply(content: bytes, asked: Asked) -> Reply:
 
 
 def read_completion(said: Any, asked: Asked | None = None) -> Reply:
-    """Read the reply in a chat completion, parsed from JSON; one that has not its shape is worth another try."""
+    """Parse the reply in the JSON of a chat completion; one of another shape is worth a retry."""
     if isinstance(said, dict) and said.get("error") and not said.get("choices"):
         return _error_in_a_200(said, asked or Asked())
     try:
@@ -176,7 +178,7 @@ def read_completion(said: Any, asked: Asked | None = None) -> Reply:
 
 
 def read_usage(said: Any) -> tuple[Usage | None, str]:
-    """Read the tokens that an answer says it took; None and the reason where it says none, or contradicts itself."""
+    """Parse the usage of an answer; None and the reason if it is missing or contradictory."""
     if said is None:
         return None, "no usage"
     try:
@@ -187,7 +189,7 @@ def read_usage(said: Any) -> tuple[Usage | None, str]:
 
 
 def fault_of(error: Exception) -> str:
-    """Tell the first fault that a strict reader found, in one line."""
+    """Describe the first validation error in one line."""
     if not isinstance(error, ValidationError):
         return "nested too deeply"
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -196,21 +198,21 @@ def fault_of(error: Exception) -> str:
 
 
 def _error_in_a_200(said: dict[str, Any], asked: Asked) -> Reply:
-    """Read an error object that came with HTTP 200, as gateways send it once they have begun to answer."""
+    """Parse an error object that came with HTTP 200, as gateways send it once they have begun to answer."""
     inner = said["error"]
     code = inner.get("code") if isinstance(inner, dict) else None
-    status = code if isinstance(code, int) and 400 <= code < 600 else 502  # a gateway's: the answer may be billed
+    status = code if isinstance(code, int) and 400 <= code < 600 else 502  # 502, a gateway's: the answer may be billed
     return read_error(status, said, asked)
 
 
 def read_error(status: int, said: Any, asked: Asked, headers: Mapping[str, str] | None = None) -> Reply:
-    """Read the reply that an HTTP error stands for.
+    """Parse the reply in an HTTP error.
 
     Args:
         status: the HTTP status.
-        said: the body, parsed where it is JSON, else its text.
-        asked: what the request was.
-        headers: of the response; none in a batch.
+        said: the body, parsed if it is JSON, else as text.
+        asked: the request.
+        headers: headers of the response; None in a batch.
     """
     headers = headers or {}
     code, words = error_words(said)
@@ -221,7 +223,7 @@ def read_error(status: int, said: Any, asked: Asked, headers: Mapping[str, str] 
     if status == 429:
         return Reply("rate_limit", "rate limited", retry_after_s=wait, headers=headers, detail=shown)
     if status >= 500 or status in TRANSIENT:
-        # A gateway speaks for a server behind it, which may have answered, and billed.
+        # The server behind a gateway may have answered, and billed.
         unknown = status in (408, 502, 504) or status >= 520
         outcome = f"server error {status}"
         return Reply("transport", outcome, billed_unknown=unknown, retry_after_s=wait, headers=headers, detail=shown)
@@ -235,15 +237,7 @@ def read_error(status: int, said: Any, asked: Asked, headers: Mapping[str, str] 
 
 
 def _fatal(status: int, code: str, heard: str, words: str, asked: Asked) -> str:
-    """Word the sentence to stop with; empty for an error that other requests may not meet.
-
-    Args:
-        status: the HTTP status.
-        code: the error's code, if it is worded as one.
-        heard: status, code and reason as they are told.
-        words: code and reason as they came.
-        asked: what the request was.
-    """
+    """Return the message to stop with, empty if other requests may succeed; `heard` is shown, `words` searched."""
     if status == 401:
         return f"the teacher's server refused the key ({heard}): set OPENAI_API_KEY to one that may use {asked.model}."
     if status == 403:
@@ -264,7 +258,7 @@ def _fatal(status: int, code: str, heard: str, words: str, asked: Asked) -> str:
 
 
 def error_words(said: Any) -> tuple[str, str]:
-    """Return an error's code and the words of its reason, from any of the shapes that servers give it."""
+    """Return an error's code and message, from any of the formats that servers use."""
     inner = said.get("error", said) if isinstance(said, dict) else said
     if not isinstance(inner, dict):
         return "", inner if isinstance(inner, str) else ""
@@ -278,14 +272,14 @@ def error_words(said: Any) -> tuple[str, str]:
 
 
 def _field_words(fault: dict[str, Any]) -> str:
-    """Word a fault of one field that FastAPI tells: `body.seed: Extra inputs are not permitted`."""
+    """Format FastAPI's error of one field: `body.seed: Extra inputs are not permitted`."""
     place = fault.get("loc")
     names = [part for part in place if isinstance(part, str | int)] if isinstance(place, list) else []
     return f"{'.'.join(map(str, names))}: {fault.get('msg')}"
 
 
 def _filtered(said: Any) -> bool:
-    """Return True for an error by which a model's content filter refuses the prompt or the answer."""
+    """Return True if a model's content filter refused the prompt or the answer."""
     inner = said.get("error", said) if isinstance(said, dict) else None
     deeper = inner.get("innererror") if isinstance(inner, dict) else None
     return any(isinstance(one, dict) and one.get("code") in CONTENT_FILTERS for one in (inner, deeper))

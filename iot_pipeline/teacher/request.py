@@ -1,4 +1,4 @@
-"""What is asked of a teacher and what comes back, and the key that joins the two."""
+"""Request to a teacher, its answer, and the cache key that joins the two."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from functools import cached_property
 from typing import Any, Literal
 
 Status = Literal["ok", "quarantined"]
-# What the embedded teacher signs its answers with, wherever it runs: nobody may take them for an LLM's.
+# Model name in the embedded teacher's answers, wherever it runs: nobody may take them for an LLM's.
 EMBEDDED_MODEL = "embedded-analyst"
-# What its answers are filed under; `embedded-<edition>` where it is known which version of its rules writes them.
+# Source of its answers; `embedded-<edition>` if the version of its rules is known.
 EMBEDDED = "embedded"
 
 
 def is_embedded(source: str) -> bool:
-    """Whether answers of this source were written by the embedded teacher."""
+    """Return True if answers of this source were written by the embedded teacher."""
     return source.split("-")[0] == EMBEDDED
 
 
@@ -25,8 +25,8 @@ def is_embedded(source: str) -> bool:
 class Request:
     """One chat completion: `params` are the sampling parameters (temperature, top_p, max_tokens, seed).
 
-    `schema_version` names the shape of answer that the prompt asks for; the parser's version is not part of it.
-    `schema` is that shape as JSON Schema, for servers that can hold a model to it; its version is in the key.
+    `schema_version` names the answer format that the prompt asks for, not the version of the parser. `schema` is that
+    format as JSON Schema, for servers that can enforce it; its version is in the key.
     """
 
     model: str
@@ -37,11 +37,11 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """64 hex digits: sha256 of the canonical JSON of everything that can change the answer."""
+        """Cache key, 64 hex digits: sha256 of the canonical JSON of everything that can change the answer."""
         return hashlib.sha256(canonical(self.content()).encode()).hexdigest()
 
     def content(self) -> dict[str, Any]:
-        """Everything that can change the answer, as plain data."""
+        """Return the key's content, everything that can change the answer, as plain data."""
         return {
             "model": self.model,
             "messages": [dict(message) for message in self.messages],
@@ -50,11 +50,11 @@ class Request:
         }
 
     def context(self) -> dict[str, str]:
-        """Texts by which the answer is judged; no part of the request."""
+        """Return texts by which the answer is judged; they are no part of the request."""
         return {}
 
     def body(self) -> dict[str, Any]:
-        """The JSON body as the API wants it."""
+        """Return the JSON body in the API's format."""
         body = {"model": self.model, "messages": list(self.messages), **self.params}
         if self.schema is not None:
             form = {"name": "answer", "strict": True, "schema": dict(self.schema)}
@@ -63,7 +63,7 @@ class Request:
 
 
 def canonical(content: Mapping[str, Any]) -> str:
-    """JSON that is equal wherever the content is."""
+    """Serialise content as canonical JSON, equal for equal content."""
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
@@ -81,9 +81,9 @@ class Usage:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the teacher said to one request; `text` is what was last said where the answer is quarantined.
+    """Answer to one request; if it is quarantined, `text` is the last one received.
 
-    `usage`, `cost_usd` and `attempts` are of all attempts ever made for it; `from_cache` means none was made now.
+    `usage`, `cost_usd` and `attempts` cover all attempts ever made for it; `from_cache` means that none was made now.
     `checked` is the version of the check that judged it.
     """
 

@@ -1,4 +1,4 @@
-"""How hard a server may be pushed: adaptive concurrency, pauses it asks for, and when to give up altogether."""
+"""Adaptive concurrency, back-off, pauses that a server asks for, and a circuit breaker."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ MAX_PAUSE_S = 300.0
 MAX_BACKOFF_S = 30.0
 BREAKER_WINDOW = 100
 BREAKER_MINIMUM = 20
-FRUITLESS_S = 600.0  # longer than any limit a minute lasts
+FRUITLESS_S = 600.0  # longer than any per-minute limit lasts
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds a server asks to wait: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date."""
+    """Return the wait in seconds that a server asks for, at most MAX_PAUSE_S; None if it asks for none.
+
+    Read from `retry-after-ms`, or `retry-after` in seconds or as an HTTP date.
+    """
     milliseconds = headers.get("retry-after-ms")
     value = headers.get("retry-after")
     try:
@@ -33,19 +36,19 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             at = parsedate_to_datetime(value)
             seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError, OverflowError):
-        return None  # not a form the standard knows: the ordinary back-off holds
+        return None  # not a standard format: the ordinary back-off applies
     return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_PAUSE_S)
 
 
 def backoff_s(base_s: float, failures: int, rng: random.Random) -> float:
-    """Exponential back-off with jitter after the n-th failure (1, 2, ...) of one request."""
+    """Return the back-off, exponential with jitter, after the n-th failure (1, 2, ...) of one request."""
     return min(base_s * 2.0 ** (failures - 1), MAX_BACKOFF_S) * rng.uniform(0.5, 1.0)
 
 
 class Gate:
-    """At most `limit` requests in flight; the limit halves when the server pushes back and grows by success.
+    """Adaptive limit of requests in flight: halved when the server throttles, raised after successes.
 
-    It grows fast to half of what it was before the server pushed back, and from there one by one.
+    It grows fast to half of its value before throttling began, and from there by one per round.
     """
 
     def __init__(self, most: int) -> None:
@@ -55,11 +58,11 @@ class Gate:
         self._not_before = 0.0
         self._halved_at = 0.0
         self._fast_until = 0.0
-        self._calm = True  # no push since the last success
+        self._calm = True  # not throttled since the last success
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def enter(self) -> None:
-        """Wait for a free place and for the end of a pause."""
+        """Wait for a free slot and for the end of a pause."""
         while True:
             pause = self._not_before - time.monotonic()
             if pause > 0:
@@ -73,7 +76,7 @@ class Gate:
                 await place
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Release the slot."""
         self.in_flight -= 1
         free = max(1, int(self.limit)) - self.in_flight
         while self._waiting and free > 0:
@@ -83,18 +86,18 @@ class Gate:
                 free -= 1
 
     def succeeded(self) -> None:
-        """Additive increase: one more place for each full round; for each success while it grows fast."""
+        """Raise the limit: by one per full round, or by one per success while it grows fast."""
         self._calm = True
         if self.limit < self.most:
             step = 1.0 if self.limit < self._fast_until else 1.0 / self.limit
             self.limit = min(self.most, self.limit + step)
 
     def on_throttled(self, pause_s: float | None) -> None:
-        """Multiplicative decrease, once a second at most: one overload answers many requests at once."""
+        """Halve the limit, at most once a second, since one overload refuses many requests; start a pause."""
         now = time.monotonic()
         if now - self._halved_at >= 1.0:
             self._halved_at = now
-            if self._calm:  # the first of a burst of refusals says how much was too much
+            if self._calm:  # the first refusal of a burst shows which limit was too high
                 self._fast_until, self._calm = self.limit / 2, False
             self.limit = max(1.0, self.limit / 2)
         if pause_s is not None:
@@ -102,7 +105,7 @@ class Gate:
 
 
 class Breaker:
-    """Trips when most of the latest requests ended in quarantine, or when for long no attempt brought an answer."""
+    """Circuit breaker for mostly quarantined requests, and for a long time without any answer."""
 
     def __init__(self) -> None:
         self._latest: deque[str | None] = deque(maxlen=BREAKER_WINDOW)
@@ -110,7 +113,7 @@ class Breaker:
         self._fruitless_since = 0.0
 
     def tried(self, failure: str | None) -> None:
-        """One attempt, whether or not the request is finished by it: None where it brought an answer."""
+        """Record one attempt, of a finished request or not; `failure` is None if it brought an answer."""
         if failure is None:
             self._fruitless.clear()
             return
@@ -119,11 +122,11 @@ class Breaker:
         self._fruitless[failure] += 1
 
     def record(self, reason: str | None) -> None:
-        """One finished request: None where it has an answer."""
+        """Record one finished request; `reason` is None if it has an answer."""
         self._latest.append(reason)
 
     def tripped(self) -> str | None:
-        """Why it is time to stop, or None: the most common reason."""
+        """Return the most common reason if it is time to stop, else None."""
         failed = [reason for reason in self._latest if reason is not None]
         if len(self._latest) >= BREAKER_MINIMUM and 2 * len(failed) > len(self._latest):
             return Counter(failed).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""One call of `Teacher.ask`: what is stored, what is ours to ask, what it cost, what came of each request."""
+"""State of one `Teacher.ask`: stored answers, claims, costs and the outcome of each request."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 Check = Callable[[Request, str], list[str]]
 SAVE_EVERY_S = 0.05
 PROGRESS_EVERY_S = 2.0
-PART = 1000  # requests that are looked up at once
+PART = 1000  # requests looked up at once
 CLAIM_BATCH = 32
 FIRST_OTHERS_GAP_S, MAX_OTHERS_GAP_S = 0.2, 10.0  # another process may be waiting for a batch, for hours
 
 
 @dataclass
 class Summary:
-    """What one call of `ask` did. Tokens and dollars are of the attempts made now, failed ones included."""
+    """Summary of one call of `ask`. Tokens and dollars are of the attempts made now, failed ones included."""
 
     requests: int = 0
     cached: int = 0
@@ -51,15 +51,15 @@ class Summary:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; `reference_usd` is what pricing.REFERENCE_MODEL would have cost, not a bill."""
+        """Return plain data; `reference_usd` is what pricing.REFERENCE_MODEL would have cost, not a bill."""
         return asdict(self) | {"reference_model": pricing.REFERENCE_MODEL}
 
     def failed(self) -> int:
-        """Attempts that brought no whole answer."""
+        """Count attempts that brought no complete answer."""
         return sum(count for outcome, count in self.outcomes.items() if outcome != "answered")
 
     def line(self, elapsed_s: float, expected: int = 0) -> str:
-        """How far it is, in one line, `elapsed_s` after the first request was sent; `expected` requests at least."""
+        """Format the progress in one line, `elapsed_s` after the first request; `expected` requests at least."""
         known = max(self.requests, expected)
         done = self.ok + sum(self.quarantined.values())
         fresh = done - self.cached
@@ -77,32 +77,32 @@ class Summary:
 
 
 def stored_answers(store: Store, source: str, requests: Mapping[str, Request], check: Check) -> dict[str, Answer]:
-    """What need not be asked: stored answers of `source` to `requests` (by key) under today's check. Writes nothing."""
+    """Return stored answers of `source` to `requests` (by key) under today's check. Writes nothing."""
     found = (reuse_stored(stored, requests[stored.key], check) for stored in store.lookup(list(requests), source))
     return {answer.key: answer for answer in found if answer is not None}
 
 
 def reuse_stored(stored: Answer, request: Request, check: Check) -> Answer | None:
-    """A stored answer under today's check; None where the request is to be asked (again)."""
+    """Return a stored answer under today's check; None if the request has to be sent (again)."""
     if not is_verdict(stored):
         return None
     if stored.reasons[:1] in (("refused",), ("cut off",)):
-        return stored  # no full text: it stays what it is
+        return stored  # no full text to check
     if (version := version_of(check)) and stored.checked == version:
         return stored
     reasons = check(request, stored.text)
     if reasons and stored.reasons == (UNCHECKED,):
-        return None  # nobody has asked for a better one yet
+        return None  # no better one has been requested yet
     return replace(stored, status="quarantined" if reasons else "ok", reasons=tuple(reasons))
 
 
 def version_of(check: Check) -> str:
-    """The version that a check knows of itself, empty where it knows none."""
+    """Return the version of a check, empty if it has none."""
     return str(getattr(check, "version", ""))
 
 
 class Run:
-    """The state of one `ask`."""
+    """State of one call of `ask`."""
 
     def __init__(
         self,
@@ -118,22 +118,20 @@ class Run:
         self.summary = teacher.summary
         self.breaker = Breaker()
         self.rng = random.Random()  # jitter only: no content depends on it
-        self.reserved = 0  # reservations of this run that are not settled in the store
+        self.reserved = 0  # reservations of this run not yet settled in the store
         self.stop: Exception | None = None
         self.check_version = version_of(check)
         self.asked = RequestTable(store)
         self._attempts: list[Attempt] = []
         self._finished: list[Answer] = []
         self._unasked: list[Answer] = []
-        self._others: list[Request] = []  # asked by another process just now
+        self._others: list[Request] = []  # claimed by other processes
         self._others_gap_s = FIRST_OTHERS_GAP_S
         self._quarantined: Counter[str] = Counter()
         self._outcomes: Counter[str] = Counter()
 
-    # -- what is there -------------------------------------------------------------------------------------
-
     def parts(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
-        """Distinct requests, some at a time, so that a run of any length holds few of them."""
+        """Yield distinct requests in parts of PART, so that a run of any length holds few of them."""
         seen: set[bytes] = set()
         feed = iter(requests)
         while some := list(islice(feed, PART)):
@@ -149,9 +147,7 @@ class Run:
             yield part
 
     def from_store(self, part: list[Request]) -> list[Request]:
-        """Give out the answers that are there; returns the requests that have to be sent. UserError for one of a paid
-        model without a price.
-        """
+        """Give out stored answers; return the requests to send. UserError for a paid model without a price."""
         requests = {request.key: request for request in part}
         self.asked.keep(part)
         found = stored_answers(self.store, self.teacher.source, requests, self.check)
@@ -169,9 +165,9 @@ class Run:
         return left
 
     def missing(self, parts: Iterable[list[Request]], again: bool = False) -> Iterator[Request | None]:
-        """What of `parts` has to be sent; None after a part of which nothing has, so that others get their turn.
+        """Yield requests of `parts` that have to be sent; None after a part without any, so that others get a turn.
 
-        again: they were missing before, and are counted as asked already.
+        again: they were missing before, and are already counted.
         """
         for part in parts:
             left = self.from_store(part)
@@ -181,7 +177,7 @@ class Run:
             yield from left
 
     def ours(self, requests: Iterable[Request | None]) -> Iterator[Request | None]:
-        """Those that no other process asks; claimed in small batches, so that two processes share the work."""
+        """Yield requests that this process claims, in small batches to share the work; None if a batch has none."""
         feed = iter(requests)
         while some := list(islice(feed, CLAIM_BATCH)):
             part = [request for request in some if request is not None]
@@ -192,14 +188,12 @@ class Run:
             yield from (request for request in part if request.key in ours)
 
     async def wait_for_peers(self) -> list[Request]:
-        """What was left to other processes, after a moment: it may be answered by then, or free to be asked by us."""
+        """Return requests claimed by other processes, after a pause: they may be answered or free by then."""
         left, self._others = self._others, []
         if left:
             await asyncio.sleep(self._others_gap_s)
             self._others_gap_s = min(1.5 * self._others_gap_s, MAX_OTHERS_GAP_S)
         return left
-
-    # -- what came of an attempt -----------------------------------------------------------------------------
 
     def account(self, attempt: Attempt) -> None:
         """Add an attempt to the ledger and the summary."""
@@ -222,8 +216,10 @@ class Run:
         reservation: int | None,
         seconds: float,
     ) -> Attempt:
-        """The ledger's line for a reply. What may have been billed without our knowing is counted at its worst; what
-        was billed beyond that is counted as it was, and ends the run.
+        """Return the ledger entry of a reply that took `seconds`.
+
+        If it may have been billed without our knowledge, the cost is `worst` dollars. A higher cost is booked as
+        billed, and stops the run.
         """
         usage, unknown, outcome = reply.usage or Usage(), reply.billed_unknown, reply.outcome
         cost = worst if unknown else price.cost(usage)
@@ -236,14 +232,7 @@ class Run:
         )
 
     def _watch(self, reply: Reply, price: pricing.Price, worst: float, cost: float) -> float:
-        """Return the cost of a paid server's reply; the run stops where that is more than it was allowed to be.
-
-        Args:
-            reply: what came.
-            price: of the model.
-            worst: dollars that the request may cost at most.
-            cost: dollars by its usage, or `worst` where that is not known.
-        """
+        """Return the cost of a paid reply; stop the run if it is too long or costs more than `worst` dollars."""
         teacher, told = self.teacher, ""
         if reply.usage_fault and not teacher.usage_doubted:
             teacher.usage_doubted = True
@@ -266,7 +255,7 @@ class Run:
         return cost
 
     def judge(self, tries: RetryState, reply: Reply, attempt: Attempt) -> bool:
-        """Account a try and, where it was the last one, finish the request; True where it is finished."""
+        """Account an attempt and, if it was the last, finish the request; True if it is finished."""
         self.account(attempt)
         reasons = self._reasons(tries.request, reply)
         last = tries.made(reply, attempt.usage, attempt.cost_usd, not reasons, self.teacher.max_attempts)
@@ -293,7 +282,7 @@ class Run:
         return True
 
     def without_form(self) -> None:
-        """From now on ask without a schema: the prompt says the form in words as well."""
+        """Drop the schema from further requests: the prompt describes the format as well."""
         if not self.teacher.form_refused:
             self.teacher.form_refused = True
             self.teacher.report(
@@ -302,11 +291,11 @@ class Run:
             )
 
     def shaped(self, request: Request) -> Request:
-        """The request as this server takes it: without its schema where that was refused. The key stays."""
+        """Return the request as this server accepts it, without a schema if that was refused. The key stays."""
         return replace(request, schema=None) if self.teacher.form_refused and request.schema is not None else request
 
     def _reasons(self, request: Request, reply: Reply) -> list[str]:
-        """The reasons against a reply; those of one that says nothing of the content begin with NO_ANSWER."""
+        """Return the reasons against a reply; NO_ANSWER begins those that say nothing of the content."""
         if reply.kind != "answer":
             return [NO_ANSWER + reply.told]
         if reply.refusal:
@@ -323,7 +312,7 @@ class Run:
         self._stop_if_tripped()
 
     def tried(self, reply: Reply) -> None:
-        """Note an attempt for the breaker, which also stops what is refused again and again without an end."""
+        """Record an attempt for the breaker, which also stops endless refusals."""
         failed = reply.kind in ("rate_limit", "transport")
         self.breaker.tried(reply.told if failed else None)
         if failed:
@@ -339,7 +328,7 @@ class Run:
             )
 
     def keep_unchecked(self, attempt: Attempt, reply: Reply) -> None:
-        """Account a try that nobody asked for in this call; its text is kept, and checked when somebody asks."""
+        """Account an attempt not requested by this call; its text is stored and checked once requested."""
         self.account(attempt)
         if reply.kind == "answer" and reply.text and not reply.refusal and reply.finish_reason != "length":
             self._unasked.append(
@@ -357,10 +346,8 @@ class Run:
                 )
             )
 
-    # -- saving ----------------------------------------------------------------------------------------------
-
     async def saver(self) -> None:
-        """Save in small batches and report, until cancelled."""
+        """Save in small batches and report progress, until cancelled."""
         begun = reported = time.monotonic()
         said = (-1, -1)
         while True:
@@ -369,21 +356,21 @@ class Run:
                 self.save()
                 if renewing := time.monotonic() - reported >= PROGRESS_EVERY_S:
                     self.store.renew()
-            except Exception as error:  # what cannot be kept, or taken, must not be asked for
+            except Exception as error:  # an answer that cannot be stored or taken must not be requested
                 self.stop = self.stop or error
                 continue
             if renewing:
                 reported = time.monotonic()
                 s = self.summary
                 if said == (s.attempts, s.cached):
-                    continue  # a batch may take hours: nothing to tell
+                    continue  # nothing new: a batch may take hours
                 said = (s.attempts, s.cached)
                 self.teacher.report(s.line(reported - begun, self.expected))
                 if self.on_progress is not None:
                     self.on_progress(s)
 
     def save(self) -> None:
-        """Write what is finished to the store."""
+        """Save finished attempts and answers, then give the answers out."""
         if not self._attempts and not self._finished:
             return
         self.store.save(self._attempts, [*self._finished, *self._unasked])
@@ -395,7 +382,7 @@ class Run:
         self.summary.outcomes = dict(sorted(self._outcomes.items()))
 
     def give(self, answer: Answer) -> None:
-        """Hand a final answer out, and count it."""
+        """Give a final answer out and count it."""
         self.take(answer)
         self.summary.ok += answer.status == "ok"
         if answer.reasons:
@@ -403,7 +390,7 @@ class Run:
             self.summary.quarantined = dict(sorted(self._quarantined.items()))
 
     def budget_error(self, worst: float) -> UserError:
-        """What to raise where the budget has no room for a request that may cost `worst`."""
+        """Return the error for a budget without room for a request that may cost `worst` dollars."""
         return UserError(
             f"IOT_TEACHER_BUDGET_USD={self.teacher.budget_usd} is used up: ${self.store.spent_usd():.4f} spent, and "
             f"the rest is less than the ${worst:.4f} that the next request may cost (or set aside by another process). "

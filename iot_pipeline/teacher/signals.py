@@ -1,4 +1,4 @@
-"""What happens when a process is told to stop while the engine's event loop runs."""
+"""Stop signals while the teacher's event loop runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_until_told(main: Coroutine[Any, Any, None]) -> None:
-    """asyncio.run, but a signal cancels `main` in order first, and then does what it would have done.
+    """Run a coroutine as asyncio.run does, but a signal first cancels it in order and then takes its usual effect.
 
-    A handler that raises, as Dagster's do, raises into whatever runs; within a callback of the loop asyncio logs that
-    and goes on, so that the process would not stop (seen in the suite on a busy machine). A second signal takes effect
-    at once.
+    A handler that raises, as Dagster's do, raises into whatever code is running; within a callback of the loop asyncio
+    logs the exception and continues, so that the process would not stop (seen in the test suite on a busy machine). A
+    second signal takes effect at once.
     """
     told: list[int] = []
 
@@ -46,7 +46,7 @@ def run_until_told(main: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         if not told:
             raise
-        raise KeyboardInterrupt from None  # unless the handler raises something else, now
+        raise KeyboardInterrupt from None  # unless the handler, called below, raises something else
     finally:
         if told:
             signal.raise_signal(told[0])

@@ -1,4 +1,4 @@
-"""The student's default base: a small Qwen2 that is built and pre-trained here, on flows without labels.
+"""Tiny base: the student's default base, a small Qwen2 built and pre-trained here on flows without labels.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here: importing one module loads only that module.
 """

@@ -1,4 +1,4 @@
-"""The subprocess that builds the tiny base: `python -m iot_pipeline.tiny_base.__main__ CONFIG.json`, or torchrun."""
+"""Subprocess that builds the tiny base: `python -m iot_pipeline.tiny_base.__main__ CONFIG.json`, or torchrun."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESULT = "building.json"
 
 
 class BaseConfig(BaseModel):
-    """One building of the tiny base; `texts` is a JSON list of flow texts without labels."""
+    """Configuration of one tiny-base build; `texts` is a JSON list of flow texts without labels."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,10 +39,10 @@ class BaseConfig(BaseModel):
     processes: int
 
     def identity(self) -> str:
-        """Hash of what steers the building: an ended one with the same need not be done again.
+        """Hash the values that determine the build; a finished one with the same hash need not be repeated.
 
-        Threads, processes and the processor's kind are part of it: each adds up in another order, and the weights
-        differ from the first step on.
+        Threads, processes and CPU type are included: each changes the order of summation, and so the weights from the
+        first step on.
         """
         from torch.backends.cpu import get_cpu_capability
 
@@ -52,17 +52,17 @@ class BaseConfig(BaseModel):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def write(self, path: Path) -> Path:
-        """Write as JSON; returns `path`."""
+        """Write the configuration as JSON; return `path`."""
         write_text(path, self.model_dump_json(indent=1) + "\n")
         return path
 
 
 def main() -> int:
-    """Build as the file named on the command line says; exit code 0, or 2 after one line of error."""
+    """Build the base that the given configuration file describes; exit code 0, or 2 after a one-line error."""
     exit_with_parent()
     try:
         config = BaseConfig(**json.loads(Path(sys.argv[1]).read_text()))
-        machine = find_machine(config.threads, "off", cards=False)  # base.py keeps model and batches on the CPU
+        machine = find_machine(config.threads, "off", cards=False)  # build.py keeps model and batches on the CPU
         spec = load_spec(config.dataset)
         with dagster_pipes() as pipes:
             report = build_tiny_base(

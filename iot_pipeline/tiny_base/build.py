@@ -1,4 +1,4 @@
-"""The tiny Qwen2 base: its tokenizer and a short pre-training on flows without labels."""
+"""Build of the tiny Qwen2 base: its tokeniser and a short pre-training on flows without labels."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from iot_pipeline.training.model import Machine, keep_freed_memory
 from iot_pipeline.training.reporter import Reporter
 
 Writer = Callable[[str, str, np.random.Generator], str]
-MIXED = 200  # flows that pre-training does not read, on which it is measured how exactly values are copied
+MIXED = 200  # flows that pre-training does not read, for measuring copy accuracy
 
 __all__ = ["BaseRecipe", "BuildReport", "Writer", "build_tiny_base", "load_tokenizer"]
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What was built. `losses` are the mean token loss of each tenth of the steps; `seconds` is wall clock.
+    """Build report. `losses`: mean token loss of each tenth of the steps; `seconds`: wall clock.
 
-    `values_copied`: share of the values cited in true answers about flows it has not read that it would write exactly
-    so; None where there are too few flows to mix others from.
+    `values_copied`: share of the values cited in true answers about unread flows that the model copies exactly; None if
+    there are too few flows to mix unread ones from.
     """
 
     parameters: int
@@ -48,7 +48,7 @@ class BuildReport:
     seconds: float
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Return JSON values."""
         return asdict(self)
 
 
@@ -64,13 +64,23 @@ def build_tiny_base(
     machine: Machine | None = None,
     reporter: Reporter | None = None,
 ) -> BuildReport:
-    """Train tokenizer and tiny Qwen2 on unlabelled flow `texts` of the train pool; write the model folder `out`.
+    """Train tokeniser and tiny Qwen2 on flow texts without labels.
 
-    `classes` are names only: they enter the vocabulary and, drawn at random, the form of answers. `prose` is
-    text without labels (feature meanings, a glossary) whose words the tokenizer should know. `writer(flow text,
-    class name, random)` writes an answer in the form that will be asked for; the name it gets is drawn at random
-    here, whatever the flow, so it carries no label. With a `machine` of several processes each computes its share of
-    every step, and the first one writes. UserError if the texts are not flow texts of `features`.
+    Args:
+        texts: Flow texts of the train pool.
+        classes: Class names only: they enter the vocabulary and, drawn at random, the form of answers.
+        features: Feature names of the flows.
+        out: Model folder to write.
+        seed: Seed of weights and draws.
+        recipe: Shape and pre-training recipe.
+        prose: Text without labels (feature meanings, a glossary) whose words the tokeniser should know.
+        writer: (flow text, class name, random) -> answer in the form that will be requested. The name is drawn at
+            random whatever the flow, so it carries no label.
+        machine: With several processes each computes its share of every step, and rank 0 writes.
+        reporter: Receives progress.
+
+    Raises:
+        UserError: The texts are not flow texts of `features`.
     """
     import torch
 
@@ -120,10 +130,10 @@ def build_tiny_base(
 def _pool(
     texts: Sequence[str], features: Sequence[str], recipe: BaseRecipe, seed: int, random: np.random.Generator
 ) -> tuple[Flows, Flows]:
-    """Distinct flows to read, at most the recipe's pool, and flows that are not read, to measure copying on.
+    """Return the flows to read (at most the recipe's pool) and unread flows for measuring copy accuracy.
 
-    Those are put together from lines of different flows: real ones held out would be missing from what is learned
-    (with 200 held out accuracy on RT-IoT2022 came out 0.008 lower), and measuring must not change what is measured.
+    The unread flows combine lines of different flows. Holding out 200 real ones cost 0.008 accuracy on RT-IoT2022, and
+    measuring must not change what is measured.
     """
     distinct = sorted(set(texts))
     if len(distinct) > recipe.pool:
@@ -138,13 +148,13 @@ def _pool(
 
 
 def _written(flows: Flows, row: int, classes: Sequence[str], random: np.random.Generator, writer: Writer | None) -> str:
-    """A true answer about a flow, with a class drawn at random."""
+    """Write a true answer about a flow, with a class drawn at random."""
     name = classes[int(random.integers(len(classes)))]
     return writer(flows.texts[row], name, random) if writer else reading(flows, row, name, random)
 
 
 def new_model(tokenizer: Any, recipe: BaseRecipe, seed: int) -> Any:
-    """A Qwen2 of the recipe's shape with random weights, but for numbers: their embeddings start as a scale."""
+    """Create a Qwen2 of the recipe's shape with random weights; embeddings of numbers start from `number_features`."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -176,7 +186,7 @@ def new_model(tokenizer: Any, recipe: BaseRecipe, seed: int) -> Any:
 
 
 def number_features(text: str) -> list[float] | None:
-    """Waves of a number's size (or of a percentile's), so that near numbers start with near embeddings."""
+    """Return sine waves of a number or percentile, so that near numbers start with near embeddings; else None."""
     body = text.strip()
     if body[:1] == "p" and body[1:].isdigit():
         position, kind = int(body[1:]) / 100.0, 1.0
@@ -187,7 +197,7 @@ def number_features(text: str) -> list[float] | None:
             return None
         if not math.isfinite(number):
             return None
-        # asinh of a small and a large scale: both z-scores and byte counts spread over the unit interval.
+        # asinh spreads both z-scores and byte counts over the unit interval.
         position, kind = 0.5 + math.asinh(number * 4) / 24.0, -1.0
     waves = [wave(position * math.pi * turns) for turns in (1, 2, 4, 8, 16, 32) for wave in (math.sin, math.cos)]
     return [kind, *waves, *(kind * value for value in waves)]
@@ -205,7 +215,7 @@ def _pretrain(
     machine: Machine,
     reporter: Reporter,
 ) -> tuple[list[float], int]:
-    """(mean loss of each tenth of the steps, tokens read by all processes)."""
+    """Pre-train the model; return (mean loss of each tenth of the steps, tokens read by all processes)."""
     import torch
 
     from iot_pipeline.training.batches import padded
@@ -269,8 +279,7 @@ def _exercise_batch(
     flow_weight: float,
     writer: Writer | None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Ids and token weights of one exercise a row, drawn by its own generator: name its groups, fill in what is
-    hidden, or read it."""
+    """Build token ids and weights of one task a row: name its groups, fill in masked values, or write an answer."""
     prompts, answers = [], []
     for row, random in rows:
         text, kind = flows.texts[row], random.choice(3, p=(0.4, 0.2, 0.4))

@@ -1,4 +1,4 @@
-"""The tiny base's shape and pre-training recipe."""
+"""Shape and pre-training recipe of the tiny base."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """Shape of the tiny Qwen2 and how long it reads; `steps` optimiser steps of `rows` exercises each."""
+    """Shape of the tiny Qwen2 and its pre-training: `steps` optimiser steps of `rows` tasks each."""
 
     vocabulary: int = 2048
     hidden: int = 128
@@ -26,5 +26,5 @@ class BaseRecipe:
     pool: int = 30_000
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values, for cards and content hashes."""
+        """Return JSON values for model cards and content hashes."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

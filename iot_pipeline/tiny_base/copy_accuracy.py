@@ -1,4 +1,4 @@
-"""How exactly a model copies a flow's values into an answer, token by token."""
+"""Copy accuracy: the share of a flow's values that a model copies exactly into an answer."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import numpy as np
 from iot_pipeline.flows.serialise import NUMBER
 from iot_pipeline.models.tokenizer import encode, pad_id, prompt_text
 
-# The value of one item of KEY_INDICATORS, and of any later one.
+# Values of KEY_INDICATORS: the first item follows the heading, each later one a `;`.
 _CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER})(?= \(|;|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Copying:
-    """Values cited in answers, and how many of them the model would write exactly so after what stands before them."""
+    """Copy counts: values cited in answers, and those that the model predicts exactly from the text before them."""
 
     values: int
     copied: int
 
     @property
     def share(self) -> float | None:
-        """Share of values copied; None where there was none."""
+        """Share of values copied, None without any."""
         return round(self.copied / self.values, 4) if self.values else None
 
 
 def cited_values(answer: str) -> list[tuple[int, int]]:
-    """Where the values of KEY_INDICATORS stand in an answer: (start, end) characters."""
+    """Return the character spans (start, end) of the KEY_INDICATORS values in an answer."""
     start = max(answer.find("KEY_INDICATORS:"), 0)
     return [match.span(1) for match in _CITED.finditer(answer, start)]
 
@@ -38,9 +38,9 @@ def cited_values(answer: str) -> list[tuple[int, int]]:
 def measure_copying(
     model: Any, tokenizer: Any, flows: Sequence[str], answers: Sequence[str], batch: int = 32
 ) -> Copying:
-    """Read true `answers` to flow texts and count the values whose every token the model holds for the likeliest.
+    """Count copied values in true `answers` to flow texts: values whose every token is the model's likeliest.
 
-    It sees the answer up to each token, so one slip does not spoil the rest of the answer.
+    The model sees the true answer up to each token, so one slip does not spoil the rest. `batch`: rows of one pass.
     """
     import torch
 

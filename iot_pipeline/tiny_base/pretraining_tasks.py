@@ -1,4 +1,4 @@
-"""Label-free reading exercises for the tiny base, made from flow texts alone."""
+"""Label-free pre-training tasks for the tiny base, built from flow texts alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from iot_pipeline.flows.serialise import leads, serialisation_of
 
-# Words that answers about flows are made of: the tokenizer learns them as they stand.
+# Words that answers about flows use; the tokeniser learns each as a whole.
 _WORDS = """
 above below at the median quartile lower upper of and is in with this flow traffic packets bytes rate value values
 percentile train pool a to its high low very which that no answer indicates consistent typical pattern payload header
@@ -25,7 +25,7 @@ ANSWER_WORDS = (*_MARKS, *(f" {word}" for word in _WORDS.split()))
 class Flows:
     """Parsed flow texts: printed values [flows][features], with their percentiles where the text has them.
 
-    `leads` are what stands before each value; `ranks` are the values' places among these flows in 0..100.
+    `leads`: text before each value. `ranks`: percentile ranks of the values among these flows, 0..100.
     """
 
     texts: list[str]
@@ -37,7 +37,7 @@ class Flows:
 
 
 def parse(texts: Sequence[str], names: Sequence[str]) -> Flows:
-    """Read flow texts, all in the serialisation of the first; another, a missing or unreadable value: ValueError."""
+    """Parse flow texts in the serialisation of the first; ValueError for another, or a missing or unreadable value."""
     before = leads(names, serialisation_of(texts[0])) if texts else ()
     form = re.compile("".join(re.escape(lead) + r"(\S+(?: p\d{1,3})?)" for lead in before))
     printed: list[list[str]] = []
@@ -58,16 +58,16 @@ def parse(texts: Sequence[str], names: Sequence[str]) -> Flows:
 
 
 def groups(flows: Flows, sizes: Sequence[int], seed: int) -> np.ndarray:
-    """int [flows, len(sizes)]: k-means groups of the flows' ranks, one clustering a size; never a label.
+    """Group flows by k-means on their ranks, one clustering for each size: int [flows, len(sizes)]; no labels.
 
-    Naming a flow's group makes the base gather the whole flow at the place where an answer begins.
+    Naming a flow's groups makes the base gather the whole flow at the position where an answer begins.
     """
     from sklearn.cluster import MiniBatchKMeans
 
     places = flows.ranks / 100.0
     columns = []
     for number, size in enumerate(sizes):
-        # Each clustering sees its own random subset of the features, so that the groups differ in kind.
+        # Each clustering weights the features at random, so that the groups differ in kind.
         picked = np.random.default_rng([seed, number])
         weights = picked.uniform(0, 1, places.shape[1]) ** 2
         size = min(size, len(places))
@@ -77,16 +77,16 @@ def groups(flows: Flows, sizes: Sequence[int], seed: int) -> np.ndarray:
 
 
 def group_answer(codes: np.ndarray, rng: np.random.Generator, shown: int = 4) -> str:
-    """`CLASSIFICATION: c40 a12 f3 b7`: groups in random order, a letter a clustering.
+    """Return a group answer `CLASSIFICATION: c40 a12 f3 b7`: random order, one letter for each clustering.
 
-    The order is random so that all clusterings must be known where a class name will be asked for later.
+    With random order the base must know all clusterings at the position where a class name will be asked for later.
     """
     places = rng.permutation(len(codes))[:shown].tolist()
     return "CLASSIFICATION:" + "".join(f" {chr(97 + place)}{codes[place]}" for place in places)
 
 
 def masked(flows: Flows, row: int, rng: np.random.Generator, hidden: int = 4) -> tuple[str, str]:
-    """A flow with `hidden` values replaced by `?`, and the answer that fills them in."""
+    """Mask `hidden` values of a flow with `?`; return the text and the answer that fills them in."""
     hidden = min(hidden, len(flows.names))
     places = sorted(rng.choice(len(flows.names), size=hidden, replace=False).tolist())
     cells = ["?" if place in places else cell for place, cell in enumerate(flows.printed[row])]
@@ -96,7 +96,7 @@ def masked(flows: Flows, row: int, rng: np.random.Generator, hidden: int = 4) ->
 
 
 def reading(flows: Flows, row: int, name: str, rng: np.random.Generator) -> str:
-    """An answer in the shape of a teacher's, true to the flow's values, whatever the class `name` is."""
+    """Write an answer in a teacher's form, true to the flow's values, whatever the class `name` is."""
     extreme = np.abs(flows.ranks[row] - 50) + rng.uniform(0, 25, len(flows.names))
     places = np.argsort(-extreme)[: int(rng.integers(4, 7))]
     cited = []
@@ -127,7 +127,7 @@ _SENTENCES = (
 
 
 def side_of_median(rank: int) -> str:
-    """above, below or at: where a rank of 0..100 lies."""
+    """Return the side of the median of a rank 0..100: above, below, or at (48 to 52)."""
     return "above" if rank > 52 else "below" if rank < 48 else "at"
 
 

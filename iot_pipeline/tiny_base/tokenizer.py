@@ -1,4 +1,4 @@
-"""The tiny base's own tokenizer: byte-level BPE whose pieces are whole values, names and percentile marks."""
+"""Tokeniser of the tiny base: byte-level BPE whose tokens can be whole values, names and percentile marks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHAT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-# A piece never crosses these borders, so that BPE can make one token of a line's name, value or percentile.
+# BPE never merges across these borders, so that a line's name, value or percentile can become one token.
 PIECES = (
     r"\n?[A-Za-z_][\w.]*:|\n[A-Za-z_][\w.]*"
     r"| ?-?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
@@ -23,9 +23,9 @@ PIECES = (
 
 
 def build_tokenizer(texts: Iterable[str], words: Sequence[str], vocabulary: int) -> Any:
-    """A PreTrainedTokenizerFast of `vocabulary` tokens learned from `texts`; `words` are tokens in any case.
+    """Train a tokeniser (PreTrainedTokenizerFast) of `vocabulary` tokens on `texts`; `words` always become tokens.
 
-    Every byte is a token, so any text comes back as it went in.
+    Every byte is a token, so any text is decoded exactly as it was encoded.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -45,7 +45,7 @@ def build_tokenizer(texts: Iterable[str], words: Sequence[str], vocabulary: int)
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # A word repeated often enough wins its merges against any value.
+    # Repeated 200 times, a word wins its merges against any value.
     insisted = [" ".join([word] * 200) for word in words]
     core.train_from_iterator([*texts, *insisted], trainer)
     return PreTrainedTokenizerFast(

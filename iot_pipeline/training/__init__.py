@@ -1,4 +1,4 @@
-"""The student's base and its LoRA fine-tuning, run in processes of their own.
+"""Training: LoRA fine-tuning of the student's base, in processes of its own.
 
-Nothing is imported here, so that importing one module of the package costs no more than that module.
+Nothing is imported here: importing one module loads only that module.
 """

@@ -1,4 +1,4 @@
-"""From a step's rows to the arrays of its forward passes, padded little or packed, repeats computed once."""
+"""Batches of an optimiser step: rows in padded or packed forward passes, repeated rows computed once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from iot_pipeline.sft.packing import best_fit
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 from iot_pipeline.training.data import Plan
 
-# A forward pass takes rows of like length: as many as keep its padding within this share of what it computes.
+# A forward pass takes rows of similar length: as many as keep its share of padding within this limit.
 MOST_PADDING = 0.05
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Arrays of one forward pass, on the device, each [rows, width]; `positions` where rows are packed."""
+    """Arrays of one forward pass, on the device, each [rows, width]; `positions` only if rows are packed."""
 
     ids: Any
     labels: Any
@@ -30,7 +30,7 @@ class Batch:
 
 
 def distinct_numbers(tensors: Tensors) -> np.ndarray:
-    """int64 [rows]: the first row that is token for token the same."""
+    """Return the first identical row of each row (token for token), int64 [rows]."""
     first: dict[bytes, int] = {}
     numbers = np.empty(len(tensors), dtype=np.int64)
     for place in range(len(tensors)):
@@ -39,10 +39,16 @@ def distinct_numbers(tensors: Tensors) -> np.ndarray:
 
 
 def share_of(rows: np.ndarray, same_as: np.ndarray, lengths: np.ndarray, rank: int, world: int) -> Any:
-    """(rows, multiplicities) that this process computes in a step, shortest first.
+    """Return the rows of this process in a step, shortest first, and their multiplicities.
 
-    Rows that are token for token the same are computed once and counted as often as they occur: the gradient is
-    the same.
+    Identical rows are computed once and weighted by their count: the gradient is the same.
+
+    Args:
+        rows: Rows of the step, over all processes.
+        same_as: First identical row of each row (`distinct_numbers`).
+        lengths: Tokens of each row.
+        rank: Number of this process.
+        world: Number of processes.
     """
     chosen, counts = np.unique(same_as[rows], return_counts=True)
     order = np.lexsort((chosen, lengths[chosen]))[rank::world]
@@ -50,7 +56,7 @@ def share_of(rows: np.ndarray, same_as: np.ndarray, lengths: np.ndarray, rank: i
 
 
 def by_length(lengths: np.ndarray, most_rows: int) -> list[np.ndarray]:
-    """Places of `lengths` (ascending) in batches of at most `most_rows` and MOST_PADDING padding, longest first."""
+    """Group rows of ascending `lengths` into batches of at most `most_rows` and MOST_PADDING padding, longest first."""
     batches: list[np.ndarray] = []
     stop = len(lengths)
     while stop > 0:
@@ -67,7 +73,7 @@ def by_length(lengths: np.ndarray, most_rows: int) -> list[np.ndarray]:
 
 
 def planned_padding(lengths: np.ndarray, plan: Plan, most_rows: int) -> float:
-    """Share of padding in what one process computes in a pass over rows of these lengths, in padded batches."""
+    """Return the padding share of one process over the whole plan, for padded batches of at most `most_rows`."""
     filled = 0
     for step in range(plan.steps):
         ascending = np.sort(lengths[plan.rows_of(step)])
@@ -76,7 +82,7 @@ def planned_padding(lengths: np.ndarray, plan: Plan, most_rows: int) -> float:
 
 
 def padded(rows: Sequence[np.ndarray], fill: float, dtype: Any = np.int64) -> np.ndarray:
-    """[rows, longest]: rows of values, filled on the right."""
+    """Pad rows on the right with `fill`: [rows, longest]."""
     out = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=dtype)
     for place, row in enumerate(rows):
         out[place, : len(row)] = row
@@ -84,12 +90,16 @@ def padded(rows: Sequence[np.ndarray], fill: float, dtype: Any = np.int64) -> np
 
 
 class Batches:
-    """The batches of a tensor file for one process, and counts of what padding and merging did.
+    """Batches of a tensor file for one process, and counts of padding and merged rows.
 
-    `micro` is the most rows of one forward pass. With `pack_tokens` rows are laid end to end in packs of up to so
-    many tokens instead, each a forward pass of its own; their positions begin anew with every row, which is what
-    keeps attention from crossing from one row into the next. With `even` every process makes equally many passes, the
-    missing ones with weight 0: sharded weights are gathered by all processes at once.
+        padded  a a a a      packed     a a a a b b c c c
+                b b - -      positions  0 1 2 3 0 1 0 1 2
+                c c c -
+
+    `micro`: most rows of a forward pass. `pack_tokens`: pack rows up to so many tokens instead, one pack a forward
+    pass; positions restart with every row, which keeps attention within it. `label_weight`: weight of the label's
+    tokens in the loss. `even`: every process makes equally many passes, idle ones with weight 0, because all processes
+    gather sharded weights at once.
     """
 
     def __init__(
@@ -117,11 +127,11 @@ class Batches:
         self.seconds = 0.0
 
     def tokens_of(self, rows: np.ndarray) -> int:
-        """Tokens of a step's rows, repeats counted."""
+        """Count the tokens of a step's rows, repeats included."""
         return int(self.lengths[rows].sum())
 
     def weight_total(self, rows: np.ndarray) -> float:
-        """Sum of the token weights of a step over all processes: what its loss is divided by."""
+        """Sum the token weights of a step over all processes: the divisor of its loss."""
         total = float(self.supervised[rows].sum())
         if self.labelled is not None:
             spans = self.labelled[self.same_as[rows]]
@@ -129,7 +139,7 @@ class Batches:
         return total
 
     def of(self, rows: np.ndarray) -> Iterator[Batch]:
-        """The forward passes of this process in a step that reads `rows`."""
+        """Yield the forward passes of this process in a step that reads `rows`."""
         import torch
 
         started = time.perf_counter()
@@ -146,7 +156,7 @@ class Batches:
         self.seconds += time.perf_counter() - started
 
     def _idle(self, rows: np.ndarray, own: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The passes that this process makes for nothing, where it has fewer than another one."""
+        """Return the zero-weight passes that bring this process up to the largest number of passes."""
         if not self.even:
             return []
         shares = [share_of(rows, self.same_as, self.lengths, rank, self.world)[0] for rank in range(self.world)]
@@ -154,7 +164,7 @@ class Batches:
         return [(rows[:1], np.zeros(1, dtype=np.int64))] * (most - own)
 
     def shrink(self) -> bool:
-        """Halve what one forward pass may hold; False where it can be no smaller."""
+        """Halve the limit of a forward pass; return False if it cannot be smaller."""
         if self.pack_tokens is not None and self.pack_tokens > int(self.lengths.max()):
             self.pack_tokens = max(self.pack_tokens // 2, int(self.lengths.max()))
         elif self.pack_tokens is None and self.micro > 1:
@@ -165,7 +175,7 @@ class Batches:
         return True
 
     def most(self) -> str:
-        """What one forward pass may hold, in words."""
+        """Return the limit of a forward pass in words."""
         return f"{self.micro} rows" if self.pack_tokens is None else f"{self.pack_tokens} tokens"
 
     def _passes(self, lengths: np.ndarray) -> list[np.ndarray]:
@@ -186,22 +196,22 @@ class Batches:
             return ids, padded([pair[1] for pair in pairs], IGNORED), padded(weights, 0.0, np.float32), None
         ids = np.concatenate([pair[0] for pair in pairs]).astype(np.int64)[None]
         labels = np.concatenate([pair[1] for pair in pairs]).astype(np.int64)[None]
-        labels[0, np.cumsum([0, *(len(pair[0]) for pair in pairs[:-1])])] = IGNORED  # no row predicts the next one
+        labels[0, np.cumsum([0, *(len(pair[0]) for pair in pairs[:-1])])] = IGNORED  # no row predicts the next
         positions = np.concatenate([np.arange(len(pair[0])) for pair in pairs])[None]
         self.filled += ids.size
         return ids, labels, np.concatenate(weights)[None], positions
 
     def padding_share(self) -> float:
-        """Share of computed positions that are padding."""
+        """Return the share of padding in the computed positions."""
         return 1 - self.real / self.filled if self.filled else 0.0
 
     def merged_share(self) -> float:
-        """Share of rows that were computed together with an identical one."""
+        """Return the share of rows that were merged with an identical one."""
         return 1 - self.computed / self.asked if self.asked else 0.0
 
 
 def _label_spans(tensors: Tensors, same_as: np.ndarray, tokenizer: Any) -> np.ndarray:
-    """int64 [rows, 2]: where the label's tokens lie in each distinct row; (0, 0) where there is none."""
+    """Return the label's token span in each distinct row, int64 [rows, 2]; (0, 0) without a label."""
     finder = LabelFinder(tokenizer)
     spans = np.zeros((len(tensors), 2), dtype=np.int64)
     for row in np.unique(same_as):

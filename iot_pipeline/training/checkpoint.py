@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: parameters and optimiser moments as safetensors, never pickle."""
+"""Checkpoints for resuming: parameters and optimiser moments as safetensors, never pickle."""
 
 from __future__ import annotations
 
@@ -22,11 +22,19 @@ def save(
     key: str,
     halvings: int = 0,
 ) -> None:
-    """Write the state after `step` optimiser steps; `key` says of which configuration and data it is.
+    """Write a checkpoint after `step` optimiser steps.
 
-    `halvings` is how often the forward pass had to be halved for want of memory.
+    The random state is not stored: every step sets its own seed.
 
-    The random state is not in it: every step seeds its own.
+    Args:
+        folder: Folder of the checkpoint.
+        step: Steps done.
+        parameters: Trained parameters by name.
+        optimiser: AdamW with their moments.
+        losses: Loss of each step.
+        validation: (step, validation loss) so far.
+        key: Identity of configuration and data.
+        halvings: Times that the forward pass was halved because memory ran out.
     """
     import torch
     from safetensors.torch import save_file
@@ -47,9 +55,13 @@ def save(
 def load(
     folder: Path, parameters: dict[str, Any], optimiser: Any, key: str
 ) -> tuple[int, list[float], list[tuple[int, float]], int] | None:
-    """(steps done, their losses, validation losses by step, halvings) after putting the state back.
+    """Load a checkpoint into parameters and optimiser.
 
-    None where there is no checkpoint of `key`. UserError for one that is damaged or lacks a tensor.
+    Returns:
+        (steps done, their losses, validation losses by step, halvings); None if there is no checkpoint of `key`.
+
+    Raises:
+        UserError: The checkpoint is damaged or lacks a tensor.
     """
     import torch
     from safetensors import SafetensorError, safe_open

@@ -1,4 +1,4 @@
-"""Everything a training run is told, as one JSON file."""
+"""Configuration of a training run, as one JSON file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from iot_pipeline.lake.atomic import sha256_file, write_text
 from iot_pipeline.models.loading import ADAPTER, base_identity
 
 ALL_LINEAR = "all-linear"
-# Where a training lies, how its steps are cut into forward passes, what it tells: none of it steers a step, so a
-# checkpoint goes on and a result stays valid when one of them changes.
+# Paths, threads, intervals, sharding and the split of a step into forward passes: none of them steers a step, so
+# checkpoints and results stay valid when one changes.
 CARRIED_OUT = frozenset(
     {
         "tensors",
@@ -36,7 +36,7 @@ RESULT = "training.json"
 
 
 class TrainConfig(BaseModel):
-    """One LoRA fine-tuning. Paths are local; `rows` are training rows; steps are optimiser steps."""
+    """Configuration of one LoRA fine-tuning. Paths are local; `rows` are training rows; steps are optimiser steps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -80,33 +80,32 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def measured(self) -> TrainConfig:
-        """What is chosen by validation loss needs one."""
+        """Require validation data for `keep="best"` and `patience`, which use the validation loss."""
         chooses = self.keep == "best" or self.patience is not None
         if chooses and (self.evaluate_every is None or self.validation is None):
             raise ValueError("keep best and patience need evaluate_every and validation tensors")
         return self
 
     def steering(self) -> dict[str, Any]:
-        """Every value that steers a step, as JSON values; the data are not among them (`identity` has their hash)."""
+        """Return the values that steer a step, as JSON values, without the data (`identity` hashes them)."""
         values: dict[str, Any] = json.loads(self.model_dump_json(exclude=set(CARRIED_OUT)))
         return values
 
     def identity(self) -> str:
-        """Hash what a checkpoint or a result must agree with to be taken up: the values, the data, and the weights
-        that training begins with."""
+        """Hash the values, data and initial weights that a checkpoint or result must match to be reused."""
         start = self.warm_start / ADAPTER if self.warm_start is not None else None
         data = [sha256_file(path) for path in (self.tensors, self.validation, start) if path is not None]
         values = self.steering() | {"data": data, "base": base_identity(self.base)}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def write(self, path: Path) -> Path:
-        """Write as JSON; returns `path`."""
+        """Write the configuration as JSON; return `path`."""
         write_text(path, self.model_dump_json(indent=1) + "\n")
         return path
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration in a JSON file. UserError names the file and the first wrong field."""
+    """Read the training configuration from a JSON file; UserError names the file and the first wrong field."""
     try:
         return TrainConfig(**json.loads(path.read_text()))
     except OSError as error:
@@ -119,7 +118,7 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def finished(config: TrainConfig) -> dict[str, Any] | None:
-    """What training.json in `config.out` holds, if it is the end of this very training; None if not."""
+    """Return the result in training.json if it belongs to this very training, else None."""
     path = config.out / RESULT
     if not path.is_file():
         return None
@@ -128,7 +127,7 @@ def finished(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def targets_of(value: str) -> list[str] | Literal["all-linear"]:
-    """`q_proj,k_proj` -> list; `all-linear` stays."""
+    """Parse LoRA targets: `q_proj,k_proj` -> list; `all-linear` stays."""
     if value.strip() == ALL_LINEAR:
         return "all-linear"
     return [part.strip() for part in value.split(",") if part.strip()]

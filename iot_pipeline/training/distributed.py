@@ -1,4 +1,4 @@
-"""Sharing out the frozen layers of a larger base over the processes (FSDP), the adapter whole in each."""
+"""Sharding of a larger base's frozen layers over the processes (FSDP); the adapter is whole in each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from iot_pipeline.training.lora import count_parameters
 
 
 def check_sharding(config: TrainConfig, world: int) -> None:
-    """UserError for what cannot be shared out."""
+    """Check the sharding settings; UserError if the base cannot be sharded."""
     if not config.shard:
         return
     if world == 1:
@@ -20,12 +20,11 @@ def check_sharding(config: TrainConfig, world: int) -> None:
 
 
 def shard_base(model: Any, device: Any) -> None:
-    """Leave each process 1/world of every frozen weight of the decoder's layers; gathered layer by layer in use.
+    """Shard the frozen weights of the decoder layers: 1/world in each process, gathered layer by layer in use.
 
-    Adapter, embeddings and norm outside the layers stay whole in every process: the adapter, because then its
-    gradients, optimiser and checkpoints are those of unsharded training; the embeddings, because they may be tied.
-    Every process has read the whole base into the machine's memory before (not the card's): with n processes that
-    memory must hold it n times.
+    Adapter, embeddings and norm outside the layers stay whole in every process: the adapter, so that its gradients,
+    optimiser and checkpoints equal those of unsharded training; the embeddings, because they may be tied. Every process
+    has read the whole base into main memory (not GPU memory) before: with n processes it must fit n times.
     """
     import torch
     from torch.distributed.device_mesh import init_device_mesh
@@ -45,6 +44,6 @@ def shard_base(model: Any, device: Any) -> None:
 
 
 def held_parameters(model: Any) -> int:
-    """Parameters whose values this process holds between steps."""
+    """Count the parameters whose values this process holds between steps."""
     held = (parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in model.parameters())
     return count_parameters(held)

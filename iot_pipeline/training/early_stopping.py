@@ -1,4 +1,4 @@
-"""Validation during training: the loss on the common set, the best checkpoint, early stopping."""
+"""Validation during training: loss on the common set, best checkpoint, early stopping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE = "best.safetensors"
 
 
 def loss_of_share(model: Any, batches: Batches, machine: Any) -> Any:
-    """Summed token loss (scalar tensor) of this process's share of the rows of `batches`."""
+    """Sum the token loss (scalar tensor) over this process's share of the rows of `batches`."""
     import torch
 
     total = torch.zeros((), device=machine.device)
@@ -28,15 +28,15 @@ def loss_of_share(model: Any, batches: Batches, machine: Any) -> Any:
 
 
 def mean_loss(total: Any, batches: Batches, machine: Any) -> float:
-    """Mean loss of the supervised tokens of every row of `batches`: the processes' shares `total`, added up."""
+    """Return the mean loss of the supervised tokens of `batches`: the sums `total` of all processes, added up."""
     machine.sum_gradients([], total)
     return round(float(total) / float(batches.supervised.sum()), 6)
 
 
 class Selection:
-    """Losses by step, the adapter of the lowest, and whether it is time to stop.
+    """Validation losses by step, the best adapter, and the early-stopping rule.
 
-    The best adapter lies in `best.safetensors` with its step and loss, so that a resumed run knows it too.
+    `best.safetensors` stores the best adapter with its step and `key`, so that a resumed run can restore it.
     """
 
     def __init__(self, folder: Path, parameters: dict[str, Any], patience: int | None, key: str, writes: bool) -> None:
@@ -45,11 +45,11 @@ class Selection:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """(step, loss) of the lowest loss so far, the earliest of equals."""
+        """Lowest loss so far as (step, loss); the earliest of equals."""
         return min(self.history, key=lambda seen: (seen[1], seen[0])) if self.history else None
 
     def record(self, step: int, loss: float) -> None:
-        """Note the loss after `step`; keep the adapter where it is the lowest."""
+        """Record the loss after `step`; save the adapter if the loss is the lowest."""
         from safetensors.torch import save_file
 
         self.history = [seen for seen in self.history if seen[0] < step] + [(step, loss)]
@@ -59,13 +59,13 @@ class Selection:
                 save_file(tensors, temporary, metadata={"step": str(step), "key": self.key})
 
     def stops(self) -> bool:
-        """Whether the last `patience` measurements brought nothing lower."""
+        """Return True if the last `patience` measurements brought no lower loss."""
         if self.patience is None or self.best is None:
             return False
         return sum(step > self.best[0] for step, _ in self.history) >= self.patience
 
     def restore(self) -> int:
-        """Put the best adapter back into the model; returns its step."""
+        """Restore the best adapter into the model; return its step."""
         import torch
         from safetensors import safe_open
 

@@ -1,4 +1,4 @@
-"""A training that learns nothing, in a second: for tests and rehearsals of everything around it (IOT_TRAINER=fake)."""
+"""Fake trainer (IOT_TRAINER=fake): learns nothing, in a second; for tests and rehearsals of everything around it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes, de
 
 
 def main() -> int:
-    """Fake the training of the configuration file named on the command line; exit code as payload.py's."""
+    """Run the fake trainer on the configuration file named on the command line; exit code as train.py's."""
     try:
         config = read_config(Path(sys.argv[1]))
         with dagster_pipes() as pipes:
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def fake(config: TrainConfig, reporter: Reporter) -> None:
-    """Write what a training of `config` would leave: an adapter with B = 0, a curve without news, training.json."""
+    """Write the files of a training of `config`: an adapter with B = 0, a constant loss curve, training.json."""
     tensors = load_tensors(config.tensors)
     plan = make_plan(len(tensors), config.step_rows, config.epochs, config.max_steps, config.seed)
     plan = within_tokens(plan, tensors.lengths, config.max_tokens)
@@ -70,7 +70,7 @@ def fake(config: TrainConfig, reporter: Reporter) -> None:
 
 
 def adapter_weights(config: TrainConfig) -> dict[str, np.ndarray]:
-    """peft's tensors of a fresh adapter, by the shapes in the base's safetensors: A at random, B = 0."""
+    """Return the tensors of a fresh peft adapter, by the shapes in the base's safetensors: A random, B = 0."""
     from safetensors import safe_open
 
     files = sorted(Path(config.base).glob("*.safetensors"))
@@ -96,7 +96,7 @@ def _chosen(layer: str, targets: list[str] | str) -> bool:
 
 
 def write_adapter(config: TrainConfig, weights: dict[str, np.ndarray]) -> None:
-    """adapter_model.safetensors and adapter_config.json as peft reads them."""
+    """Write the adapter as peft reads it: adapter_model.safetensors and adapter_config.json."""
     from safetensors.numpy import save
 
     packed = save(weights, {"format": "pt", "base": base_identity(config.base)})

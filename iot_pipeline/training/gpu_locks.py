@@ -1,9 +1,9 @@
-"""Leases of GPUs, so that trainings of several lakes and users on one machine do not meet on one card.
+"""GPU leases, so that trainings of several lakes and users on one machine never share a GPU.
 
-The locks lie in one folder for every user of the machine, as a card is. Such a folder is a place where others write, so
-nothing in it is trusted: the folder must be real and sticky (1777, as /tmp is) or ours, a lock is opened for reading
-alone and never through a link, and no mode is ever changed but of what this process has just made. The worst that
-another user can do there is hold a lock, and training waits and says so.
+The locks are in one folder for all users of the machine. Others can write there, so nothing in it is trusted. The
+folder must not be a link; it must be ours, or sticky (1777, like /tmp), or root's and closed to others' writing. Locks
+are opened read-only and never through a link, and this process changes modes only of what it owns. The worst that
+another user can do there is hold a lock; training then waits and says so.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from iot_pipeline.errors import UserError
 
 FOLDER = "iot_pipeline-gpus"
 MEND = "remove it, or set TMPDIR to another folder"
-SHARED, READABLE = 0o1777, 0o644  # of the folder, of a lock: flock needs no right to write
+SHARED, READABLE = 0o1777, 0o644  # modes of the folder and of a lock: flock needs no write permission
 
 
 def cards_here() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; none without a GPU."""
+    """List the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none without a GPU."""
     import torch
 
     count = torch.cuda.device_count()
@@ -37,23 +37,23 @@ def cards_here() -> list[str]:
 def leased(
     cards: list[str], count: int, say: Callable[[str], None], folder: Path | None = None, every: float = 1.0
 ) -> Iterator[list[str]]:
-    """Hold `count` of `cards` (none where there are none), waiting until as many are free.
+    """Hold a lease on `count` of `cards` (none if there are none), waiting until as many are free.
 
-    A lease is a lock of a file, so it ends with the process that holds it, however that ends. All or none are taken:
-    two that wait for each other's second card would wait for ever.
+    A lease is a file lock, so it ends with the process that holds it, however that ends. All or none are taken: two
+    processes that each wait for the other's second card would wait for ever.
 
     Args:
-        cards: Names of the cards here.
-        count: How many to hold.
-        say: Told once that it waits.
-        folder: Where the locks lie; by default a folder of the machine's temporary one.
-        every: Seconds between two looks.
+        cards: Names of the GPUs here.
+        count: Number of GPUs to hold.
+        say: Called once with a message if it has to wait.
+        folder: Folder of the locks; by default one in the machine's temporary folder.
+        every: Seconds between attempts.
 
     Yields:
-        The names of the cards that are held.
+        The names of the GPUs that are held.
 
     Raises:
-        UserError: There are fewer cards than asked for, or the folder of locks is not safe.
+        UserError: There are fewer GPUs than asked for, or the folder of locks is not safe.
     """
     if not cards:
         yield []
@@ -79,7 +79,7 @@ def leased(
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[int]:
-    """Open the folder of locks, which is made where it is missing. UserError where it is not safe."""
+    """Open the folder of locks, creating it if missing; UserError if it is not safe."""
     try:
         folder.mkdir()
         made = True
@@ -95,7 +95,7 @@ def _opened(folder: Path) -> Iterator[int]:
         found = os.fstat(place)
         ours, sticky = found.st_uid == os.geteuid(), bool(found.st_mode & stat.S_ISVTX)
         open_to_others = bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not sticky
-        if ours and (made or open_to_others):  # earlier versions made it without the sticky bit
+        if ours and (made or open_to_others):  # earlier versions created it without the sticky bit
             os.fchmod(place, SHARED)
         elif open_to_others or not (ours or sticky or found.st_uid == 0):
             raise UserError(
@@ -109,7 +109,7 @@ def _opened(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _locked(place: int, name: str) -> Iterator[bool]:
-    """Hold the lock `name` of a folder; False where another process holds it. It goes with the process."""
+    """Hold the lock `name`, released with the process at the latest; yield False if another process holds it."""
     try:
         lock = _open_lock(place, name)
     except OSError as error:
@@ -126,7 +126,7 @@ def _locked(place: int, name: str) -> Iterator[bool]:
 
 
 def _open_lock(place: int, name: str) -> int:
-    """Open a lock file for reading; one that is missing is made, readable by every user."""
+    """Open a lock file for reading; create a missing one, readable by every user."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         return os.open(name, flags, dir_fd=place)

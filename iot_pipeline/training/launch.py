@@ -1,4 +1,4 @@
-"""The command line and environment of a training subprocess."""
+"""Command line and environment of a training subprocess."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUILD_BASE = "iot_pipeline.tiny_base.__main__"
 
 
 def command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
-    """argv of a run of `module` on this machine: plain python for one process, torchrun for more."""
+    """Build the command line that runs `module` on this machine: plain python for one process, torchrun for more."""
     if processes == 1:
         return [sys.executable, "-m", module, str(config_path)]
     return [
@@ -26,9 +26,9 @@ def command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[
 
 
 def accelerate_command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
-    """argv under `accelerate launch`, which sets the same variables as torchrun. UserError for many without a GPU.
+    """Build the command line for `accelerate launch`, which sets the same variables as torchrun.
 
-    There `accelerate launch --cpu --num_processes 2` would silently run one.
+    UserError for several processes without a GPU: `accelerate launch --cpu --num_processes 2` would silently run one.
     """
     import torch
 
@@ -44,15 +44,15 @@ def accelerate_command(config_path: Path, processes: int = 1, module: str = TRAI
 
 
 def fake_command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
-    """argv of a training that learns nothing (fake.py); a base is built for real."""
+    """Build the command line of the fake trainer (fake.py); a base is built for real."""
     return command(config_path, 1, FAKE if module == TRAIN else module)
 
 
 class Launcher(Protocol):
-    """What a trainer is: how the processes of a payload are started. All else is the same for all."""
+    """Launcher of a trainer: the command line that starts its processes; trainers differ in nothing else."""
 
     def __call__(self, config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
-        """argv of a run of `module` with the configuration file, in `processes` processes."""
+        """Build the command line that runs `module` with the configuration file in `processes` processes."""
 
 
 LAUNCHERS: dict[str, Launcher] = {"local": command, "accelerate": accelerate_command, "fake": fake_command}
@@ -60,10 +60,10 @@ MOST_CPU_PROCESSES = 4
 
 
 def processes_here(tiny: bool) -> int:
-    """One process a GPU; without any, one a core (up to 4) for the tiny base, and one for any other.
+    """Return the number of processes: one per GPU; without GPUs one per core (up to 4) for the tiny base, else one.
 
-    Two processes of one thread read 1.34 times the tokens of one with two threads (tiny base, 2 cores): its matrices
-    are too small to be shared out. A real base's are not, and each process holds it in memory.
+    Two single-thread processes read 1.34 times the tokens of one with two threads (tiny base, 2 cores), because its
+    matrices are too small to split. A real base's are not, and each process holds it in memory.
     """
     import torch
 
@@ -71,12 +71,12 @@ def processes_here(tiny: bool) -> int:
 
 
 def threads_of(processes: int, threads: int | None = None) -> int:
-    """CPU threads of one of `processes`: `threads` where it is set, else its share of the cores."""
+    """Return the CPU threads of one process: `threads` if set, else its share of the cores."""
     return threads or max(1, (os.cpu_count() or 1) // processes)
 
 
 def environment(base: str, processes: int = 1, threads: int | None = None) -> dict[str, str]:
-    """Variables to add to the parent's: threads that yield, no tokenizer threads, no hub unless `base` is on it.
+    """Return the environment variables to add: passive waiting, no tokeniser threads, no hub unless `base` is on it.
 
     Without the passive wait policy two jobs on the same cores run ten times slower.
     """

@@ -1,4 +1,4 @@
-"""LoRA on a causal language model: making it, counting it."""
+"""LoRA on a causal language model: configuration and parameter counts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ PAPER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters of base plus adapter, and those that are trained."""
+    """Parameter counts of base plus adapter: those that are trained, and all."""
 
     trainable: int
     total: int
 
 
 def count_parameters(parameters: Iterable[Any]) -> int:
-    """Weights of `parameters`, those that are packed two to a byte (nf4) counted as the weights they stand for."""
+    """Count the weights of `parameters`; nf4 stores two in a byte, and each counts as one."""
     states = ((parameter, getattr(parameter, "quant_state", None)) for parameter in parameters)
     return sum(math.prod(state.shape) if state is not None else parameter.numel() for parameter, state in states)
 
 
 def lora_config(r: int, alpha: int, dropout: float, targets: Sequence[str] | str) -> Any:
-    """peft's LoraConfig for a causal model; `targets` are module names or "all-linear"."""
+    """Build peft's LoraConfig for a causal language model; `targets` are module names or "all-linear"."""
     from peft import LoraConfig, TaskType
 
     modules = targets if isinstance(targets, str) else list(targets)
@@ -36,7 +36,7 @@ def lora_config(r: int, alpha: int, dropout: float, targets: Sequence[str] | str
 
 
 def largest_change(adapter: Path, start: Path | None) -> float:
-    """Largest absolute change of the adapter's B matrices since training began: from 0, or from the adapter `start`."""
+    """Return the largest absolute change of the adapter's B matrices: from 0, or from the adapter `start`."""
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -49,7 +49,7 @@ def largest_change(adapter: Path, start: Path | None) -> float:
 def trainable_parameters(
     config: Any, r: int = 16, targets: Sequence[str] | str = PAPER_TARGETS, alpha: int = 32
 ) -> ParameterCount:
-    """Count for a transformers `config` without allocating a weight (meta device)."""
+    """Count the parameters for a transformers `config` without allocating a weight (meta device)."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""The loss on supervised positions only."""
+"""Loss on supervised positions only."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from iot_pipeline.sft.tensors import IGNORED
 
 
 def causal_loss(model: Any, ids: Any, labels: Any, weights: Any | None = None, positions: Any | None = None) -> Any:
-    """Sum of the token losses of right-padded `ids` and `labels`, both int64 [rows, width].
+    """Sum the token losses of right-padded `ids` and `labels`, both int64 [rows, width].
 
-    No attention mask: with padding on the right, causality alone keeps real tokens from seeing it, and the
-    attention kernel stays the fast one. The vocabulary projection runs on supervised positions only.
-    `weights` (float, broadcast to [rows, width]) multiplies each token's loss. `positions` of packed rows begin at
-    0 with each row; without a mask and without a cache transformers takes that as the border that attention does not
+    There is no attention mask: with padding on the right, causality alone hides it from real tokens, and the attention
+    kernel stays the fast one. The vocabulary projection runs on supervised positions only.
+    `weights` (float, broadcast to [rows, width]) multiplies each token's loss. `positions` of packed rows restart at 0
+    with each row; without a mask and without a cache transformers takes this as the border that attention does not
     cross (flash attention by sequence lengths, sdpa by a block mask).
     """
     import torch

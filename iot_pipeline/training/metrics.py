@@ -1,4 +1,4 @@
-"""How fast a training runs and how much of the machine it uses."""
+"""Speed and hardware use of a training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from iot_pipeline.training.lora import count_parameters
 
-# Dense bf16 peaks in FLOP/s from the makers' data sheets (sparse figures halved); the first whole word that fits.
+# Dense bf16 peaks in FLOP/s from vendors' data sheets (sparse figures halved); the first whole-word match counts.
 PEAK_BF16 = {
     "H200": 989e12,
     "GH200": 989e12,
@@ -28,10 +28,10 @@ PEAK_BF16 = {
 
 
 class Clock:
-    """Seconds of the parts of a training, and how many of them went into forward, backward and optimiser.
+    """Clock of a training: seconds of its parts, and of forward, backward and optimiser together.
 
-    A card computes after it was told to, so there its own events are read, once a step (`collect`): to wait for it
-    inside a step would slow it down.
+    A GPU computes asynchronously, so its own events are read, once a step (`collect`): waiting for it within a step
+    would slow it down.
     """
 
     def __init__(self, device: Any) -> None:
@@ -42,14 +42,14 @@ class Clock:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the block for a part of `seconds`; it must end when the card has ended."""
+        """Time the block as a part of `seconds`; it must end with the GPU idle."""
         started = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - started
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Count the block as computing."""
+        """Time the block as computing."""
         if self.device.type != "cuda":
             started = time.perf_counter()
             yield
@@ -64,7 +64,7 @@ class Clock:
         self._events.append(pair)
 
     def collect(self) -> None:
-        """Add what the card's events say; waits for the last of them."""
+        """Add the times of the GPU's events; waits for the last of them."""
         for begin, end in self._events:
             end.synchronize()
             self.computed += begin.elapsed_time(end) / 1000
@@ -72,11 +72,11 @@ class Clock:
 
 
 def flops_per_token(model: Any, length: float, supervised_share: float) -> float:
-    """Floating-point operations of one trained token, forward and backward, with the base frozen.
+    """Return the FLOPs of one trained token, forward and backward, with the base frozen.
 
-    4 N + 2 A + 6 L d T: N weights of the body, through which values go forward and gradients back (no weight
-    gradients: it is frozen); A adapter weights, whose gradients are computed; attention over T = `length` positions
-    in L layers of width d, half of it masked. The output projection counts for supervised tokens only.
+    4 N + 2 A + 6 L d T: N weights of the body, for values forward and gradients backward (no weight gradients, because
+    it is frozen); A adapter weights, for their gradients; attention over T = `length` positions in L layers of width d,
+    half of it masked. The output projection counts for supervised tokens only.
     """
     config = model.config
     trainable = count_parameters(p for p in model.parameters() if p.requires_grad)
@@ -88,13 +88,13 @@ def flops_per_token(model: Any, length: float, supervised_share: float) -> float
 
 
 def mfu(flops_per_second: float, device_name: str) -> float | None:
-    """Share of one card's dense bf16 peak that the model's own operations use; None for a card not in the table."""
+    """Return the MFU: share of one GPU's dense bf16 peak that the model's operations use; None for an unknown GPU."""
     peaks = [peak for name, peak in PEAK_BF16.items() if re.search(rf"\b{name}\b", device_name)]
     return round(flops_per_second / peaks[0], 4) if peaks else None
 
 
 def peak_memory_gib(device: Any) -> float:
-    """Most memory in use so far, GiB: of the card where there is one, else of this process."""
+    """Return the peak memory so far in GiB: of the GPU if there is one, else of this process."""
     import torch
 
     if device.type == "cuda":

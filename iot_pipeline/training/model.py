@@ -1,4 +1,4 @@
-"""The machine and the adapted model of a training process."""
+"""Machine and adapted model of a training process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from iot_pipeline.training.lora import lora_config
 
 @dataclass(frozen=True)
 class Machine:
-    """This process among `world`, its device and the type it computes in."""
+    """Machine of one process: its rank among `world`, device and precision."""
 
     rank: int
     world: int
@@ -37,11 +37,11 @@ class Machine:
     device_name: str
 
     def describe(self) -> str:
-        """For a log line."""
+        """Describe the machine for a log line."""
         return f"{self.device_name}, {'bf16' if self.bf16 else 'fp32'}, {self.threads} thread(s)"
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-able values."""
+        """Return JSON values."""
         import peft
         import torch
         import transformers
@@ -65,18 +65,18 @@ class Machine:
 
     @property
     def attention(self) -> str:
-        """The attention kernel that a base is loaded with here."""
+        """Attention kernel that a base is loaded with here."""
         import torch
 
         return attention_kernel(self.device, torch.bfloat16 if self.bf16 else torch.float32)
 
     @property
     def flash(self) -> bool:
-        """Whether attention reads packed rows by their lengths; a block mask costs more than 5 % of padding does."""
+        """True if attention reads packed rows by their lengths; a block mask costs more than 5 % of padding does."""
         return self.attention != "sdpa"
 
     def autocast(self) -> Any:
-        """Context of a forward pass."""
+        """Return the autocast context of a forward pass."""
         import torch
 
         if not self.bf16:
@@ -84,7 +84,7 @@ class Machine:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def sum_gradients(self, parameters: list[Any], total: Any) -> None:
-        """Add gradients and `total` (any shape) over all processes, in one message; nothing to do for one process."""
+        """Sum gradients and `total` (any shape) over all processes, in one message; does nothing for one process."""
         if self.world == 1:
             return
         import torch
@@ -102,7 +102,7 @@ class Machine:
         total.copy_(flat[place:].view_as(total))
 
     def most(self, number: int) -> int:
-        """The largest `number` of all processes."""
+        """Return the largest `number` over all processes."""
         if self.world == 1:
             return number
         import torch
@@ -113,14 +113,14 @@ class Machine:
         return int(largest)
 
     def wait_for_all(self) -> None:
-        """Until every process is here; nothing to do for one."""
+        """Wait until every process arrives; does nothing for one process."""
         if self.world > 1:
             import torch.distributed as distributed
 
             distributed.barrier()
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group once every process arrives."""
         self.wait_for_all()
         if self.world > 1:
             import torch.distributed as distributed
@@ -129,19 +129,19 @@ class Machine:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed arrays in this process (glibc only): giving them back after every operation costs a fifth."""
+    """Keep freed memory in this process (glibc only): returning it after every operation costs a fifth."""
     import ctypes
 
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
-        return  # another C library: only speed is at stake
+        return  # another C library: slower, nothing else
     for option, value in ((-1, 2**31 - 1), (-2, 64 << 20), (-4, 0)):  # trim threshold, top pad, no mmap
         mallopt(option, value)
 
 
 def driver_version() -> str | None:
-    """Version of the GPU's driver; None where nvidia-smi cannot be asked."""
+    """Return the GPU driver's version, None if nvidia-smi does not answer."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.split("\n")[0]
@@ -150,9 +150,9 @@ def driver_version() -> str | None:
 
 
 def find_machine(threads: int | None = None, precision: str = "auto", cards: bool = True) -> Machine:
-    """Device and processes as the launcher set them; joins the process group.
+    """Find device and processes as the launcher set them, and join the process group.
 
-    A GPU where there is one, unless `cards` is false.
+    `precision`: "auto" (bf16 where a GPU supports it), "on" or "off". `cards` False: no GPU even if there is one.
     """
     import torch
 
@@ -175,13 +175,13 @@ def find_machine(threads: int | None = None, precision: str = "auto", cards: boo
 
 
 def adapted_model(config: TrainConfig, machine: Machine) -> Any:
-    """The base with a fresh LoRA adapter, or with that of `warm_start`; only the adapter is trainable."""
+    """Load the base with a fresh LoRA adapter or that of `warm_start`; only the adapter is trainable."""
     import torch
     from peft import get_peft_model
 
     check_sharding(config, machine.world)
     dtype = torch.bfloat16 if machine.bf16 else torch.float32
-    # What is to be sharded goes to the device layer by layer: whole it may not fit there.
+    # A base to be sharded moves to the device layer by layer: whole, it may not fit there.
     base = load_base(config.base, dtype, config.quantisation, machine.device, move=not config.shard)
     if config.quantisation == "nf4":
         from peft import prepare_model_for_kbit_training
@@ -202,9 +202,9 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
 
 
 def save_adapter(model: Any, config: TrainConfig) -> None:
-    """`adapter_model.safetensors` and `adapter_config.json`, peft's layout, with sorted keys and no machine path.
+    """Write the adapter in peft's layout (weights and adapter_config.json), with sorted keys and no local path.
 
-    The file of weights records the base's identity, without which no adapter is loaded again.
+    The weights file records the base's identity, without which no adapter is loaded.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save

@@ -1,4 +1,4 @@
-"""What a training process tells: people, Dagster and `progress.jsonl`, from rank 0 only."""
+"""Progress of a training process for people, Dagster and `progress.jsonl`, from rank 0 only."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 
 @dataclass
 class Reporter:
-    """Where live lines go: Dagster when it listens, the terminal when not, `progress.jsonl` always (rank 0)."""
+    """Reporter of rank 0: live lines go to Dagster if it listens, else to the terminal; facts to `progress.jsonl`."""
 
     pipes: Any | None
     out: Path
     first: bool
 
     def line(self, text: str) -> None:
-        """One line for people."""
+        """Report one line of text."""
         if self.first:
             if self.pipes is not None:
                 self.pipes.log.info(text)
@@ -29,29 +29,29 @@ class Reporter:
                 print(text, flush=True)
 
     def progress(self, **facts: Any) -> None:
-        """One line of facts in `progress.jsonl`."""
+        """Append one line of facts to `progress.jsonl`."""
         if self.first:
             with (self.out / "progress.jsonl").open("a") as file:
                 file.write(json.dumps(facts) + "\n")
 
     def final(self, facts: dict[str, Any]) -> None:
-        """The result, to whoever started the run."""
+        """Send the result to Dagster, if it started the run."""
         if self.first and self.pipes is not None:
             self.pipes.report_custom_message(facts)
 
 
 def complain(error: Exception) -> None:
-    """The one line of error with which a training process ends.
+    """Write the one-line error with which a training process ends.
 
-    It is one write: `print` writes the line's end apart, and processes that fail together share one output, in which
-    the line of one would then run on into another's.
+    It is a single write: `print` writes the newline separately, and processes that fail together share one output, in
+    which their lines would run into each other.
     """
     sys.stderr.write(f"error: {error}\n")
     sys.stderr.flush()
 
 
 def describe_progress(facts: dict[str, Any]) -> str:
-    """One line of progress.jsonl in words."""
+    """Describe one line of progress.jsonl in words."""
     parts = [f"step {facts['step']} of {facts['steps']}", f"loss {facts['loss']:.4f}"]
     if facts.get("tokens_per_second"):
         parts.append(f"{facts['tokens_per_second']:,.0f} tokens/s")
@@ -68,7 +68,7 @@ def describe_progress(facts: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def dagster_pipes() -> Iterator[Any | None]:
-    """Dagster's end of the line, on rank 0 of a run that Dagster started; else None."""
+    """Open Dagster Pipes on rank 0 of a run that Dagster started; else yield None."""
     if "DAGSTER_PIPES_CONTEXT" not in os.environ or os.environ.get("RANK", "0") != "0":
         yield None
         return

@@ -1,4 +1,4 @@
-"""The training subprocess: `python -m iot_pipeline.training.train CONFIG.json`, alone or under torchrun."""
+"""Training subprocess: `python -m iot_pipeline.training.train CONFIG.json`, alone or under torchrun."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes, de
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the configuration file named on the command line; exit code 0, or 2 after one line of error."""
+    """Train by the configuration file named on the command line; exit code 0, or 2 after a one-line error."""
     given = sys.argv[1:] if arguments is None else arguments
     if len(given) != 1:
         print("usage: python -m iot_pipeline.training.train CONFIG.json", file=sys.stderr)
@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
-    """Train as `config` says; returns what training.json holds.
+    """Train as `config` says; return the content of training.json.
 
-    Picks up its own checkpoint after a kill; a training that has ended already is not done again.
+    Resumes from its own checkpoint after a kill; a finished training is not repeated.
     """
     if (result := finished(config)) is not None:
         return result
@@ -68,7 +68,7 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
 
 
 class _Training:
-    """One training in one process: its parts, and how far it is."""
+    """One training in one process: its parts and its progress."""
 
     def __init__(self, config: TrainConfig, machine: Machine, reporter: Reporter) -> None:
         import torch
@@ -120,9 +120,9 @@ class _Training:
         )
 
     def resume(self) -> None:
-        """Go on from the checkpoint of this very configuration, where there is one."""
+        """Resume from the checkpoint of this exact configuration, if there is one."""
         if self.machine.rank == 0:
-            for half in self.config.out.glob(".*.tmp"):  # what a kill in the middle of a write left
+            for half in self.config.out.glob(".*.tmp"):  # left by a kill during a write
                 half.unlink()
         found = checkpoint.load(self.config.out, self.parameters, self.optimiser, self.key)
         if found:
@@ -134,7 +134,7 @@ class _Training:
         self.step = self.begun
 
     def loop(self) -> None:
-        """Every step that is left, with live lines, measurements and checkpoints."""
+        """Run the remaining steps, with live lines, validation and checkpoints."""
         import torch
 
         config, plan = self.config, self.plan
@@ -166,7 +166,7 @@ class _Training:
                 self._save()
 
     def _save_is_due(self) -> bool:
-        """By steps, by minutes, and behind the last step: what follows must not cost the training."""
+        """True by steps, by minutes, and after the last step: a later failure must not cost the training."""
         minutes = (time.perf_counter() - self.saved) / 60
         return self.step % self.config.save_every == 0 or minutes >= self.config.save_minutes or self._ended()
 
@@ -188,7 +188,7 @@ class _Training:
         self.saved = time.perf_counter()
 
     def _step(self, rows: np.ndarray) -> float:
-        """One optimiser step; returns the mean loss of its supervised tokens over all processes."""
+        """Run one optimiser step; return the mean loss of its supervised tokens over all processes."""
         import torch
 
         divisor, before = self.batches.weight_total(rows), self.batches.halvings
@@ -207,7 +207,7 @@ class _Training:
             self.optimiser.zero_grad()
         loss, halved = sums.tolist()
         self.clock.collect()
-        if halved:  # in some process: all go on with what that one can hold, and the first one says so
+        if halved:  # in some process: all adopt its limit, and rank 0 reports it
             self._shrink_to(self.machine.most(self.batches.halvings))
             self.reporter.line(
                 f"out of memory at step {self.step + 1}: forward passes of {self.batches.most()} at most from here "
@@ -220,7 +220,7 @@ class _Training:
         return loss
 
     def _gradients(self, rows: np.ndarray, divisor: float) -> Any:
-        """Forward and backward of this process's share; returns its part of the loss."""
+        """Run forward and backward on this process's share; return its part of the loss."""
         import torch
 
         total = torch.zeros((), device=self.machine.device)
@@ -233,10 +233,10 @@ class _Training:
         return total
 
     def _shrink(self, error: Exception, batches: Batches, where: str) -> None:
-        """Halve the forward passes of `batches` after an out-of-memory error. UserError where they cannot shrink."""
+        """Halve the forward passes of `batches` after an out-of-memory error; UserError if they cannot shrink."""
         import torch
 
-        if self.config.shard:  # the other processes wait for this one's part of the next layer
+        if self.config.shard:  # the others wait for this process's part of the next layer
             raise UserError(f"out of memory {where} with sharded layers: lower IOT_TRAIN_MICRO_ROWS") from error
         if not batches.shrink():
             raise UserError(
@@ -246,13 +246,13 @@ class _Training:
         torch.cuda.empty_cache()
 
     def _shrink_to(self, halvings: int) -> None:
-        """Forward passes halved so often, in training and in validation."""
+        """Halve the forward passes to `halvings` in total, in training and in validation."""
         for batches in filter(None, (self.batches, self.validation)):
             while batches.halvings < halvings and batches.shrink():
                 pass
 
     def _validation_loss(self) -> float | None:
-        """Loss on the common validation rows; None without any. Halves its forward passes where memory runs out."""
+        """Return the loss on the common validation rows, None without any; halves forward passes if memory runs out."""
         import torch
 
         if self.validation is None:
@@ -288,7 +288,7 @@ class _Training:
         self.reporter.progress(**facts)
 
     def _speed(self) -> dict[str, Any]:
-        """Tokens a second and MFU of training alone (no validation, no checkpoints), and peak memory.
+        """Return tokens a second and MFU of training alone (no validation, no checkpoints), and peak memory.
 
         Tokens a second count every row read; MFU counts what was computed: equal rows once.
         """
@@ -300,8 +300,8 @@ class _Training:
         }
 
     def finish(self) -> dict[str, Any]:
-        """Choose the adapter, measure it, write everything; returns what training.json holds."""
-        self.machine.wait_for_all()  # the best adapter is written by the first process and read by all
+        """Choose the adapter, validate it, write all files; return the content of training.json."""
+        self.machine.wait_for_all()  # rank 0 writes the best adapter, all read it
         kept = self.selection.restore() if self.config.keep == "best" and self.selection.history else self.step
         if self.machine.rank == 0:  # before anything that may fail
             save_adapter(self.model, self.config)
@@ -315,7 +315,7 @@ class _Training:
             "timings": self._timings(),
         }
         if self.machine.rank == 0:
-            write_json(self.config.out / RESULT, result)  # last: it says that the rest is whole
+            write_json(self.config.out / RESULT, result)  # last: it marks the rest as complete
             for name in (checkpoint.FILE, early_stopping.FILE):
                 (self.config.out / name).unlink(missing_ok=True)
             self.reporter.final(result)
@@ -327,7 +327,7 @@ class _Training:
         return result
 
     def _facts(self, kept: int) -> dict[str, Any]:
-        """What the training was, the same on any machine but for rounding."""
+        """Return the facts of the training, equal on any machine except for rounding."""
         final = self.losses[-max(1, self.plan.steps // 20) :]
         return {
             "processes": self.machine.world,
@@ -365,7 +365,7 @@ class _Training:
 
 
 def schedule(kind: str, step: int, steps: int, warmup: int) -> float:
-    """Factor of the learning rate at `step` (0-based): linear warm-up, then cosine or linear to 0, or constant."""
+    """Return the learning-rate factor at `step` (0-based): linear warm-up, then cosine or linear to 0, or constant."""
     warmup = min(warmup, max(1, steps // 5))
     if step < warmup:
         return (step + 1) / warmup
@@ -374,7 +374,7 @@ def schedule(kind: str, step: int, steps: int, warmup: int) -> float:
 
 
 def exit_with_parent(every: float = 2.0) -> None:
-    """End this process when the one named in IOT_PARENT_PID, or its own parent, is gone."""
+    """Exit when the process named in IOT_PARENT_PID, or this process's own parent, has ended."""
     named, own = os.environ.get("IOT_PARENT_PID"), os.getppid()
     if not named:
         return

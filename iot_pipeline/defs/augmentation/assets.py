@@ -1,4 +1,4 @@
-"""Group augmentation: the three tracks, one increment a stage. Same rows, same order, same labels in each."""
+"""Asset group augmentation: three tracks with one increment per stage, and the same rows, order and labels in each."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -41,12 +41,12 @@ DATA = ["flows", "evaluation_split", "training_order"]
 
 
 def answered(asset: str, partitions: dg.PartitionsDefinition | None = None) -> list[dg.AssetCheckSpec]:
-    """The check that stands between answers and the hours of training that follow."""
+    """Return the quarantine check, which blocks training if too many rows have no answer."""
     return [dg.AssetCheckSpec("few_rows_without_answer", asset=asset, blocking=True, partitions_def=partitions)]
 
 
 def increment(step: Step) -> pd.DataFrame:
-    """The rows that this stage adds; a pool smaller than the stage is noted."""
+    """Return the rows that this stage adds; a train pool smaller than the stage is noted."""
     stage = Partition.parse(step.artefact.partition).stage
     order = step.input("training_order") / "order.parquet"
     start, stop, requested = stage_rows(stage, pool_size(order))
@@ -56,12 +56,12 @@ def increment(step: Step) -> pd.DataFrame:
 
 
 def prompt_of(step: Step, track: str) -> PromptFile:
-    """The frozen prompt of a track."""
+    """Load the prompt snapshot of a track."""
     return load_prompt(step.input("prompt", track) / "prompt.md", model=step.settings.teacher_model)
 
 
 def brief(step: Step) -> TrackConfig:
-    """What the teacher is told besides flow and label."""
+    """Return the track config: what the teacher receives besides flow and label."""
     chosen = step.settings
     return TrackConfig(
         spec=text_spec(step),
@@ -77,12 +77,12 @@ def brief(step: Step) -> TrackConfig:
 
 
 def ask_original(step: Step, prompt: PromptFile, engine: TeacherProtocol) -> TrackResult:
-    """The increment's original answers."""
+    """Ask for the increment's original answers."""
     return build_original(increment(step), prompt, engine, brief(step), step.log, text_writer(step))
 
 
 def ask_validation(step: Step, prompt: PromptFile, engine: TeacherProtocol) -> TrackResult:
-    """Answers to validation flows."""
+    """Ask for answers to validation flows."""
     rows = labelled_flows(
         step.input("flows") / "flows.parquet",
         step.input("evaluation_split") / "records.parquet",
@@ -95,14 +95,14 @@ def ask_validation(step: Step, prompt: PromptFile, engine: TeacherProtocol) -> T
 
 
 def ask_paraphrased(step: Step, prompt: PromptFile, engine: TeacherProtocol, answers: Mapping[Key, str]) -> TrackResult:
-    """The increment's paraphrases of `answers`."""
+    """Ask for paraphrases of the increment's `answers`."""
     return build_paraphrased(increment(step), answers, prompt, engine, brief(step), step.log, text_writer(step))
 
 
 def ask_feature_varied(
     step: Step, prompt: PromptFile, engine: TeacherProtocol, answers: Mapping[Key, str]
 ) -> TrackResult:
-    """The increment's varied flows and their answers."""
+    """Vary flows of the increment and ask for their answers."""
     forbidden = evaluation_prompts(step)
     return build_feature_varied(
         increment(step),
@@ -119,7 +119,7 @@ def ask_feature_varied(
 
 
 def finish(step: Step, result: TrackResult) -> None:
-    """Write a track and show what it took."""
+    """Write a track, show its counts, and check its quarantine rate."""
     write_track(result, step.folder)
     step.json("report.json", result.report)
     step.json("usage.json", result.usage, volatile=True)
@@ -146,7 +146,7 @@ def finish(step: Step, result: TrackResult) -> None:
     check_specs=answered("original", grid(tracks=["original"])),
 )
 def original(context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource) -> dg.MaterializeResult:
-    """One explanation for each flow group and label of the stage's increment, shared by its rows."""
+    """Original track: one explanation for each flow group and label of the stage's increment, shared by its rows."""
     with lake.step(context) as step:
         with teacher.open(step) as engine:
             result = ask_original(step, prompt_of(step, "original"), engine)
@@ -175,7 +175,7 @@ def validation_answers(
 def paraphrased(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
 ) -> dg.MaterializeResult:
-    """The first row of a group keeps the original answer; each further row gets a paraphrase of its own."""
+    """Paraphrased track: the first row of a group has the original answer, each further row a paraphrase of its own."""
     stage = Partition.parse(context.partition_key).stage
     with lake.step(context) as step:
         answers = read_answers(step.input("original", Partition(stage, "original").key))
@@ -194,7 +194,7 @@ def paraphrased(
 def feature_varied(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
 ) -> dg.MaterializeResult:
-    """The first row of a group keeps flow and answer; each further row is varied and explained anew."""
+    """Feature-varied track: the first row of a group stays as it is, each further row is varied and explained anew."""
     stage = Partition.parse(context.partition_key).stage
     with lake.step(context) as step:
         answers = read_answers(step.input("original", Partition(stage, "original").key))

@@ -1,4 +1,4 @@
-"""Group baseline: what the student is measured against, on the same rows and the same test set."""
+"""Asset group baseline: models that the student is compared with, on the same rows and the same test set."""
 
 import os
 
@@ -30,7 +30,7 @@ from iot_pipeline.reporting import figures
     deps=["flows", "evaluation_split", "training_order"],
 )
 def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """AutoGluon, LightGBM and a hash lookup trained on the stage's rows (`ALL` = the whole train pool)."""
+    """AutoGluon, LightGBM and a hash lookup: trained on the stage's rows (`ALL` = the whole train pool), evaluated."""
     with lake.step(context) as step:
         train, sides = data(step)
         both = pd.concat(sides.values(), ignore_index=True)
@@ -46,7 +46,7 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
 
 
 def data(step: Step) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """The stage's training rows, exactly the student's, and the distinct flows of calibration and test side."""
+    """Return the stage's training rows, exactly the student's, and the distinct flows of calibration and test side."""
     flows, order = step.input("flows") / "flows.parquet", step.input("training_order") / "order.parquet"
     records = step.input("evaluation_split") / "records.parquet"
     _, stop, _ = stage_rows(step.artefact.partition, pool_size(order))
@@ -55,8 +55,10 @@ def data(step: Step) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
 
 
 def configurations(step: Step) -> list[AutoMLConfig]:
-    """AutoGluon's: the fixed one, which every student is held against, and the time-limited preset beside it if one is
-    set (only that reads the time)."""
+    """Return AutoGluon's configurations: the fixed one, and a time-limited preset if one is set.
+
+    Students are compared with the fixed one. Only the preset reads IOT_AUTOML_SECONDS.
+    """
     preset, seed = step.settings.automl_preset, step.settings.seed
     cores = step.unrecorded.threads or os.cpu_count() or 1
     fixed = AutoMLConfig(seed=seed, cores=cores)
@@ -66,7 +68,7 @@ def configurations(step: Step) -> list[AutoMLConfig]:
 
 
 def score(step: Step, result: BaselineResult) -> None:
-    """Calibrate and evaluate one baseline; writes calibrated predictions and metrics under its name."""
+    """Calibrate and evaluate one baseline; write calibrated predictions and metrics under its name."""
     records = step.input("evaluation_split") / "records.parquet"
     classes, seed = step.spec.classes, step.settings.seed
     calibration = read_side(side_records(records, "calibration"), classes)

@@ -1,4 +1,4 @@
-"""Group evaluation: every checkpoint on the one fixed test set, its explanations, and what inference costs."""
+"""Asset group evaluation: checkpoints on the one fixed test set, their explanations, and the inference benchmark."""
 
 import time
 from contextlib import AbstractContextManager
@@ -36,13 +36,13 @@ DATA = ["flows", "evaluation_split", "training_order", "base_model"]
 
 
 def student(step: Step, stage: str, track: str) -> AbstractContextManager[Student]:
-    """The student of one checkpoint, for as long as it is open."""
+    """Open the student of one checkpoint for a `with` block."""
     adapter = step.input(f"lora_checkpoint/{stage}", Partition(stage, track).key)
     return opened_student(step, base_location(step), adapter)
 
 
 def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
-    """(flow groups, texts) of the distinct flows of one side."""
+    """Return flow groups and texts of the distinct flows of one side."""
     flows = distinct_flows(
         step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", side
     )
@@ -50,7 +50,7 @@ def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
 
 
 def class_scores(step: Step, model: Student, texts: list[str]) -> np.ndarray:
-    """Log-probability of each class for flow texts, float64 [texts, classes]."""
+    """Score each class for flow texts: log-probabilities, float64 [texts, classes]."""
     tasks = step.settings.tasks
     order = "label_first" if tasks == "both" else step.settings.answer_order
     prompts = [asked(text, "classify", tasks) for text in texts]
@@ -58,7 +58,7 @@ def class_scores(step: Step, model: Student, texts: list[str]) -> np.ndarray:
 
 
 def sides_scored(step: Step, stage: str, track: str) -> tuple[dict[str, tuple[list[str], np.ndarray]], float]:
-    """(flow groups, class scores) of each evaluation side, and the seconds that it took."""
+    """Score each evaluation side: (flow groups, class scores) by side, and the seconds taken."""
     scores, begin = {}, time.monotonic()
     with student(step, stage, track) as model:
         for side in ("validation", "calibration", "test"):
@@ -68,7 +68,7 @@ def sides_scored(step: Step, stage: str, track: str) -> tuple[dict[str, tuple[li
 
 
 def eval_metrics(stage: str) -> dg.AssetsDefinition:
-    """The metrics asset of one stage."""
+    """Define the metrics asset of one stage."""
 
     @dg.asset(
         **COMMON,
@@ -109,7 +109,7 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
 
 
 def show(step: Step, result: dict, title: str) -> None:
-    """Figures and headline of an evaluation on the asset's page."""
+    """Show metrics and figures of an evaluation on the asset's page."""
     for view, facts in result["views"].items():
         if facts is not None:
             step.note(
@@ -127,7 +127,7 @@ def show(step: Step, result: dict, title: str) -> None:
 
 
 def explanation_quality(stage: str) -> dg.AssetsDefinition:
-    """The explanation asset of one stage."""
+    """Define the explanation asset of one stage."""
 
     @dg.asset(
         **COMMON,
@@ -167,7 +167,7 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
 
 
 def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[tuple[str, bool]]]:
-    """Explanations of flows, and whether each ended: written freely, and grounded where the tokenizer allows of it."""
+    """Generate explanations, each with True if it ended: free, and grounded if the tokeniser allows it."""
     prompts = [asked(text, "explain", step.settings.tasks) for text in flows]
     longest = room_for(step.settings.explanation_words)
     ways = {"free": model.explain_ended(prompts, longest)}
@@ -180,14 +180,14 @@ def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[t
 
 
 def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[str, bool]]) -> dict[str, Any]:
-    """Explanations of flows scored as these classes, and whether each ended, judged by rule."""
+    """Check explanations by rule: `labels` are the scored classes, `written` has (text, True if it ended)."""
     signed = standardised(glossary_of(text_spec(step)))
     answers, ended = [text for text, _ in written], [done for _, done in written]
     return judge(flows, answers, labels, step.spec.classes, ended, rank_table(step), signed)
 
 
 def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What there was something to measure of."""
+    """Drop metrics that are None, and prefix the names of the others."""
     return {f"{prefix}{key}": value for key, value in aggregate.items() if value is not None}
 
 
@@ -197,7 +197,7 @@ quality_assets = [explanation_quality(stage) for stage in STAGES]
 
 @dg.asset(**COMMON, kinds={"pytorch"}, deps=[*DATA, *(["lora_checkpoint", stage] for stage in STAGES)], pool="gpu")
 def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """The ladder of optimisations, rung by rung, on the checkpoint of the largest stage made."""
+    """Inference benchmark: time per flow of each optimisation variant, on the largest stage's checkpoint."""
     with lake.step(context) as step:
         made = step.made("lora_checkpoint")
         if not made:

@@ -1,4 +1,4 @@
-"""Group flows: the source as delivered, and the flows that everything else is made of."""
+"""Asset group flows: the source as delivered, and the flows that everything else is derived from."""
 
 import json
 from dataclasses import asdict
@@ -20,7 +20,7 @@ CODE = code_version(__name__)
 
 @dg.asset(group_name="flows", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE)
 def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """The source as delivered, as Parquet: the user's files, or the simulator's Farm-Flow (labelled so)."""
+    """Source rows as delivered, in Parquet: the user's files, or the simulator's Farm-Flow (labelled as simulated)."""
     with lake.step(context) as step:
         out, source = step.folder / "raw.parquet", step.settings.source
         if source == "simulate":
@@ -63,7 +63,7 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
     ],
 )
 def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Every accepted row: 29 features, label, flow group and its number within the group."""
+    """Accepted rows, each with its features, label, flow group and number within the group."""
     with lake.step(context) as step:
         source = step.input("raw_flows")
         lost_lines = sum(json.loads((source / "source.json").read_text()).get("rejected", {}).values())

@@ -1,4 +1,4 @@
-"""Group prompts: the prompt files that users edit, frozen as they were when used."""
+"""Asset group prompts: snapshots of the prompt files that users edit."""
 
 import dagster as dg
 

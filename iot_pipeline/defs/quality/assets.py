@@ -1,4 +1,4 @@
-"""Group quality: what is wrong with the data, each finding as JSON, table and figure."""
+"""Asset group quality: defects and properties of the data, each as JSON, table and figure."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ COMMON: dict[str, Any] = {"group_name": "quality", "owners": ["team:data"], "cod
 
 @dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
 def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Rows whose 29 values, or whose text, occurred before: overall and by class, beside the published shares."""
+    """Duplicate rows by feature values and by flow text: overall and by class, next to the published shares."""
     with lake.step(context) as step:
         report = count_duplicates(step.input("flows") / "flows.parquet", step.spec)
         step.json("dedup_report.json", report)
@@ -38,7 +38,7 @@ def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
 
 @dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
 def label_conflicts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Identical flows under different labels, who is confused with whom, and the ceiling no model can pass."""
+    """Identical flows with different labels: the confused classes, and the accuracy ceiling for any model."""
     with lake.step(context) as step:
         report = find_conflicts(step.input("flows") / "flows.parquet", step.spec)
         step.json("label_conflicts.json", report)
@@ -50,7 +50,7 @@ def label_conflicts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
 
 @dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
 def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Every disagreement between the rows found, the published counts, and the published counts among themselves."""
+    """Disagreements of the published counts with the rows found, and with each other."""
     with lake.step(context) as step:
         report = find_mismatches(step.input("flows") / "flows.parquet", step.spec)
         step.json("dataset_mismatch.json", report)
@@ -62,7 +62,7 @@ def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 
 @dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
 def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Quantiles, zero variance, outliers and recovered scale of each feature in each class."""
+    """Profile of each feature in each class: quantiles, zero variance, outliers and recovered scale."""
     with lake.step(context) as step:
         report, table = profile_flows(step.input("flows") / "flows.parquet", step.spec)
         step.json("flow_profile.json", report)
@@ -79,7 +79,7 @@ def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
 
 @dg.asset(**COMMON, kinds={"duckdb", "sklearn"}, deps=["flows", "evaluation_split"])
 def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Readable rules of each class from the train pool, with coverage and precision on the test side."""
+    """Readable rules for each class, learned on the train pool; coverage and precision are of the test side."""
     with lake.step(context) as step:
         report = learn_patterns(
             step.input("flows") / "flows.parquet",
@@ -98,7 +98,7 @@ def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
 
 @dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
 def sample_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Seeded rows of each class side by side, scaled and raw, the features that differ most marked."""
+    """Seeded sample rows of each class side by side, scaled and raw; the features that differ most are marked."""
     with lake.step(context) as step:
         report, table = compare_samples(step.input("flows") / "flows.parquet", step.spec, seed=step.settings.seed)
         step.json("sample_comparison.json", report)

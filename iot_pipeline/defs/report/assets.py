@@ -1,4 +1,4 @@
-"""Group report: tracks and baselines in one table, cost, claims, the paper report, model cards."""
+"""Asset group report: tracks and baselines in one table, cost, claims, the paper report, model cards."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ from iot_pipeline.vocabulary import STAGES, TRACKS, Partition
 
 Taken = tuple[int, int, int, float]  # requests, prompt tokens, answer tokens, dollars
 COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": code_version(__name__)}
-# What reports are made from, in the order of the method; those of STAGED are one asset a stage.
+# Inputs of the reports, in the order of the method; those in STAGED have one asset per stage.
 ARTEFACTS = [
     "raw_flows",
     "flows",
@@ -54,7 +54,7 @@ REPORTS = ["track_comparison", "cost_report", "claims_audit"]
 
 
 def keys(names: list[str]) -> list[dg.AssetKey]:
-    """Asset keys of names, one a stage for those that have stages in their key."""
+    """Return asset keys of names, one per stage for those in STAGED."""
     return [
         dg.AssetKey(parts)
         for name in names
@@ -68,7 +68,7 @@ def keys(names: list[str]) -> list[dg.AssetKey]:
     deps=["evaluation_split", "training_order", "automl_baseline", *keys(["eval_metrics"])],
 )
 def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Every track and baseline at every stage made, in three views, with intervals, ceilings and paired tests."""
+    """Every track and baseline at every available stage: three views with intervals, ceilings and paired tests."""
     with lake.step(context) as step:
         known = gather(step.inputs("eval_metrics") | step.inputs("automl_baseline"))
         order = json.loads((step.input("training_order") / "order.json").read_text())
@@ -85,7 +85,7 @@ def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 
 
 def results_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The comparison as flat rows for terminal and UI: who, on what, accuracy in the views, ceilings."""
+    """Return the comparison as flat rows for terminal and UI: model, stage, accuracy in the views, ceilings."""
     return [
         {
             "model": flat["name"],
@@ -102,7 +102,7 @@ def results_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def paired_tracks(step: Step) -> list[dict[str, Any]]:
-    """A paired test of each two tracks at each stage that has both."""
+    """Run a paired test of each two tracks at each stage that has both."""
     made = step.made("eval_metrics")
     records = side_records(step.input("evaluation_split") / "records.parquet", "test")
     classes, found = step.spec.classes, []
@@ -127,7 +127,7 @@ def paired_tracks(step: Step) -> list[dict[str, Any]]:
 
 @dg.asset(**COMMON, kinds={"markdown"}, deps=TRACKS)
 def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Requests, tokens and dollars of each track's increments, beside what the prior work paid."""
+    """Requests, tokens and dollars of each track's increments, next to what the prior work paid."""
     with lake.step(context) as step:
         made = {a.partition: folder for track in TRACKS for a, folder in step.inputs(track).items()}
         usage = {name: json.loads((folder / "usage.json").read_text()) for name, folder in made.items()}
@@ -141,15 +141,17 @@ def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
 
 
 def asked_requests(folder: Path) -> set[tuple[str, str]]:
-    """Key and source of the requests behind a track's answers."""
+    """Return key and source of the requests behind a track's answers."""
     table = pq.read_table(folder / "provenance.parquet", columns=["key", "source"])
     pairs = zip(table["key"].to_pylist(), table["source"].to_pylist(), strict=True)
     return {(key, source) for key, source in pairs if key is not None and source is not None}
 
 
 def ledger_of(step: Step) -> tuple[dict[tuple[str, str], Taken], dict[tuple[str, str], Taken]]:
-    """What every request to the teacher took, and what imported answers tell of themselves, by key and source; nothing
-    where there is no store (it was moved)."""
+    """Read the ledger values of every teacher request, and those of imported answers, by key and source.
+
+    Both are empty if there is no store (it was moved).
+    """
     location = store_of(step.unrecorded)
     if not exists(location):
         step.log("no store of answers: requests, tokens and dollars are those that the answers tell themselves")
@@ -160,7 +162,7 @@ def ledger_of(step: Step) -> tuple[dict[tuple[str, str], Taken], dict[tuple[str,
 
 
 def whole_lake(step: Step, reports: list[str]) -> dict[ArtefactId, Path]:
-    """Folders of everything made so far, each an input: what reports are made from, and the named reports."""
+    """Return the folders of all fresh inputs of reports and of the named reports, each recorded as an input."""
     found: dict[ArtefactId, Path] = {}
     for name in [*ARTEFACTS, *reports]:
         found |= step.inputs(name)
@@ -171,14 +173,14 @@ SPEC_TOLD = ("name", "title", "citation", "doi", "licence", "scaling", "scaling_
 
 
 def about(step: Step) -> dict[str, Any]:
-    """What a reader must know of the data set."""
+    """Return the facts that a reader must know about the data set."""
     spec = step.spec
     return {name: getattr(spec, name) for name in SPEC_TOLD}
 
 
 @dg.asset(**COMMON, kinds={"markdown"}, deps=keys([*ARTEFACTS, *REPORTS[:2]]))
 def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Every claim of the prior work beside what was measured here, with a computed verdict."""
+    """Every claim of the prior work next to the measurement of this lake, with a computed verdict."""
     with lake.step(context) as step:
         context_ = gather(whole_lake(step, REPORTS[:2]), about(step))
         found, conditions = measured.collect(context_)
@@ -190,7 +192,7 @@ def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
 
 @dg.asset(**COMMON, kinds={"html", "markdown"}, deps=keys([*ARTEFACTS, *REPORTS]))
 def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """The report: results, data, leakage, tracks, training, explanations, cost, claims, lineage. HTML and Markdown."""
+    """Paper report (HTML, Markdown): results, data, leakage, tracks, training, explanations, cost, claims, lineage."""
     with lake.step(context) as step:
         facts = report.paper_report(gather(whole_lake(step, REPORTS), about(step)), step.folder)
         step.volatile("report.html")  # figures depend on the machine's fonts
@@ -203,7 +205,7 @@ def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
 
 @dg.asset(**COMMON, kinds={"markdown", "huggingface"}, deps=keys([*ARTEFACTS, "track_comparison"]))
 def model_card(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """A model card for every checkpoint: what it is, data, training, evaluation, limits, licence."""
+    """Model card for every checkpoint: purpose, data, training, evaluation, limits, licence."""
     with lake.step(context) as step:
         known = gather(whole_lake(step, ["track_comparison"]), about(step))
         written = {key: cards.model_card(known, key) for key in sorted(known.get("training", {}))}

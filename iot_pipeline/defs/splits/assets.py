@@ -1,4 +1,4 @@
-"""Group splits: one evaluation split and one training order for all tracks and stages, and the proof of no leak."""
+"""Asset group splits: one evaluation split and one training order for all tracks and stages, and the leakage report."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,11 @@ CODE = code_version(__name__)
 
 
 def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
-    """Fit the scales on the train side, keep flows that they make read alike on it, and tell how many those were."""
+    """Fit scales on the train side, and move flow groups there whose texts become equal across sides.
+
+    Returns the report of the new split and notes the number of groups moved. Raises dg.Failure if a prompt remains on
+    two sides.
+    """
     fitted = fit_scaling(step.spec, flows, records)
     moved = keep_prompts_apart(fitted, flows, records)
     step.json("scaling.json", {name: scale.model_dump() for name, scale in fitted.fitted_scales.items()})
@@ -42,7 +46,7 @@ def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
     ],
 )
 def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Train pool, validation, calibration and test side by flow group, stratified and seeded."""
+    """Train pool, validation, calibration and test side: split by flow group, stratified by class and seeded."""
     with lake.step(context) as step:
         flows = step.input("flows") / "flows.parquet"
         records = step.folder / "records.parquet"
@@ -82,7 +86,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     check_specs=[dg.AssetCheckSpec("orders_the_train_pool_alone", asset="training_order", blocking=True)],
 )
 def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """One seeded, class-stratified order of the train pool: stage n is its prefix, the same in every track."""
+    """Seeded, class-stratified order of the train pool: each stage is a prefix of it, the same in every track."""
     with lake.step(context) as step:
         report = order_training(
             step.input("flows") / "flows.parquet",
@@ -112,7 +116,7 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     deps=["flows", "evaluation_split"],
 )
 def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """This split beside a row-wise 80:20 split: what is shared, and what that does to a model's accuracy."""
+    """Leakage of this split next to a row-wise 80:20 split: shared prompts, and their effect on a model's accuracy."""
     with lake.step(context) as step:
         report = measure_leakage(
             step.input("flows") / "flows.parquet",

@@ -1,4 +1,4 @@
-"""Group training: tensors of each stage and track, the student's base, one LoRA checkpoint a stage and track."""
+"""Asset group training: the base model, and tensors and a LoRA checkpoint for each stage and track."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled 
     check_specs=[dg.AssetCheckSpec("base_is_fit", asset="base_model", blocking=True)],
 )
 def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource) -> dg.MaterializeResult:
-    """What the student starts from: a hub id, a folder, or the tiny Qwen2 built here (it never sees a label)."""
+    """Base model of the student: a hub id, a folder, or the tiny Qwen2 built here (it never sees a label)."""
     with lake.step(context) as step:
         name = step.settings.base_model
         if name == "tiny":
@@ -88,7 +88,7 @@ def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: T
 
 
 def chosen_length(step: Step, longest: int | None) -> str:
-    """What is wrong with IOT_MAX_LENGTH for a base that reads rows of `longest` tokens; empty if nothing is."""
+    """Return the problem of IOT_MAX_LENGTH with a base that reads rows of `longest` tokens; empty if there is none."""
     if longest is None or step.settings.max_length <= longest:
         return ""
     return f"IOT_MAX_LENGTH={step.settings.max_length}, but the base reads {longest} tokens: lower it, or take another"
@@ -125,14 +125,14 @@ def tiny_base(step: Step, trainer: TrainerResource) -> None:
 
 
 def read_curve(progress: Path) -> list[dict[str, Any]]:
-    """Loss by step of the last run in a progress.jsonl, to which a second run appends."""
+    """Read loss by step of the last run in a progress.jsonl, to which a second run appends."""
     lines = list(read_rows(progress))
     begins = [place for place in range(1, len(lines)) if lines[place]["step"] <= lines[place - 1]["step"]]
     return [{"step": line["step"], "loss": line["loss"]} for line in lines[(begins or [0])[-1] :]]
 
 
 def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path:
-    """Folder of the built base: kept from an earlier building of the same texts by the same code, or built now."""
+    """Return the folder of the built base: from the build cache (same texts, same code), or built now."""
     cache = step.unrecorded.base_cache_path
     made_of = [config.identity(), BASE_CODE, version("torch"), version("transformers")]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
@@ -149,7 +149,7 @@ def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path
 
 
 def base_config(step: Step, texts: list[str]) -> BaseConfig:
-    """What the settings say about the tiny base; its texts lie in the work folder."""
+    """Return the tiny base's config from the settings; its texts are written to the work folder."""
     chosen = step.settings
     out, processes = work_folder(step, "base"), base_processes(step)
     write_json(out / "texts.json", texts)
@@ -167,7 +167,7 @@ def base_config(step: Step, texts: list[str]) -> BaseConfig:
 
 
 def base_location(step: Step) -> str:
-    """Folder or hub id of the base model."""
+    """Return folder or hub id of the base model."""
     folder = step.input("base_model")
     base = json.loads((folder / "base.json").read_text())
     return str(folder / base["name"]) if base["kind"] == "tiny" else str(base["name"])
@@ -187,7 +187,10 @@ def base_location(step: Step) -> str:
     ],
 )
 def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Chat JSONL of the stage's prefix and its tensors: no row cut, loss on the answer only."""
+    """Chat JSONL and tensors of the stage's prefix of the training order.
+
+    No row is truncated, and the loss covers answers only.
+    """
     stage, track = Partition.parse(context.partition_key)
     with lake.step(context) as step:
         base = base_location(step)
@@ -206,7 +209,15 @@ def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 
 
 def split_tensors(step: Step, parts: list[tuple[str, str]], jsonl: str, tensors: str, tokenizer: Any) -> TensorCheck:
-    """Write rows and tensors of answers (asset, partition), and check them against the count of the answers' maker."""
+    """Write rows and tensors of answers, and check them against the row counts of the answers' manifests.
+
+    Args:
+        step: The step, whose folder is written to.
+        parts: (asset, partition) of the answers.
+        jsonl: Name of the file of rows.
+        tensors: Name of the file of tensors.
+        tokenizer: The base model's tokeniser.
+    """
     tasks, longest = step.settings.tasks, step.settings.max_length
     write_rows([step.input(*part) / "track.jsonl" for part in parts], tasks, step.folder / jsonl)
     build_tensors(read_rows(step.folder / jsonl), tokenizer, longest, step.folder / tensors, step.log)
@@ -214,13 +225,13 @@ def split_tensors(step: Step, parts: list[tuple[str, str]], jsonl: str, tensors:
 
 
 def expected_rows(lake: Lake, parts: list[tuple[str, str]], tasks: Tasks) -> int:
-    """Training rows that follow from the rows that the answers' manifests count."""
+    """Return the number of training rows that follows from the row counts of the answers' manifests."""
     manifests = [lake.manifest(ArtefactId(*part)) for part in parts]
     return sum(manifest.summary["rows"] for manifest in manifests if manifest) * (2 if tasks == "both" else 1)
 
 
 def show_lengths(step: Step, lengths: np.ndarray, title: str) -> None:
-    """Histogram of the rows' tokens, and the padding that training plans for them, on the asset's page."""
+    """Show a histogram of tokens per row, and the padding that training plans, on the asset's page."""
     chosen = step.unrecorded  # what is told of the plan does not change the tensors
     plan = make_plan(len(lengths), chosen.train_step_rows, 1.0, None, chosen.seed)
     share = planned_padding(lengths, plan, chosen.train_micro_rows or chosen.train_step_rows)
@@ -229,7 +240,7 @@ def show_lengths(step: Step, lengths: np.ndarray, title: str) -> None:
 
 
 def write_rows(parts: list[Path], tasks: Tasks, out: Path) -> None:
-    """The chat rows of `parts`, one after the other, each once for every task."""
+    """Write the chat rows of `parts`, one part after the other, each row once per task."""
     with out.open("w") as whole:
         for row in (row for part in parts for row in read_rows(part)):
             for asked in with_tasks(row, tasks):
@@ -237,14 +248,14 @@ def write_rows(parts: list[Path], tasks: Tasks, out: Path) -> None:
 
 
 def read_rows(jsonl: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file."""
+    """Yield the rows of a JSONL file."""
     with jsonl.open() as lines:
         for line in lines:
             yield json.loads(line)
 
 
 def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
-    """The checkpoint asset of one stage; linked to the stage before, from which it may start."""
+    """Define the checkpoint asset of one stage; it depends on the previous stage, from which it may start."""
     previous = previous_stage(stage)
     deps = ["base_model", grid_dep("training_split", stage=only(stage))]
     if previous:
@@ -289,7 +300,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
 
 
 def train_config(step: Step, stage: str, track: str, previous: str | None) -> TrainConfig:
-    """What the settings and the lake say about one training; its `out` is named by what steers it."""
+    """Return the training config from settings and lake; `out` is named by a hash of what steers the training."""
     chosen = step.settings
     warm = previous if chosen.stage_chain == "warm_start" else None
     values: dict[str, Any] = recipe_of(step) | {
@@ -305,17 +316,17 @@ def train_config(step: Step, stage: str, track: str, previous: str | None) -> Tr
 
 
 def processes_of(step: Step) -> int:
-    """How many processes train: IOT_PROCESSES, or as many as suit this machine."""
+    """Return the number of training processes: IOT_PROCESSES, or as many as suit this machine."""
     return step.unrecorded.processes or processes_here(tiny=step.unrecorded.base_model == "tiny")
 
 
 def base_processes(step: Step) -> int:
-    """How many processes build the tiny base: on the CPU, so never more than there are cores."""
+    """Return the number of processes that build the tiny base: on the CPU, so at most one per core."""
     return min(step.unrecorded.processes or MOST_CPU_PROCESSES, os.cpu_count() or 1)
 
 
 def recipe_of(step: Step) -> dict[str, Any]:
-    """The settings that steer a training, as fields of TrainConfig."""
+    """Return the training recipe: settings that steer a training, as fields of TrainConfig."""
     chosen, carried_out = step.settings, step.unrecorded
     return {
         "seed": chosen.seed,

@@ -1,4 +1,4 @@
-"""The prior work's training protocol beside this project's, on the same rows: what the old recipe does, measured."""
+"""Training protocols of the prior work and of this project on the same rows: the effect of the old recipe, measured."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 def paper_protocol(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource, trainer: TrainerResource
 ) -> dg.MaterializeResult:
-    """The old recipe and ours on the same few rows: what each trains on, and what comes out. For the audit only."""
+    """Audit of the prior work's training recipe: supervised tokens and accuracy, next to ours on the same few rows."""
     with lake.step(context) as step:
         train, seen = held_in(step)
         tokenizer, work = load_tokenizer(base_location(step)), work_folder(step, fingerprint(step))
@@ -101,7 +101,10 @@ def paper_protocol(
 
 
 def held_in(step: Step) -> tuple[list[dict[str, Any]], list[bool]]:
-    """(chat rows to train on, was the prompt of each held-out row trained on): split by row, as the prior work did."""
+    """Split chat rows by row, as the prior work did.
+
+    Returns the training rows and, for each held-out row, True if its prompt was trained on.
+    """
     with (step.input("original", Partition(STAGES[0], "original").key) / "track.jsonl").open() as lines:
         rows = [json.loads(line) for line in islice(lines, step.settings.audit_rows)]
     held_out = np.random.default_rng(step.settings.seed).permutation(len(rows)) < HELD_OUT * len(rows)
@@ -111,7 +114,7 @@ def held_in(step: Step) -> tuple[list[dict[str, Any]], list[bool]]:
 
 
 def long_answers(step: Step, teacher: TeacherResource) -> list[dict[str, Any]]:
-    """Chat rows with explanations of the prior work's length, the class at their end."""
+    """Ask for explanations of the prior work's length, with the class at the end, and return chat rows."""
     order = step.input("training_order") / "order.parquet"
     rows = training_rows(step.input("flows") / "flows.parquet", order, 0, LONG_ANSWERS)
     rows["text"] = table_texts(step, rows)
@@ -121,7 +124,7 @@ def long_answers(step: Step, teacher: TeacherResource) -> list[dict[str, Any]]:
 
 
 def reordered(rows: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
-    """The same rows with the parts of their answers in `order`."""
+    """Return the rows with the parts of their answers in `order`."""
     return [
         {"messages": [user, {**answer, "content": format_answer(parse_answer(answer["content"]), order)}]}
         for user, answer in (row["messages"] for row in rows)
@@ -129,12 +132,20 @@ def reordered(rows: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
 
 
 def fingerprint(step: Step) -> str:
-    """Names the work folder: a killed training goes on, one of other inputs does not."""
+    """Return a name for the work folder: a killed training resumes only with the same inputs."""
     return hashlib.sha256(json.dumps(step.recorded_inputs(), default=str).encode()).hexdigest()[:16]
 
 
 def trained(step: Step, trainer: TrainerResource, work: Path, name: str, rows: int) -> Path:
-    """Folder of the adapter of one arm, trained on as many of `rows` rows as every other arm."""
+    """Train one arm and return the folder of its adapter; every arm trains on equally many of `rows` rows.
+
+    Args:
+        step: The step.
+        trainer: The trainer.
+        work: Folder of the tensors, and of the outputs of the arms.
+        name: Name of the arm in ARMS.
+        rows: Number of training rows.
+    """
     file, changes = ARMS[name]
     chosen = recipe_of(step) | changes | {"evaluate_every": None, "patience": None, "keep": "last", "max_tokens": None}
     read = min(PAPER_RECIPE["epochs"] * rows, step.settings.audit_rows)
@@ -149,9 +160,9 @@ def trained(step: Step, trainer: TrainerResource, work: Path, name: str, rows: i
 
 
 def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
-    """Accuracy of each adapter on distinct test flows with interval, and paired tests of neighbouring arms.
+    """Measure each adapter's accuracy on distinct test flows with interval, and test neighbouring arms in pairs.
 
-    Keeps every flow's predictions in the artefact.
+    Writes every flow's predictions into the artefact.
     """
     records = step.input("evaluation_split") / "records.parquet"
     flows = labelled_flows(
@@ -182,7 +193,7 @@ def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
 
 
 def show(step: Step, result: dict[str, Any]) -> None:
-    """Arms and paired tests on the asset's page."""
+    """Show arms and paired tests on the asset's page."""
     step.note(
         label_survives_share=result["long_answers"]["label_survives_share"],
         **{f"accuracy_{name}": value for name, value in result["accuracy"].items()},
