@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/teacher_faults.py --requests 10000 --kills 20
 
-With --database postgresql or mariadb the store is in a throw-away server. Writes benchmarks/results/teacher_faults.json
-(teacher_faults_postgresql.json, teacher_faults_mariadb.json); ends with an error where anything is lost, misplaced,
-billed twice (beyond what was in flight at a kill) or billed without being in the ledger.
+With --database postgresql the store is in a throw-away server. Writes benchmarks/results/teacher_faults.json
+(teacher_faults_postgresql.json); ends with an error where anything is lost, misplaced, billed twice (beyond what was
+in flight at a kill) or billed without being in the ledger.
 """
 
 import argparse
@@ -16,10 +16,9 @@ from pathlib import Path
 from result import save
 
 from iot_pipeline_tests.teacher.fault_trial import failures, trial
-from iot_pipeline_tests.teacher.mariadb import server
 from iot_pipeline_tests.teacher.postgres import cluster
 
-SERVERS = {"postgresql": cluster, "mariadb": server}
+SERVERS = {"postgresql": cluster}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the store guarantees, in every database alike: money, leases, kills, several processes, names."""
+"""The store's guarantees, in both databases alike: money, leases, kills, several processes, names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +20,11 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.archive import Imported, Replay, export_answers, import_answers
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import Answer, Usage
+from iot_pipeline.teacher.store import leases
 from iot_pipeline.teacher.store.batches import BatchTable
-from iot_pipeline.teacher.store.database import Database
-from iot_pipeline.teacher.store.dialects import DIALECTS, Dialect
-from iot_pipeline.teacher.store.store import UNCHECKED, Attempt, Store, exists, leases
+from iot_pipeline.teacher.store.database import POSTGRESQL, SESSION, Database
+from iot_pipeline.teacher.store.store import UNCHECKED, Attempt, Store, exists
 from iot_pipeline_tests.teacher.flows import checker, make_requests
-from iot_pipeline_tests.teacher.mariadb import server
 from iot_pipeline_tests.teacher.postgres import cluster
 from iot_pipeline_tests.teacher.test_batch import bill, invoice_usd
 
@@ -34,7 +32,6 @@ from iot_pipeline_tests.teacher.test_batch import bill, invoice_usd
 ASK = """
 import json, sys
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.store.dialects import DIALECTS, Dialect
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 url, store, number, cap, concurrency = sys.argv[1:]
@@ -46,11 +43,6 @@ try:
 except UserError as stopped:
     error = str(stopped)
 print(json.dumps([asking.summary.ok, asking.summary.attempts, error]))
-"""
-# PostgreSQL, used as a database of which nothing is known.
-AS_ANY_OTHER = """
-from iot_pipeline.teacher.store.dialects import DIALECTS
-DIALECTS.clear()
 """
 HOLD = """
 import sys, time
@@ -75,29 +67,14 @@ def new_postgresql() -> Iterator[Callable[..., str]]:
         yield make
 
 
-@pytest.fixture(scope="module")
-def new_mariadb() -> Iterator[Callable[..., str]]:
-    with server() as make:
-        yield make
-
-
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb", "any other"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where a store may be made: each test once for each database."""
-    if request.param == "sqlite":
-        return str(tmp_path / "t.sqlite")
-    if request.param == "any other":
-        for name in list(DIALECTS):
-            monkeypatch.delitem(DIALECTS, name)
-        monkeypatch.setattr(sys.modules[__name__], "FIRST", AS_ANY_OTHER)
-    return str(request.getfixturevalue("new_mariadb" if request.param == "mariadb" else "new_postgresql")())
-
-
-FIRST = ""  # what the processes of a test do first
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place for a new store: each test once for each database."""
+    return str(tmp_path / "t.sqlite" if request.param == "sqlite" else request.getfixturevalue("new_postgresql")())
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", FIRST + program, *map(str, arguments)]
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
 
 
@@ -353,85 +330,39 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
 # -- servers alone -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["postgresql", "mariadb"])
-def new_database(request: pytest.FixtureRequest) -> Callable[..., str]:
-    made: Callable[..., str] = request.getfixturevalue(f"new_{request.param}")
-    return made
-
-
-def test_a_connection_that_broke_while_idle_is_made_anew(new_database: Callable[[], str]) -> None:
-    place = new_database()
-    whose, end = ("pg_backend_pid()", "SELECT pg_terminate_backend({}, 1000)")
-    if "mysql" in place:
-        whose, end = ("connection_id()", "KILL CONNECTION {}")
+def test_a_connection_that_broke_while_idle_is_made_anew(new_postgresql: Callable[[], str]) -> None:
+    place = new_postgresql()
     with Store(place) as store, Store(place) as other:
         reserve = partial(store.reserve, [("k", "m", 0.1)], "s", 1.0)
         for use in (reserve, store.spent_usd, partial(store.claim, ["k"], "s")):
             with other.transaction() as db:
-                db.exec_driver_sql(end.format(store.read(f"SELECT {whose}")[0][0]))
+                whose = store.read("SELECT pg_backend_pid()")[0][0]
+                db.exec_driver_sql(f"SELECT pg_terminate_backend({whose}, 1000)")
             assert use() is not None
 
 
-@pytest.mark.parametrize(
-    ("new", "driver", "impatient"),
-    [
-        ("new_postgresql", "postgresql+psycopg2", "SET idle_in_transaction_session_timeout = '200ms'"),
-        ("new_mariadb", "mysql+pymysql", "SET wait_timeout = 1"),
-    ],
-)
 def test_who_vanishes_within_a_transaction_does_not_lock_the_others_out(
-    new: str, driver: str, impatient: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    new_postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = request.getfixturevalue(new)()
-    monkeypatch.setitem(DIALECTS, driver, replace(DIALECTS[driver], prepare=(impatient,)))
+    place = new_postgresql()
+    monkeypatch.setitem(SESSION, POSTGRESQL, ["SET idle_in_transaction_session_timeout = '200ms'"])
     with Store(place) as gone, Store(place) as other:
-        with pytest.raises(UserError, match="cannot be written"), gone.transaction():
-            gone.add_up_reservations()
+        with pytest.raises(UserError, match="cannot be written"), gone.transaction() as db:
+            gone.add_up_reservations(db)
             assert other.reserve([("k", "m", 0.6)], "s", 1.0) != [None]  # waits until the server has ended the first
-            gone.add_up_reservations()
+            gone.add_up_reservations(db)
         assert gone.reserve([("k", "m", 0.6)], "s", 1.0) == [None]
 
 
-def test_a_database_that_cannot_keep_every_text_is_refused(
-    new_postgresql: Callable[..., str], new_mariadb: Callable[..., str]
-) -> None:
+def test_a_database_that_cannot_keep_every_text_is_refused(new_postgresql: Callable[..., str]) -> None:
     place = new_postgresql("ENCODING 'LATIN1' TEMPLATE template0")
     with pytest.raises(UserError, match=r"/store\d+\?host=.* keeps text as LATIN1"):
         Store(place)
     assert not exists(place)
-    place = new_mariadb()
-    with contextlib.closing(Database(place)) as made:
-        made.connection.exec_driver_sql("CREATE TABLE meta (name VARCHAR(99), value VARCHAR(99)) CHARACTER SET latin1")
-    with pytest.raises(UserError, match=r"Incorrect string value.*must keep every text"):
-        Store(place)
 
 
-def test_tables_without_transactions_are_refused(new_mariadb: Callable[..., str]) -> None:
-    place = new_mariadb()
-    with contextlib.closing(Database(place)) as made:
-        made.connection.exec_driver_sql(
-            "CREATE TABLE meta (name VARCHAR(99), value VARCHAR(255)) CHARACTER SET utf8mb4 ENGINE=MyISAM"
-        )
-    with pytest.raises(UserError, match="its tables know no transactions"):
-        Store(place)
-    assert not exists(place)
-
-
-@pytest.mark.parametrize("options", ["", "CHARACTER SET latin1 COLLATE latin1_swedish_ci"])
-def test_mariadb_keeps_any_text_and_tells_keys_apart_whatever_the_database_s_own_ways(
-    new_mariadb: Callable[..., str], options: str
-) -> None:
-    with Store(new_mariadb(options)) as store:
-        long = "\U0001f600" * 50_000
-        store.save([], [replace(answer("ok", text=text), key=key) for key, text in (("ab", long), ("aB", "é"))])
-        assert {a.key: a.text for a in store.lookup(["ab", "AB"], "s")} == {"ab": long}
-        assert store.claim(["x", "X", "ab"], "s") == {"x", "X"}
-        with pytest.raises(UserError, match="too long"):  # never cut off in silence
-            store.claim(["k" * 256], "s")
-
-
-def test_leases_keep_to_the_server_s_clock(new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    place, real = new_database(), time.time
+def test_leases_keep_to_the_server_s_clock(new_postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    place, real = new_postgresql(), time.time
     monkeypatch.setattr(time, "time", lambda: real() - 3600)  # a machine whose clock is an hour slow
     with Store(place) as slow:
         assert slow.claim(["k"], "s") == {"k"}
@@ -439,15 +370,3 @@ def test_leases_keep_to_the_server_s_clock(new_database: Callable[[], str], monk
         monkeypatch.undo()
         with contextlib.closing(Database(place)) as other:
             assert other.read("SELECT until FROM claims")[0][0] > other.now() + 10
-
-
-def test_a_clock_that_does_not_name_its_time_zone_is_read_all_the_same(
-    new_mariadb: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place, real = new_mariadb(), time.time
-    in_nepal = Dialect(prepare=("SET time_zone = '+05:45'",))
-    for name in list(DIALECTS):
-        monkeypatch.setitem(DIALECTS, name, in_nepal)
-    monkeypatch.setattr(time, "time", lambda: real() - 200)  # a machine whose clock is slow
-    with contextlib.closing(Database(place)) as database:
-        assert abs(database.now() - real()) < 5

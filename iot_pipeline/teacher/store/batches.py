@@ -1,4 +1,4 @@
-"""Batches in the teacher's store: written before and after every step taken with the server.
+"""Batches of the teacher's store, written before and after every step taken with the server.
 
 States: planned (money and keys set aside, nothing sent), uploaded (the input file is with the server), sent (the batch
 has an id there), read (every line is settled). A line is outstanding while its reservation stands; it names the batch,
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.store.leases import LEASE_S, is_gone
 from iot_pipeline.teacher.store.schema import batches, reservations
-from iot_pipeline.teacher.store.store import COMMITTED, UNCLAIM, Store
+from iot_pipeline.teacher.store.store import COMMITTED, UNCLAIM, Store, execute_each
 
 
 @dataclass(frozen=True)
@@ -69,22 +69,20 @@ class BatchTable:
             batch = Batch(0, uuid.uuid4().hex, source, "planned", "", count, sum(tokens[:count]), now)
             row = {name: value for name, value in asdict(batch).items() if name != "id"}
             held = {"owner": self.store.owner, "until": now + LEASE_S}
-            number = self.store.database.add(batches, {**row, **held})
+            number = db.execute(sa.insert(batches), {**row, **held}).inserted_primary_key[0]
             batch = replace(batch, id=number)
-            self.store.database.each(
-                sa.insert(reservations),
-                [
-                    {"key": key, "source": source, "model": model, "usd": usd, "batch": number, **held}
-                    for key, model, usd in lines[:count]
-                ],
-            )
-            self.store.add_up_reservations()
+            rows = [
+                {"key": key, "source": source, "model": model, "usd": usd, "batch": number, **held}
+                for key, model, usd in lines[:count]
+            ]
+            execute_each(db, sa.insert(reservations), rows)
+            self.store.add_up_reservations(db)
             # From here on the batch holds these keys, however long it takes.
-            self.store.database.each(UNCLAIM, [{"of_key": key, "of_source": source} for key, _, _ in lines[:count]])
+            execute_each(db, UNCLAIM, [{"of_key": key, "of_source": source} for key, _, _ in lines[:count]])
         return batch
 
     def moved(self, batch: Batch, state: str, remote_id: str = "") -> Batch:
-        """Record a step; returns the batch as it is now."""
+        """Record a step of a batch; returns the batch as it is now."""
         batch = replace(batch, state=state, remote_id=remote_id or batch.remote_id)
         with self.store.transaction() as db:
             ours = sa.update(batches).where(batches.c.id == batch.id, batches.c.owner == self.store.owner)
@@ -101,21 +99,21 @@ class BatchTable:
             )
 
     def forget(self, batch: Batch) -> None:
-        """Give back what a batch holds that was never run."""
+        """Delete a batch that was never run, and give back what it holds."""
         with self.store.transaction() as db:
             ours = sa.delete(batches).where(batches.c.id == batch.id, batches.c.owner == self.store.owner)
             self._still_ours(db.execute(ours).rowcount)
             db.execute(sa.delete(reservations).where(reservations.c.batch == batch.id))
-            self.store.add_up_reservations()
+            self.store.add_up_reservations(db)
 
     def lines(self, batch: Batch) -> dict[str, Line]:
-        """Outstanding lines by key, in the order of the input file."""
+        """List the outstanding lines by key, in the order of the input file."""
         c = reservations.c
         rows = self.store.read(sa.select(c.id, c.key, c.model, c.usd).where(c.batch == batch.id).order_by(c.id))
         return {row.key: Line(*row) for row in rows}
 
     def take_over(self, source: str) -> list[Batch]:
-        """Unfinished batches of `source` whose process is gone; they are ours from now on."""
+        """Take over unfinished batches of `source` whose process is gone; returns them, ours from now on."""
         now, c = self.store.database.now(), batches.c
         with self.store.transaction() as db:
             rows = db.execute(sa.select(batches).where(c.source == source, c.state != "read").order_by(c.id)).fetchall()

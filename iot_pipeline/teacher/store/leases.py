@@ -1,4 +1,4 @@
-"""Who holds a claim, a batch or reserved money: processes of this machine and of others, and which of them are gone."""
+"""Leases of the processes that hold a claim, a batch or reserved money, on this machine and on others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEASE_S = 20.0
 
 @cache
 def this_host() -> str:
-    """Names the space in which a process id means something: host, since it was started, and container.
+    """Name the space in which a process id means something: host, since it was started, and container.
 
     Clones of a machine share a name, containers of one machine may too; after a restart a number is another process.
     """
@@ -31,11 +31,11 @@ def this_host() -> str:
 
 
 def new_owner() -> str:
-    """`host:pid:token`, another one at each call."""
+    """Name an owner: `host:pid:token`, another one at each call."""
     return f"{this_host()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 def is_gone(owner: str, until: float, now: float) -> bool:
-    """Whether an owner has ended: told of a process of this host by its id, of any other by its lease."""
+    """Return True if an owner is dead: local processes are checked by pid, remote ones by lease expiry."""
     host, pid, _ = owner.rsplit(":", 2)
     return not is_alive(int(pid)) if host == this_host() else until < now

@@ -1,7 +1,4 @@
-"""The requests beside the answers to them, so that an export can show what was asked and by what it was judged.
-
-A text that many requests share (the system message, a flow) is kept once, under a digest of it.
-"""
+"""The requests beside the answers to them, so that an export can show what was asked and by what it was judged."""
 
 from __future__ import annotations
 
@@ -13,23 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from iot_pipeline.teacher.request import Request, canonical
-from iot_pipeline.teacher.store.schema import TEXT, WORD
-from iot_pipeline.teacher.store.store import LOOKUP_BATCH, Store
+from iot_pipeline.teacher.store.schema import request_texts as texts
+from iot_pipeline.teacher.store.schema import requests, upsert
+from iot_pipeline.teacher.store.store import LOOKUP_BATCH, Store, execute_each
 
-# Made when a first request is kept: stores that were made before have none.
-_metadata = sa.MetaData()
-
-
-def _table(name: str, key: str, text: str) -> sa.Table:
-    return sa.Table(
-        name, _metadata, sa.Column(key, WORD, primary_key=True), sa.Column(text, TEXT, nullable=False),
-        mysql_engine="InnoDB", mysql_charset="utf8mb4", mysql_collate="utf8mb4_bin",
-    )  # fmt: skip
-
-
-texts = _table("request_texts", "id", "text")
-# `content`: JSON of the request and its context, with digests in place of the texts.
-requests = _table("requests", "key", "content")
 _KEYS: sa.BindParameter[str] = sa.bindparam("keys", expanding=True)
 KNOWN = sa.select(requests.c.key).where(requests.c.key.in_(_KEYS))
 CONTENT = sa.select(requests).where(requests.c.key.in_(_KEYS))
@@ -40,14 +24,10 @@ class RequestTable:
     """The requests of a store. `keep` may be called by many processes at once."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._made = store, False
+        self._store = store
 
     def keep(self, asked: Sequence[Request]) -> None:
-        """Write those requests that are not there yet."""
-        if not self._made:
-            for table in (texts, requests):
-                self._store.database.make(table)
-            self._made = True
+        """Write the requests that are not there yet."""
         known = {row.key for row in self._rows(KNOWN, [request.key for request in asked])}
         shared: dict[str, str] = {}
 
@@ -61,14 +41,13 @@ class RequestTable:
             for request in {request.key: request for request in asked if request.key not in known}.values()
         ]
         if rows:
-            with self._store.transaction():
-                self._store.database.put(texts, [{"id": digest, "text": text} for digest, text in shared.items()])
-                self._store.database.put(requests, rows)
+            with self._store.transaction() as db:
+                shelved = [{"id": digest, "text": text} for digest, text in shared.items()]
+                execute_each(db, upsert(db.dialect.name, texts), shelved)
+                execute_each(db, upsert(db.dialect.name, requests), rows)
 
     def read(self, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """Canonical request and context, both JSON, by key; a request that was not kept is missing."""
-        if not self._store.database.has(requests):
-            return {}
+        """Read requests by key: canonical request and context, both JSON; one that was not kept is missing."""
         packed: dict[str, Any] = {row.key: json.loads(row.content) for row in self._rows(CONTENT, keys)}
         digests: dict[str, None] = {}
         for content, context in packed.values():
@@ -85,6 +64,6 @@ class RequestTable:
 def _replaced(
     content: Mapping[str, Any], context: Mapping[str, str], change: Callable[[str], str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """A request and its context with every text changed: into its digest, or back."""
+    """Copy a request and its context with every text changed: into its digest, or back."""
     messages = [{**message, "content": change(message["content"])} for message in content["messages"]]
     return {**content, "messages": messages}, {name: change(text) for name, text in context.items()}

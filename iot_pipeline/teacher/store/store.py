@@ -1,4 +1,4 @@
-"""The teacher's memory: answers by request key, every attempt, quarantine and reserved money, in one database."""
+"""The teacher's answers by request key, every attempt, quarantine and reserved money, in one database."""
 
 from __future__ import annotations
 
@@ -15,35 +15,34 @@ import sqlalchemy as sa
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.request import Answer, Usage
-from iot_pipeline.teacher.store.database import Database, Location, is_file, store_url
+from iot_pipeline.teacher.store.database import Database, Location, is_file, shown, store_url
 from iot_pipeline.teacher.store.leases import LEASE_S, is_gone, new_owner
 from iot_pipeline.teacher.store.schema import (
     answers,
     attempts,
-    check_readable,
     claims,
-    prepare,
+    is_made,
+    make_tables,
     reservations,
     totals,
-    version_of,
+    upsert,
 )
 from iot_pipeline.teacher.store.schema import batches as batch_table
 
-# One query of many keys: the databases limit the variables of a statement; a small part keeps memory flat as well.
+# Databases limit the variables of a statement; a small part keeps memory flat as well.
 LOOKUP_BATCH = 1000
 # How the reason begins where a request got no answer at all: such a one may be asked again.
 NO_ANSWER = "no answer: "
 # How it began until version 5 where the server had refused the request, and what a model's refusal is.
 OLD_REJECTED, REFUSED = "rejected by the server", "refused"
-# The reason of a text that came for rows which its caller did not ask for: see run.py.
+# The reason of a text that came for rows which its caller did not ask for.
 UNCHECKED = "not checked yet"
 
-# Statements are made once: SQLAlchemy takes longer to make and to recognise one than SQLite to carry it out.
+# Statements are made once: SQLAlchemy takes longer to make one than SQLite to carry it out.
 _A, _C, _R = answers.c, claims.c, reservations.c
 _KEYS: sa.BindParameter[str] = sa.bindparam("keys", expanding=True)
-_SOURCE, _OWNER = sa.bindparam("of_source", type_=sa.Text()), sa.bindparam("of_owner", type_=sa.Text())
-_KEY = sa.bindparam("of_key", type_=sa.Text())
-# `is_verdict` in SQL. A JSON list; its [ is a wildcard to some databases.
+_SOURCE, _OWNER, _KEY = sa.bindparam("of_source"), sa.bindparam("of_owner"), sa.bindparam("of_key")
+# `is_verdict` in SQL; the first sign of a JSON list is matched by _.
 _UNANSWERED = sa.or_(
     _A.reasons.like(f'_"{NO_ANSWER}%'),
     _A.reasons.like(f'_"{OLD_REJECTED}%'),
@@ -52,29 +51,26 @@ _UNANSWERED = sa.or_(
 LOOKUP = sa.select(answers).where(_A.source == _SOURCE, _A.key.in_(_KEYS))
 CLAIMED = sa.select(_C.key).where(_C.owner == _OWNER, _C.source == _SOURCE, _C.key.in_(_KEYS))
 # Another process may have answered since the caller looked: that one is not to be asked again.
-NOT_TO_ASK = (
+NOT_TO_ASK = sa.union(
     sa.select(_A.key).where(
         _A.source == _SOURCE, _A.key.in_(_KEYS), ~_UNANSWERED, _A.reasons != json.dumps([UNCHECKED])
-    )
-    .union(sa.select(_R.key).where(_R.batch.is_not(None), _R.source == _SOURCE, _R.key.in_(_KEYS)))
-)  # fmt: skip
-RUN_OUT = _C.until < sa.bindparam("now", type_=sa.Double())
+    ),
+    sa.select(_R.key).where(_R.batch.is_not(None), _R.source == _SOURCE, _R.key.in_(_KEYS)),
+)
+EXPIRED = _C.until < sa.bindparam("now")
 UNCLAIM = sa.delete(claims).where(_C.key == _KEY, _C.source == _SOURCE)
 COMMITTED = sa.select(sa.func.sum(totals.c.value))
-ADD = (
-    sa.update(totals).where(totals.c.name == sa.bindparam("total"))
-    .values(value=totals.c.value + sa.bindparam("usd", type_=sa.Double()))
-)  # fmt: skip
+_TOTAL = sa.update(totals).where(totals.c.name == sa.bindparam("total"))
+ADD = _TOTAL.values(value=totals.c.value + sa.bindparam("usd"))
+ADD_UP = _TOTAL.values(value=sa.select(sa.func.coalesce(sa.func.sum(_R.usd), 0.0)).scalar_subquery())
+RESERVE = sa.insert(reservations).returning(_R.id, sort_by_parameter_order=True)
 RELEASE = sa.delete(reservations).where(_R.id == sa.bindparam("of_id"))
-BOOK = sa.insert(attempts)
+SINGLE = sa.select(reservations).where(_R.batch.is_(None))  # a line of a batch is held by its batch
 JUDGE = (
-    sa.update(answers).where(_A.key == _KEY, _A.source == _SOURCE)
+    sa.update(answers)
+    .where(_A.key == _KEY, _A.source == _SOURCE)
     .values({name: sa.bindparam(f"new_{name}") for name in ("status", "reasons", "checked")})
-)  # fmt: skip
-ADD_UP = (
-    sa.update(totals).where(totals.c.name == "reserved_usd")
-    .values(value=sa.select(sa.func.coalesce(sa.func.sum(_R.usd), 0.0)).scalar_subquery())
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -96,17 +92,18 @@ class Store:
     """One connection to the store; open one per thread and process.
 
     What was committed outlives kill -9 of this process. Raises UserError where the database cannot be reached or was
-    written by a newer version.
-    read_only: look at a store that is there, and change nothing: no upgrade, no clearing up after killed processes.
+    written by another version.
+    read_only: look at a store that is there, and change nothing, nor clear up after killed processes.
     """
 
     def __init__(self, location: Location, read_only: bool = False) -> None:
         self.database, self._read_only = Database(location, read_only), read_only
         try:
             if read_only:
-                check_readable(self.database)
+                if not is_made(self.database):
+                    raise UserError(f"{shown(location)} cannot be opened: there is no store of answers.")
                 return
-            prepare(self.database)
+            make_tables(self.database)
             self.owner = new_owner()
             self._settle_dead_reservations()
             self._free_dead_claims()
@@ -137,37 +134,36 @@ class Store:
             self.database.close()
 
     def transaction(self) -> contextlib.AbstractContextManager[sa.Connection]:
-        """Read and write as one step, one writer at a time; UserError where the store cannot be written."""
+        """Run a transaction, one writer at a time; UserError where the store cannot be written."""
         return self.database.transaction()
 
     def read(self, query: sa.Executable | str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        """The rows of a query (SQL as text: with `:name` for values)."""
+        """Fetch the rows of a query (SQL as text: with `:name` for values)."""
         return self.database.read(query, values)
 
     def claim(self, keys: Sequence[str], source: str) -> set[str]:
-        """Those of `keys` that are ours to ask: unanswered, in no batch, and claimed by nobody else alive.
+        """Claim those of `keys` that are to be asked: unanswered, in no batch, and claimed by nobody else alive.
 
         A claim holds for LEASE_S seconds and is kept up by `renew`; `save` gives up the claims of what it saves.
         """
         these = {"keys": list(keys), "of_source": source, "of_owner": self.owner}
-        wanted = self._claims((key, source) for key in keys)
         now = self.database.now()
+        wanted = [row | {"now": now} for row in self._claims((key, source) for key in keys)]
         with self.transaction() as db:
-            self.database.put(claims, wanted, RUN_OUT, {"now": now})
+            execute_each(db, upsert(db.dialect.name, claims, EXPIRED), wanted)
             return set(db.scalars(CLAIMED, these)) - set(db.scalars(NOT_TO_ASK, these))
 
     def _claims(self, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Our claims of (key, source) pairs, as rows."""
+        """Build the rows that claim (key, source) pairs for us."""
         ours = {"owner": self.owner, "until": self.database.now() + LEASE_S}
         return [{"key": key, "source": source, **ours} for key, source in dict.fromkeys(pairs)]
 
     def renew(self) -> None:
-        """Hold what is claimed and reserved, and the batches that are ours, for another lease."""
+        """Extend the lease of our claims, reservations and batches."""
         until = self.database.now() + LEASE_S
         with self.transaction() as db:
             for table in (claims, batch_table):
                 db.execute(sa.update(table).where(table.c.owner == self.owner).values(until=until))
-            # A line of a batch is held by its batch.
             single = sa.update(reservations).where(_R.owner == self.owner, _R.batch.is_(None))
             db.execute(single.values(until=until))
 
@@ -181,7 +177,7 @@ class Store:
                 db.execute(sa.delete(claims).where(claims.c.owner.in_(dead)))
 
     def lookup(self, keys: Sequence[str], source: str) -> Iterator[Answer]:
-        """Stored answers (accepted and quarantined) of `source` among `keys`, in no particular order."""
+        """Yield the stored answers, quarantined ones too, of `source` among `keys`, in no particular order."""
         for start in range(0, len(keys), LOOKUP_BATCH):
             part = {"keys": list(keys[start : start + LOOKUP_BATCH]), "of_source": source}
             yield from map(_answer, self.read(LOOKUP, part))
@@ -190,44 +186,37 @@ class Store:
         """Write attempts and final answers in one transaction and give back what was reserved for them."""
         spent = sum(attempt.cost_usd for attempt in made)
         with self.transaction() as db:
-            self._book(made)
+            self._book(db, made)
             kept = self._better_than(db, [a for a in finished if a.reasons == (UNCHECKED,)])
             written = {pair_of(a): a for a in finished if pair_of(a) not in kept}
-            self.database.put(answers, [_row(a) for a in written.values()])
-            self.database.each(UNCLAIM, [{"of_key": key, "of_source": source} for key, source in written])
+            execute_each(db, upsert(db.dialect.name, answers), [_row(a) for a in written.values()])
+            execute_each(db, UNCLAIM, [{"of_key": key, "of_source": source} for key, source in written])
             # A line of a batch that is to be asked again was held by its reservation alone until here.
             settled = [a for a in made if a.reservation is not None]
             done = kept | written.keys()
-            self.database.put(claims, self._claims(pair_of(a) for a in settled if pair_of(a) not in done))
+            held = self._claims(pair_of(a) for a in settled if pair_of(a) not in done)
+            execute_each(db, upsert(db.dialect.name, claims), held)
             if spent:
-                self.database.quick(ADD, {"total": "spent_usd", "usd": spent})
-            self._release([a.reservation for a in settled if a.reservation is not None])
+                db.execute(ADD, {"total": "spent_usd", "usd": spent})
+            self._release(db, [a.reservation for a in settled])
 
-    def _book(self, made: Sequence[Attempt]) -> None:
+    @staticmethod
+    def _book(db: sa.Connection, made: Sequence[Attempt]) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self.database.each(
-            BOOK,
-            [
-                {
-                    "key": a.key,
-                    "source": a.source,
-                    "model": a.model,
-                    "outcome": a.outcome,
-                    "prompt_tokens": a.usage.prompt,
-                    "cached_tokens": a.usage.cached,
-                    "completion_tokens": a.usage.completion,
-                    "cost_usd": a.cost_usd,
-                    "cost_assumed": int(a.cost_assumed),
-                    "seconds": a.seconds,
-                    "at": at,
-                }
-                for a in made
-            ],
-        )
+        rows = [
+            {
+                "key": a.key, "source": a.source, "model": a.model, "outcome": a.outcome,
+                "prompt_tokens": a.usage.prompt, "cached_tokens": a.usage.cached,
+                "completion_tokens": a.usage.completion, "cost_usd": a.cost_usd, "cost_assumed": int(a.cost_assumed),
+                "seconds": a.seconds, "at": at,
+            }
+            for a in made
+        ]  # fmt: skip
+        execute_each(db, sa.insert(attempts), rows)
 
     @staticmethod
     def _better_than(db: sa.Connection, unchecked: Sequence[Answer]) -> set[tuple[str, str]]:
-        """The (key, source) of texts that nobody has checked where there is an answer: better than none, no more."""
+        """Find the (key, source) of unchecked texts where an answer is stored: they are better than none, no more."""
         kept = set()
         for a in unchecked:
             this = (_A.key == a.key) & (_A.source == a.source)
@@ -236,21 +225,16 @@ class Store:
         return kept
 
     def judged(self, rows: Sequence[Answer]) -> None:
-        """Write what a newer check says of stored answers."""
-        with self.transaction():
-            self.database.each(
-                JUDGE,
-                [
-                    {
-                        "of_key": a.key,
-                        "of_source": a.source,
-                        "new_status": a.status,
-                        "new_reasons": json.dumps(a.reasons),
-                        "new_checked": a.checked,
-                    }
-                    for a in rows
-                ],
-            )
+        """Write the verdicts of a newer check on stored answers."""
+        verdicts = [
+            {
+                "of_key": a.key, "of_source": a.source,
+                "new_status": a.status, "new_reasons": json.dumps(a.reasons), "new_checked": a.checked,
+            }
+            for a in rows
+        ]  # fmt: skip
+        with self.transaction() as db:
+            execute_each(db, JUDGE, verdicts)
 
     def reserve(self, lines: Sequence[tuple[str, str, float]], source: str, cap: float | None) -> list[int | None]:
         """Set money aside for `lines` (key, model, dollars at worst) before they are sent; the id of each reservation.
@@ -259,46 +243,44 @@ class Store:
         all processes together keep the cap.
         """
         held = {"source": source, "owner": self.owner, "until": self.database.now() + LEASE_S}
-        ids: list[int | None] = []
-        with self.transaction():
-            committed = self.database.quick(COMMITTED, {})[0][0]
-            reserved = 0.0
+        with self.transaction() as db:
+            committed, reserved = db.scalar(COMMITTED), 0.0
+            granted: list[dict[str, Any] | None] = []
             for key, model, usd in lines:
                 if cap is not None and committed + reserved + usd > cap:
-                    ids.append(None)
+                    granted.append(None)
                     continue
                 reserved += usd
-                ids.append(self.database.add(reservations, {"key": key, "model": model, "usd": usd, **held}))
-            self.database.quick(ADD, {"total": "reserved_usd", "usd": reserved})
-        return ids
+                granted.append({"key": key, "model": model, "usd": usd, **held})
+            rows = [row for row in granted if row is not None]
+            if not rows:
+                return [None] * len(lines)
+            ids = iter(db.scalars(RESERVE, rows).all())
+            db.execute(ADD, {"total": "reserved_usd", "usd": reserved})
+        return [None if row is None else next(ids) for row in granted]
 
-    def add_up_reservations(self) -> None:
-        """Summed anew, so that rounding never adds up to money that is reserved for nothing."""
-        self.database.quick(ADD_UP, {})
+    @staticmethod
+    def add_up_reservations(db: sa.Connection) -> None:
+        """Sum reservations anew, so that rounding never adds up to money that is reserved for nothing."""
+        db.execute(ADD_UP, {"total": "reserved_usd"})
 
-    def _release(self, ids: Sequence[int]) -> None:
+    def _release(self, db: sa.Connection, ids: Sequence[int | None]) -> None:
         if ids:
-            self.database.each(RELEASE, [{"of_id": i} for i in ids])
-            self.add_up_reservations()
+            execute_each(db, RELEASE, [{"of_id": i} for i in ids])
+            self.add_up_reservations(db)
 
     def spent_usd(self) -> float:
-        """Dollars of all attempts ever recorded, assumed ones included."""
+        """Return the dollars of all attempts ever recorded, assumed ones included."""
         return float(self.read(sa.select(totals.c.value).where(totals.c.name == "spent_usd"))[0][0])
 
     def ledger(self, source: str | None = None) -> dict[str, Any]:
-        """Sums over every attempt: attempts, tokens, dollars, assumed dollars, count by outcome."""
+        """Sum up all attempts: their number, tokens, dollars, assumed dollars, number by outcome."""
         c, total = attempts.c, lambda column: sa.func.coalesce(sa.func.sum(column), 0)
         only = sa.true() if source is None else c.source == source
-        row = self.read(
-            sa.select(
-                sa.func.count(),
-                total(c.prompt_tokens),
-                total(c.cached_tokens),
-                total(c.completion_tokens),
-                total(c.cost_usd),
-                total(c.cost_usd * c.cost_assumed),
-            ).where(only)
-        )[0]
+        sums = map(
+            total, (c.prompt_tokens, c.cached_tokens, c.completion_tokens, c.cost_usd, c.cost_usd * c.cost_assumed)
+        )
+        row = self.read(sa.select(sa.func.count(), *sums).where(only))[0]
         outcomes = self.read(sa.select(c.outcome, sa.func.count()).where(only).group_by(c.outcome).order_by(c.outcome))
         return {
             "attempts": row[0],
@@ -311,48 +293,48 @@ class Store:
         }
 
     def taken(self) -> dict[tuple[str, str], tuple[int, int, int, float]]:
-        """What each (key, source) took, failed and repeated attempts included: requests, prompt tokens, answer tokens,
-        dollars."""
+        """Sum up attempts by (key, source), failed ones too: requests, prompt tokens, answer tokens, dollars."""
         c = attempts.c
         sums = (sa.func.sum(column) for column in (c.prompt_tokens, c.completion_tokens, c.cost_usd))
         rows = self.read(sa.select(c.key, c.source, sa.func.count(), *sums).group_by(c.key, c.source))
         return {(row[0], row[1]): (row[2], int(row[3]), int(row[4]), float(row[5])) for row in rows}
 
     def batched(self, source: str) -> set[str]:
-        """Keys that batches at the server hold: asked, and not answered yet."""
+        """Find the keys that batches at the server hold: asked, and not answered yet."""
         return {row.key for row in self.read(sa.select(_R.key).where(_R.batch.is_not(None), _R.source == source))}
 
     def answer_seconds(self, source: str) -> float | None:
-        """Mean seconds of the answers that came one by one; None where none did."""
+        """Return the mean seconds of answers that came one by one; None where none did."""
         c = attempts.c
         one_by_one = sa.and_(c.source == source, c.outcome == "answered", c.seconds > 0)
         found: float | None = self.read(sa.select(sa.func.avg(c.seconds)).where(one_by_one))[0][0]
         return found
 
     def quarantine(self, source: str | None = None) -> list[Answer]:
-        """Every quarantined answer with its reasons, sorted by key."""
+        """List the quarantined answers with their reasons, sorted by key."""
         query = sa.select(answers).where(_A.status == "quarantined").order_by(_A.key, _A.source)
         return [_answer(row) for row in self.read(query if source is None else query.where(_A.source == source))]
 
     def _settle_dead_reservations(self) -> None:
-        """Money reserved by a process that was killed may have been billed: count it as spent, never as free."""
-        if not self._dead(self.read(sa.select(reservations).where(_R.batch.is_(None)))):
+        """Count money reserved by a process that was killed as spent: it may have been billed."""
+        if not self._dead(self.read(SINGLE)):
             return
         with self.transaction() as db:
-            # Another process may have settled the same ones in between.
-            lost = self._dead(db.execute(sa.select(reservations).where(_R.batch.is_(None))).fetchall())
-            self._book(
-                [
-                    Attempt(row.key, row.source, row.model, "in flight at a kill", Usage(), row.usd, True, 0.0)
-                    for row in lost
-                ]
-            )
-            self.database.quick(ADD, {"total": "spent_usd", "usd": sum(row.usd for row in lost)})
-            self._release([row.id for row in lost])
+            lost = self._dead(db.execute(SINGLE))  # another process may have settled the same ones in between
+            outcome = "in flight at a kill"
+            self._book(db, [Attempt(r.key, r.source, r.model, outcome, Usage(), r.usd, True, 0.0) for r in lost])
+            db.execute(ADD, {"total": "spent_usd", "usd": sum(row.usd for row in lost)})
+            self._release(db, [row.id for row in lost])
 
     def _dead(self, rows: Iterable[Any]) -> list[Any]:
         now = self.database.now()
         return [row for row in rows if is_gone(row.owner, row.until, now)]
+
+
+def execute_each(db: sa.Connection, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Execute a statement for each of the rows, of which there may be none."""
+    if rows:
+        db.execute(statement, rows)
 
 
 def is_verdict(stored: Answer) -> bool:
@@ -367,50 +349,31 @@ def is_verdict(stored: Answer) -> bool:
 
 
 def pair_of(item: Answer | Attempt) -> tuple[str, str]:
-    """What an answer is filed under."""
+    """Return the key and source that an answer is filed under."""
     return item.key, item.source
 
 
 def exists(location: Location) -> bool:
-    """Whether there is a store to read; UserError where its server cannot be reached."""
+    """Return True where there is a store to read; UserError where its server cannot be reached."""
     url = store_url(location)
     if is_file(url):
         return Path(str(url.database)).is_file()
     with contextlib.closing(Database(url, read_only=True)) as database:
-        return version_of(database) > 0
+        return is_made(database)
 
 
 def _row(a: Answer) -> dict[str, Any]:
     return {
-        "key": a.key,
-        "source": a.source,
-        "status": a.status,
-        "text": a.text,
-        "finish_reason": a.finish_reason,
-        "model": a.model,
-        "reasons": json.dumps(a.reasons),
-        "prompt_tokens": a.usage.prompt,
-        "cached_tokens": a.usage.cached,
-        "completion_tokens": a.usage.completion,
-        "cost_usd": a.cost_usd,
-        "attempts": a.attempts,
-        "checked": a.checked,
-    }
+        "key": a.key, "source": a.source, "status": a.status, "text": a.text, "finish_reason": a.finish_reason,
+        "model": a.model, "reasons": json.dumps(a.reasons), "prompt_tokens": a.usage.prompt,
+        "cached_tokens": a.usage.cached, "completion_tokens": a.usage.completion, "cost_usd": a.cost_usd,
+        "attempts": a.attempts, "checked": a.checked,
+    }  # fmt: skip
 
 
 def _answer(row: Sequence[Any]) -> Answer:
     key, source, status, text, finish_reason, model, reasons, prompt, cached, completion, cost, tried, checked = row
     return Answer(
-        key=key,
-        status=status,
-        text=text,
-        finish_reason=finish_reason,
-        model=model,
-        source=source,
-        usage=Usage(prompt, cached, completion),
-        cost_usd=cost,
-        attempts=tried,
-        reasons=tuple(json.loads(reasons)) if reasons != "[]" else (),
-        from_cache=True,
-        checked=checked,
-    )
+        key, status, text, finish_reason, model, source, Usage(prompt, cached, completion), cost, tried,
+        tuple(json.loads(reasons)) if reasons != "[]" else (), from_cache=True, checked=checked,
+    )  # fmt: skip
