@@ -41,7 +41,9 @@ UNCHECKED = "not checked yet"
 # Statements are made once: SQLAlchemy takes longer to make one than SQLite to carry it out.
 _A, _C, _R = answers.c, claims.c, reservations.c
 _KEYS: sa.BindParameter[str] = sa.bindparam("keys", expanding=True)
-_SOURCE, _OWNER, _KEY = sa.bindparam("of_source"), sa.bindparam("of_owner"), sa.bindparam("of_key")
+_SOURCE: sa.BindParameter[str] = sa.bindparam("of_source")
+_OWNER: sa.BindParameter[str] = sa.bindparam("of_owner")
+_KEY: sa.BindParameter[str] = sa.bindparam("of_key")
 # `is_verdict` in SQL; the first sign of a JSON list is matched by _.
 _UNANSWERED = sa.or_(
     _A.reasons.like(f'_"{NO_ANSWER}%'),
