@@ -84,3 +84,9 @@ def test_groups_depend_on_their_own_code() -> None:
 def test_a_module_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ValueError, match="no_such_module is no module"):
         versions.code_version("iot_pipeline.no_such_module")
+
+
+def test_what_is_left_out_exists() -> None:
+    for name in versions.PLUMBING:
+        path = Path(versions.__file__).parents[2].joinpath(*name.split("."))
+        assert path.is_dir() or path.with_suffix(".py").is_file(), name

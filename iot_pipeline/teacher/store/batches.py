@@ -69,7 +69,7 @@ class BatchTable:
             batch = Batch(0, uuid.uuid4().hex, source, "planned", "", count, sum(tokens[:count]), now)
             row = {name: value for name, value in asdict(batch).items() if name != "id"}
             held = {"owner": self.store.owner, "until": now + LEASE_S}
-            (number,) = db.execute(sa.insert(batches), {**row, **held}).inserted_primary_key or ()
+            number = db.execute(sa.insert(batches).returning(batches.c.id), {**row, **held}).scalar_one()
             batch = replace(batch, id=number)
             rows = [
                 {"key": key, "source": source, "model": model, "usd": usd, "batch": number, **held}
