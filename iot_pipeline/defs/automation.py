@@ -43,7 +43,8 @@ inputs_changed = (
 def prompt_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Request a snapshot of each prompt file that differs from its snapshot in the lake.
 
-    The cursor stores the last requested version of each track whose snapshot still differs, so one edit starts one run.
+    The cursor stores, for each track whose snapshot still differs, that snapshot and the text last requested, so one
+    edit starts one run; a snapshot that another edit changed meanwhile is requested again.
     Edits made while the daemon was down are found, and so is a prompt set back to an older text. A prompt without a
     snapshot waits for a first run, like every artefact that was never materialised. An unreadable file does not stop
     the other prompts; a tick that requests nothing reports it as the skip reason.
@@ -73,16 +74,17 @@ def prompt_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
 
 
 def _edited(lake: Lake, prompts: Path, track: str) -> str | None:
-    """Return the hash of a track's prompt file; None if it equals its snapshot or has none.
+    """Return the versions of a track's snapshot and file, `old -> new`; None if they are equal or there is no snapshot.
 
     Raises UserError if the file cannot be read.
     """
     artefact = ArtefactId("prompt", track)
-    if lake.manifest(artefact) is None:
+    manifest = lake.manifest(artefact)
+    if manifest is None:
         return None
     prompt, snapshot = load_prompt(prompts / f"{track}.md"), lake.folder(artefact) / "prompt.md"
     frozen = snapshot.is_file() and snapshot.read_bytes() == prompt.source.encode()
-    return None if frozen else prompt.sha256
+    return None if frozen else f"{manifest.data_version} -> {prompt.sha256}"
 
 
 @dg.definitions

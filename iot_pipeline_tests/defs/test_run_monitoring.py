@@ -194,10 +194,10 @@ def test_a_run_that_waits_for_a_pool_says_so_and_can_be_stopped(
     run = run_of(instance, os.getpid())
     code = (
         "from iot_pipeline.interrupts import stopping_promptly\n"
-        "from iot_pipeline.defs import execute, step\n"
+        "from iot_pipeline.defs import execute, recording\n"
         "from iot_pipeline.settings import settings\n"
         "from iot_pipeline_tests.defs import test_run_monitoring as t\n"
-        "step.listeners.append(lambda artefact, event, text: print(artefact, event, text, flush=True))\n"
+        "recording.listeners.append(lambda artefact, event, text: print(artefact, event, text, flush=True))\n"
         "with stopping_promptly('stopped'):\n"
         "    execute.execute(t.definitions(), settings(), t.PLANNED)\n"
     )
