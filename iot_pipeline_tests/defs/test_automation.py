@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline import settings as settings_module
@@ -245,6 +245,7 @@ def test_every_sensor_and_schedule_is_off_until_switched_on_and_known_here() -> 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.sampled_from(["edit to A", "edit to B", "tick", "run"]), max_size=12))
+@example(steps=["edit to A", "tick", "edit to B", "run", "edit to A"])
 def test_after_every_order_of_edits_ticks_and_runs_the_snapshot_becomes_the_file(
     prompts: Path, steps: list[str]
 ) -> None:

@@ -306,7 +306,7 @@ def test_out_of_memory_in_another_process_is_told_and_shrinks_all(world: tuple[P
 SECOND_RUNS_OUT = """
 import os, sys
 import torch
-from iot_pipeline.training import train as payload
+from iot_pipeline.training import train
 real = train.causal_loss
 def small_card(model, ids, *rest):
     if os.environ["RANK"] == "1" and len(ids) > 1:
