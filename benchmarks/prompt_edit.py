@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     lake = options.lake.absolute()
     prompts = lake.with_name(f"{lake.name}-prompts")
-    shutil.copytree(load_settings({}).prompts, prompts, dirs_exist_ok=True)
+    shutil.copytree(load_settings({}).teacher.prompts, prompts, dirs_exist_ok=True)
     os.environ |= {"IOT_LAKE": str(lake), "IOT_PROMPTS": str(prompts)}
     subprocess.run([sys.executable, "-m", "iot_pipeline.cli", "run", "--until", "training_split"], check=True)
     prompt = prompts / f"{options.track}.md"

@@ -72,7 +72,7 @@ def retokenised(jsonl: Path, tokenizer: Any) -> dict[str, Any]:
     """`promises` of the rows of a split under another tokenizer."""
     rows = [json.loads(line) for line in jsonl.read_text().splitlines()]
     with tempfile.TemporaryDirectory() as folder:
-        build_tensors(rows, tokenizer, load_settings().max_length, Path(folder) / "t.safetensors")
+        build_tensors(rows, tokenizer, load_settings().student.max_length, Path(folder) / "t.safetensors")
         return promises(Path(folder) / "t.safetensors", tokenizer)
 
 

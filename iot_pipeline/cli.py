@@ -60,7 +60,7 @@ def _configure(stages: str | None, tracks: str | None) -> Any:
             os.environ[name] = value
     settings.cache_clear()
     chosen = settings()
-    os.environ.update({f"IOT_{name.upper()}": str(path) for name in PATHS if (path := getattr(chosen, name))})
+    os.environ.update({f"IOT_{name.upper()}": str(path) for name in PATHS if (path := chosen.value(name))})
     return chosen
 
 

@@ -5,10 +5,9 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.yaml_reader import read_yaml
@@ -18,38 +17,128 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PROFILES = Path(__file__).parent / "profiles"
 
 
-class Settings(BaseSettings):
-    """Settings of a run. Units are in each description; `None` lets the component choose."""
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
-    model_config = SettingsConfigDict(env_prefix="IOT_", extra="forbid", env_ignore_empty=True)
 
-    # -- general -------------------------------------------------------------------------------------------
-    profile: str = Field("demo", description="named set of defaults: demo or paper")
+CommaSeparated = BeforeValidator(_split)
+
+
+class Section(BaseModel):
+    """Group of settings. A field is set by `IOT_` and its alias, or its own name if it has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(Section):
+    """Source of the flows, their split, and the form of their texts."""
+
     dataset: str = Field("farm_flow", description="data set spec: a name in iot_pipeline/datasets or a YAML path")
     source: str = Field("simulate", description="`simulate`, or file(s) to read: CSV, zip, gz, Parquet, a glob, a URL")
-    lake: Path | None = Field(None, description="folder of artefacts; default data_lake/<dataset>-<profile>")
-    base_cache: Path | None = Field(None, description="tiny bases kept for all lakes; default data_lake/.bases")
-    prompts: Path = Field(Path(__file__).parent / "prompts", description="folder of the prompt files")
     rows: int | None = Field(None, ge=100, description="rows to simulate; unset: as many as were published")
     max_rejected_share: float = Field(0.01, ge=0, lt=1, description="share of bad rows above which reading fails")
     seed: int = Field(2027, ge=0, description="seed of every random choice")
-
-    # -- data ----------------------------------------------------------------------------------------------
-    stages: list[Stage] = Field(["10K"], description="stages that `run` makes, comma separated")
-    tracks: list[Track] = Field(list(get_args(Track)), description="tracks to make")
     order: Literal["natural", "distinct_first"] = Field("natural", description="order of the train pool")
     serialisation: Literal["values", "ranked", "compact"] = Field("ranked", description="how a flow becomes text")
-    answer_order: Literal["label_first", "explanation_first"] = Field("label_first", description="parts of an answer")
 
-    # -- baseline ------------------------------------------------------------------------------------------
-    automl_preset: Literal["fixed", "medium_quality", "best_quality"] = Field(
-        "fixed", description="AutoGluon: fixed is reproducible; another is limited by time and runs beside fixed"
+
+class BaselineSettings(Section):
+    """AutoGluon, with which students are compared."""
+
+    preset: Literal["fixed", "medium_quality", "best_quality"] = Field(
+        "fixed",
+        alias="automl_preset",
+        description="AutoGluon: fixed is reproducible; another is limited by time and runs beside fixed",
     )
-    automl_seconds: int = Field(60, ge=5, description="AutoGluon time limit in s (not used by `fixed`)")
+    seconds: int = Field(
+        60, ge=5, alias="automl_seconds", description="AutoGluon time limit in s (not used by `fixed`)"
+    )
 
-    # -- teacher -------------------------------------------------------------------------------------------
-    teacher: str = Field("embedded", description="embedded, openai, replay (stored answers only), or a base URL")
-    teacher_model: str | None = Field(None, description="model name in place of the prompt file's")
+
+class TeacherSettings(Section):
+    """Teacher, and the answers that it is asked for."""
+
+    server: str = Field(
+        "embedded", alias="teacher", description="embedded, openai, replay (stored answers only), or a base URL"
+    )
+    model: str | None = Field(None, alias="teacher_model", description="model name in place of the prompt file's")
+    prompts: Path = Field(Path(__file__).parent / "prompts", description="folder of the prompt files")
+    answers: Literal["auto", "text", "json"] = Field(
+        "auto",
+        alias="teacher_answers",
+        description="form of answers; auto: json, held to a schema where the server can, text of the embedded",
+    )
+    answer_order: Literal["label_first", "explanation_first"] = Field("label_first", description="parts of an answer")
+    explanation_words: int = Field(60, ge=30, le=1200, description="words asked of an explanation")
+    validation_flows: int = Field(300, ge=10, description="validation flows the teacher explains: one common loss")
+    variation: Literal["physical", "paper"] = Field("physical", description="how feature_varied moves values")
+    max_quarantined_share: float = Field(0.02, ge=0, lt=1, description="share of rows without answer that blocks")
+
+
+class StudentSettings(Section):
+    """Base model, and the recipe of its training."""
+
+    base_model: str = Field("tiny", description="tiny (built here), a hub id, or a folder")
+    seeds: Annotated[list[int] | None, CommaSeparated] = Field(
+        None, min_length=1, description="training seeds, comma separated; unset: IOT_SEED"
+    )
+    base_steps: int = Field(450, ge=1, description="pre-training steps of the tiny base")
+    tasks: Literal["explain", "both"] = Field("explain", description="both: each row also asks for the class alone")
+    max_length: int = Field(1024, ge=64, description="tokens of the longest row; a longer one is an error")
+    stage_chain: Literal["independent", "warm_start"] = Field(
+        "independent", description="does a stage start from the base or from the stage before"
+    )
+    epochs: float = Field(1.0, gt=0, alias="train_epochs", description="passes over the stage's rows")
+    max_steps: int | None = Field(None, ge=1, alias="train_max_steps", description="stop after so many optimiser steps")
+    step_rows: int = Field(
+        32, ge=1, alias="train_step_rows", description="rows of an optimiser step, over all processes"
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, alias="train_max_tokens", description="stop before so many tokens: runs of equal tokens"
+    )
+    evaluate_every: int | None = Field(None, ge=1, description="steps between measurements of the validation loss")
+    patience: int | None = Field(None, ge=1, description="measurements without a lower loss before training stops")
+    keep: Literal["last", "best"] = Field(
+        "last", alias="keep_checkpoint", description="adapter kept; best by validation loss"
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
+    warmup_steps: int = Field(100, ge=0, description="optimiser steps of warm-up")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    label_weight: float = Field(1.0, gt=0, description="weight of the label's tokens in the loss")
+    lora_r: int = Field(16, ge=1, description="LoRA rank")
+    lora_alpha: int = Field(32, ge=1, description="LoRA alpha")
+    lora_dropout: float = Field(0.05, ge=0, lt=1, description="LoRA dropout")
+    lora_targets: str = Field("q_proj,k_proj,v_proj,o_proj", description="module names, or all-linear")
+    bf16: Literal["auto", "on", "off"] = Field("auto", description="auto: on where a GPU computes in bf16")
+    quantisation: Literal["none", "nf4"] = Field("none", description="nf4 needs the extra `gpu`")
+
+
+class EvaluationSettings(Section):
+    """Extent of what is measured of a student and of the old recipe."""
+
+    explained_flows: int = Field(48, ge=1, description="test flows that the student explains")
+    audit_rows: int = Field(2560, ge=32, description="rows of the short trainings that show what the old recipe does")
+    audit_tokenizer: str | None = Field(None, description="tokenizer (folder or hub id) of the cut; unset: the base's")
+    audit_words: int = Field(900, ge=30, le=1200, description="words of explanations on which its cut is measured")
+
+
+class ServingSettings(Section):
+    """Answers of a finished student."""
+
+    decoding: Literal["free", "grounded"] = Field(
+        "grounded", description="of `explain`: grounded lets a number be only one of its flow; reports show both"
+    )
+
+
+class RunSettings(Section):
+    """Execution alone: none of these changes the content of an artefact, so manifests do not record them."""
+
+    lake: Path | None = Field(None, description="folder of artefacts; default data_lake/<dataset>-<profile>")
+    base_cache: Path | None = Field(None, description="tiny bases kept for all lakes; default data_lake/.bases")
+    stages: Annotated[list[Stage], CommaSeparated] = Field(
+        ["10K"], description="stages that `run` makes, comma separated"
+    )
+    tracks: Annotated[list[Track], CommaSeparated] = Field(list(get_args(Track)), description="tracks to make")
     teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per store of answers")
     teacher_paid: Literal["auto", "yes", "no"] = Field(
         "auto", description="do answers cost money; auto: by the address, local ones being free"
@@ -64,112 +153,94 @@ class Settings(BaseSettings):
     teacher_store: str | None = Field(
         None, description="where answers are kept: a file (unset: teacher.sqlite in the lake) or a database's URL"
     )
-    teacher_answers: Literal["auto", "text", "json"] = Field(
-        "auto", description="form of answers; auto: json, held to a schema where the server can, text of the embedded"
-    )
-    explanation_words: int = Field(60, ge=30, le=1200, description="words asked of an explanation")
-    validation_flows: int = Field(300, ge=10, description="validation flows the teacher explains: one common loss")
-    variation: Literal["physical", "paper"] = Field("physical", description="how feature_varied moves values")
-    max_quarantined_share: float = Field(0.02, ge=0, lt=1, description="share of rows without answer that blocks")
-
-    # -- student -------------------------------------------------------------------------------------------
-    base_model: str = Field("tiny", description="tiny (built here), a hub id, or a folder")
-    tasks: Literal["explain", "both"] = Field("explain", description="both: each row also asks for the class alone")
-    base_steps: int = Field(450, ge=1, description="pre-training steps of the tiny base")
-    max_length: int = Field(1024, ge=64, description="tokens of the longest row; a longer one is an error")
-    stage_chain: Literal["independent", "warm_start"] = Field(
-        "independent", description="does a stage start from the base or from the stage before"
-    )
-    train_epochs: float = Field(1.0, gt=0, description="passes over the stage's rows")
-    train_max_steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps")
-    train_step_rows: int = Field(32, ge=1, description="rows of an optimiser step, over all processes")
-    train_micro_rows: int | None = Field(None, ge=1, description="most rows of one forward pass")
-    train_max_tokens: int | None = Field(None, ge=1, description="stop before so many tokens: runs of equal tokens")
-    packing: Literal["auto", "on", "off"] = Field("auto", description="lay rows end to end; auto: with flash attention")
-    pack_tokens: int = Field(4096, ge=64, description="most tokens of one pack")
-    evaluate_every: int | None = Field(None, ge=1, description="steps between measurements of the validation loss")
-    patience: int | None = Field(None, ge=1, description="measurements without a lower loss before training stops")
-    save_every: int = Field(100, ge=1, description="most optimiser steps between checkpoints to resume from")
-    save_minutes: float = Field(10.0, gt=0, description="most minutes between checkpoints to resume from")
-    keep_checkpoint: Literal["last", "best"] = Field("last", description="adapter kept; best by validation loss")
-    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
-    warmup_steps: int = Field(100, ge=0, description="optimiser steps of warm-up")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    label_weight: float = Field(1.0, gt=0, description="weight of the label's tokens in the loss")
-    lora_r: int = Field(16, ge=1, description="LoRA rank")
-    lora_alpha: int = Field(32, ge=1, description="LoRA alpha")
-    lora_dropout: float = Field(0.05, ge=0, lt=1, description="LoRA dropout")
-    lora_targets: str = Field("q_proj,k_proj,v_proj,o_proj", description="module names, or all-linear")
-    bf16: Literal["auto", "on", "off"] = Field("auto", description="auto: on where a GPU computes in bf16")
-    gradient_checkpointing: bool = Field(False, description="less memory for more time")
-    quantisation: Literal["none", "nf4"] = Field("none", description="nf4 needs the extra `gpu`")
-    shard: bool = Field(False, description="share out the frozen layers of a larger base over the GPUs (FSDP)")
     trainer: Literal["local", "accelerate", "fake"] = Field(
         "local", description="what starts the training processes; fake: learns nothing, for rehearsals"
     )
     processes: int | None = Field(None, ge=1, description="training processes; unset: one a GPU, or (tiny base) a core")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process")
-    audit_rows: int = Field(2560, ge=32, description="rows of the short trainings that show what the old recipe does")
-    audit_tokenizer: str | None = Field(None, description="tokenizer (folder or hub id) of the cut; unset: the base's")
-    audit_words: int = Field(900, ge=30, le=1200, description="words of explanations on which its cut is measured")
-    explained_flows: int = Field(48, ge=1, description="test flows that the student explains")
-    decoding: Literal["free", "grounded"] = Field(
-        "grounded", description="of `explain`: grounded lets a number be only one of its flow; reports show both"
-    )
+    micro_rows: int | None = Field(None, ge=1, alias="train_micro_rows", description="most rows of one forward pass")
+    packing: Literal["auto", "on", "off"] = Field("auto", description="lay rows end to end; auto: with flash attention")
+    pack_tokens: int = Field(4096, ge=64, description="most tokens of one pack")
+    gradient_checkpointing: bool = Field(False, description="less memory for more time")
+    shard: bool = Field(False, description="share out the frozen layers of a larger base over the GPUs (FSDP)")
+    save_every: int = Field(100, ge=1, description="most optimiser steps between checkpoints to resume from")
+    save_minutes: float = Field(10.0, gt=0, description="most minutes between checkpoints to resume from")
 
-    @field_validator("stages", "tracks", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+class Settings(BaseModel):
+    """Settings of a run, by what they steer. Units are in each description; `None` lets the component choose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str = Field("demo", description="named set of defaults: demo or paper")
+    data: DataSettings = DataSettings()
+    baseline: BaselineSettings = BaselineSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    student: StudentSettings = StudentSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    serving: ServingSettings = ServingSettings()
+    run: RunSettings = RunSettings()
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
         """Refuse combinations that would fail only after teacher and training were paid for."""
-        if self.answer_order == "explanation_first" and self.tasks == "explain":
+        student = self.student
+        if self.teacher.answer_order == "explanation_first" and student.tasks == "explain":
             raise ValueError(
                 "IOT_ANSWER_ORDER=explanation_first needs IOT_TASKS=both: a class is scored before its reasons"
             )
-        if self.evaluate_every is None and (self.keep_checkpoint == "best" or self.patience is not None):
+        if student.evaluate_every is None and (student.keep == "best" or student.patience is not None):
             raise ValueError("IOT_KEEP_CHECKPOINT=best and IOT_PATIENCE need IOT_EVALUATE_EVERY")
-        if self.shard and self.quantisation == "nf4":
+        if self.run.shard and student.quantisation == "nf4":
             raise ValueError("IOT_SHARD=true and IOT_QUANTISATION=nf4 do not go together: choose one")
         return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only what `load_settings` passes: it merges profile, `.env` and environment itself."""
-        return (init_settings,)
 
     @property
     def dataset_name(self) -> str:
         """Name of the data set, also if the setting is a path."""
-        return Path(self.dataset).stem
+        return Path(self.data.dataset).stem
 
     @property
     def lake_path(self) -> Path:
         """Absolute folder of the artefacts of this data set and profile."""
-        if self.lake is not None:
-            return self.lake.expanduser().absolute()
+        if self.run.lake is not None:
+            return self.run.lake.expanduser().absolute()
         return PROJECT_ROOT / "data_lake" / f"{self.dataset_name}-{Path(self.profile).stem}"
 
     @property
     def base_cache_path(self) -> Path:
         """Folder of the tiny-base build cache."""
-        return self.base_cache or PROJECT_ROOT / "data_lake" / ".bases"
+        return self.run.base_cache or PROJECT_ROOT / "data_lake" / ".bases"
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds that students are trained with."""
+        return list(dict.fromkeys(self.student.seeds or [self.data.seed]))
+
+    def value(self, name: str) -> Any:
+        """Return the setting of a variable, whose name comes without `IOT_` in lower case; None if there is none."""
+        section, field = FIELDS.get(name, ("", name))
+        return getattr(getattr(self, section) if section else self, field, None)
 
     def describe(self) -> list[tuple[str, Any, str]]:
         """Return (variable, value, description) of every setting, for `doctor` and the README."""
-        return [
-            (f"IOT_{name.upper()}", getattr(self, name), field.description or "")
-            for name, field in type(self).model_fields.items()
-        ]
+        return [(f"IOT_{name.upper()}", self.value(name), description) for name, description in DESCRIPTIONS.items()]
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+# Variable without IOT_, in lower case -> section and field.
+FIELDS = {
+    field.alias or name: (section, name)
+    for section, kind in SECTIONS.items()
+    for name, field in kind.model_fields.items()
+}
+DESCRIPTIONS = {"profile": Settings.model_fields["profile"].description or ""} | {
+    name: SECTIONS[section].model_fields[field].description or "" for name, (section, field) in FIELDS.items()
+}
 
 
 def profile_names() -> list[str]:
@@ -190,19 +261,27 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
     }
     values |= {key: value for key, value in overrides.items() if value is not None}
     for name in values:
-        if name not in Settings.model_fields:
-            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        if name not in DESCRIPTIONS:
+            near = difflib.get_close_matches(name, DESCRIPTIONS, n=1)
             hint = f"; did you mean IOT_{near[0].upper()}?" if near else "; `iot-pipeline doctor` lists all"
             raise UserError(f"unknown setting IOT_{name.upper()}{hint}")
     values = _profile(str(values.get("profile", "demo"))) | values
     try:
-        return Settings(**(values | {name: _absolute(name, values[name]) for name in PATHS if name in values}))
+        return Settings(**_sections(values | {name: _absolute(name, values[name]) for name in PATHS if name in values}))
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # settings that conflict: the message names them
             raise UserError(first["msg"].removeprefix("Value error, ")) from None
-        name = "IOT_" + str(first["loc"][0]).upper()
+        name = "IOT_" + str(first["loc"][1 if first["loc"][0] in SECTIONS else 0]).upper()
         raise UserError(f"{name}: {first['msg']} (got {first['input']!r})") from None
+
+
+def _sections(values: dict[str, Any]) -> dict[str, Any]:
+    """Sort values by variable into the sections that they belong to."""
+    found: dict[str, Any] = {section: {} for section in SECTIONS}
+    for name, value in values.items():
+        (found[FIELDS[name][0]] if name in FIELDS else found)[name] = value
+    return found
 
 
 # Internal: set by the project for its own subprocesses and tests.

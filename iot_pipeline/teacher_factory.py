@@ -26,19 +26,19 @@ REPLAY = "replay"
 
 def address_of(settings: Settings) -> str:
     """Return the base URL, credentials included, of an external teacher server; UserError if it is invalid."""
-    if settings.teacher == "openai":
+    if settings.teacher.server == "openai":
         return OPENAI_URL
-    if not settings.teacher.startswith(("http://", "https://")):
+    if not settings.teacher.server.startswith(("http://", "https://")):
         raise UserError(
-            f"IOT_TEACHER={shown_address(settings.teacher)}: it must be embedded, openai, replay, or the base URL of a "
-            "compatible server (http://host:port/v1)."
+            f"IOT_TEACHER={shown_address(settings.teacher.server)}: it must be embedded, openai, replay, or the base URL "
+            "of a compatible server (http://host:port/v1)."
         )
-    if not _is_address(settings.teacher):
+    if not _is_address(settings.teacher.server):
         raise UserError(
             "IOT_TEACHER is no URL of a server (http://user:password@host:port/v1; signs like @ / : in a password are "
             "written as %40 %2F %3A)."
         )
-    return settings.teacher
+    return settings.teacher.server
 
 
 def shown_address(address: str) -> str:
@@ -62,23 +62,23 @@ def source_of(settings: Settings) -> str:
 
     `embedded`, the server's address without credentials, or (replay) the only source in the store.
     """
-    if settings.teacher == REPLAY:
+    if settings.teacher.server == REPLAY:
         return replayed_source(store_of(settings))
-    return EMBEDDED if settings.teacher == EMBEDDED else without_credentials(address_of(settings))
+    return EMBEDDED if settings.teacher.server == EMBEDDED else without_credentials(address_of(settings))
 
 
 def store_of(settings: Settings) -> URL:
     """Return the URL of the answer store; UserError if IOT_TEACHER_STORE is not a valid location."""
-    return store_url(settings.teacher_store or settings.lake_path / "teacher.sqlite")
+    return store_url(settings.run.teacher_store or settings.lake_path / "teacher.sqlite")
 
 
 def is_paid(settings: Settings) -> bool:
     """Return True if requests cost money: as IOT_TEACHER_PAID says, else judged by the address."""
-    if settings.teacher in (EMBEDDED, REPLAY):
+    if settings.teacher.server in (EMBEDDED, REPLAY):
         return False
-    if settings.teacher_paid == "auto":
+    if settings.run.teacher_paid == "auto":
         return pricing.is_paid(address_of(settings))
-    return settings.teacher_paid == "yes"
+    return settings.run.teacher_paid == "yes"
 
 
 def as_objects(settings: Settings) -> bool:
@@ -86,9 +86,9 @@ def as_objects(settings: Settings) -> bool:
 
     By default all teachers but the embedded one, which writes plain text without format errors.
     """
-    if settings.teacher_answers == "auto":
+    if settings.teacher.answers == "auto":
         return not is_embedded(source_of(settings))
-    return settings.teacher_answers == "json"
+    return settings.teacher.answers == "json"
 
 
 @contextlib.contextmanager
@@ -99,11 +99,11 @@ def open_teacher(settings: Settings, log: Callable[[str], None] | None = None, e
 
     Raises UserError if a required API key is missing or the server does not start.
     """
-    if settings.teacher == REPLAY:
+    if settings.teacher.server == REPLAY:
         yield Replay(store_of(settings), log)
         return
     with contextlib.ExitStack() as stack:
-        if settings.teacher == EMBEDDED:
+        if settings.teacher.server == EMBEDDED:
             url, key = stack.enter_context(embedded_server()), EMBEDDED
             source = f"{EMBEDDED}-{edition}" if edition else EMBEDDED
         else:
@@ -130,33 +130,33 @@ def teacher_at(
         api_key=key,
         store=store_of(settings),
         source=source,
-        budget_usd=settings.teacher_budget_usd,
-        concurrency=settings.teacher_concurrency,
-        timeout_s=settings.teacher_timeout_s,
-        max_attempts=settings.teacher_max_attempts,
+        budget_usd=settings.run.teacher_budget_usd,
+        concurrency=settings.run.teacher_concurrency,
+        timeout_s=settings.run.teacher_timeout_s,
+        max_attempts=settings.run.teacher_max_attempts,
         log=log,
         paid=is_paid(settings),
-        via=settings.teacher_via,
-        batch_limits=BatchLimits(tokens=settings.teacher_enqueued_tokens),
-        rpm=settings.teacher_rpm,
-        tpm=settings.teacher_tpm,
+        via=settings.run.teacher_via,
+        batch_limits=BatchLimits(tokens=settings.run.teacher_enqueued_tokens),
+        rpm=settings.run.teacher_rpm,
+        tpm=settings.run.teacher_tpm,
     )
 
 
 def _key(settings: Settings) -> str:
     key = api_key()
-    if key is None and settings.teacher == "openai":
+    if key is None and settings.teacher.server == "openai":
         raise UserError("OPENAI_API_KEY is not set (environment or .env); or set IOT_TEACHER=embedded")
     return key.get_secret_value() if key else "none"
 
 
 def _guess(settings: Settings) -> str:
     """Return the assumption about an unconfigured server, paid or free; empty if there is none."""
-    if settings.teacher == "openai" or settings.teacher_paid != "auto":
+    if settings.teacher.server == "openai" or settings.run.teacher_paid != "auto":
         return ""
     if is_paid(settings):
         return (
-            f"{source_of(settings)} is taken for a paid server: the budget of ${settings.teacher_budget_usd:,.2f} "
+            f"{source_of(settings)} is taken for a paid server: the budget of ${settings.run.teacher_budget_usd:,.2f} "
             "holds (IOT_TEACHER_PAID=no if it is free)"
         )
     return (

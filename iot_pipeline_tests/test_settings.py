@@ -10,22 +10,26 @@ from iot_pipeline.settings import PROJECT_ROOT, api_key, load_settings, profile_
 
 def test_the_demo_needs_nothing_and_is_the_default() -> None:
     chosen = load_settings({})
-    assert (chosen.profile, chosen.source) == ("demo", "simulate")
-    assert (chosen.teacher, chosen.base_model) == ("embedded", "tiny")
+    assert (chosen.profile, chosen.data.source) == ("demo", "simulate")
+    assert (chosen.teacher.server, chosen.student.base_model) == ("embedded", "tiny")
     assert chosen.lake_path == PROJECT_ROOT / "data_lake" / "farm_flow-demo"
 
 
 def test_the_environment_wins_over_the_profile() -> None:
     chosen = load_settings({"IOT_PROFILE": "paper", "IOT_STAGES": "10K, 30K", "IOT_SEED": "7"})
-    assert chosen.stages == ["10K", "30K"]
-    assert chosen.seed == 7
-    assert chosen.base_model == "Qwen/Qwen2.5-1.5B-Instruct"
+    assert chosen.run.stages == ["10K", "30K"]
+    assert chosen.data.seed == 7
+    assert chosen.student.base_model == "Qwen/Qwen2.5-1.5B-Instruct"
 
 
 def test_the_paper_profile_has_the_paper_s_training() -> None:
     chosen = load_settings({"IOT_PROFILE": "paper"})
-    assert (chosen.lora_r, chosen.lora_alpha, chosen.lora_targets) == (16, 32, "q_proj,k_proj,v_proj,o_proj")
-    assert (chosen.train_epochs, chosen.learning_rate, chosen.warmup_steps) == (5, 2e-4, 100)
+    assert (chosen.student.lora_r, chosen.student.lora_alpha, chosen.student.lora_targets) == (
+        16,
+        32,
+        "q_proj,k_proj,v_proj,o_proj",
+    )
+    assert (chosen.student.epochs, chosen.student.learning_rate, chosen.student.warmup_steps) == (5, 2e-4, 100)
 
 
 def test_a_path_as_data_set_gives_its_name_to_the_lake() -> None:
@@ -64,13 +68,13 @@ def test_files_are_named_from_the_root_and_other_names_are_left(
     (tmp_path / "student").mkdir()
     given = {"IOT_DATASET": "mine.yml", "IOT_SOURCE": "a.csv, s3://b/c.csv,d/*.csv", "IOT_BASE_MODEL": "student"}
     chosen = load_settings(given)
-    assert chosen.dataset == str(tmp_path / "mine.yml")
-    assert chosen.source == f"{tmp_path}/a.csv,s3://b/c.csv,{tmp_path}/d/*.csv"
-    assert chosen.base_model == str(tmp_path / "student")
+    assert chosen.data.dataset == str(tmp_path / "mine.yml")
+    assert chosen.data.source == f"{tmp_path}/a.csv,s3://b/c.csv,{tmp_path}/d/*.csv"
+    assert chosen.student.base_model == str(tmp_path / "student")
     more = load_settings({"IOT_LAKE": "lake", "IOT_PROMPTS": "p", "IOT_TEACHER_STORE": "t.sqlite"})
     assert (more.lake, more.prompts) == (tmp_path / "lake", tmp_path / "p")
     assert str(more.teacher_store) == str(tmp_path / "t.sqlite")
-    assert load_settings({"IOT_DATASET": "farm_flow", "IOT_BASE_MODEL": "Qwen/Qwen2.5"}).dataset == "farm_flow"
+    assert load_settings({"IOT_DATASET": "farm_flow", "IOT_BASE_MODEL": "Qwen/Qwen2.5"}).data.dataset == "farm_flow"
 
 
 def test_the_env_file_can_be_another_one_so_that_tests_never_read_the_user_s(
@@ -78,7 +82,7 @@ def test_the_env_file_can_be_another_one_so_that_tests_never_read_the_user_s(
 ) -> None:
     file = tmp_path / "other.env"
     file.write_text("IOT_SEED=99\nOPENAI_API_KEY=sk-other\n")
-    assert load_settings().seed == 2027 and api_key() is None
+    assert load_settings().data.seed == 2027 and api_key() is None
     monkeypatch.setenv("IOT_ENV_FILE", str(file))
     key = api_key()
-    assert load_settings().seed == 99 and key is not None and key.get_secret_value() == "sk-other"
+    assert load_settings().data.seed == 99 and key is not None and key.get_secret_value() == "sk-other"

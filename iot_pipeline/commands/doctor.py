@@ -63,33 +63,35 @@ def _package(name: str, settings: Settings) -> Finding:
     try:
         return Finding("package", "ok", f"{name} {importlib.metadata.version(name)}")
     except importlib.metadata.PackageNotFoundError:
-        needed = name not in OPTIONAL or settings.quantisation == "nf4"
+        needed = name not in OPTIONAL or settings.student.quantisation == "nf4"
         return Finding("package", "error" if needed else "note", f"{name} is not installed; {OPTIONAL.get(name, '')}")
 
 
 def _data_set(settings: Settings) -> Finding:
     try:
-        spec = load_spec(settings.dataset)
+        spec = load_spec(settings.data.dataset)
     except UserError as error:
         return Finding("data set", "error", str(error))
     return Finding("data set", "ok", f"{spec.name}: {len(spec.features)} features, {len(spec.classes)} classes")
 
 
 def _source(settings: Settings) -> Finding:
-    if settings.source == "simulate":
+    if settings.data.source == "simulate":
         try:
-            edition = load_spec(settings.dataset).simulated_as
+            edition = load_spec(settings.data.dataset).simulated_as
         except UserError:
             return Finding("source", "error", "simulated, but there is no such data set")
         if edition is None:
-            return Finding("source", "error", f"only Farm-Flow can be simulated; set IOT_SOURCE for {settings.dataset}")
-        rows = settings.rows or load_spec(edition).facts["rows"]
+            return Finding(
+                "source", "error", f"only Farm-Flow can be simulated; set IOT_SOURCE for {settings.data.dataset}"
+            )
+        rows = settings.data.rows or load_spec(edition).facts["rows"]
         return Finding("source", "note", f"simulated: {rows:,} rows, no real capture")
     try:
-        local_files(settings.source)
+        local_files(settings.data.source)
     except UserError as error:
         return Finding("source", "error", f"IOT_SOURCE: {error}")
-    return Finding("source", "ok", without_credentials(settings.source))
+    return Finding("source", "ok", without_credentials(settings.data.source))
 
 
 def _lake(settings: Settings) -> Finding:
@@ -122,31 +124,33 @@ def _store(settings: Settings) -> Finding:
 
 
 def _teacher(settings: Settings) -> Finding:
-    if settings.teacher == "embedded":
+    if settings.teacher.server == "embedded":
         return Finding("teacher", "note", "embedded rule-based analyst on loopback; its answers are marked as its own")
     try:
         source, paid = source_of(settings), is_paid(settings)
     except UserError as error:
         return Finding("teacher", "error", str(error))
-    if settings.teacher == "replay":
+    if settings.teacher.server == "replay":
         return Finding("teacher", "ok", f"replay: stored answers of {source}, nothing is asked")
     if api_key() is None:
-        state = "error" if settings.teacher == "openai" else "note"
+        state = "error" if settings.teacher.server == "openai" else "note"
         return Finding("teacher", state, f"OPENAI_API_KEY is not set (environment or .env) for {source}")
-    money = f"budget ${settings.teacher_budget_usd:,.2f}" if paid else "taken to be free: no budget (IOT_TEACHER_PAID)"
-    return Finding("teacher", "ok", f"{source}, by {settings.teacher_via}, {money}")
+    money = (
+        f"budget ${settings.run.teacher_budget_usd:,.2f}" if paid else "taken to be free: no budget (IOT_TEACHER_PAID)"
+    )
+    return Finding("teacher", "ok", f"{source}, by {settings.run.teacher_via}, {money}")
 
 
 def _student(settings: Settings) -> list[Finding]:
     found = [_base(settings)]
     gpus = len(glob.glob("/dev/nvidia[0-9]*"))
-    wanted = settings.processes or max(1, gpus)
+    wanted = settings.run.processes or max(1, gpus)
     state = "error" if gpus and wanted > gpus else "ok" if gpus else "note"
-    return [*found, Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.processes or 'unset'}")]
+    return [*found, Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.run.processes or 'unset'}")]
 
 
 def _base(settings: Settings) -> Finding:
-    base = settings.base_model
+    base = settings.student.base_model
     if base == "tiny":
         return Finding("student", "note", "a tiny Qwen2 built here; no match for a real base model")
     try:

@@ -64,7 +64,7 @@ def _requests(settings: Settings, todo: list[ArtefactId], stale: set[str]) -> di
         unknown = {"requests": None, "usd": None, "unknown": f"unknown until {missing[-1]} is made"}
         return dict.fromkeys(asking, unknown)
     found = estimate(settings)
-    usd = "usd_batch" if settings.teacher_via == "batch" else "usd_requests"
+    usd = "usd_batch" if settings.run.teacher_via == "batch" else "usd_requests"
     parts = {part["name"]: part for part in found["parts"]}
     return {
         artefact: {

@@ -37,7 +37,7 @@ class Preview(Step):
     """Step without output: it reads what an asset's body reads, and records and writes nothing."""
 
     def __init__(self, lake: Lake, settings: Settings, artefact: ArtefactId) -> None:
-        self.lake, self.settings, self.unrecorded, self.artefact = lake, settings, settings, artefact
+        self.lake, self.settings, self.artefact = lake, settings, artefact
         self._seen, self._present, self._lineage = {}, present_value(lake, settings), {}
 
     def input(self, asset: str, partition: str = "") -> Path:
@@ -71,15 +71,15 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
             source,
             store,
             pricing.price_of if paid else lambda _: pricing.price_of(pricing.REFERENCE_MODEL),
-            settings.explanation_words,
-            BatchLimits(tokens=settings.teacher_enqueued_tokens),
+            settings.teacher.explanation_words,
+            BatchLimits(tokens=settings.run.teacher_enqueued_tokens),
         )
         walk(survey, Lake(settings.lake_path, read_only=True), settings, say)
         spent = store.spent_usd() if store is not None else 0.0
         seconds = store.answer_seconds(source) if store is not None else None
     total = sum(survey.parts, Part("total"))
     return {
-        "teacher": source, "via": settings.teacher_via, "paid": paid,
+        "teacher": source, "via": settings.run.teacher_via, "paid": paid,
         "parts": [as_facts(part) for part in survey.parts], "total": as_facts(total),
         "budget": budget(settings, total, spent) if paid else None, "time": time_of(settings, total, seconds),
         "basis": basis(survey, paid, seconds),
@@ -99,7 +99,7 @@ def opened_store(settings: Settings) -> Iterator[Store | None]:
 
 def walk(survey: CostEstimator, lake: Lake, settings: Settings, say: Callable[[str], None]) -> None:
     """Have each asset ask the cost estimator instead of the teacher, in the order of a run."""
-    prompts = {track: prompt_file(settings, track) for track in {"original", *settings.tracks}}
+    prompts = {track: prompt_file(settings, track) for track in {"original", *settings.run.tracks}}
 
     def begin(artefact: ArtefactId, track: str) -> Preview:
         say(str(artefact))
@@ -107,27 +107,27 @@ def walk(survey: CostEstimator, lake: Lake, settings: Settings, say: Callable[[s
         return Preview(lake, settings, artefact)
 
     assets.ask_validation(begin(ArtefactId("validation_answers"), "original"), prompts["original"], survey)
-    for stage in stages_up_to(max(settings.stages, key=STAGES.index)):
+    for stage in stages_up_to(max(settings.run.stages, key=STAGES.index)):
         step = begin(ArtefactId("original", Partition(stage, "original").key), "original")
         answers = assets.ask_original(step, prompts["original"], survey).answers
         for track, ask in (("paraphrased", assets.ask_paraphrased), ("feature_varied", assets.ask_feature_varied)):
-            if track in settings.tracks:
+            if track in settings.run.tracks:
                 step = begin(ArtefactId(track, Partition(stage, track).key), track)
                 ask(step, prompts[track], survey, answers)
 
 
 def prompt_file(settings: Settings, track: str) -> PromptFile:
     """Load the prompt file in its present version, which a run would snapshot."""
-    return load_prompt((settings.prompts / f"{track}.md").absolute(), model=settings.teacher_model)
+    return load_prompt((settings.teacher.prompts / f"{track}.md").absolute(), model=settings.teacher.model)
 
 
 def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:
     """Return the budget in dollars: cap, spent, left, expected, worst case, and True if the rest is enough."""
-    usd = total.usd_batch if settings.teacher_via == "batch" else total.usd_requests
-    worst = total.worst_usd * (pricing.BATCH_FACTOR if settings.teacher_via == "batch" else 1)
-    left = max(0.0, settings.teacher_budget_usd - spent)
+    usd = total.usd_batch if settings.run.teacher_via == "batch" else total.usd_requests
+    worst = total.worst_usd * (pricing.BATCH_FACTOR if settings.run.teacher_via == "batch" else 1)
+    left = max(0.0, settings.run.teacher_budget_usd - spent)
     return {
-        "cap_usd": settings.teacher_budget_usd, "spent_usd": round(spent, 5), "left_usd": round(left, 5),
+        "cap_usd": settings.run.teacher_budget_usd, "spent_usd": round(spent, 5), "left_usd": round(left, 5),
         "expected_usd": round(usd, 5), "worst_usd": round(worst, 5), "enough": usd <= left,
     }  # fmt: skip
 
@@ -135,8 +135,8 @@ def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:
 def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str, Any]:
     """Return the time: seconds by concurrent requests and the limit that applies; batches, and maximum hours of one."""
     needed = seconds_needed(
-        total, seconds or assumed_seconds(settings), settings.teacher_concurrency, settings.teacher_rpm,
-        settings.teacher_tpm,
+        total, seconds or assumed_seconds(settings), settings.run.teacher_concurrency, settings.run.teacher_rpm,
+        settings.run.teacher_tpm,
     )  # fmt: skip
     limit = max(needed, key=lambda name: needed[name])
     return {
@@ -147,7 +147,7 @@ def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str,
 
 def assumed_seconds(settings: Settings) -> float:
     """Return the assumed seconds per answer while none is timed."""
-    return EMBEDDED_SECONDS if settings.teacher == EMBEDDED else MODEL_SECONDS
+    return EMBEDDED_SECONDS if settings.teacher.server == EMBEDDED else MODEL_SECONDS
 
 
 def basis(survey: CostEstimator, paid: bool, seconds: float | None) -> list[str]:

@@ -58,13 +58,13 @@ def explain(
     found = find(lake, stage, track)
     if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
         raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")
-    spec = with_fitted_scales(lake, load_spec(settings.dataset))
+    spec = with_fitted_scales(lake, load_spec(settings.data.dataset))
     table = read_unlabelled(spec, flows, log)
     distinct = table.drop_duplicates("flow_group")
     prompts = texts(
-        spec, settings.serialisation, distinct, ranks_of(lake) if settings.serialisation == "ranked" else None
+        spec, settings.data.serialisation, distinct, ranks_of(lake) if settings.data.serialisation == "ranked" else None
     )
-    student = Student.load(found.base, found.adapter, threads=settings.threads)
+    student = Student.load(found.base, found.adapter, threads=settings.run.threads)
     temperature = temperature_of(lake, stage, track)
     answers = named(student, prompts, spec, settings, temperature, log)
     if not classes_only:
@@ -76,7 +76,7 @@ def explain(
     return {
         "file": str(out), "rows": len(table), "distinct_flows": len(distinct),
         "classes": {name: int(count) for name, count in counts.items()},
-        "decoding": None if classes_only else settings.decoding,
+        "decoding": None if classes_only else settings.serving.decoding,
         "explanations_borne_out": None if classes_only else sum(not answer["unsupported"] for answer in answers),
         "probabilities": "as scored" if temperature is None else f"calibrated, temperature {temperature:.3g}",
         "made_of": found.made_of, "labels": found.labels,
@@ -90,8 +90,8 @@ def named(
 
     Raises UserError if a score is NaN.
     """
-    tasks = settings.tasks
-    order = "label_first" if tasks == "both" else settings.answer_order
+    tasks = settings.student.tasks
+    order = "label_first" if tasks == "both" else settings.teacher.answer_order
     scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, order, log=log)
     scores = apply_temperature(scores, temperature) if temperature is not None else scores
     if np.isnan(scores).any():
@@ -110,16 +110,16 @@ def explained(
 ) -> None:
     """Add to each answer the student's explanation of its class, and the statements that the flow does not support."""
     log(f"{len(prompts):,} distinct flows")
-    questions = [asked(text, "explain", settings.tasks) for text in prompts]
+    questions = [asked(text, "explain", settings.student.tasks) for text in prompts]
     # Without the newline: some tokenizers make one token of it and what follows.
     heads = [f"{LABEL_LINE} {answer['class']}" for answer in answers]
-    flows = prompts if settings.decoding == "grounded" else None
-    longest = room_for(settings.explanation_words)
+    flows = prompts if settings.serving.decoding == "grounded" else None
+    longest = room_for(settings.teacher.explanation_words)
     written = student.explain(questions, longest, answers=heads, log=log, grounded_in=flows)
     signed = standardised(glossary_of(spec))
     for text, answer, said in zip(prompts, answers, written, strict=True):
         wrong = check_answer(said, text, answer["class"], spec.classes, signed)
-        answer |= {"answer": said, "decoding": settings.decoding, "unsupported": wrong}
+        answer |= {"answer": said, "decoding": settings.serving.decoding, "unsupported": wrong}
 
 
 def with_fitted_scales(lake: Lake, spec: DatasetSpec) -> DatasetSpec:

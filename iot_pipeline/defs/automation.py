@@ -58,7 +58,7 @@ def prompt_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
     waiting, requests, told = {}, [], []
     for track in TRACKS:
         try:
-            version = _edited(lake, chosen.prompts, track)
+            version = _edited(lake, chosen.teacher.prompts, track)
         except UserError as error:
             told.append(str(error))
             continue

@@ -38,7 +38,7 @@ def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = 
 
     Raises UserError for an empty choice or an unknown asset.
     """
-    if not settings.stages or not settings.tracks:
+    if not settings.run.stages or not settings.run.tracks:
         raise UserError("IOT_STAGES and IOT_TRACKS must each name at least one")
     graph = definitions.resolve_asset_graph()
     specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
@@ -67,14 +67,14 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
     """Return the partition keys of an asset that the settings require; [""] for an asset without partitions."""
     if spec.partitions_def is None:
         return [""]
-    top = max(settings.stages, key=STAGES.index)
-    stages: list[str] = list(settings.stages)
+    top = max(settings.run.stages, key=STAGES.index)
+    stages: list[str] = list(settings.run.stages)
     name = spec.key.path[0]
-    if name in CUMULATIVE or settings.stage_chain == "warm_start":
+    if name in CUMULATIVE or settings.student.stage_chain == "warm_start":
         stages = stages_up_to(top)
     if name == "automl_baseline":
         stages = [*stages, "ALL"]  # the headline: AutoML on the whole train pool
-    tracks = {*settings.tracks, "original"} if name in {"original", "prompt"} else set(settings.tracks)
+    tracks = {*settings.run.tracks, "original"} if name in {"original", "prompt"} else set(settings.run.tracks)
     keys = []
     for key in spec.partitions_def.get_partition_keys():
         parts = set(str(key).split("|"))

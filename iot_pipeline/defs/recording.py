@@ -26,7 +26,7 @@ from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_csv, write_json
 from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact, input_key
-from iot_pipeline.settings import PROJECT_ROOT, Settings
+from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Section, Settings
 
 PREVIEW_ROWS = 5
 # Callbacks of the command line for runs in its own process: (artefact, event, text).
@@ -41,7 +41,7 @@ def announce(artefact: ArtefactId, event: str, text: str = "") -> None:
 
 
 class RecordedSettings:
-    """Settings that record which of them were read, and their values."""
+    """Settings that record which of them were read, and their values, except for those of the section `run`."""
 
     def __init__(self, settings: Settings, seen: dict[str, Any]) -> None:
         self._settings = settings
@@ -49,7 +49,19 @@ class RecordedSettings:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._settings, name)
-        self._seen[f"setting {name}"] = recorded(value)
+        return RecordedSection(value, self._seen) if name in SECTIONS and name != "run" else value
+
+
+class RecordedSection:
+    """Section of the settings that records what is read of it, under the variable's name."""
+
+    def __init__(self, section: Section, seen: dict[str, Any]) -> None:
+        self._section = section
+        self._seen = seen
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._section, name)
+        self._seen[f"setting {type(self._section).model_fields[name].alias or name}"] = recorded(value)
         return value
 
 
@@ -72,8 +84,6 @@ class Step:
         self._declared = {key for keys in context.assets_def.asset_deps.values() for key in keys}
         self._present, self._lineage = present_value(lake, settings), dict[ArtefactId, str]()
         self.settings: Settings = RecordedSettings(settings, self._seen)  # type: ignore[assignment]
-        # For settings that cannot change the content of an artefact (budget, concurrency, threads).
-        self.unrecorded = settings
 
     # -- reading -------------------------------------------------------------------------------------------
     def input(self, asset: str, partition: str = "") -> Path:
@@ -138,7 +148,7 @@ class Step:
     @cached_property
     def spec(self) -> DatasetSpec:
         """Spec of the data set; its file and those it extends are recorded."""
-        name = self.settings.dataset
+        name = self.settings.data.dataset
         for path in spec_files(name):
             self.file(path)
         return load_spec(name)
@@ -299,7 +309,7 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
     def value(name: str) -> Any:
         kind, _, rest = name.partition(" ")
         if kind == "setting":
-            return recorded(getattr(settings, rest, None))
+            return recorded(settings.value(rest))
         if kind == "code":
             return code_version(rest)
         if kind == "file":

@@ -16,6 +16,7 @@ import dagster as dg
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.check import check_base
+from iot_pipeline.settings import settings
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import EMBEDDED, EMBEDDED_MODEL, is_embedded
 from iot_pipeline.teacher_factory import open_teacher
@@ -39,12 +40,13 @@ class TeacherResource(dg.ConfigurableResource):
         Raises UserError if a key is needed and there is none. The base model is checked first: nothing is paid for
         answers that no student could be trained on.
         """
-        if step.unrecorded.base_model != TINY:
-            check_base(step.unrecorded.base_model)
+        base = settings().student.base_model  # not recorded: another base leaves the answers as they are
+        if base != TINY:
+            check_base(base)
         # Recorded because they decide the answers: the teacher, and the rules of the embedded one. Limits, budget and
         # store do not.
-        edition = step.code("iot_pipeline.embedded_teacher.analyst") if step.settings.teacher == EMBEDDED else ""
-        with open_teacher(step.unrecorded, step.log, edition) as engine:
+        edition = step.code("iot_pipeline.embedded_teacher.analyst") if step.settings.teacher.server == EMBEDDED else ""
+        with open_teacher(step.settings, step.log, edition) as engine:
             step.provenance |= {"teacher": engine.source, "via": engine.via}
             yield engine
             step.metadata |= usage_of(engine)
@@ -87,11 +89,11 @@ class TrainerResource(dg.ConfigurableResource):
         if (done := finished(config)) is not None:
             step.log("this training had ended before: its result is taken as it is")
             return done
-        if step.unrecorded.trainer == "fake":
+        if step.settings.run.trainer == "fake":
             # Recorded for fake training only: a real checkpoint stays valid whichever trainer is set for the next one.
-            step.provenance["label"] = f"FAKE trainer ({step.settings.trainer}): the adapter has learned nothing"
+            step.provenance["label"] = f"FAKE trainer ({step.settings.run.trainer}): the adapter has learned nothing"
             processes = 1
-        argv = LAUNCHERS[step.unrecorded.trainer](config.write(config.out / "config.json"), processes)
+        argv = LAUNCHERS[step.settings.run.trainer](config.write(config.out / "config.json"), processes)
         variables = environment(config.base, processes, config.threads)
         self._run(step, argv, variables, config.out, leased(cards_here(), processes, step.log))
         facts: dict[str, Any] = json.loads((config.out / "training.json").read_text())
@@ -211,7 +213,7 @@ def leased_device(step: Step) -> Iterator[str]:
 def opened_student(step: Step, base: str, adapter: Path) -> Iterator[Student]:
     """Load the student of an adapter on a leased GPU (CPU if there is none); release GPU and memory at the end."""
     with leased_device(step) as device:
-        student = Student.load(base, adapter, device, threads=step.unrecorded.threads)
+        student = Student.load(base, adapter, device, threads=step.settings.run.threads)
         try:
             yield student
         finally:

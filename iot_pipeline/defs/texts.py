@@ -38,12 +38,12 @@ def rank_table(step: Step) -> RankTable:
 
 def _ranks(step: Step) -> RankTable | None:
     """Return the rank table if the serialisation needs it, else None."""
-    return rank_table(step) if step.settings.serialisation == "ranked" else None
+    return rank_table(step) if step.settings.data.serialisation == "ranked" else None
 
 
 def text_writer(step: Step) -> Callable[[pd.DataFrame], list[str]]:
     """Return a text writer for tables read in parts: from a table with the feature columns to one text per row."""
-    return partial(texts, text_spec(step), step.settings.serialisation, ranks=_ranks(step))
+    return partial(texts, text_spec(step), step.settings.data.serialisation, ranks=_ranks(step))
 
 
 def table_texts(step: Step, flows: pd.DataFrame) -> list[str]:
@@ -53,4 +53,4 @@ def table_texts(step: Step, flows: pd.DataFrame) -> list[str]:
 
 def one_text(step: Step) -> Callable[[Sequence[float]], str]:
     """Return a text writer for single flows outside the table (varied ones), given by their feature values."""
-    return flow_writer(text_spec(step), step.settings.serialisation, _ranks(step))
+    return flow_writer(text_spec(step), step.settings.data.serialisation, _ranks(step))

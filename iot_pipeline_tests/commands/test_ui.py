@@ -78,7 +78,7 @@ def worker_of(instance: dg.DagsterInstance) -> int | None:
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Settings of a lake in which every prompt has its snapshot."""
-    shutil.copytree(load_settings({}).prompts, tmp_path / "prompts")
+    shutil.copytree(load_settings({}).teacher.prompts, tmp_path / "prompts")
     for path in (tmp_path / "prompts").glob("*.md"):
         with Lake(tmp_path / "lake").replacing(ArtefactId("prompt", path.stem)) as folder:
             shutil.copy(path, folder / "prompt.md")

@@ -110,7 +110,7 @@ def test_stages_that_nobody_has_made_are_not_made_by_a_prompt(instance: dg.Dagst
 @pytest.fixture
 def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of prompt files, and a lake with a snapshot of each."""
-    shutil.copytree(settings_module.load_settings({}).prompts, tmp_path / "prompts")
+    shutil.copytree(settings_module.load_settings({}).teacher.prompts, tmp_path / "prompts")
     monkeypatch.setenv("IOT_PROMPTS", str(tmp_path / "prompts"))
     monkeypatch.setenv("IOT_LAKE", str(tmp_path / "lake"))
     settings_module.settings.cache_clear()
@@ -124,7 +124,7 @@ def freeze(track: str) -> None:
     """Write the snapshot of a track's prompt, as a requested run does (test_daemon.py has real ones)."""
     chosen = settings_module.settings()
     with Lake(chosen.lake_path).replacing(ArtefactId("prompt", track)) as folder:
-        shutil.copy(chosen.prompts / f"{track}.md", folder / "prompt.md")
+        shutil.copy(chosen.teacher.prompts / f"{track}.md", folder / "prompt.md")
         finish_artefact(folder, Manifest("prompt", track, "", "1", {}, {}, {}), set())
 
 

@@ -17,7 +17,7 @@ from iot_pipeline_tests.quality.factories import CLASSES, flow_table, made_spec,
 
 
 def step_of(**parts: Any) -> Step:
-    return cast(Step, SimpleNamespace(unrecorded=SimpleNamespace(threads=2), **parts))
+    return cast(Step, SimpleNamespace(**parts))
 
 
 def test_the_paper_profile_trains_the_fixed_configuration_beside_best_quality() -> None:
@@ -34,7 +34,7 @@ def test_predictions_are_calibrated_and_both_log_losses_kept(tmp_path: Path) -> 
     certain[np.arange(len(groups)), np.random.default_rng(0).integers(0, 3, len(groups))] = 1 - 2e-6
     kept: dict[str, Any] = {}
     step = step_of(
-        folder=tmp_path, spec=SimpleNamespace(classes=CLASSES), settings=SimpleNamespace(seed=1),
+        folder=tmp_path, spec=SimpleNamespace(classes=CLASSES), settings=load_settings({"IOT_SEED": "1"}),
         input=lambda _: save(records, tmp_path / "records.parquet").parent,
         json=lambda name, content, **_: kept.update({name: content}), note=lambda **_: None,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from iot_pipeline.defs.evaluation.assets import written_by
 from iot_pipeline.inference.grounding import NotGroundable
-from iot_pipeline.settings import Settings
+from iot_pipeline.settings import load_settings
 
 
 class Writer:
@@ -27,7 +27,7 @@ class Writer:
 
 def step() -> tuple[Any, dict[str, Any]]:
     noted: dict[str, Any] = {}
-    settings = Settings(explanation_words=100)
+    settings = load_settings({"IOT_EXPLANATION_WORDS": "100"})
     context = SimpleNamespace(log=logging.getLogger("explanations"))
     return SimpleNamespace(settings=settings, context=context, note=lambda **facts: noted.update(facts)), noted
 

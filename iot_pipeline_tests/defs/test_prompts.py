@@ -17,7 +17,7 @@ from iot_pipeline.lake.verify import verify
 
 @pytest.fixture
 def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    shutil.copytree(settings_module.load_settings({}).prompts, tmp_path / "prompts")
+    shutil.copytree(settings_module.load_settings({}).teacher.prompts, tmp_path / "prompts")
     monkeypatch.setenv("IOT_PROMPTS", str(tmp_path / "prompts"))
     monkeypatch.setenv("IOT_LAKE", str(tmp_path / "lake"))
     settings_module.settings.cache_clear()

@@ -24,9 +24,9 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
 @dg.asset(check_specs=[dg.AssetCheckSpec("good", asset="up", blocking=True)], code_version="1")
 def up(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     with lake.step(context) as step:
-        write_text(step.folder / "x.txt", f"seed {step.settings.seed}")
+        write_text(step.folder / "x.txt", f"seed {step.settings.data.seed}")
         step.json("timing.json", {"seconds": 2027}, volatile=True)
-        step.check("good", step.settings.seed != 13, seed=step.settings.seed)
+        step.check("good", step.settings.data.seed != 13, seed=step.settings.data.seed)
         step.provenance["label"] = "SIMULATED"
     return step.result()
 

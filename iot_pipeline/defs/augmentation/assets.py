@@ -57,7 +57,7 @@ def increment(step: Step) -> pd.DataFrame:
 
 def prompt_of(step: Step, track: str) -> PromptFile:
     """Load the prompt snapshot of a track."""
-    return load_prompt(step.input("prompt", track) / "prompt.md", model=step.settings.teacher_model)
+    return load_prompt(step.input("prompt", track) / "prompt.md", model=step.settings.teacher.model)
 
 
 def brief(step: Step) -> TrackConfig:
@@ -65,10 +65,10 @@ def brief(step: Step) -> TrackConfig:
     chosen = step.settings
     return TrackConfig(
         spec=text_spec(step),
-        words=chosen.explanation_words,
-        order=chosen.answer_order,
-        serialisation=chosen.serialisation,
-        seed=chosen.seed,
+        words=chosen.teacher.explanation_words,
+        order=chosen.teacher.answer_order,
+        serialisation=chosen.data.serialisation,
+        seed=chosen.data.seed,
         objects=as_objects(chosen),
     )
 
@@ -87,8 +87,8 @@ def ask_validation(step: Step, prompt: PromptFile, engine: TeacherProtocol) -> T
         step.input("flows") / "flows.parquet",
         step.input("evaluation_split") / "records.parquet",
         "validation",
-        step.settings.validation_flows,
-        step.settings.seed,
+        step.settings.teacher.validation_flows,
+        step.settings.data.seed,
     )
     rows = rows.assign(position=range(len(rows)), repeat=0)
     return build_original(rows, prompt, engine, brief(step), step.log, text_writer(step))
@@ -110,7 +110,7 @@ def ask_feature_varied(
         prompt,
         engine,
         brief(step),
-        variation=Variation(step.settings.variation),
+        variation=Variation(step.settings.teacher.variation),
         to_text=one_text(step),
         forbidden=forbidden,
         log=step.log,
@@ -134,7 +134,7 @@ def finish(step: Step, result: TrackResult) -> None:
         step.metadata["example"] = dg.MetadataValue.md(
             "\n\n".join(f"**{part['role']}**\n```\n{part['content']}\n```" for part in example["messages"])
         )
-    limit = step.settings.max_quarantined_share
+    limit = step.settings.teacher.max_quarantined_share
     share = result.quarantined / max(1, result.quarantined + result.rows)
     step.check("few_rows_without_answer", share <= limit, share=share, limit=limit)
 

@@ -34,7 +34,7 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     with lake.step(context) as step:
         train, sides = data(step)
         both = pd.concat(sides.values(), ignore_index=True)
-        names, classes, seed = step.spec.feature_names, step.spec.classes, step.settings.seed
+        names, classes, seed = step.spec.feature_names, step.spec.classes, step.settings.data.seed
         step.note(rows=len(train))
         for result in (
             *(run_automl(train, both, names, "label", classes, config, step.log) for config in configurations(step)),
@@ -59,18 +59,18 @@ def configurations(step: Step) -> list[AutoMLConfig]:
 
     Students are compared with the fixed one. Only the preset reads IOT_AUTOML_SECONDS.
     """
-    preset, seed = step.settings.automl_preset, step.settings.seed
-    cores = step.unrecorded.threads or os.cpu_count() or 1
+    preset, seed = step.settings.baseline.preset, step.settings.data.seed
+    cores = step.settings.run.threads or os.cpu_count() or 1
     fixed = AutoMLConfig(seed=seed, cores=cores)
     if preset == "fixed":
         return [fixed]
-    return [fixed, AutoMLConfig(preset, step.settings.automl_seconds, seed, cores)]
+    return [fixed, AutoMLConfig(preset, step.settings.baseline.seconds, seed, cores)]
 
 
 def score(step: Step, result: BaselineResult) -> None:
     """Calibrate and evaluate one baseline; write calibrated predictions and metrics under its name."""
     records = step.input("evaluation_split") / "records.parquet"
-    classes, seed = step.spec.classes, step.settings.seed
+    classes, seed = step.spec.classes, step.settings.data.seed
     calibration = read_side(side_records(records, "calibration"), classes)
     fitted = fit_temperature(calibration, align(calibration, result.group_ids, result.log_probs))
     facts = evaluate_predictions(

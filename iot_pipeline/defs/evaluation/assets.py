@@ -51,8 +51,8 @@ def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
 
 def class_scores(step: Step, model: Student, texts: list[str]) -> np.ndarray:
     """Score each class for flow texts: log-probabilities, float64 [texts, classes]."""
-    tasks = step.settings.tasks
-    order = "label_first" if tasks == "both" else step.settings.answer_order
+    tasks = step.settings.student.tasks
+    order = "label_first" if tasks == "both" else step.settings.teacher.answer_order
     prompts = [asked(text, "classify", tasks) for text in texts]
     return model.score_labels(prompts, step.spec.classes, order, log=step.log)
 
@@ -83,7 +83,7 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
     def metrics(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         track = Partition.parse(context.partition_key).track
         with lake.step(context) as step:
-            classes, seed = step.spec.classes, step.settings.seed
+            classes, seed = step.spec.classes, step.settings.data.seed
             records = step.input("evaluation_split") / "records.parquet"
             scores, seconds = sides_scored(step, stage, track)
             calibration = read_side(side_records(records, "calibration"), classes)
@@ -145,7 +145,9 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
         with lake.step(context) as step:
             classes = step.spec.classes
             _, texts = prompts_of(step, "test")
-            picked = np.random.default_rng(step.settings.seed).permutation(len(texts))[: step.settings.explained_flows]
+            picked = np.random.default_rng(step.settings.data.seed).permutation(len(texts))[
+                : step.settings.evaluation.explained_flows
+            ]
             chosen = [texts[i] for i in sorted(picked)]
             with student(step, stage, track) as model:
                 labels = [classes[i] for i in class_scores(step, model, chosen).argmax(axis=1)]
@@ -168,8 +170,8 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
 
 def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[tuple[str, bool]]]:
     """Generate explanations, each with True if it ended: free, and grounded if the tokeniser allows it."""
-    prompts = [asked(text, "explain", step.settings.tasks) for text in flows]
-    longest = room_for(step.settings.explanation_words)
+    prompts = [asked(text, "explain", step.settings.student.tasks) for text in flows]
+    longest = room_for(step.settings.teacher.explanation_words)
     ways = {"free": model.explain_ended(prompts, longest)}
     try:
         ways["grounded"] = model.explain_ended(prompts, longest, grounded_in=flows)
@@ -206,7 +208,7 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
             (Partition.parse(a.partition) for a in made), key=lambda p: (STAGES.index(p.stage), p.track == TRACKS[0])
         )
         stage, track = stages[-1]
-        texts = [asked(text, "explain", step.settings.tasks) for text in prompts_of(step, "test")[1]]
+        texts = [asked(text, "explain", step.settings.student.tasks) for text in prompts_of(step, "test")[1]]
         adapter = step.input(f"lora_checkpoint/{stage}", Partition(stage, track).key)
         with leased_device(step) as device:
             rungs = ladder(
@@ -214,7 +216,7 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
                 adapter,
                 texts[:256],
                 step.spec.classes,
-                threads=step.unrecorded.threads,
+                threads=step.settings.run.threads,
                 log=step.log,
                 card=None if device == "cpu" else device,
             )

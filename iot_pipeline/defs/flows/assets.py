@@ -22,12 +22,12 @@ CODE = code_version(__name__)
 def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Source rows as delivered, in Parquet: the user's files, or the simulator's Farm-Flow (labelled as simulated)."""
     with lake.step(context) as step:
-        out, source = step.folder / "raw.parquet", step.settings.source
+        out, source = step.folder / "raw.parquet", step.settings.data.source
         if source == "simulate":
             edition = step.spec.simulated_as
             if edition is None:
                 raise UserError(f"IOT_SOURCE: only Farm-Flow can be simulated; name your {step.spec.name} files")
-            simulated = simulate_farm_flow(out, step.settings.rows, step.settings.seed, step.log, edition)
+            simulated = simulate_farm_flow(out, step.settings.data.rows, step.settings.data.seed, step.log, edition)
             step.json("source.json", asdict(simulated))
             step.note(rows=simulated.rows, source="simulated Farm-Flow")
             step.provenance["label"] = "SIMULATED flows: Farm-Flow as its paper describes it, no real capture"
@@ -38,7 +38,7 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
                 step.listing(local, files)
             for file in files:
                 step.file(file.absolute())
-            report = read_source(step.spec, source, out, step.log, step.settings.max_rejected_share)
+            report = read_source(step.spec, source, out, step.log, step.settings.data.max_rejected_share)
             step.json("source.json", asdict(report))
             step.note(
                 rows=report.rows,
@@ -71,7 +71,7 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
             step.spec,
             source / "raw.parquet",
             step.folder / "flows.parquet",
-            step.settings.max_rejected_share,
+            step.settings.data.max_rejected_share,
             step.log,
             lost_lines,
         )

@@ -19,7 +19,7 @@ from iot_pipeline.lake.atomic import write_text
 def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Snapshot of a track's prompt file, versioned by its sha256; downstream reads the snapshot, never the file."""
     with lake.step(context) as step:
-        path = step.file((step.settings.prompts / f"{context.partition_key}.md").absolute())
+        path = step.file((step.settings.teacher.prompts / f"{context.partition_key}.md").absolute())
         parsed = load_prompt(path)
         write_text(step.folder / "prompt.md", parsed.source)
         step.metadata["snapshot"] = dg.MetadataValue.path(str(step.lake.keep_snapshot(parsed.source)))

@@ -85,7 +85,7 @@ def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
             step.input("flows") / "flows.parquet",
             step.input("evaluation_split") / "records.parquet",
             step.spec,
-            seed=step.settings.seed,
+            seed=step.settings.data.seed,
         )
         step.json("attack_patterns.json", report)
         step.metadata["guide"] = dg.MetadataValue.md(report["guide"])
@@ -100,7 +100,7 @@ def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
 def sample_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Seeded sample rows of each class side by side, scaled and raw; the features that differ most are marked."""
     with lake.step(context) as step:
-        report, table = compare_samples(step.input("flows") / "flows.parquet", step.spec, seed=step.settings.seed)
+        report, table = compare_samples(step.input("flows") / "flows.parquet", step.spec, seed=step.settings.data.seed)
         step.json("sample_comparison.json", report)
         write_table(step.folder / "sample_comparison.parquet", pa.Table.from_pandas(table, preserve_index=False))
         step.note(marked=", ".join(report["marked"]))

@@ -112,7 +112,7 @@ def paired_tracks(step: Step) -> list[dict[str, Any]]:
         one, other = (
             read_predictions(step.input(a.asset, a.partition) / "predictions.parquet", classes) for a in (first, second)
         )
-        test = compare_predictions(records, one, other, classes, step.settings.seed)
+        test = compare_predictions(records, one, other, classes, step.settings.data.seed)
         stage = Partition.parse(first.partition).stage
         found.append(
             {
@@ -152,7 +152,7 @@ def ledger_of(step: Step) -> tuple[dict[tuple[str, str], Taken], dict[tuple[str,
 
     Both are empty if there is no store (it was moved).
     """
-    location = store_of(step.unrecorded)
+    location = store_of(step.settings)
     if not exists(location):
         step.log("no store of answers: requests, tokens and dollars are those that the answers tell themselves")
         return {}, {}

@@ -31,7 +31,7 @@ def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
     if shared:
         raise dg.Failure(f"{len(shared)} prompts stand on two sides under the fitted scales", allow_retries=False)
     step.note(scaling="fitted on the train pool", groups_moved_to_train=moved)
-    return split_report(records, step.settings.seed)
+    return split_report(records, step.settings.data.seed)
 
 
 @dg.asset(
@@ -50,7 +50,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     with lake.step(context) as step:
         flows = step.input("flows") / "flows.parquet"
         records = step.folder / "records.parquet"
-        report = split_by_group(flows, records, seed=step.settings.seed)
+        report = split_by_group(flows, records, seed=step.settings.data.seed)
         if step.spec.scaling == "train_pool":
             report = scaled_on_train_pool(step, flows, records)
         step.json("split.json", asdict(report))
@@ -69,7 +69,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         )
         step.preview("records.parquet")
         step.png("sides.png", figures.sides(asdict(report)), "Distinct flows of each class by side")
-        verdict = measure_leakage(flows, records, step.spec, step.settings.seed, with_model=False)
+        verdict = measure_leakage(flows, records, step.spec, step.settings.data.seed, with_model=False)
         shared = sum(pair["groups"] for pair in verdict["pairs"])
         absent = [f"{c}: {s}" for s, found in report.by_class.items() for c in step.spec.classes if c not in found]
         step.check("every_class_on_every_side", not absent, blocking=False, absent="; ".join(absent) or "none")
@@ -92,15 +92,15 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             step.input("flows") / "flows.parquet",
             step.input("evaluation_split") / "records.parquet",
             step.folder / "order.parquet",
-            seed=step.settings.seed,
-            order=step.settings.order,
+            seed=step.settings.data.seed,
+            order=step.settings.data.order,
         )
         step.json("order.json", asdict(report))
         ranks = fit_ranks(
             text_spec(step), step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
         )
         step.json("ranks.json", ranks.to_json())
-        step.note(rows=report.rows, order=step.settings.order)
+        step.note(rows=report.rows, order=step.settings.data.order)
         wrong = rows_out_of_pool(step.folder / "order.parquet", step.input("evaluation_split") / "records.parquet")
         step.check("orders_the_train_pool_alone", not any(wrong.values()), blocking=True, **wrong)
         step.table("stages", [{"stage": s, "from": a, "to": b} for s, (a, b, _) in report.stages.items()])
@@ -122,7 +122,7 @@ def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             step.input("flows") / "flows.parquet",
             step.input("evaluation_split") / "records.parquet",
             step.spec,
-            seed=step.settings.seed,
+            seed=step.settings.data.seed,
         )
         step.json("leakage.json", report)
         step.note(known_leak=report["known_leak"] or "none")

@@ -30,13 +30,12 @@ from iot_pipeline.models.loading import describe_base
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.reporting import figures
 from iot_pipeline.reporting.figures_training import token_lengths
+from iot_pipeline.settings import RunSettings, StudentSettings
 from iot_pipeline.sft.check import TensorCheck, check_tensors
 from iot_pipeline.sft.tasks import Tasks, with_tasks
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
-from iot_pipeline.training.batches import planned_padding
 from iot_pipeline.training.config import TrainConfig, targets_of
-from iot_pipeline.training.data import make_plan
 from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here, threads_of
 from iot_pipeline.training.lora import largest_change
 from iot_pipeline.vocabulary import STAGES, TRACKS, Partition, previous_stage, stages_up_to
@@ -72,7 +71,7 @@ TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled 
 def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource) -> dg.MaterializeResult:
     """Base model of the student: a hub id, a folder, or the tiny Qwen2 built here (it never sees a label)."""
     with lake.step(context) as step:
-        name = step.settings.base_model
+        name = step.settings.student.base_model
         if name == "tiny":
             tiny_base(step, trainer)
         else:
@@ -89,9 +88,10 @@ def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: T
 
 def chosen_length(step: Step, longest: int | None) -> str:
     """Return the problem of IOT_MAX_LENGTH with a base that reads rows of `longest` tokens; empty if there is none."""
-    if longest is None or step.settings.max_length <= longest:
+    chosen = step.settings.student.max_length
+    if longest is None or chosen <= longest:
         return ""
-    return f"IOT_MAX_LENGTH={step.settings.max_length}, but the base reads {longest} tokens: lower it, or take another"
+    return f"IOT_MAX_LENGTH={chosen}, but the base reads {longest} tokens: lower it, or take another"
 
 
 def tiny_base(step: Step, trainer: TrainerResource) -> None:
@@ -133,7 +133,7 @@ def read_curve(progress: Path) -> list[dict[str, Any]]:
 
 def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path:
     """Return the folder of the built base: from the build cache (same texts, same code), or built now."""
-    cache = step.unrecorded.base_cache_path
+    cache = step.settings.base_cache_path
     made_of = [config.identity(), BASE_CODE, version("torch"), version("transformers")]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     if found := taken(cache, key):
@@ -154,14 +154,14 @@ def base_config(step: Step, texts: list[str]) -> BaseConfig:
     out, processes = work_folder(step, "base"), base_processes(step)
     write_json(out / "texts.json", texts)
     return BaseConfig(
-        dataset=chosen.dataset,
+        dataset=chosen.data.dataset,
         texts=out / "texts.json",
         out=out,
-        words=chosen.explanation_words,
-        order=chosen.answer_order,
-        steps=chosen.base_steps,
-        seed=chosen.seed,
-        threads=threads_of(processes, step.unrecorded.threads),
+        words=chosen.teacher.explanation_words,
+        order=chosen.teacher.answer_order,
+        steps=chosen.student.base_steps,
+        seed=chosen.data.seed,
+        threads=threads_of(processes, step.settings.run.threads),
         processes=processes,
     )
 
@@ -218,7 +218,7 @@ def split_tensors(step: Step, parts: list[tuple[str, str]], jsonl: str, tensors:
         tensors: Name of the file of tensors.
         tokenizer: The base model's tokeniser.
     """
-    tasks, longest = step.settings.tasks, step.settings.max_length
+    tasks, longest = step.settings.student.tasks, step.settings.student.max_length
     write_rows([step.input(*part) / "track.jsonl" for part in parts], tasks, step.folder / jsonl)
     build_tensors(read_rows(step.folder / jsonl), tokenizer, longest, step.folder / tensors, step.log)
     return check_tensors(step.folder / tensors, tokenizer, longest, rows=expected_rows(step.lake, parts, tasks))
@@ -231,12 +231,8 @@ def expected_rows(lake: Lake, parts: list[tuple[str, str]], tasks: Tasks) -> int
 
 
 def show_lengths(step: Step, lengths: np.ndarray, title: str) -> None:
-    """Show a histogram of tokens per row, and the padding that training plans, on the asset's page."""
-    chosen = step.unrecorded  # what is told of the plan does not change the tensors
-    plan = make_plan(len(lengths), chosen.train_step_rows, 1.0, None, chosen.seed)
-    share = planned_padding(lengths, plan, chosen.train_micro_rows or chosen.train_step_rows)
-    step.note(planned_padding_share=round(share, 4))
-    step.png("lengths.png", token_lengths(lengths, chosen.max_length, title), f"Tokens a row, {title}")
+    """Show a histogram of tokens per row on the asset's page."""
+    step.png("lengths.png", token_lengths(lengths, step.settings.student.max_length, title), f"Tokens a row, {title}")
 
 
 def write_rows(parts: list[Path], tasks: Tasks, out: Path) -> None:
@@ -302,7 +298,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
 def train_config(step: Step, stage: str, track: str, previous: str | None) -> TrainConfig:
     """Return the training config from settings and lake; `out` is named by a hash of what steers the training."""
     chosen = step.settings
-    warm = previous if chosen.stage_chain == "warm_start" else None
+    warm = previous if chosen.student.stage_chain == "warm_start" else None
     values: dict[str, Any] = recipe_of(step) | {
         "base": base_location(step),
         "tensors": step.input("training_split", Partition(stage, track).key) / "train.safetensors",
@@ -317,45 +313,20 @@ def train_config(step: Step, stage: str, track: str, previous: str | None) -> Tr
 
 def processes_of(step: Step) -> int:
     """Return the number of training processes: IOT_PROCESSES, or as many as suit this machine."""
-    return step.unrecorded.processes or processes_here(tiny=step.unrecorded.base_model == "tiny")
+    return step.settings.run.processes or processes_here(tiny=step.settings.student.base_model == "tiny")
 
 
 def base_processes(step: Step) -> int:
     """Return the number of processes that build the tiny base: on the CPU, so at most one per core."""
-    return min(step.unrecorded.processes or MOST_CPU_PROCESSES, os.cpu_count() or 1)
+    return min(step.settings.run.processes or MOST_CPU_PROCESSES, os.cpu_count() or 1)
 
 
 def recipe_of(step: Step) -> dict[str, Any]:
-    """Return the training recipe: settings that steer a training, as fields of TrainConfig."""
-    chosen, carried_out = step.settings, step.unrecorded
-    return {
-        "seed": chosen.seed,
-        "epochs": chosen.train_epochs,
-        "max_steps": chosen.train_max_steps,
-        "step_rows": chosen.train_step_rows,
-        "max_tokens": chosen.train_max_tokens,
-        "evaluate_every": chosen.evaluate_every,
-        "patience": chosen.patience,
-        "keep": chosen.keep_checkpoint,
-        "learning_rate": chosen.learning_rate,
-        "warmup_steps": chosen.warmup_steps,
-        "weight_decay": chosen.weight_decay,
-        "label_weight": chosen.label_weight,
-        "lora_r": chosen.lora_r,
-        "lora_alpha": chosen.lora_alpha,
-        "lora_dropout": chosen.lora_dropout,
-        "lora_targets": targets_of(chosen.lora_targets),
-        "quantisation": chosen.quantisation,
-        "bf16": chosen.bf16,
-        "micro_rows": carried_out.train_micro_rows,
-        "packing": carried_out.packing,
-        "pack_tokens": carried_out.pack_tokens,
-        "gradient_checkpointing": carried_out.gradient_checkpointing,
-        "threads": carried_out.threads,
-        "shard": carried_out.shard,
-        "save_every": carried_out.save_every,
-        "save_minutes": carried_out.save_minutes,
-    }
+    """Return the training recipe: the settings that TrainConfig has a field of the same name for."""
+    names = TrainConfig.model_fields.keys()
+    recipe = {name: getattr(step.settings.student, name) for name in names & StudentSettings.model_fields.keys()}
+    carried_out = {name: getattr(step.settings.run, name) for name in names & RunSettings.model_fields.keys()}
+    return recipe | carried_out | {"seed": step.settings.data.seed, "lora_targets": targets_of(recipe["lora_targets"])}
 
 
 lora_checkpoints = [lora_checkpoint(stage) for stage in STAGES]

@@ -72,7 +72,7 @@ def paper_protocol(
     with lake.step(context) as step:
         train, seen = held_in(step)
         tokenizer, work = load_tokenizer(base_location(step)), work_folder(step, fingerprint(step))
-        named = step.settings.audit_tokenizer
+        named = step.settings.evaluation.audit_tokenizer
         cutting = load_tokenizer(named) if named else tokenizer
         long_rows = long_answers(step, teacher)
         long = build_paper_tensors(long_rows, cutting, work / "long.safetensors")
@@ -83,7 +83,7 @@ def paper_protocol(
             work / "paper.safetensors",
             kept_share=long.answer_kept_share,
         )
-        ours = build_tensors(train, tokenizer, step.settings.max_length, work / "leak_free.safetensors")
+        ours = build_tensors(train, tokenizer, step.settings.student.max_length, work / "leak_free.safetensors")
         result = {
             "long_answers": long.plain(),
             "long_answers_by_ours": kept.plain(),
@@ -106,8 +106,8 @@ def held_in(step: Step) -> tuple[list[dict[str, Any]], list[bool]]:
     Returns the training rows and, for each held-out row, True if its prompt was trained on.
     """
     with (step.input("original", Partition(STAGES[0], "original").key) / "track.jsonl").open() as lines:
-        rows = [json.loads(line) for line in islice(lines, step.settings.audit_rows)]
-    held_out = np.random.default_rng(step.settings.seed).permutation(len(rows)) < HELD_OUT * len(rows)
+        rows = [json.loads(line) for line in islice(lines, step.settings.evaluation.audit_rows)]
+    held_out = np.random.default_rng(step.settings.data.seed).permutation(len(rows)) < HELD_OUT * len(rows)
     train = [row for row, out in zip(rows, held_out, strict=True) if not out]
     prompts = {row["messages"][0]["content"] for row in train}
     return train, [row["messages"][0]["content"] in prompts for row, out in zip(rows, held_out, strict=True) if out]
@@ -118,7 +118,7 @@ def long_answers(step: Step, teacher: TeacherResource) -> list[dict[str, Any]]:
     order = step.input("training_order") / "order.parquet"
     rows = training_rows(step.input("flows") / "flows.parquet", order, 0, LONG_ANSWERS)
     rows["text"] = table_texts(step, rows)
-    told = replace(brief(step), words=step.settings.audit_words, order="explanation_first")
+    told = replace(brief(step), words=step.settings.evaluation.audit_words, order="explanation_first")
     with teacher.open(step) as engine:
         return build_original(rows, prompt_of(step, "original"), engine, told, log=step.log).messages
 
@@ -148,7 +148,7 @@ def trained(step: Step, trainer: TrainerResource, work: Path, name: str, rows: i
     """
     file, changes = ARMS[name]
     chosen = recipe_of(step) | changes | {"evaluate_every": None, "patience": None, "keep": "last", "max_tokens": None}
-    read = min(PAPER_RECIPE["epochs"] * rows, step.settings.audit_rows)
+    read = min(PAPER_RECIPE["epochs"] * rows, step.settings.evaluation.audit_rows)
     config = TrainConfig(
         **chosen | {"max_steps": max(1, read // chosen["step_rows"])},
         base=base_location(step),
@@ -166,10 +166,10 @@ def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
     """
     records = step.input("evaluation_split") / "records.parquet"
     flows = labelled_flows(
-        step.input("flows") / "flows.parquet", records, "test", SCORED_FLOWS, step.settings.seed
+        step.input("flows") / "flows.parquet", records, "test", SCORED_FLOWS, step.settings.data.seed
     ).drop_duplicates("flow_group")
     groups, texts = flows["flow_group"].tolist(), table_texts(step, flows)
-    classes, seed = step.spec.classes, step.settings.seed
+    classes, seed = step.spec.classes, step.settings.data.seed
     side = side_records(records, "test")
     side = side[side["flow_group"].isin(groups)]
     found: dict[str, tuple[list[str], np.ndarray]] = {}
