@@ -30,8 +30,8 @@ def address_of(settings: Settings) -> str:
         return OPENAI_URL
     if not settings.teacher.server.startswith(("http://", "https://")):
         raise UserError(
-            f"IOT_TEACHER={shown_address(settings.teacher.server)}: it must be embedded, openai, replay, or the base URL "
-            "of a compatible server (http://host:port/v1)."
+            f"IOT_TEACHER={shown_address(settings.teacher.server)}: it must be embedded, openai, replay, or the base "
+            "URL of a compatible server (http://host:port/v1)."
         )
     if not _is_address(settings.teacher.server):
         raise UserError(
