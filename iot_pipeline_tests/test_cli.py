@@ -128,9 +128,9 @@ def test_status_and_a_dry_run_show_names_with_brackets_whole(tmp_path: Path) -> 
     told = call("status", IOT_LAKE=str(lake)).stdout
     assert "la[red]ke" in told
     for track in ("original", "paraphrased", "feature_varied"):
-        assert f"prompt[{track}]" in told and f"training_split[10K|{track}]" in told
+        assert f"prompt[{track}]" in told and f"training_split_10K[{track}]" in told
     listed = call("run", "--dry-run", "--until", "paraphrased", IOT_LAKE=str(tmp_path / "none")).stdout
-    assert "prompt[paraphrased]" in listed and "paraphrased[10K|paraphrased]" in listed and "not made yet" in listed
+    assert "prompt[paraphrased]" in listed and "paraphrased[10K]" in listed and "not made yet" in listed
     assert "? unknown until training_order is made" in listed and "Nothing was made or sent" in listed
     assert not (tmp_path / "none").exists() and list(lake.iterdir()) == []
 
@@ -146,13 +146,13 @@ def test_facts_rows_and_estimates_show_brackets_as_they_are(capsys: pytest.Captu
     columns = "requests cached waiting to_ask prompt_tokens completion_tokens usd_requests usd_batch"
     part = dict.fromkeys(columns.split(), 1)
     estimate.show({
-        "teacher": "http://[::1]:8100/v1", "via": "requests", "parts": [{"name": "original[10K|original]", **part}],
+        "teacher": "http://[::1]:8100/v1", "via": "requests", "parts": [{"name": "original[10K]", **part}],
         "total": {"name": "total", **part}, "budget": None, "basis": ["of prompt[x]"],
         "time": {"requests_seconds": 1, "limited_by": "rpm", "batches": 1},
     }, as_json=False)  # fmt: skip
     told = capsys.readouterr().out
     for text in ("DoS [red]x[/red]: 3", "file [a]", "[/b]", ":smile:", "set[bold]", "http://[::1]:8100/v1",
-                 "original[10K|original]", "of prompt[x]"):  # fmt: skip
+                 "original[10K]", "of prompt[x]"):  # fmt: skip
         assert text in told
 
 
