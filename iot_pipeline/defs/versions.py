@@ -130,7 +130,7 @@ def _facts(name: str) -> _Facts:
 @cache
 def _known() -> dict[str, _Facts]:
     """Read the facts of earlier processes, by sha256 of the source; parsing takes 2 s of every command otherwise."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         stored: dict[str, dict[str, _Facts]] = json.loads(STORE.read_text())
         return stored[RULE]
     return {}
