@@ -5,8 +5,10 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from rich.console import Console
@@ -17,13 +19,18 @@ from iot_pipeline.commands import console, estimate, show
 
 
 def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "iot_pipeline.cli", *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    """Run a command in this process: one of its own takes 5 s to load Dagster (test_end_to_end starts such)."""
+    before, out, err = dict(os.environ), StringIO(), StringIO()
+    os.environ.update(environment)
+    try:
+        with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["iot-pipeline", *arguments]):
+            with pytest.raises(SystemExit) as ended:
+                cli.command()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        settings_module.settings.cache_clear()
+    return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.mark.parametrize("command", ["run", "status", "estimate", "doctor", "ui"])
