@@ -51,7 +51,7 @@ class Progress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take in one event of an artefact."""
-        artefact, event, text = record.artefact, record.event, record.getMessage()
+        artefact, event, text = vars(record)["artefact"], vars(record)["event"], record.getMessage()
         state, _, since = self.states.get(artefact, ("waiting", "", 0.0))
         if event == "progress":
             self.states[artefact] = (state, text.splitlines()[0] if text else "", since)
