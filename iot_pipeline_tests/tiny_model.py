@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,13 @@ def chats(texts: list[str]) -> list[dict[str, Any]]:
 
 
 def make_base(folder: Path) -> Path:
-    """Build the base of a few steps in `folder`."""
-    build_tiny_base(flow_texts(60), CLASSES, FEATURES, folder, seed=1, recipe=RECIPE)
+    """Put the base of a few steps, built once a process, in `folder`."""
+    shutil.copytree(Path(_built().name) / "base", folder)
+    return folder
+
+
+@cache
+def _built() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory()
+    build_tiny_base(flow_texts(60), CLASSES, FEATURES, Path(folder.name) / "base", seed=1, recipe=RECIPE)
     return folder

@@ -16,7 +16,7 @@ from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.atomic import sha256_file, write_json, write_text
 from iot_pipeline.tiny_base.build import build_tiny_base
 from iot_pipeline.tiny_base.config import BaseRecipe
-from iot_pipeline.training.model import find_machine
+from iot_pipeline.training.distributed import find_machine
 from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes
 from iot_pipeline.training.train import exit_with_parent
 

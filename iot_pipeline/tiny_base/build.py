@@ -18,7 +18,7 @@ from iot_pipeline.tiny_base.config import BaseRecipe
 from iot_pipeline.tiny_base.copy_accuracy import measure_copying
 from iot_pipeline.tiny_base.pretraining_tasks import ANSWER_WORDS, Flows, group_answer, groups, masked, parse, reading
 from iot_pipeline.tiny_base.tokenizer import build_tokenizer
-from iot_pipeline.training.model import Machine, keep_freed_memory
+from iot_pipeline.training.distributed import Machine, keep_freed_memory
 from iot_pipeline.training.reporter import Reporter
 
 Writer = Callable[[str, str, np.random.Generator], str]
@@ -218,7 +218,7 @@ def _pretrain(
     """Pre-train the model; return (mean loss of each tenth of the steps, tokens read by all processes)."""
     import torch
 
-    from iot_pipeline.training.batches import padded
+    from iot_pipeline.training.data import padded
     from iot_pipeline.training.loss import causal_loss
 
     random = np.random.default_rng([seed, 2])

@@ -44,7 +44,7 @@ def measure_copying(
     """
     import torch
 
-    from iot_pipeline.training.batches import padded
+    from iot_pipeline.training.data import padded
 
     ids, places = [], []
     for flow, answer in zip(flows, answers, strict=True):

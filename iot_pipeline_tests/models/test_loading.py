@@ -17,7 +17,8 @@ from iot_pipeline.inference.student import Student
 from iot_pipeline.models.loading import ADAPTER, base_identity, with_sorted_metadata
 from iot_pipeline.training import checkpoint
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.training.model import adapted_model, find_machine, save_adapter
+from iot_pipeline.training.distributed import find_machine
+from iot_pipeline.training.model import adapted_model, save_adapter
 from iot_pipeline_tests.tiny_model import make_base
 
 LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"

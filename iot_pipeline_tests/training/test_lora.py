@@ -15,12 +15,15 @@ from iot_pipeline.tiny_base.build import build_tiny_base, load_tokenizer, number
 from iot_pipeline.tiny_base.copy_accuracy import cited_values, measure_copying
 from iot_pipeline.tiny_base.pretraining_tasks import masked, parse, reading
 from iot_pipeline.tiny_base.tokenizer import build_tokenizer
-from iot_pipeline.training.lora import trainable_parameters
+from iot_pipeline.training.metrics import count_parameters
+from iot_pipeline.training.model import lora_config
 from iot_pipeline_tests.tiny_model import CLASSES, FEATURES, RECIPE, flow_texts, make_base
 
 
 def test_qwen_1_5b_with_r_16_on_attention_trains_4358144_of_1548072448() -> None:
-    from transformers import Qwen2Config
+    import torch
+    from peft import get_peft_model
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
         vocab_size=151936,
@@ -31,13 +34,17 @@ def test_qwen_1_5b_with_r_16_on_attention_trains_4358144_of_1548072448() -> None
         num_key_value_heads=2,
         tie_word_embeddings=True,
     )
-    found = trainable_parameters(config, r=16, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
-    assert (found.trainable, found.total) == (4_358_144, 1_548_072_448)
+    with torch.device("meta"):
+        model = get_peft_model(
+            Qwen2ForCausalLM(config), lora_config(16, 32, 0.0, ["q_proj", "k_proj", "v_proj", "o_proj"])
+        )
+    assert count_parameters(p for p in model.parameters() if p.requires_grad) == 4_358_144
+    assert count_parameters(model.parameters()) == 1_548_072_448
 
 
 def test_base_is_a_folder_of_safetensors_made_the_same_twice(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        make_base(tmp_path / name)
+    make_base(tmp_path / "a")
+    build_tiny_base(flow_texts(60), CLASSES, FEATURES, tmp_path / "b", seed=1, recipe=RECIPE)
     for file in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert json.loads((tmp_path / "a" / "config.json").read_text())["model_type"] == "qwen2"

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from iot_pipeline.training.lora import count_parameters
-from iot_pipeline.training.metrics import Clock, mfu
+from iot_pipeline.training.metrics import Clock, count_parameters, mfu
 from iot_pipeline.training.reporter import describe_progress
 
 

@@ -17,8 +17,8 @@ from iot_pipeline.models.tokenizer import END_OF_TURN, load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.tiny_base.build import build_tiny_base
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.training.lora import largest_change
-from iot_pipeline.training.model import adapted_model, find_machine
+from iot_pipeline.training.distributed import find_machine
+from iot_pipeline.training.model import adapted_model, largest_change
 from iot_pipeline.training.train import run
 from iot_pipeline_tests.tiny_model import CLASSES, FEATURES, RECIPE, chats, flow_texts, make_base
 

@@ -35,9 +35,9 @@ from iot_pipeline.sft.check import TensorCheck, check_tensors
 from iot_pipeline.sft.tasks import Tasks, with_tasks
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
-from iot_pipeline.training.config import TrainConfig, targets_of
+from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here, threads_of
-from iot_pipeline.training.lora import largest_change
+from iot_pipeline.training.model import largest_change
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, previous_stage, staged, stages_up_to
 
 # What a training writes beside the adapter; it may differ between equal runs.
@@ -332,7 +332,7 @@ def recipe_of(step: Step, seed: int) -> dict[str, Any]:
     names = TrainConfig.model_fields.keys()
     recipe = {name: getattr(step.settings.student, name) for name in names & StudentSettings.model_fields.keys()}
     carried_out = {name: getattr(step.settings.run, name) for name in names & RunSettings.model_fields.keys()}
-    return recipe | carried_out | {"seed": seed, "lora_targets": targets_of(recipe["lora_targets"])}
+    return recipe | carried_out | {"seed": seed}
 
 
 training_splits = [training_split(stage) for stage in STAGES]
