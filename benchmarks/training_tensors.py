@@ -23,7 +23,7 @@ from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.settings import load_settings
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import Tensors, build_tensors, load_tensors
-from iot_pipeline.training.data import Batches, make_plan, planned_padding
+from iot_pipeline.training.data import Batches, make_plan
 from iot_pipeline.training.loss import causal_loss
 
 COMPARED = 64  # rows whose packed loss is compared

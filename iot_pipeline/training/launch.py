@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Literal
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.processes import is_alive
@@ -18,37 +17,38 @@ BUILD_BASE = "iot_pipeline.tiny_base.__main__"
 MOST_CPU_PROCESSES = 4
 
 
-def command(
-    config_path: Path, processes: int = 1, module: str = TRAIN, trainer: Literal["local", "accelerate"] = "local"
-) -> list[str]:
+def command(config_path: Path, processes: int = 1, module: str = TRAIN, launcher: str = "local") -> list[str]:
     """Build the command line that runs `module` in `processes` processes on this machine.
 
     Args:
         config_path: Configuration file, the only argument of `module`.
         processes: Number of processes.
         module: Module to run.
-        trainer: `local`: plain python for one process, torchrun for more. `accelerate`: accelerate launch, which sets
+        launcher: `local`: plain python for one process, torchrun for more. `accelerate`: accelerate launch, which sets
             the same variables as torchrun.
 
     Raises:
-        UserError: Several processes by accelerate without a GPU; `accelerate launch --cpu` would silently run one.
+        UserError: There is no such launcher, or it is accelerate for several processes without a GPU:
+            `accelerate launch --cpu` would silently run one.
     """
+    if launcher not in ("local", "accelerate"):
+        raise UserError(f"there is no launcher {launcher!r}: take local or accelerate")
     several = processes > 1
-    if trainer == "accelerate":
+    if launcher == "accelerate":
         import torch
 
         gpu = torch.cuda.is_available()
         if several and not gpu:
             raise UserError("IOT_TRAINER=accelerate runs one process where there is no GPU: set IOT_TRAINER=local")
-        launcher = ["-m", "accelerate.commands.launch", f"--num_processes={processes}", "--num_machines=1"]
-        launcher += ["--mixed_precision=no", "--dynamo_backend=no", *([] if gpu else ["--cpu"])]
-        launcher += ["--multi_gpu", f"--main_process_port={_free_port()}"] if several else []
+        options = ["-m", "accelerate.commands.launch", f"--num_processes={processes}", "--num_machines=1"]
+        options += ["--mixed_precision=no", "--dynamo_backend=no", *([] if gpu else ["--cpu"])]
+        options += ["--multi_gpu", f"--main_process_port={_free_port()}"] if several else []
     elif several:
-        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-        launcher += ["--master-addr=127.0.0.1", f"--master-port={_free_port()}"]
+        options = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+        options += ["--master-addr=127.0.0.1", f"--master-port={_free_port()}"]
     else:
-        launcher = []
-    return [sys.executable, *launcher, "-m", module, str(config_path)]
+        options = []
+    return [sys.executable, *options, "-m", module, str(config_path)]
 
 
 def processes_here(tiny: bool) -> int:
