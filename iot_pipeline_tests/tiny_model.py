@@ -41,6 +41,12 @@ def answer_of(text: str) -> str:
     return f"CLASSIFICATION: {label_of(text)}\nANALYSIS: orig_pkts of {value}.\nKEY_INDICATORS: orig_pkts {value}"
 
 
+def write_answer(text: str, name: str, random: np.random.Generator) -> str:
+    """Write an answer of class `name` that cites one or two of the flow's values."""
+    cited = [line.replace(": ", " ") for line in text.split("\n")[: int(random.integers(1, 3))]]
+    return f"CLASSIFICATION: {name}\nANALYSIS: {' and '.join(cited)}.\nKEY_INDICATORS: {'; '.join(cited)}"
+
+
 def chats(texts: list[str]) -> list[dict[str, Any]]:
     """Rows of messages."""
     return [
@@ -58,5 +64,5 @@ def make_base(folder: Path) -> Path:
 @cache
 def _built() -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory()
-    build_tiny_base(flow_texts(60), CLASSES, FEATURES, Path(folder.name) / "base", seed=1, recipe=RECIPE)
+    build_tiny_base(flow_texts(60), CLASSES, FEATURES, Path(folder.name) / "base", write_answer, 1, RECIPE)
     return folder

@@ -112,6 +112,7 @@ def read_config(path: Path) -> TrainConfig:
 
 def finished(config: TrainConfig) -> dict[str, Any] | None:
     """Return the result in training.json if it belongs to this very training, else None."""
-    path = config.out / RESULT
-    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if not (config.out / RESULT).is_file():
+        return None
+    result: dict[str, Any] = json.loads((config.out / RESULT).read_text())
     return result if result.get("identity") == config.identity() else None

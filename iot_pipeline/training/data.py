@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,6 @@ import numpy as np
 
 from iot_pipeline.models.label_tokens import LabelFinder
 from iot_pipeline.models.tokenizer import pad_id
-from iot_pipeline.sft.packing import best_fit
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 
 # A forward pass takes rows of similar length: as many as keep its share of padding within this limit.
@@ -108,6 +108,34 @@ def by_length(lengths: np.ndarray, most_rows: int) -> list[np.ndarray]:
         batches.append(np.arange(start, stop))
         stop = start
     return batches
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Pack rows of these lengths into at most `capacity` tokens each: best fit, longest first, O(n log n).
+
+    Lengths [5, 3, 4, 2, 6] and capacity 8 give the row numbers [[4, 3], [0, 1], [2]]:
+
+        |6 6 6 6 6 6|2 2|
+        |5 5 5 5 5|3 3 3|
+        |4 4 4 4|. . . .|
+
+    No row is split or dropped: one longer than `capacity` gets its own pack. The same lengths give the same packs.
+    Best fit decreasing needs at most 11/9 of the least number of packs (Johnson 1973).
+    """
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    packs: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens left, pack), sorted
+    for place in order:
+        at = bisect_left(room, (lengths[place], -1))
+        if at < len(room):
+            left, pack = room.pop(at)
+            packs[pack].append(place)
+        else:
+            left, pack = capacity, len(packs)
+            packs.append([place])
+        if left > lengths[place]:
+            insort(room, (left - lengths[place], pack))
+    return packs
 
 
 def padded(rows: Sequence[np.ndarray], fill: float, dtype: Any = np.int64) -> np.ndarray:

@@ -287,7 +287,6 @@ def finish(training: Training) -> dict[str, Any]:
     if machine.rank == 0:
         write_json(config.out / RESULT, result)  # last: it marks the rest as complete
         (config.out / checkpoint.FILE).unlink(missing_ok=True)
-        reporter.final(result)
         validation = f", validation {facts['validation_loss']:.4f}" if facts["validation_loss"] is not None else ""
         reporter.line(
             f"trained in {sum(training.clock.seconds.values()):.0f} s: loss {facts['first_loss']:.3f} -> "

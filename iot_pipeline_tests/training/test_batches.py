@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_pipeline.models.tokenizer import load_tokenizer
-from iot_pipeline.sft.packing import best_fit
 from iot_pipeline.sft.tensors import IGNORED, Tensors, build_tensors, load_tensors
-from iot_pipeline.training.data import MOST_PADDING, Batches, by_length, share_of
+from iot_pipeline.training.data import MOST_PADDING, Batches, best_fit, by_length, share_of
 from iot_pipeline.training.loss import causal_loss
 from iot_pipeline_tests.tiny_model import chats, flow_texts, make_base
 
