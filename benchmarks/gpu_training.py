@@ -190,7 +190,7 @@ def time_old(model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespa
 
 
 def precision(device: Any) -> Any:
-    """What a forward pass computes in, alike in every way: bf16 on a card, as in train.py and Trainer(bf16=True)."""
+    """Return the precision of a forward pass, alike in every way: bf16 on a GPU, as Trainer(bf16=True) sets it."""
     import torch
 
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()

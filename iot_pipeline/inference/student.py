@@ -251,14 +251,20 @@ class Student:
     def _follow(
         self, out: Any, cache: Any, lengths: Any, prefixes: list[tuple[int, ...]], tree: Any, body: Any, head: Any
     ) -> None:
-        """Run each prefix of a name after every prompt, on a copy of the prompts' cached keys and values."""
+        """Run each prefix of a name after every prompt, on a copy of the prompts' cached keys and values.
+
+        Padding separates a prompt from its continuation: it is masked, and positions continue from the prompt.
+
+            tokens     p p p - x y        p: prompt, -: padding, x y: prefix of a name
+            mask       1 1 1 0 1 1
+            positions  0 1 2   3 4
+        """
         import copy
 
         import torch
 
         width = int(lengths.max())
         rows = len(lengths)
-        # Padding separates a prompt from its continuation: it is masked, and positions continue from the prompt.
         seen = torch.arange(width, device=self.device)[None, :] < lengths[:, None]
         groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         for prefix in prefixes:  # one pass serves every prefix of its leaf

@@ -79,7 +79,11 @@ class Batch(NamedTuple):
 def share_of(rows: np.ndarray, same_as: np.ndarray, lengths: np.ndarray, rank: int, world: int) -> Any:
     """Return the rows of this process in a step, shortest first, and their multiplicities.
 
-    Identical rows are computed once and weighted by their count: the gradient is the same.
+    Identical rows are computed once and weighted by their count: the gradient is the same. Rows a b a c of 5, 9, 5
+    and 4 tokens in two processes:
+
+        process 0   c x 1   b x 1
+        process 1   a x 2
 
     Args:
         rows: Rows of the step, over all processes.
@@ -94,7 +98,10 @@ def share_of(rows: np.ndarray, same_as: np.ndarray, lengths: np.ndarray, rank: i
 
 
 def by_length(lengths: np.ndarray, most_rows: int) -> list[np.ndarray]:
-    """Group rows of ascending `lengths` into batches of at most `most_rows` and MOST_PADDING padding, longest first."""
+    """Group rows of ascending `lengths` into batches of at most `most_rows` and MOST_PADDING padding, longest first.
+
+    Lengths [40, 58, 59, 97, 99, 100] give the rows [3, 4, 5], [1, 2], [0]: with row 2 the first would be 11 % padding.
+    """
     batches: list[np.ndarray] = []
     stop = len(lengths)
     while stop > 0:
