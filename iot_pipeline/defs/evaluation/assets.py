@@ -15,11 +15,11 @@ from iot_pipeline.defs.texts import rank_table, table_texts, text_spec
 from iot_pipeline.defs.training.assets import base_location
 from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
-from iot_pipeline.evaluation.explanations import explanation_quality as judge
+from iot_pipeline.evaluation.explanations import score_explanations
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.views import read_side
 from iot_pipeline.flows.dataset import distinct_flows, side_records
-from iot_pipeline.inference.benchmark import ladder
+from iot_pipeline.inference.benchmark import benchmark_variants
 from iot_pipeline.inference.grounding import NotGroundable
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.store import ArtefactId
@@ -47,9 +47,8 @@ def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
 def class_scores(step: Step, model: Student, texts: list[str]) -> np.ndarray:
     """Score each class for flow texts: log-probabilities, float64 [texts, classes]."""
     tasks = step.settings.student.tasks
-    order = "label_first" if tasks == "both" else step.settings.teacher.answer_order
     prompts = [asked(text, "classify", tasks) for text in texts]
-    return model.score_labels(prompts, step.spec.classes, order, log=step.log)
+    return model.score_labels(prompts, step.spec.classes, log=step.log)
 
 
 def sides_scored(step: Step, stage: str) -> tuple[dict[str, tuple[list[str], np.ndarray]], float]:
@@ -164,9 +163,9 @@ def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[t
     """Generate explanations, each with True if it ended: free, and grounded if the tokeniser allows it."""
     prompts = [asked(text, "explain", step.settings.student.tasks) for text in flows]
     longest = room_for(step.settings.teacher.explanation_words)
-    ways = {"free": model.explain_ended(prompts, longest)}
+    ways = {"free": model.explain(prompts, longest)}
     try:
-        ways["grounded"] = model.explain_ended(prompts, longest, grounded_in=flows)
+        ways["grounded"] = model.explain(prompts, longest, grounded_in=flows)
     except NotGroundable as reason:
         step.context.log.warning(f"{reason}; only free writing is measured")
         step.note(grounded_decoding=f"not measured: {reason}")
@@ -177,7 +176,7 @@ def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[
     """Check explanations by rule: `labels` are the scored classes, `written` has (text, True if it ended)."""
     signed = standardised(glossary_of(text_spec(step)))
     answers, ended = [text for text, _ in written], [done for _, done in written]
-    return judge(flows, answers, labels, step.spec.classes, ended, rank_table(step), signed)
+    return score_explanations(flows, answers, labels, step.spec.classes, ended, rank_table(step), signed)
 
 
 def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -210,7 +209,7 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
         texts = [asked(text, "explain", step.settings.student.tasks) for text in prompts_of(step, "test")[1]]
         adapter = step.input(largest.asset, largest.partition)
         with leased_device(step) as device:
-            rungs = ladder(
+            rungs = benchmark_variants(
                 base_location(step),
                 adapter,
                 texts[:256],
