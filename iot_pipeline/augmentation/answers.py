@@ -238,19 +238,28 @@ def _plain(text: str) -> str:
 
 
 def check_answer(
-    text: str, flow_text: str, label: str, classes: Sequence[str], standardised: frozenset[str] = frozenset()
+    text: str,
+    flow_text: str,
+    label: str,
+    classes: Sequence[str],
+    standardised: frozenset[str] = frozenset(),
+    original_text: str = "",
 ) -> list[str]:
     """Return the reasons against an answer, [] if it is good; each begins with its kind and a colon.
 
-    Kinds: malformed, mislabelled, ungrounded number, unknown feature, wrong direction. `standardised`: see `facts_of`.
+    Kinds: malformed, mislabelled, ungrounded number, unknown feature, wrong direction. A paraphrase must have the
+    original's numbers (as often), features and directions, and be no copy; further kinds: changed numbers, changed
+    features, changed direction, copy.
+
+    Args:
+        text: The answer.
+        flow_text: Text of its flow.
+        label: Class of the flow.
+        classes: Classes of the data set.
+        standardised: Features whose sign is a direction (`facts_of`).
+        original_text: Answer that this one paraphrases, if any.
     """
-    return check_parsed(parse_answer(text), flow_text, label, classes, standardised)
-
-
-def check_parsed(
-    parsed: ParsedAnswer, flow_text: str, label: str, classes: Sequence[str], standardised: frozenset[str]
-) -> list[str]:
-    """Check a parsed answer as `check_answer` does."""
+    parsed = parse_answer(text)
     if parsed.problems:
         return [f"malformed: {problem}" for problem in parsed.problems[:MOST_REASONS]]
     facts = facts_of(flow_text, standardised)
@@ -261,7 +270,8 @@ def check_parsed(
         reasons.append(f"mislabelled: {parsed.label[:40]} in place of {label}")
     reasons += _check_indicators(parsed.indicators, facts)
     reasons += _check_analysis(parsed.analysis, facts, classes)
-    return reasons[:MOST_REASONS]
+    reasons = reasons[:MOST_REASONS]
+    return reasons + _check_paraphrase(parsed, parse_answer(original_text), facts) if original_text else reasons
 
 
 def _check_indicators(indicators: Sequence[Indicator], facts: Facts) -> list[str]:
@@ -338,23 +348,8 @@ def _counts_features(number: str, facts: Facts) -> bool:
     return len(number) < 5 and number.isdigit() and int(number) <= len(facts.values)
 
 
-def check_paraphrase(
-    text: str,
-    original_text: str,
-    flow_text: str,
-    label: str,
-    classes: Sequence[str],
-    standardised: frozenset[str] = frozenset(),
-) -> list[str]:
-    """Check a paraphrase: `check_answer`, plus the original's numbers (as often), features and directions, and no copy.
-
-    Further kinds: changed numbers, changed features, changed direction, copy.
-    """
-    parsed, original = parse_answer(text), parse_answer(original_text)
-    reasons = check_parsed(parsed, flow_text, label, classes, standardised)
-    if parsed.problems:
-        return reasons
-    facts = facts_of(flow_text, standardised)
+def _check_paraphrase(parsed: ParsedAnswer, original: ParsedAnswer, facts: Facts) -> list[str]:
+    reasons = []
     if Counter(all_numbers(parsed, facts)) != Counter(all_numbers(original, facts)):
         reasons.append("changed numbers: they are not those of the original, each as often")
     if cited(parsed, facts) != cited(original, facts):

@@ -6,18 +6,24 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from iot_pipeline.augmentation.estimating import CostEstimator, Part, as_facts, seconds_needed
+from iot_pipeline.augmentation.ask import ask
+from iot_pipeline.augmentation.estimate import CostEstimator, Part, as_facts, seconds_needed
+from iot_pipeline.augmentation.join import write_answers
+from iot_pipeline.augmentation.plan import TrackPlan
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.commands.show import wide_console
-from iot_pipeline.defs.augmentation import assets
-from iot_pipeline.defs.recording import Step, present_value
-from iot_pipeline.defs.versions import code_version
+from iot_pipeline.defs.inputs import increment, track_plan, validation_rows
+from iot_pipeline.defs.recording import present_value
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.dataset import Rows
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
 from iot_pipeline.teacher import pricing
@@ -27,18 +33,18 @@ from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, source_of, store_of
 from iot_pipeline.vocabulary import STAGES, Partition, stages_up_to
 
-DATA = "training_order"  # downstream of everything that the estimate reads
+DATA = "flow_texts"  # downstream of everything that the estimate reads
 # Seconds per answer while none is timed: measured for the embedded teacher; for a model, at about 60 tokens/s.
 EMBEDDED_SECONDS, MODEL_SECONDS = 0.1, 4.0
 BATCH_HOURS = 24  # the Batch API promises an answer within this time
 
 
-class Preview(Step):
-    """Step without output: it reads what an asset's body reads, and records and writes nothing."""
+class LakeReader:
+    """Reader of a lake as it is: what an asset's body would read, without recording anything."""
 
-    def __init__(self, lake: Lake, settings: Settings, artefact: ArtefactId) -> None:
-        self.lake, self.settings, self.artefact = lake, settings, artefact
-        self._seen, self._present, self._lineage = {}, present_value(lake, settings), {}
+    def __init__(self, lake: Lake, settings: Settings) -> None:
+        self.lake, self.settings, self.spec = lake, settings, load_spec(settings.data.dataset)
+        self._present, self._lineage = present_value(lake, settings), dict[ArtefactId, str]()
 
     def input(self, asset: str, partition: str = "") -> Path:
         """Return the folder of an artefact; UserError if a run would materialise it first."""
@@ -46,12 +52,6 @@ class Preview(Step):
         if broken := self.lake.broken_lineage(artefact, self._present, self._lineage):
             raise UserError(f"{broken}; `iot-pipeline run --until {DATA}` makes what the estimate reads, free of cost")
         return self.lake.folder(artefact)
-
-    def log(self, text: str) -> None:
-        """Ignore the text."""
-
-    def note(self, **facts: Any) -> None:
-        """Ignore the facts."""
 
 
 def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
             settings.teacher.explanation_words,
             BatchLimits(tokens=settings.run.teacher_enqueued_tokens),
         )
-        walk(survey, Lake(settings.lake_path, read_only=True), settings, say)
+        walk(survey, LakeReader(Lake(settings.lake_path, read_only=True), settings), say)
         spent = store.spent_usd() if store is not None else 0.0
         seconds = store.answer_seconds(source) if store is not None else None
     total = sum(survey.parts, Part("total"))
@@ -97,23 +97,28 @@ def opened_store(settings: Settings) -> Iterator[Store | None]:
         yield store
 
 
-def walk(survey: CostEstimator, lake: Lake, settings: Settings, say: Callable[[str], None]) -> None:
+def walk(survey: CostEstimator, lake: LakeReader, say: Callable[[str], None]) -> None:
     """Have each asset ask the cost estimator instead of the teacher, in the order of a run."""
-    prompts = {track: prompt_file(settings, track) for track in {"original", *settings.run.tracks}}
+    tracks = lake.settings.run.tracks
+    prompts = {track: prompt_file(lake.settings, track) for track in {"original", *tracks}}
 
-    def begin(artefact: ArtefactId, track: str) -> Preview:
+    def count(artefact: ArtefactId, track: str, rows: Rows, folder: Path, originals: Path | None = None) -> TrackPlan:
         say(str(artefact))
         survey.begin(str(artefact), track)
-        return Preview(lake, settings, artefact)
+        plan = track_plan(lake, track, rows, prompts[track], folder, originals)
+        ask(plan, survey, folder)
+        return plan
 
-    assets.ask_validation(begin(ArtefactId("validation_answers"), "original"), prompts["original"], survey)
-    for stage in stages_up_to(max(settings.run.stages, key=STAGES.index)):
-        step = begin(ArtefactId("original", Partition(stage, "original").key), "original")
-        answers = assets.ask_original(step, prompts["original"], survey).answers
-        for track, ask in (("paraphrased", assets.ask_paraphrased), ("feature_varied", assets.ask_feature_varied)):
-            if track in settings.run.tracks:
-                step = begin(ArtefactId(track, Partition(stage, track).key), track)
-                ask(step, prompts[track], survey, answers)
+    with TemporaryDirectory() as folder:
+        out = Path(folder)
+        count(ArtefactId("validation_answers"), "original", validation_rows(lake), out)
+        for stage in stages_up_to(max(lake.settings.run.stages, key=STAGES.index)):
+            rows, _ = increment(lake, stage)
+            count(ArtefactId("original", Partition(stage, "original").key), "original", rows, out)
+            write_answers(out)
+            for track in ("paraphrased", "feature_varied"):
+                if track in tracks:
+                    count(ArtefactId(track, Partition(stage, track).key), track, rows, out, originals=out)
 
 
 def prompt_file(settings: Settings, track: str) -> PromptFile:

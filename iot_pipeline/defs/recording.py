@@ -19,12 +19,12 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_csv, write_json
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact, input_key
 from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Section, Settings
 

@@ -6,11 +6,11 @@ from dataclasses import asdict
 import dagster as dg
 
 from iot_pipeline.defs.recording import LakeResource
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.download import is_url
 from iot_pipeline.flows.source import local_files, read_source
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.quality.mismatch import reconcile
 from iot_pipeline.simulator.simulate import simulate_farm_flow
 

@@ -5,8 +5,8 @@ import dagster as dg
 from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.defs.partitions import track_partitions
 from iot_pipeline.defs.recording import LakeResource
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.code_version import code_version
 
 
 @dg.asset(

@@ -6,8 +6,8 @@ import dagster as dg
 import pyarrow as pa
 
 from iot_pipeline.defs.recording import LakeResource
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.lake.atomic import write_table, write_text
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.quality.conflicts import label_conflicts as find_conflicts
 from iot_pipeline.quality.duplicates import dedup_report as count_duplicates
 from iot_pipeline.quality.mismatch import dataset_mismatch as find_mismatches

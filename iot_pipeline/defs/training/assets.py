@@ -15,15 +15,15 @@ import dagster as dg
 import numpy as np
 
 from iot_pipeline.defs.automation import inputs_changed
+from iot_pipeline.defs.inputs import records_of, texts_of
 from iot_pipeline.defs.partitions import UP_TO, grid, grid_dep, only
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
-from iot_pipeline.defs.texts import table_texts
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.dataset import distinct_flows
+from iot_pipeline.flows.dataset import side_texts
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.build_cache import keep, taken
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.loading import describe_base
@@ -65,7 +65,7 @@ TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled 
     **COMMON,
     code_version=BASE_CODE,
     kinds={"pytorch", "huggingface"},
-    deps=["flows", "evaluation_split", "training_order"],
+    deps=["flow_texts", "evaluation_split"],
     check_specs=[dg.AssetCheckSpec("base_is_fit", asset="base_model", blocking=True)],
 )
 def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource) -> dg.MaterializeResult:
@@ -96,10 +96,7 @@ def chosen_length(step: Step, longest: int | None) -> str:
 
 def tiny_base(step: Step, trainer: TrainerResource) -> None:
     """Build the tiny base into the artefact."""
-    flows = distinct_flows(
-        step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "train"
-    )
-    config = base_config(step, table_texts(step, flows))
+    config = base_config(step, side_texts(texts_of(step), records_of(step), "train")["text"].tolist())
     built = built_base(step, trainer, config)
     report = json.loads((built / RESULT).read_text())
     shutil.copytree(built / "model", step.folder / "model")
