@@ -18,8 +18,8 @@ from iot_pipeline.augmentation.join import write_answers
 from iot_pipeline.augmentation.plan import TrackPlan
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.commands.show import wide_console
-from iot_pipeline.defs.inputs import increment, track_plan, validation_rows
 from iot_pipeline.defs.recording import present_value
+from iot_pipeline.defs.tracks import increment, track_plan, validation_rows
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import Rows
 from iot_pipeline.flows.spec import load_spec
@@ -31,7 +31,7 @@ from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.request import EMBEDDED, is_embedded
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, source_of, store_of
-from iot_pipeline.vocabulary import STAGES, Partition, stages_up_to
+from iot_pipeline.vocabulary import STAGES, stages_up_to
 
 DATA = "flow_texts"  # downstream of everything that the estimate reads
 # Seconds per answer while none is timed: measured for the embedded teacher; for a model, at about 60 tokens/s.
@@ -114,11 +114,11 @@ def walk(survey: CostEstimator, lake: LakeReader, say: Callable[[str], None]) ->
         count(ArtefactId("validation_answers"), "original", validation_rows(lake), out)
         for stage in stages_up_to(max(lake.settings.run.stages, key=STAGES.index)):
             rows, _ = increment(lake, stage)
-            count(ArtefactId("original", Partition(stage, "original").key), "original", rows, out)
+            count(ArtefactId("original", stage), "original", rows, out)
             write_answers(out)
             for track in ("paraphrased", "feature_varied"):
                 if track in tracks:
-                    count(ArtefactId(track, Partition(stage, track).key), track, rows, out, originals=out)
+                    count(ArtefactId(track, stage), track, rows, out, originals=out)
 
 
 def prompt_file(settings: Settings, track: str) -> PromptFile:

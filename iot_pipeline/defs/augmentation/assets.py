@@ -10,12 +10,11 @@ from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.join import TrackResult, join
 from iot_pipeline.augmentation.plan import TrackPlan
 from iot_pipeline.defs.automation import inputs_changed
-from iot_pipeline.defs.inputs import increment, prompt_of, track_plan, validation_rows
-from iot_pipeline.defs.partitions import grid, grid_dep, only, prompt_dep
+from iot_pipeline.defs.partitions import prompt_dep, stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
+from iot_pipeline.defs.tracks import increment, prompt_of, track_plan, validation_rows
 from iot_pipeline.lake.code_version import code_version
-from iot_pipeline.vocabulary import Partition
 
 COMMON: dict[str, Any] = {
     "group_name": "augmentation",
@@ -28,18 +27,18 @@ COMMON: dict[str, Any] = {
 DATA = ["flow_texts", "training_order"]
 
 
-def answered(asset: str, partitions: dg.PartitionsDefinition | None = None) -> list[dg.AssetCheckSpec]:
+def answered(asset: str, partitions: dg.PartitionsDefinition | None = stage_partitions) -> list[dg.AssetCheckSpec]:
     """Return the quarantine check, which blocks training if too many rows have no answer."""
-    return [dg.AssetCheckSpec("few_rows_without_answer", asset=asset, blocking=True, partitions_def=partitions)]
+    return [dg.AssetCheckSpec("quarantine_rate", asset=asset, blocking=True, partitions_def=partitions)]
 
 
 def make_track(step: Step, teacher: TeacherResource, track: str) -> None:
     """Make the increment of a track: plan, ask, join, then show and check it."""
-    stage = Partition.parse(step.artefact.partition).stage
+    stage = step.artefact.partition
     rows, pool = increment(step, stage)
     if pool is not None:
         step.note(stage_capped=f"the train pool has {pool:,} rows, fewer than stage {stage}")
-    originals = step.input("original", Partition(stage, "original").key) if track != "original" else None
+    originals = step.input("original", stage) if track != "original" else None
     plan = track_plan(step, track, rows, prompt_of(step, track), step.folder, originals)
     finish(step, answered_rows(step, teacher, plan))
 
@@ -71,14 +70,11 @@ def finish(step: Step, result: TrackResult) -> None:
             step.metadata["example"] = dg.MetadataValue.md(example)
     limit = step.settings.teacher.max_quarantined_share
     share = report["quarantined"] / max(1, report["quarantined"] + report["rows"])
-    step.check("few_rows_without_answer", share <= limit, share=share, limit=limit)
+    step.check("quarantine_rate", share <= limit, share=share, limit=limit)
 
 
 @dg.asset(
-    **COMMON,
-    partitions_def=grid(tracks=["original"]),
-    deps=[*DATA, prompt_dep("original")],
-    check_specs=answered("original", grid(tracks=["original"])),
+    **COMMON, partitions_def=stage_partitions, deps=[*DATA, prompt_dep("original")], check_specs=answered("original")
 )
 def original(context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource) -> dg.MaterializeResult:
     """Original track: one explanation for each flow group and label of the stage's increment, shared by its rows."""
@@ -90,7 +86,7 @@ def original(context: dg.AssetExecutionContext, lake: LakeResource, teacher: Tea
 @dg.asset(
     **COMMON,
     deps=["flow_texts", "evaluation_split", prompt_dep("original")],
-    check_specs=answered("validation_answers"),
+    check_specs=answered("validation_answers", None),
 )
 def validation_answers(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
@@ -104,9 +100,9 @@ def validation_answers(
 
 @dg.asset(
     **COMMON,
-    partitions_def=grid(tracks=["paraphrased"]),
-    check_specs=answered("paraphrased", grid(tracks=["paraphrased"])),
-    deps=[*DATA, prompt_dep("paraphrased"), grid_dep("original", track=only("original", to="paraphrased"))],
+    partitions_def=stage_partitions,
+    check_specs=answered("paraphrased"),
+    deps=[*DATA, prompt_dep("paraphrased"), "original"],
 )
 def paraphrased(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
@@ -119,15 +115,9 @@ def paraphrased(
 
 @dg.asset(
     **COMMON,
-    partitions_def=grid(tracks=["feature_varied"]),
-    check_specs=answered("feature_varied", grid(tracks=["feature_varied"])),
-    deps=[
-        *DATA,
-        "flows",
-        "evaluation_split",
-        prompt_dep("feature_varied"),
-        grid_dep("original", track=only("original", to="feature_varied")),
-    ],
+    partitions_def=stage_partitions,
+    check_specs=answered("feature_varied"),
+    deps=[*DATA, "flows", "evaluation_split", prompt_dep("feature_varied"), "original"],
 )
 def feature_varied(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
