@@ -19,7 +19,6 @@ import numpy as np
 from result import save
 
 from iot_pipeline.augmentation.answers import facts_of, parse_answer, plain_number
-from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.evaluation.explanations import explanation_quality
 from iot_pipeline.flows.dataset import side_texts
@@ -85,7 +84,7 @@ def measure(lake: Lake, stage: str, track: str, count: int, repeats: int) -> dic
     scores = student.score_labels([asked(text, "classify", used["tasks"]) for text in flows], spec.classes)
     labels = [spec.classes[best] for best in scores.argmax(axis=1)]
     answers, taken = both_ways(student, prompts, flows, room_for(used["explanation_words"]), repeats)
-    signed = standardised(glossary_of(spec))
+    signed = spec.standardised
     result: dict[str, Any] = {"flows": len(flows), "labels": checkpoint.labels}
     for way, written in answers.items():
         said, ended = [text for text, _ in written], [done for _, done in written]

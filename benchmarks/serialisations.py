@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 from result import save
 
-from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.explanations import explanation_quality
 from iot_pipeline.flows.dataset import side_records, side_texts
@@ -127,7 +126,7 @@ def explained(
         spec.classes,
         [ended for _, ended in written],
         ranks,
-        standardised(glossary_of(spec)),
+        spec.standardised,
     )["aggregate"]
     return {"explained": found["explained"], **{name: found[name] for name in SHARES}}
 

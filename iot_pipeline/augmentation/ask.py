@@ -14,6 +14,7 @@ import pyarrow as pa
 from iot_pipeline.augmentation.answers import MOST_CHARACTERS, check_answer, facts_of, format_answer, parse_answer
 from iot_pipeline.augmentation.plan import FlowRequest, TrackPlan, row_writer
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.teacher.request import Answer, Request
 
@@ -52,7 +53,7 @@ class AnswerChecker:
 
     classes: tuple[str, ...]
     signed: frozenset[str]
-    version: str = ""
+    version: str
 
     def __call__(self, request: Request, text: str) -> list[str]:
         """Return the reasons against an answer, [] if it is good."""
@@ -60,11 +61,11 @@ class AnswerChecker:
         return check_answer(text, request.flow, request.label, self.classes, self.signed, request.original)
 
 
-def answer_checker(classes: Iterable[str], signed: frozenset[str]) -> AnswerChecker:
+def answer_checker(spec: DatasetSpec) -> AnswerChecker:
     """Return the answer checker of a data set, with its version."""
-    rules = [code_version("iot_pipeline.augmentation.answers"), [*classes], sorted(signed)]
+    rules = [code_version("iot_pipeline.augmentation.answers"), spec.classes, sorted(spec.standardised)]
     version = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
-    return AnswerChecker(tuple(classes), signed, version)
+    return AnswerChecker(tuple(spec.classes), spec.standardised, version)
 
 
 def check_imported(request: Request, context: Mapping[str, Any], text: str) -> list[str]:
@@ -104,4 +105,4 @@ def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[s
                 )
             )  # fmt: skip
 
-        engine.stream(plan, answer_checker(plan.config.spec.classes, plan.config.signed), take)
+        engine.stream(plan, answer_checker(plan.config.spec), take)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from typing import Any
@@ -65,17 +66,6 @@ class TokenStats:
     length: int = 0  # characters of all texts
     typical: str = ""  # a text of about mean length
 
-    def __add__(self, other: TokenStats) -> TokenStats:
-        return TokenStats(
-            self.answers + other.answers,
-            self.attempts + other.attempts,
-            self.counted + other.counted,
-            self.usage + other.usage,
-            self.texts + other.texts,
-            self.length + other.length,
-            self.typical or other.typical,
-        )
-
     def take(self, request_tokens: float, answer: Answer) -> None:
         """Add the token usage of one answer."""
         self.answers, self.attempts = self.answers + 1, self.attempts + answer.attempts
@@ -98,25 +88,6 @@ class TokenCounter:
     prompt: Callable[[Request], float]
     answer: Callable[[str], float]
     cached: Callable[[str, int], int] | None = None
-
-
-@dataclass
-class Batches:
-    """Number of batches that lines need within the limits, filled one after the other (batch.py)."""
-
-    limits: BatchLimits
-    count: int = 0
-    size: int = 0
-    tokens: int = 0
-    inside: int = 0
-
-    def add(self, length: int, tokens: int) -> None:
-        """Add a line of so many bytes and tokens."""
-        limits = self.limits
-        full = self.inside == limits.requests or self.size + length > limits.bytes
-        if full or self.tokens + tokens > limits.tokens or not self.count:
-            self.count, self.size, self.tokens, self.inside = self.count + 1, 0, 0, 0
-        self.size, self.tokens, self.inside = self.size + length, self.tokens + tokens, self.inside + 1
 
 
 class CostEstimator:
@@ -145,7 +116,7 @@ class CostEstimator:
         self.source, self.store, self.price, self.words = source, store, price, words
         self.limits = limits or BatchLimits()
         self.parts: list[Part] = []
-        self.learned: dict[str, TokenStats] = {}  # by prompt file
+        self.learned: defaultdict[str, TokenStats] = defaultdict(TokenStats)  # by prompt file, and of all as ""
         self.drafted: dict[str, str] = {}  # by prompt file: a typical answer, drafted here
         self._prompt = ""
         self._counted: set[str] = set()
@@ -159,11 +130,9 @@ class CostEstimator:
 
     def stream(self, requests: Iterable[Request], check: Check, take: Callable[[Answer], None]) -> None:
         """Pass an answer for each distinct request to `take`, stand-ins last: stored answers tell their length."""
-        learned, part = self.learned.setdefault(self._prompt, TokenStats()), self.parts[-1]
-        missing, sample = dict[str, str](), list[Request]()  # models by key; requests to draft an answer to
-        batches = Batches(self.limits)
-        seen = set[str]()
-        for some in chunks(requests):
+        part, feed, seen = self.parts[-1], iter(requests), set[str]()
+        missing, sample, lines = dict[str, str](), list[Request](), list[tuple[int, int]]()
+        while some := list(islice(feed, PART)):
             by_key = {request.key: request for request in some if request.key not in seen}
             seen |= by_key.keys()
             found = stored_answers(self.store, self.source, by_key, check) if self.store is not None else {}
@@ -173,41 +142,28 @@ class CostEstimator:
                 if answer is not None:
                     part.cached += new
                     if new and answer.usage.prompt:
-                        learned.take(self._counting.prompt(request), answer)
+                        for stats in (self.learned[self._prompt], self.learned[""]):
+                            stats.take(self._counting.prompt(request), answer)
                     take(answer)
                     continue
                 missing[key] = request.model
-                if len(sample) < DRAFTS:
-                    sample.append(request)
+                sample += [request] if len(sample) < DRAFTS else []
                 if new and key in self._waiting:
                     part.waiting += 1
                 elif new:
-                    self._add(part, request, batches)
+                    lines.append(self._add(part, request))
         self._counted |= seen
-        typical = self._typical(sample)
+        typical = self.learned[self._prompt].typical or self.learned[""].typical
+        if missing and not typical:
+            typical = self.drafted.setdefault(self._prompt, draft(sample, self.words))
         if part.to_ask:
-            part.batches = batches.count
+            part.batches = waves(lines, self.limits)
             self._finish(part, typical, self.price(sample[0].model))  # one prompt file, one model
         for key, model in missing.items():
             take(stand_in(key, model, self.source, typical))
 
-    def _typical(self, missing: Sequence[Request]) -> str:
-        """Return an answer of about the expected length: a stored one, else one drafted by the embedded teacher."""
-        given = [self.learned[self._prompt], *self.learned.values()]
-        known = next((learned.typical for learned in given if learned.typical), "")
-        if not known and missing:
-            known = self.drafted.setdefault(self._prompt, self._draft(missing))
-        return known
-
-    def _draft(self, sample: Sequence[Request]) -> str:
-        texts = [text for text in map(_drafted, sample) if text != NOTHING_TO_DO]
-        if not texts:  # the embedded teacher does not understand this prompt
-            return "CLASSIFICATION: \nANALYSIS: " + "explained " * self.words + "\nKEY_INDICATORS: "
-        mean = sum(map(len, texts)) / len(texts)
-        return min(texts, key=lambda text: abs(len(text) - mean))
-
-    def _add(self, part: Part, request: Request, batches: Batches) -> None:
-        """Add one request to the sums, as for one attempt whose tokens are counted here."""
+    def _add(self, part: Part, request: Request) -> tuple[int, int]:
+        """Add one request to the sums, as for one attempt; return its bytes and tokens in a batch."""
         tokens, needed, limit = self._counting.prompt(request), safe_tokens(request), int(request.params["max_tokens"])
         part.to_ask += 1
         part.prompt_tokens += tokens
@@ -215,7 +171,7 @@ class CostEstimator:
             part.cached_tokens += self._counting.cached(_text(request), int(tokens))
         part.worst_usd += pricing.worst_case(self.price(request.model), request, limit)
         part.limited_tokens += needed + limit
-        batches.add(len(line_text(RetryState(request))), needed)
+        return len(line_text(RetryState(request))), needed
 
     def _finish(self, part: Part, typical: str, price: pricing.Price) -> None:
         """Correct the sums by what stored answers took, and price them.
@@ -224,7 +180,7 @@ class CostEstimator:
         share of the prompt that is in the prompt cache.
         """
         own = self.learned[self._prompt]
-        known = own if own.answers else sum(self.learned.values(), TokenStats())
+        known = own if own.answers else self.learned[""]
         cached = own.usage.cached / own.usage.prompt if own.answers else part.cached_tokens / part.prompt_tokens
         attempts, completion = 1.0, self._counting.answer(typical)
         if known.answers:
@@ -240,18 +196,25 @@ class CostEstimator:
         part.usd_batch = price.in_batch().cost(replace(usage, cached=0))
 
 
+def draft(sample: Sequence[Request], words: int) -> str:
+    """Return an answer of about mean length, as the embedded teacher would write it to some of the requests."""
+    texts = []
+    for request in sample:
+        temperature, seed, limit = (request.params.get(name) for name in ("temperature", "seed", "max_tokens"))
+        parts = tuple(request.schema["properties"]) if request.schema is not None else ()
+        texts.append(write_answer(request.messages, float(temperature or 0), seed, int(limit or 0), parts)[0])
+    texts = [text for text in texts if text != NOTHING_TO_DO]
+    if not texts:  # the embedded teacher does not understand this prompt
+        return "CLASSIFICATION: \nANALYSIS: " + "explained " * words + "\nKEY_INDICATORS: "
+    mean = sum(map(len, texts)) / len(texts)
+    return min(texts, key=lambda text: abs(len(text) - mean))
+
+
 def stand_in(key: str, model: str, source: str, typical: str) -> Answer:
     """Return `typical` with part of the request key in it, so that texts derived from stand-ins stay distinct."""
     at = ANALYSIS.search(typical)
     start = at.end() if at else 0
     return Answer(key, "ok", typical[:start] + key[:MARK] + typical[start + MARK :], "stop", model, source)
-
-
-def chunks(requests: Iterable[Request]) -> Iterator[list[Request]]:
-    """Yield the requests in lists of PART."""
-    feed = iter(requests)
-    while some := list(islice(feed, PART)):
-        yield some
 
 
 def token_counter(source: str) -> TokenCounter:
@@ -272,10 +235,15 @@ def _text(request: Request) -> str:
     return "\n".join(message["content"] for message in request.messages)
 
 
-def _drafted(request: Request) -> str:
-    temperature, seed, limit = (request.params.get(name) for name in ("temperature", "seed", "max_tokens"))
-    fields = tuple(request.schema["properties"]) if request.schema is not None else ()
-    return write_answer(request.messages, float(temperature or 0), seed, int(limit or 0), fields)[0]
+def waves(lines: Iterable[tuple[int, int]], limits: BatchLimits) -> int:
+    """Count the batches that lines of (bytes, tokens) need within the limits, filled one after the other (batch.py)."""
+    count = size = tokens = inside = 0
+    for length, needed in lines:
+        full = inside == limits.requests or size + length > limits.bytes or tokens + needed > limits.tokens
+        if full or not count:
+            count, size, tokens, inside = count + 1, 0, 0, 0
+        size, tokens, inside = size + length, tokens + needed, inside + 1
+    return count
 
 
 def seconds_needed(

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.augmentation.answers import OBJECT_VERSION, SCHEMA_VERSION, answer_schema
-from iot_pipeline.augmentation.prompts import PromptFile, glossary_of, standardised
+from iot_pipeline.augmentation.prompts import PromptFile, glossary_of
 from iot_pipeline.augmentation.variation import Varier
 from iot_pipeline.flows.dataset import Rows
 from iot_pipeline.flows.spec import DatasetSpec
@@ -76,11 +76,6 @@ class TrackConfig:
             "glossary": glossary_of(self.spec), "objects": self.objects,
         }  # fmt: skip
 
-    @property
-    def signed(self) -> frozenset[str]:
-        """Features whose sign says on which side of the mean a value is."""
-        return standardised(glossary_of(self.spec))
-
 
 class Row(NamedTuple):
     """One row of requests.parquet: it asks the request `key`, or has `given`, or `reason` says why neither.
@@ -138,7 +133,8 @@ class TrackPlan:
         self.variables, self.params = self.config.variables(), self.prompt.params()
         self.version = OBJECT_VERSION if self.config.objects else SCHEMA_VERSION
         self.schema = answer_schema(self.config.order) if self.config.objects else None
-        self.data_set = json.dumps({"classes": self.config.spec.classes, "signed": sorted(self.config.signed)})
+        spec = self.config.spec
+        self.data_set = json.dumps({"classes": spec.classes, "signed": sorted(spec.standardised)})
 
     @cached_property
     def counts(self) -> tuple[int, int]:

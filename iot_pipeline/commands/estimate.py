@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +15,6 @@ from rich.text import Text
 from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.estimate import CostEstimator, Part, as_facts, seconds_needed
 from iot_pipeline.augmentation.join import write_answers
-from iot_pipeline.augmentation.plan import TrackPlan
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.defs.recording import present_value
@@ -63,7 +62,8 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
     if not settings.lake_path.exists():
         raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run --until {DATA}` makes one, free of cost")
     paid = is_paid(settings)
-    with opened_store(settings) as store:
+    location = store_of(settings)
+    with Store(location, read_only=True) if exists(location) else contextlib.nullcontext() as store:
         source = source_of(settings)
         if source == EMBEDDED:
             source = f"{EMBEDDED}-{code_version('iot_pipeline.embedded_teacher.analyst')}"
@@ -86,28 +86,15 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
     }  # fmt: skip
 
 
-@contextlib.contextmanager
-def opened_store(settings: Settings) -> Iterator[Store | None]:
-    """Open the store of answers for reading; None if there is none yet."""
-    location = store_of(settings)
-    if not exists(location):
-        yield None
-        return
-    with Store(location, read_only=True) as store:
-        yield store
-
-
 def walk(survey: CostEstimator, lake: LakeReader, say: Callable[[str], None]) -> None:
     """Have each asset ask the cost estimator instead of the teacher, in the order of a run."""
     tracks = lake.settings.run.tracks
-    prompts = {track: prompt_file(lake.settings, track) for track in {"original", *tracks}}
+    prompts: dict[str, PromptFile] = {track: prompt_file(lake.settings, track) for track in {"original", *tracks}}
 
-    def count(artefact: ArtefactId, track: str, rows: Rows, folder: Path, originals: Path | None = None) -> TrackPlan:
+    def count(artefact: ArtefactId, track: str, rows: Rows, folder: Path, originals: Path | None = None) -> None:
         say(str(artefact))
         survey.begin(str(artefact), track)
-        plan = track_plan(lake, track, rows, prompts[track], folder, originals)
-        ask(plan, survey, folder)
-        return plan
+        ask(track_plan(lake, track, rows, prompts[track], folder, originals), survey, folder)
 
     with TemporaryDirectory() as folder:
         out = Path(folder)
@@ -139,8 +126,9 @@ def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:
 
 def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str, Any]:
     """Return the time: seconds by concurrent requests and the limit that applies; batches, and maximum hours of one."""
+    assumed = EMBEDDED_SECONDS if settings.teacher.server == EMBEDDED else MODEL_SECONDS  # while none is timed
     needed = seconds_needed(
-        total, seconds or assumed_seconds(settings), settings.run.teacher_concurrency, settings.run.teacher_rpm,
+        total, seconds or assumed, settings.run.teacher_concurrency, settings.run.teacher_rpm,
         settings.run.teacher_tpm,
     )  # fmt: skip
     limit = max(needed, key=lambda name: needed[name])
@@ -150,15 +138,10 @@ def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str,
     }  # fmt: skip
 
 
-def assumed_seconds(settings: Settings) -> float:
-    """Return the assumed seconds per answer while none is timed."""
-    return EMBEDDED_SECONDS if settings.teacher.server == EMBEDDED else MODEL_SECONDS
-
-
 def basis(survey: CostEstimator, paid: bool, seconds: float | None) -> list[str]:
     """Describe the basis of the estimate in words."""
     lines = []
-    answers = {prompt: learned.answers for prompt, learned in survey.learned.items() if learned.answers}
+    answers = {prompt: learned.answers for prompt, learned in survey.learned.items() if prompt and learned.answers}
     if answers:
         told = ", ".join(f"{count:,} of {prompt}" for prompt, count in sorted(answers.items()))
         lines.append(f"tokens and attempts an answer as stored answers took them ({told})")
@@ -195,9 +178,13 @@ def show(found: dict[str, Any], as_json: bool) -> None:
             table.add_section()
         cells = (f"{part[name]:,.4f}" if "usd" in name else f"{part[name]:,}" for name in columns)
         table.add_row(Text(part["name"]), *cells)
-    console = wide_console()
+    console, given = wide_console(), found["time"]
     console.print(table)
-    for line in [*told_budget(found), told_time(found), *found["basis"]]:
+    time = (
+        f"by requests about {given['requests_seconds']:,.0f} s, limited by {given['limited_by']}; by Batch "
+        f"{given['batches']:,} batches, each within {BATCH_HOURS} hours"
+    )
+    for line in [*told_budget(found), time, *found["basis"]]:
         console.print(Text(line), soft_wrap=True)
 
 
@@ -212,12 +199,3 @@ def told_budget(found: dict[str, Any]) -> list[str]:
         f"{found['via']}: {verdict}",
         f"worst case, every answer as long as its prompt file allows: ${given['worst_usd']:,.4f}",
     ]
-
-
-def told_time(found: dict[str, Any]) -> str:
-    """Describe the time in words."""
-    given = found["time"]
-    return (
-        f"by requests about {given['requests_seconds']:,.0f} s, limited by {given['limited_by']}; by Batch "
-        f"{given['batches']:,} batches, each within {BATCH_HOURS} hours"
-    )

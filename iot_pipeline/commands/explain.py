@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.augmentation.answers import check_answer
-from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.defs.recording import present_value
 from iot_pipeline.errors import UserError
@@ -116,9 +115,8 @@ def explained(
     flows = prompts if settings.serving.decoding == "grounded" else None
     longest = room_for(settings.teacher.explanation_words)
     written = student.explain(questions, longest, answers=heads, log=log, grounded_in=flows)
-    signed = standardised(glossary_of(spec))
     for text, answer, said in zip(prompts, answers, written, strict=True):
-        wrong = check_answer(said, text, answer["class"], spec.classes, signed)
+        wrong = check_answer(said, text, answer["class"], spec.classes, spec.standardised)
         answer |= {"answer": said, "decoding": settings.serving.decoding, "unsupported": wrong}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.defs.inputs import records_of, texts_of, writer_of
 from iot_pipeline.defs.partitions import student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
@@ -182,9 +181,8 @@ def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[t
 def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[str, bool]]) -> dict[str, Any]:
     """Check explanations by rule: `labels` are the scored classes, `written` has (text, True if it ended)."""
     writer = writer_of(step)
-    signed = standardised(glossary_of(writer.spec))
     answers, ended = [text for text, _ in written], [done for _, done in written]
-    return judge(flows, answers, labels, step.spec.classes, ended, writer.ranks, signed)
+    return judge(flows, answers, labels, step.spec.classes, ended, writer.ranks, writer.spec.standardised)
 
 
 def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:
