@@ -17,7 +17,7 @@ from iot_pipeline.augmentation.estimate import CostEstimator, Part, as_facts, se
 from iot_pipeline.augmentation.join import write_answers
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.commands.show import wide_console
-from iot_pipeline.defs.recording import present_value
+from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.tracks import increment, track_plan, validation_rows
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import Rows
