@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterable
@@ -14,20 +15,23 @@ import pyarrow.parquet as pq
 from iot_pipeline.lake.atomic import replacing
 
 ROW_GROUP = 122_880
+_numbers = itertools.count()  # of the connections of this process
 
 
-def connect(*readable: Path) -> duckdb.DuckDBPyConnection:
+def connect(*readable: Path, memory: str = "") -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB with two threads that may only read the files and folders `readable`.
 
     It opens no other file, database or address and loads no extension, and a query cannot lift these limits: queries
-    contain text from data set files. It spills to the system's temporary folder; the default would be a folder .tmp in
-    the current directory.
+    contain text from data set files. It spills to a folder of its own in the system's temporary folder (the default
+    would be .tmp in the current directory), once it holds `memory` ("256MB"; by default 80 % of the machine's).
     """
-    spill = Path(tempfile.gettempdir()) / f"iot_pipeline-duckdb-{os.getpid()}"
+    spill = Path(tempfile.gettempdir()) / f"iot_pipeline-duckdb-{os.getpid()}-{next(_numbers)}"
     settings: dict[str, str | bool | int | float | list[str]] = {
         "threads": 2, "temp_directory": str(spill), "allow_community_extensions": False,
         "autoinstall_known_extensions": False, "autoload_known_extensions": False,
     }  # fmt: skip
+    if memory:
+        settings["memory_limit"] = memory
     connection = duckdb.connect(config=settings)
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET allowed_directories = ?", [[str(path) for path in readable if path.is_dir()]])
