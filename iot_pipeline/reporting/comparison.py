@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iot_pipeline.reporting import tables
-from iot_pipeline.reporting.tables import Column
+from iot_pipeline.reporting import formats
 from iot_pipeline.vocabulary import STAGES, TRACKS, VIEWS, Partition
 
 # `automl` is the fixed configuration: the one that gives the same models again is what students are held against.
@@ -23,13 +22,8 @@ BAR = 0.90
 Evaluation = Mapping[str, Any]
 
 
-def split_key(key: str | tuple[str, str]) -> tuple[str, str]:
-    """Split a key into (stage, track): a tuple, or a partition key such as `10K|original`."""
-    return Partition.parse(key) if isinstance(key, str) else key
-
-
 def track_comparison(
-    evals: Mapping[Any, Evaluation],
+    evals: Mapping[Partition, Evaluation],
     baselines: Mapping[str, Mapping[str, Evaluation]],
     paired: Sequence[Mapping[str, Any]] = (),
     trained_rows: Mapping[str, int] | None = None,
@@ -38,7 +32,7 @@ def track_comparison(
     """Compare every student and baseline in the three views.
 
     Args:
-        evals: (stage, track) or `stage|track` -> evaluate_predictions result.
+        evals: Stage and track -> evaluate_predictions result.
         baselines: Stage -> model (`automl`, `lightgbm`, `hash_lookup`, ...) -> evaluate_predictions result.
         paired: compare_predictions results with `stage`, `first` and `second` added.
         trained_rows: Stage -> training rows.
@@ -50,20 +44,13 @@ def track_comparison(
         ratio_to_automl (same rows), ratio_to_automl_all} or None}}. passes_bar is None if no student shares a stage
         with AutoML.
     """
-    students = {split_key(key): value for key, value in evals.items()}
-    rows = [
-        _row("student", track, stage, found, baselines, trained_rows or {})
-        for (stage, track), found in sorted(students.items(), key=lambda item: (_place(item[0][0]), _turn(item[0][1])))
+    order = sorted(evals, key=lambda student: (STAGES.index(student.stage), TRACKS.index(student.track)))
+    found = [("student", student.track, student.stage, evals[student]) for student in order] + [
+        ("baseline", BASELINES[name], stage, baselines[stage][name])
+        for stage in sorted(baselines, key=STAGES.index)
+        for name in sorted(baselines[stage], key=list(BASELINES).index)
     ]
-    for stage in sorted(baselines, key=_place):
-        names = sorted(
-            baselines[stage],
-            key=lambda name: (name not in BASELINES, list(BASELINES).index(name) if name in BASELINES else 0, name),
-        )
-        rows += [
-            _row("baseline", BASELINES.get(name, name), stage, baselines[stage][name], baselines, trained_rows or {})
-            for name in names
-        ]
+    rows = [_row(*item, baselines, trained_rows or {}) for item in found]
     best = _best(rows, view)
     ratio = best["views"][view]["ratio_to_automl"] if best else None
     return {
@@ -74,14 +61,6 @@ def track_comparison(
         "bar": BAR,
         "passes_bar": None if ratio is None else ratio >= BAR,
     }
-
-
-def _turn(track: str) -> int:
-    return TRACKS.index(track) if track in TRACKS else len(TRACKS)
-
-
-def _place(stage: str) -> int:
-    return STAGES.index(stage) if stage in STAGES else len(STAGES)
 
 
 def _row(
@@ -152,7 +131,7 @@ def verdicts(
         share = best["views"][view]["accuracy"] / headline["accuracy"]
         said.append(
             "AutoML trained on the whole train pool reaches"
-            f" {tables.accuracy(headline['accuracy'], headline['low'], headline['high'])}; the best student"
+            f" {formats.accuracy(headline['accuracy'], headline['low'], headline['high'])}; the best student"
             f" reaches {100 * share:.1f} % of that."
         )
     scored = best["views"][view]
@@ -177,14 +156,14 @@ def verdicts(
 
 def _against_automl(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], view: str) -> str:
     scored = best["views"][view]
-    reached = tables.accuracy(scored["accuracy"], scored["low"], scored["high"])
+    reached = formats.accuracy(scored["accuracy"], scored["low"], scored["high"])
     opening = f"The best student is {best['name']} at {best['stage']}: accuracy {reached} ({VIEWS[view]})"
     automl = _find(rows, "AutoML", best["stage"], view)
     if automl is None:
         return f"{opening}; AutoML has not been trained on the same rows in this lake."
     ratio = scored["ratio_to_automl"]
     verdict = "meets" if ratio >= BAR else "misses"
-    other = tables.accuracy(automl["accuracy"], automl["low"], automl["high"])
+    other = formats.accuracy(automl["accuracy"], automl["low"], automl["high"])
     return (
         f"{opening}. AutoML on the same rows reaches {other}, so the student stands at {ratio:.3f} of AutoML"
         f" and {verdict} the bar of {BAR:.2f}."
@@ -201,7 +180,7 @@ def _find(rows: Sequence[Mapping[str, Any]], name: str, stage: str, view: str) -
 def _paired_sentence(item: Mapping[str, Any], view: str) -> str:
     found = item["views"][view]
     low, high = found["interval"]
-    difference = tables.signed(found["difference"], low, high)
+    difference = formats.signed(found["difference"], low, high)
     pair = f"{item['first']} minus {item['second']} at {item['stage']}: {difference}"
     p = item["mcnemar"]["p_exact"]
     test = f"McNemar p {'< 0.0001' if p < 1e-4 else f'= {p:.4f}'}"
@@ -224,66 +203,21 @@ def _spread(rows: Sequence[Mapping[str, Any]], stage: str, view: str) -> str:
     )
 
 
-def columns(view: str = "distinct") -> list[Column]:
-    """Return the columns of `flat_rows`."""
-    return [
-        Column("name"),
-        Column("stage"),
-        Column("trained_rows", "training rows", tables.whole, True),
-        Column("accuracy", f"accuracy [95 %], {view}", numeric=True),
-        Column("macro_f1", "macro-F1 [95 %]", numeric=True),
-        Column("ceiling", "ceiling", tables.accuracy, True),
-        Column("ratio_to_automl", "of AutoML, same rows", _three, True),
-        Column("ece", "ECE", tables.accuracy, True),
-    ]
-
-
-def view_columns() -> list[Column]:
-    """Return the columns of `flat_rows` that show the three views side by side."""
-    return [
-        Column("name"),
-        Column("stage"),
-        *(Column(f"{view}_{key}", f"{key}, {view}", numeric=True) for view in VIEWS for key in ("accuracy", "ceiling")),
-    ]
-
-
-def _three(value: float | None) -> str:
-    return tables.MISSING if value is None else f"{value:.3f}"
-
-
-def flat_rows(comparison: Mapping[str, Any], view: str = "distinct") -> list[dict[str, Any]]:
-    """Flatten a comparison to one row per student or baseline, ready for tables.py with `columns`."""
-    flat = []
-    for row in comparison["rows"]:
-        scored = row["views"].get(view) or {}
-        flat.append(
+def results_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the comparison as flat rows for terminal and UI: model, stage, accuracy in the views, ceilings."""
+    rows = []
+    for row in result["rows"]:
+        distinct, by_row = row["views"]["distinct"], row["views"]["row"]
+        rows.append(
             {
-                "name": row["name"],
+                "model": row["name"],
                 "stage": row["stage"],
-                "trained_rows": row["trained_rows"],
-                "accuracy": _with_interval(scored),
-                "macro_f1": tables.accuracy(
-                    scored.get("macro_f1"), scored.get("macro_f1_low"), scored.get("macro_f1_high")
-                ),
-                "ceiling": scored.get("ceiling"),
-                "ratio_to_automl": scored.get("ratio_to_automl"),
-                **{f"{other}_accuracy": _with_interval(row["views"].get(other) or {}) for other in VIEWS},
-                **{
-                    f"{other}_ceiling": tables.accuracy((row["views"].get(other) or {}).get("ceiling"))
-                    for other in VIEWS
-                },
-                "ece": scored.get("ece"),
-                "row_class": row["kind"],
+                "accuracy, distinct flows": formats.accuracy(distinct["accuracy"], distinct["low"], distinct["high"]),
+                "ceiling": distinct["ceiling"],
+                "of AutoML": distinct["ratio_to_automl"],
+                "macro-F1": formats.accuracy(distinct["macro_f1"], distinct["macro_f1_low"], distinct["macro_f1_high"]),
+                "accuracy, rows": formats.accuracy(by_row["accuracy"], by_row["low"], by_row["high"]),
+                "row ceiling": by_row["ceiling"],
             }
         )
-    return flat
-
-
-def _with_interval(scored: Mapping[str, Any]) -> str:
-    return tables.accuracy(scored.get("accuracy"), scored.get("low"), scored.get("high"))
-
-
-def results_table(comparison: Mapping[str, Any], view: str | None = None) -> list[dict[str, str]]:
-    """Format the results as rows of text by heading, for the terminal and Dagster's tables."""
-    view = view or comparison["view"]
-    return tables.plain_rows(flat_rows(comparison, view), columns(view))
+    return rows
