@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iot_pipeline.lake.store import MANIFEST, ArtefactId
-from iot_pipeline.vocabulary import TRACKS, Partition
+from iot_pipeline.vocabulary import TRACKS, Partition, Trained, partition_parts, staged, unstaged
 
 Json = dict[str, Any]
 SINGLE = {
@@ -182,24 +182,28 @@ class Facts:
 
     def origin(self, partition: Partition) -> Origin | None:
         """Return the lineage of a checkpoint, if it is known."""
-        return next(
-            (o for o in self.lineage if o.asset == checkpoint(partition) and o.partition == partition.key), None
-        )
+        made = (origin for origin in self.lineage if origin.asset == checkpoint(partition))
+        return next((origin for origin in made if partition_parts(origin.partition)[-1] == partition.track), None)
 
 
 def checkpoint(partition: Partition) -> str:
     """Return the asset of a checkpoint."""
-    return f"lora_checkpoint/{partition.stage}"
+    return staged("lora_checkpoint", partition.stage)
 
 
 def metrics(partition: Partition) -> str:
     """Return the asset of a student's evaluation."""
-    return f"eval_metrics/{partition.stage}"
+    return staged("eval_metrics", partition.stage)
 
 
 def partition_of(artefact: ArtefactId) -> Partition:
     """Return stage and track of an artefact that has both."""
-    return Partition.parse(artefact.partition)
+    name, stage = unstaged(artefact.asset)
+    return (
+        Partition(artefact.partition, name)
+        if name in TRACKS
+        else Partition(stage, partition_parts(artefact.partition)[-1])
+    )
 
 
 def gather(folders: Mapping[ArtefactId, Path], spec: Any = None) -> Facts:
@@ -220,7 +224,7 @@ def gather(folders: Mapping[ArtefactId, Path], spec: Any = None) -> Facts:
 
 def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
     """Read one artefact into its place in `facts`."""
-    asset, key = artefact.asset.split("/")[0], artefact.partition
+    asset, key = unstaged(artefact.asset)[0], artefact.partition
     if asset in SINGLE and (folder / SINGLE[asset]).is_file():
         found = _json(folder / SINGLE[asset])
         if asset in TABLES:
@@ -287,6 +291,8 @@ def _settings(record: Json) -> Json:
 
 def _origin(key: str, manifests: Mapping[str, Json]) -> Origin:
     record, settings = manifests[key], _settings(manifests[key])
+    parts = partition_parts(record["partition"])
+    seed = Trained.parse(record["partition"]).seed if len(parts) == len(Trained._fields) else None
     upstream: set[str] = set()
     todo = [key]
     while todo:
@@ -304,7 +310,7 @@ def _origin(key: str, manifests: Mapping[str, Json]) -> Origin:
             for name in sorted(upstream)
             if name.startswith("prompt@")
         },
-        seed=settings.pop("seed", None),
+        seed=settings.pop("seed", None) if seed is None else seed,
         settings=settings,
         code_commit=record["provenance"].get("code_commit"),
         run_id=record["provenance"].get("run_id"),

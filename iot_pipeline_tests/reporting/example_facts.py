@@ -325,8 +325,8 @@ def make_facts() -> Facts:
         },
         "lineage": [
             Origin(
-                asset="lora_checkpoint/10K",
-                partition=students[track].key,
+                asset="lora_checkpoint_10K",
+                partition=f"42|{track}",
                 data_version="0123456789ab" * 5,
                 code_version="1",
                 prompts={track: "ab" * 32},
