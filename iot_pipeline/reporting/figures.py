@@ -141,7 +141,8 @@ def accuracy(comparison: Row, view: str = "distinct") -> Any:
         )
     style.name_rows(axes, [f"{row['name']} · {row['stage']}" for row in rows])
     arrow = "; arrow = far below" if len(bounds) < len(rows) else ""
-    axes.set_xlabel(f"accuracy; bars are 95 % intervals; the axis does not start at 0{arrow}")
+    axes.figure.supxlabel(f"accuracy; bars are 95 % intervals; the axis does not start at 0{arrow}", fontsize=9)
+    axes.set_title(title, pad=18)  # above the ceiling's label
     return axes
 
 

@@ -39,7 +39,7 @@ def escape(value: Any) -> Markup:
 
 def lines(text: str) -> Markup:
     """Escape text line by line, for a table's cell."""
-    return Markup("<br>".join(map(escape, text.splitlines())))
+    return Markup("<br>".join(str(escape(line)) for line in text.splitlines()))
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str = "", asset: str = "") -> Markup:
