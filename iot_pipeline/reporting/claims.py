@@ -184,22 +184,15 @@ def counted(audit: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{found.count(verdict)} {text}" for verdict, text in words.items() if verdict in found)
 
 
-def qwen2_parameters(
-    hidden: int = 1536,
-    intermediate: int = 8960,
-    layers: int = 28,
-    heads: int = 12,
-    kv_heads: int = 2,
-    vocabulary: int = 151_936,
-    r: int = 16,
-) -> tuple[int, int]:
-    """Count (trainable, all) parameters of a Qwen2 with tied embeddings and LoRA on q, k, v and o.
+def qwen2_parameters() -> tuple[int, int]:
+    """Count (trainable, all) parameters of Qwen2.5-1.5B, which ties its embeddings, with LoRA of rank 16 on q, k, v, o.
 
-    The defaults are the published shape of Qwen2.5-1.5B; `r` is the rank of LoRA.
+    The shape is the published one.
     """
-    kv = hidden // heads * kv_heads
+    hidden, intermediate, layers, vocabulary, rank = 1536, 8960, 28, 151_936, 16
+    kv = hidden // 12 * 2  # 12 heads of queries, 2 of keys and values
     projections = [(hidden, hidden), (hidden, kv), (hidden, kv), (hidden, hidden)]
-    lora = layers * sum(r * (into + out) for into, out in projections)
+    lora = layers * sum(rank * (into + out) for into, out in projections)
     biases = hidden + 2 * kv  # q, k and v have a bias, o has none
     layer = sum(into * out for into, out in projections) + biases + 3 * hidden * intermediate + 2 * hidden
     return lora, vocabulary * hidden + layers * layer + hidden + lora

@@ -11,28 +11,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from iot_pipeline.lake.store import MANIFEST, ArtefactId
 from iot_pipeline.vocabulary import TRACKS, Partition, Trained, partition_parts, staged, unstaged
 
 Json = dict[str, Any]
-SINGLE = {
-    "raw_flows": "source.json",
-    "flows": "flows.json",
-    "dedup_report": "dedup_report.json",
-    "label_conflicts": "label_conflicts.json",
-    "dataset_mismatch": "dataset_mismatch.json",
-    "flow_profile": "flow_profile.json",
-    "attack_patterns": "attack_patterns.json",
-    "sample_comparison": "sample_comparison.json",
-    "evaluation_split": "split.json",
-    "leakage_report": "leakage.json",
-    "base_model": "base.json",
-    "paper_protocol": "paper_protocol.json",
-    "inference_benchmark": "inference.json",
-    "track_comparison": "track_comparison.json",
-    "cost_report": "cost_report.json",
-    "claims_audit": "claims_audit.json",
-}
 TABLES = {"flow_profile": "flow_profile.parquet", "sample_comparison": "sample_comparison.parquet"}
 EXAMPLES = 3
 PREFIX = "setting "
@@ -127,7 +111,7 @@ class Origin:
 class Facts:
     """A lake's facts: typed parts, and the JSON of each single report as its asset wrote it.
 
-    A part whose artefact is absent is None or empty. `raw_flows` to `claims_audit` are named like their assets.
+    A part whose artefact is absent is None or empty. A field with a file is named like the asset that writes it.
     """
 
     data_set: DataSet = field(default_factory=DataSet)
@@ -142,23 +126,23 @@ class Facts:
     training: dict[Partition, Run] = field(default_factory=dict)
     evaluation: dict[Partition, Json] = field(default_factory=dict)
     explanations: dict[Partition, Json] = field(default_factory=dict)
-    raw_flows: Json | None = None
-    flows: Json | None = None
-    dedup_report: Json | None = None
-    label_conflicts: Json | None = None
-    dataset_mismatch: Json | None = None
-    flow_profile: Json | None = None
+    raw_flows: Json | None = field(default=None, metadata={"file": "source.json"})
+    flows: Json | None = field(default=None, metadata={"file": "flows.json"})
+    dedup_report: Json | None = field(default=None, metadata={"file": "dedup_report.json"})
+    label_conflicts: Json | None = field(default=None, metadata={"file": "label_conflicts.json"})
+    dataset_mismatch: Json | None = field(default=None, metadata={"file": "dataset_mismatch.json"})
+    flow_profile: Json | None = field(default=None, metadata={"file": "flow_profile.json"})
     """With `table`: rows; likewise sample_comparison."""
-    attack_patterns: Json | None = None
-    sample_comparison: Json | None = None
-    evaluation_split: Json | None = None
-    leakage_report: Json | None = None
-    base_model: Json | None = None
-    paper_protocol: Json | None = None
-    inference_benchmark: Json | None = None
-    track_comparison: Json | None = None
-    cost_report: Json | None = None
-    claims_audit: list[Json] | None = None
+    attack_patterns: Json | None = field(default=None, metadata={"file": "attack_patterns.json"})
+    sample_comparison: Json | None = field(default=None, metadata={"file": "sample_comparison.json"})
+    evaluation_split: Json | None = field(default=None, metadata={"file": "split.json"})
+    leakage_report: Json | None = field(default=None, metadata={"file": "leakage.json"})
+    base_model: Json | None = field(default=None, metadata={"file": "base.json"})
+    paper_protocol: Json | None = field(default=None, metadata={"file": "paper_protocol.json"})
+    inference_benchmark: Json | None = field(default=None, metadata={"file": "inference.json"})
+    track_comparison: Json | None = field(default=None, metadata={"file": "track_comparison.json"})
+    cost_report: Json | None = field(default=None, metadata={"file": "cost_report.json"})
+    claims_audit: list[Json] | None = field(default=None, metadata={"file": "claims_audit.json"})
 
     @property
     def simulated(self) -> bool:
@@ -225,10 +209,11 @@ def gather(folders: Mapping[ArtefactId, Path], spec: Any = None) -> Facts:
 def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
     """Read one artefact into its place in `facts`."""
     asset, key = unstaged(artefact.asset)[0], artefact.partition
-    if asset in SINGLE and (folder / SINGLE[asset]).is_file():
-        found = _json(folder / SINGLE[asset])
+    single = {part.name: part.metadata["file"] for part in fields(Facts) if part.metadata}
+    if asset in single and (folder / single[asset]).is_file():
+        found = _json(folder / single[asset])
         if asset in TABLES:
-            found["table"] = _rows(folder / TABLES[asset])
+            found["table"] = pq.read_table(folder / TABLES[asset]).to_pylist()
         setattr(facts, asset, found)
     elif asset == "automl_baseline":
         facts.baselines[key] = {
@@ -260,12 +245,6 @@ def _json(path: Path) -> Any:
 
 def _optional(path: Path) -> Json:
     return dict(_json(path)) if path.is_file() else {}
-
-
-def _rows(path: Path) -> list[Json]:
-    import pyarrow.parquet as pq
-
-    return list(pq.read_table(path).to_pylist())
 
 
 def _answers(path: Path) -> tuple[list[Example], float | None]:

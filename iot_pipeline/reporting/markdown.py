@@ -50,9 +50,9 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "", asset: str = "")
     if not rows:
         return Markup()
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    head = [escape(key.replace("_", " ")) for key in keys]
+    head: list[str] = [escape(key.replace("_", " ")) for key in keys]
     rule = ["---:" if all(_is_number(row.get(key)) for row in rows) else "---" for key in keys]
-    body = [[escape(row.get(key)) for key in keys] for row in rows]
+    body: list[list[str]] = [[escape(row.get(key)) for key in keys] for row in rows]
     title = f"{escape(caption)} Asset: {escape(asset)}.\n\n" if caption else ""
     return Markup(title + "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body]))
 
