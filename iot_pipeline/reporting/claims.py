@@ -96,14 +96,8 @@ def claims_audit(
         verdict, why = judge(claim, found, met)
         rows.append(
             {
-                "id": claim.id,
-                "topic": claim.topic,
-                "kind": claim.kind,
-                "text": claim.text,
+                **claim.model_dump(include={"id", "topic", "kind", "text", "unit", "rule", "source"}),
                 "claimed": claim.figure,
-                "unit": claim.unit,
-                "rule": claim.rule,
-                "source": claim.source,
                 "measured": found.value if found else None,
                 "where": found.where if found else None,
                 "verdict": verdict,
