@@ -24,7 +24,7 @@ from result import save
 
 from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
-from iot_pipeline.evaluation.explanations import explanation_quality
+from iot_pipeline.evaluation.explanations import score_explanations
 from iot_pipeline.flows.dataset import distinct_flows, side_records
 from iot_pipeline.flows.serialise import RankTable, texts
 from iot_pipeline.flows.spec import load_spec
@@ -119,8 +119,8 @@ def explained(
     """Shares of true claims in explanations of some flows, as the asset explanation_quality measures them."""
     picked = sorted(np.random.default_rng(seed).permutation(len(prompts))[:EXPLAINED].tolist())
     flows, labels = [prompts[i] for i in picked], [spec.classes[scores[i].argmax()] for i in picked]
-    written = student.explain_ended(flows)
-    found = explanation_quality(
+    written = student.explain(flows)
+    found = score_explanations(
         flows,
         [text for text, _ in written],
         labels,

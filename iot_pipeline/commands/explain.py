@@ -92,8 +92,7 @@ def named(
     Raises UserError if a score is NaN.
     """
     tasks = settings.student.tasks
-    order = "label_first" if tasks == "both" else settings.teacher.answer_order
-    scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, order, log=log)
+    scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, log=log)
     scores = apply_temperature(scores, temperature) if temperature is not None else scores
     if np.isnan(scores).any():
         raise UserError(
@@ -118,7 +117,7 @@ def explained(
     longest = room_for(settings.teacher.explanation_words)
     written = student.explain(questions, longest, answers=heads, log=log, grounded_in=flows)
     signed = standardised(glossary_of(spec))
-    for text, answer, said in zip(prompts, answers, written, strict=True):
+    for text, answer, (said, _ended) in zip(prompts, answers, written, strict=True):
         wrong = check_answer(said, text, answer["class"], spec.classes, signed)
         answer |= {"answer": said, "decoding": settings.serving.decoding, "unsupported": wrong}
 

@@ -17,7 +17,7 @@ class Writer:
     def __init__(self, groundable: bool) -> None:
         self.groundable = groundable
 
-    def explain_ended(
+    def explain(
         self, prompts: list[str], longest: int, grounded_in: list[str] | None = None
     ) -> list[tuple[str, bool]]:
         if grounded_in is not None and not self.groundable:

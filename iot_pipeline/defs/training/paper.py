@@ -18,7 +18,6 @@ from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work, opened_student, work_folder
 from iot_pipeline.defs.texts import table_texts
 from iot_pipeline.defs.training.assets import COMMON, base_location, recipe_of
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import labelled_flows, side_records, training_rows
@@ -60,8 +59,6 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dg.asset(
     **COMMON,
-    code_version=code_version(__name__, "iot_pipeline.training.train"),
-    kinds={"pytorch", "openai"},
     pool="gpu",
     deps=["flows", "evaluation_split", "training_order", "base_model", "original", prompt_dep("original")],
 )
