@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import os
 import platform
-import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +20,15 @@ import dagster as dg
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.download import without_credentials
+from iot_pipeline.flows.download import QUERY, without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
-from iot_pipeline.lake.atomic import write_csv, write_json
+from iot_pipeline.lake.atomic import sha256_file, write_csv, write_json
 from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact, input_key
 from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Section, Settings
 
 PREVIEW_ROWS = 5
+LARGE_BYTES = 10_000_000  # from here on, hashing takes longer than looking up a known hash
 # Callbacks of the command line for runs in its own process: (artefact, event, text).
 Listener = Callable[[ArtefactId, str, str], None]
 listeners: list[Listener] = []
@@ -138,7 +138,7 @@ class Step:
         """Record a file outside the lake (a prompt, a spec) by its content, and return its path."""
         # Files of the project have relative names, so that a lake stays fresh when the checkout moves.
         name = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
-        self._seen[f"file {name}"] = file_version(path)
+        self._seen[f"file {name}"] = file_version(path, self.lake)
         return path
 
     def code(self, module: str) -> str:
@@ -314,7 +314,7 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
         if kind == "code":
             return code_version(rest)
         if kind == "file":
-            return file_version(PROJECT_ROOT / rest)
+            return file_version(PROJECT_ROOT / rest, lake)
         if kind == "files":
             return [str(file) for file in local_files(rest)]
         return [str(a) for a in made() if a.belongs_to(rest) and not lake.broken_lineage(a, value, known)]
@@ -330,14 +330,11 @@ def list_artefacts(
     return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
 
 
-def file_version(path: Path) -> str:
-    """Return the content hash of a small file, size and time of one over 10 MB, `missing` without a file."""
+def file_version(path: Path, lake: Lake) -> str:
+    """Return the content hash of a file outside the lake, `missing` without a file."""
     if not path.is_file():
         return "missing"
-    facts = path.stat()
-    if facts.st_size > 10_000_000:
-        return f"{facts.st_size} bytes, {facts.st_mtime_ns}"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return lake.large_file_hash(path) if path.stat().st_size > LARGE_BYTES else sha256_file(path)
 
 
 def artefact_of(context: dg.AssetExecutionContext) -> ArtefactId:
@@ -357,9 +354,8 @@ def recorded(value: Any) -> Any:
         return str(value.relative_to(PROJECT_ROOT))  # a lake stays fresh when the checkout moves
     if not isinstance(value, str):
         return plain(value)
-    told = without_credentials(value)
-    asked = re.findall(r"https?://[^?#\s,]*([?#][^\s,]*)", value)
-    return f"{told} ({hashlib.sha256(repr(asked).encode()).hexdigest()[:8]})" if asked else told
+    told, asked = without_credentials(value), QUERY.findall(value)
+    return f"{told} ({hashlib.sha256(repr([query for _, query in asked]).encode()).hexdigest()[:8]})" if asked else told
 
 
 def plain(value: Any) -> Any:

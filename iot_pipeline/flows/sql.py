@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,15 +21,16 @@ def connect(*readable: Path) -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB with two threads that may only read the files and folders `readable`.
 
     It opens no other file, database or address and loads no extension, and a query cannot lift these limits: queries
-    contain text from data set files. It spills to the system's temporary folder; the default would be a folder .tmp in
-    the current directory.
+    contain text from data set files. It spills to a private temporary folder, removed with the connection; the default
+    would be a folder .tmp in the current directory.
     """
-    spill = Path(tempfile.gettempdir()) / f"iot_pipeline-duckdb-{os.getpid()}"
+    spill = tempfile.mkdtemp(prefix="iot_pipeline-duckdb-")
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "threads": 2, "temp_directory": str(spill), "allow_community_extensions": False,
+        "threads": 2, "temp_directory": spill, "allow_community_extensions": False,
         "autoinstall_known_extensions": False, "autoload_known_extensions": False,
     }  # fmt: skip
     connection = duckdb.connect(config=settings)
+    weakref.finalize(connection, shutil.rmtree, spill, ignore_errors=True)
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET allowed_directories = ?", [[str(path) for path in readable if path.is_dir()]])
     connection.execute("SET allowed_paths = ?", [[str(path) for path in readable if not path.is_dir()]])

@@ -24,7 +24,14 @@ from typing_extensions import TypedDict
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import fsync, held, sha256_file, write_json, write_text
-from iot_pipeline.lake.integrity import SHORT, FileFacts, changed_files, data_version_of, record_finished
+from iot_pipeline.lake.integrity import (
+    SHORT,
+    FileFacts,
+    changed_files,
+    data_version_of,
+    large_file_hash,
+    record_finished,
+)
 from iot_pipeline.vocabulary import partition_parts, unstaged
 
 MANIFEST = "manifest.json"
@@ -142,6 +149,10 @@ class Lake:
         if problems := self.altered(artefact, manifest):
             raise UserError(f"{artefact}: {problems[0]}; `iot-pipeline run` makes it again (or delete {folder} first)")
         return folder
+
+    def large_file_hash(self, path: Path) -> str:
+        """Return the sha256 of a file outside the lake; one that did not change is not read again."""
+        return large_file_hash(path, self.root / VERIFIED / "sources.json", record=not self.read_only)
 
     def keep_snapshot(self, text: str) -> Path:
         """Write a prompt to `prompts/<sha256>.md`, where it stays when a later one replaces the artefact."""

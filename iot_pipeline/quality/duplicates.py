@@ -9,7 +9,6 @@ import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.quality.counts import FlowCounts, count_flows, opened_counts
-from iot_pipeline.quality.facts import published_duplicates
 from iot_pipeline.quality.sql import one, rows
 
 
@@ -28,7 +27,7 @@ def dedup_report(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = Non
             "by_class": _by_class(connection, spec),
             "largest_groups": _largest(connection),
             "group_sizes": _sizes(connection),
-            "published": published_duplicates(spec),
+            "published": spec.facts.get("duplicates", {}),
         }
 
 
@@ -45,7 +44,7 @@ def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[
     query = "SELECT label, count(*)::BIGINT, sum(n)::BIGINT FROM {} GROUP BY label"
     raw = {label: (distinct, n) for label, distinct, n in connection.execute(query.format("raw_labels")).fetchall()}
     text = {label: distinct for label, distinct, _ in connection.execute(query.format("text_labels")).fetchall()}
-    published = published_duplicates(spec).get("by_class", {})
+    published = spec.facts.get("duplicates", {}).get("by_class", {})
     return {
         label: {
             "rows": raw[label][1],
