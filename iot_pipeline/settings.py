@@ -217,6 +217,11 @@ class Settings(BaseModel):
         """Seeds that students are trained with."""
         return list(dict.fromkeys(self.student.seeds or [self.data.seed]))
 
+    def with_run(self, **changes: Any) -> "Settings":
+        """Copy the settings with other values in the section `run`; None leaves a value as it is."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return self.model_copy(update={"run": RunSettings.model_validate(self.run.model_dump(by_alias=True) | given)})
+
     def value(self, name: str) -> Any:
         """Return the setting of a variable, whose name comes without `IOT_` in lower case; None if there is none."""
         section, field = FIELDS.get(name, ("", name))

@@ -51,6 +51,10 @@ class RecordedSettings:
         value = getattr(self._settings, name)
         return RecordedSection(value, self._seen) if name in SECTIONS and name != "run" else value
 
+    def with_run(self, **changes: Any) -> "RecordedSettings":
+        """Copy the settings with other values in the section `run`."""
+        return RecordedSettings(self._settings.with_run(**changes), self._seen)
+
 
 class RecordedSection:
     """Section of the settings that records what is read of it, under the variable's name."""
@@ -253,7 +257,9 @@ class Step:
 
 
 class LakeResource(dg.ConfigurableResource):
-    """Lake that gives assets their `Step`; its folder comes from the settings."""
+    """Lake that gives assets their `Step`. `folder`: the lake's; empty for that of the settings."""
+
+    folder: str = ""
 
     @contextlib.contextmanager
     def step(self, context: dg.AssetExecutionContext) -> Iterator[Step]:
@@ -266,7 +272,7 @@ class LakeResource(dg.ConfigurableResource):
         announce(artefact, "started")
         begin = time.monotonic()
         try:
-            lake = Lake(settings.lake_path)
+            lake = Lake(Path(self.folder) if self.folder else settings.lake_path)
             with lake.replacing(artefact) as folder:
                 step = Step(context, lake, settings, folder)
                 yield step

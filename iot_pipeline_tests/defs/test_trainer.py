@@ -283,7 +283,11 @@ def test_threads_that_are_set_and_threads_that_are_meant_build_the_same_base(
     found: list[str] = []
     for threads in ("", "2", "4"):
         choose(monkeypatch, IOT_PROCESSES="4", IOT_THREADS=threads)
-        assert run(lambda step, _trainer: found.append(base_config(step, flow_texts(3)).identity())).success
+        assert run(
+            lambda step, trainer: found.append(
+                base_config(step, flow_texts(3), trainer.count_for_base(step)).identity()
+            )
+        ).success
     assert found[0] == found[1] != found[2]
 
 
@@ -316,6 +320,27 @@ def test_a_base_that_is_not_fit_stops_the_teacher_before_it_is_asked(
     assert opened == [] and not (lake.root / "teacher.sqlite").exists()
     (given / "model.safetensors").write_bytes(whole)
     assert ask().success and len(opened) == 1
+
+
+def test_the_launchpad_changes_how_a_run_is_carried_out_and_nothing_of_it_is_recorded(lake: Lake) -> None:
+    found: list[tuple[str, int]] = []
+
+    @dg.asset(code_version="1")
+    def asked(context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource) -> dg.MaterializeResult:
+        with lake.step(context) as step:
+            with teacher.open(step) as engine:
+                found.append((engine.via, engine.concurrency))
+        return step.result()
+
+    done = dg.materialize(
+        [asked],
+        resources={"lake": LakeResource(), "teacher": TeacherResource.configure_at_launch()},
+        run_config={"resources": {"teacher": {"config": {"via": "batch", "concurrency": 3}}}},
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+    assert done.success and found == [("batch", 3)]
+    manifest = lake.manifest(ArtefactId("asked"))
+    assert manifest is not None and not any("concurrency" in name or "via" in name for name in manifest.settings)
 
 
 def test_a_folder_given_as_base_is_known_by_its_files(
