@@ -178,6 +178,11 @@ class DatasetSpec(Strict):
         return [feature.name for feature in self.features]
 
     @property
+    def feature_columns(self) -> str:
+        """SQL list of the feature columns."""
+        return ", ".join(map(identifier, self.feature_names))
+
+    @property
     def fitted_scales(self) -> dict[str, Scale]:
         """Scales that texts apply: those fitted on the train pool (see flows.scaling)."""
         return {f.name: f.scale for f in self.features if f.scale is not None and f.scale.basis == "fitted"}

@@ -13,8 +13,8 @@ import pandas as pd
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.sql import opened
 from iot_pipeline.quality.counts import FlowCounts, count_flows
-from iot_pipeline.quality.sql import feature_list, opened
 from iot_pipeline.vocabulary import SIDES
 
 Floats = npt.NDArray[np.float64]
@@ -51,7 +51,7 @@ def leakage_report(
         counts: Result of `count_flows` on `flows`, with or without features.
     """
     # Only the model needs features.
-    features, joined = (f", {feature_list(spec)}", "JOIN flows f ON f.row_id = c.row_id") if with_model else ("", "")
+    features, joined = (f", {spec.feature_columns}", "JOIN flows f ON f.row_id = c.row_id") if with_model else ("", "")
     with opened(flows=flows, records=records) as connection:
         connection.register("counted", (count_flows(flows, []) if counts is None else counts).text)
         table = connection.execute(

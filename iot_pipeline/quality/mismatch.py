@@ -13,9 +13,8 @@ import duckdb
 
 from iot_pipeline.flows.facts import class_tables, row_totals
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.sql import identifier, literal
+from iot_pipeline.flows.sql import identifier, literal, one, opened
 from iot_pipeline.quality.duplicates import dedup_report
-from iot_pipeline.quality.sql import one, opened
 
 SHARE_STEP = 1e-4  # published shares have 4 decimals
 QUARTILES = ("25 %", "50 %", "75 %")

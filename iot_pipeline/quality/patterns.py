@@ -13,7 +13,7 @@ import pandas as pd
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.quality.sql import feature_list, opened
+from iot_pipeline.flows.sql import opened
 
 Floats = npt.NDArray[np.float64]
 MAX_DEPTH = 4
@@ -89,7 +89,7 @@ def load_side(flows: Path, records: Path, spec: DatasetSpec, side: str) -> pd.Da
     """
     with opened(flows=flows, records=records) as connection:
         frame = connection.execute(
-            f"""SELECT r.flow_group, r.label, r.rows, r.rows / r.group_rows AS weight, {feature_list(spec)}
+            f"""SELECT r.flow_group, r.label, r.rows, r.rows / r.group_rows AS weight, {spec.feature_columns}
             FROM records r JOIN flows f ON f.row_id = r.row_id WHERE r.side = $side
             ORDER BY r.flow_group, r.label""",
             {"side": side},

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.sql import identifier
-from iot_pipeline.quality.sql import opened
+from iot_pipeline.flows.sql import identifier, opened
 
 STATISTICS = ("count", "min", "p25", "median", "p75", "p95", "max", "mean", "std", "outlier_share")
 ALL_ROWS = "(all)"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from iot_pipeline.flows.serialise import printed
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.quality.sql import feature_list, opened
+from iot_pipeline.flows.sql import opened
 
 MARKED = 8
 
@@ -27,7 +27,7 @@ def sample_comparison(
     """
     with opened(flows=flows) as connection:
         firsts = connection.execute(
-            f"SELECT row_id, label, {feature_list(spec)} FROM flows SEMI JOIN ("
+            f"SELECT row_id, label, {spec.feature_columns} FROM flows SEMI JOIN ("
             "SELECT flow_group, min(occurrence) AS occurrence FROM flows GROUP BY flow_group, label) "
             "USING (flow_group, occurrence) ORDER BY label, flow_group"
         ).df()
@@ -38,7 +38,7 @@ def sample_comparison(
             if len(own):
                 chosen[name] = sorted(int(i) for i in rng.permutation(own)[:per_class])
         wanted = ", ".join(str(row) for ids in chosen.values() for row in ids)
-        drawn = connection.execute(f"SELECT row_id, {feature_list(spec)} FROM flows WHERE row_id IN ({wanted})").df()
+        drawn = connection.execute(f"SELECT row_id, {spec.feature_columns} FROM flows WHERE row_id IN ({wanted})").df()
     separation = {f.name: _separation(firsts[f.name], firsts["label"]) for f in spec.features}
     # Ties keep the order of the spec.
     ranked = sorted(separation, key=lambda name: -separation[name])

@@ -15,6 +15,8 @@ from pathlib import Path
 import openai
 import pytest
 
+from iot_pipeline_tests.test_cli import call
+
 
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "iot_pipeline.cli", "teacher", *words]
@@ -50,14 +52,14 @@ def test_a_port_in_use_and_an_unknown_fault_are_one_line() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = subprocess.run(command("--port", port), capture_output=True, text=True, timeout=60)
+        done = call("teacher", "--port", port)
     assert done.returncode == 2 and f"port {port} on 127.0.0.1 cannot be used" in done.stderr
-    done = subprocess.run(command("--faults", "laziness=1"), capture_output=True, text=True, timeout=60)
+    done = call("teacher", "--faults", "laziness=1")
     assert done.returncode == 2 and "unknown fault 'laziness'" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_kinds_of_fault_are_listed() -> None:
-    done = subprocess.run(command("--faults", "help"), capture_output=True, text=True, timeout=60)
+    done = call("teacher", "--faults", "help")
     assert {"rate_limit", "drop", "wrong_label"} <= set(done.stdout.split())
 
 
