@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +20,7 @@ Floats = npt.NDArray[np.float64]
 TRAIN_SHARE = 0.8
 
 
-@dataclass(frozen=True)
-class Halves:
+class Halves(NamedTuple):
     """A split of records: train rows and test rows of each record [n]."""
 
     train: Floats

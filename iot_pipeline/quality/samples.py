@@ -18,12 +18,18 @@ MARKED = 8
 def sample_comparison(
     flows: Path, spec: DatasetSpec, seed: int, per_class: int = 3
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Sample `per_class` seeded rows of each class of flows.parquet, from its distinct flows.
+    """Sample seeded rows of each class of flows.parquet, from its distinct flows.
 
     Returns (summary, table). Table: one row per class, sample and feature: class, sample (0-based), row_id, feature,
     value, printed, raw (NaN where the spec has no scale), unit, marked. Summary: {seed, per_class, separation:
     {feature: share of rank variance between classes, 0 to 1}, marked: the 8 highest, typical: {class: {feature:
     median}} for those, rows: {class: [row_id]}}.
+
+    Args:
+        flows: flows.parquet.
+        spec: Spec of the data set.
+        seed: Seed of the sample.
+        per_class: Rows of each class.
     """
     with opened(flows=flows) as connection:
         firsts = connection.execute(
@@ -62,7 +68,7 @@ def sample_comparison(
                         "marked": feature.name in marked,
                     }
                 )
-    medians = firsts.groupby("label")[[f.name for f in spec.features]].median().to_dict("index")
+    medians = firsts.groupby("label")[spec.feature_names].median().to_dict("index")
     summary = {
         "seed": seed,
         "per_class": per_class,
