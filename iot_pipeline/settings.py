@@ -173,13 +173,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     profile: str = Field("demo", description="named set of defaults: demo or paper")
-    data: DataSettings = DataSettings()
-    baseline: BaselineSettings = BaselineSettings()
-    teacher: TeacherSettings = TeacherSettings()
-    student: StudentSettings = StudentSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    serving: ServingSettings = ServingSettings()
-    run: RunSettings = RunSettings()
+    data: DataSettings
+    baseline: BaselineSettings
+    teacher: TeacherSettings
+    student: StudentSettings
+    evaluation: EvaluationSettings
+    serving: ServingSettings
+    run: RunSettings
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":

@@ -12,7 +12,8 @@ import dagster as dg
 
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.dagster_internals import job_of_all_assets, pool_of
-from iot_pipeline.defs.recording import announce, verdicts
+from iot_pipeline.defs.progress import announce
+from iot_pipeline.defs.recording import verdicts
 from iot_pipeline.defs.run_monitoring import RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
 from iot_pipeline.errors import UserError
 from iot_pipeline.interrupts import raise_if_told

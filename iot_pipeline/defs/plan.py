@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline.defs.dagster_internals import tags_by_partition
-from iot_pipeline.defs.recording import present_value
+from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import FOLLOWS, ArtefactId, Lake
 from iot_pipeline.settings import Settings

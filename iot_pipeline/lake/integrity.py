@@ -100,7 +100,7 @@ def record_finished(folder: Path, manifest: Path, files: Mapping[str, FileFacts]
     _write(cache, {name: stamp for name, stamp in stamps.items() if stamp is not None and int(stamp[3]) <= last})
 
 
-def large_file_hash(path: Path, cache: Path, record: bool) -> str:
+def known_hash(path: Path, cache: Path, record: bool) -> str:
     """Return the SHA-256 of a file outside the lake, which is read only if it changed since the cache saw it."""
     known = _read(cache)
     digest, *seen = known.get(str(path), [""])

@@ -7,10 +7,10 @@ import dagster as dg
 import pytest
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.defs import recording
-from iot_pipeline.defs.recording import LakeResource, Step, present_value, recorded
+from iot_pipeline.defs.reads import file_version, present_value, recorded
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake import integrity
+from iot_pipeline.lake import integrity, store
 from iot_pipeline.lake.atomic import sha256_file, write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import PROJECT_ROOT
@@ -190,16 +190,16 @@ def test_a_changed_query_is_noticed_in_a_url_of_any_scheme(scheme: str) -> None:
 def test_a_large_file_is_known_by_its_content_and_read_once(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "LARGE_BYTES", 5)
+    monkeypatch.setattr(store, "LARGE_BYTES", 5)
     file, read = tmp_path / "source.csv", []
     file.write_text("content 1")
     monkeypatch.setattr(integrity, "sha256_file", lambda path: read.append(path) or sha256_file(path))
-    before = recording.file_version(file, lake)
+    before = file_version(file, lake)
     facts = file.stat()
-    assert recording.file_version(file, lake) == before == sha256_file(file) and len(read) == 1
+    assert file_version(file, lake) == before == sha256_file(file) and len(read) == 1
     file.write_text("content 2")
     os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    assert recording.file_version(file, lake) == sha256_file(file) != before
+    assert file_version(file, lake) == sha256_file(file) != before
 
 
 def test_a_folder_of_the_project_is_told_from_its_root_so_that_a_checkout_can_move() -> None:

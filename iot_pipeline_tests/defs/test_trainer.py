@@ -1,5 +1,7 @@
 """The trainer resource for real: what it hands back, says of a failure, leaves of a cancelled run, and keeps."""
 
+import contextlib
+import logging
 import os
 import shutil
 import time
@@ -14,8 +16,8 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.commands.merge import merge
-from iot_pipeline.defs import recording as step_module
 from iot_pipeline.defs.plan import Planned, stale
+from iot_pipeline.defs.progress import logger
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work
 from iot_pipeline.defs.training.assets import base_config, base_model, expected_rows, train_config
@@ -98,14 +100,22 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
     return data.user_failure_data.description if data.user_failure_data else str(data.error)
 
 
+@contextlib.contextmanager
+def record_progress() -> Iterator[list[str]]:
+    """Collect the progress of artefacts."""
+    handler, said = logging.Handler(), list[str]()
+    handler.emit = lambda record: said.append(record.getMessage()) if record.event == "progress" else None  # type: ignore
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_it_trains_and_hands_progress_and_facts_back(lake: Lake) -> None:
     found: list[Any] = []
-    said: list[str] = []
-    step_module.listeners.append(lambda _artefact, event, text: said.append(text) if event == "progress" else None)
-    try:
+    with record_progress() as said:
         result = run(lambda step, trainer: found.append((config_of(step), trainer.train(step, config_of(step), 1))))
-    finally:
-        step_module.listeners.pop()
     assert result.success, failure(result)
     ((config, facts),) = found
     assert (facts["facts"]["steps"], facts["facts"]["processes"]) == (2, 1)
