@@ -21,7 +21,7 @@ from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import side_texts
 from iot_pipeline.lake.atomic import write_json
-from iot_pipeline.lake.build_cache import keep, taken
+from iot_pipeline.lake.build_cache import lookup, store
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.models.check import check_base
@@ -132,13 +132,13 @@ def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path
         version("transformers"),
     ]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    if found := taken(cache, key):
+    if found := lookup(cache, key):
         step.log(f"this base was built before, by the same code from the same texts: taken from {cache.name}")
         step.note(kept_base=key[:16])
         return found
     trainer.build_base(step, config)
     try:
-        keep(cache, key, config.out, ["model", "progress.jsonl", RESULT])
+        store(cache, key, config.out, ["model", "progress.jsonl", RESULT])
     except OSError as error:
         step.log(f"the base cannot be kept for other lakes: {error}")
     return config.out
