@@ -11,9 +11,9 @@ from typing import Any
 from iot_pipeline.embedded_teacher.analyst import ANSWER_BYTES_A_TOKEN, NOTHING_TO_DO, prompt_tokens, write_answer
 from iot_pipeline.embedded_teacher.billing import PromptCache
 from iot_pipeline.teacher import pricing
-from iot_pipeline.teacher.batch import BatchLimits, line_text
+from iot_pipeline.teacher.batch import line_text
+from iot_pipeline.teacher.config import BatchLimits
 from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
-from iot_pipeline.teacher.retry_state import RetryState
 from iot_pipeline.teacher.session import Check, stored_answers
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline.teacher.tokens import request_tokens, safe_tokens, text_tokens
@@ -236,7 +236,7 @@ class CostEstimator:
         part.worst_usd += sum(map(partial(pricing.worst_case, price), asked, limits))
         needed = [safe_tokens(request) for request in asked]
         part.limited_tokens += attempts * (sum(needed) + sum(limits))
-        sizes = (len(line_text(RetryState(request))) for request in asked)
+        sizes = (len(line_text(request.key, request.body())) for request in asked)
         part.batches += waves(zip(sizes, needed, strict=True), self.limits)
 
 

@@ -23,8 +23,9 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
-from iot_pipeline.teacher.session import Run
+from iot_pipeline.teacher.session import LOOK_UP_AT_ONCE, Session, in_parts
 from iot_pipeline.teacher.store.database import Location, shown
 from iot_pipeline.teacher.store.requests import RequestTable
 from iot_pipeline.teacher.store.schema import answers as answer_table
@@ -257,21 +258,21 @@ class Replay(Teacher):
     """Teacher that gives out stored answers and sends nothing."""
 
     def __init__(self, store: Location, log: Callable[[str], None] | None = None) -> None:
-        super().__init__("http://127.0.0.1:9", "none", store, replayed_source(store), None, log=log, paid=False)
+        super().__init__(TeacherConfig("", "", store, replayed_source(store), None, log=log, paid=False))
 
-    async def _send(self, run: Run, parts: Iterable[list[Request]]) -> None:
+    def _run(self, session: Session, requests: Iterable[Request]) -> None:
         """Give out stored answers, those without a verdict as quarantined; UserError if any is missing."""
         missing = 0
-        for part in parts:
-            left = [request.key for request in run.from_store(part)]
-            stored = list(run.store.lookup(left, self.source))
+        for part in in_parts(requests, LOOK_UP_AT_ONCE):
+            left = [request.key for request in session.look_up(part)]
+            stored = list(session.store.lookup(left, self.source))
             missing += len(left) - len(stored)
-            run.summary.cached += len(stored)
-            for answer in stored:  # from_store leaves out answers without a verdict
-                run.give(replace(answer, status="quarantined", reasons=answer.reasons or (UNCHECKED,)))
+            for answer in stored:  # look_up leaves out answers without a verdict
+                session.give(replace(answer, status="quarantined", reasons=answer.reasons or (UNCHECKED,)))
+        session.summary.asked = 0
         if missing:
             raise UserError(
-                f"IOT_TEACHER=replay: {missing:,} of {run.summary.requests:,} answers are not in "
-                f"{shown(self.store_url)}: settings, prompts or data differ from those that were answered. Set "
+                f"IOT_TEACHER=replay: {missing:,} of {session.summary.requests:,} answers are not in "
+                f"{shown(self.config.store)}: settings, prompts or data differ from those that were answered. Set "
                 "IOT_TEACHER to ask for them."
             )

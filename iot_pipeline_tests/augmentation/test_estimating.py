@@ -17,8 +17,8 @@ from iot_pipeline.augmentation.tracks import TeacherProtocol
 from iot_pipeline.augmentation.variation import Variation
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.flows.serialise import values_text
-from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits
 from iot_pipeline.teacher.pricing import price_of
 from iot_pipeline.teacher.store.batches import BatchTable
 from iot_pipeline.teacher.store.store import Store

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from iot_pipeline.embedded_teacher.billing import prompt_id
 from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.pricing import price_of
 from iot_pipeline.teacher.request import Usage
 from iot_pipeline.teacher.store.schema import attempts
@@ -58,17 +58,19 @@ def client(url: str, store: str, count: int, via: str) -> Teacher:
     """The teacher as the trial's client uses it: a paid one, quick to try again."""
     limits = BatchLimits(requests=max(40, count // 20), first_poll_s=0.05, poll_s=0.2, orphan_grace_s=0.0)
     return Teacher(
-        url,
-        "none",
-        store,
-        "paid",
-        1000.0,
-        paid=True,
-        timeout_s=2.0,
-        max_attempts=30,
-        backoff_base_s=0.05,
-        via=via,
-        batch_limits=limits,  # type: ignore[arg-type]
+        TeacherConfig(
+            url,
+            "none",
+            store,
+            "paid",
+            1000.0,
+            paid=True,
+            timeout_s=2.0,
+            max_attempts=30,
+            backoff_base_s=0.05,
+            via=via,
+            batch_limits=limits,  # type: ignore[arg-type]
+        )
     )
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.pricing import price_of
 from iot_pipeline.teacher.request import Usage
 from iot_pipeline.teacher.store.store import Store
@@ -57,7 +57,7 @@ def teacher(base_url: str, store: Path, limits: dict[str, Any] | None = None, **
         "via": "batch",
         "batch_limits": BatchLimits(**(QUICK | (limits or {}))),
     }
-    return Teacher(base_url, "sk-secret-key", store, **(settings | changes))
+    return Teacher(TeacherConfig(base_url, "sk-secret-key", store, **(settings | changes)))
 
 
 def bill(base_url: str) -> dict[str, Any]:
@@ -161,13 +161,13 @@ def test_kill_at_every_step_bills_nothing_twice(moment: str, tmp_path: Path) -> 
         import os, signal, sys
         from pathlib import Path
         from iot_pipeline.teacher import batch as module
-        from iot_pipeline.teacher.session import Run
+        from iot_pipeline.teacher.session import Session
         from iot_pipeline.teacher.store.batches import BatchTable
         from iot_pipeline_tests.teacher.flows import checker, make_requests
         from iot_pipeline_tests.teacher.test_batch import teacher
         url, path, moment = sys.argv[1:]
         die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-        moved, plan, save = BatchTable.moved, BatchTable.plan, Run.save
+        moved, plan, save = BatchTable.moved, BatchTable.plan, Session.save
         def planned(self, *arguments):
             batch = plan(self, *arguments)
             moment == "after planned" and die()
@@ -181,7 +181,7 @@ def test_kill_at_every_step_bills_nothing_twice(moment: str, tmp_path: Path) -> 
             answers = len(self._finished)
             save(self)
             moment == "reading" and answers and die()
-        BatchTable.plan, BatchTable.moved, Run.save = planned, moves, saves
+        BatchTable.plan, BatchTable.moved, Session.save = planned, moves, saves
         module.SAVE_EVERY_LINES = 10
         requests = make_requests(100)
         teacher(url, Path(path)).ask(requests, checker(requests))

@@ -11,6 +11,7 @@ import pytest
 
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.signals import run_until_told
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
@@ -108,7 +109,7 @@ def test_a_stopped_call_leaves_its_requests_to_the_next(number: signal.Signals, 
     requests = make_requests(80)
     check, store = checker(requests), tmp_path / "t.sqlite"
     with embedded_server(answer_seconds=30.0) as slow:
-        asking = Teacher(slow, "none", store, "one", 10.0, paid=True, concurrency=20)
+        asking = Teacher(TeacherConfig(slow, "none", store, "one", 10.0, paid=True, concurrency=20))
         timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
         timer.start()
         with pytest.raises(Told):
@@ -117,5 +118,5 @@ def test_a_stopped_call_leaves_its_requests_to_the_next(number: signal.Signals, 
         assert kept.read("SELECT count(*) FROM claims") == kept.read("SELECT count(*) FROM reservations") == [(0,)]
         assert kept.ledger()["outcomes"] == {"stopped": 20}
     with embedded_server() as quick:
-        answers = Teacher(quick, "none", store, "one", 10.0, paid=True).ask(requests, check)
+        answers = Teacher(TeacherConfig(quick, "none", store, "one", 10.0, paid=True)).ask(requests, check)
     assert {answers[request.key].status for request in requests} == {"ok"}
