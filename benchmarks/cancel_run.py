@@ -16,6 +16,7 @@ from dagster_ui import launch, opened, until
 from result import save
 
 from iot_pipeline.settings import load_settings
+from iot_pipeline.vocabulary import Trained
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
         lake = Path(folder) / "lake"
         shutil.copytree(chosen.lake, lake, ignore=shutil.ignore_patterns(".dagster"))
         with opened(lake, IOT_TRAIN_MAX_STEPS="100000") as client:
-            run = launch(client, ["lora_checkpoint", "10K"], "10K|original")
+            run = launch(client, "lora_checkpoint_10K", Trained(load_settings().seeds[0], "original").key)
             until(lambda: len(trainings(lake)) > 0 and any((lake / ".work").glob("*/*/progress.jsonl")))
             found = len(trainings(lake))
             client.terminate_run(run)

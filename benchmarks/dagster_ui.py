@@ -40,18 +40,18 @@ def opened(lake: Path, **settings: str) -> Iterator[DagsterGraphQLClient]:
         ui.wait(60)
 
 
-def launch(client: DagsterGraphQLClient, asset: list[str], partition: str) -> str:
-    """Materialise one partition `stage|track` of an asset, its checks with it, as a click does; the run's id."""
+def launch(client: DagsterGraphQLClient, asset: str, partition: str) -> str:
+    """Materialise one partition `seed|track` of an asset, its checks with it, as a click does; the run's id."""
     selector = {
         "repositoryLocationName": "iot_pipeline",
         "repositoryName": "__repository__",
         "pipelineName": "__ASSET_JOB",
-        "assetSelection": [{"path": asset}],
+        "assetSelection": [{"path": [asset]}],
     }
-    stage, track = partition.split("|")
+    seed, track = partition.split("|")
     tags = [
         {"key": f"dagster/partition{suffix}", "value": value}
-        for suffix, value in (("", partition), ("/stage", stage), ("/track", track))
+        for suffix, value in (("", partition), ("/seed", seed), ("/track", track))
     ]
     params = {"selector": selector, "runConfigData": {}, "mode": "default", "executionMetadata": {"tags": tags}}
     for _ in range(MOST_SECONDS):  # the server answers before it has loaded the code location

@@ -27,8 +27,10 @@ from iot_pipeline.flows.dataset import distinct_flows
 from iot_pipeline.flows.serialise import texts
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.inference.student import Student, room_for
-from iot_pipeline.lake.store import Lake
+from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.settings import load_settings
 from iot_pipeline.sft.tasks import asked
+from iot_pipeline.vocabulary import Trained, staged
 
 Answers = list[tuple[str, bool]]
 SHARES = (
@@ -55,7 +57,8 @@ def main() -> None:
     chosen = parser.parse_args()
     found = {}
     for path in chosen.lakes:
-        tracks = sorted(folder.name for folder in (path / "lora_checkpoint" / chosen.stage).iterdir())
+        seed = next((path / staged("lora_checkpoint", chosen.stage)).iterdir())
+        tracks = sorted(folder.name for folder in seed.iterdir())
         found[path.name] = {
             track: measure(Lake(path.absolute()), chosen.stage, track, chosen.flows, chosen.repeats) for track in tracks
         }
@@ -65,8 +68,9 @@ def main() -> None:
 
 def measure(lake: Lake, stage: str, track: str, count: int, repeats: int) -> dict[str, Any]:
     """Shares of true claims and milliseconds a flow of both ways of decoding, by the student of one track."""
-    checkpoint = find(lake, stage, track)
-    manifest = lake.root / "explanation_quality" / stage / track / "manifest.json"
+    seed = load_settings().seeds[0]
+    checkpoint = find(lake, stage, Trained(seed, track))
+    manifest = lake.folder(ArtefactId(staged("explanation_quality", stage), Trained(seed, track).key)) / "manifest.json"
     used = {
         name.removeprefix("setting "): value for name, value in json.loads(manifest.read_text())["settings"].items()
     }

@@ -29,6 +29,8 @@ from dagster_ui import launch, opened, until
 from iot_pipeline.defs.recording import code_commit
 from iot_pipeline.defs.run_monitoring import recorded_processes
 from iot_pipeline.lake.store import Lake
+from iot_pipeline.settings import load_settings
+from iot_pipeline.vocabulary import Trained
 
 
 def main() -> None:
@@ -87,7 +89,7 @@ def kill_workers(lake: Lake, kills: int, draw: random.Random) -> list[dict[str, 
     found: list[dict[str, object]] = []
     with opened(lake.root) as client, dg.DagsterInstance.from_config(str(lake.root / ".dagster")) as instance:
         for _ in range(kills):
-            run = launch(client, ["lora_checkpoint", "10K"], "10K|original")
+            run = launch(client, "lora_checkpoint_10K", Trained(load_settings().seeds[0], "original").key)
             worker = until(lambda run=run: next(iter(recorded_processes(instance, run)), None))
             time.sleep(draw.uniform(0, 30))
             status = client.get_run_status(run).value

@@ -65,7 +65,7 @@ def config(chosen: argparse.Namespace, out: Path) -> TrainConfig:
         max_steps=chosen.steps,
         step_rows=8,
         threads=1,
-        tensors=chosen.lake / "training_split" / "10K" / "paraphrased" / "train.safetensors",
+        tensors=chosen.lake / "training_split_10K" / "paraphrased" / "train.safetensors",
         save_every=5,
         lora_targets="all-linear",
         learning_rate=5e-3,

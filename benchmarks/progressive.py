@@ -22,9 +22,11 @@ from iot_pipeline.flows.dataset import distinct_flows, side_records
 from iot_pipeline.flows.serialise import RankTable, texts
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.inference.student import Student
+from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import load_settings
 from iot_pipeline.training import launch
 from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.vocabulary import Trained, staged
 
 
 def main() -> None:
@@ -46,7 +48,7 @@ def main() -> None:
                 whole["config"],
                 Path(folder) / "progressive",
                 all_tokens - spent,
-                lake / "lora_checkpoint" / "10K" / chosen.track,
+                student(lake, "lora_checkpoint_10K", chosen.track),
             ),
         }
         tokens = {name: facts["tokens_read"] + (spent if name == "progressive" else 0) for name, facts in made.items()}
@@ -63,15 +65,21 @@ def main() -> None:
     )
 
 
+def student(lake: Path, asset: str, track: str) -> Path:
+    """Folder of a student, or of what was measured of it."""
+    return Lake(lake).folder(ArtefactId(asset, Trained(load_settings().seeds[0], track).key))
+
+
 def read_training(lake: Path, stage: str, track: str) -> dict[str, Any]:
     """training.json of a checkpoint."""
-    result: dict[str, Any] = json.loads((lake / "lora_checkpoint" / stage / track / "training.json").read_text())
+    folder = student(lake, staged("lora_checkpoint", stage), track)
+    result: dict[str, Any] = json.loads((folder / "training.json").read_text())
     return result
 
 
 def train(lake: Path, track: str, recipe: dict[str, Any], out: Path, tokens: int, start: Path | None) -> dict[str, Any]:
     """Facts of one training on stage 30K."""
-    split = lake / "training_split" / "30K" / track
+    split = lake / "training_split_30K" / track
     given = recipe | {
         "base": str(lake / "base_model" / "model"),
         "tensors": split / "train.safetensors",
@@ -94,7 +102,7 @@ def train(lake: Path, track: str, recipe: dict[str, Any], out: Path, tokens: int
 
 def compare(lake: Path, adapters: dict[str, Path]) -> dict[str, Any]:
     """Paired test of the two on distinct test flows."""
-    used = json.loads(next((lake / "eval_metrics" / "30K").glob("*/manifest.json")).read_text())["settings"]
+    used = json.loads(next((lake / "eval_metrics_30K").glob("*/*/manifest.json")).read_text())["settings"]
     spec, kind = load_spec(used["setting dataset"]), used["setting serialisation"]
     ranks = RankTable.from_json(json.loads((lake / "training_order" / "ranks.json").read_text()))
     records = lake / "evaluation_split" / "records.parquet"

@@ -29,7 +29,10 @@ from iot_pipeline.flows.dataset import distinct_flows, side_records
 from iot_pipeline.flows.serialise import RankTable, texts
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.inference.student import Student
+from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.models.tokenizer import load_tokenizer
+from iot_pipeline.settings import load_settings
+from iot_pipeline.vocabulary import Trained
 
 SIDE = "validation"
 EXPLAINED = 100
@@ -65,10 +68,15 @@ def common(same: dict[str, Any]) -> tuple[list[str], int]:
     return load_spec(same["dataset"]).classes, same["seed"]
 
 
+def folder_of(lake: Path, asset: str) -> Path:
+    """Folder of the student of track original, or of what was measured of it."""
+    return Lake(lake).folder(ArtefactId(asset, Trained(load_settings().seeds[0], "original").key))
+
+
 def measure(lake: Path, tokenizer: str | None) -> dict[str, Any]:
     """Scores and counts of a lake's student of stage 10K, track original."""
-    checkpoint, split = lake / "lora_checkpoint" / "10K" / "original", lake / "evaluation_split" / "records.parquet"
-    used = json.loads((lake / "eval_metrics" / "10K" / "original" / "manifest.json").read_text())["settings"]
+    checkpoint, split = folder_of(lake, "lora_checkpoint_10K"), lake / "evaluation_split" / "records.parquet"
+    used = json.loads((folder_of(lake, "eval_metrics_10K") / "manifest.json").read_text())["settings"]
     spec, kind = load_spec(used["setting dataset"]), used["setting serialisation"]
     ranks = RankTable.from_json(json.loads((lake / "training_order" / "ranks.json").read_text()))
     flows = distinct_flows(lake / "flows" / "flows.parquet", split, SIDE)

@@ -33,7 +33,7 @@ def main() -> None:
     """Run every worker, write benchmarks/results/training_speed.json, print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lake", type=Path, default=load_settings().lake_path, help="lake with a base and tensors")
-    parser.add_argument("--split", default="10K/paraphrased", help="folder of training_split to read")
+    parser.add_argument("--split", default="training_split_10K/paraphrased", help="folder of the lake to read")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--worker", choices=["old", "ours"], help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -88,7 +88,7 @@ def work(name: str, lake: Path, split: str, steps: int) -> dict[str, Any]:
     from iot_pipeline.training.model import adapted_model, find_machine
 
     base = lake / "base_model" / "model"
-    path = lake / "training_split" / split / "train.safetensors"
+    path = lake / split / "train.safetensors"
     config = TrainConfig(base=str(base), tensors=path, out=lake, lora_targets="all-linear", lora_dropout=0.0)
     machine = find_machine(config.threads, config.bf16)
     model, tensors = adapted_model(config, machine), load_tensors(path)

@@ -40,12 +40,12 @@ def main() -> None:
     lake = Lake(chosen.lake.absolute())
     base = lake.root / "base_model" / "model"
     found: dict[str, Any] = {}
-    for artefact in (a for a in lake.artefacts() if a.asset == "training_split"):
+    for artefact in (a for a in lake.artefacts() if a.belongs_to("training_split")):
         folder = lake.folder(artefact)
         tiny = load_tokenizer(str(base))
-        found[artefact.partition] = {"tiny": promises(folder / "train.safetensors", tiny) | packing(folder, base, tiny)}
+        found[str(artefact)] = {"tiny": promises(folder / "train.safetensors", tiny) | packing(folder, base, tiny)}
         if chosen.tokenizer:
-            found[artefact.partition]["real"] = retokenised(folder / "train.jsonl", load_tokenizer(chosen.tokenizer))
+            found[str(artefact)]["real"] = retokenised(folder / "train.jsonl", load_tokenizer(chosen.tokenizer))
     audit = json.loads((lake.root / "paper_protocol" / "paper_protocol.json").read_text())
     save(f"training_tensors-{lake.root.name}", {
         "question": "what the tensors of every training split keep, counted in the files", "splits": found,

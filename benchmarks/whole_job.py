@@ -41,7 +41,7 @@ def main() -> None:
         "explanations": {
             f"{artefact.partition}": json.loads((lake.folder(artefact) / "quality.json").read_text())["aggregate"]
             for artefact in lake.artefacts()
-            if artefact.asset.startswith("explanation_quality/")
+            if artefact.belongs_to("explanation_quality")
         },
         "labels": sorted({label for a in lake.artefacts() if (label := manifest(lake, a)["provenance"].get("label"))}),
     }

@@ -21,20 +21,54 @@ VIEWS = {
 
 
 class Partition(NamedTuple):
-    """A stage of a track, as partition keys spell it: `10K|original`."""
+    """A stage of a track, as reports key their students: `10K|original`."""
 
     stage: str
     track: str
 
     @property
     def key(self) -> str:
-        """Partition key."""
+        """Key of both."""
         return f"{self.stage}|{self.track}"
 
     @classmethod
     def parse(cls, key: str) -> Partition:
-        """Read a partition key; ValueError where it has not two parts."""
+        """Read a key; ValueError where it has not two parts."""
         return cls(*key.split("|"))
+
+
+class Trained(NamedTuple):
+    """A training seed and a track, as partition keys of students spell them: `2027|original`."""
+
+    seed: int
+    track: str
+
+    @property
+    def key(self) -> str:
+        """Partition key, its parts in the order in which Dagster sorts the dimensions `seed` and `track`."""
+        return f"{self.seed}|{self.track}"
+
+    @classmethod
+    def parse(cls, key: str) -> Trained:
+        """Read a partition key; ValueError where it has not two parts."""
+        seed, track = key.split("|")
+        return cls(int(seed), track)
+
+
+def staged(name: str, stage: str) -> str:
+    """Name the asset of one stage: `lora_checkpoint_10K`."""
+    return f"{name}_{stage}"
+
+
+def unstaged(asset: str) -> tuple[str, str]:
+    """Split the name of an asset into name and stage; the stage is empty if the name ends in none."""
+    name, _, stage = asset.rpartition("_")
+    return (name, stage) if stage in STAGES else (asset, "")
+
+
+def partition_parts(key: str) -> list[str]:
+    """Split a partition key into its dimensions' keys; [] for the empty one."""
+    return [part for part in key.split("|") if part]
 
 
 def stages_up_to(stage: str) -> list[str]:

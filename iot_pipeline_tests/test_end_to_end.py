@@ -133,11 +133,11 @@ def test_every_asset_of_the_graph_is_materialised(first: dict[str, Any], lake: P
         "original",
         "paraphrased",
         "feature_varied",
-        "training_split",
+        "training_split_10K",
         "base_model",
-        "lora_checkpoint/10K",
-        "eval_metrics/10K",
-        "explanation_quality/10K",
+        "lora_checkpoint_10K",
+        "eval_metrics_10K",
+        "explanation_quality_10K",
         "inference_benchmark",
         "track_comparison",
         "cost_report",
@@ -184,7 +184,7 @@ def test_another_lake_of_the_same_flows_takes_the_base_that_was_built(
 
 
 def test_explanations_are_measured_as_written_and_held_to_their_flows(first: dict[str, Any], lake: Path) -> None:
-    found = json.loads((lake / "explanation_quality" / "10K" / "original" / "quality.json").read_text())
+    found = json.loads((lake / "explanation_quality_10K" / "2027" / "original" / "quality.json").read_text())
     free, grounded = found["aggregate"], found["grounded"]["aggregate"]
     assert free["explained"] == grounded["explained"] == 3
     assert grounded["numbers_grounded"] in (None, 1.0) and grounded["values_true"] in (None, 1.0)
@@ -194,7 +194,7 @@ def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
     first: dict[str, Any], lake: Path, prompts: Path, tmp_path: Path
 ) -> None:
     flows = pq.read_table(lake / "flows" / "flows.parquet").to_pandas().drop_duplicates("flow_group")
-    scored = pq.read_table(lake / "eval_metrics" / "10K" / "original" / "predictions.parquet").to_pandas()
+    scored = pq.read_table(lake / "eval_metrics_10K" / "2027" / "original" / "predictions.parquet").to_pandas()
     scored = scored.set_index("flow_group")
     known = flows[flows["flow_group"].isin(scored.index)].head(3)
     new = known.iloc[[0, 1, 2, 0]]
@@ -255,12 +255,12 @@ def test_an_edited_prompt_remakes_exactly_what_depends_on_it(first: dict[str, An
     made = run(lake, prompts)["made"]
     assert_listed(listed, made, path)
     to_ask = {part["name"]: part["to_ask"] for part in estimated["parts"]}
-    repeats = to_ask.pop("paraphrased[10K|paraphrased]")
+    repeats = to_ask.pop("paraphrased[10K]")
     assert repeats == len(asked_since(lake, "paraphrased")) > 50 and set(to_ask.values()) == {0}
     assert estimated["total"]["cached"] > 100 and estimated["budget"] is None and not estimated["paid"]
     tracks = {name for name in made if "[" in name}
-    assert "paraphrased[10K|paraphrased]" in tracks
-    assert "lora_checkpoint/10K[10K|paraphrased]" in tracks
+    assert "paraphrased[10K]" in tracks
+    assert "lora_checkpoint_10K[2027|paraphrased]" in tracks
     assert all("paraphrased" in name for name in tracks)
     assert {name for name in made if "[" not in name} <= {
         "track_comparison",
@@ -280,7 +280,7 @@ def assert_listed(listed: dict[str, Any], made: list[str], prompt: Path) -> None
     """A dry run after an edited prompt told what the run then made, why, and what it asked."""
     rows = {row["artefact"]: row for row in listed["artefacts"]}
     assert [name for name in rows if name in made] == made
-    track = rows["paraphrased[10K|paraphrased]"]
+    track = rows["paraphrased[10K]"]
     assert {name for name in rows if "[" in name} == {name for name in made if "[" in name}
     assert rows["prompt[paraphrased]"]["why"] == [f"file {prompt} changed"]
     root = f"follows from prompt[paraphrased]: file {prompt} changed"
@@ -318,7 +318,7 @@ def test_commands_that_only_read_work_on_a_lake_that_may_only_be_read(
     _, status, verified, dry, estimated, _, examined = done.stdout.split("## ")
     assert " 0 stale, 0 missing" in status and "prompt[original]" in status
     assert "all as their manifests say" in verified and "Nothing to do" in dry
-    assert "What the teacher embedded" in estimated and "original[10K|original]" in estimated
+    assert "What the teacher embedded" in estimated and "original[10K]" in estimated
     assert pq.read_metadata(tmp_path / "answers.parquet").num_rows == answers(lake / "teacher.sqlite")
     assert "may only be read" in " ".join(examined.split()) and "exit" not in done.stdout
     assert state_of(copy) == before
@@ -352,12 +352,12 @@ def test_status_names_what_a_changed_setting_makes_stale(first: dict[str, Any], 
     stale = {row["artefact"]: row["why"] for row in json.loads(done.stdout) if row["state"] == "stale"}
     tracks = ("original", "paraphrased", "feature_varied")
     measured = ("lora_checkpoint", "eval_metrics", "explanation_quality")
-    staged = {f"{asset}/10K[10K|{track}]" for asset in measured for track in tracks}
+    staged = {f"{asset}_10K[2027|{track}]" for asset in measured for track in tracks}
     gathered = {"claims_audit", "inference_benchmark", "model_card", "paper_report", "track_comparison"}
     assert set(stale) == staged | {"paper_protocol"} | gathered
-    assert stale["lora_checkpoint/10K[10K|original]"] == stale["paper_protocol"] == ["setting learning_rate changed"]
-    root = "follows from lora_checkpoint/10K[10K|original]: setting learning_rate changed"
-    assert stale["eval_metrics/10K[10K|original]"] == [root]
+    assert stale["lora_checkpoint_10K[2027|original]"] == stale["paper_protocol"] == ["setting learning_rate changed"]
+    root = "follows from lora_checkpoint_10K[2027|original]: setting learning_rate changed"
+    assert stale["eval_metrics_10K[2027|original]"] == [root]
     assert (
         root in stale["paper_report"]
         and "follows from paper_protocol: setting learning_rate changed" in stale["paper_report"]

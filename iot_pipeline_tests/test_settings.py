@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.settings import PROJECT_ROOT, api_key, load_settings, profile_names
+from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, api_key, load_settings, profile_names
 
 
 def test_the_demo_needs_nothing_and_is_the_default() -> None:
@@ -72,8 +72,8 @@ def test_files_are_named_from_the_root_and_other_names_are_left(
     assert chosen.data.source == f"{tmp_path}/a.csv,s3://b/c.csv,{tmp_path}/d/*.csv"
     assert chosen.student.base_model == str(tmp_path / "student")
     more = load_settings({"IOT_LAKE": "lake", "IOT_PROMPTS": "p", "IOT_TEACHER_STORE": "t.sqlite"})
-    assert (more.lake, more.prompts) == (tmp_path / "lake", tmp_path / "p")
-    assert str(more.teacher_store) == str(tmp_path / "t.sqlite")
+    assert (more.run.lake, more.teacher.prompts) == (tmp_path / "lake", tmp_path / "p")
+    assert str(more.run.teacher_store) == str(tmp_path / "t.sqlite")
     assert load_settings({"IOT_DATASET": "farm_flow", "IOT_BASE_MODEL": "Qwen/Qwen2.5"}).data.dataset == "farm_flow"
 
 
@@ -86,3 +86,20 @@ def test_the_env_file_can_be_another_one_so_that_tests_never_read_the_user_s(
     monkeypatch.setenv("IOT_ENV_FILE", str(file))
     key = api_key()
     assert load_settings().data.seed == 99 and key is not None and key.get_secret_value() == "sk-other"
+
+
+def test_every_setting_has_one_place_and_a_description() -> None:
+    chosen = load_settings({})
+    told = chosen.describe()
+    assert (
+        len(told) == len({name for name, _, _ in told}) == 1 + sum(len(kind.model_fields) for kind in SECTIONS.values())
+    )
+    assert all(description for _, _, description in told)
+    assert chosen.value("train_step_rows") == chosen.student.step_rows and chosen.value("profile") == "demo"
+
+
+def test_students_have_the_seeds_of_their_own_or_the_one_of_all() -> None:
+    assert load_settings({"IOT_SEED": "5"}).seeds == [5]
+    assert load_settings({"IOT_SEEDS": "7, 8,7"}).seeds == [7, 8]
+    with pytest.raises(UserError, match="IOT_SEEDS"):
+        load_settings({"IOT_SEEDS": "7,x"})

@@ -9,7 +9,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.vocabulary import Partition
+from iot_pipeline.vocabulary import Trained, staged
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Checkpoint:
     labels: list[str]
 
 
-def find(lake: Lake, stage: str, track: str) -> Checkpoint:
-    """Find the checkpoint of a stage and track.
+def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
+    """Find the checkpoint of a stage, training seed and track.
 
     Raises UserError if it or its base is missing, or a file of one was altered.
     """
-    base, adapter = ArtefactId("base_model"), ArtefactId(f"lora_checkpoint/{stage}", Partition(stage, track).key)
+    base, adapter = ArtefactId("base_model"), ArtefactId(staged("lora_checkpoint", stage), trained.key)
     versions: dict[str, str] = {}
     provenance: dict[str, Any] = {}
     for artefact in (base, adapter):

@@ -25,7 +25,7 @@ from iot_pipeline.teacher.config import BatchLimits
 from iot_pipeline.teacher.request import EMBEDDED, is_embedded
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, source_of, store_of
-from iot_pipeline.vocabulary import STAGES, Partition, stages_up_to
+from iot_pipeline.vocabulary import STAGES, stages_up_to
 
 DATA = "training_order"  # downstream of everything that the estimate reads
 # Seconds per answer while none is timed: measured for the embedded teacher; for a model, at about 60 tokens/s.
@@ -108,11 +108,11 @@ def walk(survey: CostEstimator, lake: Lake, settings: Settings, say: Callable[[s
 
     assets.ask_validation(begin(ArtefactId("validation_answers"), "original"), prompts["original"], survey)
     for stage in stages_up_to(max(settings.run.stages, key=STAGES.index)):
-        step = begin(ArtefactId("original", Partition(stage, "original").key), "original")
+        step = begin(ArtefactId("original", stage), "original")
         answers = assets.ask_original(step, prompts["original"], survey).answers
         for track, ask in (("paraphrased", assets.ask_paraphrased), ("feature_varied", assets.ask_feature_varied)):
             if track in settings.run.tracks:
-                step = begin(ArtefactId(track, Partition(stage, track).key), track)
+                step = begin(ArtefactId(track, stage), track)
                 ask(step, prompts[track], survey, answers)
 
 

@@ -24,7 +24,7 @@ from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.models.label_tokens import LABEL_LINE
 from iot_pipeline.settings import Settings
 from iot_pipeline.sft.tasks import asked
-from iot_pipeline.vocabulary import Partition
+from iot_pipeline.vocabulary import Trained, staged
 
 Log = Callable[[str], None]
 
@@ -55,7 +55,8 @@ def explain(
     if out.exists():
         raise UserError(f"{out} is there already; name a new file")
     lake = Lake(settings.lake_path)
-    found = find(lake, stage, track)
+    trained = Trained(settings.seeds[0], track)
+    found = find(lake, stage, trained)
     if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
         raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")
     spec = with_fitted_scales(lake, load_spec(settings.data.dataset))
@@ -65,7 +66,7 @@ def explain(
         spec, settings.data.serialisation, distinct, ranks_of(lake) if settings.data.serialisation == "ranked" else None
     )
     student = Student.load(found.base, found.adapter, threads=settings.run.threads)
-    temperature = temperature_of(lake, stage, track)
+    temperature = temperature_of(lake, stage, trained)
     answers = named(student, prompts, spec, settings, temperature, log)
     if not classes_only:
         explained(student, prompts, answers, spec, settings, log)
@@ -135,9 +136,9 @@ def ranks_of(lake: Lake) -> RankTable:
     return RankTable.from_json(json.loads((lake.folder(ArtefactId("training_order")) / "ranks.json").read_text()))
 
 
-def temperature_of(lake: Lake, stage: str, track: str) -> float | None:
+def temperature_of(lake: Lake, stage: str, trained: Trained) -> float | None:
     """Read the temperature fitted on the calibration side; None if the student was not evaluated."""
-    metrics = ArtefactId(f"eval_metrics/{stage}", Partition(stage, track).key)
+    metrics = ArtefactId(staged("eval_metrics", stage), trained.key)
     if lake.manifest(metrics) is None:
         return None
     return float(json.loads((lake.verified(metrics) / "eval.json").read_text())["calibration"]["temperature"])

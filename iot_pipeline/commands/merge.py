@@ -11,6 +11,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import Settings
+from iot_pipeline.vocabulary import Trained
 
 
 def merge(settings: Settings, stage: str, track: str, out: Path, dtype: str) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def merge(settings: Settings, stage: str, track: str, out: Path, dtype: str) -> 
     """
     from iot_pipeline.inference.student import Student
 
-    found = find(Lake(settings.lake_path), stage, track)
+    found = find(Lake(settings.lake_path), stage, Trained(settings.seeds[0], track))
     if out.exists():
         raise UserError(f"{out} is there already; name a new folder")
     student = Student.load(found.base, found.adapter, device="cpu", dtype=dtype)

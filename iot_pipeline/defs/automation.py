@@ -13,7 +13,7 @@ from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import settings
-from iot_pipeline.vocabulary import TRACKS
+from iot_pipeline.vocabulary import STAGES, TRACKS, staged
 
 AC = dg.AutomationCondition
 
@@ -22,7 +22,7 @@ _dependency_changed = AC.any_deps_updated().replace("newly_updated", AC.data_ver
 _changed = (AC.code_version_changed() | _dependency_changed).since(AC.newly_requested() | AC.initial_evaluation())
 
 # Not AC.all_deps_blocking_checks_passed(): if a partition uses no partition of an upstream asset (`original` for
-# training_split[10K|paraphrased]), it counts that asset as failed, and the partition is never requested.
+# training_split_10K[paraphrased]), it counts that asset as failed, and the partition is never requested.
 _failed_check = AC.any_checks_match(~(AC.check_passed() | AC.will_be_requested()), blocking_only=True)
 
 inputs_changed = (
@@ -92,7 +92,8 @@ def automation() -> dg.Definitions:
     """Return both sensors. They are off until switched on in the UI, because their runs may cost money."""
     data = dg.AutomationConditionSensorDefinition(
         "changed_inputs",
-        target=dg.AssetSelection.groups("augmentation", "prompts") | dg.AssetSelection.keys("training_split"),
+        target=dg.AssetSelection.groups("augmentation", "prompts")
+        | dg.AssetSelection.keys(*(staged("training_split", stage) for stage in STAGES)),
         default_status=dg.DefaultSensorStatus.STOPPED,
     )
     return dg.Definitions(sensors=[prompt_files, data])

@@ -185,7 +185,7 @@ def _run(
 
 def _step_key(artefact: ArtefactId) -> str:
     """Return Dagster's name of the step that materialises an artefact."""
-    return artefact.asset.replace("/", "__")
+    return artefact.asset
 
 
 def _sentence(event: dg.DagsterEvent) -> str:

@@ -13,7 +13,7 @@ from iot_pipeline.defs.recording import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import FOLLOWS, ArtefactId, Lake
 from iot_pipeline.settings import Settings
-from iot_pipeline.vocabulary import STAGES, TRACKS, stages_up_to
+from iot_pipeline.vocabulary import STAGES, TRACKS, partition_parts, stages_up_to, unstaged
 
 # Assets whose partition is needed for every stage below the wanted one: a stage is cumulative.
 CUMULATIVE = set(TRACKS)
@@ -30,7 +30,7 @@ class Planned:
     @property
     def key(self) -> dg.AssetKey:
         """Asset key."""
-        return dg.AssetKey(self.artefact.asset.split("/"))
+        return dg.AssetKey(self.artefact.asset)
 
 
 def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = None) -> list[Planned]:
@@ -44,10 +44,10 @@ def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = 
     specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
     chosen = set(specs)
     if until is not None:
-        last = dg.AssetKey(until.split("/"))
-        if last not in specs:
+        last = {key for key in specs if until in (_name(key), unstaged(_name(key))[0])}
+        if not last:
             raise UserError(f"--until {until}: no such asset; there are: {', '.join(sorted(map(_name, specs)))}")
-        chosen = {last, *graph.get_ancestor_asset_keys(last)}
+        chosen = last.union(*(graph.get_ancestor_asset_keys(key) for key in last))
     planned = []
     for key in graph.toposorted_asset_keys:
         if key not in chosen:
@@ -67,20 +67,20 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
     """Return the partition keys of an asset that the settings require; [""] for an asset without partitions."""
     if spec.partitions_def is None:
         return [""]
-    top = max(settings.run.stages, key=STAGES.index)
+    name, stage = unstaged(_name(spec.key))
     stages: list[str] = list(settings.run.stages)
-    name = spec.key.path[0]
     if name in CUMULATIVE or settings.student.stage_chain == "warm_start":
-        stages = stages_up_to(top)
+        stages = stages_up_to(max(stages, key=STAGES.index))
     if name == "automl_baseline":
         stages = [*stages, "ALL"]  # the headline: AutoML on the whole train pool
-    tracks = {*settings.run.tracks, "original"} if name in {"original", "prompt"} else set(settings.run.tracks)
-    keys = []
-    for key in spec.partitions_def.get_partition_keys():
-        parts = set(str(key).split("|"))
-        if (parts & set(STAGES) <= set(stages)) and (parts - set(STAGES) <= tracks):
-            keys.append(str(key))
-    return keys
+    if stage and stage not in stages:
+        return []
+    tracks = {*settings.run.tracks, "original"} if name == "prompt" else {*settings.run.tracks}
+    if name in TRACKS and name not in {*settings.run.tracks, "original"}:
+        return []
+    chosen = {*stages, *tracks, *map(str, settings.seeds)}
+    keys = map(str, spec.partitions_def.get_partition_keys())
+    return [key for key in keys if chosen.issuperset(partition_parts(key))]
 
 
 def stale(lake: Lake, settings: Settings, planned: Planned, accept_code: bool = False) -> list[str]:

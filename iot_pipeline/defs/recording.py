@@ -81,6 +81,7 @@ class Step:
         self._checks: dict[str, CheckFacts] = {}
         self._volatile: set[str] = set()
         self._labels: set[str] = set()  # simulated, embedded and tiny parts among all inputs
+        self._blocking = {spec.name: spec.blocking for spec in context.assets_def.check_specs}
         self._declared = {key for keys in context.assets_def.asset_deps.values() for key in keys}
         self._present, self._lineage = present_value(lake, settings), dict[ArtefactId, str]()
         self.settings: Settings = RecordedSettings(settings, self._seen)  # type: ignore[assignment]
@@ -94,7 +95,7 @@ class Step:
         Dagster would let a later run continue then, at a cost of money or hours.
         """
         upstream = ArtefactId(asset, partition)
-        if dg.AssetKey(asset.split("/")) not in self._declared:
+        if dg.AssetKey(asset) not in self._declared:
             raise dg.Failure(f"{self.artefact} reads {asset}, which is not among its deps", allow_retries=False)
         manifest = self.lake.manifest(upstream)
         if manifest is None:
@@ -110,20 +111,20 @@ class Step:
         self._labels |= set(manifest.provenance.get("labels", []))
         return self.lake.folder(upstream)
 
-    def made(self, prefix: str) -> list[ArtefactId]:
-        """List the fresh artefacts whose asset is `prefix` or below it; the list is recorded.
+    def made(self, name: str) -> list[ArtefactId]:
+        """List the fresh artefacts of an asset, or of all stages' assets of that name; the list is recorded.
 
         Stale ones (a stage with a prompt that was edited since) are left out and logged.
         """
-        found = list_artefacts(self.lake, prefix, self._present, self._lineage)
-        for artefact in sorted({*list_artefacts(self.lake, prefix)} - {*found}):
+        found = list_artefacts(self.lake, name, self._present, self._lineage)
+        for artefact in sorted({*list_artefacts(self.lake, name)} - {*found}):
             self.log(f"left out, stale: {self._lineage[artefact]}")
-        self._seen[f"artefacts {prefix}"] = [str(artefact) for artefact in found]
+        self._seen[f"artefacts {name}"] = [str(artefact) for artefact in found]
         return found
 
-    def inputs(self, prefix: str) -> dict[ArtefactId, Path]:
-        """Return the folders of `made(prefix)`, each recorded as an input."""
-        return {artefact: self.input(artefact.asset, artefact.partition) for artefact in self.made(prefix)}
+    def inputs(self, name: str) -> dict[ArtefactId, Path]:
+        """Return the folders of `made(name)`, each recorded as an input."""
+        return {artefact: self.input(artefact.asset, artefact.partition) for artefact in self.made(name)}
 
     def recorded_inputs(self) -> dict[str, str]:
         """Return the data versions read so far, by input."""
@@ -197,9 +198,9 @@ class Step:
         self.summary |= {key: plain(value) for key, value in facts.items()}
         self.metadata |= {key: shown(value) for key, value in facts.items()}
 
-    def check(self, name: str, passed: bool, blocking: bool = True, **facts: Any) -> None:
-        """Record the verdict of an asset check that the asset declares."""
-        self._checks[name] = {"passed": bool(passed), "blocking": blocking, "facts": plain(facts)}
+    def check(self, name: str, passed: bool, **facts: Any) -> None:
+        """Record the verdict of an asset check; the asset declares it, and whether it blocks."""
+        self._checks[name] = {"passed": bool(passed), "blocking": self._blocking[name], "facts": plain(facts)}
 
     def log(self, text: str) -> None:
         """Send progress to the run's log and to every listener."""
@@ -316,16 +317,16 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
             return file_version(PROJECT_ROOT / rest)
         if kind == "files":
             return [str(file) for file in local_files(rest)]
-        return [str(a) for a in made() if a.is_under(rest) and not lake.broken_lineage(a, value, known)]
+        return [str(a) for a in made() if a.belongs_to(rest) and not lake.broken_lineage(a, value, known)]
 
     return value
 
 
 def list_artefacts(
-    lake: Lake, prefix: str, present: Callable[[str], Any] | None = None, known: dict[ArtefactId, str] | None = None
+    lake: Lake, name: str, present: Callable[[str], Any] | None = None, known: dict[ArtefactId, str] | None = None
 ) -> list[ArtefactId]:
-    """List the artefacts whose asset is `prefix` or below it; with `present`, only those of unbroken lineage."""
-    found = [a for a in lake.artefacts() if a.is_under(prefix)]
+    """List the artefacts of an asset or of all its stages; with `present`, only those of unbroken lineage."""
+    found = [a for a in lake.artefacts() if a.belongs_to(name)]
     return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
 
 

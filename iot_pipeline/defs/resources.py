@@ -198,7 +198,7 @@ def clear_work(step: Step) -> None:
 
 def work_of(step: Step) -> Path:
     """Return the parent of this artefact's work folders."""
-    return step.lake.root / ".work" / str(step.artefact).replace("/", "-").replace("|", "-")
+    return step.lake.root / ".work" / step.artefact.file_name
 
 
 @contextlib.contextmanager

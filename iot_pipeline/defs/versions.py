@@ -4,10 +4,15 @@ Versions written by hand were forgotten: in its first week `quality` kept "2" th
 """
 
 import ast
+import contextlib
 import hashlib
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypedDict
+
+from iot_pipeline.lake.atomic import write_text
 
 PACKAGE = "iot_pipeline"
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +43,8 @@ PLUMBING = tuple(
 )
 REPORTING = f"{PACKAGE}.reporting"
 DATA_SUFFIXES = {".yaml", ".json", ".j2", ".css"}
+RULE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # facts found by another rule are not used
+STORE = Path(__file__).parent / "__pycache__" / "code_facts.json"
 
 
 def code_version(*modules: str) -> str:
@@ -46,9 +53,11 @@ def code_version(*modules: str) -> str:
     Comments and docstrings do not count. Modules imported inside functions do, and so do data files (YAML, templates)
     that a module names. Assets of other groups do not count: what an asset takes from them is an input.
     """
-    digest = hashlib.sha256()
+    digest, known = hashlib.sha256(), len(_known())
     for name in sorted(closure(frozenset(modules))):
         digest.update(f"{name} {_digest(name)}\n".encode())
+    if len(_known()) > known:
+        _keep()
     return digest.hexdigest()[:12]
 
 
@@ -89,25 +98,66 @@ def _file(name: str) -> Path | None:
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
 
 
+class _Facts(TypedDict):
+    """What a version needs of a module: imports (`from a import b` as [`a.b`, `a`]), code digest, named data files."""
+
+    imports: list[list[str]]
+    digest: str
+    data: list[str]
+
+
 @cache
-def _tree(name: str) -> ast.Module:
+def _facts(name: str) -> _Facts:
+    """Parse a module, or take its facts from the store if its source is known."""
     path = _file(name)
     if path is None:
         raise ValueError(f"{name} is no module of {PACKAGE}")
-    return ast.parse(path.read_text())
+    source = path.read_bytes()
+    key = hashlib.sha256(source).hexdigest()
+    if key not in _known():
+        tree = ast.parse(source)
+        texts = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        _known()[key] = {
+            "imports": list(_named_imports(tree)),
+            "digest": hashlib.sha256(_canonical(tree).encode()).hexdigest(),
+            "data": sorted(text for text in texts if Path(text).suffix in DATA_SUFFIXES),
+        }
+    return _known()[key]
+
+
+@cache
+def _known() -> dict[str, _Facts]:
+    """Read the facts of earlier processes, by sha256 of the source; parsing takes 2 s of every command otherwise."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        stored: dict[str, dict[str, _Facts]] = json.loads(STORE.read_text())
+        return stored[RULE]
+    return {}
+
+
+def _keep() -> None:
+    """Store the facts for later processes, if this installation can be written."""
+    with contextlib.suppress(OSError):
+        STORE.parent.mkdir(exist_ok=True)
+        write_text(STORE, json.dumps({RULE: _known()}))
 
 
 @cache
 def _imports(name: str) -> frozenset[str]:
     """Return the project modules that a module imports anywhere in its code, except for type checkers alone."""
-    found = set()
-    for node in _running(_tree(name)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            within = [f"{node.module}.{alias.name}" for alias in node.names]
-            found |= {module if _file(module) else node.module for module in within if module.startswith(PACKAGE)}
+    found = {
+        next(module for module in names if _file(module) or module == names[-1]) for names in _facts(name)["imports"]
+    }
     return frozenset(module for module in found if module.startswith(PACKAGE + "."))
+
+
+def _named_imports(tree: ast.Module) -> Iterator[list[str]]:
+    for node in _running(tree):
+        if isinstance(node, ast.Import):
+            yield from ([alias.name] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ([f"{node.module}.{alias.name}", node.module] for alias in node.names)
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
@@ -121,12 +171,11 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
 @cache
 def _digest(name: str) -> str:
     """Return the digest of a module's code and of the data files that it names, in its folder or below."""
-    path, tree = _file(name), _tree(name)
+    path, facts = _file(name), _facts(name)
     assert path is not None
-    digest = hashlib.sha256(_canonical(tree).encode())
-    named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    for file in sorted(path.parent.rglob("*")):
-        if file.suffix in DATA_SUFFIXES and file.name in named:
+    digest = hashlib.sha256(facts["digest"].encode())
+    for file in sorted(path.parent.rglob("*")) if facts["data"] else []:
+        if file.suffix in DATA_SUFFIXES and file.name in facts["data"]:
             digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -25,6 +25,7 @@ from typing_extensions import TypedDict
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import fsync, held, sha256_file, write_json, write_text
 from iot_pipeline.lake.integrity import SHORT, FileFacts, changed_files, data_version_of, record_finished
+from iot_pipeline.vocabulary import partition_parts, unstaged
 
 MANIFEST = "manifest.json"
 LOCKS, VERIFIED = ".locks", ".verified"
@@ -34,7 +35,7 @@ FOLLOWS = "follows from "  # how the reason of an artefact begins that another o
 
 @dataclass(frozen=True, order=True)
 class ArtefactId:
-    """Artefact identifier: asset key (parts joined by `/`) and partition key (`10K|original`, `10K`, or empty)."""
+    """Artefact identifier: asset key and partition key (`2027|original`, `10K`, or empty)."""
 
     asset: str
     partition: str = ""
@@ -42,14 +43,14 @@ class ArtefactId:
     def __str__(self) -> str:
         return f"{self.asset}[{self.partition}]" if self.partition else self.asset
 
-    def is_under(self, prefix: str) -> bool:
-        """Return True if the asset is `prefix` or below it."""
-        return self.asset == prefix or self.asset.startswith(prefix + "/")
+    def belongs_to(self, name: str) -> bool:
+        """Return True if the asset is `name`, or `name` of some stage (`lora_checkpoint_10K`)."""
+        return self.asset == name or unstaged(self.asset)[0] == name
 
     @property
     def file_name(self) -> str:
-        """File name of this artefact's lock and cache files: `lora_checkpoint-10K@10K-original`."""
-        return f"{self.asset}@{self.partition}".replace("/", "-").replace("|", "-")
+        """File name of this artefact's lock and cache files: `lora_checkpoint_10K@2027-original`."""
+        return f"{self.asset}@{'-'.join(partition_parts(self.partition))}"
 
 
 class CheckFacts(TypedDict):
@@ -112,10 +113,8 @@ class Lake:
             ) from None
 
     def folder(self, artefact: ArtefactId) -> Path:
-        """Return the folder of an artefact, which may not exist yet: `original[10K|original]` is in `original/10K`."""
-        parts = artefact.asset.split("/")
-        parts += [part for part in artefact.partition.split("|") if part and part not in parts]
-        return self.root.joinpath(*parts)
+        """Return the folder of an artefact, which may not exist yet: `original[10K]` is in `original/10K`."""
+        return self.root.joinpath(artefact.asset, *partition_parts(artefact.partition))
 
     def manifest(self, artefact: ArtefactId) -> Manifest | None:
         """Return the manifest of an artefact, or None if it does not exist; undoes an interrupted swap first."""
@@ -124,7 +123,10 @@ class Lake:
             with contextlib.suppress(UserError), self._only_writer(artefact):
                 self._recover(folder)
         path = folder / MANIFEST
-        return read_manifest(path) if path.is_file() else None
+        manifest = read_manifest(path) if path.is_file() else None
+        if manifest is None or (manifest.asset, manifest.partition) != (artefact.asset, artefact.partition):
+            return None  # the folder of `original[10K]` held `original[10K|original]` until November 2026
+        return manifest
 
     def altered(self, artefact: ArtefactId, manifest: Manifest) -> list[str]:
         """List the changes to an artefact since it was built, in manifest and files, one sentence each."""
@@ -206,7 +208,8 @@ class Lake:
             folders[:] = [name for name in folders if not name.startswith(".")]
             if MANIFEST in files:
                 manifest = read_manifest(Path(place) / MANIFEST)
-                found.append(ArtefactId(manifest.asset, manifest.partition))
+                artefact = ArtefactId(manifest.asset, manifest.partition)
+                found += [artefact] if self.folder(artefact) == Path(place) else []
         return sorted(found)
 
     def stale_reasons(
@@ -237,7 +240,7 @@ class Lake:
         for name, value in manifest.settings.items():
             kind, _, prefix = name.partition(" ")
             if kind == "artefacts":
-                to_come = {str(other): why for other, why in ahead.items() if other.is_under(prefix)}
+                to_come = {str(other): why for other, why in ahead.items() if other.belongs_to(prefix)}
                 for other in sorted({*present(name), *to_come} ^ {*value}):
                     reasons += to_come.get(other, [f"{name} changed"])
             elif present(name) != value:

@@ -8,9 +8,11 @@ from typing import Any
 import yaml
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import tables
 from iot_pipeline.reporting.blocks import MISSING
 from iot_pipeline.reporting.comparison import split_key
+from iot_pipeline.reporting.gather import place_of
 from iot_pipeline.reporting.measured import simulated
 from iot_pipeline.reporting.report import markdown
 from iot_pipeline.reporting.sections_front import banner
@@ -192,12 +194,12 @@ def _licence(context: Mapping[str, Any]) -> str:
 
 
 def _origin(context: Mapping[str, Any], key: str) -> str:
-    stage, _ = split_key(key)
     for row in context.get("lineage") or []:
-        if row["asset"] == f"lora_checkpoint/{stage}" and row["partition"] == key:
+        artefact = ArtefactId(row["asset"], row["partition"])
+        if place_of(artefact) == ("lora_checkpoint", key):
             prompts = ", ".join(f"{name} {version[:12]}" for name, version in row["prompts"].items()) or "none"
             return (
-                f"## Origin\n\nArtefact lora_checkpoint/{stage}, partition {markdown(key)}, data version"
+                f"## Origin\n\nArtefact {markdown(str(artefact))}, data version"
                 f" `{row['data_version']}`; prompts: {markdown(prompts)}; code `{row['code_commit']}`; run"
                 f" `{row['run_id']}`.\n"
             )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from iot_pipeline.lake.store import MANIFEST, ArtefactId
-from iot_pipeline.vocabulary import TRACKS
+from iot_pipeline.vocabulary import TRACKS, Partition, Trained, partition_parts, unstaged
 
 SINGLE = {
     "raw_flows": "source.json",
@@ -59,7 +59,7 @@ def gather(folders: Mapping[ArtefactId, Path], spec: Mapping[str, Any] | None = 
 
 def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
     """Read one artefact into its place in `context`."""
-    asset, key = artefact.asset.split("/")[0], artefact.partition
+    asset, key = place_of(artefact)
     if asset in SINGLE and (folder / SINGLE[asset]).is_file():
         context[asset] = _json(folder / SINGLE[asset])
         if asset in TABLES and (folder / TABLES[asset]).is_file():
@@ -88,6 +88,21 @@ def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
         context.setdefault("evaluation", {})[key] = _json(folder / "eval.json")
     elif asset == "explanation_quality":
         context.setdefault("explanations", {})[key] = _json(folder / "quality.json")
+
+
+def place_of(artefact: ArtefactId) -> tuple[str, str]:
+    """Return the asset's name without its stage, and the key of the artefact in the context (`10K|original`)."""
+    (name, stage), partition = unstaged(artefact.asset), artefact.partition
+    if name in TRACKS:
+        return name, Partition(partition, name).key
+    if stage:
+        return name, Partition(stage, partition_parts(partition)[-1]).key
+    return name, partition
+
+
+def training_seed(partition: str) -> int | None:
+    """Return the training seed of a student's partition; None for any other."""
+    return Trained.parse(partition).seed if len(partition_parts(partition)) == len(Trained._fields) else None
 
 
 def _json(path: Path) -> Any:
@@ -155,7 +170,7 @@ def lineage(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "code_version": record["code_version"],
                 "prompts": {item.removeprefix("prompt@"): manifests[item]["data_version"] for item in prompts},
                 "inputs": dict(record["inputs"]),
-                "seed": settings.pop("seed", None),
+                "seed": training_seed(record["partition"]) or settings.pop("seed", None),
                 "settings": settings,
                 "code_commit": record["provenance"].get("code_commit"),
                 "run_id": record["provenance"].get("run_id"),

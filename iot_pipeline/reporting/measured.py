@@ -8,7 +8,7 @@ from typing import Any
 from iot_pipeline.reporting.claims import qwen2_parameters
 from iot_pipeline.reporting.comparison import BASELINES, split_key
 from iot_pipeline.reporting.figures import seconds_a_flow
-from iot_pipeline.vocabulary import TRACKS
+from iot_pipeline.vocabulary import TRACKS, staged
 
 Context = Mapping[str, Any]
 Measured = dict[str, dict[str, Any]]
@@ -100,7 +100,12 @@ def _models(context: Context, put: Any) -> None:
     if scored:
         best = max(scored, key=lambda key: scored[key])
         stage, _ = split_key(best)
-        put("student_accuracy", scored[best], f"eval_metrics/{stage}[{best}]", "best track; flows unseen in training")
+        put(
+            "student_accuracy",
+            scored[best],
+            f"{staged('eval_metrics', stage)}[{best}]",
+            "best track; flows unseen in training",
+        )
     losses: dict[tuple[str, str], float] = {}
     for key, found in (context.get("training") or {}).items():
         loss = found["facts"].get("validation_loss")
@@ -110,7 +115,7 @@ def _models(context: Context, put: Any) -> None:
             put(
                 f"validation_loss_{track}_{stage}",
                 loss,
-                f"lora_checkpoint/{stage}[{key}]",
+                f"{staged('lora_checkpoint', stage)}[{key}]",
                 "here: answers only, one validation set for all tracks",
             )
     for track in TRACKS[1:]:
@@ -118,7 +123,12 @@ def _models(context: Context, put: Any) -> None:
         if stages:
             stage = stages[-1]
             ratio = losses[stage, "original"] / losses[stage, track]
-            put(f"loss_ratio_{track}", ratio, f"lora_checkpoint/{stage}", f"at {stage}, on one common validation set")
+            put(
+                f"loss_ratio_{track}",
+                ratio,
+                staged("lora_checkpoint", stage),
+                f"at {stage}, on one common validation set",
+            )
 
 
 def _protocol(context: Context, put: Any) -> None:

@@ -11,7 +11,7 @@ from iot_pipeline.reporting.blocks import Section
 from iot_pipeline.reporting.comparison import split_key
 from iot_pipeline.reporting.measured import embedded_teacher, simulated
 from iot_pipeline.reporting.tables import Column
-from iot_pipeline.vocabulary import STAGES
+from iot_pipeline.vocabulary import STAGES, staged
 
 Context = Mapping[str, Any]
 # Explanation metrics that come first, since the table is wider than a page.
@@ -97,7 +97,7 @@ def evaluation(context: Context) -> Section:
         section.missing("eval_metrics")
     for key, result in found.items():
         scored = result["views"].get("distinct")
-        asset = f"eval_metrics/{split_key(key)[0]}"
+        asset = staged("eval_metrics", split_key(key)[0])
         section.heading(name_of(key))
         if scored is None:
             section.text("No distinct flow was tested.")

@@ -16,7 +16,7 @@ from iot_pipeline.defs.automation import prompt_files
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.vocabulary import TRACKS
 
-SELECTION = dg.AssetSelection.groups("augmentation", "prompts") | dg.AssetSelection.keys("training_split")
+SELECTION = dg.AssetSelection.groups("augmentation", "prompts") | dg.AssetSelection.keys("training_split_10K")
 PLAIN = ["raw_flows", "flows", "evaluation_split", "training_order", "base_model", "validation_answers"]
 
 
@@ -48,8 +48,8 @@ def world() -> dg.DagsterInstance:
         made(instance, asset)
     for track in TRACKS:
         made(instance, "prompt", track)
-        made(instance, track, f"10K|{track}")
-        made(instance, "training_split", f"10K|{track}")
+        made(instance, track, "10K")
+        made(instance, "training_split_10K", track)
     return instance
 
 
@@ -80,17 +80,17 @@ def test_an_edited_prompt_requests_its_track_and_no_other(instance: dg.DagsterIn
     _, cursor = tick(instance)
     made(instance, "prompt", "paraphrased", version="2")
     requested, cursor = tick(instance, cursor)
-    assert requested == {"paraphrased[10K|paraphrased]"}
-    made(instance, "paraphrased", "10K|paraphrased", version="2")
+    assert requested == {"paraphrased[10K]"}
+    made(instance, "paraphrased", "10K", version="2")
     requested, cursor = tick(instance, cursor)
-    assert requested == {"training_split[10K|paraphrased]"}
+    assert requested == {"training_split_10K[paraphrased]"}
 
 
-@pytest.mark.parametrize(("failing", "requested"), [(True, set()), (False, {"training_split[10K|paraphrased]"})])
+@pytest.mark.parametrize(("failing", "requested"), [(True, set()), (False, {"training_split_10K[paraphrased]"})])
 def test_a_track_that_did_not_pass_its_check_goes_no_further(failing: bool, requested: set[str]) -> None:
     instance = world()
     _, cursor = tick(instance)
-    made(instance, "paraphrased", "10K|paraphrased", version="2", passed=not failing)
+    made(instance, "paraphrased", "10K", version="2", passed=not failing)
     assert tick(instance, cursor)[0] == requested
 
 

@@ -26,7 +26,7 @@ ASSETS = [
     augmentation.original,
     report.cost_report,
 ]
-TRACK = ArtefactId("original", "10K|original")
+TRACK = ArtefactId("original", "10K")
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import dagster as dg
 import pytest
 
 from iot_pipeline.definitions import defs
-from iot_pipeline.vocabulary import STAGES, TRACKS
+from iot_pipeline.settings import load_settings
+from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
 
 SNAPSHOT = Path(__file__).with_name("snapshot.json")
 
@@ -76,15 +77,33 @@ def test_groups_are_the_steps_of_the_method() -> None:
 
 
 def test_nothing_that_trains_is_automated() -> None:
-    automated = {spec.key.path[0] for spec in specs() if spec.automation_condition is not None}
+    automated = {unstaged(spec.key.to_user_string())[0] for spec in specs() if spec.automation_condition is not None}
     assert not automated & {"lora_checkpoint", "base_model", "automl_baseline"}
     assert {"original", "paraphrased", "feature_varied"} <= automated
 
 
-def test_partition_keys_read_stage_then_track() -> None:
-    (spec,) = [spec for spec in specs() if spec.key == dg.AssetKey("training_split")]
-    assert spec.partitions_def is not None
-    assert set(spec.partitions_def.get_partition_keys()) == {f"{s}|{t}" for s in STAGES for t in TRACKS}
+def test_partition_keys_are_those_of_the_vocabulary() -> None:
+    keys = {
+        spec.key.to_user_string(): set(map(str, spec.partitions_def.get_partition_keys()))
+        for spec in specs()
+        if spec.partitions_def is not None
+    }
+    assert keys["paraphrased"] == set(STAGES)
+    assert keys[staged("training_split", "30K")] == set(TRACKS)
+    students = {Trained(seed, track).key for seed in load_settings().seeds for track in TRACKS}
+    for name in ("lora_checkpoint", "eval_metrics", "explanation_quality"):
+        assert keys[staged(name, "ALL")] == students
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_a_track_s_increment_feeds_only_its_own_later_stages(track: str) -> None:
+    graph = definitions().resolve_asset_graph()
+    downstream = {
+        (key.asset_key.to_user_string(), key.partition_key)
+        for key in graph.get_children_partitions(dg.AssetKey(track), "30K")
+    }
+    tensors = {(name, key) for name, key in downstream if unstaged(name)[0] == "training_split"}
+    assert tensors == {(staged("training_split", stage), track) for stage in ("30K", "70K", "150K", "ALL")}
 
 
 if __name__ == "__main__":

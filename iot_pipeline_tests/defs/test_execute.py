@@ -25,7 +25,7 @@ def made(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materializ
         write_text(step.folder / "x.txt", text.read_text() if text.exists() else "x")
         with (step.lake.root / "count").open("a") as count:
             count.write("x")
-        step.check("long_enough", passed=False, blocking=False, letters=1)
+        step.check("long_enough", passed=False, letters=1)
     return step.result()
 
 

@@ -30,14 +30,14 @@ def test_until_an_asset_stops_at_it() -> None:
     made = [str(p.artefact) for p in wanted(definitions(), load_settings({}), "training_order")]
     assert made == ["raw_flows", "flows", "evaluation_split", "training_order"]
     made = [str(p.artefact) for p in wanted(definitions(), load_settings({}, tracks=["paraphrased"]), "paraphrased")]
-    assert made[-1] == "paraphrased[10K|paraphrased]" and "original[10K|original]" in made
+    assert made[-1] == "paraphrased[10K]" and "original[10K]" in made
     with pytest.raises(UserError, match=r"--until flow: no such asset; there are: .*flows"):
         wanted(definitions(), load_settings({}), "flow")
 
 
 def test_the_default_makes_stage_10k_of_every_track_and_automl_on_everything() -> None:
     made = plan()
-    assert {"original[10K|original]", "lora_checkpoint/10K[10K|feature_varied]", "automl_baseline[ALL]"} <= set(made)
+    assert {"original[10K]", "lora_checkpoint_10K[2027|feature_varied]", "automl_baseline[ALL]"} <= set(made)
     assert not any("30K" in name for name in made)
 
 
@@ -48,11 +48,11 @@ def test_upstream_comes_first() -> None:
         "flows",
         "evaluation_split",
         "training_order",
-        "original[10K|original]",
-        "paraphrased[10K|paraphrased]",
-        "training_split[10K|paraphrased]",
-        "lora_checkpoint/10K[10K|paraphrased]",
-        "eval_metrics/10K[10K|paraphrased]",
+        "original[10K]",
+        "paraphrased[10K]",
+        "training_split_10K[paraphrased]",
+        "lora_checkpoint_10K[2027|paraphrased]",
+        "eval_metrics_10K[2027|paraphrased]",
         "track_comparison",
         "paper_report",
     ]
@@ -62,19 +62,19 @@ def test_upstream_comes_first() -> None:
 
 def test_a_stage_needs_the_increments_below_it_and_not_their_training() -> None:
     made = plan(stages=["30K"])
-    assert {"original[10K|original]", "original[30K|original]", "lora_checkpoint/30K[30K|original]"} <= set(made)
-    assert "lora_checkpoint/10K[10K|original]" not in made
+    assert {"original[10K]", "original[30K]", "lora_checkpoint_30K[2027|original]"} <= set(made)
+    assert "lora_checkpoint_10K[2027|original]" not in made
 
 
 def test_a_warm_start_needs_the_checkpoints_below_it() -> None:
     made = plan(stages=["30K"], stage_chain="warm_start")
-    assert {"lora_checkpoint/10K[10K|original]", "training_split[10K|original]"} <= set(made)
+    assert {"lora_checkpoint_10K[2027|original]", "training_split_10K[original]"} <= set(made)
 
 
 def test_a_single_track_brings_the_original_answers_along_but_not_their_training() -> None:
     made = plan(tracks=["paraphrased"])
-    assert {"original[10K|original]", "prompt[original]", "paraphrased[10K|paraphrased]"} <= set(made)
-    assert not any(name in made for name in ("lora_checkpoint/10K[10K|original]", "prompt[feature_varied]"))
+    assert {"original[10K]", "prompt[original]", "paraphrased[10K]"} <= set(made)
+    assert not any(name in made for name in ("lora_checkpoint_10K[2027|original]", "prompt[feature_varied]"))
 
 
 def test_nothing_chosen_is_an_error() -> None:
@@ -92,7 +92,7 @@ def toy(lake: Lake, artefact: ArtefactId, *inputs: ArtefactId, **recorded: Any) 
 
 
 PROMPTS = [ArtefactId("prompt", track) for track in ("original", "paraphrased")]
-TRACKS = [ArtefactId("track/10K", f"10K|{track}") for track in ("original", "paraphrased")]
+TRACKS = [ArtefactId("track_10K", f"2027|{track}") for track in ("original", "paraphrased")]
 REPORT, LAST = ArtefactId("report"), ArtefactId("last")
 
 
@@ -125,7 +125,7 @@ def test_an_edited_file_makes_stale_all_that_follows_from_it_and_each_names_it(l
     root = f"follows from prompt[paraphrased]: file {file} changed"
     assert expected(lake) == {
         "prompt[paraphrased]": [f"file {file} changed"],
-        "track/10K[10K|paraphrased]": [root],
+        "track_10K[2027|paraphrased]": [root],
         "report": [root],
         "last": [root],
     }
@@ -142,7 +142,7 @@ def test_changed_code_is_a_root_cause_unless_it_is_accepted(lake: Lake) -> None:
     found = expected(lake, prompt="2")
     assert found["prompt[original]"] == ["code changed (1 -> 2)"]
     roots = [f"follows from {prompt}: code changed" for prompt in PROMPTS]
-    assert found["track/10K[10K|original]"] == roots[:1] and found["report"] == found["last"] == roots
+    assert found["track_10K[2027|original]"] == roots[:1] and found["report"] == found["last"] == roots
     assert expected(lake, accept_code=True, prompt="2") == {}
 
 
@@ -152,7 +152,7 @@ def test_a_missing_artefact_and_a_changed_byte_are_root_causes(lake: Lake) -> No
     root = "follows from prompt[original]: not made yet"
     assert found == {
         "prompt[original]": ["not made yet"],
-        "track/10K[10K|original]": [root],
+        "track_10K[2027|original]": [root],
         "report": [root],
         "last": [root],
     }
@@ -160,14 +160,14 @@ def test_a_missing_artefact_and_a_changed_byte_are_root_causes(lake: Lake) -> No
     assert expected(lake) == {}
     (lake.folder(TRACKS[1]) / "x.txt").write_text("x")
     found = expected(lake)
-    assert found["last"] == ["follows from track/10K[10K|paraphrased]: file x.txt was changed"]
-    assert found["track/10K[10K|paraphrased]"][0].startswith("file x.txt was changed (expected ")
+    assert found["last"] == ["follows from track_10K[2027|paraphrased]: file x.txt was changed"]
+    assert found["track_10K[2027|paraphrased]"][0].startswith("file x.txt was changed (expected ")
 
 
 def test_a_further_artefact_that_is_gathered_is_seen_before_it_is_made(lake: Lake) -> None:
-    further = ArtefactId("track/30K", "30K|original")
+    further = ArtefactId("track_30K", "2027|original")
     planned = [Planned(a, "g", "1") for a in (further, REPORT)]
-    assert forecast(lake, load_settings({}), planned)[REPORT] == ["follows from track/30K[30K|original]: not made yet"]
+    assert forecast(lake, load_settings({}), planned)[REPORT] == ["follows from track_30K[2027|original]: not made yet"]
     toy(lake, further)
     assert forecast(lake, load_settings({}), planned) == {further: [], REPORT: ["artefacts track changed"]}
 

@@ -29,6 +29,7 @@ from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.training import train
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.lora import largest_change
+from iot_pipeline.vocabulary import Trained
 from iot_pipeline_tests.tiny_model import CLASSES, chats, flow_texts, make_base
 
 QUICK = {"IOT_TRAIN_MAX_STEPS": "2", "IOT_TRAIN_STEP_ROWS": "4", "IOT_PROCESSES": "1", "IOT_THREADS": "1"}
@@ -43,10 +44,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_json(folder / "base.json", {"kind": "tiny", "name": "model"})
         finish_artefact(folder, manifest("base_model", ""), set())
     tokenizer = load_tokenizer(lake.folder(ArtefactId("base_model")) / "model")
-    with lake.replacing(ArtefactId("training_split", "10K|original")) as folder:
+    with lake.replacing(ArtefactId("training_split_10K", "original")) as folder:
         for name in ("train", "validation"):
             build_tensors(chats(flow_texts(8)), tokenizer, 200, folder / f"{name}.safetensors")
-        finish_artefact(folder, manifest("training_split", "10K|original"), set())
+        finish_artefact(folder, manifest("training_split_10K", "original"), set())
     return lake.root
 
 
@@ -71,7 +72,7 @@ def choose(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 def run(body: Callable[[Step, TrainerResource], Any]) -> dg.ExecuteInProcessResult:
     """Run `body` as the body of an asset."""
 
-    @dg.asset(code_version="1", deps=["base_model", "training_split"])
+    @dg.asset(code_version="1", deps=["base_model", "training_split_10K"])
     def trained(
         context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource
     ) -> dg.MaterializeResult:
@@ -88,7 +89,7 @@ def run(body: Callable[[Step, TrainerResource], Any]) -> dg.ExecuteInProcessResu
 
 
 def config_of(step: Step) -> TrainConfig:
-    return train_config(step, "10K", "original", None)
+    return train_config(step, "10K", Trained(2027, "original"), None)
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:
@@ -193,7 +194,7 @@ def test_accelerate_trains_as_local_does_and_refuses_what_it_would_not_do(
 
 
 def test_a_merged_model_answers_as_base_and_adapter_do(lake: Lake, tmp_path: Path) -> None:
-    base, adapter = ArtefactId("base_model"), ArtefactId("lora_checkpoint/10K", "10K|original")
+    base, adapter = ArtefactId("base_model"), ArtefactId("lora_checkpoint_10K", "2027|original")
     with pytest.raises(UserError, match="has not been made"):
         merge(settings_module.settings(), "10K", "original", tmp_path / "merged", "fp32")
     config = TrainConfig(
@@ -202,7 +203,7 @@ def test_a_merged_model_answers_as_base_and_adapter_do(lake: Lake, tmp_path: Pat
         max_steps=3,
         step_rows=4,
         learning_rate=0.05,
-        tensors=lake.folder(ArtefactId("training_split", "10K|original")) / "train.safetensors",
+        tensors=lake.folder(ArtefactId("training_split_10K", "original")) / "train.safetensors",
         threads=1,
     )
     train.run(config)
@@ -221,11 +222,11 @@ def test_a_merged_model_answers_as_base_and_adapter_do(lake: Lake, tmp_path: Pat
 
 def test_a_lost_row_fails_the_check_of_its_split(lake: Lake) -> None:
     for stage, rows in (("10K", 5), ("30K", 3)):
-        with lake.replacing(ArtefactId("original", f"{stage}|original")) as folder:
-            finish_artefact(folder, replace(manifest("original", f"{stage}|original"), summary={"rows": rows}), set())
-    parts = [("original", f"{stage}|original") for stage in ("10K", "30K")]
+        with lake.replacing(ArtefactId("original", stage)) as folder:
+            finish_artefact(folder, replace(manifest("original", stage), summary={"rows": rows}), set())
+    parts = [("original", stage) for stage in ("10K", "30K")]
     assert (expected_rows(lake, parts, "explain"), expected_rows(lake, parts, "both")) == (8, 16)
-    split = lake.folder(ArtefactId("training_split", "10K|original"))
+    split = lake.folder(ArtefactId("training_split_10K", "original"))
     tokenizer = load_tokenizer(lake.folder(ArtefactId("base_model")) / "model")
     assert check_tensors(split / "train.safetensors", tokenizer, 200, 8).passed
     build_tensors(chats(flow_texts(7)), tokenizer, 200, split / "train.safetensors")

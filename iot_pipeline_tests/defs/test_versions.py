@@ -26,13 +26,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(versions, "ROOT", tmp_path)
+    monkeypatch.setattr(versions, "STORE", tmp_path / "facts.json")
     forget()
     yield tmp_path
     forget()
 
 
 def forget() -> None:
-    for cached in (versions.closure, versions._tree, versions._imports, versions._digest):
+    for cached in (versions.closure, versions._facts, versions._known, versions._imports, versions._digest):
         cached.cache_clear()
 
 
@@ -90,3 +91,12 @@ def test_what_is_left_out_exists() -> None:
     for name in versions.PLUMBING:
         path = Path(versions.__file__).parents[2].joinpath(*name.split("."))
         assert path.is_dir() or path.with_suffix(".py").is_file(), name
+
+
+def test_stored_facts_give_the_version_of_parsed_ones_and_a_broken_store_is_parsed_anew(project: Path) -> None:
+    parsed = versions.code_version("iot_pipeline.top.assets")
+    assert versions.STORE.is_file()
+    for content in (versions.STORE.read_text(), "no JSON", '{"another rule": {}}'):
+        versions.STORE.write_text(content)
+        forget()
+        assert versions.code_version("iot_pipeline.top.assets") == parsed

@@ -16,7 +16,7 @@ from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.integrity import FileFacts, data_version_of
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
 
-A, B = ArtefactId("a"), ArtefactId("lora_checkpoint/10K", "10K|original")
+A, B = ArtefactId("a"), ArtefactId("lora_checkpoint_10K", "2027|original")
 FILES = ("data.txt", "timing.txt", "model/weights.bin")
 
 

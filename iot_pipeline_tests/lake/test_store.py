@@ -35,10 +35,11 @@ def present(name: str) -> object:
     return {"setting seed": 42}.get(name)
 
 
-def test_partition_folders_do_not_repeat_what_the_key_says(tmp_path: Path) -> None:
+def test_a_folder_is_named_by_asset_and_partition(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
-    assert lake.folder(ArtefactId("original", "10K|original")) == tmp_path / "original" / "10K"
-    assert lake.folder(ArtefactId("lora_checkpoint/10K", "10K|original")) == tmp_path / "lora_checkpoint/10K/original"
+    assert lake.folder(ArtefactId("original", "10K")) == tmp_path / "original" / "10K"
+    student = ArtefactId("lora_checkpoint_10K", "2027|original")
+    assert lake.folder(student) == tmp_path / "lora_checkpoint_10K" / "2027" / "original"
     assert lake.folder(ArtefactId("flows")) == tmp_path / "flows"
 
 

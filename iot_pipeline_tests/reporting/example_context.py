@@ -325,8 +325,8 @@ def make_context() -> dict[str, Any]:
         },
         "lineage": [
             {
-                "asset": f"lora_checkpoint/{stage}",
-                "partition": f"{stage}|{track}",
+                "asset": f"lora_checkpoint_{stage}",
+                "partition": f"42|{track}",
                 "data_version": "0123456789ab" * 5,
                 "code_version": "1",
                 "prompts": {track: "ab" * 32},

@@ -255,13 +255,13 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
     make("prompt", "original", {}, {}, prompt__md="Explain.")
     make(
         "original",
-        "10K|original",
+        "10K",
         {"prompt@original": "1"},
         {"setting seed": 42, "setting teacher": "embedded"},
         track__jsonl="".join(json.dumps(row) + "\n" for row in rows),
         usage__json={"requests": 2},
     )
-    make("training_split", "10K|original", {"original@10K|original": "1"}, {}, stats__json={"rows": 3})
+    make("training_split_10K", "original", {"original@10K": "1"}, {}, stats__json={"rows": 3})
     make(
         "automl_baseline",
         "ALL",
@@ -273,14 +273,14 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
         eval_lightgbm__json={"views": {}},
     )
     make(
-        "lora_checkpoint/10K",
-        "10K|original",
-        {"training_split@10K|original": "1"},
-        {"setting seed": 42},
+        "lora_checkpoint_10K",
+        "2027|original",
+        {"training_split_10K@original": "1"},
+        {},
         training__json={"facts": {}},
         loss__jsonl='{"step": 1, "loss": 2.0}\n',
     )
-    make("eval_metrics/10K", "10K|original", {}, {}, eval__json={"views": {}})
+    make("eval_metrics_10K", "2027|original", {}, {}, eval__json={"views": {}})
     found = gather(folders, {"name": "farm_flow"})
     assert found["used"] == {"dataset": "farm_flow", "seed": 42, "teacher": "embedded"}
     assert found["dedup_report"] == {"rows": 3}
@@ -292,6 +292,6 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
     assert found["baselines"]["ALL"]["automl"] == {"views": {}, "timings": {"total_s": 9.0}}
     assert found["training"]["10K|original"]["curve"] == [{"step": 1, "loss": 2.0}]
     assert set(found["evaluation"]) == {"10K|original"}
-    checkpoint = next(row for row in found["lineage"] if row["asset"] == "lora_checkpoint/10K")
+    checkpoint = next(row for row in found["lineage"] if row["asset"] == "lora_checkpoint_10K")
     assert checkpoint["prompts"] == {"original": "v-prompt"}
-    assert (checkpoint["seed"], checkpoint["code_commit"], checkpoint["run_id"]) == (42, "c0", "r0")
+    assert (checkpoint["seed"], checkpoint["code_commit"], checkpoint["run_id"]) == (2027, "c0", "r0")

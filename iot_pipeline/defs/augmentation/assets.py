@@ -19,7 +19,7 @@ from iot_pipeline.augmentation.tracks import (
 )
 from iot_pipeline.augmentation.variation import Variation
 from iot_pipeline.defs.automation import inputs_changed
-from iot_pipeline.defs.partitions import grid, grid_dep, only, prompt_dep
+from iot_pipeline.defs.partitions import prompt_dep, stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
 from iot_pipeline.defs.texts import evaluation_prompts, one_text, text_spec, text_writer
@@ -27,7 +27,6 @@ from iot_pipeline.defs.versions import code_version
 from iot_pipeline.flows.dataset import labelled_flows, pool_size, training_rows
 from iot_pipeline.flows.split import stage_rows
 from iot_pipeline.teacher_factory import as_objects
-from iot_pipeline.vocabulary import Partition
 
 COMMON: dict[str, Any] = {
     "group_name": "augmentation",
@@ -40,14 +39,14 @@ COMMON: dict[str, Any] = {
 DATA = ["flows", "evaluation_split", "training_order"]
 
 
-def answered(asset: str, partitions: dg.PartitionsDefinition | None = None) -> list[dg.AssetCheckSpec]:
+def answered(asset: str, partitions: dg.PartitionsDefinition | None = stage_partitions) -> list[dg.AssetCheckSpec]:
     """Return the quarantine check, which blocks training if too many rows have no answer."""
-    return [dg.AssetCheckSpec("few_rows_without_answer", asset=asset, blocking=True, partitions_def=partitions)]
+    return [dg.AssetCheckSpec("quarantine_rate", asset=asset, blocking=True, partitions_def=partitions)]
 
 
 def increment(step: Step) -> pd.DataFrame:
     """Return the rows that this stage adds; a train pool smaller than the stage is noted."""
-    stage = Partition.parse(step.artefact.partition).stage
+    stage = step.artefact.partition
     order = step.input("training_order") / "order.parquet"
     start, stop, requested = stage_rows(stage, pool_size(order))
     if requested and stop < requested:
@@ -136,14 +135,11 @@ def finish(step: Step, result: TrackResult) -> None:
         )
     limit = step.settings.teacher.max_quarantined_share
     share = result.quarantined / max(1, result.quarantined + result.rows)
-    step.check("few_rows_without_answer", share <= limit, share=share, limit=limit)
+    step.check("quarantine_rate", share <= limit, share=share, limit=limit)
 
 
 @dg.asset(
-    **COMMON,
-    partitions_def=grid(tracks=["original"]),
-    deps=[*DATA, prompt_dep("original")],
-    check_specs=answered("original", grid(tracks=["original"])),
+    **COMMON, partitions_def=stage_partitions, deps=[*DATA, prompt_dep("original")], check_specs=answered("original")
 )
 def original(context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource) -> dg.MaterializeResult:
     """Original track: one explanation for each flow group and label of the stage's increment, shared by its rows."""
@@ -154,7 +150,7 @@ def original(context: dg.AssetExecutionContext, lake: LakeResource, teacher: Tea
     return step.result()
 
 
-@dg.asset(**COMMON, deps=[*DATA, prompt_dep("original")], check_specs=answered("validation_answers"))
+@dg.asset(**COMMON, deps=[*DATA, prompt_dep("original")], check_specs=answered("validation_answers", None))
 def validation_answers(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
 ) -> dg.MaterializeResult:
@@ -168,17 +164,16 @@ def validation_answers(
 
 @dg.asset(
     **COMMON,
-    partitions_def=grid(tracks=["paraphrased"]),
-    check_specs=answered("paraphrased", grid(tracks=["paraphrased"])),
-    deps=[*DATA, prompt_dep("paraphrased"), grid_dep("original", track=only("original", to="paraphrased"))],
+    partitions_def=stage_partitions,
+    check_specs=answered("paraphrased"),
+    deps=[*DATA, prompt_dep("paraphrased"), "original"],
 )
 def paraphrased(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
 ) -> dg.MaterializeResult:
     """Paraphrased track: the first row of a group has the original answer, each further row a paraphrase of its own."""
-    stage = Partition.parse(context.partition_key).stage
     with lake.step(context) as step:
-        answers = read_answers(step.input("original", Partition(stage, "original").key))
+        answers = read_answers(step.input("original", context.partition_key))
         with teacher.open(step) as engine:
             result = ask_paraphrased(step, prompt_of(step, "paraphrased"), engine, answers)
         finish(step, result)
@@ -187,17 +182,16 @@ def paraphrased(
 
 @dg.asset(
     **COMMON,
-    partitions_def=grid(tracks=["feature_varied"]),
-    check_specs=answered("feature_varied", grid(tracks=["feature_varied"])),
-    deps=[*DATA, prompt_dep("feature_varied"), grid_dep("original", track=only("original", to="feature_varied"))],
+    partitions_def=stage_partitions,
+    check_specs=answered("feature_varied"),
+    deps=[*DATA, prompt_dep("feature_varied"), "original"],
 )
 def feature_varied(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
 ) -> dg.MaterializeResult:
     """Feature-varied track: the first row of a group stays as it is, each further row is varied and explained anew."""
-    stage = Partition.parse(context.partition_key).stage
     with lake.step(context) as step:
-        answers = read_answers(step.input("original", Partition(stage, "original").key))
+        answers = read_answers(step.input("original", context.partition_key))
         with teacher.open(step) as engine:
             result = ask_feature_varied(step, prompt_of(step, "feature_varied"), engine, answers)
         finish(step, result)

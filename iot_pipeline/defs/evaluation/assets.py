@@ -8,7 +8,7 @@ import dagster as dg
 import numpy as np
 
 from iot_pipeline.augmentation.prompts import glossary_of, standardised
-from iot_pipeline.defs.partitions import grid, grid_dep
+from iot_pipeline.defs.partitions import student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import leased_device, opened_student
 from iot_pipeline.defs.texts import rank_table, table_texts, text_spec
@@ -23,9 +23,10 @@ from iot_pipeline.flows.dataset import distinct_flows, side_records
 from iot_pipeline.inference.benchmark import ladder
 from iot_pipeline.inference.grounding import NotGroundable
 from iot_pipeline.inference.student import Student, room_for
+from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import figures
 from iot_pipeline.sft.tasks import asked
-from iot_pipeline.vocabulary import STAGES, TRACKS, Partition
+from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
 
 COMMON: dict[str, Any] = {
     "group_name": "evaluation",
@@ -35,9 +36,9 @@ COMMON: dict[str, Any] = {
 DATA = ["flows", "evaluation_split", "training_order", "base_model"]
 
 
-def student(step: Step, stage: str, track: str) -> AbstractContextManager[Student]:
-    """Open the student of one checkpoint for a `with` block."""
-    adapter = step.input(f"lora_checkpoint/{stage}", Partition(stage, track).key)
+def student(step: Step, stage: str) -> AbstractContextManager[Student]:
+    """Open the student of this partition's checkpoint for a `with` block."""
+    adapter = step.input(staged("lora_checkpoint", stage), step.artefact.partition)
     return opened_student(step, base_location(step), adapter)
 
 
@@ -57,10 +58,10 @@ def class_scores(step: Step, model: Student, texts: list[str]) -> np.ndarray:
     return model.score_labels(prompts, step.spec.classes, order, log=step.log)
 
 
-def sides_scored(step: Step, stage: str, track: str) -> tuple[dict[str, tuple[list[str], np.ndarray]], float]:
+def sides_scored(step: Step, stage: str) -> tuple[dict[str, tuple[list[str], np.ndarray]], float]:
     """Score each evaluation side: (flow groups, class scores) by side, and the seconds taken."""
     scores, begin = {}, time.monotonic()
-    with student(step, stage, track) as model:
+    with student(step, stage) as model:
         for side in ("validation", "calibration", "test"):
             groups, texts = prompts_of(step, side)
             scores[side] = (groups, class_scores(step, model, texts))
@@ -72,20 +73,20 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         **COMMON,
-        key=["eval_metrics", stage],
+        name=staged("eval_metrics", stage),
         kinds={"pytorch"},
-        partitions_def=grid([stage]),
-        deps=[*DATA, grid_dep(["lora_checkpoint", stage])],
+        partitions_def=student_partitions,
+        deps=[*DATA, staged("lora_checkpoint", stage)],
         pool="gpu",
         description=f"Accuracy in three views, calibration and confusion of stage {stage} on the one test set, "
         "by scoring every class.",
     )
     def metrics(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        track = Partition.parse(context.partition_key).track
+        track = Trained.parse(context.partition_key).track
         with lake.step(context) as step:
             classes, seed = step.spec.classes, step.settings.data.seed
             records = step.input("evaluation_split") / "records.parquet"
-            scores, seconds = sides_scored(step, stage, track)
+            scores, seconds = sides_scored(step, stage)
             calibration = read_side(side_records(records, "calibration"), classes)
             fitted = fit_temperature(calibration, align(calibration, *scores["calibration"]))
             result = evaluate_predictions(
@@ -131,17 +132,16 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         **COMMON,
-        key=["explanation_quality", stage],
+        name=staged("explanation_quality", stage),
         kinds={"pytorch"},
-        partitions_def=grid([stage]),
-        deps=[*DATA, grid_dep(["lora_checkpoint", stage])],
+        partitions_def=student_partitions,
+        deps=[*DATA, staged("lora_checkpoint", stage)],
         pool="gpu",
         description=f"Explanations that students of stage {stage} write for test flows, scored by rule: numbers "
         "grounded, features real, directions true, label as scored. Free writing is what the student is "
         "measured by; beside it the same flows with every number held to its flow by the decoder.",
     )
     def quality(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        track = Partition.parse(context.partition_key).track
         with lake.step(context) as step:
             classes = step.spec.classes
             _, texts = prompts_of(step, "test")
@@ -149,7 +149,7 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
                 : step.settings.evaluation.explained_flows
             ]
             chosen = [texts[i] for i in sorted(picked)]
-            with student(step, stage, track) as model:
+            with student(step, stage) as model:
                 labels = [classes[i] for i in class_scores(step, model, chosen).argmax(axis=1)]
                 ways = written_by(step, model, chosen)
             found = {way: judged(step, chosen, labels, written) for way, written in ways.items()}
@@ -197,19 +197,26 @@ metrics_assets = [eval_metrics(stage) for stage in STAGES]
 quality_assets = [explanation_quality(stage) for stage in STAGES]
 
 
-@dg.asset(**COMMON, kinds={"pytorch"}, deps=[*DATA, *(["lora_checkpoint", stage] for stage in STAGES)], pool="gpu")
+CHECKPOINTS = [staged("lora_checkpoint", stage) for stage in STAGES]
+
+
+def largest_of(checkpoints: list[ArtefactId]) -> tuple[ArtefactId, str, str]:
+    """Pick the checkpoint of the largest stage, of the original track if there is one; return it, stage and track."""
+    told = [(unstaged(found.asset)[1], Trained.parse(found.partition).track, found) for found in checkpoints]
+    stage, track, found = max(told, key=lambda one: (STAGES.index(one[0]), one[1] == TRACKS[0], one[1]))
+    return found, stage, track
+
+
+@dg.asset(**COMMON, kinds={"pytorch"}, deps=[*DATA, *CHECKPOINTS], pool="gpu")
 def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Inference benchmark: time per flow of each optimisation variant, on the largest stage's checkpoint."""
     with lake.step(context) as step:
         made = step.made("lora_checkpoint")
         if not made:
             raise dg.Failure("no lora_checkpoint has been made yet", allow_retries=False)
-        stages = sorted(
-            (Partition.parse(a.partition) for a in made), key=lambda p: (STAGES.index(p.stage), p.track == TRACKS[0])
-        )
-        stage, track = stages[-1]
+        largest, stage, track = largest_of(made)
         texts = [asked(text, "explain", step.settings.student.tasks) for text in prompts_of(step, "test")[1]]
-        adapter = step.input(f"lora_checkpoint/{stage}", Partition(stage, track).key)
+        adapter = step.input(largest.asset, largest.partition)
         with leased_device(step) as device:
             rungs = ladder(
                 base_location(step),

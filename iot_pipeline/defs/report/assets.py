@@ -20,7 +20,7 @@ from iot_pipeline.reporting.gather import gather
 from iot_pipeline.teacher.archive import told_by_file
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import store_of
-from iot_pipeline.vocabulary import STAGES, TRACKS, Partition
+from iot_pipeline.vocabulary import STAGES, TRACKS, Partition, Trained, staged, unstaged
 
 Taken = tuple[int, int, int, float]  # requests, prompt tokens, answer tokens, dollars
 COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": code_version(__name__)}
@@ -49,16 +49,14 @@ ARTEFACTS = [
     "paper_protocol",
     "inference_benchmark",
 ]
-STAGED = {"lora_checkpoint", "eval_metrics", "explanation_quality"}
+STAGED = {"training_split", "lora_checkpoint", "eval_metrics", "explanation_quality"}
 REPORTS = ["track_comparison", "cost_report", "claims_audit"]
 
 
 def keys(names: list[str]) -> list[dg.AssetKey]:
     """Return asset keys of names, one per stage for those in STAGED."""
     return [
-        dg.AssetKey(parts)
-        for name in names
-        for parts in ([[name, stage] for stage in STAGES] if name in STAGED else [[name]])
+        dg.AssetKey(key) for name in names for key in ([staged(name, s) for s in STAGES] if name in STAGED else [name])
     ]
 
 
@@ -70,7 +68,7 @@ def keys(names: list[str]) -> list[dg.AssetKey]:
 def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every track and baseline at every available stage: three views with intervals, ceilings and paired tests."""
     with lake.step(context) as step:
-        known = gather(step.inputs("eval_metrics") | step.inputs("automl_baseline"))
+        known = gather(inputs(step, "eval_metrics") | step.inputs("automl_baseline"))
         order = json.loads((step.input("training_order") / "order.json").read_text())
         trained = {stage: stop for stage, (_, stop, _) in order["stages"].items()}
         result = comparison.track_comparison(
@@ -103,7 +101,7 @@ def results_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def paired_tracks(step: Step) -> list[dict[str, Any]]:
     """Run a paired test of each two tracks at each stage that has both."""
-    made = step.made("eval_metrics")
+    made = list(inputs(step, "eval_metrics"))
     records = side_records(step.input("evaluation_split") / "records.parquet", "test")
     classes, found = step.spec.classes, []
     for first, second in itertools.combinations(made, 2):
@@ -113,15 +111,8 @@ def paired_tracks(step: Step) -> list[dict[str, Any]]:
             read_predictions(step.input(a.asset, a.partition) / "predictions.parquet", classes) for a in (first, second)
         )
         test = compare_predictions(records, one, other, classes, step.settings.data.seed)
-        stage = Partition.parse(first.partition).stage
-        found.append(
-            {
-                "stage": stage,
-                "first": Partition.parse(first.partition).track,
-                "second": Partition.parse(second.partition).track,
-                **test,
-            }
-        )
+        tracks = [Trained.parse(a.partition).track for a in (first, second)]
+        found.append({"stage": unstaged(first.asset)[1], "first": tracks[0], "second": tracks[1], **test})
     return found
 
 
@@ -129,7 +120,7 @@ def paired_tracks(step: Step) -> list[dict[str, Any]]:
 def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Requests, tokens and dollars of each track's increments, next to what the prior work paid."""
     with lake.step(context) as step:
-        made = {a.partition: folder for track in TRACKS for a, folder in step.inputs(track).items()}
+        made = {Partition(a.partition, track).key: f for track in TRACKS for a, f in step.inputs(track).items()}
         usage = {name: json.loads((folder / "usage.json").read_text()) for name, folder in made.items()}
         asked = {name: asked_requests(folder) for name, folder in made.items()}
         usage, beyond = cost.by_ledger(usage, asked, *ledger_of(step))
@@ -165,8 +156,19 @@ def whole_lake(step: Step, reports: list[str]) -> dict[ArtefactId, Path]:
     """Return the folders of all fresh inputs of reports and of the named reports, each recorded as an input."""
     found: dict[ArtefactId, Path] = {}
     for name in [*ARTEFACTS, *reports]:
-        found |= step.inputs(name)
+        found |= inputs(step, name)
     return found
+
+
+def inputs(step: Step, name: str) -> dict[ArtefactId, Path]:
+    """Return the folders of an asset's fresh artefacts; of students only those of the first training seed."""
+    seed = step.settings.seeds[0]
+    by_seed = name in STAGED and name != "training_split"
+    return {
+        artefact: step.input(artefact.asset, artefact.partition)
+        for artefact in step.made(name)
+        if not by_seed or Trained.parse(artefact.partition).seed == seed
+    }
 
 
 SPEC_TOLD = ("name", "title", "citation", "doi", "licence", "scaling", "scaling_note", "facts")

@@ -15,7 +15,7 @@ import dagster as dg
 import numpy as np
 
 from iot_pipeline.defs.automation import inputs_changed
-from iot_pipeline.defs.partitions import UP_TO, grid, grid_dep, only
+from iot_pipeline.defs.partitions import increments_dep, student_partitions, tensors_dep, track_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
 from iot_pipeline.defs.texts import table_texts
@@ -38,7 +38,7 @@ from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, targets_of
 from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here, threads_of
 from iot_pipeline.training.lora import largest_change
-from iot_pipeline.vocabulary import STAGES, TRACKS, Partition, previous_stage, stages_up_to
+from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, previous_stage, staged, stages_up_to
 
 # What a training writes beside the adapter; it may differ between equal runs.
 TOLD = ("adapter_config.json", "loss.jsonl", "progress.jsonl", "training.json")
@@ -173,39 +173,45 @@ def base_location(step: Step) -> str:
     return str(folder / base["name"]) if base["kind"] == "tiny" else str(base["name"])
 
 
-@dg.asset(
-    **COMMON,
-    code_version=TENSORS_CODE,
-    kinds={"jsonl", "safetensors"},
-    partitions_def=grid(),
-    automation_condition=inputs_changed,
-    deps=["base_model", "validation_answers", *(grid_dep(track, stage=UP_TO, track=only(track)) for track in TRACKS)],
-    check_specs=[
-        dg.AssetCheckSpec(
-            "nothing_cut_label_and_end_supervised", asset="training_split", blocking=True, partitions_def=grid()
-        )
-    ],
-)
-def training_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Chat JSONL and tensors of the stage's prefix of the training order.
+def training_split(stage: str) -> dg.AssetsDefinition:
+    """Define the training tensors of one stage."""
+    name = staged("training_split", stage)
 
-    No row is truncated, and the loss covers answers only.
-    """
-    stage, track = Partition.parse(context.partition_key)
-    with lake.step(context) as step:
-        base = base_location(step)
-        tokenizer = load_tokenizer(base)
-        if problem := chosen_length(step, describe_base(base)["longest_row"]):
-            raise UserError(problem)
-        parts = [(track, Partition(part, track).key) for part in stages_up_to(stage)]
-        check = split_tensors(step, parts, "train.jsonl", "train.safetensors", tokenizer)
-        valid = split_tensors(step, [("validation_answers", "")], "valid.jsonl", "validation.safetensors", tokenizer)
-        step.json("stats.json", asdict(check.stats))
-        problems = [*check.problems, *(f"validation: {problem}" for problem in valid.problems)]
-        step.check("nothing_cut_label_and_end_supervised", not problems, problems="; ".join(problems) or "none")
-        show_lengths(step, load_tensors(step.folder / "train.safetensors").lengths, f"{track} {stage}")
-        step.note(**check.stats.plain())
-    return step.result()
+    @dg.asset(
+        **COMMON,
+        name=name,
+        code_version=TENSORS_CODE,
+        kinds={"jsonl", "safetensors"},
+        partitions_def=track_partitions,
+        automation_condition=inputs_changed,
+        deps=["base_model", "validation_answers", *(increments_dep(track, stage) for track in TRACKS)],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "rows_complete_and_supervised", asset=name, blocking=True, partitions_def=track_partitions
+            )
+        ],
+        description=f"Chat JSONL and tensors of stage {stage}, a prefix of the training order: no row is truncated, "
+        "and the loss covers answers only.",
+    )
+    def split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        track = context.partition_key
+        with lake.step(context) as step:
+            base = base_location(step)
+            tokenizer = load_tokenizer(base)
+            if problem := chosen_length(step, describe_base(base)["longest_row"]):
+                raise UserError(problem)
+            parts = [(track, part) for part in stages_up_to(stage)]
+            check = split_tensors(step, parts, "train.jsonl", "train.safetensors", tokenizer)
+            validation = [("validation_answers", "")]
+            valid = split_tensors(step, validation, "valid.jsonl", "validation.safetensors", tokenizer)
+            step.json("stats.json", asdict(check.stats))
+            problems = [*check.problems, *(f"validation: {problem}" for problem in valid.problems)]
+            step.check("rows_complete_and_supervised", not problems, problems="; ".join(problems) or "none")
+            show_lengths(step, load_tensors(step.folder / "train.safetensors").lengths, f"{track} {stage}")
+            step.note(**check.stats.plain())
+        return step.result()
+
+    return cast(dg.AssetsDefinition, split)
 
 
 def split_tensors(step: Step, parts: list[tuple[str, str]], jsonl: str, tensors: str, tokenizer: Any) -> TensorCheck:
@@ -252,31 +258,31 @@ def read_rows(jsonl: Path) -> Iterator[dict[str, Any]]:
 
 def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
     """Define the checkpoint asset of one stage; it depends on the previous stage, from which it may start."""
-    previous = previous_stage(stage)
-    deps = ["base_model", grid_dep("training_split", stage=only(stage))]
+    name, previous = staged("lora_checkpoint", stage), previous_stage(stage)
+    deps = ["base_model", tensors_dep(staged("training_split", stage))]
     if previous:
-        deps.append(grid_dep(["lora_checkpoint", previous], stage=only(previous, to=stage)))
+        deps.append(dg.AssetDep(staged("lora_checkpoint", previous)))
 
     @dg.asset(
         **COMMON,
-        key=["lora_checkpoint", stage],
+        name=name,
         code_version=TRAINING_CODE,
         kinds={"pytorch", "safetensors"},
-        partitions_def=grid([stage]),
+        partitions_def=student_partitions,
         deps=deps,
         pool="gpu",
         check_specs=[
-            dg.AssetCheckSpec(name, asset=["lora_checkpoint", stage], blocking=blocking, partitions_def=grid([stage]))
-            for name, blocking in (("loss_is_finite", True), ("adapter_moved", False))
+            dg.AssetCheckSpec(check, asset=name, blocking=blocking, partitions_def=student_partitions)
+            for check, blocking in (("loss_is_finite", True), ("adapter_moved", False))
         ],
         description=f"LoRA adapter of stage {stage}, with its loss curve and the facts of its training.",
     )
     def checkpoint(
         context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource
     ) -> dg.MaterializeResult:
-        track = Partition.parse(context.partition_key).track
+        trained = Trained.parse(context.partition_key)
         with lake.step(context) as step:
-            config = train_config(step, stage, track, previous)
+            config = train_config(step, stage, trained, previous)
             facts = trainer.train(step, config, processes_of(step))
             for name in ("adapter_model.safetensors", *TOLD):
                 shutil.copy(Path(config.out) / name, step.folder / name)
@@ -287,23 +293,23 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
             finite = all(math.isfinite(line["loss"]) for line in curve)
             step.check("loss_is_finite", finite, final_loss=facts["facts"]["final_loss"])
             moved = largest_change(step.folder, config.warm_start)
-            step.check("adapter_moved", moved > 0, blocking=False, largest_change=moved)
-            step.png("loss.png", figures.loss_curves({f"{track} {stage}": curve}), "Training loss by step")
+            step.check("adapter_moved", moved > 0, largest_change=moved)
+            step.png("loss.png", figures.loss_curves({f"{trained.track} {stage}": curve}), "Training loss by step")
         clear_work(step)
         return step.result()
 
     return cast(dg.AssetsDefinition, checkpoint)
 
 
-def train_config(step: Step, stage: str, track: str, previous: str | None) -> TrainConfig:
+def train_config(step: Step, stage: str, trained: Trained, previous: str | None) -> TrainConfig:
     """Return the training config from settings and lake; `out` is named by a hash of what steers the training."""
-    chosen = step.settings
-    warm = previous if chosen.student.stage_chain == "warm_start" else None
-    values: dict[str, Any] = recipe_of(step) | {
+    tensors = step.input(staged("training_split", stage), trained.track)
+    warm = previous if step.settings.student.stage_chain == "warm_start" else None
+    values: dict[str, Any] = recipe_of(step, trained.seed) | {
         "base": base_location(step),
-        "tensors": step.input("training_split", Partition(stage, track).key) / "train.safetensors",
-        "validation": step.input("training_split", Partition(stage, track).key) / "validation.safetensors",
-        "warm_start": step.input(f"lora_checkpoint/{warm}", Partition(warm, track).key) if warm else None,
+        "tensors": tensors / "train.safetensors",
+        "validation": tensors / "validation.safetensors",
+        "warm_start": step.input(staged("lora_checkpoint", warm), trained.key) if warm else None,
     }
     config = TrainConfig(**values, out=step.lake.root)
     # Only what a checkpoint must agree with: another number of threads or rows a pass must find it again.
@@ -321,12 +327,13 @@ def base_processes(step: Step) -> int:
     return min(step.settings.run.processes or MOST_CPU_PROCESSES, os.cpu_count() or 1)
 
 
-def recipe_of(step: Step) -> dict[str, Any]:
-    """Return the training recipe: the settings that TrainConfig has a field of the same name for."""
+def recipe_of(step: Step, seed: int) -> dict[str, Any]:
+    """Return the training recipe: the seed, and the settings that TrainConfig has a field of the same name for."""
     names = TrainConfig.model_fields.keys()
     recipe = {name: getattr(step.settings.student, name) for name in names & StudentSettings.model_fields.keys()}
     carried_out = {name: getattr(step.settings.run, name) for name in names & RunSettings.model_fields.keys()}
-    return recipe | carried_out | {"seed": step.settings.data.seed, "lora_targets": targets_of(recipe["lora_targets"])}
+    return recipe | carried_out | {"seed": seed, "lora_targets": targets_of(recipe["lora_targets"])}
 
 
+training_splits = [training_split(stage) for stage in STAGES]
 lora_checkpoints = [lora_checkpoint(stage) for stage in STAGES]

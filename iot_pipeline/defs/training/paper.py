@@ -27,7 +27,7 @@ from iot_pipeline.reporting.figures_training import protocol_arms
 from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.vocabulary import STAGES, Partition
+from iot_pipeline.vocabulary import STAGES
 
 HELD_OUT = 0.2  # share of rows that the prior work held out, by row
 LONG_ANSWERS = 64  # rows on which the cut is measured: their lengths hardly differ
@@ -105,7 +105,7 @@ def held_in(step: Step) -> tuple[list[dict[str, Any]], list[bool]]:
 
     Returns the training rows and, for each held-out row, True if its prompt was trained on.
     """
-    with (step.input("original", Partition(STAGES[0], "original").key) / "track.jsonl").open() as lines:
+    with (step.input("original", STAGES[0]) / "track.jsonl").open() as lines:
         rows = [json.loads(line) for line in islice(lines, step.settings.evaluation.audit_rows)]
     held_out = np.random.default_rng(step.settings.data.seed).permutation(len(rows)) < HELD_OUT * len(rows)
     train = [row for row, out in zip(rows, held_out, strict=True) if not out]
@@ -147,7 +147,11 @@ def trained(step: Step, trainer: TrainerResource, work: Path, name: str, rows: i
         rows: Number of training rows.
     """
     file, changes = ARMS[name]
-    chosen = recipe_of(step) | changes | {"evaluate_every": None, "patience": None, "keep": "last", "max_tokens": None}
+    chosen = (
+        recipe_of(step, step.settings.data.seed)
+        | changes
+        | {"evaluate_every": None, "patience": None, "keep": "last", "max_tokens": None}
+    )
     read = min(PAPER_RECIPE["epochs"] * rows, step.settings.evaluation.audit_rows)
     config = TrainConfig(
         **chosen | {"max_steps": max(1, read // chosen["step_rows"])},
