@@ -148,11 +148,12 @@ async def _limit_body(response: Response) -> None:
 
     if response.is_success and response.url.path.endswith("/content"):
         return
-    encoding = response.headers.pop("content-encoding", "")
-    content, more = await read_limited(response.stream, encoding, MOST_BYTES)
+    stream, encoding = response.stream, response.headers.pop("content-encoding", "")
+    assert isinstance(stream, httpx2.AsyncByteStream)
+    content, more = await read_limited(stream, encoding, MOST_BYTES)
     if more and response.is_success:
         raise httpx2.ReadError(f"a response of more than {MOST_BYTES:,} bytes")
-    await response.stream.aclose()
+    await stream.aclose()
     response.stream = httpx2.ByteStream(content)
 
 

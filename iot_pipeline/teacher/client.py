@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from iot_pipeline.teacher import batch, online, pricing
-from iot_pipeline.teacher.config import TeacherConfig, Via
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.request import Answer, Request, Usage
 from iot_pipeline.teacher.session import LOOK_UP_AT_ONCE, Check, ServerState, Session, Summary, in_parts
@@ -34,20 +34,10 @@ class Teacher:
     """
 
     def __init__(self, config: TeacherConfig) -> None:
-        self.config = config
+        self.config, self.source, self.via = config, config.source, config.via
         self.server = ServerState(Quota(config.rpm, config.tpm))
         self.summary = Summary()
         self.models: list[str] = []  # requested in the latest `ask`
-
-    @property
-    def source(self) -> str:
-        """Source under which its answers are stored."""
-        return self.config.source
-
-    @property
-    def via(self) -> Via:
-        """Way of asking: single requests or batches."""
-        return self.config.via
 
     @property
     def form_refused(self) -> bool:

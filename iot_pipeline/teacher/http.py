@@ -11,7 +11,6 @@ import os
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 KEEP_IDLE_S = 4.0
 UNPACKED = 64 * 1024  # bytes that are decompressed at once: a chunk of 64 kB may expand to 64 MB
 ENCODINGS = "gzip, deflate"
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 class EncodingError(ValueError):
@@ -91,7 +91,7 @@ def split_credentials(url: str) -> tuple[str, dict[str, str]]:
 
 
 def redact_credentials(url: str, api_key: str) -> None:
-    """Hide the key, and user, password and query values of the URL, in the logs of all libraries."""
+    """Redact the key, and user, password and query values of the URL, in the logs of all libraries."""
     parts = urlsplit(url)
     basic = [value.removeprefix("Basic ") for value in split_credentials(url)[1].values()]
     values = [value for _, value in parse_qsl(parts.query)]  # an API version, or a token
@@ -162,7 +162,8 @@ class ChatClient:
         asked = Asked(str(body["model"]), self.shown_url, "response_format" in body)
         limit = reply_bytes(int(body.get("max_tokens", DEFAULT_MAX_TOKENS)))
         try:
-            async with self.session.post(self.url, data=encode(body), proxy=self.proxy) as response:
+            data = ENCODER.encode(body).encode()
+            async with self.session.post(self.url, data=data, proxy=self.proxy) as response:
                 encoding = response.headers.get("Content-Encoding", "")
                 content, more = await read_limited(response.content.iter_any(), encoding, limit)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError):
@@ -180,7 +181,9 @@ class ChatClient:
         if more:
             detail = f"it was given up after {limit:,} bytes"
             return Reply("transport", "reply too long", billed_unknown=True, too_long=limit, detail=detail)
-        return replace(read_reply(content, asked), headers=response.headers)
+        reply = read_reply(content, asked)
+        reply.headers = response.headers
+        return reply
 
 
 def _parsed(content: bytes) -> Any:
@@ -189,8 +192,3 @@ def _parsed(content: bytes) -> Any:
         return parse_json(content)
     except ValueError:
         return content.decode(errors="replace")
-
-
-def encode(body: Mapping[str, Any]) -> bytes:
-    """Encode a JSON body for sending."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

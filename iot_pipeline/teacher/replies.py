@@ -29,7 +29,7 @@ CONTENT_FILTERS = ("content_filter", "content_policy_violation", "ResponsibleAIP
 TRANSIENT = (408, 409)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reply:
     """Outcome of one attempt; its kind decides on a retry.
 
@@ -38,7 +38,7 @@ class Reply:
 
     `outcome` is one of few values, for the ledger; `detail` says more, in the server's words if it gave any. `fatal` is
     the message to stop with if no further request can succeed. `usage` is None if it is missing or not credible
-    (`usage_fault` says why); `billed_unknown` is True if the server may bill something that was never received.
+    (`usage_fault` says why); `billed_unknown` is True if the server may charge for something that was never received.
     `too_long`: bytes after which an endless reply was given up.
     """
 
@@ -189,16 +189,9 @@ def read_completion(said: Any, asked: Asked | None = None) -> Reply:
     choice = completion.choices[0]
     message, reason = choice.message, (choice.finish_reason or "")[:100]
     return Reply(
-        "answer",
-        "ok",
-        message.content or "",
-        reason,
-        bool(message.refusal) or reason == "content_filter",
-        (completion.model or "")[:200],
-        usage,
-        billed_unknown=usage is None,
-        usage_fault=fault,
-    )
+        "answer", "ok", message.content or "", reason, bool(message.refusal) or reason == "content_filter",
+        (completion.model or "")[:200], usage, billed_unknown=usage is None, usage_fault=fault,
+    )  # fmt: skip
 
 
 def read_usage(said: Any) -> tuple[Usage | None, str]:

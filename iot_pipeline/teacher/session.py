@@ -26,7 +26,7 @@ T = TypeVar("T")
 SAVE_EVERY_S = 0.05
 PROGRESS_EVERY_S = 2.0
 LOOK_UP_AT_ONCE = 1000
-CLAIM_AT_ONCE = 32  # few, so that processes share the work
+CLAIM_AT_ONCE = 64  # few, so that processes share the work
 FIRST_PEERS_GAP_S, MAX_PEERS_GAP_S = 0.2, 10.0  # another process may be waiting for a batch, for hours
 
 
@@ -230,19 +230,16 @@ class Session:
             price: price of the model.
             seconds: duration of a single request, 0 in a batch.
         """
-        usage, unknown, outcome = reply.usage or Usage(), reply.billed_unknown, reply.outcome
+        usage, outcome, cost = reply.usage or Usage(), reply.outcome, self._cost(held, reply, price)
         if reply.kind == "answer":
             outcome = "refused" if reply.refusal else "cut off" if reply.finish_reason == "length" else "answered"
-        cost = held.usd if unknown else price.cost(usage)
-        if price != pricing.FREE:
-            cost = self._watch(reply, price, held.usd, cost)
         if reply.kind == "form" and not self.server.form_refused:
             self.server.form_refused = True  # further requests go without: the prompt describes the format as well
             self.config.report(
                 f"{self.config.base_url} takes no response_format of type json_schema: it is asked without, the form "
                 "of answers is only said in the prompt"
             )
-        assumed = unknown and cost > 0
+        assumed = reply.billed_unknown and cost > 0
         attempt = Attempt(
             held.key, self.config.source, held.model, outcome, usage, cost, assumed, seconds, reservation=held.id
         )
@@ -256,9 +253,12 @@ class Session:
         summary.usd += cost
         return attempt
 
-    def _watch(self, reply: Reply, price: pricing.Price, worst: float, cost: float) -> float:
-        """Return the cost of a paid reply; stop the session if it is too long or costs more than `worst` dollars."""
-        server, base_url, fault = self.server, self.config.base_url, ""
+    def _cost(self, held: Reservation, reply: Reply, price: pricing.Price) -> float:
+        """Return the cost of a reply; a paid one that is too long or above `held.usd` stops the session."""
+        server, base_url, broken = self.server, self.config.base_url, ""
+        cost = held.usd if reply.billed_unknown else price.cost(reply.usage or Usage())
+        if price == pricing.FREE:
+            return cost
         if reply.usage_fault and not server.usage_doubted:
             server.usage_doubted = True
             self.config.report(
@@ -266,16 +266,16 @@ class Session:
                 "most they may cost"
             )
         if reply.too_long:
-            cost = worst + price.cost(Usage(completion=reply.too_long))
-            fault = f"a reply of more than {reply.too_long:,} bytes"
-        elif cost > worst * (1 + 1e-9):
-            fault = f"${cost:.4f} billed for a request that may cost ${worst:.4f}"
+            cost = held.usd + price.cost(Usage(completion=reply.too_long))
+            broken = f"a reply of more than {reply.too_long:,} bytes"
+        elif cost > held.usd * (1 + 1e-9):
+            broken = f"${cost:.4f} billed for a request that may cost ${held.usd:.4f}"
         elif reply.kind == "answer" and reply.usage is not None and reply.usage.completion:
             server.keeps_limit = True
-        if fault:
+        if broken:
             self.stop = self.stop or UserError(
-                f"the teacher at {base_url} does not keep to max_tokens ({fault}), so IOT_TEACHER_BUDGET_USD could not "
-                "hold and it was stopped. Answers so far are kept; use a server that keeps to it."
+                f"the teacher at {base_url} does not keep to max_tokens ({broken}), so IOT_TEACHER_BUDGET_USD could "
+                "not hold and it was stopped. Answers so far are kept; use a server that keeps to it."
             )
         return cost
 

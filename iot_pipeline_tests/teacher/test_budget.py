@@ -1,4 +1,4 @@
-"""The budget: whatever things cost and whatever happens, a server's bill never passes the cap."""
+"""The budget: whatever things cost and whatever happens, a server's invoice never passes the cap."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from iot_pipeline.teacher.replies import Reply
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
-from iot_pipeline_tests.teacher.test_batch import bill, invoice_usd
+from iot_pipeline_tests.teacher.test_batch import fetch_invoice, invoice_usd
 
 COMBINATIONS, ABREAST = 1000, 10
 
@@ -120,7 +120,7 @@ def test_a_thousand_costs_and_caps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             seen.update(asked_abreast(server, path, before + room, 1 if number % ABREAST else 2, rng, number))
             spent = store.spent_usd() - before
             assert store.read("SELECT count(*) FROM reservations") == [(0,)]
-            assert server.usd <= spent * (1 + 1e-9) + 1e-9, f"combination {number}: the ledger is below the bill"
+            assert server.usd <= spent * (1 + 1e-9) + 1e-9, f"combination {number}: the ledger is below the invoice"
             assert spent <= room * (1 + 1e-9) + 1e-9, f"combination {number}: the ledger passes the cap"
             seen["over half of the cap billed"] += server.usd > room / 2
         assert store.spent_usd() == pytest.approx(store.ledger()["usd"])
@@ -179,7 +179,7 @@ def test_some_dozens_over_the_real_server(via: str, tmp_path: Path) -> None:
             requests = make_requests(30, model, max_tokens=rng.choice([150, 400, 1000]))
             price = price_of(model)
             whole = sum(worst_case(price if via == "requests" else price.in_batch(), r, 400) for r in requests)
-            cap, before = whole * rng.uniform(0.05, 1.0), bill(url)
+            cap, before = whole * rng.uniform(0.05, 1.0), fetch_invoice(url)
             teacher = Teacher(
                 TeacherConfig(
                     url,
@@ -200,7 +200,7 @@ def test_some_dozens_over_the_real_server(via: str, tmp_path: Path) -> None:
             except UserError as error:
                 assert "IOT_TEACHER_BUDGET_USD" in str(error)
                 ends["budget"] += 1
-            after = bill(url)
+            after = fetch_invoice(url)
             billed = invoice_usd(
                 {
                     way: {name: count - before[way][name] for name, count in after[way].items()}

@@ -1,4 +1,4 @@
-"""Servers that bill or send more than they may: the cap holds, or the run stops; nothing is read without an end."""
+"""Servers that charge or send more than they may: the cap holds, or the run stops; nothing is read without an end."""
 
 from __future__ import annotations
 

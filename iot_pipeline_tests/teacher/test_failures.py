@@ -1,4 +1,4 @@
-"""Failures that must neither lose an answer nor pay for it twice: stopped owners, full disks, odd replies, gateways."""
+"""Failures that must neither lose an answer nor pay for it twice: stopped processes, full disks, odd replies."""
 
 from __future__ import annotations
 

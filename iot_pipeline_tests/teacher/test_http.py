@@ -88,10 +88,10 @@ def test_arrives_as_the_official_client_sends_it(seen_at: tuple[str, Seen], monk
         for body in BODIES:
             client.chat.completions.create(**body)
     named = ("authorization", "content-type", "accept", "openai-organization")
-    for (path, headers, body), (official_path, official_headers, official_body) in zip(ours, seen, strict=True):
+    for (path, headers, sent), (official_path, official_headers, officially_sent) in zip(ours, seen, strict=True):
         assert path == official_path == "/v1/chat/completions"
         assert {name: headers[name] for name in named} == {name: official_headers[name] for name in named}
-        assert json.loads(body) == json.loads(official_body)
+        assert json.loads(sent) == json.loads(officially_sent)
 
 
 @pytest.mark.parametrize("given", ["/v1", "/v1/", "/v1?api-version=2"])

@@ -31,7 +31,7 @@ KEY, PASSWORD = "sk-proj-D15T1NCT1VE0KEY0xyz", "pa55D15T1NCT1VEword"
 SECRETS = [
     secret.encode() for secret in (KEY, PASSWORD, base64.b64encode(f"me:{PASSWORD}".encode()).decode(), "D15T1NCT1VE")
 ]
-MODES = ["401", "403", "404", "400", "400 code", "429 code", "500", "502", "garbage", "headers", "drop"]
+MODES = ["401", "403", "404", "400", "400 code", "429 code", "500", "502", "no JSON", "headers", "drop"]
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -45,10 +45,10 @@ class Echo(BaseHTTPRequestHandler):
         if self.mode == "drop":
             self.connection.close()
             return
-        status = 200 if self.mode == "garbage" else int(self.mode.split()[0]) if self.mode[0].isdigit() else 500
+        status = 200 if self.mode == "no JSON" else int(self.mode.split()[0]) if self.mode[0].isdigit() else 500
         code = said if self.mode.endswith("code") else "some_code"
         error = {"message": f"Incorrect API key provided: {said}", "type": said, "param": said, "code": code}
-        body = f"your key is {said}".encode() if self.mode == "garbage" else json.dumps({"error": error}).encode()
+        body = f"your key is {said}".encode() if self.mode == "no JSON" else json.dumps({"error": error}).encode()
         self.send_response(status, said if self.mode == "headers" else None)
         for name in ("x-request-id", "x-ratelimit-limit-requests", "www-authenticate", "set-cookie"):
             self.send_header(name, said)
@@ -117,7 +117,7 @@ def test_the_engine_tells_no_key(
 
 def test_a_gateway_that_answers_batches_with_a_page_is_one_error(tmp_path: Path) -> None:
     requests = make_requests(3)
-    with echoing("garbage") as host:
+    with echoing("no JSON") as host:
         asking = teacher(f"http://{host}/v1", tmp_path / "t.sqlite", max_attempts=2)
         with pytest.raises(UserError, match="did not answer 2 times in a row"):
             asking.ask(requests, checker(requests))

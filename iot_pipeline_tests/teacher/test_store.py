@@ -27,7 +27,7 @@ from iot_pipeline.teacher.store.database import POSTGRESQL, SESSION, Database
 from iot_pipeline.teacher.store.store import UNCHECKED, Attempt, Store, exists
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 from iot_pipeline_tests.teacher.postgres import cluster
-from iot_pipeline_tests.teacher.test_batch import bill, invoice_usd
+from iot_pipeline_tests.teacher.test_batch import fetch_invoice, invoice_usd
 
 # Of one process: asks, prints what came of it.
 ASK = """
@@ -122,11 +122,11 @@ def test_reservations_keep_the_cap_over_connections(place: str) -> None:
 
 
 def test_two_processes_share_the_work_ask_nothing_twice_and_never_pass_the_budget(url: str, place: str) -> None:
-    before, number, cap = bill(url), 120, 0.006
+    before, number, cap = fetch_invoice(url), 120, 0.006
     processes = [start(ASK, url, place, number, cap, 8) for _ in range(2)]  # on a store that neither finds there
     told = [json.loads(process.communicate(timeout=60)[0].splitlines()[-1]) for process in processes]
     assert all(error.startswith("IOT_TEACHER_BUDGET_USD=0.006") for _, _, error in told), told
-    lines = {way: {k: v - before[way][k] for k, v in bill(url)[way].items()} for way in ("requests", "batch")}
+    lines = {way: {k: v - before[way][k] for k, v in fetch_invoice(url)[way].items()} for way in ("requests", "batch")}
     assert 0.003 < invoice_usd(lines) <= cap
     requests = make_requests(number)
     with Store(place) as store:
