@@ -37,7 +37,8 @@ from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.request import EMBEDDED_MODEL
 
 MOST_BODY = 4_000_000
-COLLECT_AFTER = 20_000  # objects; a garbage collection takes 10 to 70 ms, and a burst of requests makes the usual 700
+# Python collects after 700 new objects, fewer than a burst of requests creates; a collection takes 10 to 70 ms.
+COLLECT_AFTER = 20_000
 
 
 class Server:

@@ -14,7 +14,7 @@ from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.request import Answer, Request, Usage
 from iot_pipeline.teacher.session import LOOK_UP_AT_ONCE, Check, ServerState, Session, Summary, in_parts
-from iot_pipeline.teacher.signals import run_until_told
+from iot_pipeline.teacher.signals import run_until_stopped
 from iot_pipeline.teacher.store.store import Store
 
 # Python collects after 700 new objects, fewer than a burst of answers creates; a collection takes 10 to 70 ms, during
@@ -105,7 +105,7 @@ class Teacher:
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER, *usual[1:])
         try:
-            run_until_told(self._ask(session, requests))
+            run_until_stopped(self._ask(session, requests))
         finally:
             gc.set_threshold(*usual)
             gc.unfreeze()

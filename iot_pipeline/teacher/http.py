@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.teacher.redaction import redact_in_logs
 from iot_pipeline.teacher.replies import (
@@ -99,12 +100,17 @@ def redact_credentials(url: str, api_key: str) -> None:
 
 
 def proxy_of(url: str) -> str | None:
-    """Return the proxy that the environment names for a URL; None for a direct connection."""
+    """Return the proxy that the environment names for a URL; None for a direct connection. UserError for SOCKS."""
     parts, named = urlsplit(url), getproxies()
     proxy = named.get(parts.scheme) or named.get("all")
     if not proxy or proxy_bypass(parts.netloc):
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme not in ("http", "https"):
+        raise UserError(
+            "the proxy that the environment names for the teacher is no HTTP proxy; set no_proxy, or another."
+        )
+    return proxy
 
 
 @asynccontextmanager

@@ -57,6 +57,8 @@ class Sender:
                         await self.room.acquire()
                         self.tasks.add(task := asyncio.create_task(self.ask(request)))
                         task.add_done_callback(self._end)
+                    # Hundreds of connections opened at once keep a server from answering any of them.
+                    await asyncio.sleep(0.001)
                 await asyncio.sleep(0)  # many stored parts in a row leave no other moment to save
                 if session.stop is not None:
                     return

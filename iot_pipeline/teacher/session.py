@@ -26,7 +26,7 @@ T = TypeVar("T")
 SAVE_EVERY_S = 0.05
 PROGRESS_EVERY_S = 2.0
 LOOK_UP_AT_ONCE = 1000
-CLAIM_AT_ONCE = 64  # few, so that processes share the work
+CLAIM_AT_ONCE = 32  # few, so that processes share the work
 FIRST_PEERS_GAP_S, MAX_PEERS_GAP_S = 0.2, 10.0  # another process may be waiting for a batch, for hours
 
 

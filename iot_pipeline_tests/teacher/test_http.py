@@ -14,6 +14,7 @@ from typing import Any
 import openai
 import pytest
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.batch_api import open_batch_api
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.http import open_chat_client
@@ -157,3 +158,6 @@ def test_a_proxy_of_the_environment_is_used_for_a_server_elsewhere_and_not_for_a
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     send_all(f"{url}/v1", BODIES[:1], local=False)
     assert [path for path, _, _ in seen] == ["/v1/chat/completions"] * 3
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    with pytest.raises(UserError, match="no HTTP proxy"):
+        send_all("https://llm.example.org/v1", BODIES[:1], local=False)
