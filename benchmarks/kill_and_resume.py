@@ -26,8 +26,8 @@ from pathlib import Path
 import dagster as dg
 from dagster_ui import launch, opened, until
 
+from iot_pipeline.defs.dagster_internals import pool_holders, processes_of
 from iot_pipeline.defs.recording import code_commit
-from iot_pipeline.defs.run_monitoring import recorded_processes
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import load_settings
 from iot_pipeline.vocabulary import Trained
@@ -90,14 +90,14 @@ def kill_workers(lake: Lake, kills: int, draw: random.Random) -> list[dict[str, 
     with opened(lake.root) as client, dg.DagsterInstance.from_config(str(lake.root / ".dagster")) as instance:
         for _ in range(kills):
             run = launch(client, "lora_checkpoint_10K", Trained(load_settings().seeds[0], "original").key)
-            worker = until(lambda run=run: next(iter(recorded_processes(instance, run)), None))
+            worker = until(lambda run=run: next(iter(processes_of(instance, run)), None))
             time.sleep(draw.uniform(0, 30))
             status = client.get_run_status(run).value
             os.kill(worker[0], signal.SIGKILL)
             killed = time.monotonic()
             until(lambda run=run: client.get_run_status(run).value == "FAILURE")
             noticed = round(time.monotonic() - killed, 1)
-            holders = {slot.run_id for slot in instance.event_log_storage.get_concurrency_info("gpu").claimed_slots}
+            _, holders, _ = pool_holders(instance, "gpu")
             again = until(lambda run=run: instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": run})))[0]
             until(lambda again=again: instance.get_run_by_id(again.run_id).is_finished)
             ended = instance.get_run_by_id(again.run_id).status.value

@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.definitions.run_request import InstigatorType
 from dagster_graphql import DagsterGraphQLClient
 from dagster_ui import opened, until
 from result import save
 
+from iot_pipeline.defs.dagster_internals import sensor_errors
 from iot_pipeline.settings import load_settings
 
 SWITCH_ON = "mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }"
@@ -49,12 +49,7 @@ def main() -> None:
         found["edited"] = watch(instance, lake, options.quiet)
         prompt.write_text(before)
         found["set back"] = watch(instance, lake, options.quiet)
-        red = [
-            tick.error.message
-            for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
-            for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)
-            if tick.error
-        ]
+        red = sensor_errors(instance)
     save(
         "prompt_edit",
         {

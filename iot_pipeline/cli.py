@@ -297,7 +297,7 @@ def datasets_check(
     from iot_pipeline.commands.console import facts
     from iot_pipeline.commands.datasets import check
 
-    found = check(spec, file, _configure(None, None).max_rejected_share)
+    found = check(spec, file, _configure(None, None).data.max_rejected_share)
     facts(found, as_json)
     if found["classes_without_rows"]:
         sys.exit(1)

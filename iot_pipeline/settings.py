@@ -173,13 +173,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     profile: str = Field("demo", description="named set of defaults: demo or paper")
-    data: DataSettings = DataSettings()
-    baseline: BaselineSettings = BaselineSettings()
-    teacher: TeacherSettings = TeacherSettings()
-    student: StudentSettings = StudentSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    serving: ServingSettings = ServingSettings()
-    run: RunSettings = RunSettings()
+    data: DataSettings
+    baseline: BaselineSettings
+    teacher: TeacherSettings
+    student: StudentSettings
+    evaluation: EvaluationSettings
+    serving: ServingSettings
+    run: RunSettings
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
@@ -216,6 +216,11 @@ class Settings(BaseModel):
     def seeds(self) -> list[int]:
         """Seeds that students are trained with."""
         return list(dict.fromkeys(self.student.seeds or [self.data.seed]))
+
+    def with_run(self, **changes: Any) -> "Settings":
+        """Copy the settings with other values in the section `run`; None leaves a value as it is."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return self.model_copy(update={"run": RunSettings.model_validate(self.run.model_dump(by_alias=True) | given)})
 
     def value(self, name: str) -> Any:
         """Return the setting of a variable, whose name comes without `IOT_` in lower case; None if there is none."""

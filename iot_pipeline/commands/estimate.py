@@ -15,7 +15,8 @@ from iot_pipeline.augmentation.estimating import CostEstimator, Part, as_facts, 
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.defs.augmentation import assets
-from iot_pipeline.defs.recording import Step, present_value
+from iot_pipeline.defs.reads import present_value
+from iot_pipeline.defs.recording import Step
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake

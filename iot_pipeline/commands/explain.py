@@ -12,7 +12,7 @@ import numpy as np
 from iot_pipeline.augmentation.answers import check_answer
 from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.commands.checkpoint import find
-from iot_pipeline.defs.recording import present_value
+from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.calibration import apply_temperature
 from iot_pipeline.flows.serialise import RankTable, texts

@@ -1,6 +1,7 @@
 """Output of `run` and `status`: live progress, the state of every artefact, the results table."""
 
 import json
+import logging
 import os
 import time
 from datetime import datetime
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.execute import Outcome
-from iot_pipeline.defs.recording import listeners
+from iot_pipeline.defs.progress import logger
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import FOLLOWS, MANIFEST, ArtefactId, Lake
 from iot_pipeline.settings import Settings
@@ -23,10 +24,11 @@ MARKS = {"waiting": "·", "started": "▶", "done": "✔", "fresh": "=", "failed
 STYLES = {"started": "bold cyan", "done": "green", "fresh": "dim", "failed": "bold red", "waiting": "dim"}
 
 
-class Progress:
+class Progress(logging.Handler):
     """Live table of a run. On a terminal it redraws; elsewhere (a log file, CI) it prints one line per event."""
 
     def __init__(self, planned: list[plan.Planned], quiet: bool) -> None:
+        super().__init__()
         self.states: dict[ArtefactId, tuple[str, str, float]] = {p.artefact: ("waiting", "", 0.0) for p in planned}
         self.groups = {p.artefact: p.group for p in planned}
         # Dagster redirects standard output into its compute logs while an asset runs; this duplicate is not affected.
@@ -36,19 +38,20 @@ class Progress:
         self._begin = time.monotonic()
 
     def __enter__(self) -> "Progress":
-        listeners.append(self.hear)
+        logger.addHandler(self)
         if self._live:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        listeners.remove(self.hear)
+        logger.removeHandler(self)
         if self._live:
             self._live.stop()
         self._stream.close()
 
-    def hear(self, artefact: ArtefactId, event: str, text: str) -> None:
-        """Take in one announcement of defs/recording.py."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take in one event of an artefact."""
+        artefact, event, text = vars(record)["artefact"], vars(record)["event"], record.getMessage()
         state, _, since = self.states.get(artefact, ("waiting", "", 0.0))
         if event == "progress":
             self.states[artefact] = (state, text.splitlines()[0] if text else "", since)

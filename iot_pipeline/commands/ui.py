@@ -12,6 +12,7 @@ import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
 from iot_pipeline.commands.webserver import is_loopback
+from iot_pipeline.defs.dagster_internals import DAEMON
 from iot_pipeline.defs.execute import dagster_home
 from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
 from iot_pipeline.errors import UserError
@@ -64,7 +65,7 @@ def _run_both(home: Path, host: str, port: int) -> int:
     environment = os.environ | {"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore"}
     commands = {
         "web server": ["iot_pipeline.commands.webserver", host, str(port), workspace],
-        "daemon": ["dagster._daemon", "run", "-w", workspace],
+        "daemon": [DAEMON, "run", "-w", workspace],
     }
     processes: dict[str, subprocess.Popen[bytes]] = {}
     looked = time.monotonic()

@@ -13,17 +13,12 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 import uvicorn
-
-# Private API by which `dagster-webserver` builds its application; tried with dagster 1.13.27.
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget
-from dagster_webserver.app import create_app_from_workspace_process_context
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-POLL_MS = 2000
+from iot_pipeline.defs.dagster_internals import web_application
 
 
 class LocalPagesOnly:
@@ -80,9 +75,7 @@ def _unframed(send: Send) -> Send:
 def main() -> None:
     """Serve the application until the process is stopped."""
     host, port, workspace = sys.argv[1:]
-    target = WorkspaceFileTarget([workspace])
-    with dg.DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
-        app = create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MS)
+    with dg.DagsterInstance.get() as instance, web_application(instance, workspace) as app:
         # Pages keep a web socket open: without a limit the server waits for them after a signal to stop.
         uvicorn.run(LocalPagesOnly(app), host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=3)
 

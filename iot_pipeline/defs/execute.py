@@ -11,7 +11,9 @@ from pathlib import Path
 import dagster as dg
 
 from iot_pipeline.defs import plan
-from iot_pipeline.defs.recording import announce, verdicts
+from iot_pipeline.defs.dagster_internals import job_of_all_assets, pool_of
+from iot_pipeline.defs.progress import announce
+from iot_pipeline.defs.recording import verdicts
 from iot_pipeline.defs.run_monitoring import RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
 from iot_pipeline.errors import UserError
 from iot_pipeline.interrupts import raise_if_told
@@ -106,8 +108,8 @@ def execute(
     with dg.DagsterInstance.get() as instance:
         close_dead_runs(instance, home, RUN_LOCK)
         record_unrecorded(instance, lake, planned)
-        job = definitions.resolve_implicit_global_asset_job_def()
-        pools = {p.key: definitions.resolve_assets_def(p.key).op.pool for p in planned}
+        job = job_of_all_assets(definitions)
+        pools = {p.key: pool_of(definitions, p.key) for p in planned}
         waiting = list(plan.batches(planned))
         while waiting and not outcome.failed:
             raise_if_told()  # Dagster loses a signal that arrives as a run ends

@@ -9,7 +9,8 @@ from typing import Any
 
 import dagster as dg
 
-from iot_pipeline.defs.recording import present_value
+from iot_pipeline.defs.dagster_internals import tags_by_partition
+from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import FOLLOWS, ArtefactId, Lake
 from iot_pipeline.settings import Settings
@@ -144,10 +145,8 @@ def recorded_versions(instance: dg.DagsterInstance, planned: list[Planned]) -> d
     found: dict[ArtefactId, str] = {}
     for key in {p.key for p in planned}:
         name = key.to_user_string()
-        by_partition = instance.event_log_storage.get_latest_tags_by_partition(
-            key, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION]
-        )
-        found |= {ArtefactId(name, partition): tags[DATA_VERSION] for partition, tags in by_partition.items()}
+        by_partition = tags_by_partition(instance, key, DATA_VERSION)
+        found |= {ArtefactId(name, partition): version for partition, version in by_partition.items()}
         latest = instance.get_latest_materialization_event(key)
         if not by_partition and latest is not None and latest.asset_materialization is not None:
             found[ArtefactId(name)] = (latest.asset_materialization.tags or {}).get(DATA_VERSION, "")

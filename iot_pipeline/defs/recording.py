@@ -5,13 +5,11 @@ each read, so freshness needs no second list that could be forgotten or wrong.
 """
 
 import contextlib
-import hashlib
 import os
 import platform
-import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -19,50 +17,17 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline import settings as settings_module
+from iot_pipeline.defs.metadata import to_cell, to_json, to_metadata
+from iot_pipeline.defs.progress import announce
+from iot_pipeline.defs.reads import RecordedSettings, file_version, list_artefacts, present_value
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.download import without_credentials
-from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_csv, write_json
 from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact, input_key
-from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Section, Settings
+from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 PREVIEW_ROWS = 5
-# Callbacks of the command line for runs in its own process: (artefact, event, text).
-Listener = Callable[[ArtefactId, str, str], None]
-listeners: list[Listener] = []
-
-
-def announce(artefact: ArtefactId, event: str, text: str = "") -> None:
-    """Send an artefact's event to every listener: fresh, waiting, started, progress, done or failed."""
-    for listener in listeners:
-        listener(artefact, event, text)
-
-
-class RecordedSettings:
-    """Settings that record which of them were read, and their values, except for those of the section `run`."""
-
-    def __init__(self, settings: Settings, seen: dict[str, Any]) -> None:
-        self._settings = settings
-        self._seen = seen
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._settings, name)
-        return RecordedSection(value, self._seen) if name in SECTIONS and name != "run" else value
-
-
-class RecordedSection:
-    """Section of the settings that records what is read of it, under the variable's name."""
-
-    def __init__(self, section: Section, seen: dict[str, Any]) -> None:
-        self._section = section
-        self._seen = seen
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._section, name)
-        self._seen[f"setting {type(self._section).model_fields[name].alias or name}"] = recorded(value)
-        return value
 
 
 class Step:
@@ -157,7 +122,7 @@ class Step:
     # -- writing -------------------------------------------------------------------------------------------
     def json(self, name: str, value: Any, volatile: bool = False) -> None:
         """Write JSON into the artefact; volatile files (timings) do not count for its data version."""
-        write_json(self.folder / name, plain(value))
+        write_json(self.folder / name, to_json(value))
         if volatile:
             self._volatile.add(name)
 
@@ -177,7 +142,7 @@ class Step:
         """Show rows (scalars only) as a table on the asset's page, and write them as CSV (except a preview)."""
         if rows:
             columns = list(dict.fromkeys(key for row in rows for key in row))
-            records = [dg.TableRecord({str(key): scalar(row.get(key)) for key in columns}) for row in rows]
+            records = [dg.TableRecord({str(key): to_cell(row.get(key)) for key in columns}) for row in rows]
             self.metadata[name] = dg.MetadataValue.table(records=records)
             if name != "preview":
                 write_csv(self.folder / f"{name}.csv", columns, rows)
@@ -195,12 +160,12 @@ class Step:
 
     def note(self, **facts: Any) -> None:
         """Show facts on the asset's page and store them in the manifest's summary."""
-        self.summary |= {key: plain(value) for key, value in facts.items()}
-        self.metadata |= {key: shown(value) for key, value in facts.items()}
+        self.summary |= {key: to_json(value) for key, value in facts.items()}
+        self.metadata |= {key: to_metadata(value) for key, value in facts.items()}
 
     def check(self, name: str, passed: bool, **facts: Any) -> None:
         """Record the verdict of an asset check; the asset declares it, and whether it blocks."""
-        self._checks[name] = {"passed": bool(passed), "blocking": self._blocking[name], "facts": plain(facts)}
+        self._checks[name] = {"passed": bool(passed), "blocking": self._blocking[name], "facts": to_json(facts)}
 
     def log(self, text: str) -> None:
         """Send progress to the run's log and to every listener."""
@@ -232,7 +197,7 @@ class Step:
             files={},
             checks=self._checks,
             summary=self.summary,
-            provenance=plain(self.provenance),
+            provenance=to_json(self.provenance),
         )
         self.finished = finish_artefact(self.folder, manifest, self._volatile)
 
@@ -253,7 +218,9 @@ class Step:
 
 
 class LakeResource(dg.ConfigurableResource):
-    """Lake that gives assets their `Step`; its folder comes from the settings."""
+    """Lake that gives assets their `Step`. `folder`: the lake's; empty for that of the settings."""
+
+    folder: str = ""
 
     @contextlib.contextmanager
     def step(self, context: dg.AssetExecutionContext) -> Iterator[Step]:
@@ -266,7 +233,7 @@ class LakeResource(dg.ConfigurableResource):
         announce(artefact, "started")
         begin = time.monotonic()
         try:
-            lake = Lake(settings.lake_path)
+            lake = Lake(Path(self.folder) if self.folder else settings.lake_path)
             with lake.replacing(artefact) as folder:
                 step = Step(context, lake, settings, folder)
                 yield step
@@ -293,51 +260,10 @@ def verdicts(checks: Mapping[str, CheckFacts]) -> list[dict[str, Any]]:
         {
             "check_name": name, "passed": check["passed"],
             "severity": dg.AssetCheckSeverity.ERROR if check["blocking"] else dg.AssetCheckSeverity.WARN,
-            "metadata": {key: shown(value) for key, value in check["facts"].items()},
+            "metadata": {key: to_metadata(value) for key, value in check["facts"].items()},
         }
         for name, check in checks.items()
     ]  # fmt: skip
-
-
-def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
-    """Return a function from a recorded read (`setting x`, `file x`, `files x`, ...) to its present value.
-
-    It caches the lineage that it has checked, so use it for one look at the lake.
-    """
-    known: dict[ArtefactId, str] = {}
-    made = cache(lake.artefacts)
-
-    def value(name: str) -> Any:
-        kind, _, rest = name.partition(" ")
-        if kind == "setting":
-            return recorded(settings.value(rest))
-        if kind == "code":
-            return code_version(rest)
-        if kind == "file":
-            return file_version(PROJECT_ROOT / rest)
-        if kind == "files":
-            return [str(file) for file in local_files(rest)]
-        return [str(a) for a in made() if a.belongs_to(rest) and not lake.broken_lineage(a, value, known)]
-
-    return value
-
-
-def list_artefacts(
-    lake: Lake, name: str, present: Callable[[str], Any] | None = None, known: dict[ArtefactId, str] | None = None
-) -> list[ArtefactId]:
-    """List the artefacts of an asset or of all its stages; with `present`, only those of unbroken lineage."""
-    found = [a for a in lake.artefacts() if a.belongs_to(name)]
-    return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
-
-
-def file_version(path: Path) -> str:
-    """Return the content hash of a small file, size and time of one over 10 MB, `missing` without a file."""
-    if not path.is_file():
-        return "missing"
-    facts = path.stat()
-    if facts.st_size > 10_000_000:
-        return f"{facts.st_size} bytes, {facts.st_mtime_ns}"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def artefact_of(context: dg.AssetExecutionContext) -> ArtefactId:
@@ -349,40 +275,6 @@ def artefact_of(context: dg.AssetExecutionContext) -> ArtefactId:
 def code_version_of(context: dg.AssetExecutionContext) -> str:
     """Return the code version that the asset declares."""
     return context.assets_def.code_versions_by_key[context.asset_key] or ""
-
-
-def recorded(value: Any) -> Any:
-    """Return a setting as stored in a manifest: URLs without credentials, their queries as a digest."""
-    if isinstance(value, Path) and value.is_relative_to(PROJECT_ROOT):
-        return str(value.relative_to(PROJECT_ROOT))  # a lake stays fresh when the checkout moves
-    if not isinstance(value, str):
-        return plain(value)
-    told = without_credentials(value)
-    asked = re.findall(r"https?://[^?#\s,]*([?#][^\s,]*)", value)
-    return f"{told} ({hashlib.sha256(repr(asked).encode()).hexdigest()[:8]})" if asked else told
-
-
-def plain(value: Any) -> Any:
-    """Convert a value to JSON types: paths become text, numpy numbers Python's, tuples and sets lists."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
-        return plain(value.item() if getattr(value, "ndim", 0) == 0 else value.tolist())
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
-def shown(value: Any) -> str | int | float | bool:
-    """Convert a value for Dagster's metadata."""
-    value = plain(value)
-    return value if isinstance(value, (str, int, float, bool)) else str(value)
-
-
-def scalar(value: Any) -> str | int | float | bool | None:
-    """Convert a value for Dagster's tables."""
-    value = plain(value)
-    return value if isinstance(value, (str, int, float, bool)) else ("" if value is None else str(value))
 
 
 @cache

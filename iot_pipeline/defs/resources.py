@@ -23,15 +23,26 @@ from iot_pipeline.teacher_factory import open_teacher
 from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, finished
 from iot_pipeline.training.gpu_locks import cards_here, leased
-from iot_pipeline.training.launch import BUILD_BASE, LAUNCHERS, command, environment
+from iot_pipeline.training.launch import BUILD_BASE, LAUNCHERS, MOST_CPU_PROCESSES, command, environment, processes_here
 from iot_pipeline.training.reporter import describe_progress
 
+LIMITS = {"budget_usd", "via", "concurrency", "rpm", "tpm"}
 TINY = "tiny"  # the base model that this project builds
 EMBEDDED_LABEL = "EMBEDDED teacher: explanations by the built-in rule-based analyst, not by an LLM"
 
 
 class TeacherResource(dg.ConfigurableResource):
-    """Teacher named by IOT_TEACHER; the embedded one runs as a process while it is open."""
+    """Teacher named by IOT_TEACHER; the embedded one runs as a process while it is open.
+
+    The launchpad shows these values and can change them for one run. They say how answers are fetched, not what they
+    are; those that are unset are IOT_TEACHER_*'s.
+    """
+
+    budget_usd: float | None = None
+    via: str | None = None
+    concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
 
     @contextlib.contextmanager
     def open(self, step: Step) -> Iterator[Teacher]:
@@ -46,7 +57,8 @@ class TeacherResource(dg.ConfigurableResource):
         # Recorded because they decide the answers: the teacher, and the rules of the embedded one. Limits, budget and
         # store do not.
         edition = step.code("iot_pipeline.embedded_teacher.analyst") if step.settings.teacher.server == EMBEDDED else ""
-        with open_teacher(step.settings, step.log, edition) as engine:
+        limits = {f"teacher_{name}": value for name, value in self.model_dump(include=LIMITS).items()}
+        with open_teacher(step.settings.with_run(**limits), step.log, edition) as engine:
             step.provenance |= {"teacher": engine.source, "via": engine.via}
             yield engine
             step.metadata |= usage_of(engine)
@@ -75,9 +87,23 @@ def usage_of(engine: Teacher) -> dict[str, Any]:
 
 
 class TrainerResource(dg.ConfigurableResource):
-    """Trainer that runs in separate processes and reports over Dagster Pipes."""
+    """Trainer that runs in separate processes and reports over Dagster Pipes.
 
+    launcher, processes: IOT_TRAINER and IOT_PROCESSES if unset. grace_seconds: time between SIGTERM and SIGKILL.
+    """
+
+    launcher: str | None = None
+    processes: int | None = None
     grace_seconds: float = 10.0
+
+    def count(self, step: Step) -> int:
+        """Return the number of training processes: as set, or as many as suit this machine."""
+        tiny = step.settings.student.base_model == TINY
+        return self.processes or step.settings.run.processes or processes_here(tiny)
+
+    def count_for_base(self, step: Step) -> int:
+        """Return the number of processes that build the tiny base: on the CPU, so at most one a core."""
+        return min(self.processes or step.settings.run.processes or MOST_CPU_PROCESSES, os.cpu_count() or 1)
 
     def train(self, step: Step, config: TrainConfig, processes: int) -> dict[str, Any]:
         """Train a student; return the content of training.json. Outputs and checkpoints are written to `config.out`.
@@ -93,7 +119,8 @@ class TrainerResource(dg.ConfigurableResource):
             # Recorded for fake training only: a real checkpoint stays valid whichever trainer is set for the next one.
             step.provenance["label"] = f"FAKE trainer ({step.settings.run.trainer}): the adapter has learned nothing"
             processes = 1
-        argv = LAUNCHERS[step.settings.run.trainer](config.write(config.out / "config.json"), processes)
+        launcher = LAUNCHERS[self.launcher or step.settings.run.trainer]
+        argv = launcher(config.write(config.out / "config.json"), processes)
         variables = environment(config.base, processes, config.threads)
         self._run(step, argv, variables, config.out, leased(cards_here(), processes, step.log))
         facts: dict[str, Any] = json.loads((config.out / "training.json").read_text())

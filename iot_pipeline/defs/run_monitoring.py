@@ -13,9 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 
-# Private Dagster API by which a run claims a slot; tried with dagster 1.13.27.
-from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
-
+from iot_pipeline.defs import dagster_internals as internals
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held
 from iot_pipeline.lake.processes import has_ended, kill_tree
@@ -28,7 +26,6 @@ _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]  # fmt: skip
-_TELL_PID = {dg.DagsterEventType.ENGINE_EVENT, dg.DagsterEventType.STEP_WORKER_STARTED}
 
 
 def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, spared: str = "") -> list[str]:
@@ -45,7 +42,7 @@ def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, sp
     dead = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         lock = RUN_LOCK if RUN_TAG in run.tags else UI_LOCK
-        processes = list(recorded_processes(instance, run.run_id))
+        processes = list(internals.processes_of(instance, run.run_id))
         certain = lock == held_lock == RUN_LOCK
         # The first process is the worker. Without a record nothing is known: Dagster's start timeout applies.
         shown = bool(processes) and has_ended(*processes[0]) and (lock == held_lock or _is_free(home / lock))
@@ -58,15 +55,6 @@ def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, sp
         dead.append(run.run_id)
     _free_slots(instance, held_lock == RUN_LOCK or _is_free(home / RUN_LOCK), spared)
     return dead
-
-
-def recorded_processes(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[int, float]]:
-    """Yield the process ids of a run and when they were recorded: its worker first, then its steps."""
-    for entry in instance.all_logs(run_id, of_type=_TELL_PID):
-        event = entry.dagster_event
-        metadata = getattr(event.event_specific_data, "metadata", {}) if event is not None else {}
-        if "pid" in metadata:
-            yield int(metadata["pid"].value), entry.timestamp
 
 
 def _close(instance: dg.DagsterInstance, run: dg.DagsterRun, lock: str) -> None:
@@ -82,13 +70,12 @@ def _close(instance: dg.DagsterInstance, run: dg.DagsterRun, lock: str) -> None:
 
 def _free_slots(instance: dg.DagsterInstance, no_run_waits: bool, spared: str) -> None:
     """Free the pool slots of finished runs and, while no `run` can be waiting for a slot, of unknown runs."""
-    storage = instance.event_log_storage
-    for pool in storage.get_concurrency_keys():
-        info = storage.get_concurrency_info(pool)
-        for run_id in {slot.run_id for slot in info.claimed_slots} | {step.run_id for step in info.pending_steps}:
+    for pool in internals.pools(instance):
+        _, holding, in_line = internals.pool_holders(instance, pool)
+        for run_id in (holding | in_line) - {spared}:
             holder = instance.get_run_by_id(run_id)
-            if run_id != spared and (no_run_waits if holder is None else holder.is_finished):
-                storage.free_concurrency_slots_for_run(run_id)
+            if no_run_waits if holder is None else holder.is_finished:
+                internals.free_slots(instance, run_id)
 
 
 def _is_free(lock: Path) -> bool:
@@ -118,7 +105,7 @@ def pool_slot(
     run_id, said, looked = str(uuid.uuid4()), -SAID_EVERY_S, time.monotonic()
     try:
         if pool is not None:
-            with InstanceConcurrencyContext(instance, dg.DagsterRun("waiting", run_id=run_id)) as slots:
+            with internals.claimed_slots(instance, run_id) as slots:
                 while not slots.claim(pool, step_key):
                     now = time.monotonic()
                     if now - said >= SAID_EVERY_S:
@@ -131,17 +118,16 @@ def pool_slot(
         yield run_id
     finally:
         if pool is not None:
-            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+            internals.free_slots(instance, run_id)
 
 
 def describe_holders(instance: dg.DagsterInstance, pool: str, waiting: str) -> str:
     """Name the runs that hold a pool or are next in line: `run cbf633d9 of the UI since 06:55`."""
-    info = instance.event_log_storage.get_concurrency_info(pool)
-    if not info.slot_count:
+    slots, holding, in_line = internals.pool_holders(instance, pool)
+    if not slots:
         return "its limit is 0; raise it in the UI under Deployment, Concurrency"
-    holders = {slot.run_id for slot in info.claimed_slots} or {step.run_id for step in info.pending_steps}
     told = []
-    for run_id in sorted(holders - {waiting}):
+    for run_id in sorted((holding or in_line) - {waiting}):
         record = instance.get_run_record_by_id(run_id)
         start = record.start_time if record is not None else None
         where = "of `iot-pipeline run`" if record is not None and RUN_TAG in record.dagster_run.tags else "of the UI"

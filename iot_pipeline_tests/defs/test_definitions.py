@@ -5,6 +5,7 @@ writes it anew once the change is meant.
 """
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+import iot_pipeline
 from iot_pipeline.definitions import defs
 from iot_pipeline.settings import load_settings
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
@@ -104,6 +106,13 @@ def test_a_track_s_increment_feeds_only_its_own_later_stages(track: str) -> None
     }
     tensors = {(name, key) for name, key in downstream if unstaged(name)[0] == "training_split"}
     assert tensors == {(staged("training_split", stage), track) for stage in ("30K", "70K", "150K", "ALL")}
+
+
+def test_what_of_dagster_is_not_public_is_called_in_one_module() -> None:
+    private = re.compile(r"dagster\._|event_log_storage|run_storage|implicit_global|instigator_state|\.op\.pool")
+    package = Path(iot_pipeline.__file__).parent
+    found = {path.name for path in package.rglob("*.py") if private.search(path.read_text())}
+    assert found == {"dagster_internals.py"}
 
 
 if __name__ == "__main__":

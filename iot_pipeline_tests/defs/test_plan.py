@@ -10,7 +10,7 @@ import pytest
 
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs.plan import Planned, batches, forecast, stale, wanted
-from iot_pipeline.defs.recording import file_version
+from iot_pipeline.defs.reads import file_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key

@@ -6,7 +6,8 @@ import dagster as dg
 import pytest
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.defs.recording import LakeResource, Step, present_value, recorded
+from iot_pipeline.defs.reads import present_value, recorded
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake

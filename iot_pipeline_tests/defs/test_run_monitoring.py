@@ -194,10 +194,13 @@ def test_a_run_that_waits_for_a_pool_says_so_and_can_be_stopped(
     run = run_of(instance, os.getpid())
     code = (
         "from iot_pipeline.interrupts import stopping_promptly\n"
-        "from iot_pipeline.defs import execute, recording\n"
+        "import logging, sys\n"
+        "from iot_pipeline.defs import execute, progress\n"
         "from iot_pipeline.settings import settings\n"
         "from iot_pipeline_tests.defs import test_run_monitoring as t\n"
-        "recording.listeners.append(lambda artefact, event, text: print(artefact, event, text, flush=True))\n"
+        "shown = logging.StreamHandler(sys.stdout)\n"
+        "shown.setFormatter(logging.Formatter('%(artefact)s %(event)s %(message)s'))\n"
+        "progress.logger.addHandler(shown)\n"
         "with stopping_promptly('stopped'):\n"
         "    execute.execute(t.definitions(), settings(), t.PLANNED)\n"
     )

@@ -1,5 +1,7 @@
 """The trainer resource for real: what it hands back, says of a failure, leaves of a cancelled run, and keeps."""
 
+import contextlib
+import logging
 import os
 import shutil
 import time
@@ -14,8 +16,8 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.commands.merge import merge
-from iot_pipeline.defs import recording as step_module
 from iot_pipeline.defs.plan import Planned, stale
+from iot_pipeline.defs.progress import logger
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work
 from iot_pipeline.defs.training.assets import base_config, base_model, expected_rows, train_config
@@ -98,14 +100,22 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
     return data.user_failure_data.description if data.user_failure_data else str(data.error)
 
 
+@contextlib.contextmanager
+def record_progress() -> Iterator[list[str]]:
+    """Collect the progress of artefacts."""
+    handler, said = logging.Handler(), list[str]()
+    handler.emit = lambda record: said.append(record.getMessage()) if record.event == "progress" else None  # type: ignore
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_it_trains_and_hands_progress_and_facts_back(lake: Lake) -> None:
     found: list[Any] = []
-    said: list[str] = []
-    step_module.listeners.append(lambda _artefact, event, text: said.append(text) if event == "progress" else None)
-    try:
+    with record_progress() as said:
         result = run(lambda step, trainer: found.append((config_of(step), trainer.train(step, config_of(step), 1))))
-    finally:
-        step_module.listeners.pop()
     assert result.success, failure(result)
     ((config, facts),) = found
     assert (facts["facts"]["steps"], facts["facts"]["processes"]) == (2, 1)
@@ -283,7 +293,11 @@ def test_threads_that_are_set_and_threads_that_are_meant_build_the_same_base(
     found: list[str] = []
     for threads in ("", "2", "4"):
         choose(monkeypatch, IOT_PROCESSES="4", IOT_THREADS=threads)
-        assert run(lambda step, _trainer: found.append(base_config(step, flow_texts(3)).identity())).success
+        assert run(
+            lambda step, trainer: found.append(
+                base_config(step, flow_texts(3), trainer.count_for_base(step)).identity()
+            )
+        ).success
     assert found[0] == found[1] != found[2]
 
 
@@ -316,6 +330,27 @@ def test_a_base_that_is_not_fit_stops_the_teacher_before_it_is_asked(
     assert opened == [] and not (lake.root / "teacher.sqlite").exists()
     (given / "model.safetensors").write_bytes(whole)
     assert ask().success and len(opened) == 1
+
+
+def test_the_launchpad_changes_how_a_run_is_carried_out_and_nothing_of_it_is_recorded(lake: Lake) -> None:
+    found: list[tuple[str, int]] = []
+
+    @dg.asset(code_version="1")
+    def asked(context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource) -> dg.MaterializeResult:
+        with lake.step(context) as step:
+            with teacher.open(step) as engine:
+                found.append((engine.via, engine.concurrency))
+        return step.result()
+
+    done = dg.materialize(
+        [asked],
+        resources={"lake": LakeResource(), "teacher": TeacherResource.configure_at_launch()},
+        run_config={"resources": {"teacher": {"config": {"via": "batch", "concurrency": 3}}}},
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+    assert done.success and found == [("batch", 3)]
+    manifest = lake.manifest(ArtefactId("asked"))
+    assert manifest is not None and not any("concurrency" in name or "via" in name for name in manifest.settings)
 
 
 def test_a_folder_given_as_base_is_known_by_its_files(

@@ -13,7 +13,6 @@ from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import leased_device, opened_student
 from iot_pipeline.defs.texts import rank_table, table_texts, text_spec
 from iot_pipeline.defs.training.assets import base_location
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.explanations import explanation_quality as judge
@@ -28,11 +27,6 @@ from iot_pipeline.reporting import figures
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
 
-COMMON: dict[str, Any] = {
-    "group_name": "evaluation",
-    "owners": ["team:student"],
-    "code_version": code_version(__name__),
-}
 DATA = ["flows", "evaluation_split", "training_order", "base_model"]
 
 
@@ -72,9 +66,8 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
     """Define the metrics asset of one stage."""
 
     @dg.asset(
-        **COMMON,
+        group_name="evaluation",
         name=staged("eval_metrics", stage),
-        kinds={"pytorch"},
         partitions_def=student_partitions,
         deps=[*DATA, staged("lora_checkpoint", stage)],
         pool="gpu",
@@ -131,9 +124,8 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
     """Define the explanation asset of one stage."""
 
     @dg.asset(
-        **COMMON,
+        group_name="evaluation",
         name=staged("explanation_quality", stage),
-        kinds={"pytorch"},
         partitions_def=student_partitions,
         deps=[*DATA, staged("lora_checkpoint", stage)],
         pool="gpu",
@@ -207,7 +199,7 @@ def largest_of(checkpoints: list[ArtefactId]) -> tuple[ArtefactId, str, str]:
     return found, stage, track
 
 
-@dg.asset(**COMMON, kinds={"pytorch"}, deps=[*DATA, *CHECKPOINTS], pool="gpu")
+@dg.asset(group_name="evaluation", deps=[*DATA, *CHECKPOINTS], pool="gpu")
 def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Inference benchmark: time per flow of each optimisation variant, on the largest stage's checkpoint."""
     with lake.step(context) as step:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -36,7 +35,7 @@ from iot_pipeline.sft.tasks import Tasks, with_tasks
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, targets_of
-from iot_pipeline.training.launch import MOST_CPU_PROCESSES, processes_here, threads_of
+from iot_pipeline.training.launch import threads_of
 from iot_pipeline.training.lora import largest_change
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, previous_stage, staged, stages_up_to
 
@@ -99,7 +98,7 @@ def tiny_base(step: Step, trainer: TrainerResource) -> None:
     flows = distinct_flows(
         step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "train"
     )
-    config = base_config(step, table_texts(step, flows))
+    config = base_config(step, table_texts(step, flows), trainer.count_for_base(step))
     built = built_base(step, trainer, config)
     report = json.loads((built / RESULT).read_text())
     shutil.copytree(built / "model", step.folder / "model")
@@ -148,10 +147,10 @@ def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path
     return config.out
 
 
-def base_config(step: Step, texts: list[str]) -> BaseConfig:
+def base_config(step: Step, texts: list[str], processes: int) -> BaseConfig:
     """Return the tiny base's config from the settings; its texts are written to the work folder."""
     chosen = step.settings
-    out, processes = work_folder(step, "base"), base_processes(step)
+    out = work_folder(step, "base")
     write_json(out / "texts.json", texts)
     return BaseConfig(
         dataset=chosen.data.dataset,
@@ -283,7 +282,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
         trained = Trained.parse(context.partition_key)
         with lake.step(context) as step:
             config = train_config(step, stage, trained, previous)
-            facts = trainer.train(step, config, processes_of(step))
+            facts = trainer.train(step, config, trainer.count(step))
             for name in ("adapter_model.safetensors", *TOLD):
                 shutil.copy(Path(config.out) / name, step.folder / name)
             step.volatile(*TOLD)
@@ -315,16 +314,6 @@ def train_config(step: Step, stage: str, trained: Trained, previous: str | None)
     # Only what a checkpoint must agree with: another number of threads or rows a pass must find it again.
     named = json.dumps([step.recorded_inputs(), config.steering()], sort_keys=True)
     return config.model_copy(update={"out": work_folder(step, hashlib.sha256(named.encode()).hexdigest()[:16])})
-
-
-def processes_of(step: Step) -> int:
-    """Return the number of training processes: IOT_PROCESSES, or as many as suit this machine."""
-    return step.settings.run.processes or processes_here(tiny=step.settings.student.base_model == "tiny")
-
-
-def base_processes(step: Step) -> int:
-    """Return the number of processes that build the tiny base: on the CPU, so at most one per core."""
-    return min(step.settings.run.processes or MOST_CPU_PROCESSES, os.cpu_count() or 1)
 
 
 def recipe_of(step: Step, seed: int) -> dict[str, Any]:

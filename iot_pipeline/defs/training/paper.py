@@ -17,7 +17,7 @@ from iot_pipeline.defs.partitions import prompt_dep
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work, opened_student, work_folder
 from iot_pipeline.defs.texts import table_texts
-from iot_pipeline.defs.training.assets import COMMON, base_location, processes_of, recipe_of
+from iot_pipeline.defs.training.assets import COMMON, base_location, recipe_of
 from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
@@ -159,7 +159,7 @@ def trained(step: Step, trainer: TrainerResource, work: Path, name: str, rows: i
         tensors=work / f"{file}.safetensors",
         out=work / f"arm-{name}",
     )
-    trainer.train(step, config, processes_of(step))
+    trainer.train(step, config, trainer.count(step))
     return config.out
 
 

@@ -1,0 +1,96 @@
+"""Reads of an asset body as its manifest records them, and their present values."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.defs.metadata import to_json
+from iot_pipeline.defs.versions import code_version
+from iot_pipeline.flows.download import without_credentials
+from iot_pipeline.flows.source import local_files
+from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Section, Settings
+
+
+class RecordedSettings:
+    """Settings that record which of them were read, and their values, except for those of the section `run`."""
+
+    def __init__(self, settings: Settings, seen: dict[str, Any]) -> None:
+        self._settings = settings
+        self._seen = seen
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._settings, name)
+        return RecordedSection(value, self._seen) if name in SECTIONS and name != "run" else value
+
+    def with_run(self, **changes: Any) -> "RecordedSettings":
+        """Copy the settings with other values in the section `run`."""
+        return RecordedSettings(self._settings.with_run(**changes), self._seen)
+
+
+class RecordedSection:
+    """Section of the settings that records what is read of it, under the variable's name."""
+
+    def __init__(self, section: Section, seen: dict[str, Any]) -> None:
+        self._section = section
+        self._seen = seen
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._section, name)
+        self._seen[f"setting {type(self._section).model_fields[name].alias or name}"] = recorded(value)
+        return value
+
+
+def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
+    """Return a function from a recorded read (`setting x`, `file x`, `files x`, ...) to its present value.
+
+    It caches the lineage that it has checked, so use it for one look at the lake.
+    """
+    known: dict[ArtefactId, str] = {}
+    made = cache(lake.artefacts)
+
+    def value(name: str) -> Any:
+        kind, _, rest = name.partition(" ")
+        if kind == "setting":
+            return recorded(settings.value(rest))
+        if kind == "code":
+            return code_version(rest)
+        if kind == "file":
+            return file_version(PROJECT_ROOT / rest)
+        if kind == "files":
+            return [str(file) for file in local_files(rest)]
+        return [str(a) for a in made() if a.belongs_to(rest) and not lake.broken_lineage(a, value, known)]
+
+    return value
+
+
+def list_artefacts(
+    lake: Lake, name: str, present: Callable[[str], Any] | None = None, known: dict[ArtefactId, str] | None = None
+) -> list[ArtefactId]:
+    """List the artefacts of an asset or of all its stages; with `present`, only those of unbroken lineage."""
+    found = [a for a in lake.artefacts() if a.belongs_to(name)]
+    return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
+
+
+def file_version(path: Path) -> str:
+    """Return the content hash of a small file, size and time of one over 10 MB, `missing` without a file."""
+    if not path.is_file():
+        return "missing"
+    facts = path.stat()
+    if facts.st_size > 10_000_000:
+        return f"{facts.st_size} bytes, {facts.st_mtime_ns}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def recorded(value: Any) -> Any:
+    """Return a setting as stored in a manifest: URLs without credentials, their queries as a digest."""
+    if isinstance(value, Path) and value.is_relative_to(PROJECT_ROOT):
+        return str(value.relative_to(PROJECT_ROOT))  # a lake stays fresh when the checkout moves
+    if not isinstance(value, str):
+        return to_json(value)
+    told = without_credentials(value)
+    asked = re.findall(r"https?://[^?#\s,]*([?#][^\s,]*)", value)
+    return f"{told} ({hashlib.sha256(repr(asked).encode()).hexdigest()[:8]})" if asked else told
