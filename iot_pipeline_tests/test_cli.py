@@ -138,7 +138,7 @@ def test_status_and_a_dry_run_show_names_with_brackets_whole(tmp_path: Path) -> 
         assert f"prompt[{track}]" in told and f"training_split_10K[{track}]" in told
     listed = call("run", "--dry-run", "--until", "paraphrased", IOT_LAKE=str(tmp_path / "none")).stdout
     assert "prompt[paraphrased]" in listed and "paraphrased[10K]" in listed and "not made yet" in listed
-    assert "? unknown until training_order is made" in listed and "Nothing was made or sent" in listed
+    assert "? unknown until flow_texts is made" in listed and "Nothing was made or sent" in listed
     assert not (tmp_path / "none").exists() and list(lake.iterdir()) == []
 
 

@@ -16,7 +16,8 @@ from iot_pipeline.augmentation.answers import (
     parse_answer,
 )
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.serialise import RankTable, plain_number
+from iot_pipeline.flows.serialise import plain_number
+from iot_pipeline.flows.texts import RankTable
 
 
 def score_explanations(

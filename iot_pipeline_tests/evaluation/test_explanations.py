@@ -6,7 +6,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.explanations import importance_agreement, score_explanation, score_explanations
-from iot_pipeline.flows.serialise import RankTable
+from iot_pipeline.flows.texts import RankTable
 
 CLASSES = ["Normal", "TCP_Flood"]
 FLOW = "orig_pkts: -0.068\nfwd_pkts_payload.tot: 1.204\nflow_iat.avg: 0.000"

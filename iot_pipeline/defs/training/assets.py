@@ -14,15 +14,15 @@ import dagster as dg
 import numpy as np
 
 from iot_pipeline.defs.automation import inputs_changed
+from iot_pipeline.defs.inputs import records_of, texts_of
 from iot_pipeline.defs.partitions import increments_dep, student_partitions, tensors_dep, track_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
-from iot_pipeline.defs.texts import table_texts
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.dataset import distinct_flows
+from iot_pipeline.flows.dataset import side_texts
 from iot_pipeline.lake.atomic import write_json
-from iot_pipeline.lake.build_cache import keep, taken
+from iot_pipeline.lake.build_cache import lookup, store
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.loading import describe_base
@@ -58,7 +58,7 @@ TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled 
 
 @dg.asset(
     **COMMON,
-    deps=["flows", "evaluation_split", "training_order"],
+    deps=["flow_texts", "evaluation_split"],
     check_specs=[dg.AssetCheckSpec("base_is_fit", asset="base_model", blocking=True)],
 )
 def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource) -> dg.MaterializeResult:
@@ -89,10 +89,8 @@ def chosen_length(step: Step, longest: int | None) -> str:
 
 def tiny_base(step: Step, trainer: TrainerResource) -> None:
     """Build the tiny base into the artefact."""
-    flows = distinct_flows(
-        step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "train"
-    )
-    config = base_config(step, table_texts(step, flows), trainer.count_for_base(step))
+    texts = side_texts(texts_of(step), records_of(step), "train")["text"].tolist()
+    config = base_config(step, texts, trainer.count_for_base(step))
     built = built_base(step, trainer, config)
     report = json.loads((built / RESULT).read_text())
     shutil.copytree(built / "model", step.folder / "model")
@@ -134,13 +132,13 @@ def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path
         version("transformers"),
     ]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    if found := taken(cache, key):
+    if found := lookup(cache, key):
         step.log(f"this base was built before, by the same code from the same texts: taken from {cache.name}")
         step.note(kept_base=key[:16])
         return found
     trainer.build_base(step, config)
     try:
-        keep(cache, key, config.out, ["model", "progress.jsonl", RESULT])
+        store(cache, key, config.out, ["model", "progress.jsonl", RESULT])
     except OSError as error:
         step.log(f"the base cannot be kept for other lakes: {error}")
     return config.out

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from iot_pipeline.defs import versions
+from iot_pipeline.lake import code_version as versions
 
 
 @pytest.fixture

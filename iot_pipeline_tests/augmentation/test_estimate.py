@@ -1,58 +1,53 @@
-"""A survey beside the real engine and server: requests to the one, tokens and dollars within 5 % of the bill."""
+"""An estimate beside the real engine and server: requests to the one, tokens and dollars within 5 % of the bill."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from iot_pipeline.augmentation import tracks
 from iot_pipeline.augmentation.answers import parse_answer
-from iot_pipeline.augmentation.estimating import CostEstimator, Part, embedded_token_counter, seconds_needed
-from iot_pipeline.augmentation.joining import Key
-from iot_pipeline.augmentation.track_files import TrackResult
-from iot_pipeline.augmentation.tracks import TeacherProtocol
-from iot_pipeline.augmentation.variation import Variation
+from iot_pipeline.augmentation.ask import TeacherProtocol
+from iot_pipeline.augmentation.ask import ask as ask_plan
+from iot_pipeline.augmentation.estimate import CostEstimator, Part, embedded_token_counter, seconds_needed
+from iot_pipeline.augmentation.join import write_answers
 from iot_pipeline.embedded_teacher.process import embedded_server
-from iot_pipeline.flows.serialise import values_text
-from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits
 from iot_pipeline.teacher.pricing import price_of
+from iot_pipeline.teacher.request import Answer
 from iot_pipeline.teacher.store.batches import BatchTable
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline.teacher.tokens import request_tokens, safe_tokens, text_tokens
-from iot_pipeline_tests.augmentation.test_tracks import BRIEF, SPEC, prompt, rows
+from iot_pipeline_tests.augmentation.factories import CONFIG, make_plan
+from iot_pipeline_tests.augmentation.test_tracks import rows
 from iot_pipeline_tests.teacher.flows import make_requests
-from iot_pipeline_tests.teacher.test_batch import bill, invoice_usd, teacher
+from iot_pipeline_tests.teacher.test_batch import fetch_invoice, invoice_usd, teacher
 
 __all__ = ["rows"]
 TOKENIZER = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
 LIMITS = BatchLimits(tokens=150_000, first_poll_s=0.05, poll_s=0.2, orphan_grace_s=0.0)
 
 
-def ask(engine: TeacherProtocol, track: str, table: pd.DataFrame, answers: Mapping[Key, str]) -> TrackResult:
+def ask(engine: TeacherProtocol, track: str, table: pd.DataFrame, folder: Path) -> None:
+    """Ask for one track; the original one is in `folder` before the others."""
     if isinstance(engine, CostEstimator):
         engine.begin(track, track)
+    plan = make_plan(folder, track, table, folder if track != "original" else None)
+    ask_plan(plan, engine, folder)
     if track == "original":
-        return tracks.build_original(table, prompt(track), engine, BRIEF)
-    if track == "paraphrased":
-        return tracks.build_paraphrased(table, answers, prompt(track), engine, BRIEF)
-    return tracks.build_feature_varied(
-        table, answers, prompt(track), engine, BRIEF, Variation.physical, lambda values: values_text(SPEC, values), ()
-    )
+        write_answers(folder)
 
 
-def ask_all(engine: TeacherProtocol, table: pd.DataFrame) -> None:
-    answers = ask(engine, "original", table, {}).answers
-    for track in ("paraphrased", "feature_varied"):
-        ask(engine, track, table, answers)
+def ask_all(engine: TeacherProtocol, table: pd.DataFrame, folder: Path) -> None:
+    for track in ("original", "paraphrased", "feature_varied"):
+        ask(engine, track, table, folder)
 
 
 def survey(store: Store | None) -> CostEstimator:
     """Of the server that the tests' teacher asks: paid, but counting tokens as the embedded one does."""
-    return CostEstimator("paid", store, price_of, BRIEF.words, LIMITS, embedded_token_counter())
+    return CostEstimator("paid", store, price_of, CONFIG.words, LIMITS, embedded_token_counter())
 
 
 def total(found: CostEstimator) -> Part:
@@ -63,17 +58,15 @@ def total(found: CostEstimator) -> Part:
 def test_cold_and_after_the_run(via: str, rows: pd.DataFrame, tmp_path: Path) -> None:
     path, sent = tmp_path / "t.sqlite", 0
     cold = survey(None)
-    ask_all(cold, rows)
+    ask_all(cold, rows, tmp_path)
     expected = total(cold)
     with embedded_server() as url:
         asking: Teacher = teacher(url, path, via=via, batch_limits=LIMITS)
-        answers: Mapping[Key, str] = {}
         for part in cold.parts:
-            result = ask(asking, part.name, rows, answers)
-            answers = answers or result.answers
+            ask(asking, part.name, rows, tmp_path)
             sent += asking.summary.batches
             assert (part.to_ask, part.cached) == (asking.summary.asked, 0)
-        billed = bill(url)
+        billed = fetch_invoice(url)
     assert billed[via]["answers"] == expected.requests == expected.attempts > 300
     for name in ("prompt_tokens", "completion_tokens"):
         assert getattr(expected, name) == pytest.approx(billed[via][name], rel=0.05)
@@ -84,7 +77,7 @@ def test_cold_and_after_the_run(via: str, rows: pd.DataFrame, tmp_path: Path) ->
     before = path.read_bytes()
     with Store(path, read_only=True) as store:
         after = survey(store)
-        ask_all(after, rows)
+        ask_all(after, rows, tmp_path)
     assert (total(after).to_ask, total(after).cached, total(after).usd_requests) == (0, expected.requests, 0)
     assert path.read_bytes() == before
 
@@ -95,14 +88,14 @@ def test_warm_it_has_learned_what_answers_take(rows: pd.DataFrame, tmp_path: Pat
     # Answers that are cut off and refused are billed and asked for again: stored answers tell how often.
     with embedded_server({"refusal": 0.1, "truncate": 0.1}, seed=2) as url:
         asking = teacher(url, path, via="requests")
-        ask_all(asking, half)
-        billed = invoice_usd(bill(url))
+        ask_all(asking, half, tmp_path)
+        billed = invoice_usd(fetch_invoice(url))
         with Store(path, read_only=True) as store:
             warm = survey(store)
-            ask_all(warm, rows)
+            ask_all(warm, rows, tmp_path)
         expected = total(warm)
-        ask_all(asking, rows)
-        rest = invoice_usd(bill(url)) - billed
+        ask_all(asking, rows, tmp_path)
+        rest = invoice_usd(fetch_invoice(url)) - billed
     assert expected.cached > 100 and 100 < expected.to_ask < expected.attempts
     assert expected.usd_requests == pytest.approx(rest, rel=0.05)
 
@@ -113,14 +106,14 @@ def test_what_one_prompt_file_took_says_nothing_of_the_prompt_cache_of_another(
     path = tmp_path / "t.sqlite"
     with embedded_server() as url:
         asking = teacher(url, path, via="requests")
-        answers = ask(asking, "original", rows, {}).answers
-        billed = invoice_usd(bill(url))
+        ask(asking, "original", rows, tmp_path)
+        billed = invoice_usd(fetch_invoice(url))
         with Store(path, read_only=True) as store:
             found = survey(store)
-            ask_all(found, rows)
+            ask_all(found, rows, tmp_path / "estimate")
         for track in ("paraphrased", "feature_varied"):
-            ask(asking, track, rows, answers)
-        rest = invoice_usd(bill(url)) - billed
+            ask(asking, track, rows, tmp_path)
+        rest = invoice_usd(fetch_invoice(url)) - billed
     assert found.parts[0].to_ask == 0 and found.parts[1].cached_tokens == 0 < found.parts[2].cached_tokens
     assert total(found).usd_requests == pytest.approx(rest, rel=0.05)
 
@@ -132,8 +125,9 @@ def test_each_request_is_counted_once_and_those_in_batches_are_not_asked(tmp_pat
         found = survey(store)
         for name, part in (("one", requests[:6]), ("two", requests[3:])):
             found.begin(name, "original")
-            given = found.ask(part, lambda request, text: [])
-            assert set(given) == {request.key for request in part}
+            given: list[Answer] = []
+            found.stream([*part, part[0]], lambda request, text: [], given.append)
+            assert sorted(answer.key for answer in given) == sorted(request.key for request in part)
     one, two = found.parts
     assert (one.requests, one.waiting, one.to_ask, two.requests, two.to_ask) == (6, 1, 5, 4, 4)
 
@@ -143,8 +137,9 @@ def test_a_prompt_that_the_rules_do_not_understand_still_has_a_length() -> None:
     odd = type(request)(request.model, ({"role": "user", "content": "Bonjour"},), request.params, "1")
     found = survey(None)
     found.begin("odd", "original")
-    given = found.ask([odd], lambda request, text: [])[odd.key]
-    assert len(parse_answer(given.text).analysis.split()) == BRIEF.words
+    given: list[Answer] = []
+    found.stream([odd], lambda request, text: [], given.append)
+    assert len(parse_answer(given[0].text).analysis.split()) == CONFIG.words
     assert 100 < found.parts[0].completion_tokens < 300
 
 

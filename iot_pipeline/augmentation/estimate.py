@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from functools import partial
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from typing import Any
 
 from iot_pipeline.embedded_teacher.analyst import ANSWER_BYTES_A_TOKEN, NOTHING_TO_DO, prompt_tokens, write_answer
 from iot_pipeline.embedded_teacher.billing import PromptCache
 from iot_pipeline.teacher import pricing
-from iot_pipeline.teacher.batch import BatchLimits, line_text
+from iot_pipeline.teacher.batch import line_text
+from iot_pipeline.teacher.config import BatchLimits
 from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
-from iot_pipeline.teacher.retry_state import RetryState
 from iot_pipeline.teacher.session import Check, stored_answers
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline.teacher.tokens import request_tokens, safe_tokens, text_tokens
 
+AT_ONCE = 1000  # requests looked up in the store at once
 DRAFTS = 50  # answers drafted where none is stored
 ANALYSIS = re.compile(r"(?:ANALYSIS:|\"analysis\":)\s*\"?")
 MARK = 8  # hex digits of the request key that make a stand-in unique
@@ -48,6 +50,7 @@ class Part:
     batches: int = 0
 
     def __add__(self, other: Part) -> Part:
+        """Return the sums of all figures, under this part's name."""
         summed = {one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)[1:]}
         return Part(self.name, **summed)
 
@@ -63,17 +66,6 @@ class TokenStats:
     texts: int = 0
     length: int = 0  # characters of all texts
     typical: str = ""  # a text of about mean length
-
-    def __add__(self, other: TokenStats) -> TokenStats:
-        return TokenStats(
-            self.answers + other.answers,
-            self.attempts + other.attempts,
-            self.counted + other.counted,
-            self.usage + other.usage,
-            self.texts + other.texts,
-            self.length + other.length,
-            self.typical or other.typical,
-        )
 
     def take(self, request_tokens: float, answer: Answer) -> None:
         """Add the token usage of one answer."""
@@ -125,7 +117,7 @@ class CostEstimator:
         self.source, self.store, self.price, self.words = source, store, price, words
         self.limits = limits or BatchLimits()
         self.parts: list[Part] = []
-        self.learned: dict[str, TokenStats] = {}
+        self.learned: defaultdict[str, TokenStats] = defaultdict(TokenStats)  # by prompt file, and of all as ""
         self.drafted: dict[str, str] = {}  # by prompt file: a typical answer, drafted here
         self._prompt = ""
         self._counted: set[str] = set()
@@ -138,106 +130,92 @@ class CostEstimator:
         self._prompt = prompt
 
     def stream(self, requests: Iterable[Request], check: Check, take: Callable[[Answer], None]) -> None:
-        """Pass an answer for each distinct request to `take`.
+        """Pass an answer for each distinct request to `take`, stand-ins last: stored answers tell their length."""
+        part, feed, seen = self.parts[-1], iter(requests), set[str]()
+        missing, sample, lines = dict[str, str](), list[Request](), list[tuple[int, int]]()
+        while some := list(islice(feed, AT_ONCE)):
+            by_key = {request.key: request for request in some if request.key not in seen}
+            seen |= by_key.keys()
+            found = stored_answers(self.store, self.source, by_key, check) if self.store is not None else {}
+            for key, request in by_key.items():
+                new, answer = key not in self._counted, found.get(key)
+                part.requests += new
+                if answer is not None:
+                    part.cached += new
+                    if new and answer.usage.prompt:
+                        for stats in (self.learned[self._prompt], self.learned[""]):
+                            stats.take(self._counting.prompt(request), answer)
+                    take(answer)
+                    continue
+                missing[key] = request.model
+                sample += [request] if len(sample) < DRAFTS else []
+                if new and key in self._waiting:
+                    part.waiting += 1
+                elif new:
+                    lines.append(self._add(part, request))
+        self._counted |= seen
+        typical = self.learned[self._prompt].typical or self.learned[""].typical
+        if missing and not typical:
+            typical = self.drafted.setdefault(self._prompt, draft(sample, self.words))
+        if part.to_ask:
+            part.batches = waves(lines, self.limits)
+            self._finish(part, typical, self.price(sample[0].model))  # one prompt file, one model
+        for key, model in missing.items():
+            take(stand_in(key, model, self.source, typical))
 
-        All requests are held in memory: the estimate of the missing ones uses the stored answers of all.
+    def _add(self, part: Part, request: Request) -> tuple[int, int]:
+        """Add one request to the sums, as for one attempt; return its bytes and tokens in a batch."""
+        tokens, needed, limit = self._counting.prompt(request), safe_tokens(request), int(request.params["max_tokens"])
+        part.to_ask += 1
+        part.prompt_tokens += tokens
+        if self._counting.cached is not None:
+            part.cached_tokens += self._counting.cached(_text(request), int(tokens))
+        part.worst_usd += pricing.worst_case(self.price(request.model), request, limit)
+        part.limited_tokens += needed + limit
+        return len(line_text(request.key, request.body())), needed
+
+    def _finish(self, part: Part, typical: str, price: pricing.Price) -> None:
+        """Correct the sums by what stored answers took, and price them.
+
+        Token statistics are those of the prompt file, else of all; but another prompt file says nothing about the
+        share of the prompt that is in the prompt cache.
         """
-        for answer in self.ask(list(requests), check).values():
-            take(answer)
-
-    def ask(self, requests: Sequence[Request], check: Check) -> dict[str, Answer]:
-        """Return an answer for each distinct key: the stored one, or a stand-in of the expected length."""
-        by_key = {request.key: request for request in requests}
-        found = stored_answers(self.store, self.source, by_key, check) if self.store is not None else {}
-        tokens = {key: self._counting.prompt(request) for key, request in by_key.items()}
-        learned = self.learned.setdefault(self._prompt, TokenStats())
-        for key in found.keys() - self._counted:
-            if found[key].usage.prompt:
-                learned.take(tokens[key], found[key])
-        missing = [request for key, request in by_key.items() if key not in found]
-        typical = self._typical(missing)
-        self._count([r for r in missing if r.key not in self._counted], found, tokens, typical)
-        self._counted |= by_key.keys()
-        return found | {request.key: self._stand_in(request, typical) for request in missing}
-
-    # -- lengths ---------------------------------------------------------------------------------------------
-
-    def _typical(self, missing: Sequence[Request]) -> str:
-        """Return an answer of about the expected length: a stored one, else one drafted by the embedded teacher."""
-        given = [self.learned[self._prompt], *self.learned.values()]
-        known = next((learned.typical for learned in given if learned.typical), "")
-        if not known and missing:
-            known = self.drafted.setdefault(self._prompt, self._draft(missing))
-        return known
-
-    def _draft(self, missing: Sequence[Request]) -> str:
-        sample = missing[:: max(1, len(missing) // DRAFTS)]
-        texts = [text for text in map(_drafted, sample) if text != NOTHING_TO_DO]
-        if not texts:  # the embedded teacher does not understand this prompt
-            return "CLASSIFICATION: \nANALYSIS: " + "explained " * self.words + "\nKEY_INDICATORS: "
-        mean = sum(map(len, texts)) / len(texts)
-        return min(texts, key=lambda text: abs(len(text) - mean))
-
-    def _stand_in(self, request: Request, typical: str) -> Answer:
-        """Return `typical` with part of the request key in it, so that texts derived from stand-ins stay distinct."""
-        at = ANALYSIS.search(typical)
-        start = at.end() if at else 0
-        text = typical[:start] + request.key[:MARK] + typical[start + MARK :]
-        return Answer(request.key, "ok", text, "stop", request.model, self.source)
-
-    # -- sums ------------------------------------------------------------------------------------------------
-
-    def _known(self) -> TokenStats:
-        """Return the token statistics of the current prompt file, else those of all."""
         own = self.learned[self._prompt]
-        return own if own.answers else sum(self.learned.values(), TokenStats())
-
-    def _shared(self, asked: Sequence[Request], tokens: dict[str, float]) -> float:
-        """Return the share of prompt tokens in the prompt cache; other prompt files say nothing about it."""
-        own = self.learned[self._prompt]
-        if own.answers:
-            return own.usage.cached / own.usage.prompt
-        return self._seen_before(asked, tokens) / sum(tokens[request.key] for request in asked)
-
-    def _seen_before(self, asked: Sequence[Request], tokens: dict[str, float]) -> int:
-        """Count the prompt tokens that the server's cache already holds; 0 if its rule is unknown."""
-        cached = self._counting.cached
-        return sum(cached(_text(r), int(tokens[r.key])) for r in asked) if cached is not None else 0
-
-    def _count(
-        self, missing: Sequence[Request], found: dict[str, Answer], tokens: dict[str, float], typical: str
-    ) -> None:
-        """Add the new requests to the current part."""
-        part = self.parts[-1]
-        asked = [request for request in missing if request.key not in self._waiting]
-        cached = len(found.keys() - self._counted)
-        part.requests += cached + len(missing)
-        part.cached += cached
-        part.waiting += len(missing) - len(asked)
-        part.to_ask += len(asked)
-        if not asked:
-            return
-        known, shared = self._known(), self._shared(asked, tokens)
-        attempts, prompt = 1.0, sum(tokens[request.key] for request in asked)
-        completion = self._counting.answer(typical) * len(asked)
+        known = own if own.answers else self.learned[""]
+        cached = own.usage.cached / own.usage.prompt if own.answers else part.cached_tokens / part.prompt_tokens
+        attempts, completion = 1.0, self._counting.answer(typical)
         if known.answers:
-            attempts = known.attempts / known.answers
-            prompt *= known.usage.prompt / known.counted
-            completion = known.usage.completion / known.answers * len(asked)
-        part.attempts += attempts * len(asked)
-        part.prompt_tokens += prompt
-        part.cached_tokens += shared * prompt
-        part.completion_tokens += completion
-        price = self.price(asked[0].model)  # one prompt file, one model
-        part.usd_requests += price.cost(Usage(round(prompt), round(shared * prompt), round(completion)))
+            attempts, completion = known.attempts / known.answers, known.usage.completion / known.answers
+            part.prompt_tokens *= known.usage.prompt / known.counted
+        part.attempts = attempts * part.to_ask
+        part.limited_tokens *= attempts
+        part.cached_tokens = cached * part.prompt_tokens
+        part.completion_tokens = completion * part.to_ask
+        usage = Usage(round(part.prompt_tokens), round(part.cached_tokens), round(part.completion_tokens))
+        part.usd_requests = price.cost(usage)
         # The Batch API gives no prompt-cache discount.
-        part.usd_batch += price.in_batch().cost(Usage(round(prompt), 0, round(completion)))
-        limits = [int(request.params["max_tokens"]) for request in asked]
-        part.worst_usd += sum(map(partial(pricing.worst_case, price), asked, limits))
-        needed = [safe_tokens(request) for request in asked]
-        part.limited_tokens += attempts * (sum(needed) + sum(limits))
-        sizes = (len(line_text(RetryState(request))) for request in asked)
-        part.batches += waves(zip(sizes, needed, strict=True), self.limits)
+        part.usd_batch = price.in_batch().cost(replace(usage, cached=0))
+
+
+def draft(sample: Sequence[Request], words: int) -> str:
+    """Return an answer of about mean length, as the embedded teacher would write it to some of the requests."""
+    texts = []
+    for request in sample:
+        temperature, seed, limit = (request.params.get(name) for name in ("temperature", "seed", "max_tokens"))
+        parts = tuple(request.schema["properties"]) if request.schema is not None else ()
+        texts.append(write_answer(request.messages, float(temperature or 0), seed, int(limit or 0), parts)[0])
+    texts = [text for text in texts if text != NOTHING_TO_DO]
+    if not texts:  # the embedded teacher does not understand this prompt
+        return "CLASSIFICATION: \nANALYSIS: " + "explained " * words + "\nKEY_INDICATORS: "
+    mean = sum(map(len, texts)) / len(texts)
+    return min(texts, key=lambda text: abs(len(text) - mean))
+
+
+def stand_in(key: str, model: str, source: str, typical: str) -> Answer:
+    """Return `typical` with part of the request key in it, so that texts derived from stand-ins stay distinct."""
+    at = ANALYSIS.search(typical)
+    start = at.end() if at else 0
+    return Answer(key, "ok", typical[:start] + key[:MARK] + typical[start + MARK :], "stop", model, source)
 
 
 def token_counter(source: str) -> TokenCounter:
@@ -256,12 +234,6 @@ def embedded_token_counter() -> TokenCounter:
 
 def _text(request: Request) -> str:
     return "\n".join(message["content"] for message in request.messages)
-
-
-def _drafted(request: Request) -> str:
-    temperature, seed, limit = (request.params.get(name) for name in ("temperature", "seed", "max_tokens"))
-    fields = tuple(request.schema["properties"]) if request.schema is not None else ()
-    return write_answer(request.messages, float(temperature or 0), seed, int(limit or 0), fields)[0]
 
 
 def waves(lines: Iterable[tuple[int, int]], limits: BatchLimits) -> int:

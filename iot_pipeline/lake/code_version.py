@@ -40,7 +40,6 @@ PLUMBING = tuple(
         "defs.recording",
         "defs.resources",
         "defs.run_monitoring",
-        "defs.versions",
         "training.gpu_locks",
         "training.launch",
         "training.reporter",
