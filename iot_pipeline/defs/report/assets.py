@@ -13,7 +13,6 @@ from iot_pipeline.evaluation.evaluate import compare_predictions
 from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.lake.atomic import write_text
-from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import cards, claims, comparison, cost, figures, measured, report
 from iot_pipeline.reporting.gather import gather, partition_of
