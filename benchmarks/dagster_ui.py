@@ -25,7 +25,7 @@ def opened(lake: Path, **settings: str) -> Iterator[DagsterGraphQLClient]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "iot_pipeline.cli", "ui", "--port", str(port)]
+    command = [sys.executable, "-m", "iot_pipeline", "ui", "--port", str(port)]
     ui = subprocess.Popen(
         command,
         env=os.environ | {"IOT_LAKE": str(lake)} | settings,

@@ -116,7 +116,7 @@ def kill_workers(lake: Lake, kills: int, draw: random.Random) -> list[dict[str, 
 
 def command() -> list[str]:
     """The command under trial."""
-    return [sys.executable, "-m", "iot_pipeline.cli", "run"]
+    return [sys.executable, "-m", "iot_pipeline", "run"]
 
 
 def finished(lake: Lake) -> dict[str, str]:

@@ -79,7 +79,7 @@ def run(settings: TrainConfig, kill_at: int | None) -> dict[str, Any] | None:
     progress = settings.out / "progress.jsonl"
     progress.unlink(missing_ok=True)
     process = subprocess.Popen(
-        launch.command(path),
+        launch.command([path]),
         env={**os.environ, **launch.environment(settings.base, 1, 1)},
         stdout=subprocess.DEVNULL,
         start_new_session=True,

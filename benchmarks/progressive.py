@@ -90,7 +90,7 @@ def train(lake: Path, track: str, recipe: dict[str, Any], out: Path, tokens: int
     config = TrainConfig(**given)
     processes = launch.processes_here(tiny=True)
     subprocess.run(
-        launch.command(config.write(out / "config.json"), processes),
+        launch.command([config.write(out / "config.json")], processes),
         check=True,
         stdout=subprocess.DEVNULL,
         env={**os.environ, **launch.environment(config.base, processes)},

@@ -38,7 +38,7 @@ def main() -> None:
     prompts = lake.with_name(f"{lake.name}-prompts")
     shutil.copytree(load_settings({}).teacher.prompts, prompts, dirs_exist_ok=True)
     os.environ |= {"IOT_LAKE": str(lake), "IOT_PROMPTS": str(prompts)}
-    subprocess.run([sys.executable, "-m", "iot_pipeline.cli", "run", "--until", "training_split"], check=True)
+    subprocess.run([sys.executable, "-m", "iot_pipeline", "run", "--until", "training_split"], check=True)
     prompt = prompts / f"{options.track}.md"
     before, found = prompt.read_text(), {}
     with opened(lake) as client, dg.DagsterInstance.from_config(str(lake / ".dagster")) as instance:

@@ -62,7 +62,7 @@ def measured(via: str, rows: int) -> dict[str, Any]:
 def call(environment: dict[str, str], *words: str) -> dict[str, Any]:
     """What a command prints as JSON."""
     done = subprocess.run(
-        [sys.executable, "-m", "iot_pipeline.cli", *words, "--json"], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "iot_pipeline", *words, "--json"], env=environment, capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}: {done.stdout[-1000:]}{done.stderr[-1000:]}")

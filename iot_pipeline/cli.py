@@ -30,13 +30,6 @@ TrackOption = Annotated[
 ]
 
 
-def main() -> None:
-    """Run the entry point of an older installation; see `iot_pipeline.__main__`."""
-    from iot_pipeline.__main__ import main as start
-
-    start()
-
-
 def command() -> NoReturn:
     """Run the command: a UserError becomes one line on standard error and exit code 2; an interrupt is 130."""
     # Set before torch is loaded: spinning threads slow down every process on the machine, up to ten times.
@@ -223,8 +216,8 @@ def teacher(
     def announce(url: str) -> None:
         print(f"Embedded teacher on {url} (stop with Ctrl-C)\nUse it: IOT_TEACHER={url} iot-pipeline run", flush=True)
 
-    manners = ServerOptions(answer_seconds, hang_seconds, batch_seconds, rpm, tpm, enqueued_tokens, int(json_schema))
-    serve(host, port, faults, seed, manners, None, announce)
+    options = ServerOptions(answer_seconds, hang_seconds, batch_seconds, rpm, tpm, enqueued_tokens, int(json_schema))
+    serve(host, port, faults, seed, options, None, announce)
 
 
 cache = typer.Typer(no_args_is_help=True, help="Publish the teacher's answers as a file, or take them over from one.")
@@ -344,7 +337,3 @@ def merge(
 def version() -> None:
     """Print the version."""
     print(__version__)
-
-
-if __name__ == "__main__":
-    main()

@@ -143,7 +143,7 @@ def test_status_and_a_dry_run_show_names_with_brackets_whole(tmp_path: Path) -> 
 
 
 def test_several_seeds_are_several_students_of_the_same_tensors(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "iot_pipeline.cli", "run", "--dry-run", "--json", "--tracks", "original"]
+    command = [sys.executable, "-m", "iot_pipeline", "run", "--dry-run", "--json", "--tracks", "original"]
     variables = os.environ | {"IOT_SEEDS": "7,8", "IOT_LAKE": str(tmp_path / "none")}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
     listed = [row["artefact"] for row in json.loads(done.stdout)["artefacts"]]
@@ -178,7 +178,7 @@ def test_facts_rows_and_estimates_show_brackets_as_they_are(capsys: pytest.Captu
 
 def test_the_results_table_shows_brackets_as_they_are() -> None:
     printed = StringIO()
-    Console(file=printed, width=140).print(show.results_table([{"model": "a[red]b", "stage": "10K"}]))
+    Console(file=printed, width=140).print(show.table_of_results([{"model": "a[red]b", "stage": "10K"}]))
     assert "a[red]b" in printed.getvalue()
 
 

@@ -31,7 +31,7 @@ SMALL = {
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "iot_pipeline.cli", *arguments]
+    return [sys.executable, "-m", "iot_pipeline", *arguments]
 
 
 def environment(lake: Path, prompts: Path) -> dict[str, str]:

@@ -28,7 +28,7 @@ def asked(store: Path) -> int:
 def test_a_stopped_run_says_so_and_goes_on_from_there(number: signal.Signals, tmp_path: Path) -> None:
     with embedded_server(answer_seconds=100.0) as url:
         process = subprocess.Popen(
-            [sys.executable, "-m", "iot_pipeline.cli", "run", "--until", "original"],
+            [sys.executable, "-m", "iot_pipeline", "run", "--until", "original"],
             text=True,
             env=os.environ | {"IOT_ROWS": "700", "IOT_LAKE": str(tmp_path / "lake"), "IOT_TEACHER": url},
             stdout=subprocess.PIPE,

@@ -159,7 +159,7 @@ def _print_outcome(
         )
         return
     if table:
-        console.print(results_table(table))
+        console.print(table_of_results(table))
         for line in provenance_lines(lake):
             console.print(Text(line, style="yellow"))
     if not outcome.made:
@@ -182,7 +182,7 @@ COLUMNS = [
 ]
 
 
-def results_table(rows: list[dict[str, Any]]) -> Table:
+def table_of_results(rows: list[dict[str, Any]]) -> Table:
     """Return the results table: model, training stage, accuracy with intervals, ceilings."""
     table = Table(title="Accuracy on the one test set, 95 % intervals")
     for column in COLUMNS:

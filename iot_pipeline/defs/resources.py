@@ -106,23 +106,31 @@ class TrainerResource(dg.ConfigurableResource):
         return min(self.processes or step.settings.run.processes or MOST_CPU_PROCESSES, os.cpu_count() or 1)
 
     def train(self, step: Step, config: TrainConfig, processes: int) -> dict[str, Any]:
-        """Train a student; return the content of training.json. Outputs and checkpoints are written to `config.out`.
+        """Train a student; return the content of training.json, as `train_all` does."""
+        return self.train_all(step, [config], processes)[0]
 
-        A killed training resumes from its last checkpoint when the same config is trained again; a finished one is not
-        repeated. Raises dg.Failure with the error or last lines of output if training fails or another number of
-        processes ran, UserError if there are fewer GPUs than processes.
+    def train_all(self, step: Step, configs: list[TrainConfig], processes: int) -> list[dict[str, Any]]:
+        """Train students one after the other in the same processes; return the content of each training.json.
+
+        Outputs and checkpoints are written to each config's `out`. A killed training resumes from its last checkpoint
+        when the same config is trained again; a finished one is not repeated. Raises dg.Failure with the error or last
+        lines of output if training fails or another number of processes ran, UserError if there are fewer GPUs than
+        processes.
         """
-        if (done := finished(config)) is not None:
+        waiting = [config for config in configs if finished(config) is None]
+        if len(waiting) < len(configs):
             step.log("this training had ended before: its result is taken as it is")
-            return done
-        path = config.write(config.out / "config.json")
-        argv = command(path, processes, launcher=self.launcher or step.settings.run.trainer)
-        variables = environment(config.base, processes, config.threads)
-        self._run(step, argv, variables, config.out, leased(cards_here(), processes, step.log))
-        facts: dict[str, Any] = json.loads((config.out / "training.json").read_text())
-        if (ran := facts["facts"]["processes"]) != processes:
-            raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
-        return facts
+        if waiting:
+            paths = [config.write(config.out / "config.json") for config in waiting]
+            argv = command(paths, processes, launcher=self.launcher or step.settings.run.trainer)
+            variables = environment(waiting[0].base, processes, waiting[0].threads)
+            outs = [config.out for config in waiting]
+            self._run(step, argv, variables, outs, leased(cards_here(), processes, step.log))
+        found: list[dict[str, Any]] = [json.loads((config.out / "training.json").read_text()) for config in configs]
+        for config, facts in zip(configs, found, strict=True):
+            if config in waiting and (ran := facts["facts"]["processes"]) != processes:
+                raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
+        return found
 
     def build_base(self, step: Step, config: BaseConfig) -> dict[str, Any]:
         """Build the tiny base in `config.out`, on the CPU; return its report. Raises dg.Failure as `train` does."""
@@ -133,9 +141,8 @@ class TrainerResource(dg.ConfigurableResource):
                 return done
         variables = environment(str(config.out), config.processes, config.threads)
         path = config.write(config.out / "config.json")
-        self._run(
-            step, command(path, config.processes, module=BUILD_BASE), variables, config.out, contextlib.nullcontext([])
-        )
+        argv = command([path], config.processes, module=BUILD_BASE)
+        self._run(step, argv, variables, [config.out], contextlib.nullcontext([]))
         report: dict[str, Any] = json.loads((config.out / RESULT).read_text())
         return report
 
@@ -144,7 +151,7 @@ class TrainerResource(dg.ConfigurableResource):
         step: Step,
         argv: list[str],
         variables: dict[str, str],
-        out: Path,
+        outs: list[Path],
         lease: contextlib.AbstractContextManager[list[str]],
     ) -> None:
         """Run a training process on leased GPUs and in its own process group, and forward its progress."""
@@ -155,7 +162,7 @@ class TrainerResource(dg.ConfigurableResource):
                 context_injector=dg.PipesTempFileContextInjector(),
                 message_reader=dg.PipesTempFileMessageReader(),
             ) as session,
-            (out / "output.txt").open("w") as output,
+            (outs[0] / "output.txt").open("w") as output,
         ):
             if cards:
                 variables |= {"CUDA_VISIBLE_DEVICES": ",".join(cards)}
@@ -168,28 +175,29 @@ class TrainerResource(dg.ConfigurableResource):
                 start_new_session=True,  # its own process group, so that no rank outlives a cancelled run
             )
             try:
-                code = self._follow(step, process, out / "progress.jsonl")
+                code = self._follow(step, process, [out / "progress.jsonl" for out in outs])
             finally:
                 self._stop(process)
         if code != 0:
-            lines = (out / "output.txt").read_text(errors="replace").strip().splitlines()
+            lines = (outs[0] / "output.txt").read_text(errors="replace").strip().splitlines()
             # A launcher of many processes prints its own report after the error of the failed rank.
             tail = " | ".join([line for line in lines if line.startswith("error: ")][:1] or lines[-4:])
             raise dg.Failure(f"training ended with code {code}: {tail}", allow_retries=False)
 
-    def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: Path) -> int:
-        """Wait for the process and forward its latest progress; return its exit code."""
-        position = progress.stat().st_size if progress.exists() else 0
+    def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: list[Path]) -> int:
+        """Wait for the process and forward the latest line of its progress files; return its exit code."""
+        read = {path: path.stat().st_size if path.exists() else 0 for path in progress}
         while True:
             code = process.poll()
-            if progress.exists() and progress.stat().st_size > position:
-                with progress.open() as lines:
-                    lines.seek(position)
-                    text = lines.read()
-                complete = text[: text.rfind("\n") + 1]
-                position += len(complete.encode())
-                if complete:
-                    step.progress(describe_progress(json.loads(complete.splitlines()[-1])))
+            for path, position in read.items():
+                if path.exists() and path.stat().st_size > position:
+                    with path.open() as lines:
+                        lines.seek(position)
+                        text = lines.read()
+                    complete = text[: text.rfind("\n") + 1]
+                    read[path] = position + len(complete.encode())
+                    if complete:
+                        step.progress(describe_progress(json.loads(complete.splitlines()[-1])))
             if code is not None:
                 return code
             time.sleep(0.5)

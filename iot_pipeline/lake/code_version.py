@@ -103,7 +103,7 @@ def _file(name: str) -> Path | None:
 
 
 class _Facts(TypedDict):
-    """What a version needs of a module: imports (`from a import b` as [`a.b`, `a`]), code digest, named data files."""
+    """Facts of a module: imports (`from a import b` as [`a.b`, `a`]), digest of its code, data files that it names."""
 
     imports: list[list[str]]
     digest: str

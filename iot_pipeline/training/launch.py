@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from iot_pipeline.errors import UserError
@@ -17,11 +18,11 @@ BUILD_BASE = "iot_pipeline.tiny_base.__main__"
 MOST_CPU_PROCESSES = 4
 
 
-def command(config_path: Path, processes: int = 1, module: str = TRAIN, launcher: str = "local") -> list[str]:
+def command(configs: Sequence[Path], processes: int = 1, module: str = TRAIN, launcher: str = "local") -> list[str]:
     """Build the command line that runs `module` in `processes` processes on this machine.
 
     Args:
-        config_path: Configuration file, the only argument of `module`.
+        configs: Configuration files, the arguments of `module`.
         processes: Number of processes.
         module: Module to run.
         launcher: `local`: plain python for one process, torchrun for more. `accelerate`: accelerate launch, which sets
@@ -48,7 +49,7 @@ def command(config_path: Path, processes: int = 1, module: str = TRAIN, launcher
         options += ["--master-addr=127.0.0.1", f"--master-port={_free_port()}"]
     else:
         options = []
-    return [sys.executable, *options, "-m", module, str(config_path)]
+    return [sys.executable, *options, "-m", module, *map(str, configs)]
 
 
 def processes_here(tiny: bool) -> int:

@@ -19,7 +19,7 @@ from iot_pipeline_tests.test_cli import call
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "iot_pipeline.cli", "teacher", *words]
+    return [sys.executable, "-m", "iot_pipeline", "teacher", *words]
 
 
 def ask(url: str) -> int:

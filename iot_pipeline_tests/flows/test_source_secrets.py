@@ -73,7 +73,7 @@ def command(lake: Path, source: str, *arguments: str) -> tuple[int, bytes]:
     """Exit code and all output of one command."""
     environment = os.environ | {"IOT_LAKE": str(lake), "IOT_SOURCE": source, "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(
-        [sys.executable, "-m", "iot_pipeline.cli", *arguments], env=environment, cwd=PROJECT_ROOT, timeout=300,
+        [sys.executable, "-m", "iot_pipeline", *arguments], env=environment, cwd=PROJECT_ROOT, timeout=300,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     return done.returncode, done.stdout

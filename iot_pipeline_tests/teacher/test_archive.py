@@ -234,7 +234,7 @@ def test_the_command_counts_what_it_refused_and_fails_where_that_was_all(exporte
     assert found.added > 2 and found.added + found.refused["mislabelled"] == next(number)
     file = changed(exported, tmp_path / "all.parquet", forged)
     done = subprocess.run(
-        [sys.executable, "-m", "iot_pipeline.cli", "cache", "import", str(file), "--json"],
+        [sys.executable, "-m", "iot_pipeline", "cache", "import", str(file), "--json"],
         env=os.environ | {"IOT_LAKE": str(tmp_path / "lake")},
         capture_output=True,
         text=True,

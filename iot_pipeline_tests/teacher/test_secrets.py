@@ -157,7 +157,7 @@ def test_a_run_tells_no_key(tmp_path: Path) -> None:
             "PYTHONASYNCIODEBUG": "1",
         }
         done = subprocess.run(
-            [sys.executable, "-m", "iot_pipeline.cli", "run", "--until", "original", "--json"],
+            [sys.executable, "-m", "iot_pipeline", "run", "--until", "original", "--json"],
             env=environment,
             cwd=PROJECT,
             capture_output=True,

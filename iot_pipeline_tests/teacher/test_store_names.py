@@ -104,7 +104,7 @@ def test_a_server_that_is_not_there_is_named_without_the_password(tmp_path: Path
 def test_commands_never_print_the_password(command: list[str], tmp_path: Path) -> None:
     pytest.importorskip("psycopg2")
     done = subprocess.run(
-        [sys.executable, "-m", "iot_pipeline.cli", *command],
+        [sys.executable, "-m", "iot_pipeline", *command],
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -48,7 +48,7 @@ def test_two_processes_build_the_base_of_one(tmp_path: Path, monkeypatch: pytest
     assert build_here(configuration(tmp_path / "one"), monkeypatch) == 0
     config = configuration(tmp_path / "two", processes=2)
     done = subprocess.run(
-        launch.command(config.write(tmp_path / "two" / "config.json"), 2, launch.BUILD_BASE),
+        launch.command([config.write(tmp_path / "two" / "config.json")], 2, launch.BUILD_BASE),
         capture_output=True,
         text=True,
         timeout=200,

@@ -57,7 +57,7 @@ def start(settings: TrainConfig, processes: int = 1, **environment: str) -> subp
     path = settings.write(settings.out / "config.json")
     variables = {**os.environ, **launch.environment(settings.base, processes, 1), **environment}
     return subprocess.Popen(
-        launch.command(path, processes), env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        launch.command([path], processes), env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -123,7 +123,7 @@ def test_two_processes_give_the_curve_of_one_though_one_of_them_runs_out_of_memo
     path = settings.write(tmp_path / "config.json")
     script = tmp_path / "second_runs_out.py"
     script.write_text(SECOND_RUNS_OUT)
-    argv = [str(script) if part == launch.TRAIN else part for part in launch.command(path, 2) if part != "-m"]
+    argv = [str(script) if part == launch.TRAIN else part for part in launch.command([path], 2) if part != "-m"]
     argv[1:1] = ["-m"]
     done = subprocess.run(
         argv, env={**os.environ, **launch.environment(settings.base, 2, 1)}, capture_output=True, text=True, timeout=120

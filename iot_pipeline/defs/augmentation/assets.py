@@ -15,11 +15,7 @@ from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
 from iot_pipeline.defs.tracks import increment, prompt_of, track_plan, validation_rows
 
-COMMON: dict[str, Any] = {
-    "group_name": "augmentation",
-    "automation_condition": inputs_changed,
-    "pool": "teacher",
-}
+COMMON: dict[str, Any] = {"group_name": "augmentation", "automation_condition": inputs_changed, "pool": "teacher"}
 DATA = ["flow_texts", "training_order"]
 
 

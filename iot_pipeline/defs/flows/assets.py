@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import dagster as dg
 
-from iot_pipeline.defs.recording import LakeResource
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.download import is_url
@@ -20,31 +21,41 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
     with lake.step(context) as step:
         out, source = step.folder / "raw.parquet", step.settings.data.source
         if source == "simulate":
-            edition = step.spec.simulated_as
-            if edition is None:
-                raise UserError(f"IOT_SOURCE: only Farm-Flow can be simulated; name your {step.spec.name} files")
-            simulated = simulate_farm_flow(out, step.settings.data.rows, step.settings.data.seed, step.log, edition)
-            step.json("source.json", asdict(simulated))
-            step.note(rows=simulated.rows, source="simulated Farm-Flow")
-            step.provenance["label"] = "SIMULATED flows: Farm-Flow as its paper describes it, no real capture"
+            simulate(step, out)
         else:
-            local = ",".join(part for part in source.split(",") if not is_url(part))
-            files = local_files(local)
-            if local:
-                step.listing(local, files)
-            for file in files:
-                step.file(file.absolute())
-            report = read_source(step.spec, source, out, step.log, step.settings.data.max_rejected_share)
-            step.json("source.json", asdict(report))
-            step.note(
-                rows=report.rows,
-                source=", ".join(file.get("url", file["name"]) for file in report.files),
-                rejected_lines=sum(report.rejected.values()),
-            )
-            step.table("files", report.files)
-            step.table("rejected_lines", report.examples)
+            read_files(step, source, out)
         step.preview("raw.parquet")
     return step.result()
+
+
+def simulate(step: Step, out: Path) -> None:
+    """Write simulated Farm-Flow; UserError for another data set."""
+    edition = step.spec.simulated_as
+    if edition is None:
+        raise UserError(f"IOT_SOURCE: only Farm-Flow can be simulated; name your {step.spec.name} files")
+    simulated = simulate_farm_flow(out, step.settings.data.rows, step.settings.data.seed, step.log, edition)
+    step.json("source.json", asdict(simulated))
+    step.note(rows=simulated.rows, source="simulated Farm-Flow")
+    step.provenance["label"] = "SIMULATED flows: Farm-Flow as its paper describes it, no real capture"
+
+
+def read_files(step: Step, source: str, out: Path) -> None:
+    """Write the rows of files and URLs, and record which files were read."""
+    local = ",".join(part for part in source.split(",") if not is_url(part))
+    files = local_files(local)
+    if local:
+        step.listing(local, files)
+    for file in files:
+        step.file(file.absolute())
+    report = read_source(step.spec, source, out, step.log, step.settings.data.max_rejected_share)
+    step.json("source.json", asdict(report))
+    step.note(
+        rows=report.rows,
+        source=", ".join(file.get("url", file["name"]) for file in report.files),
+        rejected_lines=sum(report.rejected.values()),
+    )
+    step.table("files", report.files)
+    step.table("rejected_lines", report.examples)
 
 
 @dg.asset(

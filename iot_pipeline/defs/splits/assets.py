@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -28,6 +29,14 @@ def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
     return split_report(records, step.settings.data.seed)
 
 
+def side_rows(report: SplitReport) -> list[dict[str, Any]]:
+    """Return the split as table rows, one a side."""
+    return [
+        {"side": side, "rows": n, "distinct flows": report.groups[side], "row ceiling": report.row_ceiling.get(side)}
+        for side, n in report.rows.items()
+    ]
+
+
 @dg.asset(
     group_name="splits",
     deps=["flows"],
@@ -46,18 +55,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
             report = scaled_on_train_pool(step, flows, records)
         step.json("split.json", asdict(report))
         step.note(**{f"{side}_rows": n for side, n in report.rows.items()})
-        step.table(
-            "sides",
-            [
-                {
-                    "side": side,
-                    "rows": report.rows[side],
-                    "distinct flows": report.groups[side],
-                    "row ceiling": report.row_ceiling.get(side),
-                }
-                for side in report.rows
-            ],
-        )
+        step.table("sides", side_rows(report))
         step.preview("records.parquet")
         step.png("sides.png", figures.sides(asdict(report)), "Distinct flows of each class by side")
         verdict = measure_leakage(flows, records, step.spec, step.settings.data.seed, with_model=False)

@@ -77,12 +77,8 @@ def paper_protocol(
         long_rows = long_answers(step, teacher)
         long = build_paper_tensors(long_rows, cutting, work / "long.safetensors")
         kept = build_tensors(long_rows, cutting, QWEN_CONTEXT, work / "long_kept.safetensors")
-        old = build_paper_tensors(
-            reordered(train, "explanation_first"),
-            tokenizer,
-            work / "paper.safetensors",
-            kept_share=long.answer_kept_share,
-        )
+        old_rows = reordered(train, "explanation_first")
+        old = build_paper_tensors(old_rows, tokenizer, work / "paper.safetensors", kept_share=long.answer_kept_share)
         ours = build_tensors(train, tokenizer, step.settings.student.max_length, work / "leak_free.safetensors")
         result = {
             "long_answers": long.plain(),
@@ -92,7 +88,7 @@ def paper_protocol(
             "tokenizer": Path(named).name if named else "that of the base",
             "held_out_rows": len(seen),
             "held_out_prompts_seen_share": float(np.mean(seen)),
-            **scored(step, {name: trained(step, trainer, work, name, len(train)) for name in ARMS}),
+            **scored(step, train_arms(step, trainer, work, len(train))),
         }
         step.json("paper_protocol.json", result)
         show(step, result)
@@ -138,31 +134,24 @@ def fingerprint(step: Step) -> str:
     return hashlib.sha256(json.dumps(step.recorded_inputs(), default=str).encode()).hexdigest()[:16]
 
 
-def trained(step: Step, trainer: TrainerResource, work: Path, name: str, rows: int) -> Path:
-    """Train one arm and return the folder of its adapter; every arm trains on equally many of `rows` rows.
+def train_arms(step: Step, trainer: TrainerResource, work: Path, rows: int) -> dict[str, Path]:
+    """Train every arm on equally many of `rows` rows; return the folders of the adapters by arm.
 
     Args:
         step: The step.
         trainer: The trainer.
         work: Folder of the tensors, and of the outputs of the arms.
-        name: Name of the arm in ARMS.
         rows: Number of training rows.
     """
-    file, changes = ARMS[name]
-    chosen = (
-        recipe_of(step, step.settings.data.seed)
-        | changes
-        | {"evaluate_every": None, "patience": None, "keep": "last", "max_tokens": None}
-    )
+    fixed = {"evaluate_every": None, "patience": None, "keep": "last", "max_tokens": None, "base": base_location(step)}
     read = min(PAPER_RECIPE["epochs"] * rows, step.settings.evaluation.audit_rows)
-    config = TrainConfig(
-        **chosen | {"max_steps": max(1, read // chosen["step_rows"])},
-        base=base_location(step),
-        tensors=work / f"{file}.safetensors",
-        out=work / f"arm-{name}",
-    )
-    trainer.train(step, config, trainer.count(step))
-    return config.out
+    configs = []
+    for name, (file, changes) in ARMS.items():
+        recipe = recipe_of(step, step.settings.data.seed) | changes | fixed
+        recipe["max_steps"] = max(1, read // recipe["step_rows"])
+        configs.append(TrainConfig(**recipe, tensors=work / f"{file}.safetensors", out=work / f"arm-{name}"))
+    trainer.train_all(step, configs, trainer.count(step))
+    return {name: config.out for name, config in zip(ARMS, configs, strict=True)}
 
 
 def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
