@@ -27,7 +27,6 @@ from result import save
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.metrics import flops_per_token, mfu, peak_memory_gib
-from iot_pipeline.training.model import lora_config
 
 WAYS = ("old", "ours", "ours_packed", "trl")
 STEP_ROWS, MICRO_ROWS, OUR_MICRO_ROWS, OLD_LENGTH, WARM_UP = 16, 2, 8, 512, 2
@@ -108,7 +107,7 @@ def measure(way: str, chosen: argparse.Namespace) -> dict[str, Any]:
 def make_model(small: bool, device: Any) -> Any:
     """The shape with random weights and a LoRA adapter, in bf16 on a GPU."""
     import torch
-    from peft import get_peft_model
+    from peft import LoraConfig, TaskType, get_peft_model
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from iot_pipeline.models.loading import attention_kernel
@@ -117,7 +116,9 @@ def make_model(small: bool, device: Any) -> Any:
     config = Qwen2Config(**SHAPES[small])
     with torch.device(device):
         base = Qwen2ForCausalLM._from_config(config, dtype=dtype, attn_implementation=attention_kernel(device, dtype))
-    return get_peft_model(base, lora_config(16, 32, 0.05, ["q_proj", "k_proj", "v_proj", "o_proj"]))
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=targets, task_type=TaskType.CAUSAL_LM)
+    return get_peft_model(base, lora)
 
 
 def make_rows(chosen: argparse.Namespace) -> Tensors:

@@ -72,8 +72,16 @@ def score_explanation(
 ) -> dict[str, Any]:
     """Check one answer: count its claims and the true ones among them, and name the false ones.
 
-    `label` is the scored (or given) class; `ranks` and `standardised` are those of `score_explanations`. `faults` in
-    the result are the reasons for which a teacher's answer would be refused (directions by text or sign only).
+    `faults` in the result are the reasons for which a teacher's answer would be refused (directions by text or sign
+    only).
+
+    Args:
+        flow_text: Flow text.
+        answer: Answer to it.
+        label: Scored (or given) class.
+        classes: All class names.
+        ranks: Rank table of the train pool.
+        standardised: Features that are z-scores; None: all are.
     """
     plain = facts_of(flow_text)
     signed = frozenset(plain.values) if standardised is None else standardised

@@ -19,9 +19,14 @@ _BLOCK_BYTES = 64 * 2**20  # memory for the resample counts of one block
 def intervals(side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES) -> dict[str, dict[str, Any]]:
     """Compute 95 % percentile intervals of accuracy and macro-F1 per view: {view: {metric: [low, high]}}.
 
-    `predicted`: class index [n_groups]. The bootstrap draws whole groups with replacement, because rows of a group
-    share their text and are not independent. A class missing from a resample is left out of its macro-F1. Metrics of an
-    empty view are None.
+    The bootstrap draws whole groups with replacement, because rows of a group share their text and are not independent.
+    A class missing from a resample is left out of its macro-F1. Metrics of an empty view are None.
+
+    Args:
+        side: Records of one side.
+        predicted: Class index [n_groups].
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap resamples.
     """
     n_classes = len(side.classes)
     answer = predicted[side.group]
@@ -58,8 +63,15 @@ def intervals(side: Side, predicted: Ints, seed: int, resamples: int = RESAMPLES
 def paired(side: Side, first: Ints, second: Ints, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Compare the accuracy of two predictors (`first` minus `second`) per view with interval, and by McNemar test.
 
-    Both are class indices [n_groups], scored on the same resamples. McNemar: one trial per distinct flow, correct if it
-    is the majority label of the group.
+    Both are scored on the same resamples. McNemar: one trial per distinct flow, correct if it is the majority label of
+    the group.
+
+    Args:
+        side: Records of one side.
+        first: Class index [n_groups] of one predictor.
+        second: The same of the other predictor.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap resamples.
     """
     parts = []
     for view in VIEWS:

@@ -23,7 +23,14 @@ def predict(log_probs: Floats) -> Ints:
 
 
 def confusion(true: Ints, predicted: Ints, weight: Floats, n_classes: int) -> Floats:
-    """Compute the weighted confusion matrix [n_classes, n_classes]: row = true class, column = predicted class."""
+    """Compute the weighted confusion matrix [n_classes, n_classes]: row = true class, column = predicted class.
+
+    Args:
+        true: True class index [n].
+        predicted: Predicted class index [n].
+        weight: Weight [n].
+        n_classes: Number of classes.
+    """
     flat = np.bincount(true * n_classes + predicted, weights=weight, minlength=n_classes * n_classes)
     return flat.astype(np.float64).reshape(n_classes, n_classes)
 
@@ -61,6 +68,12 @@ def reliability(confidence: Floats, correct: Floats, weight: Floats, bins: int =
     """Compute a reliability table of equal-mass confidence bins: weight, mean confidence, accuracy.
 
     Equal confidences share one bin.
+
+    Args:
+        confidence: Probability of the predicted class [n].
+        correct: 1 where it is the true class, else 0 [n].
+        weight: Weight [n].
+        bins: Number of bins.
     """
     value, position = np.unique(confidence, return_inverse=True)
     mass = np.bincount(position, weights=weight)

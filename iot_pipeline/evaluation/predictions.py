@@ -11,7 +11,14 @@ from iot_pipeline.lake.atomic import write_table
 
 
 def write_predictions(path: Path, groups: Sequence[str], log_probs: np.ndarray, classes: Sequence[str]) -> None:
-    """Write log-probabilities [n_groups, n_classes] with their flow groups; columns are named by class."""
+    """Write log-probabilities with their flow groups; columns are named by class.
+
+    Args:
+        path: Parquet file to write.
+        groups: Flow group of each row.
+        log_probs: Log-probabilities [n_groups, n_classes].
+        classes: Class of each column.
+    """
     columns = {"flow_group": pa.array(list(groups))}
     # float32 stores log-probabilities to 1e-7 in half the size of float64.
     columns |= {name: pa.array(log_probs[:, i].astype(np.float32)) for i, name in enumerate(classes)}

@@ -159,7 +159,7 @@ def spellings(flow: str) -> dict[str, set[str]]:
 
 
 def numbers_for(before: str, facts: Facts, values: dict[str, set[str]], percentile: bool) -> set[str]:
-    """Return the numbers that may follow `before` (the line so far): spellings of `values`, or percentiles ("p97").
+    """Return the numbers that may come next in a line: spellings of values, or percentiles ("p97").
 
     The first rule that applies:
         percentile after "above" or "below": p50;
@@ -167,6 +167,12 @@ def numbers_for(before: str, facts: Facts, values: dict[str, set[str]], percenti
         directly after a feature's name: that feature's own;
         after names in this sentence, since its last number of the kind: theirs;
         otherwise: any of the flow.
+
+    Args:
+        before: The line so far.
+        facts: Facts of the flow.
+        values: `spellings` of the flow.
+        percentile: True for percentiles.
     """
     sentence = before[max((match.end() for match in SENTENCE_BREAK.finditer(before)), default=0) :]
     last = {match[0].startswith("p"): match for match in NUMERAL.finditer(sentence)}

@@ -71,7 +71,7 @@ class Student:
         if dtype == "auto":
             dtype = "bf16" if place.type == "cuda" else "fp32"
         kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-        model = load_base(str(base), kind, device=place)
+        model, _unused = load_base(str(base), kind, device=place)
         if adapter is not None:
             model = load_adapter(model, adapter, str(base))
             if merge:

@@ -8,7 +8,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.models.folder import base_folder, weight_files
-from iot_pipeline.models.loading import describe_base, load_with_report
+from iot_pipeline.models.loading import describe_base, load_base
 from iot_pipeline.models.tokenizer import load_tokenizer, pad_id, template_controls
 
 CHUNK = 1 << 24  # values checked at a time: 64 MiB of fp32
@@ -46,7 +46,7 @@ def _check_content(base: str, folder: Path, _state: tuple[Any, ...]) -> dict[str
     pad_id(tokenizer)
     template_controls(tokenizer)
     headers = _shapes(base, folder)
-    model, unused = load_with_report(str(folder), torch.float32, device="meta")
+    model, unused = load_base(str(folder), torch.float32, device="meta")
     rows, highest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
     if highest >= rows:
         raise UserError(

@@ -61,7 +61,9 @@ def describe_base(base: str, download: bool = True) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True) -> Any:
+def load_base(
+    base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True
+) -> tuple[Any, list[str]]:
     """Load a base (causal language model) for `device` and, if `move`, onto it.
 
     Args:
@@ -71,16 +73,12 @@ def load_base(base: str, dtype: Any, quantisation: str = "none", device: Any = "
         device: Where it will compute. "meta" reads only the headers of the weight files.
         move: False leaves it in main memory.
 
+    Returns:
+        The model, and the names of tensors in the files that it does not use.
+
     Raises:
         UserError: There is no such model, or one of its tensors is missing or has another shape.
     """
-    return load_with_report(base, dtype, quantisation, device, move)[0]
-
-
-def load_with_report(
-    base: str, dtype: Any, quantisation: str = "none", device: Any = "cpu", move: bool = True
-) -> tuple[Any, list[str]]:
-    """Load a base as `load_base` does; also return the names of tensors in the files that the model does not use."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging

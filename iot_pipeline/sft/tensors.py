@@ -95,7 +95,16 @@ def build_tensors(
 
     The prompt is the chat template's text up to where the assistant begins. Supervised are the answer and exactly one
     `<|im_end|>`, not the template's newline after it. Repeated texts are tokenised once.
-    UserError for a malformed row and for one longer than `max_length`: nothing is ever cut.
+
+    Args:
+        messages: Chat rows.
+        tokenizer: Tokeniser of the base.
+        max_length: Most tokens of a row.
+        out: File to write.
+        log: Called with progress messages.
+
+    Raises:
+        UserError: A row is malformed, or longer than `max_length`: nothing is ever cut.
     """
     end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
     template_controls(tokenizer)  # raises for a template without an end of turn

@@ -28,7 +28,14 @@ def measure_copying(
     """Count copied values in true `answers` to flow texts, and all values cited there.
 
     A value is copied if each of its tokens is the model's likeliest. The model sees the true answer up to
-    each token, so one slip does not spoil the rest. `batch`: rows of one pass.
+    each token, so one slip does not spoil the rest.
+
+    Args:
+        model: Causal language model on the CPU.
+        tokenizer: Its tokeniser.
+        flows: Flow texts.
+        answers: A true answer to each.
+        batch: Rows of one pass.
     """
     import torch
 

@@ -89,7 +89,14 @@ def group_answer(codes: np.ndarray, rng: np.random.Generator, shown: int = 4) ->
 
 
 def masked(flows: Flows, row: int, rng: np.random.Generator, hidden: int = 4) -> tuple[str, str]:
-    """Mask `hidden` values of a flow with `?`; return the text and the answer that fills them in."""
+    """Mask values of a flow with `?`; return the text and the answer that fills them in.
+
+    Args:
+        flows: Parsed flows.
+        row: Number of the flow.
+        rng: Draws the values.
+        hidden: Number of values to mask.
+    """
     hidden = min(hidden, len(flows.names))
     places = sorted(rng.choice(len(flows.names), size=hidden, replace=False).tolist())
     cells = ["?" if place in places else cell for place, cell in enumerate(flows.printed[row])]
@@ -120,5 +127,12 @@ class Curriculum:
 
 
 def write(text: str, classes: Sequence[str], writer: Writer, rng: np.random.Generator) -> str:
-    """Write a true answer about a flow, with a class drawn at random."""
+    """Write a true answer about a flow, with a class drawn at random.
+
+    Args:
+        text: Flow text.
+        classes: Class names.
+        writer: Writes the answer.
+        rng: Draws the class and the wording.
+    """
     return writer(text, classes[int(rng.integers(len(classes)))], rng)

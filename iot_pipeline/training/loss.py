@@ -12,9 +12,15 @@ def causal_loss(model: Any, ids: Any, labels: Any, weights: Any | None = None, p
 
     There is no attention mask: with padding on the right, causality alone hides it from real tokens, and the attention
     kernel stays the fast one. The vocabulary projection runs on supervised positions only.
-    `weights` (float, broadcast to [rows, width]) multiplies each token's loss. `positions` of packed rows restart at 0
-    with each row; without a mask and without a cache transformers takes this as the border that attention does not
-    cross (flash attention by sequence lengths, sdpa by a block mask).
+    Positions of packed rows restart at 0 with each row; without a mask and without a cache transformers takes this as
+    the border that attention does not cross (flash attention by sequence lengths, sdpa by a block mask).
+
+    Args:
+        model: Causal language model, with or without an adapter.
+        ids: Token ids.
+        labels: Token ids to predict, IGNORED where there is no loss.
+        weights: Weight of each token's loss, float, broadcast to [rows, width].
+        positions: Positions of packed rows.
     """
     import torch
 

@@ -17,12 +17,12 @@ from iot_pipeline.training.distributed import Machine, check_sharding, shard_bas
 def adapted_model(config: TrainConfig, machine: Machine) -> Any:
     """Load the base with a fresh LoRA adapter or that of `warm_start`; only the adapter is trainable."""
     import torch
-    from peft import get_peft_model
+    from peft import LoraConfig, TaskType, get_peft_model
 
     check_sharding(config, machine.world)
     dtype = torch.bfloat16 if machine.bf16 else torch.float32
     # A base to be sharded moves to the device layer by layer: whole, it may not fit there.
-    base = load_base(config.base, dtype, config.quantisation, machine.device, move=not config.shard)
+    base, _unused = load_base(config.base, dtype, config.quantisation, machine.device, move=not config.shard)
     if config.quantisation == "nf4":
         from peft import prepare_model_for_kbit_training
 
@@ -31,7 +31,14 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
     if config.warm_start is not None:
         model: Any = load_adapter(base, config.warm_start, config.base, trainable=True)
     else:
-        lora = lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets)
+        lora = LoraConfig(
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=config.lora_targets,
+            bias="none",
+            task_type=TaskType.CAUSAL_LM,
+        )
         model = get_peft_model(base, lora)
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
@@ -63,15 +70,6 @@ def save_adapter(model: Any, config: TrainConfig) -> None:
         if isinstance(value, set):
             settings[name] = sorted(value)
     write_text(config.out / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True, default=str) + "\n")
-
-
-def lora_config(r: int, alpha: int, dropout: float, targets: list[str] | str) -> Any:
-    """Build peft's LoraConfig for a causal language model; `targets` are module names or "all-linear"."""
-    from peft import LoraConfig, TaskType
-
-    return LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="none", task_type=TaskType.CAUSAL_LM
-    )
 
 
 def largest_change(adapter: Path, start: Path | None) -> float:

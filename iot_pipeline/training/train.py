@@ -307,7 +307,14 @@ def save(training: Training) -> None:
 
 
 def schedule(kind: str, step: int, steps: int, warmup: int) -> float:
-    """Return the learning-rate factor at `step` (0-based): linear warm-up, then cosine or linear to 0, or constant."""
+    """Return the learning-rate factor of a step: linear warm-up, then cosine or linear to 0, or constant.
+
+    Args:
+        kind: `cosine`, `linear` or `constant`.
+        step: Number of the step, from 0.
+        steps: Number of all steps.
+        warmup: Steps of warm-up, at most a fifth of all.
+    """
     warmup = min(warmup, max(1, steps // 5))
     if step < warmup:
         return (step + 1) / warmup

@@ -72,7 +72,7 @@ def pickle_it(base: Path) -> None:
 
 
 def shard(base: Path, lost: int | None = None) -> None:
-    model = load_base(str(base), torch.float32)
+    model, _unused = load_base(str(base), torch.float32)
     (base / "model.safetensors").unlink()
     model.save_pretrained(base, max_shard_size="20KB")
     if lost is not None:
@@ -171,7 +171,7 @@ def test_a_base_that_is_fit_passes_and_is_described(base: Path, what: str) -> No
     FIT[what](base)
     facts = check_base(str(base))
     assert (facts["architecture"], facts["longest_row"], facts["revision"]) == ("qwen2", 4096, None)
-    assert facts["parameters"] == sum(p.numel() for p in load_base(str(base), torch.float32).parameters())
+    assert facts["parameters"] == sum(p.numel() for p in load_base(str(base), torch.float32)[0].parameters())
     assert facts["unused_tensors"] == (what == "with a tensor that nobody reads")
 
 
