@@ -20,7 +20,7 @@ from result import save
 
 from iot_pipeline.augmentation.answers import facts_of, parse_answer, plain_number
 from iot_pipeline.commands.checkpoint import find
-from iot_pipeline.evaluation.explanations import explanation_quality
+from iot_pipeline.evaluation.explanations import score_explanations
 from iot_pipeline.flows.dataset import side_texts
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
@@ -88,7 +88,7 @@ def measure(lake: Lake, stage: str, track: str, count: int, repeats: int) -> dic
     result: dict[str, Any] = {"flows": len(flows), "labels": checkpoint.labels}
     for way, written in answers.items():
         said, ended = [text for text, _ in written], [done for _, done in written]
-        means = explanation_quality(flows, said, labels, spec.classes, ended, ranks, signed)["aggregate"]
+        means = score_explanations(flows, said, labels, spec.classes, ended, ranks, signed)["aggregate"]
         result[way] = {name: round(means[name], 4) for name in SHARES} | {"ms_a_flow": taken[way]}
     result["free_by_tokens"] = by_tokens(student, flows, answers["free"])
     return result
@@ -99,12 +99,12 @@ def both_ways(
 ) -> tuple[dict[str, Answers], dict[str, float]]:
     """Answers by way of decoding, and median milliseconds a flow; the first pass of each way is not timed."""
     ways = {"free": None, "grounded": flows}
-    answers = {way: student.explain_ended(prompts, longest, grounded_in=held) for way, held in ways.items()}
+    answers = {way: student.explain(prompts, longest, grounded_in=held) for way, held in ways.items()}
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, held in ways.items():
             started = time.perf_counter()
-            student.explain_ended(prompts, longest, grounded_in=held)
+            student.explain(prompts, longest, grounded_in=held)
             times[way].append(1000 * (time.perf_counter() - started) / len(flows))
     return answers, {way: round(float(np.median(taken)), 2) for way, taken in times.items()}
 

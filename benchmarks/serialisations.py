@@ -23,7 +23,7 @@ import pandas as pd
 from result import save
 
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
-from iot_pipeline.evaluation.explanations import explanation_quality
+from iot_pipeline.evaluation.explanations import score_explanations
 from iot_pipeline.flows.dataset import side_records, side_texts
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
@@ -118,8 +118,8 @@ def explained(
     """Shares of true claims in explanations of some flows, as the asset explanation_quality measures them."""
     picked = sorted(np.random.default_rng(seed).permutation(len(prompts))[:EXPLAINED].tolist())
     flows, labels = [prompts[i] for i in picked], [spec.classes[scores[i].argmax()] for i in picked]
-    written = student.explain_ended(flows)
-    found = explanation_quality(
+    written = student.explain(flows)
+    found = score_explanations(
         flows,
         [text for text, _ in written],
         labels,

@@ -36,6 +36,7 @@ from iot_pipeline.lake.atomic import write_table
 from iot_pipeline.settings import PROJECT_ROOT
 from iot_pipeline.simulator.simulate import simulate_farm_flow
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Request, Usage
 
 SPEC = load_spec("farm_flow")
@@ -108,7 +109,8 @@ def one_pass(track: str, rows: int, folder: Path, url: str) -> dict[str, Any]:
     """Plan, ask, join; peak memory in MiB before, once all is asked, and at the end."""
     out = folder / f"{'instant' if url == AT_ONCE else 'served'}-{rows}"
     store = out.with_suffix(".sqlite")
-    engine: TeacherProtocol = Instant() if url == AT_ONCE else Teacher(url, "none", store, "embedded", None)
+    config = TeacherConfig(url, "none", store, "embedded", None)
+    engine: TeacherProtocol = Instant() if url == AT_ONCE else Teacher(config)
     before, started = peak_mib(), time.perf_counter()
     plan = make_plan(track, rows, folder, out)
     ask(plan, engine, plan.out.parent)

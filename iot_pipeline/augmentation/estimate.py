@@ -12,13 +12,14 @@ from typing import Any
 from iot_pipeline.embedded_teacher.analyst import ANSWER_BYTES_A_TOKEN, NOTHING_TO_DO, prompt_tokens, write_answer
 from iot_pipeline.embedded_teacher.billing import PromptCache
 from iot_pipeline.teacher import pricing
-from iot_pipeline.teacher.batch import BatchLimits, line_text
+from iot_pipeline.teacher.batch import line_text
+from iot_pipeline.teacher.config import BatchLimits
 from iot_pipeline.teacher.request import Answer, Request, Usage, is_embedded
-from iot_pipeline.teacher.retry_state import RetryState
-from iot_pipeline.teacher.session import PART, Check, stored_answers
+from iot_pipeline.teacher.session import Check, stored_answers
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline.teacher.tokens import request_tokens, safe_tokens, text_tokens
 
+AT_ONCE = 1000  # requests looked up in the store at once
 DRAFTS = 50  # answers drafted where none is stored
 ANALYSIS = re.compile(r"(?:ANALYSIS:|\"analysis\":)\s*\"?")
 MARK = 8  # hex digits of the request key that make a stand-in unique
@@ -132,7 +133,7 @@ class CostEstimator:
         """Pass an answer for each distinct request to `take`, stand-ins last: stored answers tell their length."""
         part, feed, seen = self.parts[-1], iter(requests), set[str]()
         missing, sample, lines = dict[str, str](), list[Request](), list[tuple[int, int]]()
-        while some := list(islice(feed, PART)):
+        while some := list(islice(feed, AT_ONCE)):
             by_key = {request.key: request for request in some if request.key not in seen}
             seen |= by_key.keys()
             found = stored_answers(self.store, self.source, by_key, check) if self.store is not None else {}
@@ -171,7 +172,7 @@ class CostEstimator:
             part.cached_tokens += self._counting.cached(_text(request), int(tokens))
         part.worst_usd += pricing.worst_case(self.price(request.model), request, limit)
         part.limited_tokens += needed + limit
-        return len(line_text(RetryState(request))), needed
+        return len(line_text(request.key, request.body())), needed
 
     def _finish(self, part: Part, typical: str, price: pricing.Price) -> None:
         """Correct the sums by what stored answers took, and price them.

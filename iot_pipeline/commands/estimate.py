@@ -26,7 +26,7 @@ from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
 from iot_pipeline.teacher import pricing
-from iot_pipeline.teacher.batch import BatchLimits
+from iot_pipeline.teacher.config import BatchLimits
 from iot_pipeline.teacher.request import EMBEDDED, is_embedded
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, source_of, store_of

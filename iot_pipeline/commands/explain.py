@@ -90,8 +90,7 @@ def named(
     Raises UserError if a score is NaN.
     """
     tasks = settings.student.tasks
-    order = "label_first" if tasks == "both" else settings.teacher.answer_order
-    scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, order, log=log)
+    scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, log=log)
     scores = apply_temperature(scores, temperature) if temperature is not None else scores
     if np.isnan(scores).any():
         raise UserError(
@@ -115,7 +114,7 @@ def explained(
     flows = prompts if settings.serving.decoding == "grounded" else None
     longest = room_for(settings.teacher.explanation_words)
     written = student.explain(questions, longest, answers=heads, log=log, grounded_in=flows)
-    for text, answer, said in zip(prompts, answers, written, strict=True):
+    for text, answer, (said, _ended) in zip(prompts, answers, written, strict=True):
         wrong = check_answer(said, text, answer["class"], spec.classes, spec.standardised)
         answer |= {"answer": said, "decoding": settings.serving.decoding, "unsupported": wrong}
 

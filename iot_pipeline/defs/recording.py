@@ -103,7 +103,7 @@ class Step:
         """Record a file outside the lake (a prompt, a spec) by its content, and return its path."""
         # Files of the project have relative names, so that a lake stays fresh when the checkout moves.
         name = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
-        self._seen[f"file {name}"] = file_version(path)
+        self._seen[f"file {name}"] = file_version(path, self.lake)
         return path
 
     def code(self, module: str) -> str:

@@ -29,6 +29,7 @@ PLUMBING = tuple(
         "lake",
         "settings",
         "defs.automation",
+        "defs.catalogue",
         "defs.dagster_internals",
         "defs.execute",
         "defs.partitions",

@@ -13,8 +13,8 @@ from iot_pipeline.augmentation.ask import ask as ask_plan
 from iot_pipeline.augmentation.estimate import CostEstimator, Part, embedded_token_counter, seconds_needed
 from iot_pipeline.augmentation.join import write_answers
 from iot_pipeline.embedded_teacher.process import embedded_server
-from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits
 from iot_pipeline.teacher.pricing import price_of
 from iot_pipeline.teacher.request import Answer
 from iot_pipeline.teacher.store.batches import BatchTable
@@ -23,7 +23,7 @@ from iot_pipeline.teacher.tokens import request_tokens, safe_tokens, text_tokens
 from iot_pipeline_tests.augmentation.factories import CONFIG, make_plan
 from iot_pipeline_tests.augmentation.test_tracks import rows
 from iot_pipeline_tests.teacher.flows import make_requests
-from iot_pipeline_tests.teacher.test_batch import bill, invoice_usd, teacher
+from iot_pipeline_tests.teacher.test_batch import fetch_invoice, invoice_usd, teacher
 
 __all__ = ["rows"]
 TOKENIZER = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
@@ -66,7 +66,7 @@ def test_cold_and_after_the_run(via: str, rows: pd.DataFrame, tmp_path: Path) ->
             ask(asking, part.name, rows, tmp_path)
             sent += asking.summary.batches
             assert (part.to_ask, part.cached) == (asking.summary.asked, 0)
-        billed = bill(url)
+        billed = fetch_invoice(url)
     assert billed[via]["answers"] == expected.requests == expected.attempts > 300
     for name in ("prompt_tokens", "completion_tokens"):
         assert getattr(expected, name) == pytest.approx(billed[via][name], rel=0.05)
@@ -89,13 +89,13 @@ def test_warm_it_has_learned_what_answers_take(rows: pd.DataFrame, tmp_path: Pat
     with embedded_server({"refusal": 0.1, "truncate": 0.1}, seed=2) as url:
         asking = teacher(url, path, via="requests")
         ask_all(asking, half, tmp_path)
-        billed = invoice_usd(bill(url))
+        billed = invoice_usd(fetch_invoice(url))
         with Store(path, read_only=True) as store:
             warm = survey(store)
             ask_all(warm, rows, tmp_path)
         expected = total(warm)
         ask_all(asking, rows, tmp_path)
-        rest = invoice_usd(bill(url)) - billed
+        rest = invoice_usd(fetch_invoice(url)) - billed
     assert expected.cached > 100 and 100 < expected.to_ask < expected.attempts
     assert expected.usd_requests == pytest.approx(rest, rel=0.05)
 
@@ -107,13 +107,13 @@ def test_what_one_prompt_file_took_says_nothing_of_the_prompt_cache_of_another(
     with embedded_server() as url:
         asking = teacher(url, path, via="requests")
         ask(asking, "original", rows, tmp_path)
-        billed = invoice_usd(bill(url))
+        billed = invoice_usd(fetch_invoice(url))
         with Store(path, read_only=True) as store:
             found = survey(store)
             ask_all(found, rows, tmp_path / "estimate")
         for track in ("paraphrased", "feature_varied"):
             ask(asking, track, rows, tmp_path)
-        rest = invoice_usd(bill(url)) - billed
+        rest = invoice_usd(fetch_invoice(url)) - billed
     assert found.parts[0].to_ask == 0 and found.parts[1].cached_tokens == 0 < found.parts[2].cached_tokens
     assert total(found).usd_requests == pytest.approx(rest, rel=0.05)
 

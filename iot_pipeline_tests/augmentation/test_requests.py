@@ -12,6 +12,7 @@ from iot_pipeline.augmentation import ask as asking
 from iot_pipeline.augmentation.prompts import parse_prompt
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline_tests.augmentation.factories import build, prompt
 from iot_pipeline_tests.augmentation.test_tracks import rows
 
@@ -28,7 +29,7 @@ def test_only_new_work_is_asked_for(
     url: str, tmp_path: Path, rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
-    teacher = Teacher(url, "none", tmp_path / "t.sqlite", "embedded", None, log=heard.append)
+    teacher = Teacher(TeacherConfig(url, "none", tmp_path / "t.sqlite", "embedded", None, log=heard.append))
 
     def asked(table: pd.DataFrame, track: str = "original", old: str = "", new: str = "") -> int:
         file = prompt(track)

@@ -29,7 +29,7 @@ def flows_table(path: Path, rows: list[tuple[int, str]]) -> Path:
     return path
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_split_and_order_hold_on_any_table(rows: list[tuple[int, str]], shuffler: object) -> None:
     with TemporaryDirectory() as name:
@@ -75,7 +75,7 @@ def test_split_and_order_hold_on_any_table(rows: list[tuple[int, str]], shuffler
 VALUES = st.sampled_from([0.0, -0.0, 1e-300, -0.0004, 1.0, 1.0001, 0.9999, 1e300])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.lists(st.tuples(VALUES, VALUES, st.integers(0, 2)), min_size=1, max_size=60), st.randoms(use_true_random=False)
 )
@@ -115,7 +115,7 @@ SIZES = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(SIZES)
 def test_every_class_of_four_groups_is_on_every_side_and_train_keeps_its_half(groups: list[tuple[int, str]]) -> None:
     with TemporaryDirectory() as name:
@@ -179,7 +179,7 @@ AWKWARD_ROWS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(AWKWARD_ROWS)
 @example([(0.0, -0.0, "Normal")] * 50)
 @example([(0.0, 1e300, "Normal"), (-0.0, 1e300, "Flood")] * 20 + [(1e-300, 1.0, "Scan")])

@@ -24,6 +24,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
 from iot_pipeline.teacher.archive import Imported, Replay, export_answers, import_answers, told_by_file
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.store.requests import RequestTable
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline.teacher_factory import as_objects, open_teacher
@@ -37,7 +38,7 @@ __all__ = ["rows"]
 def test_a_replayed_track_is_equal_to_the_byte(tmp_path: Path, rows) -> None:  # type: ignore[no-untyped-def]
     first, second, file = tmp_path / "a.sqlite", tmp_path / "b" / "teacher.sqlite", tmp_path / "answers.parquet"
     with embedded_server() as url:
-        teacher = Teacher(url, "none", first, "embedded", None)
+        teacher = Teacher(TeacherConfig(url, "none", first, "embedded", None))
         asked = build(teacher, tmp_path / "x", "original", rows[:60])
     count = export_answers(first, file)
     assert count == asked.result.usage["distinct_requests"] > 0
@@ -57,7 +58,7 @@ def test_a_replayed_track_is_equal_to_the_byte(tmp_path: Path, rows) -> None:  #
 def test_what_is_there_is_kept_and_quarantined_ones_travel_with_their_reasons(tmp_path: Path) -> None:
     requests = make_requests(3)
     with embedded_server({"server_error": 1.0}) as url:
-        asking = Teacher(url, "none", tmp_path / "a.sqlite", "s", None, max_attempts=1)
+        asking = Teacher(TeacherConfig(url, "none", tmp_path / "a.sqlite", "s", None, max_attempts=1))
         answers = asking.ask(requests, checker(requests))
     export_answers(tmp_path / "a.sqlite", tmp_path / "f.parquet")
     import_answers(tmp_path / "b.sqlite", tmp_path / "f.parquet", check_imported)
@@ -84,10 +85,10 @@ def test_no_file_no_store_and_several_teachers_are_named(tmp_path: Path) -> None
 def test_requests_a_minute_are_kept_before_the_server_says_no(tmp_path: Path) -> None:
     requests = make_requests(63)
     with embedded_server(rpm=62) as url:  # one too few for all of them at once
-        asking = Teacher(url, "none", tmp_path / "t.sqlite", "s", None, rpm=60)
+        asking = Teacher(TeacherConfig(url, "none", tmp_path / "t.sqlite", "s", None, rpm=60))
         assert len(asking.ask(requests, checker(requests))) == 63
     assert asking.summary.outcomes == {"answered": 63}
-    small = Teacher(url, "none", tmp_path / "u.sqlite", "s", None, tpm=100)
+    small = Teacher(TeacherConfig(url, "none", tmp_path / "u.sqlite", "s", None, tpm=100))
     with pytest.raises(UserError, match="IOT_TEACHER_TPM"):
         small.ask(requests[:2], checker(requests))
 
@@ -97,7 +98,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, rows) -> Path:  # type: i
     """An export of some answers of the embedded teacher."""
     folder = tmp_path_factory.mktemp("export")
     with embedded_server() as url:
-        teacher = Teacher(url, "none", folder / "a.sqlite", "embedded", None)
+        teacher = Teacher(TeacherConfig(url, "none", folder / "a.sqlite", "embedded", None))
         build(teacher, folder / "track", "original", rows[:12])
     export_answers(folder / "a.sqlite", folder / "answers.parquet")
     return folder / "answers.parquet"

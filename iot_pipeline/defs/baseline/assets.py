@@ -17,18 +17,10 @@ from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.views import read_side
 from iot_pipeline.flows.dataset import distinct_flows, pool_size, side_records, training_rows
 from iot_pipeline.flows.split import stage_rows
-from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.reporting import figures
 
 
-@dg.asset(
-    group_name="baseline",
-    owners=["team:data"],
-    code_version=code_version(__name__),
-    kinds={"autogluon", "lightgbm"},
-    partitions_def=stage_partitions,
-    deps=["flows", "evaluation_split", "training_order"],
-)
+@dg.asset(group_name="baseline", partitions_def=stage_partitions, deps=["flows", "evaluation_split", "training_order"])
 def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """AutoGluon, LightGBM and a hash lookup: trained on the stage's rows (`ALL` = the whole train pool), evaluated."""
     with lake.step(context) as step:

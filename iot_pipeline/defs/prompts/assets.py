@@ -6,16 +6,9 @@ from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.defs.partitions import track_partitions
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.lake.atomic import write_text
-from iot_pipeline.lake.code_version import code_version
 
 
-@dg.asset(
-    group_name="prompts",
-    kinds={"markdown"},
-    owners=["team:prompts"],
-    code_version=code_version(__name__),
-    partitions_def=track_partitions,
-)
+@dg.asset(group_name="prompts", partitions_def=track_partitions)
 def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Snapshot of a track's prompt file, versioned by its sha256; downstream reads the snapshot, never the file."""
     with lake.step(context) as step:

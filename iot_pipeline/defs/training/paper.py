@@ -24,7 +24,6 @@ from iot_pipeline.defs.training.assets import COMMON, base_location, read_rows, 
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import ordered_rows, sampled_rows, side_records, with_texts
-from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.reporting.figures_training import protocol_arms
 from iot_pipeline.sft.paper import build_paper_tensors
@@ -63,8 +62,6 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dg.asset(
     **COMMON,
-    code_version=code_version(__name__, "iot_pipeline.training.train"),
-    kinds={"pytorch", "openai"},
     pool="gpu",
     deps=["flow_texts", "evaluation_split", "training_order", "base_model", "original", prompt_dep("original")],
 )

@@ -1,4 +1,4 @@
-"""The whole example context: every part of a report, hostile text included."""
+"""The facts of a whole example lake: every part of a report, hostile text included."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 from iot_pipeline.reporting.claims import claims_audit, load_claims
 from iot_pipeline.reporting.comparison import track_comparison
 from iot_pipeline.reporting.cost import cost_report
+from iot_pipeline.reporting.gather import DataSet, Example, Facts, Origin, Prompt, Track, Used
 from iot_pipeline.reporting.measured import collect
+from iot_pipeline.vocabulary import Partition
 from iot_pipeline_tests.reporting.example import (
     CLASSES,
     FEATURES,
@@ -23,9 +25,10 @@ from iot_pipeline_tests.reporting.example import (
 )
 
 
-def make_context() -> dict[str, Any]:
-    """A full context: simulated flows, embedded teacher, tiny base, stage 10K."""
-    evals = {f"10K|{track}": evaluation(0.921 + 0.004 * n) for n, track in enumerate(TRACKS)}
+def make_facts() -> Facts:
+    """All facts of a lake with simulated flows, the embedded teacher, a tiny base and stage 10K."""
+    students = {track: Partition("10K", track) for track in TRACKS}
+    evals = {students[track]: evaluation(0.921 + 0.004 * n) for n, track in enumerate(TRACKS)}
     baselines = {
         "10K": {
             "automl": evaluation(0.951) | automl("fixed", "XGBoost", 22.0),
@@ -51,7 +54,7 @@ def make_context() -> dict[str, Any]:
         }
     ]
     usage = {
-        f"10K|{track}": {
+        students[track]: {
             "rows": 10000,
             "requests": 4100,
             "distinct_requests": 4100 + 100 * n,
@@ -66,7 +69,7 @@ def make_context() -> dict[str, Any]:
     }
     answer = f"CLASSIFICATION: TCP_Flood\nANALYSIS: One packet, no answer {HOSTILE}\n\nKEY_INDICATORS: orig_pkts -0.068"
     found: dict[str, Any] = {
-        "spec": {
+        "data_set": {
             "name": "farm_flow",
             "title": f"Farm-Flow {HOSTILE}",
             "citation": "Ferreira et al.",
@@ -190,20 +193,17 @@ def make_context() -> dict[str, Any]:
                 side: {name: {"groups": groups} for name in CLASSES} for side, groups in (("train", 9), ("test", 3))
             },
         },
-        "training_order": {"rows": 278101},
         "leakage_report": leakage(),
-        "prompts": {
-            track: {"text": f"---\nmodel: gpt-4o-mini\n---\n{HOSTILE}", "version": "ab" * 32} for track in TRACKS
-        },
+        "prompts": {track: Prompt(f"---\nmodel: gpt-4o-mini\n---\n{HOSTILE}", "ab" * 32) for track in TRACKS},
         "tracks": {
-            f"10K|{track}": {
-                "report": {"rows": 10000, "distinct_answers": 4100, "label": HOSTILE},
-                "examples": [{"prompt": "orig_pkts: -0.068\nresp_pkts: -0.500", "answer": answer}] * 3,
-            }
+            students[track]: Track(
+                report={"rows": 10000, "distinct_answers": 4100, "label": HOSTILE},
+                examples=[Example("orig_pkts: -0.068\nresp_pkts: -0.500", answer)] * 3,
+            )
             for track in TRACKS
         },
         "tensors": {
-            f"10K|{track}": {
+            students[track]: {
                 "rows": 10000,
                 "tokens": 2_900_000,
                 "supervised_tokens": 800_000,
@@ -215,11 +215,11 @@ def make_context() -> dict[str, Any]:
             for track in TRACKS
         },
         "base_model": {"kind": "tiny", "name": "model"},
-        "training": {f"10K|{track}": run(n) for n, track in enumerate(TRACKS)},
+        "training": {students[track]: run(n) for n, track in enumerate(TRACKS)},
         "evaluation": evals,
         "baselines": baselines,
         "explanations": {
-            f"10K|{track}": {
+            students[track]: {
                 "aggregate": {
                     "explained": 48,
                     "numbers_grounded": 0.997,
@@ -324,23 +324,22 @@ def make_context() -> dict[str, Any]:
             ],
         },
         "lineage": [
-            {
-                "asset": f"lora_checkpoint_{stage}",
-                "partition": f"42|{track}",
-                "data_version": "0123456789ab" * 5,
-                "code_version": "1",
-                "prompts": {track: "ab" * 32},
-                "inputs": {},
-                "settings": {"learning_rate": 0.002, "lora_r": 16},
-                "seed": 42,
-                "code_commit": "abc123",
-                "run_id": "11111111-2222",
-            }
-            for stage in ("10K",)
+            Origin(
+                asset="lora_checkpoint_10K",
+                partition=f"42|{track}",
+                data_version="0123456789ab" * 5,
+                code_version="1",
+                prompts={track: "ab" * 32},
+                settings={"learning_rate": 0.002, "lora_r": 16},
+                seed=42,
+                code_commit="abc123",
+                run_id="11111111-2222",
+            )
             for track in TRACKS
         ],
     }
-    found["track_comparison"] = track_comparison(evals, baselines, paired, {"10K": 10000, "ALL": 278101})
-    found["cost_report"] = cost_report(usage, {"original": 150, "paraphrased": 200, "feature_varied": 211})
-    found["claims_audit"] = claims_audit(load_claims(), *collect(found))
-    return found
+    facts = Facts(**found | {"data_set": DataSet(**found["data_set"]), "used": Used(**found["used"])})
+    facts.track_comparison = track_comparison(evals, baselines, paired, {"10K": 10000, "ALL": 278101})
+    facts.cost_report = cost_report(usage, {"original": 150, "paraphrased": 200, "feature_varied": 211})
+    facts.claims_audit = claims_audit(load_claims(), *collect(facts))
+    return facts
