@@ -87,7 +87,7 @@ def check_imported(request: Request, context: Mapping[str, Any], text: str) -> l
 
 def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[str], None] | None = None) -> None:
     """Ask the teacher the plan's requests, and write replies.parquet and, through the plan, requests.parquet."""
-    rows, expected = plan.counts
+    rows, expected, *_ = plan.counts
     if log is not None:
         log(f"{rows:,} rows need about {expected:,} distinct answers of {plan.prompt.model}")
     with row_writer(folder / "replies.parquet", REPLIES) as write:

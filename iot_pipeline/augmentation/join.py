@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from iot_pipeline.augmentation.answers import facts_of, masked_bigrams, parse_answer
-from iot_pipeline.augmentation.plan import MEMORY, ROWS_AT_ONCE, TrackPlan, row_writer
+from iot_pipeline.augmentation.answers import Facts, facts_of, masked_bigrams, parse_answer
+from iot_pipeline.augmentation.plan import ROWS_AT_ONCE, TrackPlan, row_writer
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.sql import connect, scan
 from iot_pipeline.lake.atomic import replacing
@@ -64,27 +65,63 @@ def join(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
             CASE WHEN r.key IS NOT NULL THEN a.reasons WHEN r.reason <> '' THEN [r.reason] ELSE [] END AS reasons,
             coalesce(a.answer, r.given) AS answer, r.key, r.seed, r.variation, r.factor, r.varied_group,
             a.model, a.source, a.attempts, a.from_cache, coalesce(r.text, t.text) AS text
-        FROM {scan(requests)} r LEFT JOIN {scan(replies)} a USING (key) JOIN {scan(plan.texts)} t USING (flow_group)
-        ORDER BY r.position"""
+        FROM {scan(requests)} r LEFT JOIN {scan(replies)} a USING (key) JOIN {scan(plan.texts)} t USING (flow_group)"""
     encode = json.JSONEncoder(ensure_ascii=False).encode
     check_complete(plan, folder)
+    wording = Wording()
     with (
-        connect(requests, replies, plan.texts, memory=MEMORY) as connection,
+        connect(requests, replies, plan.texts) as connection,
         replacing(folder / "track.jsonl") as jsonl,
         jsonl.open("w", encoding="utf-8") as lines,
         replacing(provenance) as temporary,
         pq.ParquetWriter(temporary, PROVENANCE, compression="zstd") as writer,
     ):
-        for part in connection.sql(query).to_arrow_reader(ROWS_AT_ONCE):
-            writer.write_table(pa.Table.from_batches([part]).select(PROVENANCE.names).cast(PROVENANCE))
-            for flow, answer in zip(part["text"].to_pylist(), part["answer"].to_pylist(), strict=True):
-                if answer is not None:
-                    lines.write(encode({"messages": [turn("user", flow), turn("assistant", answer)]}) + "\n")
-    result = count(plan, folder, source)
+        for window in plan.windows():
+            for part in connection.sql(f"{query} WHERE {window} ORDER BY r.position").to_arrow_reader(ROWS_AT_ONCE):
+                writer.write_table(pa.Table.from_batches([part]).select(PROVENANCE.names).cast(PROVENANCE))
+                for flow, answer in zip(part["text"].to_pylist(), part["answer"].to_pylist(), strict=True):
+                    if answer is not None:
+                        lines.write(encode({"messages": [turn("user", flow), turn("assistant", answer)]}) + "\n")
+                        wording.add(flow, answer)
+    result = count(plan, folder, source, wording)
     if plan.answers is None and result.report["rows"]:
         write_answers(folder)
     replies.unlink()
     return result
+
+
+class Wording:
+    """Counts of distinct answers and wordings, and of the words of all analyses. Memory: 32 bytes a row."""
+
+    def __init__(self) -> None:
+        self.answers, self.wordings, self.words = bytearray(), bytearray(), 0
+        self._facts: Facts | None = None
+        self._measure = lru_cache(65_536)(self._measured)  # the original track's rows share their answers
+
+    def add(self, flow: str, answer: str) -> None:
+        """Add the answer of one row."""
+        # Any flow text will do: only feature names matter for the wording.
+        self._facts = self._facts or facts_of(flow)
+        text, wording, words = self._measure(answer)
+        self.answers += text
+        self.wordings += wording
+        self.words += words
+
+    def _measured(self, answer: str) -> tuple[bytes, bytes, int]:
+        assert self._facts is not None
+        analysis = parse_answer(answer).analysis
+        wording = "\n".join(map(" ".join, masked_bigrams(analysis, self._facts)))
+        return digest(answer), digest(wording), len(analysis.split())
+
+
+def digest(text: str) -> bytes:
+    """Return a 16-byte digest of a text."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def distinct(digests: bytearray) -> int:
+    """Count the distinct digests in their concatenation."""
+    return len(np.unique(np.frombuffer(digests, dtype="S16")))
 
 
 def turn(role: str, content: str) -> dict[str, str]:
@@ -109,30 +146,27 @@ def check_complete(plan: TrackPlan, folder: Path) -> None:
 def write_answers(folder: Path) -> None:
     """Write answers.parquet: the good answers by flow group and label, from requests.parquet and replies.parquet."""
     requests, replies = folder / "requests.parquet", folder / "replies.parquet"
-    with (
-        connect(requests, replies, memory=MEMORY) as connection,
-        row_writer(folder / "answers.parquet", ANSWERS) as write,
-    ):
-        connection.execute(
-            f"SELECT DISTINCT flow_group, label, answer FROM {scan(requests)} JOIN {scan(replies)} USING (key) "
-            "WHERE answer IS NOT NULL ORDER BY flow_group, label"
-        )
-        while rows := connection.fetchmany(ROWS_AT_ONCE):
-            for row in rows:
-                write(row)
+    query = f"SELECT DISTINCT flow_group, label, answer FROM {scan(requests)} JOIN {scan(replies)} USING (key)"
+    with connect(requests, replies) as connection, row_writer(folder / "answers.parquet", ANSWERS) as write:
+        for digit in "0123456789abcdef":  # part by part, so that each part can be sorted in memory
+            part = f"answer IS NOT NULL AND starts_with(flow_group, '{digit}')"
+            connection.execute(f"{query} WHERE {part} ORDER BY flow_group, label")
+            while rows := connection.fetchmany(ROWS_AT_ONCE):
+                for row in rows:
+                    write(row)
 
 
-def count(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
+def count(plan: TrackPlan, folder: Path, source: str, wording: Wording) -> TrackResult:
     """Count rows, reasons, distinct answers and wordings of a joined track, and what its answers cost."""
     replies, provenance = folder / "replies.parquet", folder / "provenance.parquet"
-    with connect(replies, provenance, plan.texts, memory=MEMORY) as connection:
+    with connect(replies, provenance) as connection:
 
         def ask(query: str) -> list[tuple[Any, ...]]:
             return connection.execute(query).fetchall()
 
         connection.execute(f"CREATE TEMP VIEW rows AS SELECT * FROM {scan(provenance)}")
         connection.execute(f"CREATE TEMP VIEW replies AS SELECT * FROM {scan(replies)}")
-        [(good, bad, distinct)] = ask("SELECT count(answer), count(*) - count(answer), count(DISTINCT key) FROM rows")
+        [(good, bad, requests)] = ask("SELECT count(answer), count(*) - count(answer), count(DISTINCT key) FROM rows")
         by_class = ask(
             "SELECT label, count(answer), count(*) - count(answer), count(DISTINCT flow_group) FROM rows "
             "GROUP BY label ORDER BY label"
@@ -141,10 +175,10 @@ def count(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
             SELECT sum(attempts), sum(attempts) FILTER (NOT from_cache), count(*) FILTER (from_cache),
                 sum(prompt_tokens), sum(completion_tokens), fsum(billed_usd), bool_or(model = '{EMBEDDED_MODEL}')
             FROM replies""")
-        answers, wordings, words = measure(plan, connection)
+        answers, wordings = distinct(wording.answers), distinct(wording.wordings)
         report = {
-            "rows": good, "quarantined": bad, "distinct_requests": distinct, "distinct_answers": answers,
-            "distinct_wordings": wordings, "mean_analysis_words": round(words / max(1, good), 2),
+            "rows": good, "quarantined": bad, "distinct_requests": requests, "distinct_answers": answers,
+            "distinct_wordings": wordings, "mean_analysis_words": round(wording.words / max(1, good), 2),
             "kinds": dict(ask("SELECT kind, count(*) FROM rows GROUP BY kind")),
             "quarantine_reasons": dict(ask(
                 "SELECT split_part(reason, ':', 1) AS kind, count(*) FROM (SELECT unnest(reasons) AS reason FROM rows) "
@@ -156,7 +190,7 @@ def count(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
             ],
         }  # fmt: skip
     usage = {
-        "rows": good, "requests": int(attempts or 0), "distinct_requests": distinct,
+        "rows": good, "requests": int(attempts or 0), "distinct_requests": requests,
         "prompt_tokens": int(prompt or 0), "completion_tokens": int(completion or 0), "billed_usd": usd or 0.0,
         "model": plan.prompt.model, "quarantined": bad,
         # Started by this run, or reached as a separate server.
@@ -168,22 +202,6 @@ def count(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
         "taken_from_cache_by_this_run": cached,
     }  # fmt: skip
     return TrackResult(report, usage, headline)
-
-
-def measure(plan: TrackPlan, connection: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
-    """Return the numbers of distinct answers and of distinct wordings, and the words of all rows' analyses."""
-    # Any flow text will do: only feature names matter for the wording.
-    facts = facts_of(connection.execute(f"SELECT text FROM {scan(plan.texts)} LIMIT 1").fetchall()[0][0])
-    answers = words = 0
-    wordings = set()
-    connection.execute("SELECT answer, count(*) FROM rows WHERE answer IS NOT NULL GROUP BY answer")
-    while found := connection.fetchmany(ROWS_AT_ONCE):
-        for answer, rows in found:
-            analysis = parse_answer(answer).analysis
-            wording = "\n".join(map(" ".join, masked_bigrams(analysis, facts)))
-            wordings.add(hashlib.blake2b(wording.encode(), digest_size=16).digest())
-            answers, words = answers + 1, words + rows * len(analysis.split())
-    return answers, len(wordings), words
 
 
 def read_answers(folder: Path) -> Path:

@@ -25,7 +25,9 @@ from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.teacher.request import Request
 
 ROWS_AT_ONCE = 5000
-MEMORY = "256MB"  # of DuckDB, which spills the rest: 350,000 rows with texts and answers are 400 MB
+# Rows that DuckDB joins and sorts at once: with texts and answers some 65 MB. Under a limit of 256 MB it could not sort
+# 3,000,000 rows at once.
+WINDOW = 50_000
 REQUESTS = pa.schema(
     [
         ("position", pa.int64()), ("row_id", pa.int64()), ("flow_group", pa.string()), ("label", pa.string()),
@@ -137,28 +139,36 @@ class TrackPlan:
         self.data_set = json.dumps({"classes": spec.classes, "signed": sorted(spec.standardised)})
 
     @cached_property
-    def counts(self) -> tuple[int, int]:
-        """Number of rows, and about how many distinct requests they make."""
+    def counts(self) -> tuple[int, int, int, int]:
+        """Number of rows, about how many distinct requests they make, and their first and last position."""
         asking = "count(DISTINCT (flow_group, label))" if self.answers is None else "count(*) FILTER (repeat > 0)"
+        query = f"SELECT count(*), {asking}, min(position), max(position) FROM ({self.rows.query})"
         with connect(self.rows.file) as connection:
-            found = connection.execute(f"SELECT count(*), {asking} FROM ({self.rows.query})").fetchall()[0]
-        return int(found[0]), int(found[1])
+            rows, requests, first, last = connection.execute(query).fetchall()[0]
+        return rows, requests, first or 0, -1 if last is None else last
+
+    def windows(self) -> list[str]:
+        """Return SQL conditions that part the rows `r` by position, in order."""
+        _, _, first, last = self.counts
+        return [f"r.position BETWEEN {at} AND {at + WINDOW - 1}" for at in range(first, last + 1, WINDOW)]
 
     def __length_hint__(self) -> int:
         return self.counts[1]
 
     def __iter__(self) -> Iterator[FlowRequest]:
-        request: FlowRequest | None = None
-        last: Row | None = None
+        keys: dict[tuple[str, str], str] = {}  # of the original track
         with row_writer(self.out, REQUESTS) as write:
             for row, text, answer, values in self._read():
-                if self.answers is None and last is not None and last[2:4] == row[2:4]:
-                    row, request = row._replace(key=last.key, seed=last.seed), None
-                elif self.answers is None:
-                    row, request = self._ask(row, text, self.config.seed)
+                request = None
+                if self.answers is None:
+                    group, seed = (row.flow_group, row.label), self.config.seed
+                    if group not in keys:
+                        _, request = self._ask(row, text, seed)
+                        keys[group] = request.key
+                    row = row._replace(key=keys[group], seed=seed)
                 elif row.repeat == 0 or (answer is None and self.varier is None):
                     reason = "" if answer is not None else "the original answer is quarantined"
-                    row, request = row._replace(given=answer, reason=reason), None
+                    row = row._replace(given=answer, reason=reason)
                 elif self.varier is None:
                     seed = derived_seed(self.config.seed, row.repeat)
                     row, request = self._ask(row._replace(kind="paraphrase"), text, seed, answer or "")
@@ -170,13 +180,12 @@ class TrackPlan:
                     )  # fmt: skip
                     row, request = self._ask(row, varied.text, derived_seed(self.config.seed, row.repeat))
                 write(row)
-                last = row
                 if request is not None:
                     self.pending.setdefault(request.key, request.label)
                     yield request
 
     def _read(self) -> Iterator[tuple[Row, str, str | None, np.ndarray]]:
-        """Yield rows with text, original answer and values, by flow group and label, a few thousand at a time."""
+        """Yield rows by position with text, original answer and values."""
         files = [self.rows.file, self.texts]
         joins, answer, features = "", "NULL", ""
         if self.answers is not None:
@@ -188,15 +197,16 @@ class TrackPlan:
             files.append(self.flows)
         query = f"""
             SELECT r.position, r.row_id, r.flow_group, r.label, r.repeat, t.text, {answer}{features}
-            FROM ({self.rows.query}) r JOIN {scan(self.texts)} t USING (flow_group) {joins}
-            ORDER BY r.flow_group, r.label, r.position"""
-        with connect(*files, memory=MEMORY) as connection:
-            for part in connection.sql(query).to_arrow_reader(ROWS_AT_ONCE):
-                columns = [column.to_pylist() for column in part.columns[:7]]
-                values = [np.asarray(column, np.float64) for column in part.columns[7:]]
-                table = np.column_stack(values) if values else np.empty((len(part), 0))
-                for *known, text, original, row_values in zip(*columns, table, strict=True):
-                    yield Row(*known), text, original, row_values
+            FROM ({self.rows.query}) r JOIN {scan(self.texts)} t USING (flow_group) {joins}"""
+        with connect(*files) as connection:
+            for window in self.windows():
+                parts = connection.sql(f"{query} WHERE {window} ORDER BY r.position").to_arrow_reader(ROWS_AT_ONCE)
+                for part in parts:
+                    columns = [column.to_pylist() for column in part.columns[:7]]
+                    values = [np.asarray(column, np.float64) for column in part.columns[7:]]
+                    table = np.column_stack(values) if values else np.empty((len(part), 0))
+                    for *known, text, original, row_values in zip(*columns, table, strict=True):
+                        yield Row(*known), text, original, row_values
 
     def _ask(self, row: Row, text: str, seed: int, original: str = "") -> tuple[Row, FlowRequest]:
         """Return the row with its request; `original` is the answer to paraphrase."""
