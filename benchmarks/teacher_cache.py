@@ -18,6 +18,7 @@ from result import save
 
 from iot_pipeline.augmentation.answers import check_answer
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Request
 from iot_pipeline.teacher.store.store import Store
 
@@ -81,7 +82,7 @@ def answer(request: Request) -> Answer:
 
 def timed(store: Path, requests: list[Request], check: Callable[..., Any]) -> float:
     """Rows a second of one pass."""
-    asking = Teacher("http://127.0.0.1:9/v1", "none", store, "embedded", None)
+    asking = Teacher(TeacherConfig("http://127.0.0.1:9/v1", "none", store, "embedded", None))
     fresh = [Request(r.model, r.messages, r.params, r.schema_version) for r in requests]  # keys are worked out again
     started = time.perf_counter()
     asking.ask(fresh, check)

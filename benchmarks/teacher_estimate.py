@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/teacher_estimate.py --rows 5000
 
-A lake of its own is filled step by step, by concurrent requests and by the Batch API. The bill is the ledger's tokens
+A lake of its own is filled step by step, by concurrent requests and by the Batch API. The charge is the ledger's tokens
 at gpt-4o-mini's price (the tests hold the ledger against the server's own account).
 """
 
@@ -42,7 +42,7 @@ def measured(via: str, rows: int) -> dict[str, Any]:
     """Estimates and bills of one way of asking."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"IOT_LAKE": folder, "IOT_ROWS": str(rows), "IOT_TEACHER_VIA": via}
-        call(environment, "run", "--until", "training_order")
+        call(environment, "run", "--until", "flow_texts")
         cold, seconds = estimated(environment, via)
         for asset in ("validation_answers", "original"):
             call(environment, "run", "--until", asset)
@@ -85,12 +85,12 @@ def billed(lake: Path, via: str) -> dict[str, float]:
     return {"requests": ledger["attempts"], "usd": reference_usd(usage) * (BATCH_FACTOR if via == "batch" else 1)}
 
 
-def compared(estimate: dict[str, float], bill: dict[str, float]) -> dict[str, Any]:
+def compared(estimate: dict[str, float], charged: dict[str, float]) -> dict[str, Any]:
     """Both, and how far off the dollars are."""
-    off = round(100 * (estimate["usd"] / bill["usd"] - 1), 2)
+    off = round(100 * (estimate["usd"] / charged["usd"] - 1), 2)
     return {
         "estimated": estimate,
-        "billed": {name: round(value, 5) for name, value in bill.items()},
+        "billed": {name: round(value, 5) for name, value in charged.items()},
         "usd_off_percent": off,
     }
 

@@ -21,7 +21,8 @@ from result import save
 from teacher_cache import Check, answer, ask_for
 
 from iot_pipeline.embedded_teacher.process import embedded_server
-from iot_pipeline.teacher.client import Teacher, Via
+from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig, Via
 from iot_pipeline.teacher.request import Request
 from iot_pipeline.teacher.store.store import Store
 
@@ -85,7 +86,7 @@ def one_pass(count: int, store: Path, url: str, via: Via) -> dict[str, Any]:
         yield from map(ask_for, range(count))
 
     # As a paid server: money is set aside for each request. Its texts are about no flow, so the check takes them all.
-    asking = Teacher(url, "none", store, "embedded", BUDGET_USD, paid=True, via=via)
+    asking = Teacher(TeacherConfig(url, "none", store, "embedded", BUDGET_USD, paid=True, via=via))
     check = Check("1") if store.name == "filled.sqlite" else accept
     before, started = peak_mib(), time.perf_counter()
     asking.stream(drawn(), check, take)

@@ -24,6 +24,7 @@ from result import save
 
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Request
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
@@ -94,7 +95,7 @@ def engine(url: str, requests: list[Request], most: int = CONCURRENCY) -> None:
     fresh = [Request(r.model, r.messages, r.params, r.schema_version) for r in requests]  # keys are worked out again
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "t.sqlite"
-        asking = Teacher(url, "none", store, "paid", BUDGET_USD, concurrency=most, paid=True)
+        asking = Teacher(TeacherConfig(url, "none", store, "paid", BUDGET_USD, concurrency=most, paid=True))
         answers = asking.ask(fresh, checker(fresh))
     if len(answers) != len(requests) or any(answer.status != "ok" for answer in answers.values()):
         raise SystemExit("not every request was answered")

@@ -8,4 +8,6 @@ import dagster as dg
 @dg.definitions
 def defs() -> dg.Definitions:
     """Every asset, check, job, sensor and resource of the project."""
-    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    from iot_pipeline.defs.catalogue import complete
+
+    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent).map_asset_specs(func=complete)

@@ -15,8 +15,8 @@ from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.settings import Settings, api_key
 from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.archive import Replay, replayed_source
-from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.request import EMBEDDED, is_embedded
 from iot_pipeline.teacher.store.database import store_url
 
@@ -126,20 +126,22 @@ def teacher_at(
         log: receives progress messages.
     """
     return Teacher(
-        base_url=url,
-        api_key=key,
-        store=store_of(settings),
-        source=source,
-        budget_usd=settings.run.teacher_budget_usd,
-        concurrency=settings.run.teacher_concurrency,
-        timeout_s=settings.run.teacher_timeout_s,
-        max_attempts=settings.run.teacher_max_attempts,
-        log=log,
-        paid=is_paid(settings),
-        via=settings.run.teacher_via,
-        batch_limits=BatchLimits(tokens=settings.run.teacher_enqueued_tokens),
-        rpm=settings.run.teacher_rpm,
-        tpm=settings.run.teacher_tpm,
+        TeacherConfig(
+            url=url,
+            api_key=key,
+            store=store_of(settings),
+            source=source,
+            budget_usd=settings.run.teacher_budget_usd,
+            concurrency=settings.run.teacher_concurrency,
+            timeout_s=settings.run.teacher_timeout_s,
+            max_attempts=settings.run.teacher_max_attempts,
+            log=log,
+            paid=is_paid(settings),
+            via=settings.run.teacher_via,
+            batch_limits=BatchLimits(tokens=settings.run.teacher_enqueued_tokens),
+            rpm=settings.run.teacher_rpm,
+            tpm=settings.run.teacher_tpm,
+        )
     )
 
 

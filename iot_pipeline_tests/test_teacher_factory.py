@@ -8,7 +8,8 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
-from iot_pipeline.teacher.chat import split_credentials
+from iot_pipeline.teacher.http import split_credentials
+from iot_pipeline.teacher.store.database import store_url
 from iot_pipeline.teacher_factory import address_of, open_teacher, source_of, store_of
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
@@ -31,9 +32,10 @@ def test_every_setting_arrives(tmp_path: Path) -> None:
         teacher_store=str(tmp_path / "elsewhere.sqlite"),
     )
     with open_teacher(chosen) as teacher:
-        assert (teacher.via, teacher.timeout_s, teacher.max_attempts, teacher.paid) == ("batch", 7.5, 3, True)
-        assert (teacher.batch_limits.tokens, teacher.budget_usd, teacher.concurrency) == (1000, 2.0, 9)
-        assert teacher.store_url.database == str(tmp_path / "elsewhere.sqlite")
+        config = teacher.config
+        assert (teacher.via, config.timeout_s, config.max_attempts, config.paid) == ("batch", 7.5, 3, True)
+        assert (config.batch_limits.tokens, config.budget_usd, config.concurrency) == (1000, 2.0, 9)
+        assert store_url(config.store).database == str(tmp_path / "elsewhere.sqlite")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_who_is_paid_is_the_settings_choice_and_a_guess_is_said(
 ) -> None:
     heard: list[str] = []
     with open_teacher(settings(tmp_path, teacher=where, teacher_paid=paid), heard.append) as teacher:
-        assert teacher.paid is expected
+        assert teacher.config.paid is expected
     assert (said in heard[0] and "IOT_TEACHER_PAID" in heard[0]) if said else not heard
 
 
@@ -58,9 +60,10 @@ def test_credentials_of_a_url_travel_but_are_not_kept(tmp_path: Path) -> None:
     chosen = settings(tmp_path, teacher="https://me:s3cr%40t@llm.example.org/v1")
     heard: list[str] = []
     with open_teacher(chosen, heard.append) as teacher:
-        assert (teacher.source, teacher.base_url) == ("https://llm.example.org/v1",) * 2
-        assert "s3cr" not in repr(teacher) + "".join(heard) and source_of(chosen) == teacher.source
-        assert split_credentials(teacher._url) == (
+        assert (teacher.source, teacher.config.base_url) == ("https://llm.example.org/v1",) * 2
+        assert "s3cr" not in "".join([repr(teacher), repr(teacher.config), *heard])
+        assert source_of(chosen) == teacher.source
+        assert split_credentials(teacher.config.url) == (
             "https://llm.example.org/v1",
             {"Authorization": "Basic bWU6czNjckB0"},
         )
@@ -82,7 +85,7 @@ def test_answers_of_another_edition_of_the_embedded_rules_are_not_given_out(tmp_
     for edition in ("one", "one", "two"):
         with open_teacher(chosen, edition=edition) as teacher:
             teacher.ask(requests, checker(requests))
-            asked.append((teacher.source, teacher.summary.asked, teacher.paid))
+            asked.append((teacher.source, teacher.summary.asked, teacher.config.paid))
     assert asked == [("embedded-one", 5, False), ("embedded-one", 0, False), ("embedded-two", 5, False)]
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from iot_pipeline.defs.metadata import to_json
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.flows.download import QUERY, without_credentials
 from iot_pipeline.flows.source import local_files
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Section, Settings
 

@@ -187,6 +187,11 @@ class DatasetSpec(Strict):
         """Scales that texts apply: those fitted on the train pool (see flows.scaling)."""
         return {f.name: f.scale for f in self.features if f.scale is not None and f.scale.basis == "fitted"}
 
+    @property
+    def standardised(self) -> frozenset[str]:
+        """Features with a z-score scale: their mean is 0, so a value's sign says on which side of it the value is."""
+        return frozenset(f.name for f in self.features if f.scale is not None and f.scale.kind == "zscore")
+
     def with_scales(self, scales: Mapping[str, Scale]) -> DatasetSpec:
         """Return this spec with scales fitted on the train pool."""
         fitted = [feature.model_copy(update={"scale": scales[feature.name]}) for feature in self.features]

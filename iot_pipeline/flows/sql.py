@@ -20,18 +20,20 @@ from iot_pipeline.lake.atomic import replacing
 ROW_GROUP = 122_880
 
 
-def connect(*readable: Path) -> duckdb.DuckDBPyConnection:
+def connect(*readable: Path, memory: str = "") -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB with two threads that may only read the files and folders `readable`.
 
     It opens no other file, database or address and loads no extension, and a query cannot lift these limits: queries
-    contain text from data set files. It spills to a private temporary folder, removed with the connection; the default
-    would be a folder .tmp in the current directory.
+    contain text from data set files. Once it holds `memory` ("256MB"; by default 80 % of the machine's) it spills to a
+    private temporary folder, removed with the connection; the default would be .tmp in the current directory.
     """
     folder = tempfile.mkdtemp(prefix="iot_pipeline-duckdb-")
     settings: dict[str, str | bool | int | float | list[str]] = {
         "threads": 2, "temp_directory": folder, "allow_community_extensions": False,
         "autoinstall_known_extensions": False, "autoload_known_extensions": False,
     }  # fmt: skip
+    if memory:
+        settings["memory_limit"] = memory
     connection = duckdb.connect(config=settings)
     weakref.finalize(connection, shutil.rmtree, folder, ignore_errors=True)
     connection.execute("SET enable_progress_bar = false")

@@ -23,8 +23,9 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
-from iot_pipeline.teacher.session import Run
+from iot_pipeline.teacher.session import LOOK_UP_AT_ONCE, Session, in_parts
 from iot_pipeline.teacher.store.database import Location, shown
 from iot_pipeline.teacher.store.requests import RequestTable
 from iot_pipeline.teacher.store.schema import answers as answer_table
@@ -44,7 +45,7 @@ MOST_CHARACTERS = 1_000_000  # per cell; requests of 128,000 tokens have half of
 MOST_TOKENS = 10_000_000  # per answer, all its attempts together
 WORD_LENGTH = 255  # of a source, in characters, as in the store's schema
 # (request, its context in the file, text) -> reasons against the text.
-Judge = Callable[[Request, Mapping[str, Any], str], list[str]]
+ImportCheck = Callable[[Request, Mapping[str, Any], str], list[str]]
 
 
 @dataclass
@@ -95,7 +96,7 @@ def _stored(store: Store) -> Iterator[Sequence[Any]]:
         last = rows[-1].key, rows[-1].source
 
 
-def import_answers(store: Location, file: Path, judge: Judge) -> Imported:
+def import_answers(store: Location, file: Path, check: ImportCheck) -> Imported:
     """Add the answers of a file to a store after checking each; those already stored are left as they are.
 
     Nothing is charged to this store's budget. Raises UserError if the file is not a readable export.
@@ -104,25 +105,21 @@ def import_answers(store: Location, file: Path, judge: Judge) -> Imported:
     with Store(store) as opened:
         asked = RequestTable(opened)
         for rows in _rows(file):
-            taken: dict[tuple[str, str], tuple[Answer, Request]] = {}
-            doubled = 0
+            accepted: dict[tuple[str, str], tuple[Answer, Request]] = {}
             for row in rows:
                 try:
-                    answer, request = _judged(row, judge)
+                    answer, request = _checked(row, check)
                 except Refused as reason:
                     found.refused[str(reason).split(":")[0]] += 1
                     continue
-                doubled += (answer.key, answer.source) in taken
-                taken.setdefault((answer.key, answer.source), (answer, request))
-            there = {
-                (known.key, known.source)
-                for source in {source for _, source in taken}
-                for known in opened.lookup([key for key, _ in taken], source)
-            }
-            new = [pair for name, pair in taken.items() if name not in there]
-            asked.keep([request for _, request in new])
-            opened.save([], [answer for answer, _ in new])
-            found.added, found.kept = found.added + len(new), found.kept + len(taken) - len(new) + doubled
+                found.kept += 1
+                accepted.setdefault((answer.key, answer.source), (answer, request))
+            for source in {source for _, source in accepted}:
+                for known in opened.lookup([key for key, _ in accepted], source):
+                    accepted.pop((known.key, source), None)
+            asked.keep([request for _, request in accepted.values()])
+            opened.save([], [answer for answer, _ in accepted.values()])
+            found.added, found.kept = found.added + len(accepted), found.kept - len(accepted)
     return found
 
 
@@ -154,7 +151,7 @@ def _rows(file: Path) -> Iterator[list[dict[str, Any]]]:
         raise UserError(f"{file} is no Parquet file that can be read: {told}.") from error
 
 
-def _judged(row: Mapping[str, Any], judge: Judge) -> tuple[Answer, _FromFile]:
+def _checked(row: Mapping[str, Any], check: ImportCheck) -> tuple[Answer, _FromFile]:
     """Return a row's answer under the present rules, and its request; Refused if it may not be used.
 
     An answer that the file marks as bad stays quarantined. `checked` stays empty: a track checks the answer again.
@@ -164,7 +161,7 @@ def _judged(row: Mapping[str, Any], judge: Judge) -> tuple[Answer, _FromFile]:
     counts = (usage.prompt, usage.cached, usage.completion, row["attempts"])
     if not all(isinstance(n, int) and 0 <= n <= MOST_TOKENS for n in counts) or usage.cached > usage.prompt:
         raise Refused("impossible usage: tokens and attempts must be counts, no more cached than prompt tokens")
-    status, reasons = _verdict(row, request, judge)
+    status, reasons = _verdict(row, request, check)
     return Answer(
         request.key, status, row["text"], row["finish_reason"], row["model"], row["source"], usage,
         _list_price(row["source"], row["model"], usage), row["attempts"], reasons,
@@ -204,7 +201,7 @@ def _request(row: Mapping[str, Any]) -> _FromFile:
     raise Refused("damaged row: its request or context cannot be read")
 
 
-def _verdict(row: Mapping[str, Any], request: _FromFile, judge: Judge) -> tuple[Status, tuple[str, ...]]:
+def _verdict(row: Mapping[str, Any], request: _FromFile, check: ImportCheck) -> tuple[Status, tuple[str, ...]]:
     try:
         reasons = json.loads(row["reasons"])
         if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
@@ -213,7 +210,7 @@ def _verdict(row: Mapping[str, Any], request: _FromFile, judge: Judge) -> tuple[
         raise Refused("damaged row: its reasons are no list of texts") from None
     if row["status"] != "ok":
         return "quarantined", tuple(reasons) or (UNCHECKED,)
-    if against := judge(request, request.told, row["text"]):
+    if against := check(request, request.told, row["text"]):
         raise Refused(against[0])
     return "ok", ()
 
@@ -257,21 +254,21 @@ class Replay(Teacher):
     """Teacher that gives out stored answers and sends nothing."""
 
     def __init__(self, store: Location, log: Callable[[str], None] | None = None) -> None:
-        super().__init__("http://127.0.0.1:9", "none", store, replayed_source(store), None, log=log, paid=False)
+        super().__init__(TeacherConfig("", "", store, replayed_source(store), None, log=log, paid=False))
 
-    async def _send(self, run: Run, parts: Iterable[list[Request]]) -> None:
+    def _run(self, session: Session, requests: Iterable[Request]) -> None:
         """Give out stored answers, those without a verdict as quarantined; UserError if any is missing."""
         missing = 0
-        for part in parts:
-            left = [request.key for request in run.from_store(part)]
-            stored = list(run.store.lookup(left, self.source))
+        for part in in_parts(requests, LOOK_UP_AT_ONCE):
+            left = [request.key for request in session.look_up(part)]
+            stored = list(session.store.lookup(left, self.source))
             missing += len(left) - len(stored)
-            run.summary.cached += len(stored)
-            for answer in stored:  # from_store leaves out answers without a verdict
-                run.give(replace(answer, status="quarantined", reasons=answer.reasons or (UNCHECKED,)))
+            for answer in stored:  # look_up leaves out answers without a verdict
+                session.give(replace(answer, status="quarantined", reasons=answer.reasons or (UNCHECKED,)))
+        session.summary.asked = 0
         if missing:
             raise UserError(
-                f"IOT_TEACHER=replay: {missing:,} of {run.summary.requests:,} answers are not in "
-                f"{shown(self.store_url)}: settings, prompts or data differ from those that were answered. Set "
+                f"IOT_TEACHER=replay: {missing:,} of {session.summary.requests:,} answers are not in "
+                f"{shown(self.config.store)}: settings, prompts or data differ from those that were answered. Set "
                 "IOT_TEACHER to ask for them."
             )

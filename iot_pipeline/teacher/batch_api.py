@@ -1,30 +1,45 @@
-"""Client of the Batch API: five calls through the openai client, with their results and failures."""
+"""Client of the Batch API: five calls through the official client, with their results and failures."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.teacher import pricing
+from iot_pipeline.teacher.config import TeacherConfig
+from iot_pipeline.teacher.http import (
+    ENCODINGS,
+    EncodingError,
+    read_limited,
+    redact_credentials,
+    split_credentials,
+    unpacker,
+)
 from iot_pipeline.teacher.redaction import code_of, shown_words
 from iot_pipeline.teacher.replies import (
     MOST_TOKENS,
+    ApiModel,
     Asked,
     Reply,
     error_words,
     parse_json,
     read_completion,
     read_error,
+    retry_after_s,
     unreadable,
 )
-from iot_pipeline.teacher.retry import backoff_s, retry_after_s
+from iot_pipeline.teacher.retry import backoff_s
 
 if TYPE_CHECKING:
+    from httpx2 import Response
     from openai import AsyncOpenAI
 
 T = TypeVar("T")
@@ -32,11 +47,12 @@ ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 TOKEN = "iot_pipeline"  # metadata entry by which a batch is recognised
 TRANSIENT = (408, 409, 429)
 PAGE, MOST_PAGES = 100, 1000  # batches per page of a list, pages that are searched
+MOST_BYTES = 16 * 1024 * 1024  # of a body other than a file, such as a list of batches
 # Limits of a results file: an answer of 128,000 tokens takes 4 MB; lines may be duplicates, and a few foreign.
 LINE_BYTES, LINES_MORE = 8 * 1024 * 1024, 1000
 
 
-class Unsure(Exception):
+class UncertainOutcome(Exception):
     """Failure that leaves open if the server carried out the call."""
 
 
@@ -51,18 +67,14 @@ def _or_nothing(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
     return _or_none(value, read) or ()
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-
-class BatchUsage(_Read):
+class BatchUsage(ApiModel):
     """Tokens of all results of a batch."""
 
     input_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS * 100_000)]
     output_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS * 100_000)]
 
 
-class BatchError(_Read):
+class BatchError(ApiModel):
     """Reason why a batch failed, with the line if one line is at fault."""
 
     code: Annotated[str | None, WrapValidator(_or_none)] = None
@@ -70,18 +82,18 @@ class BatchError(_Read):
     message: Annotated[str | None, WrapValidator(_or_none)] = None
 
 
-class _Errors(_Read):
+class _Errors(ApiModel):
     data: Annotated[tuple[BatchError, ...], Field(strict=False), WrapValidator(_or_nothing)] = ()
 
 
-class _Counts(_Read):
+class _Counts(ApiModel):
     completed: int = 0
 
 
 Told = Annotated[str | None, WrapValidator(_or_none)]
 
 
-class RemoteBatch(_Read):
+class RemoteBatch(ApiModel):
     """A batch as the server reports it. `id` and `status` are required; other malformed fields are ignored."""
 
     id: Annotated[str, Field(min_length=1, max_length=500)]
@@ -96,20 +108,60 @@ class RemoteBatch(_Read):
     errors: Annotated[_Errors | None, WrapValidator(_or_none)] = None
 
 
-class _Page(_Read):
+class _Page(ApiModel):
     data: list[RemoteBatch]
     has_more: bool = False
 
 
-class _File(_Read):
+class _File(ApiModel):
     id: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class BatchApi:
-    """Batch API calls that retry transient failures with back-off, up to `tries` attempts."""
+@asynccontextmanager
+async def open_batch_api(config: TeacherConfig) -> AsyncIterator[BatchApi]:
+    """Open the official client, without its own retries, and with limits on the bodies that it reads."""
+    import httpx2
+    import openai
 
-    def __init__(self, client: AsyncOpenAI, base_url: str, tries: int, backoff_base_s: float) -> None:
-        self.client, self.base_url, self.tries, self.backoff_base_s = client, base_url, tries, backoff_base_s
+    redact_credentials(config.url, config.api_key)
+    address, authorization = split_credentials(config.url)
+    parts = urlsplit(address)
+    http = openai.DefaultAioHttpClient(
+        trust_env=pricing.is_paid(config.base_url),  # a local server is reached directly
+        event_hooks={"response": [_limit_body]},
+    )
+    async with openai.AsyncOpenAI(
+        base_url=httpx2.URL(parts._replace(query="").geturl()),
+        api_key=config.api_key,
+        timeout=config.timeout_s,
+        max_retries=0,
+        http_client=http,
+        default_headers={**authorization, "Accept-Encoding": ENCODINGS},
+        default_query=dict(parse_qsl(parts.query)),
+    ) as client:
+        yield BatchApi(client, config)
+
+
+async def _limit_body(response: Response) -> None:
+    """Read and decompress a body up to MOST_BYTES, redirects and errors included; `results` limits its file by line."""
+    import httpx2
+
+    if response.is_success and response.url.path.endswith("/content"):
+        return
+    stream, encoding = response.stream, response.headers.pop("content-encoding", "")
+    assert isinstance(stream, httpx2.AsyncByteStream)
+    content, more = await read_limited(stream, encoding, MOST_BYTES)
+    if more and response.is_success:
+        raise httpx2.ReadError(f"a response of more than {MOST_BYTES:,} bytes")
+    await stream.aclose()
+    response.stream = httpx2.ByteStream(content)
+
+
+class BatchApi:
+    """Batch API calls that retry transient failures with back-off, up to `max_attempts` times."""
+
+    def __init__(self, client: AsyncOpenAI, config: TeacherConfig) -> None:
+        self.client, self.config = client, config
         self.rng = random.Random()  # jitter only
 
     async def upload(self, path: Path, name: str) -> str:
@@ -123,7 +175,7 @@ class BatchApi:
         return await self._call(send)
 
     async def create(self, input_file_id: str, token: str) -> str:
-        """Start a batch and return its id; Unsure if it may have been started without our knowledge."""
+        """Start a batch and return its id; UncertainOutcome if it may have been started without our knowledge."""
 
         async def send() -> str:
             batch = await self.client.batches.with_raw_response.create(
@@ -171,8 +223,8 @@ class BatchApi:
     async def results(self, file_id: str, requests: int) -> AsyncIterator[dict[str, Any] | str]:
         """Stream the lines of an output or error file, parsed; a line that is no JSON object yields the reason.
 
-        Lines longer than LINE_BYTES are not held in memory, and reading ends after 2 * `requests` + LINES_MORE lines. A
-        transport error midway raises Unsure: read again from the start, the lines that were settled are known.
+        Lines longer than LINE_BYTES are not held in memory, and reading ends after 2 * `requests` + LINES_MORE lines.
+        After an error midway (UncertainOutcome), read again from the start: the lines that were settled are known.
         """
         import httpx2
         import openai
@@ -189,15 +241,16 @@ class BatchApi:
                     yield read_line(line)
         except openai.NotFoundError:
             return  # deleted or expired at the server: its lines are missing
-        except httpx2.DecodingError as error:  # a retry would fail again
+        except EncodingError as error:  # a retry would fail again
             yield f"a file that cannot be unpacked: {shown_words(str(error))}"
         except (openai.APIError, httpx2.HTTPError):
-            raise Unsure(f"the file {shown_words(file_id)} could not be read to its end") from None
+            raise UncertainOutcome(f"the file {shown_words(file_id)} could not be read to its end") from None
 
     async def _call(self, send: Callable[[], Awaitable[T]], repeatable: bool = True, may_be_gone: bool = False) -> T:
         import openai
 
-        for attempt in range(1, self.tries + 1):
+        server = self.config.base_url
+        for attempt in range(1, self.config.max_attempts + 1):
             wait = None
             try:
                 return await send()
@@ -212,27 +265,27 @@ class BatchApi:
                     if may_be_gone and error.status_code == 404:
                         raise
                     raise UserError(
-                        f"the server at {self.base_url} has no Batch API ({heard}): set IOT_TEACHER_VIA=requests."
+                        f"the server at {server} has no Batch API ({heard}): set IOT_TEACHER_VIA=requests."
                     ) from None
                 if error.status_code < 500 and error.status_code not in TRANSIENT:
                     raise UserError(
-                        f"the teacher's server at {self.base_url} rejected a batch ({heard}); batches that run go on, "
+                        f"the teacher's server at {server} rejected a batch ({heard}); batches that run go on, "
                         "start again to read them."
                     ) from None
                 if not repeatable and error.status_code >= 500:
-                    raise Unsure(f"HTTP {error.status_code}") from None
+                    raise UncertainOutcome(f"HTTP {error.status_code}") from None
                 wait = retry_after_s(error.response.headers)
             except openai.APIConnectionError as error:
                 if not repeatable:
-                    raise Unsure("connection broken") from error
+                    raise UncertainOutcome("connection broken") from error
             except ValueError:
                 # Not the API's format: no JSON (a gateway's page), or text where an object should be.
                 if not repeatable:
-                    raise Unsure("unreadable response") from None
-            await asyncio.sleep(wait or backoff_s(self.backoff_base_s, attempt, self.rng))
+                    raise UncertainOutcome("unreadable response") from None
+            await asyncio.sleep(wait or backoff_s(self.config.backoff_base_s, attempt, self.rng))
         raise UserError(
-            f"the teacher's server at {self.base_url} did not answer {self.tries} times in a row; batches that run "
-            "go on, start again to read them."
+            f"the teacher's server at {server} did not answer {self.config.max_attempts} times in a row; batches that "
+            "run go on, start again to read them."
         )
 
 
@@ -248,8 +301,6 @@ def _heard(error: Any) -> str:
 
 async def lines_of(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncIterator[bytes | None]:
     """Split a stream into lines without blank ones; yield None for a line over `limit` bytes, which is not held."""
-    from iot_pipeline.teacher.http import unpacker
-
     unpack, held, too_long = unpacker(encoding), bytearray(), False
     async for piece in pieces:
         for part in unpack(piece):
@@ -279,7 +330,7 @@ def read_line(line: bytes | None) -> dict[str, Any] | str:
     return found if isinstance(found, dict) else "no JSON object"
 
 
-class _Response(_Read):
+class _Response(ApiModel):
     status_code: int
     body: Any = None
 

@@ -1,43 +1,73 @@
-"""Fast path for chat completions: reuse headers and URL, send only a new body.
+"""Chat completions by aiohttp, and limits on the bodies that any server sends.
 
-The openai client builds headers and URL anew for each request and passes a response through layers of streams; if
-responses are fast, that costs more than the exchange. Here the first request is the template for the next ones, and a
-response is read in one piece. Errors, the key and everything else (uploads, batches, results) are left to the client.
+The official client serves files and batches only (batch_api): for a chat completion it costs more than the exchange.
 """
 
 from __future__ import annotations
 
-import copy
+import base64
+import json
+import os
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from ssl import PROTOCOL_TLS_CLIENT, SSLContext
-from typing import Any
-from urllib.request import getproxies
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
-import httpx2
-from openai import AsyncOpenAI, DefaultAioHttpClient
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.download import without_credentials
+from iot_pipeline.teacher.redaction import redact_in_logs
+from iot_pipeline.teacher.replies import (
+    DEFAULT_MAX_TOKENS,
+    Asked,
+    Reply,
+    parse_json,
+    read_error,
+    read_reply,
+    reply_bytes,
+    unreadable,
+)
 
-HEADERS = "iot_pipeline.headers"  # extension of a request copied from a template: its headers, ready to send
+if TYPE_CHECKING:
+    import aiohttp
+
 # uvicorn servers (vLLM, embedded) close an idle connection after 5 s; a request sent at that moment is lost.
 KEEP_IDLE_S = 4.0
-# Longest body that is read, in bytes, compressed and decompressed. Set for each chat completion from its max_tokens;
-# the default is for other responses, such as lists of batches.
-BODY_LIMIT = ContextVar("BODY_LIMIT", default=16 * 1024 * 1024)
 UNPACKED = 64 * 1024  # bytes that are decompressed at once: a chunk of 64 kB may expand to 64 MB
-ENCODINGS = "gzip, deflate"  # decompressed here, chunk by chunk
+ENCODINGS = "gzip, deflate"
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-class ReplyTooLong(httpx2.TransportError):
-    """A response other than an error that is longer than BODY_LIMIT; `limit` bytes of it were read."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"a response of more than {limit:,} bytes")
-        self.limit = limit
+class EncodingError(ValueError):
+    """Body in an encoding that was not asked for, or damaged."""
 
 
-async def read_limited(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> tuple[bytes, bool]:
+def unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
+    """Return a decompressor for the chunks of a body, UNPACKED bytes at once; EncodingError for other encodings."""
+    if encoding.strip().lower() in ("", "identity"):
+        return lambda piece: iter((piece,))
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        raise EncodingError(f"an encoding that was not asked for: {encoding[:40]!r}")
+    state = [zlib.decompressobj(zlib.MAX_WBITS | 32)]  # 32: detect gzip or zlib by its header
+
+    def unpack(piece: bytes) -> Iterator[bytes]:
+        while piece:
+            try:
+                part = state[0].decompress(piece, UNPACKED)
+            except zlib.error as error:
+                raise EncodingError(str(error)) from error
+            if part:
+                yield part
+            piece = state[0].unconsumed_tail
+            if state[0].eof:  # a gzip body may have several members
+                piece, state[0] = state[0].unused_data, zlib.decompressobj(zlib.MAX_WBITS | 32)
+
+    return unpack
+
+
+async def read_limited(pieces: AsyncIterable[bytes], encoding: str, limit: int) -> tuple[bytes, bool]:
     """Read and decompress a response body up to `limit` bytes; the flag is True if there is more."""
     body, raw, unpack = bytearray(), 0, unpacker(encoding)
     async for piece in pieces:
@@ -51,125 +81,120 @@ async def read_limited(pieces: AsyncIterator[bytes], encoding: str, limit: int) 
     return bytes(body), False
 
 
-def unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
-    """Return a decompressor for the chunks of a body, UNPACKED bytes at once; DecodingError for other encodings."""
-    if encoding.strip().lower() in ("", "identity"):
-        return lambda piece: iter((piece,))
-    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
-        raise httpx2.DecodingError(f"an encoding that was not asked for: {encoding[:40]!r}")
-    state = [zlib.decompressobj(zlib.MAX_WBITS | 32)]  # 32: detect gzip or zlib by its header
-
-    def unpack(piece: bytes) -> Iterator[bytes]:
-        while piece:
-            try:
-                part = state[0].decompress(piece, UNPACKED)
-            except zlib.error as error:
-                raise httpx2.DecodingError(str(error)) from error
-            if part:
-                yield part
-            piece = state[0].unconsumed_tail
-            if state[0].eof:  # a gzip body may have several members
-                piece, state[0] = state[0].unused_data, zlib.decompressobj(zlib.MAX_WBITS | 32)
-
-    return unpack
+def split_credentials(url: str) -> tuple[str, dict[str, str]]:
+    """Return a URL without credentials, and the header that carries them (empty if there are none)."""
+    parts = urlsplit(url)
+    credentials, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    said = base64.b64encode(unquote(credentials).encode()).decode()
+    return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {said}"}
 
 
-class ChatClient(AsyncOpenAI):
-    """The official client; `post_bytes` reuses the first request to a path as a template."""
-
-    shown_url = ""  # the base URL without credentials
-    _first: dict[str, tuple[Any, httpx2.Request]] | None = None
-
-    @property
-    def user_agent(self) -> str:
-        """User agent of the official client, not of this class."""
-        return f"{AsyncOpenAI.__name__}/Python {self._version}"
-
-    async def post_bytes(self, path: str, content: bytes) -> httpx2.Response:
-        """POST a JSON body that is encoded already; errors as the client raises them."""
-        if self._first is None or path not in self._first:
-            return await self.post(path, cast_to=httpx2.Response, content=content)
-        options = copy.copy(self._first[path][0])
-        options.content = content
-        return await self.request(httpx2.Response, options)
-
-    def _build_request(self, options: Any, *, retries_taken: int = 0) -> httpx2.Request:
-        """Build a request from the template; if openai no longer called this, requests would only be slower."""
-        if not isinstance(options.content, bytes) or retries_taken:
-            return super()._build_request(options, retries_taken=retries_taken)
-        self._first = self._first or {}
-        if options.url not in self._first:
-            pattern = super()._build_request(options)
-            pattern.extensions[HEADERS] = {k: v for k, v in pattern.headers.items() if k != "content-length"}
-            self._first[options.url] = options, pattern
-        pattern = self._first[options.url][1]
-        stream = httpx2.ByteStream(options.content)
-        request = httpx2.Request("POST", pattern.url, stream=stream, extensions=pattern.extensions)
-        request.headers = pattern.headers
-        return request
+def redact_credentials(url: str, api_key: str) -> None:
+    """Redact the key, and user, password and query values of the URL, in the logs of all libraries."""
+    parts = urlsplit(url)
+    basic = [value.removeprefix("Basic ") for value in split_credentials(url)[1].values()]
+    values = [value for _, value in parse_qsl(parts.query)]  # an API version, or a token
+    redact_in_logs(api_key, unquote(parts.password or ""), parts.password or "", *basic, *values)
 
 
-class ShortHttp(DefaultAioHttpClient):
-    """The client's aiohttp transport, with a direct path for requests copied from a template (not via a proxy)."""
+def proxy_of(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL; None for a direct connection. UserError for SOCKS."""
+    parts, named = urlsplit(url), getproxies()
+    proxy = named.get(parts.scheme) or named.get("all")
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme not in ("http", "https"):
+        raise UserError(
+            "the proxy that the environment names for the teacher is no HTTP proxy; set no_proxy, or another."
+        )
+    return proxy
 
-    def __init__(self, most: int, trust_env: bool, secure: bool) -> None:
-        # Loading the certificate authorities takes 20 ms; without them no certificate is trusted.
-        self.context = httpx2.create_ssl_context(trust_env=trust_env) if secure else SSLContext(PROTOCOL_TLS_CLIENT)
-        limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEEP_IDLE_S)
-        super().__init__(limits=limits, trust_env=trust_env, verify=self.context)
-        self.most, self.direct = most, not (trust_env and getproxies())
-        self.session: aiohttp.ClientSession | None = None
 
-    async def send(self, request: httpx2.Request, *, stream: bool = False, **chosen: Any) -> httpx2.Response:
-        """Send a request; return the whole response, at most BODY_LIMIT long, or a stream, which its reader limits.
+@asynccontextmanager
+async def open_chat_client(
+    url: str, api_key: str, timeout_s: float, most: int, local: bool
+) -> AsyncIterator[ChatClient]:
+    """Open a client of /chat/completions.
 
-        Raises httpx2's errors with aiohttp's as their cause, ReplyTooLong among them.
-        """
-        headers = request.extensions.get(HEADERS)
-        if stream:
-            return await super().send(request, stream=True, **chosen)
-        if headers is None or not self.direct:
-            response = await super().send(request, stream=True, **chosen)
-            try:
-                return await _whole(response.status_code, response.headers, response.aiter_raw(), request)
-            finally:
-                await response.aclose()
-        if self.session is None:
-            self.session = self._open()
-        wait = request.extensions["timeout"]
-        timeout = aiohttp.ClientTimeout(sock_connect=wait["connect"], sock_read=wait["read"], connect=wait["pool"])
+    Args:
+        url: the server's URL, which may contain credentials: they are sent in a header in place of the key.
+        api_key: key for the server.
+        timeout_s: time limit of connecting, and of each wait for more of a response.
+        most: maximum number of connections.
+        local: reach the server directly, ignoring proxies and certificates of the environment.
+    """
+    import aiohttp  # 0.3 s, which commands that ask nothing save
+    import httpx2
+
+    redact_credentials(url, api_key)
+    address, authorization = split_credentials(url)
+    parts = urlsplit(address)
+    headers = {
+        "Accept": "application/json",
+        "Accept-Encoding": ENCODINGS,
+        "Authorization": f"Bearer {api_key}",
+        "Content-Type": "application/json",
+        "User-Agent": "iot-pipeline",
+    }
+    account = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+    headers |= {header: os.environ[name] for header, name in account.items() if name in os.environ}
+    # Loading the certificate authorities takes 20 ms; without them no certificate is trusted.
+    secure = not local or parts.scheme == "https"
+    context = httpx2.create_ssl_context(trust_env=not local) if secure else SSLContext(PROTOCOL_TLS_CLIENT)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=most, ssl=context, keepalive_timeout=KEEP_IDLE_S),
+        headers=headers | authorization,
+        timeout=aiohttp.ClientTimeout(connect=timeout_s, sock_connect=timeout_s, sock_read=timeout_s),
+        auto_decompress=False,
+    ) as session:
+        yield ChatClient(session, parts, None if local else proxy_of(address))
+
+
+class ChatClient:
+    """Client of /chat/completions. Every outcome of `send`, failures included, is a reply."""
+
+    def __init__(self, session: aiohttp.ClientSession, base: SplitResult, proxy: str | None) -> None:
+        self.session, self.proxy = session, proxy
+        self.shown_url = without_credentials(base.geturl()).rstrip("/")
+        self.url = base._replace(path=base.path.rstrip("/") + "/chat/completions").geturl()
+
+    async def send(self, body: Mapping[str, Any]) -> Reply:
+        """Send one request and classify the outcome."""
+        import aiohttp
+
+        asked = Asked(str(body["model"]), self.shown_url, "response_format" in body)
+        limit = reply_bytes(int(body.get("max_tokens", DEFAULT_MAX_TOKENS)))
         try:
-            async with self.session.post(
-                str(request.url), data=request.read(), headers=headers, timeout=timeout
-            ) as answer:
-                return await _whole(
-                    answer.status, httpx2.Headers(answer.raw_headers), answer.content.iter_any(), request
-                )
-        except TimeoutError as error:
-            raise httpx2.ReadTimeout(str(error)) from error
-        except aiohttp.ClientConnectionError as error:
-            raise httpx2.ConnectError(str(error)) from error
-        except aiohttp.ClientPayloadError as error:
-            raise httpx2.ReadError(str(error)) from error
+            data = ENCODER.encode(body).encode()
+            async with self.session.post(self.url, data=data, proxy=self.proxy) as response:
+                encoding = response.headers.get("Content-Encoding", "")
+                content, more = await read_limited(response.content.iter_any(), encoding, limit)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError):
+            return Reply("transport", "no connection")  # nothing was billed; after a connection, it is unknown
+        except TimeoutError:
+            return Reply("transport", "timeout", billed_unknown=True)
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+            return Reply("transport", "connection dropped", billed_unknown=True)
+        except EncodingError as error:
+            return unreadable(str(error))
+        except (aiohttp.ClientError, ValueError, LookupError) as error:  # a malformed header or chunk
+            return unreadable(f"{type(error).__name__} in the response")
+        if not 200 <= response.status < 300:
+            return read_error(response.status, _parsed(content), asked, response.headers)
+        if more:
+            detail = f"it was given up after {limit:,} bytes"
+            return Reply("transport", "reply too long", billed_unknown=True, too_long=limit, detail=detail)
+        reply = read_reply(content, asked)
+        reply.headers = response.headers
+        return reply
 
-    def _open(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=self.most, ssl=self.context, keepalive_timeout=KEEP_IDLE_S)
-        return aiohttp.ClientSession(connector=connector, auto_decompress=False)
 
-    async def aclose(self) -> None:
-        """Close the direct session and the client's transport."""
-        if self.session is not None:
-            await self.session.close()
-        await super().aclose()
-
-
-async def _whole(
-    status: int, headers: httpx2.Headers, pieces: AsyncIterator[bytes], request: httpx2.Request
-) -> httpx2.Response:
-    """Read a whole response; too long an error body is truncated, any other raises ReplyTooLong."""
-    limit = BODY_LIMIT.get()
-    content, more = await read_limited(pieces, headers.get("content-encoding", ""), limit)
-    if more and status < 400:
-        raise ReplyTooLong(limit)
-    headers.pop("content-encoding", None)  # already decompressed
-    return httpx2.Response(status, headers=headers, content=content, request=request)
+def _parsed(content: bytes) -> Any:
+    """Return an error's body: parsed if it is JSON, else as text."""
+    try:
+        return parse_json(content)
+    except ValueError:
+        return content.decode(errors="replace")

@@ -1,254 +1,186 @@
-"""Concurrent requests: workers behind an adaptive concurrency limit, each attempt reserved before it is sent."""
+"""Concurrent requests: each is claimed, reserved, sent and judged, as many at a time as the server allows."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import pricing
-from iot_pipeline.teacher.chat import send
+from iot_pipeline.teacher.http import ChatClient, open_chat_client
 from iot_pipeline.teacher.replies import Reply, reply_bytes
-from iot_pipeline.teacher.request import Request, Usage
-from iot_pipeline.teacher.retry import Gate, backoff_s
-from iot_pipeline.teacher.retry_state import RetryState
-from iot_pipeline.teacher.session import SAVE_EVERY_S, Run
-from iot_pipeline.teacher.store.store import Attempt
+from iot_pipeline.teacher.request import Request
+from iot_pipeline.teacher.retry import AdaptiveLimiter, RetryState, backoff_s
+from iot_pipeline.teacher.session import CLAIM_AT_ONCE, LOOK_UP_AT_ONCE, SAVE_EVERY_S, Session, in_parts
+from iot_pipeline.teacher.store.store import Attempt, Reservation
 from iot_pipeline.teacher.tokens import safe_tokens
 
-if TYPE_CHECKING:
-    from iot_pipeline.teacher.http import ChatClient
-QUIET_S = 0.001  # time without a reply that counts as quiet
 LOOK_EVERY_S = 1.0  # interval of checks for a stop, while waiting
-START_TOGETHER = 16  # workers; 2 took 0.40 s to open 500 connections, 16 take 0.19 s
 
 
-class Pool:
-    """Workers that share one concurrency limit."""
-
-    def __init__(self, run: Run, client: ChatClient) -> None:
-        self.run, self.client, self.teacher = run, client, run.teacher
-        self.gate = Gate(run.teacher.concurrency)
-        self.till = BudgetReserver(run)
-        self.bench = Bench(run)
-        self.probing = False  # budget is being reserved for a request that is sent alone
-
-    async def ask(self, feed: Iterator[Request | None]) -> None:
-        """Send the requests of `feed` (None: nothing yet); return when all are finished or the run stops."""
-        # More than may be in flight: a slot is reused while its former reply is checked or a back-off lasts.
-        tasks: list[asyncio.Task[None]] = []
+async def run(session: Session, requests: Iterable[Request]) -> None:
+    """Look up, claim and ask `requests`; return when all are finished or the session stops."""
+    config = session.config
+    local = not pricing.is_paid(config.base_url)
+    async with open_chat_client(config.url, config.api_key, config.timeout_s, config.concurrency, local) as client:
+        sender = Sender(session, client)
         try:
-            # Hundreds of connections opened at once keep a server from answering any of them.
-            new: list[asyncio.Task[None]] = []
-            while len(tasks) < 2 * self.teacher.concurrency and not any(task.done() for task in new):
-                new = [asyncio.create_task(self._worker(feed)) for _ in range(START_TOGETHER)]
-                tasks += new
-                await asyncio.sleep(0.001)
-            await asyncio.gather(*tasks)
-        finally:  # if one fails, stop the others
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _worker(self, feed: Iterator[Request | None]) -> None:
-        try:
-            for request in feed:
-                if self.run.stop is not None:
-                    return
-                await (self._one(request) if request is not None else asyncio.sleep(0))
-        except UserError as error:
-            self.run.stop = self.run.stop or error
-
-    async def _one(self, request: Request) -> None:
-        """Send a request until it has a good answer, its limits are reached, or the run stops."""
-        tries, price = RetryState(request), self.teacher.price(request.model)
-        while True:
-            sent = await self._attempt(tries, price)
-            if sent is None:
-                return
-            reply, attempt = sent
-            if await self.bench.judge(tries, reply, attempt):
-                return
-            # Back off even if the server asks for no wait: 100 refusals must not come in one second.
-            if reply.kind in ("rate_limit", "transport") and not reply.retry_after_s:
-                await asyncio.sleep(backoff_s(self.teacher.backoff_base_s, tries.pauses, self.run.rng))
-            if self.run.stop is not None:
-                return
-
-    async def _attempt(self, tries: RetryState, price: pricing.Price) -> tuple[Reply, Attempt] | None:
-        """Reserve the cost, send, return reply and ledger entry; None if the run stops."""
-        await self.gate.enter()
-        tokens = 0
-        try:
-            tokens = await self._in_turn(tries)
-            if self.run.stop is not None:
-                return None
-            # Only now: response_format may have been refused to others while this one waited for its turn.
-            tries.request = self.run.shaped(tries.request)
-            worst, reservation = 0.0, None
-            if price != pricing.FREE:
-                worst = pricing.worst_case(price, tries.request, tries.max_tokens)
-                reservation = await self._reserve(tries, price, worst)
-                if reservation is None:
-                    return None
-            reply, attempt = await self._exchange(tries, price, worst, reservation)
+            await sender.start(requests)
+            while sender.tasks:
+                await asyncio.wait(sender.tasks)
         finally:
-            self.gate.leave()
-            if tokens:
-                self.teacher.quota.answered(tokens)
-        self._learn(reply)
-        if reply.fatal:
-            self.run.account(attempt)
-            self.run.stop = self.run.stop or UserError(reply.fatal)
+            for task in sender.tasks:
+                task.cancel()
+            await asyncio.gather(*sender.tasks, return_exceptions=True)
+
+
+class Sender:
+    """Requests in progress that share a connection pool, the limits of the server and the budget."""
+
+    def __init__(self, session: Session, client: ChatClient) -> None:
+        self.session, self.client, self.config = session, client, session.config
+        self.limiter = AdaptiveLimiter(session.config.concurrency)
+        self.budget = BudgetReserver(session)
+        self.tasks: set[asyncio.Task[None]] = set()
+        # More than may be in flight: a slot is reused while its former reply is checked or a back-off lasts.
+        self.room = asyncio.Semaphore(2 * session.config.concurrency)
+
+    async def start(self, requests: Iterable[Request]) -> None:
+        """Start a task for each request that is not stored and that this process claims."""
+        session = self.session
+        try:
+            for part in in_parts(requests, LOOK_UP_AT_ONCE):
+                for group in in_parts(session.look_up(part), CLAIM_AT_ONCE):
+                    for request in session.claim(group):
+                        await self.room.acquire()
+                        self.tasks.add(task := asyncio.create_task(self.ask(request)))
+                        task.add_done_callback(self._end)
+                    # Hundreds of connections opened at once keep a server from answering any of them.
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0)  # many stored parts in a row leave no other moment to save
+                if session.stop is not None:
+                    return
+        except Exception as error:
+            session.stop = session.stop or error
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self.room.release()
+
+    async def ask(self, request: Request) -> None:
+        """Send a request until it has a good answer, its limits are reached, or the session stops."""
+        session, state = self.session, RetryState(request)
+        try:
+            while session.stop is None:
+                async with self.limiter:
+                    sent = await self._attempt(state)
+                if sent is None or session.judge(state, *sent):
+                    return
+                reply, _ = sent
+                # Back off even if the server asks for no wait: 100 refusals must not come in one second.
+                if reply.kind in ("rate_limit", "transport") and not reply.retry_after_s:
+                    await asyncio.sleep(backoff_s(self.config.backoff_base_s, state.pauses, session.rng))
+        except Exception as error:
+            session.stop = session.stop or error
+
+    async def _attempt(self, state: RetryState) -> tuple[Reply, Attempt] | None:
+        """Reserve the cost, send, and book the reply; None if the session stops before or by it."""
+        session, quota = self.session, self.session.server.quota
+        tokens = safe_tokens(state.request) + state.max_tokens
+        if not await self._is_admitted(tokens):
             return None
-        self.run.tried(reply)
-        if reply.kind == "answer":
-            self.gate.succeeded()
-        elif reply.kind in ("rate_limit", "transport"):
-            self.gate.on_throttled(reply.retry_after_s)
+        try:
+            # Only now: response_format may have been refused to others while this one waited for its turn.
+            state.request = session.shaped(state.request)
+            price = self.config.price(state.request.model)
+            held = await self.budget.reserve(state, price)
+            if held is None:
+                return None
+            reply, attempt = await self._exchange(state, held, price)
+        finally:
+            quota.answered(tokens)
+        if limits := quota.learn(reply.headers):
+            self.config.report(f"{self.config.base_url} tells of its limits, which are kept to: {', '.join(limits)}")
+        if reply.fatal:
+            session.stop = session.stop or UserError(reply.fatal)
+            return None
+        failed = reply.kind in ("rate_limit", "transport")
+        session.breaker.tried(reply.reason if failed else None)
+        if failed:
+            session.stop_if_tripped()
+            self.limiter.on_throttled(reply.retry_after_s)
+        elif reply.kind == "answer":
+            self.limiter.on_success()
         return reply, attempt
 
-    async def _exchange(
-        self, tries: RetryState, price: pricing.Price, worst: float, reservation: int | None
-    ) -> tuple[Reply, Attempt]:
-        """Send a request; its reservation is settled even if the key is refused or sending is cancelled."""
-        request, started = tries.request, time.monotonic()
-
-        def attempt(reply: Reply) -> Attempt:
-            seconds = time.monotonic() - started
-            return self.run.attempt_of(request.key, request.model, reply, price, worst, reservation, seconds)
-
-        try:
-            reply = await send(self.client, tries.body())
-        except UserError:
-            self.run.account(attempt(Reply("rejected", "refused by the server")))
-            raise
-        except BaseException:
-            self.run.account(attempt(Reply("transport", "stopped", billed_unknown=True)))
-            raise
-        if reply.kind == "form":  # before the next request takes this slot
-            self.run.without_form()
-        return reply, attempt(reply)
-
-    async def _in_turn(self, tries: RetryState) -> int:
-        """Wait for the rate limits to admit an attempt; return its tokens, or 0 if the run stops first."""
-        tokens = safe_tokens(tries.request) + tries.max_tokens
-        while wait := self.teacher.quota.admit(tokens):
+    async def _is_admitted(self, tokens: int) -> bool:
+        """Wait for the rate limits to admit an attempt of so many tokens; False if the session stops first."""
+        while self.session.stop is None:
+            wait = self.session.server.quota.admit(tokens)
+            if not wait:
+                return True
             if math.isinf(wait):
-                self.run.stop = self.run.stop or UserError(
-                    f"a request of {tokens:,} tokens can never be sent within IOT_TEACHER_TPM; raise it."
-                )
-            if self.run.stop is not None:
-                return 0
+                raise UserError(f"a request of {tokens:,} tokens can never be sent within IOT_TEACHER_TPM; raise it.")
             await asyncio.sleep(min(wait, LOOK_EVERY_S))
-        return tokens
+        return False
 
-    def _learn(self, reply: Reply) -> None:
-        if told := self.teacher.quota.learn(reply.headers):
-            self.teacher.report(f"{self.teacher.base_url} tells of its limits, which are kept to: {', '.join(told)}")
-
-    async def _reserve(self, tries: RetryState, price: pricing.Price, worst: float) -> int | None:
-        """Reserve budget for an attempt; None, and the run stops, if there is no room for `worst` dollars.
-
-        Until the server has shown that it respects max_tokens, the reservation covers the longest reply that is read: a
-        token is at least one byte. If the budget has no room for that, one request is sent alone.
-        """
-        run, request = self.run, tries.request
-        while run.stop is None:
-            most = worst
-            if not self.teacher.keeps_limit:
-                most = pricing.worst_case(price, request, reply_bytes(tries.max_tokens))
-            reservation = await self.till.reserve(request, most)
-            if reservation is not None:
-                return reservation
-            if run.reserved == 0 and not self.probing:
-                self.probing = True
-                try:
-                    reservation = await self.till.reserve(request, worst)
-                finally:
-                    self.probing = False
-                if reservation is not None:
-                    return reservation
-                run.stop = run.budget_error(worst)
-                break
-            # Requests in flight mostly cost less than was reserved for them: wait for what they release.
-            await asyncio.sleep(SAVE_EVERY_S)
-        return None
-
-
-class Bench:
-    """Queue of replies to check, one at a time, the oldest first, while no others arrive.
-
-    Each of many simultaneous replies makes room for a next request, and sending those (0.4 ms each) has priority over
-    checking (0.2 ms). At most half of the maximum concurrency may wait, since a kill would lose them: beyond that, each
-    new reply triggers the check of the oldest.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._waiting: deque[tuple[RetryState, Reply, Attempt, asyncio.Future[bool]]] = deque()
-        self._came = self._came_before = 0
-        self._looking = False
-
-    async def judge(self, tries: RetryState, reply: Reply, attempt: Attempt) -> bool:
-        """Return True if this reply, checked in its turn, finishes the request."""
-        loop = asyncio.get_running_loop()
-        one = tries, reply, attempt, loop.create_future()
-        self._waiting.append(one)
-        self._came += 1
-        if len(self._waiting) > self.run.teacher.concurrency // 2:
-            self._next()
-        elif not self._looking:
-            self._looking = True
-            loop.call_soon(self._look)
+    async def _exchange(self, state: RetryState, held: Reservation, price: pricing.Price) -> tuple[Reply, Attempt]:
+        """Send a request; its reservation is settled even if sending fails or is cancelled."""
+        started = time.monotonic()
         try:
-            return await one[3]
-        except asyncio.CancelledError:
-            if one in self._waiting:  # it is paid for, so it is not dropped
-                self._waiting.remove(one)
-                self.run.judge(tries, reply, attempt)
+            reply = await self.client.send(state.body())
+        except BaseException:
+            reply = Reply("transport", "stopped", billed_unknown=True)
+            self.session.book(held, reply, price, time.monotonic() - started)
             raise
-
-    def _look(self) -> None:
-        """Check one reply if no new ones have arrived; look again while there are some."""
-        self._looking = bool(self._waiting)
-        if not self._looking:
-            return
-        quiet = self._came == self._came_before
-        self._came_before = self._came
-        if quiet:
-            self._next()
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self._look) if quiet else loop.call_later(QUIET_S, self._look)
-
-    def _next(self) -> None:
-        tries, reply, attempt, judged = self._waiting.popleft()
-        try:
-            finished = self.run.judge(tries, reply, attempt)
-        except Exception as error:
-            if not judged.cancelled():
-                judged.set_exception(error)
-        else:
-            if not judged.cancelled():
-                judged.set_result(finished)
+        return reply, self.session.book(held, reply, price, time.monotonic() - started)
 
 
 class BudgetReserver:
     """Reservation of budget, in one transaction for all requests that are sent at the same moment."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._probing = False  # budget is being reserved for a request that is sent alone
         self._waiting: list[tuple[Request, float, asyncio.Future[int | None]]] = []
 
-    async def reserve(self, request: Request, worst: float) -> int | None:
+    async def reserve(self, state: RetryState, price: pricing.Price) -> Reservation | None:
+        """Reserve the most that an attempt may cost; None, and the session stops, if the budget has no room for it.
+
+        Until the server has shown that it respects max_tokens, the reservation covers the longest reply that is read: a
+        token is at least one byte. If the budget has no room for that, one request is sent alone.
+        """
+        session, request = self.session, state.request
+        if price == pricing.FREE:
+            return Reservation(None, request.key, request.model, 0.0)
+        worst = pricing.worst_case(price, request, state.max_tokens)
+        while session.stop is None:
+            most = worst
+            if not session.server.keeps_limit:
+                most = pricing.worst_case(price, request, reply_bytes(state.max_tokens))
+            number = await self._reserve(request, most)
+            if number is None and session.reserved == 0 and not self._probing:
+                self._probing = True
+                try:
+                    number = await self._reserve(request, worst)
+                finally:
+                    self._probing = False
+                if number is None:
+                    session.stop_for_budget(worst)
+                    return None
+            if number is not None:
+                return Reservation(number, request.key, request.model, worst)
+            # Requests in flight mostly cost less than was reserved for them: wait for what they release.
+            await asyncio.sleep(SAVE_EVERY_S)
+        return None
+
+    async def _reserve(self, request: Request, usd: float) -> int | None:
         """Return the id of a stored reservation; None if the budget has no room for it."""
         loop = asyncio.get_running_loop()
         written: asyncio.Future[int | None] = loop.create_future()
-        self._waiting.append((request, worst, written))
+        self._waiting.append((request, usd, written))
         if len(self._waiting) == 1:
             loop.call_soon(self._write)  # after all tasks that are about to send now
         try:
@@ -256,8 +188,8 @@ class BudgetReserver:
         except asyncio.CancelledError:
             # Cancelled between reserving and sending: nothing was sent.
             if written.done() and not written.cancelled() and written.exception() is None and written.result():
-                source, model, reservation = self.run.teacher.source, request.model, written.result()
-                self.run.account(Attempt(request.key, source, model, "not sent", Usage(), 0.0, False, 0.0, reservation))
+                held = Reservation(written.result(), request.key, request.model, 0.0)
+                self.session.book(held, Reply("transport", "not sent"), pricing.FREE)
             raise
 
     def _write(self) -> None:
@@ -265,14 +197,14 @@ class BudgetReserver:
         self._waiting = []
         if not waiting:
             return
-        teacher = self.run.teacher
-        lines = [(request.key, request.model, worst) for request, worst, _ in waiting]
+        config = self.session.config
+        lines = [(request.key, request.model, usd) for request, usd, _ in waiting]
         try:
-            ids = self.run.store.reserve(lines, teacher.source, teacher.budget_usd)
+            numbers = self.session.store.reserve(lines, config.source, config.budget_usd)
         except UserError as error:
             for _, _, written in waiting:
                 written.set_exception(error)
             return
-        for (_, _, written), reservation in zip(waiting, ids, strict=True):
-            self.run.reserved += reservation is not None
-            written.set_result(reservation)
+        for (_, _, written), number in zip(waiting, numbers, strict=True):
+            self.session.reserved += number is not None
+            written.set_result(number)

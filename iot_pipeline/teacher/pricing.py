@@ -119,5 +119,5 @@ def worst_case(price: Price, request: Request, max_tokens: int) -> float:
 
 
 def reference_usd(usage: Usage) -> float:
-    """Return the cost of the same tokens with REFERENCE_MODEL: a comparison, not a bill."""
+    """Return the cost of the same tokens with REFERENCE_MODEL: a comparison, not an invoice."""
     return price_of(REFERENCE_MODEL).cost(usage)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections import Counter
 from collections.abc import Mapping
 
 KINDS = ("requests", "tokens")
@@ -24,7 +23,7 @@ class Bucket:
         self._refill()
         return math.inf if amount > self.limit else max(0.0, (amount - self.left) / self.per_s)
 
-    def told(self, limit: int, left: int, reset_s: float, away: int) -> None:
+    def announce(self, limit: int, left: int, reset_s: float, away: int) -> None:
         """Adopt the limit that a server announces.
 
         Args:
@@ -54,8 +53,8 @@ class Quota:
 
     def __init__(self, rpm: int | None, tpm: int | None) -> None:
         self.buckets = {kind: Bucket(limit) for kind, limit in zip(KINDS, (rpm, tpm), strict=True) if limit is not None}
-        self.told: dict[str, Bucket] = {}
-        self._away = Counter[str]()  # admitted, not answered yet
+        self.announced: dict[str, Bucket] = {}
+        self._away = dict.fromkeys(KINDS, 0)  # admitted, not answered yet
 
     def admit(self, tokens: int) -> float:
         """Admit a request of `tokens` and return 0, or return the seconds after which it may try again.
@@ -64,17 +63,21 @@ class Quota:
         """
         amounts = {"requests": 1, "tokens": tokens}
         needed = [(bucket, amounts[kind]) for kind, bucket in self.buckets.items()]
-        needed += [(bucket, min(amounts[kind], bucket.limit)) for kind, bucket in self.told.items()]
+        needed += [(bucket, min(amounts[kind], bucket.limit)) for kind, bucket in self.announced.items()]
         wait = max((bucket.wait_s(amount) for bucket, amount in needed), default=0.0)
         if wait == 0:
             for bucket, amount in needed:
                 bucket.left -= amount
-            self._away.update(amounts)
+            self._count(1, tokens)
         return wait
 
     def answered(self, tokens: int) -> None:
         """Record that an admitted request of `tokens` is over."""
-        self._away.subtract({"requests": 1, "tokens": tokens})
+        self._count(-1, -tokens)
+
+    def _count(self, requests: int, tokens: int) -> None:
+        self._away["requests"] += requests
+        self._away["tokens"] += tokens
 
     def headers(self) -> dict[str, str]:
         """Return x-ratelimit-* headers for the configured limits at this moment."""
@@ -92,11 +95,11 @@ class Quota:
             limit, left = (whole(headers.get(f"x-ratelimit-{what}-{kind}")) for what in ("limit", "remaining"))
             if limit is None or left is None or not 0 <= left <= limit or limit == 0:
                 continue
-            if kind not in self.told:
-                self.told[kind] = Bucket(limit)
+            if kind not in self.announced:
+                self.announced[kind] = Bucket(limit)
                 found.append(f"{limit:,} {kind}")
             reset_s = seconds_of(headers.get(f"x-ratelimit-reset-{kind}", ""))
-            self.told[kind].told(limit, left, reset_s, self._away[kind])
+            self.announced[kind].announce(limit, left, reset_s, self._away[kind])
         return found
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from iot_pipeline.teacher.redaction import code_of, shown_words
 from iot_pipeline.teacher.request import Usage
-from iot_pipeline.teacher.retry import retry_after_s
 
 Kind = Literal["answer", "rate_limit", "transport", "rejected", "form"]
 
 # A token of an answer rarely takes more than 20 bytes as JSON; the rest of a reply is ids and usage, about 1 KB.
 BYTES_A_TOKEN, REPLY_OVERHEAD = 32, 64 * 1024
 DEFAULT_MAX_TOKENS = 4096
+MAX_PAUSE_S = 300.0  # that a server may ask for
 MOST_TOKENS = 10_000_000  # per answer: more than any model accepts
 # Lone surrogates, which UTF-8 cannot encode (an answer may be cut off within a pair), and NUL, refused by PostgreSQL.
 NOT_KEPT = re.compile("[\x00\ud800-\udfff]")
@@ -26,7 +29,7 @@ CONTENT_FILTERS = ("content_filter", "content_policy_violation", "ResponsibleAIP
 TRANSIENT = (408, 409)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reply:
     """Outcome of one attempt; its kind decides on a retry.
 
@@ -35,7 +38,7 @@ class Reply:
 
     `outcome` is one of few values, for the ledger; `detail` says more, in the server's words if it gave any. `fatal` is
     the message to stop with if no further request can succeed. `usage` is None if it is missing or not credible
-    (`usage_fault` says why); `billed_unknown` is True if the server may bill something that was never received.
+    (`usage_fault` says why); `billed_unknown` is True if the server may charge for something that was never received.
     `too_long`: bytes after which an endless reply was given up.
     """
 
@@ -55,7 +58,7 @@ class Reply:
     too_long: int = 0
 
     @property
-    def told(self) -> str:
+    def reason(self) -> str:
         """Outcome with its detail."""
         return f"{self.outcome}: {self.detail}" if self.detail else self.outcome
 
@@ -74,6 +77,27 @@ def reply_bytes(max_tokens: int) -> int:
     return REPLY_OVERHEAD + BYTES_A_TOKEN * max_tokens
 
 
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the wait in seconds that a server asks for, at most MAX_PAUSE_S; None if it asks for none.
+
+    Read from `retry-after-ms`, or `retry-after` in seconds or as an HTTP date.
+    """
+    milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
+    try:
+        if milliseconds is not None:
+            seconds = float(milliseconds) / 1000
+        elif value is None:
+            return None
+        elif value.strip().replace(".", "", 1).isdigit():
+            seconds = float(value)
+        else:
+            at = parsedate_to_datetime(value)
+            seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return None  # not a standard format: the ordinary back-off applies
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_PAUSE_S)
+
+
 def unreadable(why: str = "") -> Reply:
     """Return the reply for a malformed response: worth a retry, and possibly billed."""
     return Reply("transport", "unreadable response", billed_unknown=True, detail=shown_words(why))
@@ -87,32 +111,32 @@ Text = Annotated[str, BeforeValidator(_kept)]
 Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 
 
-class _Read(BaseModel):
+class ApiModel(BaseModel):
     """Model with exactly the types of the API; fields that are not needed are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class _Message(_Read):
+class _Message(ApiModel):
     content: Text | None = None
     refusal: Text | bool | None = None
 
 
-class _Choice(_Read):
+class _Choice(ApiModel):
     message: _Message
     finish_reason: Text | None = None
 
 
-class _Completion(_Read):
+class _Completion(ApiModel):
     choices: Annotated[list[_Choice], Field(min_length=1)]
     model: Text | None = None
 
 
-class _Details(_Read):
+class _Details(ApiModel):
     cached_tokens: Tokens | None = None
 
 
-class _Usage(_Read):
+class _Usage(ApiModel):
     prompt_tokens: Tokens
     completion_tokens: Tokens
     prompt_tokens_details: _Details | None = None
@@ -165,16 +189,9 @@ def read_completion(said: Any, asked: Asked | None = None) -> Reply:
     choice = completion.choices[0]
     message, reason = choice.message, (choice.finish_reason or "")[:100]
     return Reply(
-        "answer",
-        "ok",
-        message.content or "",
-        reason,
-        bool(message.refusal) or reason == "content_filter",
-        (completion.model or "")[:200],
-        usage,
-        billed_unknown=usage is None,
-        usage_fault=fault,
-    )
+        "answer", "ok", message.content or "", reason, bool(message.refusal) or reason == "content_filter",
+        (completion.model or "")[:200], usage, billed_unknown=usage is None, usage_fault=fault,
+    )  # fmt: skip
 
 
 def read_usage(said: Any) -> tuple[Usage | None, str]:

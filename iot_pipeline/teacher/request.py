@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 Status = Literal["ok", "quarantined"]
+CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 # Model name in the embedded teacher's answers, wherever it runs: nobody may take them for an LLM's.
 EMBEDDED_MODEL = "embedded-analyst"
 # Source of its answers; `embedded-<edition>` if the version of its rules is known.
@@ -64,7 +65,7 @@ class Request:
 
 def canonical(content: Mapping[str, Any]) -> str:
     """Serialise content as canonical JSON, equal for equal content."""
-    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return CANONICAL.encode(content)
 
 
 @dataclass(frozen=True)

@@ -1,43 +1,41 @@
-"""Adaptive concurrency, back-off, pauses that a server asks for, and a circuit breaker."""
+"""Retries of one request, adaptive concurrency, back-off, and a circuit breaker."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from typing import Any
 
-MAX_PAUSE_S = 300.0
+from iot_pipeline.teacher.replies import Reply
+from iot_pipeline.teacher.request import Request, Usage
+from iot_pipeline.teacher.store.store import Attempt
+
+CONTENT_ATTEMPTS = 3  # answers that may be refused or fail their check
+CUT_OFF_ATTEMPTS = 2  # the second answer may be twice as long
+FORM_ATTEMPTS = 2  # after the first the schema is dropped, so that an error about it is an ordinary refusal
+RATE_LIMIT_ATTEMPTS = 100  # a rate limit says nothing about the request, so it hardly counts
+# Added to the seed after a bad answer: a deterministic server would repeat it.
+SEED_STEP = 1_000_003
 MAX_BACKOFF_S = 30.0
 BREAKER_WINDOW = 100
 BREAKER_MINIMUM = 20
 FRUITLESS_S = 600.0  # longer than any per-minute limit lasts
 
 
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the wait in seconds that a server asks for, at most MAX_PAUSE_S; None if it asks for none.
+def attempt_limits(max_failures: int) -> Mapping[str, int]:
+    """Return the attempt limit of each retry cause; reaching it ends the request."""
+    return {
+        "answer": CONTENT_ATTEMPTS, "cut off": CUT_OFF_ATTEMPTS, "form": FORM_ATTEMPTS, "rejected": 1,
+        "rate_limit": RATE_LIMIT_ATTEMPTS, "transport": max_failures,
+    }  # fmt: skip
 
-    Read from `retry-after-ms`, or `retry-after` in seconds or as an HTTP date.
-    """
-    milliseconds = headers.get("retry-after-ms")
-    value = headers.get("retry-after")
-    try:
-        if milliseconds is not None:
-            seconds = float(milliseconds) / 1000
-        elif value is None:
-            return None
-        elif value.strip().replace(".", "", 1).isdigit():
-            seconds = float(value)
-        else:
-            at = parsedate_to_datetime(value)
-            seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError, OverflowError):
-        return None  # not a standard format: the ordinary back-off applies
-    return None if math.isnan(seconds) else min(max(seconds, 0.0), MAX_PAUSE_S)
+
+def most_attempts(max_failures: int) -> int:
+    """Return the most attempts that a request can get in one run, whatever the server answers."""
+    return 1 + sum(limit - 1 for limit in attempt_limits(max_failures).values())
 
 
 def backoff_s(base_s: float, failures: int, rng: random.Random) -> float:
@@ -45,10 +43,59 @@ def backoff_s(base_s: float, failures: int, rng: random.Random) -> float:
     return min(base_s * 2.0 ** (failures - 1), MAX_BACKOFF_S) * rng.uniform(0.5, 1.0)
 
 
-class Gate:
+class RetryState:
+    """Retry state of one request: attempts so far, parameters of the next one, and when to give up."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.usage, self.cost, self.attempts = Usage(), 0.0, 0
+        self.causes = Counter[str]()  # retry causes
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest answer of the next attempt, in tokens."""
+        return int(self.request.params["max_tokens"]) * (2 if self.causes["cut off"] else 1)
+
+    @property
+    def pauses(self) -> int:
+        """Number of failures for the next back-off; rate limits count up to 6."""
+        return self.causes["transport"] + min(self.causes["rate_limit"], 6)
+
+    def body(self) -> dict[str, Any]:
+        """Return the request body of the next attempt."""
+        body = self.request.body() | {"max_tokens": self.max_tokens}
+        if (bad := self.causes["answer"]) and "seed" in body:
+            body["seed"] = (body["seed"] + bad * SEED_STEP) % 2**31
+        return body
+
+    def count(self, reply: Reply, attempt: Attempt, good: bool, max_failures: int) -> bool:
+        """Count an attempt; True if it was the last, because the answer is good or a limit is reached.
+
+        Args:
+            reply: its outcome.
+            attempt: its entry in the ledger.
+            good: True if nothing speaks against the answer.
+            max_failures: limit of failures of server or network.
+        """
+        self.attempts, self.usage, self.cost = (
+            self.attempts + 1,
+            self.usage + attempt.usage,
+            self.cost + attempt.cost_usd,
+        )
+        cut_off = reply.kind == "answer" and reply.finish_reason == "length"
+        return good or self.is_exhausted("cut off" if cut_off else reply.kind, max_failures)
+
+    def is_exhausted(self, cause: str, max_failures: int) -> bool:
+        """Count a retry cause; True if its limit is reached."""
+        self.causes[cause] += 1
+        return self.causes[cause] >= attempt_limits(max_failures)[cause]
+
+
+class AdaptiveLimiter:
     """Adaptive limit of requests in flight: halved when the server throttles, raised after successes.
 
-    It grows fast to half of its value before throttling began, and from there by one per round.
+    It grows fast to half of its value before throttling began, and from there by one per round. `async with` waits for
+    a slot and for the end of a pause.
     """
 
     def __init__(self, most: int) -> None:
@@ -61,8 +108,7 @@ class Gate:
         self._calm = True  # not throttled since the last success
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def enter(self) -> None:
-        """Wait for a free slot and for the end of a pause."""
+    async def __aenter__(self) -> None:
         while True:
             pause = self._not_before - time.monotonic()
             if pause > 0:
@@ -75,8 +121,7 @@ class Gate:
                 self._waiting.append(place)
                 await place
 
-    def leave(self) -> None:
-        """Release the slot."""
+    async def __aexit__(self, *error: object) -> None:
         self.in_flight -= 1
         free = max(1, int(self.limit)) - self.in_flight
         while self._waiting and free > 0:
@@ -85,7 +130,7 @@ class Gate:
                 place.set_result(None)
                 free -= 1
 
-    def succeeded(self) -> None:
+    def on_success(self) -> None:
         """Raise the limit: by one per full round, or by one per success while it grows fast."""
         self._calm = True
         if self.limit < self.most:

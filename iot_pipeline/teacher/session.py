@@ -1,4 +1,4 @@
-"""State of one `Teacher.ask`: stored answers, claims, costs and the outcome of each request."""
+"""One call of `Teacher.stream`: stored answers, claims, costs, and the outcome of each request."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import pricing
+from iot_pipeline.teacher.config import TeacherConfig
+from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.replies import Reply
 from iot_pipeline.teacher.request import Answer, Request, Usage
-from iot_pipeline.teacher.retry import Breaker
-from iot_pipeline.teacher.retry_state import RetryState
+from iot_pipeline.teacher.retry import Breaker, RetryState
 from iot_pipeline.teacher.store.requests import RequestTable
-from iot_pipeline.teacher.store.store import NO_ANSWER, UNCHECKED, Attempt, Store, is_verdict
-
-if TYPE_CHECKING:
-    from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.store.store import NO_ANSWER, UNCHECKED, Attempt, Reservation, Store, is_verdict
 
 Check = Callable[[Request, str], list[str]]
+T = TypeVar("T")
 SAVE_EVERY_S = 0.05
 PROGRESS_EVERY_S = 2.0
-PART = 1000  # requests looked up at once
-CLAIM_BATCH = 32
-FIRST_OTHERS_GAP_S, MAX_OTHERS_GAP_S = 0.2, 10.0  # another process may be waiting for a batch, for hours
+LOOK_UP_AT_ONCE = 1000
+CLAIM_AT_ONCE = 32  # few, so that processes share the work
+FIRST_PEERS_GAP_S, MAX_PEERS_GAP_S = 0.2, 10.0  # another process may be waiting for a batch, for hours
 
 
 @dataclass
@@ -51,7 +50,7 @@ class Summary:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; `reference_usd` is what pricing.REFERENCE_MODEL would have cost, not a bill."""
+        """Return plain data; `reference_usd` is what pricing.REFERENCE_MODEL would have cost, not an invoice."""
         return asdict(self) | {"reference_model": pricing.REFERENCE_MODEL}
 
     def failed(self) -> int:
@@ -74,6 +73,27 @@ class Summary:
             rate = fresh / elapsed_s
             parts += [f"{rate:.1f}/s", f"{(known - done) / rate:,.0f} s left"]
         return ", ".join(parts)
+
+
+@dataclass
+class ServerState:
+    """Knowledge of a server from its replies, which later sessions use as well.
+
+    form_refused: it does not support response_format. keeps_limit: an answer of a paid server has shown that it bills
+    no more than max_tokens. usage_doubted: a report said that its usage is not credible.
+    """
+
+    quota: Quota
+    form_refused: bool = False
+    keeps_limit: bool = False
+    usage_doubted: bool = False
+
+
+def in_parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Split items into lists of `size`, drawn as they are needed."""
+    feed = iter(items)
+    while part := list(islice(feed, size)):
+        yield part
 
 
 def stored_answers(store: Store, source: str, requests: Mapping[str, Request], check: Check) -> dict[str, Answer]:
@@ -101,203 +121,185 @@ def version_of(check: Check) -> str:
     return str(getattr(check, "version", ""))
 
 
-class Run:
-    """State of one call of `ask`."""
+class Session:
+    """State of one call of `Teacher.stream`, shared by the requests in progress.
+
+    `stop` is the error that ends the call: nothing new is sent once it is set.
+
+    Args:
+        config: server, budget and limits.
+        server: knowledge of the server from earlier calls.
+        store: opened store of answers.
+        check: returns the reasons against a text, [] if good.
+        on_answer: receives each answer once it is stored.
+        on_progress: receives the summary from time to time.
+        expected: number of requests, as far as it is known.
+    """
 
     def __init__(
         self,
-        teacher: Teacher,
+        config: TeacherConfig,
+        server: ServerState,
         store: Store,
         check: Check,
-        take: Callable[[Answer], None],
-        on_progress: Callable[[Summary], None] | None,
+        on_answer: Callable[[Answer], None],
+        on_progress: Callable[[Summary], None] | None = None,
         expected: int = 0,
     ) -> None:
-        self.teacher, self.store, self.check, self.take = teacher, store, check, take
-        self.on_progress, self.expected = on_progress, expected
-        self.summary = teacher.summary
+        self.config, self.server, self.store, self.check = config, server, store, check
+        self.on_answer, self.on_progress, self.expected = on_answer, on_progress, expected
+        self.check_version = version_of(check)
+        self.summary, self.models = Summary(), set[str]()
         self.breaker = Breaker()
         self.rng = random.Random()  # jitter only: no content depends on it
-        self.reserved = 0  # reservations of this run not yet settled in the store
+        self.reserved = 0  # reservations of this session not yet settled in the store
         self.stop: Exception | None = None
-        self.check_version = version_of(check)
-        self.asked = RequestTable(store)
+        self._asked = RequestTable(store)
         self._attempts: list[Attempt] = []
         self._finished: list[Answer] = []
         self._unasked: list[Answer] = []
-        self._others: list[Request] = []  # claimed by other processes
-        self._others_gap_s = FIRST_OTHERS_GAP_S
+        self._peers: list[Request] = []  # claimed by other processes
+        self._peers_gap_s = FIRST_PEERS_GAP_S
         self._quarantined: Counter[str] = Counter()
         self._outcomes: Counter[str] = Counter()
 
-    def parts(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
-        """Yield distinct requests in parts of PART, so that a run of any length holds few of them."""
-        seen: set[bytes] = set()
-        feed = iter(requests)
-        while some := list(islice(feed, PART)):
-            part = []
-            for request in some:
-                digest = bytes.fromhex(request.key)
-                if digest not in seen:
-                    seen.add(digest)
-                    part.append(request)
-            self.teacher.models = sorted({*self.teacher.models, *(request.model for request in part)})
-            self.summary.requests += len(part)
-            self.expected -= len(some) - len(part)
-            yield part
+    # -- which requests to send ----------------------------------------------------------------------------
 
-    def from_store(self, part: list[Request]) -> list[Request]:
+    def distinct(self, requests: Iterable[Request]) -> Iterator[Request]:
+        """Yield each request once; of earlier ones only digests (32 bytes each) stay in memory."""
+        seen: set[bytes] = set()
+        for request in requests:
+            digest = bytes.fromhex(request.key)
+            if digest in seen:
+                self.expected -= 1
+                continue
+            seen.add(digest)
+            self.models.add(request.model)
+            self.summary.requests += 1
+            yield request
+
+    def look_up(self, part: Sequence[Request]) -> list[Request]:
         """Give out stored answers; return the requests to send. UserError for a paid model without a price."""
         requests = {request.key: request for request in part}
-        self.asked.keep(part)
-        found = stored_answers(self.store, self.teacher.source, requests, self.check)
+        self._asked.keep(part)
+        found = stored_answers(self.store, self.config.source, requests, self.check)
         if self.check_version:
             stale = [answer for answer in found.values() if answer.checked != self.check_version]
             found |= {answer.key: replace(answer, checked=self.check_version) for answer in stale}
             if stale:
                 self.store.judged([found[answer.key] for answer in stale])
-        self.summary.cached += len(found)
         for answer in found.values():
             self.give(answer)
-        left = [request for key, request in requests.items() if key not in found]
-        for model in {request.model for request in left}:
-            self.teacher.price(model)
-        return left
+        self.summary.asked = self.summary.requests - self.summary.cached
+        missing = [request for key, request in requests.items() if key not in found]
+        for model in {request.model for request in missing}:
+            self.config.price(model)
+        return missing
 
-    def missing(self, parts: Iterable[list[Request]], again: bool = False) -> Iterator[Request | None]:
-        """Yield requests of `parts` that have to be sent; None after a part without any, so that others get a turn.
-
-        again: they were missing before, and are already counted.
-        """
-        for part in parts:
-            left = self.from_store(part)
-            self.summary.asked += len(left) - (len(part) if again else 0)
-            if not left:
-                yield None
-            yield from left
-
-    def ours(self, requests: Iterable[Request | None]) -> Iterator[Request | None]:
-        """Yield requests that this process claims, in small batches to share the work; None if a batch has none."""
-        feed = iter(requests)
-        while some := list(islice(feed, CLAIM_BATCH)):
-            part = [request for request in some if request is not None]
-            ours = self.store.claim([request.key for request in part], self.teacher.source) if part else set()
-            self._others += [request for request in part if request.key not in ours]
-            if not ours:
-                yield None
-            yield from (request for request in part if request.key in ours)
+    def claim(self, requests: Sequence[Request]) -> list[Request]:
+        """Claim requests for this process; those that others hold are returned by `wait_for_peers`."""
+        claimed = self.store.claim([r.key for r in requests], self.config.source) if requests else set()
+        self._peers += [request for request in requests if request.key not in claimed]
+        return [request for request in requests if request.key in claimed]
 
     async def wait_for_peers(self) -> list[Request]:
         """Return requests claimed by other processes, after a pause: they may be answered or free by then."""
-        left, self._others = self._others, []
-        if left:
-            await asyncio.sleep(self._others_gap_s)
-            self._others_gap_s = min(1.5 * self._others_gap_s, MAX_OTHERS_GAP_S)
-        return left
+        peers, self._peers = self._peers, []
+        if peers:
+            await asyncio.sleep(self._peers_gap_s)
+            self._peers_gap_s = min(1.5 * self._peers_gap_s, MAX_PEERS_GAP_S)
+        return peers
 
-    def account(self, attempt: Attempt) -> None:
-        """Add an attempt to the ledger and the summary."""
+    def shaped(self, request: Request) -> Request:
+        """Return the request as this server accepts it, without a schema if that was refused. The key stays."""
+        if self.server.form_refused and request.schema is not None:
+            return replace(request, schema=None)
+        return request
+
+    # -- attempts ------------------------------------------------------------------------------------------
+
+    def book(self, held: Reservation, reply: Reply, price: pricing.Price, seconds: float = 0.0) -> Attempt:
+        """Add an attempt to ledger and summary; a paid reply that breaks a promise stops the session.
+
+        If it may have been billed without our knowledge, its cost is the most it may cost, `held.usd`. A higher cost is
+        booked as billed.
+
+        Args:
+            held: reservation of the attempt; its id is None on a free server.
+            reply: outcome of the attempt.
+            price: price of the model.
+            seconds: duration of a single request, 0 in a batch.
+        """
+        usage, outcome, cost = reply.usage or Usage(), reply.outcome, self._cost(held, reply, price)
+        if reply.kind == "answer":
+            outcome = "refused" if reply.refusal else "cut off" if reply.finish_reason == "length" else "answered"
+        if reply.kind == "form" and not self.server.form_refused:
+            self.server.form_refused = True  # further requests go without: the prompt describes the format as well
+            self.config.report(
+                f"{self.config.base_url} takes no response_format of type json_schema: it is asked without, the form "
+                "of answers is only said in the prompt"
+            )
+        assumed = reply.billed_unknown and cost > 0
+        attempt = Attempt(
+            held.key, self.config.source, held.model, outcome, usage, cost, assumed, seconds, reservation=held.id
+        )
         self._attempts.append(attempt)
-        self._outcomes[attempt.outcome] += 1
-        summary, usage = self.summary, attempt.usage
+        self._outcomes[outcome] += 1
+        summary = self.summary
         summary.attempts += 1
         summary.prompt_tokens += usage.prompt
         summary.cached_tokens += usage.cached
         summary.completion_tokens += usage.completion
-        summary.usd += attempt.cost_usd
+        summary.usd += cost
+        return attempt
 
-    def attempt_of(
-        self,
-        key: str,
-        model: str,
-        reply: Reply,
-        price: pricing.Price,
-        worst: float,
-        reservation: int | None,
-        seconds: float,
-    ) -> Attempt:
-        """Return the ledger entry of a reply that took `seconds`.
-
-        If it may have been billed without our knowledge, the cost is `worst` dollars. A higher cost is booked as
-        billed, and stops the run.
-        """
-        usage, unknown, outcome = reply.usage or Usage(), reply.billed_unknown, reply.outcome
-        cost = worst if unknown else price.cost(usage)
-        if reply.kind == "answer":
-            outcome = "refused" if reply.refusal else "cut off" if reply.finish_reason == "length" else "answered"
-        if price != pricing.FREE:
-            cost = self._watch(reply, price, worst, cost)
-        return Attempt(
-            key, self.teacher.source, model, outcome, usage, cost, unknown and cost > 0, seconds, reservation
-        )
-
-    def _watch(self, reply: Reply, price: pricing.Price, worst: float, cost: float) -> float:
-        """Return the cost of a paid reply; stop the run if it is too long or costs more than `worst` dollars."""
-        teacher, told = self.teacher, ""
-        if reply.usage_fault and not teacher.usage_doubted:
-            teacher.usage_doubted = True
-            teacher.report(
-                f"{teacher.base_url} gives no usage that can be believed ({reply.usage_fault}): such answers are "
-                "booked at the most they may cost"
+    def _cost(self, held: Reservation, reply: Reply, price: pricing.Price) -> float:
+        """Return the cost of a reply; a paid one that is too long or above `held.usd` stops the session."""
+        server, base_url, broken = self.server, self.config.base_url, ""
+        cost = held.usd if reply.billed_unknown else price.cost(reply.usage or Usage())
+        if price == pricing.FREE:
+            return cost
+        if reply.usage_fault and not server.usage_doubted:
+            server.usage_doubted = True
+            self.config.report(
+                f"{base_url} gives no usage that can be believed ({reply.usage_fault}): such answers are booked at the "
+                "most they may cost"
             )
         if reply.too_long:
-            cost = worst + price.cost(Usage(completion=reply.too_long))
-            told = f"a reply of more than {reply.too_long:,} bytes"
-        elif cost > worst * (1 + 1e-9):
-            told = f"${cost:.4f} billed for a request that may cost ${worst:.4f}"
+            cost = held.usd + price.cost(Usage(completion=reply.too_long))
+            broken = f"a reply of more than {reply.too_long:,} bytes"
+        elif cost > held.usd * (1 + 1e-9):
+            broken = f"${cost:.4f} billed for a request that may cost ${held.usd:.4f}"
         elif reply.kind == "answer" and reply.usage is not None and reply.usage.completion:
-            teacher.keeps_limit = True
-        if told:
+            server.keeps_limit = True
+        if broken:
             self.stop = self.stop or UserError(
-                f"the teacher at {teacher.base_url} does not keep to max_tokens ({told}), so IOT_TEACHER_BUDGET_USD "
-                "could not hold and it was stopped. Answers so far are kept; use a server that keeps to it."
+                f"the teacher at {base_url} does not keep to max_tokens ({broken}), so IOT_TEACHER_BUDGET_USD could "
+                "not hold and it was stopped. Answers so far are kept; use a server that keeps to it."
             )
         return cost
 
-    def judge(self, tries: RetryState, reply: Reply, attempt: Attempt) -> bool:
-        """Account an attempt and, if it was the last, finish the request; True if it is finished."""
-        self.account(attempt)
-        reasons = self._reasons(tries.request, reply)
-        last = tries.made(reply, attempt.usage, attempt.cost_usd, not reasons, self.teacher.max_attempts)
-        if reply.kind == "form":
-            self.without_form()
-            tries.request = self.shaped(tries.request)
+    def judge(self, state: RetryState, reply: Reply, attempt: Attempt) -> bool:
+        """Judge a reply and, if it was the last attempt, finish the request; True if it is finished."""
+        reasons = self._reasons(state.request, reply)
+        last = state.count(reply, attempt, not reasons, self.config.max_attempts)
         if not last:
             return False
-        self._finish(
+        status, source = "quarantined" if reasons else "ok", self.config.source
+        self._finished.append(
             Answer(
-                tries.request.key,
-                "quarantined" if reasons else "ok",
-                reply.text,
-                reply.finish_reason,
-                reply.model,
-                self.teacher.source,
-                tries.usage,
-                tries.cost,
-                tries.attempts,
-                tuple(reasons),
-                checked=self.check_version,
+                state.request.key, status, reply.text, reply.finish_reason, reply.model, source, state.usage,
+                state.cost, state.attempts, tuple(reasons), checked=self.check_version,
             )
-        )
+        )  # fmt: skip
+        self.breaker.record(reasons[0] if reasons else None)
+        self.stop_if_tripped()
         return True
-
-    def without_form(self) -> None:
-        """Drop the schema from further requests: the prompt describes the format as well."""
-        if not self.teacher.form_refused:
-            self.teacher.form_refused = True
-            self.teacher.report(
-                f"{self.teacher.base_url} takes no response_format of type json_schema: it is asked without, the form "
-                "of answers is only said in the prompt"
-            )
-
-    def shaped(self, request: Request) -> Request:
-        """Return the request as this server accepts it, without a schema if that was refused. The key stays."""
-        return replace(request, schema=None) if self.teacher.form_refused and request.schema is not None else request
 
     def _reasons(self, request: Request, reply: Reply) -> list[str]:
         """Return the reasons against a reply; NO_ANSWER begins those that say nothing of the content."""
         if reply.kind != "answer":
-            return [NO_ANSWER + reply.told]
+            return [NO_ANSWER + reply.reason]
         if reply.refusal:
             return ["refused"]
         if not reply.text.strip():
@@ -306,72 +308,61 @@ class Run:
             return ["cut off"]
         return self.check(request, reply.text)
 
-    def _finish(self, answer: Answer) -> None:
-        self._finished.append(answer)
-        self.breaker.record(answer.reasons[0] if answer.reasons else None)
-        self._stop_if_tripped()
-
-    def tried(self, reply: Reply) -> None:
-        """Record an attempt for the breaker, which also stops endless refusals."""
-        failed = reply.kind in ("rate_limit", "transport")
-        self.breaker.tried(reply.told if failed else None)
-        if failed:
-            self._stop_if_tripped()
-
-    def _stop_if_tripped(self) -> None:
-        reason = self.breaker.tripped()
-        if reason is not None and self.stop is None:
-            self.stop = UserError(
-                f"most requests to the teacher at {self.teacher.base_url} fail, so it was stopped; the most "
-                f"common reason: {reason.removeprefix(NO_ANSWER).rstrip('.')}. Answers so far are kept; mend the cause "
-                "and start again."
-            )
-
-    def keep_unchecked(self, attempt: Attempt, reply: Reply) -> None:
-        """Account an attempt not requested by this call; its text is stored and checked once requested."""
-        self.account(attempt)
+    def keep_unchecked(self, reply: Reply, attempt: Attempt) -> None:
+        """Store the text of a reply that this call did not request; it is checked once it is requested."""
         if reply.kind == "answer" and reply.text and not reply.refusal and reply.finish_reason != "length":
             self._unasked.append(
                 Answer(
-                    attempt.key,
-                    "quarantined",
-                    reply.text,
-                    reply.finish_reason,
-                    reply.model,
-                    attempt.source,
-                    attempt.usage,
-                    attempt.cost_usd,
-                    1,
-                    (UNCHECKED,),
+                    attempt.key, "quarantined", reply.text, reply.finish_reason, reply.model, attempt.source,
+                    attempt.usage, attempt.cost_usd, 1, (UNCHECKED,),
                 )
+            )  # fmt: skip
+
+    def stop_if_tripped(self) -> None:
+        """Stop the session if the breaker has tripped."""
+        reason = self.breaker.tripped()
+        if reason is not None and self.stop is None:
+            self.stop = UserError(
+                f"most requests to the teacher at {self.config.base_url} fail, so it was stopped; the most common "
+                f"reason: {reason.removeprefix(NO_ANSWER).rstrip('.')}. Answers so far are kept; mend the cause and "
+                "start again."
             )
 
-    async def saver(self) -> None:
+    def stop_for_budget(self, worst: float) -> None:
+        """Stop the session: the budget has no room for a request that may cost `worst` dollars."""
+        self.stop = UserError(
+            f"IOT_TEACHER_BUDGET_USD={self.config.budget_usd} is used up: ${self.store.spent_usd():.4f} spent, and the "
+            f"rest is less than the ${worst:.4f} that the next request may cost (or set aside by another process). All "
+            "answers so far are kept; raise the budget to go on."
+        )
+
+    # -- saving --------------------------------------------------------------------------------------------
+
+    async def save_often(self) -> None:
         """Save in small batches and report progress, until cancelled."""
         begun = reported = time.monotonic()
-        said = (-1, -1)
+        before = (-1, -1)
         while True:
             await asyncio.sleep(SAVE_EVERY_S)
             try:
                 self.save()
-                if renewing := time.monotonic() - reported >= PROGRESS_EVERY_S:
-                    self.store.renew()
+                if time.monotonic() - reported < PROGRESS_EVERY_S:
+                    continue
+                self.store.renew()
             except Exception as error:  # an answer that cannot be stored or taken must not be requested
                 self.stop = self.stop or error
                 continue
-            if renewing:
-                reported = time.monotonic()
-                s = self.summary
-                if said == (s.attempts, s.cached):
-                    continue  # nothing new: a batch may take hours
-                said = (s.attempts, s.cached)
-                self.teacher.report(s.line(reported - begun, self.expected))
-                if self.on_progress is not None:
-                    self.on_progress(s)
+            reported, summary = time.monotonic(), self.summary
+            if before == (summary.attempts, summary.cached):
+                continue  # nothing new: a batch may take hours
+            before = summary.attempts, summary.cached
+            self.config.report(summary.line(reported - begun, self.expected))
+            if self.on_progress is not None:
+                self.on_progress(summary)
 
     def save(self) -> None:
-        """Save finished attempts and answers, then give the answers out."""
-        if not self._attempts and not self._finished:
+        """Save finished attempts and answers in one transaction, then give the answers out."""
+        if not self._attempts:
             return
         self.store.save(self._attempts, [*self._finished, *self._unasked])
         finished = self._finished
@@ -383,16 +374,9 @@ class Run:
 
     def give(self, answer: Answer) -> None:
         """Give a final answer out and count it."""
-        self.take(answer)
+        self.on_answer(answer)
         self.summary.ok += answer.status == "ok"
+        self.summary.cached += answer.from_cache
         if answer.reasons:
             self._quarantined[answer.reasons[0].split(":")[0]] += 1
             self.summary.quarantined = dict(sorted(self._quarantined.items()))
-
-    def budget_error(self, worst: float) -> UserError:
-        """Return the error for a budget without room for a request that may cost `worst` dollars."""
-        return UserError(
-            f"IOT_TEACHER_BUDGET_USD={self.teacher.budget_usd} is used up: ${self.store.spent_usd():.4f} spent, and "
-            f"the rest is less than the ${worst:.4f} that the next request may cost (or set aside by another process). "
-            "All answers so far are kept; raise the budget to go on."
-        )

@@ -12,24 +12,25 @@ from typing import Any
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_until_told(main: Coroutine[Any, Any, None]) -> None:
+def run_until_stopped(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine as asyncio.run does, but a signal first cancels it in order and then takes its usual effect.
 
     A handler that raises, as Dagster's do, raises into whatever code is running; within a callback of the loop asyncio
     logs the exception and continues, so that the process would not stop (seen in the test suite on a busy machine). A
     second signal takes effect at once.
     """
-    told: list[int] = []
+    received: list[int] = []
 
     async def watched() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        usual = {number: signal.getsignal(number) for number in STOPS} if _in_main_thread() else {}
+        in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot set handlers
+        usual = {number: signal.getsignal(number) for number in STOPS if in_main_thread}
         handlers = {number: handler for number, handler in usual.items() if callable(handler)}
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if told:
+            if received:
                 handlers[signal.Signals(number)](number, frame)
-            told.append(number)
+            received.append(number)
             assert task is not None
             loop.call_soon_threadsafe(task.cancel)
 
@@ -44,13 +45,9 @@ def run_until_told(main: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(watched())
     except asyncio.CancelledError:
-        if not told:
+        if not received:
             raise
         raise KeyboardInterrupt from None  # unless the handler, called below, raises something else
     finally:
-        if told:
-            signal.raise_signal(told[0])
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+        if received:
+            signal.raise_signal(received[0])

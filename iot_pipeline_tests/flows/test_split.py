@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.assign_groups import assign_class
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.serialise import group_id, values_text
+from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.split import FRACTIONS, order_training, rows_out_of_pool, split_by_group, stage_rows
+from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline_tests.quality.factories import made_spec
 
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.sampled_from("abc")), min_size=1, max_size=300)
@@ -190,7 +191,9 @@ def test_awkward_values_have_stable_groups_on_one_side_each(rows: list[tuple[flo
         build_flows(spec, folder / "raw", folder / "f")
         flows = pd.read_parquet(folder / "f")
         printed = [tuple(float(format(value, ".3f")) + 0.0 for value in row[:2]) for row in rows]
-        assert flows.flow_group.tolist() == [group_id(values_text(spec, list(row[:2]))) for row in rows]
+        assert flows.flow_group.tolist() == [
+            group_id(FlowTextWriter(spec, "values").text(list(row[:2]))) for row in rows
+        ]
         assert flows.flow_group.nunique() == len(set(printed))
         split_by_group(folder / "f", folder / "r")
         records = pd.read_parquet(folder / "r")

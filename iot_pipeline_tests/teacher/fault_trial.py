@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from iot_pipeline.embedded_teacher.billing import prompt_id
 from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.pricing import price_of
 from iot_pipeline.teacher.request import Usage
 from iot_pipeline.teacher.store.schema import attempts
@@ -58,17 +58,19 @@ def client(url: str, store: str, count: int, via: str) -> Teacher:
     """The teacher as the trial's client uses it: a paid one, quick to try again."""
     limits = BatchLimits(requests=max(40, count // 20), first_poll_s=0.05, poll_s=0.2, orphan_grace_s=0.0)
     return Teacher(
-        url,
-        "none",
-        store,
-        "paid",
-        1000.0,
-        paid=True,
-        timeout_s=2.0,
-        max_attempts=30,
-        backoff_base_s=0.05,
-        via=via,
-        batch_limits=limits,  # type: ignore[arg-type]
+        TeacherConfig(
+            url,
+            "none",
+            store,
+            "paid",
+            1000.0,
+            paid=True,
+            timeout_s=2.0,
+            max_attempts=30,
+            backoff_base_s=0.05,
+            via=via,
+            batch_limits=limits,  # type: ignore[arg-type]
+        )
     )
 
 
@@ -80,8 +82,8 @@ def trial(count: int, kills: int, via: str, seed: int, store: str) -> dict[str, 
             killed += _run(url, store, count, via, int(moment * count), rng.uniform(0, 0.3))
         _run(url, store, count, via, None, 0)
         with urllib.request.urlopen(f"{url}/embedded/bill?by=prompt") as response:
-            bill = json.load(response)
-    return {"requests": count, "via": via, "kills": killed, "faults": FAULTS[via], **books(store, count, via, bill)}
+            invoice = json.load(response)
+    return {"requests": count, "via": via, "kills": killed, "faults": FAULTS[via], **books(store, count, via, invoice)}
 
 
 def _run(url: str, store: str, count: int, via: str, until: int | None, then_s: float) -> bool:
@@ -107,8 +109,8 @@ def _attempts(place: str) -> int:
         return -1
 
 
-def books(place: str, count: int, via: str, bill: dict[str, Any]) -> dict[str, Any]:
-    """Answers against requests, the ledger against the bill."""
+def books(place: str, count: int, via: str, invoice: dict[str, Any]) -> dict[str, Any]:
+    """Answers against requests, the ledger against the invoice."""
     requests = make_requests(count)
     check, price, c = checker(requests), price_of(requests[0].model), attempts.c
     price = price.in_batch() if via == "batch" else price
@@ -122,15 +124,15 @@ def books(place: str, count: int, via: str, bill: dict[str, Any]) -> dict[str, A
         killed = Counter(row[0] for row in store.read(sa.select(c.key).where(c.outcome == "in flight at a kill")))
     good = [r for r in requests if r.key in answers and answers[r.key].status == "ok"]
     bad = [answer for answer in answers.values() if answer.status != "ok"]
-    billed = sum(price.cost(Usage(*line[1:4])) for lines in bill["by_prompt"].values() for line in lines)
+    billed = sum(price.cost(Usage(*line[1:4])) for lines in invoice["by_prompt"].values() for line in lines)
     twice = {
         r.key: extra
         for r in requests
-        if (extra := sum(line[4] in ARRIVED for line in bill["by_prompt"].get(prompt_id(r.messages), ())) - 1) > 0
+        if (extra := sum(line[4] in ARRIVED for line in invoice["by_prompt"].get(prompt_id(r.messages), ())) - 1) > 0
     }
     known = ledger["usd"] - ledger["usd_assumed"]
     # By request: each answer that was billed is an attempt with its tokens, or one that is assumed to be billed.
-    unbooked = sum(max(0, len(bill["by_prompt"].get(prompt_id(r.messages), ())) - booked[r.key]) for r in requests)
+    unbooked = sum(max(0, len(invoice["by_prompt"].get(prompt_id(r.messages), ())) - booked[r.key]) for r in requests)
     return {
         "billed_without_an_attempt": unbooked,
         "answered": len(good),

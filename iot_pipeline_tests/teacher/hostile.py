@@ -12,8 +12,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.request import Request
 
 QUICK = BatchLimits(first_poll_s=0.01, poll_s=0.02, orphan_grace_s=0.0)
@@ -31,7 +31,7 @@ def teacher(url: str, store: Path | str, **changes: Any) -> Teacher:
         "backoff_base_s": 0.0,
         "batch_limits": QUICK,
     }
-    return Teacher(url, "sk-D15T1NCT1VE-key", store, **(chosen | changes))  # type: ignore[arg-type]
+    return Teacher(TeacherConfig(url, "sk-D15T1NCT1VE-key", store, **(chosen | changes)))  # type: ignore[arg-type]
 
 
 def accept(request: Request, text: str) -> list[str]:

@@ -17,8 +17,8 @@ import pytest
 
 from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.pricing import price_of
 from iot_pipeline.teacher.request import Usage
 from iot_pipeline.teacher.store.store import Store
@@ -57,10 +57,10 @@ def teacher(base_url: str, store: Path, limits: dict[str, Any] | None = None, **
         "via": "batch",
         "batch_limits": BatchLimits(**(QUICK | (limits or {}))),
     }
-    return Teacher(base_url, "sk-secret-key", store, **(settings | changes))
+    return Teacher(TeacherConfig(base_url, "sk-secret-key", store, **(settings | changes)))
 
 
-def bill(base_url: str) -> dict[str, Any]:
+def fetch_invoice(base_url: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"{base_url}/embedded/bill") as response:
         content: dict[str, Any] = json.load(response)
     return content
@@ -78,7 +78,7 @@ def test_one_batch_at_half_the_price(tmp_path: Path) -> None:
     with embedded_server() as base_url:
         asking = teacher(base_url, tmp_path / "t.sqlite")
         answers = asking.ask(requests, checker(requests))
-        billed = bill(base_url)
+        billed = fetch_invoice(base_url)
     assert {a.status for a in answers.values()} == {"ok"} and set(answers) == {r.key for r in requests}
     assert (asking.summary.batches, asking.summary.attempts) == (1, 60)
     assert billed["batch"]["answers"] == 60 and billed["requests"]["answers"] == 0
@@ -112,7 +112,7 @@ def test_fault_trial_loses_misplaces_and_double_bills_nothing(tmp_path: Path) ->
     with embedded_server(MIX, seed=4) as base_url:  # of the first ten batches each fate befalls one or more
         asking = teacher(base_url, tmp_path / "t.sqlite", {"requests": 40}, max_attempts=20)
         answers = asking.ask(requests, check)
-        billed = bill(base_url)
+        billed = fetch_invoice(base_url)
     assert set(answers) == {r.key for r in requests}
     good = [r for r in requests if answers[r.key].status == "ok"]
     assert len(good) >= 390 and all(check(r, answers[r.key].text) == [] for r in good)
@@ -161,13 +161,13 @@ def test_kill_at_every_step_bills_nothing_twice(moment: str, tmp_path: Path) -> 
         import os, signal, sys
         from pathlib import Path
         from iot_pipeline.teacher import batch as module
-        from iot_pipeline.teacher.session import Run
+        from iot_pipeline.teacher.session import Session
         from iot_pipeline.teacher.store.batches import BatchTable
         from iot_pipeline_tests.teacher.flows import checker, make_requests
         from iot_pipeline_tests.teacher.test_batch import teacher
         url, path, moment = sys.argv[1:]
         die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-        moved, plan, save = BatchTable.moved, BatchTable.plan, Run.save
+        moved, plan, save = BatchTable.moved, BatchTable.plan, Session.save
         def planned(self, *arguments):
             batch = plan(self, *arguments)
             moment == "after planned" and die()
@@ -181,7 +181,7 @@ def test_kill_at_every_step_bills_nothing_twice(moment: str, tmp_path: Path) -> 
             answers = len(self._finished)
             save(self)
             moment == "reading" and answers and die()
-        BatchTable.plan, BatchTable.moved, Run.save = planned, moves, saves
+        BatchTable.plan, BatchTable.moved, Session.save = planned, moves, saves
         module.SAVE_EVERY_LINES = 10
         requests = make_requests(100)
         teacher(url, Path(path)).ask(requests, checker(requests))
@@ -192,7 +192,7 @@ def test_kill_at_every_step_bills_nothing_twice(moment: str, tmp_path: Path) -> 
         # Whichever way the next run asks, what was started is read first.
         asking = teacher(base_url, path, via="requests" if moment == "after sent" else "batch")
         answers = asking.ask(requests, checker(requests))
-        billed = bill(base_url)
+        billed = fetch_invoice(base_url)
     assert {a.status for a in answers.values()} == {"ok"} and len(answers) == 100
     assert billed["repeated"] == 0
     assert billed["batch"]["answers"] == 100 and billed["requests"]["answers"] == 0
@@ -230,7 +230,7 @@ def test_a_batch_left_behind_is_not_sent_again_whenever_its_requests_come_up(las
         # No room for a wave of its own while the other one is open: that one is read before all requests are drawn.
         asking = teacher(base_url, tmp_path / "t.sqlite", {"tokens": 5000})
         answers = asking.ask(order, checker(make_requests(60)))
-        billed = bill(base_url)
+        billed = fetch_invoice(base_url)
     assert {answers[request.key].status for request in order} == {"ok"}
     assert billed["repeated"] == 0 and billed["batch"]["answers"] == 60
     summary = asking.summary
@@ -246,12 +246,12 @@ def test_answers_that_nobody_asks_for_are_kept_and_checked_later(tmp_path: Path)
         teacher(base_url, path).ask(other, checker(make_requests(25)))
         with Store(path) as store:
             assert sum(a.reasons == ("not checked yet",) for a in store.quarantine()) == 20
-        before = bill(base_url)["batch"]["answers"]
+        before = fetch_invoice(base_url)["batch"]["answers"]
         asking = teacher(base_url, path)
         answers = asking.ask(requests, checker(requests))
         # Only those whose text does not pass are asked again.
         assert 0 < asking.summary.asked < 20
-        assert bill(base_url)["batch"]["answers"] - before == asking.summary.attempts
+        assert fetch_invoice(base_url)["batch"]["answers"] - before == asking.summary.attempts
     assert {a.status for a in answers.values()} == {"ok"}
 
 
@@ -261,12 +261,12 @@ def test_budget_holds_for_batches(tmp_path: Path) -> None:
         asking = teacher(base_url, tmp_path / "t.sqlite", budget_usd=0.004)
         with pytest.raises(UserError, match=r"IOT_TEACHER_BUDGET_USD=0\.004"):
             asking.ask(requests, checker(requests))
-        billed = bill(base_url)
+        billed = fetch_invoice(base_url)
         assert 0.001 < invoice_usd(billed) <= 0.004
         richer = teacher(base_url, tmp_path / "t.sqlite", budget_usd=1.0)
         assert len(richer.ask(requests, checker(requests))) == 200
         assert richer.summary.cached == billed["batch"]["answers"] > 0
-        assert bill(base_url)["repeated"] == 0
+        assert fetch_invoice(base_url)["repeated"] == 0
 
 
 def test_a_batch_that_the_server_forgot_is_asked_again_and_counted_at_its_worst(tmp_path: Path) -> None:

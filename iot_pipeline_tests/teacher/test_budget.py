@@ -1,4 +1,4 @@
-"""The budget: whatever things cost and whatever happens, a server's bill never passes the cap."""
+"""The budget: whatever things cost and whatever happens, a server's invoice never passes the cap."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ import pytest
 
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import client as engine_module
-from iot_pipeline.teacher import online as pool_module
-from iot_pipeline.teacher import session as run_module
-from iot_pipeline.teacher.batch import BatchLimits
+from iot_pipeline.teacher import client, online, pricing, session
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.pricing import Price, price_of, worst_case
 from iot_pipeline.teacher.replies import Reply
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
-from iot_pipeline_tests.teacher.test_batch import bill, invoice_usd
+from iot_pipeline_tests.teacher.test_batch import fetch_invoice, invoice_usd
 
 COMBINATIONS, ABREAST = 1000, 10
 
@@ -85,10 +83,10 @@ class Lot:
         return usage
 
 
-def some_requests(rng: random.Random, name: str) -> list[Request]:
+def some_requests(rng: random.Random, url: str, name: str) -> list[Request]:
     return [
         Request(
-            "m",
+            url,
             ({"role": "user", "content": f"{name} {n} " + "ü7" * rng.randrange(1, 400)},),
             {"max_tokens": rng.choice([16, 200, 2000]), "seed": 1},
             "1",
@@ -98,13 +96,15 @@ def some_requests(rng: random.Random, name: str) -> list[Request]:
 
 
 def test_a_thousand_costs_and_caps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "SAVE_EVERY_S", 0.001)
-    monkeypatch.setattr(run_module, "SAVE_EVERY_S", 0.001)
-    monkeypatch.setattr(engine_module, "open_client", lambda url, *_, **__: servers[url])
-    monkeypatch.setattr(pool_module, "send", lambda server, body: server.send(body))
+    monkeypatch.setattr(online, "SAVE_EVERY_S", 0.001)
+    monkeypatch.setattr(session, "SAVE_EVERY_S", 0.001)
+    monkeypatch.setattr(online, "open_chat_client", lambda url, *_, **__: servers[url])
+    monkeypatch.setattr(
+        pricing, "price_of", lambda model: servers[model].price if model in servers else price_of(model)
+    )
     # Opening a store takes longer than what these few requests do in it, so those who ask alone share one.
     monkeypatch.setattr(
-        engine_module,
+        client,
         "Store",
         lambda where: Store(where) if threading.current_thread() is not main else contextlib.nullcontext(store),
     )
@@ -120,7 +120,7 @@ def test_a_thousand_costs_and_caps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             seen.update(asked_abreast(server, path, before + room, 1 if number % ABREAST else 2, rng, number))
             spent = store.spent_usd() - before
             assert store.read("SELECT count(*) FROM reservations") == [(0,)]
-            assert server.usd <= spent * (1 + 1e-9) + 1e-9, f"combination {number}: the ledger is below the bill"
+            assert server.usd <= spent * (1 + 1e-9) + 1e-9, f"combination {number}: the ledger is below the invoice"
             assert spent <= room * (1 + 1e-9) + 1e-9, f"combination {number}: the ledger passes the cap"
             seen["over half of the cap billed"] += server.usd > room / 2
         assert store.spent_usd() == pytest.approx(store.ledger()["usd"])
@@ -131,19 +131,21 @@ def test_a_thousand_costs_and_caps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def asked_abreast(server: Lot, path: Path, cap: float, processes: int, rng: random.Random, number: int) -> list[str]:
     """How each of the processes (threads here, each with its own connection) ended."""
     ends: list[str] = []
+    url = f"https://{number}.example/v1"  # also the name of the model, which has a price of its own
 
     def ask(requests: list[Request], concurrency: int) -> None:
         teacher = Teacher(
-            f"https://{number}.example/v1",
-            "sk-x",
-            path,
-            "lot",
-            cap,
-            concurrency=concurrency,
-            max_attempts=2,
-            backoff_base_s=0.0,
+            TeacherConfig(
+                f"https://{number}.example/v1",
+                "sk-x",
+                path,
+                "lot",
+                cap,
+                concurrency=concurrency,
+                max_attempts=2,
+                backoff_base_s=0.0,
+            )
         )
-        teacher.price = lambda model: server.price  # type: ignore[method-assign]
         try:
             teacher.ask(requests, lambda request, text: [] if text == "good" else ["bad"])
             ends.append("done")
@@ -152,7 +154,7 @@ def asked_abreast(server: Lot, path: Path, cap: float, processes: int, rng: rand
         except RuntimeError:
             ends.append("stopped")
 
-    work = [(some_requests(rng, f"{number}.{n}"), rng.choice([1, 3, 50])) for n in range(processes)]
+    work = [(some_requests(rng, url, f"{number}.{n}"), rng.choice([1, 3, 50])) for n in range(processes)]
     if processes == 1:
         ask(*work[0])
     else:
@@ -177,18 +179,20 @@ def test_some_dozens_over_the_real_server(via: str, tmp_path: Path) -> None:
             requests = make_requests(30, model, max_tokens=rng.choice([150, 400, 1000]))
             price = price_of(model)
             whole = sum(worst_case(price if via == "requests" else price.in_batch(), r, 400) for r in requests)
-            cap, before = whole * rng.uniform(0.05, 1.0), bill(url)
+            cap, before = whole * rng.uniform(0.05, 1.0), fetch_invoice(url)
             teacher = Teacher(
-                url,
-                "sk-x",
-                tmp_path / f"{number}.sqlite",
-                "paid",
-                cap,
-                rng.choice([1, 4, 64]),
-                paid=True,
-                via=via,
-                backoff_base_s=0.005,
-                batch_limits=LIMITS,
+                TeacherConfig(
+                    url,
+                    "sk-x",
+                    tmp_path / f"{number}.sqlite",
+                    "paid",
+                    cap,
+                    rng.choice([1, 4, 64]),
+                    paid=True,
+                    via=via,
+                    backoff_base_s=0.005,
+                    batch_limits=LIMITS,
+                )
             )
             try:
                 teacher.ask(requests, checker(requests))
@@ -196,7 +200,7 @@ def test_some_dozens_over_the_real_server(via: str, tmp_path: Path) -> None:
             except UserError as error:
                 assert "IOT_TEACHER_BUDGET_USD" in str(error)
                 ends["budget"] += 1
-            after = bill(url)
+            after = fetch_invoice(url)
             billed = invoice_usd(
                 {
                     way: {name: count - before[way][name] for name, count in after[way].items()}

@@ -1,4 +1,4 @@
-"""Servers that bill or send more than they may: the cap holds, or the run stops; nothing is read without an end."""
+"""Servers that charge or send more than they may: the cap holds, or the run stops; nothing is read without an end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import online as pool_module
-from iot_pipeline.teacher import session as run_module
+from iot_pipeline.teacher import online, session
+from iot_pipeline.teacher.http import ChatClient
 from iot_pipeline.teacher.pricing import price_of, worst_case
 from iot_pipeline.teacher.replies import Reply, read_completion, reply_bytes
 from iot_pipeline.teacher.request import Usage
@@ -102,9 +102,9 @@ def test_the_ledger_passes_the_cap_by_replies_that_break_a_promise_alone(
         return reply
 
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool_module, "send", send)
-        patch.setattr(pool_module, "SAVE_EVERY_S", 0.001)
-        patch.setattr(run_module, "SAVE_EVERY_S", 0.001)
+        patch.setattr(ChatClient, "send", send)
+        patch.setattr(online, "SAVE_EVERY_S", 0.001)
+        patch.setattr(session, "SAVE_EVERY_S", 0.001)
         asking = teacher("https://paid.example/v1", f"{folder}/t", paid=True, budget_usd=cap, concurrency=concurrency)
         ended = ""
         try:

@@ -11,6 +11,7 @@ from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import retry
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Request
 from iot_pipeline.teacher.store.database import Location
 from iot_pipeline.teacher.store.store import Store
@@ -38,7 +39,7 @@ def url() -> Iterator[str]:
 
 def teacher(base_url: str, store: Path, **changes: object) -> Teacher:
     settings: dict[str, object] = {"source": "embedded", "budget_usd": None, "backoff_base_s": 0.05, "timeout_s": 20}
-    return Teacher(base_url, "sk-secret-key", store, **(settings | changes))  # type: ignore[arg-type]
+    return Teacher(TeacherConfig(base_url, "sk-secret-key", store, **(settings | changes)))  # type: ignore[arg-type]
 
 
 def test_asks_once_and_never_again(url: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Failures that must neither lose an answer nor pay for it twice: stopped owners, full disks, odd replies, gateways."""
+"""Failures that must neither lose an answer nor pay for it twice: stopped processes, full disks, odd replies."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.archive import Replay
-from iot_pipeline.teacher.batch import Batches, BatchLimits
-from iot_pipeline.teacher.batch_api import Unsure, line_reply
-from iot_pipeline.teacher.chat import open_client, send
+from iot_pipeline.teacher.batch import Batches
+from iot_pipeline.teacher.batch_api import UncertainOutcome, line_reply
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
+from iot_pipeline.teacher.http import open_chat_client
 from iot_pipeline.teacher.replies import Asked, read_completion, read_error
 from iot_pipeline.teacher.request import Answer
 from iot_pipeline.teacher.store.batches import Batch
@@ -83,7 +84,7 @@ time.sleep(100)
     assert owner.stdout is not None and owner.stdout.readline() == "ready\n"
     with server(good) as url:
         found: list[dict[str, Answer]] = []
-        teacher = Teacher(url, "k", tmp_path / "s", "embedded", None)
+        teacher = Teacher(TeacherConfig(url, "k", tmp_path / "s", "embedded", None))
         waiting = threading.Thread(target=lambda: found.append(teacher.ask(requests, no_reasons)), daemon=True)
         waiting.start()
         time.sleep(0.8)
@@ -101,14 +102,14 @@ def test_a_batch_that_shows_up_late_is_not_started_twice() -> None:
 
         async def create(self, *_: Any) -> str:
             self.created, self.at = self.created + 1, time.monotonic()
-            raise Unsure("HTTP 502")
+            raise UncertainOutcome("HTTP 502")
 
         async def find(self, *_: Any) -> str | None:
             return "b1" if self.created and time.monotonic() - self.at > 0.4 else None
 
     batches = object.__new__(Batches)
     batches.api, batches.limits = Api(), BatchLimits(orphan_grace_s=2.0)  # type: ignore[assignment]
-    batches.teacher = SimpleNamespace(max_attempts=5, backoff_base_s=0.1, base_url="u")  # type: ignore[assignment]
+    batches.config = SimpleNamespace(max_attempts=5, backoff_base_s=0.1, base_url="u")  # type: ignore[assignment]
     batch = Batch(1, "t", "s", "uploaded", "", 1, 1, time.time())
     assert asyncio.run(batches._start(batch, "file")) == "b1"
     assert batches.api.created == 1  # type: ignore[attr-defined]
@@ -129,7 +130,9 @@ def test_what_cannot_be_saved_stops_the_asking(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Store, "save", once)
     with server(slowly) as url, pytest.raises(UserError, match="the disk is full"):
-        Teacher(url, "k", tmp_path / "s", "embedded", None, concurrency=1).ask(make_requests(4), no_reasons)
+        Teacher(TeacherConfig(url, "k", tmp_path / "s", "embedded", None, concurrency=1)).ask(
+            make_requests(4), no_reasons
+        )
 
 
 def test_a_store_that_cannot_be_closed_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_signs_that_no_database_keeps_do_not_cost_the_answer(sent: str, tmp_path
 
     requests = make_requests(1)
     with server(odd) as url:
-        asked = Teacher(url, "k", tmp_path / "s", "s", None).ask(requests, no_reasons)
+        asked = Teacher(TeacherConfig(url, "k", tmp_path / "s", "s", None)).ask(requests, no_reasons)
     stored = Replay(tmp_path / "s").ask(requests, no_reasons)
     expected = sent.replace(r"\ud83d", "\ufffd").replace(r"\u0000", "\ufffd") + " \U0001f600"
     assert [a.text for a in asked.values()] == [a.text for a in stored.values()] == [expected]
@@ -185,8 +188,8 @@ def test_a_broken_response_is_worth_another_try_and_may_have_been_billed(sent: b
         handler.close_connection = True
 
     async def attempt(url: str) -> Any:
-        async with open_client(url, "k", 5, 1, True) as client:
-            return await send(client, {"model": "m", "messages": []})
+        async with open_chat_client(url, "k", 5, 1, True) as client:
+            return await client.send({"model": "m", "messages": []})
 
     with server(broken) as url:
         reply = asyncio.run(attempt(url))

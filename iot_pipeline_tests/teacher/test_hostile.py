@@ -16,14 +16,20 @@ from hypothesis import strategies as st
 
 from iot_pipeline.augmentation.answers import answer_schema
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import online as pool_module
-from iot_pipeline.teacher import retry_state as tries_module
-from iot_pipeline.teacher import session as run_module
+from iot_pipeline.teacher import online, retry, session
 from iot_pipeline.teacher.batch_api import line_reply, read_line
-from iot_pipeline.teacher.replies import MOST_TOKENS, Asked, Reply, read_completion, read_error, read_reply
+from iot_pipeline.teacher.http import ChatClient
+from iot_pipeline.teacher.replies import (
+    MOST_TOKENS,
+    Asked,
+    Reply,
+    read_completion,
+    read_error,
+    read_reply,
+    retry_after_s,
+)
 from iot_pipeline.teacher.request import Answer, Request
-from iot_pipeline.teacher.retry import retry_after_s
-from iot_pipeline.teacher.retry_state import most_attempts
+from iot_pipeline.teacher.retry import most_attempts
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import make_requests
 from iot_pipeline_tests.teacher.hostile import (
@@ -87,10 +93,10 @@ def scripted(script: list[tuple[int, Any]], seen: Counter[str]) -> Iterator[None
         return read_completion(content, asked) if status == 200 else read_error(status, content, asked)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool_module, "send", send)
-        patch.setattr(pool_module, "SAVE_EVERY_S", 0.001)
-        patch.setattr(run_module, "SAVE_EVERY_S", 0.001)
-        patch.setattr(tries_module, "RATE_LIMIT_ATTEMPTS", 4)
+        patch.setattr(ChatClient, "send", send)
+        patch.setattr(online, "SAVE_EVERY_S", 0.001)
+        patch.setattr(session, "SAVE_EVERY_S", 0.001)
+        patch.setattr(retry, "RATE_LIMIT_ATTEMPTS", 4)
         yield
 
 
@@ -133,7 +139,7 @@ def test_a_batch_whose_errors_go_on_naming_response_format_ends(tmp_path: Path) 
 
 
 def test_a_queue_that_is_always_full_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tries_module, "RATE_LIMIT_ATTEMPTS", 3)
+    monkeypatch.setattr(retry, "RATE_LIMIT_ATTEMPTS", 3)
     full = {"status": "failed", "errors": {"data": [{"code": "token_limit_exceeded", "line": None}]}}
     with serving(batch_server(lambda lines: b"", **full)) as url:
         asking = teacher(url, tmp_path / "t", via="batch")
@@ -282,9 +288,9 @@ ODD = [
 
 
 def check_reply(reply: Reply) -> None:
-    kept = [reply.text, reply.model, reply.finish_reason, reply.told, reply.fatal, reply.usage_fault]
+    kept = [reply.text, reply.model, reply.finish_reason, reply.reason, reply.fatal, reply.usage_fault]
     "".join(kept).encode()
-    assert not any("\x00" in one for one in kept) and "\n" not in reply.told and len(reply.told) < 600
+    assert not any("\x00" in one for one in kept) and "\n" not in reply.reason and len(reply.reason) < 600
     if reply.usage is not None:
         assert 0 <= reply.usage.cached <= reply.usage.prompt <= MOST_TOKENS
         assert 0 <= reply.usage.completion <= MOST_TOKENS

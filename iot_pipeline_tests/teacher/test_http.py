@@ -1,4 +1,4 @@
-"""The short way through the openai client sends what the client itself would send, and tells errors alike."""
+"""Chat completions arrive as the official client would send them; proxies, redirects and long bodies."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ import gzip
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 
-from iot_pipeline.teacher.chat import encode, open_client, send
-from iot_pipeline.teacher.http import HEADERS
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.batch_api import open_batch_api
+from iot_pipeline.teacher.config import TeacherConfig
+from iot_pipeline.teacher.http import open_chat_client
+from iot_pipeline.teacher.replies import Reply
+from iot_pipeline_tests.teacher.hostile import completion
 
 Seen = list[tuple[str, dict[str, str], bytes]]
-PATH = "/chat/completions"
 BODIES: list[dict[str, Any]] = [
     {"model": "m", "messages": [{"role": "user", "content": text}], "seed": 1} for text in ("a", "größer \u2028", "")
 ]
+MIB = 1024 * 1024
 
 
 @pytest.fixture
 def seen_at() -> Iterator[tuple[str, Seen]]:
-    """A server that records path, headers and body, and answers 429 to `status`, else a zipped body; a redirect."""
+    """A server, and a proxy, that records path, headers and body.
+
+    It answers with a gzipped completion; with 429 to a body that says `refuse`; with a redirect below /old, whose own
+    body is endless.
+    """
     seen: Seen = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,96 +42,122 @@ def seen_at() -> Iterator[tuple[str, Seen]]:
             pass
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
             seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-            moved = self.path.startswith("/old")
-            refused = b"refuse" in body
+            moved, refused = "/old" in self.path, b"refuse" in body
             self.send_response(307 if moved else 429 if refused else 200)
-            said = gzip.compress(json.dumps({"error": {"code": "slow_down"}} if refused else {"said": "ok"}).encode())
+            content = {"error": {"code": "slow_down"}} if refused else completion() | {"data": [], "has_more": False}
+            packed = gzip.compress(json.dumps(content).encode())
             if moved:
                 self.send_header("location", self.path.replace("/old", "/v1"))
-            self.send_header("content-encoding", "gzip")
             self.send_header("retry-after", "7")
-            self.send_header("content-length", str(len(said)))
+            self.send_header("content-encoding", "identity" if moved else "gzip")
+            self.send_header("content-length", str(2000 * MIB if moved else len(packed)))
             self.end_headers()
-            self.wfile.write(said)
+            try:
+                for _ in range(2000 if moved else 0):
+                    self.wfile.write(bytes(MIB))
+                self.wfile.write(packed)
+            except OSError:
+                self.close_connection = True  # the client has had enough
+
+        do_GET = do_POST
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    server.daemon_threads = True
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", seen
     server.shutdown()
     server.server_close()
 
 
-def run(url: str, bodies: list[dict[str, Any]], base: str = "/v1") -> list[Any]:
-    async def go() -> list[Any]:
-        async with open_client(url + base, "sk-1", 5, 2, local=True) as client:
-            return [(await client.post_bytes(PATH, encode(body))).json() for body in bodies]
+def send_all(url: str, bodies: list[dict[str, Any]], local: bool = True) -> list[Reply]:
+    async def go() -> list[Reply]:
+        async with open_chat_client(url, "sk-1", 5, 2, local) as client:
+            return [await client.send(body) for body in bodies]
 
     return asyncio.run(go())
 
 
-def test_sends_what_the_client_itself_sends(seen_at: tuple[str, Seen]) -> None:
+def test_arrives_as_the_official_client_sends_it(seen_at: tuple[str, Seen], monkeypatch: pytest.MonkeyPatch) -> None:
     url, seen = seen_at
-
-    async def plainly() -> None:
-        transport = openai.DefaultAioHttpClient()
-        async with openai.AsyncOpenAI(
-            base_url=f"{url}/v1", api_key="sk-1", timeout=5, max_retries=0, http_client=transport
-        ) as client:
-            for body in BODIES:
-                await client.post(PATH, cast_to=httpx2.Response, body=body)
-
-    assert run(url, BODIES) == [{"said": "ok"}] * 3
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    assert [reply.text for reply in send_all(f"{url}/v1", BODIES)] == ["fine"] * 3
     ours = list(seen)
     seen.clear()
-    asyncio.run(plainly())
-    assert ours == seen
-    assert [json.loads(body) for _, _, body in ours] == BODIES
-    assert ours[0][1]["authorization"] == "Bearer sk-1" and ours[0][0] == "/v1/chat/completions"
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="sk-1", max_retries=0) as client:
+        for body in BODIES:
+            client.chat.completions.create(**body)
+    named = ("authorization", "content-type", "accept", "openai-organization")
+    for (path, headers, sent), (official_path, official_headers, officially_sent) in zip(ours, seen, strict=True):
+        assert path == official_path == "/v1/chat/completions"
+        assert {name: headers[name] for name in named} == {name: official_headers[name] for name in named}
+        assert json.loads(sent) == json.loads(officially_sent)
 
 
-def test_an_error_is_the_client_s_own_with_the_server_s_headers(seen_at: tuple[str, Seen]) -> None:
-    async def go() -> Any:
-        async with open_client(seen_at[0] + "/v1", "sk-1", 5, 2, local=True) as client:
-            await send(client, BODIES[0])
-            return await send(client, {"model": "m", "messages": [{"role": "user", "content": "refuse"}]})
+@pytest.mark.parametrize("given", ["/v1", "/v1/", "/v1?api-version=2"])
+def test_the_path_is_added_to_the_base_url(given: str, seen_at: tuple[str, Seen]) -> None:
+    url, seen = seen_at
+    send_all(f"http://me:pa%40ss@{url[7:]}{given}", BODIES[:1])
+    assert seen[0][0] == "/v1/chat/completions" + given[3:].strip("/")
+    assert seen[0][1]["authorization"] == "Basic bWU6cGFAc3M="
 
-    reply = asyncio.run(go())
+
+def test_an_error_is_read_with_the_server_s_headers(seen_at: tuple[str, Seen]) -> None:
+    refused = {"model": "m", "messages": [{"role": "user", "content": "refuse"}]}
+    (reply,) = send_all(f"{seen_at[0]}/v1", [refused])
     assert (reply.kind, reply.retry_after_s) == ("rate_limit", 7.0)
 
 
-def test_a_redirect_is_followed_with_its_body(seen_at: tuple[str, Seen]) -> None:
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_redirect_is_followed_with_the_body_and_without_reading_its_own(
+    proxied: bool, seen_at: tuple[str, Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, seen = seen_at
-    assert run(url, BODIES[:1], base="/old") == [{"said": "ok"}]
-    assert [path for path, _, _ in seen] == ["/old/chat/completions", "/v1/chat/completions"]
-    assert json.loads(seen[1][2]) == BODIES[0]
+    if proxied:
+        monkeypatch.setenv("http_proxy", url)
+        url = "http://llm.example.org"
+    (reply,) = send_all(f"{url}/old", BODIES[:1], local=not proxied)
+    assert reply.text == "fine"
+    assert [path.rpartition("/chat")[0].removeprefix(url) for path, _, _ in seen] == ["/old", "/v1"]
+    assert json.loads(seen[1][2]) == BODIES[0] and seen[1][1]["authorization"] == "Bearer sk-1"
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_the_official_client_reads_no_more_of_a_redirect_than_of_any_body(
+    proxied: bool, seen_at: tuple[str, Seen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    url, seen = seen_at
+    if proxied:
+        monkeypatch.setenv("http_proxy", url)
+        url = "http://llm.example.org"
+
+    async def find() -> str | None:
+        async with open_batch_api(TeacherConfig(f"{url}/old", "sk-1", tmp_path / "t", "s", None)) as api:
+            return await api.find("token", 0.0)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert asyncio.run(find()) is None
+    assert ["/old/" in path for path, _, _ in seen] == [True, False]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
 
 
 def test_a_proxy_of_the_environment_is_used_for_a_server_elsewhere_and_not_for_a_local_one(
     seen_at: tuple[str, Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, seen = seen_at
-    monkeypatch.setenv("http_proxy", url)
-
-    async def go(base: str, local: bool) -> None:
-        async with open_client(base, "sk-1", 5, 2, local) as client:
-            for body in BODIES[:2]:
-                await client.post_bytes(PATH, encode(body))
-
-    asyncio.run(go("http://llm.example.org/v1", local=False))
+    monkeypatch.setenv("http_proxy", url.replace("//", "//user:secret@"))
+    send_all("http://llm.example.org/v1", BODIES[:2], local=False)
     assert [path for path, _, _ in seen] == ["http://llm.example.org/v1/chat/completions"] * 2
+    assert seen[0][1]["proxy-authorization"] == "Basic dXNlcjpzZWNyZXQ="
+    assert seen[0][1]["authorization"] == "Bearer sk-1"
     seen.clear()
-    asyncio.run(go(f"{url}/v1", local=True))
-    assert [path for path, _, _ in seen] == ["/v1/chat/completions"] * 2
-
-
-def test_the_short_way_is_taken(seen_at: tuple[str, Seen]) -> None:
-    """A release of the client that no longer asks us how to build a request would only be slower: this one asks."""
-
-    async def go() -> httpx2.Request:
-        async with open_client(seen_at[0] + "/v1", "sk-1", 5, 2, local=True) as client:
-            await client.post_bytes(PATH, encode(BODIES[0]))
-            return (await client.post_bytes(PATH, encode(BODIES[1]))).request
-
-    assert HEADERS in asyncio.run(go()).extensions
+    send_all(f"{url}/v1", BODIES[:2])
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    send_all(f"{url}/v1", BODIES[:1], local=False)
+    assert [path for path, _, _ in seen] == ["/v1/chat/completions"] * 3
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    with pytest.raises(UserError, match="no HTTP proxy"):
+        send_all("https://llm.example.org/v1", BODIES[:1], local=False)

@@ -17,8 +17,9 @@ from iot_pipeline.embedded_teacher.faults import FAULTS, FaultPlan, parse_faults
 from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.pricing import Price, is_paid, price_of, price_table, worst_case
+from iot_pipeline.teacher.replies import retry_after_s
 from iot_pipeline.teacher.request import Request, Usage
-from iot_pipeline.teacher.retry import Breaker, Gate, retry_after_s
+from iot_pipeline.teacher.retry import AdaptiveLimiter, Breaker
 from iot_pipeline_tests.teacher.flows import make_requests
 
 
@@ -75,16 +76,15 @@ def test_retry_after_in_all_its_forms() -> None:
     assert retry_after_s({"retry-after": "soon"}) is None and retry_after_s({}) is None
 
 
-def test_gate_never_lets_more_in_than_its_limit() -> None:
+def test_limiter_never_lets_more_in_than_its_limit() -> None:
     async def run() -> int:
-        gate, most = Gate(4), 0
+        limiter, most = AdaptiveLimiter(4), 0
 
         async def visit() -> None:
             nonlocal most
-            await gate.enter()
-            most = max(most, gate.in_flight)
-            await asyncio.sleep(0.001)
-            gate.leave()
+            async with limiter:
+                most = max(most, limiter.in_flight)
+                await asyncio.sleep(0.001)
 
         await asyncio.wait_for(asyncio.gather(*(visit() for _ in range(50))), 5)
         return most
@@ -92,28 +92,28 @@ def test_gate_never_lets_more_in_than_its_limit() -> None:
     assert asyncio.run(run()) == 4
 
 
-def test_gate_halves_once_a_second_and_grows_by_success() -> None:
-    gate = Gate(8)
-    gate.on_throttled(None)
-    gate.on_throttled(None)
-    assert gate.limit == 4
+def test_limiter_halves_once_a_second_and_grows_by_success() -> None:
+    limiter = AdaptiveLimiter(8)
+    limiter.on_throttled(None)
+    limiter.on_throttled(None)
+    assert limiter.limit == 4
     for _ in range(4):
-        gate.succeeded()
-    assert 4.8 < gate.limit < 5.1
+        limiter.on_success()
+    assert 4.8 < limiter.limit < 5.1
 
 
-def test_gate_grows_fast_to_half_of_what_was_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, now = Gate(64), time.monotonic()
+def test_limiter_grows_fast_to_half_of_what_was_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter, now = AdaptiveLimiter(64), time.monotonic()
     for second in range(2, 6):
         monkeypatch.setattr(time, "monotonic", lambda second=second: now + second)
-        gate.on_throttled(None)
-    assert gate.limit == 4
+        limiter.on_throttled(None)
+    assert limiter.limit == 4
     for _ in range(28):
-        gate.succeeded()
-    assert gate.limit == 32
+        limiter.on_success()
+    assert limiter.limit == 32
     for _ in range(32):
-        gate.succeeded()
-    assert 32.9 < gate.limit < 33.1
+        limiter.on_success()
+    assert 32.9 < limiter.limit < 33.1
 
 
 def test_breaker_trips_where_nothing_is_ever_answered(monkeypatch: pytest.MonkeyPatch) -> None:

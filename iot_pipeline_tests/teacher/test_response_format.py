@@ -11,8 +11,8 @@ import pytest
 
 from iot_pipeline.augmentation.answers import answer_schema, format_answer, parse_answer
 from iot_pipeline.embedded_teacher.process import embedded_server
-from iot_pipeline.teacher.batch import BatchLimits
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.request import Request
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
@@ -25,7 +25,7 @@ def with_schema(count: int) -> list[Request]:
 def teacher(url: str, store: Path, heard: list[str], **changes: Any) -> Teacher:
     limits = BatchLimits(first_poll_s=0.05, poll_s=0.1, orphan_grace_s=0.0)
     settings = {"source": "s", "budget_usd": None, "log": heard.append, "backoff_base_s": 0.02, "batch_limits": limits}
-    return Teacher(url, "none", store, **(settings | changes))  # type: ignore[arg-type]
+    return Teacher(TeacherConfig(url, "none", store, **(settings | changes)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("via", ["requests", "batch"])

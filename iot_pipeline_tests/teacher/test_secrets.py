@@ -19,7 +19,7 @@ import pytest
 
 from iot_pipeline.embedded_teacher.process import PROJECT
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import retry_state as tries_module
+from iot_pipeline.teacher import retry
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.redaction import code_of, redact_in_logs
 from iot_pipeline.teacher.store.store import Store
@@ -31,7 +31,7 @@ KEY, PASSWORD = "sk-proj-D15T1NCT1VE0KEY0xyz", "pa55D15T1NCT1VEword"
 SECRETS = [
     secret.encode() for secret in (KEY, PASSWORD, base64.b64encode(f"me:{PASSWORD}".encode()).decode(), "D15T1NCT1VE")
 ]
-MODES = ["401", "403", "404", "400", "400 code", "429 code", "500", "502", "garbage", "headers", "drop"]
+MODES = ["401", "403", "404", "400", "400 code", "429 code", "500", "502", "no JSON", "headers", "drop"]
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -45,10 +45,10 @@ class Echo(BaseHTTPRequestHandler):
         if self.mode == "drop":
             self.connection.close()
             return
-        status = 200 if self.mode == "garbage" else int(self.mode.split()[0]) if self.mode[0].isdigit() else 500
+        status = 200 if self.mode == "no JSON" else int(self.mode.split()[0]) if self.mode[0].isdigit() else 500
         code = said if self.mode.endswith("code") else "some_code"
         error = {"message": f"Incorrect API key provided: {said}", "type": said, "param": said, "code": code}
-        body = f"your key is {said}".encode() if self.mode == "garbage" else json.dumps({"error": error}).encode()
+        body = f"your key is {said}".encode() if self.mode == "no JSON" else json.dumps({"error": error}).encode()
         self.send_response(status, said if self.mode == "headers" else None)
         for name in ("x-request-id", "x-ratelimit-limit-requests", "www-authenticate", "set-cookie"):
             self.send_header(name, said)
@@ -95,12 +95,12 @@ def test_the_engine_tells_no_key(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
-    monkeypatch.setattr(tries_module, "RATE_LIMIT_ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "RATE_LIMIT_ATTEMPTS", 2)
     requests, told, asking = make_requests(3), list[str](), list[Teacher]()
     with echoing(mode) as host:
         for url in (f"http://{host}/v1", f"http://me:{PASSWORD}@{host}/v1"):
             asking.append(teacher(url, tmp_path / "t.sqlite", via=via, max_attempts=1, log=told.append))
-            asking[-1]._api_key = KEY
+            asking[-1].config.api_key = KEY
             try:
                 answers = asking[-1].ask(requests, checker(requests))
                 told.append(repr(answers))
@@ -109,14 +109,15 @@ def test_the_engine_tells_no_key(
             told += [repr(asking[-1]), json.dumps(asking[-1].summary.to_json())]
     assert asking[0].summary.attempts or any("Error" in line for line in told)
     logged = "\n".join(f"{record.getMessage()} {record.args} {record.exc_text}" for record in caplog.records)
-    assert "openai" in {record.name.split(".")[0] for record in caplog.records}  # the client's own log is on
+    if via == "batch":  # the official client's own log is on
+        assert "openai" in {record.name.split(".")[0] for record in caplog.records}
     assert [line for line in [*logged.splitlines(), *told] if found_in(line.encode())] == []
     assert files_with_secrets(tmp_path) == {}
 
 
 def test_a_gateway_that_answers_batches_with_a_page_is_one_error(tmp_path: Path) -> None:
     requests = make_requests(3)
-    with echoing("garbage") as host:
+    with echoing("no JSON") as host:
         asking = teacher(f"http://{host}/v1", tmp_path / "t.sqlite", max_attempts=2)
         with pytest.raises(UserError, match="did not answer 2 times in a row"):
             asking.ask(requests, checker(requests))
@@ -164,6 +165,6 @@ def test_a_run_tells_no_key(tmp_path: Path) -> None:
         )
     said = done.stdout + done.stderr
     assert done.returncode == 1, done.stderr[-2000:]
-    assert b"most requests to the teacher" in said and b"HTTP Response: POST" in said
+    assert b"most requests to the teacher" in said
     assert (tmp_path / "lake" / "teacher.sqlite").is_file()
     assert found_in(said) == [] and files_with_secrets(tmp_path) == {}

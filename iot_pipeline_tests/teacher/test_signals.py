@@ -11,7 +11,8 @@ import pytest
 
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.teacher.client import Teacher
-from iot_pipeline.teacher.signals import run_until_told
+from iot_pipeline.teacher.config import TeacherConfig
+from iot_pipeline.teacher.signals import run_until_stopped
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
@@ -42,7 +43,7 @@ def test_a_signal_within_a_callback_stops_the_loop(number: signal.Signals) -> No
             ended.append("in order")
 
     with pytest.raises(Told) as told:
-        run_until_told(main())
+        run_until_stopped(main())
     assert told.value.args == (number,) and ended == ["in order"]
     assert signal.getsignal(number) is raises
 
@@ -57,7 +58,7 @@ def test_a_second_signal_takes_effect_at_once(number: signal.Signals) -> None:
             await asyncio.sleep(20)
 
     with pytest.raises(Told):
-        run_until_told(main())
+        run_until_stopped(main())
 
 
 def test_a_signal_that_comes_with_the_end_is_not_lost(number: signal.Signals) -> None:
@@ -65,7 +66,7 @@ def test_a_signal_that_comes_with_the_end_is_not_lost(number: signal.Signals) ->
         signal.raise_signal(number)
 
     with pytest.raises(Told):
-        run_until_told(main())
+        run_until_stopped(main())
 
 
 def test_a_handler_that_raises_nothing_stops_the_call_all_the_same() -> None:
@@ -77,7 +78,7 @@ def test_a_handler_that_raises_nothing_stops_the_call_all_the_same() -> None:
 
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_until_told(main())
+            run_until_stopped(main())
     finally:
         signal.signal(signal.SIGTERM, usual)
 
@@ -88,7 +89,7 @@ def test_ctrl_c_is_a_keyboard_interrupt_as_ever() -> None:
         await asyncio.sleep(20)
 
     with pytest.raises(KeyboardInterrupt):
-        run_until_told(main())
+        run_until_stopped(main())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -98,7 +99,7 @@ def test_outside_of_the_main_thread_nothing_is_changed() -> None:
     async def main() -> None:
         done.append(threading.current_thread() is threading.main_thread())
 
-    thread = threading.Thread(target=lambda: run_until_told(main()))
+    thread = threading.Thread(target=lambda: run_until_stopped(main()))
     thread.start()
     thread.join()
     assert done == [False]
@@ -108,7 +109,7 @@ def test_a_stopped_call_leaves_its_requests_to_the_next(number: signal.Signals, 
     requests = make_requests(80)
     check, store = checker(requests), tmp_path / "t.sqlite"
     with embedded_server(answer_seconds=30.0) as slow:
-        asking = Teacher(slow, "none", store, "one", 10.0, paid=True, concurrency=20)
+        asking = Teacher(TeacherConfig(slow, "none", store, "one", 10.0, paid=True, concurrency=20))
         timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
         timer.start()
         with pytest.raises(Told):
@@ -117,5 +118,5 @@ def test_a_stopped_call_leaves_its_requests_to_the_next(number: signal.Signals, 
         assert kept.read("SELECT count(*) FROM claims") == kept.read("SELECT count(*) FROM reservations") == [(0,)]
         assert kept.ledger()["outcomes"] == {"stopped": 20}
     with embedded_server() as quick:
-        answers = Teacher(quick, "none", store, "one", 10.0, paid=True).ask(requests, check)
+        answers = Teacher(TeacherConfig(quick, "none", store, "one", 10.0, paid=True)).ask(requests, check)
     assert {answers[request.key].status for request in requests} == {"ok"}

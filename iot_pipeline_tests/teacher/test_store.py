@@ -19,6 +19,7 @@ from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.archive import Imported, Replay, export_answers, import_answers
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Usage
 from iot_pipeline.teacher.store import leases
 from iot_pipeline.teacher.store.batches import BatchTable
@@ -26,17 +27,18 @@ from iot_pipeline.teacher.store.database import POSTGRESQL, SESSION, Database
 from iot_pipeline.teacher.store.store import UNCHECKED, Attempt, Store, exists
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 from iot_pipeline_tests.teacher.postgres import cluster
-from iot_pipeline_tests.teacher.test_batch import bill, invoice_usd
+from iot_pipeline_tests.teacher.test_batch import fetch_invoice, invoice_usd
 
 # Of one process: asks, prints what came of it.
 ASK = """
 import json, sys
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.client import Teacher
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 url, store, number, cap, concurrency = sys.argv[1:]
 requests = make_requests(int(number))
-asking = Teacher(url, "none", store, "paid", float(cap), paid=True, concurrency=int(concurrency))
+asking = Teacher(TeacherConfig(url, "none", store, "paid", float(cap), paid=True, concurrency=int(concurrency)))
 error = ""
 try:
     asking.ask(requests, checker(requests))
@@ -120,11 +122,11 @@ def test_reservations_keep_the_cap_over_connections(place: str) -> None:
 
 
 def test_two_processes_share_the_work_ask_nothing_twice_and_never_pass_the_budget(url: str, place: str) -> None:
-    before, number, cap = bill(url), 120, 0.006
+    before, number, cap = fetch_invoice(url), 120, 0.006
     processes = [start(ASK, url, place, number, cap, 8) for _ in range(2)]  # on a store that neither finds there
     told = [json.loads(process.communicate(timeout=60)[0].splitlines()[-1]) for process in processes]
     assert all(error.startswith("IOT_TEACHER_BUDGET_USD=0.006") for _, _, error in told), told
-    lines = {way: {k: v - before[way][k] for k, v in bill(url)[way].items()} for way in ("requests", "batch")}
+    lines = {way: {k: v - before[way][k] for k, v in fetch_invoice(url)[way].items()} for way in ("requests", "batch")}
     assert 0.003 < invoice_usd(lines) <= cap
     requests = make_requests(number)
     with Store(place) as store:
@@ -132,7 +134,7 @@ def test_two_processes_share_the_work_ask_nothing_twice_and_never_pass_the_budge
         assert lines["requests"]["answers"] == sum(attempts for _, attempts, _ in told) == answered > 40
         assert store.ledger()["usd"] == pytest.approx(invoice_usd(lines))
         assert store.read("SELECT count(*) FROM reservations") == [(0,)]
-    richer = Teacher(url, "none", place, "paid", 1.0, paid=True)
+    richer = Teacher(TeacherConfig(url, "none", place, "paid", 1.0, paid=True))
     assert len(richer.ask(requests, checker(requests))) == number
     assert richer.summary.attempts == number - answered
 
@@ -149,7 +151,7 @@ def test_kill_9_of_the_client_and_resume(url: str, place: str) -> None:
     client.send_signal(signal.SIGKILL)
     client.wait()
     requests = make_requests(300)
-    asking = Teacher(url, "none", place, "paid", 100.0, paid=True)
+    asking = Teacher(TeacherConfig(url, "none", place, "paid", 100.0, paid=True))
     answers = asking.ask(requests, checker(requests))
     assert {a.status for a in answers.values()} == {"ok"}
     assert all(checker(requests)(r, answers[r.key].text) == [] for r in requests)
@@ -242,7 +244,7 @@ def test_lines_of_a_batch_hold_their_keys_and_money(place: str) -> None:
         lines = table.lines(batch)
         assert list(lines) == ["k", "l"] and first.batched("s") == {"k", "l"} and first.batched("t") == set()
         # A line that is to be asked again is nobody else's.
-        first.save([Attempt("k", "s", "m", "refused", Usage(), 0.1, False, 0.0, lines["k"].reservation)], [])
+        first.save([Attempt("k", "s", "m", "refused", Usage(), 0.1, False, 0.0, lines["k"].id)], [])
         assert second.claim(["k", "l"], "s") == set()
         assert first.claim(["k"], "s") == {"k"} and list(table.lines(batch)) == ["l"]
         table.forget(batch)
@@ -271,7 +273,7 @@ def test_an_export_is_the_same_from_either_and_replayed(url: str, place: str, tm
     assert not exists(place)
     with pytest.raises(UserError, match="there is no store of answers"):
         export_answers(place, tmp_path / "none.parquet")
-    Teacher(url, "none", place, "embedded", None).ask(requests, checker(requests))
+    Teacher(TeacherConfig(url, "none", place, "embedded", None)).ask(requests, checker(requests))
     assert export_answers(place, tmp_path / "a.parquet") == 20
     check = checker(requests)
     assert import_answers(other, tmp_path / "a.parquet", lambda asked, _, text: check(asked, text)) == Imported(20, 0)

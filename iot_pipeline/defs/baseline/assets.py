@@ -11,7 +11,6 @@ from iot_pipeline.baseline.lightgbm import run_lightgbm
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
@@ -21,14 +20,7 @@ from iot_pipeline.flows.split import stage_rows
 from iot_pipeline.reporting import figures
 
 
-@dg.asset(
-    group_name="baseline",
-    owners=["team:data"],
-    code_version=code_version(__name__),
-    kinds={"autogluon", "lightgbm"},
-    partitions_def=stage_partitions,
-    deps=["flows", "evaluation_split", "training_order"],
-)
+@dg.asset(group_name="baseline", partitions_def=stage_partitions, deps=["flows", "evaluation_split", "training_order"])
 def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """AutoGluon, LightGBM and a hash lookup: trained on the stage's rows (`ALL` = the whole train pool), evaluated."""
     with lake.step(context) as step:

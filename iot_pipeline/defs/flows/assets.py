@@ -6,7 +6,6 @@ from dataclasses import asdict
 import dagster as dg
 
 from iot_pipeline.defs.recording import LakeResource
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.download import is_url
@@ -14,11 +13,8 @@ from iot_pipeline.flows.source import local_files, read_source
 from iot_pipeline.quality.mismatch import reconcile
 from iot_pipeline.simulator.simulate import simulate_farm_flow
 
-OWNERS = ["team:data"]
-CODE = code_version(__name__)
 
-
-@dg.asset(group_name="flows", kinds={"parquet", "duckdb"}, owners=OWNERS, code_version=CODE)
+@dg.asset(group_name="flows")
 def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Source rows as delivered, in Parquet: the user's files, or the simulator's Farm-Flow (labelled as simulated)."""
     with lake.step(context) as step:
@@ -53,9 +49,6 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
 
 @dg.asset(
     group_name="flows",
-    kinds={"parquet", "duckdb"},
-    owners=OWNERS,
-    code_version=CODE,
     deps=["raw_flows"],
     check_specs=[
         dg.AssetCheckSpec("every_class_has_rows", asset="flows", blocking=True),

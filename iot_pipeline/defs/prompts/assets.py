@@ -5,17 +5,10 @@ import dagster as dg
 from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.defs.partitions import track_partitions
 from iot_pipeline.defs.recording import LakeResource
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.lake.atomic import write_text
 
 
-@dg.asset(
-    group_name="prompts",
-    kinds={"markdown"},
-    owners=["team:prompts"],
-    code_version=code_version(__name__),
-    partitions_def=track_partitions,
-)
+@dg.asset(group_name="prompts", partitions_def=track_partitions)
 def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Snapshot of a track's prompt file, versioned by its sha256; downstream reads the snapshot, never the file."""
     with lake.step(context) as step:
@@ -23,6 +16,6 @@ def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Material
         parsed = load_prompt(path)
         write_text(step.folder / "prompt.md", parsed.source)
         step.metadata["snapshot"] = dg.MetadataValue.path(str(step.lake.keep_snapshot(parsed.source)))
-        step.note(sha256=parsed.sha256, model=parsed.model, temperature=parsed.temperature)
+        step.note(sha256=parsed.sha256, model=parsed.model, temperature=parsed.settings.temperature)
         step.metadata["prompt"] = dg.MetadataValue.md(f"```\n{parsed.source}\n```")
     return step.result()

@@ -1,12 +1,9 @@
 """Asset group quality: defects and properties of the data, each as JSON, table and figure."""
 
-from typing import Any
-
 import dagster as dg
 import pyarrow as pa
 
 from iot_pipeline.defs.recording import LakeResource
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.lake.atomic import write_table, write_text
 from iot_pipeline.quality.conflicts import label_conflicts as find_conflicts
 from iot_pipeline.quality.duplicates import dedup_report as count_duplicates
@@ -16,10 +13,8 @@ from iot_pipeline.quality.profile import flow_profile as profile_flows
 from iot_pipeline.quality.samples import sample_comparison as compare_samples
 from iot_pipeline.reporting import figures
 
-COMMON: dict[str, Any] = {"group_name": "quality", "owners": ["team:data"], "code_version": code_version(__name__)}
 
-
-@dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
+@dg.asset(group_name="quality", deps=["flows"])
 def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Duplicate rows by feature values and by flow text: overall and by class, next to the published shares."""
     with lake.step(context) as step:
@@ -36,7 +31,7 @@ def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     return step.result()
 
 
-@dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
+@dg.asset(group_name="quality", deps=["flows"])
 def label_conflicts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Identical flows with different labels: the confused classes, and the accuracy ceiling for any model."""
     with lake.step(context) as step:
@@ -48,7 +43,7 @@ def label_conflicts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     return step.result()
 
 
-@dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
+@dg.asset(group_name="quality", deps=["flows"])
 def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Disagreements of the published counts with the rows found, and with each other."""
     with lake.step(context) as step:
@@ -60,7 +55,7 @@ def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     return step.result()
 
 
-@dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
+@dg.asset(group_name="quality", deps=["flows"])
 def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Profile of each feature in each class: quantiles, zero variance, outliers and recovered scale."""
     with lake.step(context) as step:
@@ -77,7 +72,7 @@ def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     return step.result()
 
 
-@dg.asset(**COMMON, kinds={"duckdb", "sklearn"}, deps=["flows", "evaluation_split"])
+@dg.asset(group_name="quality", deps=["flows", "evaluation_split"])
 def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Readable rules for each class, learned on the train pool; coverage and precision are of the test side."""
     with lake.step(context) as step:
@@ -96,7 +91,7 @@ def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     return step.result()
 
 
-@dg.asset(**COMMON, kinds={"duckdb"}, deps=["flows"])
+@dg.asset(group_name="quality", deps=["flows"])
 def sample_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Seeded sample rows of each class side by side, scaled and raw; the features that differ most are marked."""
     with lake.step(context) as step:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.store.leases import LEASE_S, is_gone
 from iot_pipeline.teacher.store.schema import batches, reservations
-from iot_pipeline.teacher.store.store import COMMITTED, UNCLAIM, Store, execute_each
+from iot_pipeline.teacher.store.store import COMMITTED, UNCLAIM, Reservation, Store, execute_each
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,6 @@ class Batch:
     requests: int
     tokens: int
     planned_at: float
-
-
-@dataclass(frozen=True)
-class Line:
-    """An outstanding line: the reservation that stands for it and the most it may cost."""
-
-    reservation: int
-    key: str
-    model: str
-    usd: float
 
 
 class BatchTable:
@@ -106,11 +96,11 @@ class BatchTable:
             db.execute(sa.delete(reservations).where(reservations.c.batch == batch.id))
             self.store.add_up_reservations(db)
 
-    def lines(self, batch: Batch) -> dict[str, Line]:
-        """List the outstanding lines by key, in the order of the input file."""
+    def lines(self, batch: Batch) -> dict[str, Reservation]:
+        """List the reservations of the outstanding lines by key, in the order of the input file."""
         c = reservations.c
         rows = self.store.read(sa.select(c.id, c.key, c.model, c.usd).where(c.batch == batch.id).order_by(c.id))
-        return {row.key: Line(*row) for row in rows}
+        return {row.key: Reservation(*row) for row in rows}
 
     def take_over(self, source: str) -> list[Batch]:
         """Take over unfinished batches of `source` whose process is gone; returns them, ours from now on."""

@@ -29,12 +29,12 @@ class RequestTable:
     def keep(self, asked: Sequence[Request]) -> None:
         """Write the requests that are not there yet."""
         known = {row.key for row in self._rows(KNOWN, [request.key for request in asked])}
-        shared: dict[str, str] = {}
+        digests: dict[str, str] = {}  # a system prompt is hashed once for all of them
 
         def shelve(text: str) -> str:
-            digest = hashlib.sha256(text.encode()).hexdigest()[:32]
-            shared[digest] = text
-            return digest
+            if text not in digests:
+                digests[text] = hashlib.sha256(text.encode()).hexdigest()[:32]
+            return digests[text]
 
         rows = [
             {"key": request.key, "content": json.dumps(_replaced(request.content(), request.context(), shelve))}
@@ -42,7 +42,7 @@ class RequestTable:
         ]
         if rows:
             with self._store.transaction() as db:
-                shelved = [{"id": digest, "text": text} for digest, text in shared.items()]
+                shelved = [{"id": digest, "text": text} for text, digest in digests.items()]
                 execute_each(db, upsert(db.dialect.name, texts), shelved)
                 execute_each(db, upsert(db.dialect.name, requests), rows)
 

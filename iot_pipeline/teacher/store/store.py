@@ -90,6 +90,16 @@ class Attempt:
     reservation: int | None = None
 
 
+@dataclass(frozen=True)
+class Reservation:
+    """Budget that is reserved for one attempt: the most that it may cost. `id` is None where nothing is billed."""
+
+    id: int | None
+    key: str
+    model: str
+    usd: float
+
+
 class Store:
     """One connection to the store; open one per thread and process.
 

@@ -1,0 +1,59 @@
+"""One pass over all assets sets owner, code version, kinds and tags, so that no asset repeats them.
+
+Freshness policies are not among them: the manifest decides what is stale, and Dagster's policies know only time.
+"""
+
+from functools import cache
+
+import dagster as dg
+
+from iot_pipeline.defs.versions import code_version
+from iot_pipeline.vocabulary import TRACKS, unstaged
+
+OWNERS = {
+    "flows": "team:data",
+    "quality": "team:data",
+    "splits": "team:data",
+    "baseline": "team:data",
+    "prompts": "team:prompts",
+    "augmentation": "team:prompts",
+    "training": "team:student",
+    "evaluation": "team:student",
+    "report": "team:paper",
+}
+KINDS = {
+    "raw_flows": {"parquet", "duckdb"},
+    "flows": {"parquet", "duckdb"},
+    "attack_patterns": {"duckdb", "sklearn"},
+    "evaluation_split": {"parquet", "duckdb"},
+    "training_order": {"parquet", "duckdb"},
+    "flow_texts": {"parquet", "duckdb"},
+    "leakage_report": {"duckdb", "lightgbm"},
+    "automl_baseline": {"autogluon", "lightgbm"},
+    **{name: {"openai", "jsonl"} for name in ("validation_answers", *TRACKS)},
+    "base_model": {"pytorch", "huggingface"},
+    "training_split": {"jsonl", "safetensors"},
+    "lora_checkpoint": {"pytorch", "safetensors"},
+    "paper_protocol": {"pytorch", "openai"},
+    "paper_report": {"html", "markdown"},
+    "model_card": {"markdown", "huggingface"},
+}
+KINDS_OF_GROUP = {"quality": {"duckdb"}, "prompts": {"markdown"}, "evaluation": {"pytorch"}, "report": {"markdown"}}
+# What these are made by, named one by one: hours follow, so nothing else of their group may make them stale.
+CODE = {
+    "base_model": ("iot_pipeline.tiny_base.__main__",),
+    "training_split": ("iot_pipeline.sft.check", "iot_pipeline.sft.tasks", "iot_pipeline.sft.tensors"),
+    "lora_checkpoint": ("iot_pipeline.training.train",),
+    "paper_protocol": ("iot_pipeline.defs.training.paper", "iot_pipeline.training.train"),
+}
+version_of = cache(code_version)
+
+
+def complete(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """Add owner, code version, kinds and tags to an asset's spec."""
+    (name, stage), group = unstaged(spec.key.to_user_string()), str(spec.group_name)
+    return spec.replace_attributes(
+        owners=[OWNERS[group]],
+        code_version=version_of(*CODE.get(name, (f"iot_pipeline.defs.{group}.assets",))),
+        kinds=KINDS.get(name) or KINDS_OF_GROUP[group],
+    ).merge_attributes(tags={"stage": stage} if stage else {})
