@@ -103,7 +103,7 @@ def _file(name: str) -> Path | None:
 
 
 class _Facts(TypedDict):
-    """What a version needs of a module: imports (`from a import b` as [`a.b`, `a`]), code digest, named data files."""
+    """Facts of a module that a version needs: imports (`from a import b` as [`a.b`, `a`]), code digest, data files."""
 
     imports: list[list[str]]
     digest: str
