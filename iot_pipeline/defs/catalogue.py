@@ -7,7 +7,7 @@ from functools import cache
 
 import dagster as dg
 
-from iot_pipeline.defs.versions import code_version
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.vocabulary import TRACKS, unstaged
 
 OWNERS = {

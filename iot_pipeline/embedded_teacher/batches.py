@@ -123,7 +123,7 @@ class BatchServer:
             "purpose": purpose,
             "status": "processed",
         }
-        self.files[public["id"]] = public, file
+        self.files[str(public["id"])] = public, file
         return public
 
     # -- batches -------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ __all__ = [
     "cost",
     "duplicates",
     "embed",
-    "inference_ladder",
+    "inference_benchmark",
     "leakage",
     "leakage_rows",
     "loss_curves",
@@ -191,16 +191,16 @@ def cost(report: Row) -> Any:
 
 
 @style.drawn
-def inference_ladder(rungs: Sequence[Row]) -> Any:
+def inference_benchmark(variants: Sequence[Row]) -> Any:
     """Plot milliseconds per flow of each benchmark variant that ran, on a log axis (inference.benchmark)."""
-    rows = [rung for rung in rungs if rung["run"]]
+    rows = [variant for variant in variants if variant["run"]]
     if not rows:
-        return style.no_data("Time a flow", "no rung was measured")
-    slowest = {place: 1000 * rung["seconds_p95"] for place, rung in enumerate(rows) if rung.get("seconds_p95")}
-    axes = style.axes(6.8, 1.05 + 0.36 * len(rows), "Time a flow, rung by rung", "x")
-    for place, rung in enumerate(rows):
-        milliseconds = 1000 * seconds_a_flow(rung)
-        explains = rung["rung"].startswith("explanation")
+        return style.no_data("Time a flow", "no variant was measured")
+    slowest = {place: 1000 * variant["seconds_p95"] for place, variant in enumerate(rows) if variant.get("seconds_p95")}
+    axes = style.axes(6.8, 1.05 + 0.36 * len(rows), "Time a flow, variant by variant", "x")
+    for place, variant in enumerate(rows):
+        milliseconds = 1000 * seconds_a_flow(variant)
+        explains = variant["rung"].startswith("explanation")
         axes.barh(place, milliseconds, height=0.6, color=style.SKY if explains else style.BLUE)
         axes.annotate(
             f"{milliseconds:,.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,.3g} s",
@@ -215,12 +215,12 @@ def inference_ladder(rungs: Sequence[Row]) -> Any:
     )
     axes.set_xscale("log")
     axes.margins(x=0.2)
-    style.name_rows(axes, [rung["rung"] for rung in rows])
+    style.name_rows(axes, [variant["rung"] for variant in rows])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("milliseconds a flow, log scale" + ("; mark = p95 of single requests" if slowest else ""))
     return axes
 
 
-def seconds_a_flow(rung: Row) -> float:
+def seconds_a_flow(variant: Row) -> float:
     """Return seconds per flow: the median of single calls if timed, else the inverse of the throughput."""
-    return float(rung["seconds_p50"] if rung.get("seconds_p50") else 1 / rung["flows_per_second"])
+    return float(variant["seconds_p50"] if variant.get("seconds_p50") else 1 / variant["flows_per_second"])

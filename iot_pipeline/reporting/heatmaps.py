@@ -18,7 +18,7 @@ def conflicts(report: Mapping[str, Any]) -> Any:
         return style.no_data("Same flow, different label", "no flow carries two labels")
     shade = np.log1p(rows) / np.log1p(rows).max()
     title = "Same flow, different label: rows in conflicting groups"
-    axes = square(rows, shade, report["classes"], short, title)
+    axes = _square(rows, shade, report["classes"], short, title)
     axes.set_xlabel("majority label of the flow")
     axes.set_ylabel("label of the row")
     return axes
@@ -32,7 +32,7 @@ def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str], title: 
     values = np.asarray(matrix, dtype=float)
     totals = values.sum(axis=1, keepdims=True)
     shares = np.divide(100 * values, totals, out=np.zeros_like(values), where=totals > 0)
-    axes = square(shares, shares / 100, classes, share_text, title)
+    axes = _square(shares, shares / 100, classes, share_text, title)
     axes.set_xlabel("predicted class  (cells: % of the true class)")
     axes.set_ylabel("true class")
     return axes
@@ -55,28 +55,17 @@ def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> Any:
     axes = style.axes(
         2.4 + 0.72 * len(classes), 1.5 + 0.34 * len(features), "Sampled flows: mean of the features that differ most"
     )
-    cells(axes, values, shade, lambda value: "" if np.isnan(value) else f"{value:.3g}", 7.5)
-    name_sides(axes, classes, features)
+    _cells(axes, values, shade, lambda value: "" if np.isnan(value) else f"{value:.3g}", 7.5)
+    _name_sides(axes, classes, features)
     return axes
 
 
-def square(values: Any, shade: Any, classes: Sequence[str], write: Any, title: str) -> Any:
-    """Draw a square heat map with a number in every cell that is not 0.
-
-    Args:
-        values: Values [n, n].
-        shade: Darkness of the cells, 0 to 1 [n, n].
-        classes: Names of rows and columns [n].
-        write: Formatter of a value.
-        title: Title of the figure.
-
-    Returns:
-        The matplotlib Axes.
-    """
+def _square(values: Any, shade: Any, classes: Sequence[str], write: Any, title: str) -> Any:
+    """Draw values [n, n] by class, with a number in every cell that is not 0; `shade`: darkness from 0 to 1 [n, n]."""
     n = len(classes)
     axes = style.axes(2.1 + 0.5 * n, 1.7 + 0.36 * n, title)
-    cells(axes, values, shade, lambda value: write(value) if value > 0 else "", 7.5 if n <= 9 else 7)
-    name_sides(axes, classes, classes)
+    _cells(axes, values, shade, lambda value: write(value) if value > 0 else "", 7.5 if n <= 9 else 7)
+    _name_sides(axes, classes, classes)
     between = [place - 0.5 for place in range(1, n)]
     axes.set_xticks(between, minor=True)
     axes.set_yticks(between, minor=True)
@@ -85,7 +74,7 @@ def square(values: Any, shade: Any, classes: Sequence[str], write: Any, title: s
     return axes
 
 
-def cells(axes: Any, values: Any, shade: Any, write: Any, size: float) -> None:
+def _cells(axes: Any, values: Any, shade: Any, write: Any, size: float) -> None:
     """Draw coloured cells with their values as text, white on dark."""
     axes.imshow(shade, cmap="Blues", vmin=0, vmax=1.13, aspect="auto")
     for row, line in enumerate(values):
@@ -94,7 +83,7 @@ def cells(axes: Any, values: Any, shade: Any, write: Any, size: float) -> None:
             axes.text(column, row, write(value), ha="center", va="center", fontsize=size, color=colour)
 
 
-def name_sides(axes: Any, across: Sequence[str], down: Sequence[str]) -> None:
+def _name_sides(axes: Any, across: Sequence[str], down: Sequence[str]) -> None:
     """Name columns and rows of a heat map, and hide its frame."""
     axes.set_xticks(range(len(across)), across, rotation=38, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(down)), down)

@@ -62,7 +62,17 @@ def _is_number(value: Any) -> bool:
 
 
 def figure(image: bytes, alt: str, caption: str, asset: str) -> Markup:
-    """Embed a PNG with its caption and the asset it comes from."""
+    """Embed a figure with its caption.
+
+    Args:
+        image: PNG bytes.
+        alt: Text for those who cannot see the figure.
+        caption: Sentence below the figure.
+        asset: Asset that the figure comes from.
+
+    Returns:
+        Markdown.
+    """
     return Markup(f"{embed(image, alt)}\\\n*{escape(caption)} Asset: {escape(asset)}.*")
 
 

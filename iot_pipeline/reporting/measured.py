@@ -37,7 +37,7 @@ def conditions(facts: Facts) -> set[str]:
         "gpt_teacher": used.teacher == "openai" and "gpt-4o-mini" in (used.teacher_model or "gpt-4o-mini"),
         "qwen_base": "qwen2.5-1.5b" in (used.base_model or "").lower(),
         "stage_all": any(partition.stage == "ALL" for partition in facts.tracks),
-        "gpu": any(rung.get("device") not in (None, "cpu") for rung in _rungs(facts)),
+        "gpu": any(variant.get("device") not in (None, "cpu") for variant in _variants(facts)),
     }
     return {name for name, holds in checks.items() if holds}
 
@@ -135,20 +135,20 @@ def _answers(facts: Facts) -> Found:
         if row["stage"] == "ALL" or row["track"] not in whole:
             part = f"stage {row['stage']} only" if row["stage"] != "ALL" else ""
             found[f"cost_{row['track']}"] = Measurement(row["billed_usd"], "cost_report", part)
-    explained = [rung for rung in _rungs(facts) if rung["rung"].startswith("explanation")]
-    candidates = {"seconds_a_flow": [rung for rung in explained if rung.get("seconds_p50")]} | {
-        f"seconds_a_flow_{kind}": [rung for rung in explained if kind in rung["rung"]]
+    explained = [variant for variant in _variants(facts) if variant["rung"].startswith("explanation")]
+    candidates = {"seconds_a_flow": [variant for variant in explained if variant.get("seconds_p50")]} | {
+        f"seconds_a_flow_{kind}": [variant for variant in explained if kind in variant["rung"]]
         for kind in ("bf16", "int8", "int4")
     }
-    for key, rungs in candidates.items():
-        if rungs:
-            best = min(rungs, key=seconds_a_flow)
+    for key, variants in candidates.items():
+        if variants:
+            best = min(variants, key=seconds_a_flow)
             found[key] = Measurement(
                 seconds_a_flow(best), "inference_benchmark", f"{best['rung']}, on {best['device']}"
             )
     return found
 
 
-def _rungs(facts: Facts) -> list[Json]:
+def _variants(facts: Facts) -> list[Json]:
     """Return the variants of the inference benchmark that ran."""
-    return [rung for rung in (facts.inference_benchmark or {"rungs": []})["rungs"] if rung["run"]]
+    return [variant for variant in (facts.inference_benchmark or {"rungs": []})["rungs"] if variant["run"]]

@@ -74,7 +74,17 @@ def figure(width: float, height: float) -> Any:
 
 
 def axes(width: float, height: float, title: str, grid: str = "") -> Any:
-    """Create the single Axes of a new figure, with a title and grid lines across one axis (`x`, `y`) or `both`."""
+    """Create the single Axes of a new figure.
+
+    Args:
+        width: Inches.
+        height: Inches.
+        title: Title above the Axes.
+        grid: Axis that grid lines cross, `x`, `y` or `both`; without it there are none.
+
+    Returns:
+        The matplotlib Axes.
+    """
     made = figure(width, height).subplots()
     made.set_title(title, pad=10)
     if grid:
@@ -90,7 +100,16 @@ def name_rows(made: Any, names: Sequence[str]) -> None:
 
 
 def interval(made: Any, place: int, value: float, bounds: Sequence[float] | None, colour: str, marker: str) -> None:
-    """Draw a value as a marker in row `place`, with its interval as a pale bar."""
+    """Draw a value as a marker, with its interval as a pale bar.
+
+    Args:
+        made: The Axes.
+        place: Row.
+        value: The value.
+        bounds: Both ends of its interval, if it has one.
+        colour: Colour of marker and bar.
+        marker: Marker of matplotlib.
+    """
     if bounds:
         made.plot(bounds, [place, place], color=colour, linewidth=4, alpha=0.4, solid_capstyle="butt")
     made.plot([value], [place], marker=marker, markersize=7, color=colour, markeredgecolor="white")

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.augmentation.answers import MOST_CHARACTERS, MOST_REASONS, check_answer, format_answer, parse_answer
-from iot_pipeline.evaluation.explanations import judge
+from iot_pipeline.evaluation.explanations import score_explanation
 
 FLOW = "orig_pkts: -0.068 p40\nresp_pkts: 2.265 p97\nflow_iat.avg: 0.500 p50"
 CLASSES = ["Normal", "HTTP_Flood"]
@@ -276,7 +276,7 @@ PIECES = st.sampled_from(
 def test_any_text_gets_a_verdict_and_a_good_one_is_good_as_it_is_written_down(text: str) -> None:
     problems = check_answer(text, FLOW, "HTTP_Flood", CLASSES)
     assert check_answer(text, FLOW, "HTTP_Flood", CLASSES, original_text=GOOD)
-    judge(FLOW, text, "HTTP_Flood", CLASSES)
+    score_explanation(FLOW, text, "HTTP_Flood", CLASSES)
     if not problems:
         parsed = parse_answer(text)
         assert check_answer(format_answer(parsed, "label_first"), FLOW, "HTTP_Flood", CLASSES) == []

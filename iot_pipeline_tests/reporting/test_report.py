@@ -25,7 +25,7 @@ from iot_pipeline_tests.reporting.example_facts import make_facts
 FACTS = make_facts()
 ORIGINAL = Partition("10K", "original")
 PIXEL = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01"
-PLOTS = ("accuracy", "conflicts", "confusion", "cost", "duplicates", "inference_ladder", "leakage", "loss_curves",
+PLOTS = ("accuracy", "conflicts", "confusion", "cost", "duplicates", "inference_benchmark", "leakage", "loss_curves",
          "mismatches", "patterns", "profile", "reliability", "sides")  # fmt: skip
 
 

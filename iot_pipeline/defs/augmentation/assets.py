@@ -14,13 +14,9 @@ from iot_pipeline.defs.partitions import prompt_dep, stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
 from iot_pipeline.defs.tracks import increment, prompt_of, track_plan, validation_rows
-from iot_pipeline.lake.code_version import code_version
 
 COMMON: dict[str, Any] = {
     "group_name": "augmentation",
-    "owners": ["team:prompts"],
-    "code_version": code_version(__name__),
-    "kinds": {"openai", "jsonl"},
     "automation_condition": inputs_changed,
     "pool": "teacher",
 }

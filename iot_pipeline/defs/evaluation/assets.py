@@ -217,5 +217,5 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
             )
         step.json("inference.json", {"stage": stage, "track": track, "rungs": rungs}, volatile=True)
         step.table("ladder", rungs)
-        step.png("ladder.png", figures.inference_ladder(rungs), "Time a flow, rung by rung")
+        step.png("ladder.png", figures.inference_benchmark(rungs), "Time a flow, rung by rung")
     return step.result()

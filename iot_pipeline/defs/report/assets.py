@@ -13,7 +13,6 @@ from iot_pipeline.evaluation.evaluate import compare_predictions
 from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.lake.atomic import write_text
-from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import cards, claims, comparison, cost, figures, measured, report
 from iot_pipeline.reporting.gather import gather, partition_of
@@ -23,7 +22,6 @@ from iot_pipeline.teacher_factory import store_of
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged
 
 Taken = tuple[int, int, int, float]  # requests, prompt tokens, answer tokens, dollars
-COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": code_version(__name__)}
 # Inputs of the reports, in the order of the method; those in STAGED have one asset per stage.
 ARTEFACTS = [
     "raw_flows",
@@ -60,11 +58,7 @@ def keys(names: list[str]) -> list[dg.AssetKey]:
     ]
 
 
-@dg.asset(
-    **COMMON,
-    kinds={"markdown"},
-    deps=["evaluation_split", "training_order", "automl_baseline", *keys(["eval_metrics"])],
-)
+@dg.asset(group_name="report", deps=["evaluation_split", "training_order", "automl_baseline", *keys(["eval_metrics"])])
 def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every track and baseline at every available stage: three views with intervals, ceilings and paired tests."""
     with lake.step(context) as step:
@@ -96,7 +90,7 @@ def paired_tracks(step: Step) -> list[dict[str, Any]]:
     return found
 
 
-@dg.asset(**COMMON, kinds={"markdown"}, deps=TRACKS)
+@dg.asset(group_name="report", deps=TRACKS)
 def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Requests, tokens and dollars of each track's increments, next to what the prior work paid."""
     with lake.step(context) as step:
@@ -151,7 +145,7 @@ def inputs(step: Step, name: str) -> dict[ArtefactId, Path]:
     }
 
 
-@dg.asset(**COMMON, kinds={"markdown"}, deps=keys([*ARTEFACTS, *REPORTS[:2]]))
+@dg.asset(group_name="report", deps=keys([*ARTEFACTS, *REPORTS[:2]]))
 def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every claim of the prior work next to the measurement of this lake, with a computed verdict."""
     with lake.step(context) as step:
@@ -162,7 +156,7 @@ def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     return step.result()
 
 
-@dg.asset(**COMMON, kinds={"html", "markdown"}, deps=keys([*ARTEFACTS, *REPORTS]))
+@dg.asset(group_name="report", deps=keys([*ARTEFACTS, *REPORTS]))
 def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Paper report (HTML, Markdown): results, data, leakage, tracks, training, explanations, cost, claims, lineage."""
     with lake.step(context) as step:
@@ -175,7 +169,7 @@ def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     return step.result()
 
 
-@dg.asset(**COMMON, kinds={"markdown", "huggingface"}, deps=keys([*ARTEFACTS, "track_comparison"]))
+@dg.asset(group_name="report", deps=keys([*ARTEFACTS, "track_comparison"]))
 def model_card(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Model card for every checkpoint: purpose, data, training, evaluation, limits, licence."""
     with lake.step(context) as step:

@@ -12,12 +12,8 @@ from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart
 from iot_pipeline.flows.spec import Scale
 from iot_pipeline.flows.split import SplitReport, order_training, rows_out_of_pool, split_by_group, split_report
 from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
-from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.quality.leakage import leakage_report as measure_leakage
 from iot_pipeline.reporting import figures
-
-OWNERS = ["team:data"]
-CODE = code_version(__name__)
 
 
 def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
@@ -34,9 +30,6 @@ def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
 
 @dg.asset(
     group_name="splits",
-    kinds={"parquet", "duckdb"},
-    owners=OWNERS,
-    code_version=CODE,
     deps=["flows"],
     check_specs=[
         dg.AssetCheckSpec("no_group_on_two_sides", asset="evaluation_split", blocking=True),
@@ -77,9 +70,6 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 
 @dg.asset(
     group_name="splits",
-    kinds={"parquet", "duckdb"},
-    owners=OWNERS,
-    code_version=CODE,
     deps=["flows", "evaluation_split"],
     check_specs=[dg.AssetCheckSpec("train_pool_only", asset="training_order", blocking=True)],
 )
@@ -104,9 +94,6 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 
 @dg.asset(
     group_name="splits",
-    kinds={"parquet", "duckdb"},
-    owners=OWNERS,
-    code_version=CODE,
     deps=["flows", "evaluation_split", "training_order"],
     check_specs=[dg.AssetCheckSpec("texts_are_complete_and_apart", asset="flow_texts", blocking=True)],
 )
@@ -128,13 +115,7 @@ def flow_texts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
     return step.result()
 
 
-@dg.asset(
-    group_name="splits",
-    kinds={"duckdb", "lightgbm"},
-    owners=OWNERS,
-    code_version=CODE,
-    deps=["flows", "evaluation_split"],
-)
+@dg.asset(group_name="splits", deps=["flows", "evaluation_split"])
 def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Leakage of this split next to a row-wise 80:20 split: shared prompts, and their effect on a model's accuracy."""
     with lake.step(context) as step:
