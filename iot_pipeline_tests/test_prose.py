@@ -16,7 +16,7 @@ FORMER_NAMES = {
     "Manners", "manners", "garbage", "Hide", "Bench", "Till", "pushed_back", "Tries", "asked_by_others", "Drawn",
     "Spill", "spill", "Survey", "survey", "Learned", "Counting", "ShortOpenAI", "Brief", "brief", "Judge", "Asks",
     "unrecorded", "told_failures", "raised_shares", "deal", "giant", "base_payload", "copying", "exercises", "rung",
-    "ladder", "results_table", "plain_rows", "trainable_parameters", "nothing_cut_label_and_end_supervised",
+    "ladder", "nothing_cut_label_and_end_supervised",
     "few_rows_without_answer", "orders_the_train_pool_alone",
 }  # fmt: skip
 STAGES, TRACKS = {"10K", "30K", "70K", "150K", "ALL"}, {"original", "paraphrased", "feature_varied"}

@@ -181,7 +181,6 @@ def _fit_predict(
     marks["refitted"] = time.perf_counter()
     probabilities = predictor.predict_proba(target, model=used)[present].to_numpy(np.float64)
     marks["predicted"] = time.perf_counter()
-    names = list(marks)
     details = {
         "models": [
             {"model": str(row.model), "validation_log_loss": -float(row.score_val)} for row in board.itertuples()
@@ -193,10 +192,8 @@ def _fit_predict(
         "hyperparameters": FIXED_MODELS if config.preset == "fixed" else None,
         "version": autogluon.tabular.__version__,
     }
-    timings = {
-        **{f"{b}_s": marks[b] - marks[a] for a, b in itertools.pairwise(names)},
-        "models_s": {str(row.model): float(row.fit_time_marginal) for row in board.itertuples()},
-    }
+    timings: dict[str, Any] = {f"{b}_s": marks[b] - marks[a] for a, b in itertools.pairwise(marks)}
+    timings["models_s"] = {str(row.model): float(row.fit_time_marginal) for row in board.itertuples()}
     return probabilities, details, timings
 
 
@@ -231,9 +228,7 @@ def _importances(predictor: Any, model: str, validation: pd.DataFrame, seed: int
     kept = np.sort(rng.permutation(len(validation))[:IMPORTANCE_FLOWS])
     sample = validation.iloc[kept].reset_index(drop=True)
     labels, values = sample[LABEL], sample.drop(columns=[LABEL, WEIGHT])
-    copies = [values]
-    for name in values.columns:
-        copies.append(values.assign(**{name: rng.permutation(values[name].to_numpy())}))
+    copies = [values, *(values.assign(**{name: rng.permutation(values[name].to_numpy())}) for name in values.columns)]
     # One call for all copies pays the fixed cost of a prediction once.
     whole = predictor.predict_proba(pd.concat(copies, ignore_index=True), model=model)
     columns = {name: place for place, name in enumerate(whole.columns)}

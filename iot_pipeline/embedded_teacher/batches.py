@@ -114,7 +114,7 @@ class BatchServer:
     def _keep(self, content: bytes, purpose: str, name: str) -> dict[str, Any]:
         file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (it lives as long as its entry)
         file.write(content)
-        public = {
+        public: dict[str, Any] = {
             "id": f"file-{uuid.uuid4().hex}",
             "object": "file",
             "bytes": len(content),
@@ -309,10 +309,9 @@ def _prompt_tokens(body: Any) -> int:
 
 
 def _is_metadata(value: Any) -> bool:
-    if value is None:
-        return True
-    texts = [*value, *value.values()] if isinstance(value, dict) else [None]
-    return len(texts) <= 32 and all(isinstance(text, str) for text in texts)
+    if not isinstance(value, dict):
+        return value is None
+    return len(value) <= 16 and all(isinstance(text, str) for pair in value.items() for text in pair)
 
 
 def _line(custom_id: str, response: tuple[int, dict[str, Any]] | None, code: str | None = None) -> bytes:

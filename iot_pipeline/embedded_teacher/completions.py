@@ -82,14 +82,13 @@ def check_body(body: Any, json_schema: bool = True) -> dict[str, Any]:
     if (tokens := prompt_tokens("\n".join(message["content"] for message in messages))) > CONTEXT_TOKENS:
         raise BadBody(f"messages of {tokens:,} tokens are over the context length of {CONTEXT_TOKENS:,}", "messages")
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
-    if limit is not None and (not _whole(limit) or limit < 1):
+    if limit is not None and (type(limit) is not int or limit < 1):
         raise BadBody("max_tokens must be a whole number of at least 1", "max_tokens")
     for name, high in (("temperature", 2), ("top_p", 1)):
         value = body.get(name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and 0 <= value <= high):
+        if value is not None and not (type(value) in (int, float) and 0 <= value <= high):
             raise BadBody(f"{name} must be a number from 0 to {high}", name)
-    if body.get("seed") is not None and not _whole(body["seed"]):
+    if type(body.get("seed")) not in (int, type(None)):  # a bool is an int to isinstance
         raise BadBody("seed must be a whole number", "seed")
     fields = _fields(body.get("response_format"))
     if fields and not json_schema:
@@ -136,10 +135,6 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def completion(arguments: dict[str, Any], fault: str | None, raw: bytes, cached_tokens: int = 0) -> dict[str, Any]:
     """Return the completion for a valid body; an answer fault spoils it.
 
@@ -164,11 +159,7 @@ def completion(arguments: dict[str, Any], fault: str | None, raw: bytes, cached_
         "created": int(time.time()),
         "model": EMBEDDED_MODEL,
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
-        "usage": {
-            **usage,
-            "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],
-            "prompt_tokens_details": {"cached_tokens": cached_tokens},
-        },
+        "usage": usage | {"prompt_tokens_details": {"cached_tokens": cached_tokens}},
         "system_fingerprint": FINGERPRINT,
     }
 

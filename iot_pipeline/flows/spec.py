@@ -167,9 +167,9 @@ class DatasetSpec(Strict):
         unknown = set(self.labels.values()) - set(self.classes) - set(self.absent_classes)
         if unknown:
             raise ValueError(f"labels lead to classes that are not declared: {sorted(unknown)}")
-        for feature in self.features:
-            if feature.scale is not None and self.scaling == "train_pool":
-                raise ValueError(f"feature {feature.name} has a scale: with scaling train_pool it is fitted")
+        scaled = [feature.name for feature in self.features if feature.scale is not None]
+        if scaled and self.scaling == "train_pool":
+            raise ValueError(f"feature {scaled[0]} has a scale: with scaling train_pool it is fitted")
         return self
 
     @property
@@ -214,9 +214,8 @@ class DatasetSpec(Strict):
 
     def feature(self, name: str) -> Feature:
         """Return the feature of that name; UserError listing the names if there is none."""
-        for feature in self.features:
-            if feature.name == name:
-                return feature
+        if name in self.feature_names:
+            return self.features[self.feature_names.index(name)]
         raise UserError(f"data set {self.name} has no feature {name!r}; it has {', '.join(self.feature_names)}.")
 
 

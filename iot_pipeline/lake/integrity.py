@@ -46,6 +46,7 @@ def data_version_of(files: Mapping[str, FileFacts]) -> str:
 
 def file_problem(path: Path, facts: FileFacts) -> tuple[str, str] | None:
     """Compare a file with its facts by hashing it; return (expected, found) if they differ."""
+    expected = f"sha256 {facts['sha256'][:SHORT]}"
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -54,12 +55,10 @@ def file_problem(path: Path, facts: FileFacts) -> tuple[str, str] | None:
             return f"{facts['bytes']:,} bytes", f"{size:,} bytes"
         found = sha256_file(path)
     except FileNotFoundError:
-        return f"sha256 {facts['sha256'][:SHORT]}", "no file"
+        return expected, "no file"
     except OSError as error:
-        return f"sha256 {facts['sha256'][:SHORT]}", f"a file that cannot be read ({error.strerror})"
-    if found != facts["sha256"]:
-        return f"sha256 {facts['sha256'][:SHORT]}", f"sha256 {found[:SHORT]}"
-    return None
+        return expected, f"a file that cannot be read ({error.strerror})"
+    return None if found == facts["sha256"] else (expected, f"sha256 {found[:SHORT]}")
 
 
 def changed_files(folder: Path, files: Mapping[str, FileFacts], cache: Path, record: bool) -> list[str]:

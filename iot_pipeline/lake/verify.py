@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def verify(lake: Lake) -> Verification:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             continue  # files beside the artefacts, such as the teacher's store
         # Skip staging and retired folders beside artefacts; inside an artefact every file is examined.
-        folders[:] = sorted(name for name in folders if not (name.startswith(".") and is_unfinished(name)))
+        folders[:] = sorted(name for name in folders if not re.fullmatch(r"\..*\.(staging|retired)", name))
         if folder == lake.root / SNAPSHOTS:
             result.mismatches += _snapshot_mismatches(folder, names)
         elif MANIFEST in names:
@@ -66,11 +67,6 @@ def verify(lake: Lake) -> Verification:
     for artefact_id, manifest in made.items():
         result.mismatches += _input_mismatches(artefact_id, manifest, made)
     return result
-
-
-def is_unfinished(name: str) -> bool:
-    """Return True for the folder of an artefact that is being built or replaced."""
-    return name.endswith((".staging", ".retired"))
 
 
 def _verify_folder(lake: Lake, folder: Path, result: Verification) -> Manifest | None:

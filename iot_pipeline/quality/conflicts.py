@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.sql import literal, one, records
+from iot_pipeline.flows.sql import literal, records
 from iot_pipeline.quality.counts import FlowCounts, count_flows, opened_counts
 
 
@@ -57,22 +57,15 @@ def label_conflicts(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = 
 
 
 def _summary(connection: duckdb.DuckDBPyConnection, table: str, key: str) -> dict[str, Any]:
-    found = one(
+    return records(
         connection,
-        f"""SELECT count(*), count(*) FILTER (labels > 1), sum(size)::BIGINT,
-            coalesce(sum(size) FILTER (labels > 1), 0)::BIGINT, sum(best)::BIGINT, avg(best / size)
-        FROM (SELECT count(*) AS labels, sum(n) AS size, max(n) AS best FROM {table} GROUP BY {key})""",
-    )
-    groups, conflicting, total, conflicting_rows, best, distinct_ceiling = found
-    return {
-        "groups": groups,
-        "conflicting_groups": conflicting,
-        "rows": total,
-        "conflicting_rows": conflicting_rows,
-        "unavoidable_errors": total - best,
-        "row_ceiling": best / total,
-        "distinct_ceiling": distinct_ceiling,
-    }
+        f"""SELECT groups, conflicting_groups, rows, conflicting_rows, rows - best AS unavoidable_errors,
+            best / rows AS row_ceiling, distinct_ceiling
+        FROM (SELECT count(*) AS groups, count(*) FILTER (labels > 1) AS conflicting_groups,
+                sum(size)::BIGINT AS rows, coalesce(sum(size) FILTER (labels > 1), 0)::BIGINT AS conflicting_rows,
+                sum(best)::BIGINT AS best, avg(best / size) AS distinct_ceiling
+            FROM (SELECT count(*) AS labels, sum(n) AS size, max(n) AS best FROM {table} GROUP BY {key}))""",
+    )[0]
 
 
 def _pairs(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
@@ -89,21 +82,13 @@ def _pairs(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[str, Any]:
     found = records(
         connection,
-        """SELECT t.label, sum(t.n)::BIGINT AS n_rows, coalesce(sum(c.n), 0)::BIGINT AS in_conflict,
-            coalesce(sum(c.n) FILTER (c.majority <> c.label), 0)::BIGINT AS outvoted
-        FROM text_labels t LEFT JOIN conflict c USING (flow_group, label) GROUP BY t.label""",
+        """SELECT label, rows, conflicting_rows, conflicting_rows / rows AS conflicting_share, outvoted_rows
+        FROM (SELECT t.label, sum(t.n)::BIGINT AS rows, coalesce(sum(c.n), 0)::BIGINT AS conflicting_rows,
+                coalesce(sum(c.n) FILTER (c.majority <> c.label), 0)::BIGINT AS outvoted_rows
+            FROM text_labels t LEFT JOIN conflict c USING (flow_group, label) GROUP BY t.label)""",
     )
-    known = {row["label"]: row for row in found}
-    return {
-        label: {
-            "rows": known[label]["n_rows"],
-            "conflicting_rows": known[label]["in_conflict"],
-            "conflicting_share": known[label]["in_conflict"] / known[label]["n_rows"],
-            "outvoted_rows": known[label]["outvoted"],
-        }
-        for label in spec.classes
-        if label in known
-    }
+    known = {row.pop("label"): row for row in found}
+    return {label: known[label] for label in spec.classes if label in known}
 
 
 def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:

@@ -32,31 +32,22 @@ def dedup_report(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = Non
 
 
 def _overall(connection: duckdb.DuckDBPyConnection, table: str, key: str, total: int) -> dict[str, Any]:
-    distinct = int(one(connection, f"SELECT count(DISTINCT {key}) FROM {table}")[0])
-    return {
-        "distinct": distinct,
-        "duplicate_rows": total - distinct,
-        "duplicate_share": (total - distinct) / total if total else 0.0,
-    }
+    (distinct,) = one(connection, f"SELECT count(DISTINCT {key}) FROM {table}")
+    share = (total - distinct) / total if total else 0.0
+    return {"distinct": distinct, "duplicate_rows": total - distinct, "duplicate_share": share}
 
 
 def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[str, Any]:
-    query = "SELECT label, count(*)::BIGINT, sum(n)::BIGINT FROM {} GROUP BY label"
-    raw = {label: (distinct, n) for label, distinct, n in connection.execute(query.format("raw_labels")).fetchall()}
-    text = {label: distinct for label, distinct, _ in connection.execute(query.format("text_labels")).fetchall()}
+    found = records(
+        connection,
+        """SELECT label, rows, distinct_raw, distinct_text, 1 - distinct_raw / rows AS duplicate_share_raw,
+            1 - distinct_text / rows AS duplicate_share_text
+        FROM (SELECT label, sum(n)::BIGINT AS rows, count(*) AS distinct_raw FROM raw_labels GROUP BY label)
+        JOIN (SELECT label, count(*) AS distinct_text FROM text_labels GROUP BY label) USING (label)""",
+    )
+    known = {row.pop("label"): row for row in found}
     published = spec.facts.get("duplicates", {}).get("by_class", {})
-    return {
-        label: {
-            "rows": raw[label][1],
-            "distinct_raw": raw[label][0],
-            "distinct_text": text[label],
-            "duplicate_share_raw": 1 - raw[label][0] / raw[label][1],
-            "duplicate_share_text": 1 - text[label] / raw[label][1],
-            "published_share": published.get(label),
-        }
-        for label in spec.classes
-        if label in raw
-    }
+    return {label: known[label] | {"published_share": published.get(label)} for label in spec.classes if label in known}
 
 
 def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:
