@@ -169,7 +169,7 @@ class BudgetReserver:
                     number = await self._reserve(request, worst)
                 finally:
                     self._probing = False
-                if number is None:
+                if number is None and session.reserved == 0:  # others may have got the room within this transaction
                     session.stop_for_budget(worst)
                     return None
             if number is not None:
