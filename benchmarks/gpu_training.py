@@ -8,26 +8,26 @@ the prior work's lengths. Each way runs in a process of its own, one after the o
 step. `old`: rows cut and padded to 512, loss everywhere, batch 2 x 8. `ours`: nothing cut, rows of like length together
 (at most 5 % padding), loss on answers; `ours_packed`: rows end to end, which pays where flash attention is installed.
 `trl`: SFTTrainer as a user would set it up for such rows (max_length 2048, batch 2 x 8); left out, and said so, where
-trl is not installed (extra `bench`). Tokens are real ones, never padding; MFU by training/speed.py.
+trl is not installed (extra `bench`). Tokens are real ones, never padding; MFU by training/metrics.py.
 """
 
 import argparse
 import contextlib
 import importlib.util
 import json
-import subprocess
-import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 from result import save
 
 from iot_pipeline.sft.tensors import IGNORED, Tensors
-from iot_pipeline.training.lora import lora_config
 from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.metrics import flops_per_token, mfu, peak_memory_gib
+from iot_pipeline.training.model import lora_config
 
 WAYS = ("old", "ours", "ours_packed", "trl")
 STEP_ROWS, MICRO_ROWS, OUR_MICRO_ROWS, OLD_LENGTH, WARM_UP = 16, 2, 8, 512, 2
@@ -61,17 +61,16 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a tiny shape; the figures say nothing about a GPU")
     parser.add_argument("--pack-tokens", type=int, default=4096, help="most tokens of one pack")
     parser.add_argument("--print-only", action="store_true", help="write no result file")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.way:
-        print(json.dumps(measure(chosen.way, chosen)))
-        return
-    found = {}
+    import peft  # noqa: F401  loaded once: forked processes share it, and none has touched a GPU yet
+
+    found: dict[str, dict[str, Any]] = {}
     for way in WAYS:
-        command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-        done = subprocess.run(command, capture_output=True, text=True)
-        failed = {"error": done.stderr.strip().splitlines()[-1:] or ["it said nothing"]}
-        found[way] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else failed
+        with ProcessPoolExecutor(1, get_context("fork")) as process:
+            try:
+                found[way] = process.submit(measure, way, chosen).result()
+            except Exception as error:
+                found[way] = {"error": [f"{type(error).__name__}: {error}"]}
     device = next((one["device"] for one in found.values() if "device" in one), "unknown")
     result = {"question": "speed of LoRA training", "shape": SHAPES[chosen.small], "steps": chosen.steps, "ways": found}
     if "tokens_per_second" in found["old"] and "tokens_per_second" in found["ours"]:
@@ -144,7 +143,7 @@ def time_ours(
     model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespace, pack_tokens: int | None = None
 ) -> tuple[float, int]:
     """(seconds, real tokens) of the project's batches and loss."""
-    from iot_pipeline.training.batches import Batches
+    from iot_pipeline.training.data import Batches
 
     class Padding:
         """All that Batches asks of a tokenizer here."""
@@ -160,9 +159,9 @@ def time_ours(
         divisor = batches.weight_total(rows)
         for batch in batches.of(rows):
             with precision(device):
-                loss = causal_loss(model, batch.ids, batch.labels, batch.weights, batch.positions) / divisor
+                loss = causal_loss(model, *batch) / divisor
             loss.backward()
-        return batches.tokens_of(rows)
+        return int(batches.lengths[rows].sum())
 
     return timed(model, step, device, chosen.steps)
 
@@ -191,7 +190,7 @@ def time_old(model: Any, tensors: Tensors, device: Any, chosen: argparse.Namespa
 
 
 def precision(device: Any) -> Any:
-    """What a forward pass computes in, alike in every way: bf16 on a card, as in payload.py and Trainer(bf16=True)."""
+    """Return the precision of a forward pass, alike in every way: bf16 on a GPU, as Trainer(bf16=True) sets it."""
     import torch
 
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()

@@ -19,13 +19,11 @@ import numpy as np
 from result import save
 
 from iot_pipeline.augmentation.answers import facts_of, parse_answer, plain_number
-from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.commands.checkpoint import find
-from iot_pipeline.commands.explain import ranks_of, with_fitted_scales
-from iot_pipeline.evaluation.explanations import explanation_quality
-from iot_pipeline.flows.dataset import distinct_flows
-from iot_pipeline.flows.serialise import texts
+from iot_pipeline.evaluation.explanations import score_explanations
+from iot_pipeline.flows.dataset import side_texts
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import load_settings
@@ -74,23 +72,23 @@ def measure(lake: Lake, stage: str, track: str, count: int, repeats: int) -> dic
     used = {
         name.removeprefix("setting "): value for name, value in json.loads(manifest.read_text())["settings"].items()
     }
-    spec = with_fitted_scales(lake, load_spec(used["dataset"]))
-    table = distinct_flows(
-        lake.root / "flows" / "flows.parquet", lake.root / "evaluation_split" / "records.parquet", "test"
+    writer = FlowTextWriter.load(lake.root / "flow_texts", load_spec(used["dataset"]))
+    spec, ranks = writer.spec, writer.ranks
+    table = side_texts(
+        lake.root / "flow_texts" / "texts.parquet", lake.root / "evaluation_split" / "records.parquet", "test"
     )
-    ranks = ranks_of(lake)
-    every = texts(spec, used["serialisation"], table, ranks)
+    every = table["text"].tolist()
     flows = [every[i] for i in sorted(np.random.default_rng(used["seed"]).permutation(len(every))[:count])]
     prompts = [asked(text, "explain", used["tasks"]) for text in flows]
     student = Student.load(checkpoint.base, checkpoint.adapter)
     scores = student.score_labels([asked(text, "classify", used["tasks"]) for text in flows], spec.classes)
     labels = [spec.classes[best] for best in scores.argmax(axis=1)]
     answers, taken = both_ways(student, prompts, flows, room_for(used["explanation_words"]), repeats)
-    signed = standardised(glossary_of(spec))
+    signed = spec.standardised
     result: dict[str, Any] = {"flows": len(flows), "labels": checkpoint.labels}
     for way, written in answers.items():
         said, ended = [text for text, _ in written], [done for _, done in written]
-        means = explanation_quality(flows, said, labels, spec.classes, ended, ranks, signed)["aggregate"]
+        means = score_explanations(flows, said, labels, spec.classes, ended, ranks, signed)["aggregate"]
         result[way] = {name: round(means[name], 4) for name in SHARES} | {"ms_a_flow": taken[way]}
     result["free_by_tokens"] = by_tokens(student, flows, answers["free"])
     return result
@@ -101,12 +99,12 @@ def both_ways(
 ) -> tuple[dict[str, Answers], dict[str, float]]:
     """Answers by way of decoding, and median milliseconds a flow; the first pass of each way is not timed."""
     ways = {"free": None, "grounded": flows}
-    answers = {way: student.explain_ended(prompts, longest, grounded_in=held) for way, held in ways.items()}
+    answers = {way: student.explain(prompts, longest, grounded_in=held) for way, held in ways.items()}
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, held in ways.items():
             started = time.perf_counter()
-            student.explain_ended(prompts, longest, grounded_in=held)
+            student.explain(prompts, longest, grounded_in=held)
             times[way].append(1000 * (time.perf_counter() - started) / len(flows))
     return answers, {way: round(float(np.median(taken)), 2) for way, taken in times.items()}
 

@@ -102,7 +102,7 @@ def last_step(progress: Path) -> int:
 
 
 def training(folder: Path) -> dict[str, Any]:
-    """What the training says of itself."""
+    """Read the result of a training."""
     result: dict[str, Any] = json.loads((folder / "training.json").read_text())
     return result
 

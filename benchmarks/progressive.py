@@ -18,8 +18,7 @@ from typing import Any
 from result import save
 
 from iot_pipeline.evaluation.evaluate import compare_predictions
-from iot_pipeline.flows.dataset import distinct_flows, side_records
-from iot_pipeline.flows.serialise import RankTable, texts
+from iot_pipeline.flows.dataset import side_records, side_texts
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.store import ArtefactId, Lake
@@ -103,11 +102,10 @@ def train(lake: Path, track: str, recipe: dict[str, Any], out: Path, tokens: int
 def compare(lake: Path, adapters: dict[str, Path]) -> dict[str, Any]:
     """Paired test of the two on distinct test flows."""
     used = json.loads(next((lake / "eval_metrics_30K").glob("*/*/manifest.json")).read_text())["settings"]
-    spec, kind = load_spec(used["setting dataset"]), used["setting serialisation"]
-    ranks = RankTable.from_json(json.loads((lake / "training_order" / "ranks.json").read_text()))
+    spec = load_spec(used["setting dataset"])
     records = lake / "evaluation_split" / "records.parquet"
-    flows = distinct_flows(lake / "flows" / "flows.parquet", records, "test")
-    prompts = texts(spec, kind, flows, ranks if kind == "ranked" else None)
+    flows = side_texts(lake / "flow_texts" / "texts.parquet", records, "test")
+    prompts = flows["text"].tolist()
     found = {}
     for name, adapter in adapters.items():
         student = Student.load(lake / "base_model" / "model", adapter)

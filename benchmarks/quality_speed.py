@@ -25,9 +25,9 @@ import pandas as pd
 from result import save
 
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.serialise import fit_ranks
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.split import order_training, split_by_group
+from iot_pipeline.flows.texts import fit_ranks
 from iot_pipeline.quality.conflicts import label_conflicts
 from iot_pipeline.quality.counts import count_flows
 from iot_pipeline.quality.duplicates import dedup_report

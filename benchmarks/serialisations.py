@@ -22,12 +22,11 @@ import numpy as np
 import pandas as pd
 from result import save
 
-from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
-from iot_pipeline.evaluation.explanations import explanation_quality
-from iot_pipeline.flows.dataset import distinct_flows, side_records
-from iot_pipeline.flows.serialise import RankTable, texts
+from iot_pipeline.evaluation.explanations import score_explanations
+from iot_pipeline.flows.dataset import side_records, side_texts
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.models.tokenizer import load_tokenizer
@@ -77,10 +76,10 @@ def measure(lake: Path, tokenizer: str | None) -> dict[str, Any]:
     """Scores and counts of a lake's student of stage 10K, track original."""
     checkpoint, split = folder_of(lake, "lora_checkpoint_10K"), lake / "evaluation_split" / "records.parquet"
     used = json.loads((folder_of(lake, "eval_metrics_10K") / "manifest.json").read_text())["settings"]
-    spec, kind = load_spec(used["setting dataset"]), used["setting serialisation"]
-    ranks = RankTable.from_json(json.loads((lake / "training_order" / "ranks.json").read_text()))
-    flows = distinct_flows(lake / "flows" / "flows.parquet", split, SIDE)
-    prompts = texts(spec, kind, flows, ranks)
+    writer = FlowTextWriter.load(lake / "flow_texts", load_spec(used["setting dataset"]))
+    spec, kind, ranks = writer.spec, writer.serialisation, writer.ranks
+    flows = side_texts(lake / "flow_texts" / "texts.parquet", split, SIDE)
+    prompts = flows["text"].tolist()
     records = side_records(split, SIDE)
     rows = records.groupby("flow_group")["rows"].sum().loc[flows["flow_group"]].to_numpy()
     student = Student.load(lake / "base_model" / "model", checkpoint)
@@ -114,20 +113,20 @@ def accuracy(records: pd.DataFrame, scored: tuple[list[str], np.ndarray], classe
 
 
 def explained(
-    student: Student, prompts: list[str], scores: np.ndarray, spec: Any, ranks: RankTable, seed: int
+    student: Student, prompts: list[str], scores: np.ndarray, spec: Any, ranks: Any, seed: int
 ) -> dict[str, Any]:
     """Shares of true claims in explanations of some flows, as the asset explanation_quality measures them."""
     picked = sorted(np.random.default_rng(seed).permutation(len(prompts))[:EXPLAINED].tolist())
     flows, labels = [prompts[i] for i in picked], [spec.classes[scores[i].argmax()] for i in picked]
-    written = student.explain_ended(flows)
-    found = explanation_quality(
+    written = student.explain(flows)
+    found = score_explanations(
         flows,
         [text for text, _ in written],
         labels,
         spec.classes,
         [ended for _, ended in written],
         ranks,
-        standardised(glossary_of(spec)),
+        spec.standardised,
     )["aggregate"]
     return {"explained": found["explained"], **{name: found[name] for name in SHARES}}
 

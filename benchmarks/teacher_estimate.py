@@ -42,7 +42,7 @@ def measured(via: str, rows: int) -> dict[str, Any]:
     """Estimates and bills of one way of asking."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"IOT_LAKE": folder, "IOT_ROWS": str(rows), "IOT_TEACHER_VIA": via}
-        call(environment, "run", "--until", "training_order")
+        call(environment, "run", "--until", "flow_texts")
         cold, seconds = estimated(environment, via)
         for asset in ("validation_answers", "original"):
             call(environment, "run", "--until", asset)

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,16 @@ import pyarrow as pa
 from result import save
 from teacher_memory import peak_mib
 
+from iot_pipeline.augmentation.ask import TeacherProtocol, ask
+from iot_pipeline.augmentation.join import join, read_answers
+from iot_pipeline.augmentation.plan import TrackConfig, TrackPlan
 from iot_pipeline.augmentation.prompts import load_prompt
-from iot_pipeline.augmentation.track_files import read_answers, write_track
-from iot_pipeline.augmentation.tracks import (
-    TeacherProtocol,
-    TrackConfig,
-    TrackResult,
-    build_feature_varied,
-    build_original,
-    build_paraphrased,
-)
-from iot_pipeline.augmentation.variation import Variation
+from iot_pipeline.augmentation.variation import Variation, fit_varier
 from iot_pipeline.embedded_teacher.process import embedded_server
-from iot_pipeline.flows.dataset import training_rows
-from iot_pipeline.flows.serialise import flow_writer, group_id, texts
+from iot_pipeline.flows.dataset import ordered_rows
+from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
 from iot_pipeline.lake.atomic import write_table
 from iot_pipeline.settings import PROJECT_ROOT
 from iot_pipeline.simulator.simulate import simulate_farm_flow
@@ -46,7 +40,7 @@ from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Request, Usage
 
 SPEC = load_spec("farm_flow")
-BRIEF = TrackConfig(spec=SPEC, words=60, order="label_first", serialisation="values", seed=42)
+CONFIG = TrackConfig(spec=SPEC, words=60, order="label_first", serialisation="values", seed=42)
 TRACKS = ("original", "paraphrased", "feature_varied")
 AT_ONCE = "at once"  # in place of a server's address
 LETTERS = str.maketrans("0123456789", "ghijklmnop")
@@ -86,7 +80,7 @@ def prepare(folder: Path, rows: int) -> None:
     simulate_farm_flow(folder / "raw.parquet", rows=rows, seed=3)
     table = pd.read_parquet(folder / "raw.parquet")
     table["label"] = [SPEC.label_of(code) for code in table["traffic"]]
-    table["flow_group"] = [group_id(text) for text in texts(SPEC, "values", table)]
+    table["flow_group"] = [group_id(text) for text in FlowTextWriter(SPEC, "values").texts(table)]
     table["occurrence"] = table.groupby("flow_group").cumcount()
     table["repeat"] = table.groupby(["flow_group", "label"]).cumcount().astype("int32")
     table["position"] = table["row_id"] = range(rows)
@@ -95,6 +89,12 @@ def prepare(folder: Path, rows: int) -> None:
         ("order", ["position", "row_id", "flow_group", "label", "repeat"]),
     ):
         write_table(folder / f"{name}.parquet", pa.Table.from_pandas(table[columns], preserve_index=False))
+    first = table.drop_duplicates("flow_group")[["flow_group", "label", "row_id"]].assign(side="train")
+    write_table(folder / "records.parquet", pa.Table.from_pandas(first, preserve_index=False))
+    flows, records = folder / "flows.parquet", folder / "records.parquet"
+    writer = FlowTextWriter(SPEC, CONFIG.serialisation, fit_ranks(SPEC, flows, records))
+    writer.save(folder)
+    writer.write_texts(flows, records, folder / "texts.parquet")
 
 
 def in_a_process(track: str, rows: int, folder: str, url: str) -> dict[str, Any]:
@@ -106,41 +106,40 @@ def in_a_process(track: str, rows: int, folder: str, url: str) -> dict[str, Any]
 
 
 def one_pass(track: str, rows: int, folder: Path, url: str) -> dict[str, Any]:
-    """Read, ask, join, write; peak memory in MiB before, once rows are read, and at the end."""
+    """Plan, ask, join; peak memory in MiB before, once all is asked, and at the end."""
     out = folder / f"{'instant' if url == AT_ONCE else 'served'}-{rows}"
     store = out.with_suffix(".sqlite")
     config = TeacherConfig(url, "none", store, "embedded", None)
     engine: TeacherProtocol = Instant() if url == AT_ONCE else Teacher(config)
     before, started = peak_mib(), time.perf_counter()
-    table = training_rows(folder / "flows.parquet", folder / "order.parquet", 0, rows)
-    read = peak_mib()
-    result = build(track, table, engine, out)
-    asked = time.perf_counter() - started
-    (out / track).mkdir(parents=True)
-    write_track(result, out / track)
+    plan = make_plan(track, rows, folder, out)
+    ask(plan, engine, plan.out.parent)
+    asked, asked_mib = time.perf_counter() - started, peak_mib()
+    report = join(plan, plan.out.parent, engine.source).report
     seconds = time.perf_counter() - started
-    if result.report["rows"] != rows:
-        raise SystemExit(f"{result.report['rows']} of {rows} rows were written")
+    if report["rows"] != rows:
+        raise SystemExit(f"{report['rows']} of {rows} rows were written")
     return {
-        "before_mib": before, "rows_read_mib": read, "peak_mib": peak_mib(),
-        "distinct_requests": result.report["distinct_requests"], "seconds": round(seconds, 1),
-        "of_which_writing": round(seconds - asked, 1),
+        "before_mib": before, "asked_mib": asked_mib, "peak_mib": peak_mib(),
+        "distinct_requests": report["distinct_requests"], "seconds": round(seconds, 1),
+        "of_which_joining": round(seconds - asked, 1),
     }  # fmt: skip
 
 
-def build(track: str, table: pd.DataFrame, engine: TeacherProtocol, out: Path) -> TrackResult:
-    """One track, as its asset builds it."""
+def make_plan(track: str, number: int, folder: Path, out: Path) -> TrackPlan:
+    """The plan of one track, as its asset makes it."""
+    rows = ordered_rows(folder / "order.parquet", 0, number)
     prompt = load_prompt(PROJECT_ROOT / "iot_pipeline" / "prompts" / f"{track}.md")
-    to_texts = partial(texts, SPEC, BRIEF.serialisation)
-    if track == "original":
-        return build_original(table, prompt, engine, BRIEF, to_texts=to_texts)
-    answers = read_answers(out / "original")
-    if track == "paraphrased":
-        return build_paraphrased(table, answers, prompt, engine, BRIEF, to_texts=to_texts)
-    return build_feature_varied(
-        table, answers, prompt, engine, BRIEF, Variation.physical, flow_writer(SPEC, BRIEF.serialisation), (),
-        to_texts=to_texts,
-    )  # fmt: skip
+    (out / track).mkdir(parents=True)
+    plan = TrackPlan(rows, folder / "texts.parquet", prompt, CONFIG, out / track / "requests.parquet")
+    if track != "original":
+        plan.answers = read_answers(out / "original")
+    if track == "feature_varied":
+        plan.flows = folder / "flows.parquet"
+        plan.varier = fit_varier(
+            Variation.physical, rows, plan.flows, folder / "records.parquet", folder, SPEC, CONFIG.seed
+        )
+    return plan
 
 
 class Instant:

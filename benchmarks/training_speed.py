@@ -83,9 +83,10 @@ def work(name: str, lake: Path, split: str, steps: int) -> dict[str, Any]:
 
     from iot_pipeline.models.tokenizer import load_tokenizer
     from iot_pipeline.sft.tensors import load_tensors
-    from iot_pipeline.training.batches import Batches
     from iot_pipeline.training.config import TrainConfig
-    from iot_pipeline.training.model import adapted_model, find_machine
+    from iot_pipeline.training.data import Batches
+    from iot_pipeline.training.distributed import find_machine
+    from iot_pipeline.training.model import adapted_model
 
     base = lake / "base_model" / "model"
     path = lake / split / "train.safetensors"
@@ -125,7 +126,7 @@ def our_passes(model: Any, batches: Any, rows: np.ndarray) -> Any:
 
     divisor = batches.weight_total(rows)
     for batch in batches.of(rows):
-        yield lambda batch=batch: causal_loss(model, batch.ids, batch.labels, batch.weights, batch.positions) / divisor
+        yield lambda batch=batch: causal_loss(model, *batch) / divisor
 
 
 def old_passes(model: Any, tensors: Any, pad: int, rows: np.ndarray) -> Any:

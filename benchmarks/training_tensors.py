@@ -3,7 +3,7 @@
     make run && .venv/bin/python benchmarks/training_tensors.py [--lake LAKE] [--tokenizer FOLDER_OR_ID]
 
 For every training split in the lake: rows cut, rows whose label tokens and exactly one end of turn are supervised,
-rows with prompt tokens in the loss, padding of the planned batches (bar: 5 %), and how far the loss of packed rows is
+rows with prompt tokens in the loss, padding of the batches (bar: 5 %), and how far the loss of packed rows is
 from that of the same rows one by one (bar: 1e-3 a token). With `--tokenizer` the same rows are tokenised anew by that
 one, without a loss: there is no model to it. What the old cut at 512 tokens does to answers of the prior work's
 length, and this project's tensors do to the same ones, is read off the lake's audit (IOT_AUDIT_TOKENIZER).
@@ -23,8 +23,7 @@ from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.settings import load_settings
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import Tensors, build_tensors, load_tensors
-from iot_pipeline.training.batches import Batches, planned_padding
-from iot_pipeline.training.data import make_plan
+from iot_pipeline.training.data import Batches, make_plan
 from iot_pipeline.training.loss import causal_loss
 
 COMPARED = 64  # rows whose packed loss is compared
@@ -58,14 +57,18 @@ def main() -> None:
 
 
 def promises(file: Path, tokenizer: Any) -> dict[str, Any]:
-    """Counts of a tensor file and the padding of its planned batches."""
+    """Counts of a tensor file and the padding of its batches in one pass over the rows."""
     used = load_settings()
-    check = check_tensors(file, tokenizer, used.max_length)
-    lengths = load_tensors(file).lengths
-    plan = make_plan(len(lengths), used.train_step_rows, 1.0, None, used.seed)
-    padding = planned_padding(lengths, plan, used.train_micro_rows or used.train_step_rows)
+    check = check_tensors(file, tokenizer, used.student.max_length)
+    tensors, rows = load_tensors(file), used.student.step_rows
+    batches = Batches(tensors, tokenizer, used.run.micro_rows or rows)
+    plan = make_plan(tensors.lengths, rows, 1.0, None, used.data.seed)
+    for step in range(plan.steps):
+        for _ in batches.of(plan.rows_of(step)):
+            pass
     return {"passed": check.passed, "problems": check.problems, **check.stats.plain(),
-            "tokens_a_row": round(float(lengths.mean()), 1), "planned_padding_share": round(padding, 4)}  # fmt: skip
+            "tokens_a_row": round(float(tensors.lengths.mean()), 1),
+            "padding_share": round(batches.padding_share(), 4)}  # fmt: skip
 
 
 def retokenised(jsonl: Path, tokenizer: Any) -> dict[str, Any]:
@@ -90,7 +93,7 @@ def packing(folder: Path, base: Path, tokenizer: Any) -> dict[str, Any]:
         for way, pack_tokens in (("one_by_one", None), ("packed", PACK_ROWS * int(rows.lengths.max()))):
             batches = Batches(rows, tokenizer, 1, pack_tokens=pack_tokens)
             every = np.arange(len(rows))
-            total = sum(float(causal_loss(model, b.ids, b.labels, b.weights, b.positions)) for b in batches.of(every))
+            total = sum(float(causal_loss(model, *batch)) for batch in batches.of(every))
             losses[way] = total / batches.weight_total(every)
     return {"loss": losses, "packed_minus_one_by_one": losses["packed"] - losses["one_by_one"]}
 

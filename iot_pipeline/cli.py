@@ -129,7 +129,7 @@ def _dry_run(chosen: Any, until: str | None, force: bool, accept_code: bool, as_
     dry_run.show(dry_run.dry_run(chosen, planned, force, accept_code), as_json)
 
 
-@app.command(epilog="Example: iot-pipeline run --until training_order && iot-pipeline estimate --stages 30K")
+@app.command(epilog="Example: iot-pipeline run --until flow_texts && iot-pipeline estimate --stages 30K")
 def estimate(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJson = False) -> None:
     """Estimate teacher requests and how many are answered already, tokens, dollars and time; sends nothing."""
     chosen = _configure(stages, tracks)
@@ -247,7 +247,7 @@ def cache_import(file: Annotated[Path, typer.Argument(help="Parquet file to read
 
     The rules check facts, not wording: the file is trusted for its wording. Exit code 1 if all answers are refused.
     """
-    from iot_pipeline.augmentation.tracks import check_imported
+    from iot_pipeline.augmentation.ask import check_imported
     from iot_pipeline.commands.console import facts
     from iot_pipeline.teacher.archive import import_answers
     from iot_pipeline.teacher_factory import store_of

@@ -153,9 +153,7 @@ class RunSettings(Section):
     teacher_store: str | None = Field(
         None, description="where answers are kept: a file (unset: teacher.sqlite in the lake) or a database's URL"
     )
-    trainer: Literal["local", "accelerate", "fake"] = Field(
-        "local", description="what starts the training processes; fake: learns nothing, for rehearsals"
-    )
+    trainer: Literal["local", "accelerate"] = Field("local", description="what starts the training processes")
     processes: int | None = Field(None, ge=1, description="training processes; unset: one a GPU, or (tiny base) a core")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process")
     micro_rows: int | None = Field(None, ge=1, alias="train_micro_rows", description="most rows of one forward pass")

@@ -138,8 +138,21 @@ def test_status_and_a_dry_run_show_names_with_brackets_whole(tmp_path: Path) -> 
         assert f"prompt[{track}]" in told and f"training_split_10K[{track}]" in told
     listed = call("run", "--dry-run", "--until", "paraphrased", IOT_LAKE=str(tmp_path / "none")).stdout
     assert "prompt[paraphrased]" in listed and "paraphrased[10K]" in listed and "not made yet" in listed
-    assert "? unknown until training_order is made" in listed and "Nothing was made or sent" in listed
+    assert "? unknown until flow_texts is made" in listed and "Nothing was made or sent" in listed
     assert not (tmp_path / "none").exists() and list(lake.iterdir()) == []
+
+
+def test_several_seeds_are_several_students_of_the_same_tensors(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "iot_pipeline.cli", "run", "--dry-run", "--json", "--tracks", "original"]
+    variables = os.environ | {"IOT_SEEDS": "7,8", "IOT_LAKE": str(tmp_path / "none")}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+    listed = [row["artefact"] for row in json.loads(done.stdout)["artefacts"]]
+    assert [name for name in listed if "[" in name and "_10K" in name] == [
+        "training_split_10K[original]",
+        *(f"{name}_10K[{seed}|original]" for name in ("lora_checkpoint",) for seed in (7, 8)),
+        *(f"eval_metrics_10K[{seed}|original]" for seed in (7, 8)),
+        *(f"explanation_quality_10K[{seed}|original]" for seed in (7, 8)),
+    ]
 
 
 def test_verify_of_a_lake_that_is_not_there(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_every_asset_of_the_graph_is_materialised(first: dict[str, Any], lake: P
         "sample_comparison",
         "evaluation_split",
         "training_order",
+        "flow_texts",
         "leakage_report",
         "automl_baseline",
         "prompt",
@@ -242,7 +243,7 @@ def test_an_estimate_of_data_that_is_not_made_names_the_command_that_makes_it(
     first: dict[str, Any], lake: Path, prompts: Path
 ) -> None:
     done = estimate(lake, prompts, IOT_SEED="1")
-    assert done.returncode == 2 and "seed changed; `iot-pipeline run --until training_order`" in done.stderr
+    assert done.returncode == 2 and "seed changed; `iot-pipeline run --until flow_texts`" in done.stderr
 
 
 def test_an_edited_prompt_remakes_exactly_what_depends_on_it(first: dict[str, Any], lake: Path, prompts: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,12 @@ def answer_of(text: str) -> str:
     return f"CLASSIFICATION: {label_of(text)}\nANALYSIS: orig_pkts of {value}.\nKEY_INDICATORS: orig_pkts {value}"
 
 
+def write_answer(text: str, name: str, random: np.random.Generator) -> str:
+    """Write an answer of class `name` that cites one or two of the flow's values."""
+    cited = [line.replace(": ", " ") for line in text.split("\n")[: int(random.integers(1, 3))]]
+    return f"CLASSIFICATION: {name}\nANALYSIS: {' and '.join(cited)}.\nKEY_INDICATORS: {'; '.join(cited)}"
+
+
 def chats(texts: list[str]) -> list[dict[str, Any]]:
     """Rows of messages."""
     return [
@@ -47,6 +56,13 @@ def chats(texts: list[str]) -> list[dict[str, Any]]:
 
 
 def make_base(folder: Path) -> Path:
-    """Build the base of a few steps in `folder`."""
-    build_tiny_base(flow_texts(60), CLASSES, FEATURES, folder, seed=1, recipe=RECIPE)
+    """Put the base of a few steps, built once a process, in `folder`."""
+    shutil.copytree(Path(_built().name) / "base", folder)
+    return folder
+
+
+@cache
+def _built() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory()
+    build_tiny_base(flow_texts(60), CLASSES, FEATURES, Path(folder.name) / "base", write_answer, 1, RECIPE)
     return folder

@@ -19,7 +19,6 @@ SCHEMA_VERSION, OBJECT_VERSION = "1", "1-json"
 ORDERS = ("label_first", "explanation_first")
 MIN_INDICATORS = 3
 COPY_JACCARD = 0.8
-NEUTRAL = ""
 
 # Longer texts are rejected before any pattern runs: the longest answer that can be requested, 1,200 words, has about
 # 9,000 characters.
@@ -51,16 +50,9 @@ CONTROL_TOKEN = re.compile(
 )
 # One of these at the very end of an answer is a leftover and is removed.
 END_TOKENS = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|end_of_text|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "</s>",
-    "<eos>",
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>", "<eos>",
     "<\uff5cend\u2581of\u2581sentence\uff5c>",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ def facts_of(flow_text: str, standardised: frozenset[str] = frozenset()) -> Fact
         elif name in standardised:
             distance = float(value)
         else:
-            directions[name] = NEUTRAL
+            directions[name] = ""
             continue
         directions[name] = "above" if distance > 0 else "below" if distance < 0 else "at"
     numbers = frozenset(values.values()) | frozenset(percentiles.values()) | ({"p50"} if percentiles else set())
@@ -120,14 +112,14 @@ def _names_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 
 def answer_schema(order: str) -> dict[str, Any]:
     """Return the strict JSON Schema of an answer; values are strings, so that they keep their digits."""
-    item = _object({name: {"type": "string"} for name in ("feature", "value", "note")})
+
+    def form(properties: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+    item = form({name: {"type": "string"} for name in ("feature", "value", "note")})
     label = {"classification": {"type": "string"}}
     explanation = {"analysis": {"type": "string"}, "key_indicators": {"type": "array", "items": item}}
-    return _object(label | explanation if order == "label_first" else explanation | label)
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return form(label | explanation if order == "label_first" else explanation | label)
 
 
 def parse_answer(text: str) -> ParsedAnswer:
@@ -228,40 +220,46 @@ def format_answer(parsed: ParsedAnswer, order: str) -> str:
     return f"{label}\n{explanation}" if order == "label_first" else f"{explanation}\n{label}"
 
 
-def same_class(written: str, label: str) -> bool:
-    """Return True if `written` names the class `label`, ignoring case and the choice of space, `_` or `-`."""
-    return _plain(written) == _plain(label)
-
-
 def _plain(text: str) -> str:
+    """Return a class name without case and the choice of space, `_` or `-`."""
     return re.sub(r"[\s_-]+", "_", text.strip()).lower()
 
 
 def check_answer(
-    text: str, flow_text: str, label: str, classes: Sequence[str], standardised: frozenset[str] = frozenset()
+    text: str,
+    flow_text: str,
+    label: str,
+    classes: Sequence[str],
+    standardised: frozenset[str] = frozenset(),
+    original_text: str = "",
 ) -> list[str]:
     """Return the reasons against an answer, [] if it is good; each begins with its kind and a colon.
 
-    Kinds: malformed, mislabelled, ungrounded number, unknown feature, wrong direction. `standardised`: see `facts_of`.
+    Kinds: malformed, mislabelled, ungrounded number, unknown feature, wrong direction. A paraphrase must have the
+    original's numbers (as often), features and directions, and be no copy; further kinds: changed numbers, changed
+    features, changed direction, copy.
+
+    Args:
+        text: The answer.
+        flow_text: Text of its flow.
+        label: Class of the flow.
+        classes: Classes of the data set.
+        standardised: Features whose sign is a direction (`facts_of`).
+        original_text: Answer that this one paraphrases, if any.
     """
-    return check_parsed(parse_answer(text), flow_text, label, classes, standardised)
-
-
-def check_parsed(
-    parsed: ParsedAnswer, flow_text: str, label: str, classes: Sequence[str], standardised: frozenset[str]
-) -> list[str]:
-    """Check a parsed answer as `check_answer` does."""
+    parsed = parse_answer(text)
     if parsed.problems:
         return [f"malformed: {problem}" for problem in parsed.problems[:MOST_REASONS]]
     facts = facts_of(flow_text, standardised)
     reasons = []
     if len(parsed.indicators) < min(MIN_INDICATORS, len(facts.values)):
         reasons.append(f"malformed: {len(parsed.indicators)} indicators")
-    if not same_class(parsed.label, label):
+    if _plain(parsed.label) != _plain(label):
         reasons.append(f"mislabelled: {parsed.label[:40]} in place of {label}")
     reasons += _check_indicators(parsed.indicators, facts)
     reasons += _check_analysis(parsed.analysis, facts, classes)
-    return reasons[:MOST_REASONS]
+    reasons = reasons[:MOST_REASONS]
+    return reasons + _check_paraphrase(parsed, parse_answer(original_text), facts) if original_text else reasons
 
 
 def _check_indicators(indicators: Sequence[Indicator], facts: Facts) -> list[str]:
@@ -285,7 +283,9 @@ def _check_analysis(analysis: str, facts: Facts, classes: Sequence[str]) -> list
     reasons = []
     known = {_plain(name) for name in classes}
     for name in NAME_LIKE.findall(analysis):
-        if name not in facts.values and _plain(name) not in known and not _prefix_of_name(name, facts):
+        if name in facts.values or _plain(name) in known:
+            continue
+        if not any(feature.startswith(f"{name}.") for feature in facts.values):  # `fwd_iat` abbreviates `fwd_iat.tot`
             reasons.append(f"unknown feature: {name[:40]}")
     reasons += [f"ungrounded number: {number}" for number in numbers_in(analysis, facts) if number not in facts.numbers]
     mentions = list(facts.names.finditer(analysis))
@@ -304,11 +304,6 @@ def _check_analysis(analysis: str, facts: Facts, classes: Sequence[str]) -> list
     return list(dict.fromkeys(reasons))
 
 
-def _prefix_of_name(name: str, facts: Facts) -> bool:
-    """True if `name` abbreviates features: `fwd_pkts_payload` for `fwd_pkts_payload.tot` and `.avg`."""
-    return any(feature.startswith(name + ".") for feature in facts.values)
-
-
 def _wrong(feature: str, said: str, facts: Facts) -> str:
     true = facts.directions[feature]
     return f"wrong direction: {feature} {said}, " + (f"it is {true}" if true else "but no reference is known")
@@ -325,62 +320,42 @@ def numbers_in(text: str, facts: Facts) -> list[str]:
     found = []
     for match in NUMBER.finditer(text):
         number = match[0]
+        # int() refuses more than 4,300 digits.
+        counts = len(number) < 5 and number.isdigit() and int(number) <= len(facts.values)
         if match[1]:
             number = f"p{number[: -len(match[1])]}" if "percentile" in text[match.end() : match.end() + 14] else number
-        elif _counts_features(number, facts) and COUNTED.match(text, match.end()):
+        elif counts and COUNTED.match(text, match.end()):
             continue
         found.append(plain_number(number))
     return found
 
 
-def _counts_features(number: str, facts: Facts) -> bool:
-    """True if `number` is at most the flow's number of features; int() refuses more than 4,300 digits."""
-    return len(number) < 5 and number.isdigit() and int(number) <= len(facts.values)
-
-
-def check_paraphrase(
-    text: str,
-    original_text: str,
-    flow_text: str,
-    label: str,
-    classes: Sequence[str],
-    standardised: frozenset[str] = frozenset(),
-) -> list[str]:
-    """Check a paraphrase: `check_answer`, plus the original's numbers (as often), features and directions, and no copy.
-
-    Further kinds: changed numbers, changed features, changed direction, copy.
-    """
-    parsed, original = parse_answer(text), parse_answer(original_text)
-    reasons = check_parsed(parsed, flow_text, label, classes, standardised)
-    if parsed.problems:
-        return reasons
-    facts = facts_of(flow_text, standardised)
-    if Counter(all_numbers(parsed, facts)) != Counter(all_numbers(original, facts)):
+def _check_paraphrase(parsed: ParsedAnswer, original: ParsedAnswer, facts: Facts) -> list[str]:
+    reasons = []
+    if _all_numbers(parsed, facts) != _all_numbers(original, facts):
         reasons.append("changed numbers: they are not those of the original, each as often")
-    if cited(parsed, facts) != cited(original, facts):
+    said, meant = (
+        frozenset(facts.names.findall(one.analysis)) | {item.feature for item in one.indicators}
+        for one in (parsed, original)
+    )
+    if said != meant:
         reasons.append("changed features: they are not those of the original")
-    if _directions(parsed) != _directions(original):
+    directions = [
+        {item.feature: item.note.split(" ", 1)[0].lower() for item in one.indicators} for one in (parsed, original)
+    ]
+    if directions[0] != directions[1]:
         reasons.append("changed direction: KEY_INDICATORS differ from the original")
     if similarity(parsed.analysis, original.analysis, facts) > COPY_JACCARD:
         reasons.append("copy: ANALYSIS is almost the original")
     return reasons
 
 
-def all_numbers(parsed: ParsedAnswer, facts: Facts) -> list[str]:
-    """Return all numbers of ANALYSIS and KEY_INDICATORS."""
-    found = numbers_in(parsed.analysis, facts)
+def _all_numbers(parsed: ParsedAnswer, facts: Facts) -> Counter[str]:
+    """Count the numbers of ANALYSIS and KEY_INDICATORS."""
+    found = Counter(numbers_in(parsed.analysis, facts))
     for item in parsed.indicators:
-        found += [plain_number(item.value), *numbers_in(item.note, facts)]
+        found.update([plain_number(item.value), *numbers_in(item.note, facts)])
     return found
-
-
-def cited(parsed: ParsedAnswer, facts: Facts) -> frozenset[str]:
-    """Return the features named in ANALYSIS or KEY_INDICATORS."""
-    return frozenset(facts.names.findall(parsed.analysis)) | {item.feature for item in parsed.indicators}
-
-
-def _directions(parsed: ParsedAnswer) -> dict[str, str]:
-    return {item.feature: item.note.split(" ", 1)[0].lower() for item in parsed.indicators}
 
 
 def masked_bigrams(analysis: str, facts: Facts) -> list[tuple[str, str]]:

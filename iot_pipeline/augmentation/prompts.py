@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,8 @@ from iot_pipeline.lake.yaml_reader import parse_yaml
 
 SYSTEM, USER = "[system]", "[user]"
 VARIABLES = {
-    "flow",
-    "label",
-    "classes",
-    "words",
-    "order",
-    "glossary",
-    "serialisation",
-    "standardised",
-    "answer",
-    "objects",
-}
+    "flow", "label", "classes", "words", "order", "glossary", "serialisation", "standardised", "answer", "objects",
+}  # fmt: skip
 
 
 class FrontMatter(BaseModel):
@@ -46,7 +37,7 @@ class FrontMatter(BaseModel):
 
 @dataclass(frozen=True)
 class Term:
-    """One feature in the prompt's glossary; `standardised`: mean 0, so a value's sign says on which side it is."""
+    """One feature in the prompt's glossary; `standardised`: see DatasetSpec."""
 
     name: str
     unit: str
@@ -63,19 +54,13 @@ class PromptFile:
     sha256: str
     settings: FrontMatter
     system: str
-    user: str
     _templates: tuple[jinja2.Template, jinja2.Template] = field(repr=False, compare=False)
-    _shared: dict[str, Any] = field(repr=False, compare=False, default_factory=dict)
+    _rendered: list[Any] = field(repr=False, compare=False, default_factory=list)  # latest variables and text
 
     @property
     def model(self) -> str:
         """Model name."""
         return self.settings.model
-
-    @property
-    def temperature(self) -> float:
-        """Sampling temperature."""
-        return self.settings.temperature
 
     def params(self) -> dict[str, Any]:
         """Return the sampling parameters for a request."""
@@ -94,12 +79,11 @@ class PromptFile:
 
     def _system(self, variables: dict[str, Any]) -> str:
         """Render the system message, once for thousands of requests where it does not depend on the row."""
-        used = {name: variables[name] for name in _used(self.system) if name in variables}
-        last = self._shared.get("used")
-        if last is None or last.keys() != used.keys() or any(last[name] is not used[name] for name in used):
-            self._shared["text"] = self._templates[0].render(**variables).strip()
-            self._shared["used"] = used
-        text: str = self._shared["text"]
+        used = [variables[name] for name in sorted(_used(self.system)) if name in variables]
+        if self._rendered and len(used) == len(self._rendered[0]) and all(map(is_, used, self._rendered[0])):
+            return self._rendered[1]
+        text = self._templates[0].render(**variables).strip()
+        self._rendered[:] = used, text
         return text
 
 
@@ -140,15 +124,7 @@ def parse_prompt(source: str, name: str) -> PromptFile:
         raise UserError(
             f"{name}: the template uses neither {{{{ flow }}}} nor {{{{ answer }}}}: the teacher would see nothing."
         )
-    return PromptFile(
-        name=name,
-        source=source,
-        sha256=hashlib.sha256(source.encode()).hexdigest(),
-        settings=settings,
-        system=system,
-        user=user,
-        _templates=compiled,
-    )
+    return PromptFile(name, source, hashlib.sha256(source.encode()).hexdigest(), settings, system, compiled)
 
 
 def _split(body: str, name: str) -> tuple[str, str]:
@@ -159,10 +135,8 @@ def _split(body: str, name: str) -> tuple[str, str]:
             raise UserError(f"{name}: there is a line {SYSTEM} but no line {USER}.")
         return "", body
     at = lines.index(USER)
-    head = lines[:at]
-    if SYSTEM in head:
-        head = head[head.index(SYSTEM) + 1 :]
-    return "\n".join(head), "\n".join(lines[at + 1 :])
+    start = lines.index(SYSTEM) + 1 if SYSTEM in lines[:at] else 0
+    return "\n".join(lines[start:at]), "\n".join(lines[at + 1 :])
 
 
 def _compile(text: str, name: str) -> jinja2.Template:
@@ -179,12 +153,5 @@ def _compile(text: str, name: str) -> jinja2.Template:
 
 
 def glossary_of(spec: DatasetSpec) -> tuple[Term, ...]:
-    """Return the glossary of a data set; features with a z-score scale count as standardised."""
-    return tuple(
-        Term(f.name, f.unit, f.meaning, f.scale is not None and f.scale.kind == "zscore") for f in spec.features
-    )
-
-
-def standardised(glossary: Sequence[Term]) -> frozenset[str]:
-    """Return the names of the standardised features."""
-    return frozenset(term.name for term in glossary if term.standardised)
+    """Return the glossary of a data set."""
+    return tuple(Term(f.name, f.unit, f.meaning, f.name in spec.standardised) for f in spec.features)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from iot_pipeline.augmentation.estimating import CostEstimator, Part, as_facts, seconds_needed
+from iot_pipeline.augmentation.ask import ask
+from iot_pipeline.augmentation.estimate import CostEstimator, Part, as_facts, seconds_needed
+from iot_pipeline.augmentation.join import write_answers
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.commands.show import wide_console
-from iot_pipeline.defs.augmentation import assets
 from iot_pipeline.defs.reads import present_value
-from iot_pipeline.defs.recording import Step
-from iot_pipeline.defs.versions import code_version
+from iot_pipeline.defs.tracks import increment, track_plan, validation_rows
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.dataset import Rows
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
 from iot_pipeline.teacher import pricing
@@ -28,18 +32,18 @@ from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, source_of, store_of
 from iot_pipeline.vocabulary import STAGES, stages_up_to
 
-DATA = "training_order"  # downstream of everything that the estimate reads
+DATA = "flow_texts"  # downstream of everything that the estimate reads
 # Seconds per answer while none is timed: measured for the embedded teacher; for a model, at about 60 tokens/s.
 EMBEDDED_SECONDS, MODEL_SECONDS = 0.1, 4.0
 BATCH_HOURS = 24  # the Batch API promises an answer within this time
 
 
-class Preview(Step):
-    """Step without output: it reads what an asset's body reads, and records and writes nothing."""
+class LakeReader:
+    """Reader of a lake as it is: what an asset's body would read, without recording anything."""
 
-    def __init__(self, lake: Lake, settings: Settings, artefact: ArtefactId) -> None:
-        self.lake, self.settings, self.artefact = lake, settings, artefact
-        self._seen, self._present, self._lineage = {}, present_value(lake, settings), {}
+    def __init__(self, lake: Lake, settings: Settings) -> None:
+        self.lake, self.settings, self.spec = lake, settings, load_spec(settings.data.dataset)
+        self._present, self._lineage = present_value(lake, settings), dict[ArtefactId, str]()
 
     def input(self, asset: str, partition: str = "") -> Path:
         """Return the folder of an artefact; UserError if a run would materialise it first."""
@@ -47,12 +51,6 @@ class Preview(Step):
         if broken := self.lake.broken_lineage(artefact, self._present, self._lineage):
             raise UserError(f"{broken}; `iot-pipeline run --until {DATA}` makes what the estimate reads, free of cost")
         return self.lake.folder(artefact)
-
-    def log(self, text: str) -> None:
-        """Ignore the text."""
-
-    def note(self, **facts: Any) -> None:
-        """Ignore the facts."""
 
 
 def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -64,7 +62,8 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
     if not settings.lake_path.exists():
         raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run --until {DATA}` makes one, free of cost")
     paid = is_paid(settings)
-    with opened_store(settings) as store:
+    location = store_of(settings)
+    with Store(location, read_only=True) if exists(location) else contextlib.nullcontext() as store:
         source = source_of(settings)
         if source == EMBEDDED:
             source = f"{EMBEDDED}-{code_version('iot_pipeline.embedded_teacher.analyst')}"
@@ -75,7 +74,7 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
             settings.teacher.explanation_words,
             BatchLimits(tokens=settings.run.teacher_enqueued_tokens),
         )
-        walk(survey, Lake(settings.lake_path, read_only=True), settings, say)
+        walk(survey, LakeReader(Lake(settings.lake_path, read_only=True), settings), say)
         spent = store.spent_usd() if store is not None else 0.0
         seconds = store.answer_seconds(source) if store is not None else None
     total = sum(survey.parts, Part("total"))
@@ -87,34 +86,26 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
     }  # fmt: skip
 
 
-@contextlib.contextmanager
-def opened_store(settings: Settings) -> Iterator[Store | None]:
-    """Open the store of answers for reading; None if there is none yet."""
-    location = store_of(settings)
-    if not exists(location):
-        yield None
-        return
-    with Store(location, read_only=True) as store:
-        yield store
-
-
-def walk(survey: CostEstimator, lake: Lake, settings: Settings, say: Callable[[str], None]) -> None:
+def walk(survey: CostEstimator, lake: LakeReader, say: Callable[[str], None]) -> None:
     """Have each asset ask the cost estimator instead of the teacher, in the order of a run."""
-    prompts = {track: prompt_file(settings, track) for track in {"original", *settings.run.tracks}}
+    tracks = lake.settings.run.tracks
+    prompts: dict[str, PromptFile] = {track: prompt_file(lake.settings, track) for track in {"original", *tracks}}
 
-    def begin(artefact: ArtefactId, track: str) -> Preview:
+    def count(artefact: ArtefactId, track: str, rows: Rows, folder: Path, originals: Path | None = None) -> None:
         say(str(artefact))
         survey.begin(str(artefact), track)
-        return Preview(lake, settings, artefact)
+        ask(track_plan(lake, track, rows, prompts[track], folder, originals), survey, folder)
 
-    assets.ask_validation(begin(ArtefactId("validation_answers"), "original"), prompts["original"], survey)
-    for stage in stages_up_to(max(settings.run.stages, key=STAGES.index)):
-        step = begin(ArtefactId("original", stage), "original")
-        answers = assets.ask_original(step, prompts["original"], survey).answers
-        for track, ask in (("paraphrased", assets.ask_paraphrased), ("feature_varied", assets.ask_feature_varied)):
-            if track in settings.run.tracks:
-                step = begin(ArtefactId(track, stage), track)
-                ask(step, prompts[track], survey, answers)
+    with TemporaryDirectory() as folder:
+        out = Path(folder)
+        count(ArtefactId("validation_answers"), "original", validation_rows(lake), out)
+        for stage in stages_up_to(max(lake.settings.run.stages, key=STAGES.index)):
+            rows, _ = increment(lake, stage)
+            count(ArtefactId("original", stage), "original", rows, out)
+            write_answers(out)
+            for track in ("paraphrased", "feature_varied"):
+                if track in tracks:
+                    count(ArtefactId(track, stage), track, rows, out, originals=out)
 
 
 def prompt_file(settings: Settings, track: str) -> PromptFile:
@@ -135,8 +126,9 @@ def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:
 
 def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str, Any]:
     """Return the time: seconds by concurrent requests and the limit that applies; batches, and maximum hours of one."""
+    assumed = EMBEDDED_SECONDS if settings.teacher.server == EMBEDDED else MODEL_SECONDS  # while none is timed
     needed = seconds_needed(
-        total, seconds or assumed_seconds(settings), settings.run.teacher_concurrency, settings.run.teacher_rpm,
+        total, seconds or assumed, settings.run.teacher_concurrency, settings.run.teacher_rpm,
         settings.run.teacher_tpm,
     )  # fmt: skip
     limit = max(needed, key=lambda name: needed[name])
@@ -146,15 +138,10 @@ def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str,
     }  # fmt: skip
 
 
-def assumed_seconds(settings: Settings) -> float:
-    """Return the assumed seconds per answer while none is timed."""
-    return EMBEDDED_SECONDS if settings.teacher.server == EMBEDDED else MODEL_SECONDS
-
-
 def basis(survey: CostEstimator, paid: bool, seconds: float | None) -> list[str]:
     """Describe the basis of the estimate in words."""
     lines = []
-    answers = {prompt: learned.answers for prompt, learned in survey.learned.items() if learned.answers}
+    answers = {prompt: learned.answers for prompt, learned in survey.learned.items() if prompt and learned.answers}
     if answers:
         told = ", ".join(f"{count:,} of {prompt}" for prompt, count in sorted(answers.items()))
         lines.append(f"tokens and attempts an answer as stored answers took them ({told})")
@@ -191,9 +178,13 @@ def show(found: dict[str, Any], as_json: bool) -> None:
             table.add_section()
         cells = (f"{part[name]:,.4f}" if "usd" in name else f"{part[name]:,}" for name in columns)
         table.add_row(Text(part["name"]), *cells)
-    console = wide_console()
+    console, given = wide_console(), found["time"]
     console.print(table)
-    for line in [*told_budget(found), told_time(found), *found["basis"]]:
+    time = (
+        f"by requests about {given['requests_seconds']:,.0f} s, limited by {given['limited_by']}; by Batch "
+        f"{given['batches']:,} batches, each within {BATCH_HOURS} hours"
+    )
+    for line in [*told_budget(found), time, *found["basis"]]:
         console.print(Text(line), soft_wrap=True)
 
 
@@ -208,12 +199,3 @@ def told_budget(found: dict[str, Any]) -> list[str]:
         f"{found['via']}: {verdict}",
         f"worst case, every answer as long as its prompt file allows: ${given['worst_usd']:,.4f}",
     ]
-
-
-def told_time(found: dict[str, Any]) -> str:
-    """Describe the time in words."""
-    given = found["time"]
-    return (
-        f"by requests about {given['requests_seconds']:,.0f} s, limited by {given['limited_by']}; by Batch "
-        f"{given['batches']:,} batches, each within {BATCH_HOURS} hours"
-    )

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.augmentation.answers import check_answer
-from iot_pipeline.augmentation.prompts import glossary_of, standardised
 from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.calibration import apply_temperature
-from iot_pipeline.flows.serialise import RankTable, texts
-from iot_pipeline.flows.spec import DatasetSpec, Scale, load_spec
+from iot_pipeline.flows.spec import DatasetSpec, load_spec
+from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.flows.unlabelled import read_unlabelled
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.atomic import write_text
@@ -59,12 +58,11 @@ def explain(
     found = find(lake, stage, trained)
     if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
         raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")
-    spec = with_fitted_scales(lake, load_spec(settings.data.dataset))
+    writer = FlowTextWriter.load(lake.folder(ArtefactId("flow_texts")), load_spec(settings.data.dataset))
+    spec = writer.spec
     table = read_unlabelled(spec, flows, log)
     distinct = table.drop_duplicates("flow_group")
-    prompts = texts(
-        spec, settings.data.serialisation, distinct, ranks_of(lake) if settings.data.serialisation == "ranked" else None
-    )
+    prompts = writer.texts(distinct)
     student = Student.load(found.base, found.adapter, threads=settings.run.threads)
     temperature = temperature_of(lake, stage, trained)
     answers = named(student, prompts, spec, settings, temperature, log)
@@ -92,8 +90,7 @@ def named(
     Raises UserError if a score is NaN.
     """
     tasks = settings.student.tasks
-    order = "label_first" if tasks == "both" else settings.teacher.answer_order
-    scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, order, log=log)
+    scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, log=log)
     scores = apply_temperature(scores, temperature) if temperature is not None else scores
     if np.isnan(scores).any():
         raise UserError(
@@ -117,23 +114,9 @@ def explained(
     flows = prompts if settings.serving.decoding == "grounded" else None
     longest = room_for(settings.teacher.explanation_words)
     written = student.explain(questions, longest, answers=heads, log=log, grounded_in=flows)
-    signed = standardised(glossary_of(spec))
-    for text, answer, said in zip(prompts, answers, written, strict=True):
-        wrong = check_answer(said, text, answer["class"], spec.classes, signed)
+    for text, answer, (said, _ended) in zip(prompts, answers, written, strict=True):
+        wrong = check_answer(said, text, answer["class"], spec.classes, spec.standardised)
         answer |= {"answer": said, "decoding": settings.serving.decoding, "unsupported": wrong}
-
-
-def with_fitted_scales(lake: Lake, spec: DatasetSpec) -> DatasetSpec:
-    """Return the data set spec with the scales used in texts: those of the train pool, if they are fitted."""
-    if spec.scaling != "train_pool":
-        return spec
-    fitted = json.loads((lake.folder(ArtefactId("evaluation_split")) / "scaling.json").read_text())
-    return spec.with_scales({name: Scale.model_validate(scale) for name, scale in fitted.items()})
-
-
-def ranks_of(lake: Lake) -> RankTable:
-    """Read the rank table of the train pool."""
-    return RankTable.from_json(json.loads((lake.folder(ArtefactId("training_order")) / "ranks.json").read_text()))
 
 
 def temperature_of(lake: Lake, stage: str, trained: Trained) -> float | None:

@@ -1,16 +1,15 @@
 """Reads of an asset body as its manifest records them, and their present values."""
 
 import hashlib
-import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from iot_pipeline.defs.metadata import to_json
-from iot_pipeline.defs.versions import code_version
-from iot_pipeline.flows.download import without_credentials
+from iot_pipeline.flows.download import QUERY, without_credentials
 from iot_pipeline.flows.source import local_files
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Section, Settings
 
@@ -59,7 +58,7 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
         if kind == "code":
             return code_version(rest)
         if kind == "file":
-            return file_version(PROJECT_ROOT / rest)
+            return file_version(PROJECT_ROOT / rest, lake)
         if kind == "files":
             return [str(file) for file in local_files(rest)]
         return [str(a) for a in made() if a.belongs_to(rest) and not lake.broken_lineage(a, value, known)]
@@ -75,14 +74,9 @@ def list_artefacts(
     return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
 
 
-def file_version(path: Path) -> str:
-    """Return the content hash of a small file, size and time of one over 10 MB, `missing` without a file."""
-    if not path.is_file():
-        return "missing"
-    facts = path.stat()
-    if facts.st_size > 10_000_000:
-        return f"{facts.st_size} bytes, {facts.st_mtime_ns}"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def file_version(path: Path, lake: Lake) -> str:
+    """Return the content hash of a file outside the lake, `missing` without a file."""
+    return lake.source_hash(path) if path.is_file() else "missing"
 
 
 def recorded(value: Any) -> Any:
@@ -91,6 +85,5 @@ def recorded(value: Any) -> Any:
         return str(value.relative_to(PROJECT_ROOT))  # a lake stays fresh when the checkout moves
     if not isinstance(value, str):
         return to_json(value)
-    told = without_credentials(value)
-    asked = re.findall(r"https?://[^?#\s,]*([?#][^\s,]*)", value)
+    told, asked = without_credentials(value), [query for _, query in QUERY.findall(value)]
     return f"{told} ({hashlib.sha256(repr(asked).encode()).hexdigest()[:8]})" if asked else told

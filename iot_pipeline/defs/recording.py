@@ -20,10 +20,10 @@ from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.metadata import to_cell, to_json, to_metadata
 from iot_pipeline.defs.progress import announce
 from iot_pipeline.defs.reads import RecordedSettings, file_version, list_artefacts, present_value
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_csv, write_json
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact, input_key
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
@@ -103,7 +103,7 @@ class Step:
         """Record a file outside the lake (a prompt, a spec) by its content, and return its path."""
         # Files of the project have relative names, so that a lake stays fresh when the checkout moves.
         name = path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
-        self._seen[f"file {name}"] = file_version(path)
+        self._seen[f"file {name}"] = file_version(path, self.lake)
         return path
 
     def code(self, module: str) -> str:

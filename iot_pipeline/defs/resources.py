@@ -23,7 +23,7 @@ from iot_pipeline.teacher_factory import open_teacher
 from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, finished
 from iot_pipeline.training.gpu_locks import cards_here, leased
-from iot_pipeline.training.launch import BUILD_BASE, LAUNCHERS, MOST_CPU_PROCESSES, command, environment, processes_here
+from iot_pipeline.training.launch import BUILD_BASE, MOST_CPU_PROCESSES, command, environment, processes_here
 from iot_pipeline.training.reporter import describe_progress
 
 LIMITS = {"budget_usd", "via", "concurrency", "rpm", "tpm"}
@@ -115,12 +115,8 @@ class TrainerResource(dg.ConfigurableResource):
         if (done := finished(config)) is not None:
             step.log("this training had ended before: its result is taken as it is")
             return done
-        if step.settings.run.trainer == "fake":
-            # Recorded for fake training only: a real checkpoint stays valid whichever trainer is set for the next one.
-            step.provenance["label"] = f"FAKE trainer ({step.settings.run.trainer}): the adapter has learned nothing"
-            processes = 1
-        launcher = LAUNCHERS[self.launcher or step.settings.run.trainer]
-        argv = launcher(config.write(config.out / "config.json"), processes)
+        path = config.write(config.out / "config.json")
+        argv = command(path, processes, launcher=self.launcher or step.settings.run.trainer)
         variables = environment(config.base, processes, config.threads)
         self._run(step, argv, variables, config.out, leased(cards_here(), processes, step.log))
         facts: dict[str, Any] = json.loads((config.out / "training.json").read_text())
@@ -137,7 +133,9 @@ class TrainerResource(dg.ConfigurableResource):
                 return done
         variables = environment(str(config.out), config.processes, config.threads)
         path = config.write(config.out / "config.json")
-        self._run(step, command(path, config.processes, BUILD_BASE), variables, config.out, contextlib.nullcontext([]))
+        self._run(
+            step, command(path, config.processes, module=BUILD_BASE), variables, config.out, contextlib.nullcontext([])
+        )
         report: dict[str, Any] = json.loads((config.out / RESULT).read_text())
         return report
 

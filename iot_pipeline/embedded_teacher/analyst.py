@@ -6,9 +6,11 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import itemgetter
 
 from iot_pipeline.embedded_teacher.phrasing import Cite, Writer, about_class, group_of
 from iot_pipeline.flows.serialise import parse_line
@@ -81,11 +83,7 @@ def prompt_tokens(prompt: str) -> int:
 
 def find_classes(messages: Sequence[Mapping[str, str]]) -> list[str]:
     """Return the classes that a prompt lists."""
-    for message in messages:
-        classes = _task(message["content"]).classes
-        if classes:
-            return list(classes)
-    return []
+    return next((list(found) for message in messages if (found := _task(message["content"]).classes)), [])
 
 
 def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperature: float) -> str:
@@ -100,9 +98,8 @@ def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperatur
     writer = Writer(rng, temperature)
     if given:
         return _paraphrase(given, writer, classes, label_first)
-    label = TRUE_CLASS.search(last) or next(
-        (found for m in messages if (found := TRUE_CLASS.search(m["content"]))), None
-    )
+    texts = [last, *(message["content"] for message in messages)]
+    label = next((found for text in texts if (found := TRUE_CLASS.search(text))), None)
     flow = [found for line in last.split("\n") for found in parse_line(line)]
     if label is None or not flow:
         return NOTHING_TO_DO
@@ -128,50 +125,43 @@ def _task(text: str) -> Task:
 def _task_of(text: str) -> Task:
     classes, words = CLASSES.search(text), WORDS.search(text)
     parts = PART.findall(text)
-    order = None
-    if "CLASSIFICATION" in parts and "ANALYSIS" in parts:
-        order = parts.index("CLASSIFICATION") < parts.index("ANALYSIS")
+    ordered = {"CLASSIFICATION", "ANALYSIS"} <= {*parts}
     return Task(
         classes=tuple(c.strip(" .") for c in classes[1].split(",")) if classes else (),
         standardised=frozenset(name for name, unit in GLOSSARY_LINE.findall(text) if "standardised" in unit),
         words=int(words[1]) if words else None,
-        label_first=order,
+        label_first=parts.index("CLASSIFICATION") < parts.index("ANALYSIS") if ordered else None,
     )
 
 
 def _cite(name: str, value: str, rank: int | None, standardised: frozenset[str]) -> Cite:
     """Cite a value with its direction: by percentile if there is one, else by the sign of a standardised value."""
-    percentile = "" if rank is None else f"p{rank}"
-    if rank is not None:
-        distance = float(rank - 50)
-    elif name in standardised:
-        distance = float(value)
-    else:
+    if rank is None and name not in standardised:
         return Cite(name, value, "", "")
-    return Cite(name, value, percentile, "above" if distance > 0 else "below" if distance < 0 else "at")
+    distance = float(value) if rank is None else rank - 50
+    direction = "above" if distance > 0 else "below" if distance < 0 else "at"
+    return Cite(name, value, "" if rank is None else f"p{rank}", direction)
 
 
 def _choose(cites: list[Cite], label: str, words: int, rng: random.Random, temperature: float) -> list[Cite]:
     """Choose 3 to 12 indicators: far from normal, in groups that matter for the class, few per group."""
     weights: Mapping[str, float] = about_class(label)["groups"]
-    scored = []
-    for cite in cites:
+
+    def score(cite: Cite) -> float:
         weight = weights.get(group_of(cite.feature), 0.4)
-        score = weight * (0.25 + _extremity(cite)) + 0.1 * temperature * rng.random()
-        scored.append((-score, cite.feature, cite))
-    scored.sort(key=lambda item: item[:2])
+        return weight * (0.25 + _extremity(cite)) + 0.1 * temperature * rng.random()
+
+    scored = sorted(((-score(cite), cite.feature, cite) for cite in cites), key=itemgetter(0, 1))
     wanted = max(3, min(12, round(words / 15)))
     each = max(2, wanted // 3)
     chosen: list[Cite] = []
     left: list[Cite] = []
-    taken: dict[str, int] = {}
+    taken: Counter[str] = Counter()
     for _, _, cite in scored:
         group = group_of(cite.feature)
-        if taken.get(group, 0) < each and len(chosen) < wanted:
-            chosen.append(cite)
-            taken[group] = taken.get(group, 0) + 1
-        else:
-            left.append(cite)
+        fits = taken[group] < each and len(chosen) < wanted
+        (chosen if fits else left).append(cite)
+        taken[group] += fits
     return chosen + left[: wanted - len(chosen)]
 
 
@@ -193,24 +183,23 @@ def _paraphrase(answer: str, writer: Writer, classes: Sequence[str], label_first
     if not label or not indicators or not analysis:
         return NOTHING_TO_DO
     # Cite features that the given analysis names; a percentile that it omits stays omitted, with its direction.
-    cited = []
-    for cite in indicators:
-        if re.search(rf"(?<![\w.]){re.escape(cite.feature)}(?![\w]|\.\w)", analysis):
-            with_rank = cite.percentile and re.search(rf"\b{cite.percentile}\b", analysis)
-            cited.append(cite if with_rank or not cite.percentile else replace(cite, percentile="", direction=""))
+    cited = [
+        cite if re.search(rf"\b{cite.percentile}\b", analysis) else replace(cite, percentile="", direction="")
+        for cite in indicators
+        if re.search(rf"(?<![\w.]){re.escape(cite.feature)}(?![\w]|\.\w)", analysis)
+    ]
     text = writer.analysis(label, writer.shuffled(cited), len(analysis.split()), classes)
     return _assemble(label, text, indicators, label_first)
 
 
 def _parts(answer: str) -> dict[str, str]:
-    marks = list(PART.finditer(answer))
-    ends = [mark.start() for mark in marks[1:]] + [len(answer)]
-    return {mark[1]: answer[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)}
+    _, *pieces = PART.split(answer)  # name, text, name, text, ...
+    return dict(zip(pieces[::2], map(str.strip, pieces[1::2]), strict=True))
 
 
 def _assemble(label: str, analysis: str, indicators: Sequence[Cite], label_first: bool) -> str:
     classification = f"CLASSIFICATION: {label}"
-    explanation = f"ANALYSIS: {analysis}\nKEY_INDICATORS: {'; '.join(cite.indicator() for cite in indicators)}"
+    explanation = f"ANALYSIS: {analysis}\nKEY_INDICATORS: {'; '.join(map(str, indicators))}"
     return f"{classification}\n{explanation}" if label_first else f"{explanation}\n{classification}"
 
 
@@ -221,7 +210,7 @@ def _object(answer: str, fields: Sequence[str]) -> str:
         "classification": parts.get("CLASSIFICATION", ""),
         "analysis": parts.get("ANALYSIS", answer),
         "key_indicators": [
-            {"feature": cite.feature, "value": cite.value, "note": cite.note()}
+            {"feature": cite.feature, "value": cite.value, "note": cite.note}
             for cite in _indicators(parts.get("KEY_INDICATORS", ""))
         ],
     }

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from iot_pipeline.embedded_teacher.analyst import prompt_tokens
@@ -36,6 +32,7 @@ from iot_pipeline.embedded_teacher.options import ServerOptions
 MOST_LINES = 50_000
 MOST_BYTES = 200_000_000
 DAY_S = 86_400
+IN_MEMORY = 1_000_000  # bytes of a file; a larger one is stored in a nameless temporary file
 YIELD_EVERY = 20  # lines answered before other requests get a turn
 TERMINAL = ("completed", "failed", "expired", "cancelled")
 
@@ -55,24 +52,13 @@ class Job:
 
 
 class BatchServer:
-    """Routes and state of files and batches; a context manager that owns a temporary folder of files."""
+    """Routes and state of files and batches. Files have no name on disk, so nothing remains however the server ends."""
 
-    def __init__(self, plan: FaultPlan, manners: ServerOptions, bill: Bill) -> None:
-        self.plan, self.manners, self.bill = plan, manners, bill
-        self.files: dict[str, dict[str, Any]] = {}
+    def __init__(self, plan: FaultPlan, options: ServerOptions, bill: Bill) -> None:
+        self.plan, self.options, self.bill = plan, options, bill
+        self.files: dict[str, tuple[dict[str, Any], IO[bytes]]] = {}
         self.jobs: dict[str, Job] = {}
         self.tasks: set[asyncio.Task[None]] = set()
-
-    def __enter__(self) -> BatchServer:
-        self.folder = Path(tempfile.mkdtemp(prefix="embedded-teacher-"))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for task in self.tasks:
-            task.cancel()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def routes(self) -> list[Route]:
         """Return the routes under /v1."""
@@ -103,25 +89,33 @@ class BatchServer:
 
     async def file(self, request: Request) -> Response:
         """Handle GET and DELETE /v1/files/{id}."""
-        found = self.files.get(request.path_params["id"])
-        if found is None:
+        identity = request.path_params["id"]
+        if identity not in self.files:
             return _no_such("file", request)
         if request.method == "DELETE":
-            del self.files[found["id"]]
-            (self.folder / found["id"]).unlink()
-            return AsciiJSON({"id": found["id"], "object": "file", "deleted": True})
-        return AsciiJSON(found)
+            del self.files[identity]
+            return AsciiJSON({"id": identity, "object": "file", "deleted": True})
+        return AsciiJSON(self.files[identity][0])
 
     async def content(self, request: Request) -> Response:
         """Handle GET /v1/files/{id}/content."""
-        found = self.files.get(request.path_params["id"])
-        return FileResponse(self.folder / found["id"]) if found is not None else _no_such("file", request)
+        identity = request.path_params["id"]
+        return (
+            Response(self._read(identity), media_type="text/plain")
+            if identity in self.files
+            else _no_such("file", request)
+        )
+
+    def _read(self, identity: str) -> bytes:
+        file = self.files[identity][1]
+        file.seek(0)
+        return file.read()
 
     def _keep(self, content: bytes, purpose: str, name: str) -> dict[str, Any]:
-        identity = f"file-{uuid.uuid4().hex}"
-        (self.folder / identity).write_bytes(content)
-        self.files[identity] = {
-            "id": identity,
+        file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (it lives as long as its entry)
+        file.write(content)
+        public = {
+            "id": f"file-{uuid.uuid4().hex}",
             "object": "file",
             "bytes": len(content),
             "created_at": int(time.time()),
@@ -129,7 +123,8 @@ class BatchServer:
             "purpose": purpose,
             "status": "processed",
         }
-        return self.files[identity]
+        self.files[public["id"]] = public, file
+        return public
 
     # -- batches -------------------------------------------------------------------------------------------
 
@@ -206,15 +201,13 @@ class BatchServer:
 
     async def _work(self, job: Job) -> None:
         """Validate a batch, answer its lines, write the result files; some faults stop it halfway."""
-        try:
-            raw = (self.folder / job.public["input_file_id"]).read_bytes()
-        except FileNotFoundError:  # deleted since the batch was created
-            raw = b""
+        source = job.public["input_file_id"]
+        raw = self._read(source) if source in self.files else b""  # it may have been deleted meanwhile
         fault = self.plan.draw(b"", BATCH_FAULTS)  # drawn for the n-th batch: its content depends on timing
         lines, problems = _validated(raw)
-        job.tokens = sum(_prompt_tokens(line["body"]) for line in lines) if self.manners.enqueued_tokens else 0
+        job.tokens = sum(_prompt_tokens(line["body"]) for line in lines) if self.options.enqueued_tokens else 0
         queued = sum(other.tokens for other in self.jobs.values() if other.public["status"] not in TERMINAL)
-        if fault == "batch_queue_full" or queued > (self.manners.enqueued_tokens or queued):
+        if fault == "batch_queue_full" or queued > (self.options.enqueued_tokens or queued):
             problems = [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached", "line": None}]
         elif fault == "batch_failed":
             problems = [{"code": "server_error", "message": "failed on demand", "line": None}]
@@ -224,7 +217,7 @@ class BatchServer:
         job.public["request_counts"]["total"] = len(lines)
         job.public["usage"] = _usage(0, 0)
         job.move("in_progress")
-        await asyncio.sleep(self.manners.batch_seconds)
+        await asyncio.sleep(self.options.batch_seconds)
         half = len(lines) // 2 if fault in ("batch_expired", "batch_cancelled") else len(lines)
         for number, line in enumerate(lines):
             if job.public["status"] == "cancelling" or number >= half:
@@ -242,17 +235,17 @@ class BatchServer:
         raw = json.dumps(line["body"], sort_keys=True).encode()
         counts = job.public["request_counts"]
         fault = self.plan.draw(raw, SINGLE_FAULTS)
+        refused: tuple[int, dict[str, Any]] | None = None
         try:
-            arguments = check_body(line["body"], bool(self.manners.json_schema))
+            arguments = check_body(line["body"], bool(self.options.json_schema))
         except BadBody as problem:
-            body = {"error": {"message": str(problem), "type": "invalid_request_error", "param": problem.param}}
+            refused = 400, {"message": str(problem), "type": "invalid_request_error", "param": problem.param}
+        else:
+            if fault in (*RATE_LIMIT_FAULTS, "server_error"):
+                refused = 500 if fault == "server_error" else 429, {"message": fault, "code": fault}
+        if refused is not None:
             counts["failed"] += 1
-            job.errors.append(_line(line["custom_id"], (400, body)))
-            return
-        if fault in (*RATE_LIMIT_FAULTS, "server_error"):
-            status = 500 if fault == "server_error" else 429
-            counts["failed"] += 1
-            job.errors.append(_line(line["custom_id"], (status, {"error": {"message": fault, "code": fault}})))
+            job.errors.append(_line(line["custom_id"], (refused[0], {"error": refused[1]})))
             return
         # The Batch API bills half of the full price, without a discount for cached prefixes.
         content = completion(arguments, fault, raw)
@@ -285,7 +278,7 @@ def _validated(raw: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     lines: list[dict[str, Any]] = []
     problems: list[dict[str, Any]] = []
     seen: set[str] = set()
-    for number, text in enumerate(_texts(raw), 1):
+    for number, text in enumerate(filter(bytes.strip, raw.split(b"\n")), 1):
         try:
             line = json.loads(text)
             known = (line["custom_id"], line["method"], line["url"], line["body"])
@@ -320,10 +313,6 @@ def _is_metadata(value: Any) -> bool:
         return True
     texts = [*value, *value.values()] if isinstance(value, dict) else [None]
     return len(texts) <= 32 and all(isinstance(text, str) for text in texts)
-
-
-def _texts(raw: bytes) -> Iterator[bytes]:
-    return (text for text in raw.split(b"\n") if text.strip())
 
 
 def _line(custom_id: str, response: tuple[int, dict[str, Any]] | None, code: str | None = None) -> bytes:

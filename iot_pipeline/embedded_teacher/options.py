@@ -1,9 +1,5 @@
-"""Options of the embedded server apart from faults: latencies and limits."""
+"""Options of the embedded server apart from faults."""
 
-from __future__ import annotations
-
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -22,10 +18,3 @@ class ServerOptions:
     tpm: int | None = None
     enqueued_tokens: int | None = None
     json_schema: int = 1
-
-
-def retry_headers(wait: float) -> Mapping[str, str]:
-    """Return Retry-After headers in seconds and milliseconds; none if waiting does not help."""
-    if math.isinf(wait):
-        return {}
-    return {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}

@@ -22,63 +22,42 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 @contextlib.contextmanager
-def embedded_server(faults: Mapping[str, float] | None = None, seed: int = 0, **manners: float) -> Iterator[str]:
+def embedded_server(faults: Mapping[str, float] | None = None, seed: int = 0, **options: float) -> Iterator[str]:
     """Yield the base URL (`http://127.0.0.1:<free port>/v1`) of a new embedded teacher, stopped when the block ends.
 
-    `faults` are probabilities by kind (see faults.FAULTS), `seed` is the seed of their draw, `manners` are fields of
+    `faults` are probabilities by kind (see faults.FAULTS), `seed` is the seed of their draw, `options` are fields of
     options.ServerOptions. Raises UserError if the server does not start.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "iot_pipeline.embedded_teacher.server",
-        "--port",
-        "0",
-        "--parent-pid",
-        str(os.getpid()),
-        "--seed",
-        str(seed),
-        *(f"--{name.replace('_', '-')}={value}" for name, value in manners.items()),
-    ]
-    if faults:
-        command += ["--faults", ",".join(f"{kind}={p}" for kind, p in check_faults(faults).items())]
+    chances = ",".join(f"{kind}={chance}" for kind, chance in check_faults(faults or {}).items())
+    told = {"faults": chances, "seed": seed, "options": options, "parent": os.getpid()}
     # The server needs no secrets: drop API keys and the store's URL, which may contain a password.
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != SETTING}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as complaints:
         # A session of its own: Ctrl-C does not stop the server before the client has saved its answers.
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "iot_pipeline.embedded_teacher.server", json.dumps(told)],
             stdout=subprocess.PIPE,
             stderr=complaints,
             stdin=subprocess.DEVNULL,
             env=environment,
             start_new_session=True,
         )
+        assert process.stdout is not None
         try:
-            line = _first_line(process)
-            if not line:
+            with selectors.DefaultSelector() as selector:
+                selector.register(process.stdout, selectors.EVENT_READ)
+                url = process.stdout.readline().decode().strip() if selector.select(START_TIMEOUT_S) else ""
+            if not url:
                 complaints.seek(0)
                 said = complaints.read().decode(errors="replace").strip().splitlines()
                 raise UserError(f"the embedded teacher did not start: {said[-1] if said else 'it said nothing'}.")
-            yield str(json.loads(line)["base_url"])
+            yield url
         finally:
-            _stop(process)
-
-
-def _first_line(process: subprocess.Popen[bytes]) -> bytes:
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        return process.stdout.readline() if selector.select(START_TIMEOUT_S) else b""
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
 import json
+import math
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -29,8 +28,8 @@ from iot_pipeline.embedded_teacher.analyst import prompt_tokens
 from iot_pipeline.embedded_teacher.batches import MOST_BYTES, BatchServer
 from iot_pipeline.embedded_teacher.billing import Bill, PromptCache
 from iot_pipeline.embedded_teacher.completions import BadBody, check_body, completion, error, prompt_of
-from iot_pipeline.embedded_teacher.faults import FAULTS, RATE_LIMIT_FAULTS, SINGLE_FAULTS, FaultPlan, parse_faults
-from iot_pipeline.embedded_teacher.options import ServerOptions, retry_headers
+from iot_pipeline.embedded_teacher.faults import RATE_LIMIT_FAULTS, SINGLE_FAULTS, FaultPlan, parse_faults
+from iot_pipeline.embedded_teacher.options import ServerOptions
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.processes import is_alive
 from iot_pipeline.teacher.rate_limit import Quota
@@ -44,9 +43,9 @@ COLLECT_AFTER = 20_000
 class Server:
     """Routes and state of chat completions, models and bill."""
 
-    def __init__(self, plan: FaultPlan, manners: ServerOptions, bill: Bill) -> None:
-        self.plan, self.manners, self.bill = plan, manners, bill
-        self.quota, self.cache = Quota(manners.rpm, manners.tpm), PromptCache()
+    def __init__(self, plan: FaultPlan, options: ServerOptions, bill: Bill) -> None:
+        self.plan, self.options, self.bill = plan, options, bill
+        self.quota, self.cache = Quota(options.rpm, options.tpm), PromptCache()
 
     async def models(self, request: Request) -> Response:
         """Handle GET /v1/models."""
@@ -57,7 +56,7 @@ class Server:
         """Handle POST /v1/chat/completions."""
         raw = await request.body()
         try:
-            arguments = check_body(json.loads(raw), bool(self.manners.json_schema))
+            arguments = check_body(json.loads(raw), bool(self.options.json_schema))
         except (ValueError, RecursionError) as problem:  # includes bytes that are not UTF-8
             return error(400, f"the body is not valid JSON: {problem}", "invalid_request_error")
         except BadBody as problem:
@@ -67,7 +66,9 @@ class Server:
             return error(400, f"unknown fault {wanted}", "invalid_request_error", param="x-iot-fault")
         tokens = prompt_tokens(prompt_of(arguments))
         if wait := self.quota.admit(tokens + arguments["max_tokens"]):
-            headers = {**self.quota.headers(), **retry_headers(wait)}
+            headers = dict(self.quota.headers())
+            if math.isfinite(wait):  # otherwise waiting does not help
+                headers |= {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}
             return error(429, "Rate limit reached", "requests", "rate_limit_exceeded", headers=headers)
         fault = wanted or self.plan.draw(raw, SINGLE_FAULTS)
         return self._unanswered(fault) or await self._answered(request, raw, arguments, tokens, fault)
@@ -101,13 +102,13 @@ class Server:
         content = completion(arguments, fault, raw, self.cache.tokens(prompt_of(arguments), tokens))
         self.bill.add("requests", raw, arguments["messages"], content, fault)
         headers = self.quota.headers() | {"x-request-id": content["id"].replace("chatcmpl-", "req_")}
-        if self.manners.answer_seconds:
-            await asyncio.sleep(self.manners.answer_seconds)
+        if self.options.answer_seconds:
+            await asyncio.sleep(self.options.answer_seconds)
         if fault == "unreadable":
             return Response(b'{"id": "chatcmpl-1", "choices": [{"mess', media_type="application/json")
         if fault == "timeout":
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.manners.hang_seconds):
+                async with asyncio.timeout(self.options.hang_seconds):
                     while not await request.is_disconnected():
                         await asyncio.sleep(0.05)
             return error(503, "timed out", "server_error")
@@ -169,16 +170,15 @@ async def http_error(request: Request, problem: Exception) -> Response:
     return error(problem.status_code, str(problem.detail), "invalid_request_error", headers=dict(problem.headers or {}))
 
 
-def build_app(plan: FaultPlan, manners: ServerOptions, parent: int | None = None) -> Starlette:
+def build_app(plan: FaultPlan, options: ServerOptions, parent: int | None = None) -> Starlette:
     """Build the ASGI application; it ends its process soon after the process `parent` is gone."""
     bill = Bill()
-    server, batches = Server(plan, manners, bill), BatchServer(plan, manners, bill)
+    server, batches = Server(plan, options, bill), BatchServer(plan, options, bill)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         watcher = asyncio.create_task(_watch(parent)) if parent is not None else None
-        with batches:
-            yield
+        yield
         if watcher is not None:
             watcher.cancel()
 
@@ -206,27 +206,11 @@ async def _watch(parent: int) -> None:
 
 
 def main() -> None:
-    """Run the server from the command line: print its URL and pid as a line of JSON, serve until stopped."""
-    parser = argparse.ArgumentParser(prog="python -m iot_pipeline.embedded_teacher.server", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0 = any free one")
-    parser.add_argument("--parent-pid", type=int, default=None, help="exit when this process is gone")
-    parser.add_argument("--faults", default="", help=f"kind=probability,... of: {', '.join(FAULTS)}")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
-    for manner in fields(ServerOptions):
-        kind = float if manner.name.endswith("seconds") else int
-        parser.add_argument(f"--{manner.name.replace('_', '-')}", type=kind, default=manner.default)
-    arguments = parser.parse_args()
-    manners = ServerOptions(**{manner.name: getattr(arguments, manner.name) for manner in fields(ServerOptions)})
+    """Run the server as the subprocess of `embedded_server`: arguments as JSON, the base URL as a line of JSON."""
+    told = json.loads(sys.argv[1])
+    options = ServerOptions(**told["options"])
     try:
-        serve(
-            "127.0.0.1",
-            arguments.port,
-            arguments.faults,
-            arguments.seed,
-            manners,
-            arguments.parent_pid,
-            lambda url: print(json.dumps({"base_url": url, "pid": os.getpid()}), flush=True),
-        )
+        serve("127.0.0.1", 0, told["faults"], told["seed"], options, told["parent"], lambda url: print(url, flush=True))
     except UserError as problem:
         sys.exit(f"error: {problem}")
 
@@ -236,7 +220,7 @@ def serve(
     port: int,
     faults: str,
     seed: int,
-    manners: ServerOptions,
+    options: ServerOptions,
     parent: int | None,
     announce: Callable[[str], None],
 ) -> None:
@@ -247,7 +231,7 @@ def serve(
         port: port to bind; 0 = any free one.
         faults: probabilities as read by `parse_faults`.
         seed: seed of the faults.
-        manners: latencies and limits.
+        options: latencies and limits.
         parent: process id; the server exits when that process is gone.
         announce: called with the base URL.
 
@@ -262,7 +246,7 @@ def serve(
     except OSError as problem:
         raise UserError(f"port {port} on {host} cannot be used ({problem.strerror}); choose one with --port") from None
     listener.listen(2048)
-    app = build_app(plan, manners, parent)
+    app = build_app(plan, options, parent)
     config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
     announce(f"http://{host}:{listener.getsockname()[1]}/v1")
     gc.freeze()

@@ -12,7 +12,8 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.calibration import apply_temperature
 from iot_pipeline.evaluation.intervals import RESAMPLES, intervals, paired
 from iot_pipeline.evaluation.metrics import normalise_log_probs, predict, score
-from iot_pipeline.evaluation.views import VIEWS, Floats, Side, read_side
+from iot_pipeline.evaluation.views import Floats, Side, read_side
+from iot_pipeline.vocabulary import VIEWS
 
 
 def evaluate_predictions(

@@ -16,10 +16,11 @@ from iot_pipeline.augmentation.answers import (
     parse_answer,
 )
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.serialise import RankTable, plain_number
+from iot_pipeline.flows.serialise import plain_number
+from iot_pipeline.flows.texts import RankTable
 
 
-def explanation_quality(
+def score_explanations(
     flow_texts: Sequence[str],
     answers: Sequence[str],
     labels: Sequence[str],
@@ -52,7 +53,7 @@ def explanation_quality(
     if not len(flow_texts) == len(answers) == len(labels) or (ended is not None and len(ended) != len(answers)):
         raise UserError("explanations need one flow text, one answer and one label each")
     items = [
-        judge(text, answer, label, classes, ranks, standardised)
+        score_explanation(text, answer, label, classes, ranks, standardised)
         for text, answer, label in zip(flow_texts, answers, labels, strict=True)
     ]
     if ended is not None:
@@ -61,7 +62,7 @@ def explanation_quality(
     return {"items": items, "aggregate": aggregate(items)}
 
 
-def judge(
+def score_explanation(
     flow_text: str,
     answer: str,
     label: str,
@@ -71,7 +72,7 @@ def judge(
 ) -> dict[str, Any]:
     """Check one answer: count its claims and the true ones among them, and name the false ones.
 
-    `label` is the scored (or given) class; `ranks` and `standardised` are those of `explanation_quality`. `faults` in
+    `label` is the scored (or given) class; `ranks` and `standardised` are those of `score_explanations`. `faults` in
     the result are the reasons for which a teacher's answer would be refused (directions by text or sign only).
     """
     plain = facts_of(flow_text)
@@ -136,9 +137,10 @@ def importance_agreement(
 ) -> dict[str, Any] | None:
     """Return the share of features named in explanations that are among a baseline's `most` important ones.
 
-    `items`: from `judge`; `importances`: increase in loss by feature, for all features of a flow; only positive ones
-    count. Returns {features, explanations, share, chance}: `share` is the mean over explanations, `chance` the value
-    for features named at random. None if no explanation names a feature or no feature matters to the baseline.
+    `items`: from `score_explanation`; `importances`: increase in loss by feature, for all features of a flow; only
+    positive ones count. Returns {features, explanations, share, chance}: `share` is the mean over explanations,
+    `chance` the value for features named at random. None if no explanation names a feature or no feature matters to
+    the baseline.
     """
     ranked = sorted(importances, key=lambda name: (-importances[name], name))
     top = [name for name in ranked[:most] if importances[name] > 0]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.evaluation.views import VIEWS, Floats, Ints, Side
+from iot_pipeline.evaluation.views import Floats, Ints, Side
+from iot_pipeline.vocabulary import VIEWS
 
 RESAMPLES = 1_000
 _BLOCK_BYTES = 64 * 2**20  # memory for the resample counts of one block

@@ -31,19 +31,17 @@ def confusion(true: Ints, predicted: Ints, weight: Floats, n_classes: int) -> Fl
 def per_class(matrix: Floats) -> dict[str, Floats]:
     """Compute precision, recall, f1, support and predicted, each [n_classes]; a ratio with denominator 0 is 0."""
     hit, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+
+    def ratio(above: Floats, below: Floats) -> Floats:
+        return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
     return {
-        "precision": _ratio(hit, predicted),
-        "recall": _ratio(hit, support),
-        "f1": _ratio(2 * hit, support + predicted),
+        "precision": ratio(hit, predicted),
+        "recall": ratio(hit, support),
+        "f1": ratio(2 * hit, support + predicted),
         "support": support,
         "predicted": predicted,
     }
-
-
-def macro_f1(matrix: Floats) -> float:
-    """Average F1 over the classes that occur (support > 0) in this view."""
-    scores = per_class(matrix)
-    return float(scores["f1"][scores["support"] > 0].mean())
 
 
 def log_loss(true: Ints, log_probs: Floats, weight: Floats) -> float:
@@ -108,7 +106,7 @@ def score(true: Ints, log_probs: Floats, weight: Floats, classes: tuple[str, ...
     by_class = per_class(matrix)
     return {
         "accuracy": float(np.average(correct, weights=weight)),
-        "macro_f1": macro_f1(matrix),
+        "macro_f1": float(by_class["f1"][by_class["support"] > 0].mean()),  # over the classes that occur
         "log_loss": log_loss(true, log_probs, weight),
         "brier": brier(true, log_probs, weight),
         "ece": ece(bins),
@@ -120,7 +118,3 @@ def score(true: Ints, log_probs: Floats, weight: Floats, classes: tuple[str, ...
             name: {key: float(values[index]) for key, values in by_class.items()} for index, name in enumerate(classes)
         },
     }
-
-
-def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

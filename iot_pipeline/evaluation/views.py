@@ -11,9 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from iot_pipeline.errors import UserError
-
-VIEWS = ("row", "distinct", "clean")
-# row: every row counts; distinct: every distinct flow counts once; clean: only distinct flows with a single label.
+from iot_pipeline.vocabulary import VIEWS
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -59,7 +57,7 @@ def read_side(records: pa.Table | pd.DataFrame, classes: list[str], side: str | 
     total = np.bincount(group, weights=rows)
     if not np.array_equal(total[group], group_rows):
         raise UserError("records do not hold every label of a flow group; make evaluation_split again")
-    weights = view_weights(rows, group_rows)
+    weights = {"row": rows, "distinct": rows / group_rows, "clean": (rows == group_rows).astype(np.float64)}
     return Side(
         group_ids=[str(item) for item in group_ids],
         group=group.astype(np.int64),
@@ -68,11 +66,6 @@ def read_side(records: pa.Table | pd.DataFrame, classes: list[str], side: str | 
         weights=weights,
         ceilings={view: _ceiling(group, weights[view]) for view in VIEWS},
     )
-
-
-def view_weights(rows: Floats, group_rows: Floats) -> dict[str, Floats]:
-    """Compute record weights [n] in each view, from the rows of each record and of its group."""
-    return {"row": rows, "distinct": rows / group_rows, "clean": (rows == group_rows).astype(np.float64)}
 
 
 def _ceiling(group: npt.NDArray[Any], weight: Floats) -> float | None:

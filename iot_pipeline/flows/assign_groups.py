@@ -30,12 +30,12 @@ def assign_class(sizes: Sequence[int], fractions: Mapping[str, float]) -> list[s
     """
     total = sum(sizes)
     most = {side: fractions[side] * total for side in SIDES} | {"train": float(total)}
-    giant = max(most[side] for side in EVALUATION_SIDES)
-    raised = boosted_fractions(sizes, giant, fractions)
+    oversized = max(most[side] for side in EVALUATION_SIDES)
+    raised = boosted_fractions(sizes, oversized, fractions)
     behind = dict.fromkeys(SIDES, 0.0)
     sides = []
     for size in sizes:
-        if size > giant:
+        if size > oversized:
             sides.append("train")
             continue
         for side, share in (raised if size >= LARGE else fractions).items():
@@ -47,10 +47,10 @@ def assign_class(sizes: Sequence[int], fractions: Mapping[str, float]) -> list[s
     return one_on_every_side(sides)
 
 
-def boosted_fractions(sizes: Sequence[int], giant: float, fractions: Mapping[str, float]) -> Mapping[str, float]:
-    """Return raised evaluation shares for large groups, to compensate for groups above `giant` rows."""
-    held = sum(size for size in sizes if size > giant)
-    large = sum(size for size in sizes if LARGE <= size <= giant)
+def boosted_fractions(sizes: Sequence[int], oversized: float, fractions: Mapping[str, float]) -> Mapping[str, float]:
+    """Return raised evaluation shares for large groups, to compensate for groups above `oversized` rows."""
+    held = sum(size for size in sizes if size > oversized)
+    large = sum(size for size in sizes if LARGE <= size <= oversized)
     if not held or not large:
         return fractions
     wanted = 1 - fractions["train"]

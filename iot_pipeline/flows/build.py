@@ -6,14 +6,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import values_text_sql
 from iot_pipeline.flows.spec import MOST_CLASSES, DatasetSpec
-from iot_pipeline.flows.sql import connect, identifier, literal, scan, write_query
+from iot_pipeline.flows.sql import connect, identifier, literal, one, scan, write_query
 
 LABEL_COPY = re.compile("label|class|attack|categor|traffic", re.IGNORECASE)
 
@@ -60,14 +59,35 @@ def build_flows(
     with connect(raw) as connection:
         words = word_columns(connection, spec, raw)
         check_label_copies(connection, spec, raw)
-        rows_in = load(connection, spec, raw, words)
-        rejected, left_out = sort_out(connection, spec, max_rejected_share, rows_in, words, lost_lines)
+        derive_features(connection, spec, raw, words)
+        rows_in, kept = one(connection, "SELECT count(*), count(*) FILTER (reason IS NULL) FROM derived")
+        left_out = dict(
+            connection.execute(
+                "SELECT label, count(*) FROM derived WHERE reason = 'absent' GROUP BY label ORDER BY label"
+            ).fetchall()
+        )
+        found = rejected_rows(connection, spec, words)
+        rejected = {reason: rows for reason, rows, _, _ in found}
+        total = sum(rejected.values())
+        if total and total + lost_lines > max_rejected_share * (rows_in + lost_lines):
+            told, number, first, cell = found[0]
+            before = f" and {lost_lines:,} lines of the source were no rows" if lost_lines else ""
+            raise UserError(
+                f"{total:,} of {rows_in:,} rows cannot be used{before}, more than the allowed "
+                f"{max_rejected_share:.2%}; most often: {told} ({number:,} rows), first in data row {first}, where the "
+                f"value is {cell!r}."
+            )
         if log is not None:
-            log(f"{rows_in:,} rows read, {sum(rejected.values()):,} rejected; serialising distinct flows")
-        features = ", ".join(identifier(name) for name in spec.feature_names)
-        kept = number_rows(connection, features, rows_in)
+            log(f"{rows_in:,} rows read, {total:,} rejected; serialising distinct flows")
         if kept == 0:
             raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
+        features = spec.feature_columns
+        # Sort row numbers only, not whole rows.
+        connection.execute(f"""
+            CREATE TEMP TABLE accepted AS SELECT row_id, {features}, label FROM derived JOIN (
+                SELECT source_row, row_number() OVER (ORDER BY source_row) - 1 AS row_id
+                FROM derived WHERE reason IS NULL) USING (source_row)""")
+        connection.execute("DROP TABLE derived")
         # Each distinct row is printed once; the join compares numbers, and equal numbers print the same.
         connection.execute(
             f"CREATE TEMP TABLE groups AS SELECT {features}, sha256({values_text_sql(spec)}) AS flow_group, "
@@ -79,44 +99,21 @@ def build_flows(
             FROM accepted JOIN groups USING ({features}) ORDER BY row_id"""
         write_query(connection, query, out)
         by_class = dict(connection.execute("SELECT label, count(*) FROM accepted GROUP BY label").fetchall())
-        groups = connection.execute("SELECT count(DISTINCT flow_group) FROM groups").fetchall()[0][0]
-    return FlowsReport(
-        rows_in=rows_in,
-        rows_kept=kept,
-        rejected=rejected,
-        left_out=left_out,
-        rows_by_class={name: by_class.get(name, 0) for name in spec.classes},
-        distinct_groups=groups,
-    )
+        (groups,) = one(connection, "SELECT count(DISTINCT flow_group) FROM groups")
+    rows_by_class = {name: by_class.get(name, 0) for name in spec.classes}
+    return FlowsReport(rows_in, kept, rejected, left_out, rows_by_class, groups)
 
 
-def number_rows(connection: duckdb.DuckDBPyConnection, features: str, rows_in: int) -> int:
-    """Create the table `accepted` (row_id, features, label) of the valid rows; return their number."""
-    kept = int(connection.execute("SELECT count(*) FROM derived WHERE reason IS NULL").fetchall()[0][0])
-    if kept == rows_in:
-        connection.execute(
-            f"CREATE TEMP TABLE accepted AS SELECT source_row - 1 AS row_id, {features}, label FROM derived"
-        )
-    else:
-        # Sort row numbers only, not whole rows.
-        connection.execute(f"""
-            CREATE TEMP TABLE accepted AS SELECT row_id, {features}, label FROM derived JOIN (
-                SELECT source_row, row_number() OVER (ORDER BY source_row) - 1 AS row_id
-                FROM derived WHERE reason IS NULL) USING (source_row)""")
-    connection.execute("DROP TABLE derived")
-    return kept
+def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, words: set[str]) -> None:
+    """Create the table `derived` and, with the raw cells of its rejected rows, the table `bad`.
 
+    Columns of `derived`: source_row (1-based), source_label, features, label, reason (NULL for a good row).
 
-def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    """Count the rows of a table."""
-    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
-
-
-def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, words: set[str]) -> int:
-    """Create the table `derived` and return its number of rows.
-
-    Columns: source_row (1-based), source_label, features, label, reason (NULL for a good row). The source columns
-    `words` stay text.
+    Args:
+        connection: DuckDB connection that may read `raw`.
+        spec: Spec of the data set.
+        raw: The raw table.
+        words: Source columns that stay text.
     """
     used = list(dict.fromkeys(column for feature in spec.features for column in feature.source_columns))
     cells = ", ".join(
@@ -144,7 +141,7 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, wo
     mapped = f"CASE source_label {cases} END" if cases else "CAST(NULL AS VARCHAR)"
     absent = ", ".join(literal(name) for name in spec.absent_classes) or "''"
     finite = " AND ".join(f"isfinite({identifier(name)})" for name in spec.feature_names)
-    # The exact reason is computed in `sort_out`, for bad rows only: nearly all rows are good.
+    # The exact reason is computed in `rejected_rows`, for bad rows only: nearly all rows are good.
     connection.execute(
         f"CREATE TEMP TABLE derived AS SELECT *, {mapped} AS label, CASE "
         f"WHEN label IS NULL THEN 'label' WHEN label IN ({absent}) THEN 'absent' "
@@ -158,7 +155,6 @@ def load(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, wo
         f"{scan(raw, ', file_row_number = true')}) raw SEMI JOIN "
         f"(SELECT source_row FROM derived WHERE reason IN ('label', 'value')) USING (source_row)"
     )
-    return count(connection, "derived")
 
 
 def word_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> set[str]:
@@ -180,7 +176,7 @@ def word_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: 
         f"count(nullif(trim({identifier(column)}), '')) > 0"
         for column in texts
     )
-    found = connection.execute(f"SELECT {tests} FROM {scan(raw)}").fetchall()[0]
+    found = one(connection, f"SELECT {tests} FROM {scan(raw)}")
     return {column for column, words in zip(texts, found, strict=True) if words}
 
 
@@ -201,28 +197,26 @@ def check_label_copies(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec,
 
 
 def label_pairs(connection: duckdb.DuckDBPyConnection, table: str, label: str, column: str) -> tuple[int, int, int]:
-    """Count the distinct (label, value) pairs, labels, and values of a column in a table expression."""
-    pairs, labels, values = connection.execute(
+    """Count the distinct (label, value) pairs, labels, and values of a column.
+
+    Args:
+        connection: DuckDB connection.
+        table: Table expression.
+        label: Column of the labels.
+        column: Column of the values.
+    """
+    pairs, labels, values = one(
+        connection,
         f"SELECT count(*), count(DISTINCT l), count(DISTINCT v) FROM (SELECT DISTINCT {identifier(label)} AS l, "
-        f"{identifier(column)} AS v FROM {table} WHERE l IS NOT NULL AND v IS NOT NULL)"
-    ).fetchall()[0]
+        f"{identifier(column)} AS v FROM {table} WHERE l IS NOT NULL AND v IS NOT NULL)",
+    )
     return pairs, labels, values
 
 
-def sort_out(
-    connection: duckdb.DuckDBPyConnection,
-    spec: DatasetSpec,
-    limit: float,
-    rows_in: int,
-    words: set[str],
-    lost_lines: int,
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Count rejected rows by reason and left-out rows by class; UserError if too many are rejected."""
-    left_out = dict(
-        connection.execute(
-            "SELECT label, count(*) FROM derived WHERE reason = 'absent' GROUP BY label ORDER BY label"
-        ).fetchall()
-    )
+def rejected_rows(
+    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, words: set[str]
+) -> list[tuple[str, int, int, str]]:
+    """Return (reason, rows, first row, its cell) of the rejected rows, the most common reason first."""
     cases = [f"WHEN derived.reason = 'label' THEN {literal(f'unknown label in {spec.label_column}')}"]
     cells = [f"WHEN derived.reason = 'label' THEN CAST(bad.{identifier(spec.label_column)} AS VARCHAR)"]
     for feature in spec.features:
@@ -242,19 +236,9 @@ def sort_out(
             judged = value if is_word else f"TRY_CAST({cell} AS DOUBLE)"
             cells.append(f"WHEN NOT coalesce(isfinite({judged}), false) THEN {cell}")
         cases.append(f"WHEN NOT coalesce(isfinite({value}), false) THEN {literal(f'no finite {feature.name}')}")
-    found: list[tuple[Any, ...]] = connection.execute(f"""
+    return connection.execute(f"""
         SELECT reason, count(*) AS n, min(source_row), min_by(cell, source_row) FROM (
             SELECT source_row, CASE {" ".join(cases)} END AS reason,
                 CASE {" ".join(cells)} ELSE '' END AS cell
             FROM derived JOIN bad USING (source_row))
         GROUP BY reason ORDER BY n DESC, reason""").fetchall()
-    rejected = {row[0]: row[1] for row in found}
-    total = sum(rejected.values())
-    if total and total + lost_lines > limit * (rows_in + lost_lines):
-        told, number, first, cell = found[0]
-        before = f" and {lost_lines:,} lines of the source were no rows" if lost_lines else ""
-        raise UserError(
-            f"{total:,} of {rows_in:,} rows cannot be used{before}, more than the allowed {limit:.2%}; most often: "
-            f"{told} ({number:,} rows), first in data row {first}, where the value is {cell!r}."
-        )
-    return rejected, left_out

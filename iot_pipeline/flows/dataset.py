@@ -1,5 +1,6 @@
-"""Rows of the splits with their features: a range of the training order, or the flows of one side."""
+"""Rows of the splits with features or texts: a range of the training order, or the flows of one side."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.sql import connect, scan
+from iot_pipeline.flows.sql import connect, literal, scan
 
 
 def training_rows(flows: Path, order: Path, start: int, stop: int) -> pd.DataFrame:
@@ -56,19 +57,59 @@ def side_records(records: Path, side: str) -> pd.DataFrame:
     return _frame(query, records, side=side)
 
 
-def labelled_flows(flows: Path, records: Path, side: str, most: int, seed: int) -> pd.DataFrame:
-    """Return up to `most` records of one side, sampled by a seeded hash: flow_group, label, row_id, features."""
+def side_texts(texts: Path, records: Path, side: str) -> pd.DataFrame:
+    """Return flow_group and text of each distinct flow on one side, by flow group."""
     query = f"""
-        SELECT r.flow_group, r.label, f.* EXCLUDE (flow_group, label, occurrence)
-        FROM {scan(records)} r JOIN {scan(flows)} f USING (row_id)
-        WHERE r.side = $side ORDER BY sha256($seed || r.flow_group || r.label) LIMIT $most"""
-    return _frame(query, records, flows, side=side, most=most, seed=str(seed))
+        SELECT flow_group, text FROM {scan(texts)}
+        SEMI JOIN (SELECT flow_group FROM {scan(records)} WHERE side = $side) USING (flow_group) ORDER BY flow_group"""
+    return _frame(query, texts, records, side=side)
 
 
-def evaluation_groups(records: Path) -> set[str]:
-    """Return the flow groups of validation, calibration and test, which no training text may contain."""
-    query = f"SELECT DISTINCT flow_group FROM {scan(records)} WHERE side <> 'train'"
-    return set(_frame(query, records)["flow_group"])
+def evaluation_texts(texts: Path, records: Path) -> set[str]:
+    """Return the SHA-256 of each text of validation, calibration and test, which no training text may equal."""
+    query = f"""
+        SELECT DISTINCT sha256(text) AS hash FROM {scan(texts)}
+        SEMI JOIN (SELECT flow_group FROM {scan(records)} WHERE side <> 'train') USING (flow_group)"""
+    return set(_frame(query, texts, records)["hash"])
+
+
+def count_split_texts(texts: Path, records: Path, order: Path) -> dict[str, int]:
+    """Count the texts that flows of several sides share, and the rows of the training order without a text."""
+    with connect(texts, records, order) as connection:
+        found = connection.execute(f"""
+            SELECT (SELECT count(*) FROM (
+                SELECT sha256(text) FROM {scan(texts)} JOIN {scan(records)} USING (flow_group)
+                GROUP BY ALL HAVING count(DISTINCT side) > 1)),
+            (SELECT count(*) FROM {scan(order)} ANTI JOIN {scan(texts)} USING (flow_group))""").fetchall()[0]
+    return dict(zip(("on_two_sides", "rows_without_text"), found, strict=True))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a track: a query for position, row_id, flow_group, label and repeat over one Parquet file."""
+
+    query: str
+    file: Path
+
+
+def ordered_rows(order: Path, start: int, stop: int) -> Rows:
+    """Return the rows at positions [start, stop) of the training order."""
+    return Rows(f"SELECT * FROM {scan(order)} WHERE position >= {start} AND position < {stop}", order)
+
+
+def sampled_rows(records: Path, side: str, most: int, seed: int) -> Rows:
+    """Return up to `most` records of one side, sampled and ordered by a seeded hash."""
+    query = f"""
+        SELECT row_number() OVER (ORDER BY sha256('{seed}' || flow_group || label)) - 1 AS position,
+            row_id, flow_group, label, CAST(0 AS INTEGER) AS repeat
+        FROM {scan(records)} WHERE side = {literal(side)} ORDER BY position LIMIT {most}"""
+    return Rows(query, records)
+
+
+def with_texts(rows: Rows, texts: Path) -> pd.DataFrame:
+    """Return some rows with their texts, by position, all in memory."""
+    query = f"SELECT * FROM ({rows.query}) JOIN {scan(texts)} USING (flow_group) ORDER BY position"
+    return _frame(query, rows.file, texts)
 
 
 def pool_size(order: Path) -> int:

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 from iot_pipeline.errors import UserError
 
+# A URL up to its query or fragment, and these. Outside http, `?` may belong to a glob: only `?name=` starts a query.
+QUERY = re.compile(r"(?i)(https?://[^?#\s,]*(?=[?#])|://[^?#\s,]*(?=[?#][\w.~%-]+=))([^\s,]*)")
 # Timeouts for connecting and for the next bytes; there is no total limit, as files may be large.
 CONNECT_SECONDS, READ_SECONDS = 30, 120
 
@@ -22,11 +24,10 @@ def is_url(part: str) -> bool:
 def without_credentials(text: str) -> str:
     """Strip user and password from the URLs in a text, and everything after `?` or `#` (tokens, signatures).
 
-    A password may contain characters that it should not (`/`, `@`, a comma). In a URL that is not http, `?` may belong
-    to a glob; there only `?name=` starts the stripped part.
+    A password may contain characters that it should not (`/`, `@`, a comma).
     """
     text = re.sub(r"(?<=://)(?:[^/?#\s]*@|[^/\s]*:(?!\d*(?:[/,?#\s]|$))\S*@)", "", text)
-    return re.sub(r"(?i)((?:https?://[^?#\s,]*(?=[?#])|://[^?#\s,]*(?=[?#][\w.~%-]+=)))[^\s,]*", r"\1", text)
+    return QUERY.sub(r"\1", text)
 
 
 def hide(text: str, url: str) -> str:

@@ -26,7 +26,7 @@ from iot_pipeline.flows.spec import (
     UNPRINTABLE,
     normalise_label,
 )
-from iot_pipeline.flows.sql import connect, identifier, scan
+from iot_pipeline.flows.sql import connect, identifier, one, scan
 
 LABEL_NAMES = re.compile(r"label|class|attack|traffic|categor|target|type", re.IGNORECASE)
 # Who and when, not what: with these a model would memorise the capture. Includes the names of UNSW-NB15 and Zeek.
@@ -87,7 +87,7 @@ def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
             f"{shown} has {len(features)} usable numeric columns; a data set needs {FEWEST_FEATURES} to "
             f"{MOST_FEATURES}. Left out: {told}."
         )
-    return Draft(to_yaml(name, shown, chosen, features, labels, left_out), chosen, features, labels, left_out)
+    return Draft(_to_yaml(name, shown, chosen, features, labels, left_out), chosen, features, labels, left_out)
 
 
 def open_table(connection: duckdb.DuckDBPyConnection, file: Path, folder: Path) -> tuple[str, dict[str, str]]:
@@ -103,7 +103,7 @@ def open_table(connection: duckdb.DuckDBPyConnection, file: Path, folder: Path) 
 def column_facts(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Count distinct values and rows of each column: column -> (distinct, rows)."""
     counts = ", ".join(f"count(DISTINCT {identifier(column)})" for column in columns)
-    *distinct, rows = connection.execute(f"SELECT {counts}, count(*) FROM given").fetchall()[0]
+    *distinct, rows = one(connection, f"SELECT {counts}, count(*) FROM given")
     return {column: (number, rows) for column, number in zip(columns, distinct, strict=True)}
 
 
@@ -111,6 +111,12 @@ def leak(connection: duckdb.DuckDBPyConnection, column: str, distinct: int, labe
     """Return why a column reveals the label, or an empty string.
 
     It does if it follows from the label, or if it is named like a label and the label follows from it.
+
+    Args:
+        connection: DuckDB connection with the table `given`.
+        column: Column to examine.
+        distinct: Number of its distinct values.
+        label: Column of the labels.
     """
     if not FEWEST_CLASSES <= distinct <= MOST_CLASSES:
         return ""
@@ -164,14 +170,12 @@ def feature_name(column: str) -> str:
 
 def distinct_names(names: Sequence[str]) -> list[str]:
     """Make names distinct (ignoring case) by appending the next free number to repeats."""
-    taken: set[str] = set()
-    result = []
+    given: dict[str, str] = {}
     for name in names:
         numbered = (f"{name}_{number}" for number in itertools.count(2))
-        free = next(one for one in itertools.chain([name], numbered) if one.lower() not in taken)
-        taken.add(free.lower())
-        result.append(free)
-    return result
+        free = next(text for text in itertools.chain([name], numbered) if text.lower() not in given)
+        given[free.lower()] = free
+    return list(given.values())
 
 
 def is_identity(column: str) -> bool:
@@ -181,7 +185,14 @@ def is_identity(column: str) -> bool:
 
 
 def reason(column: str, kind: str, distinct: int, rows: int) -> str:
-    """Return why a column cannot be a feature; empty if it can."""
+    """Return why a column cannot be a feature; empty if it can.
+
+    Args:
+        column: Name of the column.
+        kind: Its DuckDB type.
+        distinct: Number of its distinct values.
+        rows: Number of its rows.
+    """
     if NAMELESS.match(column):
         return "has no name: most likely a row number"
     if '"' in column:
@@ -197,7 +208,7 @@ def reason(column: str, kind: str, distinct: int, rows: int) -> str:
     return ""
 
 
-def to_yaml(
+def _to_yaml(
     name: str, shown: str, label: str, features: list[str], labels: dict[str, str], left_out: dict[str, str]
 ) -> str:
     """Render the draft spec as a person would write it, with TODO for the parts to fill in."""

@@ -9,8 +9,9 @@ import pandas as pd
 import pyarrow as pa
 
 from iot_pipeline.flows.dataset import distinct_flows
-from iot_pipeline.flows.serialise import RankTable, fit_ranks, group_id, texts
+from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import DatasetSpec, Scale
+from iot_pipeline.flows.texts import FlowTextWriter, RankTable, fit_ranks
 from iot_pipeline.lake.atomic import write_table
 
 
@@ -41,7 +42,8 @@ def prompts(spec: DatasetSpec, flows: Path, records: Path) -> pd.DataFrame:
     shown: dict[str, str] = {}
     for side in found["side"].unique():
         table = distinct_flows(flows, records, side)
-        shown |= dict(zip(table["flow_group"], map(group_id, texts(spec, "values", table)), strict=True))
+        texts = FlowTextWriter(spec, "values").texts(table)
+        shown |= dict(zip(table["flow_group"], map(group_id, texts), strict=True))
     return found.assign(prompt=found["flow_group"].map(shown))
 
 

@@ -1,21 +1,15 @@
-"""Flow to text and back: number formatting, the serialisations `values`, `ranked`, `compact`, flow group ids."""
+"""Form of flow texts: printed numbers, the serialisations `values`, `ranked`, `compact`, and their parsing."""
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, Format
-from iot_pipeline.flows.sql import connect, identifier, literal, scan
+from iot_pipeline.flows.sql import identifier, literal
 
 # values: `name: value` per line; ranked: `name: value pNN`; compact: one family per line, see `leads`.
 SERIALISATIONS = ("values", "ranked", "compact")
@@ -50,14 +44,6 @@ def printer(spec: DatasetSpec) -> Callable[[str, float], str]:
     return lambda name, value: printed(spec.format, scales[name].from_raw(float(printed(spec.format, value))))
 
 
-def values_text(spec: DatasetSpec, values: Sequence[float]) -> str:
-    """Return the `values` text of one flow: `name: value` lines in spec order, no trailing newline."""
-    show = printer(spec)
-    return "\n".join(
-        f"{name}: {show(name, float(value))}" for name, value in zip(spec.feature_names, values, strict=True)
-    )
-
-
 def group_id(text: str) -> str:
     """Return the flow group of a `values` text: its SHA-256, 64 hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -75,72 +61,9 @@ def printed_sql(form: Format, expression: str) -> str:
 
 
 def values_text_sql(spec: DatasetSpec) -> str:
-    """Return SQL that gives the result of `values_text` without fitted scales, over columns named like the features."""
+    """Return SQL for the `values` text without fitted scales, over columns named like the features."""
     lines = [f"{literal(f'{name}: ')} || ({printed_sql(spec.format, identifier(name))})" for name in spec.feature_names]
     return " || chr(10) || ".join(lines)
-
-
-@dataclass(frozen=True)
-class RankTable:
-    """Cumulative row counts of the train pool by printed value, for percentile ranks.
-
-    `values[feature]` are the distinct printed values as numbers, ascending; `cumulative[feature][i]` is the number of
-    rows at or below the i-th; `rows` is the number of rows of the pool.
-    """
-
-    rows: int
-    values: dict[str, list[float]]
-    cumulative: dict[str, list[int]]
-
-    def percentile(self, feature: str, text: str) -> int:
-        """Return the mid-rank percentile, 0..100, of a printed value: rows below plus half of those equal."""
-        values, cumulative = self.values[feature], self.cumulative[feature]
-        number = float(text)
-        left, right = bisect.bisect_left(values, number), bisect.bisect_right(values, number)
-        below = cumulative[left - 1] if left else 0
-        upto = cumulative[right - 1] if right else 0
-        # Integer arithmetic: halves round up on every platform.
-        return (100 * (below + upto) + self.rows) // (2 * self.rows)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the table as plain data for write_json."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(content: dict[str, Any]) -> RankTable:
-        """Restore the table written by `to_json`."""
-        return RankTable(content["rows"], content["values"], content["cumulative"])
-
-
-def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
-    """Fit the rank table on the rows of flows.parquet whose group is on side `train` of records.parquet.
-
-    Ranks are computed on the values that texts show, scaled if there are fitted scales. Raises UserError if no flow is
-    on the train side.
-    """
-    show, scaled = printer(spec), bool(spec.fitted_scales)
-    with connect(flows, records) as connection:
-        connection.execute(
-            f"CREATE TEMP TABLE pool AS SELECT * FROM {scan(flows)} WHERE flow_group IN "
-            f"(SELECT flow_group FROM {scan(records)} WHERE side = 'train')"
-        )
-        rows = connection.execute("SELECT count(*) FROM pool").fetchall()[0][0]
-        if rows == 0:
-            raise UserError(f"{records.name} has no flow on the train side, so there is nothing to rank against.")
-        values: dict[str, list[float]] = {}
-        cumulative: dict[str, list[int]] = {}
-        for name in spec.feature_names:
-            # Group before formatting: there are far fewer distinct values than rows.
-            query = f"""
-                WITH counted AS (SELECT {identifier(name)} AS x, count(*) AS n FROM pool GROUP BY ALL)
-                SELECT CAST({printed_sql(spec.format, "x")} AS DOUBLE) AS v, sum(n) FROM counted
-                GROUP BY v ORDER BY v"""
-            found = connection.execute(query).fetchall()
-            upto = np.cumsum([int(row[1]) for row in found]).tolist()
-            # Scaling keeps the order; where it maps several values to one, the last holds the cumulative count.
-            table = dict(zip((float(show(name, v)) if scaled else v for v, _ in found), upto, strict=True))
-            values[name], cumulative[name] = list(table), list(table.values())
-    return RankTable(rows=rows, values=values, cumulative=cumulative)
 
 
 def shortened(text: str) -> str:
@@ -216,52 +139,6 @@ def serialisation_of(text: str) -> str:
     if ": " not in first:
         return "compact"
     return "ranked" if re.search(r" p\d{1,3}$", first) else "values"
-
-
-def _cells(spec: DatasetSpec, serialisation: str, ranks: RankTable | None) -> Callable[[str, float], str]:
-    """Return a formatter (feature, value) -> the value's text in a serialisation."""
-    show = printer(spec)
-    if serialisation == "ranked":
-        if ranks is None:
-            raise UserError("the serialisation ranked needs the rank table of the train pool.")
-        table = ranks
-
-        def ranked(name: str, value: float) -> str:
-            text = show(name, value)
-            return f"{text} p{table.percentile(name, text)}"
-
-        return ranked
-    if serialisation == "compact":
-        return lambda name, value: shortened(show(name, value))
-    return show
-
-
-def flow_writer(
-    spec: DatasetSpec, serialisation: str, ranks: RankTable | None = None
-) -> Callable[[Sequence[float]], str]:
-    """Return a function that serialises the values of one flow.
-
-    Raises UserError for an unknown serialisation or for `ranked` without ranks.
-    """
-    names, before = spec.feature_names, leads(spec.feature_names, serialisation)
-    cell = _cells(spec, serialisation, ranks)
-    return lambda values: "".join(
-        lead + cell(name, float(value)) for lead, name, value in zip(before, names, values, strict=True)
-    )
-
-
-def texts(spec: DatasetSpec, serialisation: str, table: Any, ranks: RankTable | None = None) -> list[str]:
-    """Serialise many flows at once; `table` is anything whose `table[name]` is a column (pandas, Arrow, dict).
-
-    Each distinct value of a column is formatted once. Raises UserError as `flow_writer` does.
-    """
-    before, cell = leads(spec.feature_names, serialisation), _cells(spec, serialisation, ranks)
-    columns = []
-    for lead, name in zip(before, spec.feature_names, strict=True):
-        distinct, inverse = np.unique(np.asarray(table[name], dtype=np.float64), return_inverse=True)
-        parts = [lead + cell(name, value) for value in distinct.tolist()]
-        columns.append(np.array(parts, dtype=object)[inverse].tolist() if parts else [])
-    return ["".join(parts) for parts in zip(*columns, strict=True)]
 
 
 def parse_line(line: str) -> list[tuple[str, str, int | None]]:

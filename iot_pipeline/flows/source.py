@@ -26,7 +26,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.csv_lines import count_lines
 from iot_pipeline.flows.download import fetch, is_url
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.sql import connect, identifier, literal, scan, write_query
+from iot_pipeline.flows.sql import connect, identifier, literal, one, scan, write_query
 from iot_pipeline.lake.atomic import sha256_file
 
 DELIMITERS = ",;\t|"
@@ -114,16 +114,15 @@ def read_source(
                 log(f"left out, no table by its name: {name}")
         listing = ", ".join(literal(part) for part in parts)
         everything = f"read_parquet([{listing}], union_by_name = true, hive_partitioning = false)"
-        rows = count_rows(connection, everything)
-        check_rejected(lost, rows, max_rejected_share)
+        (rows,) = one(connection, f"SELECT count(*) FROM {everything}")
+        if len(lost) > max_rejected_share * (rows + len(lost)):
+            raise UserError(
+                f"{len(lost):,} of {rows + len(lost):,} lines are no rows of the table, more than the allowed "
+                f"{max_rejected_share:.2%}; {commonest(lost)}"
+            )
         write_query(connection, typed_query(connection, everything, columns), out)
     reasons = dict(Counter(line["reason"] for line in lost).most_common())
     return SourceReport(report, rows, columns, reasons, lost[:EXAMPLES], skipped)
-
-
-def count_rows(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    """Count the rows of a table expression."""
-    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
 
 
 def rejected_lines(connection: duckdb.DuckDBPyConnection, name: str, part: Path) -> list[dict[str, Any]]:
@@ -142,15 +141,6 @@ def rejected_lines(connection: duckdb.DuckDBPyConnection, name: str, part: Path)
         if kind == "UNQUOTED VALUE":
             raise UserError(f"{name}, line {line}, has a quote that is never closed: mend or remove that line.")
     return [{"file": name, "line": line, "reason": REASONS.get(kind, kind.lower())} for line, kind in found]
-
-
-def check_rejected(lost: list[dict[str, Any]], rows: int, limit: float) -> None:
-    """Raise UserError if more than `limit` of all lines were rejected, with the commonest reason and first line."""
-    if len(lost) > limit * (rows + len(lost)):
-        raise UserError(
-            f"{len(lost):,} of {rows + len(lost):,} lines are no rows of the table, more than the allowed {limit:.2%}; "
-            f"{commonest(lost)}"
-        )
 
 
 def commonest(lost: list[dict[str, Any]]) -> str:
@@ -269,7 +259,7 @@ def as_text_parquet(
         try:
             columns = pq.read_schema(plain).names
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{name} is a damaged Parquet file: {first_line(error)}") from error
+            raise UserError(f"{name} is a damaged Parquet file: {str(error).strip().splitlines()[0]}") from error
         query = f"SELECT * FROM {scan(plain)}"
     else:
         columns, delimiter = header(name, plain)
@@ -285,7 +275,9 @@ def as_text_parquet(
     try:
         rows = write_query(connection, query, part)
     except (duckdb.Error, pa.ArrowInvalid) as error:
-        raise UserError(f"{name}{place(error)} cannot be read: {reason(error)}") from error
+        line = re.search(r"Line: (\d+)", str(error))
+        place = f", line {line[1]}," if line else ""
+        raise UserError(f"{name}{place} cannot be read: {reason(error)}") from error
     lost = rejected_lines(connection, name, part)
     if lines is not None and rows + len(lost) != lines:
         raise UserError(
@@ -340,34 +332,21 @@ def typed_query(connection: duckdb.DuckDBPyConnection, table: str, columns: list
     kinds = dict(row[:2] for row in connection.execute(f"DESCRIBE SELECT * FROM {table}").fetchall())
     texts = [column for column in columns if kinds[column] == "VARCHAR"]
     selected = {column: identifier(column) for column in columns}
-    if texts:
-        tests = []
-        for column in texts:
-            there = f"{identifier(column)} IS NOT NULL AND trim({identifier(column)}) <> ''"
-            for kind in ("DOUBLE", "BIGINT"):
-                extra = f" OR contains({identifier(column)}, '.') OR contains(lower({identifier(column)}), 'e')"
-                extra = extra if kind == "BIGINT" else ""
-                tests.append(f"count(*) FILTER ({there} AND (TRY_CAST({identifier(column)} AS {kind}) IS NULL{extra}))")
-            tests.append(f"count(*) FILTER ({there})")
-        counts = connection.execute(f"SELECT {', '.join(tests)} FROM {table}").fetchall()[0]
-        for index, column in enumerate(texts):
-            not_double, not_whole, present = counts[3 * index : 3 * index + 3]
-            if present and not not_whole:
-                selected[column] = f"TRY_CAST({identifier(column)} AS BIGINT) AS {identifier(column)}"
-            elif present and not not_double:
-                selected[column] = f"TRY_CAST({identifier(column)} AS DOUBLE) AS {identifier(column)}"
+    tests = []
+    for name in map(identifier, texts):
+        there = f"{name} IS NOT NULL AND trim({name}) <> ''"
+        point = f"contains({name}, '.') OR contains(lower({name}), 'e')"
+        tests += [
+            f"count(*) FILTER ({there})",
+            f"count(*) FILTER ({there} AND TRY_CAST({name} AS DOUBLE) IS NULL)",
+            f"count(*) FILTER ({there} AND (TRY_CAST({name} AS BIGINT) IS NULL OR {point}))",
+        ]
+    counts = one(connection, f"SELECT {', '.join(tests)} FROM {table}") if tests else ()
+    for column, present, not_double, not_whole in zip(texts, counts[::3], counts[1::3], counts[2::3], strict=True):
+        if present and not (not_double and not_whole):
+            kind = "DOUBLE" if not_whole else "BIGINT"
+            selected[column] = f"TRY_CAST({identifier(column)} AS {kind}) AS {identifier(column)}"
     return f"SELECT {', '.join(selected.values())} FROM {table}"
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error message."""
-    return str(error).strip().split("\n")[0]
-
-
-def place(error: Exception) -> str:
-    """Return `, line N,` if DuckDB reported the line."""
-    match = re.search(r"Line: (\d+)", str(error))
-    return f", line {match[1]}," if match else ""
 
 
 def reason(error: Exception) -> str:

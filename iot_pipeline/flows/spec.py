@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.expression import parse_expression
+from iot_pipeline.flows.facts import check_facts
 from iot_pipeline.flows.sql import identifier
 from iot_pipeline.lake.yaml_reader import read_yaml
 
@@ -142,13 +143,15 @@ class DatasetSpec(Strict):
     labels: dict[int | str, str]
     classes: list[str] = Field(min_length=2)
     absent_classes: list[str] = []
-    simulated_as: str | None = None  # the Farm-Flow edition whose simulation has this table's columns
+    simulated_as: Literal["farm_flow", "farm_flow_8"] | None = (
+        None  # the Farm-Flow edition whose simulation has this table's columns
+    )
     features: list[Feature] = Field(min_length=1)
     # given: published values are scaled; train_pool: texts show z-scores fitted on the train pool; none: raw units.
     scaling: Literal["given", "train_pool", "none"]
     scaling_note: str
     format: Format
-    facts: dict[str, Any] = {}
+    facts: Annotated[dict[str, Any], AfterValidator(check_facts)] = {}
 
     @model_validator(mode="after")
     def consistent(self) -> DatasetSpec:
@@ -175,9 +178,19 @@ class DatasetSpec(Strict):
         return [feature.name for feature in self.features]
 
     @property
+    def feature_columns(self) -> str:
+        """SQL list of the feature columns."""
+        return ", ".join(map(identifier, self.feature_names))
+
+    @property
     def fitted_scales(self) -> dict[str, Scale]:
         """Scales that texts apply: those fitted on the train pool (see flows.scaling)."""
         return {f.name: f.scale for f in self.features if f.scale is not None and f.scale.basis == "fitted"}
+
+    @property
+    def standardised(self) -> frozenset[str]:
+        """Features with a z-score scale: their mean is 0, so a value's sign says on which side of it the value is."""
+        return frozenset(f.name for f in self.features if f.scale is not None and f.scale.kind == "zscore")
 
     def with_scales(self, scales: Mapping[str, Scale]) -> DatasetSpec:
         """Return this spec with scales fitted on the train pool."""

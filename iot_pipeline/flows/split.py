@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
 from iot_pipeline.errors import UserError
@@ -55,8 +55,16 @@ def split_by_group(flows: Path, out: Path, seed: int = 42, fractions: Mapping[st
 
     The groups of a class are ordered by size (largest power of two first), then by sha256(seed, flow_group), and
     assigned by the rule of `assign_class`; the order of rows in the source has no effect. A group with conflicting
-    labels is assigned as a whole, by its majority label (ties: the first by name). Raises UserError unless the
-    fractions are one positive share for each side and sum to 1.
+    labels is assigned as a whole, by its majority label (ties: the first by name).
+
+    Args:
+        flows: flows.parquet.
+        out: File to write.
+        seed: Seed of the order of the groups.
+        fractions: Share of each side.
+
+    Raises:
+        UserError: The fractions are not one positive share for each side, or do not sum to 1.
     """
     if set(fractions) != set(SIDES) or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
         raise UserError(f"split fractions must be a positive share for each of {', '.join(SIDES)} and sum to 1.")
@@ -75,69 +83,55 @@ def split_by_group(flows: Path, out: Path, seed: int = 42, fractions: Mapping[st
                 SELECT flow_group, CAST(sum(rows) AS BIGINT) AS group_rows, arg_min(first_row, first) AS row_id,
                     count(*) AS labels, first(label ORDER BY rows DESC, label) AS majority
                 FROM records GROUP BY flow_group)""")
-        connection.register("sides", deal(connection, fractions))
-        connection.execute("CREATE TEMP TABLE dealt AS SELECT walk.*, side FROM walk JOIN sides USING (place)")
+        walk = connection.execute("SELECT majority, group_rows FROM walk ORDER BY place").fetchall()
+        classes = ([size for _, size in groups] for _, groups in itertools.groupby(walk, key=itemgetter(0)))
+        sides = [side for sizes in classes for side in assign_class(sizes, fractions)]
+        connection.register("sides", pa.table({"place": pa.array(range(len(sides)), pa.int64()), "side": sides}))
         query = """
             SELECT flow_group, label, rows, group_rows, side, row_id
-            FROM records JOIN dealt USING (flow_group) ORDER BY flow_group, label"""
+            FROM records JOIN walk USING (flow_group) JOIN sides USING (place) ORDER BY flow_group, label"""
         write_query(connection, query, out)
     return split_report(out, seed, fractions)
 
 
-def deal(connection: duckdb.DuckDBPyConnection, fractions: Mapping[str, float]) -> pa.Table:
-    """Assign a side to each place of the table `walk`; return a table with columns place, side."""
-    walk = connection.execute("SELECT majority, group_rows FROM walk ORDER BY place").fetchall()
-    sides: list[str] = []
-    for _, groups in itertools.groupby(walk, key=itemgetter(0)):
-        sides += assign_class([size for _, size in groups], fractions)
-    return pa.table({"place": pa.array(range(len(sides)), pa.int64()), "side": sides})
-
-
 def split_report(records: Path, seed: int, fractions: Mapping[str, float] = FRACTIONS) -> SplitReport:
     """Count the rows and groups of each side of records.parquet."""
-    rows: dict[str, dict[str, int]] = {side: {} for side in SIDES}
-    groups: dict[str, dict[str, int]] = {side: {} for side in SIDES}
-    right: dict[str, dict[str, int]] = {side: {} for side in SIDES}
     with connect(records) as connection:
         connection.execute(f"""
             CREATE TEMP TABLE parts AS
             SELECT *, first(label) OVER (g ORDER BY rows DESC, label) AS majority, count(*) OVER g AS labels
             FROM {scan(records)} WINDOW g AS (PARTITION BY flow_group)""")
-        for side, label, number, best in connection.execute("""
-            SELECT side, label, sum(rows), coalesce(sum(rows) FILTER (label = majority), 0)
-            FROM parts GROUP BY ALL ORDER BY ALL""").fetchall():
-            rows[side][label] = int(number)
-            right[side][label] = int(best)
-        for side, label, number in connection.execute(
-            "SELECT side, majority, count(DISTINCT flow_group) FROM parts GROUP BY ALL ORDER BY ALL"
-        ).fetchall():
-            groups[side][label] = int(number)
-        conflicts = dict(
-            connection.execute(
-                "SELECT side, count(DISTINCT flow_group) FROM parts WHERE labels > 1 GROUP BY side"
-            ).fetchall()
-        )
-    total = {label: sum(rows[side].get(label, 0) for side in SIDES) for side in SIDES for label in rows[side]}
+        counted = connection.execute("""
+            SELECT side, label, sum(rows)::BIGINT, coalesce(sum(rows) FILTER (label = majority), 0)::BIGINT,
+                count(*) FILTER (label = majority)
+            FROM parts GROUP BY ALL ORDER BY ALL""").fetchall()
+        conflicts = connection.execute("""
+            SELECT side, count(DISTINCT flow_group) FROM parts WHERE labels > 1 GROUP BY side""").fetchall()
+    # Rows, rows with the majority label of their group, and groups by majority label, of each side and label.
+    table = {side: {label: counts for at, label, *counts in counted if at == side} for side in SIDES}
+    total = Counter[str]()
+    for _, label, rows, *_ in counted:
+        total[label] += rows
+    rows = {side: sum(counts[0] for counts in labels.values()) for side, labels in table.items()}
     return SplitReport(
         seed=seed,
         fractions=dict(fractions),
-        rows={side: sum(rows[side].values()) for side in SIDES},
-        groups={side: sum(groups[side].values()) for side in SIDES},
-        rows_by_class=rows,
-        groups_by_class=groups,
-        conflicting_groups={side: conflicts.get(side, 0) for side in SIDES},
-        row_ceiling={side: sum(right[side].values()) / sum(rows[side].values()) for side in SIDES if rows[side]},
+        rows=rows,
+        groups={side: sum(counts[2] for counts in labels.values()) for side, labels in table.items()},
+        rows_by_class={side: {label: counts[0] for label, counts in labels.items()} for side, labels in table.items()},
+        groups_by_class={
+            side: {label: counts[2] for label, counts in labels.items() if counts[2]} for side, labels in table.items()
+        },
+        conflicting_groups={side: dict(conflicts).get(side, 0) for side in SIDES},
+        row_ceiling={
+            side: sum(counts[1] for counts in labels.values()) / rows[side] for side, labels in table.items() if labels
+        },
         by_class={
             side: {
-                label: {
-                    "rows": number,
-                    "groups": groups[side].get(label, 0),
-                    "share": number / total[label],
-                    "row_ceiling": right[side][label] / number,
-                }
-                for label, number in rows[side].items()
+                label: {"rows": n, "groups": groups, "share": n / total[label], "row_ceiling": right / n}
+                for label, (n, right, groups) in labels.items()
             }
-            for side in SIDES
+            for side, labels in table.items()
         },
     )
 
@@ -146,8 +140,17 @@ def order_training(flows: Path, records: Path, out: Path, seed: int = 42, order:
     """Write order.parquet: one class-stratified order of all train rows; every stage is a prefix of it.
 
     Each class is shuffled by a seeded hash, then classes are merged by fractional rank (i + 0.5) / n, so every prefix
-    contains each class in its share. `distinct_first` places the first row of each (group, label) before all repeats.
-    Raises UserError for an unknown order or an empty train side.
+    contains each class in its share.
+
+    Args:
+        flows: flows.parquet.
+        records: records.parquet of the split.
+        out: File to write.
+        seed: Seed of the order.
+        order: `natural`, or `distinct_first`: the first row of each (group, label) precedes all repeats.
+
+    Raises:
+        UserError: The order is unknown, or the train side is empty.
     """
     if order not in ORDERS:
         raise UserError(f"unknown training order {order!r}; use one of {', '.join(ORDERS)}.")

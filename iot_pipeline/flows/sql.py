@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import tempfile
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
 
 ROW_GROUP = 122_880
 
 
-def connect(*readable: Path) -> duckdb.DuckDBPyConnection:
+def connect(*readable: Path, memory: str = "") -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB with two threads that may only read the files and folders `readable`.
 
     It opens no other file, database or address and loads no extension, and a query cannot lift these limits: queries
-    contain text from data set files. It spills to the system's temporary folder; the default would be a folder .tmp in
-    the current directory.
+    contain text from data set files. Once it holds `memory` ("256MB"; by default 80 % of the machine's) it spills to a
+    private temporary folder, removed with the connection; the default would be .tmp in the current directory.
     """
-    spill = Path(tempfile.gettempdir()) / f"iot_pipeline-duckdb-{os.getpid()}"
+    folder = tempfile.mkdtemp(prefix="iot_pipeline-duckdb-")
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "threads": 2, "temp_directory": str(spill), "allow_community_extensions": False,
+        "threads": 2, "temp_directory": folder, "allow_community_extensions": False,
         "autoinstall_known_extensions": False, "autoload_known_extensions": False,
     }  # fmt: skip
+    if memory:
+        settings["memory_limit"] = memory
     connection = duckdb.connect(config=settings)
+    weakref.finalize(connection, shutil.rmtree, folder, ignore_errors=True)
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET allowed_directories = ?", [[str(path) for path in readable if path.is_dir()]])
     connection.execute("SET allowed_paths = ?", [[str(path) for path in readable if not path.is_dir()]])
@@ -52,6 +59,30 @@ def scan(path: Path, options: str = "") -> str:
     return f"read_parquet({literal(path)}, hive_partitioning = false{options})"
 
 
+@contextmanager
+def opened(**tables: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an in-memory DuckDB with a view on each Parquet file, named by keyword; UserError if one is missing."""
+    for path in tables.values():
+        if not path.is_file():
+            raise UserError(f"{path} is missing; materialise the asset that makes it first")
+    with connect(*tables.values()) as connection:
+        for name, path in tables.items():
+            connection.execute(f"CREATE VIEW {identifier(name)} AS SELECT * FROM {scan(path)}")
+        yield connection
+
+
+def records(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    """Return the rows of `query` as dictionaries; HUGEINT and DECIMAL sums must be cast in the query."""
+    cursor = connection.execute(query)
+    names = [column[0] for column in cursor.description or []]
+    return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+
+
+def one(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    """Return the first row of `query`, which has one."""
+    return tuple(connection.execute(query).fetchall()[0])
+
+
 def write_query(connection: duckdb.DuckDBPyConnection, query: str, out: Path) -> int:
     """Stream an ordered query into `out` (Parquet, lz4, atomic); return the number of rows.
 
@@ -64,19 +95,14 @@ def write_query(connection: duckdb.DuckDBPyConnection, query: str, out: Path) ->
 def write_batches(out: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write record batches as Parquet with row groups of exactly ROW_GROUP rows (the last may be shorter)."""
     rows = 0
-    with replacing(out) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="lz4") as writer:
-            waiting: list[pa.RecordBatch] = []
-            held = 0
-            for batch in batches:
-                rows += batch.num_rows
-                held += batch.num_rows
-                waiting.append(batch)
-                while held >= ROW_GROUP:
-                    table = pa.Table.from_batches(waiting, schema)
-                    writer.write_table(table.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
-                    waiting = table.slice(ROW_GROUP).to_batches()
-                    held -= ROW_GROUP
-            if held:
-                writer.write_table(pa.Table.from_batches(waiting, schema), row_group_size=ROW_GROUP)
+    with replacing(out) as temporary, pq.ParquetWriter(temporary, schema, compression="lz4") as writer:
+        waiting = schema.empty_table()
+        for batch in batches:
+            rows += batch.num_rows
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch], schema)])
+            while len(waiting) >= ROW_GROUP:
+                writer.write_table(waiting.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
+                waiting = waiting.slice(ROW_GROUP)
+        if len(waiting):
+            writer.write_table(waiting, row_group_size=ROW_GROUP)
     return rows

@@ -12,8 +12,18 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
 
+# Variants of the prior work's benchmark that are not measured here: name -> (reason without a GPU, reason with one).
+NOT_MEASURED = {
+    "int8 weights": (
+        "int8 by bitsandbytes is measured in a later version; published figures: slower than bf16 at this size",
+    )
+    * 2,
+    "FlashAttention-2": ("FlashAttention-2 needs a CUDA GPU", "FlashAttention-2 is not part of the installation"),
+    "vLLM engine": ("vLLM needs a CUDA GPU", "vLLM is not part of the installation"),
+}
 
-def ladder(
+
+def benchmark_variants(
     base: str | Path,
     adapter: Path,
     prompts: Sequence[str],
@@ -47,82 +57,64 @@ def ladder(
     if not prompts:
         raise UserError("inference benchmark: no prompts to measure on")
     say = log or (lambda _message: None)
-    rungs: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
     reference: np.ndarray | None = None
-    plans = [("fp32, adapter", "cpu", "fp32", False), ("fp32, merged", "cpu", "fp32", True)]
-    plans += [("bf16, merged", "cpu", "bf16", True)]
-    plans += [("GPU bf16, adapter", card or "", "bf16", False), ("GPU bf16, merged", card or "", "bf16", True)]
-    for name, device, dtype, merge in plans:
-        if not device:
-            rungs.append({"rung": name, "run": False, "reason": "no GPU on this machine"})
+    for name, device, dtype, merge in (
+        ("fp32, adapter", "cpu", "fp32", False),
+        ("fp32, merged", "cpu", "fp32", True),
+        ("bf16, merged", "cpu", "bf16", True),
+        ("GPU bf16, adapter", card, "bf16", False),
+        ("GPU bf16, merged", card, "bf16", True),
+    ):
+        if device is None:
+            measured.append({"rung": name, "run": False, "reason": "no GPU on this machine"})
             continue
         student = Student.load(base, adapter, device, threads, dtype, merge)
         student.score_labels(prompts[:2], classes)  # warm-up
-        many, scores = _timed(lambda s=student: s.score_labels(prompts, classes))  # type: ignore[misc]
+        many, scores = _timed(student.score_labels, prompts, classes)
         picked = scores.argmax(1)
         if reference is None:
             reference = picked
-        agreement = round(float((picked == reference).mean()), 6)
+        calls = [_timed(student.score_labels, [text], classes) for text in prompts[:single]]
+        alone = np.array([scores.argmax() for _, scores in calls])
         device_name = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
         common = {"run": True, "reason": "", "device": device_name}
-        calls, alone = [], []
-        for text in list(prompts)[:single]:
-            seconds, one = _timed(lambda s=student, t=text: s.score_labels([t], classes))  # type: ignore[misc]
-            calls.append(seconds)
-            alone.append(int(one.argmax()))
-        rungs.append(
+        measured += [
             {
                 **common,
                 "rung": f"label only, {name}, batch 1",
-                "flows": len(calls),
-                **_percentiles(calls),
-                "flows_per_second": round(len(calls) / sum(calls), 2),
-                "label_agreement": round(float((np.array(alone) == reference[: len(alone)]).mean()), 6),
-            }
-        )
-        rungs.append(
+                **_one_by_one([seconds for seconds, _ in calls], digits=2),
+                "label_agreement": round(float((alone == reference[: len(alone)]).mean()), 6),
+            },
             {
                 **common,
                 "rung": f"label only, {name}, batched",
                 "flows": len(prompts),
                 "flows_per_second": round(len(prompts) / many, 2),
-                "label_agreement": agreement,
-            }
-        )
-        say(f"{name}: {len(prompts) / many:,.0f} flows/s batched, {1000 * np.median(calls):.1f} ms alone")
+                "label_agreement": round(float((picked == reference).mean()), 6),
+            },
+        ]
+        milliseconds = 1000 * np.median([seconds for seconds, _ in calls])
+        say(f"{name}: {len(prompts) / many:,.0f} flows/s batched, {milliseconds:.1f} ms alone")
         if merge:
-            rungs += _explanations(student, name, common, list(prompts)[:explained], max_new_tokens, say)
+            explanations = _explanations(student, name, list(prompts[:explained]), max_new_tokens, say)
+            measured += [common | one for one in explanations]
         student.close()
-    rungs += _not_here(card is not None)
-    return rungs
+    reasons = {name: pair[card is not None] for name, pair in NOT_MEASURED.items()}
+    return measured + [{"rung": name, "run": False, "reason": reason} for name, reason in reasons.items()]
 
 
 def _explanations(
-    student: Student,
-    name: str,
-    common: dict[str, Any],
-    prompts: list[str],
-    max_new_tokens: int,
-    say: Callable[[str], None],
+    student: Student, name: str, prompts: list[str], max_new_tokens: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    alone: list[float] = []
-    for text in prompts:
-        seconds, _answer = _timed(lambda t=text: student.explain([t], max_new_tokens))  # type: ignore[misc]
-        alone.append(seconds)
-    batch = (prompts * 32)[:32]
-    together, found = _timed(lambda: student.explain_ended(batch, max_new_tokens))
+    """Time explanations one by one and in a batch of 32."""
+    alone = [_timed(student.explain, [text], max_new_tokens)[0] for text in prompts]
+    together, found = _timed(student.explain, (prompts * 32)[:32], max_new_tokens)
     tokens = sum(len(ids) for ids in student.tokenizer([text for text, _ended in found])["input_ids"])
     say(f"{name}: an explanation takes {np.median(alone):.2f} s alone, {together / 32:.3f} s in a batch of 32")
     return [
+        {"rung": f"explanation, {name}, batch 1", **_one_by_one(alone, digits=3)},
         {
-            **common,
-            "rung": f"explanation, {name}, batch 1",
-            "flows": len(alone),
-            **_percentiles(alone),
-            "flows_per_second": round(len(alone) / sum(alone), 3),
-        },
-        {
-            **common,
             "rung": f"explanation, {name}, batch 32",
             "flows": 32,
             "flows_per_second": round(32 / together, 3),
@@ -132,26 +124,18 @@ def _explanations(
     ]
 
 
-def _not_here(gpu: bool) -> list[dict[str, Any]]:
-    """Return the variants of the prior work's benchmark that this version does not measure, with reasons."""
-    int8 = "int8 by bitsandbytes is measured in a later version; published figures: slower than bf16 at this size"
-    flash = "FlashAttention-2 needs a CUDA GPU" if not gpu else "FlashAttention-2 is not part of the installation"
-    engine = "vLLM needs a CUDA GPU" if not gpu else "vLLM is not part of the installation"
-    return [
-        {"rung": "int8 weights", "run": False, "reason": int8},
-        {"rung": "FlashAttention-2", "run": False, "reason": flash},
-        {"rung": "vLLM engine", "run": False, "reason": engine},
-    ]
-
-
-def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """Call a function; return the seconds that it took and its value."""
     started = time.perf_counter()
-    value = call()
+    value = call(*arguments)
     return time.perf_counter() - started, value
 
 
-def _percentiles(seconds: list[float]) -> dict[str, float]:
+def _one_by_one(seconds: list[float], digits: int) -> dict[str, Any]:
+    """Summarise the seconds of single calls."""
     return {
+        "flows": len(seconds),
         "seconds_p50": round(float(np.percentile(seconds, 50)), 5),
         "seconds_p95": round(float(np.percentile(seconds, 95)), 5),
+        "flows_per_second": round(len(seconds) / sum(seconds), digits),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
 from iot_pipeline.models.label_tokens import LABEL_LINE
+from iot_pipeline.models.loading import load_adapter, load_base
 from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, load_tokenizer, pad_id, prompt_text
 
 _STOP = -1  # in the label tree: this name ends here though another continues
@@ -35,7 +37,6 @@ class Student:
     device: Any
     pad: int
     tokens_read: int = 0
-    _tokens: NumberTokens | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def load(
@@ -62,15 +63,14 @@ class Student:
         """
         import torch
 
-        from iot_pipeline.models.loading import load_adapter, load_base
-
         if threads:
             torch.set_num_threads(threads)
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        place = torch.device(name)
-        kind = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(dtype)
-        if kind is None:
-            kind = torch.bfloat16 if place.type == "cuda" else torch.float32
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        place = torch.device(device)
+        if dtype == "auto":
+            dtype = "bf16" if place.type == "cuda" else "fp32"
+        kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
         model = load_base(str(base), kind, device=place)
         if adapter is not None:
             model = load_adapter(model, adapter, str(base))
@@ -101,7 +101,6 @@ class Student:
         self,
         prompts: Sequence[str],
         classes: Sequence[str],
-        order: str = "label_first",
         batch_tokens: int = 8192,
         log: Callable[[str], None] | None = None,
     ) -> np.ndarray:
@@ -114,17 +113,14 @@ class Student:
         Args:
             prompts: Flow texts.
             classes: Class names, each once.
-            order: Must be "label_first": otherwise there is no label to score before the explanation is written.
             batch_tokens: Most padded tokens of a batch.
             log: Called with progress messages.
 
         Raises:
-            UserError: Another order, no classes, or a class twice.
+            UserError: There are no classes, or one is given twice.
         """
         import torch
 
-        if order != "label_first":
-            raise UserError("label scoring needs IOT_ANSWER_ORDER=label_first: the class must come before its reasons")
         if not classes or len(set(classes)) != len(classes):
             raise UserError("classes to score: give at least one, and each once")
         tree = _tree([self._ids(f" {name}") for name in classes])
@@ -157,46 +153,28 @@ class Student:
         answers: Sequence[str] | None = None,
         log: Callable[[str], None] | None = None,
         grounded_in: Sequence[str] | None = None,
-    ) -> list[str]:
-        """Return answers to flow texts by greedy generation in batches; each ends where the model ends its turn.
+    ) -> list[tuple[str, bool]]:
+        """Write answers to flow texts by greedy generation in batches.
 
         Args:
             prompts: Flow texts.
-            max_new_tokens: Token limit; an answer that does not end within it is returned truncated.
+            max_new_tokens: Token limit of an answer.
             batch: Rows of a batch.
             answers: Beginnings of the answers (for example `CLASSIFICATION: <scored class>`), part of what is returned.
             log: Called with progress messages.
             grounded_in: Flow texts [prompts] that all numbers of the answers must come from (grounding.py); None: free.
+
+        Returns:
+            (answer, True if the model ended it, False if it was truncated) for each prompt.
+
+        Raises:
+            UserError: The tokeniser does not allow grounded decoding, or a prompt has no flow to be grounded in.
         """
-        return [text for text, _ended in self.explain_ended(prompts, max_new_tokens, batch, answers, log, grounded_in)]
-
-    def explain_ended(
-        self,
-        prompts: Sequence[str],
-        max_new_tokens: int = 256,
-        batch: int = 32,
-        answers: Sequence[str] | None = None,
-        log: Callable[[str], None] | None = None,
-        grounded_in: Sequence[str] | None = None,
-    ) -> list[tuple[str, bool]]:
-        """Return answers as `explain` does, each with True if the model ended it and False if it was truncated."""
-        given = list(answers) if answers is not None else [""] * len(prompts)
-        if grounded_in is not None and len(grounded_in) != len(prompts):
-            raise UserError("grounded decoding needs one flow text for each prompt")
-        found = self._generate(prompts, given, max_new_tokens, batch, log, grounded_in)
-        return [(head + text, ended) for head, (text, ended) in zip(given, found, strict=True)]
-
-    def _generate(
-        self,
-        prompts: Sequence[str],
-        heads: Sequence[str],
-        max_new_tokens: int,
-        batch: int,
-        log: Callable[[str], None] | None,
-        flows: Sequence[str] | None,
-    ) -> list[tuple[str, bool]]:
         import torch
 
+        if grounded_in is not None and len(grounded_in) != len(prompts):
+            raise UserError("grounded decoding needs one flow text for each prompt")
+        heads = list(answers) if answers is not None else [""] * len(prompts)
         end = int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN))
         ids = [prompt + self._ids(head) for prompt, head in zip(self._prompts(prompts), heads, strict=True)]
         order = sorted(range(len(ids)), key=lambda place: (len(ids[place]), place))
@@ -210,6 +188,10 @@ class Student:
             for place, row in enumerate(rows):  # left padding, so that all rows continue at the same position
                 tokens[place, width - len(ids[row]) :] = torch.tensor(ids[row])
                 mask[place, width - len(ids[row]) :] = 1
+            grounded = None
+            if grounded_in is not None:
+                flows, begun = [grounded_in[row] for row in rows], [heads[row] for row in rows]
+                grounded = [GroundedNumbers(self._number_tokens, flows, begun, end)]
             with torch.inference_mode():
                 made = self.model.generate(
                     input_ids=tokens.to(self.device),
@@ -218,22 +200,20 @@ class Student:
                     do_sample=False,
                     eos_token_id=end,
                     pad_token_id=self.pad,
-                    logits_processor=self._grounding(rows, flows, heads, end) if flows is not None else None,
+                    logits_processor=grounded,
                 )
             for row, answer in zip(rows, made[:, width:].tolist(), strict=True):
                 ended = end in answer
                 text = self.tokenizer.decode(answer[: answer.index(end)] if ended else answer, skip_special_tokens=True)
-                out[row] = (text, ended)
+                out[row] = (heads[row] + text, ended)
             if log:
                 done = min(first + batch, len(order))
                 log(f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second")
         return out
 
-    def _grounding(self, rows: list[int], flows: Sequence[str], heads: Sequence[str], end: int) -> list[Any]:
-        """Return the logits processor that grounds the numbers of a batch's answers in its flows."""
-        if self._tokens is None:
-            self._tokens = NumberTokens(self.tokenizer, self.model.get_output_embeddings().weight.shape[0])
-        return [GroundedNumbers(self._tokens, [flows[row] for row in rows], [heads[row] for row in rows], end)]
+    @cached_property
+    def _number_tokens(self) -> NumberTokens:
+        return NumberTokens(self.tokenizer, self.model.get_output_embeddings().weight.shape[0])
 
     def _score(self, ids: list[list[int]], tree: dict[tuple[int, ...], _Node], classes: int) -> np.ndarray:
         """Return the summed log-probabilities of the names' tokens, float64 [rows, classes]."""
@@ -271,14 +251,20 @@ class Student:
     def _follow(
         self, out: Any, cache: Any, lengths: Any, prefixes: list[tuple[int, ...]], tree: Any, body: Any, head: Any
     ) -> None:
-        """Run each prefix of a name after every prompt, on a copy of the prompts' cached keys and values."""
+        """Run each prefix of a name after every prompt, on a copy of the prompts' cached keys and values.
+
+        Padding separates a prompt from its continuation: it is masked, and positions continue from the prompt.
+
+            tokens     p p p - x y        p: prompt, -: padding, x y: prefix of a name
+            mask       1 1 1 0 1 1
+            positions  0 1 2   3 4
+        """
         import copy
 
         import torch
 
         width = int(lengths.max())
         rows = len(lengths)
-        # Padding separates a prompt from its continuation: it is masked, and positions continue from the prompt.
         seen = torch.arange(width, device=self.device)[None, :] < lengths[:, None]
         groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         for prefix in prefixes:  # one pass serves every prefix of its leaf

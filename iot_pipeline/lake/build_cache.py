@@ -15,12 +15,19 @@ from iot_pipeline.lake.atomic import fsync, sha256_file, write_json
 CONTENT = "content.json"
 
 
-def keep(cache: Path, key: str, folder: Path, names: Sequence[str]) -> None:
-    """Store the files and folders `names` of `folder` under `key`, unless an intact entry exists.
+def store(cache: Path, key: str, folder: Path, names: Sequence[str]) -> None:
+    """Store files and folders under a key, unless an intact entry exists.
 
-    Raises OSError if the cache cannot be written.
+    Args:
+        cache: Folder of the cache.
+        key: Hash of everything that decides the content.
+        folder: Folder of the files.
+        names: Names of the files and folders in it to store.
+
+    Raises:
+        OSError: The cache cannot be written.
     """
-    if taken(cache, key) is not None:
+    if lookup(cache, key) is not None:
         return
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".making-") as name:
@@ -37,7 +44,7 @@ def keep(cache: Path, key: str, folder: Path, names: Sequence[str]) -> None:
             os.rename(made, cache / key)
 
 
-def taken(cache: Path, key: str) -> Path | None:
+def lookup(cache: Path, key: str) -> Path | None:
     """Look up the folder stored under `key`; None if it is missing or any file does not match its hash."""
     folder = cache / key
     try:

@@ -74,7 +74,7 @@ def changed_files(folder: Path, files: Mapping[str, FileFacts], cache: Path, rec
     known, verified, problems = _read(cache), dict[str, list[str | int]](), []
     for name, facts in files.items():
         # Taken before hashing: a file that changes meanwhile has another stamp afterwards and is hashed again.
-        stamp = _stamp(folder / name, facts)
+        stamp = _stamp(folder / name, facts["sha256"])
         if stamp is None:
             problems.append(f"file {name} is missing")
         elif known.get(name) != stamp and (problem := file_problem(folder / name, facts)):
@@ -96,17 +96,29 @@ def record_finished(folder: Path, manifest: Path, files: Mapping[str, FileFacts]
         cache: Cache file of the artefact.
     """
     last = manifest.stat().st_ctime_ns
-    stamps = {name: _stamp(folder / name, facts) for name, facts in files.items()}
+    stamps = {name: _stamp(folder / name, facts["sha256"]) for name, facts in files.items()}
     _write(cache, {name: stamp for name, stamp in stamps.items() if stamp is not None and int(stamp[3]) <= last})
 
 
-def _stamp(path: Path, facts: FileFacts) -> list[str | int] | None:
-    """Return expected hash, size, mtime, ctime and inode; None if the file does not exist."""
+def known_hash(path: Path, cache: Path, record: bool) -> str:
+    """Return the SHA-256 of a file outside the lake, which is read only if it changed since the cache saw it."""
+    known = _read(cache)
+    digest, *seen = known.get(str(path), [""])
+    stamp = _stamp(path, "")
+    if stamp is None or seen != stamp[1:]:
+        digest = sha256_file(path)
+        if record and stamp is not None:
+            _write(cache, known | {str(path): [digest, *stamp[1:]]})
+    return str(digest)
+
+
+def _stamp(path: Path, digest: str) -> list[str | int] | None:
+    """Return the given hash, and size, mtime, ctime and inode of the file; None if it does not exist."""
     try:
         now = path.stat()
     except OSError:
         return None
-    return [facts["sha256"], now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
+    return [digest, now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
 
 
 def _read(cache: Path) -> dict[str, list[str | int]]:

@@ -24,12 +24,13 @@ from typing_extensions import TypedDict
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import fsync, held, sha256_file, write_json, write_text
-from iot_pipeline.lake.integrity import SHORT, FileFacts, changed_files, data_version_of, record_finished
+from iot_pipeline.lake.integrity import SHORT, FileFacts, changed_files, data_version_of, known_hash, record_finished
 from iot_pipeline.vocabulary import partition_parts, unstaged
 
 MANIFEST = "manifest.json"
 LOCKS, VERIFIED = ".locks", ".verified"
 SNAPSHOTS = "prompts"  # every prompt that was ever used, as <sha256>.md
+LARGE_BYTES = 10_000_000  # of a source: from here on, hashing takes longer than looking up a known hash
 FOLLOWS = "follows from "  # how the reason of an artefact begins that another one makes stale
 
 
@@ -142,6 +143,12 @@ class Lake:
         if problems := self.altered(artefact, manifest):
             raise UserError(f"{artefact}: {problems[0]}; `iot-pipeline run` makes it again (or delete {folder} first)")
         return folder
+
+    def source_hash(self, path: Path) -> str:
+        """Return the sha256 of a file outside the lake; a large one that did not change is not read again."""
+        if path.stat().st_size <= LARGE_BYTES:
+            return sha256_file(path)
+        return known_hash(path, self.root / VERIFIED / "sources.json", record=not self.read_only)
 
     def keep_snapshot(self, text: str) -> Path:
         """Write a prompt to `prompts/<sha256>.md`, where it stays when a later one replaces the artefact."""

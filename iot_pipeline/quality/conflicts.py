@@ -8,9 +8,8 @@ from typing import Any
 import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.sql import literal
+from iot_pipeline.flows.sql import literal, one, records
 from iot_pipeline.quality.counts import FlowCounts, count_flows, opened_counts
-from iot_pipeline.quality.sql import one, rows
 
 
 def label_conflicts(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = None) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def label_conflicts(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = 
         )
         index = {name: position for position, name in enumerate(spec.classes)}
         matrix = [[0] * len(index) for _ in index]
-        for cell in rows(
+        for cell in records(
             connection, "SELECT label, majority, sum(n)::BIGINT AS n FROM conflict GROUP BY label, majority"
         ):
             matrix[index[cell["label"]]][index[cell["majority"]]] = cell["n"]
@@ -78,7 +77,7 @@ def _summary(connection: duckdb.DuckDBPyConnection, table: str, key: str) -> dic
 
 def _pairs(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     """List pairs of classes that share flow groups: number of groups, and the rows of each class in them."""
-    return rows(
+    return records(
         connection,
         """SELECT a.label AS first, b.label AS second, count(*) AS groups,
             sum(a.n)::BIGINT AS first_rows, sum(b.n)::BIGINT AS second_rows
@@ -88,7 +87,7 @@ def _pairs(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 
 
 def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[str, Any]:
-    found = rows(
+    found = records(
         connection,
         """SELECT t.label, sum(t.n)::BIGINT AS n_rows, coalesce(sum(c.n), 0)::BIGINT AS in_conflict,
             coalesce(sum(c.n) FILTER (c.majority <> c.label), 0)::BIGINT AS outvoted
@@ -109,7 +108,7 @@ def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[
 
 def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:
     """List the conflicting flow groups with the most rows that no function of the text can classify correctly."""
-    found = rows(
+    found = records(
         connection,
         f"""SELECT flow_group, size::BIGINT AS rows, any_value(majority) AS majority,
             map_from_entries(list((label, n) ORDER BY place)) AS labels

@@ -8,9 +8,8 @@ from typing import Any
 import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.sql import one, records
 from iot_pipeline.quality.counts import FlowCounts, count_flows, opened_counts
-from iot_pipeline.quality.facts import published_duplicates
-from iot_pipeline.quality.sql import one, rows
 
 
 def dedup_report(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = None) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def dedup_report(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = Non
             "by_class": _by_class(connection, spec),
             "largest_groups": _largest(connection),
             "group_sizes": _sizes(connection),
-            "published": published_duplicates(spec),
+            "published": spec.facts.get("duplicates", {}),
         }
 
 
@@ -45,7 +44,7 @@ def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[
     query = "SELECT label, count(*)::BIGINT, sum(n)::BIGINT FROM {} GROUP BY label"
     raw = {label: (distinct, n) for label, distinct, n in connection.execute(query.format("raw_labels")).fetchall()}
     text = {label: distinct for label, distinct, _ in connection.execute(query.format("text_labels")).fetchall()}
-    published = published_duplicates(spec).get("by_class", {})
+    published = spec.facts.get("duplicates", {}).get("by_class", {})
     return {
         label: {
             "rows": raw[label][1],
@@ -62,7 +61,7 @@ def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[
 
 def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:
     """List the flow groups with the most rows, with the rows of each label and the representative's row id."""
-    found = rows(
+    found = records(
         connection,
         f"""WITH top AS (
             SELECT flow_group, sum(n)::BIGINT AS rows, arg_min(row_id, occurrence) AS row_id
@@ -77,7 +76,7 @@ def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dic
 
 def _sizes(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     """Return a histogram of flow-group sizes in powers of two: `from` <= size < 2 * from."""
-    return rows(
+    return records(
         connection,
         """SELECT (2 ** floor(log2(size)))::BIGINT AS "from", count(*) AS groups, sum(size)::BIGINT AS rows
         FROM (SELECT sum(n)::BIGINT AS size FROM text_labels GROUP BY flow_group) GROUP BY 1 ORDER BY 1""",

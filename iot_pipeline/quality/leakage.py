@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +12,15 @@ import pandas as pd
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.sql import opened
 from iot_pipeline.quality.counts import FlowCounts, count_flows
-from iot_pipeline.quality.sql import feature_list, opened
 from iot_pipeline.vocabulary import SIDES
 
 Floats = npt.NDArray[np.float64]
 TRAIN_SHARE = 0.8
 
 
-@dataclass(frozen=True)
-class Halves:
+class Halves(NamedTuple):
     """A split of records: train rows and test rows of each record [n]."""
 
     train: Floats
@@ -51,7 +49,7 @@ def leakage_report(
         counts: Result of `count_flows` on `flows`, with or without features.
     """
     # Only the model needs features.
-    features, joined = (f", {feature_list(spec)}", "JOIN flows f ON f.row_id = c.row_id") if with_model else ("", "")
+    features, joined = (f", {spec.feature_columns}", "JOIN flows f ON f.row_id = c.row_id") if with_model else ("", "")
     with opened(flows=flows, records=records) as connection:
         connection.register("counted", (count_flows(flows, []) if counts is None else counts).text)
         table = connection.execute(

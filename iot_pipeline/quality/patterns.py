@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.quality.sql import feature_list, opened
+from iot_pipeline.flows.sql import opened
 
 Floats = npt.NDArray[np.float64]
 MAX_DEPTH = 4
@@ -29,15 +29,12 @@ class Condition:
     low: float | None
     high: float | None
 
-    def holds(self, table: dict[str, Floats]) -> npt.NDArray[np.bool_]:
-        """Return a mask [n] of the rows that fulfil the condition."""
-        values = table[self.feature]
-        inside = np.ones(len(values), dtype=bool)
-        if self.low is not None:
-            inside &= values > self.low
-        if self.high is not None:
-            inside &= values <= self.high
-        return inside
+
+def holds(rule: list[Condition], table: dict[str, Floats]) -> npt.NDArray[np.bool_]:
+    """Return a mask [n] of the rows that fulfil all conditions of a rule."""
+    masks = [table[condition.feature] > condition.low for condition in rule if condition.low is not None]
+    masks += [table[condition.feature] <= condition.high for condition in rule if condition.high is not None]
+    return np.logical_and.reduce(masks)
 
 
 def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) -> dict[str, Any]:
@@ -47,21 +44,29 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
     are measured on the test side, by distinct flow and by row. Coverage is None if the class has no test flow,
     precision if nothing is caught. Returns {classes: {class: {rules, combined}}, prior_rules, guide, ...}; a class that
     is absent from the train side has no rules. `prior_rules` scores the rules in the spec's facts in the same way.
-    Raises UserError if such a rule names an unknown feature or class.
+
+    Args:
+        flows: flows.parquet.
+        records: records.parquet of the split.
+        spec: Spec of the data set.
+        seed: Seed of the trees.
+
+    Raises:
+        UserError: A side is empty, or a rule in the facts names an unknown feature or class.
     """
-    train, test = load_side(flows, records, spec, "train"), load_side(flows, records, spec, "test")
+    train, test = _load_side(flows, records, spec, "train"), _load_side(flows, records, spec, "test")
     columns = {feature.name: train[feature.name].to_numpy(np.float64) for feature in spec.features}
     tested = {feature.name: test[feature.name].to_numpy(np.float64) for feature in spec.features}
     result: dict[str, Any] = {}
     for name in spec.classes:
         positive = (train["label"] == name).to_numpy()
         rules = _learn(columns, positive, train["weight"].to_numpy(np.float64), seed) if positive.any() else []
-        caught = [np.logical_and.reduce([c.holds(tested) for c in rule]) for rule in rules]
+        caught = [holds(rule, tested) for rule in rules]
         result[name] = {
             "rules": [
                 {
                     "text": rule_text(rule, spec),
-                    "conditions": [{"feature": c.feature, "low": c.low, "high": c.high} for c in rule],
+                    "conditions": [asdict(condition) for condition in rule],
                     **_measure(mask, test, [name]),
                 }
                 for rule, mask in zip(rules, caught, strict=True)
@@ -82,14 +87,14 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
     }
 
 
-def load_side(flows: Path, records: Path, spec: DatasetSpec, side: str) -> pd.DataFrame:
+def _load_side(flows: Path, records: Path, spec: DatasetSpec, side: str) -> pd.DataFrame:
     """Load one row per record of `side`: flow_group, label, rows, weight (rows / group_rows), features.
 
     Feature values are those of the group's representative. Raises UserError if the side is empty.
     """
     with opened(flows=flows, records=records) as connection:
         frame = connection.execute(
-            f"""SELECT r.flow_group, r.label, r.rows, r.rows / r.group_rows AS weight, {feature_list(spec)}
+            f"""SELECT r.flow_group, r.label, r.rows, r.rows / r.group_rows AS weight, {spec.feature_columns}
             FROM records r JOIN flows f ON f.row_id = r.row_id WHERE r.side = $side
             ORDER BY r.flow_group, r.label""",
             {"side": side},
@@ -146,17 +151,13 @@ def _merge(path: list[tuple[int, float, bool]], names: list[str], columns: dict[
     for feature, threshold, below in path:
         low, high = bounds.get(feature, (-math.inf, math.inf))
         bounds[feature] = (low, min(high, threshold)) if below else (max(low, threshold), high)
-    conditions = []
-    for feature, (low, high) in bounds.items():
-        values = columns[names[feature]]
-        conditions.append(
-            Condition(
-                names[feature],
-                None if low == -math.inf else short_threshold(values, low),
-                None if high == math.inf else short_threshold(values, high),
-            )
-        )
-    return conditions
+
+    def short(feature: int, bound: float) -> float | None:
+        return short_threshold(columns[names[feature]], bound) if math.isfinite(bound) else None
+
+    return [
+        Condition(names[feature], short(feature, low), short(feature, high)) for feature, (low, high) in bounds.items()
+    ]
 
 
 def short_threshold(values: Floats, threshold: float) -> float:
@@ -201,7 +202,7 @@ def _measure_prior(
     rule = [Condition(c["feature"], c.get("low"), c.get("high")) for c in conditions]
     if not rule:
         rule = [_fit_stump(used[0], train, train["label"].isin(names).to_numpy())]
-    caught = np.logical_and.reduce([c.holds(tested) for c in rule])
+    caught = holds(rule, tested)
     return {
         "source": published["source"],
         "classes": names,
@@ -221,9 +222,7 @@ def _fit_stump(feature: str, train: pd.DataFrame, positive: npt.NDArray[np.bool_
     above = 2 * (hit[-1] - hit) / (caught[-1] - caught + hit[-1])
     best = int(np.argmax(np.maximum(below, above)))
     threshold = short_threshold(values, float(values[order][ends][best]))
-    if below[best] >= above[best]:
-        return Condition(feature, None, threshold)
-    return Condition(feature, threshold, None)
+    return Condition(feature, None, threshold) if below[best] >= above[best] else Condition(feature, threshold, None)
 
 
 def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
@@ -237,13 +236,11 @@ def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
             text = f"{condition.feature} > {low:g}"
         else:
             text = f"{condition.feature} <= {high:g}"
-        scale = spec.feature(condition.feature).scale
-        if scale is not None:
-            unit = spec.feature(condition.feature).unit
-            raw = [
-                f"{sign} {scale.to_raw(bound):.4g}" for sign, bound in ((">", low), ("<=", high)) if bound is not None
-            ]
-            text += f" (raw {' and '.join(raw)} {unit})"
+        feature = spec.feature(condition.feature)
+        if feature.scale is not None:
+            bounds = [(sign, bound) for sign, bound in ((">", low), ("<=", high)) if bound is not None]
+            raw = " and ".join(f"{sign} {feature.scale.to_raw(bound):.4g}" for sign, bound in bounds)
+            text += f" (raw {raw} {feature.unit})"
         parts.append(text)
     return " AND ".join(parts)
 

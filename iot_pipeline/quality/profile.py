@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.sql import identifier
-from iot_pipeline.quality.facts import published_quartiles
-from iot_pipeline.quality.sql import opened
+from iot_pipeline.flows.sql import identifier, opened
 
 STATISTICS = ("count", "min", "p25", "median", "p75", "p95", "max", "mean", "std", "outlier_share")
 ALL_ROWS = "(all)"
@@ -25,7 +23,7 @@ def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.Dat
     (and `(all)`) and feature: class, feature, the STATISTICS, zero_variance, published_p25/median/p75 (NaN if none).
     Outliers are values more than 1.5 interquartile ranges outside the class's quartiles.
     """
-    published = published_quartiles(spec)
+    published = spec.facts.get("quartiles", {})
     parts: list[pd.DataFrame] = []
     scales: dict[str, Any] = {}
     with opened(flows=flows) as connection:
@@ -64,7 +62,7 @@ def _number(value: float | None) -> float:
 
 def _describe(values: pd.DataFrame, feature: str, classes: list[str]) -> pd.DataFrame:
     """Compute statistics of one feature: one row for all rows, then one per class."""
-    frame = values.sort_values("value", kind="stable")
+    frame = values.sort_values(["value", "label"], kind="stable")  # sums depend on the order of equal values
     found = [{"class": ALL_ROWS, "feature": feature, **_statistics(frame)}]
     by_class = dict(tuple(frame.groupby("label")))
     found += [{"class": name, "feature": feature, **_statistics(by_class[name])} for name in classes]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from iot_pipeline.flows.serialise import printed
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.quality.sql import feature_list, opened
+from iot_pipeline.flows.sql import opened
 
 MARKED = 8
 
@@ -18,16 +18,22 @@ MARKED = 8
 def sample_comparison(
     flows: Path, spec: DatasetSpec, seed: int, per_class: int = 3
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Sample `per_class` seeded rows of each class of flows.parquet, from its distinct flows.
+    """Sample seeded rows of each class of flows.parquet, from its distinct flows.
 
     Returns (summary, table). Table: one row per class, sample and feature: class, sample (0-based), row_id, feature,
     value, printed, raw (NaN where the spec has no scale), unit, marked. Summary: {seed, per_class, separation:
     {feature: share of rank variance between classes, 0 to 1}, marked: the 8 highest, typical: {class: {feature:
     median}} for those, rows: {class: [row_id]}}.
+
+    Args:
+        flows: flows.parquet.
+        spec: Spec of the data set.
+        seed: Seed of the sample.
+        per_class: Rows of each class.
     """
     with opened(flows=flows) as connection:
         firsts = connection.execute(
-            f"SELECT row_id, label, {feature_list(spec)} FROM flows SEMI JOIN ("
+            f"SELECT row_id, label, {spec.feature_columns} FROM flows SEMI JOIN ("
             "SELECT flow_group, min(occurrence) AS occurrence FROM flows GROUP BY flow_group, label) "
             "USING (flow_group, occurrence) ORDER BY label, flow_group"
         ).df()
@@ -38,7 +44,7 @@ def sample_comparison(
             if len(own):
                 chosen[name] = sorted(int(i) for i in rng.permutation(own)[:per_class])
         wanted = ", ".join(str(row) for ids in chosen.values() for row in ids)
-        drawn = connection.execute(f"SELECT row_id, {feature_list(spec)} FROM flows WHERE row_id IN ({wanted})").df()
+        drawn = connection.execute(f"SELECT row_id, {spec.feature_columns} FROM flows WHERE row_id IN ({wanted})").df()
     separation = {f.name: _separation(firsts[f.name], firsts["label"]) for f in spec.features}
     # Ties keep the order of the spec.
     ranked = sorted(separation, key=lambda name: -separation[name])
@@ -62,7 +68,7 @@ def sample_comparison(
                         "marked": feature.name in marked,
                     }
                 )
-    medians = firsts.groupby("label")[[f.name for f in spec.features]].median().to_dict("index")
+    medians = firsts.groupby("label")[spec.feature_names].median().to_dict("index")
     summary = {
         "seed": seed,
         "per_class": per_class,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.reporting import tables
-from iot_pipeline.reporting.tables import Column
+from iot_pipeline.reporting import formats
 
 CLAIMS = Path(__file__).parent / "claims.yaml"
 HOLDS, FAILS, INCOMPARABLE, UNMEASURED = "holds", "does not hold", "cannot be compared", "not measured here"
@@ -21,7 +21,7 @@ CONDITIONS = {
     "gpt_teacher": "the answers are not gpt-4o-mini's",
     "qwen_base": "the student is not built on Qwen2.5-1.5B",
     "stage_all": "the tracks were not made at stage ALL",
-    "row_split": ("the claim was measured on a split by row, this figure on flows that share no prompt with training"),
+    "row_split": "the claim was measured on a split by row, this figure on flows that share no prompt with training",
     "gpu": "no GPU was used",
 }
 
@@ -64,23 +64,31 @@ def load_claims(path: Path = CLAIMS) -> list[Claim]:
     return claims
 
 
-def claimed_costs(claims: Sequence[Claim] | None = None) -> dict[str, float]:
+@dataclass(frozen=True)
+class Measurement:
+    """A figure of this lake, a number or {name: number}, the asset that it comes from, and what to know about it."""
+
+    value: Any
+    where: str
+    note: str = ""
+
+
+def claimed_costs() -> dict[str, float]:
     """Return the answer costs claimed by the prior work, track -> dollars (claims measured by `cost_<track>`)."""
     return {
         claim.measure.removeprefix("cost_"): claim.figure
-        for claim in claims or load_claims()
+        for claim in load_claims()
         if claim.measure and claim.measure.startswith("cost_") and isinstance(claim.figure, (int, float))
     }
 
 
 def claims_audit(
-    claims: Sequence[Claim], measured: Mapping[str, Mapping[str, Any]], met: Collection[str] = ()
+    claims: Sequence[Claim], measured: Mapping[str, Measurement], met: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Compare each claim with its measurement.
+    """Compare each claim with its measurement; `met`: the CONDITIONS that hold.
 
-    `measured`: key -> {value (number or {name: number}), where (asset), note (optional)}; `met`: the CONDITIONS that
-    hold. Returns rows {id, topic, kind, text, claimed, unit, rule, source, measured, where, verdict, why}; `claimed`
-    and `measured` are values, None where absent.
+    Returns rows {id, topic, kind, text, claimed, unit, rule, source, measured, where, verdict, why}; `claimed` and
+    `measured` are values, None where absent.
     """
     rows = []
     for claim in claims:
@@ -88,16 +96,10 @@ def claims_audit(
         verdict, why = judge(claim, found, met)
         rows.append(
             {
-                "id": claim.id,
-                "topic": claim.topic,
-                "kind": claim.kind,
-                "text": claim.text,
+                **claim.model_dump(include={"id", "topic", "kind", "text", "unit", "rule", "source"}),
                 "claimed": claim.figure,
-                "unit": claim.unit,
-                "rule": claim.rule,
-                "source": claim.source,
-                "measured": found["value"] if found else None,
-                "where": found["where"] if found else None,
+                "measured": found.value if found else None,
+                "where": found.where if found else None,
                 "verdict": verdict,
                 "why": why,
             }
@@ -105,31 +107,26 @@ def claims_audit(
     return rows
 
 
-def judge(claim: Claim, found: Mapping[str, Any] | None, met: Collection[str]) -> tuple[str, str]:
+def judge(claim: Claim, found: Measurement | None, met: Collection[str]) -> tuple[str, str]:
     """Return the verdict on a claim given its measurement, and one reason."""
     if found is None:
         return UNMEASURED, claim.missing
-    note = found.get("note") or ""
-    unmet = [CONDITIONS[name] for name in claim.needs if name not in met]
-    if unmet:
-        return INCOMPARABLE, "; ".join([*unmet, *([note] if note else [])])
+    if unmet := [CONDITIONS[name] for name in claim.needs if name not in met]:
+        return INCOMPARABLE, _joined(*unmet, found.note)
     if claim.rule == "none" or claim.figure is None:
-        return INCOMPARABLE, "; ".join(part for part in (claim.reason, note) if part)
-    pairs = _pairs(claim.figure, found["value"])
-    wrong = [(name, wanted, value) for name, wanted, value in pairs if not _passes(claim, wanted, value)]
+        return INCOMPARABLE, _joined(claim.reason, found.note)
+    by_name = claim.figure if isinstance(claim.figure, dict) else {"": claim.figure}
+    values = found.value if isinstance(claim.figure, dict) else {"": found.value}
+    wrong = [name for name, wanted in by_name.items() if not _passes(claim, wanted, values.get(name))]
     if not wrong:
-        return HOLDS, note
-    name, wanted, value = max(wrong, key=lambda item: abs((item[2] or 0) - item[1]))
-    subject = f"{name}: " if name else ""
-    return FAILS, "; ".join(
-        part for part in (f"{subject}claimed {show(wanted, claim.unit)}, found {show(value, claim.unit)}", note) if part
-    )
+        return HOLDS, found.note
+    name = max(wrong, key=lambda name: abs((values.get(name) or 0) - by_name[name]))
+    figures = (show(figure, claim.unit) for figure in (by_name[name], values.get(name)))
+    return FAILS, _joined((f"{name}: " if name else "") + "claimed {}, found {}".format(*figures), found.note)
 
 
-def _pairs(claimed: float | dict[str, float], value: Any) -> list[tuple[str, float, float | None]]:
-    if isinstance(claimed, dict):
-        return [(name, wanted, value.get(name)) for name, wanted in claimed.items()]
-    return [("", claimed, value)]
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _passes(claim: Claim, wanted: float, value: float | None) -> bool:
@@ -147,49 +144,26 @@ def _passes(claim: Claim, wanted: float, value: float | None) -> bool:
 def show(value: Any, unit: str) -> str:
     """Format a figure by its unit: shares as per cent, accuracies with 4 decimals, dollars, seconds, counts."""
     if value is None:
-        return tables.MISSING
+        return formats.MISSING
     if isinstance(value, Mapping):
         return "\n".join(f"{name} {show(item, unit)}" for name, item in value.items())
     if unit.startswith("share"):
-        return tables.percent(value)
+        return formats.percent(value)
     if unit.startswith(("accuracy", "macro-F1", "nats")):
-        return tables.accuracy(value)
+        return formats.accuracy(value)
     if unit == "US dollars":
-        return tables.dollars(value)
+        return formats.dollars(value)
     if unit == "seconds":
         return f"{value:.4g} s"
-    return tables.number(value)
+    return formats.number(value)
 
 
 SIGNS = {"at_least": "≥ ", "at_most": "≤ ", "below": "< "}
 
 
-def columns() -> list[Column]:
-    """Return the columns of the audit table; use them with `shown_rows`."""
-    return [
-        Column("text", "claim and where it stands"),
-        Column("claimed", numeric=True),
-        Column("measured", "measured here", numeric=True),
-        Column("verdict"),
-        Column("why"),
-    ]
-
-
-def shown_rows(audit: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return audit rows with figures, sources and assets as text, ready for tables.py."""
-    return [
-        {
-            "text": f"{row['text']}\n({row['source']})",
-            "claimed": (
-                ("" if row["claimed"] is None else SIGNS.get(row["rule"], "")) + show(row["claimed"], row["unit"])
-            ),
-            "measured": show(row["measured"], row["unit"]),
-            "verdict": row["verdict"],
-            "why": "; ".join(part for part in (row["why"], f"from {row['where']}" if row["where"] else "") if part),
-            "row_class": {HOLDS: "holds", FAILS: "fails"}.get(row["verdict"], "open"),
-        }
-        for row in audit
-    ]
+def show_claimed(row: Mapping[str, Any]) -> str:
+    """Format the claimed figure of an audit row with the sign of its rule."""
+    return ("" if row["claimed"] is None else SIGNS.get(row["rule"], "")) + show(row["claimed"], row["unit"])
 
 
 def counted(audit: Sequence[Mapping[str, Any]]) -> str:
@@ -204,22 +178,15 @@ def counted(audit: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{found.count(verdict)} {text}" for verdict, text in words.items() if verdict in found)
 
 
-def qwen2_parameters(
-    hidden: int = 1536,
-    intermediate: int = 8960,
-    layers: int = 28,
-    heads: int = 12,
-    kv_heads: int = 2,
-    vocabulary: int = 151_936,
-    r: int = 16,
-) -> tuple[int, int]:
-    """Count (trainable, all) parameters of a Qwen2 with tied embeddings and LoRA on q, k, v and o.
+def qwen2_parameters() -> tuple[int, int]:
+    """Count (trainable, all) parameters of Qwen2.5-1.5B, which ties its embeddings, with LoRA of rank 16 on q, k, v, o.
 
-    The defaults are the published shape of Qwen2.5-1.5B; `r` is the rank of LoRA.
+    The shape is the published one.
     """
-    kv = hidden // heads * kv_heads
+    hidden, intermediate, layers, vocabulary, rank = 1536, 8960, 28, 151_936, 16
+    kv = hidden // 12 * 2  # 12 heads of queries, 2 of keys and values
     projections = [(hidden, hidden), (hidden, kv), (hidden, kv), (hidden, hidden)]
-    lora = layers * sum(r * (into + out) for into, out in projections)
+    lora = layers * sum(rank * (into + out) for into, out in projections)
     biases = hidden + 2 * kv  # q, k and v have a bias, o has none
     layer = sum(into * out for into, out in projections) + biases + 3 * hidden * intermediate + 2 * hidden
     return lora, vocabulary * hidden + layers * layer + hidden + lora

@@ -7,10 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.reporting import tables
-from iot_pipeline.reporting.comparison import split_key
-from iot_pipeline.reporting.tables import Column
 from iot_pipeline.teacher.pricing import BATCH_FACTOR, REFERENCE_MODEL, price_of
+from iot_pipeline.vocabulary import Partition
 
 COUNTS = ("rows", "requests", "distinct_requests", "prompt_tokens", "completion_tokens", "quarantined")
 # Ledger values of a request.
@@ -58,20 +56,18 @@ def _summed(lines: Iterable[tuple[float, ...]]) -> dict[str, float]:
 
 
 def cost_report(
-    summaries: Mapping[Any, Mapping[str, Any]],
+    summaries: Mapping[Partition, Mapping[str, Any]],
     claimed: Mapping[str, float] | None = None,
-    prices: Mapping[str, Any] | None = None,
     beyond: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Report the cost of each track's increment at each stage.
 
     Args:
-        summaries: (stage, track) or `stage|track` -> {rows, requests (including failed and repeated ones),
-            distinct_requests, prompt_tokens, completion_tokens, billed_usd, model, embedded (bool), quarantined,
-            imported (answers from a file, optional)}. Tokens are those of all requests that the rows' answers ever
-            took, so that a re-run reports the same.
+        summaries: Stage and track -> {rows, requests (including failed and repeated ones), distinct_requests,
+            prompt_tokens, completion_tokens, billed_usd, model, embedded (bool), quarantined, imported (answers from a
+            file, optional)}. Tokens are those of all requests that the rows' answers ever took, so that a re-run
+            reports the same.
         claimed: Track -> dollars in the prior work.
-        prices: Default: `reference_prices`.
         beyond: Ledger sums beyond the summaries, from `by_ledger`.
 
     Returns:
@@ -80,37 +76,39 @@ def cost_report(
     Raises:
         UserError: A summary lacks a count.
     """
-    prices = prices or reference_prices()
+    price = price_of(REFERENCE_MODEL)
     rows = []
-    for key, summary in summaries.items():
-        stage, track = split_key(key)
+    for (stage, track), summary in summaries.items():
         missing = [name for name in (*COUNTS, "billed_usd", "model", "embedded") if name not in summary]
         if missing:
             raise UserError(f"the summary of {track} at {stage} lacks {', '.join(missing)}; materialise it again")
-        sync = (summary["prompt_tokens"] * prices["prompt"] + summary["completion_tokens"] * prices["completion"]) / 1e6
+        sync = (summary["prompt_tokens"] * price.prompt + summary["completion_tokens"] * price.completion) / 1e6
         rows.append(
             {
                 "track": track,
                 "stage": stage,
-                "teacher": (f"{summary['model']} (embedded, free)" if summary["embedded"] else summary["model"]),
+                "teacher": f"{summary['model']} (embedded, free)" if summary["embedded"] else summary["model"],
                 "embedded": bool(summary["embedded"]),
                 **{name: summary[name] for name in COUNTS},
                 "imported": summary.get("imported", 0),
                 "billed_usd": 0.0 if summary["embedded"] else summary["billed_usd"],
                 "hypothetical_sync_usd": sync,
-                "hypothetical_batch_usd": sync * prices["batch_factor"],
+                "hypothetical_batch_usd": sync * BATCH_FACTOR,
                 "claimed_usd": (claimed or {}).get(track),
             }
         )
-    totals = {
-        name: sum(row[name] for row in rows)
-        for name in (*COUNTS, "billed_usd", "hypothetical_sync_usd", "hypothetical_batch_usd")
+    sums = (*COUNTS, "billed_usd", "hypothetical_sync_usd", "hypothetical_batch_usd")
+    totals = {name: sum(row[name] for row in rows) for name in sums}
+    prices = {
+        "model": REFERENCE_MODEL,
+        "prompt": price.prompt,
+        "completion": price.completion,
+        "batch_factor": BATCH_FACTOR,
     }
     notes = _notes(rows, totals, prices)
     if rows and beyond is not None:
-        free = all(row["embedded"] for row in rows)
-        notes.append(_beyond(totals, beyond, free))
-    return {"rows": rows, "totals": totals, "beyond": dict(beyond or {}), "prices": dict(prices), "notes": notes}
+        notes.append(_beyond(totals, beyond, free=all(row["embedded"] for row in rows)))
+    return {"rows": rows, "totals": totals, "beyond": dict(beyond or {}), "prices": prices, "notes": notes}
 
 
 def _beyond(totals: Mapping[str, Any], beyond: Mapping[str, float], free: bool) -> str:
@@ -121,17 +119,6 @@ def _beyond(totals: Mapping[str, Any], beyond: Mapping[str, float], free: bool) 
         " validation flows, earlier prompts and settings, and what was given up: "
         f"{totals['requests'] + requests:,} in all{billed}."
     )
-
-
-def reference_prices() -> dict[str, Any]:
-    """Return the reference model's prices in dollars per million tokens, from the teacher's price table."""
-    price = price_of(REFERENCE_MODEL)
-    return {
-        "model": REFERENCE_MODEL,
-        "prompt": price.prompt,
-        "completion": price.completion,
-        "batch_factor": BATCH_FACTOR,
-    }
 
 
 def _notes(rows: list[dict[str, Any]], totals: Mapping[str, Any], prices: Mapping[str, Any]) -> list[str]:
@@ -161,21 +148,3 @@ def _notes(rows: list[dict[str, Any]], totals: Mapping[str, Any], prices: Mappin
     if any(row["claimed_usd"] is not None for row in rows):
         notes.append("The prior work's dollars are for all of its rows; compare them with stage ALL only.")
     return notes
-
-
-def columns() -> list[Column]:
-    """Return the columns of the cost table."""
-    return [
-        Column("track"),
-        Column("stage"),
-        Column("rows", write=tables.whole, numeric=True),
-        Column("distinct_requests", "distinct requests", tables.whole, True),
-        Column("requests", "requests sent", tables.whole, True),
-        Column("quarantined", write=tables.whole, numeric=True),
-        Column("prompt_tokens", "prompt tokens", tables.whole, True),
-        Column("completion_tokens", "answer tokens", tables.whole, True),
-        Column("billed_usd", "billed", tables.dollars, True),
-        Column("hypothetical_sync_usd", "hypothetical, gpt-4o-mini", tables.dollars, True),
-        Column("hypothetical_batch_usd", "hypothetical, Batch API", tables.dollars, True),
-        Column("claimed_usd", "prior work's claim, all rows", tables.dollars, True),
-    ]

@@ -1,4 +1,4 @@
-"""Figures of the data: duplicates, class profiles, leakage."""
+"""Figures of data and split: duplicates, published facts, class profiles, rules, sides, leakage."""
 
 from __future__ import annotations
 
@@ -6,105 +6,114 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iot_pipeline.reporting import style
+from iot_pipeline.vocabulary import SIDES
 
 Row = Mapping[str, Any]
+MISMATCHES_SHOWN = 18
+LONGEST_LABEL = 78
 
 
-def duplicates(report: Row) -> bytes:
+@style.drawn
+def duplicates(report: Row) -> Any:
     """Plot the share of duplicate rows by class, next to the published share (dedup_report JSON)."""
-    classes = report["by_class"]
-    names = sorted(classes, key=lambda name: classes[name]["duplicate_share_raw"])
-    if not names:
+    rows = sorted(report["by_class"].items(), key=lambda item: item[1]["duplicate_share_raw"])
+    if not rows:
         return style.no_data("Duplicate rows by class", "no class has rows")
-    with style.canvas(6.8, 0.9 + 0.42 * len(names)) as made:
-        axes = made.axes("Rows that repeat an earlier flow of their class", "x")
-        places = range(len(names))
-        shares = [100 * classes[name]["duplicate_share_raw"] for name in names]
-        axes.barh(places, shares, height=0.62, color=style.BLUE, label="measured here, exact values")
-        axes.scatter(
-            [100 * classes[name]["duplicate_share_text"] for name in names],
-            places,
-            marker="|",
-            s=150,
-            color=style.ORANGE,
-            linewidths=2.5,
-            zorder=3,
-            label="measured here, same prompt text",
-        )
-        published = [(place, classes[name]["published_share"]) for place, name in enumerate(names)]
-        known = [(place, 100 * share) for place, share in published if share is not None]
-        if known:
-            axes.scatter(
-                [share for _, share in known],
-                [place for place, _ in known],
-                marker="D",
-                s=34,
-                facecolor="white",
-                edgecolor=style.INK,
-                linewidths=1.4,
-                zorder=4,
-                label="published",
-            )
-        for place, (name, share) in enumerate(zip(names, shares, strict=True)):
-            inside = share > 14
-            marks = [classes[name]["duplicate_share_text"], classes[name]["published_share"] or 0.0]
-            axes.text(
-                1.5 if inside else 2.5 + max(share, *(100 * mark for mark in marks)),
-                place,
-                f"{share:.1f}",
-                color="white" if inside else style.INK,
-                va="center",
-                fontsize=8.5,
-            )
-        axes.set_yticks(places, names)
-        axes.set_xlim(0, 103)
-        axes.set_xlabel("% of the class's rows")
-        style.legend_below(made.figure, axes, 3)
-    return made.data
+    exact, text = ([100 * found[f"duplicate_share_{key}"] for _, found in rows] for key in ("raw", "text"))
+    published = [None if (share := found["published_share"]) is None else 100 * share for _, found in rows]
+    axes = style.axes(6.8, 0.9 + 0.42 * len(rows), "Rows that repeat an earlier flow of their class", "x")
+    places = range(len(rows))
+    axes.barh(places, exact, height=0.62, color=style.BLUE, label="measured here, exact values")
+    bar = {"marker": "|", "s": 150, "color": style.ORANGE, "linewidths": 2.5, "zorder": 3}
+    axes.scatter(text, places, label="measured here, same prompt text", **bar)
+    if known := [(share, place) for place, share in zip(places, published, strict=True) if share is not None]:
+        diamond = {"marker": "D", "s": 34, "facecolor": "white", "edgecolor": style.INK, "linewidths": 1.4, "zorder": 4}
+        axes.scatter(*zip(*known, strict=True), label="published", **diamond)
+    for place, (share, same, said) in enumerate(zip(exact, text, published, strict=True)):
+        left, colour = (1.5, "white") if share > 14 else (2.5 + max(share, same, said or 0.0), style.INK)
+        axes.text(left, place, f"{share:.1f}", color=colour, va="center", fontsize=8.5)
+    axes.set_yticks(places, [name for name, _ in rows])
+    axes.set_xlim(0, 103)
+    axes.set_xlabel("% of the class's rows")
+    style.legend_below(axes, 3)
+    return axes
 
 
-def profile(table: Any, features: Sequence[str] | None = None, classes: Sequence[str] | None = None) -> bytes:
-    """Plot quartile bars: one panel per feature, one bar per class from 25 % to 75 % with the median marked.
+@style.drawn
+def mismatches(report: Row) -> Any:
+    """Plot mismatches as relative differences between found and expected figures (dataset_mismatch JSON).
 
-    `table`: the table of quality.profile.flow_profile, as a DataFrame or rows; `features`: default `telling_features`.
+    The scale ends at -100 % and 100 %, and larger differences are clipped; findings without both figures are left out.
     """
-    rows = table.to_dict("records") if hasattr(table, "to_dict") else list(table)
-    found = {(row["class"], row["feature"]): row for row in rows}
-    names = list(classes or dict.fromkeys(row["class"] for row in rows if row["class"] != "(all)"))
-    features = list(features or telling_features(rows))
-    if not names or not features:
+    compared = ((finding["what"], relative(finding)) for finding in report["findings"])
+    known = [(what, share) for what, share in compared if share is not None]
+    rows = sorted(known, key=lambda row: -abs(row[1]))[:MISMATCHES_SHOWN]
+    if not rows:
+        return style.no_data("Published and found", f"all {report['checked']} facts checked agree")
+    title = f"{report['disagreeing']} of {report['checked']} published facts disagree"
+    axes = style.axes(7.6, 1.0 + 0.25 * len(rows), title, "x")
+    colours = [style.ORANGE if share < 0 else style.BLUE for _, share in rows]
+    axes.barh(range(len(rows)), [100 * share for _, share in rows], height=0.6, color=colours)
+    style.name_rows(axes, [what if len(what) <= LONGEST_LABEL else what[: LONGEST_LABEL - 1] + "…" for what, _ in rows])
+    axes.tick_params(axis="y", labelsize=7)
+    axes.axvline(0, color=style.GREY, linewidth=0.8)
+    axes.set_xlim(-105, 105)
+    axes.set_xlabel("% above or below what was expected (the largest)")
+    return axes
+
+
+def relative(finding: Row) -> float | None:
+    """Return the relative difference from the expected figure, clipped to [-1, 1].
+
+    None if a figure is missing or the expected one is 0.
+    """
+    expected, found = finding["expected"], finding["found"]
+    if not isinstance(expected, (int, float)) or not isinstance(found, (int, float)) or expected == 0:
+        return None
+    return max(-1.0, min(1.0, (found - expected) / abs(expected)))
+
+
+@style.drawn
+def profile(table: Any) -> Any:
+    """Plot quartile bars: a panel for each telling feature, in it a bar per class from 25 % to 75 % and the median.
+
+    `table`: the table of quality.profile.flow_profile, as a DataFrame or rows.
+    """
+    rows = table.to_dict("records") if hasattr(table, "to_dict") else table
+    names = list(dict.fromkeys(row["class"] for row in rows if row["class"] != "(all)"))
+    features = telling_features(rows)
+    if not features:
         return style.no_data("Quartiles by class", "no class or no feature to show")
+    found = {(row["class"], row["feature"]): row for row in rows}
     columns = min(3, len(features))
     lines = -(-len(features) // columns)
-    with style.canvas(6.8, 0.6 + lines * (0.7 + 0.22 * len(names))) as made:
-        grid = made.figure.subplots(lines, columns, squeeze=False, sharey=True)
-        for place, axes in enumerate(grid.flat):
-            if place >= len(features):
-                axes.axis("off")
-                continue
-            style.dress(axes, "", "x")
-            axes.set_title(features[place], fontsize=8.5, pad=5)
-            _quartile_panel(axes, [found[name, features[place]] for name in names])
-            axes.set_yticks(range(len(names)), names)
-            axes.tick_params(axis="x", labelsize=7.5)
-        grid[0][0].invert_yaxis()
-        made.figure.supxlabel(
-            "bar = 25 % to 75 % of the class's rows, line = median, diamond = published median; values as in the table",
-            fontsize=8,
-            color=style.GREY,
-        )
-    return made.data
+    made = style.figure(6.8, 0.6 + lines * (0.7 + 0.22 * len(names)))
+    panels = list(made.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    for axes, feature in zip(panels, features, strict=False):
+        axes.grid(True, axis="x")
+        axes.tick_params(length=0)
+        axes.set_title(feature, fontsize=8.5, pad=5)
+        _quartile_panel(axes, [found[name, feature] for name in names])
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(axis="x", labelsize=7.5)
+    for axes in panels[len(features) :]:
+        axes.axis("off")
+    panels[0].invert_yaxis()
+    made.supxlabel(
+        "bar = 25 % to 75 % of the class's rows, line = median, diamond = published median; values as in the table",
+        fontsize=8,
+        color=style.GREY,
+    )
+    return panels[0]
 
 
 def telling_features(rows: Sequence[Row], count: int = 6) -> list[str]:
     """Return the features whose class medians are farthest apart, in standard deviations of the feature."""
     medians: dict[str, list[float]] = {}
-    spread: dict[str, float] = {}
     for row in rows:
-        if row["class"] == "(all)":
-            spread[row["feature"]] = row["std"]
-        else:
+        if row["class"] != "(all)":
             medians.setdefault(row["feature"], []).append(row["median"])
+    spread = {row["feature"]: row["std"] for row in rows if row["class"] == "(all)"}
     score = {name: (max(values) - min(values)) / spread[name] for name, values in medians.items() if spread.get(name)}
     return sorted(score, key=lambda name: (-score[name], name))[:count]
 
@@ -113,39 +122,114 @@ def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
     edge = []
     for place, row in enumerate(rows):
         colour = style.SERIES[place % len(style.SERIES)]
-        low, high = row["p25"], row["p75"]
-        axes.plot([low, high], [place, place], color=colour, linewidth=6, alpha=0.45, solid_capstyle="butt")
+        quartiles = [row["p25"], row["p75"]]
+        axes.plot(quartiles, [place, place], color=colour, linewidth=6, alpha=0.45, solid_capstyle="butt")
         axes.plot([row["median"]], [place], marker="|", markersize=11, markeredgewidth=2.4, color=colour)
         published = row.get("published_median")
         if published is not None and published == published:  # NaN means not published
             axes.scatter(published, place, marker="D", s=16, facecolor="white", edgecolor=style.INK, zorder=4)
             edge.append(published)
-        edge += [low, high]
-    low, high = min(edge), max(edge)
-    margin = 0.08 * (high - low) or 0.5
-    axes.set_xlim(low - margin, high + margin)
+        edge += quartiles
+    margin = 0.08 * (max(edge) - min(edge)) or 0.5
+    axes.set_xlim(min(edge) - margin, max(edge) + margin)
 
 
-def leakage(report: Row) -> bytes:
+@style.drawn
+def patterns(report: Row) -> Any:
+    """Plot coverage and precision of learned and prior-work rules on distinct test flows (attack_patterns JSON)."""
+    axes = style.axes(6.8, 3.4 + 0.25 * (len(report["classes"]) // 3 + 1), "Rules on distinct test flows", "both")
+    for place, (name, entry) in enumerate(report["classes"].items()):
+        colour = style.SERIES[place % len(style.SERIES)]
+        marker = style.MARKERS[place // len(style.SERIES)]
+        axes.scatter(*_places(entry["rules"]), s=30, color=colour, marker=marker, alpha=0.8, label=name)
+    crosses = _places(report["prior_rules"])
+    axes.scatter(*crosses, marker="x", s=46, color=style.INK, label="rules from published figures")
+    axes.set_xlim(-3, 104)
+    axes.set_ylim(-3, 104)
+    axes.set_xlabel("coverage: % of the class's flows caught")
+    axes.set_ylabel("precision: % of the caught that are of the class")
+    style.legend_below(axes, 3)
+    return axes
+
+
+def _places(rules: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Return coverage and precision in %: precision 0 for a rule that catches nothing, none without test flows."""
+    found = [rule["distinct"] for rule in rules if rule["distinct"]["coverage"] is not None]
+    return [100 * rule["coverage"] for rule in found], [100 * (rule["precision"] or 0.0) for rule in found]
+
+
+def rule_rows(report: Row, most: int | None = None) -> list[dict[str, Any]]:
+    """Return the learned rules as flat rows: class, rule, coverage and precision over distinct flows and over rows.
+
+    At most `most` rules per class. A class without a rule gets a row with coverage 0.
+    """
+    nothing = {"coverage": 0.0, "precision": None}
+    absent = {"text": "none: no part of the flows is mostly of this class", "distinct": nothing, "row": nothing}
+    return [
+        {"class": name, "rule": rule["text"], **_scores(rule)}
+        for name, entry in report["classes"].items()
+        for rule in entry["rules"][:most] or [absent]
+    ]
+
+
+def prior_rule_rows(report: Row) -> list[dict[str, Any]]:
+    """Return the rules from published figures as flat rows, scored on the same flows."""
+    return [
+        {"classes": ", ".join(rule["classes"]), "rule": rule["text"], **_scores(rule), "source": rule["source"]}
+        for rule in report["prior_rules"]
+    ]
+
+
+def _scores(rule: Row) -> dict[str, Any]:
+    return {
+        "coverage": rule["distinct"]["coverage"],
+        "precision": rule["distinct"]["precision"],
+        "coverage, rows": rule["row"]["coverage"],
+        "precision, rows": rule["row"]["precision"],
+    }
+
+
+@style.drawn
+def sides(report: Row) -> Any:
+    """Plot the share of each class's distinct flows on each side of the split (split.json)."""
+    by_class = report["by_class"]
+    names = sorted({name for found in by_class.values() for name in found})
+    groups = {
+        side: [by_class[side].get(name, {}).get("groups", 0) for name in names] for side in SIDES if side in by_class
+    }
+    totals = [sum(counts) or 1 for counts in zip(*groups.values(), strict=True)]
+    axes = style.axes(6.8, 1.1 + 0.36 * len(names), "Where each class's distinct flows are", "x")
+    left = [0.0] * len(names)
+    for (side, counts), colour in zip(groups.items(), (style.LIGHT, style.SKY, style.ORANGE, style.BLUE), strict=False):
+        widths = [100 * count / total for count, total in zip(counts, totals, strict=True)]
+        bars = axes.barh(range(len(names)), widths, left=left, height=0.62, color=colour, label=side)
+        labels = [f"{count:,}" if width > 6 else "" for count, width in zip(counts, widths, strict=True)]
+        ink = "white" if colour == style.BLUE else style.INK
+        axes.bar_label(bars, labels, label_type="center", fontsize=7.5, color=ink)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    style.name_rows(axes, names)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of the class's distinct flows (numbers: flows)")
+    style.legend_below(axes, 4)
+    return axes
+
+
+@style.drawn
+def leakage(report: Row) -> Any:
     """Plot prompt leakage and accuracy of a model and a table look-up under both splits (leakage_report JSON)."""
-    table = leakage_rows(report)
-    keys = [key for key in table[0] if key != "split" and any(row[key] is not None for row in table)]
-    with style.canvas(6.8, 1.1 + 0.62 * len(keys)) as made:
-        axes = made.axes("What a split by row lets through", "x")
-        for offset, (row, colour) in enumerate(zip(table, (style.BLUE, style.ORANGE), strict=True)):
-            places = [place + (offset - 0.5) * 0.38 for place in range(len(keys))]
-            values = [100 * (row[key] or 0.0) for key in keys]
-            axes.barh(places, values, height=0.35, color=colour, label=row["split"])
-            for place, value in zip(places, values, strict=True):
-                axes.annotate(
-                    f"{value:.1f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
-                )
-        axes.set_yticks(range(len(keys)), keys)
-        axes.invert_yaxis()
-        axes.set_xlim(0, 112)
-        axes.set_xlabel("%")
-        style.legend_below(made.figure, axes, 2)
-    return made.data
+    rows = leakage_rows(report)
+    keys = [key for key in rows[0] if key != "split" and any(row[key] is not None for row in rows)]
+    axes = style.axes(6.8, 1.1 + 0.62 * len(keys), "What a split by row lets through", "x")
+    series = [
+        (row["split"], [100 * (row[key] or 0.0) for key in keys], colour)
+        for row, colour in zip(rows, (style.BLUE, style.ORANGE), strict=True)
+    ]
+    style.grouped_bars(axes, series, "{:.1f}".format)
+    style.name_rows(axes, keys)
+    axes.set_xlim(0, 112)
+    axes.set_xlabel("%")
+    style.legend_below(axes, 2)
+    return axes
 
 
 def leakage_rows(report: Row) -> list[dict[str, Any]]:

@@ -1,130 +1,255 @@
-"""Report context: the artefacts of a lake read into one structure for reports, cards and the audit.
+"""Facts of a lake, read from its artefacts once for report, model cards and audit.
 
-Keys of a context, each absent if its artefact is: used (settings of the artefacts), labels (provenance sentences), spec
-(name, title, citation, doi, licence, scaling, scaling_note, facts), raw_flows, flows, dedup_report, label_conflicts,
-dataset_mismatch, flow_profile and sample_comparison (summary and `table`: rows), attack_patterns, evaluation_split,
-training_order, leakage_report, base_model, paper_protocol, inference_benchmark, track_comparison, cost_report,
-claims_audit; by `stage|track`: tracks (report, usage, examples, answer_characters_mean), tensors, training
-(training.json and `curve`), evaluation, explanations; baselines (stage -> model -> evaluation with `model` and
-`timings`), prompts (track -> text, version), lineage (rows).
+This is the one module of reporting that knows assets, partition keys and file names.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from iot_pipeline.lake.store import MANIFEST, ArtefactId
-from iot_pipeline.vocabulary import TRACKS, Partition, Trained, partition_parts, unstaged
+import pyarrow.parquet as pq
 
-SINGLE = {
-    "raw_flows": "source.json",
-    "flows": "flows.json",
-    "dedup_report": "dedup_report.json",
-    "label_conflicts": "label_conflicts.json",
-    "dataset_mismatch": "dataset_mismatch.json",
-    "flow_profile": "flow_profile.json",
-    "attack_patterns": "attack_patterns.json",
-    "sample_comparison": "sample_comparison.json",
-    "evaluation_split": "split.json",
-    "training_order": "order.json",
-    "leakage_report": "leakage.json",
-    "base_model": "base.json",
-    "paper_protocol": "paper_protocol.json",
-    "inference_benchmark": "inference.json",
-    "track_comparison": "track_comparison.json",
-    "cost_report": "cost_report.json",
-    "claims_audit": "claims_audit.json",
-}
+from iot_pipeline.lake.store import MANIFEST, ArtefactId
+from iot_pipeline.vocabulary import TRACKS, Partition, Trained, partition_parts, staged, unstaged
+
+Json = dict[str, Any]
 TABLES = {"flow_profile": "flow_profile.parquet", "sample_comparison": "sample_comparison.parquet"}
 EXAMPLES = 3
+PREFIX = "setting "
 
 
-def gather(folders: Mapping[ArtefactId, Path], spec: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Build the report context of the artefacts in `folders`; `spec`: facts about the data set, by name."""
-    context: dict[str, Any] = {"spec": dict(spec or {})}
-    manifests: dict[str, dict[str, Any]] = {}
+@dataclass(frozen=True)
+class DataSet:
+    """The part of a data set's description that a reader must know."""
+
+    name: str = ""
+    title: str = ""
+    citation: str = ""
+    doi: str | None = None
+    licence: str = ""
+    scaling: str = ""
+    scaling_note: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def published(self, name: str) -> Any:
+        """Return a published fact, at the top level of the facts or one below; None if unpublished."""
+        places = [self.facts, *(value for value in self.facts.values() if isinstance(value, Mapping))]
+        return next((place[name] for place in places if name in place), None)
+
+
+@dataclass(frozen=True)
+class Used:
+    """Settings that the artefacts were made with; None where none read it."""
+
+    dataset: str | None = None
+    source: str | None = None
+    teacher: str | None = None
+    teacher_model: str | None = None
+    base_model: str | None = None
+    serialisation: str | None = None
+    answer_order: str | None = None
+    automl_preset: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt file and its data version."""
+
+    text: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A flow as the teacher read it, and the answer."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Track:
+    """One increment of a track: reports, examples of different classes, mean length of its answers."""
+
+    report: Json = field(default_factory=dict)
+    usage: Json = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+    answer_characters_mean: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: the parts of training.json, and the loss curve."""
+
+    facts: Json
+    config: Json = field(default_factory=dict)
+    timings: Json = field(default_factory=dict)
+    curve: list[Json] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One artefact's versions, its own seed and settings, and the prompts upstream of it, name -> version."""
+
+    asset: str
+    partition: str
+    data_version: str
+    code_version: str
+    prompts: dict[str, str]
+    settings: Json
+    seed: int | None
+    code_commit: str | None
+    run_id: str | None
+
+
+@dataclass
+class Facts:
+    """A lake's facts: typed parts, and the JSON of each single report as its asset wrote it.
+
+    A part whose artefact is absent is None or empty. A field with a file is named like the asset that writes it.
+    """
+
+    data_set: DataSet = field(default_factory=DataSet)
+    used: Used = field(default_factory=Used)
+    labels: list[str] = field(default_factory=list)
+    lineage: list[Origin] = field(default_factory=list)
+    prompts: dict[str, Prompt] = field(default_factory=dict)
+    tracks: dict[Partition, Track] = field(default_factory=dict)
+    baselines: dict[str, dict[str, Json]] = field(default_factory=dict)
+    """Stage -> model -> evaluation, with `model` and `timings`."""
+    tensors: dict[Partition, Json] = field(default_factory=dict)
+    training: dict[Partition, Run] = field(default_factory=dict)
+    evaluation: dict[Partition, Json] = field(default_factory=dict)
+    explanations: dict[Partition, Json] = field(default_factory=dict)
+    raw_flows: Json | None = field(default=None, metadata={"file": "source.json"})
+    flows: Json | None = field(default=None, metadata={"file": "flows.json"})
+    dedup_report: Json | None = field(default=None, metadata={"file": "dedup_report.json"})
+    label_conflicts: Json | None = field(default=None, metadata={"file": "label_conflicts.json"})
+    dataset_mismatch: Json | None = field(default=None, metadata={"file": "dataset_mismatch.json"})
+    flow_profile: Json | None = field(default=None, metadata={"file": "flow_profile.json"})
+    """With `table`: rows; likewise sample_comparison."""
+    attack_patterns: Json | None = field(default=None, metadata={"file": "attack_patterns.json"})
+    sample_comparison: Json | None = field(default=None, metadata={"file": "sample_comparison.json"})
+    evaluation_split: Json | None = field(default=None, metadata={"file": "split.json"})
+    leakage_report: Json | None = field(default=None, metadata={"file": "leakage.json"})
+    base_model: Json | None = field(default=None, metadata={"file": "base.json"})
+    paper_protocol: Json | None = field(default=None, metadata={"file": "paper_protocol.json"})
+    inference_benchmark: Json | None = field(default=None, metadata={"file": "inference.json"})
+    track_comparison: Json | None = field(default=None, metadata={"file": "track_comparison.json"})
+    cost_report: Json | None = field(default=None, metadata={"file": "cost_report.json"})
+    claims_audit: list[Json] | None = field(default=None, metadata={"file": "claims_audit.json"})
+
+    @property
+    def simulated(self) -> bool:
+        """True if the flows were simulated."""
+        return self.used.source == "simulate"
+
+    @property
+    def embedded_teacher(self) -> bool:
+        """True if the embedded teacher is set or wrote answers, here or as a separate server."""
+        return self.used.teacher == "embedded" or any(track.usage.get("embedded") for track in self.tracks.values())
+
+    @property
+    def tiny_base(self) -> bool:
+        """True if students start from the tiny base."""
+        return self.used.base_model == "tiny"
+
+    def importances(self, stage: str) -> dict[str, float]:
+        """Return the increase in AutoML's loss by feature at a stage; empty if it was not measured."""
+        model = self.baselines.get(stage, {}).get("automl", {}).get("model") or {}
+        return dict(model.get("importances") or {})
+
+    def origin(self, partition: Partition) -> Origin | None:
+        """Return the lineage of a checkpoint, if it is known."""
+        made = (origin for origin in self.lineage if origin.asset == checkpoint(partition))
+        return next((origin for origin in made if partition_parts(origin.partition)[-1] == partition.track), None)
+
+
+def checkpoint(partition: Partition) -> str:
+    """Return the asset of a checkpoint."""
+    return staged("lora_checkpoint", partition.stage)
+
+
+def metrics(partition: Partition) -> str:
+    """Return the asset of a student's evaluation."""
+    return staged("eval_metrics", partition.stage)
+
+
+def partition_of(artefact: ArtefactId) -> Partition:
+    """Return stage and track of an artefact that has both."""
+    name, stage = unstaged(artefact.asset)
+    return (
+        Partition(artefact.partition, name)
+        if name in TRACKS
+        else Partition(stage, partition_parts(artefact.partition)[-1])
+    )
+
+
+def gather(folders: Mapping[ArtefactId, Path], spec: Any = None) -> Facts:
+    """Read the facts of the artefacts in `folders`; `spec`: the data set's description (flows.spec)."""
+    about = {part.name: getattr(spec, part.name) for part in fields(DataSet)} if spec else {}
+    facts = Facts(data_set=DataSet(**about))
+    manifests: dict[str, Json] = {}
     for artefact, folder in sorted(folders.items()):
         manifests[f"{artefact.asset}@{artefact.partition}"] = _json(folder / MANIFEST)
-        _read(context, artefact, folder)
-    context["used"] = used_settings(manifests)
-    context["labels"] = list(
-        dict.fromkeys(label for record in manifests.values() if (label := record["provenance"].get("label")))
-    )
-    context["lineage"] = lineage(manifests)
-    return context
+        _read(facts, artefact, folder)
+    settings = {name: value for record in manifests.values() for name, value in _settings(record).items()}
+    facts.used = Used(**{part.name: settings.get(part.name) for part in fields(Used)})
+    labels = (record["provenance"].get("label") for record in manifests.values())
+    facts.labels = list(dict.fromkeys(label for label in labels if label))
+    facts.lineage = [_origin(key, manifests) for key in manifests]
+    return facts
 
 
-def _read(context: dict[str, Any], artefact: ArtefactId, folder: Path) -> None:
-    """Read one artefact into its place in `context`."""
-    asset, key = place_of(artefact)
-    if asset in SINGLE and (folder / SINGLE[asset]).is_file():
-        context[asset] = _json(folder / SINGLE[asset])
-        if asset in TABLES and (folder / TABLES[asset]).is_file():
-            context[asset]["table"] = _rows(folder / TABLES[asset])
+def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
+    """Read one artefact into its place in `facts`."""
+    asset, key = unstaged(artefact.asset)[0], artefact.partition
+    single = {part.name: part.metadata["file"] for part in fields(Facts) if part.metadata}
+    if asset in single and (folder / single[asset]).is_file():
+        found = _json(folder / single[asset])
+        if asset in TABLES:
+            found["table"] = pq.read_table(folder / TABLES[asset]).to_pylist()
+        setattr(facts, asset, found)
     elif asset == "automl_baseline":
-        context.setdefault("baselines", {})[key] = {
-            name: {**_json(path), **_optional(folder / f"timing_{name}.json", "timings")}
+        facts.baselines[key] = {
+            name: _json(path) | {"timings": _optional(folder / f"timing_{name}.json")}
             for path in sorted(folder.glob("eval_*.json"))
             for name in [path.stem.removeprefix("eval_")]
         }
     elif asset == "prompt":
-        version = _json(folder / MANIFEST)["data_version"]
-        context.setdefault("prompts", {})[key] = {"text": (folder / "prompt.md").read_text(), "version": version}
+        facts.prompts[key] = Prompt((folder / "prompt.md").read_text(), _json(folder / MANIFEST)["data_version"])
     elif asset in TRACKS:
-        context.setdefault("tracks", {})[key] = {
-            **_optional(folder / "report.json", "report"),
-            **_optional(folder / "usage.json", "usage"),
-            **_answers(folder / "track.jsonl"),
-        }
+        report, usage = (_optional(folder / name) for name in ("report.json", "usage.json"))
+        facts.tracks[partition_of(artefact)] = Track(report, usage, *_answers(folder / "track.jsonl"))
     elif asset == "training_split":
-        context.setdefault("tensors", {})[key] = _json(folder / "stats.json")
+        facts.tensors[partition_of(artefact)] = _json(folder / "stats.json")
     elif asset == "lora_checkpoint":
+        parts = _json(folder / "training.json")
         curve = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
-        context.setdefault("training", {})[key] = {**_json(folder / "training.json"), "curve": curve}
+        run = Run(parts["facts"], parts.get("config", {}), parts.get("timings", {}), curve)
+        facts.training[partition_of(artefact)] = run
     elif asset == "eval_metrics":
-        context.setdefault("evaluation", {})[key] = _json(folder / "eval.json")
+        facts.evaluation[partition_of(artefact)] = _json(folder / "eval.json")
     elif asset == "explanation_quality":
-        context.setdefault("explanations", {})[key] = _json(folder / "quality.json")
-
-
-def place_of(artefact: ArtefactId) -> tuple[str, str]:
-    """Return the asset's name without its stage, and the key of the artefact in the context (`10K|original`)."""
-    (name, stage), partition = unstaged(artefact.asset), artefact.partition
-    if name in TRACKS:
-        return name, Partition(partition, name).key
-    if stage:
-        return name, Partition(stage, partition_parts(partition)[-1]).key
-    return name, partition
-
-
-def training_seed(partition: str) -> int | None:
-    """Return the training seed of a student's partition; None for any other."""
-    return Trained.parse(partition).seed if len(partition_parts(partition)) == len(Trained._fields) else None
+        facts.explanations[partition_of(artefact)] = _json(folder / "quality.json")
 
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def _optional(path: Path, name: str) -> dict[str, Any]:
-    return {name: _json(path)} if path.is_file() else {}
+def _optional(path: Path) -> Json:
+    return dict(_json(path)) if path.is_file() else {}
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    return list(pq.read_table(path).to_pylist())
-
-
-def _answers(path: Path) -> dict[str, Any]:
-    """Read `examples` and `answer_characters_mean` from a track's JSONL.
-
-    Examples are the first rows of different classes, as {prompt, answer}; the mean is over all rows, None without rows.
-    """
-    seen: dict[str, dict[str, str]] = {}
+def _answers(path: Path) -> tuple[list[Example], float | None]:
+    """Read the first rows of different classes from a track's JSONL, and the mean length of all answers."""
+    seen: dict[str, Example] = {}
     characters = rows = 0
     with path.open() as lines:
         for line in lines:
@@ -134,59 +259,38 @@ def _answers(path: Path) -> dict[str, Any]:
             characters += len(answer)
             if len(seen) < EXAMPLES:
                 label = next((part for part in answer.split("\n") if part.startswith("CLASSIFICATION:")), "")
-                seen.setdefault(label, {"prompt": user["content"], "answer": answer})
-    return {"examples": list(seen.values()), "answer_characters_mean": characters / rows if rows else None}
+                seen.setdefault(label, Example(user["content"], answer))
+    return list(seen.values()), characters / rows if rows else None
 
 
-def used_settings(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return every setting that an artefact read, by name; the last artefact in order wins where they differ."""
-    return {
-        name.removeprefix("setting "): value
-        for record in manifests.values()
-        for name, value in record["settings"].items()
-        if name.startswith("setting ")
-    }
+def _settings(record: Json) -> Json:
+    """Return the settings that an artefact read, by name."""
+    return {name.removeprefix(PREFIX): value for name, value in record["settings"].items() if name.startswith(PREFIX)}
 
 
-def lineage(manifests: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return lineage rows, one per artefact.
-
-    A row has asset, partition, data_version, code_version, prompts (versions of all prompts upstream), inputs, its own
-    seed and settings, code_commit and run_id.
-    """
-    rows = []
-    for key, record in manifests.items():
-        settings = {
-            name.removeprefix("setting "): value
-            for name, value in record["settings"].items()
-            if name.startswith("setting ")
-        }
-        prompts = sorted(item for item in _upstream(key, manifests) if item.startswith("prompt@"))
-        rows.append(
-            {
-                "asset": record["asset"],
-                "partition": record["partition"],
-                "data_version": record["data_version"],
-                "code_version": record["code_version"],
-                "prompts": {item.removeprefix("prompt@"): manifests[item]["data_version"] for item in prompts},
-                "inputs": dict(record["inputs"]),
-                "seed": training_seed(record["partition"]) or settings.pop("seed", None),
-                "settings": settings,
-                "code_commit": record["provenance"].get("code_commit"),
-                "run_id": record["provenance"].get("run_id"),
-            }
-        )
-    return rows
-
-
-def _upstream(key: str, manifests: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Return the keys of all known artefacts upstream of `key`, including `key`."""
-    found: set[str] = set()
+def _origin(key: str, manifests: Mapping[str, Json]) -> Origin:
+    record, settings = manifests[key], _settings(manifests[key])
+    parts = partition_parts(record["partition"])
+    seed = Trained.parse(record["partition"]).seed if len(parts) == len(Trained._fields) else None
+    upstream: set[str] = set()
     todo = [key]
     while todo:
         name = todo.pop()
-        if name in found or name not in manifests:
-            continue
-        found.add(name)
-        todo += list(manifests[name]["inputs"])
-    return found
+        if name in manifests and name not in upstream:
+            upstream.add(name)
+            todo += manifests[name]["inputs"]
+    return Origin(
+        asset=record["asset"],
+        partition=record["partition"],
+        data_version=record["data_version"],
+        code_version=record["code_version"],
+        prompts={
+            name.removeprefix("prompt@"): manifests[name]["data_version"]
+            for name in sorted(upstream)
+            if name.startswith("prompt@")
+        },
+        seed=settings.pop("seed", None) if seed is None else seed,
+        settings=settings,
+        code_commit=record["provenance"].get("code_commit"),
+        run_id=record["provenance"].get("run_id"),
+    )

@@ -1,103 +1,130 @@
-"""Paper report: chapters rendered as one self-contained HTML file and one self-contained Markdown file."""
+"""Paper report and model cards from chapters in Markdown; the HTML file is made from the same Markdown."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
 from iot_pipeline.lake.atomic import write_text
-from iot_pipeline.reporting import sections_baseline, sections_data, sections_front, sections_protocol, sections_student
-from iot_pipeline.reporting.blocks import Section
+from iot_pipeline.reporting import claims, figures, formats, markdown, rows
+from iot_pipeline.reporting.comparison import BASELINES
+from iot_pipeline.reporting.gather import Facts, metrics
+from iot_pipeline.vocabulary import STAGES, VIEWS
 
-TEMPLATES = Path(__file__).parent / "templates"
+MISSING = "not materialised in this lake"
+TITLE = "IoT flows, named and explained"
+FOLDER = Path(__file__).parent
+# Files are named in full here, since the code version of the report counts the data files that a module names.
 CHAPTERS = (
-    sections_front.results,
-    sections_front.about,
-    sections_data.data,
-    sections_data.split,
-    sections_baseline.baselines,
-    sections_data.tracks,
-    sections_student.training,
-    sections_student.evaluation,
-    sections_student.explanations,
-    sections_student.inference,
-    sections_student.costs,
-    sections_protocol.protocol,
-    sections_student.audit,
-    sections_student.limitations,
-    sections_student.lineage,
+    "results.md.j2",
+    "about.md.j2",
+    "data.md.j2",
+    "split.md.j2",
+    "baselines.md.j2",
+    "tracks.md.j2",
+    "training.md.j2",
+    "evaluation.md.j2",
+    "explanations.md.j2",
+    "inference.md.j2",
+    "cost.md.j2",
+    "protocol.md.j2",
+    "claims.md.j2",
+    "limitations.md.j2",
+    "lineage.md.j2",
 )
+INCLUDED = ("banner.md.j2", "limits.md.j2")
+FORMATS = ("accuracy", "dollars", "fixed", "percent", "plain", "seconds", "whole")
 
 
-def results_chapter(markdown: Path) -> str:
-    """Return the chapters of a Markdown report before the one on data (banner, results, about), without figures."""
-    text = markdown.read_text().split("\n## Data", 1)[0]
-    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("!["))
+class Absent(StrictUndefined):
+    """A key that a report lacks: it can be tested for, and shown only by mistake, which is an error."""
+
+    __bool__ = Undefined.__bool__  # type: ignore[assignment]
 
 
-def paper_report(context: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
-    """Write report.html and report.md into `out_dir` from a context (see gather.py); any part may be absent.
+def paper_report(facts: Facts, out_dir: Path) -> dict[str, Any]:
+    """Write report.html and report.md into `out_dir`; what is missing from the lake is said to be.
 
-    Returns {html, markdown (file names), sections, figures, missing (sentences), bytes (of the HTML)}. The files do not
-    depend on the time of writing. An absent part is reported as missing, never invented.
+    Returns {sections, figures, missing (sentences), results (the chapters on results, without figures)}. The files do
+    not depend on the time of writing.
     """
-    chapters = [chapter(context) for chapter in CHAPTERS]
-    spec = context.get("spec") or {}
-    values = {
-        "title": "IoT flows, named and explained",
-        "subtitle": str(spec.get("title") or spec.get("name") or (context.get("used") or {}).get("dataset") or ""),
-        "banner": sections_front.banner(context),
-        "sections": chapters,
-        "css": (TEMPLATES / "report.css").read_text(),
-    }
-    page = render("report.html.j2", values)
-    text = render("report.md.j2", values)
-    write_text(out_dir / "report.html", page)
+    data, used = facts.data_set, facts.used
+    subtitle = data.title or data.name or used.dataset or ""
+    head = render("head.md.j2", facts, title=TITLE, subtitle=subtitle)
+    chapters = {name.removesuffix(".md.j2"): render(name, facts) for name in CHAPTERS}
+    text = "\n".join([head, *chapters.values()])
+    page = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True).get_template("page.html.j2")
+    sections = [
+        {"id": name, "title": chapter.split("\n", 1)[0].removeprefix("## "), "html": Markup(markdown.to_html(chapter))}
+        for name, chapter in chapters.items()
+    ]
+    html = page.render(
+        title=TITLE,
+        subtitle=subtitle,
+        css=Markup((FOLDER / "report.css").read_text()),
+        head=Markup(markdown.to_html(head, fold=False)),
+        sections=sections,
+    )
+    write_text(out_dir / "report.html", html)
     write_text(out_dir / "report.md", text)
-    blocks = [block for chapter in chapters for block in chapter.blocks]
+    opening = "\n".join([head, chapters["results"], chapters["about"]])
     return {
-        "html": "report.html",
-        "markdown": "report.md",
-        "sections": len(chapters),
-        "figures": sum(block["kind"] == "figure" for block in blocks),
-        "missing": [block["text"] for block in blocks if block["kind"] == "missing"],
-        "bytes": len(page.encode()),
+        "sections": len(sections),
+        "figures": text.count("](data:image/png;base64,"),
+        "missing": re.findall(rf"^\*(.+: {MISSING}\.)\*$", text, re.MULTILINE),
+        "results": "\n".join(line for line in opening.splitlines() if not line.startswith("![")),
     }
 
 
-def render(name: str, values: Mapping[str, Any]) -> str:
-    """Render a template of `templates/` with autoescape; Markdown templates escape by the filter `md`."""
+def render(name: str, facts: Facts, **values: Any) -> str:
+    """Render a chapter as Markdown; every value that a template shows is escaped unless it is Markup already."""
+    text = _environment().get_template(name).render(facts=facts, **values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
+        loader=FileSystemLoader(FOLDER / "chapters"),
+        finalize=markdown.escape,
+        undefined=Absent,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["trusted"] = Markup  # only for markup from tables.py and style.py, which is escaped there
-    environment.filters["md"] = markdown
-    environment.filters["fence"] = fence
-    return environment.get_template(name).render(**values)
+    environment.filters |= {name: getattr(formats, name) for name in FORMATS}
+    environment.filters |= {"name_of": rows.name_of, "lines": markdown.lines, "figure": markdown.figure}
+    environment.globals |= {
+        "MISSING": MISSING,
+        "STAGES": STAGES,
+        "VIEWS": VIEWS,
+        "BASELINES": BASELINES,
+        "claims": claims,
+        "figures": figures,
+        "rows": rows,
+        "have": have,
+        "missing": missing,
+        "metrics": metrics,
+        "nothing": defaultdict(lambda: None),
+        "quote": markdown.quote,
+        "seconds_a_flow": figures.seconds_a_flow,
+        "table": markdown.table,
+    }
+    return environment
 
 
-def markdown(text: str) -> Markup:
-    """Escape text so that Markdown shows it unchanged: no HTML, link, image or emphasis."""
-    escaped = html.escape(" ".join(str(text).split()), quote=False)
-    for sign in "\\`*_[]|":
-        escaped = escaped.replace(sign, "\\" + sign)
-    return Markup(escaped)  # escaped above
+def have(part: Any, asset: str, caller: Callable[[Any], str]) -> str:
+    """Render the block that calls with a part of the facts, or say that its asset is missing."""
+    return caller(part) if part else missing(asset) + "\n"
 
 
-def fence(text: str) -> Markup:
-    """Wrap text in an HTML pre element for Markdown; unlike a code fence, its content cannot close it."""
-    lines = html.escape(str(text)).replace("\n\n", "\n&#8203;\n")  # a blank line would end the HTML block
-    return Markup(f"<pre>{lines}</pre>")  # escaped above
-
-
-__all__ = ["Section", "markdown", "paper_report", "render"]
+def missing(asset: str) -> Markup:
+    """Say that an asset has not been materialised."""
+    return Markup(f"*{asset}: {MISSING}.*")

@@ -1,16 +1,15 @@
-"""Style of all figures: palette, canvas, axes, and PNG bytes that are small and reproducible."""
+"""All figures share this style: palette, axes, bars and intervals, and PNG bytes that are small and reproducible."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+P = ParamSpec("P")
 
 # Okabe and Ito: distinguishable with any common colour-vision deficiency and in grey print.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -42,86 +41,88 @@ LOOK: Any = {
 }
 
 
-class Canvas:
-    """Figure being drawn; `data` holds its PNG bytes once the `canvas` block has ended."""
+def drawn(plot: Callable[P, Any]) -> Callable[P, bytes]:
+    """Turn a function that returns matplotlib Axes into one that returns their figure as PNG, in the project's style.
 
-    def __init__(self, figure: Figure) -> None:
-        self.figure = figure
-        self.data = b""
+    The style is set for this one figure, so pyplot's global state stays as it is.
+    """
 
-    def axes(self, title: str = "", grid: str = "") -> Any:
-        """Create the single Axes of this figure, with a title and grid lines across one axis (`x`, `y`) or `both`."""
-        return dress(self.figure.subplots(), title, grid)
+    @wraps(plot)
+    def png(*args: P.args, **kwargs: P.kwargs) -> bytes:
+        import matplotlib
+        import numpy as np
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from PIL import Image
+
+        with matplotlib.rc_context(LOOK):
+            agg = FigureCanvasAgg(plot(*args, **kwargs).figure)
+            agg.draw()
+        image = Image.fromarray(np.asarray(agg.buffer_rgba())[:, :, :3])
+        out = io.BytesIO()
+        # 128 colours suffice for flat charts, at a quarter of the bytes.
+        image.quantize(colors=128, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
+        return out.getvalue()
+
+    return png
 
 
-def dress(axes: Any, title: str = "", grid: str = "") -> Any:
-    """Set title and grid lines (`x`, `y`, `both`, or empty for none) on matplotlib Axes, and return them."""
-    axes.set_title(title, pad=10)
-    if grid:
-        axes.grid(True, axis=grid)
-    axes.tick_params(length=0)
-    return axes
-
-
-@contextmanager
-def canvas(width: float, height: float) -> Iterator[Canvas]:
-    """Open a figure of width x height inches in the project's style, without pyplot's global state."""
-    import matplotlib
+def figure(width: float, height: float) -> Any:
+    """Create a matplotlib figure of width x height inches."""
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(LOOK):
-        made = Canvas(Figure(figsize=(width, height), dpi=DPI, layout="constrained"))
-        yield made
-        made.data = png(made.figure)
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def png(figure: Figure) -> bytes:
-    """Render the figure as an 8-bit PNG: 128 colours suffice for flat charts, at a quarter of the bytes."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    agg = FigureCanvasAgg(figure)
-    agg.draw()
-    image = Image.fromarray(np.asarray(agg.buffer_rgba())[:, :, :3])
-    out = io.BytesIO()
-    image.quantize(colors=128, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
-    return out.getvalue()
+def axes(width: float, height: float, title: str, grid: str = "") -> Any:
+    """Create the single Axes of a new figure, with a title and grid lines across one axis (`x`, `y`) or `both`."""
+    made = figure(width, height).subplots()
+    made.set_title(title, pad=10)
+    if grid:
+        made.grid(True, axis=grid)
+    made.tick_params(length=0)
+    return made
 
 
-def legend_below(figure: Figure, axes: Any, columns: int) -> None:
-    """Draw the legend of `axes` below the figure, bars before markers, at any figure height."""
-    handles, labels = axes.get_legend_handles_labels()
+def name_rows(made: Any, names: Sequence[str]) -> None:
+    """Label the rows of horizontal bars or intervals, the first one on top."""
+    made.set_yticks(range(len(names)), names)
+    made.set_ylim(len(names) - 0.4, -0.6)
+
+
+def interval(made: Any, place: int, value: float, bounds: Sequence[float] | None, colour: str, marker: str) -> None:
+    """Draw a value as a marker in row `place`, with its interval as a pale bar."""
+    if bounds:
+        made.plot(bounds, [place, place], color=colour, linewidth=4, alpha=0.4, solid_capstyle="butt")
+    made.plot([value], [place], marker=marker, markersize=7, color=colour, markeredgecolor="white")
+
+
+def grouped_bars(made: Any, series: Sequence[tuple[str, Sequence[float], str]], write: Callable[[float], str]) -> None:
+    """Draw horizontal bars (name, values, colour) side by side in each row, with the value written at their ends."""
+    height = 0.78 / len(series)
+    for at, (name, values, colour) in enumerate(series):
+        places = [place + (at - (len(series) - 1) / 2) * height for place in range(len(values))]
+        bars = made.barh(places, values, height=0.92 * height, color=colour, label=name)
+        made.bar_label(bars, [write(value) for value in values], padding=4, fontsize=8)
+
+
+def legend_below(made: Any, columns: int) -> None:
+    """Draw the legend of `made` below the figure, bars before markers, at any figure height."""
+    handles, labels = made.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda at: type(handles[at]).__name__ != "BarContainer")
-    figure.legend(
+    made.figure.legend(
         [handles[at] for at in order], [labels[at] for at in order], loc="outside lower center", ncols=columns
     )
 
 
-def no_data(title: str, why: str) -> bytes:
+def no_data(title: str, why: str) -> Any:
     """Draw a small figure that says why there is nothing to plot."""
-    with canvas(6.4, 1.3) as made:
-        axes = made.axes(title)
-        axes.axis("off")
-        axes.text(0, 0.5, why, color=GREY, transform=axes.transAxes, va="center")
-    return made.data
-
-
-def data_uri(image: bytes) -> str:
-    """Encode PNG bytes as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(image).decode()
+    made = axes(6.4, 1.3, title)
+    made.axis("off")
+    made.text(0, 0.5, why, color=GREY, transform=made.transAxes, va="center")
+    return made
 
 
 def embed(image: bytes, alt: str) -> str:
     """Return Markdown that embeds the PNG, for Dagster metadata and report.md."""
     safe = " ".join(alt.split()).replace("[", "(").replace("]", ")")
-    return f"![{html.escape(safe)}]({data_uri(image)})"
-
-
-def img(image: bytes, alt: str) -> str:
-    """Return an HTML img element that embeds the PNG; `alt` is escaped.
-
-    Width and height are given in CSS pixels, so that the page does not jump.
-    """
-    width, height = (round(int.from_bytes(image[at : at + 4]) * 96 / DPI) for at in (16, 20))
-    return f'<img src="{data_uri(image)}" alt="{html.escape(alt, quote=True)}" width="{width}" height="{height}">'
+    return f"![{html.escape(safe)}](data:image/png;base64,{base64.b64encode(image).decode()})"

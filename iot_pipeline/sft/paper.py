@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.models.label_tokens import LabelFinder
 from iot_pipeline.models.tokenizer import END_OF_TURN, chat_texts, encode
-from iot_pipeline.sft.tensors import IGNORED
+from iot_pipeline.sft.tensors import IGNORED, Tensors
 
 PAPER_LENGTH = 512
 
@@ -67,8 +66,6 @@ def build_paper_tensors(
         kept_share: Keep this share of each answer instead: the effect of the cut on answers of the prior work's length,
             applied to shorter ones.
     """
-    from safetensors.numpy import save_file
-
     end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
     finder = LabelFinder(tokenizer)
     rows, lengths, prompt_sizes, kept = [], [], [], []
@@ -81,21 +78,15 @@ def build_paper_tensors(
         ids = whole[:stop]
         cut += len(ids) < len(whole)
         kept.append(max(0, len(ids) - prompt) / (len(whole) - prompt))
-        labels = np.where(ids == end, IGNORED, ids).astype(np.int32)
+        labels = np.where(ids == end, IGNORED, ids)
         rows.append((ids, labels))
         lengths.append(len(whole))
         prompt_sizes.append(prompt)
         prompts += int((labels[:prompt] != IGNORED).sum())
         labelled += finder.span(ids[prompt:].tolist()) is not None
         ended += bool((labels[prompt:] == end).any())
-    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows])])
-    arrays = {
-        "input_ids": np.concatenate([ids for ids, _ in rows]),
-        "labels": np.concatenate([labels for _, labels in rows]),
-        "offsets": offsets.astype(np.int64),
-    }
-    with replacing(out) as temporary:
-        save_file(arrays, temporary)
+    tensors = Tensors.of(rows)
+    tensors.save(out)
     return PaperStats(
         rows=len(rows),
         limit=limit if kept_share is None else None,
@@ -105,6 +96,6 @@ def build_paper_tensors(
         rows_cut=cut,
         rows_with_label=labelled,
         rows_with_end=ended,
-        loss_tokens=int((arrays["labels"] != IGNORED).sum()),
+        loss_tokens=int((tensors.labels != IGNORED).sum()),
         prompt_loss_tokens=prompts,
     )

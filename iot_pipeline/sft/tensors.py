@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,20 @@ class Tensors:
     labels: np.ndarray
     offsets: np.ndarray
 
+    @classmethod
+    def of(cls, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> Tensors:
+        """Lay (input_ids, labels) of each row end to end."""
+        offsets = np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows])]).astype(np.int64)
+        ids, labels = (np.concatenate([row[part] for row in rows]).astype(np.int32) for part in (0, 1))
+        return cls(ids, labels, offsets)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        from safetensors.numpy import save_file
+
+        with replacing(path) as temporary:
+            save_file({"input_ids": self.input_ids, "labels": self.labels, "offsets": self.offsets}, temporary)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -81,54 +94,37 @@ def build_tensors(
     """Tokenise chat rows (`{"messages": [user, assistant]}`) into the safetensors file `out`.
 
     The prompt is the chat template's text up to where the assistant begins. Supervised are the answer and exactly one
-    `<|im_end|>`, not the template's newline after it. Repeated texts are tokenised once; memory holds only the ids.
+    `<|im_end|>`, not the template's newline after it. Repeated texts are tokenised once.
     UserError for a malformed row and for one longer than `max_length`: nothing is ever cut.
     """
-    from safetensors.numpy import save_file
-
     end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
     template_controls(tokenizer)  # raises for a template without an end of turn
-    known: dict[tuple[str, str], int] = {}
-    bodies: list[np.ndarray] = []
-    prompts: list[int] = []
+    known: dict[tuple[str, str], int] = {}  # (flow, answer) -> its place among the distinct ones
+    numbers: list[int] = []  # first row of each
     order: list[int] = []
-    longer: list[tuple[int, int]] = []
-    numbered = enumerate(messages)
-    while chunk := list(islice(numbered, _CHUNK)):
-        fresh: dict[tuple[str, str], int] = {}
-        for number, row in chunk:
-            pair = _pair(row, number)
-            if pair not in known:
-                known[pair] = len(known)
-                fresh[pair] = number
-            order.append(known[pair])
-        for (prompt, full), number in zip(_tokenise(list(fresh), tokenizer, end), fresh.values(), strict=True):
-            if len(full) > max_length:
-                longer.append((number, len(full)))
-            bodies.append(full)
-            prompts.append(prompt)
+    for number, row in enumerate(messages):
+        pair = _pair(row, number)
+        if pair not in known:
+            numbers.append(number)
+        order.append(known.setdefault(pair, len(known)))
+    if not order:
+        raise UserError("no training rows: the track's messages file is empty")
+    pairs = list(known)
+    encoded: list[tuple[np.ndarray, np.ndarray]] = []
+    for start in range(0, len(pairs), _CHUNK):
+        encoded += _tokenise(pairs[start : start + _CHUNK], tokenizer, end)
         if log:
-            log(f"tokenised {len(order)} rows, {len(bodies)} of them distinct")
-    if longer:
+            log(f"tokenised {len(encoded)} distinct rows of {len(pairs)}, {len(order)} with repeats")
+    if longer := [(numbers[place], len(ids)) for place, (ids, _) in enumerate(encoded) if len(ids) > max_length]:
         named = ", ".join(f"{number} ({tokens} tokens)" for number, tokens in longer[:NAMED])
         more = f" and {len(longer) - NAMED} more" if len(longer) > NAMED else ""
         raise UserError(
             f"{len(longer)} distinct training rows are longer than IOT_MAX_LENGTH={max_length}: {named}{more}; "
             f"raise it to at least {max(tokens for _, tokens in longer)}: no row is ever cut"
         )
-    if not order:
-        raise UserError("no training rows: the track's messages file is empty")
-    lengths = np.array([len(bodies[place]) for place in order], dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    input_ids = np.concatenate([bodies[place] for place in order])
-    labels = input_ids.copy()
-    for position, place in enumerate(order):
-        labels[offsets[position] : offsets[position] + prompts[place]] = IGNORED
-    tensors = Tensors(input_ids, labels, offsets)
-    stats = statistics(tensors, LabelFinder(tokenizer), end)
-    with replacing(out) as temporary:
-        save_file({"input_ids": input_ids, "labels": labels, "offsets": offsets}, temporary)
-    return stats
+    tensors = Tensors.of([encoded[place] for place in order])
+    tensors.save(out)
+    return statistics(tensors, LabelFinder(tokenizer), end)
 
 
 def load_tensors(path: Path) -> Tensors:
@@ -184,17 +180,18 @@ def _pair(row: dict[str, Any], number: int) -> tuple[str, str]:
     return str(turns[0]["content"]), answer
 
 
-def _tokenise(pairs: list[tuple[str, str]], tokenizer: Any, end: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (prompt tokens, ids of the whole row up to its end of turn) for each pair, tokenised in one batch.
+def _tokenise(pairs: list[tuple[str, str]], tokenizer: Any, end: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (ids up to the end of turn, labels) of each pair, tokenised in one batch.
 
     Prompt and answer are tokenised separately, as at inference, where there is no answer yet: together, a tokeniser may
     merge the prompt's last newline with the answer's first word.
     """
-    if not pairs:
-        return
     texts = [chat_texts(tokenizer, user, answer) for user, answer in pairs]
     head_ids = encode(tokenizer, [head for head, _tail in texts])
     tail_ids = encode(tokenizer, [tail for _head, tail in texts])
     for before, after in zip(head_ids, tail_ids, strict=True):
         last = len(after) - 1 - after[::-1].index(end)
-        yield len(before), np.array([*before, *after[: last + 1]], dtype=np.int32)
+        ids = np.array([*before, *after[: last + 1]], dtype=np.int32)
+        labels = ids.copy()
+        labels[: len(before)] = IGNORED
+        yield ids, labels

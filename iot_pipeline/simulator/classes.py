@@ -38,7 +38,14 @@ def kind(share: float, *packets: Packet, missed: Draw = NOTHING) -> Conversation
 def repeated(
     share: float, lengths: range, make: Callable[[int], list[Packet]], missed: Draw = NOTHING
 ) -> list[Conversation]:
-    """Build a kind of varying length; its share is divided evenly over the lengths."""
+    """Build a kind of conversation of varying length.
+
+    Args:
+        share: Share of the class, divided evenly over the lengths.
+        lengths: Lengths of the conversation.
+        make: Function from a length to the packets.
+        missed: Bytes that the capture missed.
+    """
     return [Conversation(share / len(lengths), tuple(make(length)), missed) for length in lengths]
 
 

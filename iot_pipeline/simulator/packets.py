@@ -108,9 +108,13 @@ def shares(weights: list[float], total: int) -> list[int]:
 def class_features(
     conversations: tuple[Conversation, ...], rows: int, rng: np.random.Generator, names: list[str]
 ) -> Values:
-    """Return the raw features of `rows` flows of a class, shape (rows, len(names)).
+    """Return the raw features of the flows of a class, shape (rows, len(names)), kind after kind of conversation.
 
-    The kinds of conversation follow each other, each with its share of the rows.
+    Args:
+        conversations: Kinds of conversation, each with its share of the rows.
+        rows: Number of flows.
+        rng: Source of all draws.
+        names: Features, in the order of the columns.
     """
     parts = []
     for conversation, number in zip(conversations, shares([kind.share for kind in conversations], rows), strict=True):

@@ -14,11 +14,10 @@ from iot_pipeline.augmentation.answer_style import form_writer
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.atomic import sha256_file, write_json, write_text
-from iot_pipeline.tiny_base.build import build_tiny_base
-from iot_pipeline.tiny_base.config import BaseRecipe
-from iot_pipeline.training.model import find_machine
+from iot_pipeline.tiny_base.build import BaseRecipe, build_tiny_base
+from iot_pipeline.training.distributed import find_machine
+from iot_pipeline.training.launch import exit_with_parent
 from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes
-from iot_pipeline.training.train import exit_with_parent
 
 RESULT = "building.json"
 
@@ -70,15 +69,14 @@ def main() -> int:
                 spec.classes,
                 spec.feature_names,
                 config.out / "model",
-                seed=config.seed,
-                recipe=BaseRecipe(steps=config.steps),
-                writer=form_writer(spec, config.words, config.order),
+                form_writer(spec, config.words, config.order),
+                config.seed,
+                BaseRecipe(steps=config.steps),
                 machine=machine,
                 reporter=Reporter(pipes, config.out, machine.rank == 0),
             )
         if machine.rank == 0:
-            facts = {"processes": machine.world, "identity": config.identity()}
-            write_json(config.out / RESULT, report.plain() | facts)
+            write_json(config.out / RESULT, report | {"processes": machine.world, "identity": config.identity()})
         machine.close()
     except UserError as error:
         complain(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,43 +13,41 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, load_tokenizer, pad_id, prompt_text
-from iot_pipeline.tiny_base.config import BaseRecipe
+from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, pad_id, prompt_text
+from iot_pipeline.sft.tensors import IGNORED
 from iot_pipeline.tiny_base.copy_accuracy import measure_copying
-from iot_pipeline.tiny_base.pretraining_tasks import ANSWER_WORDS, Flows, group_answer, groups, masked, parse, reading
+from iot_pipeline.tiny_base.pretraining_tasks import ANSWER_WORDS, Curriculum, Flows, Writer, groups, parse, write
 from iot_pipeline.tiny_base.tokenizer import build_tokenizer
-from iot_pipeline.training.model import Machine, keep_freed_memory
+from iot_pipeline.training.data import padded
+from iot_pipeline.training.distributed import Machine
+from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.reporter import Reporter
 
-Writer = Callable[[str, str, np.random.Generator], str]
 MIXED = 200  # flows that pre-training does not read, for measuring copy accuracy
-
-__all__ = ["BaseRecipe", "BuildReport", "Writer", "build_tiny_base", "load_tokenizer"]
 
 
 @dataclass(frozen=True)
-class BuildReport:
-    """Build report. `losses`: mean token loss of each tenth of the steps; `seconds`: wall clock.
+class BaseRecipe:
+    """Shape of the tiny Qwen2 and its pre-training: `steps` optimiser steps of `rows` tasks each."""
 
-    `values_copied`: share of the values cited in true answers about unread flows that the model copies exactly; None if
-    there are too few flows to mix unread ones from.
-    """
-
-    parameters: int
-    vocabulary: int
-    distinct_flows: int
-    steps: int
-    tokens: int
-    losses: list[float]
-    prompt_tokens_mean: float
-    prompt_tokens_max: int
-    single_token_classes: int
-    values_copied: float | None
-    seconds: float
+    vocabulary: int = 2048
+    hidden: int = 128
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate: int = 384
+    steps: int = 450
+    rows: int = 28
+    learning_rate: float = 3e-3
+    warmup: int = 20
+    weight_decay: float = 0.01
+    flow_weight: float = 0.3
+    group_sizes: tuple[int, ...] = (6, 12, 12, 24, 24, 48, 48, 96)
+    pool: int = 30_000
 
     def plain(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return asdict(self)
+        """Return JSON values for model cards and content hashes."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def build_tiny_base(
@@ -57,13 +55,12 @@ def build_tiny_base(
     classes: Sequence[str],
     features: Sequence[str],
     out: Path,
-    seed: int = 42,
-    recipe: BaseRecipe | None = None,
-    prose: Sequence[str] = (),
-    writer: Writer | None = None,
+    writer: Writer,
+    seed: int,
+    recipe: BaseRecipe,
     machine: Machine | None = None,
     reporter: Reporter | None = None,
-) -> BuildReport:
+) -> dict[str, Any]:
     """Train tokeniser and tiny Qwen2 on flow texts without labels.
 
     Args:
@@ -71,54 +68,55 @@ def build_tiny_base(
         classes: Class names only: they enter the vocabulary and, drawn at random, the form of answers.
         features: Feature names of the flows.
         out: Model folder to write.
+        writer: Writes answers true to a flow's values.
         seed: Seed of weights and draws.
         recipe: Shape and pre-training recipe.
-        prose: Text without labels (feature meanings, a glossary) whose words the tokeniser should know.
-        writer: (flow text, class name, random) -> answer in the form that will be requested. The name is drawn at
-            random whatever the flow, so it carries no label.
         machine: With several processes each computes its share of every step, and rank 0 writes.
         reporter: Receives progress.
+
+    Returns:
+        Facts of the build. losses: mean token loss of each tenth of the steps. values_copied: share of the values cited
+        in true answers about unread flows that the model copies exactly; None if there are too few flows to mix unread
+        ones from. seconds: wall clock.
 
     Raises:
         UserError: The texts are not flow texts of `features`.
     """
     import torch
 
-    recipe = recipe or BaseRecipe()
     machine = machine or Machine(0, 1, torch.device("cpu"), False, torch.get_num_threads(), "cpu")
     reporter = reporter or Reporter(None, out, first=False)
     started = time.perf_counter()
     random = np.random.default_rng([seed, 1])
     flows, unread = _pool(texts, features, recipe, seed, random)
-    samples = [_written(flows, row, classes, random, writer) for row in range(min(2000, len(flows.texts)))]
+    samples = [write(text, classes, writer, random) for text in flows.texts[:2000]]
     words = [*ANSWER_WORDS, *(f" {name}" for name in classes), *(f" {name}" for name in features)]
-    tokenizer = build_tokenizer([*flows.texts, *samples, *prose], words, recipe.vocabulary)
+    tokenizer = build_tokenizer([*flows.texts, *samples], words, recipe.vocabulary)
     lengths = [len(ids) for ids in encode(tokenizer, [literal(tokenizer, text) for text in flows.texts[:5000]])]
     reporter.line(
         f"tokenizer: {len(tokenizer)} tokens, {np.mean(lengths):.0f} a flow; {len(flows.texts)} distinct flows"
     )
 
-    keep_freed_memory()
     model = new_model(tokenizer, recipe, seed)
-    codes = groups(flows, recipe.group_sizes, seed)
-    losses, tokens = _pretrain(model, tokenizer, flows, codes, classes, recipe, seed, writer, machine, reporter)
-    answers = [_written(unread, row, classes, random, writer) for row in range(len(unread.texts))]
+    curriculum = Curriculum(flows, groups(flows, recipe.group_sizes, seed), classes, writer)
+    losses, tokens = _pretrain(model, tokenizer, curriculum, recipe, seed, machine, reporter)
+    answers = [write(text, classes, writer, random) for text in unread.texts]
     model.eval()
-    report = BuildReport(
-        parameters=sum(p.numel() for p in model.parameters()),
-        vocabulary=len(tokenizer),
-        distinct_flows=len(flows.texts),
-        steps=recipe.steps,
-        tokens=tokens,
-        losses=losses,
-        prompt_tokens_mean=round(float(np.mean(lengths)), 2),
-        prompt_tokens_max=max(lengths),
-        single_token_classes=sum(
-            len(ids) == 1 for ids in encode(tokenizer, [literal(tokenizer, f" {name}") for name in classes])
-        ),
-        values_copied=measure_copying(model, tokenizer, unread.texts, answers).share,
-        seconds=round(time.perf_counter() - started, 2),
-    )
+    copied, values = measure_copying(model, tokenizer, unread.texts, answers)
+    names = encode(tokenizer, [literal(tokenizer, f" {name}") for name in classes])
+    report = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocabulary": len(tokenizer),
+        "distinct_flows": len(flows.texts),
+        "steps": recipe.steps,
+        "tokens": tokens,
+        "losses": losses,
+        "prompt_tokens_mean": round(float(np.mean(lengths)), 2),
+        "prompt_tokens_max": max(lengths),
+        "single_token_classes": sum(len(ids) == 1 for ids in names),
+        "values_copied": round(copied / values, 4) if values else None,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
     if machine.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(out)
@@ -145,12 +143,6 @@ def _pool(
         return parse(distinct, features), parse(sorted(set(mixed) - set(distinct)), features)
     except ValueError as error:
         raise UserError(f"tiny base: {error}") from error
-
-
-def _written(flows: Flows, row: int, classes: Sequence[str], random: np.random.Generator, writer: Writer | None) -> str:
-    """Write a true answer about a flow, with a class drawn at random."""
-    name = classes[int(random.integers(len(classes)))]
-    return writer(flows.texts[row], name, random) if writer else reading(flows, row, name, random)
 
 
 def new_model(tokenizer: Any, recipe: BaseRecipe, seed: int) -> Any:
@@ -206,27 +198,20 @@ def number_features(text: str) -> list[float] | None:
 def _pretrain(
     model: Any,
     tokenizer: Any,
-    flows: Flows,
-    codes: np.ndarray,
-    classes: Sequence[str],
+    curriculum: Curriculum,
     recipe: BaseRecipe,
     seed: int,
-    writer: Writer | None,
     machine: Machine,
     reporter: Reporter,
 ) -> tuple[list[float], int]:
     """Pre-train the model; return (mean loss of each tenth of the steps, tokens read by all processes)."""
     import torch
 
-    from iot_pipeline.training.batches import padded
-    from iot_pipeline.training.loss import causal_loss
-
     random = np.random.default_rng([seed, 2])
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(
         parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True
     )
-    pad = pad_id(tokenizer)
     order: list[int] = []
     history: list[float] = []
     tokens = 0
@@ -234,17 +219,17 @@ def _pretrain(
     model.train()
     for step in range(recipe.steps):
         while len(order) < recipe.rows:
-            order.extend(random.permutation(len(flows.texts)).tolist())
+            order.extend(random.permutation(len(curriculum.flows.texts)).tolist())
         rows, order = order[: recipe.rows], order[recipe.rows :]
-        share = [(row, np.random.default_rng([seed, 3, step, place])) for place, row in enumerate(rows)]
-        ids, weights = _exercise_batch(
-            tokenizer, flows, codes, classes, share[machine.rank :: machine.world], recipe.flow_weight, writer
-        )
+        drawn = [(row, np.random.default_rng([seed, 3, step, place])) for place, row in enumerate(rows)]
+        tasks = [curriculum.task(row, rng) for row, rng in drawn[machine.rank :: machine.world]]
+        ids, weights = _encode_tasks(tokenizer, tasks, recipe.flow_weight)
         rate = recipe.learning_rate * _schedule(step, recipe.steps, recipe.warmup)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        batch, weight = torch.from_numpy(padded(ids, pad)), torch.from_numpy(padded(weights, 0.0, np.float32))
-        total = causal_loss(model, batch, batch.masked_fill(weight == 0, -100), weight)
+        batch = torch.from_numpy(padded(ids, pad_id(tokenizer)))
+        weight = torch.from_numpy(padded(weights, 0.0, np.float32))
+        total = causal_loss(model, batch, batch.masked_fill(weight == 0, IGNORED), weight)
         total.backward()
         sums = torch.stack([total.detach(), weight[:, 1:].sum(), torch.tensor(float(sum(map(len, ids))))])
         machine.sum_gradients(parameters, sums)
@@ -270,29 +255,14 @@ def _pretrain(
     return [round(float(np.mean(part)), 4) for part in np.array_split(history, 10) if len(part)], tokens
 
 
-def _exercise_batch(
-    tokenizer: Any,
-    flows: Flows,
-    codes: np.ndarray,
-    classes: Sequence[str],
-    rows: Sequence[tuple[int, np.random.Generator]],
-    flow_weight: float,
-    writer: Writer | None,
+def _encode_tasks(
+    tokenizer: Any, tasks: Sequence[tuple[str, str]], flow_weight: float
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Build token ids and weights of one task a row: name its groups, fill in masked values, or write an answer."""
-    prompts, answers = [], []
-    for row, random in rows:
-        text, kind = flows.texts[row], random.choice(3, p=(0.4, 0.2, 0.4))
-        if kind == 0:
-            answer = group_answer(codes[row], random)
-        elif kind == 1:
-            text, answer = masked(flows, row, random)
-        else:
-            answer = _written(flows, row, classes, random, writer)
-        prompts.append(prompt_text(tokenizer, text))
-        answers.append(literal(tokenizer, answer) + END_OF_TURN)
+    """Encode (text, answer) tasks: token ids, and weights of their loss, each one array a task."""
     ids, weights = [], []
-    for before, after in zip(encode(tokenizer, prompts), encode(tokenizer, answers), strict=True):
+    prompts = encode(tokenizer, [prompt_text(tokenizer, text) for text, _ in tasks])
+    answers = encode(tokenizer, [literal(tokenizer, answer) + END_OF_TURN for _, answer in tasks])
+    for before, after in zip(prompts, answers, strict=True):
         ids.append(np.array([*before, *after]))
         weights.append(np.array([flow_weight] * len(before) + [1.0] * len(after), dtype=np.float32))
     return ids, weights
@@ -304,15 +274,15 @@ def _schedule(step: int, steps: int, warmup: int) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _card(report: BuildReport, recipe: BaseRecipe, seed: int) -> str:
+def _card(report: dict[str, Any], recipe: BaseRecipe, seed: int) -> str:
     return (
         "# Tiny Qwen2 base of iot_pipeline\n\n"
-        f"A Qwen2 of {report.parameters:,} parameters with its own tokenizer ({report.vocabulary} tokens), made for "
-        "demonstrations and tests. It was pre-trained on flow texts of the train pool WITHOUT their labels: the text "
-        "itself, values to fill in, k-means groups of the flows to name, and answers true to the flow's values whose "
-        "class name was drawn at random. It has never seen which flow belongs to which class, and it knows no "
+        f"A Qwen2 of {report['parameters']:,} parameters with its own tokenizer ({report['vocabulary']} tokens), made "
+        "for demonstrations and tests. It was pre-trained on flow texts of the train pool WITHOUT their labels: the "
+        "text itself, values to fill in, k-means groups of the flows to name, and answers true to the flow's values "
+        "whose class name was drawn at random. It has never seen which flow belongs to which class, and it knows no "
         "language beyond that; it is no substitute for a real language model.\n\n"
-        f"Seed {seed}; {report.distinct_flows} distinct flows; {report.steps} steps; {report.tokens:,} tokens; "
-        f"mean loss by tenth of the run: {', '.join(f'{loss:.2f}' for loss in report.losses)}.\n\n"
+        f"Seed {seed}; {report['distinct_flows']} distinct flows; {report['steps']} steps; {report['tokens']:,} "
+        f"tokens; mean loss by tenth of the run: {', '.join(f'{loss:.2f}' for loss in report['losses'])}.\n\n"
         f"Recipe: `{json.dumps(recipe.plain(), sort_keys=True)}`\n"
     )

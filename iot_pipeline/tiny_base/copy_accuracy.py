@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from iot_pipeline.flows.serialise import NUMBER
 from iot_pipeline.models.tokenizer import encode, pad_id, prompt_text
+from iot_pipeline.training.data import padded
 
 # Values of KEY_INDICATORS: the first item follows the heading, each later one a `;`.
 _CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER})(?= \(|;|$)", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Copying:
-    """Copy counts: values cited in answers, and those that the model predicts exactly from the text before them."""
-
-    values: int
-    copied: int
-
-    @property
-    def share(self) -> float | None:
-        """Share of values copied, None without any."""
-        return round(self.copied / self.values, 4) if self.values else None
 
 
 def cited_values(answer: str) -> list[tuple[int, int]]:
@@ -37,14 +24,13 @@ def cited_values(answer: str) -> list[tuple[int, int]]:
 
 def measure_copying(
     model: Any, tokenizer: Any, flows: Sequence[str], answers: Sequence[str], batch: int = 32
-) -> Copying:
-    """Count copied values in true `answers` to flow texts: values whose every token is the model's likeliest.
+) -> tuple[int, int]:
+    """Count copied values in true `answers` to flow texts, and all values cited there.
 
-    The model sees the true answer up to each token, so one slip does not spoil the rest. `batch`: rows of one pass.
+    A value is copied if each of its tokens is the model's likeliest. The model sees the true answer up to
+    each token, so one slip does not spoil the rest. `batch`: rows of one pass.
     """
     import torch
-
-    from iot_pipeline.training.batches import padded
 
     ids, places = [], []
     for flow, answer in zip(flows, answers, strict=True):
@@ -67,4 +53,4 @@ def measure_copying(
             for row, spans in zip(right, places[first : first + batch], strict=True):
                 values += len(spans)
                 copied += sum(all(row[token - 1] for token in span) for span in spans)
-    return Copying(values, copied)
+    return copied, values

@@ -1,9 +1,9 @@
-"""Label-free pre-training tasks for the tiny base, built from flow texts alone."""
+"""Label-free pre-training tasks for the tiny base, built from flow texts and class names alone."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ far middle range usual average forward backward seconds duration
 """
 _MARKS = ("CLASSIFICATION:", "\nANALYSIS:", "\nKEY_INDICATORS:", "FILL:")
 ANSWER_WORDS = (*_MARKS, *(f" {word}" for word in _WORDS.split()))
+
+# (flow text, class name, random) -> answer in the form that will be requested.
+Writer = Callable[[str, str, np.random.Generator], str]
 
 
 @dataclass(frozen=True)
@@ -95,41 +98,27 @@ def masked(flows: Flows, row: int, rng: np.random.Generator, hidden: int = 4) ->
     return "".join(lead + cell for lead, cell in zip(flows.leads, cells, strict=True)), answer
 
 
-def reading(flows: Flows, row: int, name: str, rng: np.random.Generator) -> str:
-    """Write an answer in a teacher's form, true to the flow's values, whatever the class `name` is."""
-    extreme = np.abs(flows.ranks[row] - 50) + rng.uniform(0, 25, len(flows.names))
-    places = np.argsort(-extreme)[: int(rng.integers(4, 7))]
-    cited = []
-    for place in places.tolist():
-        value = flows.printed[row][place].split(" ")[0]
-        cited.append((flows.names[place], value, side_of_median(int(flows.ranks[row, place]))))
-    closing = _CLOSINGS[int(rng.integers(len(_CLOSINGS)))].format(name=name)
-    sentences = " ".join(_sentence(*one, rng) for one in cited[: int(rng.integers(2, 4))])
-    listed = "; ".join(f"{feature} {value} ({side} the median)" for feature, value, side in cited)
-    return f"CLASSIFICATION: {name}\nANALYSIS: {sentences} {closing}\nKEY_INDICATORS: {listed}"
+@dataclass(frozen=True)
+class Curriculum:
+    """Curriculum of the pre-training: tasks on flows; `codes` are their `groups`.
+
+    The class of a written answer is drawn at random whatever the flow, so it carries no label.
+    """
+
+    flows: Flows
+    codes: np.ndarray
+    classes: Sequence[str]
+    writer: Writer
+
+    def task(self, row: int, rng: np.random.Generator) -> tuple[str, str]:
+        """Draw a task on a flow: name its groups, fill in masked values, or write an answer; (text, answer)."""
+        kind = rng.choice(3, p=(0.4, 0.2, 0.4))
+        if kind == 1:
+            return masked(self.flows, row, rng)
+        text = self.flows.texts[row]
+        return text, group_answer(self.codes[row], rng) if kind == 0 else write(text, self.classes, self.writer, rng)
 
 
-_CLOSINGS = (
-    "Together these marks fit {name}.",
-    "This is the pattern of {name} traffic.",
-    "The flow is consistent with {name}.",
-    "All of this indicates {name}.",
-    "This profile is typical of {name}.",
-)
-_SENTENCES = (
-    "{name} of {value} is {side} the median.",
-    "The value {value} of {name} lies {side} the median of the train pool.",
-    "This flow shows {name} {value}, {side} the typical value.",
-    "With {value}, {name} is {side} the usual range.",
-    "{name} is {value}, {side} the median of all flows.",
-    "Here {name} reaches {value}, which is {side} what most flows show.",
-)
-
-
-def side_of_median(rank: int) -> str:
-    """Return the side of the median of a rank 0..100: above, below, or at (48 to 52)."""
-    return "above" if rank > 52 else "below" if rank < 48 else "at"
-
-
-def _sentence(name: str, value: str, side: str, rng: np.random.Generator) -> str:
-    return _SENTENCES[int(rng.integers(len(_SENTENCES)))].format(name=name, value=value, side=side)
+def write(text: str, classes: Sequence[str], writer: Writer, rng: np.random.Generator) -> str:
+    """Write a true answer about a flow, with a class drawn at random."""
+    return writer(text, classes[int(rng.integers(len(classes)))], rng)

@@ -5,58 +5,50 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
+import time
 from pathlib import Path
-from typing import Protocol
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.processes import is_alive
 
 TRAIN = "iot_pipeline.training.train"
-FAKE = "iot_pipeline.training.fake"
 BUILD_BASE = "iot_pipeline.tiny_base.__main__"
-
-
-def command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
-    """Build the command line that runs `module` on this machine: plain python for one process, torchrun for more."""
-    if processes == 1:
-        return [sys.executable, "-m", module, str(config_path)]
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"),
-        *("--master-addr=127.0.0.1", f"--master-port={_free_port()}", "-m", module, str(config_path)),
-    ]
-
-
-def accelerate_command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
-    """Build the command line for `accelerate launch`, which sets the same variables as torchrun.
-
-    UserError for several processes without a GPU: `accelerate launch --cpu --num_processes 2` would silently run one.
-    """
-    import torch
-
-    if processes > 1 and not torch.cuda.is_available():
-        raise UserError("IOT_TRAINER=accelerate runs one process where there is no GPU: set IOT_TRAINER=local")
-    several = ["--multi_gpu", f"--main_process_port={_free_port()}"] if processes > 1 else []
-    return [
-        *(sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}", "--num_machines=1"),
-        *([] if torch.cuda.is_available() else ["--cpu"]),
-        *several,
-        *("--mixed_precision=no", "--dynamo_backend=no", "-m", module, str(config_path)),
-    ]
-
-
-def fake_command(config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
-    """Build the command line of the fake trainer (fake.py); a base is built for real."""
-    return command(config_path, 1, FAKE if module == TRAIN else module)
-
-
-class Launcher(Protocol):
-    """Launcher of a trainer: the command line that starts its processes; trainers differ in nothing else."""
-
-    def __call__(self, config_path: Path, processes: int = 1, module: str = TRAIN) -> list[str]:
-        """Build the command line that runs `module` with the configuration file in `processes` processes."""
-
-
-LAUNCHERS: dict[str, Launcher] = {"local": command, "accelerate": accelerate_command, "fake": fake_command}
 MOST_CPU_PROCESSES = 4
+
+
+def command(config_path: Path, processes: int = 1, module: str = TRAIN, launcher: str = "local") -> list[str]:
+    """Build the command line that runs `module` in `processes` processes on this machine.
+
+    Args:
+        config_path: Configuration file, the only argument of `module`.
+        processes: Number of processes.
+        module: Module to run.
+        launcher: `local`: plain python for one process, torchrun for more. `accelerate`: accelerate launch, which sets
+            the same variables as torchrun.
+
+    Raises:
+        UserError: There is no such launcher, or it is accelerate for several processes without a GPU:
+            `accelerate launch --cpu` would silently run one.
+    """
+    if launcher not in ("local", "accelerate"):
+        raise UserError(f"there is no launcher {launcher!r}: take local or accelerate")
+    several = processes > 1
+    if launcher == "accelerate":
+        import torch
+
+        gpu = torch.cuda.is_available()
+        if several and not gpu:
+            raise UserError("IOT_TRAINER=accelerate runs one process where there is no GPU: set IOT_TRAINER=local")
+        options = ["-m", "accelerate.commands.launch", f"--num_processes={processes}", "--num_machines=1"]
+        options += ["--mixed_precision=no", "--dynamo_backend=no", *([] if gpu else ["--cpu"])]
+        options += ["--multi_gpu", f"--main_process_port={_free_port()}"] if several else []
+    elif several:
+        options = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+        options += ["--master-addr=127.0.0.1", f"--master-port={_free_port()}"]
+    else:
+        options = []
+    return [sys.executable, *options, "-m", module, str(config_path)]
 
 
 def processes_here(tiny: bool) -> int:
@@ -91,6 +83,20 @@ def environment(base: str, processes: int = 1, threads: int | None = None) -> di
     if Path(base).exists():
         variables["HF_HUB_OFFLINE"] = "1"
     return variables
+
+
+def exit_with_parent(every: float = 2.0) -> None:
+    """Exit when the process named in IOT_PARENT_PID, or this process's own parent, has ended."""
+    named, own = os.environ.get("IOT_PARENT_PID"), os.getppid()
+    if not named:
+        return
+
+    def watch() -> None:
+        while os.getppid() == own and is_alive(int(named)):
+            time.sleep(every)
+        os._exit(3)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _free_port() -> int:

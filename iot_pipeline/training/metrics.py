@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
-
-from iot_pipeline.training.lora import count_parameters
 
 # Dense bf16 peaks in FLOP/s from vendors' data sheets (sparse figures halved); the first whole-word match counts.
 PEAK_BF16 = {
@@ -69,6 +68,12 @@ class Clock:
             end.synchronize()
             self.computed += begin.elapsed_time(end) / 1000
         self._events.clear()
+
+
+def count_parameters(parameters: Iterable[Any]) -> int:
+    """Count the weights of `parameters`; nf4 stores two in a byte, and each counts as one."""
+    states = ((parameter, getattr(parameter, "quant_state", None)) for parameter in parameters)
+    return sum(math.prod(state.shape) if state is not None else parameter.numel() for parameter, state in states)
 
 
 def flops_per_token(model: Any, length: float, supervised_share: float) -> float:

@@ -1,177 +1,17 @@
-"""Machine and adapted model of a training process."""
+"""Model of a training: a base with its LoRA adapter."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import platform
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iot_pipeline.models.loading import (
-    ADAPTER,
-    attention_kernel,
-    base_identity,
-    load_adapter,
-    load_base,
-    with_sorted_metadata,
-)
+import numpy as np
+
+from iot_pipeline.lake.atomic import write_bytes, write_text
+from iot_pipeline.models.loading import ADAPTER, base_identity, load_adapter, load_base, with_sorted_metadata
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.training.distributed import check_sharding, shard_base
-from iot_pipeline.training.launch import threads_of
-from iot_pipeline.training.lora import lora_config
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Machine of one process: its rank among `world`, device and precision."""
-
-    rank: int
-    world: int
-    device: Any
-    bf16: bool
-    threads: int
-    device_name: str
-
-    def describe(self) -> str:
-        """Describe the machine for a log line."""
-        return f"{self.device_name}, {'bf16' if self.bf16 else 'fp32'}, {self.threads} thread(s)"
-
-    def plain(self) -> dict[str, Any]:
-        """Return JSON values."""
-        import peft
-        import torch
-        import transformers
-
-        return {
-            "device": self.device_name,
-            "cores": os.cpu_count(),
-            "threads": self.threads,
-            "processes": self.world,
-            "bf16": self.bf16,
-            "attention": self.attention,
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "tf32": torch.get_float32_matmul_precision() != "highest",
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "peft": peft.__version__,
-            "cuda": torch.version.cuda if self.device.type == "cuda" else None,
-            "driver": driver_version() if self.device.type == "cuda" else None,
-            "platform": platform.machine(),
-        }
-
-    @property
-    def attention(self) -> str:
-        """Attention kernel that a base is loaded with here."""
-        import torch
-
-        return attention_kernel(self.device, torch.bfloat16 if self.bf16 else torch.float32)
-
-    @property
-    def flash(self) -> bool:
-        """True if attention reads packed rows by their lengths; a block mask costs more than 5 % of padding does."""
-        return self.attention != "sdpa"
-
-    def autocast(self) -> Any:
-        """Return the autocast context of a forward pass."""
-        import torch
-
-        if not self.bf16:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
-
-    def sum_gradients(self, parameters: list[Any], total: Any) -> None:
-        """Sum gradients and `total` (any shape) over all processes, in one message; does nothing for one process."""
-        if self.world == 1:
-            return
-        import torch
-        import torch.distributed as distributed
-
-        for parameter in parameters:
-            if parameter.grad is None:  # this process had no row in the step
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([*(p.grad.reshape(-1).float() for p in parameters), total.reshape(-1).float()])
-        distributed.all_reduce(flat)
-        place = 0
-        for parameter in parameters:
-            parameter.grad.copy_(flat[place : place + parameter.numel()].view_as(parameter))
-            place += parameter.numel()
-        total.copy_(flat[place:].view_as(total))
-
-    def most(self, number: int) -> int:
-        """Return the largest `number` over all processes."""
-        if self.world == 1:
-            return number
-        import torch
-        import torch.distributed as distributed
-
-        largest = torch.tensor(number, device=self.device)
-        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
-        return int(largest)
-
-    def wait_for_all(self) -> None:
-        """Wait until every process arrives; does nothing for one process."""
-        if self.world > 1:
-            import torch.distributed as distributed
-
-            distributed.barrier()
-
-    def close(self) -> None:
-        """Leave the process group once every process arrives."""
-        self.wait_for_all()
-        if self.world > 1:
-            import torch.distributed as distributed
-
-            distributed.destroy_process_group()
-
-
-def keep_freed_memory() -> None:
-    """Keep freed memory in this process (glibc only): returning it after every operation costs a fifth."""
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # another C library: slower, nothing else
-    for option, value in ((-1, 2**31 - 1), (-2, 64 << 20), (-4, 0)):  # trim threshold, top pad, no mmap
-        mallopt(option, value)
-
-
-def driver_version() -> str | None:
-    """Return the GPU driver's version, None if nvidia-smi does not answer."""
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.split("\n")[0]
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def find_machine(threads: int | None = None, precision: str = "auto", cards: bool = True) -> Machine:
-    """Find device and processes as the launcher set them, and join the process group.
-
-    `precision`: "auto" (bf16 where a GPU supports it), "on" or "off". `cards` False: no GPU even if there is one.
-    """
-    import torch
-
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    keep_freed_memory()
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    gpu = cards and torch.cuda.is_available()
-    threads = threads_of(world, threads)
-    torch.set_num_threads(threads)
-    device = torch.device("cuda", local) if gpu else torch.device("cpu")
-    if gpu:
-        torch.cuda.set_device(device)
-    bf16 = precision == "on" or (precision == "auto" and gpu and torch.cuda.is_bf16_supported())
-    if world > 1:
-        import torch.distributed as distributed
-
-        distributed.init_process_group("nccl" if gpu else "gloo")
-    name = torch.cuda.get_device_name(device) if gpu else "cpu"
-    return Machine(rank, world, device, bf16, threads, name)
+from iot_pipeline.training.distributed import Machine, check_sharding, shard_base
 
 
 def adapted_model(config: TrainConfig, machine: Machine) -> Any:
@@ -191,8 +31,8 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
     if config.warm_start is not None:
         model: Any = load_adapter(base, config.warm_start, config.base, trainable=True)
     else:
-        targets = config.lora_targets
-        model = get_peft_model(base, lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, targets))
+        lora = lora_config(config.lora_r, config.lora_alpha, config.lora_dropout, config.lora_targets)
+        model = get_peft_model(base, lora)
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -209,8 +49,6 @@ def save_adapter(model: Any, config: TrainConfig) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save
 
-    from iot_pipeline.lake.atomic import write_bytes, write_text
-
     state = {
         name: value.detach().cpu().contiguous()
         for name, value in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
@@ -225,3 +63,21 @@ def save_adapter(model: Any, config: TrainConfig) -> None:
         if isinstance(value, set):
             settings[name] = sorted(value)
     write_text(config.out / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True, default=str) + "\n")
+
+
+def lora_config(r: int, alpha: int, dropout: float, targets: list[str] | str) -> Any:
+    """Build peft's LoraConfig for a causal language model; `targets` are module names or "all-linear"."""
+    from peft import LoraConfig, TaskType
+
+    return LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="none", task_type=TaskType.CAUSAL_LM
+    )
+
+
+def largest_change(adapter: Path, start: Path | None) -> float:
+    """Return the largest absolute change of the adapter's B matrices: from 0, or from the adapter `start`."""
+    from safetensors.numpy import load_file
+
+    now, before = load_file(adapter / ADAPTER), load_file(start / ADAPTER) if start else {}
+    changes = [np.abs(value - before.get(key, 0)).max() for key, value in now.items() if "lora_B" in key]
+    return float(max(changes, default=0.0))

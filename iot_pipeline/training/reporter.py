@@ -34,11 +34,6 @@ class Reporter:
             with (self.out / "progress.jsonl").open("a") as file:
                 file.write(json.dumps(facts) + "\n")
 
-    def final(self, facts: dict[str, Any]) -> None:
-        """Send the result to Dagster, if it started the run."""
-        if self.first and self.pipes is not None:
-            self.pipes.report_custom_message(facts)
-
 
 def complain(error: Exception) -> None:
     """Write the one-line error with which a training process ends.
@@ -50,20 +45,20 @@ def complain(error: Exception) -> None:
     sys.stderr.flush()
 
 
+# Facts of a line of progress.jsonl, and the words for each; a fact that is missing or None is left out.
+WORDS = {
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "mfu": "MFU {:.1%}",
+    "memory_gib": "{:.1f} GiB",
+    "learning_rate": "learning rate {:.2e}",
+    "seconds_left": "{:.0f} s left",
+}
+
+
 def describe_progress(facts: dict[str, Any]) -> str:
     """Describe one line of progress.jsonl in words."""
-    parts = [f"step {facts['step']} of {facts['steps']}", f"loss {facts['loss']:.4f}"]
-    if facts.get("tokens_per_second"):
-        parts.append(f"{facts['tokens_per_second']:,.0f} tokens/s")
-    if facts.get("mfu") is not None:
-        parts.append(f"MFU {facts['mfu']:.1%}")
-    if facts.get("memory_gib"):
-        parts.append(f"{facts['memory_gib']:.1f} GiB")
-    if facts.get("learning_rate") is not None:
-        parts.append(f"learning rate {facts['learning_rate']:.2e}")
-    if facts.get("seconds_left") is not None:
-        parts.append(f"{facts['seconds_left']:.0f} s left")
-    return ", ".join(parts)
+    told = [words.format(facts[name]) for name, words in WORDS.items() if facts.get(name) is not None]
+    return ", ".join([f"step {facts['step']} of {facts['steps']}", f"loss {facts['loss']:.4f}", *told])
 
 
 @contextlib.contextmanager

@@ -8,14 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from iot_pipeline.augmentation.answers import (
-    MOST_CHARACTERS,
-    MOST_REASONS,
-    check_answer,
-    check_paraphrase,
-    format_answer,
-    parse_answer,
-)
+from iot_pipeline.augmentation.answers import MOST_CHARACTERS, MOST_REASONS, check_answer, format_answer, parse_answer
 from iot_pipeline.evaluation.explanations import judge
 
 FLOW = "orig_pkts: -0.068 p40\nresp_pkts: 2.265 p97\nflow_iat.avg: 0.500 p50"
@@ -104,7 +97,8 @@ def test_a_sign_is_a_direction_only_of_standardised_features() -> None:
     ],
 )
 def test_a_paraphrase_keeps_what_must_stay_and_changes_the_words(old: str, new: str, kind: str) -> None:
-    problems = check_paraphrase(GOOD.replace(old, new) if old else GOOD, GOOD, FLOW, "HTTP_Flood", CLASSES)
+    text = GOOD.replace(old, new) if old else GOOD
+    problems = check_answer(text, FLOW, "HTTP_Flood", CLASSES, original_text=GOOD)
     assert any(problem.startswith(kind) for problem in problems), problems
 
 
@@ -118,7 +112,7 @@ def test_other_words_for_the_same_pass() -> None:
         + "KEY_INDICATORS"
         + GOOD.split("KEY_INDICATORS")[1]
     )
-    assert check_paraphrase(other, GOOD, FLOW, "HTTP_Flood", CLASSES) == []
+    assert check_answer(other, FLOW, "HTTP_Flood", CLASSES, original_text=GOOD) == []
 
 
 def as_object(**changes: str) -> str:
@@ -229,7 +223,7 @@ runs += [unit * (n // len(unit)) for unit in (
 )]
 for run in runs:
     for text in (run, "{" + run + "x", good.replace("of", run), good.replace("; orig", " (" + run + "x; orig") + run):
-        answers.check_paraphrase(text, good, flow, "x", ["x"])
+        answers.check_answer(text, flow, "x", ["x"], original_text=good)
         answers.numbers_in(text, facts)
         answers.similarity(text, good, facts)
     grounding.numbers_for("resp_pkts" + run + "x", facts, grounding.spellings(flow), False)
@@ -281,7 +275,7 @@ PIECES = st.sampled_from(
 @example('{"key_indicators": ' + "[" * 9_000)
 def test_any_text_gets_a_verdict_and_a_good_one_is_good_as_it_is_written_down(text: str) -> None:
     problems = check_answer(text, FLOW, "HTTP_Flood", CLASSES)
-    assert check_paraphrase(text, GOOD, FLOW, "HTTP_Flood", CLASSES)
+    assert check_answer(text, FLOW, "HTTP_Flood", CLASSES, original_text=GOOD)
     judge(FLOW, text, "HTTP_Flood", CLASSES)
     if not problems:
         parsed = parse_answer(text)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from iot_pipeline.augmentation import tracks
+from iot_pipeline.augmentation import ask as asking
 from iot_pipeline.augmentation.prompts import parse_prompt
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import TeacherConfig
-from iot_pipeline_tests.augmentation.test_tracks import BRIEF, prompt, rows
+from iot_pipeline_tests.augmentation.factories import build, prompt
+from iot_pipeline_tests.augmentation.test_tracks import rows
 
 __all__ = ["rows"]
 
@@ -33,14 +34,12 @@ def test_only_new_work_is_asked_for(
     def asked(table: pd.DataFrame, track: str = "original", old: str = "", new: str = "") -> int:
         file = prompt(track)
         file = parse_prompt(file.source.replace(old, new), file.name) if old else file
-        if track == "original":
-            tracks.build_original(table, file, teacher, BRIEF)
-        else:
-            tracks.build_paraphrased(table, first.answers, file, teacher, BRIEF)
+        originals = first.folder if track == "paraphrased" else None
+        build(teacher, tmp_path / "again", track, table, originals=originals, file=file)
         return teacher.summary.asked
 
-    first = tracks.build_original(rows, prompt("original"), teacher, BRIEF)
-    distinct = first.usage["distinct_requests"]
+    first = build(teacher, tmp_path / "first", "original", rows)
+    distinct = first.result.usage["distinct_requests"]
     assert teacher.summary.asked == distinct == teacher.summary.attempts
     repeats = asked(rows, "paraphrased")
     assert repeats == int((rows["repeat"] > 0).sum()) > 0
@@ -50,7 +49,7 @@ def test_only_new_work_is_asked_for(
         more[more["repeat"] == 900].drop_duplicates(["flow_group", "label"])
     )
     # Other rules judge the stored answers anew: no request.
-    monkeypatch.setattr(tracks, "inspect", type("Other", (), {"getsource": staticmethod(lambda module: "changed")}))
+    monkeypatch.setattr(asking, "code_version", lambda module: "changed")
     assert asked(rows) == 0
     # One word of one prompt: all requests of that prompt, none of another.
     assert asked(rows, "original", "security analyst", "security expert") == distinct

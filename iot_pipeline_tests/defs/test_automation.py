@@ -17,7 +17,7 @@ from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.vocabulary import TRACKS
 
 SELECTION = dg.AssetSelection.groups("augmentation", "prompts") | dg.AssetSelection.keys("training_split_10K")
-PLAIN = ["raw_flows", "flows", "evaluation_split", "training_order", "base_model", "validation_answers"]
+PLAIN = ["raw_flows", "flows", "evaluation_split", "training_order", "flow_texts", "base_model", "validation_answers"]
 
 
 @cache

@@ -22,6 +22,7 @@ ASSETS = [
     flows.flows,
     splits.evaluation_split,
     splits.training_order,
+    splits.flow_texts,
     prompts.prompt,
     augmentation.original,
     report.cost_report,
@@ -60,7 +61,7 @@ def cost(lake: Lake) -> tuple[str, Any]:
 
 
 def test_a_track_made_again_from_the_cache_costs_what_it_did(lake: Lake) -> None:
-    make("raw_flows", "flows", "evaluation_split", "training_order")
+    make("raw_flows", "flows", "evaluation_split", "training_order", "flow_texts")
     make("prompt", partition="original")
     first = make("original", partition=str(TRACK.partition))
     make("cost_report")

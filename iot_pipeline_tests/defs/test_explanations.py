@@ -17,9 +17,7 @@ class Writer:
     def __init__(self, groundable: bool) -> None:
         self.groundable = groundable
 
-    def explain_ended(
-        self, prompts: list[str], longest: int, grounded_in: list[str] | None = None
-    ) -> list[tuple[str, bool]]:
+    def explain(self, prompts: list[str], longest: int, grounded_in: list[str] | None = None) -> list[tuple[str, bool]]:
         if grounded_in is not None and not self.groundable:
             raise NotGroundable("the base's tokenizer has no token for 7")
         return [(f"{longest} {grounded_in}", True) for _ in prompts]

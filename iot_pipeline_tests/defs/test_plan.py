@@ -103,7 +103,7 @@ def lake(tmp_path: Path) -> Lake:
     for prompt, track in zip(PROMPTS, TRACKS, strict=True):
         file = tmp_path / f"{prompt.partition}.md"
         file.write_text("be brief")
-        toy(lake, prompt, seen={f"file {file}": file_version(file)})
+        toy(lake, prompt, seen={f"file {file}": file_version(file, lake)})
         toy(lake, track, prompt)
     toy(lake, REPORT, *TRACKS, seen={"artefacts track": [str(track) for track in TRACKS]})
     toy(lake, LAST, REPORT)

@@ -1,15 +1,17 @@
 """What an asset body reads is recorded; a missing or failed input stops it before anything is spent."""
 
+import os
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.defs.reads import present_value, recorded
+from iot_pipeline.defs.reads import file_version, present_value, recorded
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake import integrity, store
+from iot_pipeline.lake.atomic import sha256_file, write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import PROJECT_ROOT
 
@@ -177,6 +179,27 @@ def test_a_query_is_told_by_its_digest_and_a_password_not_at_all() -> None:
     assert first != second
     assert first.startswith("http://host/flows (") and "train" not in first and "secret" not in first
     assert recorded("http://me:secret@host/flows") == recorded("http://host/flows")
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3", "gs", "abfs"])
+def test_a_changed_query_is_noticed_in_a_url_of_any_scheme(scheme: str) -> None:
+    first, second = (recorded(f"{scheme}://host/flows.csv?sig={text}") for text in ("secret", "other"))
+    assert first != second and first.startswith(f"{scheme}://host/flows.csv (") and "secret" not in first
+
+
+def test_a_large_file_is_known_by_its_content_and_read_once(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LARGE_BYTES", 5)
+    file, read = tmp_path / "source.csv", []
+    file.write_text("content 1")
+    monkeypatch.setattr(integrity, "sha256_file", lambda path: read.append(path) or sha256_file(path))
+    before = file_version(file, lake)
+    facts = file.stat()
+    assert file_version(file, lake) == before == sha256_file(file) and len(read) == 1
+    file.write_text("content 2")
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert file_version(file, lake) == sha256_file(file) != before
 
 
 def test_a_folder_of_the_project_is_told_from_its_root_so_that_a_checkout_can_move() -> None:

@@ -1,10 +1,11 @@
 """The analyst: it reads the prompt it gets, cites what stands there, keeps to length, order, seed and token limit."""
 
+import json
 import re
 
 import pytest
 
-from iot_pipeline.embedded_teacher.analyst import write_answer
+from iot_pipeline.embedded_teacher.analyst import NOTHING_TO_DO, write_answer
 
 FLOW = {
     "orig_pkts": ("-0.068", "p40"),
@@ -75,3 +76,12 @@ def test_a_token_limit_cuts_and_says_so() -> None:
     assert usage["completion_tokens"] <= 31
     assert "KEY_INDICATORS: " not in text
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_an_answer_without_parts_and_a_prompt_without_a_flow_are_declined() -> None:
+    given = [{"role": "user", "content": "Reword.\n<answer>\nNo parts here.\n</answer>"}]
+    assert write_answer(given, 0, 1, 2048)[0] == NOTHING_TO_DO
+    nothing = json.loads(
+        write_answer([{"role": "user", "content": "Hello"}], 0, 1, 2048, ["analysis", "classification"])[0]
+    )
+    assert nothing == {"analysis": NOTHING_TO_DO, "classification": ""}

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
+import openai
 import pytest
+
+from iot_pipeline_tests.test_cli import call
 
 
 def command(*words: str) -> list[str]:
@@ -47,12 +52,28 @@ def test_a_port_in_use_and_an_unknown_fault_are_one_line() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = subprocess.run(command("--port", port), capture_output=True, text=True, timeout=60)
+        done = call("teacher", "--port", port)
     assert done.returncode == 2 and f"port {port} on 127.0.0.1 cannot be used" in done.stderr
-    done = subprocess.run(command("--faults", "laziness=1"), capture_output=True, text=True, timeout=60)
+    done = call("teacher", "--faults", "laziness=1")
     assert done.returncode == 2 and "unknown fault 'laziness'" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_kinds_of_fault_are_listed() -> None:
-    done = subprocess.run(command("--faults", "help"), capture_output=True, text=True, timeout=60)
+    done = call("teacher", "--faults", "help")
     assert {"rate_limit", "drop", "wrong_label"} <= set(done.stdout.split())
+
+
+def test_a_killed_server_leaves_no_file_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("--port", "0"), stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().split(" on ")[1].split(" ")[0]
+    with openai.OpenAI(base_url=url, api_key="x") as client:
+        content = b" " * 2_000_000
+        name = client.files.create(file=("x.jsonl", content), purpose="batch").id
+        assert client.files.content(name).read() == content
+    process.kill()
+    process.wait(20)
+    process.stdout.close()
+    assert list(tmp_path.iterdir()) == []

@@ -277,7 +277,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(changes=st.dictionaries(FIELDS, JSON, max_size=3))
 @example(changes={"messages": [{"role": []}]})
 def test_any_body_is_answered_or_refused_by_name(changes: dict[str, Any]) -> None:

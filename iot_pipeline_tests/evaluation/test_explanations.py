@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.evaluation.explanations import explanation_quality, importance_agreement, judge
-from iot_pipeline.flows.serialise import RankTable
+from iot_pipeline.evaluation.explanations import importance_agreement, score_explanation, score_explanations
+from iot_pipeline.flows.texts import RankTable
 
 CLASSES = ["Normal", "TCP_Flood"]
 FLOW = "orig_pkts: -0.068\nfwd_pkts_payload.tot: 1.204\nflow_iat.avg: 0.000"
@@ -20,7 +20,7 @@ GOOD = (
 
 
 def test_a_true_explanation_passes_everything() -> None:
-    found = explanation_quality([FLOW], [GOOD], ["TCP_Flood"], CLASSES, ended=[True])["aggregate"]
+    found = score_explanations([FLOW], [GOOD], ["TCP_Flood"], CLASSES, ended=[True])["aggregate"]
     shares = ["schema_valid", "label_matches", "numbers_grounded", "fully_grounded", "features_real"]
     assert [found[name] for name in [*shares, "values_true", "directions_true", "ended"]] == [1.0] * 8
     assert found["explained"] == 1 and found["features_cited_mean"] == 3 and found["faultless"] == 1.0
@@ -28,7 +28,7 @@ def test_a_true_explanation_passes_everything() -> None:
 
 def test_the_other_order_is_as_good() -> None:
     first, rest = GOOD.split("\n", 1)
-    assert judge(FLOW, f"{rest}\n{first}", "TCP_Flood", CLASSES)["schema"]
+    assert score_explanation(FLOW, f"{rest}\n{first}", "TCP_Flood", CLASSES)["schema"]
 
 
 @pytest.mark.parametrize(
@@ -48,41 +48,41 @@ def test_the_other_order_is_as_good() -> None:
 )
 def test_each_falsehood_is_found(old: str, new: str, key: str, value: object) -> None:
     assert old in GOOD
-    found = judge(FLOW, GOOD.replace(old, new, 1), "TCP_Flood", CLASSES)
+    found = score_explanation(FLOW, GOOD.replace(old, new, 1), "TCP_Flood", CLASSES)
     assert found[key] == value and found["faults"]
 
 
 def test_percentiles_decide_directions_where_they_are_known() -> None:
-    ranked = judge(RANKED, GOOD, "TCP_Flood", CLASSES)
+    ranked = score_explanation(RANKED, GOOD, "TCP_Flood", CLASSES)
     assert ranked["false_directions"] == ["fwd_pkts_payload.tot", "orig_pkts"]
     said = GOOD.replace("-0.068 (below the mean)", "-0.068 (above the median, p97)")
-    found = judge(RANKED, said, "TCP_Flood", CLASSES)
+    found = score_explanation(RANKED, said, "TCP_Flood", CLASSES)
     assert found["false_directions"] == ["fwd_pkts_payload.tot"] and found["ungrounded"] == []
-    assert judge(RANKED, said.replace("p97", "p96"), "TCP_Flood", CLASSES)["ungrounded"] == ["p96"]
+    assert score_explanation(RANKED, said.replace("p97", "p96"), "TCP_Flood", CLASSES)["ungrounded"] == ["p96"]
 
 
 def test_values_that_are_no_z_scores_need_ranks() -> None:
     none = frozenset[str]()
-    unknown = judge(FLOW, GOOD, "TCP_Flood", CLASSES, standardised=none)
+    unknown = score_explanation(FLOW, GOOD, "TCP_Flood", CLASSES, standardised=none)
     assert (unknown["directions"], unknown["directions_true"]) == (2, 0)
     ranks = RankTable(10, {"orig_pkts": [-1.0, -0.068], "fwd_pkts_payload.tot": [0.0, 1.204]},
                       {"orig_pkts": [9, 10], "fwd_pkts_payload.tot": [1, 10]})  # fmt: skip
-    found = judge(FLOW, GOOD, "TCP_Flood", CLASSES, ranks, none)
+    found = score_explanation(FLOW, GOOD, "TCP_Flood", CLASSES, ranks, none)
     assert found["false_directions"] == ["orig_pkts"]
 
 
 def test_nothing_to_measure_is_none_and_junk_does_not_crash() -> None:
     for junk in ("", "\n\n", "CLASSIFICATION:", "1e999 ;;; p400 \u2212", "KEY_INDICATORS: orig_pkts"):
-        item = judge(FLOW, junk, "Normal", CLASSES)
+        item = score_explanation(FLOW, junk, "Normal", CLASSES)
         assert not item["schema"] and not item["label_matches"]
-    found = explanation_quality([FLOW], [""], ["Normal"], CLASSES)["aggregate"]
+    found = score_explanations([FLOW], [""], ["Normal"], CLASSES)["aggregate"]
     assert found["numbers_grounded"] is None and found["directions_true"] is None and found["ended"] is None
-    assert explanation_quality([], [], [], CLASSES)["aggregate"]["schema_valid"] is None
+    assert score_explanations([], [], [], CLASSES)["aggregate"]["schema_valid"] is None
 
 
 def test_lengths_must_agree() -> None:
     with pytest.raises(UserError, match="one flow text, one answer and one label"):
-        explanation_quality([FLOW], [], ["Normal"], CLASSES)
+        score_explanations([FLOW], [], ["Normal"], CLASSES)
 
 
 def test_agreement_counts_named_features_among_the_most_important_beside_chance() -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.serialise import group_id, values_text
+from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
+from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline_tests.quality.factories import made_spec
 
 SPEC = load_spec("farm_flow")
@@ -38,7 +39,7 @@ def test_groups_labels_and_occurrences(tmp_path: Path) -> None:
     assert flows.label.tolist() == ["Arp_Spoofing", "HTTP_Flood", "HTTP_Flood", "Arp_Spoofing", "Arp_Spoofing"]
     assert flows.occurrence.tolist() == [0, 0, 1, 0, 1]
     assert flows.row_id.tolist() == [0, 1, 2, 3, 4]
-    assert flows.flow_group[4] == group_id(values_text(SPEC, [0.0] * 29))
+    assert flows.flow_group[4] == group_id(FlowTextWriter(SPEC, "values").text([0.0] * 29))
     assert flows.columns.tolist() == ["row_id", *SPEC.feature_names, "label", "flow_group", "occurrence"]
     assert flows.occurrence.dtype == "int32"
     assert (report.rows_in, report.rows_kept, report.distinct_groups) == (5, 5, 3)

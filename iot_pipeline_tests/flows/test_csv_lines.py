@@ -67,7 +67,7 @@ LINES = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(LINES, max_size=25), st.sampled_from([b"\n", b"\r\n"]), st.booleans())
 def test_every_line_is_read_or_rejected(lines: list[bytes], end: bytes, closed: bool) -> None:
     data = HEADER.replace(b"\n", end) + end.join([*lines, ROW]) + (end if closed else b"")

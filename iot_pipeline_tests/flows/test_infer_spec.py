@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.csv as pa_csv
@@ -20,6 +18,7 @@ from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.split import split_by_group
 from iot_pipeline.simulator.simulate import simulate_farm_flow
+from iot_pipeline_tests.test_cli import call
 
 KINDS = ["Benign", "DoS Hulk", "Bot", "Scan"]
 
@@ -80,33 +79,28 @@ def test_an_unknown_label_column_is_an_error(table: Path) -> None:
         draft_spec(str(table), "unseen", "Kind")
 
 
-def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "iot_pipeline.cli", "datasets", *words], capture_output=True, text=True, cwd=folder
-    )
-
-
-def test_the_commands(table: Path, tmp_path: Path) -> None:
-    made = command("new", str(table), "--json", folder=tmp_path)
+def test_the_commands(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = call("datasets", "new", str(table), "--json")
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["spec"] == "unseen.yaml"
-    again = command("new", str(table), folder=tmp_path)
+    again = call("datasets", "new", str(table))
     assert again.returncode == 2 and "unseen.yaml is there already" in again.stderr
-    checked = command("check", "unseen.yaml", str(table), "--json", folder=tmp_path)
+    checked = call("datasets", "check", "unseen.yaml", str(table), "--json")
     assert checked.returncode == 0, checked.stderr
     facts = json.loads(checked.stdout)
     assert (facts["rows"], facts["rejected_rows"], facts["classes_without_rows"]) == (120, {}, [])
     assert (facts["published_facts_checked"], facts["published_facts_that_disagree"]) == (0, [])
     spec = tmp_path / "unseen.yaml"
     spec.write_text(spec.read_text() + "\nfacts: {rows: 121, duplicates: {distinct: 120}}\n")
-    told = json.loads(command("check", "unseen.yaml", str(table), "--json", folder=tmp_path).stdout)
+    told = json.loads(call("datasets", "check", "unseen.yaml", str(table), "--json").stdout)
     assert told["published_facts_checked"] == 2
     assert told["published_facts_that_disagree"] == ["rows: published 121, found 120 (rows)"]
     table.write_text("\n".join(line for line in table.read_text().splitlines() if "Scan" not in line) + "\n")
-    assert command("check", "unseen.yaml", str(table), folder=tmp_path).returncode == 1
-    wrong = command("check", "rt_iot2022", str(table), folder=tmp_path)
+    assert call("datasets", "check", "unseen.yaml", str(table)).returncode == 1
+    wrong = call("datasets", "check", "rt_iot2022", str(table))
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: unseen.csv lacks")
-    listed = json.loads(command("list", "--json", folder=tmp_path).stdout)
+    listed = json.loads(call("datasets", "list", "--json").stdout)
     assert {"farm_flow", "rt_iot2022"} <= {row["name"] for row in listed}
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.dataset import distinct_flows
 from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart, prompts, shared_prompts
-from iot_pipeline.flows.serialise import fit_ranks, texts, values_text
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.split import split_by_group, split_report
+from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
 from iot_pipeline_tests.quality.factories import made_spec
 
 FEATURES = [{"name": name, "unit": "s", "meaning": "made"} for name in ("pkts", "iat.avg")]
@@ -34,7 +34,7 @@ def split(folder: Path, rows: Rows, spec: DatasetSpec = SPEC) -> tuple[Path, Pat
 VALUES = st.one_of(st.sampled_from([0.0, -0.0, 1e-300, 0.001, 1e300, 5000.0]), st.floats(-10, 10))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(VALUES, VALUES, st.integers(0, 2)), min_size=1, max_size=80))
 def test_no_prompt_is_on_two_sides_and_no_row_is_lost(rows: Rows) -> None:
     with TemporaryDirectory() as name:
@@ -85,14 +85,14 @@ def test_texts_and_ranks_show_scaled_values_the_same_for_all_rows_of_a_group(tmp
     pd.DataFrame({"flow_group": groups, "side": "train", "row_id": [0, 2, 3]}).to_parquet(tmp_path / "records")
     fitted = fit_scaling(SPEC, tmp_path / "flows", tmp_path / "records")
     # Mean 2.5, deviation sqrt(2.75) of 1, 1, 3, 5.
-    assert [values_text(fitted, row[:2]) for row in rows] == [
+    assert [FlowTextWriter(fitted, "values").text(row[:2]) for row in rows] == [
         "pkts: -0.905\niat.avg: 0.000", "pkts: -0.905\niat.avg: 0.000",
         "pkts: 0.302\niat.avg: 0.000", "pkts: 1.508\niat.avg: 0.000",
     ]  # fmt: skip
     ranks = fit_ranks(fitted, tmp_path / "flows", tmp_path / "records")
     assert ranks.values["pkts"] == [-0.905, 0.302, 1.508] and ranks.cumulative["pkts"] == [2, 3, 4]
     train = distinct_flows(tmp_path / "flows", tmp_path / "records", "train").sort_values("pkts")
-    assert [text.split("\n")[0] for text in texts(fitted, "ranked", train, ranks)] == [
+    assert [text.split("\n")[0] for text in FlowTextWriter(fitted, "ranked", ranks).texts(train)] == [
         "pkts: -0.905 p25", "pkts: 0.302 p63", "pkts: 1.508 p88",
     ]  # fmt: skip
 

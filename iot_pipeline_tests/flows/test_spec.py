@@ -1,16 +1,13 @@
 """Specs: labels in every spelling, published facts that add up, clear errors."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DATASETS, DatasetSpec, Feature, Format, Scale, list_specs, load_spec, spec_files
-from iot_pipeline.settings import PROJECT_ROOT
+from iot_pipeline_tests.test_cli import call
 
 
 @pytest.mark.parametrize("stored", [3, "3", "3.0", 3.0, " 3 ", "HTTP_Flood"])
@@ -170,7 +167,8 @@ def test_an_expression_that_is_no_scalar_of_features_is_refused(tmp_path: Path, 
     assert "\n" not in str(caught.value)
 
 
-def test_datasets_check_runs_no_statement_of_a_file(tmp_path: Path) -> None:
+def test_datasets_check_runs_no_statement_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     columns = ", ".join(f"0.5 AS f{place}" for place in range(10))
     statement = (
         "0.5 AS DOUBLE) AS f9 FROM cells; COPY (SELECT 1) TO 'WRITTEN.txt'; CREATE OR REPLACE TEMP TABLE featured AS "
@@ -180,10 +178,7 @@ def test_datasets_check_runs_no_statement_of_a_file(tmp_path: Path) -> None:
     parts.append({"name": "f9", "unit": "", "meaning": "made", "expression": statement})
     (tmp_path / "mine.yaml").write_text(json.dumps({"extends": "farm_flow", "features": parts}))
     (tmp_path / "flows.csv").write_text("a,traffic\n1,0\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "iot_pipeline.cli", "datasets", "check", "mine.yaml", "flows.csv"], cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    done = call("datasets", "check", "mine.yaml", "flows.csv")
     assert done.returncode == 2 and "error: mine.yaml: the expression of feature f9 cannot be used" in done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flows.csv", "mine.yaml"]

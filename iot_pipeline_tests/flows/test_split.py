@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.assign_groups import assign_class
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.serialise import group_id, values_text
+from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.split import FRACTIONS, order_training, rows_out_of_pool, split_by_group, stage_rows
+from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline_tests.quality.factories import made_spec
 
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.sampled_from("abc")), min_size=1, max_size=300)
@@ -28,7 +29,7 @@ def flows_table(path: Path, rows: list[tuple[int, str]]) -> Path:
     return path
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_split_and_order_hold_on_any_table(rows: list[tuple[int, str]], shuffler: object) -> None:
     with TemporaryDirectory() as name:
@@ -74,7 +75,7 @@ def test_split_and_order_hold_on_any_table(rows: list[tuple[int, str]], shuffler
 VALUES = st.sampled_from([0.0, -0.0, 1e-300, -0.0004, 1.0, 1.0001, 0.9999, 1e300])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.lists(st.tuples(VALUES, VALUES, st.integers(0, 2)), min_size=1, max_size=60), st.randoms(use_true_random=False)
 )
@@ -114,7 +115,7 @@ SIZES = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(SIZES)
 def test_every_class_of_four_groups_is_on_every_side_and_train_keeps_its_half(groups: list[tuple[int, str]]) -> None:
     with TemporaryDirectory() as name:
@@ -178,7 +179,7 @@ AWKWARD_ROWS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(AWKWARD_ROWS)
 @example([(0.0, -0.0, "Normal")] * 50)
 @example([(0.0, 1e300, "Normal"), (-0.0, 1e300, "Flood")] * 20 + [(1e-300, 1.0, "Scan")])
@@ -190,7 +191,9 @@ def test_awkward_values_have_stable_groups_on_one_side_each(rows: list[tuple[flo
         build_flows(spec, folder / "raw", folder / "f")
         flows = pd.read_parquet(folder / "f")
         printed = [tuple(float(format(value, ".3f")) + 0.0 for value in row[:2]) for row in rows]
-        assert flows.flow_group.tolist() == [group_id(values_text(spec, list(row[:2]))) for row in rows]
+        assert flows.flow_group.tolist() == [
+            group_id(FlowTextWriter(spec, "values").text(list(row[:2]))) for row in rows
+        ]
         assert flows.flow_group.nunique() == len(set(printed))
         split_by_group(folder / "f", folder / "r")
         records = pd.read_parquet(folder / "r")

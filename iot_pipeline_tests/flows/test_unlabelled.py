@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.serialise import group_id, values_text
+from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.flows.unlabelled import read_unlabelled
 
 SPEC = load_spec("farm_flow")
@@ -27,7 +28,8 @@ def values(first: float) -> list[object]:
 def test_rows_keep_their_order_and_equal_flows_their_group(tmp_path: Path) -> None:
     table = read_unlabelled(SPEC, csv(tmp_path / "new.csv", [values(3.25), values(-1), values(3.25)]))
     assert table[NAMES[0]].tolist() == [3.25, -1.0, 3.25]
-    wanted = [group_id(values_text(SPEC, [float(str(v)) for v in values(n)])) for n in (3.25, -1, 3.25)]
+    write = FlowTextWriter(SPEC, "values").text
+    wanted = [group_id(write([float(str(v)) for v in values(n)])) for n in (3.25, -1, 3.25)]
     assert table["flow_group"].tolist() == wanted
 
 

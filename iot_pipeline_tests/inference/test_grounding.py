@@ -218,7 +218,7 @@ def test_a_student_is_held_to_its_flows_and_free_where_it_is_not_asked(student: 
     held = student.explain(texts, 20, answers=heads, grounded_in=texts)
     assert held == [student.explain([t], 20, 1, [h], None, [t])[0] for t, h in zip(texts, heads, strict=True)]
     assert free == student.explain(texts, 20, answers=heads)
-    for text, answer in zip(texts, held, strict=True):
+    for text, (answer, _ended) in zip(texts, held, strict=True):
         assert not numbers(answer.rsplit(" ", 1)[0], text) - facts_of(text).numbers
     with pytest.raises(UserError, match="one flow text for each prompt"):
         student.explain(texts, 20, grounded_in=texts[:1])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.inference.benchmark import ladder
+from iot_pipeline.inference.benchmark import benchmark_variants
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors
@@ -97,8 +97,6 @@ def test_a_flow_cannot_end_its_own_turn(student: Student) -> None:
 def test_wrong_questions_are_clear_errors(student: Student, parts: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="each once"):
         student.score_labels(["x"], ["a", "a"])
-    with pytest.raises(UserError, match="IOT_ANSWER_ORDER"):
-        student.score_labels(["x"], ["a"], order="explanation_first")
     with pytest.raises(UserError, match=r"no adapter_model\.safetensors"):
         Student.load(parts[0], tmp_path)
 
@@ -113,13 +111,13 @@ def test_explanations_do_not_depend_on_the_batch(student: Student) -> None:
     texts = [*flow_texts(4, seed=8), flow_texts(1)[0] + "\nmore: 1.000"]
     together = student.explain(texts, max_new_tokens=24)
     assert together == [student.explain([text], max_new_tokens=24, batch=1)[0] for text in texts]
-    assert all(text.startswith("CLASSIFICATION:") for text in together)
-    begun = student.explain_ended(texts[:2], 60, answers=["CLASSIFICATION: Normal\n"] * 2)
+    assert all(text.startswith("CLASSIFICATION:") for text, _ended in together)
+    begun = student.explain(texts[:2], 60, answers=["CLASSIFICATION: Normal\n"] * 2)
     assert all(text.startswith("CLASSIFICATION: Normal\n") and "<|im_end|>" not in text for text, _ in begun)
 
 
-def test_ladder_measures_or_says_why_not(parts: tuple[Path, Path]) -> None:
-    rungs = ladder(*parts, flow_texts(6), CLASSES, single=2, explained=1, max_new_tokens=8, threads=1)
+def test_the_benchmark_measures_or_says_why_not(parts: tuple[Path, Path]) -> None:
+    rungs = benchmark_variants(*parts, flow_texts(6), CLASSES, single=2, explained=1, max_new_tokens=8, threads=1)
     assert all(rung["run"] or rung["reason"] for rung in rungs)
     batched = [rung for rung in rungs if rung["run"] and "batched" in rung["rung"]]
     assert {rung["rung"] for rung in batched} >= {

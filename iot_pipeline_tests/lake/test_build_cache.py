@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from iot_pipeline.lake.build_cache import keep, taken
+from iot_pipeline.lake.build_cache import lookup, store
 
 
 @pytest.fixture
@@ -19,17 +19,17 @@ def made(tmp_path: Path) -> Path:
 
 def test_what_is_kept_is_taken_by_its_key(made: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    assert taken(cache, "k1") is None
-    keep(cache, "k1", made, ["model", "report"])
-    folder = taken(cache, "k1")
+    assert lookup(cache, "k1") is None
+    store(cache, "k1", made, ["model", "report"])
+    folder = lookup(cache, "k1")
     assert folder is not None and (folder / "model" / "weights").read_bytes() == b"1234"
-    assert not (folder / "scratch").exists() and taken(cache, "k2") is None
+    assert not (folder / "scratch").exists() and lookup(cache, "k2") is None
     assert [path.name for path in cache.iterdir()] == ["k1"]
 
 
 @pytest.mark.parametrize("damage", ["change", "remove", "list"])
 def test_a_damaged_one_is_not_taken_and_is_replaced(made: Path, tmp_path: Path, damage: str) -> None:
-    keep(tmp_path / "cache", "k", made, ["model", "report"])
+    store(tmp_path / "cache", "k", made, ["model", "report"])
     folder = tmp_path / "cache" / "k"
     if damage == "change":
         (folder / "model" / "weights").write_bytes(b"12x4")
@@ -37,12 +37,12 @@ def test_a_damaged_one_is_not_taken_and_is_replaced(made: Path, tmp_path: Path, 
         (folder / "report").unlink()
     else:
         (folder / "content.json").write_text("{")
-    assert taken(tmp_path / "cache", "k") is None
-    keep(tmp_path / "cache", "k", made, ["model", "report"])
-    assert taken(tmp_path / "cache", "k") == folder
+    assert lookup(tmp_path / "cache", "k") is None
+    store(tmp_path / "cache", "k", made, ["model", "report"])
+    assert lookup(tmp_path / "cache", "k") == folder
 
 
 def test_what_cannot_be_kept_is_an_error_of_the_system(made: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError):
-        keep(tmp_path / "file" / "cache", "k", made, ["report"])
+        store(tmp_path / "file" / "cache", "k", made, ["report"])

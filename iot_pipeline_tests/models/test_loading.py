@@ -16,8 +16,10 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.loading import ADAPTER, base_identity, with_sorted_metadata
 from iot_pipeline.training import checkpoint
+from iot_pipeline.training.checkpoint import Progress
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.training.model import adapted_model, find_machine, save_adapter
+from iot_pipeline.training.distributed import find_machine
+from iot_pipeline.training.model import adapted_model, save_adapter
 from iot_pipeline_tests.tiny_model import make_base
 
 LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -94,7 +96,8 @@ def state(folder: Path) -> tuple[dict[str, Any], Any]:
     optimiser = torch.optim.AdamW(parameters.values())
     sum(parameter.sum() for parameter in parameters.values()).backward()
     optimiser.step()
-    checkpoint.save(folder, 1, parameters, optimiser, [0.5], [(1, 0.25)], "key")
+    best = {name: value.detach().clone() for name, value in parameters.items()}
+    checkpoint.save(folder, "key", Progress([0.5], [(1, 0.25)], best, 2), parameters, optimiser)
     return parameters, optimiser
 
 
@@ -103,6 +106,7 @@ def state(folder: Path) -> tuple[dict[str, Any], Any]:
     [
         (lambda path: change(path, lambda t: t.pop("p.a")), r"lacks 1 tensors: p\.a"),
         (lambda path: change(path, lambda t: t.pop("v.b")), r"lacks 1 tensors: v\.b"),
+        (lambda path: change(path, lambda t: t.pop("b.a")), r"lacks 1 tensors: b\.a"),
         (lambda path: change(path, lambda t: t.pop("losses")), "lacks its losses"),
         (lambda path: change(path, lambda t: t.update({"m.a": torch.ones(3, 3)})), r"m\.a has shape \[3, 3\]"),
         (lambda path: change(path, lambda t: t["p.b"].fill_(torch.inf)), r"p\.b holds values that are no numbers"),
@@ -112,12 +116,13 @@ def state(folder: Path) -> tuple[dict[str, Any], Any]:
 def test_a_checkpoint_that_is_not_whole_is_no_start(tmp_path: Path, harm: Any, sentence: str) -> None:
     parameters, optimiser = state(tmp_path)
     before = {name: value.detach().clone() for name, value in parameters.items()}
-    assert checkpoint.load(tmp_path, parameters, optimiser, "other key") is None
-    found = checkpoint.load(tmp_path, parameters, optimiser, "key")
-    assert found == (1, [0.5], [(1, 0.25)], 0)
+    assert checkpoint.load(tmp_path, "other key", parameters, optimiser, best=True) == Progress()
+    found = checkpoint.load(tmp_path, "key", parameters, optimiser, best=True)
+    assert (found.step, found.losses, found.validation, found.halvings) == (1, [0.5], [(1, 0.25)], 2)
+    assert found.best.keys() == before.keys() and all(torch.equal(before[name], found.best[name]) for name in before)
     harm(tmp_path / checkpoint.FILE)
     with pytest.raises(UserError, match=sentence):
-        checkpoint.load(tmp_path, parameters, optimiser, "key")
+        checkpoint.load(tmp_path, "key", parameters, optimiser, best=True)
     assert all(torch.equal(before[name], value) for name, value in parameters.items())
 
 

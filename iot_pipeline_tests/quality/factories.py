@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from iot_pipeline.flows.serialise import group_id, values_text
+from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.texts import FlowTextWriter
 
 CLASSES = ["Normal", "Flood", "Scan"]
 Flow = tuple[float, float, str]
@@ -49,7 +50,7 @@ def flow_table(spec: DatasetSpec, flows: Sequence[Flow]) -> pd.DataFrame:
     names = spec.feature_names
     frame = pd.DataFrame(flows, columns=[*names, "label"])
     frame.insert(0, "row_id", np.arange(len(frame)))
-    frame["flow_group"] = [group_id(values_text(spec, row)) for row in frame[names].to_numpy().tolist()]
+    frame["flow_group"] = [group_id(text) for text in FlowTextWriter(spec, "values").texts(frame)]
     frame["occurrence"] = frame.groupby("flow_group").cumcount().astype("int32")
     return frame
 

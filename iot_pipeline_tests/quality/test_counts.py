@@ -76,7 +76,7 @@ def test_conflicts_and_ceilings(tmp_path: Path) -> None:
     assert report["largest"][0]["labels"] == {"Normal": 3, "Flood": 1}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(
         st.tuples(

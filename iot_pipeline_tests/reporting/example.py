@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from iot_pipeline.reporting.gather import Run
+
 HOSTILE = "<script>alert('x')</script>"
 CLASSES = ["Normal", "Arp_Spoofing", "HTTP_Flood", "ICMP_Flood", "MQTT_Flood", "Port_Scanning", "TCP_Flood"]
 TRACKS = ("original", "paraphrased", "feature_varied")
@@ -75,12 +77,12 @@ def automl(preset: str, model: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def run(seed: int) -> dict[str, Any]:
-    """training.json with its curve."""
+def run(seed: int) -> Run:
+    """A training with its curve."""
     dice = random.Random(seed)
     curve = [{"step": n + 1, "loss": round(2.4 * 0.985**n + 0.35 + dice.uniform(-0.05, 0.05), 6)} for n in range(312)]
-    return {
-        "config": {
+    return Run(
+        config={
             "learning_rate": 0.002,
             "scheduler": "cosine",
             "lora_r": 16,
@@ -89,7 +91,7 @@ def run(seed: int) -> dict[str, Any]:
             "lora_targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
             "seed": 42,
         },
-        "facts": {
+        facts={
             "processes": 1,
             "trainable_parameters": 98304,
             "total_parameters": 1_250_000,
@@ -103,10 +105,9 @@ def run(seed: int) -> dict[str, Any]:
             "final_loss": 0.37,
             "validation_loss": 0.38 + 0.01 * seed,
         },
-        "machine": {"device": "cpu"},
-        "timings": {"setup_seconds": 3.0, "train_seconds": 71.2, "tokens_per_second": 40_700.0},
-        "curve": curve,
-    }
+        timings={"setup_seconds": 3.0, "train_seconds": 71.2, "tokens_per_second": 40_700.0},
+        curve=curve,
+    )
 
 
 def duplicates() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Verdicts follow from the numbers and can come out each way."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import claims
-from iot_pipeline.reporting.claims import Claim, claims_audit, load_claims
+from iot_pipeline.reporting.claims import Claim, Measurement, claims_audit, load_claims
+from iot_pipeline.reporting.gather import Facts, Track, Used
 from iot_pipeline.reporting.measured import collect, conditions
-from iot_pipeline_tests.reporting.example_context import make_context
+from iot_pipeline.vocabulary import Partition
+from iot_pipeline_tests.reporting.example_facts import make_facts
 
 
 def claim(**given: Any) -> Claim:
@@ -27,7 +30,7 @@ def claim(**given: Any) -> Claim:
 
 
 def verdict(of: Claim, value: Any = None, met: tuple[str, ...] = ()) -> tuple[str, str]:
-    measured = {} if value is None else {"m": {"value": value, "where": "asset", "note": "seen"}}
+    measured = {} if value is None else {"m": Measurement(value, "asset", "seen")}
     row = claims_audit([of], measured, met)[0]
     return row["verdict"], row["why"]
 
@@ -67,8 +70,8 @@ def test_the_published_parameter_counts() -> None:
 
 
 def test_audit_of_a_simulated_lake() -> None:
-    context = make_context()
-    audit = {row["id"]: row for row in context["claims_audit"]}
+    found = make_facts().claims_audit or []
+    audit = {row["id"]: row for row in found}
     assert len(audit) == len(load_claims())
     assert audit["class_table"]["verdict"] == "does not hold"  # 347,634 where 347,685 is stated
     assert audit["trainable"]["verdict"] == "holds"
@@ -77,34 +80,30 @@ def test_audit_of_a_simulated_lake() -> None:
     assert audit["loss_original"]["verdict"] == "not measured here"
     assert audit["row_split_leaks"]["verdict"] == "holds"
     assert "simulated" in audit["row_split_leaks"]["why"]
-    assert claims.counted(context["claims_audit"]).startswith("9 hold, 2 do not hold, ")
+    assert claims.counted(found).startswith("9 hold, 2 do not hold, ")
 
 
 def test_real_farm_flow_lets_the_data_claims_be_judged() -> None:
-    context = make_context()
-    context["used"] |= {"source": "Farm-Flow_*.csv"}
-    measured, met = collect(context)
+    facts = make_facts()
+    facts.used = replace(facts.used, source="Farm-Flow_*.csv")
+    measured, met = collect(facts)
     audit = {row["id"]: row["verdict"] for row in claims_audit(load_claims(), measured, met)}
     assert audit["duplicates"] == audit["distinct_flows"] == audit["duplicates_by_class"] == "holds"
     assert audit["published_rows"] == "does not hold"
 
 
 def test_nothing_measured_is_said_for_every_claim_but_arithmetic() -> None:
-    audit = claims_audit(load_claims(), *collect({}))
+    audit = claims_audit(load_claims(), *collect(Facts()))
     judged = {row["id"] for row in audit if row["verdict"] != "not measured here"}
     assert judged == {"trainable", "parameters", "trainable_elsewhere"}
     assert all(row["why"] for row in audit if row["verdict"] == "not measured here")
 
 
 def test_conditions_follow_what_was_used() -> None:
-    used = {"dataset": "farm_flow", "source": "x.csv", "teacher": "openai", "base_model": "Qwen/Qwen2.5-1.5B-Instruct"}
-    assert conditions({"used": used, "tracks": {"ALL|original": {}}}) == {
-        "real_flows",
-        "gpt_teacher",
-        "qwen_base",
-        "stage_all",
-    }
-    assert conditions({"used": used | {"source": "simulate", "teacher": "embedded", "base_model": "tiny"}}) == set()
+    used = Used(dataset="farm_flow", source="x.csv", teacher="openai", base_model="Qwen/Qwen2.5-1.5B-Instruct")
+    facts = Facts(used=used, tracks={Partition("ALL", "original"): Track()})
+    assert conditions(facts) == {"real_flows", "gpt_teacher", "qwen_base", "stage_all"}
+    assert conditions(Facts(used=replace(used, source="simulate", teacher="embedded", base_model="tiny"))) == set()
 
 
 def test_claimed_costs() -> None:
@@ -122,7 +121,7 @@ def test_a_malformed_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_old_protocol_is_judged_by_what_it_did() -> None:
-    measured, met = collect(make_context())
+    measured, met = collect(make_facts())
     audit = {row["id"]: row for row in claims_audit(load_claims(), measured, met)}
     for name in ("truncation", "label_never_trained", "never_stops", "held_out_seen", "protocol_accuracy"):
         assert audit[name]["verdict"] == "holds", audit[name]

@@ -7,6 +7,7 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import comparison, cost
 from iot_pipeline.reporting.comparison import track_comparison
+from iot_pipeline.vocabulary import Partition
 from iot_pipeline_tests.reporting.example import evaluation
 
 
@@ -25,7 +26,7 @@ BASELINES = {"10K": {"automl": evaluation(0.95), "hash_lookup": evaluation(0.4)}
 
 
 def test_rows_and_ratio_at_equal_data() -> None:
-    found = track_comparison({("10K", "original"): evaluation(0.90)}, BASELINES, trained_rows={"10K": 10000})
+    found = track_comparison({Partition("10K", "original"): evaluation(0.90)}, BASELINES, trained_rows={"10K": 10000})
     assert [(row["name"], row["stage"], row["trained_rows"]) for row in found["rows"]] == [
         ("original", "10K", 10000),
         ("AutoML", "10K", 10000),
@@ -39,20 +40,20 @@ def test_rows_and_ratio_at_equal_data() -> None:
 
 
 def test_sentences_follow_the_numbers() -> None:
-    good = track_comparison({"10K|original": evaluation(0.90)}, BASELINES)["verdicts"]
+    good = track_comparison({Partition("10K", "original"): evaluation(0.90)}, BASELINES)["verdicts"]
     assert (
         good[0] == "The best student is original at 10K: accuracy 0.9000 [0.89, 0.91] (every distinct flow counts"
         " once). AutoML on the same rows reaches 0.9500 [0.94, 0.96], so the student stands at 0.947 of"
         " AutoML and meets the bar of 0.90."
     )
     assert good[-1].endswith("gets 50.00 percentage points more than that on flows it has never seen.")
-    poor = track_comparison({"10K|original": evaluation(0.80)}, BASELINES)
+    poor = track_comparison({Partition("10K", "original"): evaluation(0.80)}, BASELINES)
     assert poor["verdicts"][0].endswith("stands at 0.842 of AutoML and misses the bar of 0.90.")
     assert poor["passes_bar"] is False
 
 
 def test_paired_sentences() -> None:
-    evals = {"10K|original": evaluation(0.90), "10K|paraphrased": evaluation(0.91)}
+    evals = {Partition("10K", "original"): evaluation(0.90), Partition("10K", "paraphrased"): evaluation(0.91)}
     equal = track_comparison(evals, BASELINES, [paired(0.01, -0.01, 0.03)])["verdicts"]
     assert (
         "paraphrased minus original at 10K: +0.0100 [-0.0100, +0.0300]; the interval holds zero, so no"
@@ -69,24 +70,24 @@ def test_parts_that_are_absent() -> None:
     assert track_comparison({}, {})["verdicts"] == [
         "No student has been evaluated in this lake, so there is nothing to compare."
     ]
-    alone = track_comparison({"10K|original": evaluation(0.9)}, {})
+    alone = track_comparison({Partition("10K", "original"): evaluation(0.9)}, {})
     assert alone["verdicts"][0].endswith("AutoML has not been trained on the same rows in this lake.")
     empty = evaluation(0.9)
     empty["views"]["clean"] = None
-    assert track_comparison({"10K|original": empty}, {})["rows"][0]["views"]["clean"] is None
+    assert track_comparison({Partition("10K", "original"): empty}, {})["rows"][0]["views"]["clean"] is None
 
 
-def test_results_table_is_ready_to_print() -> None:
-    found = comparison.results_table(track_comparison({"10K|original": evaluation(0.90)}, BASELINES))
+def test_results_rows_are_ready_to_print() -> None:
+    found = comparison.results_rows(track_comparison({Partition("10K", "original"): evaluation(0.90)}, BASELINES))
     assert found[0] == {
-        "name": "original",
+        "model": "original",
         "stage": "10K",
-        "training rows": "–",
-        "accuracy [95 %], distinct": "0.9000 [0.89, 0.91]",
-        "macro-F1 [95 %]": "0.8600 [0.84, 0.88]",
-        "ceiling": "0.9720",
-        "of AutoML, same rows": "0.947",
-        "ECE": "0.0120",
+        "accuracy, distinct flows": "0.9000 [0.89, 0.91]",
+        "ceiling": 0.972,
+        "of AutoML": pytest.approx(0.90 / 0.95),
+        "macro-F1": "0.8600 [0.84, 0.88]",
+        "accuracy, rows": "0.8800 [0.87, 0.89]",
+        "row ceiling": 0.95,
     }
 
 
@@ -105,7 +106,8 @@ SUMMARY = {
 
 def test_cost_of_paid_and_embedded_answers() -> None:
     found = cost.cost_report(
-        {"10K|original": SUMMARY, ("10K", "paraphrased"): SUMMARY | {"embedded": True}}, {"original": 150}
+        {Partition("10K", "original"): SUMMARY, Partition("10K", "paraphrased"): SUMMARY | {"embedded": True}},
+        {"original": 150},
     )
     paid, free = found["rows"]
     assert (paid["billed_usd"], paid["hypothetical_sync_usd"], paid["hypothetical_batch_usd"], paid["claimed_usd"]) == (
@@ -122,7 +124,9 @@ def test_cost_of_paid_and_embedded_answers() -> None:
 
 def test_cost_names_what_is_missing() -> None:
     with pytest.raises(UserError, match="the summary of original at 10K lacks rows, model"):
-        cost.cost_report({"10K|original": {k: v for k, v in SUMMARY.items() if k not in ("rows", "model")}})
+        cost.cost_report(
+            {Partition("10K", "original"): {k: v for k, v in SUMMARY.items() if k not in ("rows", "model")}}
+        )
     assert cost.cost_report({})["notes"] == ["No track has been made in this lake, so nothing was asked of a teacher."]
 
 
@@ -134,9 +138,9 @@ def test_cost_counts_every_request_of_the_ledger_once() -> None:
         ("old", "s"): (2, 200, 0, 0.0),
     }
     asked = {
-        "10K|original": {("a", "s"), ("b", "s")},
-        "30K|original": {("b", "s"), ("c", "s"), ("imported", "s")},
-        "10K|paraphrased": {("imported", "t")},
+        Partition("10K", "original"): {("a", "s"), ("b", "s")},
+        Partition("30K", "original"): {("b", "s"), ("c", "s"), ("imported", "s")},
+        Partition("10K", "paraphrased"): {("imported", "t")},
     }
     usage, beyond = cost.by_ledger(dict.fromkeys(asked, SUMMARY), asked, taken, {})
     found = cost.cost_report(usage, beyond=beyond)
@@ -145,17 +149,17 @@ def test_cost_counts_every_request_of_the_ledger_once() -> None:
     assert found["beyond"] == {"requests": 2, "prompt_tokens": 200, "completion_tokens": 0, "billed_usd": 0.0}
     assert found["notes"][-1].endswith("what was given up: 4,007 in all, $1.70.")
     # Stages whose requests were all counted before took nothing more; without a ledger the answers tell.
-    two, same = {"x|original": SUMMARY, "y|original": SUMMARY}, {("a", "s")}
-    again, _ = cost.by_ledger(two, {"x|original": same, "y|original": same}, taken, {})
+    two, same = {Partition("x", "original"): SUMMARY, Partition("y", "original"): SUMMARY}, {("a", "s")}
+    again, _ = cost.by_ledger(two, {Partition("x", "original"): same, Partition("y", "original"): same}, taken, {})
     assert [summary["requests"] for summary in again.values()] == [1, 0]
-    moved = cost.by_ledger(two, {"x|original": same, "y|original": same}, {}, {})[0]
+    moved = cost.by_ledger(two, {Partition("x", "original"): same, Partition("y", "original"): same}, {}, {})[0]
     assert moved == {name: {**summary, "imported": 0} for name, summary in two.items()}
 
 
 def test_imported_answers_cost_what_their_file_tells_and_are_counted_apart() -> None:
     taken = {("a", "s"): (2, 200, 20, 0.2), ("old", "s"): (1, 1, 1, 0.1)}
     told = {("b", "s"): (3, 300, 30, 0.3), ("never asked", "s"): (1, 100, 10, 0.1)}
-    asked = {"10K|original": {("a", "s"), ("b", "s")}, "30K|original": {("b", "s")}}
+    asked = {Partition("10K", "original"): {("a", "s"), ("b", "s")}, Partition("30K", "original"): {("b", "s")}}
     usage, beyond = cost.by_ledger(dict.fromkeys(asked, SUMMARY), asked, taken, told)
     found = cost.cost_report(usage, beyond=beyond)
     told_rows = [(row["requests"], row["imported"], row["billed_usd"]) for row in found["rows"]]

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from iot_pipeline.reporting import figures, figures_data, figures_training, heatmaps
+from iot_pipeline.reporting.markdown import to_html
 from iot_pipeline_tests.reporting import example
-from iot_pipeline_tests.reporting.example_context import make_context
+from iot_pipeline_tests.reporting.example_facts import make_facts
 
 EVALUATION = example.evaluation(0.93)["views"]["distinct"]
-CONTEXT = make_context()
+FACTS = make_facts()
 MANY = [f"class_{n}" for n in range(12)]
 FIGURES: dict[str, Callable[[], bytes]] = {
     "duplicates": lambda: figures.duplicates(example.duplicates()),
@@ -23,21 +24,21 @@ FIGURES: dict[str, Callable[[], bytes]] = {
     "profile, none": lambda: figures.profile([]),
     "confusion": lambda: figures.confusion(EVALUATION["confusion"], example.CLASSES),
     "confusion, 12 classes": lambda: figures.confusion([[n + 1.0] * 12 for n in range(12)], MANY),
-    "loss": lambda: figures.loss_curves({"original 10K": example.run(0)["curve"]}),
+    "loss": lambda: figures.loss_curves({"original 10K": example.run(0).curve}),
     "loss, validation": lambda: figures.loss_curves(
         {"a": [{"step": 1, "loss": 2.0}, {"step": 1, "validation_loss": 1.0}]}
     ),
     "loss, none": lambda: figures.loss_curves({}),
-    "accuracy": lambda: figures.accuracy(CONTEXT["track_comparison"]),
-    "accuracy, row": lambda: figures.accuracy(CONTEXT["track_comparison"], "row"),
+    "accuracy": lambda: figures.accuracy(FACTS.track_comparison),
+    "accuracy, row": lambda: figures.accuracy(FACTS.track_comparison, "row"),
     "accuracy, none": lambda: figures.accuracy({"rows": []}),
     "reliability": lambda: figures.reliability(EVALUATION["reliability"], EVALUATION["calibrated"]["reliability"]),
     "reliability, none": lambda: figures.reliability([]),
-    "cost": lambda: figures.cost(CONTEXT["cost_report"]),
+    "cost": lambda: figures.cost(FACTS.cost_report),
     "cost, none": lambda: figures.cost({"rows": []}),
     "token lengths": lambda: figures_training.token_lengths(np.array([30, 31, 40]), 64, "10K original"),
-    "protocol arms": lambda: figures_training.protocol_arms(CONTEXT["paper_protocol"]["arms"]),
-    "ladder": lambda: figures.inference_ladder(CONTEXT["inference_benchmark"]["rungs"]),
+    "protocol arms": lambda: figures_training.protocol_arms(FACTS.paper_protocol["arms"]),
+    "ladder": lambda: figures.inference_ladder(FACTS.inference_benchmark["rungs"]),
     "ladder, none": lambda: figures.inference_ladder([{"rung": "x", "run": False, "reason": "no GPU"}]),
     "leakage": lambda: figures.leakage(example.leakage()),
 }
@@ -69,7 +70,8 @@ def test_embedding_escapes_the_alternative_text() -> None:
     data = figures.cost({"rows": []})
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
     assert figures.embed(data, "a ](b) <i>") == f"![a )(b) &lt;i&gt;]({uri})"
-    assert figures.img(data, 'x" onload="y').startswith(f'<img src="{uri}" alt="x&quot; onload=&quot;y" width="')
+    page = to_html(figures.embed(data, 'x" onload="y'))
+    assert page.startswith(f'<p><img src="{uri}" alt="x&quot; onload=&quot;y" width="614" height="125">')
 
 
 def test_telling_features_are_those_whose_medians_differ_most() -> None:

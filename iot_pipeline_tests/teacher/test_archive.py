@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from iot_pipeline.augmentation import tracks
-from iot_pipeline.augmentation.track_files import write_track
+from iot_pipeline.augmentation.ask import check_imported
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
@@ -29,7 +28,8 @@ from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.store.requests import RequestTable
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline.teacher_factory import as_objects, open_teacher
-from iot_pipeline_tests.augmentation.test_tracks import BRIEF, prompt, rows
+from iot_pipeline_tests.augmentation.factories import build
+from iot_pipeline_tests.augmentation.test_tracks import rows
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
 __all__ = ["rows"]
@@ -39,22 +39,20 @@ def test_a_replayed_track_is_equal_to_the_byte(tmp_path: Path, rows) -> None:  #
     first, second, file = tmp_path / "a.sqlite", tmp_path / "b" / "teacher.sqlite", tmp_path / "answers.parquet"
     with embedded_server() as url:
         teacher = Teacher(TeacherConfig(url, "none", first, "embedded", None))
-        asked = tracks.build_original(rows[:60], prompt("original"), teacher, BRIEF)
+        asked = build(teacher, tmp_path / "x", "original", rows[:60])
     count = export_answers(first, file)
-    assert count == asked.usage["distinct_requests"] > 0
-    assert import_answers(second, file, tracks.check_imported) == Imported(count, 0)
-    assert import_answers(second, file, tracks.check_imported) == Imported(0, count)
+    assert count == asked.result.usage["distinct_requests"] > 0
+    assert import_answers(second, file, check_imported) == Imported(count, 0)
+    assert import_answers(second, file, check_imported) == Imported(0, count)
     settings = load_settings({"IOT_LAKE": str(second.parent), "IOT_TEACHER": "replay"})
     assert not as_objects(settings)
     with open_teacher(settings) as replay:
-        again = tracks.build_original(rows[:60], prompt("original"), replay, BRIEF)
-        for result, folder in ((asked, tmp_path / "x"), (again, tmp_path / "y")):
-            write_track(result, folder)
+        again = build(replay, tmp_path / "y", "original", rows[:60])
         with pytest.raises(UserError, match=r"IOT_TEACHER=replay: \d+ of \d+ answers are not in"):
-            tracks.build_original(rows[:90], prompt("original"), replay, BRIEF)
+            build(replay, tmp_path / "z", "original", rows[:90])
     for name in ("track.jsonl", "answers.parquet"):
         assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
-    assert again.report == asked.report and again.usage == asked.usage
+    assert again.report == asked.report and again.result.usage == asked.result.usage
 
 
 def test_what_is_there_is_kept_and_quarantined_ones_travel_with_their_reasons(tmp_path: Path) -> None:
@@ -63,7 +61,7 @@ def test_what_is_there_is_kept_and_quarantined_ones_travel_with_their_reasons(tm
         asking = Teacher(TeacherConfig(url, "none", tmp_path / "a.sqlite", "s", None, max_attempts=1))
         answers = asking.ask(requests, checker(requests))
     export_answers(tmp_path / "a.sqlite", tmp_path / "f.parquet")
-    import_answers(tmp_path / "b.sqlite", tmp_path / "f.parquet", tracks.check_imported)
+    import_answers(tmp_path / "b.sqlite", tmp_path / "f.parquet", check_imported)
     replayed = Replay(tmp_path / "b.sqlite").ask(requests, checker(requests))
     assert {k: a.reasons for k, a in replayed.items()} == {k: a.reasons for k, a in answers.items()}
     with Store(tmp_path / "b.sqlite") as store:
@@ -73,7 +71,7 @@ def test_what_is_there_is_kept_and_quarantined_ones_travel_with_their_reasons(tm
 def test_no_file_no_store_and_several_teachers_are_named(tmp_path: Path) -> None:
     (tmp_path / "f.parquet").write_text("no parquet")
     with pytest.raises(UserError, match="is no Parquet file"):
-        import_answers(tmp_path / "b.sqlite", tmp_path / "f.parquet", tracks.check_imported)
+        import_answers(tmp_path / "b.sqlite", tmp_path / "f.parquet", check_imported)
     with pytest.raises(UserError, match=r"there is no store .* cache import"):
         Replay(tmp_path / "none.sqlite")
     with pytest.raises(UserError, match="there is no store of answers"):
@@ -101,7 +99,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, rows) -> Path:  # type: i
     folder = tmp_path_factory.mktemp("export")
     with embedded_server() as url:
         teacher = Teacher(TeacherConfig(url, "none", folder / "a.sqlite", "embedded", None))
-        tracks.build_original(rows[:12], prompt("original"), teacher, BRIEF)
+        build(teacher, folder / "track", "original", rows[:12])
     export_answers(folder / "a.sqlite", folder / "answers.parquet")
     return folder / "answers.parquet"
 
@@ -150,7 +148,7 @@ def test_what_a_file_says_is_judged_before_it_is_taken(
     exported: Path, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], reason: str
 ) -> None:
     file = changed(exported, tmp_path / "f.parquet", change)
-    found = import_answers(tmp_path / "b.sqlite", file, tracks.check_imported)
+    found = import_answers(tmp_path / "b.sqlite", file, check_imported)
     assert found == Imported(0, 0, Counter({reason: pq.read_metadata(exported).num_rows}))
     with Store(tmp_path / "b.sqlite") as store:
         assert store.read("SELECT * FROM answers") == []
@@ -164,16 +162,16 @@ def test_what_a_file_calls_bad_or_judged_is_neither_given_out_nor_believed(
         told = {"status": "quarantined", "reasons": json.dumps([reason] if reason else [])}
         file = changed(exported, tmp_path / "f.parquet", lambda row, told=told: forged(row) | told)
         store = tmp_path / f"{reason[:3]}.sqlite"
-        assert import_answers(store, file, tracks.check_imported).added
-        result = tracks.build_original(rows[:12], prompt("original"), Replay(store), BRIEF)
-        assert (result.rows, result.quarantined) == (0, 12)
+        assert import_answers(store, file, check_imported).added
+        report = build(Replay(store), tmp_path / "track", "original", rows[:12]).report
+        assert (report["rows"], report["quarantined"]) == (0, 12)
     # A file cannot say for a track that it was judged, and by what: another flow is found out there.
     other = {"flow": "orig_pkts: 1.5", "label": "x", "original": "", "data_set": '{"classes": ["x"], "signed": []}'}
     lie = "CLASSIFICATION: x\nANALYSIS: Much of it: orig_pkts is 1.5.\nKEY_INDICATORS: orig_pkts 1.5"
     file = changed(exported, tmp_path / "f.parquet", lambda row: {"context": json.dumps(other), "text": lie})
-    assert import_answers(tmp_path / "lie.sqlite", file, tracks.check_imported).added
-    result = tracks.build_original(rows[:12], prompt("original"), Replay(tmp_path / "lie.sqlite"), BRIEF)
-    assert (result.rows, result.quarantined) == (0, 12)
+    assert import_answers(tmp_path / "lie.sqlite", file, check_imported).added
+    report = build(Replay(tmp_path / "lie.sqlite"), tmp_path / "track", "original", rows[:12]).report
+    assert (report["rows"], report["quarantined"]) == (0, 12)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +193,7 @@ def test_costs_are_those_of_the_tokens_and_none_of_them_is_spent_here(
         tmp_path / "f.parquet",
         lambda row: tokens | {"source": source, "model": model, "cost_usd": next(told)},
     )
-    assert import_answers(tmp_path / "b.sqlite", file, tracks.check_imported).added > 4
+    assert import_answers(tmp_path / "b.sqlite", file, check_imported).added > 4
     with Store(tmp_path / "b.sqlite") as store:
         assert store.spent_usd() == 0 and store.ledger()["usd"] == 0 and store.taken() == {}
         assert {line[3] for line in told_by_file(store, set()).values()} == {0.525 if paid else 0.0}
@@ -206,7 +204,7 @@ def test_a_file_that_is_no_export_is_one_sentence(exported: Path, tmp_path: Path
 
     def refused(saying: str) -> None:
         with pytest.raises(UserError, match=saying) as error:
-            import_answers(tmp_path / "b.sqlite", file, tracks.check_imported)
+            import_answers(tmp_path / "b.sqlite", file, check_imported)
         assert str(error.value).count("\n") == 0 and str(file) in str(error.value)
 
     refused("is no Parquet file that can be read")
@@ -232,7 +230,7 @@ def test_a_file_that_is_no_export_is_one_sentence(exported: Path, tmp_path: Path
 def test_the_command_counts_what_it_refused_and_fails_where_that_was_all(exported: Path, tmp_path: Path) -> None:
     forged, number = said(r"CLASSIFICATION: \S+", "CLASSIFICATION: Forged"), itertools.count()
     some = changed(exported, tmp_path / "some.parquet", lambda row: forged(row) if next(number) % 2 else {})
-    found = import_answers(tmp_path / "b.sqlite", some, tracks.check_imported)
+    found = import_answers(tmp_path / "b.sqlite", some, check_imported)
     assert found.added > 2 and found.added + found.refused["mislabelled"] == next(number)
     file = changed(exported, tmp_path / "all.parquet", forged)
     done = subprocess.run(

@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_pipeline.models.tokenizer import load_tokenizer
-from iot_pipeline.sft.packing import best_fit
 from iot_pipeline.sft.tensors import IGNORED, Tensors, build_tensors, load_tensors
-from iot_pipeline.training.batches import MOST_PADDING, Batches, by_length, planned_padding, share_of
-from iot_pipeline.training.data import make_plan
+from iot_pipeline.training.data import MOST_PADDING, Batches, best_fit, by_length, share_of
 from iot_pipeline.training.loss import causal_loss
 from iot_pipeline_tests.tiny_model import chats, flow_texts, make_base
 
@@ -57,17 +55,6 @@ def test_batches_by_length_keep_padding_low(lengths: list[int], most: int) -> No
         assert 1 - ascending[batch].sum() / filled <= MOST_PADDING + 1e-9
 
 
-def test_planned_padding_is_what_batches_then_pad(world: tuple[Tensors, Any, Any]) -> None:
-    tensors, tokenizer, _model = world
-    plan = make_plan(24, 8, 1.0, None, 3)  # the first 24 rows are all different
-    lengths = tensors.lengths[:24]
-    batches = Batches(tensors, tokenizer, 4)
-    for step in range(plan.steps):
-        list(batches.of(plan.rows_of(step)))
-    assert planned_padding(lengths, plan, 4) == pytest.approx(batches.padding_share())
-    assert planned_padding(np.array([100, 100, 50, 50]), make_plan(4, 4, 1.0, None, 3), 4) == 0.0
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_equal_rows_are_computed_once_and_counted_as_often(world_size: int) -> None:
     same_as = np.array([0, 1, 0, 0, 4])
@@ -81,7 +68,7 @@ def test_equal_rows_are_computed_once_and_counted_as_often(world_size: int) -> N
 
 def total(batches: Batches, model: Any) -> float:
     rows = np.arange(len(batches.tensors))
-    return sum(float(causal_loss(model, b.ids, b.labels, b.weights, b.positions).detach()) for b in batches.of(rows))
+    return sum(float(causal_loss(model, *batch).detach()) for batch in batches.of(rows))
 
 
 def test_packed_padded_and_single_rows_have_one_loss(world: tuple[Tensors, Any, Any]) -> None:

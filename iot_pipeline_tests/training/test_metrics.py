@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from iot_pipeline.training.lora import count_parameters
-from iot_pipeline.training.metrics import Clock, mfu
+from iot_pipeline.training.metrics import Clock, count_parameters, mfu
+from iot_pipeline.training.model import lora_config
 from iot_pipeline.training.reporter import describe_progress
 
 
@@ -71,3 +71,25 @@ def test_four_bit_weights_count_as_the_weights_they_stand_for() -> None:
     layer.to("cpu")  # packs them
     assert sum(parameter.numel() for parameter in layer.parameters()) == 64 * 128 // 2
     assert count_parameters(layer.parameters()) == 64 * 128
+
+
+def test_qwen_1_5b_with_r_16_on_attention_trains_4358144_of_1548072448() -> None:
+    import torch
+    from peft import get_peft_model
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=151936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        model = get_peft_model(
+            Qwen2ForCausalLM(config), lora_config(16, 32, 0.0, ["q_proj", "k_proj", "v_proj", "o_proj"])
+        )
+    assert count_parameters(p for p in model.parameters() if p.requires_grad) == 4_358_144
+    assert count_parameters(model.parameters()) == 1_548_072_448

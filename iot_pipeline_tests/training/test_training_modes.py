@@ -17,10 +17,10 @@ from iot_pipeline.models.tokenizer import END_OF_TURN, load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.tiny_base.build import build_tiny_base
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.training.lora import largest_change
-from iot_pipeline.training.model import adapted_model, find_machine
+from iot_pipeline.training.distributed import find_machine
+from iot_pipeline.training.model import adapted_model, largest_change
 from iot_pipeline.training.train import run
-from iot_pipeline_tests.tiny_model import CLASSES, FEATURES, RECIPE, chats, flow_texts, make_base
+from iot_pipeline_tests.tiny_model import CLASSES, FEATURES, RECIPE, chats, flow_texts, make_base, write_answer
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_four_bit_base_is_trained_on_and_counted_whole(tmp_path: Path) -> None
     import torch
 
     recipe = replace(RECIPE, hidden=64, intermediate=128)  # whole blocks of 64 weights
-    build_tiny_base(flow_texts(60), CLASSES, FEATURES, tmp_path / "base", seed=1, recipe=recipe)
+    build_tiny_base(flow_texts(60), CLASSES, FEATURES, tmp_path / "base", write_answer, 1, recipe)
     build_tensors(chats(flow_texts(16)), load_tokenizer(tmp_path / "base"), 200, tmp_path / "t.safetensors")
     wide = tmp_path / "base", tmp_path / "t.safetensors"
     whole = run(config(wide, tmp_path / "whole", max_steps=1))["facts"]

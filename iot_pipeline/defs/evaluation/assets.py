@@ -7,19 +7,18 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from iot_pipeline.augmentation.prompts import glossary_of, standardised
+from iot_pipeline.defs.inputs import records_of, texts_of, writer_of
 from iot_pipeline.defs.partitions import student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import leased_device, opened_student
-from iot_pipeline.defs.texts import rank_table, table_texts, text_spec
 from iot_pipeline.defs.training.assets import base_location
 from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
-from iot_pipeline.evaluation.explanations import explanation_quality as judge
+from iot_pipeline.evaluation.explanations import score_explanations
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.views import read_side
-from iot_pipeline.flows.dataset import distinct_flows, side_records
-from iot_pipeline.inference.benchmark import ladder
+from iot_pipeline.flows.dataset import side_records, side_texts
+from iot_pipeline.inference.benchmark import benchmark_variants
 from iot_pipeline.inference.grounding import NotGroundable
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.store import ArtefactId
@@ -27,7 +26,7 @@ from iot_pipeline.reporting import figures
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
 
-DATA = ["flows", "evaluation_split", "training_order", "base_model"]
+DATA = ["flow_texts", "evaluation_split", "base_model"]
 
 
 def student(step: Step, stage: str) -> AbstractContextManager[Student]:
@@ -38,18 +37,15 @@ def student(step: Step, stage: str) -> AbstractContextManager[Student]:
 
 def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
     """Return flow groups and texts of the distinct flows of one side."""
-    flows = distinct_flows(
-        step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", side
-    )
-    return flows["flow_group"].tolist(), table_texts(step, flows)
+    flows = side_texts(texts_of(step), records_of(step), side)
+    return flows["flow_group"].tolist(), flows["text"].tolist()
 
 
 def class_scores(step: Step, model: Student, texts: list[str]) -> np.ndarray:
     """Score each class for flow texts: log-probabilities, float64 [texts, classes]."""
     tasks = step.settings.student.tasks
-    order = "label_first" if tasks == "both" else step.settings.teacher.answer_order
     prompts = [asked(text, "classify", tasks) for text in texts]
-    return model.score_labels(prompts, step.spec.classes, order, log=step.log)
+    return model.score_labels(prompts, step.spec.classes, log=step.log)
 
 
 def sides_scored(step: Step, stage: str) -> tuple[dict[str, tuple[list[str], np.ndarray]], float]:
@@ -164,9 +160,9 @@ def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[t
     """Generate explanations, each with True if it ended: free, and grounded if the tokeniser allows it."""
     prompts = [asked(text, "explain", step.settings.student.tasks) for text in flows]
     longest = room_for(step.settings.teacher.explanation_words)
-    ways = {"free": model.explain_ended(prompts, longest)}
+    ways = {"free": model.explain(prompts, longest)}
     try:
-        ways["grounded"] = model.explain_ended(prompts, longest, grounded_in=flows)
+        ways["grounded"] = model.explain(prompts, longest, grounded_in=flows)
     except NotGroundable as reason:
         step.context.log.warning(f"{reason}; only free writing is measured")
         step.note(grounded_decoding=f"not measured: {reason}")
@@ -175,9 +171,9 @@ def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[t
 
 def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[str, bool]]) -> dict[str, Any]:
     """Check explanations by rule: `labels` are the scored classes, `written` has (text, True if it ended)."""
-    signed = standardised(glossary_of(text_spec(step)))
+    writer = writer_of(step)
     answers, ended = [text for text, _ in written], [done for _, done in written]
-    return judge(flows, answers, labels, step.spec.classes, ended, rank_table(step), signed)
+    return score_explanations(flows, answers, labels, step.spec.classes, ended, writer.ranks, writer.spec.standardised)
 
 
 def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -210,7 +206,7 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
         texts = [asked(text, "explain", step.settings.student.tasks) for text in prompts_of(step, "test")[1]]
         adapter = step.input(largest.asset, largest.partition)
         with leased_device(step) as device:
-            rungs = ladder(
+            rungs = benchmark_variants(
                 base_location(step),
                 adapter,
                 texts[:256],

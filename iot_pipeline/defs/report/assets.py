@@ -9,18 +9,18 @@ import dagster as dg
 import pyarrow.parquet as pq
 
 from iot_pipeline.defs.recording import LakeResource, Step
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.evaluation.evaluate import compare_predictions
 from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import cards, claims, comparison, cost, figures, measured, report
-from iot_pipeline.reporting.gather import gather
+from iot_pipeline.reporting.gather import gather, partition_of
 from iot_pipeline.teacher.archive import told_by_file
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import store_of
-from iot_pipeline.vocabulary import STAGES, TRACKS, Partition, Trained, staged, unstaged
+from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged
 
 Taken = tuple[int, int, int, float]  # requests, prompt tokens, answer tokens, dollars
 COMMON: dict[str, Any] = {"group_name": "report", "owners": ["team:paper"], "code_version": code_version(__name__)}
@@ -68,13 +68,11 @@ def keys(names: list[str]) -> list[dg.AssetKey]:
 def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every track and baseline at every available stage: three views with intervals, ceilings and paired tests."""
     with lake.step(context) as step:
-        known = gather(inputs(step, "eval_metrics") | step.inputs("automl_baseline"))
+        facts = gather(inputs(step, "eval_metrics") | step.inputs("automl_baseline"))
         order = json.loads((step.input("training_order") / "order.json").read_text())
         trained = {stage: stop for stage, (_, stop, _) in order["stages"].items()}
-        result = comparison.track_comparison(
-            known.get("evaluation", {}), known.get("baselines", {}), paired_tracks(step), trained
-        )
-        result["table"] = results_rows(result)
+        result = comparison.track_comparison(facts.evaluation, facts.baselines, paired_tracks(step), trained)
+        result["table"] = comparison.results_rows(result)
         step.json("track_comparison.json", result)
         step.table("results", result["table"])
         step.metadata["verdicts"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in result["verdicts"]))
@@ -82,37 +80,19 @@ def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     return step.result()
 
 
-def results_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the comparison as flat rows for terminal and UI: model, stage, accuracy in the views, ceilings."""
-    return [
-        {
-            "model": flat["name"],
-            "stage": flat["stage"],
-            "accuracy, distinct flows": flat["accuracy"],
-            "ceiling": row["views"]["distinct"]["ceiling"],
-            "of AutoML": flat["ratio_to_automl"],
-            "macro-F1": flat["macro_f1"],
-            "accuracy, rows": flat["row_accuracy"],
-            "row ceiling": row["views"]["row"]["ceiling"],
-        }
-        for row, flat in zip(result["rows"], comparison.flat_rows(result), strict=True)
-    ]
-
-
 def paired_tracks(step: Step) -> list[dict[str, Any]]:
     """Run a paired test of each two tracks at each stage that has both."""
-    made = list(inputs(step, "eval_metrics"))
+    made = inputs(step, "eval_metrics")
     records = side_records(step.input("evaluation_split") / "records.parquet", "test")
     classes, found = step.spec.classes, []
-    for first, second in itertools.combinations(made, 2):
-        if first.asset != second.asset:
-            continue
-        one, other = (
-            read_predictions(step.input(a.asset, a.partition) / "predictions.parquet", classes) for a in (first, second)
-        )
-        test = compare_predictions(records, one, other, classes, step.settings.data.seed)
-        tracks = [Trained.parse(a.partition).track for a in (first, second)]
-        found.append({"stage": unstaged(first.asset)[1], "first": tracks[0], "second": tracks[1], **test})
+    for pair in itertools.combinations(made, 2):
+        first, second = (partition_of(artefact) for artefact in pair)
+        if first.stage == second.stage:
+            one, other = (
+                read_predictions(step.input(a.asset, a.partition) / "predictions.parquet", classes) for a in pair
+            )
+            test = compare_predictions(records, one, other, classes, step.settings.data.seed)
+            found.append({"stage": first.stage, "first": first.track, "second": second.track, **test})
     return found
 
 
@@ -120,7 +100,7 @@ def paired_tracks(step: Step) -> list[dict[str, Any]]:
 def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Requests, tokens and dollars of each track's increments, next to what the prior work paid."""
     with lake.step(context) as step:
-        made = {Partition(a.partition, track).key: f for track in TRACKS for a, f in step.inputs(track).items()}
+        made = {partition_of(a): folder for track in TRACKS for a, folder in step.inputs(track).items()}
         usage = {name: json.loads((folder / "usage.json").read_text()) for name, folder in made.items()}
         asked = {name: asked_requests(folder) for name, folder in made.items()}
         usage, beyond = cost.by_ledger(usage, asked, *ledger_of(step))
@@ -171,22 +151,12 @@ def inputs(step: Step, name: str) -> dict[ArtefactId, Path]:
     }
 
 
-SPEC_TOLD = ("name", "title", "citation", "doi", "licence", "scaling", "scaling_note", "facts")
-
-
-def about(step: Step) -> dict[str, Any]:
-    """Return the facts that a reader must know about the data set."""
-    spec = step.spec
-    return {name: getattr(spec, name) for name in SPEC_TOLD}
-
-
 @dg.asset(**COMMON, kinds={"markdown"}, deps=keys([*ARTEFACTS, *REPORTS[:2]]))
 def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every claim of the prior work next to the measurement of this lake, with a computed verdict."""
     with lake.step(context) as step:
-        context_ = gather(whole_lake(step, REPORTS[:2]), about(step))
-        found, conditions = measured.collect(context_)
-        audit = claims.claims_audit(claims.load_claims(), found, conditions)
+        facts = gather(whole_lake(step, REPORTS[:2]), step.spec)
+        audit = claims.claims_audit(claims.load_claims(), *measured.collect(facts))
         step.json("claims_audit.json", audit)
         step.table("claims", [{k: row[k] for k in ("id", "text", "claimed", "measured", "verdict")} for row in audit])
     return step.result()
@@ -196,11 +166,11 @@ def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
 def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Paper report (HTML, Markdown): results, data, leakage, tracks, training, explanations, cost, claims, lineage."""
     with lake.step(context) as step:
-        facts = report.paper_report(gather(whole_lake(step, REPORTS), about(step)), step.folder)
+        made = report.paper_report(gather(whole_lake(step, REPORTS), step.spec), step.folder)
         step.volatile("report.html")  # figures depend on the machine's fonts
-        missing = "; ".join(facts["missing"]) or "nothing"
-        step.note(sections=facts["sections"], figures=facts["figures"], missing=missing)
-        step.metadata["results"] = dg.MetadataValue.md(report.results_chapter(step.folder / "report.md"))
+        missing = "; ".join(made["missing"]) or "nothing"
+        step.note(sections=made["sections"], figures=made["figures"], missing=missing)
+        step.metadata["results"] = dg.MetadataValue.md(made["results"])
         step.metadata["report"] = dg.MetadataValue.path(str(step.lake.folder(step.artefact) / "report.html"))
     return step.result()
 
@@ -209,10 +179,10 @@ def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
 def model_card(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Model card for every checkpoint: purpose, data, training, evaluation, limits, licence."""
     with lake.step(context) as step:
-        known = gather(whole_lake(step, ["track_comparison"]), about(step))
-        written = {key: cards.model_card(known, key) for key in sorted(known.get("training", {}))}
-        for key, card in written.items():
-            write_text(step.folder / f"{key.replace('|', '-')}.md", card)
+        facts = gather(whole_lake(step, ["track_comparison"]), step.spec)
+        written = {partition: cards.model_card(facts, partition) for partition in sorted(facts.training)}
+        for (stage, track), card in written.items():
+            write_text(step.folder / f"{stage}-{track}.md", card)
         step.note(cards=len(written))
         if written:
             step.metadata["card"] = dg.MetadataValue.md(next(iter(written.values())))

@@ -1,16 +1,18 @@
 """Asset group splits: one evaluation split and one training order for all tracks and stages, and the leakage report."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
 import dagster as dg
 
 from iot_pipeline.defs.recording import LakeResource, Step
-from iot_pipeline.defs.texts import text_spec
-from iot_pipeline.defs.versions import code_version
-from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart, prompts, shared_prompts
-from iot_pipeline.flows.serialise import fit_ranks
+from iot_pipeline.flows.dataset import count_split_texts
+from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart
+from iot_pipeline.flows.spec import Scale
 from iot_pipeline.flows.split import SplitReport, order_training, rows_out_of_pool, split_by_group, split_report
+from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.quality.leakage import leakage_report as measure_leakage
 from iot_pipeline.reporting import figures
 
@@ -21,15 +23,11 @@ CODE = code_version(__name__)
 def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
     """Fit scales on the train side, and move flow groups there whose texts become equal across sides.
 
-    Returns the report of the new split and notes the number of groups moved. Raises dg.Failure if a prompt remains on
-    two sides.
+    Returns the report of the new split and notes the number of groups moved.
     """
     fitted = fit_scaling(step.spec, flows, records)
     moved = keep_prompts_apart(fitted, flows, records)
     step.json("scaling.json", {name: scale.model_dump() for name, scale in fitted.fitted_scales.items()})
-    shared = shared_prompts(prompts(fitted, flows, records))
-    if shared:
-        raise dg.Failure(f"{len(shared)} prompts stand on two sides under the fitted scales", allow_retries=False)
     step.note(scaling="fitted on the train pool", groups_moved_to_train=moved)
     return split_report(records, step.settings.data.seed)
 
@@ -96,15 +94,37 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             order=step.settings.data.order,
         )
         step.json("order.json", asdict(report))
-        ranks = fit_ranks(
-            text_spec(step), step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
-        )
-        step.json("ranks.json", ranks.to_json())
         step.note(rows=report.rows, order=step.settings.data.order)
         wrong = rows_out_of_pool(step.folder / "order.parquet", step.input("evaluation_split") / "records.parquet")
         step.check("train_pool_only", not any(wrong.values()), **wrong)
         step.table("stages", [{"stage": s, "from": a, "to": b} for s, (a, b, _) in report.stages.items()])
         step.preview("order.parquet")
+    return step.result()
+
+
+@dg.asset(
+    group_name="splits",
+    kinds={"parquet", "duckdb"},
+    owners=OWNERS,
+    code_version=CODE,
+    deps=["flows", "evaluation_split", "training_order"],
+    check_specs=[dg.AssetCheckSpec("texts_are_complete_and_apart", asset="flow_texts", blocking=True)],
+)
+def flow_texts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Text of every distinct flow, as teacher and student see it, and the writer for flows outside the table."""
+    with lake.step(context) as step:
+        flows, split = step.input("flows") / "flows.parquet", step.input("evaluation_split")
+        records, texts = split / "records.parquet", step.folder / "texts.parquet"
+        spec = step.spec
+        if spec.scaling == "train_pool":
+            fitted = json.loads((split / "scaling.json").read_text())
+            spec = spec.with_scales({name: Scale.model_validate(scale) for name, scale in fitted.items()})
+        writer = FlowTextWriter(spec, step.settings.data.serialisation, fit_ranks(spec, flows, records))
+        writer.save(step.folder)
+        step.note(rows=writer.write_texts(flows, records, texts), serialisation=writer.serialisation)
+        wrong = count_split_texts(texts, records, step.input("training_order") / "order.parquet")
+        step.check("texts_are_complete_and_apart", not any(wrong.values()), **wrong)
+        step.preview("texts.parquet")
     return step.result()
 
 

@@ -14,15 +14,15 @@ import dagster as dg
 import numpy as np
 
 from iot_pipeline.defs.automation import inputs_changed
+from iot_pipeline.defs.inputs import records_of, texts_of
 from iot_pipeline.defs.partitions import increments_dep, student_partitions, tensors_dep, track_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
-from iot_pipeline.defs.texts import table_texts
-from iot_pipeline.defs.versions import code_version
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.dataset import distinct_flows
+from iot_pipeline.flows.dataset import side_texts
 from iot_pipeline.lake.atomic import write_json
-from iot_pipeline.lake.build_cache import keep, taken
+from iot_pipeline.lake.build_cache import lookup, store
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.loading import describe_base
@@ -34,9 +34,9 @@ from iot_pipeline.sft.check import TensorCheck, check_tensors
 from iot_pipeline.sft.tasks import Tasks, with_tasks
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
-from iot_pipeline.training.config import TrainConfig, targets_of
+from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.launch import threads_of
-from iot_pipeline.training.lora import largest_change
+from iot_pipeline.training.model import largest_change
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, previous_stage, staged, stages_up_to
 
 # What a training writes beside the adapter; it may differ between equal runs.
@@ -52,19 +52,13 @@ SHOWN_TIMINGS = (
     "train_seconds",
 )
 
-COMMON: dict[str, Any] = {"group_name": "training", "owners": ["team:student"]}
-# What each is made by, named one by one: hours follow, so nothing else may make them stale.
-BASE_CODE = code_version("iot_pipeline.tiny_base.__main__")
-TENSORS_CODE = code_version("iot_pipeline.sft.check", "iot_pipeline.sft.tasks", "iot_pipeline.sft.tensors")
-TRAINING_CODE = code_version("iot_pipeline.training.train")
+COMMON: dict[str, Any] = {"group_name": "training"}
 TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled flows, no pre-trained language model"
 
 
 @dg.asset(
     **COMMON,
-    code_version=BASE_CODE,
-    kinds={"pytorch", "huggingface"},
-    deps=["flows", "evaluation_split", "training_order"],
+    deps=["flow_texts", "evaluation_split"],
     check_specs=[dg.AssetCheckSpec("base_is_fit", asset="base_model", blocking=True)],
 )
 def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource) -> dg.MaterializeResult:
@@ -95,10 +89,8 @@ def chosen_length(step: Step, longest: int | None) -> str:
 
 def tiny_base(step: Step, trainer: TrainerResource) -> None:
     """Build the tiny base into the artefact."""
-    flows = distinct_flows(
-        step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet", "train"
-    )
-    config = base_config(step, table_texts(step, flows), trainer.count_for_base(step))
+    texts = side_texts(texts_of(step), records_of(step), "train")["text"].tolist()
+    config = base_config(step, texts, trainer.count_for_base(step))
     built = built_base(step, trainer, config)
     report = json.loads((built / RESULT).read_text())
     shutil.copytree(built / "model", step.folder / "model")
@@ -133,15 +125,20 @@ def read_curve(progress: Path) -> list[dict[str, Any]]:
 def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path:
     """Return the folder of the built base: from the build cache (same texts, same code), or built now."""
     cache = step.settings.base_cache_path
-    made_of = [config.identity(), BASE_CODE, version("torch"), version("transformers")]
+    made_of = [
+        config.identity(),
+        code_version("iot_pipeline.tiny_base.__main__"),
+        version("torch"),
+        version("transformers"),
+    ]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    if found := taken(cache, key):
+    if found := lookup(cache, key):
         step.log(f"this base was built before, by the same code from the same texts: taken from {cache.name}")
         step.note(kept_base=key[:16])
         return found
     trainer.build_base(step, config)
     try:
-        keep(cache, key, config.out, ["model", "progress.jsonl", RESULT])
+        store(cache, key, config.out, ["model", "progress.jsonl", RESULT])
     except OSError as error:
         step.log(f"the base cannot be kept for other lakes: {error}")
     return config.out
@@ -179,8 +176,6 @@ def training_split(stage: str) -> dg.AssetsDefinition:
     @dg.asset(
         **COMMON,
         name=name,
-        code_version=TENSORS_CODE,
-        kinds={"jsonl", "safetensors"},
         partitions_def=track_partitions,
         automation_condition=inputs_changed,
         deps=["base_model", "validation_answers", *(increments_dep(track, stage) for track in TRACKS)],
@@ -265,8 +260,6 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
     @dg.asset(
         **COMMON,
         name=name,
-        code_version=TRAINING_CODE,
-        kinds={"pytorch", "safetensors"},
         partitions_def=student_partitions,
         deps=deps,
         pool="gpu",
@@ -321,7 +314,7 @@ def recipe_of(step: Step, seed: int) -> dict[str, Any]:
     names = TrainConfig.model_fields.keys()
     recipe = {name: getattr(step.settings.student, name) for name in names & StudentSettings.model_fields.keys()}
     carried_out = {name: getattr(step.settings.run, name) for name in names & RunSettings.model_fields.keys()}
-    return recipe | carried_out | {"seed": seed, "lora_targets": targets_of(recipe["lora_targets"])}
+    return recipe | carried_out | {"seed": seed}
 
 
 training_splits = [training_split(stage) for stage in STAGES]

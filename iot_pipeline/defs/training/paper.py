@@ -5,23 +5,25 @@ import json
 from dataclasses import asdict, replace
 from itertools import islice, pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
 import numpy as np
 
 from iot_pipeline.augmentation.answers import format_answer, parse_answer
-from iot_pipeline.augmentation.tracks import build_original
-from iot_pipeline.defs.augmentation.assets import brief, prompt_of
+from iot_pipeline.augmentation.ask import ask
+from iot_pipeline.augmentation.join import join
+from iot_pipeline.augmentation.plan import TrackPlan
+from iot_pipeline.defs.inputs import records_of, texts_of
 from iot_pipeline.defs.partitions import prompt_dep
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work, opened_student, work_folder
-from iot_pipeline.defs.texts import table_texts
-from iot_pipeline.defs.training.assets import COMMON, base_location, recipe_of
-from iot_pipeline.defs.versions import code_version
+from iot_pipeline.defs.tracks import prompt_of, track_config
+from iot_pipeline.defs.training.assets import COMMON, base_location, read_rows, recipe_of
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
-from iot_pipeline.flows.dataset import labelled_flows, side_records, training_rows
+from iot_pipeline.flows.dataset import ordered_rows, sampled_rows, side_records, with_texts
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.reporting.figures_training import protocol_arms
 from iot_pipeline.sft.paper import build_paper_tensors
@@ -60,10 +62,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dg.asset(
     **COMMON,
-    code_version=code_version(__name__, "iot_pipeline.training.train"),
-    kinds={"pytorch", "openai"},
     pool="gpu",
-    deps=["flows", "evaluation_split", "training_order", "base_model", "original", prompt_dep("original")],
+    deps=["flow_texts", "evaluation_split", "training_order", "base_model", "original", prompt_dep("original")],
 )
 def paper_protocol(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource, trainer: TrainerResource
@@ -115,12 +115,14 @@ def held_in(step: Step) -> tuple[list[dict[str, Any]], list[bool]]:
 
 def long_answers(step: Step, teacher: TeacherResource) -> list[dict[str, Any]]:
     """Ask for explanations of the prior work's length, with the class at the end, and return chat rows."""
-    order = step.input("training_order") / "order.parquet"
-    rows = training_rows(step.input("flows") / "flows.parquet", order, 0, LONG_ANSWERS)
-    rows["text"] = table_texts(step, rows)
-    told = replace(brief(step), words=step.settings.evaluation.audit_words, order="explanation_first")
-    with teacher.open(step) as engine:
-        return build_original(rows, prompt_of(step, "original"), engine, told, log=step.log).messages
+    rows = ordered_rows(step.input("training_order") / "order.parquet", 0, LONG_ANSWERS)
+    config = replace(track_config(step), words=step.settings.evaluation.audit_words, order="explanation_first")
+    with TemporaryDirectory() as folder, teacher.open(step) as engine:
+        out = Path(folder)
+        plan = TrackPlan(rows, texts_of(step), prompt_of(step, "original"), config, out / "requests.parquet")
+        ask(plan, engine, out, step.log)
+        join(plan, out, engine.source)
+        return list(read_rows(out / "track.jsonl"))
 
 
 def reordered(rows: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
@@ -168,11 +170,10 @@ def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
 
     Writes every flow's predictions into the artefact.
     """
-    records = step.input("evaluation_split") / "records.parquet"
-    flows = labelled_flows(
-        step.input("flows") / "flows.parquet", records, "test", SCORED_FLOWS, step.settings.data.seed
-    ).drop_duplicates("flow_group")
-    groups, texts = flows["flow_group"].tolist(), table_texts(step, flows)
+    records = records_of(step)
+    rows = sampled_rows(records, "test", SCORED_FLOWS, step.settings.data.seed)
+    flows = with_texts(rows, texts_of(step)).drop_duplicates("flow_group")
+    groups, texts = flows["flow_group"].tolist(), flows["text"].tolist()
     classes, seed = step.spec.classes, step.settings.data.seed
     side = side_records(records, "test")
     side = side[side["flow_group"].isin(groups)]

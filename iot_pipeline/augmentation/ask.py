@@ -1,0 +1,108 @@
+"""Asking of a track: the teacher's answers, checked by rule, are written to replies.parquet as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from iot_pipeline.augmentation.answers import MOST_CHARACTERS, check_answer, facts_of, format_answer, parse_answer
+from iot_pipeline.augmentation.plan import FlowRequest, TrackPlan, row_writer
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.lake.code_version import code_version
+from iot_pipeline.teacher.request import Answer, Request
+
+REPLIES = pa.schema(
+    [
+        ("key", pa.string()), ("answer", pa.string()), ("reasons", pa.list_(pa.string())), ("model", pa.string()),
+        ("source", pa.string()), ("attempts", pa.int32()), ("from_cache", pa.bool_()), ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()), ("billed_usd", pa.float64()),
+    ]
+)  # fmt: skip
+
+
+class TeacherProtocol(Protocol):
+    """Teacher interface that tracks need (`teacher.client.Teacher`)."""
+
+    source: str
+
+    def stream(
+        self,
+        requests: Iterable[FlowRequest],
+        check: Callable[[Request, str], list[str]],
+        take: Callable[[Answer], None],
+    ) -> None:
+        """Draw requests as needed and pass `take` an answer for each distinct key."""
+
+
+@dataclass(frozen=True)
+class AnswerChecker:
+    """Answer check whose version is a digest of the rules' code and inputs, so that nobody has to bump it.
+
+    Args:
+        classes: Classes of the data set.
+        signed: Standardised features.
+        version: Digest that the answer store compares.
+    """
+
+    classes: tuple[str, ...]
+    signed: frozenset[str]
+    version: str
+
+    def __call__(self, request: Request, text: str) -> list[str]:
+        """Return the reasons against an answer, [] if it is good."""
+        assert isinstance(request, FlowRequest)
+        return check_answer(text, request.flow, request.label, self.classes, self.signed, request.original)
+
+
+def answer_checker(spec: DatasetSpec) -> AnswerChecker:
+    """Return the answer checker of a data set, with its version."""
+    rules = [code_version("iot_pipeline.augmentation.answers"), spec.classes, sorted(spec.standardised)]
+    version = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
+    return AnswerChecker(tuple(spec.classes), spec.standardised, version)
+
+
+def check_imported(request: Request, context: Mapping[str, Any], text: str) -> list[str]:
+    """Return the reasons against an imported answer, given the context in its file; never raises.
+
+    A track checks the answer again, with its own flow and label.
+    """
+    try:
+        data_set = json.loads(context["data_set"])
+        flow, label, original = (str(context[name]) for name in ("flow", "label", "original"))
+        classes, signed = tuple(map(str, data_set["classes"])), frozenset(map(str, data_set["signed"]))
+        if max(len(flow), len(context["data_set"])) > MOST_CHARACTERS:
+            raise ValueError
+        facts_of(flow, signed)
+    except (KeyError, TypeError, ValueError, RecursionError, UserError):
+        return ["no flow: the file does not tell by what the answer is to be judged"]
+    return check_answer(text, flow, label, classes, signed, original)
+
+
+def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[str], None] | None = None) -> None:
+    """Ask the teacher the plan's requests, and write replies.parquet and, through the plan, requests.parquet."""
+    rows, expected = plan.counts
+    if log is not None:
+        log(f"{rows:,} rows need about {expected:,} distinct answers of {plan.prompt.model}")
+    with row_writer(folder / "replies.parquet", REPLIES) as write:
+
+        def take(answer: Answer) -> None:
+            label, text = plan.pending.pop(answer.key), None
+            if answer.status == "ok":
+                # Spell the class as in the data: a teacher may write "http flood".
+                text = format_answer(replace(parse_answer(answer.text), label=label), plan.config.order)
+            reasons = answer.reasons if text is None else ()
+            write(
+                (
+                    answer.key, text, reasons, answer.model, answer.source, answer.attempts, answer.from_cache,
+                    answer.usage.prompt, answer.usage.completion, answer.cost_usd,
+                )
+            )  # fmt: skip
+
+        engine.stream(plan, answer_checker(plan.config.spec), take)

@@ -1,0 +1,235 @@
+"""Plan of a track: what each row asks of the teacher or is given, and the distinct requests."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iot_pipeline.augmentation.answers import OBJECT_VERSION, SCHEMA_VERSION, answer_schema
+from iot_pipeline.augmentation.prompts import PromptFile, glossary_of
+from iot_pipeline.augmentation.variation import Varier
+from iot_pipeline.flows.dataset import Rows
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.sql import connect, identifier, scan
+from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.teacher.request import Request
+
+ROWS_AT_ONCE = 5000
+MEMORY = "256MB"  # of DuckDB, which spills the rest: 350,000 rows with texts and answers are 400 MB
+REQUESTS = pa.schema(
+    [
+        ("position", pa.int64()), ("row_id", pa.int64()), ("flow_group", pa.string()), ("label", pa.string()),
+        ("repeat", pa.int32()), ("kind", pa.string()), ("key", pa.string()), ("seed", pa.int64()),
+        ("given", pa.string()), ("reason", pa.string()), ("variation", pa.string()), ("factor", pa.float64()),
+        ("varied_group", pa.string()), ("text", pa.string()),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FlowRequest(Request):
+    """Request with the context for checking its answer.
+
+    flow: text of the flow. original: answer to paraphrase, if any. data_set: classes and standardised features, JSON.
+    """
+
+    flow: str = field(default="", compare=False)
+    label: str = field(default="", compare=False)
+    original: str = field(default="", compare=False)
+    data_set: str = field(default="", compare=False)
+
+    def context(self) -> dict[str, str]:
+        """Return the checking context as texts."""
+        return {name: getattr(self, name) for name in ("flow", "label", "original", "data_set")}
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Track configuration: what the teacher gets besides flow and label, the same for all rows.
+
+    words: length of ANALYSIS. order: `label_first` or `explanation_first`. seed: part of every request. objects:
+    answers are requested as JSON objects.
+    """
+
+    spec: DatasetSpec
+    words: int
+    order: str
+    serialisation: str
+    seed: int
+    objects: bool = False
+
+    def variables(self) -> dict[str, Any]:
+        """Return the template variables that every prompt can use."""
+        return {
+            "classes": self.spec.classes, "words": self.words, "order": self.order,
+            "serialisation": self.serialisation, "standardised": self.spec.scaling != "none",
+            "glossary": glossary_of(self.spec), "objects": self.objects,
+        }  # fmt: skip
+
+
+class Row(NamedTuple):
+    """One row of requests.parquet: it asks the request `key`, or has `given`, or `reason` says why neither.
+
+    variation, factor, varied_group, text: of a varied flow, see variation.Varied.
+    """
+
+    position: int
+    row_id: int
+    flow_group: str
+    label: str
+    repeat: int
+    kind: str = "original"
+    key: str | None = None
+    seed: int | None = None
+    given: str | None = None
+    reason: str = ""
+    variation: str | None = None
+    factor: float | None = None
+    varied_group: str | None = None
+    text: str | None = None
+
+
+@dataclass
+class TrackPlan:
+    """Requests of a track, drawn in one pass that writes a row of `out` (requests.parquet) for each row of the track.
+
+    Without `answers` it is the original track: one request for each (flow group, label), shared by its rows. With
+    them, the first row of a (flow group, label) is given the original answer, and each further row asks: for a
+    paraphrase of that answer, or, with `varier`, for an explanation of the flow varied. The same request may be
+    drawn twice; the teacher answers it once.
+
+    Args:
+        rows: Rows of the track.
+        texts: texts.parquet of the asset flow_texts.
+        prompt: Prompt file of the track.
+        config: Track configuration.
+        out: File to write.
+        answers: answers.parquet of the original track.
+        varier: Variation of the flows, for the feature-varied track.
+        flows: flows.parquet, for the feature-varied track.
+    """
+
+    rows: Rows
+    texts: Path
+    prompt: PromptFile
+    config: TrackConfig
+    out: Path
+    answers: Path | None = None
+    varier: Varier | None = None
+    flows: Path | None = None
+    pending: dict[str, str] = field(default_factory=dict)  # label by key, of requests not yet answered
+
+    def __post_init__(self) -> None:
+        self.variables, self.params = self.config.variables(), self.prompt.params()
+        self.version = OBJECT_VERSION if self.config.objects else SCHEMA_VERSION
+        self.schema = answer_schema(self.config.order) if self.config.objects else None
+        spec = self.config.spec
+        self.data_set = json.dumps({"classes": spec.classes, "signed": sorted(spec.standardised)})
+
+    @cached_property
+    def counts(self) -> tuple[int, int]:
+        """Number of rows, and about how many distinct requests they make."""
+        asking = "count(DISTINCT (flow_group, label))" if self.answers is None else "count(*) FILTER (repeat > 0)"
+        with connect(self.rows.file) as connection:
+            found = connection.execute(f"SELECT count(*), {asking} FROM ({self.rows.query})").fetchall()[0]
+        return int(found[0]), int(found[1])
+
+    def __length_hint__(self) -> int:
+        return self.counts[1]
+
+    def __iter__(self) -> Iterator[FlowRequest]:
+        request: FlowRequest | None = None
+        last: Row | None = None
+        with row_writer(self.out, REQUESTS) as write:
+            for row, text, answer, values in self._read():
+                if self.answers is None and last is not None and last[2:4] == row[2:4]:
+                    row, request = row._replace(key=last.key, seed=last.seed), None
+                elif self.answers is None:
+                    row, request = self._ask(row, text, self.config.seed)
+                elif row.repeat == 0 or (answer is None and self.varier is None):
+                    reason = "" if answer is not None else "the original answer is quarantined"
+                    row, request = row._replace(given=answer, reason=reason), None
+                elif self.varier is None:
+                    seed = derived_seed(self.config.seed, row.repeat)
+                    row, request = self._ask(row._replace(kind="paraphrase"), text, seed, answer or "")
+                else:
+                    varied = self.varier.vary(row.row_id, values, text)
+                    row = row._replace(
+                        kind=varied.outcome.split(":")[0], variation=varied.outcome, factor=varied.factor,
+                        varied_group=varied.group, text=varied.text,
+                    )  # fmt: skip
+                    row, request = self._ask(row, varied.text, derived_seed(self.config.seed, row.repeat))
+                write(row)
+                last = row
+                if request is not None:
+                    self.pending.setdefault(request.key, request.label)
+                    yield request
+
+    def _read(self) -> Iterator[tuple[Row, str, str | None, np.ndarray]]:
+        """Yield rows with text, original answer and values, by flow group and label, a few thousand at a time."""
+        files = [self.rows.file, self.texts]
+        joins, answer, features = "", "NULL", ""
+        if self.answers is not None:
+            joins, answer = f"LEFT JOIN {scan(self.answers)} a USING (flow_group, label)", "a.answer"
+            files.append(self.answers)
+        if self.flows is not None:
+            joins += f" JOIN {scan(self.flows)} f USING (row_id)"
+            features = "".join(f", f.{identifier(name)}" for name in self.config.spec.feature_names)
+            files.append(self.flows)
+        query = f"""
+            SELECT r.position, r.row_id, r.flow_group, r.label, r.repeat, t.text, {answer}{features}
+            FROM ({self.rows.query}) r JOIN {scan(self.texts)} t USING (flow_group) {joins}
+            ORDER BY r.flow_group, r.label, r.position"""
+        with connect(*files, memory=MEMORY) as connection:
+            for part in connection.sql(query).to_arrow_reader(ROWS_AT_ONCE):
+                columns = [column.to_pylist() for column in part.columns[:7]]
+                values = [np.asarray(column, np.float64) for column in part.columns[7:]]
+                table = np.column_stack(values) if values else np.empty((len(part), 0))
+                for *known, text, original, row_values in zip(*columns, table, strict=True):
+                    yield Row(*known), text, original, row_values
+
+    def _ask(self, row: Row, text: str, seed: int, original: str = "") -> tuple[Row, FlowRequest]:
+        """Return the row with its request; `original` is the answer to paraphrase."""
+        answer = {"answer": original} if original else {}
+        messages = self.prompt.render(**self.variables, flow=text, label=row.label, **answer)
+        request = FlowRequest(
+            self.prompt.model, messages, self.params | {"seed": seed}, self.version, self.schema, text, row.label,
+            original, self.data_set,
+        )  # fmt: skip
+        return row._replace(key=request.key, seed=seed), request
+
+
+def derived_seed(seed: int, repeat: int) -> int:
+    """Derive the request seed of a repeated row: 0..2^31-1."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{repeat}".encode()).digest()[:4], "big") >> 1
+
+
+@contextlib.contextmanager
+def row_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[tuple[Any, ...]], None]]:
+    """Open a Parquet file (zstd) for rows, written some thousands at a time; it appears complete or not at all."""
+    rows: list[tuple[Any, ...]] = []
+
+    def flush() -> None:
+        columns = zip(*rows, strict=True)
+        writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema))
+        rows.clear()
+
+    def write(row: tuple[Any, ...]) -> None:
+        rows.append(row)
+        if len(rows) == ROWS_AT_ONCE:
+            flush()
+
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield write
+        if rows:
+            flush()

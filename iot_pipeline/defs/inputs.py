@@ -1,0 +1,36 @@
+"""Inputs that assets of several groups read alike: the split and the flow texts."""
+
+from pathlib import Path
+from typing import Protocol
+
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.texts import FlowTextWriter
+from iot_pipeline.settings import Settings
+
+
+class Reader(Protocol):
+    """Reader of a lake: the step of an asset, or the estimate of one."""
+
+    settings: Settings
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """Spec of the data set."""
+
+    def input(self, asset: str, partition: str = "") -> Path:
+        """Return the folder of an artefact."""
+
+
+def records_of(step: Reader) -> Path:
+    """Return the file of the evaluation split."""
+    return step.input("evaluation_split") / "records.parquet"
+
+
+def texts_of(step: Reader) -> Path:
+    """Return the file with the text of every distinct flow."""
+    return step.input("flow_texts") / "texts.parquet"
+
+
+def writer_of(step: Reader) -> FlowTextWriter:
+    """Return the writer of flow texts, with the scales and ranks of the train pool."""
+    return FlowTextWriter.load(step.input("flow_texts"), step.spec)

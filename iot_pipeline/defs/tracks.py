@@ -1,0 +1,68 @@
+"""Plans of the tracks, for the assets that ask the teacher and for the estimate that only counts."""
+
+from pathlib import Path
+
+from iot_pipeline.augmentation.join import read_answers
+from iot_pipeline.augmentation.plan import TrackConfig, TrackPlan
+from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
+from iot_pipeline.augmentation.variation import Variation, fit_varier
+from iot_pipeline.defs.inputs import Reader, records_of, texts_of, writer_of
+from iot_pipeline.flows.dataset import Rows, ordered_rows, pool_size, sampled_rows
+from iot_pipeline.flows.split import stage_rows
+from iot_pipeline.teacher_factory import as_objects
+
+
+def prompt_of(step: Reader, track: str) -> PromptFile:
+    """Load the prompt snapshot of a track."""
+    return load_prompt(step.input("prompt", track) / "prompt.md", model=step.settings.teacher.model)
+
+
+def increment(step: Reader, stage: str) -> tuple[Rows, int | None]:
+    """Return the rows that a stage adds, and the size of the train pool if it is smaller than the stage."""
+    order = step.input("training_order") / "order.parquet"
+    start, stop, requested = stage_rows(stage, pool_size(order))
+    return ordered_rows(order, start, stop), stop if requested and stop < requested else None
+
+
+def validation_rows(step: Reader) -> Rows:
+    """Return the validation flows that the teacher explains."""
+    settings = step.settings
+    return sampled_rows(records_of(step), "validation", settings.teacher.validation_flows, settings.data.seed)
+
+
+def track_config(step: Reader) -> TrackConfig:
+    """Return the track config: what the teacher receives besides flow and label."""
+    chosen = step.settings
+    return TrackConfig(
+        spec=writer_of(step).spec,
+        words=chosen.teacher.explanation_words,
+        order=chosen.teacher.answer_order,
+        serialisation=chosen.data.serialisation,
+        seed=chosen.data.seed,
+        objects=as_objects(chosen),
+    )
+
+
+def track_plan(
+    step: Reader, track: str, rows: Rows, prompt: PromptFile, folder: Path, originals: Path | None = None
+) -> TrackPlan:
+    """Return the plan of a track.
+
+    Args:
+        step: Reader of the lake.
+        track: Name of the track.
+        rows: Rows of the track.
+        prompt: Prompt file of the track.
+        folder: Folder of requests.parquet.
+        originals: Folder of the same rows' original track, for the other tracks.
+    """
+    plan = TrackPlan(rows, texts_of(step), prompt, track_config(step), folder / "requests.parquet")
+    if originals is not None:
+        plan.answers = read_answers(originals)
+    if track == "feature_varied":
+        plan.flows = step.input("flows") / "flows.parquet"
+        plan.varier = fit_varier(
+            Variation(step.settings.teacher.variation), rows, plan.flows, records_of(step), step.input("flow_texts"),
+            step.spec, plan.config.seed,
+        )  # fmt: skip
+    return plan

@@ -1,0 +1,204 @@
+"""Code versions: a digest of the code behind an artefact, so that changed code makes it stale.
+
+Versions written by hand were forgotten: in its first week `quality` kept "2" through four changes to its counts.
+"""
+
+import ast
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TypedDict
+
+from iot_pipeline.lake.atomic import write_text
+
+PACKAGE = "iot_pipeline"
+ROOT = Path(__file__).resolve().parents[1]
+# Modules that do not decide the content of artefacts. Reporting counts for the group report only: elsewhere it draws
+# figures, which are not part of an artefact's content.
+PLUMBING = tuple(
+    f"{PACKAGE}.{name}"
+    for name in (
+        "cli",
+        "commands",
+        "definitions",
+        "errors",
+        "interrupts",
+        "lake",
+        "settings",
+        "defs.automation",
+        "defs.catalogue",
+        "defs.dagster_internals",
+        "defs.execute",
+        "defs.partitions",
+        "defs.plan",
+        "defs.metadata",
+        "defs.progress",
+        "defs.reads",
+        "defs.recording",
+        "defs.resources",
+        "defs.run_monitoring",
+        "training.gpu_locks",
+        "training.launch",
+        "training.reporter",
+    )
+)
+REPORTING = f"{PACKAGE}.reporting"
+DATA_SUFFIXES = {".yaml", ".json", ".j2", ".css"}
+RULE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # facts found by another rule are not used
+STORE = Path(__file__).parent / "__pycache__" / "code_facts.json"
+
+
+def code_version(*modules: str) -> str:
+    """Return the code version of `modules`: a digest of them and of the project modules they import.
+
+    Comments and docstrings do not count. Modules imported inside functions do, and so do data files (YAML, templates)
+    that a module names. Assets of other groups do not count: what an asset takes from them is an input.
+    """
+    digest, known = hashlib.sha256(), len(_known())
+    for name in sorted(closure(frozenset(modules))):
+        digest.update(f"{name} {_digest(name)}\n".encode())
+    if len(_known()) > known:
+        _keep()
+    return digest.hexdigest()[:12]
+
+
+@cache
+def closure(entries: frozenset[str]) -> frozenset[str]:
+    """Return `entries` and the project modules that they import, directly or through others.
+
+    PLUMBING and assets of other groups are left out, and so is reporting unless an entry belongs to it or to the
+    report.
+    """
+    skipped = (
+        PLUMBING
+        if any(entry.startswith((REPORTING, f"{PACKAGE}.defs.report")) for entry in entries)
+        else (*PLUMBING, REPORTING)
+    )
+    found: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += [other for other in _imports(name) if not _within(other, skipped) and not _is_assets(other)]
+    return frozenset(found)
+
+
+def _within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def _is_assets(name: str) -> bool:
+    parts = name.split(".")
+    return len(parts) > 3 and parts[1] == "defs"
+
+
+def _file(name: str) -> Path | None:
+    """Return the source file of a project module; None if `name` is not a module."""
+    path = ROOT.joinpath(*name.split(".")[1:])
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+class _Facts(TypedDict):
+    """What a version needs of a module: imports (`from a import b` as [`a.b`, `a`]), code digest, named data files."""
+
+    imports: list[list[str]]
+    digest: str
+    data: list[str]
+
+
+@cache
+def _facts(name: str) -> _Facts:
+    """Parse a module, or take its facts from the store if its source is known."""
+    path = _file(name)
+    if path is None:
+        raise ValueError(f"{name} is no module of {PACKAGE}")
+    source = path.read_bytes()
+    key = hashlib.sha256(source).hexdigest()
+    if key not in _known():
+        tree = ast.parse(source)
+        texts = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        _known()[key] = {
+            "imports": list(_named_imports(tree)),
+            "digest": hashlib.sha256(_canonical(tree).encode()).hexdigest(),
+            "data": sorted(text for text in texts if Path(text).suffix in DATA_SUFFIXES),
+        }
+    return _known()[key]
+
+
+@cache
+def _known() -> dict[str, _Facts]:
+    """Read the facts of earlier processes, by sha256 of the source; parsing takes 2 s of every command otherwise."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        stored: dict[str, dict[str, _Facts]] = json.loads(STORE.read_text())
+        return stored[RULE]
+    return {}
+
+
+def _keep() -> None:
+    """Store the facts for later processes, if this installation can be written."""
+    with contextlib.suppress(OSError):
+        STORE.parent.mkdir(exist_ok=True)
+        write_text(STORE, json.dumps({RULE: _known()}))
+
+
+@cache
+def _imports(name: str) -> frozenset[str]:
+    """Return the project modules that a module imports anywhere in its code, except for type checkers alone."""
+    found = {
+        next(module for module in names if _file(module) or module == names[-1]) for names in _facts(name)["imports"]
+    }
+    return frozenset(module for module in found if module.startswith(PACKAGE + "."))
+
+
+def _named_imports(tree: ast.Module) -> Iterator[list[str]]:
+    for node in _running(tree):
+        if isinstance(node, ast.Import):
+            yield from ([alias.name] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ([f"{node.module}.{alias.name}", node.module] for alias in node.names)
+
+
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield every node below `node`, except in `if TYPE_CHECKING:` blocks."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield child
+            yield from _running(child)
+
+
+@cache
+def _digest(name: str) -> str:
+    """Return the digest of a module's code and of the data files that it names, in its folder or below."""
+    path, facts = _file(name), _facts(name)
+    assert path is not None
+    digest = hashlib.sha256(facts["digest"].encode())
+    for file in sorted(path.parent.rglob("*")) if facts["data"] else []:
+        if file.suffix in DATA_SUFFIXES and file.name in facts["data"]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _canonical(node: object) -> str:
+    """Return a syntax tree as text without positions, docstrings and empty fields (they vary by Python version)."""
+    if isinstance(node, ast.AST):
+        fields = ((field, getattr(node, field, None)) for field in node._fields)
+        kept = [f"{field}={_canonical(_code(value))}" for field, value in fields if value not in (None, [])]
+        return f"{type(node).__name__}({','.join(kept)})"
+    if isinstance(node, list):
+        return f"[{','.join(_canonical(item) for item in node)}]"
+    return repr(node)
+
+
+def _code(value: object) -> object:
+    """Return a body without its docstring, and anything else unchanged."""
+    if isinstance(value, list) and value and isinstance(value[0], ast.Expr):
+        first = value[0].value
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            return value[1:]
+    return value

@@ -1,0 +1,91 @@
+"""Rows of the report's tables and curves whose columns follow from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from iot_pipeline.evaluation.explanations import importance_agreement
+from iot_pipeline.reporting import formats
+from iot_pipeline.reporting.gather import Facts, Json, Run, Track
+from iot_pipeline.vocabulary import Partition
+
+# Explanation metrics that come first, since the table is wider than a page.
+FIRST = ("explained", "faultless", "numbers_grounded", "values_true", "features_real", "directions_true")
+
+
+def name_of(partition: Partition) -> str:
+    """Format a student as `original 10K`."""
+    return f"{partition.track} {partition.stage}"
+
+
+def by_partition(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
+    """Return one row per track and stage."""
+    return [{"track": partition.track, "stage": partition.stage, **values} for partition, values in found.items()]
+
+
+def increments(tracks: Mapping[Partition, Track]) -> list[Json]:
+    """Return what each increment's report counts, without its breakdowns."""
+    scalar = (str, int, float, bool, type(None))
+    counts = {
+        partition: {key: value for key, value in track.report.items() if isinstance(value, scalar)}
+        for partition, track in tracks.items()
+    }
+    return by_partition(counts)
+
+
+def samples(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the first sample of each class by marked feature: feature -> class -> value, raw units in brackets."""
+    found: dict[str, dict[str, str]] = {}
+    for line in report["table"]:
+        if line["sample"] == 0 and line["feature"] in report["marked"]:
+            text, raw = line["printed"], line["raw"]
+            if raw is not None and raw == raw:  # NaN means that the scale of this feature is unknown
+                text = f"{text} ({formats.number(round(raw, 3))} {line['unit']})"
+            found.setdefault(line["feature"], {})[line["class"]] = text
+    return found
+
+
+def curves(runs: Mapping[Partition, Run]) -> dict[str, list[Json]]:
+    """Return the loss curves by student, each with the validation loss of the trained adapter as its last point."""
+    found = {}
+    for partition, run in runs.items():
+        loss = run.facts.get("validation_loss")
+        last = [{"step": run.facts["steps"], "validation_loss": loss}] if loss is not None else []
+        found[name_of(partition)] = run.curve + last
+    return found
+
+
+def decodings(result: Mapping[str, Any]) -> dict[str, Json]:
+    """Return mean explanation metrics of one student by decoding: free, and grounded if it was measured."""
+    ways = {"free": result["aggregate"], "grounded": (result.get("grounded") or {}).get("aggregate")}
+    return {
+        way: {name: means[name] for name in (*FIRST, *means) if name in means} for way, means in ways.items() if means
+    }
+
+
+def explanations(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
+    """Return mean explanation metrics by student and decoding."""
+    return [
+        row
+        for partition, result in found.items()
+        for way, means in decodings(result).items()
+        for row in by_partition({partition: {"decoding": way, **means}})
+    ]
+
+
+def by_rule(result: Mapping[str, Any]) -> list[Json]:
+    """Return mean explanation metrics of one student, one row per metric and one column per decoding."""
+    means = decodings(result)
+    return [
+        {"rule": name.replace("_", " "), **{way: of.get(name) for way, of in means.items()}} for name in means["free"]
+    ]
+
+
+def agreements(facts: Facts) -> list[Json]:
+    """Return the share of features named in explanations that AutoML, trained on the same rows, relies on."""
+    found = {
+        partition: importance_agreement(result.get("items") or [], facts.importances(partition.stage))
+        for partition, result in facts.explanations.items()
+    }
+    return by_partition({partition: agreement for partition, agreement in found.items() if agreement})

@@ -1,0 +1,112 @@
+"""State of a training in one process, and the facts and speed that it reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.training.checkpoint import Progress
+from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.data import Batches, Plan
+from iot_pipeline.training.distributed import Machine, held_parameters
+from iot_pipeline.training.metrics import Clock, count_parameters, mfu, peak_memory_gib
+from iot_pipeline.training.reporter import Reporter, describe_progress
+
+
+@dataclass
+class Training:
+    """One training in one process: its parts and its progress."""
+
+    config: TrainConfig
+    key: str
+    machine: Machine
+    reporter: Reporter
+    plan: Plan
+    model: Any
+    parameters: dict[str, Any]  # the trained ones, by name
+    optimiser: Any
+    batches: Batches
+    validation: Batches | None
+    clock: Clock
+    flops_per_token: float
+    progress: Progress = field(default_factory=Progress)
+    begun: int = 0  # steps done by an earlier process
+    setup_seconds: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """True after the last step, or if validation brings no lower loss any more."""
+        return self.progress.step >= self.plan.steps or self.progress.stalled(self.config.patience)
+
+
+def tell(training: Training, rate: float) -> None:
+    """Report progress as a line, and as facts in progress.jsonl."""
+    progress, steps = training.progress, training.plan.steps
+    seconds = sum(training.clock.seconds.values())
+    line = {
+        "step": progress.step,
+        "steps": steps,
+        "loss": round(float(np.mean(progress.losses[-20:])), 5),
+        **speed(training),
+        "learning_rate": rate,
+        "seconds_left": round((steps - progress.step) * seconds / (progress.step - training.begun), 1),
+    }
+    training.reporter.line(describe_progress(line))
+    training.reporter.progress(**line)
+
+
+def facts(training: Training, validation_loss: float | None) -> dict[str, Any]:
+    """Return the facts of a finished training, equal on any machine except for rounding."""
+    plan, progress = training.plan, training.progress
+    return {
+        "processes": training.machine.world,
+        "trainable_parameters": count_parameters(training.parameters.values()),
+        "total_parameters": count_parameters(training.model.parameters()),
+        "held_parameters": held_parameters(training.model),
+        "rows": len(plan.lengths),
+        "distinct_rows": len(np.unique(training.batches.same_as)),
+        "steps": progress.step,
+        "kept_step": progress.best_step if progress.best else progress.step,
+        "rows_per_step": plan.per_step,
+        "rows_read": progress.step * plan.per_step,
+        "tokens_read": plan.tokens(progress.step),
+        "first_loss": round(progress.losses[0], 6),
+        "final_loss": round(float(np.mean(progress.losses[-max(1, plan.steps // 20) :])), 6),
+        "validation_loss": validation_loss,
+        "validation_history": progress.validation,
+    }
+
+
+def timings(training: Training) -> dict[str, Any]:
+    """Return how long the parts of the training took, and how well its forward passes were filled."""
+    batches, clock = training.batches, training.clock
+    return {
+        "setup_seconds": round(training.setup_seconds, 3),
+        **{f"{name}_seconds": round(value, 3) for name, value in clock.seconds.items()},
+        **speed(training),
+        "flops_per_token": training.flops_per_token,
+        "forward_pass": batches.most(),
+        "packed": batches.pack_tokens is not None,
+        "padding_share": round(batches.padding_share(), 4),
+        "merged_row_share": round(batches.merged_share(), 4),
+        "outside_compute_share": round(1 - clock.computed / max(clock.seconds["train"], 1e-9), 4),
+        "resumed_from_step": training.begun,
+    }
+
+
+def speed(training: Training) -> dict[str, Any]:
+    """Return tokens a second and MFU of training alone (no validation, no checkpoints), and peak memory.
+
+    Tokens a second count every row read; MFU counts what was computed: equal rows once.
+    """
+    plan, device = training.plan, training.machine.device
+    seconds = max(training.clock.seconds["train"], 1e-9)
+    read = plan.tokens(training.progress.step) - plan.tokens(training.begun)
+    flops = training.batches.real / seconds * training.flops_per_token
+    return {
+        "tokens_per_second": round(read / seconds, 1),
+        "mfu": mfu(flops, training.machine.device_name),
+        "memory_gib": peak_memory_gib(device),
+    }
