@@ -17,6 +17,8 @@ from iot_pipeline.teacher.session import CLAIM_AT_ONCE, LOOK_UP_AT_ONCE, SAVE_EV
 from iot_pipeline.teacher.store.store import Attempt, Reservation
 from iot_pipeline.teacher.tokens import safe_tokens
 
+# A transaction takes 0.4 ms: at 500 requests a second, one for each would take a fifth of a core.
+RESERVE_EVERY_S = 0.004
 LOOK_EVERY_S = 1.0  # interval of checks for a stop, while waiting
 
 
@@ -139,7 +141,7 @@ class Sender:
 
 
 class BudgetReserver:
-    """Reservation of budget, in one transaction for all requests that are sent at the same moment."""
+    """Reservation of budget, in one transaction for all requests that are about to be sent within RESERVE_EVERY_S."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -167,7 +169,7 @@ class BudgetReserver:
                     number = await self._reserve(request, worst)
                 finally:
                     self._probing = False
-                if number is None:
+                if number is None and session.reserved == 0:  # others may have got the room within this transaction
                     session.stop_for_budget(worst)
                     return None
             if number is not None:
@@ -182,7 +184,7 @@ class BudgetReserver:
         written: asyncio.Future[int | None] = loop.create_future()
         self._waiting.append((request, usd, written))
         if len(self._waiting) == 1:
-            loop.call_soon(self._write)  # after all tasks that are about to send now
+            loop.call_later(RESERVE_EVERY_S, self._write)
         try:
             return await written
         except asyncio.CancelledError:

@@ -182,12 +182,18 @@ class Session:
         """Give out stored answers; return the requests to send. UserError for a paid model without a price."""
         requests = {request.key: request for request in part}
         self._asked.keep(part)
-        found = stored_answers(self.store, self.config.source, requests, self.check)
-        if self.check_version:
-            stale = [answer for answer in found.values() if answer.checked != self.check_version]
-            found |= {answer.key: replace(answer, checked=self.check_version) for answer in stale}
-            if stale:
-                self.store.judged([found[answer.key] for answer in stale])
+        found: dict[str, Answer] = {}
+        judged: list[Answer] = []
+        for stored in self.store.lookup(list(requests), self.config.source):
+            answer = reuse_stored(stored, requests[stored.key], self.check)
+            if answer is None:
+                continue
+            if stored.reasons == (UNCHECKED,) or (self.check_version and stored.checked != self.check_version):
+                answer = replace(answer, checked=self.check_version)
+                judged.append(answer)
+            found[answer.key] = answer
+        if judged:
+            self.store.judged(judged)
         for answer in found.values():
             self.give(answer)
         self.summary.asked = self.summary.requests - self.summary.cached

@@ -97,6 +97,7 @@ def some_requests(rng: random.Random, url: str, name: str) -> list[Request]:
 
 def test_a_thousand_costs_and_caps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(online, "SAVE_EVERY_S", 0.001)
+    monkeypatch.setattr(online, "RESERVE_EVERY_S", 0)
     monkeypatch.setattr(session, "SAVE_EVERY_S", 0.001)
     monkeypatch.setattr(online, "open_chat_client", lambda url, *_, **__: servers[url])
     monkeypatch.setattr(

@@ -104,6 +104,7 @@ def test_the_ledger_passes_the_cap_by_replies_that_break_a_promise_alone(
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChatClient, "send", send)
         patch.setattr(online, "SAVE_EVERY_S", 0.001)
+        patch.setattr(online, "RESERVE_EVERY_S", 0)
         patch.setattr(session, "SAVE_EVERY_S", 0.001)
         asking = teacher("https://paid.example/v1", f"{folder}/t", paid=True, budget_usd=cap, concurrency=concurrency)
         ended = ""
