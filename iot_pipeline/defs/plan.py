@@ -87,7 +87,11 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
 def stale(lake: Lake, settings: Settings, planned: Planned, accept_code: bool = False) -> list[str]:
     """List the reasons why an artefact is stale or missing; empty if it is fresh.
 
-    `accept_code`: True to accept an artefact of another code version.
+    Args:
+        lake: The lake.
+        settings: The present settings.
+        planned: The artefact.
+        accept_code: True to accept an artefact of another code version.
     """
     return _reasons(lake, planned, accept_code, present_value(lake, settings))
 
@@ -99,6 +103,12 @@ def forecast(
 
     An artefact that is only downstream of a stale one gets the root cause ("follows from prompt[paraphrased]: file x
     changed"). A run rematerialises it only if the content upstream changes.
+
+    Args:
+        lake: The lake.
+        settings: The present settings.
+        planned: The plan, upstream first.
+        accept_code: True to accept artefacts of another code version.
     """
     present = present_value(lake, settings)
     found: dict[ArtefactId, list[str]] = {}

@@ -69,7 +69,14 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
 def list_artefacts(
     lake: Lake, name: str, present: Callable[[str], Any] | None = None, known: dict[ArtefactId, str] | None = None
 ) -> list[ArtefactId]:
-    """List the artefacts of an asset or of all its stages; with `present`, only those of unbroken lineage."""
+    """List the artefacts of an asset, or of all its stages' assets.
+
+    Args:
+        lake: The lake.
+        name: Name of the asset, without a stage.
+        present: Present values of recorded reads; with them, only artefacts of unbroken lineage are listed.
+        known: Lineage that was checked before; it is added to.
+    """
     found = [a for a in lake.artefacts() if a.belongs_to(name)]
     return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
 

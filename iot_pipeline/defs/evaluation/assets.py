@@ -170,7 +170,14 @@ def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[t
 
 
 def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[str, bool]]) -> dict[str, Any]:
-    """Check explanations by rule: `labels` are the scored classes, `written` has (text, True if it ended)."""
+    """Check explanations by rule.
+
+    Args:
+        step: The step.
+        flows: Flow texts.
+        labels: Classes that the student scored highest.
+        written: Explanations, each with True if it ended.
+    """
     writer = writer_of(step)
     answers, ended = [text for text, _ in written], [done for _, done in written]
     return score_explanations(flows, answers, labels, step.spec.classes, ended, writer.ranks, writer.spec.standardised)

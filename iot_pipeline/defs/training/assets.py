@@ -294,7 +294,14 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
 
 
 def train_config(step: Step, stage: str, trained: Trained, previous: str | None) -> TrainConfig:
-    """Return the training config from settings and lake; `out` is named by a hash of what steers the training."""
+    """Return the training config from settings and lake; `out` is named by a hash of what steers the training.
+
+    Args:
+        step: The step of the checkpoint.
+        stage: Its stage.
+        trained: Its training seed and track.
+        previous: The stage before, from whose checkpoint it starts if the stages are a chain.
+    """
     tensors = step.input(staged("training_split", stage), trained.track)
     warm = previous if step.settings.student.stage_chain == "warm_start" else None
     values: dict[str, Any] = recipe_of(step, trained.seed) | {
