@@ -37,7 +37,7 @@ def benchmark_variants(
 ) -> list[dict[str, Any]]:
     """Benchmark the inference variants; return one dictionary for each measurement.
 
-    Keys: rung (the variant), run (bool), reason (why not run), device, flows, seconds_p50, seconds_p95 (of one call),
+    Keys: name, run (bool), reason (why not run), device, flows, seconds_p50, seconds_p95 (of one call),
     flows_per_second, new_tokens_per_second, ended_share, label_agreement (with fp32, adapter unmerged, batched).
 
     Args:
@@ -67,7 +67,7 @@ def benchmark_variants(
         ("GPU bf16, merged", card, "bf16", True),
     ):
         if device is None:
-            measured.append({"rung": name, "run": False, "reason": "no GPU on this machine"})
+            measured.append({"name": name, "run": False, "reason": "no GPU on this machine"})
             continue
         student = Student.load(base, adapter, device, threads, dtype, merge)
         student.score_labels(prompts[:2], classes)  # warm-up
@@ -82,13 +82,13 @@ def benchmark_variants(
         measured += [
             {
                 **common,
-                "rung": f"label only, {name}, batch 1",
+                "name": f"label only, {name}, batch 1",
                 **_one_by_one([seconds for seconds, _ in calls], digits=2),
                 "label_agreement": round(float((alone == reference[: len(alone)]).mean()), 6),
             },
             {
                 **common,
-                "rung": f"label only, {name}, batched",
+                "name": f"label only, {name}, batched",
                 "flows": len(prompts),
                 "flows_per_second": round(len(prompts) / many, 2),
                 "label_agreement": round(float((picked == reference).mean()), 6),
@@ -101,7 +101,7 @@ def benchmark_variants(
             measured += [common | one for one in explanations]
         student.close()
     reasons = {name: pair[card is not None] for name, pair in NOT_MEASURED.items()}
-    return measured + [{"rung": name, "run": False, "reason": reason} for name, reason in reasons.items()]
+    return measured + [{"name": name, "run": False, "reason": reason} for name, reason in reasons.items()]
 
 
 def _explanations(
@@ -113,9 +113,9 @@ def _explanations(
     tokens = sum(len(ids) for ids in student.tokenizer([text for text, _ended in found])["input_ids"])
     say(f"{name}: an explanation takes {np.median(alone):.2f} s alone, {together / 32:.3f} s in a batch of 32")
     return [
-        {"rung": f"explanation, {name}, batch 1", **_one_by_one(alone, digits=3)},
+        {"name": f"explanation, {name}, batch 1", **_one_by_one(alone, digits=3)},
         {
-            "rung": f"explanation, {name}, batch 32",
+            "name": f"explanation, {name}, batch 32",
             "flows": 32,
             "flows_per_second": round(32 / together, 3),
             "new_tokens_per_second": round(tokens / together, 1),

@@ -200,7 +200,7 @@ def inference_benchmark(variants: Sequence[Row]) -> Any:
     axes = style.axes(6.8, 1.05 + 0.36 * len(rows), "Time a flow, variant by variant", "x")
     for place, variant in enumerate(rows):
         milliseconds = 1000 * seconds_a_flow(variant)
-        explains = variant["rung"].startswith("explanation")
+        explains = variant["name"].startswith("explanation")
         axes.barh(place, milliseconds, height=0.6, color=style.SKY if explains else style.BLUE)
         axes.annotate(
             f"{milliseconds:,.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,.3g} s",
@@ -215,7 +215,7 @@ def inference_benchmark(variants: Sequence[Row]) -> Any:
     )
     axes.set_xscale("log")
     axes.margins(x=0.2)
-    style.name_rows(axes, [variant["rung"] for variant in rows])
+    style.name_rows(axes, [variant["name"] for variant in rows])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("milliseconds a flow, log scale" + ("; mark = p95 of single requests" if slowest else ""))
     return axes

@@ -135,20 +135,20 @@ def _answers(facts: Facts) -> Found:
         if row["stage"] == "ALL" or row["track"] not in whole:
             part = f"stage {row['stage']} only" if row["stage"] != "ALL" else ""
             found[f"cost_{row['track']}"] = Measurement(row["billed_usd"], "cost_report", part)
-    explained = [variant for variant in _variants(facts) if variant["rung"].startswith("explanation")]
+    explained = [variant for variant in _variants(facts) if variant["name"].startswith("explanation")]
     candidates = {"seconds_a_flow": [variant for variant in explained if variant.get("seconds_p50")]} | {
-        f"seconds_a_flow_{kind}": [variant for variant in explained if kind in variant["rung"]]
+        f"seconds_a_flow_{kind}": [variant for variant in explained if kind in variant["name"]]
         for kind in ("bf16", "int8", "int4")
     }
     for key, variants in candidates.items():
         if variants:
             best = min(variants, key=seconds_a_flow)
             found[key] = Measurement(
-                seconds_a_flow(best), "inference_benchmark", f"{best['rung']}, on {best['device']}"
+                seconds_a_flow(best), "inference_benchmark", f"{best['name']}, on {best['device']}"
             )
     return found
 
 
 def _variants(facts: Facts) -> list[Json]:
     """Return the variants of the inference benchmark that ran."""
-    return [variant for variant in (facts.inference_benchmark or {"rungs": []})["rungs"] if variant["run"]]
+    return [variant for variant in (facts.inference_benchmark or {"variants": []})["variants"] if variant["run"]]

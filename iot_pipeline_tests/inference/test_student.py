@@ -117,10 +117,10 @@ def test_explanations_do_not_depend_on_the_batch(student: Student) -> None:
 
 
 def test_the_benchmark_measures_or_says_why_not(parts: tuple[Path, Path]) -> None:
-    rungs = benchmark_variants(*parts, flow_texts(6), CLASSES, single=2, explained=1, max_new_tokens=8, threads=1)
-    assert all(rung["run"] or rung["reason"] for rung in rungs)
-    batched = [rung for rung in rungs if rung["run"] and "batched" in rung["rung"]]
-    assert {rung["rung"] for rung in batched} >= {
+    variants = benchmark_variants(*parts, flow_texts(6), CLASSES, single=2, explained=1, max_new_tokens=8, threads=1)
+    assert all(variant["run"] or variant["reason"] for variant in variants)
+    batched = [variant for variant in variants if variant["run"] and "batched" in variant["name"]]
+    assert {variant["name"] for variant in batched} >= {
         "label only, fp32, adapter, batched",
         "label only, bf16, merged, batched",
     }

@@ -279,9 +279,9 @@ def make_facts() -> Facts:
         "inference_benchmark": {
             "stage": "10K",
             "track": "original",
-            "rungs": [
+            "variants": [
                 {
-                    "rung": "label only, fp32, adapter, batch 1",
+                    "name": "label only, fp32, adapter, batch 1",
                     "run": True,
                     "reason": "",
                     "device": "cpu",
@@ -292,7 +292,7 @@ def make_facts() -> Facts:
                     "label_agreement": 1.0,
                 },
                 {
-                    "rung": "label only, fp32, merged, batched",
+                    "name": "label only, fp32, merged, batched",
                     "run": True,
                     "reason": "",
                     "device": "cpu",
@@ -301,7 +301,7 @@ def make_facts() -> Facts:
                     "label_agreement": 0.996,
                 },
                 {
-                    "rung": "explanation, fp32, merged, batch 1",
+                    "name": "explanation, fp32, merged, batch 1",
                     "run": True,
                     "reason": "",
                     "device": "cpu",
@@ -311,7 +311,7 @@ def make_facts() -> Facts:
                     "flows_per_second": 0.81,
                 },
                 {
-                    "rung": f"explanation {HOSTILE}",
+                    "name": f"explanation {HOSTILE}",
                     "run": True,
                     "reason": "",
                     "device": "cpu",
@@ -320,7 +320,7 @@ def make_facts() -> Facts:
                     "new_tokens_per_second": 1100.0,
                     "ended_share": 1.0,
                 },
-                {"rung": "vLLM engine", "run": False, "reason": "vLLM needs a CUDA GPU"},
+                {"name": "vLLM engine", "run": False, "reason": "vLLM needs a CUDA GPU"},
             ],
         },
         "lineage": [

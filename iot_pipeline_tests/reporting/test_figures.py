@@ -38,8 +38,8 @@ FIGURES: dict[str, Callable[[], bytes]] = {
     "cost, none": lambda: figures.cost({"rows": []}),
     "token lengths": lambda: figures_training.token_lengths(np.array([30, 31, 40]), 64, "10K original"),
     "protocol arms": lambda: figures_training.protocol_arms(FACTS.paper_protocol["arms"]),
-    "ladder": lambda: figures.inference_benchmark(FACTS.inference_benchmark["rungs"]),
-    "ladder, none": lambda: figures.inference_benchmark([{"rung": "x", "run": False, "reason": "no GPU"}]),
+    "variants": lambda: figures.inference_benchmark(FACTS.inference_benchmark["variants"]),
+    "variants, none": lambda: figures.inference_benchmark([{"name": "x", "run": False, "reason": "no GPU"}]),
     "leakage": lambda: figures.leakage(example.leakage()),
 }
 

@@ -213,7 +213,7 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
         texts = [asked(text, "explain", step.settings.student.tasks) for text in prompts_of(step, "test")[1]]
         adapter = step.input(largest.asset, largest.partition)
         with leased_device(step) as device:
-            rungs = benchmark_variants(
+            variants = benchmark_variants(
                 base_location(step),
                 adapter,
                 texts[:256],
@@ -222,7 +222,7 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
                 log=step.log,
                 card=None if device == "cpu" else device,
             )
-        step.json("inference.json", {"stage": stage, "track": track, "rungs": rungs}, volatile=True)
-        step.table("ladder", rungs)
-        step.png("ladder.png", figures.inference_benchmark(rungs), "Time a flow, rung by rung")
+        step.json("inference.json", {"stage": stage, "track": track, "variants": variants}, volatile=True)
+        step.table("variants", variants)
+        step.png("variants.png", figures.inference_benchmark(variants), "Time a flow, by variant")
     return step.result()
