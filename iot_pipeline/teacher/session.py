@@ -16,7 +16,7 @@ from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.replies import Reply
-from iot_pipeline.teacher.request import Answer, Request, Usage
+from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.retry import Breaker, RetryState
 from iot_pipeline.teacher.store.requests import RequestTable
 from iot_pipeline.teacher.store.store import NO_ANSWER, UNCHECKED, Attempt, Reservation, Store, is_verdict
@@ -291,10 +291,10 @@ class Session:
         last = state.count(reply, attempt, not reasons, self.config.max_attempts)
         if not last:
             return False
-        status, source = "quarantined" if reasons else "ok", self.config.source
+        status: Status = "quarantined" if reasons else "ok"
         self._finished.append(
             Answer(
-                state.request.key, status, reply.text, reply.finish_reason, reply.model, source, state.usage,
+                state.request.key, status, reply.text, reply.finish_reason, reply.model, self.config.source, state.usage,
                 state.cost, state.attempts, tuple(reasons), checked=self.check_version,
             )
         )  # fmt: skip
