@@ -294,8 +294,8 @@ class Session:
         status: Status = "quarantined" if reasons else "ok"
         self._finished.append(
             Answer(
-                state.request.key, status, reply.text, reply.finish_reason, reply.model, self.config.source, state.usage,
-                state.cost, state.attempts, tuple(reasons), checked=self.check_version,
+                state.request.key, status, reply.text, reply.finish_reason, reply.model, self.config.source,
+                state.usage, state.cost, state.attempts, tuple(reasons), checked=self.check_version,
             )
         )  # fmt: skip
         self.breaker.record(reasons[0] if reasons else None)
