@@ -76,7 +76,7 @@ class Step:
         self._labels |= set(manifest.provenance.get("labels", []))
         return self.lake.folder(upstream)
 
-    def made(self, name: str) -> list[ArtefactId]:
+    def upstream_artefacts(self, name: str) -> list[ArtefactId]:
         """List the fresh artefacts of an asset, or of all stages' assets of that name; the list is recorded.
 
         Stale ones (a stage with a prompt that was edited since) are left out and logged.
@@ -88,8 +88,8 @@ class Step:
         return found
 
     def inputs(self, name: str) -> dict[ArtefactId, Path]:
-        """Return the folders of `made(name)`, each recorded as an input."""
-        return {artefact: self.input(artefact.asset, artefact.partition) for artefact in self.made(name)}
+        """Return the folders of `upstream_artefacts(name)`, each recorded as an input."""
+        return {artefact: self.input(artefact.asset, artefact.partition) for artefact in self.upstream_artefacts(name)}
 
     def recorded_inputs(self) -> dict[str, str]:
         """Return the data versions read so far, by input."""
@@ -158,7 +158,7 @@ class Step:
             columns = [dg.TableColumn(field.name, str(field.type)) for field in file.schema_arrow]
         self.metadata["dagster/column_schema"] = dg.TableSchema(columns)
 
-    def note(self, **facts: Any) -> None:
+    def summarise(self, **facts: Any) -> None:
         """Show facts on the asset's page and store them in the manifest's summary."""
         self.summary |= {key: to_json(value) for key, value in facts.items()}
         self.metadata |= {key: to_metadata(value) for key, value in facts.items()}

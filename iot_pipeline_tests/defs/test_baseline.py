@@ -36,7 +36,7 @@ def test_predictions_are_calibrated_and_both_log_losses_kept(tmp_path: Path) -> 
     step = step_of(
         folder=tmp_path, spec=SimpleNamespace(classes=CLASSES), settings=load_settings({"IOT_SEED": "1"}),
         input=lambda _: save(records, tmp_path / "records.parquet").parent,
-        json=lambda name, content, **_: kept.update({name: content}), note=lambda **_: None,
+        json=lambda name, content, **_: kept.update({name: content}), summarise=lambda **_: None,
     )  # fmt: skip
     score(step, BaselineResult("made", CLASSES, groups, np.log(certain), {"models": []}))
     facts = kept["eval_made.json"]

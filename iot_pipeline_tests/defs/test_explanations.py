@@ -27,7 +27,7 @@ def step() -> tuple[Any, dict[str, Any]]:
     noted: dict[str, Any] = {}
     settings = load_settings({"IOT_EXPLANATION_WORDS": "100"})
     context = SimpleNamespace(log=logging.getLogger("explanations"))
-    return SimpleNamespace(settings=settings, context=context, note=lambda **facts: noted.update(facts)), noted
+    return SimpleNamespace(settings=settings, context=context, summarise=lambda **facts: noted.update(facts)), noted
 
 
 def test_flows_are_explained_freely_and_held_to_themselves() -> None:

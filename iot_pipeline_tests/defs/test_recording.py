@@ -38,7 +38,7 @@ def up(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeR
 def down(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     with lake.step(context) as step:
         write_text(step.folder / "y.txt", (step.input("up") / "x.txt").read_text())  # has the seed in it: 2027
-        step.note(rows=3)
+        step.summarise(rows=3)
     return step.result()
 
 
@@ -170,7 +170,7 @@ def test_a_file_of_a_gathered_artefact_that_was_changed_is_left_out(lake: Lake) 
     step._present, lines = present_value(lake, settings_module.settings()), []
     step.log = lines.append  # type: ignore[method-assign]
     (lake.folder(ArtefactId("up")) / "x.txt").write_text("seed 2028")
-    assert step.made("up") == []
+    assert step.upstream_artefacts("up") == []
     assert lines[0].startswith("left out, stale: up: file x.txt was changed (expected sha256 ")
 
 

@@ -312,7 +312,7 @@ def test_the_launchpad_changes_how_a_run_is_carried_out_and_nothing_of_it_is_rec
     def asked(context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource) -> dg.MaterializeResult:
         with lake.step(context) as step:
             with teacher.open(step) as engine:
-                found.append((engine.via, engine.concurrency))
+                found.append((engine.config.via, engine.config.concurrency))
         return step.result()
 
     done = dg.materialize(

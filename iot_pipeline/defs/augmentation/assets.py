@@ -29,7 +29,7 @@ def make_track(step: Step, teacher: TeacherResource, track: str) -> None:
     stage = step.artefact.partition
     rows, pool = increment(step, stage)
     if pool is not None:
-        step.note(stage_capped=f"the train pool has {pool:,} rows, fewer than stage {stage}")
+        step.summarise(stage_capped=f"the train pool has {pool:,} rows, fewer than stage {stage}")
     originals = step.input("original", stage) if track != "original" else None
     plan = track_plan(step, track, rows, prompt_of(step, track), step.folder, originals)
     finish(step, answered_rows(step, teacher, plan))
@@ -51,7 +51,7 @@ def finish(step: Step, result: TrackResult) -> None:
     step.volatile("requests.parquet", "provenance.parquet")
     if result.usage["embedded"]:
         step.provenance["label"] = EMBEDDED_LABEL
-    step.note(rows=report["rows"], quarantined=report["quarantined"], **result.headline)
+    step.summarise(rows=report["rows"], quarantined=report["quarantined"], **result.headline)
     step.table("by_class", report["by_class"])
     reasons = report["quarantine_reasons"]
     step.table("quarantined_by_reason", [{"reason": reason, "rows": n} for reason, n in reasons.items()])

@@ -27,7 +27,7 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
         train, sides = data(step)
         both = pd.concat(sides.values(), ignore_index=True)
         names, classes, seed = step.spec.feature_names, step.spec.classes, step.settings.data.seed
-        step.note(rows=len(train))
+        step.summarise(rows=len(train))
         for result in (
             *(run_automl(train, both, names, "label", classes, config, step.log) for config in configurations(step)),
             run_lightgbm(train, both, names, "label", classes, seed),
@@ -74,7 +74,7 @@ def score(step: Step, result: BaselineResult) -> None:
     step.json(f"timing_{result.name}.json", result.timings, volatile=True)
     distinct = facts["views"]["distinct"]
     for view in ("distinct", "row"):
-        step.note(**{f"{result.name}_{view}": facts["views"][view]["accuracy"]})
+        step.summarise(**{f"{result.name}_{view}": facts["views"][view]["accuracy"]})
     if result.name == "automl":
         title = f"AutoML, {step.artefact.partition}"
         step.png("confusion.png", figures.confusion(distinct["confusion"], classes, title), f"Confusion, {title}")

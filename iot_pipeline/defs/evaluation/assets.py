@@ -102,7 +102,7 @@ def show(step: Step, result: dict, title: str) -> None:
     """Show metrics and figures of an evaluation on the asset's page."""
     for view, facts in result["views"].items():
         if facts is not None:
-            step.note(
+            step.summarise(
                 **{
                     f"accuracy_{view}": facts["accuracy"],
                     f"macro_f1_{view}": facts["macro_f1"],
@@ -147,9 +147,9 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
                 for i in range(min(3, len(chosen)))
             ]
             step.json("quality.json", {**found["free"], "grounded": found.get("grounded"), "examples": examples})
-            step.note(**shares(found["free"]["aggregate"]))
+            step.summarise(**shares(found["free"]["aggregate"]))
             if "grounded" in found:
-                step.note(**shares(found["grounded"]["aggregate"], "grounded_decoding_"))
+                step.summarise(**shares(found["grounded"]["aggregate"], "grounded_decoding_"))
             step.table("examples", [{k: v for k, v in e.items() if k != "flow"} for e in examples])
         return step.result()
 
@@ -165,7 +165,7 @@ def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[t
         ways["grounded"] = model.explain(prompts, longest, grounded_in=flows)
     except NotGroundable as reason:
         step.context.log.warning(f"{reason}; only free writing is measured")
-        step.note(grounded_decoding=f"not measured: {reason}")
+        step.summarise(grounded_decoding=f"not measured: {reason}")
     return ways
 
 
@@ -206,7 +206,7 @@ def largest_of(checkpoints: list[ArtefactId]) -> tuple[ArtefactId, str, str]:
 def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Inference benchmark: time per flow of each optimisation variant, on the largest stage's checkpoint."""
     with lake.step(context) as step:
-        made = step.made("lora_checkpoint")
+        made = step.upstream_artefacts("lora_checkpoint")
         if not made:
             raise dg.Failure("no lora_checkpoint has been made yet", allow_retries=False)
         largest, stage, track = largest_of(made)

@@ -35,7 +35,7 @@ def simulate(step: Step, out: Path) -> None:
         raise UserError(f"IOT_SOURCE: only Farm-Flow can be simulated; name your {step.spec.name} files")
     simulated = simulate_farm_flow(out, step.settings.data.rows, step.settings.data.seed, step.log, edition)
     step.json("source.json", asdict(simulated))
-    step.note(rows=simulated.rows, source="simulated Farm-Flow")
+    step.summarise(rows=simulated.rows, source="simulated Farm-Flow")
     step.provenance["label"] = "SIMULATED flows: Farm-Flow as its paper describes it, no real capture"
 
 
@@ -49,7 +49,7 @@ def read_files(step: Step, source: str, out: Path) -> None:
         step.file(file.absolute())
     report = read_source(step.spec, source, out, step.log, step.settings.data.max_rejected_share)
     step.json("source.json", asdict(report))
-    step.note(
+    step.summarise(
         rows=report.rows,
         source=", ".join(file.get("url", file["name"]) for file in report.files),
         rejected_lines=sum(report.rejected.values()),
@@ -80,7 +80,9 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
             lost_lines,
         )
         step.json("flows.json", asdict(report))
-        step.note(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=sum(report.rejected.values()))
+        step.summarise(
+            rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=sum(report.rejected.values())
+        )
         step.table("rows_by_class", [{"class": c, "rows": n} for c, n in report.rows_by_class.items()])
         step.table("rejected_rows", [{"reason": reason, "rows": n} for reason, n in report.rejected.items()])
         step.preview("flows.parquet")

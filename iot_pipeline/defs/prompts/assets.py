@@ -16,6 +16,6 @@ def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Material
         parsed = load_prompt(path)
         write_text(step.folder / "prompt.md", parsed.source)
         step.metadata["snapshot"] = dg.MetadataValue.path(str(step.lake.keep_snapshot(parsed.source)))
-        step.note(sha256=parsed.sha256, model=parsed.model, temperature=parsed.settings.temperature)
+        step.summarise(sha256=parsed.sha256, model=parsed.model, temperature=parsed.settings.temperature)
         step.metadata["prompt"] = dg.MetadataValue.md(f"```\n{parsed.source}\n```")
     return step.result()

@@ -20,7 +20,7 @@ def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     with lake.step(context) as step:
         report = count_duplicates(step.input("flows") / "flows.parquet", step.spec)
         step.json("dedup_report.json", report)
-        step.note(
+        step.summarise(
             duplicate_share_raw=report["raw"]["duplicate_share"],
             distinct_raw=report["raw"]["distinct"],
             duplicate_share_text=report["text"]["duplicate_share"],
@@ -37,7 +37,7 @@ def label_conflicts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     with lake.step(context) as step:
         report = find_conflicts(step.input("flows") / "flows.parquet", step.spec)
         step.json("label_conflicts.json", report)
-        step.note(**{f"ceiling_{view}": value for view, value in report["ceilings"].items() if value is not None})
+        step.summarise(**{f"ceiling_{view}": value for view, value in report["ceilings"].items() if value is not None})
         step.table("pairs", report["pairs"])
         step.png("conflicts.png", figures.conflicts(report), "Rows in conflicting groups by label and majority")
     return step.result()
@@ -49,7 +49,7 @@ def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     with lake.step(context) as step:
         report = find_mismatches(step.input("flows") / "flows.parquet", step.spec)
         step.json("dataset_mismatch.json", report)
-        step.note(checked=report["checked"], findings=len(report["findings"]))
+        step.summarise(checked=report["checked"], findings=len(report["findings"]))
         step.table("findings", report["findings"])
         step.png("mismatches.png", figures.mismatches(report), "Found figures against published ones")
     return step.result()
@@ -64,7 +64,7 @@ def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         write_table(step.folder / "flow_profile.parquet", pa.Table.from_pandas(table, preserve_index=False))
         constant = sorted({feature for features in report["zero_variance"].values() for feature in features})
         recovered = [name for name, scale in report["scales"].items() if scale["recovered"]]
-        step.note(constant_in_a_class=", ".join(constant) or "none", scales_recovered=len(recovered))
+        step.summarise(constant_in_a_class=", ".join(constant) or "none", scales_recovered=len(recovered))
         step.table(
             "outliers", table[["class", "feature", "outlier_share"]].nlargest(20, "outlier_share").to_dict("records")
         )
@@ -98,7 +98,7 @@ def sample_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> 
         report, table = compare_samples(step.input("flows") / "flows.parquet", step.spec, seed=step.settings.data.seed)
         step.json("sample_comparison.json", report)
         write_table(step.folder / "sample_comparison.parquet", pa.Table.from_pandas(table, preserve_index=False))
-        step.note(marked=", ".join(report["marked"]))
+        step.summarise(marked=", ".join(report["marked"]))
         marked = table[table["marked"] & (table["sample"] == 0)]
         shown = marked[["class", "feature", "printed", "raw", "unit"]].astype(str)
         step.table("samples", shown.to_dict("records"))

@@ -140,7 +140,7 @@ def inputs(step: Step, name: str) -> dict[ArtefactId, Path]:
     by_seed = name in STAGED and name != "training_split"
     return {
         artefact: step.input(artefact.asset, artefact.partition)
-        for artefact in step.made(name)
+        for artefact in step.upstream_artefacts(name)
         if not by_seed or Trained.parse(artefact.partition).seed == seed
     }
 
@@ -163,7 +163,7 @@ def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         made = report.paper_report(gather(whole_lake(step, REPORTS), step.spec), step.folder)
         step.volatile("report.html")  # figures depend on the machine's fonts
         missing = "; ".join(made["missing"]) or "nothing"
-        step.note(sections=made["sections"], figures=made["figures"], missing=missing)
+        step.summarise(sections=made["sections"], figures=made["figures"], missing=missing)
         step.metadata["results"] = dg.MetadataValue.md(made["results"])
         step.metadata["report"] = dg.MetadataValue.path(str(step.lake.folder(step.artefact) / "report.html"))
     return step.result()
@@ -177,7 +177,7 @@ def model_card(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
         written = {partition: cards.model_card(facts, partition) for partition in sorted(facts.training)}
         for (stage, track), card in written.items():
             write_text(step.folder / f"{stage}-{track}.md", card)
-        step.note(cards=len(written))
+        step.summarise(cards=len(written))
         if written:
             step.metadata["card"] = dg.MetadataValue.md(next(iter(written.values())))
     return step.result()

@@ -25,7 +25,7 @@ def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
     fitted = fit_scaling(step.spec, flows, records)
     moved = keep_prompts_apart(fitted, flows, records)
     step.json("scaling.json", {name: scale.model_dump() for name, scale in fitted.fitted_scales.items()})
-    step.note(scaling="fitted on the train pool", groups_moved_to_train=moved)
+    step.summarise(scaling="fitted on the train pool", groups_moved_to_train=moved)
     return split_report(records, step.settings.data.seed)
 
 
@@ -54,7 +54,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         if step.spec.scaling == "train_pool":
             report = scaled_on_train_pool(step, flows, records)
         step.json("split.json", asdict(report))
-        step.note(**{f"{side}_rows": n for side, n in report.rows.items()})
+        step.summarise(**{f"{side}_rows": n for side, n in report.rows.items()})
         step.table("sides", side_rows(report))
         step.preview("records.parquet")
         step.png("sides.png", figures.sides(asdict(report)), "Distinct flows of each class by side")
@@ -82,7 +82,7 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             order=step.settings.data.order,
         )
         step.json("order.json", asdict(report))
-        step.note(rows=report.rows, order=step.settings.data.order)
+        step.summarise(rows=report.rows, order=step.settings.data.order)
         wrong = rows_out_of_pool(step.folder / "order.parquet", step.input("evaluation_split") / "records.parquet")
         step.check("train_pool_only", not any(wrong.values()), **wrong)
         step.table("stages", [{"stage": s, "from": a, "to": b} for s, (a, b, _) in report.stages.items()])
@@ -106,7 +106,7 @@ def flow_texts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
             spec = spec.with_scales({name: Scale.model_validate(scale) for name, scale in fitted.items()})
         writer = FlowTextWriter(spec, step.settings.data.serialisation, fit_ranks(spec, flows, records))
         writer.save(step.folder)
-        step.note(rows=writer.write_texts(flows, records, texts), serialisation=writer.serialisation)
+        step.summarise(rows=writer.write_texts(flows, records, texts), serialisation=writer.serialisation)
         wrong = count_split_texts(texts, records, step.input("training_order") / "order.parquet")
         step.check("texts_are_complete_and_apart", not any(wrong.values()), **wrong)
         step.preview("texts.parquet")
@@ -124,7 +124,7 @@ def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             seed=step.settings.data.seed,
         )
         step.json("leakage.json", report)
-        step.note(known_leak=report["known_leak"] or "none")
+        step.summarise(known_leak=report["known_leak"] or "none")
         step.table("leakage", figures.leakage_rows(report))
         step.png("leakage.png", figures.leakage(report), "Shared prompts and accuracy under both splits")
     return step.result()

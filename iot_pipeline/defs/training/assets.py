@@ -72,7 +72,7 @@ def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: T
             step.json("base.json", {"kind": "given", "name": name, "revision": found["revision"]})
             for path in sorted(Path(name).absolute().glob("*.*")):  # none of a hub id
                 step.file(path)
-            step.note(base=name, **found)
+            step.summarise(base=name, **found)
             problem = chosen_length(step, found["longest_row"])
             step.check("base_is_fit", not problem, problem=problem or "none")
     clear_work(step)
@@ -98,7 +98,7 @@ def tiny_base(step: Step, trainer: TrainerResource) -> None:
     step.volatile("progress.jsonl")
     step.json("base.json", {"kind": "tiny", "name": "model"})
     step.json("building.json", report, volatile=True)
-    step.note(
+    step.summarise(
         parameters=report["parameters"],
         vocabulary=report["vocabulary"],
         last_loss=report["losses"][-1],
@@ -134,7 +134,7 @@ def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     if found := lookup(cache, key):
         step.log(f"this base was built before, by the same code from the same texts: taken from {cache.name}")
-        step.note(kept_base=key[:16])
+        step.summarise(kept_base=key[:16])
         return found
     trainer.build_base(step, config)
     try:
@@ -202,7 +202,7 @@ def training_split(stage: str) -> dg.AssetsDefinition:
             problems = [*check.problems, *(f"validation: {problem}" for problem in valid.problems)]
             step.check("rows_complete_and_supervised", not problems, problems="; ".join(problems) or "none")
             show_lengths(step, load_tensors(step.folder / "train.safetensors").lengths, f"{track} {stage}")
-            step.note(**check.stats.plain())
+            step.summarise(**check.stats.plain())
         return step.result()
 
     return cast(dg.AssetsDefinition, split)
@@ -281,7 +281,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
             step.volatile(*TOLD)
             curve = list(read_rows(step.folder / "loss.jsonl"))
             told = facts["facts"] | facts["machine"] | {name: facts["timings"].get(name) for name in SHOWN_TIMINGS}
-            step.note(**{name: value for name, value in told.items() if value is not None})
+            step.summarise(**{name: value for name, value in told.items() if value is not None})
             finite = all(math.isfinite(line["loss"]) for line in curve)
             step.check("loss_is_finite", finite, final_loss=facts["facts"]["final_loss"])
             moved = largest_change(step.folder, config.warm_start)

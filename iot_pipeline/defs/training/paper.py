@@ -188,7 +188,7 @@ def scored(step: Step, adapters: dict[str, Path]) -> dict[str, Any]:
 
 def show(step: Step, result: dict[str, Any]) -> None:
     """Show arms and paired tests on the asset's page."""
-    step.note(
+    step.summarise(
         label_survives_share=result["long_answers"]["label_survives_share"],
         **{f"accuracy_{name}": value for name, value in result["accuracy"].items()},
     )
