@@ -37,7 +37,7 @@ class Cite:
         return f"{self.direction} the {'median' if self.percentile else 'mean'}" if self.direction else ""
 
     @property
-    def summarise(self) -> str:
+    def note(self) -> str:
         """Note in parentheses after the value; empty if the direction is unknown."""
         return ", ".join(filter(None, (self.reference, self.percentile))) if self.direction else ""
 
