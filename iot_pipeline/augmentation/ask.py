@@ -86,7 +86,14 @@ def check_imported(request: Request, context: Mapping[str, Any], text: str) -> l
 
 
 def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[str], None] | None = None) -> None:
-    """Ask the teacher the plan's requests, and write replies.parquet and, through the plan, requests.parquet."""
+    """Ask the teacher the plan's requests, and write replies.parquet and, through the plan, requests.parquet.
+
+    Args:
+        plan: Plan of the track.
+        engine: Teacher that answers.
+        folder: Folder of both files.
+        log: Called with progress messages.
+    """
     rows, expected, *_ = plan.counts
     if log is not None:
         log(f"{rows:,} rows need about {expected:,} distinct answers of {plan.prompt.model}")

@@ -212,7 +212,14 @@ def draft(sample: Sequence[Request], words: int) -> str:
 
 
 def stand_in(key: str, model: str, source: str, typical: str) -> Answer:
-    """Return `typical` with part of the request key in it, so that texts derived from stand-ins stay distinct."""
+    """Return `typical` with part of the request key in it, so that texts derived from stand-ins stay distinct.
+
+    Args:
+        key: Key of the request.
+        model: Model of the request.
+        source: Source under which the answer counts.
+        typical: Answer of about the expected length.
+    """
     at = ANALYSIS.search(typical)
     start = at.end() if at else 0
     return Answer(key, "ok", typical[:start] + key[:MARK] + typical[start + MARK :], "stop", model, source)

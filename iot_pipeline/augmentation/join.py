@@ -157,7 +157,14 @@ def write_answers(folder: Path) -> None:
 
 
 def count(plan: TrackPlan, folder: Path, source: str, wording: Wording) -> TrackResult:
-    """Count rows, reasons, distinct answers and wordings of a joined track, and what its answers cost."""
+    """Count rows, reasons, distinct answers and wordings of a joined track, and what its answers cost.
+
+    Args:
+        plan: Plan of the track.
+        folder: Folder of replies.parquet and provenance.parquet.
+        source: Source of the answers.
+        wording: Wordings that were written.
+    """
     replies, provenance = folder / "replies.parquet", folder / "provenance.parquet"
     with connect(replies, provenance) as connection:
 

@@ -30,7 +30,7 @@ from iot_pipeline.teacher.config import BatchLimits
 from iot_pipeline.teacher.request import EMBEDDED, is_embedded
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, source_of, store_of
-from iot_pipeline.vocabulary import STAGES, stages_up_to
+from iot_pipeline.vocabulary import STAGES, TRACKS, stages_up_to
 
 DATA = "flow_texts"  # downstream of everything that the estimate reads
 # Seconds per answer while none is timed: measured for the embedded teacher; for a model, at about 60 tokens/s.
@@ -67,45 +67,45 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
         source = source_of(settings)
         if source == EMBEDDED:
             source = f"{EMBEDDED}-{code_version('iot_pipeline.embedded_teacher.analyst')}"
-        survey = CostEstimator(
+        estimator = CostEstimator(
             source,
             store,
             pricing.price_of if paid else lambda _: pricing.price_of(pricing.REFERENCE_MODEL),
             settings.teacher.explanation_words,
             BatchLimits(tokens=settings.run.teacher_enqueued_tokens),
         )
-        walk(survey, LakeReader(Lake(settings.lake_path, read_only=True), settings), say)
+        walk(estimator, LakeReader(Lake(settings.lake_path, read_only=True), settings), say)
         spent = store.spent_usd() if store is not None else 0.0
         seconds = store.answer_seconds(source) if store is not None else None
-    total = sum(survey.parts, Part("total"))
+    total = sum(estimator.parts, Part("total"))
     return {
         "teacher": source, "via": settings.run.teacher_via, "paid": paid,
-        "parts": [as_facts(part) for part in survey.parts], "total": as_facts(total),
+        "parts": [as_facts(part) for part in estimator.parts], "total": as_facts(total),
         "budget": budget(settings, total, spent) if paid else None, "time": time_of(settings, total, seconds),
-        "basis": basis(survey, paid, seconds),
+        "basis": basis(estimator, paid, seconds),
     }  # fmt: skip
 
 
-def walk(survey: CostEstimator, lake: LakeReader, say: Callable[[str], None]) -> None:
+def walk(estimator: CostEstimator, lake: LakeReader, say: Callable[[str], None]) -> None:
     """Have each asset ask the cost estimator instead of the teacher, in the order of a run."""
     tracks = lake.settings.run.tracks
     prompts: dict[str, PromptFile] = {track: prompt_file(lake.settings, track) for track in {"original", *tracks}}
 
-    def count(artefact: ArtefactId, track: str, rows: Rows, folder: Path, originals: Path | None = None) -> None:
+    def count(artefact: ArtefactId, track: str, rows: Rows) -> None:
         say(str(artefact))
-        survey.begin(str(artefact), track)
-        ask(track_plan(lake, track, rows, prompts[track], folder, originals), survey, folder)
+        estimator.begin(str(artefact), track)
+        originals = out if artefact.asset not in ("validation_answers", "original") else None
+        ask(track_plan(lake, track, rows, prompts[track], out, originals), estimator, out)
 
     with TemporaryDirectory() as folder:
         out = Path(folder)
-        count(ArtefactId("validation_answers"), "original", validation_rows(lake), out)
+        count(ArtefactId("validation_answers"), "original", validation_rows(lake))
         for stage in stages_up_to(max(lake.settings.run.stages, key=STAGES.index)):
             rows, _ = increment(lake, stage)
-            count(ArtefactId("original", stage), "original", rows, out)
+            count(ArtefactId("original", stage), "original", rows)
             write_answers(out)
-            for track in ("paraphrased", "feature_varied"):
-                if track in tracks:
-                    count(ArtefactId(track, stage), track, rows, out, originals=out)
+            for track in (track for track in TRACKS if track in tracks and track != "original"):
+                count(ArtefactId(track, stage), track, rows)
 
 
 def prompt_file(settings: Settings, track: str) -> PromptFile:
@@ -138,18 +138,22 @@ def time_of(settings: Settings, total: Part, seconds: float | None) -> dict[str,
     }  # fmt: skip
 
 
-def basis(survey: CostEstimator, paid: bool, seconds: float | None) -> list[str]:
+def basis(estimator: CostEstimator, paid: bool, seconds: float | None) -> list[str]:
     """Describe the basis of the estimate in words."""
     lines = []
-    answers = {prompt: learned.answers for prompt, learned in survey.learned.items() if prompt and learned.answers}
+    answers = {prompt: learned.answers for prompt, learned in estimator.learned.items() if prompt and learned.answers}
     if answers:
         told = ", ".join(f"{count:,} of {prompt}" for prompt, count in sorted(answers.items()))
         lines.append(f"tokens and attempts an answer as stored answers took them ({told})")
     else:
-        rule = "as it counts them itself" if is_embedded(survey.source) else "by a rule (4 %), without a prompt cache"
+        rule = (
+            "as it counts them itself" if is_embedded(estimator.source) else "by a rule (4 %), without a prompt cache"
+        )
         lines.append(f"no answer of this teacher is stored: tokens {rule}, one attempt a request")
-    if survey.drafted:
-        lines.append(f"length of answers as the embedded rules would write them ({', '.join(sorted(survey.drafted))})")
+    if estimator.drafted:
+        lines.append(
+            f"length of answers as the embedded rules would write them ({', '.join(sorted(estimator.drafted))})"
+        )
     if not paid:
         lines.append(f"nothing is billed by this teacher: dollars are what {pricing.REFERENCE_MODEL} would cost")
     if seconds is None:

@@ -85,9 +85,21 @@ def explain(
 def named(
     student: Student, prompts: list[str], spec: DatasetSpec, settings: Settings, temperature: float | None, log: Log
 ) -> list[dict[str, Any]]:
-    """Classify each flow text: class and probability, calibrated unless `temperature` is None.
+    """Classify each flow text.
 
-    Raises UserError if a score is NaN.
+    Args:
+        student: The student.
+        prompts: Flow texts.
+        spec: Data set spec, for the classes.
+        settings: The present settings.
+        temperature: Temperature by which probabilities are calibrated; None leaves them as they are.
+        log: Called with progress messages.
+
+    Returns:
+        Class and probability of each flow.
+
+    Raises:
+        UserError: A score is NaN.
     """
     tasks = settings.student.tasks
     scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, log=log)
@@ -106,7 +118,16 @@ def named(
 def explained(
     student: Student, prompts: list[str], answers: list[dict[str, Any]], spec: DatasetSpec, settings: Settings, log: Log
 ) -> None:
-    """Add to each answer the student's explanation of its class, and the statements that the flow does not support."""
+    """Add to each answer the student's explanation of its class, and the statements that the flow does not support.
+
+    Args:
+        student: The student.
+        prompts: Flow texts.
+        answers: Class of each flow; extended in place.
+        spec: Data set spec.
+        settings: The present settings.
+        log: Called with progress messages.
+    """
     log(f"{len(prompts):,} distinct flows")
     questions = [asked(text, "explain", settings.student.tasks) for text in prompts]
     # Without the newline: some tokenizers make one token of it and what follows.

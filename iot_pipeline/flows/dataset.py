@@ -16,8 +16,16 @@ def training_rows(flows: Path, order: Path, start: int, stop: int) -> pd.DataFra
     """Return the rows at positions [start, stop) of the training order.
 
     The result has position, row_id, flow_group, label, repeat and the features. Columns are read one at a time and
-    equal texts share one object; a join in SQL takes three times the memory of the result. Raises UserError if the
-    order names a row that is not in `flows`.
+    equal texts share one object; a join in SQL takes three times the memory of the result.
+
+    Args:
+        flows: File of the flows.
+        order: File of the training order.
+        start: First position.
+        stop: Position after the last.
+
+    Raises:
+        UserError: The order names a row that is not in `flows`.
     """
     wanted = [("position", ">=", start), ("position", "<", stop)]
     rows = pq.read_table(order, filters=wanted, read_dictionary=["flow_group", "label"]).sort_by("position")
@@ -98,7 +106,14 @@ def ordered_rows(order: Path, start: int, stop: int) -> Rows:
 
 
 def sampled_rows(records: Path, side: str, most: int, seed: int) -> Rows:
-    """Return up to `most` records of one side, sampled and ordered by a seeded hash."""
+    """Return records of one side, sampled and ordered by a seeded hash.
+
+    Args:
+        records: File of the evaluation split.
+        side: Side of the split.
+        most: Most records to return.
+        seed: Seed of the hash.
+    """
     query = f"""
         SELECT row_number() OVER (ORDER BY sha256('{seed}' || flow_group || label)) - 1 AS position,
             row_id, flow_group, label, CAST(0 AS INTEGER) AS repeat

@@ -97,7 +97,14 @@ def in_parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def stored_answers(store: Store, source: str, requests: Mapping[str, Request], check: Check) -> dict[str, Answer]:
-    """Return stored answers of `source` to `requests` (by key) under today's check. Writes nothing."""
+    """Return stored answers under today's check. Writes nothing.
+
+    Args:
+        store: The store of answers.
+        source: Source of the answers.
+        requests: Requests by key.
+        check: Check of an answer's text.
+    """
     found = (reuse_stored(stored, requests[stored.key], check) for stored in store.lookup(list(requests), source))
     return {answer.key: answer for answer in found if answer is not None}
 

@@ -42,9 +42,16 @@ class BatchTable:
     def plan(
         self, lines: Sequence[tuple[str, str, float]], source: str, tokens: Sequence[int], cap: float | None
     ) -> Batch | None:
-        """Set aside as many of `lines` (key, model, dollars at worst) as `cap` has room for, in their order.
+        """Set aside as many lines as the budget has room for, in their order.
 
-        Returns the new batch, in state planned, or None where there is no room for the first line.
+        Args:
+            lines: Key, model and dollars at worst of each line.
+            source: Source of the answers.
+            tokens: Tokens of each line.
+            cap: Budget in dollars; None for no limit.
+
+        Returns:
+            The new batch, in state planned, or None if there is no room for the first line.
         """
         now = self.store.database.now()
         with self.store.transaction() as db:
