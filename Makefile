@@ -9,7 +9,7 @@ run: $(VENV)/.installed            ## install, make every artefact that is missi
 	$(BIN)/iot-pipeline run
 
 test: $(VENV)/.installed-dev lint  ## install, lint, type-check, run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+import pytest
+
 for name in [name for name in os.environ if name.startswith("IOT_") or name == "OPENAI_API_KEY"]:
     del os.environ[name]
 os.environ["IOT_ENV_FILE"] = os.devnull  # a test must never ask a paid teacher
@@ -12,3 +14,11 @@ os.environ["IOT_BASE_CACHE"] = _bases.name  # what tests build is no user's base
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Files that take minutes or half a minute go first, so that no worker is left alone with one at the end.
+SLOW_FIRST = ("test_end_to_end.py", "test_training.py", "test_ui.py", "test_baselines.py", "test_trainer.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the slow files to the front; the order within a file stays."""
+    items.sort(key=lambda item: SLOW_FIRST.index(item.path.name) if item.path.name in SLOW_FIRST else len(SLOW_FIRST))

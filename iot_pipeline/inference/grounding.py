@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Numbers as augmentation/answers.py finds them, and a number that is still being written at the end of a text.
 NUMERAL = re.compile(rf"\bp\d+|(?<![\w.]){NUMBER}")
-OPEN = re.compile(r"(?:\bp\d*|(?<![\w.])(?:[-+]?(?:\d+(?:\.\d*)?|\.\d*)(?:[eE][-+]?\d*)?|[-+]))$")
+OPEN = re.compile(r"(?:\bp\d*|(?<![\w.])[-+]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d*)?|\.)|(?<![\w.])[-+])$")
 NUMERIC = frozenset("0123456789.eE+-p")  # last characters of an open number
 SIGNS = "0123456789.e+-p"  # characters of any number of a flow
 DIGIT = re.compile(r"[0-9]")
