@@ -1,5 +1,6 @@
-"""Inputs that assets of several groups read alike: the split and the flow texts."""
+"""Inputs that assets of several groups read alike: the split, the flow texts and the base model."""
 
+import json
 from pathlib import Path
 from typing import Protocol
 
@@ -34,3 +35,10 @@ def texts_of(step: Reader) -> Path:
 def writer_of(step: Reader) -> FlowTextWriter:
     """Return the writer of flow texts, with the scales and ranks of the train pool."""
     return FlowTextWriter.load(step.input("flow_texts"), step.spec)
+
+
+def base_location(step: Reader) -> str:
+    """Return folder or hub id of the base model."""
+    folder = step.input("base_model")
+    base = json.loads((folder / "base.json").read_text())
+    return str(folder / base["name"]) if base["kind"] == "tiny" else str(base["name"])

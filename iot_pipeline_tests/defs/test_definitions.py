@@ -115,5 +115,17 @@ def test_what_of_dagster_is_not_public_is_called_in_one_module() -> None:
     assert found == {"dagster_internals.py"}
 
 
+def test_no_asset_group_imports_another() -> None:
+    folder = Path(iot_pipeline.__file__).parent / "defs"
+    groups = {path.name for path in folder.iterdir() if (path / "assets.py").is_file()}
+    found = {
+        (path.parent.name, other)
+        for path in folder.rglob("*/*.py")
+        for other in re.findall(r"iot_pipeline\.defs\.(\w+)", path.read_text())
+        if other in groups - {path.parent.name}
+    }
+    assert len(groups) > 5 and found == set()
+
+
 if __name__ == "__main__":
     SNAPSHOT.write_text(json.dumps(snapshot(), indent=1, sort_keys=True) + "\n")

@@ -7,11 +7,10 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from iot_pipeline.defs.inputs import records_of, texts_of, writer_of
+from iot_pipeline.defs.inputs import base_location, records_of, texts_of, writer_of
 from iot_pipeline.defs.partitions import student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import leased_device, opened_student
-from iot_pipeline.defs.training.assets import base_location
 from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.explanations import score_explanations

@@ -14,7 +14,7 @@ import dagster as dg
 import numpy as np
 
 from iot_pipeline.defs.automation import inputs_changed
-from iot_pipeline.defs.inputs import records_of, texts_of
+from iot_pipeline.defs.inputs import base_location, records_of, texts_of
 from iot_pipeline.defs.partitions import increments_dep, student_partitions, tensors_dep, track_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
@@ -160,13 +160,6 @@ def base_config(step: Step, texts: list[str], processes: int) -> BaseConfig:
         threads=threads_of(processes, step.settings.run.threads),
         processes=processes,
     )
-
-
-def base_location(step: Step) -> str:
-    """Return folder or hub id of the base model."""
-    folder = step.input("base_model")
-    base = json.loads((folder / "base.json").read_text())
-    return str(folder / base["name"]) if base["kind"] == "tiny" else str(base["name"])
 
 
 def training_split(stage: str) -> dg.AssetsDefinition:

@@ -15,12 +15,12 @@ from iot_pipeline.augmentation.answers import format_answer, parse_answer
 from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.join import join
 from iot_pipeline.augmentation.plan import TrackPlan
-from iot_pipeline.defs.inputs import records_of, texts_of
+from iot_pipeline.defs.inputs import base_location, records_of, texts_of
 from iot_pipeline.defs.partitions import prompt_dep
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work, opened_student, work_folder
 from iot_pipeline.defs.tracks import prompt_of, track_config
-from iot_pipeline.defs.training.assets import COMMON, base_location, read_rows, recipe_of
+from iot_pipeline.defs.training.assets import COMMON, read_rows, recipe_of
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import ordered_rows, sampled_rows, side_records, with_texts
