@@ -15,7 +15,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.atomic import sha256_file, write_json, write_text
 from iot_pipeline.tiny_base.build import BaseRecipe, build_tiny_base
-from iot_pipeline.training.distributed import find_machine
+from iot_pipeline.training.distributed import find_machine, leave_processes
 from iot_pipeline.training.launch import exit_with_parent
 from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes
 
@@ -77,7 +77,7 @@ def main() -> int:
             )
         if machine.rank == 0:
             write_json(config.out / RESULT, report | {"processes": machine.world, "identity": config.identity()})
-        machine.close()
+        leave_processes()
     except UserError as error:
         complain(error)
         return 2

@@ -98,13 +98,14 @@ class Machine:
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
         return int(largest)
 
-    def close(self) -> None:
-        """Leave the process group once every process arrives."""
-        if self.world > 1:
-            import torch.distributed as distributed
 
-            distributed.barrier()
-            distributed.destroy_process_group()
+def leave_processes() -> None:
+    """Leave the process group, if there is one, once every process arrives; there is no coming back to it."""
+    import torch.distributed as distributed
+
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def keep_freed_memory() -> None:
@@ -145,7 +146,7 @@ def find_machine(threads: int | None = None, precision: str = "auto", cards: boo
     if gpu:
         torch.cuda.set_device(device)
     bf16 = precision == "on" or (precision == "auto" and gpu and torch.cuda.is_bf16_supported())
-    if world > 1:
+    if world > 1 and not torch.distributed.is_initialized():  # a second training uses the group of the first
         torch.distributed.init_process_group("nccl" if gpu else "gloo")
     name = torch.cuda.get_device_name(device) if gpu else "cpu"
     return Machine(rank, world, device, bf16, threads, name)

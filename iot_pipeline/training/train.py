@@ -19,7 +19,7 @@ from iot_pipeline.sft.tensors import Tensors, load_tensors
 from iot_pipeline.training import checkpoint, state
 from iot_pipeline.training.config import RESULT, TrainConfig, finished, read_config
 from iot_pipeline.training.data import Batches, make_plan
-from iot_pipeline.training.distributed import find_machine
+from iot_pipeline.training.distributed import find_machine, leave_processes
 from iot_pipeline.training.launch import exit_with_parent
 from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.metrics import Clock, count_parameters, flops_per_token
@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         with dagster_pipes() as pipes:
             for config in configs:
                 run(config, pipes)
+        leave_processes()
     except UserError as error:
         complain(error)
         return 2
@@ -58,9 +59,7 @@ def run(config: TrainConfig, pipes: Any | None = None) -> dict[str, Any]:
         return result
     training = setup(config, pipes)
     train(training)
-    result = finish(training)
-    training.machine.close()
-    return result
+    return finish(training)
 
 
 def setup(config: TrainConfig, pipes: Any | None) -> Training:

@@ -123,7 +123,9 @@ def test_two_processes_give_the_curve_of_one_though_one_of_them_runs_out_of_memo
     path = settings.write(tmp_path / "config.json")
     script = tmp_path / "second_runs_out.py"
     script.write_text(SECOND_RUNS_OUT)
-    argv = [str(script) if part == launch.TRAIN else part for part in launch.command([path], 2) if part != "-m"]
+    again = config(world, tmp_path / "again", validation=world[1], evaluate_every=3, keep="best")
+    both = [path, again.write(tmp_path / "again.json")]  # the second training uses the processes of the first
+    argv = [str(script) if part == launch.TRAIN else part for part in launch.command(both, 2) if part != "-m"]
     argv[1:1] = ["-m"]
     done = subprocess.run(
         argv, env={**os.environ, **launch.environment(settings.base, 2, 1)}, capture_output=True, text=True, timeout=120
@@ -131,6 +133,7 @@ def test_two_processes_give_the_curve_of_one_though_one_of_them_runs_out_of_memo
     assert done.returncode == 0, done.stderr
     assert "out of memory at step 1: forward passes of 1 rows at most" in done.stdout
     assert json.loads((tmp_path / "training.json").read_text())["timings"]["forward_pass"] == "1 rows"
+    assert adapter(tmp_path / "again") == adapter(tmp_path)
     facts, whole = facts_of(tmp_path), facts_of(one)
     assert (facts["processes"], facts["kept_step"]) == (2, whole["kept_step"])
     assert np.allclose(losses(tmp_path), losses(one), atol=1e-3)
