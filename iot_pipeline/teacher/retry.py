@@ -33,11 +33,6 @@ def attempt_limits(max_failures: int) -> Mapping[str, int]:
     }  # fmt: skip
 
 
-def most_attempts(max_failures: int) -> int:
-    """Return the most attempts that a request can get in one run, whatever the server answers."""
-    return 1 + sum(limit - 1 for limit in attempt_limits(max_failures).values())
-
-
 def backoff_s(base_s: float, failures: int, rng: random.Random) -> float:
     """Return the back-off, exponential with jitter, after the n-th failure (1, 2, ...) of one request."""
     return min(base_s * 2.0 ** (failures - 1), MAX_BACKOFF_S) * rng.uniform(0.5, 1.0)
