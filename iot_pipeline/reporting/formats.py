@@ -18,14 +18,6 @@ def accuracy(value: float | None, low: float | None = None, high: float | None =
     return f"{value:.4f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def signed(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Format a difference with sign and interval: `+0.0040 [-0.0020, +0.0100]`."""
-    if value is None:
-        return MISSING
-    interval = "" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]"
-    return f"{value:+.4f}{interval}"
-
-
 def percent(value: float | None) -> str:
     """Format a share from 0 to 1 as `85.31 %`."""
     return MISSING if value is None else f"{100 * value:.2f} %"

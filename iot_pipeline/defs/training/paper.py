@@ -25,7 +25,7 @@ from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predi
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import ordered_rows, sampled_rows, side_records, with_texts
 from iot_pipeline.models.tokenizer import load_tokenizer
-from iot_pipeline.reporting.figures_training import protocol_arms
+from iot_pipeline.reporting.figures import protocol_arms
 from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.training.config import TrainConfig
