@@ -13,7 +13,7 @@ from iot_pipeline.augmentation.answers import check_answer
 from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
-from iot_pipeline.evaluation.calibration import apply_temperature
+from iot_pipeline.evaluation.metrics import apply_temperature
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.flows.unlabelled import read_unlabelled

@@ -18,10 +18,9 @@ from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import Tensors, load_tensors
 from iot_pipeline.training import checkpoint, state
 from iot_pipeline.training.config import RESULT, TrainConfig, finished, read_config
-from iot_pipeline.training.data import Batches, make_plan
+from iot_pipeline.training.data import Batches, causal_loss, make_plan
 from iot_pipeline.training.distributed import find_machine, leave_processes
 from iot_pipeline.training.launch import exit_with_parent
-from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.metrics import Clock, count_parameters, flops_per_token
 from iot_pipeline.training.model import adapted_model, save_adapter
 from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import check_ceiling, compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.intervals import intervals, mcnemar
-from iot_pipeline.evaluation.metrics import ece, reliability, score
+from iot_pipeline.evaluation.metrics import apply_temperature, ece, fit_temperature, reliability, score
 from iot_pipeline.evaluation.views import read_side
 
 CLASSES = ["Normal", "Flood", "Scan"]

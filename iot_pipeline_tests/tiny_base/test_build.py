@@ -12,8 +12,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.models.tokenizer import load_tokenizer
-from iot_pipeline.tiny_base.build import build_tiny_base, number_features
-from iot_pipeline.tiny_base.copy_accuracy import cited_values, measure_copying
+from iot_pipeline.tiny_base.build import build_tiny_base, cited_values, measure_copying, number_features
 from iot_pipeline.tiny_base.pretraining_tasks import masked, parse
 from iot_pipeline.tiny_base.tokenizer import build_tokenizer
 from iot_pipeline_tests.tiny_model import CLASSES, FEATURES, RECIPE, flow_texts, make_base, write_answer

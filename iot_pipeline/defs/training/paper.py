@@ -78,12 +78,12 @@ def paper_protocol(
         long = build_paper_tensors(long_rows, cutting, work / "long.safetensors")
         kept = build_tensors(long_rows, cutting, QWEN_CONTEXT, work / "long_kept.safetensors")
         old_rows = reordered(train, "explanation_first")
-        old = build_paper_tensors(old_rows, tokenizer, work / "paper.safetensors", kept_share=long.answer_kept_share)
+        old = build_paper_tensors(old_rows, tokenizer, work / "paper.safetensors", kept_share=long["answer_kept_share"])
         ours = build_tensors(train, tokenizer, step.settings.student.max_length, work / "leak_free.safetensors")
         result = {
-            "long_answers": long.plain(),
+            "long_answers": long,
             "long_answers_by_ours": kept.plain(),
-            "paper": old.plain(),
+            "paper": old,
             "leak_free": asdict(ours),
             "tokenizer": Path(named).name if named else "that of the base",
             "held_out_rows": len(seen),
