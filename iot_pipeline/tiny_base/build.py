@@ -17,7 +17,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER
 from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, pad_id, prompt_text
 from iot_pipeline.sft.tensors import IGNORED
-from iot_pipeline.tiny_base.pretraining_tasks import ANSWER_WORDS, Curriculum, Flows, Writer, groups, parse, write
+from iot_pipeline.tiny_base.pretraining_tasks import ANSWER_WORDS, Curriculum, Flows, Writer, groups, parse
 from iot_pipeline.tiny_base.tokenizer import build_tokenizer
 from iot_pipeline.training.data import causal_loss, padded
 from iot_pipeline.training.distributed import Machine
@@ -46,10 +46,6 @@ class BaseRecipe:
     flow_weight: float = 0.3
     group_sizes: tuple[int, ...] = (6, 12, 12, 24, 24, 48, 48, 96)
     pool: int = 30_000
-
-    def plain(self) -> dict[str, Any]:
-        """Return JSON values for model cards and content hashes."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def build_tiny_base(
@@ -91,7 +87,8 @@ def build_tiny_base(
     started = time.perf_counter()
     random = np.random.default_rng([seed, 1])
     flows, unread = _pool(texts, features, recipe, seed, random)
-    samples = [write(text, classes, writer, random) for text in flows.texts[:2000]]
+    curriculum = Curriculum(flows, groups(flows, recipe.group_sizes, seed), classes, writer)
+    samples = [curriculum.write(text, random) for text in flows.texts[:2000]]
     words = [*ANSWER_WORDS, *(f" {name}" for name in classes), *(f" {name}" for name in features)]
     tokenizer = build_tokenizer([*flows.texts, *samples], words, recipe.vocabulary)
     lengths = [len(ids) for ids in encode(tokenizer, [literal(tokenizer, text) for text in flows.texts[:5000]])]
@@ -100,9 +97,8 @@ def build_tiny_base(
     )
 
     model = new_model(tokenizer, recipe, seed)
-    curriculum = Curriculum(flows, groups(flows, recipe.group_sizes, seed), classes, writer)
     losses, tokens = _pretrain(model, tokenizer, curriculum, recipe, seed, machine, reporter)
-    answers = [write(text, classes, writer, random) for text in unread.texts]
+    answers = [curriculum.write(text, random) for text in unread.texts]
     model.eval()
     copied, values = measure_copying(model, tokenizer, unread.texts, answers)
     names = encode(tokenizer, [literal(tokenizer, f" {name}") for name in classes])
@@ -286,7 +282,7 @@ def _card(report: dict[str, Any], recipe: BaseRecipe, seed: int) -> str:
         "language beyond that; it is no substitute for a real language model.\n\n"
         f"Seed {seed}; {report['distinct_flows']} distinct flows; {report['steps']} steps; {report['tokens']:,} "
         f"tokens; mean loss by tenth of the run: {', '.join(f'{loss:.2f}' for loss in report['losses'])}.\n\n"
-        f"Recipe: `{json.dumps(recipe.plain(), sort_keys=True)}`\n"
+        f"Recipe: `{json.dumps(asdict(recipe), sort_keys=True)}`\n"
     )
 
 

@@ -123,16 +123,8 @@ class Curriculum:
         if kind == 1:
             return masked(self.flows, row, rng)
         text = self.flows.texts[row]
-        return text, group_answer(self.codes[row], rng) if kind == 0 else write(text, self.classes, self.writer, rng)
+        return text, group_answer(self.codes[row], rng) if kind == 0 else self.write(text, rng)
 
-
-def write(text: str, classes: Sequence[str], writer: Writer, rng: np.random.Generator) -> str:
-    """Write a true answer about a flow, with a class drawn at random.
-
-    Args:
-        text: Flow text.
-        classes: Class names.
-        writer: Writes the answer.
-        rng: Draws the class and the wording.
-    """
-    return writer(text, classes[int(rng.integers(len(classes)))], rng)
+    def write(self, text: str, rng: np.random.Generator) -> str:
+        """Write a true answer about a flow, with a class drawn at random."""
+        return self.writer(text, self.classes[int(rng.integers(len(self.classes)))], rng)

@@ -26,10 +26,6 @@ class Machine:
     threads: int
     device_name: str
 
-    def describe(self) -> str:
-        """Describe the machine for a log line."""
-        return f"{self.device_name}, {'bf16' if self.bf16 else 'fp32'}, {self.threads} thread(s)"
-
     def plain(self) -> dict[str, Any]:
         """Return JSON values."""
         import peft

@@ -104,13 +104,11 @@ def setup(config: TrainConfig, pipes: Any | None) -> Training:
 
 def resume(training: Training) -> None:
     """Resume from the checkpoint, if there is one."""
-    config, reporter = training.config, training.reporter
+    reporter = training.reporter
     if training.machine.rank == 0:
-        for half in config.out.glob(".*.tmp"):  # left by a kill during a write
+        for half in training.config.out.glob(".*.tmp"):  # left by a kill during a write
             half.unlink()
-    progress = checkpoint.load(
-        config.out, training.key, training.parameters, training.optimiser, best=config.keep == "best"
-    )
+    progress = checkpoint.load(training)
     training.progress, training.begun = progress, progress.step
     if progress.step:
         reporter.line(f"resumed at step {progress.step} of {training.plan.steps}")
@@ -125,7 +123,8 @@ def train(training: Training) -> None:
     training.reporter.line(
         f"training {count_parameters(training.parameters.values()):,} of "
         f"{count_parameters(training.model.parameters()):,} parameters on {len(plan.lengths):,} rows, "
-        f"{plan.steps} steps of {plan.per_step} rows, {machine.world} process(es), {machine.describe()}"
+        f"{plan.steps} steps of {plan.per_step} rows, {machine.world} process(es), "
+        f"{machine.device_name}, {'bf16' if machine.bf16 else 'fp32'}, {machine.threads} thread(s)"
     )
     told = saved = time.perf_counter()
     training.model.train()
@@ -144,7 +143,7 @@ def train(training: Training) -> None:
         due = progress.step % config.save_every == 0 or now - saved >= 60 * config.save_minutes or training.ended
         if due and machine.rank == 0:
             with training.clock.part("checkpoint"):
-                checkpoint.save(config.out, training.key, progress, training.parameters, training.optimiser)
+                checkpoint.save(training)
             saved = time.perf_counter()
 
 
@@ -277,7 +276,9 @@ def finish(training: Training) -> dict[str, Any]:
         for name, value in progress.best.items():
             training.parameters[name].copy_(value)
     if machine.rank == 0:  # before anything that may fail
-        save(training)
+        save_adapter(training.model, config)
+        curve = ({"step": step, "loss": round(loss, 6)} for step, loss in enumerate(progress.losses, start=1))
+        write_text(config.out / "loss.jsonl", "".join(json.dumps(line) + "\n" for line in curve))
     facts = state.facts(training, evaluate(training))
     result = {
         "identity": training.key,
@@ -295,13 +296,6 @@ def finish(training: Training) -> dict[str, Any]:
             f"{facts['final_loss']:.3f}{validation}"
         )
     return result
-
-
-def save(training: Training) -> None:
-    """Write the adapter and the loss curve."""
-    save_adapter(training.model, training.config)
-    curve = ({"step": step, "loss": round(loss, 6)} for step, loss in enumerate(training.progress.losses, start=1))
-    write_text(training.config.out / "loss.jsonl", "".join(json.dumps(line) + "\n" for line in curve))
 
 
 def schedule(kind: str, step: int, steps: int, warmup: int) -> float:
