@@ -28,7 +28,7 @@ def loss_curves(curves: Mapping[str, Sequence[Row]]) -> Any:
     curves = {name: rows for name, rows in curves.items() if rows}
     if not curves:
         return style.no_data("Loss by step", "no training step was recorded")
-    axes = style.axes(6.8, 3.3, "Loss on the answer's tokens by optimiser step", "y")
+    axes = style.axes((6.8, 3.3), "Loss on the answer's tokens by optimiser step", "y")
     label: str | None = "validation, one common set"
     for place, (name, rows) in enumerate(curves.items()):
         colour = style.SERIES[place % len(style.SERIES)]
@@ -85,7 +85,7 @@ def accuracy(comparison: Row, view: str = "distinct") -> Any:
     ]
     low, high = min(low for low, _ in bounds), max([*ceilings, *(high for _, high in bounds)])
     span = max(high - low, 0.02)
-    axes = style.axes(6.8, 1.15 + 0.34 * len(rows), title, "x")
+    axes = style.axes((6.8, 1.15 + 0.34 * len(rows)), title, "x")
     axes.set_xlim(low - 0.12 * span, high + 0.05 * span)
     for place, (row, scored) in enumerate(zip(rows, scores, strict=True)):
         colour, marker = (style.BLUE, "o") if row["kind"] == "student" else (style.GREY, "s")
@@ -122,7 +122,7 @@ def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) ->
     series = [("as scored", bins, style.ORANGE, "s")]
     if calibrated:
         series.append(("after temperature scaling", calibrated, style.BLUE, "o"))
-    axes = style.axes(3.95, 3.5, "Does confidence mean what it says?", "both")
+    axes = style.axes((3.95, 3.5), "Does confidence mean what it says?", "both")
     low = max(0.0, min(min(row["confidence"], row["accuracy"]) for _, rows, _, _ in series for row in rows) - 0.04)
     axes.plot([low, 1], [low, 1], color=style.GREY, linewidth=1, linestyle=DASHED)
     for name, rows, colour, marker in series:
@@ -147,7 +147,7 @@ def cost(report: Row) -> Any:
         ("hypothetical: gpt-4o-mini", "hypothetical_sync_usd", style.BLUE),
         ("hypothetical: its Batch API", "hypothetical_batch_usd", style.SKY),
     ]
-    axes = style.axes(6.8, 1.2 + 0.75 * len(rows), "Cost of the teacher's answers", "x")
+    axes = style.axes((6.8, 1.2 + 0.75 * len(rows)), "Cost of the teacher's answers", "x")
     series = [(name, [row[key] or 0.0 for row in rows], colour) for name, key, colour in kinds]
     style.grouped_bars(axes, series, formats.dollars)
     style.name_rows(axes, [f"{row['track']} · {row['stage']}" for row in rows])
@@ -165,7 +165,7 @@ def inference_benchmark(variants: Sequence[Row]) -> Any:
     if not rows:
         return style.no_data("Time a flow", "no variant was measured")
     slowest = {place: 1000 * variant["seconds_p95"] for place, variant in enumerate(rows) if variant.get("seconds_p95")}
-    axes = style.axes(6.8, 1.05 + 0.36 * len(rows), "Time a flow, variant by variant", "x")
+    axes = style.axes((6.8, 1.05 + 0.36 * len(rows)), "Time a flow, variant by variant", "x")
     for place, variant in enumerate(rows):
         milliseconds = 1000 * seconds_a_flow(variant)
         explains = variant["name"].startswith("explanation")
@@ -197,7 +197,7 @@ def seconds_a_flow(variant: Row) -> float:
 @style.drawn
 def token_lengths(lengths: np.ndarray, limit: int, title: str) -> Any:
     """Plot a histogram of tokens per row, with the maximum row length `limit` marked."""
-    axes = style.axes(6.8, 2.8, f"Tokens a row, {title}", "y")
+    axes = style.axes((6.8, 2.8), f"Tokens a row, {title}", "y")
     axes.hist(lengths, bins=min(60, max(1, len(np.unique(lengths)))), color=style.BLUE)
     axes.axvline(limit, color=style.RED, linestyle=DASHED, linewidth=1.4, label=f"IOT_MAX_LENGTH {limit}")
     axes.set_xlabel("tokens")
@@ -209,7 +209,7 @@ def token_lengths(lengths: np.ndarray, limit: int, title: str) -> Any:
 @style.drawn
 def protocol_arms(arms: Sequence[Row]) -> Any:
     """Plot accuracy and interval of each audit arm, from rows of {arm, accuracy, interval}."""
-    axes = style.axes(6.8, 0.9 + 0.5 * len(arms), "Accuracy on distinct test flows, one short training each", "x")
+    axes = style.axes((6.8, 0.9 + 0.5 * len(arms)), "Accuracy on distinct test flows, one short training each", "x")
     for place, arm in enumerate(arms):
         colour = style.SERIES[place % len(style.SERIES)]
         style.interval(axes, place, arm["accuracy"], arm["interval"], colour, "o")
@@ -258,7 +258,7 @@ def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> Any:
     low, high = np.nanmin(values, axis=1, keepdims=True), np.nanmax(values, axis=1, keepdims=True)
     shade = np.divide(values - low, high - low, out=np.zeros_like(values), where=high > low)
     axes = style.axes(
-        2.4 + 0.72 * len(classes), 1.5 + 0.34 * len(features), "Sampled flows: mean of the features that differ most"
+        (2.4 + 0.72 * len(classes), 1.5 + 0.34 * len(features)), "Sampled flows: mean of the features that differ most"
     )
     _cells(axes, values, shade, lambda value: "" if np.isnan(value) else f"{value:.3g}", 7.5)
     _name_sides(axes, classes, features)
@@ -268,7 +268,7 @@ def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> Any:
 def _square(values: Any, shade: Any, classes: Sequence[str], write: Any, title: str) -> Any:
     """Draw values [n, n] by class, with a number in every cell that is not 0; `shade`: darkness from 0 to 1 [n, n]."""
     n = len(classes)
-    axes = style.axes(2.1 + 0.5 * n, 1.7 + 0.36 * n, title)
+    axes = style.axes((2.1 + 0.5 * n, 1.7 + 0.36 * n), title)
     _cells(axes, values, shade, lambda value: write(value) if value > 0 else "", 7.5 if n <= 9 else 7)
     _name_sides(axes, classes, classes)
     between = [place - 0.5 for place in range(1, n)]
