@@ -1,7 +1,5 @@
 """Evaluation shared by students and baselines: three views, each with its ceiling and confidence intervals."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rule-based quality of explanations by student or teacher: every claim is checked against its own flow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Weighted metrics of one view: accuracy, per-class scores, confusion, log-loss, Brier, ECE; temperature scaling."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Three views of a test side: the weight of each record, and the ceiling that label conflicts set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

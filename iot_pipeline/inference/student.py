@@ -1,13 +1,11 @@
 """Student at inference: classes by scoring the candidates, explanations by batched generation."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,7 +15,8 @@ from iot_pipeline.models.label_tokens import LABEL_LINE
 from iot_pipeline.models.loading import load_adapter, load_base
 from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, load_tokenizer, pad_id, prompt_text
 
-_STOP = -1  # in the label tree: this name ends here though another continues
+_Node = dict[int, list[int]]  # of the label tree: next token -> numbers of the names that continue so
+_STOP = -1  # token of a node: this name ends here though another continues
 
 
 def room_for(words: int) -> int:
@@ -47,7 +46,7 @@ class Student:
         threads: int | None = None,
         dtype: str = "auto",
         merge: bool = True,
-    ) -> Student:
+    ) -> Self:
         """Load a student from safetensors only.
 
         Args:
@@ -292,9 +291,6 @@ class Student:
     def _ids(self, text: str) -> list[int]:
         """Encode a part of an answer; it never yields control tokens."""
         return encode(self.tokenizer, [literal(self.tokenizer, text)])[0]
-
-
-_Node = dict[int, list[int]]
 
 
 def _tree(names: list[list[int]]) -> dict[tuple[int, ...], _Node]:

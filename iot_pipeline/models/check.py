@@ -1,7 +1,5 @@
 """Check of a base before the teacher is asked: faults that would otherwise surface after hours and dollars."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Folder of a base model, local or from the hub, checked for custom code before anything in it is loaded."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

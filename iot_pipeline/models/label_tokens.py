@@ -1,7 +1,5 @@
 """Label tokens: the span of the class in an answer, for any tokeniser and any position of its line."""
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from collections.abc import Sequence

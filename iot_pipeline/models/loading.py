@@ -1,7 +1,5 @@
 """Loading a base and a LoRA adapter, from safetensors only; a missing tensor is an error, never random."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

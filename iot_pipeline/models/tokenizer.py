@@ -8,8 +8,6 @@ Only the chat template writes control tokens. `literal` therefore marks where su
 and `encode` encodes the pieces separately, so that none holds a complete name. Other text is encoded as usual.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

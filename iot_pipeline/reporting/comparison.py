@@ -1,7 +1,5 @@
 """Comparison of tracks and baselines, stage by stage, with verdicts in plain words."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

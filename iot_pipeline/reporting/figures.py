@@ -3,8 +3,6 @@
 Every function returns the same bytes for the same data, needs no display, and accepts empty parts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Figures of data and split: duplicates, published facts, class profiles, rules, sides, leakage."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Numbers and other values as a reader sees them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Values come from data, data set descriptions, teachers and models, so any text m
 as it is, and the HTML parser reads no HTML: what is not escaped stands in a template.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import re

@@ -1,7 +1,5 @@
 """Paper report and model cards from chapters in Markdown; the HTML file is made from the same Markdown."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Callable

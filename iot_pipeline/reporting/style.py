@@ -1,7 +1,5 @@
 """All figures share this style: palette, axes, bars and intervals, and PNG bytes that are small and reproducible."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """Check of a tensor file: its guarantees are recomputed from the file itself."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

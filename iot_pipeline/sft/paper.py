@@ -1,7 +1,5 @@
 """Training tensors by the prior work's recipe, reproduced exactly to measure its harm. For audits only."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

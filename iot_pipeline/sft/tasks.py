@@ -1,7 +1,5 @@
 """Student tasks on a flow: explain (class and reasons) or classify (class alone)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Subprocess that builds the tiny base: `python -m iot_pipeline.tiny_base.__main__ CONFIG.json`, or torchrun."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -1,7 +1,5 @@
 """Build of the tiny Qwen2 base: its tokeniser, a short pre-training on flows without labels, its copy accuracy."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Label-free pre-training tasks for the tiny base, built from flow texts and class names alone."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

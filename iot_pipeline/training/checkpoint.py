@@ -1,7 +1,5 @@
 """Checkpoints for resuming: safetensors, never pickle."""
 
-from __future__ import annotations
-
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.models.loading import check_tensors_of

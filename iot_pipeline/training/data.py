@@ -1,7 +1,5 @@
 """Data of a training: the rows of each step, its forward passes, padded or packed, and their loss."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Processes of a training: the machine of each, sums over all, and a base sharded over them (FSDP)."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

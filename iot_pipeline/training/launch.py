@@ -1,7 +1,5 @@
 """Command line and environment of a training subprocess."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

@@ -1,7 +1,5 @@
 """Model of a training: a base with its LoRA adapter."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

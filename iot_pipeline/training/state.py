@@ -1,7 +1,5 @@
 """State of a training in one process, and the facts and speed that it reports."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

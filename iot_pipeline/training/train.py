@@ -1,7 +1,5 @@
 """Training subprocess: `python -m iot_pipeline.training.train CONFIG.json ...`, alone or under torchrun."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys
