@@ -20,7 +20,7 @@ from iot_pipeline.flows.unlabelled import read_unlabelled
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.models.label_tokens import LABEL_LINE
+from iot_pipeline.models.tokenizer import LABEL_LINE
 from iot_pipeline.settings import Settings
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.vocabulary import Trained, staged

@@ -138,8 +138,8 @@ def apply_temperature(log_probs: Floats, temperature: float) -> Floats:
     return normalise_log_probs(log_probs / temperature)
 
 
-def fit_temperature(side: Side, log_probs_by_group: Floats, view: str = "distinct") -> dict[str, float]:
-    """Fit the temperature that minimises the log-loss of `view` on the calibration side.
+def fit_temperature(side: Side, log_probs_by_group: Floats) -> dict[str, float]:
+    """Fit the temperature that minimises the log-loss of distinct flows on the calibration side.
 
     A weak log-normal prior keeps it near 1. The prior weighs as much as one flow, so it vanishes with many flows;
     without it, a predictor that is right on a few flows would become certain of everything.
@@ -149,7 +149,7 @@ def fit_temperature(side: Side, log_probs_by_group: Floats, view: str = "distinc
     """
     from scipy.optimize import minimize_scalar
 
-    weight = side.weights[view]
+    weight = side.weights["distinct"]
     used = weight > 0
     floor = np.log(1e-12)  # a probability of exactly 0 would stay 0 at every temperature
     log_probs = np.maximum(normalise_log_probs(log_probs_by_group), floor)[side.group][used]

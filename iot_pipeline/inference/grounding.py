@@ -16,7 +16,7 @@ import numpy as np
 from iot_pipeline.augmentation.answers import BETWEEN, Facts, facts_of, plain_minus
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER, parse_text, plain_number
-from iot_pipeline.models.label_tokens import LABEL_LINE, LabelFinder
+from iot_pipeline.models.tokenizer import LABEL_LINE, LabelFinder
 
 if TYPE_CHECKING:
     import torch

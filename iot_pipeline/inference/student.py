@@ -11,9 +11,8 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
-from iot_pipeline.models.label_tokens import LABEL_LINE
 from iot_pipeline.models.loading import load_adapter, load_base
-from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, load_tokenizer, pad_id, prompt_text
+from iot_pipeline.models.tokenizer import END_OF_TURN, LABEL_LINE, encode, literal, load_tokenizer, pad_id, prompt_text
 
 _Node = dict[int, list[int]]  # of the label tree: next token -> numbers of the names that continue so
 _STOP = -1  # token of a node: this name ends here though another continues
@@ -29,13 +28,12 @@ def room_for(words: int) -> int:
 
 @dataclass
 class Student:
-    """Loaded base with its adapter, ready to answer; `tokens_read` counts the tokens that scoring has computed."""
+    """Loaded base with its adapter, ready to answer."""
 
     model: Any
     tokenizer: Any
     device: Any
     pad: int
-    tokens_read: int = 0
 
     @classmethod
     def load(
@@ -132,7 +130,6 @@ class Student:
         with torch.inference_mode():
             for rows in _buckets([len(row) for row in ids], batch_tokens):
                 scores[rows] = self._score([ids[row] for row in rows], tree, len(classes))
-                self.tokens_read += sum(len(ids[row]) for row in rows)
                 done += len(rows)
                 now = time.perf_counter()
                 if log and (now - last > 5 or done == len(ids)):

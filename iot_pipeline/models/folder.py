@@ -52,11 +52,6 @@ def base_folder(base: str | Path, download: bool = True, weights: bool = True) -
     return folder
 
 
-def hub_commit(base: str, folder: Path) -> str | None:
-    """Return the commit of a base from the hub, None for a local folder."""
-    return None if Path(base).exists() else folder.name
-
-
 def weight_files(folder: Path) -> list[Path]:
     """List the safetensors files of a base; UserError if there are none, or one named in the index is missing."""
     whole, index = folder / "model.safetensors", folder / INDEX

@@ -105,15 +105,15 @@ def profile(table: Any) -> Any:
     return panels[0]
 
 
-def telling_features(rows: Sequence[Row], count: int = 6) -> list[str]:
-    """Return the features whose class medians are farthest apart, in standard deviations of the feature."""
+def telling_features(rows: Sequence[Row]) -> list[str]:
+    """Return the six features whose class medians are farthest apart, in standard deviations of the feature."""
     medians: dict[str, list[float]] = {}
     for row in rows:
         if row["class"] != "(all)":
             medians.setdefault(row["feature"], []).append(row["median"])
     spread = {row["feature"]: row["std"] for row in rows if row["class"] == "(all)"}
     score = {name: (max(values) - min(values)) / spread[name] for name, values in medians.items() if spread.get(name)}
-    return sorted(score, key=lambda name: (-score[name], name))[:count]
+    return sorted(score, key=lambda name: (-score[name], name))[:6]
 
 
 def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:

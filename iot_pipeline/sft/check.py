@@ -5,8 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iot_pipeline.models.label_tokens import LabelFinder
-from iot_pipeline.models.tokenizer import END_OF_TURN, START_OF_TURN, control_tokens, pad_id, template_controls
+from iot_pipeline.models.tokenizer import (
+    END_OF_TURN,
+    START_OF_TURN,
+    LabelFinder,
+    control_tokens,
+    pad_id,
+    template_controls,
+)
 from iot_pipeline.sft.tensors import IGNORED, Tensors, TensorStats, load_tensors, statistics
 
 

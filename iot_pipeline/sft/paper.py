@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from iot_pipeline.models.label_tokens import LabelFinder
-from iot_pipeline.models.tokenizer import END_OF_TURN, chat_texts, encode
+from iot_pipeline.models.tokenizer import END_OF_TURN, LabelFinder, chat_texts, encode
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 
 PAPER_LENGTH = 512

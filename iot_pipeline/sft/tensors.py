@@ -10,8 +10,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
-from iot_pipeline.models.label_tokens import LABEL_LINE, LabelFinder
-from iot_pipeline.models.tokenizer import END_OF_TURN, chat_texts, encode, template_controls
+from iot_pipeline.models.tokenizer import END_OF_TURN, LABEL_LINE, LabelFinder, chat_texts, encode, template_controls
 
 IGNORED = -100
 NAMED = 5  # over-long rows listed in an error

@@ -21,6 +21,7 @@ from iot_pipeline.training.data import causal_loss, padded
 from iot_pipeline.training.distributed import Machine
 from iot_pipeline.training.reporter import Reporter
 
+ROWS = 32  # of one pass that measures copy accuracy
 MIXED = 200  # flows that pre-training does not read, for measuring copy accuracy
 # Values of KEY_INDICATORS: the first item follows the heading, each later one a `;`.
 _CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER})(?= \(|;|$)", re.MULTILINE)
@@ -290,9 +291,7 @@ def cited_values(answer: str) -> list[tuple[int, int]]:
     return [match.span(1) for match in _CITED.finditer(answer, start)]
 
 
-def measure_copying(
-    model: Any, tokenizer: Any, flows: Sequence[str], answers: Sequence[str], batch: int = 32
-) -> tuple[int, int]:
+def measure_copying(model: Any, tokenizer: Any, flows: Sequence[str], answers: Sequence[str]) -> tuple[int, int]:
     """Count copied values in true `answers` to flow texts, and all values cited there.
 
     A value is copied if each of its tokens is the model's likeliest. The model sees the true answer up to
@@ -303,7 +302,6 @@ def measure_copying(
         tokenizer: Its tokeniser.
         flows: Flow texts.
         answers: A true answer to each.
-        batch: Rows of one pass.
     """
     import torch
 
@@ -321,11 +319,11 @@ def measure_copying(
         )
     values = copied = 0
     with torch.inference_mode():
-        for first in range(0, len(ids), batch):
-            rows = torch.from_numpy(padded(ids[first : first + batch], pad_id(tokenizer)))
+        for first in range(0, len(ids), ROWS):
+            rows = torch.from_numpy(padded(ids[first : first + ROWS], pad_id(tokenizer)))
             guessed = model(input_ids=rows, use_cache=False).logits.argmax(dim=-1)
             right = (guessed[:, :-1] == rows[:, 1:]).tolist()
-            for row, spans in zip(right, places[first : first + batch], strict=True):
+            for row, spans in zip(right, places[first : first + ROWS], strict=True):
                 values += len(spans)
                 copied += sum(all(row[token - 1] for token in span) for span in spans)
     return copied, values

@@ -77,12 +77,12 @@ def groups(flows: Flows, sizes: Sequence[int], seed: int) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def group_answer(codes: np.ndarray, rng: np.random.Generator, shown: int = 4) -> str:
+def group_answer(codes: np.ndarray, rng: np.random.Generator) -> str:
     """Return a group answer `CLASSIFICATION: c40 a12 f3 b7`: random order, one letter for each clustering.
 
     With random order the base must know all clusterings at the position where a class name will be asked for later.
     """
-    places = rng.permutation(len(codes))[:shown].tolist()
+    places = rng.permutation(len(codes))[:4].tolist()
     return "CLASSIFICATION:" + "".join(f" {chr(97 + place)}{codes[place]}" for place in places)
 
 

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iot_pipeline.models.label_tokens import LabelFinder
-from iot_pipeline.models.tokenizer import pad_id
+from iot_pipeline.models.tokenizer import LabelFinder, pad_id
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 
 # A forward pass takes rows of similar length: as many as keep its share of padding within this limit.

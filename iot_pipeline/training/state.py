@@ -7,7 +7,7 @@ import numpy as np
 
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.data import Batches, Plan
-from iot_pipeline.training.distributed import Machine, held_parameters
+from iot_pipeline.training.distributed import Machine
 from iot_pipeline.training.metrics import Clock, count_parameters, mfu, peak_memory_gib
 from iot_pipeline.training.reporter import Reporter, describe_progress
 
@@ -86,11 +86,12 @@ def tell(training: Training, rate: float) -> None:
 def facts(training: Training, validation_loss: float | None) -> dict[str, Any]:
     """Return the facts of a finished training, equal on any machine except for rounding."""
     plan, progress = training.plan, training.progress
+    held = (value.to_local() if hasattr(value, "to_local") else value for value in training.model.parameters())
     return {
         "processes": training.machine.world,
         "trainable_parameters": count_parameters(training.parameters.values()),
         "total_parameters": count_parameters(training.model.parameters()),
-        "held_parameters": held_parameters(training.model),
+        "held_parameters": count_parameters(held),
         "rows": len(plan.lengths),
         "distinct_rows": len(np.unique(training.batches.same_as)),
         "steps": progress.step,
