@@ -22,21 +22,11 @@ def predict(log_probs: Floats) -> Ints:
     return log_probs.argmax(axis=1).astype(np.int64)
 
 
-def confusion(true: Ints, predicted: Ints, weight: Floats, n_classes: int) -> Floats:
-    """Compute the weighted confusion matrix [n_classes, n_classes]: row = true class, column = predicted class.
-
-    Args:
-        true: True class index [n].
-        predicted: Predicted class index [n].
-        weight: Weight [n].
-        n_classes: Number of classes.
-    """
-    flat = np.bincount(true * n_classes + predicted, weights=weight, minlength=n_classes * n_classes)
-    return flat.astype(np.float64).reshape(n_classes, n_classes)
-
-
 def per_class(matrix: Floats) -> dict[str, Floats]:
-    """Compute precision, recall, f1, support and predicted, each [n_classes]; a ratio with denominator 0 is 0."""
+    """Compute precision, recall, f1, support and predicted of a confusion matrix [true, predicted], each [n_classes].
+
+    A ratio with denominator 0 is 0.
+    """
     hit, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
 
     def ratio(above: Floats, below: Floats) -> Floats:
@@ -112,9 +102,9 @@ def score(true: Ints, log_probs: Floats, weight: Floats, classes: tuple[str, ...
     """
     used = weight > 0
     true, log_probs, weight = true[used], log_probs[used], weight[used]
-    predicted = predict(log_probs)
+    predicted, n = predict(log_probs), len(classes)
     correct = (predicted == true).astype(np.float64)
-    matrix = confusion(true, predicted, weight, len(classes))
+    matrix = np.bincount(true * n + predicted, weights=weight, minlength=n * n).reshape(n, n)
     bins = reliability(np.exp(log_probs.max(axis=1)), correct, weight)
     by_class = per_class(matrix)
     return {

@@ -97,9 +97,9 @@ def build_tiny_base(
 
     model = new_model(tokenizer, recipe, seed)
     losses, tokens = _pretrain(model, tokenizer, curriculum, recipe, seed, machine, reporter)
-    answers = [curriculum.write(text, random) for text in unread.texts]
+    answered = [(text, curriculum.write(text, random)) for text in unread.texts]
     model.eval()
-    copied, values = measure_copying(model, tokenizer, unread.texts, answers)
+    copied, values = measure_copying(model, tokenizer, answered)
     names = encode(tokenizer, [literal(tokenizer, f" {name}") for name in classes])
     report = {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -291,22 +291,16 @@ def cited_values(answer: str) -> list[tuple[int, int]]:
     return [match.span(1) for match in _CITED.finditer(answer, start)]
 
 
-def measure_copying(model: Any, tokenizer: Any, flows: Sequence[str], answers: Sequence[str]) -> tuple[int, int]:
-    """Count copied values in true `answers` to flow texts, and all values cited there.
+def measure_copying(model: Any, tokenizer: Any, answered: Sequence[tuple[str, str]]) -> tuple[int, int]:
+    """Count copied values in true answers, `answered`: (flow text, answer), and all values cited there.
 
     A value is copied if each of its tokens is the model's likeliest. The model sees the true answer up to
     each token, so one slip does not spoil the rest.
-
-    Args:
-        model: Causal language model on the CPU.
-        tokenizer: Its tokeniser.
-        flows: Flow texts.
-        answers: A true answer to each.
     """
     import torch
 
     ids, places = [], []
-    for flow, answer in zip(flows, answers, strict=True):
+    for flow, answer in answered:
         (before,) = encode(tokenizer, [prompt_text(tokenizer, flow)])
         read = tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
         ids.append(np.array([*before, *read["input_ids"]]))

@@ -86,17 +86,9 @@ def group_answer(codes: np.ndarray, rng: np.random.Generator) -> str:
     return "CLASSIFICATION:" + "".join(f" {chr(97 + place)}{codes[place]}" for place in places)
 
 
-def masked(flows: Flows, row: int, rng: np.random.Generator, hidden: int = 4) -> tuple[str, str]:
-    """Mask values of a flow with `?`; return the text and the answer that fills them in.
-
-    Args:
-        flows: Parsed flows.
-        row: Number of the flow.
-        rng: Draws the values.
-        hidden: Number of values to mask.
-    """
-    hidden = min(hidden, len(flows.names))
-    places = sorted(rng.choice(len(flows.names), size=hidden, replace=False).tolist())
+def masked(flows: Flows, row: int, rng: np.random.Generator) -> tuple[str, str]:
+    """Mask up to four values of a flow with `?`; return the text and the answer that fills them in."""
+    places = sorted(rng.choice(len(flows.names), size=min(4, len(flows.names)), replace=False).tolist())
     cells = ["?" if place in places else cell for place, cell in enumerate(flows.printed[row])]
     form = "\n{}: {}" if flows.leads[0].endswith(": ") else " {} {}"
     answer = "FILL:" + "".join(form.format(flows.names[place], flows.printed[row][place]) for place in places)

@@ -155,7 +155,7 @@ def optimise(training: Training, rate: float) -> float:
         group["lr"] = rate
     torch.manual_seed(((config.seed * 1_000_003 + step) * 1_009 + machine.rank) % (1 << 63))
     rows = training.plan.rows_of(step)
-    total = within_memory(training, batches, f"at step {step + 1}", lambda: backward(training, rows))
+    total = within_memory(training, batches, lambda: backward(training, rows))
     with training.clock.computing():
         sums = torch.stack([total, torch.full_like(total, batches.halvings - before)])
         machine.sum_gradients(parameters, sums)
@@ -190,20 +190,15 @@ def backward(training: Training, rows: np.ndarray) -> Any:
     return total
 
 
-def within_memory(training: Training, batches: Batches, where: str, compute: Callable[[], Any]) -> Any:
-    """Call `compute`, again with half the forward pass of `batches` each time that memory runs out.
+def within_memory(training: Training, batches: Batches, compute: Callable[[], Any]) -> Any:
+    """Call `compute`, again with half the forward pass of its `batches` each time that memory runs out.
 
-    Args:
-        training: The training, whose gradients are dropped before each new attempt.
-        batches: Batches that `compute` reads.
-        where: Position in the training, for the error.
-        compute: Function to call.
-
-    Raises:
-        UserError: The forward passes cannot be smaller.
+    Gradients are dropped before each new attempt. Raises UserError if the forward passes cannot be smaller.
     """
     import torch
 
+    step = training.progress.step
+    where = f"at step {step + 1}" if batches is training.batches else f"in validation after step {step}"
     while True:
         try:
             return compute()
@@ -244,7 +239,7 @@ def evaluate(training: Training) -> float | None:
     before = validation.halvings
     model.eval()
     with torch.no_grad(), machine.autocast():
-        total = within_memory(training, validation, f"in validation after step {training.progress.step}", share)
+        total = within_memory(training, validation, share)
     model.train()
     if validation.halvings > before:
         training.reporter.line(
