@@ -156,7 +156,6 @@ def _environment() -> Environment:
         "metrics": metrics,
         "nothing": defaultdict(lambda: None),
         "quote": markdown.quote,
-        "seconds_a_flow": figures.seconds_a_flow,
         "table": markdown.table,
     }
     return environment

@@ -178,8 +178,7 @@ def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[
         written: Explanations, each with True if it ended.
     """
     writer = writer_of(step)
-    answers, ended = [text for text, _ in written], [done for _, done in written]
-    return score_explanations(flows, answers, labels, step.spec.classes, ended, writer.ranks, writer.spec.standardised)
+    return score_explanations(flows, written, labels, step.spec.classes, writer.ranks, writer.spec.standardised)
 
 
 def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:
