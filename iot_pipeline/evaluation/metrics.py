@@ -104,7 +104,7 @@ def score(true: Ints, log_probs: Floats, weight: Floats, classes: tuple[str, ...
     true, log_probs, weight = true[used], log_probs[used], weight[used]
     predicted, n = predict(log_probs), len(classes)
     correct = (predicted == true).astype(np.float64)
-    matrix = np.bincount(true * n + predicted, weights=weight, minlength=n * n).reshape(n, n)
+    matrix = np.bincount(true * n + predicted, weights=weight, minlength=n * n).astype(np.float64).reshape(n, n)
     bins = reliability(np.exp(log_probs.max(axis=1)), correct, weight)
     by_class = per_class(matrix)
     return {
