@@ -35,7 +35,10 @@ def test_base_of_other_texts_is_an_error(tmp_path: Path) -> None:
 
 
 def test_masked_lines_are_those_of_the_answer() -> None:
-    flows = parse(flow_texts(5), FEATURES)
+    names = [f"feature_{n}" for n in range(6)]
+    flows = parse(
+        ["\n".join(f"{name}: {n + 0.5:.3f}" for n, name in enumerate(names, first)) for first in range(3)], names
+    )
     text, answer = masked(flows, 2, np.random.default_rng(1))
     assert text.count(": ?") == 4
     filled = dict(line.split(": ") for line in answer.split("\n")[1:])
