@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from iot_pipeline.reporting.claims import claims_audit, load_claims
+from iot_pipeline.reporting.claims import claims_audit, collect, load_claims
 from iot_pipeline.reporting.comparison import track_comparison
 from iot_pipeline.reporting.cost import cost_report
 from iot_pipeline.reporting.gather import DataSet, Example, Facts, Origin, Prompt, Track, Used
-from iot_pipeline.reporting.measured import collect
 from iot_pipeline.vocabulary import Partition
 from iot_pipeline_tests.reporting.example import (
     CLASSES,

@@ -8,9 +8,8 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import claims
-from iot_pipeline.reporting.claims import Claim, Measurement, claims_audit, load_claims
+from iot_pipeline.reporting.claims import Claim, Measurement, claims_audit, collect, conditions, load_claims
 from iot_pipeline.reporting.gather import Facts, Track, Used
-from iot_pipeline.reporting.measured import collect, conditions
 from iot_pipeline.vocabulary import Partition
 from iot_pipeline_tests.reporting.example_facts import make_facts
 
