@@ -13,7 +13,7 @@ from iot_pipeline.defs.plan import Planned, batches, forecast, stale, wanted
 from iot_pipeline.defs.reads import file_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
-from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import load_settings
 
 
@@ -86,7 +86,7 @@ def toy(lake: Lake, artefact: ArtefactId, *inputs: ArtefactId, **recorded: Any) 
     """Make an artefact of `inputs` that recorded reads (settings, gathered artefacts)."""
     with lake.replacing(artefact) as folder:
         write_text(folder / "x.txt", str(artefact))
-        versions = {input_key(a): lake.manifest(a).data_version for a in inputs}
+        versions = {a.input_key: lake.manifest(a).data_version for a in inputs}
         manifest = Manifest(artefact.asset, artefact.partition, "", "1", versions, dict(recorded.get("seen", {})), {})
         finish_artefact(folder, manifest, set())
 

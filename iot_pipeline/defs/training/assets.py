@@ -305,7 +305,7 @@ def train_config(step: Step, stage: str, trained: Trained, previous: str | None)
     }
     config = TrainConfig(**values, out=step.lake.root)
     # Only what a checkpoint must agree with: another number of threads or rows a pass must find it again.
-    named = json.dumps([step.recorded_inputs(), config.steering()], sort_keys=True)
+    named = json.dumps([step.data_versions, config.steering()], sort_keys=True)
     return config.model_copy(update={"out": work_folder(step, hashlib.sha256(named.encode()).hexdigest()[:16])})
 
 

@@ -131,7 +131,7 @@ def reordered(rows: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
 
 def fingerprint(step: Step) -> str:
     """Return a name for the work folder: a killed training resumes only with the same inputs."""
-    return hashlib.sha256(json.dumps(step.recorded_inputs(), default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(step.data_versions, default=str).encode()).hexdigest()[:16]
 
 
 def train_arms(step: Step, trainer: TrainerResource, work: Path, rows: int) -> dict[str, Path]:
