@@ -11,8 +11,7 @@ import dagster as dg
 
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.dagster_internals import job_of_all_assets, pool_of
-from iot_pipeline.defs.progress import announce
-from iot_pipeline.defs.recording import verdicts
+from iot_pipeline.defs.recording import announce, verdicts
 from iot_pipeline.defs.run_monitoring import RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
 from iot_pipeline.errors import UserError
 from iot_pipeline.interrupts import raise_if_told
@@ -108,7 +107,7 @@ def execute(
             raise_if_told()  # Dagster loses a signal that arrives as a run ends
             batch = waiting.pop(0)
             # An artefact may have become stale since the plan was made, because its inputs changed: check again.
-            todo = [p for p in batch if force or plan.stale(lake, settings, p, accept_code)]
+            todo = [p for p in batch if force or plan.forecast(lake, settings, [p], accept_code)[p.artefact]]
             # A step that needs a pool has a run of its own, which starts once it holds a slot (see pool_slot).
             todo = list(itertools.takewhile(lambda p: pools[p.key] is None, todo)) or todo[:1]
             rest = [p for p in batch if p not in todo]

@@ -81,22 +81,10 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
     return [key for key in keys if chosen.issuperset(partition_parts(key))]
 
 
-def stale(lake: Lake, settings: Settings, planned: Planned, accept_code: bool = False) -> list[str]:
-    """List the reasons why an artefact is stale or missing; empty if it is fresh.
-
-    Args:
-        lake: The lake.
-        settings: The present settings.
-        planned: The artefact.
-        accept_code: True to accept an artefact of another code version.
-    """
-    return forecast(lake, settings, [planned], accept_code)[planned.artefact]
-
-
 def forecast(
     lake: Lake, settings: Settings, planned: list[Planned], accept_code: bool = False
 ) -> dict[ArtefactId, list[str]]:
-    """Return the stale reasons of every artefact of a plan as a run would find them, before it materialises anything.
+    """Return the stale reasons of every artefact of a plan as a run would find them; none if it is fresh.
 
     An artefact that is only downstream of a stale one gets the root cause ("follows from prompt[paraphrased]: file x
     changed"). A run rematerialises it only if the content upstream changes.

@@ -14,30 +14,22 @@ from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Section, Settings
 
 
 class RecordedSettings:
-    """Settings that record which of them were read, and their values, except for those of the section `run`."""
+    """Settings that record, by the variable's name, what is read of any section but `run`."""
 
-    def __init__(self, settings: Settings, seen: dict[str, Any]) -> None:
-        self._settings, self._seen = settings, seen
+    def __init__(self, settings: Settings, seen: dict[str, Any], section: Section | None = None) -> None:
+        self._settings, self._seen, self._section = settings, seen, section
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._settings, name)
-        return RecordedSection(value, self._seen) if name in SECTIONS and name != "run" else value
+        value = getattr(self._section or self._settings, name)
+        if self._section is not None:
+            self._seen[f"setting {type(self._section).model_fields[name].alias or name}"] = recorded(value)
+        elif name in SECTIONS and name != "run":
+            return RecordedSettings(self._settings, self._seen, value)
+        return value
 
     def with_run(self, **changes: Any) -> "RecordedSettings":
         """Copy the settings with other values in the section `run`."""
         return RecordedSettings(self._settings.with_run(**changes), self._seen)
-
-
-class RecordedSection:
-    """Section of the settings that records what is read of it, under the variable's name."""
-
-    def __init__(self, section: Section, seen: dict[str, Any]) -> None:
-        self._section, self._seen = section, seen
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._section, name)
-        self._seen[f"setting {type(self._section).model_fields[name].alias or name}"] = recorded(value)
-        return value
 
 
 def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:

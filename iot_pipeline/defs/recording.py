@@ -5,6 +5,7 @@ each read, so freshness needs no second list that could be forgotten or wrong.
 """
 
 import contextlib
+import logging
 import os
 import platform
 import subprocess
@@ -17,7 +18,6 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.defs.progress import announce
 from iot_pipeline.defs.reads import RecordedSettings, file_version, present_value, to_json
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
@@ -27,6 +27,15 @@ from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, fini
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 PREVIEW_ROWS = 5
+progress = logging.getLogger("iot_pipeline.progress")  # the command line shows its records by a handler
+progress.setLevel(logging.INFO)
+progress.propagate = False
+progress.addHandler(logging.NullHandler())
+
+
+def announce(artefact: ArtefactId, event: str, text: str = "") -> None:
+    """Log an artefact's event: fresh, waiting, started, progress, done or failed."""
+    progress.info("%s", text, extra={"artefact": artefact, "event": event})
 
 
 class Step:

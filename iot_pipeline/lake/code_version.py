@@ -35,7 +35,6 @@ PLUMBING = tuple(
         "defs.execute",
         "defs.partitions",
         "defs.plan",
-        "defs.progress",
         "defs.reads",
         "defs.recording",
         "defs.resources",
