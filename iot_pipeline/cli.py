@@ -95,13 +95,18 @@ def run(
 ) -> None:
     """Make every artefact that is missing or no longer follows from its inputs, then print the results."""
     chosen = _configure(stages, tracks)
+    definitions = _definitions()
+    from iot_pipeline.defs import plan
+
     if dry_run:
-        _dry_run(chosen, until, force, accept_code, as_json)
+        from iot_pipeline.commands.dry_run import dry_run as forecast
+        from iot_pipeline.commands.dry_run import show
+
+        show(forecast(chosen, plan.wanted(definitions, chosen, until), force, accept_code), as_json)
         return
     from iot_pipeline.commands.show import Progress, results
-    from iot_pipeline.defs import execute, plan
+    from iot_pipeline.defs import execute
 
-    definitions = _definitions()
     with execute.locked(chosen):
         planned = plan.wanted(definitions, chosen, until)
         with Progress(planned, quiet=as_json):
@@ -110,16 +115,6 @@ def run(
     results(chosen, outcome, as_json)
     if outcome.failed or outcome.left:
         sys.exit(1)
-
-
-def _dry_run(chosen: Any, until: str | None, force: bool, accept_code: bool, as_json: bool) -> None:
-    """List what `run` with the same options would make."""
-    definitions = _definitions()
-    from iot_pipeline.commands import dry_run
-    from iot_pipeline.defs import plan
-
-    planned = plan.wanted(definitions, chosen, until)
-    dry_run.show(dry_run.dry_run(chosen, planned, force, accept_code), as_json)
 
 
 @app.command(epilog="Example: iot-pipeline run --until flow_texts && iot-pipeline estimate --stages 30K")
@@ -159,7 +154,7 @@ def verify(as_json: AsJson = False) -> None:
 @app.command(epilog="Example: iot-pipeline doctor --json")
 def doctor(as_json: AsJson = False) -> None:
     """Check machine, packages, settings, source, lake, teacher and base model before anything is spent."""
-    from iot_pipeline.commands.doctor import examine, told_settings
+    from iot_pipeline.commands.doctor import examine, show, told_settings
 
     chosen = _configure(None, None)
     findings = examine(chosen)
@@ -168,8 +163,6 @@ def doctor(as_json: AsJson = False) -> None:
         found = {"findings": [vars(finding) for finding in findings], "settings": settings}
         print(json.dumps(found, indent=1, allow_nan=False))
     else:
-        from iot_pipeline.commands.doctor import show
-
         show(findings, chosen)
     if any(finding.state == "error" for finding in findings):
         sys.exit(1)

@@ -108,21 +108,12 @@ def stopping_promptly(sentence: str) -> Iterator[None]:
     _active.append(watch)
     try:
         yield
-    except BaseException:
-        if watch.noted():
-            _leave(watch)
-        raise
-    else:
-        if watch.noted():
-            _leave(watch)
     finally:
+        if watch.noted():
+            for number in STOPS:
+                signal.signal(number, signal.SIG_IGN)  # ignore a second Ctrl-C
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+            watch.end()
         _active.remove(watch)
         watch.close()
-
-
-def _leave(watch: Watch) -> None:
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)  # ignore a second Ctrl-C
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    watch.end()

@@ -269,22 +269,18 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
             hint = f"; did you mean IOT_{near[0].upper()}?" if near else "; `iot-pipeline doctor` lists all"
             raise UserError(f"unknown setting IOT_{name.upper()}{hint}")
     values = _profile(str(values.get("profile", "demo"))) | values
+    values |= {name: _absolute(name, values[name]) for name in PATHS if name in values}
+    sections: dict[str, Any] = {section: {} for section in SECTIONS}
+    for name, value in values.items():
+        (sections[FIELDS[name][0]] if name in FIELDS else sections)[name] = value
     try:
-        return Settings(**_sections(values | {name: _absolute(name, values[name]) for name in PATHS if name in values}))
+        return Settings(**sections)
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # settings that conflict: the message names them
             raise UserError(first["msg"].removeprefix("Value error, ")) from None
         name = "IOT_" + str(first["loc"][1 if first["loc"][0] in SECTIONS else 0]).upper()
         raise UserError(f"{name}: {first['msg']} (got {first['input']!r})") from None
-
-
-def _sections(values: dict[str, Any]) -> dict[str, Any]:
-    """Sort values by variable into the sections that they belong to."""
-    found: dict[str, Any] = {section: {} for section in SECTIONS}
-    for name, value in values.items():
-        (found[FIELDS[name][0]] if name in FIELDS else found)[name] = value
-    return found
 
 
 # Internal: set by the project for its own subprocesses and tests.

@@ -18,10 +18,9 @@ from iot_pipeline.quality.mismatch import dataset_mismatch
 
 def known() -> list[dict[str, Any]]:
     """List the data sets that come with the project: name, title, numbers of classes and features."""
-    specs = [load_spec(name) for name in list_specs()]
     return [
         {"name": spec.name, "title": spec.title, "classes": len(spec.classes), "features": len(spec.features)}
-        for spec in specs
+        for spec in map(load_spec, list_specs())
     ]
 
 
@@ -49,13 +48,9 @@ def new(file: str, name: str | None, label: str | None, out: Path | None) -> dic
         write_text(tried, draft.yaml)
         load_spec(tried)
     write_text(path, draft.yaml)
-    return {
-        "spec": str(path),
-        "label": draft.label,
-        "classes": list(draft.labels.values()),
-        "features": draft.features,
-        "left_out": draft.left_out,
-    }
+    classes = list(draft.labels.values())
+    inferred = {"label": draft.label, "classes": classes, "features": draft.features, "left_out": draft.left_out}
+    return {"spec": str(path), **inferred}
 
 
 def spec_name(file: str) -> str:

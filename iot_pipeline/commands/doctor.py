@@ -50,13 +50,13 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Return findings for the present settings, in the order in which a run would meet them."""
-    findings = [
-        Finding("machine", "ok", f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
+    machine = f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    topics = (_data_set, _source, _lake, _store, _teacher, _base, _gpu)
+    return [
+        Finding("machine", "ok", machine),
+        *(_package(name, settings) for name in PACKAGES),
+        *(examined(settings) for examined in topics),
     ]
-    findings += [_package(name, settings) for name in PACKAGES]
-    findings += [_data_set(settings), _source(settings), _lake(settings), _store(settings), _teacher(settings)]
-    findings += _student(settings)
-    return findings
 
 
 def _package(name: str, settings: Settings) -> Finding:
@@ -82,9 +82,8 @@ def _source(settings: Settings) -> Finding:
         except UserError:
             return Finding("source", "error", "simulated, but there is no such data set")
         if edition is None:
-            return Finding(
-                "source", "error", f"only Farm-Flow can be simulated; set IOT_SOURCE for {settings.data.dataset}"
-            )
+            told = f"only Farm-Flow can be simulated; set IOT_SOURCE for {settings.data.dataset}"
+            return Finding("source", "error", told)
         rows = settings.data.rows or load_spec(edition).facts["rows"]
         return Finding("source", "note", f"simulated: {rows:,} rows, no real capture")
     try:
@@ -98,12 +97,9 @@ def _lake(settings: Settings) -> Finding:
     root = settings.lake_path
     there = next(folder for folder in (root, *root.parents) if folder.exists())  # an examination creates nothing
     if there == root and root.is_dir() and os.access(root, os.R_OK | os.X_OK) and not os.access(root, os.W_OK):
-        return Finding(
-            "lake",
-            "note",
-            f"{root} may only be read: status, estimate, verify, `run --dry-run` and `cache "
-            "export` work on it; to make something, set IOT_LAKE to a writable folder",
-        )
+        usable = "status, estimate, verify, `run --dry-run` and `cache export` work on it"
+        told = f"{root} may only be read: {usable}; to make something, set IOT_LAKE to a writable folder"
+        return Finding("lake", "note", told)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Finding("lake", "error", f"cannot write to {there}; set IOT_LAKE to a writable folder")
     free = shutil.disk_usage(there).free / 1e9
@@ -141,12 +137,11 @@ def _teacher(settings: Settings) -> Finding:
     return Finding("teacher", "ok", f"{source}, by {settings.run.teacher_via}, {money}")
 
 
-def _student(settings: Settings) -> list[Finding]:
-    found = [_base(settings)]
+def _gpu(settings: Settings) -> Finding:
     gpus = len(glob.glob("/dev/nvidia[0-9]*"))
     wanted = settings.run.processes or max(1, gpus)
     state = "error" if gpus and wanted > gpus else "ok" if gpus else "note"
-    return [*found, Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.run.processes or 'unset'}")]
+    return Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.run.processes or 'unset'}")
 
 
 def _base(settings: Settings) -> Finding:
@@ -183,16 +178,12 @@ def _told(name: str, value: object) -> str:
 def show(findings: list[Finding], settings: Settings) -> None:
     """Print the findings and every setting."""
     console = wide_console()
-    table = Table(title="Examination")
-    for column in ("topic", "state", "finding"):
-        table.add_column(column)
+    table = Table("topic", "state", "finding", title="Examination")
     for finding in findings:
         style = {"ok": "green", "note": "yellow", "error": "bold red"}[finding.state]
         table.add_row(finding.topic, Text(finding.state, style=style), Text(finding.text))
     console.print(table)
-    table = Table(title="Settings")
-    for column in ("variable", "value", "meaning"):
-        table.add_column(column)
+    table = Table("variable", "value", "meaning", title="Settings")
     for name, value, description in told_settings(settings):
         table.add_row(name, Text(value, overflow="fold"), Text(description))
     console.print(table)

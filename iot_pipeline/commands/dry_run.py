@@ -48,7 +48,7 @@ def dry_run(settings: Settings, planned: list[plan.Planned], force: bool, accept
         {
             "artefact": str(p.artefact), "group": p.group, "why": reasons[p.artefact] or ["--force"],
             **asked.get(p.artefact, {}),
-            "seconds": _seconds(lake, p.artefact),
+            "seconds": manifest.provenance.get("seconds") if (manifest := lake.manifest(p.artefact)) else None,
         }
         for p in todo
     ]  # fmt: skip
@@ -72,12 +72,6 @@ def _requests(settings: Settings, todo: list[ArtefactId], stale: set[str]) -> di
         }
         for artefact in asking
     }  # fmt: skip
-
-
-def _seconds(lake: Lake, artefact: ArtefactId) -> float | None:
-    """Return the seconds that an artefact took last time; None if there is no manifest."""
-    manifest = lake.manifest(artefact)
-    return manifest.provenance.get("seconds") if manifest else None
 
 
 def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -105,22 +99,17 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
     table.add_column("why")
     for row in found["artefacts"]:
         seconds = "-" if row["seconds"] is None else f"{row['seconds']:,.1f}"
-        table.add_row(Text(row["artefact"]), *_cells(row), seconds, Text(told_reasons(row["why"])))
+        asked = (Text(""), Text(""))
+        if "requests" in row:
+            known = row["requests"] is not None
+            asked = (Text(f"{row['requests']:,}"), Text(f"{row['usd']:,.4f}")) if known else (Text("?"), Text("?"))
+        table.add_row(Text(row["artefact"]), *asked, seconds, Text(told_reasons(row["why"])))
     console, total = wide_console(), found["total"]
     if found["artefacts"]:
         console.print(table)
     unknown = {row["unknown"]: None for row in found["artefacts"] if "unknown" in row}
     for line in [*(f"? {reason}" for reason in unknown), *told_total(total, found["fresh"])]:
         console.print(Text(line), soft_wrap=True)
-
-
-def _cells(row: Mapping[str, Any]) -> tuple[Text, Text]:
-    """Format requests and dollars; empty for an artefact that asks nothing."""
-    if "requests" not in row:
-        return Text(""), Text("")
-    if row["requests"] is None:
-        return Text("?"), Text("?")
-    return Text(f"{row['requests']:,}"), Text(f"{row['usd']:,.4f}")
 
 
 def told_total(total: Mapping[str, Any], fresh: int) -> list[str]:

@@ -15,7 +15,7 @@ from rich.text import Text
 from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.estimate import CostEstimator, Part, as_facts, seconds_needed
 from iot_pipeline.augmentation.join import write_answers
-from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
+from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.tracks import increment, track_plan, validation_rows
@@ -89,7 +89,9 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
 def walk(estimator: CostEstimator, lake: LakeReader, say: Callable[[str], None]) -> None:
     """Have each asset ask the cost estimator instead of the teacher, in the order of a run."""
     tracks = lake.settings.run.tracks
-    prompts: dict[str, PromptFile] = {track: prompt_file(lake.settings, track) for track in {"original", *tracks}}
+    folder, model = lake.settings.teacher.prompts, lake.settings.teacher.model
+    # The prompt files in their present version, of which a run would make snapshots.
+    prompts = {track: load_prompt((folder / f"{track}.md").absolute(), model=model) for track in {"original", *tracks}}
 
     def count(artefact: ArtefactId, track: str, rows: Rows) -> None:
         say(str(artefact))
@@ -97,8 +99,8 @@ def walk(estimator: CostEstimator, lake: LakeReader, say: Callable[[str], None])
         originals = out if artefact.asset not in ("validation_answers", "original") else None
         ask(track_plan(lake, track, rows, prompts[track], out, originals), estimator, out)
 
-    with TemporaryDirectory() as folder:
-        out = Path(folder)
+    with TemporaryDirectory() as temporary:
+        out = Path(temporary)
         count(ArtefactId("validation_answers"), "original", validation_rows(lake))
         for stage in stages_up_to(max(lake.settings.run.stages, key=STAGES.index)):
             rows, _ = increment(lake, stage)
@@ -108,15 +110,11 @@ def walk(estimator: CostEstimator, lake: LakeReader, say: Callable[[str], None])
                 count(ArtefactId(track, stage), track, rows)
 
 
-def prompt_file(settings: Settings, track: str) -> PromptFile:
-    """Load the prompt file in its present version, which a run would snapshot."""
-    return load_prompt((settings.teacher.prompts / f"{track}.md").absolute(), model=settings.teacher.model)
-
-
 def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:
     """Return the budget in dollars: cap, spent, left, expected, worst case, and True if the rest is enough."""
-    usd = total.usd_batch if settings.run.teacher_via == "batch" else total.usd_requests
-    worst = total.worst_usd * (pricing.BATCH_FACTOR if settings.run.teacher_via == "batch" else 1)
+    batch = settings.run.teacher_via == "batch"
+    usd = total.usd_batch if batch else total.usd_requests
+    worst = total.worst_usd * (pricing.BATCH_FACTOR if batch else 1)
     left = max(0.0, settings.run.teacher_budget_usd - spent)
     return {
         "cap_usd": settings.run.teacher_budget_usd, "spent_usd": round(spent, 5), "left_usd": round(left, 5),
@@ -146,14 +144,12 @@ def basis(estimator: CostEstimator, paid: bool, seconds: float | None) -> list[s
         told = ", ".join(f"{count:,} of {prompt}" for prompt, count in sorted(answers.items()))
         lines.append(f"tokens and attempts an answer as stored answers took them ({told})")
     else:
-        rule = (
-            "as it counts them itself" if is_embedded(estimator.source) else "by a rule (4 %), without a prompt cache"
-        )
+        own = is_embedded(estimator.source)
+        rule = "as it counts them itself" if own else "by a rule (4 %), without a prompt cache"
         lines.append(f"no answer of this teacher is stored: tokens {rule}, one attempt a request")
     if estimator.drafted:
-        lines.append(
-            f"length of answers as the embedded rules would write them ({', '.join(sorted(estimator.drafted))})"
-        )
+        drafted = ", ".join(sorted(estimator.drafted))
+        lines.append(f"length of answers as the embedded rules would write them ({drafted})")
     if not paid:
         lines.append(f"nothing is billed by this teacher: dollars are what {pricing.REFERENCE_MODEL} would cost")
     if seconds is None:

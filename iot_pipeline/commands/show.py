@@ -15,7 +15,7 @@ from rich.text import Text
 
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.execute import Outcome
-from iot_pipeline.defs.progress import logger
+from iot_pipeline.defs.recording import progress
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import FOLLOWS, MANIFEST, ArtefactId, Lake
 from iot_pipeline.settings import Settings
@@ -38,13 +38,13 @@ class Progress(logging.Handler):
         self._begin = time.monotonic()
 
     def __enter__(self) -> "Progress":
-        logger.addHandler(self)
+        progress.addHandler(self)
         if self._live:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        logger.removeHandler(self)
+        progress.removeHandler(self)
         if self._live:
             self._live.stop()
         self._stream.close()
@@ -78,13 +78,9 @@ class Progress(logging.Handler):
             ):
                 for artefact, (state, text, since) in zip(members, states, strict=True):
                     spent = f"{time.monotonic() - since:.0f} s" if state == "started" else ""
-                    note = f"{text} s" if state == "done" else text
-                    table.add_row(
-                        Text(MARKS.get(state, "?"), style=STYLES.get(state, "")),
-                        Text(f"  {artefact}", style=STYLES.get(state, "")),
-                        spent,
-                        Text(note[:90], style="dim"),
-                    )
+                    note, style = f"{text} s" if state == "done" else text, STYLES.get(state, "")
+                    named = Text(MARKS.get(state, "?"), style=style), Text(f"  {artefact}", style=style)
+                    table.add_row(*named, spent, Text(note[:90], style="dim"))
         spent = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - self._begin))
         return Group(table, Text(f"{spent} so far; stop with Ctrl-C, the next run goes on from there", style="dim"))
 
@@ -94,69 +90,37 @@ def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
 
     Raises UserError, after everything that can be printed, if results or report were altered since.
     """
-    lake = Lake(settings.lake_path)
-    shown, altered = _verified_results(lake)
-    table, report = shown.get("track_comparison", []), shown.get("paper_report")
-    _print_outcome(lake, outcome, table, report, as_json)
+    lake, altered = Lake(settings.lake_path), list[str]()
+    folders: dict[str, Path] = {}
+    for name in ("track_comparison", "paper_report"):
+        if lake.manifest(ArtefactId(name)) is not None:
+            try:
+                folders[name] = lake.verified(ArtefactId(name))
+            except UserError as error:
+                altered.append(str(error))
+    compared, reported = folders.get("track_comparison"), folders.get("paper_report")
+    table = json.loads((compared / "track_comparison.json").read_text())["table"] if compared else []
+    report = reported / "report.html" if reported else None
+    if as_json:
+        made, fresh, left = ([str(one) for one in some] for some in (outcome.made, outcome.fresh, outcome.left))
+        failed = [{"artefact": str(artefact), "reason": why} for artefact, why in outcome.failed]
+        found = {"made": made, "fresh": fresh, "failed": failed, "left": left, "results": table}
+        print(json.dumps({**found, "report": str(report) if report else None}, indent=1, allow_nan=False))
+    else:
+        _print_outcome(lake, outcome, table, report)
     if altered:
         raise UserError(f"not shown: {'; '.join(altered)}")
 
 
-def _verified_results(lake: Lake) -> tuple[dict[str, Any], list[str]]:
-    """Return results table and report path where present, and an error for each that was altered since."""
-    shown: dict[str, Any] = {}
-    altered = []
-    for name, file in (("track_comparison", "track_comparison.json"), ("paper_report", "report.html")):
-        if lake.manifest(ArtefactId(name)) is None:
-            continue
-        try:
-            path = lake.verified(ArtefactId(name)) / file
-        except UserError as error:
-            altered.append(str(error))
-            continue
-        shown[name] = json.loads(path.read_text())["table"] if file.endswith(".json") else path
-    return shown, altered
-
-
-def _print_outcome(
-    lake: Lake, outcome: Outcome, table: list[dict[str, Any]], report: Path | None, as_json: bool
-) -> None:
-    """Print an outcome with its results.
-
-    Args:
-        lake: The lake, for the labels of simulated, embedded and tiny parts.
-        outcome: The artefacts materialised, fresh, failed and left.
-        table: Rows of the results table; empty without results.
-        report: The report's HTML file; None without report.
-        as_json: True to print JSON.
-    """
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "made": [str(a) for a in outcome.made],
-                    "fresh": [str(a) for a in outcome.fresh],
-                    "failed": [{"artefact": str(a), "reason": why} for a, why in outcome.failed],
-                    "left": [str(a) for a in outcome.left],
-                    "results": table,
-                    "report": str(report) if report else None,
-                },
-                indent=1,
-                allow_nan=False,
-            )
-        )
-        return
+def _print_outcome(lake: Lake, outcome: Outcome, table: list[dict[str, Any]], report: Path | None) -> None:
+    """Print an outcome with the results table, the labels of parts that are not real, and the report's path."""
     console = wide_console()
     for artefact, why in outcome.failed:
         console.print(Text(f"✘ {artefact}: {why}", style="bold red"))
     if outcome.failed:
         left = ", ".join(str(artefact) for artefact in outcome.left[:6]) + (", ..." if len(outcome.left) > 6 else "")
-        console.print(
-            Text(
-                f"stopped; {len(outcome.made)} made, {len(outcome.left)} left ({left}). Mend it and run "
-                "again: what is made is not made twice."
-            )
-        )
+        counts = f"stopped; {len(outcome.made)} made, {len(outcome.left)} left ({left})"
+        console.print(Text(f"{counts}. Mend it and run again: what is made is not made twice."))
         return
     if table:
         console.print(table_of_results(table))
@@ -201,13 +165,9 @@ def wide_console() -> Console:
 
 def provenance_lines(lake: Lake) -> list[str]:
     """Return the labels of what is not real in this lake, in words, from the manifests."""
-    lines = []
-    for artefact in lake.artefacts():
-        manifest = lake.manifest(artefact)
-        label = manifest.provenance.get("label") if manifest else None
-        if label and label not in lines:
-            lines.append(label)
-    return lines
+    manifests = (lake.manifest(artefact) for artefact in lake.artefacts())
+    labels = (manifest.provenance.get("label") for manifest in manifests if manifest is not None)
+    return list(dict.fromkeys(filter(None, labels)))
 
 
 def status(definitions: Any, settings: Settings, as_json: bool) -> None:
@@ -228,14 +188,8 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
         style = {"fresh": "green", "stale": "yellow", "missing": "dim"}[row["state"]]
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
         why = told_reasons(row["why"]) if row["state"] == "stale" else ""
-        table.add_row(
-            Text(row["group"]),
-            Text(row["artefact"]),
-            Text(row["state"], style=style),
-            row["made"] or "",
-            seconds,
-            Text(why),
-        )
+        named = Text(row["group"]), Text(row["artefact"]), Text(row["state"], style=style)
+        table.add_row(*named, row["made"] or "", seconds, Text(why))
     console = wide_console()
     console.print(table)
     counts = {state: sum(row["state"] == state for row in rows) for state in ("fresh", "stale", "missing")}

@@ -1,5 +1,6 @@
 """Dagster's web server and daemon on the lake's own instance, and the monitoring of their runs."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -99,11 +100,7 @@ def _close_dead_runs(home: Path) -> None:
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            return
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            continue

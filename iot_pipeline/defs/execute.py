@@ -4,7 +4,6 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import dagster as dg
 
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.dagster_internals import job_of_all_assets, pool_of
-from iot_pipeline.defs.progress import announce
-from iot_pipeline.defs.recording import verdicts
+from iot_pipeline.defs.recording import announce, verdicts
 from iot_pipeline.defs.run_monitoring import RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
 from iot_pipeline.errors import UserError
 from iot_pipeline.interrupts import raise_if_told
@@ -49,24 +47,19 @@ def dagster_home(settings: Settings) -> Path:
     return home
 
 
-@contextlib.contextmanager
-def locked(settings: Settings) -> Iterator[None]:
+def locked(settings: Settings) -> contextlib.AbstractContextManager[None]:
     """Hold the run lock of a lake: one `run` at a time. The lock is released however the process ends."""
     busy = f"another `iot-pipeline run` is at work on {settings.lake_path}; wait for it"
-    with held(dagster_home(settings) / RUN_LOCK, busy):
-        yield
+    return held(dagster_home(settings) / RUN_LOCK, busy)
 
 
-def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[plan.Planned]) -> int:
-    """Report artefacts and checks to Dagster that a killed process finished without reporting; return their number."""
+def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[plan.Planned]) -> None:
+    """Report artefacts and checks to Dagster that a killed process finished without reporting."""
     recorded = plan.recorded_versions(instance, planned)
-    found = [(p, lake.manifest(p.artefact)) for p in planned]
-    made = [
-        (p, manifest)
-        for p, manifest in found
-        if manifest is not None and not manifest.failed_blocking() and recorded.get(p.artefact) != manifest.data_version
-    ]
-    for p, manifest in made:
+    for p in planned:
+        manifest = lake.manifest(p.artefact)
+        if manifest is None or manifest.failed_blocking() or recorded.get(p.artefact) == manifest.data_version:
+            continue
         instance.report_runless_asset_event(
             dg.AssetMaterialization(
                 p.key,
@@ -78,7 +71,6 @@ def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[pl
         )
         for verdict in verdicts(manifest.checks):
             instance.report_runless_asset_event(dg.AssetCheckEvaluation(p.key, **verdict))
-    return len(made)
 
 
 def execute(
@@ -115,7 +107,7 @@ def execute(
             raise_if_told()  # Dagster loses a signal that arrives as a run ends
             batch = waiting.pop(0)
             # An artefact may have become stale since the plan was made, because its inputs changed: check again.
-            todo = [p for p in batch if force or plan.stale(lake, settings, p, accept_code)]
+            todo = [p for p in batch if force or plan.forecast(lake, settings, [p], accept_code)[p.artefact]]
             # A step that needs a pool has a run of its own, which starts once it holds a slot (see pool_slot).
             todo = list(itertools.takewhile(lambda p: pools[p.key] is None, todo)) or todo[:1]
             rest = [p for p in batch if p not in todo]
@@ -126,9 +118,10 @@ def execute(
                 continue
             if rest:
                 waiting.insert(0, rest)
-            first = todo[0].artefact
-            tell = functools.partial(announce, first, "waiting")
-            with pool_slot(instance, home, pools[todo[0].key], _step_key(first), tell) as run_id:
+            first = todo[0]
+            tell = functools.partial(announce, first.artefact, "waiting")
+            # Dagster names the step of an asset like the asset.
+            with pool_slot(instance, home, pools[first.key], first.artefact.asset, tell) as run_id:
                 _run(job, instance, lake, todo, outcome, run_id)
         outcome.left = [p.artefact for batch in waiting for p in batch]
     return outcome
@@ -174,20 +167,14 @@ def _run(
         outcome.failed.append((todo[0].artefact, reasons[-1] if reasons else "the Dagster run failed"))
     for p in todo:
         manifest = lake.manifest(p.artefact)
-        step_key = _step_key(p.artefact)
-        if step_key in errors:
-            outcome.failed.append((p.artefact, errors[step_key]))
+        if p.artefact.asset in errors:
+            outcome.failed.append((p.artefact, errors[p.artefact.asset]))
         elif p.key not in done:
             outcome.left.append(p.artefact)
         elif manifest is not None and (failed := manifest.describe_failures()):
             outcome.failed.append((p.artefact, f"blocking check did not pass: {failed}"))
         else:
             outcome.made.append(p.artefact)
-
-
-def _step_key(artefact: ArtefactId) -> str:
-    """Return Dagster's name of the step that materialises an artefact."""
-    return artefact.asset
 
 
 def _sentence(event: dg.DagsterEvent) -> str:

@@ -1,11 +1,9 @@
 """Plan of a run: the artefacts to materialise, their order, and which of them are fresh."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from types import MappingProxyType
-from typing import Any
 
 import dagster as dg
 
@@ -18,6 +16,8 @@ from iot_pipeline.vocabulary import STAGES, TRACKS, partition_parts, stages_up_t
 
 # Assets whose partition is needed for every stage below the wanted one: a stage is cumulative.
 CUMULATIVE = set(TRACKS)
+DATA_VERSION = "dagster/data_version"
+HASHES = re.compile(r" \([^()]*\)$")
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,12 @@ def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = 
         if not last:
             raise UserError(f"--until {until}: no such asset; there are: {', '.join(sorted(map(_name, specs)))}")
         chosen = last.union(*(graph.get_ancestor_asset_keys(key) for key in last))
-    planned = []
-    for key in graph.toposorted_asset_keys:
-        if key not in chosen:
-            continue
-        spec = specs[key]
-        for partition in _partitions(spec, settings):
-            artefact = ArtefactId(key.to_user_string(), partition)
-            planned.append(Planned(artefact, spec.group_name or "", spec.code_version or ""))
-    return planned
+    return [
+        Planned(ArtefactId(_name(key), partition), specs[key].group_name or "", specs[key].code_version or "")
+        for key in graph.toposorted_asset_keys
+        if key in chosen
+        for partition in _partitions(specs[key], settings)
+    ]
 
 
 def _name(key: dg.AssetKey) -> str:
@@ -84,22 +81,10 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
     return [key for key in keys if chosen.issuperset(partition_parts(key))]
 
 
-def stale(lake: Lake, settings: Settings, planned: Planned, accept_code: bool = False) -> list[str]:
-    """List the reasons why an artefact is stale or missing; empty if it is fresh.
-
-    Args:
-        lake: The lake.
-        settings: The present settings.
-        planned: The artefact.
-        accept_code: True to accept an artefact of another code version.
-    """
-    return _reasons(lake, planned, accept_code, present_value(lake, settings))
-
-
 def forecast(
     lake: Lake, settings: Settings, planned: list[Planned], accept_code: bool = False
 ) -> dict[ArtefactId, list[str]]:
-    """Return the stale reasons of every artefact of a plan as a run would find them, before it materialises anything.
+    """Return the stale reasons of every artefact of a plan as a run would find them; none if it is fresh.
 
     An artefact that is only downstream of a stale one gets the root cause ("follows from prompt[paraphrased]: file x
     changed"). A run rematerialises it only if the content upstream changes.
@@ -114,28 +99,13 @@ def forecast(
     found: dict[ArtefactId, list[str]] = {}
     ahead: dict[ArtefactId, list[str]] = {}
     for p in planned:
-        found[p.artefact] = reasons = _reasons(lake, p, accept_code, present, ahead)
-        if reasons:
-            ahead[p.artefact] = [r if r.startswith(FOLLOWS) else _as_root(p.artefact, r) for r in reasons]
+        manifest = lake.manifest(p.artefact) if accept_code else None
+        version = p.code_version if manifest is None else manifest.code_version
+        found[p.artefact] = reasons = lake.stale_reasons(p.artefact, version, present, ahead)
+        if reasons:  # downstream they are shown without the hashes in brackets at their ends
+            root = f"{FOLLOWS}{p.artefact}: "
+            ahead[p.artefact] = [r if r.startswith(FOLLOWS) else root + HASHES.sub("", r) for r in reasons]
     return found
-
-
-def _as_root(artefact: ArtefactId, reason: str) -> str:
-    """Return a stale reason as shown downstream: without the hashes in brackets at its end."""
-    return f"{FOLLOWS}{artefact}: " + re.sub(r" \([^()]*\)$", "", reason)
-
-
-def _reasons(
-    lake: Lake,
-    planned: Planned,
-    accept_code: bool,
-    present: Callable[[str], Any],
-    ahead: Mapping[ArtefactId, Sequence[str]] = MappingProxyType({}),
-) -> list[str]:
-    version = planned.code_version
-    if accept_code and (manifest := lake.manifest(planned.artefact)) is not None:
-        version = manifest.code_version
-    return lake.stale_reasons(planned.artefact, version, present, ahead)
 
 
 def batches(planned: list[Planned]) -> Iterator[list[Planned]]:
@@ -147,17 +117,13 @@ def batches(planned: list[Planned]) -> Iterator[list[Planned]]:
         yield list(group)
 
 
-DATA_VERSION = "dagster/data_version"
-
-
 def recorded_versions(instance: dg.DagsterInstance, planned: list[Planned]) -> dict[ArtefactId, str]:
     """Return the data version of the latest materialisation that the instance has of each artefact in `planned`."""
     found: dict[ArtefactId, str] = {}
     for key in {p.key for p in planned}:
-        name = key.to_user_string()
         by_partition = tags_by_partition(instance, key, DATA_VERSION)
-        found |= {ArtefactId(name, partition): version for partition, version in by_partition.items()}
+        found |= {ArtefactId(_name(key), partition): version for partition, version in by_partition.items()}
         latest = instance.get_latest_materialization_event(key)
         if not by_partition and latest is not None and latest.asset_materialization is not None:
-            found[ArtefactId(name)] = (latest.asset_materialization.tags or {}).get(DATA_VERSION, "")
+            found[ArtefactId(_name(key))] = (latest.asset_materialization.tags or {}).get(DATA_VERSION, "")
     return found

@@ -1,12 +1,11 @@
 """Reads of an asset body as its manifest records them, and their present values."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from iot_pipeline.defs.metadata import to_json
 from iot_pipeline.flows.download import QUERY, without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.lake.code_version import code_version
@@ -15,32 +14,22 @@ from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Section, Settings
 
 
 class RecordedSettings:
-    """Settings that record which of them were read, and their values, except for those of the section `run`."""
+    """Settings that record, by the variable's name, what is read of any section but `run`."""
 
-    def __init__(self, settings: Settings, seen: dict[str, Any]) -> None:
-        self._settings = settings
-        self._seen = seen
+    def __init__(self, settings: Settings, seen: dict[str, Any], section: Section | None = None) -> None:
+        self._settings, self._seen, self._section = settings, seen, section
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._settings, name)
-        return RecordedSection(value, self._seen) if name in SECTIONS and name != "run" else value
+        value = getattr(self._section or self._settings, name)
+        if self._section is not None:
+            self._seen[f"setting {type(self._section).model_fields[name].alias or name}"] = recorded(value)
+        elif name in SECTIONS and name != "run":
+            return RecordedSettings(self._settings, self._seen, value)
+        return value
 
     def with_run(self, **changes: Any) -> "RecordedSettings":
         """Copy the settings with other values in the section `run`."""
         return RecordedSettings(self._settings.with_run(**changes), self._seen)
-
-
-class RecordedSection:
-    """Section of the settings that records what is read of it, under the variable's name."""
-
-    def __init__(self, section: Section, seen: dict[str, Any]) -> None:
-        self._section = section
-        self._seen = seen
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._section, name)
-        self._seen[f"setting {type(self._section).model_fields[name].alias or name}"] = recorded(value)
-        return value
 
 
 def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
@@ -66,19 +55,15 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
     return value
 
 
-def list_artefacts(
-    lake: Lake, name: str, present: Callable[[str], Any] | None = None, known: dict[ArtefactId, str] | None = None
-) -> list[ArtefactId]:
-    """List the artefacts of an asset, or of all its stages' assets.
-
-    Args:
-        lake: The lake.
-        name: Name of the asset, without a stage.
-        present: Present values of recorded reads; with them, only artefacts of unbroken lineage are listed.
-        known: Lineage that was checked before; it is added to.
-    """
-    found = [a for a in lake.artefacts() if a.belongs_to(name)]
-    return found if present is None else [a for a in found if not lake.broken_lineage(a, present, known)]
+def to_json(value: Any) -> Any:
+    """Convert a value to JSON types: paths become text, numpy numbers Python's, tuples and sets lists."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        return to_json(value.item() if getattr(value, "ndim", 0) == 0 else value.tolist())
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def file_version(path: Path, lake: Lake) -> str:

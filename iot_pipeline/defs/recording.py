@@ -5,6 +5,7 @@ each read, so freshness needs no second list that could be forgotten or wrong.
 """
 
 import contextlib
+import logging
 import os
 import platform
 import subprocess
@@ -17,17 +18,24 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.defs.metadata import to_cell, to_json, to_metadata
-from iot_pipeline.defs.progress import announce
-from iot_pipeline.defs.reads import RecordedSettings, file_version, list_artefacts, present_value
+from iot_pipeline.defs.reads import RecordedSettings, file_version, present_value, to_json
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_csv, write_json
 from iot_pipeline.lake.code_version import code_version
-from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact, input_key
+from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 PREVIEW_ROWS = 5
+progress = logging.getLogger("iot_pipeline.progress")  # the command line shows its records by a handler
+progress.setLevel(logging.INFO)
+progress.propagate = False
+progress.addHandler(logging.NullHandler())
+
+
+def announce(artefact: ArtefactId, event: str, text: str = "") -> None:
+    """Log an artefact's event: fresh, waiting, started, progress, done or failed."""
+    progress.info("%s", text, extra={"artefact": artefact, "event": event})
 
 
 class Step:
@@ -42,7 +50,7 @@ class Step:
         self.summary: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
         self._seen: dict[str, Any] = {}
-        self._inputs: dict[str, str] = {}
+        self.data_versions: dict[str, str] = {}  # of the inputs read so far
         self._checks: dict[str, CheckFacts] = {}
         self._volatile: set[str] = set()
         self._labels: set[str] = set()  # simulated, embedded and tiny parts among all inputs
@@ -72,7 +80,7 @@ class Step:
                 f"stale input ({broken}); `iot-pipeline run` makes it again (or delete its folder first)",
                 allow_retries=False,
             )
-        self._inputs[input_key(upstream)] = manifest.data_version
+        self.data_versions[upstream.input_key] = manifest.data_version
         self._labels |= set(manifest.provenance.get("labels", []))
         return self.lake.folder(upstream)
 
@@ -81,19 +89,18 @@ class Step:
 
         Stale ones (a stage with a prompt that was edited since) are left out and logged.
         """
-        found = list_artefacts(self.lake, name, self._present, self._lineage)
-        for artefact in sorted({*list_artefacts(self.lake, name)} - {*found}):
-            self.log(f"left out, stale: {self._lineage[artefact]}")
+        found = []
+        for artefact in (one for one in self.lake.artefacts() if one.belongs_to(name)):
+            if broken := self.lake.broken_lineage(artefact, self._present, self._lineage):
+                self.log(f"left out, stale: {broken}")
+            else:
+                found.append(artefact)
         self._seen[f"artefacts {name}"] = [str(artefact) for artefact in found]
         return found
 
     def inputs(self, name: str) -> dict[ArtefactId, Path]:
         """Return the folders of `upstream_artefacts(name)`, each recorded as an input."""
         return {artefact: self.input(artefact.asset, artefact.partition) for artefact in self.upstream_artefacts(name)}
-
-    def recorded_inputs(self) -> dict[str, str]:
-        """Return the data versions read so far, by input."""
-        return dict(self._inputs)
 
     def listing(self, source: str, files: Sequence[Path]) -> None:
         """Record the files that a glob matches, so that a new match is noticed."""
@@ -142,7 +149,10 @@ class Step:
         """Show rows (scalars only) as a table on the asset's page, and write them as CSV (except a preview)."""
         if rows:
             columns = list(dict.fromkeys(key for row in rows for key in row))
-            records = [dg.TableRecord({str(key): to_cell(row.get(key)) for key in columns}) for row in rows]
+            records = [
+                dg.TableRecord({str(key): "" if row.get(key) is None else to_metadata(row[key]) for key in columns})
+                for row in rows
+            ]
             self.metadata[name] = dg.MetadataValue.table(records=records)
             if name != "preview":
                 write_csv(self.folder / f"{name}.csv", columns, rows)
@@ -192,7 +202,7 @@ class Step:
             partition=self.artefact.partition,
             data_version="",
             code_version=code_version,
-            inputs=self._inputs,
+            inputs=self.data_versions,
             settings=self._seen,
             files={},
             checks=self._checks,
@@ -205,11 +215,8 @@ class Step:
         """Return the materialisation for Dagster: data version, metadata, check results."""
         folder = self.lake.folder(self.artefact)
         metadata = {"path": dg.MetadataValue.path(str(folder)), **self.metadata}
-        for name in ("rows", "records"):
-            if isinstance(self.summary.get(name), int):
-                key = "dagster/partition_row_count" if self.artefact.partition else "dagster/row_count"
-                metadata[key] = self.summary[name]
-                break
+        if isinstance(rows := self.summary.get("rows"), int):
+            metadata["dagster/partition_row_count" if self.artefact.partition else "dagster/row_count"] = rows
         return dg.MaterializeResult(
             metadata=metadata,
             data_version=dg.DataVersion(self.finished.data_version),
@@ -237,7 +244,8 @@ class LakeResource(dg.ConfigurableResource):
             with lake.replacing(artefact) as folder:
                 step = Step(context, lake, settings, folder)
                 yield step
-                step.finish(time.monotonic() - begin, code_version_of(context))
+                version = context.assets_def.code_versions_by_key[context.asset_key] or ""
+                step.finish(time.monotonic() - begin, version)
             step.folder = lake.folder(artefact)
         except UserError as error:
             announce(artefact, "failed", str(error))
@@ -252,6 +260,12 @@ class LakeResource(dg.ConfigurableResource):
             announce(artefact, "failed", f"check did not pass: {failed}")
         else:
             announce(artefact, "done", f"{step.finished.provenance['seconds']:.1f}")
+
+
+def to_metadata(value: Any) -> str | int | float | bool:
+    """Convert a value for Dagster's metadata and tables."""
+    value = to_json(value)
+    return value if isinstance(value, (str, int, float, bool)) else str(value)
 
 
 def verdicts(checks: Mapping[str, CheckFacts]) -> list[dict[str, Any]]:
@@ -272,26 +286,16 @@ def artefact_of(context: dg.AssetExecutionContext) -> ArtefactId:
     return ArtefactId(key, str(context.partition_key) if context.has_partition_key else "")
 
 
-def code_version_of(context: dg.AssetExecutionContext) -> str:
-    """Return the code version that the asset declares."""
-    return context.assets_def.code_versions_by_key[context.asset_key] or ""
-
-
 @cache
 def code_commit() -> str:
     """Return the commit of the checkout, with `-dirty` if files were changed; `unknown` outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty"]
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty"],
-            cwd=PROJECT_ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        return subprocess.check_output(
+            command, cwd=PROJECT_ROOT, stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return commit.stdout.strip()
 
 
 @cache

@@ -68,22 +68,21 @@ class TeacherResource(dg.ConfigurableResource):
 
 def usage_of(engine: Teacher) -> dict[str, Any]:
     """Return the usage of the latest `ask`, requests and cost, under the metadata names of dagster-openai."""
+    if not engine.models:
+        return {}
     answering = EMBEDDED_MODEL if is_embedded(engine.source) else "+".join(engine.models)  # whatever was requested
-    told, name = engine.summary, f"openai.{answering}"
-    return (
-        {
-            f"{name}.calls": told.attempts,
-            f"{name}.prompt_tokens": told.prompt_tokens,
-            f"{name}.completion_tokens": told.completion_tokens,
-            f"{name}.total_tokens": told.prompt_tokens + told.completion_tokens,
-            f"{name}.usd": told.usd,
-            f"{name}.failed": told.failed(),
-            f"{name}.cached_answers": told.cached,
-            f"{name}.outcomes": dg.MetadataValue.json(told.outcomes),
-        }
-        if engine.models
-        else {}
-    )
+    told = engine.summary
+    usage = {
+        "calls": told.attempts,
+        "prompt_tokens": told.prompt_tokens,
+        "completion_tokens": told.completion_tokens,
+        "total_tokens": told.prompt_tokens + told.completion_tokens,
+        "usd": told.usd,
+        "failed": told.failed(),
+        "cached_answers": told.cached,
+        "outcomes": dg.MetadataValue.json(told.outcomes),
+    }
+    return {f"openai.{answering}.{name}": value for name, value in usage.items()}
 
 
 class TrainerResource(dg.ConfigurableResource):
@@ -105,11 +104,7 @@ class TrainerResource(dg.ConfigurableResource):
         """Return the number of processes that build the tiny base: on the CPU, so at most one a core."""
         return min(self.processes or step.settings.run.processes or MOST_CPU_PROCESSES, os.cpu_count() or 1)
 
-    def train(self, step: Step, config: TrainConfig, processes: int) -> dict[str, Any]:
-        """Train a student; return the content of training.json, as `train_all` does."""
-        return self.train_all(step, [config], processes)[0]
-
-    def train_all(self, step: Step, configs: list[TrainConfig], processes: int) -> list[dict[str, Any]]:
+    def train(self, step: Step, configs: list[TrainConfig], processes: int) -> list[dict[str, Any]]:
         """Train students one after the other in the same processes; return the content of each training.json.
 
         Outputs and checkpoints are written to each config's `out`. A killed training resumes from its last checkpoint
@@ -214,13 +209,10 @@ class TrainerResource(dg.ConfigurableResource):
 
 def work_folder(step: Step, fingerprint: str) -> Path:
     """Create the work folder of a configuration, which survives a kill; delete those of other configurations."""
-    parent = work_of(step)
-    folder = parent / fingerprint
-    if parent.exists():
-        for other in parent.iterdir():
-            if other != folder:
-                shutil.rmtree(other)
+    folder = work_of(step) / fingerprint
     folder.mkdir(parents=True, exist_ok=True)
+    for other in {*folder.parent.iterdir()} - {folder}:
+        shutil.rmtree(other)
     return folder
 
 

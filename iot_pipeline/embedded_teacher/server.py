@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import psutil
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,7 +32,6 @@ from iot_pipeline.embedded_teacher.completions import BadBody, check_body, compl
 from iot_pipeline.embedded_teacher.faults import RATE_LIMIT_FAULTS, SINGLE_FAULTS, FaultPlan, parse_faults
 from iot_pipeline.embedded_teacher.options import ServerOptions
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.processes import is_alive
 from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.request import EMBEDDED_MODEL
 
@@ -201,7 +201,7 @@ async def _watch(parent: int) -> None:
     while True:
         await asyncio.sleep(1.0)
         # A child gets a new parent at once, even while the dead parent's id is still in use.
-        if (ours and os.getppid() != parent) or not is_alive(parent):
+        if (ours and os.getppid() != parent) or not psutil.pid_exists(parent):
             os._exit(0)
 
 

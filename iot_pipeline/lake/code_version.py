@@ -6,6 +6,7 @@ Versions written by hand were forgotten: in its first week `quality` kept "2" th
 import ast
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from functools import cache
@@ -34,8 +35,6 @@ PLUMBING = tuple(
         "defs.execute",
         "defs.partitions",
         "defs.plan",
-        "defs.metadata",
-        "defs.progress",
         "defs.reads",
         "defs.recording",
         "defs.resources",
@@ -57,11 +56,13 @@ def code_version(*modules: str) -> str:
     Comments and docstrings do not count. Modules imported inside functions do, and so do data files (YAML, templates)
     that a module names. Assets of other groups do not count: what an asset takes from them is an input.
     """
-    digest, known = hashlib.sha256(), len(_known())
+    digest, known = hashlib.sha256(), dict(_known())
     for name in sorted(closure(frozenset(modules))):
         digest.update(f"{name} {_digest(name)}\n".encode())
-    if len(_known()) > known:
-        _keep()
+    if _known() != known:  # keep them, if this installation can be written
+        present = {name: facts for name, facts in _known().items() if _file(name)}
+        with contextlib.suppress(OSError):
+            write_text(STORE, json.dumps({RULE: present}))
     return digest.hexdigest()[:12]
 
 
@@ -72,28 +73,25 @@ def closure(entries: frozenset[str]) -> frozenset[str]:
     PLUMBING and assets of other groups are left out, and so is reporting unless an entry belongs to it or to the
     report.
     """
-    skipped = (
-        PLUMBING
-        if any(entry.startswith((REPORTING, f"{PACKAGE}.defs.report")) for entry in entries)
-        else (*PLUMBING, REPORTING)
-    )
+    reports = any(entry.startswith((REPORTING, f"{PACKAGE}.defs.report")) for entry in entries)
+    skipped = {*PLUMBING} if reports else {*PLUMBING, REPORTING}
     found: set[str] = set()
     waiting = list(entries)
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [other for other in _imports(name) if not _within(other, skipped) and not _is_assets(other)]
+            waiting += [other for other in _imports(name) if not (_is_assets(other) or skipped & _packages(other))]
     return frozenset(found)
 
 
-def _within(name: str, packages: tuple[str, ...]) -> bool:
-    return any(name == package or name.startswith(package + ".") for package in packages)
+def _packages(name: str) -> set[str]:
+    """Return a module's name and the names of the packages around it."""
+    return set(itertools.accumulate(name.split("."), "{}.{}".format))
 
 
 def _is_assets(name: str) -> bool:
-    parts = name.split(".")
-    return len(parts) > 3 and parts[1] == "defs"
+    return name.startswith(f"{PACKAGE}.defs.") and name.count(".") > 2
 
 
 def _file(name: str) -> Path | None:
@@ -103,8 +101,12 @@ def _file(name: str) -> Path | None:
 
 
 class _Facts(TypedDict):
-    """Facts of a module: imports (`from a import b` as [`a.b`, `a`]), digest of its code, data files that it names."""
+    """Facts of a module: imports (`from a import b` as [`a.b`, `a`]), digest of its code, data files that it names.
 
+    `source` is the sha256 of the source that was parsed.
+    """
+
+    source: str
     imports: list[list[str]]
     digest: str
     data: list[str]
@@ -116,35 +118,28 @@ def _facts(name: str) -> _Facts:
     path = _file(name)
     if path is None:
         raise ValueError(f"{name} is no module of {PACKAGE}")
-    source = path.read_bytes()
-    key = hashlib.sha256(source).hexdigest()
-    if key not in _known():
-        tree = ast.parse(source)
-        texts = {
-            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-        _known()[key] = {
+    code, known = path.read_bytes(), _known()
+    source = hashlib.sha256(code).hexdigest()
+    if name not in known or known[name]["source"] != source:
+        tree = ast.parse(code)
+        constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+        texts = {text for text in constants if isinstance(text, str)}
+        known[name] = {
+            "source": source,
             "imports": list(_named_imports(tree)),
             "digest": hashlib.sha256(_canonical(tree).encode()).hexdigest(),
             "data": sorted(text for text in texts if Path(text).suffix in DATA_SUFFIXES),
         }
-    return _known()[key]
+    return known[name]
 
 
 @cache
 def _known() -> dict[str, _Facts]:
-    """Read the facts of earlier processes, by sha256 of the source; parsing takes 2 s of every command otherwise."""
+    """Read the facts that earlier processes found of each module; parsing takes 2 s of every command otherwise."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         stored: dict[str, dict[str, _Facts]] = json.loads(STORE.read_text())
         return stored[RULE]
     return {}
-
-
-def _keep() -> None:
-    """Store the facts for later processes, if this installation can be written."""
-    with contextlib.suppress(OSError):
-        STORE.parent.mkdir(exist_ok=True)
-        write_text(STORE, json.dumps({RULE: _known()}))
 
 
 @cache

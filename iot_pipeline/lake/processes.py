@@ -1,6 +1,5 @@
-"""Processes of this machine: liveness for child processes and leases, and killing process trees."""
+"""Processes of this machine: proof that one has ended, and killing process trees."""
 
-import os
 from contextlib import suppress
 
 import psutil
@@ -8,17 +7,6 @@ import psutil
 # A process's start time may appear later than the time it was seen: it is counted from boot, and the clock is corrected
 # meanwhile (a drift of 20 ppm is 5 s in three days). A process id is not reused within this time.
 CLOCK_S = 60.0
-
-
-def is_alive(pid: int) -> bool:
-    """Return True if a process with this id exists on this machine, also if another user owns it."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def has_ended(pid: int, seen: float) -> bool:

@@ -49,6 +49,11 @@ class ArtefactId:
         return self.asset == name or unstaged(self.asset)[0] == name
 
     @property
+    def input_key(self) -> str:
+        """Key of an input in a manifest: `asset@partition`."""
+        return f"{self.asset}@{self.partition}"
+
+    @property
     def file_name(self) -> str:
         """File name of this artefact's lock and cache files: `lora_checkpoint_10K@2027-original`."""
         return f"{self.asset}@{'-'.join(partition_parts(self.partition))}"
@@ -336,8 +341,3 @@ def manifest_problem(manifest: Manifest) -> str:
     if manifest.digest and (digest := manifest_digest(manifest)) != manifest.digest:
         return f"digest {manifest.digest[:SHORT]}, but its content gives {digest[:SHORT]}"
     return ""
-
-
-def input_key(artefact: ArtefactId) -> str:
-    """Return the key of an input in a manifest: `asset@partition`."""
-    return f"{artefact.asset}@{artefact.partition}"

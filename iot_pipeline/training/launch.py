@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.processes import is_alive
 
 TRAIN = "iot_pipeline.training.train"
 BUILD_BASE = "iot_pipeline.tiny_base.__main__"
@@ -91,7 +92,7 @@ def exit_with_parent() -> None:
         return
 
     def watch() -> None:
-        while os.getppid() == own and is_alive(int(named)):
+        while os.getppid() == own and psutil.pid_exists(int(named)):
             time.sleep(2)
         os._exit(3)
 

@@ -9,11 +9,11 @@ import dagster as dg
 import pytest
 
 from iot_pipeline.definitions import defs
-from iot_pipeline.defs.plan import Planned, batches, forecast, stale, wanted
+from iot_pipeline.defs.plan import Planned, batches, forecast, wanted
 from iot_pipeline.defs.reads import file_version
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
-from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import load_settings
 
 
@@ -86,7 +86,7 @@ def toy(lake: Lake, artefact: ArtefactId, *inputs: ArtefactId, **recorded: Any) 
     """Make an artefact of `inputs` that recorded reads (settings, gathered artefacts)."""
     with lake.replacing(artefact) as folder:
         write_text(folder / "x.txt", str(artefact))
-        versions = {input_key(a): lake.manifest(a).data_version for a in inputs}
+        versions = {a.input_key: lake.manifest(a).data_version for a in inputs}
         manifest = Manifest(artefact.asset, artefact.partition, "", "1", versions, dict(recorded.get("seen", {})), {})
         finish_artefact(folder, manifest, set())
 
@@ -134,8 +134,8 @@ def test_an_edited_file_makes_stale_all_that_follows_from_it_and_each_names_it(l
 def test_what_a_run_makes_at_this_moment_is_told_without_what_may_follow(lake: Lake, tmp_path: Path) -> None:
     (tmp_path / "paraphrased.md").write_text("be very brief")
     chosen = load_settings({})
-    assert stale(lake, chosen, Planned(TRACKS[1], "g", "1")) == []
-    assert stale(lake, chosen, Planned(LAST, "g", "1")) == []
+    assert forecast(lake, chosen, [Planned(TRACKS[1], "g", "1")]) == {TRACKS[1]: []}
+    assert forecast(lake, chosen, [Planned(LAST, "g", "1")]) == {LAST: []}
 
 
 def test_changed_code_is_a_root_cause_unless_it_is_accepted(lake: Lake) -> None:

@@ -195,12 +195,12 @@ def test_a_run_that_waits_for_a_pool_says_so_and_can_be_stopped(
     code = (
         "from iot_pipeline.interrupts import stopping_promptly\n"
         "import logging, sys\n"
-        "from iot_pipeline.defs import execute, progress\n"
+        "from iot_pipeline.defs import execute, recording\n"
         "from iot_pipeline.settings import settings\n"
         "from iot_pipeline_tests.defs import test_run_monitoring as t\n"
         "shown = logging.StreamHandler(sys.stdout)\n"
         "shown.setFormatter(logging.Formatter('%(artefact)s %(event)s %(message)s'))\n"
-        "progress.logger.addHandler(shown)\n"
+        "recording.progress.addHandler(shown)\n"
         "with stopping_promptly('stopped'):\n"
         "    execute.execute(t.definitions(), settings(), t.PLANNED)\n"
     )

@@ -16,9 +16,8 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.commands.merge import merge
-from iot_pipeline.defs.plan import Planned, stale
-from iot_pipeline.defs.progress import logger
-from iot_pipeline.defs.recording import LakeResource, Step
+from iot_pipeline.defs.plan import Planned, forecast
+from iot_pipeline.defs.recording import LakeResource, Step, progress
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work
 from iot_pipeline.defs.training.assets import base_config, base_model, expected_rows, train_config
 from iot_pipeline.errors import UserError
@@ -104,11 +103,11 @@ def record_progress() -> Iterator[list[str]]:
     """Collect the progress of artefacts."""
     handler, said = logging.Handler(), list[str]()
     handler.emit = lambda record: said.append(record.getMessage()) if record.event == "progress" else None  # type: ignore
-    logger.addHandler(handler)
+    progress.addHandler(handler)
     try:
         yield said
     finally:
-        logger.removeHandler(handler)
+        progress.removeHandler(handler)
 
 
 def test_it_hands_progress_and_facts_back_and_trains_once_though_the_asset_fails_behind_it(
@@ -117,7 +116,7 @@ def test_it_hands_progress_and_facts_back_and_trains_once_though_the_asset_fails
     found: list[Any] = []
 
     def train_then_fail(step: Step, trainer: TrainerResource) -> None:
-        found.append((config_of(step), trainer.train(step, config_of(step), 1)))
+        found.append((config_of(step), trainer.train(step, [config_of(step)], 1)[0]))
         raise OSError("no space left on device")
 
     with record_progress() as said:
@@ -131,7 +130,7 @@ def test_it_hands_progress_and_facts_back_and_trains_once_though_the_asset_fails
     choose(monkeypatch, IOT_TRAIN_MICRO_ROWS="1", IOT_PACKING="on", IOT_THREADS="2", IOT_GRADIENT_CHECKPOINTING="true")
 
     def train_and_clear(step: Step, trainer: TrainerResource) -> None:
-        assert trainer.train(step, config_of(step), 1)["facts"]["steps"] == 2
+        assert trainer.train(step, [config_of(step)], 1)[0]["facts"]["steps"] == 2
         clear_work(step)
 
     assert run(train_and_clear).success
@@ -168,10 +167,10 @@ def test_accelerate_trains_as_local_does_and_refuses_what_it_would_not_do(
 ) -> None:
     choose(monkeypatch, IOT_TRAINER="accelerate")
     found: list[Any] = []
-    assert run(lambda step, trainer: found.append(trainer.train(step, config_of(step), 1))).success
+    assert run(lambda step, trainer: found.append(trainer.train(step, [config_of(step)], 1)[0])).success
     assert found[0]["facts"]["processes"] == 1 and found[0]["facts"]["steps"] == 2
     said = failure(
-        run(lambda step, trainer: trainer.train(step, config_of(step).model_copy(update={"max_steps": 3}), 2))
+        run(lambda step, trainer: trainer.train(step, [config_of(step).model_copy(update={"max_steps": 3})], 2))
     )
     assert said.startswith("IOT_TRAINER=accelerate runs one process where there is no GPU")
 
@@ -221,7 +220,7 @@ def test_a_failed_training_says_why_in_one_line(lake: Lake) -> None:
         config = config_of(step)
         broken = config.out / "broken.safetensors"
         broken.write_bytes(b"no tensors")
-        trainer.train(step, config.model_copy(update={"tensors": broken}), 2)
+        trainer.train(step, [config.model_copy(update={"tensors": broken})], 2)
 
     said = failure(run(ruin))
     assert said.startswith("training ended with code ") and "not a readable tensor file" in said
@@ -239,7 +238,7 @@ def test_a_cancelled_run_leaves_no_process(lake: Lake, monkeypatch: pytest.Monke
         config = config_of(step).model_copy(update={"log_seconds": 0.01})
         folders.append(config.out)
         monkeypatch.setattr(step, "progress", stop)
-        trainer.train(step, config, 2)
+        trainer.train(step, [config], 2)
 
     assert not run(cancelled).success
     assert processes_of(folders[0]) == []
@@ -336,7 +335,7 @@ def test_a_folder_given_as_base_is_known_by_its_files(
     assert dg.materialize([base_model], resources=resources, instance=dg.DagsterInstance.ephemeral()).success
     chosen, made = settings_module.settings(), ArtefactId("base_model")
     planned = Planned(made, "training", lake.manifest(made).code_version)
-    assert stale(lake, chosen, planned) == []
+    assert forecast(lake, chosen, [planned])[made] == []
     config = given / "config.json"
     config.write_text(config.read_text() + " ")
-    assert stale(lake, chosen, planned) == [f"file {config} changed"]
+    assert forecast(lake, chosen, [planned])[made] == [f"file {config} changed"]

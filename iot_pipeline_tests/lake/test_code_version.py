@@ -100,3 +100,13 @@ def test_stored_facts_give_the_version_of_parsed_ones_and_a_broken_store_is_pars
         versions.STORE.write_text(content)
         forget()
         assert versions.code_version("iot_pipeline.top.assets") == parsed
+
+
+def test_facts_of_an_older_source_and_of_a_deleted_module_are_not_kept(project: Path) -> None:
+    version_after(project, "middle/work.py", "return 1", "return 2")
+    size = len(versions.STORE.read_text())
+    version_after(project, "middle/work.py", "return 2", "return 1")
+    assert len(versions.STORE.read_text()) == size
+    (project / "middle/work.py").unlink()
+    version_after(project, "top/assets.py", "from iot_pipeline.middle.work import g", "g = int")
+    assert 'middle.work":' not in versions.STORE.read_text()

@@ -14,7 +14,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake import integrity
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.integrity import FileFacts, data_version_of
-from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 
 A, B = ArtefactId("a"), ArtefactId("lora_checkpoint_10K", "2027|original")
 FILES = ("data.txt", "timing.txt", "model/weights.bin")
@@ -59,7 +59,7 @@ def test_one_changed_bit_makes_an_artefact_stale_and_breaks_the_lineage_of_all_t
     tmp_path: Path, name: str
 ) -> None:
     lake = Lake(tmp_path)
-    make(lake, B, {input_key(A): make(lake, A).data_version})
+    make(lake, B, {A.input_key: make(lake, A).data_version})
     assert lake.stale_reasons(A, "1", nothing) == [] and lake.broken_lineage(B, nothing) == ""
     flip(lake.folder(A) / name)
     (reason,) = lake.stale_reasons(A, "1", nothing)

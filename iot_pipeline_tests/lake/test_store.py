@@ -9,7 +9,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing, write_json, write_text
-from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact, input_key
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 
 A, B = ArtefactId("a"), ArtefactId("b", "10K|original")
 
@@ -53,7 +53,7 @@ def test_the_data_version_follows_content_and_not_timings(tmp_path: Path) -> Non
 def test_fresh_until_something_it_was_made_of_changes(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     version = make(lake, A, "x").data_version
-    make(lake, B, "from x", inputs={input_key(A): version})
+    make(lake, B, "from x", inputs={A.input_key: version})
     assert lake.stale_reasons(B, "1", present) == []
     assert lake.stale_reasons(B, "2", present) == ["code changed (1 -> 2)"]
     assert lake.stale_reasons(B, "1", lambda _: 7) == ["setting seed changed"]

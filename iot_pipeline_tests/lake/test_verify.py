@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from iot_pipeline.lake.store import Lake, input_key
+from iot_pipeline.lake.store import Lake
 from iot_pipeline.lake.verify import verify
 from iot_pipeline_tests.lake.test_integrity import A, B, edit, flip, make
 
@@ -16,7 +16,7 @@ from iot_pipeline_tests.lake.test_integrity import A, B, edit, flip, make
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     lake = Lake(tmp_path / "lake")
-    make(lake, B, {input_key(A): make(lake, A).data_version})
+    make(lake, B, {A.input_key: make(lake, A).data_version})
     (lake.root / "teacher.sqlite").write_text("not an artefact's")
     return lake
 

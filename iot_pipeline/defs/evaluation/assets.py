@@ -101,13 +101,7 @@ def show(step: Step, result: dict, title: str) -> None:
     """Show metrics and figures of an evaluation on the asset's page."""
     for view, facts in result["views"].items():
         if facts is not None:
-            step.summarise(
-                **{
-                    f"accuracy_{view}": facts["accuracy"],
-                    f"macro_f1_{view}": facts["macro_f1"],
-                    f"ceiling_{view}": facts["ceiling"],
-                }
-            )
+            step.summarise(**{f"{name}_{view}": facts[name] for name in ("accuracy", "macro_f1", "ceiling")})
     distinct = result["views"]["distinct"]
     step.table("per_class", [{"class": name, **facts} for name, facts in distinct["per_class"].items()])
     step.png("confusion.png", figures.confusion(distinct["confusion"], result["classes"], title), f"Confusion, {title}")
@@ -132,10 +126,8 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
         with lake.step(context) as step:
             classes = step.spec.classes
             _, texts = prompts_of(step, "test")
-            picked = np.random.default_rng(step.settings.data.seed).permutation(len(texts))[
-                : step.settings.evaluation.explained_flows
-            ]
-            chosen = [texts[i] for i in sorted(picked)]
+            shuffled = np.random.default_rng(step.settings.data.seed).permutation(len(texts))
+            chosen = [texts[i] for i in sorted(shuffled[: step.settings.evaluation.explained_flows])]
             with student(step, stage) as model:
                 labels = [classes[i] for i in class_scores(step, model, chosen).argmax(axis=1)]
                 ways = written_by(step, model, chosen)
@@ -188,9 +180,7 @@ def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 metrics_assets = [eval_metrics(stage) for stage in STAGES]
 quality_assets = [explanation_quality(stage) for stage in STAGES]
-
-
-CHECKPOINTS = [staged("lora_checkpoint", stage) for stage in STAGES]
+checkpoints = [staged("lora_checkpoint", stage) for stage in STAGES]
 
 
 def largest_of(checkpoints: list[ArtefactId]) -> tuple[ArtefactId, str, str]:
@@ -200,7 +190,7 @@ def largest_of(checkpoints: list[ArtefactId]) -> tuple[ArtefactId, str, str]:
     return found, stage, track
 
 
-@dg.asset(group_name="evaluation", deps=[*DATA, *CHECKPOINTS], pool="gpu")
+@dg.asset(group_name="evaluation", deps=[*DATA, *checkpoints], pool="gpu")
 def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Inference benchmark: time per flow of each optimisation variant, on the largest stage's checkpoint."""
     with lake.step(context) as step:
@@ -211,14 +201,9 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
         texts = [asked(text, "explain", step.settings.student.tasks) for text in prompts_of(step, "test")[1]]
         adapter = step.input(largest.asset, largest.partition)
         with leased_device(step) as device:
+            card, threads = None if device == "cpu" else device, step.settings.run.threads
             variants = benchmark_variants(
-                base_location(step),
-                adapter,
-                texts[:256],
-                step.spec.classes,
-                threads=step.settings.run.threads,
-                log=step.log,
-                card=None if device == "cpu" else device,
+                base_location(step), adapter, texts[:256], step.spec.classes, threads=threads, log=step.log, card=card
             )
         step.json("inference.json", {"stage": stage, "track": track, "variants": variants}, volatile=True)
         step.table("variants", variants)

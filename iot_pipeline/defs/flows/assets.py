@@ -71,24 +71,16 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
     with lake.step(context) as step:
         source = step.input("raw_flows")
         lost_lines = sum(json.loads((source / "source.json").read_text()).get("rejected", {}).values())
-        report = build_flows(
-            step.spec,
-            source / "raw.parquet",
-            step.folder / "flows.parquet",
-            step.settings.data.max_rejected_share,
-            step.log,
-            lost_lines,
-        )
+        raw, made, limit = source / "raw.parquet", step.folder / "flows.parquet", step.settings.data.max_rejected_share
+        report = build_flows(step.spec, raw, made, limit, step.log, lost_lines)
         step.json("flows.json", asdict(report))
-        step.summarise(
-            rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=sum(report.rejected.values())
-        )
+        rejected = sum(report.rejected.values())
+        step.summarise(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=rejected)
         step.table("rows_by_class", [{"class": c, "rows": n} for c, n in report.rows_by_class.items()])
         step.table("rejected_rows", [{"reason": reason, "rows": n} for reason, n in report.rejected.items()])
         step.preview("flows.parquet")
         empty = [c for c in step.spec.classes if not report.rows_by_class.get(c)]
         step.check("every_class_has_rows", not empty, classes_without_rows=", ".join(empty) or "none")
-        made = step.folder / "flows.parquet"
-        rows = reconcile(source / "raw.parquet", made, report.rejected, report.left_out)
+        rows = reconcile(raw, made, report.rejected, report.left_out)
         step.check("every_row_accounted_for", rows["unaccounted"] == 0, **rows)
     return step.result()

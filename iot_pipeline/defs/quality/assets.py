@@ -20,12 +20,9 @@ def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     with lake.step(context) as step:
         report = count_duplicates(step.input("flows") / "flows.parquet", step.spec)
         step.json("dedup_report.json", report)
-        step.summarise(
-            duplicate_share_raw=report["raw"]["duplicate_share"],
-            distinct_raw=report["raw"]["distinct"],
-            duplicate_share_text=report["text"]["duplicate_share"],
-            distinct_text=report["text"]["distinct"],
-        )
+        for kind in ("raw", "text"):
+            counts = ("duplicate_share", "distinct")
+            step.summarise(**{f"{name}_{kind}": report[kind][name] for name in counts})
         step.table("by_class", [{"class": name, **facts} for name, facts in report["by_class"].items()])
         step.png("duplicates.png", figures_data.duplicates(report), "Duplicate rows by class")
     return step.result()
@@ -76,12 +73,8 @@ def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
 def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Readable rules for each class, learned on the train pool; coverage and precision are of the test side."""
     with lake.step(context) as step:
-        report = learn_patterns(
-            step.input("flows") / "flows.parquet",
-            step.input("evaluation_split") / "records.parquet",
-            step.spec,
-            seed=step.settings.data.seed,
-        )
+        flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
+        report = learn_patterns(flows, records, step.spec, seed=step.settings.data.seed)
         step.json("attack_patterns.json", report)
         step.metadata["guide"] = dg.MetadataValue.md(report["guide"])
         write_text(step.folder / "guide.md", report["guide"])

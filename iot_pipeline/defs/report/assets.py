@@ -128,10 +128,7 @@ def ledger_of(step: Step) -> tuple[dict[tuple[str, str], Taken], dict[tuple[str,
 
 def whole_lake(step: Step, reports: list[str]) -> dict[ArtefactId, Path]:
     """Return the folders of all fresh inputs of reports and of the named reports, each recorded as an input."""
-    found: dict[ArtefactId, Path] = {}
-    for name in [*ARTEFACTS, *reports]:
-        found |= inputs(step, name)
-    return found
+    return {made: folder for name in [*ARTEFACTS, *reports] for made, folder in inputs(step, name).items()}
 
 
 def inputs(step: Step, name: str) -> dict[ArtefactId, Path]:

@@ -74,16 +74,12 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Seeded, class-stratified order of the train pool: each stage is a prefix of it, the same in every track."""
     with lake.step(context) as step:
-        report = order_training(
-            step.input("flows") / "flows.parquet",
-            step.input("evaluation_split") / "records.parquet",
-            step.folder / "order.parquet",
-            seed=step.settings.data.seed,
-            order=step.settings.data.order,
-        )
+        flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
+        made, seed, order = step.folder / "order.parquet", step.settings.data.seed, step.settings.data.order
+        report = order_training(flows, records, made, seed=seed, order=order)
         step.json("order.json", asdict(report))
-        step.summarise(rows=report.rows, order=step.settings.data.order)
-        wrong = rows_out_of_pool(step.folder / "order.parquet", step.input("evaluation_split") / "records.parquet")
+        step.summarise(rows=report.rows, order=order)
+        wrong = rows_out_of_pool(made, records)
         step.check("train_pool_only", not any(wrong.values()), **wrong)
         step.table("stages", [{"stage": s, "from": a, "to": b} for s, (a, b, _) in report.stages.items()])
         step.preview("order.parquet")
@@ -117,12 +113,8 @@ def flow_texts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
 def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Leakage of this split next to a row-wise 80:20 split: shared prompts, and their effect on a model's accuracy."""
     with lake.step(context) as step:
-        report = measure_leakage(
-            step.input("flows") / "flows.parquet",
-            step.input("evaluation_split") / "records.parquet",
-            step.spec,
-            seed=step.settings.data.seed,
-        )
+        flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
+        report = measure_leakage(flows, records, step.spec, seed=step.settings.data.seed)
         step.json("leakage.json", report)
         step.summarise(known_leak=report["known_leak"] or "none")
         step.table("leakage", figures_data.leakage_rows(report))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import dagster as dg
-import numpy as np
 
 from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of
@@ -97,17 +96,10 @@ def tiny_base(step: Step, trainer: TrainerResource) -> None:
     step.volatile("progress.jsonl")
     step.json("base.json", {"kind": "tiny", "name": "model"})
     step.json("building.json", report, volatile=True)
-    step.summarise(
-        parameters=report["parameters"],
-        vocabulary=report["vocabulary"],
-        last_loss=report["losses"][-1],
-        values_copied=report["values_copied"],
-    )
-    step.png(
-        "loss.png",
-        figures.loss_curves({"tiny base": read_curve(step.folder / "progress.jsonl")}),
-        "Loss of the tiny base's pre-training by step",
-    )
+    shown = ("parameters", "vocabulary", "values_copied")
+    step.summarise(last_loss=report["losses"][-1], **{name: report[name] for name in shown})
+    curves = figures.loss_curves({"tiny base": read_curve(step.folder / "progress.jsonl")})
+    step.png("loss.png", curves, "Loss of the tiny base's pre-training by step")
     losses = report["losses"]
     fit = all(map(math.isfinite, losses)) and (len(losses) == 1 or losses[-1] < losses[0])
     step.check("base_is_fit", fit, first_loss=losses[0], last_loss=losses[-1])
@@ -124,12 +116,8 @@ def read_curve(progress: Path) -> list[dict[str, Any]]:
 def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path:
     """Return the folder of the built base: from the build cache (same texts, same code), or built now."""
     cache = step.settings.base_cache_path
-    made_of = [
-        config.identity(),
-        code_version("iot_pipeline.tiny_base.__main__"),
-        version("torch"),
-        version("transformers"),
-    ]
+    code = code_version("iot_pipeline.tiny_base.__main__")
+    made_of = [config.identity(), code, version("torch"), version("transformers")]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     if found := lookup(cache, key):
         step.log(f"this base was built before, by the same code from the same texts: taken from {cache.name}")
@@ -163,7 +151,7 @@ def base_config(step: Step, texts: list[str], processes: int) -> BaseConfig:
 
 def training_split(stage: str) -> dg.AssetsDefinition:
     """Define the training tensors of one stage."""
-    name = staged("training_split", stage)
+    name, check = staged("training_split", stage), "rows_complete_and_supervised"
 
     @dg.asset(
         **COMMON,
@@ -171,11 +159,7 @@ def training_split(stage: str) -> dg.AssetsDefinition:
         partitions_def=track_partitions,
         automation_condition=inputs_changed,
         deps=["base_model", "validation_answers", *(increments_dep(track, stage) for track in TRACKS)],
-        check_specs=[
-            dg.AssetCheckSpec(
-                "rows_complete_and_supervised", asset=name, blocking=True, partitions_def=track_partitions
-            )
-        ],
+        check_specs=[dg.AssetCheckSpec(check, asset=name, blocking=True, partitions_def=track_partitions)],
         description=f"Chat JSONL and tensors of stage {stage}, a prefix of the training order: no row is truncated, "
         "and the loss covers answers only.",
     )
@@ -187,14 +171,16 @@ def training_split(stage: str) -> dg.AssetsDefinition:
             if problem := chosen_length(step, describe_base(base)["longest_row"]):
                 raise UserError(problem)
             parts = [(track, part) for part in stages_up_to(stage)]
-            check = split_tensors(step, parts, "train.jsonl", "train.safetensors", tokenizer)
+            trained = split_tensors(step, parts, "train.jsonl", "train.safetensors", tokenizer)
             validation = [("validation_answers", "")]
             valid = split_tensors(step, validation, "valid.jsonl", "validation.safetensors", tokenizer)
-            step.json("stats.json", asdict(check.stats))
-            problems = [*check.problems, *(f"validation: {problem}" for problem in valid.problems)]
-            step.check("rows_complete_and_supervised", not problems, problems="; ".join(problems) or "none")
-            show_lengths(step, load_tensors(step.folder / "train.safetensors").lengths, f"{track} {stage}")
-            step.summarise(**check.stats.plain())
+            step.json("stats.json", asdict(trained.stats))
+            problems = [*trained.problems, *(f"validation: {problem}" for problem in valid.problems)]
+            step.check(check, not problems, problems="; ".join(problems) or "none")
+            lengths, title = load_tensors(step.folder / "train.safetensors").lengths, f"{track} {stage}"
+            histogram = figures.token_lengths(lengths, step.settings.student.max_length, title)
+            step.png("lengths.png", histogram, f"Tokens a row, {title}")
+            step.summarise(**trained.stats.plain())
         return step.result()
 
     return cast(dg.AssetsDefinition, split)
@@ -220,13 +206,6 @@ def expected_rows(lake: Lake, parts: list[tuple[str, str]], tasks: Tasks) -> int
     """Return the number of training rows that follows from the row counts of the answers' manifests."""
     manifests = [lake.manifest(ArtefactId(*part)) for part in parts]
     return sum(manifest.summary["rows"] for manifest in manifests if manifest) * (2 if tasks == "both" else 1)
-
-
-def show_lengths(step: Step, lengths: np.ndarray, title: str) -> None:
-    """Show a histogram of tokens per row on the asset's page."""
-    step.png(
-        "lengths.png", figures.token_lengths(lengths, step.settings.student.max_length, title), f"Tokens a row, {title}"
-    )
 
 
 def write_rows(parts: list[Path], tasks: Tasks, out: Path) -> None:
@@ -269,7 +248,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
         trained = Trained.parse(context.partition_key)
         with lake.step(context) as step:
             config = train_config(step, stage, trained, previous)
-            facts = trainer.train(step, config, trainer.count(step))
+            (facts,) = trainer.train(step, [config], trainer.count(step))
             for name in ("adapter_model.safetensors", *TOLD):
                 shutil.copy(Path(config.out) / name, step.folder / name)
             step.volatile(*TOLD)
@@ -306,7 +285,7 @@ def train_config(step: Step, stage: str, trained: Trained, previous: str | None)
     }
     config = TrainConfig(**values, out=step.lake.root)
     # Only what a checkpoint must agree with: another number of threads or rows a pass must find it again.
-    named = json.dumps([step.recorded_inputs(), config.steering()], sort_keys=True)
+    named = json.dumps([step.data_versions, config.steering()], sort_keys=True)
     return config.model_copy(update={"out": work_folder(step, hashlib.sha256(named.encode()).hexdigest()[:16])})
 
 

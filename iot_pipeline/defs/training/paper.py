@@ -71,7 +71,9 @@ def paper_protocol(
     """Audit of the prior work's training recipe: supervised tokens and accuracy, next to ours on the same few rows."""
     with lake.step(context) as step:
         train, seen = held_in(step)
-        tokenizer, work = load_tokenizer(base_location(step)), work_folder(step, fingerprint(step))
+        tokenizer = load_tokenizer(base_location(step))
+        # Named by the inputs: a killed training resumes only with the same ones.
+        work = work_folder(step, hashlib.sha256(json.dumps(step.data_versions).encode()).hexdigest()[:16])
         named = step.settings.evaluation.audit_tokenizer
         cutting = load_tokenizer(named) if named else tokenizer
         long_rows = long_answers(step, teacher)
@@ -101,8 +103,9 @@ def held_in(step: Step) -> tuple[list[dict[str, Any]], list[bool]]:
 
     Returns the training rows and, for each held-out row, True if its prompt was trained on.
     """
-    with (step.input("original", STAGES[0]) / "track.jsonl").open() as lines:
-        rows = [json.loads(line) for line in islice(lines, step.settings.evaluation.audit_rows)]
+    rows = list(
+        islice(read_rows(step.input("original", STAGES[0]) / "track.jsonl"), step.settings.evaluation.audit_rows)
+    )
     held_out = np.random.default_rng(step.settings.data.seed).permutation(len(rows)) < HELD_OUT * len(rows)
     train = [row for row, out in zip(rows, held_out, strict=True) if not out]
     prompts = {row["messages"][0]["content"] for row in train}
@@ -129,11 +132,6 @@ def reordered(rows: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
     ]
 
 
-def fingerprint(step: Step) -> str:
-    """Return a name for the work folder: a killed training resumes only with the same inputs."""
-    return hashlib.sha256(json.dumps(step.recorded_inputs(), default=str).encode()).hexdigest()[:16]
-
-
 def train_arms(step: Step, trainer: TrainerResource, work: Path, rows: int) -> dict[str, Path]:
     """Train every arm on equally many of `rows` rows; return the folders of the adapters by arm.
 
@@ -150,7 +148,7 @@ def train_arms(step: Step, trainer: TrainerResource, work: Path, rows: int) -> d
         recipe = recipe_of(step, step.settings.data.seed) | changes | fixed
         recipe["max_steps"] = max(1, read // recipe["step_rows"])
         configs.append(TrainConfig(**recipe, tensors=work / f"{file}.safetensors", out=work / f"arm-{name}"))
-    trainer.train_all(step, configs, trainer.count(step))
+    trainer.train(step, configs, trainer.count(step))
     return {name: config.out for name, config in zip(ARMS, configs, strict=True)}
 
 
@@ -192,24 +190,15 @@ def show(step: Step, result: dict[str, Any]) -> None:
         label_survives_share=result["long_answers"]["label_survives_share"],
         **{f"accuracy_{name}": value for name, value in result["accuracy"].items()},
     )
-    step.table(
-        "arms",
-        [
-            {"arm": arm["arm"], "accuracy": arm["accuracy"], "low": arm["interval"][0], "high": arm["interval"][1]}
-            for arm in result["arms"]
-        ],
-    )
-    step.table(
-        "differences",
-        [
-            {
-                "difference": name,
-                "accuracy": test["views"]["distinct"]["difference"],
-                "low": test["views"]["distinct"]["interval"][0],
-                "high": test["views"]["distinct"]["interval"][1],
-                "p_mcnemar": test["mcnemar"]["p_exact"],
-            }
-            for name, test in result["paired"].items()
-        ],
-    )
+    rows = []
+    for arm in result["arms"]:
+        low, high = arm["interval"]
+        rows.append({"arm": arm["arm"], "accuracy": arm["accuracy"], "low": low, "high": high})
+    step.table("arms", rows)
+    rows = []
+    for name, test in result["paired"].items():
+        view, p = test["views"]["distinct"], test["mcnemar"]["p_exact"]
+        low, high = view["interval"]
+        rows.append({"difference": name, "accuracy": view["difference"], "low": low, "high": high, "p_mcnemar": p})
+    step.table("differences", rows)
     step.png("arms.png", protocol_arms(result["arms"]), "Accuracy of the arms of the audit")

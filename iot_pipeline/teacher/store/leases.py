@@ -8,7 +8,7 @@ import uuid
 from functools import cache
 from pathlib import Path
 
-from iot_pipeline.lake.processes import is_alive
+import psutil
 
 # A hold that is not renewed for so long is void: its owner is dead, or on a machine that is gone.
 LEASE_S = 20.0
@@ -38,4 +38,4 @@ def new_owner() -> str:
 def is_gone(owner: str, until: float, now: float) -> bool:
     """Return True if an owner is dead: local processes are checked by pid, remote ones by lease expiry."""
     host, pid, _ = owner.rsplit(":", 2)
-    return not is_alive(int(pid)) if host == this_host() else until < now
+    return not psutil.pid_exists(int(pid)) if host == this_host() else until < now
