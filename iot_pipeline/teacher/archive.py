@@ -27,7 +27,7 @@ from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.session import LOOK_UP_AT_ONCE, Session, in_parts
 from iot_pipeline.teacher.store.database import Location, shown
-from iot_pipeline.teacher.store.requests import RequestTable
+from iot_pipeline.teacher.store.requests import keep_requests, read_requests
 from iot_pipeline.teacher.store.schema import answers as answer_table
 from iot_pipeline.teacher.store.store import UNCHECKED, Store, exists
 
@@ -74,9 +74,8 @@ def export_answers(store: Location, file: Path) -> int:
         replacing(file) as temporary,
         pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
     ):
-        asked = RequestTable(opened)
         for rows in _stored(opened):
-            told = asked.read([row.key for row in rows])
+            told = read_requests(opened, [row.key for row in rows])
             cells = [[getattr(row, name) for row in rows] for name in STORED]
             cells += [[told.get(row.key, (None, None))[place] for row in rows] for place in (0, 1)]
             writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(cells, SCHEMA, strict=True)], SCHEMA))
@@ -103,7 +102,6 @@ def import_answers(store: Location, file: Path, check: ImportCheck) -> Imported:
     """
     found = Imported()
     with Store(store) as opened:
-        asked = RequestTable(opened)
         for rows in _rows(file):
             accepted: dict[tuple[str, str], tuple[Answer, Request]] = {}
             for row in rows:
@@ -117,7 +115,7 @@ def import_answers(store: Location, file: Path, check: ImportCheck) -> Imported:
             for source in {source for _, source in accepted}:
                 for known in opened.lookup([key for key, _ in accepted], source):
                     accepted.pop((known.key, source), None)
-            asked.keep([request for _, request in accepted.values()])
+            keep_requests(opened, [request for _, request in accepted.values()])
             opened.save([], [answer for answer, _ in accepted.values()])
             found.added, found.kept = found.added + len(accepted), found.kept - len(accepted)
     return found

@@ -93,7 +93,7 @@ class Batches:
         if batch.state != "sent":
             found = None
             if batch.state == "uploaded":  # before that, it cannot have been started
-                grace_s = batch.planned_at + self.limits.orphan_grace_s - self.session.store.database.now()
+                grace_s = batch.planned_at + self.limits.orphan_grace_s - self.session.store.now()
                 await asyncio.sleep(max(0.0, grace_s))
                 found = await self.api.find(batch.token, batch.planned_at)
             if found is None:

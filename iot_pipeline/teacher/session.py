@@ -18,7 +18,7 @@ from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.replies import Reply
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.retry import Breaker, RetryState
-from iot_pipeline.teacher.store.requests import RequestTable
+from iot_pipeline.teacher.store.requests import keep_requests
 from iot_pipeline.teacher.store.store import NO_ANSWER, UNCHECKED, Attempt, Reservation, Store, is_verdict
 
 Check = Callable[[Request, str], list[str]]
@@ -161,7 +161,6 @@ class Session:
         self.rng = random.Random()  # jitter only: no content depends on it
         self.reserved = 0  # reservations of this session not yet settled in the store
         self.stop: Exception | None = None
-        self._asked = RequestTable(store)
         self._attempts: list[Attempt] = []
         self._finished: list[Answer] = []
         self._unasked: list[Answer] = []
@@ -188,7 +187,7 @@ class Session:
     def look_up(self, part: Sequence[Request]) -> list[Request]:
         """Give out stored answers; return the requests to send. UserError for a paid model without a price."""
         requests = {request.key: request for request in part}
-        self._asked.keep(part)
+        keep_requests(self.store, part)
         found: dict[str, Answer] = {}
         judged: list[Answer] = []
         for stored in self.store.lookup(list(requests), self.config.source):

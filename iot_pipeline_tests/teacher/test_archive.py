@@ -25,7 +25,7 @@ from iot_pipeline.settings import load_settings
 from iot_pipeline.teacher.archive import Imported, Replay, export_answers, import_answers, told_by_file
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import TeacherConfig
-from iot_pipeline.teacher.store.requests import RequestTable
+from iot_pipeline.teacher.store.requests import keep_requests, read_requests
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline.teacher_factory import as_objects, open_teacher
 from iot_pipeline_tests.augmentation.factories import build
@@ -247,10 +247,10 @@ def test_the_command_counts_what_it_refused_and_fails_where_that_was_all(exporte
 def test_requests_are_kept_once_and_read_back_as_they_were_asked(tmp_path: Path) -> None:
     requests = make_requests(5)
     with Store(tmp_path / "a.sqlite") as store:
-        assert RequestTable(store).read([requests[0].key]) == {}
+        assert read_requests(store, [requests[0].key]) == {}
         for part in (requests[:3], requests):
-            RequestTable(store).keep(part)
-        found = RequestTable(store).read([request.key for request in requests] + ["none"])
+            keep_requests(store, part)
+        found = read_requests(store, [request.key for request in requests] + ["none"])
         assert {key: hashlib.sha256(text.encode()).hexdigest() for key, (text, _) in found.items()} == {
             request.key: request.key for request in requests
         }

@@ -277,7 +277,7 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_answered(url: str, tm
 
     def small(self: Store, where: Location) -> None:
         real(self, where)
-        self.database.connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+        self.connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
 
     Store.__init__ = small  # type: ignore[method-assign]
     try:

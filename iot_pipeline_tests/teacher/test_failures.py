@@ -137,7 +137,7 @@ def test_what_cannot_be_saved_stops_the_asking(tmp_path: Path, monkeypatch: pyte
 
 def test_a_store_that_cannot_be_closed_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the real error"), Store(tmp_path / "s") as store:
-        store.database.connection.exec_driver_sql("PRAGMA query_only=1")
+        store.connection.exec_driver_sql("PRAGMA query_only=1")
         raise ValueError("the real error")
 
 

@@ -12,7 +12,7 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.archive import export_answers
 from iot_pipeline.teacher.request import Answer
-from iot_pipeline.teacher.store.requests import RequestTable
+from iot_pipeline.teacher.store.requests import keep_requests, read_requests
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline_tests.teacher.flows import make_requests
 
@@ -57,8 +57,8 @@ def test_a_store_without_the_tables_of_requests_is_read_and_completed(tmp_path: 
     assert export_answers(path, file) == 1 and path.read_bytes() == before
     assert pq.read_table(file)["request"].to_pylist() == [None]
     with Store(path, read_only=True) as store:
-        assert RequestTable(store).read([request.key]) == {}
+        assert read_requests(store, [request.key]) == {}
     with Store(path) as store:
         assert [answer.text for answer in store.lookup([request.key], "s")] == ["yes"]
-        RequestTable(store).keep([request])
-        assert list(RequestTable(store).read([request.key])) == [request.key]
+        keep_requests(store, [request])
+        assert list(read_requests(store, [request.key])) == [request.key]

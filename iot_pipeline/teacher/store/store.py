@@ -100,7 +100,7 @@ class Reservation:
     usd: float
 
 
-class Store:
+class Store(Database):
     """One connection to the store; open one per thread and process.
 
     What was committed outlives kill -9 of this process. Raises UserError where the database cannot be reached or was
@@ -109,18 +109,18 @@ class Store:
     """
 
     def __init__(self, location: Location, read_only: bool = False) -> None:
-        self.database, self._read_only = Database(location, read_only), read_only
+        super().__init__(location, read_only)
         try:
             if read_only:
-                if not is_made(self.database):
+                if not is_made(self):
                     raise UserError(f"{shown(location)} cannot be opened: there is no store of answers.")
                 return
-            make_tables(self.database)
+            make_tables(self)
             self.owner = new_owner()
             self._settle_dead_reservations()
             self._free_dead_claims()
         except BaseException:
-            self.database.close()
+            super().close()
             raise
 
     def __enter__(self) -> Store:
@@ -135,23 +135,13 @@ class Store:
 
     def close(self) -> None:
         """Give up what is claimed and close the connection."""
-        if self._read_only:
-            self.database.close()
-            return
         try:
-            with self.transaction() as db:
-                db.execute(sa.delete(claims).where(claims.c.owner == self.owner))
-                db.execute(sa.update(batch_table).where(batch_table.c.owner == self.owner).values(until=0.0))
+            if not self._read_only:
+                with self.transaction() as db:
+                    db.execute(sa.delete(claims).where(claims.c.owner == self.owner))
+                    db.execute(sa.update(batch_table).where(batch_table.c.owner == self.owner).values(until=0.0))
         finally:
-            self.database.close()
-
-    def transaction(self) -> contextlib.AbstractContextManager[sa.Connection]:
-        """Run a transaction, one writer at a time; UserError where the store cannot be written."""
-        return self.database.transaction()
-
-    def read(self, query: sa.Executable | str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        """Fetch the rows of a query (SQL as text: with `:name` for values)."""
-        return self.database.read(query, values)
+            super().close()
 
     def claim(self, keys: Sequence[str], source: str) -> set[str]:
         """Claim those of `keys` that are to be asked: unanswered, in no batch, and claimed by nobody else alive.
@@ -159,20 +149,19 @@ class Store:
         A claim holds for LEASE_S seconds and is kept up by `renew`; `save` gives up the claims of what it saves.
         """
         these = {"keys": list(keys), "of_source": source, "of_owner": self.owner}
-        now = self.database.now()
-        wanted = [row | {"now": now} for row in self._claims((key, source) for key in keys)]
+        wanted = [row | {"now": self.now()} for row in self._claims((key, source) for key in keys)]
         with self.transaction() as db:
             execute_each(db, upsert(db.dialect.name, claims, EXPIRED), wanted)
             return set(db.scalars(CLAIMED, these)) - set(db.scalars(NOT_TO_ASK, these))
 
     def _claims(self, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
         """Build the rows that claim (key, source) pairs for us."""
-        ours = {"owner": self.owner, "until": self.database.now() + LEASE_S}
+        ours = {"owner": self.owner, "until": self.now() + LEASE_S}
         return [{"key": key, "source": source, **ours} for key, source in dict.fromkeys(pairs)]
 
     def renew(self) -> None:
         """Extend the lease of our claims, reservations and batches."""
-        until = self.database.now() + LEASE_S
+        until = self.now() + LEASE_S
         with self.transaction() as db:
             for table in (claims, batch_table):
                 db.execute(sa.update(table).where(table.c.owner == self.owner).values(until=until))
@@ -181,12 +170,10 @@ class Store:
 
     def _free_dead_claims(self) -> None:
         """Void the claims of processes of this machine that were killed, without waiting for their lease."""
-        now = self.database.now()
-        found = self.read(sa.select(claims.c.owner, sa.func.max(claims.c.until)).group_by(claims.c.owner))
-        dead = [owner for owner, until in found if is_gone(owner, until, now)]
-        if dead:
+        found = self.read(sa.select(_C.owner, sa.func.max(_C.until).label("until")).group_by(_C.owner))
+        if dead := [row.owner for row in self._dead(found)]:
             with self.transaction() as db:
-                db.execute(sa.delete(claims).where(claims.c.owner.in_(dead)))
+                db.execute(sa.delete(claims).where(_C.owner.in_(dead)))
 
     def lookup(self, keys: Sequence[str], source: str) -> Iterator[Answer]:
         """Yield the stored answers, quarantined ones too, of `source` among `keys`, in no particular order."""
@@ -254,7 +241,7 @@ class Store:
         None for a line that would take spent + reserved past `cap`. Check and reservations are one transaction, so that
         all processes together keep the cap.
         """
-        held = {"source": source, "owner": self.owner, "until": self.database.now() + LEASE_S}
+        held = {"source": source, "owner": self.owner, "until": self.now() + LEASE_S}
         with self.transaction() as db:
             committed, reserved = db.scalar(COMMITTED), 0.0
             granted: list[dict[str, Any] | None] = []
@@ -287,22 +274,15 @@ class Store:
 
     def ledger(self, source: str | None = None) -> dict[str, Any]:
         """Sum up all attempts: their number, tokens, dollars, assumed dollars, number by outcome."""
-        c, total = attempts.c, lambda column: sa.func.coalesce(sa.func.sum(column), 0)
+        c = attempts.c
         only = sa.true() if source is None else c.source == source
-        sums = map(
-            total, (c.prompt_tokens, c.cached_tokens, c.completion_tokens, c.cost_usd, c.cost_usd * c.cost_assumed)
-        )
-        row = self.read(sa.select(sa.func.count(), *sums).where(only))[0]
+        summed = (c.prompt_tokens, c.cached_tokens, c.completion_tokens, c.cost_usd, c.cost_usd * c.cost_assumed)
+        sums = (sa.func.coalesce(sa.func.sum(column), 0) for column in summed)
+        count, *tokens, usd, assumed = self.read(sa.select(sa.func.count(), *sums).where(only))[0]
         outcomes = self.read(sa.select(c.outcome, sa.func.count()).where(only).group_by(c.outcome).order_by(c.outcome))
-        return {
-            "attempts": row[0],
-            "prompt_tokens": int(row[1]),
-            "cached_tokens": int(row[2]),
-            "completion_tokens": int(row[3]),
-            "usd": float(row[4]),
-            "usd_assumed": float(row[5]),
-            "outcomes": dict(map(tuple, outcomes)),
-        }
+        named = zip(("prompt_tokens", "cached_tokens", "completion_tokens"), map(int, tokens), strict=True)
+        dollars = {"usd": float(usd), "usd_assumed": float(assumed)}
+        return {"attempts": count, **dict(named), **dollars, "outcomes": dict(map(tuple, outcomes))}
 
     def taken(self) -> dict[tuple[str, str], tuple[int, int, int, float]]:
         """Sum up attempts by (key, source), failed ones too: requests, prompt tokens, answer tokens, dollars."""
@@ -339,7 +319,7 @@ class Store:
             self._release(db, [row.id for row in lost])
 
     def _dead(self, rows: Iterable[Any]) -> list[Any]:
-        now = self.database.now()
+        now = self.now()
         return [row for row in rows if is_gone(row.owner, row.until, now)]
 
 
