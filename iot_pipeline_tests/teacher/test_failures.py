@@ -188,7 +188,7 @@ def test_a_broken_response_is_worth_another_try_and_may_have_been_billed(sent: b
         handler.close_connection = True
 
     async def attempt(url: str) -> Any:
-        async with open_chat_client(url, "k", 5, 1, True) as client:
+        async with open_chat_client(TeacherConfig(url, "k", "t.sqlite", "s", None, timeout_s=5)) as client:
             return await client.send({"model": "m", "messages": []})
 
     with server(broken) as url:
