@@ -198,9 +198,8 @@ def teacher(
     json_schema: Annotated[bool, typer.Option(help="Know answers in the form of a JSON schema.")] = True,
 ) -> None:
     """Run the embedded OpenAI-compatible teacher, with faults if requested, until interrupted."""
-    from iot_pipeline.embedded_teacher.faults import FAULTS
-    from iot_pipeline.embedded_teacher.options import ServerOptions
-    from iot_pipeline.embedded_teacher.server import serve
+    from iot_pipeline.embedded_teacher.faults import FAULTS, FaultPlan, parse_faults
+    from iot_pipeline.embedded_teacher.server import ServerOptions, serve
 
     if faults == "help":
         print("\n".join(FAULTS))
@@ -210,7 +209,7 @@ def teacher(
         print(f"Embedded teacher on {url} (stop with Ctrl-C)\nUse it: IOT_TEACHER={url} iot-pipeline run", flush=True)
 
     options = ServerOptions(answer_seconds, hang_seconds, batch_seconds, rpm, tpm, enqueued_tokens, int(json_schema))
-    serve(host, port, faults, seed, options, None, announce)
+    serve(host, port, FaultPlan(parse_faults(faults), seed), options, announce)
 
 
 cache = typer.Typer(no_args_is_help=True, help="Publish the teacher's answers as a file, or take them over from one.")

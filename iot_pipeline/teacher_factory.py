@@ -110,39 +110,24 @@ def open_teacher(settings: Settings, log: Callable[[str], None] | None = None, e
             url, key, source = address_of(settings), _key(settings), source_of(settings)
             if log is not None and (guess := _guess(settings)):
                 log(guess)
-        yield teacher_at(url, key, source, settings, log)
-
-
-def teacher_at(
-    url: str, key: str, source: str, settings: Settings, log: Callable[[str], None] | None = None
-) -> Teacher:
-    """Return a teacher configured by the settings; it connects on its first request.
-
-    Args:
-        url: base URL of the server.
-        key: API key.
-        source: name under which its answers are stored.
-        settings: budget, limits, mode and store.
-        log: receives progress messages.
-    """
-    return Teacher(
-        TeacherConfig(
+        run = settings.run
+        config = TeacherConfig(
             url=url,
             api_key=key,
             store=store_of(settings),
             source=source,
-            budget_usd=settings.run.teacher_budget_usd,
-            concurrency=settings.run.teacher_concurrency,
-            timeout_s=settings.run.teacher_timeout_s,
-            max_attempts=settings.run.teacher_max_attempts,
+            budget_usd=run.teacher_budget_usd,
+            concurrency=run.teacher_concurrency,
+            timeout_s=run.teacher_timeout_s,
+            max_attempts=run.teacher_max_attempts,
             log=log,
             paid=is_paid(settings),
-            via=settings.run.teacher_via,
-            batch_limits=BatchLimits(tokens=settings.run.teacher_enqueued_tokens),
-            rpm=settings.run.teacher_rpm,
-            tpm=settings.run.teacher_tpm,
+            via=run.teacher_via,
+            batch_limits=BatchLimits(tokens=run.teacher_enqueued_tokens),
+            rpm=run.teacher_rpm,
+            tpm=run.teacher_tpm,
         )
-    )
+        yield Teacher(config)
 
 
 def _key(settings: Settings) -> str:

@@ -16,18 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from iot_pipeline.embedded_teacher import faults
 from iot_pipeline.embedded_teacher.analyst import prompt_tokens
 from iot_pipeline.embedded_teacher.billing import Bill
 from iot_pipeline.embedded_teacher.completions import AsciiJSON, BadBody, check_body, completion, error, prompt_of
-from iot_pipeline.embedded_teacher.faults import (
-    ANSWER_FAULTS,
-    BATCH_FAULTS,
-    LINE_FAULTS,
-    RATE_LIMIT_FAULTS,
-    SINGLE_FAULTS,
-    FaultPlan,
-)
-from iot_pipeline.embedded_teacher.options import ServerOptions
 
 MOST_LINES = 50_000
 MOST_BYTES = 200_000_000
@@ -35,6 +27,24 @@ DAY_S = 86_400
 IN_MEMORY = 1_000_000  # bytes of a file; a larger one is stored in a nameless temporary file
 YIELD_EVERY = 20  # lines answered before other requests get a turn
 TERMINAL = ("completed", "failed", "expired", "cancelled")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Options of the server other than faults.
+
+    Latencies in seconds; limits of requests and tokens per minute and of tokens in batches (None = no limit).
+    hang_seconds: duration of the fault `timeout`. json_schema: 0 = refuse response_format json_schema, as servers do
+    that do not support it.
+    """
+
+    answer_seconds: float = 0.0
+    hang_seconds: float = 600.0
+    batch_seconds: float = 0.0
+    rpm: int | None = None
+    tpm: int | None = None
+    enqueued_tokens: int | None = None
+    json_schema: int = 1
 
 
 @dataclass
@@ -54,7 +64,7 @@ class Job:
 class BatchServer:
     """Routes and state of files and batches. Files have no name on disk, so nothing remains however the server ends."""
 
-    def __init__(self, plan: FaultPlan, options: ServerOptions, bill: Bill) -> None:
+    def __init__(self, plan: faults.FaultPlan, options: ServerOptions, bill: Bill) -> None:
         self.plan, self.options, self.bill = plan, options, bill
         self.files: dict[str, tuple[dict[str, Any], IO[bytes]]] = {}
         self.jobs: dict[str, Job] = {}
@@ -99,12 +109,9 @@ class BatchServer:
 
     async def content(self, request: Request) -> Response:
         """Handle GET /v1/files/{id}/content."""
-        identity = request.path_params["id"]
-        return (
-            Response(self._read(identity), media_type="text/plain")
-            if identity in self.files
-            else _no_such("file", request)
-        )
+        if (identity := request.path_params["id"]) not in self.files:
+            return _no_such("file", request)
+        return Response(self._read(identity), media_type="text/plain")
 
     def _read(self, identity: str) -> bytes:
         file = self.files[identity][1]
@@ -203,7 +210,7 @@ class BatchServer:
         """Validate a batch, answer its lines, write the result files; some faults stop it halfway."""
         source = job.public["input_file_id"]
         raw = self._read(source) if source in self.files else b""  # it may have been deleted meanwhile
-        fault = self.plan.draw(b"", BATCH_FAULTS)  # drawn for the n-th batch: its content depends on timing
+        fault = self.plan.draw(b"", faults.BATCH_FAULTS)  # drawn for the n-th batch: its content depends on timing
         lines, problems = _validated(raw)
         job.tokens = sum(_prompt_tokens(line["body"]) for line in lines) if self.options.enqueued_tokens else 0
         queued = sum(other.tokens for other in self.jobs.values() if other.public["status"] not in TERMINAL)
@@ -215,7 +222,13 @@ class BatchServer:
             job.public["errors"] = {"object": "list", "data": [{"param": None, **problem} for problem in problems]}
             return job.move("failed")
         job.public["request_counts"]["total"] = len(lines)
-        job.public["usage"] = _usage(0, 0)
+        job.public["usage"] = {
+            "input_tokens": 0,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": 0,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 0,
+        }
         job.move("in_progress")
         await asyncio.sleep(self.options.batch_seconds)
         half = len(lines) // 2 if fault in ("batch_expired", "batch_cancelled") else len(lines)
@@ -234,27 +247,24 @@ class BatchServer:
         """Answer one line, or record its error, and apply the fault drawn for its result."""
         raw = json.dumps(line["body"], sort_keys=True).encode()
         counts = job.public["request_counts"]
-        fault = self.plan.draw(raw, SINGLE_FAULTS)
+        fault = self.plan.draw(raw, faults.SINGLE_FAULTS)
         refused: tuple[int, dict[str, Any]] | None = None
         try:
             arguments = check_body(line["body"], bool(self.options.json_schema))
+            if fault in (*faults.RATE_LIMIT_FAULTS, "server_error"):
+                refused = 500 if fault == "server_error" else 429, {"message": fault, "code": fault}
         except BadBody as problem:
             refused = 400, {"message": str(problem), "type": "invalid_request_error", "param": problem.param}
-        else:
-            if fault in (*RATE_LIMIT_FAULTS, "server_error"):
-                refused = 500 if fault == "server_error" else 429, {"message": fault, "code": fault}
         if refused is not None:
             counts["failed"] += 1
             job.errors.append(_line(line["custom_id"], (refused[0], {"error": refused[1]})))
             return
         # The Batch API bills half of the full price, without a discount for cached prefixes.
         content = completion(arguments, fault, raw)
-        becomes = self.plan.draw(raw, LINE_FAULTS)
-        self.bill.add("batch", raw, arguments["messages"], content, fault if fault in ANSWER_FAULTS else becomes)
-        used, before = content["usage"], job.public["usage"]
-        job.public["usage"] = _usage(
-            before["input_tokens"] + used["prompt_tokens"], before["output_tokens"] + used["completion_tokens"]
-        )
+        becomes = self.plan.draw(raw, faults.LINE_FAULTS)
+        self.bill.add("batch", raw, arguments["messages"], content, fault if fault in faults.ANSWER_FAULTS else becomes)
+        for name, part in (("input", "prompt"), ("output", "completion"), ("total", "total")):
+            job.public["usage"][f"{name}_tokens"] += content["usage"][f"{part}_tokens"]
         counts["completed"] += 1
         result = _line(line["custom_id"], (200, content))
         spoilt = {"line_missing": [], "line_doubled": [result] * 2, "line_garbled": [result[: len(result) // 2]]}
@@ -323,17 +333,6 @@ def _line(custom_id: str, response: tuple[int, dict[str, Any]] | None, code: str
     else:
         content["error"] = {"code": code, "message": "This request could not be executed in time."}
     return json.dumps(content).encode()
-
-
-def _usage(read: int, written: int) -> dict[str, Any]:
-    """Return a batch's usage: tokens of all its prompts and answers."""
-    return {
-        "input_tokens": read,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": written,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": read + written,
-    }
 
 
 def _no_such(kind: str, request: Request) -> AsciiJSON:

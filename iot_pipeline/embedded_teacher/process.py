@@ -26,10 +26,9 @@ def embedded_server(faults: Mapping[str, float] | None = None, seed: int = 0, **
     """Yield the base URL (`http://127.0.0.1:<free port>/v1`) of a new embedded teacher, stopped when the block ends.
 
     `faults` are probabilities by kind (see faults.FAULTS), `seed` is the seed of their draw, `options` are fields of
-    options.ServerOptions. Raises UserError if the server does not start.
+    batches.ServerOptions. Raises UserError if the server does not start.
     """
-    chances = ",".join(f"{kind}={chance}" for kind, chance in check_faults(faults or {}).items())
-    told = {"faults": chances, "seed": seed, "options": options, "parent": os.getpid()}
+    told = {"faults": check_faults(faults or {}), "seed": seed, "options": options, "parent": os.getpid()}
     # The server needs no secrets: drop API keys and the store's URL, which may contain a password.
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != SETTING}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))

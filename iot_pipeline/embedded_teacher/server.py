@@ -10,7 +10,9 @@ import math
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -26,11 +28,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from iot_pipeline.embedded_teacher.analyst import prompt_tokens
-from iot_pipeline.embedded_teacher.batches import MOST_BYTES, BatchServer
+from iot_pipeline.embedded_teacher.batches import MOST_BYTES, BatchServer, ServerOptions
 from iot_pipeline.embedded_teacher.billing import Bill, PromptCache
 from iot_pipeline.embedded_teacher.completions import BadBody, check_body, completion, error, prompt_of
-from iot_pipeline.embedded_teacher.faults import RATE_LIMIT_FAULTS, SINGLE_FAULTS, FaultPlan, parse_faults
-from iot_pipeline.embedded_teacher.options import ServerOptions
+from iot_pipeline.embedded_teacher.faults import RATE_LIMIT_FAULTS, SINGLE_FAULTS, FaultPlan
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.request import EMBEDDED_MODEL
@@ -66,7 +67,7 @@ class Server:
             return error(400, f"unknown fault {wanted}", "invalid_request_error", param="x-iot-fault")
         tokens = prompt_tokens(prompt_of(arguments))
         if wait := self.quota.admit(tokens + arguments["max_tokens"]):
-            headers = dict(self.quota.headers())
+            headers = self.quota.headers()
             if math.isfinite(wait):  # otherwise waiting does not help
                 headers |= {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}
             return error(429, "Rate limit reached", "requests", "rate_limit_exceeded", headers=headers)
@@ -170,36 +171,11 @@ async def http_error(request: Request, problem: Exception) -> Response:
     return error(problem.status_code, str(problem.detail), "invalid_request_error", headers=dict(problem.headers or {}))
 
 
-def build_app(plan: FaultPlan, options: ServerOptions, parent: int | None = None) -> Starlette:
-    """Build the ASGI application; it ends its process soon after the process `parent` is gone."""
-    bill = Bill()
-    server, batches = Server(plan, options, bill), BatchServer(plan, options, bill)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        watcher = asyncio.create_task(_watch(parent)) if parent is not None else None
-        yield
-        if watcher is not None:
-            watcher.cancel()
-
-    return Starlette(
-        routes=[
-            Route("/v1/models", server.models),
-            Route("/v1/chat/completions", server.chat, methods=["POST"]),
-            Route("/v1/embedded/bill", server.invoice),
-            *batches.routes(),
-        ],
-        lifespan=lifespan,
-        middleware=[Middleware(BodyLimit)],
-        exception_handlers={HTTPException: http_error},
-    )
-
-
-async def _watch(parent: int) -> None:
+def _watch(parent: int) -> None:
     """Exit once the parent is gone, checked every second: a parent killed by SIGKILL cannot stop this process."""
     ours = os.getppid() == parent
     while True:
-        await asyncio.sleep(1.0)
+        time.sleep(1.0)
         # A child gets a new parent at once, even while the dead parent's id is still in use.
         if (ours and os.getppid() != parent) or not psutil.pid_exists(parent):
             os._exit(0)
@@ -208,37 +184,27 @@ async def _watch(parent: int) -> None:
 def main() -> None:
     """Run the server as the subprocess of `embedded_server`: arguments as JSON, the base URL as a line of JSON."""
     told = json.loads(sys.argv[1])
-    options = ServerOptions(**told["options"])
+    plan, options = FaultPlan(told["faults"], told["seed"]), ServerOptions(**told["options"])
+    threading.Thread(target=_watch, args=[told["parent"]], daemon=True).start()
     try:
-        serve("127.0.0.1", 0, told["faults"], told["seed"], options, told["parent"], lambda url: print(url, flush=True))
+        serve("127.0.0.1", 0, plan, options, lambda url: print(url, flush=True))
     except UserError as problem:
         sys.exit(f"error: {problem}")
 
 
-def serve(
-    host: str,
-    port: int,
-    faults: str,
-    seed: int,
-    options: ServerOptions,
-    parent: int | None,
-    announce: Callable[[str], None],
-) -> None:
+def serve(host: str, port: int, plan: FaultPlan, options: ServerOptions, announce: Callable[[str], None]) -> None:
     """Run the server until SIGTERM or SIGINT.
 
     Args:
         host: address to bind.
         port: port to bind; 0 = any free one.
-        faults: probabilities as read by `parse_faults`.
-        seed: seed of the faults.
+        plan: faults to inject.
         options: latencies and limits.
-        parent: process id; the server exits when that process is gone.
         announce: called with the base URL.
 
     Raises:
-        UserError: the port cannot be used, or the faults do not parse.
+        UserError: the port cannot be used.
     """
-    plan = FaultPlan(parse_faults(faults), seed)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -246,7 +212,18 @@ def serve(
     except OSError as problem:
         raise UserError(f"port {port} on {host} cannot be used ({problem.strerror}); choose one with --port") from None
     listener.listen(2048)
-    app = build_app(plan, options, parent)
+    bill = Bill()
+    server, batches = Server(plan, options, bill), BatchServer(plan, options, bill)
+    app = Starlette(
+        routes=[
+            Route("/v1/models", server.models),
+            Route("/v1/chat/completions", server.chat, methods=["POST"]),
+            Route("/v1/embedded/bill", server.invoice),
+            *batches.routes(),
+        ],
+        middleware=[Middleware(BodyLimit)],
+        exception_handlers={HTTPException: http_error},
+    )
     config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
     announce(f"http://{host}:{listener.getsockname()[1]}/v1")
     gc.freeze()

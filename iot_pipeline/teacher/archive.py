@@ -27,12 +27,11 @@ from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.session import LOOK_UP_AT_ONCE, Session, in_parts
 from iot_pipeline.teacher.store.database import Location, shown
-from iot_pipeline.teacher.store.requests import RequestTable
+from iot_pipeline.teacher.store.requests import keep_requests, read_requests
 from iot_pipeline.teacher.store.schema import answers as answer_table
 from iot_pipeline.teacher.store.store import UNCHECKED, Store, exists
 
-# `request` is the canonical JSON whose sha256 is the key, `context` the texts by which the answer is judged; null if a
-# version of the project that did not store them sent the request.
+# `request` is the canonical JSON whose sha256 is the key, `context` the texts by which the answer is judged.
 SCHEMA = pa.schema([
     *((name, pa.string()) for name in ("key", "source", "status", "text", "finish_reason", "model", "reasons")),
     *((name, pa.int64()) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")),
@@ -74,9 +73,8 @@ def export_answers(store: Location, file: Path) -> int:
         replacing(file) as temporary,
         pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
     ):
-        asked = RequestTable(opened)
         for rows in _stored(opened):
-            told = asked.read([row.key for row in rows])
+            told = read_requests(opened, [row.key for row in rows])
             cells = [[getattr(row, name) for row in rows] for name in STORED]
             cells += [[told.get(row.key, (None, None))[place] for row in rows] for place in (0, 1)]
             writer.write_table(pa.table([pa.array(c, f.type) for c, f in zip(cells, SCHEMA, strict=True)], SCHEMA))
@@ -103,7 +101,6 @@ def import_answers(store: Location, file: Path, check: ImportCheck) -> Imported:
     """
     found = Imported()
     with Store(store) as opened:
-        asked = RequestTable(opened)
         for rows in _rows(file):
             accepted: dict[tuple[str, str], tuple[Answer, Request]] = {}
             for row in rows:
@@ -117,7 +114,7 @@ def import_answers(store: Location, file: Path, check: ImportCheck) -> Imported:
             for source in {source for _, source in accepted}:
                 for known in opened.lookup([key for key, _ in accepted], source):
                     accepted.pop((known.key, source), None)
-            asked.keep([request for _, request in accepted.values()])
+            keep_requests(opened, [request for _, request in accepted.values()])
             opened.save([], [answer for answer, _ in accepted.values()])
             found.added, found.kept = found.added + len(accepted), found.kept - len(accepted)
     return found
@@ -127,14 +124,8 @@ def _rows(file: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield rows of an export in batches; UserError if it is damaged, not an export, or has too long a cell."""
     try:
         with pq.ParquetFile(file) as opened:
-            schema = opened.schema_arrow
-        if "checked" in schema.names and "request" not in schema.names:
-            raise UserError(
-                f"{file} was exported by an earlier version of the project, without the requests, so that its keys "
-                "cannot be verified; export it anew with this version, after a run that uses those answers."
-            )
-        if not schema.equals(SCHEMA):
-            raise UserError(f"{file} is no export of answers: its columns must be {', '.join(SCHEMA.names)}.")
+            if not opened.schema_arrow.equals(SCHEMA):
+                raise UserError(f"{file} is no export of answers: its columns must be {', '.join(SCHEMA.names)}.")
         # Dictionary-encoded: a cell that is repeated a thousand times is in memory once.
         with pq.ParquetFile(file, read_dictionary=TEXTS) as opened:
             for batch in opened.iter_batches(ROWS_AT_ONCE):
@@ -181,8 +172,6 @@ class _FromFile(Request):
 
 def _request(row: Mapping[str, Any]) -> _FromFile:
     """Return the verified request of a row; Refused if a cell is not text or the key does not match."""
-    if row["request"] is None or row["context"] is None:
-        raise Refused("no request: it was asked by an earlier version of the project, which did not keep it")
     cells = [row[name] for name in TEXTS]
     if not all(isinstance(cell, str) and "\0" not in cell for cell in cells) or len(row["source"]) > WORD_LENGTH:
         raise Refused("damaged row: a cell is empty or no text")

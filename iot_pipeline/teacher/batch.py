@@ -93,7 +93,7 @@ class Batches:
         if batch.state != "sent":
             found = None
             if batch.state == "uploaded":  # before that, it cannot have been started
-                grace_s = batch.planned_at + self.limits.orphan_grace_s - self.session.store.database.now()
+                grace_s = batch.planned_at + self.limits.orphan_grace_s - self.session.store.now()
                 await asyncio.sleep(max(0.0, grace_s))
                 found = await self.api.find(batch.token, batch.planned_at)
             if found is None:
@@ -121,8 +121,11 @@ class Batches:
         wave: list[RetryState] = []
         size = tokens = 0
         while len(wave) < self.limits.requests:
-            state = self.again.popleft() if self.again else self._next(feed)
-            if state is None:
+            if self.again:
+                state = self.again.popleft()
+            elif (request := next(feed, None)) is not None:
+                state = self.states[request.key] = RetryState(request, self.config.max_attempts)
+            else:
                 return wave
             state.request = self.session.shaped(state.request)
             length = len(line_text(state.request.key, state.body()))
@@ -138,16 +141,13 @@ class Batches:
             return []
         return wave
 
-    def _next(self, feed: Iterator[Request]) -> RetryState | None:
-        request = next(feed, None)
-        if request is None:
-            return None
-        self.states[request.key] = RetryState(request)
-        return self.states[request.key]
-
     async def send(self, wave: list[RetryState]) -> bool:
         """Reserve the budget, upload and start a batch; False if there is no room in the budget."""
-        planned = [(state.request.key, state.request.model, self._worst(state)) for state in wave]
+        planned = []
+        for state in wave:
+            price = self.config.price(state.request.model).in_batch()
+            worst = pricing.worst_case(price, state.request, state.max_tokens)
+            planned.append((state.request.key, state.request.model, worst))
         tokens = [safe_tokens(state.request) for state in wave]
         batch = self.table.plan(planned, self.config.source, tokens, self.config.budget_usd)
         if batch is None:
@@ -200,10 +200,6 @@ class Batches:
     def _forget(self, batch: Batch, lines: int) -> None:
         self.table.forget(batch)
         self.session.reserved -= lines
-
-    def _worst(self, state: RetryState) -> float:
-        price = self.config.price(state.request.model).in_batch()
-        return pricing.worst_case(price, state.request, state.max_tokens)
 
     # -- waiting and reading -------------------------------------------------------------------------------
 
@@ -302,7 +298,7 @@ class Batches:
 
     def _failed(self, one: OpenBatch, remote: RemoteBatch) -> None:
         """Settle a failed batch: lines it names are rejected, a full queue delays the others, else all fail."""
-        errors = remote.errors.data if remote.errors else ()
+        errors = (remote.errors.data if remote.errors else None) or ()
         codes = {code_of(error.code) for error in errors} - {""}
         if full := "token_limit_exceeded" in codes:
             self.most_tokens = max(1, min(self.most_tokens, one.batch.tokens) // 2)
@@ -314,7 +310,7 @@ class Batches:
             if number in named:
                 code, reason = code_of(named[number].code) or "no reason given", named[number].message or ""
                 self._settle(line, Reply("rejected", f"rejected by the server ({code})", detail=shown_words(reason)))
-            elif full and state is not None and state.is_exhausted("rate_limit", self.config.max_attempts):
+            elif full and state is not None and state.is_exhausted("rate_limit"):
                 self._settle(line, Reply("rate_limit", "queue full at the server"))
             elif named or full:
                 if state is not None:

@@ -13,29 +13,10 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import pricing
+from iot_pipeline.teacher import http, pricing, replies
 from iot_pipeline.teacher.config import TeacherConfig
-from iot_pipeline.teacher.http import (
-    ENCODINGS,
-    EncodingError,
-    read_limited,
-    redact_credentials,
-    split_credentials,
-    unpacker,
-)
 from iot_pipeline.teacher.redaction import code_of, shown_words
-from iot_pipeline.teacher.replies import (
-    MOST_TOKENS,
-    ApiModel,
-    Asked,
-    Reply,
-    error_words,
-    parse_json,
-    read_completion,
-    read_error,
-    retry_after_s,
-    unreadable,
-)
+from iot_pipeline.teacher.replies import MOST_TOKENS, ApiModel, Asked, Reply, error_words, parse_json
 from iot_pipeline.teacher.retry import backoff_s
 
 if TYPE_CHECKING:
@@ -63,10 +44,6 @@ def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
         return None
 
 
-def _or_nothing(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    return _or_none(value, read) or ()
-
-
 class BatchUsage(ApiModel):
     """Tokens of all results of a batch."""
 
@@ -83,7 +60,7 @@ class BatchError(ApiModel):
 
 
 class _Errors(ApiModel):
-    data: Annotated[tuple[BatchError, ...], Field(strict=False), WrapValidator(_or_nothing)] = ()
+    data: Annotated[tuple[BatchError, ...] | None, Field(strict=False), WrapValidator(_or_none)] = None
 
 
 class _Counts(ApiModel):
@@ -123,10 +100,10 @@ async def open_batch_api(config: TeacherConfig) -> AsyncIterator[BatchApi]:
     import httpx2
     import openai
 
-    redact_credentials(config.url, config.api_key)
-    address, authorization = split_credentials(config.url)
+    http.redact_credentials(config.url, config.api_key)
+    address, authorization = http.split_credentials(config.url)
     parts = urlsplit(address)
-    http = openai.DefaultAioHttpClient(
+    transport = openai.DefaultAioHttpClient(
         trust_env=pricing.is_paid(config.base_url),  # a local server is reached directly
         event_hooks={"response": [_limit_body]},
     )
@@ -135,8 +112,8 @@ async def open_batch_api(config: TeacherConfig) -> AsyncIterator[BatchApi]:
         api_key=config.api_key,
         timeout=config.timeout_s,
         max_retries=0,
-        http_client=http,
-        default_headers={**authorization, "Accept-Encoding": ENCODINGS},
+        http_client=transport,
+        default_headers={**authorization, "Accept-Encoding": http.ENCODINGS},
         default_query=dict(parse_qsl(parts.query)),
     ) as client:
         yield BatchApi(client, config)
@@ -150,7 +127,7 @@ async def _limit_body(response: Response) -> None:
         return
     stream, encoding = response.stream, response.headers.pop("content-encoding", "")
     assert isinstance(stream, httpx2.AsyncByteStream)
-    content, more = await read_limited(stream, encoding, MOST_BYTES)
+    content, more = await http.read_limited(stream, encoding, MOST_BYTES)
     if more and response.is_success:
         raise httpx2.ReadError(f"a response of more than {MOST_BYTES:,} bytes")
     await stream.aclose()
@@ -241,7 +218,7 @@ class BatchApi:
                     yield read_line(line)
         except openai.NotFoundError:
             return  # deleted or expired at the server: its lines are missing
-        except EncodingError as error:  # a retry would fail again
+        except http.EncodingError as error:  # a retry would fail again
             yield f"a file that cannot be unpacked: {shown_words(str(error))}"
         except (openai.APIError, httpx2.HTTPError):
             raise UncertainOutcome(f"the file {shown_words(file_id)} could not be read to its end") from None
@@ -274,7 +251,7 @@ class BatchApi:
                     ) from None
                 if not repeatable and error.status_code >= 500:
                     raise UncertainOutcome(f"HTTP {error.status_code}") from None
-                wait = retry_after_s(error.response.headers)
+                wait = replies.retry_after_s(error.response.headers)
             except openai.APIConnectionError as error:
                 if not repeatable:
                     raise UncertainOutcome("connection broken") from error
@@ -291,17 +268,14 @@ class BatchApi:
 
 def _heard(error: Any) -> str:
     """Format an HTTP error: status, code and the server's reason."""
-    try:
-        code, words = error_words(parse_json(error.response.content))
-    except ValueError:
-        code, words = "", error.response.content.decode(errors="replace")
+    code, words = error_words(replies.parse_body(error.response.content))
     named, shown = f"HTTP {error.status_code} {code}".rstrip(), shown_words(words)
     return f"{named}: {shown}" if shown else named
 
 
 async def lines_of(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncIterator[bytes | None]:
     """Split a stream into lines without blank ones; yield None for a line over `limit` bytes, which is not held."""
-    unpack, held, too_long = unpacker(encoding), bytearray(), False
+    unpack, held, too_long = http.unpacker(encoding), bytearray(), False
     async for piece in pieces:
         for part in unpack(piece):
             *ended, rest = part.split(b"\n")
@@ -348,6 +322,7 @@ def line_reply(line: dict[str, Any], asked: Asked | None = None) -> Reply:
     try:
         response = _Response.model_validate(line.get("response"))
     except (ValidationError, RecursionError):
-        return unreadable("a line without a response")
-    status = response.status_code
-    return read_completion(response.body, asked) if status == 200 else read_error(status, response.body, asked)
+        return replies.unreadable("a line without a response")
+    if response.status_code == 200:
+        return replies.read_completion(response.body, asked)
+    return replies.read_error(response.status_code, response.body, asked)

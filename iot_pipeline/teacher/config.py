@@ -31,42 +31,23 @@ class BatchLimits:
 
 @dataclass
 class TeacherConfig:
-    """Configuration of a teacher client.
+    """Configuration of a teacher client."""
 
-    Args:
-        url: the server's URL, which may contain credentials; `base_url` is the one without, to be shown.
-        api_key: key for the server.
-        store: location of the answer store.
-        source: marks answers in store and provenance (`embedded-<edition>`, or the server's address); answers of one
-            source are never given out for another.
-        budget_usd: budget for the life of the store; None = no limit.
-        concurrency: maximum number of requests in flight.
-        timeout_s: time limit of a request.
-        max_attempts: failed attempts (server or network) after which a request is given up.
-        log: receives progress messages.
-        paid: defaults to True for an address outside this machine and its network; a paid model needs a price.
-        backoff_base_s: first back-off.
-        via: concurrent requests, or the Batch API (half the price, answers within a day).
-        batch_limits: limits of the Batch API.
-        rpm: requests per minute of concurrent requests; None = only as the server announces.
-        tpm: tokens per minute, likewise.
-    """
-
-    url: str = field(repr=False)
+    url: str = field(repr=False)  # may contain credentials; `base_url` is the one without, to be shown
     api_key: str = field(repr=False)
     store: Location = field(repr=False)
-    source: str
-    budget_usd: float | None
-    concurrency: int = 64
+    source: str  # marks answers (`embedded-<edition>`, or the address); those of one are never given out for another
+    budget_usd: float | None  # for the life of the store; None = no limit
+    concurrency: int = 64  # most requests in flight
     timeout_s: float = 60.0
-    max_attempts: int = 5
+    max_attempts: int = 5  # failures of server or network after which a request is given up
     log: Callable[[str], None] | None = None
-    paid: bool | None = None
+    paid: bool | None = None  # None: by the address; a paid model needs a price
     backoff_base_s: float = 0.5
-    via: Via = "requests"
+    via: Via = "requests"  # or the Batch API: half the price, answers within a day
     batch_limits: BatchLimits = BatchLimits()
-    rpm: int | None = None
-    tpm: int | None = None
+    rpm: int | None = None  # requests per minute, one by one; None = only as the server announces
+    tpm: int | None = None  # tokens per minute, likewise
 
     def __post_init__(self) -> None:
         if self.paid is None:

@@ -18,17 +18,10 @@ from urllib.request import getproxies, proxy_bypass
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.download import without_credentials
+from iot_pipeline.teacher import pricing, replies
+from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.redaction import redact_in_logs
-from iot_pipeline.teacher.replies import (
-    DEFAULT_MAX_TOKENS,
-    Asked,
-    Reply,
-    parse_json,
-    read_error,
-    read_reply,
-    reply_bytes,
-    unreadable,
-)
+from iot_pipeline.teacher.replies import Asked, Reply, unreadable
 
 if TYPE_CHECKING:
     import aiohttp
@@ -114,28 +107,19 @@ def proxy_of(url: str) -> str | None:
 
 
 @asynccontextmanager
-async def open_chat_client(
-    url: str, api_key: str, timeout_s: float, most: int, local: bool
-) -> AsyncIterator[ChatClient]:
-    """Open a client of /chat/completions.
-
-    Args:
-        url: the server's URL, which may contain credentials: they are sent in a header in place of the key.
-        api_key: key for the server.
-        timeout_s: time limit of connecting, and of each wait for more of a response.
-        most: maximum number of connections.
-        local: reach the server directly, ignoring proxies and certificates of the environment.
-    """
+async def open_chat_client(config: TeacherConfig) -> AsyncIterator[ChatClient]:
+    """Open a client of /chat/completions; credentials in the URL are sent in a header in place of the key."""
     import aiohttp  # 0.3 s, which commands that ask nothing save
     import httpx2
 
-    redact_credentials(url, api_key)
-    address, authorization = split_credentials(url)
+    local = not pricing.is_paid(config.base_url)  # reached without the environment's proxies and certificates
+    redact_credentials(config.url, config.api_key)
+    address, authorization = split_credentials(config.url)
     parts = urlsplit(address)
     headers = {
         "Accept": "application/json",
         "Accept-Encoding": ENCODINGS,
-        "Authorization": f"Bearer {api_key}",
+        "Authorization": f"Bearer {config.api_key}",
         "Content-Type": "application/json",
         "User-Agent": "iot-pipeline",
     }
@@ -144,10 +128,11 @@ async def open_chat_client(
     # Loading the certificate authorities takes 20 ms; without them no certificate is trusted.
     secure = not local or parts.scheme == "https"
     context = httpx2.create_ssl_context(trust_env=not local) if secure else SSLContext(PROTOCOL_TLS_CLIENT)
+    wait = config.timeout_s
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=most, ssl=context, keepalive_timeout=KEEP_IDLE_S),
+        connector=aiohttp.TCPConnector(limit=config.concurrency, ssl=context, keepalive_timeout=KEEP_IDLE_S),
         headers=headers | authorization,
-        timeout=aiohttp.ClientTimeout(connect=timeout_s, sock_connect=timeout_s, sock_read=timeout_s),
+        timeout=aiohttp.ClientTimeout(connect=wait, sock_connect=wait, sock_read=wait),
         auto_decompress=False,
     ) as session:
         yield ChatClient(session, parts, None if local else proxy_of(address))
@@ -166,7 +151,7 @@ class ChatClient:
         import aiohttp
 
         asked = Asked(str(body["model"]), self.shown_url, "response_format" in body)
-        limit = reply_bytes(int(body.get("max_tokens", DEFAULT_MAX_TOKENS)))
+        limit = replies.reply_bytes(int(body.get("max_tokens", replies.DEFAULT_MAX_TOKENS)))
         try:
             data = ENCODER.encode(body).encode()
             async with self.session.post(self.url, data=data, proxy=self.proxy) as response:
@@ -183,18 +168,10 @@ class ChatClient:
         except (aiohttp.ClientError, ValueError, LookupError) as error:  # a malformed header or chunk
             return unreadable(f"{type(error).__name__} in the response")
         if not 200 <= response.status < 300:
-            return read_error(response.status, _parsed(content), asked, response.headers)
+            return replies.read_error(response.status, replies.parse_body(content), asked, response.headers)
         if more:
             detail = f"it was given up after {limit:,} bytes"
             return Reply("transport", "reply too long", billed_unknown=True, too_long=limit, detail=detail)
-        reply = read_reply(content, asked)
+        reply = replies.read_reply(content, asked)
         reply.headers = response.headers
         return reply
-
-
-def _parsed(content: bytes) -> Any:
-    """Return an error's body: parsed if it is JSON, else as text."""
-    try:
-        return parse_json(content)
-    except ValueError:
-        return content.decode(errors="replace")

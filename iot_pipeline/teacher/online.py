@@ -24,9 +24,7 @@ LOOK_EVERY_S = 1.0  # interval of checks for a stop, while waiting
 
 async def run(session: Session, requests: Iterable[Request]) -> None:
     """Look up, claim and ask `requests`; return when all are finished or the session stops."""
-    config = session.config
-    local = not pricing.is_paid(config.base_url)
-    async with open_chat_client(config.url, config.api_key, config.timeout_s, config.concurrency, local) as client:
+    async with open_chat_client(session.config) as client:
         sender = Sender(session, client)
         try:
             await sender.start(requests)
@@ -73,7 +71,7 @@ class Sender:
 
     async def ask(self, request: Request) -> None:
         """Send a request until it has a good answer, its limits are reached, or the session stops."""
-        session, state = self.session, RetryState(request)
+        session, state = self.session, RetryState(request, self.config.max_attempts)
         try:
             while session.stop is None:
                 async with self.limiter:

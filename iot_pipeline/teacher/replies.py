@@ -164,6 +164,14 @@ def parse_json(content: str | bytes) -> Any:
         raise ValueError("a number of more digits than can be read") from None
 
 
+def parse_body(content: bytes) -> Any:
+    """Parse the body of an error if it is JSON; else return it as text."""
+    try:
+        return parse_json(content)
+    except ValueError:
+        return content.decode(errors="replace")
+
+
 def read_reply(content: bytes, asked: Asked) -> Reply:
     """Parse the reply in the body of an HTTP 200."""
     try:

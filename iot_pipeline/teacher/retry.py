@@ -41,8 +41,8 @@ def backoff_s(base_s: float, failures: int, rng: random.Random) -> float:
 class RetryState:
     """Retry state of one request: attempts so far, parameters of the next one, and when to give up."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, request: Request, max_failures: int) -> None:
+        self.request, self.limits = request, attempt_limits(max_failures)
         self.usage, self.cost, self.attempts = Usage(), 0.0, 0
         self.causes = Counter[str]()  # retry causes
 
@@ -63,27 +63,18 @@ class RetryState:
             body["seed"] = (body["seed"] + bad * SEED_STEP) % 2**31
         return body
 
-    def count(self, reply: Reply, attempt: Attempt, good: bool, max_failures: int) -> bool:
-        """Count an attempt; True if it was the last, because the answer is good or a limit is reached.
-
-        Args:
-            reply: its outcome.
-            attempt: its entry in the ledger.
-            good: True if nothing speaks against the answer.
-            max_failures: limit of failures of server or network.
-        """
-        self.attempts, self.usage, self.cost = (
-            self.attempts + 1,
-            self.usage + attempt.usage,
-            self.cost + attempt.cost_usd,
-        )
+    def count(self, reply: Reply, attempt: Attempt, good: bool) -> bool:
+        """Count an attempt; True if it was the last, because the answer is good or a limit is reached."""
+        self.attempts += 1
+        self.usage += attempt.usage
+        self.cost += attempt.cost_usd
         cut_off = reply.kind == "answer" and reply.finish_reason == "length"
-        return good or self.is_exhausted("cut off" if cut_off else reply.kind, max_failures)
+        return good or self.is_exhausted("cut off" if cut_off else reply.kind)
 
-    def is_exhausted(self, cause: str, max_failures: int) -> bool:
+    def is_exhausted(self, cause: str) -> bool:
         """Count a retry cause; True if its limit is reached."""
         self.causes[cause] += 1
-        return self.causes[cause] >= attempt_limits(max_failures)[cause]
+        return self.causes[cause] >= self.limits[cause]
 
 
 class AdaptiveLimiter:

@@ -18,7 +18,7 @@ from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.replies import Reply
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.retry import Breaker, RetryState
-from iot_pipeline.teacher.store.requests import RequestTable
+from iot_pipeline.teacher.store.requests import keep_requests
 from iot_pipeline.teacher.store.store import NO_ANSWER, UNCHECKED, Attempt, Reservation, Store, is_verdict
 
 Check = Callable[[Request, str], list[str]]
@@ -128,43 +128,30 @@ def version_of(check: Check) -> str:
     return str(getattr(check, "version", ""))
 
 
+@dataclass
 class Session:
     """State of one call of `Teacher.stream`, shared by the requests in progress.
 
     `stop` is the error that ends the call: nothing new is sent once it is set.
-
-    Args:
-        config: server, budget and limits.
-        server: knowledge of the server from earlier calls.
-        store: opened store of answers.
-        check: returns the reasons against a text, [] if good.
-        on_answer: receives each answer once it is stored.
-        on_progress: receives the summary from time to time.
-        expected: number of requests, as far as it is known.
     """
 
-    def __init__(
-        self,
-        config: TeacherConfig,
-        server: ServerState,
-        store: Store,
-        check: Check,
-        on_answer: Callable[[Answer], None],
-        on_progress: Callable[[Summary], None] | None = None,
-        expected: int = 0,
-    ) -> None:
-        self.config, self.server, self.store, self.check = config, server, store, check
-        self.on_answer, self.on_progress, self.expected = on_answer, on_progress, expected
-        self.check_version = version_of(check)
+    config: TeacherConfig
+    server: ServerState
+    store: Store
+    check: Check  # returns the reasons against a text, [] if good
+    on_answer: Callable[[Answer], None]  # receives each answer once it is stored
+    on_progress: Callable[[Summary], None] | None = None
+    expected: int = 0  # requests, as far as their number is known
+
+    def __post_init__(self) -> None:
+        self.check_version = version_of(self.check)
         self.summary, self.models = Summary(), set[str]()
         self.breaker = Breaker()
         self.rng = random.Random()  # jitter only: no content depends on it
         self.reserved = 0  # reservations of this session not yet settled in the store
         self.stop: Exception | None = None
-        self._asked = RequestTable(store)
         self._attempts: list[Attempt] = []
         self._finished: list[Answer] = []
-        self._unasked: list[Answer] = []
         self._peers: list[Request] = []  # claimed by other processes
         self._peers_gap_s = FIRST_PEERS_GAP_S
         self._quarantined: Counter[str] = Counter()
@@ -188,7 +175,7 @@ class Session:
     def look_up(self, part: Sequence[Request]) -> list[Request]:
         """Give out stored answers; return the requests to send. UserError for a paid model without a price."""
         requests = {request.key: request for request in part}
-        self._asked.keep(part)
+        keep_requests(self.store, part)
         found: dict[str, Answer] = {}
         judged: list[Answer] = []
         for stored in self.store.lookup(list(requests), self.config.source):
@@ -295,8 +282,7 @@ class Session:
     def judge(self, state: RetryState, reply: Reply, attempt: Attempt) -> bool:
         """Judge a reply and, if it was the last attempt, finish the request; True if it is finished."""
         reasons = self._reasons(state.request, reply)
-        last = state.count(reply, attempt, not reasons, self.config.max_attempts)
-        if not last:
+        if not state.count(reply, attempt, not reasons):
             return False
         status: Status = "quarantined" if reasons else "ok"
         self._finished.append(
@@ -324,7 +310,7 @@ class Session:
     def keep_unchecked(self, reply: Reply, attempt: Attempt) -> None:
         """Store the text of a reply that this call did not request; it is checked once it is requested."""
         if reply.kind == "answer" and reply.text and not reply.refusal and reply.finish_reason != "length":
-            self._unasked.append(
+            self._finished.append(
                 Answer(
                     attempt.key, "quarantined", reply.text, reply.finish_reason, reply.model, attempt.source,
                     attempt.usage, attempt.cost_usd, 1, (UNCHECKED,),
@@ -377,12 +363,12 @@ class Session:
         """Save finished attempts and answers in one transaction, then give the answers out."""
         if not self._attempts:
             return
-        self.store.save(self._attempts, [*self._finished, *self._unasked])
-        finished = self._finished
+        self.store.save(self._attempts, finished := self._finished)
         self.reserved -= sum(attempt.reservation is not None for attempt in self._attempts)
-        self._attempts, self._finished, self._unasked = [], [], []
+        self._attempts, self._finished = [], []
         for answer in finished:
-            self.give(answer)
+            if answer.reasons != (UNCHECKED,):  # this call asked for it
+                self.give(answer)
         self.summary.outcomes = dict(sorted(self._outcomes.items()))
 
     def give(self, answer: Answer) -> None:

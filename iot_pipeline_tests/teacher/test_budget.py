@@ -99,7 +99,7 @@ def test_a_thousand_costs_and_caps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(online, "SAVE_EVERY_S", 0.001)
     monkeypatch.setattr(online, "RESERVE_EVERY_S", 0)
     monkeypatch.setattr(session, "SAVE_EVERY_S", 0.001)
-    monkeypatch.setattr(online, "open_chat_client", lambda url, *_, **__: servers[url])
+    monkeypatch.setattr(online, "open_chat_client", lambda config: servers[config.url])
     monkeypatch.setattr(
         pricing, "price_of", lambda model: servers[model].price if model in servers else price_of(model)
     )

@@ -137,7 +137,7 @@ def test_what_cannot_be_saved_stops_the_asking(tmp_path: Path, monkeypatch: pyte
 
 def test_a_store_that_cannot_be_closed_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the real error"), Store(tmp_path / "s") as store:
-        store.database.connection.exec_driver_sql("PRAGMA query_only=1")
+        store.connection.exec_driver_sql("PRAGMA query_only=1")
         raise ValueError("the real error")
 
 
@@ -188,7 +188,7 @@ def test_a_broken_response_is_worth_another_try_and_may_have_been_billed(sent: b
         handler.close_connection = True
 
     async def attempt(url: str) -> Any:
-        async with open_chat_client(url, "k", 5, 1, True) as client:
+        async with open_chat_client(TeacherConfig(url, "k", "t.sqlite", "s", None, timeout_s=5)) as client:
             return await client.send({"model": "m", "messages": []})
 
     with server(broken) as url:

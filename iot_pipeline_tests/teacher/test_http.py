@@ -10,11 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest import mock
 
 import openai
 import pytest
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.batch_api import open_batch_api
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.http import open_chat_client
@@ -73,8 +75,10 @@ def seen_at() -> Iterator[tuple[str, Seen]]:
 
 def send_all(url: str, bodies: list[dict[str, Any]], local: bool = True) -> list[Reply]:
     async def go() -> list[Reply]:
-        async with open_chat_client(url, "sk-1", 5, 2, local) as client:
-            return [await client.send(body) for body in bodies]
+        config = TeacherConfig(url, "sk-1", "t.sqlite", "s", None, concurrency=2, timeout_s=5)
+        with mock.patch.object(pricing, "is_paid", lambda _: not local):
+            async with open_chat_client(config) as client:
+                return [await client.send(body) for body in bodies]
 
     return asyncio.run(go())
 

@@ -53,7 +53,7 @@ class BatchTable:
         Returns:
             The new batch, in state planned, or None if there is no room for the first line.
         """
-        now = self.store.database.now()
+        now = self.store.now()
         with self.store.transaction() as db:
             free = float("inf") if cap is None else cap - db.scalar(COMMITTED)
             count = 0
@@ -111,7 +111,7 @@ class BatchTable:
 
     def take_over(self, source: str) -> list[Batch]:
         """Take over unfinished batches of `source` whose process is gone; returns them, ours from now on."""
-        now, c = self.store.database.now(), batches.c
+        now, c = self.store.now(), batches.c
         with self.store.transaction() as db:
             rows = db.execute(sa.select(batches).where(c.source == source, c.state != "read").order_by(c.id)).fetchall()
             left = [row for row in rows if row.until < now or is_gone(row.owner, row.until, now)]

@@ -8,33 +8,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import sqlalchemy as sa
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.request import Answer, Usage
+from iot_pipeline.teacher.store import schema
 from iot_pipeline.teacher.store.database import Database, Location, is_file, shown, store_url
 from iot_pipeline.teacher.store.leases import LEASE_S, is_gone, new_owner
-from iot_pipeline.teacher.store.schema import (
-    answers,
-    attempts,
-    claims,
-    is_made,
-    make_tables,
-    reservations,
-    totals,
-    upsert,
-)
-from iot_pipeline.teacher.store.schema import batches as batch_table
+from iot_pipeline.teacher.store.schema import answers, attempts, batches, claims, reservations, totals, upsert
 
 # Databases limit the variables of a statement; a small part keeps memory flat as well.
 LOOKUP_BATCH = 1000
 # How the reason begins where a request got no answer at all: such a one may be asked again.
 NO_ANSWER = "no answer: "
-# How it began until version 5 where the server had refused the request, and what a model's refusal is.
-OLD_REJECTED, REFUSED = "rejected by the server", "refused"
+REFUSED = "refused"  # the reason where the model refused to answer
 # The reason of a text that came for rows which its caller did not ask for.
 UNCHECKED = "not checked yet"
 
@@ -46,9 +35,7 @@ _OWNER: sa.BindParameter[str] = sa.bindparam("of_owner")
 _KEY: sa.BindParameter[str] = sa.bindparam("of_key")
 # `is_verdict` in SQL; the first sign of a JSON list is matched by _.
 _UNANSWERED = sa.or_(
-    _A.reasons.like(f'_"{NO_ANSWER}%'),
-    _A.reasons.like(f'_"{OLD_REJECTED}%'),
-    sa.and_(_A.text == "", sa.not_(_A.reasons.like(f'_"{REFUSED}"%'))),
+    _A.reasons.like(f'_"{NO_ANSWER}%'), sa.and_(_A.text == "", sa.not_(_A.reasons.like(f'_"{REFUSED}"%')))
 )
 LOOKUP = sa.select(answers).where(_A.source == _SOURCE, _A.key.in_(_KEYS))
 CLAIMED = sa.select(_C.key).where(_C.owner == _OWNER, _C.source == _SOURCE, _C.key.in_(_KEYS))
@@ -68,11 +55,6 @@ ADD_UP = _TOTAL.values(value=sa.select(sa.func.coalesce(sa.func.sum(_R.usd), 0.0
 RESERVE = sa.insert(reservations).returning(_R.id, sort_by_parameter_order=True)
 RELEASE = sa.delete(reservations).where(_R.id == sa.bindparam("of_id"))
 SINGLE = sa.select(reservations).where(_R.batch.is_(None))  # a line of a batch is held by its batch
-JUDGE = (
-    sa.update(answers)
-    .where(_A.key == _KEY, _A.source == _SOURCE)
-    .values({name: sa.bindparam(f"new_{name}") for name in ("status", "reasons", "checked")})
-)
 
 
 @dataclass(frozen=True)
@@ -100,7 +82,7 @@ class Reservation:
     usd: float
 
 
-class Store:
+class Store(Database):
     """One connection to the store; open one per thread and process.
 
     What was committed outlives kill -9 of this process. Raises UserError where the database cannot be reached or was
@@ -109,49 +91,37 @@ class Store:
     """
 
     def __init__(self, location: Location, read_only: bool = False) -> None:
-        self.database, self._read_only = Database(location, read_only), read_only
+        super().__init__(location, read_only)
         try:
             if read_only:
-                if not is_made(self.database):
+                if not schema.is_made(self):
                     raise UserError(f"{shown(location)} cannot be opened: there is no store of answers.")
                 return
-            make_tables(self.database)
+            schema.make_tables(self)
             self.owner = new_owner()
             self._settle_dead_reservations()
             self._free_dead_claims()
         except BaseException:
-            self.database.close()
+            super().close()
             raise
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         # Where the disk is full, closing fails as what came before it did: that is the error to tell.
-        with contextlib.suppress(UserError) if error is not None else contextlib.nullcontext():
+        with contextlib.suppress(UserError) if kind is not None else contextlib.nullcontext():
             self.close()
 
     def close(self) -> None:
         """Give up what is claimed and close the connection."""
-        if self._read_only:
-            self.database.close()
-            return
         try:
-            with self.transaction() as db:
-                db.execute(sa.delete(claims).where(claims.c.owner == self.owner))
-                db.execute(sa.update(batch_table).where(batch_table.c.owner == self.owner).values(until=0.0))
+            if not self._read_only:
+                with self.transaction() as db:
+                    db.execute(sa.delete(claims).where(claims.c.owner == self.owner))
+                    db.execute(sa.update(batches).where(batches.c.owner == self.owner).values(until=0.0))
         finally:
-            self.database.close()
-
-    def transaction(self) -> contextlib.AbstractContextManager[sa.Connection]:
-        """Run a transaction, one writer at a time; UserError where the store cannot be written."""
-        return self.database.transaction()
-
-    def read(self, query: sa.Executable | str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        """Fetch the rows of a query (SQL as text: with `:name` for values)."""
-        return self.database.read(query, values)
+            super().close()
 
     def claim(self, keys: Sequence[str], source: str) -> set[str]:
         """Claim those of `keys` that are to be asked: unanswered, in no batch, and claimed by nobody else alive.
@@ -159,34 +129,31 @@ class Store:
         A claim holds for LEASE_S seconds and is kept up by `renew`; `save` gives up the claims of what it saves.
         """
         these = {"keys": list(keys), "of_source": source, "of_owner": self.owner}
-        now = self.database.now()
-        wanted = [row | {"now": now} for row in self._claims((key, source) for key in keys)]
+        wanted = [row | {"now": self.now()} for row in self._claims((key, source) for key in keys)]
         with self.transaction() as db:
             execute_each(db, upsert(db.dialect.name, claims, EXPIRED), wanted)
             return set(db.scalars(CLAIMED, these)) - set(db.scalars(NOT_TO_ASK, these))
 
     def _claims(self, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
         """Build the rows that claim (key, source) pairs for us."""
-        ours = {"owner": self.owner, "until": self.database.now() + LEASE_S}
+        ours = {"owner": self.owner, "until": self.now() + LEASE_S}
         return [{"key": key, "source": source, **ours} for key, source in dict.fromkeys(pairs)]
 
     def renew(self) -> None:
         """Extend the lease of our claims, reservations and batches."""
-        until = self.database.now() + LEASE_S
+        until = self.now() + LEASE_S
         with self.transaction() as db:
-            for table in (claims, batch_table):
+            for table in (claims, batches):
                 db.execute(sa.update(table).where(table.c.owner == self.owner).values(until=until))
             single = sa.update(reservations).where(_R.owner == self.owner, _R.batch.is_(None))
             db.execute(single.values(until=until))
 
     def _free_dead_claims(self) -> None:
         """Void the claims of processes of this machine that were killed, without waiting for their lease."""
-        now = self.database.now()
-        found = self.read(sa.select(claims.c.owner, sa.func.max(claims.c.until)).group_by(claims.c.owner))
-        dead = [owner for owner, until in found if is_gone(owner, until, now)]
-        if dead:
+        found = self.read(sa.select(_C.owner, sa.func.max(_C.until).label("until")).group_by(_C.owner))
+        if dead := [row.owner for row in self._dead(found)]:
             with self.transaction() as db:
-                db.execute(sa.delete(claims).where(claims.c.owner.in_(dead)))
+                db.execute(sa.delete(claims).where(_C.owner.in_(dead)))
 
     def lookup(self, keys: Sequence[str], source: str) -> Iterator[Answer]:
         """Yield the stored answers, quarantined ones too, of `source` among `keys`, in no particular order."""
@@ -237,16 +204,9 @@ class Store:
         return kept
 
     def judged(self, rows: Sequence[Answer]) -> None:
-        """Write the verdicts of a newer check on stored answers."""
-        verdicts = [
-            {
-                "of_key": a.key, "of_source": a.source,
-                "new_status": a.status, "new_reasons": json.dumps(a.reasons), "new_checked": a.checked,
-            }
-            for a in rows
-        ]  # fmt: skip
+        """Write stored answers anew, with the verdicts of a newer check."""
         with self.transaction() as db:
-            execute_each(db, JUDGE, verdicts)
+            execute_each(db, upsert(db.dialect.name, answers), [_row(a) for a in rows])
 
     def reserve(self, lines: Sequence[tuple[str, str, float]], source: str, cap: float | None) -> list[int | None]:
         """Set money aside for `lines` (key, model, dollars at worst) before they are sent; the id of each reservation.
@@ -254,7 +214,7 @@ class Store:
         None for a line that would take spent + reserved past `cap`. Check and reservations are one transaction, so that
         all processes together keep the cap.
         """
-        held = {"source": source, "owner": self.owner, "until": self.database.now() + LEASE_S}
+        held = {"source": source, "owner": self.owner, "until": self.now() + LEASE_S}
         with self.transaction() as db:
             committed, reserved = db.scalar(COMMITTED), 0.0
             granted: list[dict[str, Any] | None] = []
@@ -285,24 +245,16 @@ class Store:
         """Return the dollars of all attempts ever recorded, assumed ones included."""
         return float(self.read(sa.select(totals.c.value).where(totals.c.name == "spent_usd"))[0][0])
 
-    def ledger(self, source: str | None = None) -> dict[str, Any]:
+    def ledger(self) -> dict[str, Any]:
         """Sum up all attempts: their number, tokens, dollars, assumed dollars, number by outcome."""
-        c, total = attempts.c, lambda column: sa.func.coalesce(sa.func.sum(column), 0)
-        only = sa.true() if source is None else c.source == source
-        sums = map(
-            total, (c.prompt_tokens, c.cached_tokens, c.completion_tokens, c.cost_usd, c.cost_usd * c.cost_assumed)
-        )
-        row = self.read(sa.select(sa.func.count(), *sums).where(only))[0]
-        outcomes = self.read(sa.select(c.outcome, sa.func.count()).where(only).group_by(c.outcome).order_by(c.outcome))
-        return {
-            "attempts": row[0],
-            "prompt_tokens": int(row[1]),
-            "cached_tokens": int(row[2]),
-            "completion_tokens": int(row[3]),
-            "usd": float(row[4]),
-            "usd_assumed": float(row[5]),
-            "outcomes": dict(map(tuple, outcomes)),
-        }
+        c = attempts.c
+        summed = (c.prompt_tokens, c.cached_tokens, c.completion_tokens, c.cost_usd, c.cost_usd * c.cost_assumed)
+        sums = (sa.func.coalesce(sa.func.sum(column), 0) for column in summed)
+        count, *tokens, usd, assumed = self.read(sa.select(sa.func.count(), *sums))[0]
+        outcomes = self.read(sa.select(c.outcome, sa.func.count()).group_by(c.outcome).order_by(c.outcome))
+        named = zip(("prompt_tokens", "cached_tokens", "completion_tokens"), map(int, tokens), strict=True)
+        dollars = {"usd": float(usd), "usd_assumed": float(assumed)}
+        return {"attempts": count, **dict(named), **dollars, "outcomes": dict(map(tuple, outcomes))}
 
     def taken(self) -> dict[tuple[str, str], tuple[int, int, int, float]]:
         """Sum up attempts by (key, source), failed ones too: requests, prompt tokens, answer tokens, dollars."""
@@ -322,11 +274,6 @@ class Store:
         found: float | None = self.read(sa.select(sa.func.avg(c.seconds)).where(one_by_one))[0][0]
         return found
 
-    def quarantine(self, source: str | None = None) -> list[Answer]:
-        """List the quarantined answers with their reasons, sorted by key."""
-        query = sa.select(answers).where(_A.status == "quarantined").order_by(_A.key, _A.source)
-        return [_answer(row) for row in self.read(query if source is None else query.where(_A.source == source))]
-
     def _settle_dead_reservations(self) -> None:
         """Count money reserved by a process that was killed as spent: it may have been billed."""
         if not self._dead(self.read(SINGLE)):
@@ -339,7 +286,7 @@ class Store:
             self._release(db, [row.id for row in lost])
 
     def _dead(self, rows: Iterable[Any]) -> list[Any]:
-        now = self.database.now()
+        now = self.now()
         return [row for row in rows if is_gone(row.owner, row.until, now)]
 
 
@@ -355,9 +302,7 @@ def is_verdict(stored: Answer) -> bool:
     What the set-up refused (a key, a context, a form) or left without any text is asked again.
     """
     reason = stored.reasons[0] if stored.reasons else ""
-    if reason.startswith((NO_ANSWER, OLD_REJECTED)):
-        return False
-    return bool(stored.text) or reason == REFUSED
+    return not reason.startswith(NO_ANSWER) and (bool(stored.text) or reason == REFUSED)
 
 
 def pair_of(item: Answer | Attempt) -> tuple[str, str]:
@@ -371,7 +316,7 @@ def exists(location: Location) -> bool:
     if is_file(url):
         return Path(str(url.database)).is_file()
     with contextlib.closing(Database(url, read_only=True)) as database:
-        return is_made(database)
+        return schema.is_made(database)
 
 
 def _row(a: Answer) -> dict[str, Any]:
