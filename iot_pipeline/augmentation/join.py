@@ -31,6 +31,7 @@ PROVENANCE = pa.schema(
         ("attempts", pa.int32()), ("from_cache", pa.bool_()),
     ]
 )  # fmt: skip
+CHAT_ROW = '{"messages": [{"role": "user", "content": %s}, {"role": "assistant", "content": %s}]}\n'
 REPLIED = ["answer", "reasons", "model", "source", "attempts", "from_cache"]
 ANSWERS = pa.schema([("flow_group", pa.string()), ("label", pa.string()), ("answer", pa.string())])
 
@@ -73,18 +74,13 @@ def join(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
     encode = json.JSONEncoder(ensure_ascii=False).encode
     wording, unanswered = Wording(plan.config.spec.feature_names), set[str]()
     with (
-        connect(requests, replies, plan.texts) as connection,
         replacing(folder / "track.jsonl") as jsonl,
         jsonl.open("w", encoding="utf-8") as lines,
         replacing(provenance) as temporary,
         pq.ParquetWriter(temporary, PROVENANCE, compression="zstd") as writer,
     ):
         for _, rows, found, texts in ordered_join(
-            connection,
-            query,
-            requests=(requests, REQUESTS.names),
-            replies=(replies, REPLIED),
-            texts=(plan.texts, ["text"]),
+            query, requests=(requests, REQUESTS.names), replies=(replies, REPLIED), texts=(plan.texts, ["text"])
         ):
             answers = pc.coalesce(found["answer"], rows["given"])
             asked = [column.to_pylist() for column in (rows["key"], found["reasons"], rows["reason"])]
@@ -102,8 +98,7 @@ def join(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
             flows = pc.coalesce(rows["text"], texts["text"])
             for flow, answer in zip(flows.to_pylist(), answers.to_pylist(), strict=True):
                 if answer is not None:
-                    turns = [{"role": "user", "content": flow}, {"role": "assistant", "content": answer}]
-                    lines.write(encode({"messages": turns}) + "\n")
+                    lines.write(CHAT_ROW % (encode(flow), encode(answer)))
                     wording.add(answer)
         if unanswered:
             raise RuntimeError(f"{len(unanswered):,} requests got no answer")
@@ -125,9 +120,8 @@ class Wording:
         """Add the answer of one row."""
         _, _, rest = f"\n{answer}".partition("\nANALYSIS: ")
         words = rest.partition("\n")[0].split()
-        masked = [part for word in words for part in self._mask(word)]
         self.answers += digest(answer)
-        self.wordings += digest(" ".join(masked))
+        self.wordings += digest("".join(map(self._mask, words)))
         self.words += len(words)
 
 
@@ -148,11 +142,10 @@ def write_answers(folder: Path) -> None:
         SELECT DISTINCT flow_group, label, place AS answers FROM {scan(requests)}
         JOIN {numbered(replies, "key", "answer IS NOT NULL")} USING (key) ORDER BY flow_group, label"""
     with (
-        connect(requests, replies) as connection,
         replacing(folder / "answers.parquet") as temporary,
         pq.ParquetWriter(temporary, ANSWERS, compression="zstd") as writer,
     ):
-        for rows, answers in ordered_join(connection, query, answers=(replies, ["answer"])):
+        for rows, answers in ordered_join(query, requests, answers=(replies, ["answer"])):
             table = pa.table([rows["flow_group"], rows["label"], answers["answer"]], schema=ANSWERS)
             writer.write_table(table, row_group_size=ROWS_AT_ONCE)
 

@@ -191,18 +191,17 @@ class TrackPlan:
         query = f"""
             SELECT r.position, r.row_id, r.flow_group, r.label, r.repeat, {numbers}
             FROM ({self.rows.query}) r {joins} ORDER BY r.position"""
-        with connect(self.rows.file, *(path for path, _ in sources.values())) as connection:
-            for rows, *parts in ordered_join(connection, query, **sources):
-                found = dict(zip(sources, parts, strict=True))
-                known = (column.to_pylist() for column in rows.columns[:5])
-                answers = found["answers"]["answer"].to_pylist() if self.answers is not None else [None] * len(rows)
-                values = np.empty((len(rows), 0))
-                if self.flows is not None:
-                    values = np.column_stack([found["flows"][name].to_numpy() for name in names]).astype(np.float64)
-                for *row, text, answer, row_values in zip(
-                    *known, found["texts"]["text"].to_pylist(), answers, values, strict=True
-                ):
-                    yield Row(*row), text, answer, row_values
+        for rows, *parts in ordered_join(query, self.rows.file, **sources):
+            found = dict(zip(sources, parts, strict=True))
+            known = (column.to_pylist() for column in rows.columns[:5])
+            answers = found["answers"]["answer"].to_pylist() if self.answers is not None else [None] * len(rows)
+            values = np.empty((len(rows), 0))
+            if self.flows is not None:
+                values = np.column_stack([found["flows"][name].to_numpy() for name in names]).astype(np.float64)
+            for *row, text, answer, row_values in zip(
+                *known, found["texts"]["text"].to_pylist(), answers, values, strict=True
+            ):
+                yield Row(*row), text, answer, row_values
 
     def _ask(self, row: Row, text: str, seed: int, original: str = "") -> tuple[Row, FlowRequest]:
         """Return the row with its request; `original` is the answer to paraphrase."""

@@ -11,14 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from iot_pipeline.flows.sql import scan, write_query
+from iot_pipeline.flows.sql import connect, scan, write_query
 
-WINDOW = 10_000  # rows joined at once: with flow texts and answers some 15 MB
+WINDOW = 5_000  # rows joined at once: with flow texts, answers and their copies some 20 MB
 MOST_FILES = 500  # open at once
 READ_BUFFER = 1 << 20
 
@@ -28,19 +27,16 @@ def numbered(path: Path, columns: str, where: str = "true") -> str:
     return f"(SELECT {columns}, file_row_number AS place FROM {scan(path, ', file_row_number = true')} WHERE {where})"
 
 
-def ordered_join(
-    connection: duckdb.DuckDBPyConnection, query: str, **sources: tuple[Path, Sequence[str]]
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of `query` in windows: a record batch, then a table of the matching rows of each source.
+def ordered_join(query: str, *files: Path, **sources: tuple[Path, Sequence[str]]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of an ordered query in windows: a record batch, then a table of the matching rows of each source.
 
-    Args:
-        connection: DuckDB connection.
-        query: Ordered query. Its column named like a source has the number of the row in that file; NULL gives nulls.
-        sources: File and columns of each source.
+    `query` reads `files` and `sources` (file and columns of each); its column named like a source has the number of the
+    row in that file, and NULL gives nulls.
     """
     with tempfile.TemporaryDirectory(prefix="iot_pipeline-") as folder:
         rows = Path(folder) / "rows.parquet"
-        count = write_query(connection, query, rows)
+        with connect(*files, *(path for path, _ in sources.values())) as connection:
+            count = write_query(connection, query, rows)
         window = WINDOW * (1 + count // (WINDOW * MOST_FILES))
         with pq.ParquetFile(rows, buffer_size=READ_BUFFER) as file:
             found = [
@@ -48,7 +44,9 @@ def ordered_join(
                 for name, (path, columns) in sources.items()
             ]
             if count:
-                yield from zip(file.iter_batches(window), *found, strict=True)
+                for parts in zip(file.iter_batches(window), *found, strict=True):
+                    yield parts
+                    pa.default_memory_pool().release_unused()  # Arrow keeps its buffers for reuse
 
 
 def gather(path: Path, columns: Sequence[str], numbers: np.ndarray, window: int) -> Iterator[pa.Table]:

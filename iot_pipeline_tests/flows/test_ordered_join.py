@@ -9,7 +9,7 @@ import pytest
 
 from iot_pipeline.flows import ordered_join as joining
 from iot_pipeline.flows.ordered_join import numbered, ordered_join
-from iot_pipeline.flows.sql import connect, scan
+from iot_pipeline.flows.sql import scan
 
 
 @pytest.mark.parametrize(("window", "files"), [(10_000, 500), (7, 500), (7, 3)])
@@ -31,13 +31,11 @@ def test_each_row_gets_its_partner_or_nulls(
         LEFT JOIN {numbered(texts, "key")} texts USING (key) JOIN {numbered(marks, "key")} marks USING (key)
         ORDER BY position"""
     found = []
-    with connect(left, texts, marks) as connection:
-        for batch, some_texts, some_marks in ordered_join(
-            connection, query, texts=(texts, ["text"]), marks=(marks, ["key", "mark"])
-        ):
-            assert len(batch) <= max(window, window * (1 + rows // (window * files)))
-            columns = [batch["position"], batch["key"], some_texts["text"], some_marks["mark"], some_marks["key"]]
-            found += zip(*(column.to_pylist() for column in columns), strict=True)
+    sources = {"texts": (texts, ["text"]), "marks": (marks, ["key", "mark"])}
+    for batch, some_texts, some_marks in ordered_join(query, left, **sources):
+        assert len(batch) <= window * (1 + rows // (window * files))
+        columns = [batch["position"], batch["key"], some_texts["text"], some_marks["mark"], some_marks["key"]]
+        found += zip(*(column.to_pylist() for column in columns), strict=True)
     by_position = dict(zip(*(pq.read_table(left)[name].to_pylist() for name in ("position", "key")), strict=True))
     assert found == [
         (at, by_position[at], f"text {by_position[at]}" if by_position[at] < 30 else None, [str(key)], key)
