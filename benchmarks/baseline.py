@@ -47,11 +47,11 @@ def main() -> None:
         prepared = round(time.perf_counter() - started, 1)
     names, classes = spec.feature_names, spec.classes
     config = AutoMLConfig(seed=SEED, cores=CORES)
-    first, second = (run_automl(train, test, names, "label", classes, config) for _ in range(2))
+    first, second = (run_automl(train, test, names, classes, config) for _ in range(2))
     same = bool(np.array_equal(first.log_probs, second.log_probs)) and first.report == second.report
     others = [
-        run_lightgbm(train, test, names, "label", classes, SEED),
-        run_hash_lookup(train, test, "label", classes),
+        run_lightgbm(train, test, names, classes, SEED),
+        run_hash_lookup(train, test, classes),
         random_forest(train, test, spec),
     ]
     scores = {result.name: scored(result, records, classes) for result in (first, *others)}
@@ -93,9 +93,7 @@ def random_forest(train: pd.DataFrame, test: pd.DataFrame, spec: DatasetSpec) ->
     model = RandomForestClassifier(200, random_state=SEED, n_jobs=CORES).fit(rows[spec.feature_names], rows["label"])
     probabilities = spread(model.predict_proba(test[spec.feature_names]), model.classes_.tolist(), spec.classes)
     taken = time.perf_counter() - started
-    return BaselineResult(
-        "random_forest", spec.classes, test["flow_group"].tolist(), probabilities, {}, {"total_s": taken}
-    )
+    return BaselineResult("random_forest", test["flow_group"].tolist(), probabilities, {}, {"total_s": taken})
 
 
 def scored(result: BaselineResult, records: pd.DataFrame, classes: list[str]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from iot_pipeline.augmentation.answers import format_answer, parse_answer
-from iot_pipeline.augmentation.prompts import glossary_of
 from iot_pipeline.embedded_teacher.analyst import write_answer
 from iot_pipeline.flows.spec import DatasetSpec
 
@@ -16,7 +15,7 @@ def form_writer(spec: DatasetSpec, words: int, order: str) -> Callable[[str, str
     The caller draws the class independently of the flow: the text teaches the form of answers and how values are cited,
     never which class a flow has.
     """
-    marked = "\n".join(f"- {t.name} ({t.unit}, standardised)" for t in glossary_of(spec) if t.standardised)
+    marked = "\n".join(f"- {f.name} ({f.unit}, standardised)" for f in spec.features if f.standardised)
     parts: Sequence[str] = ("CLASSIFICATION: <class>", "ANALYSIS: <text>", "KEY_INDICATORS: <items>")
     parts = parts if order == "label_first" else (*parts[1:], parts[0])
     system = f"Known classes: {', '.join(spec.classes)}\n{marked}\n" + "\n".join(parts)

@@ -122,7 +122,9 @@ class CostEstimator:
         self._prompt = ""
         self._counted: set[str] = set()
         self._waiting = store.batched(source) if store is not None else set()
-        self._counting = counting or token_counter(source)
+        # Of the sources, only the embedded teacher's own rules are known.
+        by_source = embedded_token_counter() if is_embedded(source) else TokenCounter(request_tokens, text_tokens)
+        self._counting = counting or by_source
 
     def begin(self, name: str, prompt: str) -> None:
         """Attribute the requests that follow to the asset `name` and the prompt file `prompt`."""
@@ -223,11 +225,6 @@ def stand_in(key: str, model: str, source: str, typical: str) -> Answer:
     at = ANALYSIS.search(typical)
     start = at.end() if at else 0
     return Answer(key, "ok", typical[:start] + key[:MARK] + typical[start + MARK :], "stop", model, source)
-
-
-def token_counter(source: str) -> TokenCounter:
-    """Return the token counter of a source; only the embedded teacher's own rules are known."""
-    return embedded_token_counter() if is_embedded(source) else TokenCounter(request_tokens, text_tokens)
 
 
 def embedded_token_counter() -> TokenCounter:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from iot_pipeline.augmentation.answers import Facts, facts_of, masked_bigrams, parse_answer
-from iot_pipeline.augmentation.plan import ROWS_AT_ONCE, TrackPlan, row_writer
+from iot_pipeline.augmentation.answers import word_mask
+from iot_pipeline.augmentation.plan import REQUESTS, ROWS_AT_ONCE, TrackPlan
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.ordered_join import numbered, ordered_join
 from iot_pipeline.flows.sql import connect, scan
 from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.teacher.request import EMBEDDED_MODEL, is_embedded
@@ -29,6 +31,8 @@ PROVENANCE = pa.schema(
         ("attempts", pa.int32()), ("from_cache", pa.bool_()),
     ]
 )  # fmt: skip
+CHAT_ROW = '{"messages": [{"role": "user", "content": %s}, {"role": "assistant", "content": %s}]}\n'
+REPLIED = ["answer", "reasons", "model", "source", "attempts", "from_cache"]
 ANSWERS = pa.schema([("flow_group", pa.string()), ("label", pa.string()), ("answer", pa.string())])
 
 
@@ -60,29 +64,44 @@ def join(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
     """
     requests, replies, provenance = (folder / f"{name}.parquet" for name in ("requests", "replies", "provenance"))
     query = f"""
-        SELECT r.position, r.row_id, r.flow_group, r.label, r.repeat, r.kind,
-            CASE WHEN coalesce(a.answer, r.given) IS NULL THEN 'quarantined' ELSE 'ok' END AS status,
-            CASE WHEN r.key IS NOT NULL THEN a.reasons WHEN r.reason <> '' THEN [r.reason] ELSE [] END AS reasons,
-            coalesce(a.answer, r.given) AS answer, r.key, r.seed, r.variation, r.factor, r.varied_group,
-            a.model, a.source, a.attempts, a.from_cache, coalesce(r.text, t.text) AS text
-        FROM {scan(requests)} r LEFT JOIN {scan(replies)} a USING (key) JOIN {scan(plan.texts)} t USING (flow_group)"""
+        SELECT requests.place AS requests, replies.place AS replies, texts.place AS texts
+        FROM {numbered(requests, "position, key, flow_group")} requests
+        LEFT JOIN {numbered(replies, "key")} replies USING (key)
+        JOIN {numbered(plan.texts, "flow_group")} texts USING (flow_group) ORDER BY position"""
+    expected, drawn = plan.counts[0], pq.read_metadata(requests).num_rows if requests.is_file() else 0
+    if drawn != expected:
+        raise RuntimeError(f"{drawn:,} of {expected:,} rows were drawn")
     encode = json.JSONEncoder(ensure_ascii=False).encode
-    check_complete(plan, folder)
-    wording = Wording()
+    wording, unanswered = Wording(plan.config.spec.feature_names), set[str]()
     with (
-        connect(requests, replies, plan.texts) as connection,
         replacing(folder / "track.jsonl") as jsonl,
         jsonl.open("w", encoding="utf-8") as lines,
         replacing(provenance) as temporary,
         pq.ParquetWriter(temporary, PROVENANCE, compression="zstd") as writer,
     ):
-        for window in plan.windows():
-            for part in connection.sql(f"{query} WHERE {window} ORDER BY r.position").to_arrow_reader(ROWS_AT_ONCE):
-                writer.write_table(pa.Table.from_batches([part]).select(PROVENANCE.names).cast(PROVENANCE))
-                for flow, answer in zip(part["text"].to_pylist(), part["answer"].to_pylist(), strict=True):
-                    if answer is not None:
-                        lines.write(encode({"messages": [turn("user", flow), turn("assistant", answer)]}) + "\n")
-                        wording.add(flow, answer)
+        for _, rows, found, texts in ordered_join(
+            query, requests=(requests, REQUESTS.names), replies=(replies, REPLIED), texts=(plan.texts, ["text"])
+        ):
+            answers = pc.coalesce(found["answer"], rows["given"])
+            asked = [column.to_pylist() for column in (rows["key"], found["reasons"], rows["reason"])]
+            unanswered |= {key for key, said, _ in zip(*asked, strict=True) if key is not None and said is None}
+            added = {
+                "answer": answers,
+                "status": pc.if_else(pc.is_null(answers), "quarantined", "ok"),
+                "reasons": [
+                    said if key is not None else [reason] if reason else []
+                    for key, said, reason in zip(*asked, strict=True)
+                ],
+            }
+            columns = {name: part[name] for part in (found, rows) for name in part.column_names} | added
+            writer.write_table(pa.table({name: columns[name] for name in PROVENANCE.names}, schema=PROVENANCE))
+            flows = pc.coalesce(rows["text"], texts["text"])
+            for flow, answer in zip(flows.to_pylist(), answers.to_pylist(), strict=True):
+                if answer is not None:
+                    lines.write(CHAT_ROW % (encode(flow), encode(answer)))
+                    wording.add(answer)
+        if unanswered:
+            raise RuntimeError(f"{len(unanswered):,} requests got no answer")
     result = count(plan, folder, source, wording)
     if plan.answers is None and result.report["rows"]:
         write_answers(folder)
@@ -93,25 +112,17 @@ def join(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
 class Wording:
     """Counts of distinct answers and wordings, and of the words of all analyses. Memory: 32 bytes a row."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: Sequence[str]) -> None:
         self.answers, self.wordings, self.words = bytearray(), bytearray(), 0
-        self._facts: Facts | None = None
-        self._measure = lru_cache(65_536)(self._measured)  # the original track's rows share their answers
+        self._mask = word_mask(tuple(features))
 
-    def add(self, flow: str, answer: str) -> None:
+    def add(self, answer: str) -> None:
         """Add the answer of one row."""
-        # Any flow text will do: only feature names matter for the wording.
-        self._facts = self._facts or facts_of(flow)
-        text, wording, words = self._measure(answer)
-        self.answers += text
-        self.wordings += wording
-        self.words += words
-
-    def _measured(self, answer: str) -> tuple[bytes, bytes, int]:
-        assert self._facts is not None
-        analysis = parse_answer(answer).analysis
-        wording = "\n".join(map(" ".join, masked_bigrams(analysis, self._facts)))
-        return digest(answer), digest(wording), len(analysis.split())
+        _, _, rest = f"\n{answer}".partition("\nANALYSIS: ")
+        words = rest.partition("\n")[0].split()
+        self.answers += digest(answer)
+        self.wordings += digest("".join(map(self._mask, words)))
+        self.words += len(words)
 
 
 def digest(text: str) -> bytes:
@@ -124,36 +135,19 @@ def distinct(digests: bytearray) -> int:
     return len(np.unique(np.frombuffer(digests, dtype="S16")))
 
 
-def turn(role: str, content: str) -> dict[str, str]:
-    """Return one message of a chat row."""
-    return {"role": role, "content": content}
-
-
-def check_complete(plan: TrackPlan, folder: Path) -> None:
-    """Raise RuntimeError unless every row was drawn and each request has a reply, good or bad."""
-    requests, replies = folder / "requests.parquet", folder / "replies.parquet"
-    drawn = pq.read_metadata(requests).num_rows if requests.is_file() else 0
-    missing = 0
-    if drawn:
-        with connect(requests, replies) as connection:
-            answered = f"SELECT key FROM {scan(replies)}"
-            query = f"SELECT count(DISTINCT key) FROM {scan(requests)} WHERE key NOT IN ({answered})"
-            missing = connection.execute(query).fetchall()[0][0]
-    if missing or drawn != plan.counts[0]:
-        raise RuntimeError(f"{drawn:,} of {plan.counts[0]:,} rows were drawn, {missing:,} requests got no answer")
-
-
 def write_answers(folder: Path) -> None:
     """Write answers.parquet: the good answers by flow group and label, from requests.parquet and replies.parquet."""
     requests, replies = folder / "requests.parquet", folder / "replies.parquet"
-    query = f"SELECT DISTINCT flow_group, label, answer FROM {scan(requests)} JOIN {scan(replies)} USING (key)"
-    with connect(requests, replies) as connection, row_writer(folder / "answers.parquet", ANSWERS) as write:
-        for digit in "0123456789abcdef":  # part by part, so that each part can be sorted in memory
-            part = f"answer IS NOT NULL AND starts_with(flow_group, '{digit}')"
-            connection.execute(f"{query} WHERE {part} ORDER BY flow_group, label")
-            while rows := connection.fetchmany(ROWS_AT_ONCE):
-                for row in rows:
-                    write(row)
+    query = f"""
+        SELECT DISTINCT flow_group, label, place AS answers FROM {scan(requests)}
+        JOIN {numbered(replies, "key", "answer IS NOT NULL")} USING (key) ORDER BY flow_group, label"""
+    with (
+        replacing(folder / "answers.parquet") as temporary,
+        pq.ParquetWriter(temporary, ANSWERS, compression="zstd") as writer,
+    ):
+        for rows, answers in ordered_join(query, requests, answers=(replies, ["answer"])):
+            table = pa.table([rows["flow_group"], rows["label"], answers["answer"]], schema=ANSWERS)
+            writer.write_table(table, row_group_size=ROWS_AT_ONCE)
 
 
 def count(plan: TrackPlan, folder: Path, source: str, wording: Wording) -> TrackResult:

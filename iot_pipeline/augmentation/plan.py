@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,18 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.augmentation.answers import OBJECT_VERSION, SCHEMA_VERSION, answer_schema
-from iot_pipeline.augmentation.prompts import PromptFile, glossary_of
+from iot_pipeline.augmentation.prompts import PromptFile
 from iot_pipeline.augmentation.variation import Varier
 from iot_pipeline.flows.dataset import Rows
+from iot_pipeline.flows.ordered_join import numbered, ordered_join
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.sql import connect, identifier, scan
+from iot_pipeline.flows.sql import connect, one
 from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.teacher.request import Request
 
 ROWS_AT_ONCE = 5000
-# Rows that DuckDB joins and sorts at once: with texts and answers some 65 MB. Under a limit of 256 MB it could not sort
-# 3,000,000 rows at once.
-WINDOW = 50_000
 REQUESTS = pa.schema(
     [
         ("position", pa.int64()), ("row_id", pa.int64()), ("flow_group", pa.string()), ("label", pa.string()),
@@ -75,7 +73,7 @@ class TrackConfig:
         return {
             "classes": self.spec.classes, "words": self.words, "order": self.order,
             "serialisation": self.serialisation, "standardised": self.spec.scaling != "none",
-            "glossary": glossary_of(self.spec), "objects": self.objects,
+            "glossary": self.spec.features, "objects": self.objects,
         }  # fmt: skip
 
 
@@ -139,18 +137,12 @@ class TrackPlan:
         self.data_set = json.dumps({"classes": spec.classes, "signed": sorted(spec.standardised)})
 
     @cached_property
-    def counts(self) -> tuple[int, int, int, int]:
-        """Number of rows, about how many distinct requests they make, and their first and last position."""
+    def counts(self) -> tuple[int, int]:
+        """Number of rows, and about how many distinct requests they make."""
         asking = "count(DISTINCT (flow_group, label))" if self.answers is None else "count(*) FILTER (repeat > 0)"
-        query = f"SELECT count(*), {asking}, min(position), max(position) FROM ({self.rows.query})"
         with connect(self.rows.file) as connection:
-            rows, requests, first, last = connection.execute(query).fetchall()[0]
-        return rows, requests, first or 0, -1 if last is None else last
-
-    def windows(self) -> list[str]:
-        """Return SQL conditions that part the rows `r` by position, in order."""
-        _, _, first, last = self.counts
-        return [f"r.position BETWEEN {at} AND {at + WINDOW - 1}" for at in range(first, last + 1, WINDOW)]
+            rows, requests = one(connection, f"SELECT count(*), {asking} FROM ({self.rows.query})")
+        return rows, requests
 
     def __length_hint__(self) -> int:
         return self.counts[1]
@@ -186,27 +178,30 @@ class TrackPlan:
 
     def _read(self) -> Iterator[tuple[Row, str, str | None, np.ndarray]]:
         """Yield rows by position with text, original answer and values."""
-        files = [self.rows.file, self.texts]
-        joins, answer, features = "", "NULL", ""
+        names = self.config.spec.feature_names
+        sources: dict[str, tuple[Path, Sequence[str]]] = {"texts": (self.texts, ["text"])}
+        joins = f"JOIN {numbered(self.texts, 'flow_group')} texts USING (flow_group)"
         if self.answers is not None:
-            joins, answer = f"LEFT JOIN {scan(self.answers)} a USING (flow_group, label)", "a.answer"
-            files.append(self.answers)
+            sources["answers"] = self.answers, ["answer"]
+            joins += f" LEFT JOIN {numbered(self.answers, 'flow_group, label')} answers USING (flow_group, label)"
         if self.flows is not None:
-            joins += f" JOIN {scan(self.flows)} f USING (row_id)"
-            features = "".join(f", f.{identifier(name)}" for name in self.config.spec.feature_names)
-            files.append(self.flows)
+            sources["flows"] = self.flows, names
+            joins += f" JOIN {numbered(self.flows, 'row_id')} flows USING (row_id)"
+        numbers = ", ".join(f"{name}.place AS {name}" for name in sources)
         query = f"""
-            SELECT r.position, r.row_id, r.flow_group, r.label, r.repeat, t.text, {answer}{features}
-            FROM ({self.rows.query}) r JOIN {scan(self.texts)} t USING (flow_group) {joins}"""
-        with connect(*files) as connection:
-            for window in self.windows():
-                parts = connection.sql(f"{query} WHERE {window} ORDER BY r.position").to_arrow_reader(ROWS_AT_ONCE)
-                for part in parts:
-                    columns = [column.to_pylist() for column in part.columns[:7]]
-                    values = [np.asarray(column, np.float64) for column in part.columns[7:]]
-                    table = np.column_stack(values) if values else np.empty((len(part), 0))
-                    for *known, text, original, row_values in zip(*columns, table, strict=True):
-                        yield Row(*known), text, original, row_values
+            SELECT r.position, r.row_id, r.flow_group, r.label, r.repeat, {numbers}
+            FROM ({self.rows.query}) r {joins} ORDER BY r.position"""
+        for rows, *parts in ordered_join(query, self.rows.file, **sources):
+            found = dict(zip(sources, parts, strict=True))
+            known = (column.to_pylist() for column in rows.columns[:5])
+            answers = found["answers"]["answer"].to_pylist() if self.answers is not None else [None] * len(rows)
+            values = np.empty((len(rows), 0))
+            if self.flows is not None:
+                values = np.column_stack([found["flows"][name].to_numpy() for name in names]).astype(np.float64)
+            for *row, text, answer, row_values in zip(
+                *known, found["texts"]["text"].to_pylist(), answers, values, strict=True
+            ):
+                yield Row(*row), text, answer, row_values
 
     def _ask(self, row: Row, text: str, seed: int, original: str = "") -> tuple[Row, FlowRequest]:
         """Return the row with its request; `original` is the answer to paraphrase."""

@@ -15,7 +15,6 @@ from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.lake.yaml_reader import parse_yaml
 
 SYSTEM, USER = "[system]", "[user]"
@@ -33,16 +32,6 @@ class FrontMatter(BaseModel):
     temperature: float = Field(ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int = Field(ge=16, le=100_000)
-
-
-@dataclass(frozen=True)
-class Term:
-    """One feature in the prompt's glossary; `standardised`: see DatasetSpec."""
-
-    name: str
-    unit: str
-    meaning: str
-    standardised: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,8 +139,3 @@ def _compile(text: str, name: str) -> jinja2.Template:
         return environment.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise UserError(f"{name}: template line {error.lineno}: {error.message}.") from error
-
-
-def glossary_of(spec: DatasetSpec) -> tuple[Term, ...]:
-    """Return the glossary of a data set."""
-    return tuple(Term(f.name, f.unit, f.meaning, f.name in spec.standardised) for f in spec.features)

@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
-from iot_pipeline.baseline.result import BaselineResult, Floats, check_labels, spread, to_frame
+from iot_pipeline.baseline.result import BaselineResult, Floats, check_tables, spread
 from iot_pipeline.errors import UserError
 
 Preset = Literal["fixed", "medium_quality", "best_quality"]
@@ -35,7 +34,6 @@ FIXED_MODELS: dict[str, dict[str, Any]] = {
 }
 VALIDATION_SHARE = 0.15
 IMPORTANCE_FLOWS = 400
-LABEL, WEIGHT = "__label", "__weight"
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,9 @@ class AutoMLConfig:
 
 
 def run_automl(
-    train: pd.DataFrame | pa.Table,
-    test: pd.DataFrame | pa.Table,
+    train: pd.DataFrame,
+    test: pd.DataFrame,
     features: list[str],
-    label: str,
     classes: list[str],
     config: AutoMLConfig,
     log: Callable[[str], None] | None = None,
@@ -70,10 +67,9 @@ def run_automl(
     log-loss when a feature is shuffled, on validation flows), the configuration, and `reproducible`.
 
     Args:
-        train: Rows with flow_group, features and `label`, duplicates included.
+        train: Rows with flow_group, features and label, duplicates included.
         test: flow_group and features, one representative per distinct flow (may combine calibration and test).
         features: Feature columns.
-        label: Label column of `train`.
         classes: All classes, in the order of the result.
         config: Preset, time limit, seed and cores.
         log: Receives progress messages.
@@ -82,12 +78,10 @@ def run_automl(
         UserError: The time limit did not suffice for one model.
     """
     started = time.perf_counter()
-    rows = to_frame(train, ["flow_group", *features, label], "training")
-    target = to_frame(test, ["flow_group", *features], "test")
-    present = check_labels(rows[label], classes)
+    present = check_tables(train, test, classes)
     report: dict[str, Any] = {
-        "train_rows": len(rows),
-        "train_groups": int(rows["flow_group"].nunique()),
+        "train_rows": len(train),
+        "train_groups": int(train["flow_group"].nunique()),
         "classes_trained": present,
         "row_weight": "square root of the number of equal rows",
         "config": asdict(config),
@@ -98,29 +92,28 @@ def run_automl(
     # Equal rows are passed once, which is several times faster, weighted by the square root of their number: the order
     # of labels within a conflict stays, and a flow of 30,000 rows does not dominate (chosen on validation and
     # calibration sides: no worse than the number itself by rows, better by distinct flows).
-    data = rows.groupby(["flow_group", *features, label], sort=False).size().rename(WEIGHT).reset_index()
-    data[WEIGHT] = np.sqrt(data[WEIGHT])
+    data = train.groupby(["flow_group", *features, "label"], sort=False).size().rename("weight").reset_index()
+    data["weight"] = np.sqrt(data["weight"])
     report["distinct_train_rows"] = len(data)
-    held = validation_rows(data["flow_group"], data[label], config.seed)
+    held = validation_rows(data["flow_group"], data["label"], config.seed)
     if len(present) == 1 or not held.any():
         report["note"] = "too few classes or flows to train and choose models; the class shares are predicted"
-        shares = rows[label].value_counts(normalize=True).reindex(present).to_numpy(np.float64)
-        probabilities: Floats = np.tile(shares, (len(target), 1)).astype(np.float64)
+        shares = train["label"].value_counts(normalize=True).reindex(present).to_numpy(np.float64)
+        probabilities: Floats = np.tile(shares, (len(test), 1)).astype(np.float64)
         timings: dict[str, Any] = {}
     else:
-        data = data.drop(columns="flow_group").rename(columns={label: LABEL})
+        data = data.drop(columns="flow_group")
         with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="automl-") as folder:
             warnings.filterwarnings("ignore", module="sklearn")  # about small forests cut off by the time limit
             probabilities, details, timings = _fit_predict(
-                folder, data[~held], data[held], target[features], present, config, log
+                folder, data[~held], data[held], test[features], present, config, log
             )
         report |= details
     timings["total_s"] = time.perf_counter() - started
     return BaselineResult(
         name=config.name,
-        classes=list(classes),
-        group_ids=target["flow_group"].tolist(),
-        log_probs=spread(probabilities, present, list(classes)),
+        group_ids=test["flow_group"].tolist(),
+        log_probs=spread(probabilities, present, classes),
         report=report,
         timings=timings,
     )
@@ -159,12 +152,12 @@ def _fit_predict(
     from autogluon.tabular import TabularPredictor
 
     predictor = TabularPredictor(
-        LABEL,
+        "label",
         problem_type="multiclass",
         eval_metric="log_loss",
         path=folder,
         verbosity=0,
-        sample_weight=WEIGHT,
+        sample_weight="weight",
         weight_evaluation=False,  # models are selected by distinct flows
         learner_kwargs={"label_count_threshold": 1},  # by default rare classes are dropped
     )
@@ -227,7 +220,7 @@ def _importances(predictor: Any, model: str, validation: pd.DataFrame, seed: int
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.permutation(len(validation))[:IMPORTANCE_FLOWS])
     sample = validation.iloc[kept].reset_index(drop=True)
-    labels, values = sample[LABEL], sample.drop(columns=[LABEL, WEIGHT])
+    labels, values = sample["label"], sample.drop(columns=["label", "weight"])
     copies = [values, *(values.assign(**{name: rng.permutation(values[name].to_numpy())}) for name in values.columns)]
     # One call for all copies pays the fixed cost of a prediction once.
     whole = predictor.predict_proba(pd.concat(copies, ignore_index=True), model=model)

@@ -6,33 +6,23 @@ import time
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from iot_pipeline.baseline.result import BaselineResult, check_labels, spread, to_frame
+from iot_pipeline.baseline.result import BaselineResult, check_tables, spread
 
 
-def run_hash_lookup(
-    train: pd.DataFrame | pa.Table, test: pd.DataFrame | pa.Table, label: str, classes: list[str]
-) -> BaselineResult:
+def run_hash_lookup(train: pd.DataFrame, test: pd.DataFrame, classes: list[str]) -> BaselineResult:
     """Predict each flow of `test` from the labels of its flow_group in `train`; unseen groups get the class prior.
 
     A seen group's probabilities are its label counts plus one row of the prior, so the majority label leads; ties go to
     the class that is more frequent in training. `report` has seen_groups and seen_share: both are 0 on a leak-free
-    split.
-
-    Args:
-        train: Rows with flow_group and `label`.
-        test: Table with flow_group.
-        label: Label column of `train`.
-        classes: All classes, in the order of the result.
+    split. The result has the classes in the order of `classes`.
     """
     started = time.perf_counter()
-    rows = to_frame(train, ["flow_group", label], "training")
-    groups = to_frame(test, ["flow_group"], "test")["flow_group"]
-    check_labels(rows[label], classes)
-    codes = pd.Categorical(rows[label], categories=classes).codes
+    check_tables(train, test, classes)
+    groups = test["flow_group"]
+    codes = pd.Categorical(train["label"], categories=classes).codes
     prior = np.bincount(codes, minlength=len(classes)) / len(codes)
-    known, position = np.unique(rows["flow_group"].to_numpy(dtype=object), return_inverse=True)
+    known, position = np.unique(train["flow_group"].to_numpy(dtype=object), return_inverse=True)
     counts = np.bincount(position * len(classes) + codes, minlength=len(known) * len(classes))
     counts = counts.reshape(len(known), len(classes))
     place = pd.Index(known).get_indexer(groups)
@@ -42,11 +32,10 @@ def run_hash_lookup(
     probabilities[seen] = (votes + prior) / (votes.sum(axis=1, keepdims=True) + 1)
     return BaselineResult(
         name="hash_lookup",
-        classes=list(classes),
         group_ids=groups.tolist(),
-        log_probs=spread(probabilities, list(classes), list(classes)),
+        log_probs=spread(probabilities, classes, classes),
         report={
-            "train_rows": len(rows),
+            "train_rows": len(train),
             "train_groups": len(known),
             "seen_groups": int(seen.sum()),
             "seen_share": float(seen.mean()),

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from iot_pipeline.baseline.result import BaselineResult, check_labels, spread, to_frame
+from iot_pipeline.baseline.result import BaselineResult, check_tables, spread
 
 ROUNDS = 200
 PARAMETERS: dict[str, Any] = {
@@ -27,12 +26,7 @@ PARAMETERS: dict[str, Any] = {
 
 
 def run_lightgbm(
-    train: pd.DataFrame | pa.Table,
-    test: pd.DataFrame | pa.Table,
-    features: list[str],
-    label: str,
-    classes: list[str],
-    seed: int,
+    train: pd.DataFrame, test: pd.DataFrame, features: list[str], classes: list[str], seed: int
 ) -> BaselineResult:
     """Train LightGBM on `train` and predict `test`.
 
@@ -40,23 +34,20 @@ def run_lightgbm(
     may have one row instead of 5; a single class is predicted without a model.
 
     Args:
-        train: Rows with features and `label`.
+        train: Rows with features and label.
         test: flow_group and features.
         features: Feature columns.
-        label: Label column of `train`.
         classes: All classes, in the order of the result.
         seed: Seed of LightGBM.
     """
     import lightgbm
 
     started = time.perf_counter()
-    rows = to_frame(train, [*features, label], "training")
-    target = to_frame(test, ["flow_group", *features], "test")
-    present = check_labels(rows[label], classes)
-    collapsed = rows.groupby([*features, label], sort=False).size().rename("__rows").reset_index()
-    codes = pd.Categorical(collapsed[label], categories=present).codes.astype(int)
+    present = check_tables(train, test, classes)
+    collapsed = train.groupby([*features, "label"], sort=False).size().rename("__rows").reset_index()
+    codes = pd.Categorical(collapsed["label"], categories=present).codes.astype(int)
     if len(present) == 1:
-        probabilities = np.ones((len(target), 1))
+        probabilities = np.ones((len(test), 1))
     else:
         data = lightgbm.Dataset(
             collapsed[features].to_numpy(np.float64), codes, weight=collapsed["__rows"].to_numpy(np.float64)
@@ -65,14 +56,13 @@ def run_lightgbm(
         if len(collapsed) < 4 * PARAMETERS["min_data_in_leaf"]:
             parameters["min_data_in_leaf"] = 1
         model = lightgbm.train(parameters, data, num_boost_round=ROUNDS)
-        probabilities = np.asarray(model.predict(target[features].to_numpy(np.float64)))
+        probabilities = np.asarray(model.predict(test[features].to_numpy(np.float64)))
     return BaselineResult(
         name="lightgbm",
-        classes=list(classes),
-        group_ids=target["flow_group"].tolist(),
-        log_probs=spread(probabilities, present, list(classes)),
+        group_ids=test["flow_group"].tolist(),
+        log_probs=spread(probabilities, present, classes),
         report={
-            "train_rows": len(rows),
+            "train_rows": len(train),
             "distinct_train_rows": len(collapsed),
             "classes_trained": present,
             "rounds": ROUNDS,

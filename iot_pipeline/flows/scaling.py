@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-from iot_pipeline.flows.dataset import distinct_flows
-from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import DatasetSpec, Scale
+from iot_pipeline.flows.sql import connect, scan
 from iot_pipeline.flows.texts import FlowTextWriter, RankTable, fit_ranks
 from iot_pipeline.lake.atomic import write_table
 
@@ -36,33 +36,23 @@ def _scale(ranks: RankTable, name: str) -> Scale:
     return Scale(kind="zscore", mean=mean, std=longest * math.sqrt(square / ranks.rows), basis="fitted")
 
 
-def prompts(spec: DatasetSpec, flows: Path, records: Path) -> pd.DataFrame:
-    """Return each flow group with its side and `prompt`, the hash of its text under the spec's scales."""
-    found = pd.read_parquet(records, columns=["flow_group", "side"]).drop_duplicates()
-    shown: dict[str, str] = {}
-    for side in found["side"].unique():
-        table = distinct_flows(flows, records, side)
-        texts = FlowTextWriter(spec, "values").texts(table)
-        shown |= dict(zip(table["flow_group"], map(group_id, texts), strict=True))
-    return found.assign(prompt=found["flow_group"].map(shown))
-
-
-def shared_prompts(found: pd.DataFrame) -> set[str]:
-    """Return the prompts that occur on more than one side, given the table from `prompts`."""
-    sides = found.groupby("prompt")["side"].nunique()
-    return set(sides.index[sides > 1])
-
-
 def keep_prompts_apart(spec: DatasetSpec, flows: Path, records: Path) -> int:
-    """Move flow groups whose prompt occurs on several sides to the train side of records.parquet; return their number.
+    """Move flow groups whose text occurs on several sides to the train side of records.parquet; return their number.
 
     Their values differ, but their texts under the fitted scales do not. The scales stay as fitted: every row that they
     were fitted on is still a train row.
     """
-    found = prompts(spec, flows, records)
-    moving = found.loc[found["prompt"].isin(shared_prompts(found)) & (found["side"] != "train"), "flow_group"]
-    if len(moving):
+    with tempfile.TemporaryDirectory(prefix="iot_pipeline-") as folder:
+        texts = Path(folder) / "texts.parquet"
+        FlowTextWriter(spec, "values").write_texts(flows, records, texts)
+        with connect(records, texts) as connection:
+            found = connection.execute(f"""
+                WITH shown AS (SELECT DISTINCT flow_group, side, sha256(text) AS prompt
+                    FROM {scan(records)} r JOIN {scan(texts)} t USING (flow_group))
+                SELECT flow_group FROM shown WHERE side <> 'train' AND prompt IN (
+                    SELECT prompt FROM shown GROUP BY prompt HAVING count(DISTINCT side) > 1)""").fetchall()
+    if found:
         table = pd.read_parquet(records)
-        table.loc[table["flow_group"].isin(set(moving)), "side"] = "train"
+        table.loc[table["flow_group"].isin({group for (group,) in found}), "side"] = "train"
         write_table(records, pa.Table.from_pandas(table, preserve_index=False))
-    return len(moving)
+    return len(found)

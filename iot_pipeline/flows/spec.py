@@ -112,6 +112,11 @@ class Feature(Strict):
         return parse_expression(self.expression).sql if self.expression is not None else identifier(self.name)
 
     @property
+    def standardised(self) -> bool:
+        """True with a z-score scale: the mean is 0, so a value's sign says on which side of it the value is."""
+        return self.scale is not None and self.scale.kind == "zscore"
+
+    @property
     def source_columns(self) -> list[str]:
         """Source columns that the feature needs, in order of first use."""
         return list(parse_expression(self.expression).columns) if self.expression is not None else [self.name]
@@ -189,8 +194,8 @@ class DatasetSpec(Strict):
 
     @property
     def standardised(self) -> frozenset[str]:
-        """Features with a z-score scale: their mean is 0, so a value's sign says on which side of it the value is."""
-        return frozenset(f.name for f in self.features if f.scale is not None and f.scale.kind == "zscore")
+        """Names of the standardised features."""
+        return frozenset(feature.name for feature in self.features if feature.standardised)
 
     def with_scales(self, scales: Mapping[str, Scale]) -> DatasetSpec:
         """Return this spec with scales fitted on the train pool."""
@@ -211,12 +216,6 @@ class DatasetSpec(Strict):
     def label_of(self, value: object) -> str | None:
         """Return the class of one source label (3, "3", "3.0", 3.0, " HTTP_Flood "), or None if it is unknown."""
         return self.label_map().get(normalise_label(value))
-
-    def feature(self, name: str) -> Feature:
-        """Return the feature of that name; UserError listing the names if there is none."""
-        if name in self.feature_names:
-            return self.features[self.feature_names.index(name)]
-        raise UserError(f"data set {self.name} has no feature {name!r}; it has {', '.join(self.feature_names)}.")
 
 
 def check_names(names: list[str]) -> None:

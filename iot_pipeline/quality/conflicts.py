@@ -9,19 +9,18 @@ import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import literal, records
-from iot_pipeline.quality.counts import FlowCounts, count_flows, opened_counts
+from iot_pipeline.quality.duplicates import opened_counts
 
 
-def label_conflicts(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = None) -> dict[str, Any]:
+def label_conflicts(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
     """Report groups with more than one label in flows.parquet, which classes they confuse, and exact ceilings.
 
     Returns {rows, classes, text, raw, matrix, pairs, ceilings, by_class, largest}. `matrix[i][j]` (in the order of
     `classes`): rows of class i in conflicting flow groups whose majority label is j (ties: the first by name, as in the
     split), so no function of the flow text can classify the rows off the diagonal correctly. Ceilings: `row` over rows,
-    `distinct` over distinct flows, `clean` over flows with one label. `counts`: result of `count_flows` on the same
-    file.
+    `distinct` over distinct flows, `clean` over flows with one label.
     """
-    with opened_counts(count_flows(flows, spec.feature_names) if counts is None else counts) as connection:
+    with opened_counts(flows, spec) as connection:
         classes = ", ".join(f"({position}, {literal(name)})" for position, name in enumerate(spec.classes))
         connection.execute(f"CREATE TEMP TABLE classes AS FROM (VALUES {classes}) t(place, label)")
         text = _summary(connection, "text_labels", "flow_group")

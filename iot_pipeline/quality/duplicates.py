@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.sql import one, records
-from iot_pipeline.quality.counts import FlowCounts, count_flows, opened_counts
+from iot_pipeline.flows.sql import identifier, one, opened, records
 
 
-def dedup_report(flows: Path, spec: DatasetSpec, counts: FlowCounts | None = None) -> dict[str, Any]:
+@contextmanager
+def opened_counts(flows: Path, spec: DatasetSpec) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an in-memory DuckDB with the tables raw_labels and text_labels; UserError if the file is missing.
+
+    raw_labels: rows (n) by raw_group and label; a group has the same values as numbers (-0.0 = 0.0, otherwise exact).
+    text_labels: rows (n) by flow_group and label, with occurrence and row_id of the representative row (lowest
+    occurrence).
+    """
+    values = ", ".join(f"{identifier(name)} + 0.0" for name in spec.feature_names)
+    with opened(flows=flows) as connection:
+        connection.execute(f"""
+            CREATE TEMP TABLE raw_labels AS SELECT raw_group, entry.key AS label, entry.value::BIGINT AS n FROM (
+                SELECT raw_group, unnest(map_entries(counts)) AS entry FROM (
+                    SELECT row_number() OVER () AS raw_group, counts
+                    FROM (SELECT histogram(label) AS counts FROM flows GROUP BY {values})))""")
+        connection.execute("""
+            CREATE TEMP TABLE text_labels AS
+            SELECT flow_group, label, count(*) AS n, min(occurrence) AS occurrence,
+                arg_min(row_id, occurrence) AS row_id
+            FROM flows GROUP BY ALL""")
+        yield connection
+
+
+def dedup_report(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
     """Count duplicate rows of flows.parquet: rows whose values already occurred; by class, within that class.
 
     Returns {rows, raw, text, by_class, largest_groups, group_sizes, published}; `raw` compares exact feature values,
-    `text` flow groups. Shares are 0 to 1. `counts`: result of `count_flows` on the same file.
+    `text` flow groups. Shares are 0 to 1.
     """
-    with opened_counts(count_flows(flows, spec.feature_names) if counts is None else counts) as connection:
+    with opened_counts(flows, spec) as connection:
         total = int(one(connection, "SELECT coalesce(sum(n), 0)::BIGINT FROM text_labels")[0])
         return {
             "rows": total,

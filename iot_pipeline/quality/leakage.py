@@ -13,7 +13,6 @@ import pandas as pd
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import opened
-from iot_pipeline.quality.counts import FlowCounts, count_flows
 from iot_pipeline.vocabulary import SIDES
 
 Floats = npt.NDArray[np.float64]
@@ -27,9 +26,7 @@ class Halves(NamedTuple):
     test: Floats
 
 
-def leakage_report(
-    flows: Path, records: Path, spec: DatasetSpec, seed: int, with_model: bool = True, counts: FlowCounts | None = None
-) -> dict[str, Any]:
+def leakage_report(flows: Path, records: Path, spec: DatasetSpec, seed: int, with_model: bool = True) -> dict[str, Any]:
     """Compare the split in records.parquet with a seeded row-wise 80:20 split of the same rows.
 
     Returns {passed, rows_without_side, records_with_wrong_rows, sides, pairs, leak_free, row_wise, known_leak, seed}:
@@ -46,15 +43,14 @@ def leakage_report(
         spec: Spec of the data set.
         seed: Seed of the row-wise split and the model.
         with_model: False to skip the LightGBM.
-        counts: Result of `count_flows` on `flows`, with or without features.
     """
     # Only the model needs features.
     features, joined = (f", {spec.feature_columns}", "JOIN flows f ON f.row_id = c.row_id") if with_model else ("", "")
     with opened(flows=flows, records=records) as connection:
-        connection.register("counted", (count_flows(flows, []) if counts is None else counts).text)
         table = connection.execute(
-            f"""SELECT c.flow_group, c.label, c.n AS rows, r.rows AS recorded, r.side{features}
-            FROM counted c {joined}
+            f"""SELECT c.flow_group, c.label, c.rows, r.rows AS recorded, r.side{features}
+            FROM (SELECT flow_group, label, count(*) AS rows, arg_min(row_id, occurrence) AS row_id
+                FROM flows GROUP BY ALL) c {joined}
             LEFT JOIN records r ON r.flow_group = c.flow_group AND r.label = c.label
             ORDER BY c.flow_group, c.label, r.side"""
         ).df()

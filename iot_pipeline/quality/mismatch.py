@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -44,15 +44,9 @@ class Finding:
         else:
             difference = self.found - self.expected
             agrees = abs(difference) <= self.tolerance + 1e-12
-        return {
-            "kind": self.kind,
-            "what": self.what,
-            "expected": self.expected,
-            "found": self.found,
-            "difference": difference,
-            "agrees": agrees,
-            "source": self.source,
-        }
+        found = asdict(self) | {"difference": difference, "agrees": agrees}
+        del found["tolerance"]
+        return found
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Condition:
     high: float | None
 
 
-def holds(rule: list[Condition], table: dict[str, Floats]) -> npt.NDArray[np.bool_]:
+def holds(rule: list[Condition], table: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """Return a mask [n] of the rows that fulfil all conditions of a rule."""
     masks = [table[condition.feature] > condition.low for condition in rule if condition.low is not None]
     masks += [table[condition.feature] <= condition.high for condition in rule if condition.high is not None]
@@ -55,13 +55,11 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
         UserError: A side is empty, or a rule in the facts names an unknown feature or class.
     """
     train, test = _load_side(flows, records, spec, "train"), _load_side(flows, records, spec, "test")
-    columns = {feature.name: train[feature.name].to_numpy(np.float64) for feature in spec.features}
-    tested = {feature.name: test[feature.name].to_numpy(np.float64) for feature in spec.features}
     result: dict[str, Any] = {}
     for name in spec.classes:
         positive = (train["label"] == name).to_numpy()
-        rules = _learn(columns, positive, train["weight"].to_numpy(np.float64), seed) if positive.any() else []
-        caught = [holds(rule, tested) for rule in rules]
+        rules = _learn(train, spec.feature_names, positive, seed) if positive.any() else []
+        caught = [holds(rule, test) for rule in rules]
         result[name] = {
             "rules": [
                 {
@@ -73,7 +71,7 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
             ],
             "combined": _measure(np.logical_or.reduce(caught), test, [name]) if caught else None,
         }
-    prior = [_measure_prior(rule, train, tested, test, spec) for rule in spec.facts.get("prior_rules", [])]
+    prior = [_measure_prior(rule, train, test, spec) for rule in spec.facts.get("prior_rules", [])]
     return {
         "learned_on": "distinct flows of the train side",
         "measured_on": "test side",
@@ -104,16 +102,13 @@ def _load_side(flows: Path, records: Path, spec: DatasetSpec, side: str) -> pd.D
     return frame
 
 
-def _learn(
-    columns: dict[str, Floats], positive: npt.NDArray[np.bool_], weight: Floats, seed: int
-) -> list[list[Condition]]:
+def _learn(train: pd.DataFrame, names: list[str], positive: npt.NDArray[np.bool_], seed: int) -> list[list[Condition]]:
     """Return the largest mostly pure subtrees of a one-vs-rest tree as up to 4 rules, by caught weight of the class."""
     from sklearn.tree import DecisionTreeClassifier
 
-    names = list(columns)
-    values = np.column_stack([columns[name] for name in names])
+    weight = train["weight"].to_numpy(np.float64)
     # sklearn compares as float32; rounding first keeps its decisions and the rules' the same.
-    values = np.clip(values, -3e38, 3e38).astype(np.float32)
+    values = np.clip(train[names].to_numpy(np.float64), -3e38, 3e38).astype(np.float32)
     classifier = DecisionTreeClassifier(
         max_depth=MAX_DEPTH, min_samples_leaf=3, class_weight="balanced", random_state=seed
     )
@@ -135,7 +130,7 @@ def _learn(
 
     def walk(node: int, path: list[tuple[int, float, bool]]) -> None:
         if path and pure(node):
-            found.append((-precision(node)[0], node, _merge(path, names, columns)))
+            found.append((-precision(node)[0], node, _merge(path, names, train)))
         elif tree.children_left[node] >= 0:
             split = int(tree.feature[node]), float(tree.threshold[node])
             walk(int(tree.children_left[node]), [*path, (*split, True)])
@@ -145,7 +140,7 @@ def _learn(
     return [rule for _, _, rule in sorted(found, key=lambda item: item[:2])[:RULES_A_CLASS]]
 
 
-def _merge(path: list[tuple[int, float, bool]], names: list[str], columns: dict[str, Floats]) -> list[Condition]:
+def _merge(path: list[tuple[int, float, bool]], names: list[str], train: pd.DataFrame) -> list[Condition]:
     """Merge a path of splits into one condition per feature, with the shortest equivalent thresholds."""
     bounds: dict[int, tuple[float, float]] = {}
     for feature, threshold, below in path:
@@ -153,7 +148,7 @@ def _merge(path: list[tuple[int, float, bool]], names: list[str], columns: dict[
         bounds[feature] = (low, min(high, threshold)) if below else (max(low, threshold), high)
 
     def short(feature: int, bound: float) -> float | None:
-        return short_threshold(columns[names[feature]], bound) if math.isfinite(bound) else None
+        return short_threshold(train[names[feature]].to_numpy(np.float64), bound) if math.isfinite(bound) else None
 
     return [
         Condition(names[feature], short(feature, low), short(feature, high)) for feature, (low, high) in bounds.items()
@@ -190,25 +185,20 @@ def _measure(caught: npt.NDArray[np.bool_], test: pd.DataFrame, names: list[str]
 
 
 def _measure_prior(
-    published: dict[str, Any], train: pd.DataFrame, tested: dict[str, Floats], test: pd.DataFrame, spec: DatasetSpec
+    published: dict[str, Any], train: pd.DataFrame, test: pd.DataFrame, spec: DatasetSpec
 ) -> dict[str, Any]:
     """Measure one published rule on the test side; it has conditions [{feature, low, high}] or a stump."""
     conditions, names = published.get("conditions", []), published["classes"]
     used = [c["feature"] for c in conditions] or [published["stump"]]
-    strange = [name for name in used if name not in tested]
+    strange = [name for name in used if name not in spec.feature_names]
     strange += [name for name in names if name not in [*spec.classes, *spec.absent_classes]]
     if strange:
         raise UserError(f"facts.prior_rules of data set {spec.name} name {', '.join(strange)}, which it has not")
     rule = [Condition(c["feature"], c.get("low"), c.get("high")) for c in conditions]
     if not rule:
         rule = [_fit_stump(used[0], train, train["label"].isin(names).to_numpy())]
-    caught = holds(rule, tested)
-    return {
-        "source": published["source"],
-        "classes": names,
-        "text": rule_text(rule, spec),
-        **_measure(caught, test, names),
-    }
+    measured = _measure(holds(rule, test), test, names)
+    return {"source": published["source"], "classes": names, "text": rule_text(rule, spec), **measured}
 
 
 def _fit_stump(feature: str, train: pd.DataFrame, positive: npt.NDArray[np.bool_]) -> Condition:
@@ -236,7 +226,7 @@ def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
             text = f"{condition.feature} > {low:g}"
         else:
             text = f"{condition.feature} <= {high:g}"
-        feature = spec.feature(condition.feature)
+        feature = spec.features[spec.feature_names.index(condition.feature)]
         if feature.scale is not None:
             bounds = [(sign, bound) for sign, bound in ((">", low), ("<=", high)) if bound is not None]
             raw = " and ".join(f"{sign} {feature.scale.to_raw(bound):.4g}" for sign, bound in bounds)

@@ -24,49 +24,35 @@ def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.Dat
     Outliers are values more than 1.5 interquartile ranges outside the class's quartiles.
     """
     published = spec.facts.get("quartiles", {})
-    parts: list[pd.DataFrame] = []
+    found: list[dict[str, Any]] = []
     scales: dict[str, Any] = {}
     with opened(flows=flows) as connection:
         labels = connection.execute("SELECT label, count(*) FROM flows GROUP BY label").fetchall()
         counts = {str(label): int(n) for label, n in labels}
+        present = [ALL_ROWS, *(name for name in spec.classes if name in counts)]
         for feature in spec.features:
             # Distinct values with their row counts suffice for every statistic, and are far fewer than rows.
             values = connection.execute(
                 f"SELECT {identifier(feature.name)} + 0.0 AS value, label, count(*) AS n FROM flows GROUP BY ALL"
             ).df()
-            parts.append(_describe(values, feature.name, [name for name in spec.classes if name in counts]))
+            values = values.sort_values(["value", "label"], kind="stable")  # sums depend on the order of equal values
+            by_class = {ALL_ROWS: values, **dict(tuple(values.groupby("label")))}
+            found += [{"class": name, "feature": feature.name, **_statistics(by_class[name])} for name in present]
             scales[feature.name] = _scale(values, feature)
-    table = pd.concat(parts, ignore_index=True)
-    order = {name: place for place, name in enumerate([ALL_ROWS, *spec.classes])}
-    table["place"] = table["class"].map(order)
-    table = table.sort_values("place", kind="stable").drop(columns="place").reset_index(drop=True)
+    found.sort(key=lambda row: present.index(row["class"]))
+    table = pd.DataFrame(found)
     for place, key in enumerate(("published_p25", "published_median", "published_p75")):
-        table[key] = [
-            _number(published.get(name, {}).get(feature, [None] * 3)[place])
-            for name, feature in zip(table["class"], table["feature"], strict=True)
-        ]
+        known = [published.get(row["class"], {}).get(row["feature"], [None] * 3)[place] for row in found]
+        table[key] = np.array(known, np.float64)  # NaN for None
     zero = table[table["zero_variance"]]
     summary = {
         "rows": sum(counts.values()),
-        "rows_by_class": {name: counts[name] for name in spec.classes if name in counts},
+        "rows_by_class": {name: counts[name] for name in present[1:]},
         "zero_variance": {str(name): group["feature"].tolist() for name, group in zero.groupby("class", sort=False)},
         "scales": scales,
         "published_classes": sorted(published),
     }
     return summary, table
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _describe(values: pd.DataFrame, feature: str, classes: list[str]) -> pd.DataFrame:
-    """Compute statistics of one feature: one row for all rows, then one per class."""
-    frame = values.sort_values(["value", "label"], kind="stable")  # sums depend on the order of equal values
-    found = [{"class": ALL_ROWS, "feature": feature, **_statistics(frame)}]
-    by_class = dict(tuple(frame.groupby("label")))
-    found += [{"class": name, "feature": feature, **_statistics(by_class[name])} for name in classes]
-    return pd.DataFrame(found)
 
 
 def _statistics(frame: pd.DataFrame) -> dict[str, Any]:

@@ -37,24 +37,22 @@ def sample_comparison(
             "SELECT flow_group, min(occurrence) AS occurrence FROM flows GROUP BY flow_group, label) "
             "USING (flow_group, occurrence) ORDER BY label, flow_group"
         ).df()
-        rng = np.random.default_rng(seed)
-        chosen: dict[str, list[int]] = {}
-        for name in spec.classes:
-            own = firsts.loc[firsts["label"] == name, "row_id"].to_numpy()
-            if len(own):
-                chosen[name] = sorted(int(i) for i in rng.permutation(own)[:per_class])
-        wanted = ", ".join(str(row) for ids in chosen.values() for row in ids)
-        drawn = connection.execute(f"SELECT row_id, {spec.feature_columns} FROM flows WHERE row_id IN ({wanted})").df()
+    rng = np.random.default_rng(seed)
+    chosen: dict[str, list[int]] = {}
+    for name in spec.classes:
+        own = firsts.loc[firsts["label"] == name, "row_id"].to_numpy()
+        if len(own):
+            chosen[name] = sorted(int(i) for i in rng.permutation(own)[:per_class])
     separation = {f.name: _separation(firsts[f.name], firsts["label"]) for f in spec.features}
     # Ties keep the order of the spec.
     ranked = sorted(separation, key=lambda name: -separation[name])
     marked = [name for name in ranked[:MARKED] if separation[name] > 0]
-    values = {row["row_id"]: row for row in drawn.to_dict("records")}
+    values = firsts.set_index("row_id")
     lines = []
     for label, ids in chosen.items():
         for sample, row_id in enumerate(ids):
             for feature in spec.features:
-                value = float(values[row_id][feature.name])
+                value = float(values.at[row_id, feature.name])
                 lines.append(
                     {
                         "class": label,
@@ -87,5 +85,4 @@ def _separation(values: pd.Series, labels: pd.Series) -> float:
     if total == 0:
         return 0.0
     groups = ranks.groupby(labels)
-    between = float((groups.count() * (groups.mean() - ranks.mean()) ** 2).sum())
-    return between / total
+    return float((groups.count() * (groups.mean() - ranks.mean()) ** 2).sum()) / total

@@ -8,45 +8,23 @@ sleep wake on the tick of their timer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from iot_pipeline.simulator.packets import Conversation, Draw, Packet
 
 # Transport headers in bytes: UDP and ICMP 8; TCP bare 20, with MSS 24, with timestamps 32, SYN with all options 40.
-NOTHING = Draw(0, 0)
+# `to` is a packet sent by the originator, `back` one by the responder.
+to, back = partial(Packet, True), partial(Packet, False)
 
 
-def to(header: int, payload: Draw | int = 0, gap: Draw | int = 0) -> Packet:
-    """Build a packet sent by the originator."""
-    return Packet(True, header, whole(payload), whole(gap))
-
-
-def back(header: int, payload: Draw | int = 0, gap: Draw | int = 0) -> Packet:
-    """Build a packet sent by the responder."""
-    return Packet(False, header, whole(payload), whole(gap))
-
-
-def whole(value: Draw | int) -> Draw:
-    """Turn a fixed number into a Draw."""
-    return Draw(value, value) if isinstance(value, int) else value
-
-
-def kind(share: float, *packets: Packet, missed: Draw = NOTHING) -> Conversation:
+def kind(share: float, *packets: Packet, missed: Draw | int = 0) -> Conversation:
     """Build one kind of conversation."""
     return Conversation(share, packets, missed)
 
 
-def repeated(
-    share: float, lengths: range, make: Callable[[int], list[Packet]], missed: Draw = NOTHING
-) -> list[Conversation]:
-    """Build a kind of conversation of varying length.
-
-    Args:
-        share: Share of the class, divided evenly over the lengths.
-        lengths: Lengths of the conversation.
-        make: Function from a length to the packets.
-        missed: Bytes that the capture missed.
-    """
-    return [Conversation(share / len(lengths), tuple(make(length)), missed) for length in lengths]
+def repeated(share: float, lengths: range, make: Callable[[int], list[Packet]]) -> list[Conversation]:
+    """Build a kind of conversation of varying length; each length of `lengths` has an equal part of `share`."""
+    return [Conversation(share / len(lengths), tuple(make(length))) for length in lengths]
 
 
 # One bare SYN, 40 bytes, no answer: the same 29 features for any sender. Five attacks send it.

@@ -21,16 +21,17 @@ class Draw:
     step: int = 1
     power: int = 1
 
-    def sample(self, rng: np.random.Generator, rows: int) -> Numbers:
-        """Sample `rows` integers, using only sums and products of doubles: equal bytes on every platform."""
-        if self.lo == self.hi:
-            return np.full(rows, self.lo, dtype=np.int64)
-        uniform = rng.random(rows)
-        leaning = uniform.copy()
-        for _ in range(self.power - 1):
-            leaning *= uniform
-        steps = (self.hi - self.lo) // self.step + 1
-        return self.lo + self.step * (leaning * steps).astype(np.int64)
+
+def sample(value: Draw | int, rng: np.random.Generator, rows: int) -> Numbers:
+    """Sample `rows` integers, using only sums and products of doubles: equal bytes on every platform."""
+    if isinstance(value, int) or value.lo == value.hi:
+        return np.full(rows, value if isinstance(value, int) else value.lo, dtype=np.int64)
+    uniform = rng.random(rows)
+    leaning = uniform.copy()
+    for _ in range(value.power - 1):
+        leaning *= uniform
+    steps = (value.hi - value.lo) // value.step + 1
+    return value.lo + value.step * (leaning * steps).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Packet:
 
     forward: bool
     header: int
-    payload: Draw = Draw(0, 0)
-    gap: Draw = Draw(0, 0)
+    payload: Draw | int = 0
+    gap: Draw | int = 0
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Conversation:
 
     share: float
     packets: tuple[Packet, ...]
-    missed: Draw = Draw(0, 0)
+    missed: Draw | int = 0
 
 
 def measure(conversation: Conversation, rows: int, rng: np.random.Generator) -> dict[str, Values]:
@@ -60,8 +61,8 @@ def measure(conversation: Conversation, rows: int, rng: np.random.Generator) -> 
     packets = conversation.packets
     ways = np.array([packet.forward for packet in packets])
     headers = np.array([packet.header for packet in packets], dtype=np.int64)
-    payload = np.stack([packet.payload.sample(rng, rows) for packet in packets], axis=1)
-    gaps = [np.zeros(rows, dtype=np.int64)] + [packet.gap.sample(rng, rows) for packet in packets[1:]]
+    payload = np.stack([sample(packet.payload, rng, rows) for packet in packets], axis=1)
+    gaps = [np.zeros(rows, dtype=np.int64)] + [sample(packet.gap, rng, rows) for packet in packets[1:]]
     times = np.cumsum(np.stack(gaps, axis=1), axis=1)
     duration = times[:, -1]
     found: dict[str, Values] = {}
@@ -91,7 +92,7 @@ def measure(conversation: Conversation, rows: int, rng: np.random.Generator) -> 
     found["data_pkts_difference"] = (with_data[:, ways].sum(axis=1) - with_data[:, ~ways].sum(axis=1)).astype(float)
     found["pkts_difference"] = np.full(rows, float(count["fwd"] - count["bwd"]))
     found["down_up_ratio"] = np.full(rows, count["bwd"] / count["fwd"] if count["fwd"] else 0.0)
-    found["missed_bytes"] = conversation.missed.sample(rng, rows).astype(np.float64)
+    found["missed_bytes"] = sample(conversation.missed, rng, rows).astype(np.float64)
     return found
 
 

@@ -17,6 +17,7 @@ from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.join import read_answers
 from iot_pipeline.augmentation.variation import Variation
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows import ordered_join
 from iot_pipeline.flows.serialise import group_id, parse_text
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline_tests.augmentation.factories import CONFIG, SPEC, Built, Direct, build, flow_rows, make_plan
@@ -170,6 +171,7 @@ def test_how_many_rows_are_held_at_once_changes_nothing(
     whole = built(tmp_path / "whole")
     for module in (planning, joining):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(ordered_join, "WINDOW", 14)
     for one, other in zip(whole, built(tmp_path / "parts"), strict=True):
         assert one.report["quarantined"] > 0
         assert (one.messages, one.result) == (other.messages, other.result)

@@ -38,7 +38,7 @@ def test_predictions_are_calibrated_and_both_log_losses_kept(tmp_path: Path) -> 
         input=lambda _: save(records, tmp_path / "records.parquet").parent,
         json=lambda name, content, **_: kept.update({name: content}), summarise=lambda **_: None,
     )  # fmt: skip
-    score(step, BaselineResult("made", CLASSES, groups, np.log(certain), {"models": []}))
+    score(step, BaselineResult("made", groups, np.log(certain), {"models": []}, {}))
     facts = kept["eval_made.json"]
     fitted = facts["calibration"]
     assert fitted["log_loss_after"] < fitted["log_loss_before"] / 2 and fitted["temperature"] > 2

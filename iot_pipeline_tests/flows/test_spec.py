@@ -49,7 +49,7 @@ def test_scales_reproduce_the_published_values() -> None:
     recovered = spec.facts["recovered_scales"]
     assert len(recovered) == 7
     for name, fact in recovered.items():
-        scale = spec.feature(name).scale
+        scale = spec.features[spec.feature_names.index(name)].scale
         assert scale is not None and scale.basis == "recovered"
         # pkts_difference is published with four digits for 0; the values of orig_pkts disagree by 0.000002.
         tolerance = 0.00005 if name == "pkts_difference" else 0.0000026

@@ -10,10 +10,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.assign_groups import assign_class
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.serialise import group_id
-from iot_pipeline.flows.split import FRACTIONS, order_training, rows_out_of_pool, split_by_group, stage_rows
+from iot_pipeline.flows.split import (
+    FRACTIONS,
+    assign_class,
+    order_training,
+    rows_out_of_pool,
+    split_by_group,
+    stage_rows,
+)
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline_tests.quality.factories import made_spec
 

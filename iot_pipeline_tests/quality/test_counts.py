@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.quality.conflicts import label_conflicts
-from iot_pipeline.quality.counts import count_flows
-from iot_pipeline.quality.duplicates import dedup_report
+from iot_pipeline.quality.duplicates import dedup_report, opened_counts
 from iot_pipeline.quality.mismatch import dataset_mismatch
 from iot_pipeline_tests.quality.factories import CLASSES, Flow, flow_table, made_spec, save
 
@@ -46,20 +45,12 @@ def test_duplicates_on_values_and_on_text(tmp_path: Path) -> None:
     json.dumps(report, allow_nan=False)
 
 
-def test_rows_grouped_once_or_piece_by_piece_are_counted_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = made_spec()
-    whole = count_flows(flows_file(tmp_path, FLOWS), spec.feature_names)
-    assert whole.raw.num_rows == 5 and len(set(whole.raw["raw_group"].to_pylist())) == 4
-    assert sorted(whole.text.select(["label", "n", "row_id"]).to_pylist(), key=str) == [
-        {"label": "Flood", "n": 1, "row_id": 2}, {"label": "Flood", "n": 2, "row_id": 4},
-        {"label": "Normal", "n": 3, "row_id": 0}, {"label": "Scan", "n": 1, "row_id": 6},
-    ]  # fmt: skip
-    pieces = tmp_path / "pieces.parquet"
-    flow_table(spec, FLOWS).to_parquet(pieces, row_group_size=2)
-    monkeypatch.setattr("iot_pipeline.quality.counts.ROWS_AT_ONCE", 3)
-    counts = count_flows(pieces, spec.feature_names)
-    assert dedup_report(pieces, spec, whole) == dedup_report(pieces, spec, counts) == dedup_report(pieces, spec)
-    assert label_conflicts(pieces, spec, whole) == label_conflicts(pieces, spec, counts)
+def test_rows_are_counted_by_values_and_by_text(tmp_path: Path) -> None:
+    with opened_counts(flows_file(tmp_path, FLOWS), made_spec()) as connection:
+        raw = connection.execute("SELECT count(*), count(DISTINCT raw_group), sum(n) FROM raw_labels").fetchall()
+        text = connection.execute("SELECT label, n, occurrence, row_id FROM text_labels ORDER BY ALL").fetchall()
+    assert raw == [(5, 4, 7)]
+    assert text == [("Flood", 1, 2, 2), ("Flood", 2, 0, 4), ("Normal", 3, 0, 0), ("Scan", 1, 0, 6)]
 
 
 def test_conflicts_and_ceilings(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def quantum(feature: str) -> float:
     """The smallest step of a feature, raw units; of a rate, the last digit that is published."""
     if feature.endswith("header_size_max"):
         return 4.0
-    scale = SPEC.feature(feature).scale
+    scale = SPEC.features[SPEC.feature_names.index(feature)].scale
     assert scale is not None
     return 1e-4 * scale.width if feature.endswith("per_sec") else 1.0
 
@@ -221,7 +221,7 @@ def test_full_size_has_the_published_quartiles_within_one_quantum(full: pd.DataF
         code = next(code for code, label in SPEC.labels.items() if label == name)
         rows = full[full.traffic == code]
         for feature, published in features.items() if len(rows) else ():
-            scale = SPEC.feature(feature).scale
+            scale = SPEC.features[SPEC.feature_names.index(feature)].scale
             assert scale is not None
             for share, value in zip((0.25, 0.5, 0.75), published, strict=True):
                 # 0.6 of the last published digit: values are rounded on both sides.

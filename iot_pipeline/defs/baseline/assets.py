@@ -29,9 +29,9 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
         names, classes, seed = step.spec.feature_names, step.spec.classes, step.settings.data.seed
         step.summarise(rows=len(train))
         for result in (
-            *(run_automl(train, both, names, "label", classes, config, step.log) for config in configurations(step)),
-            run_lightgbm(train, both, names, "label", classes, seed),
-            run_hash_lookup(train, both, "label", classes),
+            *(run_automl(train, both, names, classes, config, step.log) for config in configurations(step)),
+            run_lightgbm(train, both, names, classes, seed),
+            run_hash_lookup(train, both, classes),
         ):
             score(step, result)
     return step.result()
