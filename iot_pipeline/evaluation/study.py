@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +26,7 @@ NOTHING_SHOWN = "no difference shown"
 EQUIVALENT = "equivalent within the margin"
 
 
-def study(
+def compare_seeds(
     side: Side,
     arms: Mapping[str, Sequence[Ints]],
     contrasts: Sequence[tuple[str, str]],
@@ -97,7 +97,7 @@ def verdict(row: Mapping[str, Any]) -> str:
     return EQUIVALENT if row["p_equivalent"] < LEVEL else NOTHING_SHOWN
 
 
-def stage_pairs(stages: Sequence[str], arms: Sequence[str], name: str) -> list[tuple[str, str]]:
+def stage_pairs(stages: Sequence[str], arms: Collection[str], name: str) -> list[tuple[str, str]]:
     """Pair each stage of the arm `name` with the stage before it; arms are named `<name> <stage>`."""
     made = [f"{name} {stage}" for stage in stages if f"{name} {stage}" in arms]
     return [(later, earlier) for earlier, later in pairwise(made)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from iot_pipeline.evaluation.study import study
+from iot_pipeline.evaluation.study import compare_seeds
 from iot_pipeline.evaluation.views import Ints, Side
 
 CLASSES = ("a", "b", "c")
@@ -54,6 +54,6 @@ def verdicts(
     found = []
     for index in range(times):
         side, arms = simulate_runs(random, accuracy, flows, 5, luck)
-        rows = study(side, arms, [(pair[0], pair[1])], index, resamples=200)["contrasts"]
+        rows = compare_seeds(side, arms, [(pair[0], pair[1])], index, resamples=200)["contrasts"]
         found += [row["verdict"] for row in rows if row["metric"] == "accuracy"]
     return found

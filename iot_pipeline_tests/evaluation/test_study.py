@@ -11,9 +11,9 @@ from iot_pipeline.evaluation.study import (
     NOTHING_SHOWN,
     ONE_SEED,
     WITHIN_SPREAD,
+    compare_seeds,
     holm,
     stage_pairs,
-    study,
     verdict,
 )
 from iot_pipeline_tests.evaluation.simulated_runs import side_of, simulate_runs, verdicts
@@ -36,7 +36,7 @@ def test_the_three_verdicts_that_one_seed_each_gave_come_out_as_no_difference() 
         "feature_varied": [wrong_on(range(round((0.025 - d) * FLOWS))) for d in lead],
         "paraphrased": [wrong_on(range(round(0.025 * FLOWS))) for _ in lead],
     }
-    found = study(side_of(LABELS), arms, [("feature_varied", "paraphrased")], 1)
+    found = compare_seeds(side_of(LABELS), arms, [("feature_varied", "paraphrased")], 1)
     row = found["contrasts"][0]
     assert found["seeds"] == 3 and row["difference"] == pytest.approx(np.mean(lead), abs=4e-4)
     assert row["low"] < 0 < row["high"] and row["verdict"] == NOTHING_SHOWN
@@ -44,7 +44,7 @@ def test_the_three_verdicts_that_one_seed_each_gave_come_out_as_no_difference() 
 
 def test_one_seed_gives_figures_and_no_verdict() -> None:
     arms = {"a": [wrong_on(range(10))], "b": [wrong_on(range(1_000))]}
-    found = study(side_of(LABELS), arms, [("a", "b")], 1)
+    found = compare_seeds(side_of(LABELS), arms, [("a", "b")], 1)
     for row in found["contrasts"]:
         assert row["verdict"] == ONE_SEED and row["p_holm"] is None and row["low"] > 0
     assert found["arms"]["a"]["accuracy"]["mean"] == 1 - 10 / FLOWS and found["arms"]["a"]["accuracy"]["spread"] is None
@@ -52,11 +52,11 @@ def test_one_seed_gives_figures_and_no_verdict() -> None:
 
 def test_a_model_without_seeds_is_paired_with_every_seed_of_another() -> None:
     arms = {"student": [wrong_on(range(n)) for n in (150, 160, 155)], "AutoML": [wrong_on(range(10))]}
-    found = study(side_of(LABELS), arms, [("student", "AutoML")], 1)
+    found = compare_seeds(side_of(LABELS), arms, [("student", "AutoML")], 1)
     assert found["contrasts"][0]["verdict"] == "AutoML is better"
     assert found["arms"]["AutoML"]["accuracy"]["spread"] == 0
     with pytest.raises(UserError, match="every arm at the same seeds \\(3\\), but b has 2"):
-        study(side_of(LABELS), arms | {"b": arms["student"][:2]}, [], 1)
+        compare_seeds(side_of(LABELS), arms | {"b": arms["student"][:2]}, [], 1)
 
 
 def test_a_difference_within_the_spread_of_training_is_not_put_into_words() -> None:
@@ -68,7 +68,7 @@ def test_a_difference_within_the_spread_of_training_is_not_put_into_words() -> N
 
 def test_equal_students_are_equivalent_and_their_interval_is_a_point() -> None:
     arms = {name: [wrong_on(range(n)) for n in (90, 100, 110)] for name in ("a", "b")}
-    row = study(side_of(LABELS), arms, [("a", "b")], 1)["contrasts"][0]
+    row = compare_seeds(side_of(LABELS), arms, [("a", "b")], 1)["contrasts"][0]
     assert row["verdict"] == EQUIVALENT and row["low"] == row["high"] == 0
 
 
@@ -87,9 +87,9 @@ def test_a_difference_as_large_as_the_margin_is_seldom_called_equivalent() -> No
 
 def test_a_study_comes_out_alike_and_its_seeds_may_come_in_any_order() -> None:
     side, arms = simulate_runs(np.random.default_rng(3), {"a": 0.97, "b": 0.98}, 500, 5, 0.004)
-    first = study(side, arms, [("a", "b")], 11, resamples=200)
-    assert first == study(side, arms, [("a", "b")], 11, resamples=200)
-    turned = study(side, {name: runs[::-1] for name, runs in arms.items()}, [("a", "b")], 11, resamples=200)
+    first = compare_seeds(side, arms, [("a", "b")], 11, resamples=200)
+    assert first == compare_seeds(side, arms, [("a", "b")], 11, resamples=200)
+    turned = compare_seeds(side, {name: runs[::-1] for name, runs in arms.items()}, [("a", "b")], 11, resamples=200)
     assert turned["contrasts"][0]["difference"] == pytest.approx(first["contrasts"][0]["difference"])
 
 
