@@ -25,7 +25,7 @@ import numpy as np
 from result import save
 
 from iot_pipeline.sft.tensors import IGNORED, Tensors
-from iot_pipeline.training.loss import causal_loss
+from iot_pipeline.training.data import causal_loss
 from iot_pipeline.training.metrics import flops_per_token, mfu, peak_memory_gib
 
 WAYS = ("old", "ours", "ours_packed", "trl")

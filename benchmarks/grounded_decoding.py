@@ -87,8 +87,7 @@ def measure(lake: Lake, stage: str, track: str, count: int, repeats: int) -> dic
     signed = spec.standardised
     result: dict[str, Any] = {"flows": len(flows), "labels": checkpoint.labels}
     for way, written in answers.items():
-        said, ended = [text for text, _ in written], [done for _, done in written]
-        means = score_explanations(flows, said, labels, spec.classes, ended, ranks, signed)["aggregate"]
+        means = score_explanations(flows, written, labels, spec.classes, ranks, signed)["aggregate"]
         result[way] = {name: round(means[name], 4) for name in SHARES} | {"ms_a_flow": taken[way]}
     result["free_by_tokens"] = by_tokens(student, flows, answers["free"])
     return result

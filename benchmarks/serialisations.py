@@ -119,15 +119,7 @@ def explained(
     picked = sorted(np.random.default_rng(seed).permutation(len(prompts))[:EXPLAINED].tolist())
     flows, labels = [prompts[i] for i in picked], [spec.classes[scores[i].argmax()] for i in picked]
     written = student.explain(flows)
-    found = score_explanations(
-        flows,
-        [text for text, _ in written],
-        labels,
-        spec.classes,
-        [ended for _, ended in written],
-        ranks,
-        spec.standardised,
-    )["aggregate"]
+    found = score_explanations(flows, written, labels, spec.classes, ranks, spec.standardised)["aggregate"]
     return {"explained": found["explained"], **{name: found[name] for name in SHARES}}
 
 

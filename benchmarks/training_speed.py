@@ -122,7 +122,7 @@ def work(name: str, lake: Path, split: str, steps: int) -> dict[str, Any]:
 
 def our_passes(model: Any, batches: Any, rows: np.ndarray) -> Any:
     """The project's forward passes of a step."""
-    from iot_pipeline.training.loss import causal_loss
+    from iot_pipeline.training.data import causal_loss
 
     divisor = batches.weight_total(rows)
     for batch in batches.of(rows):

@@ -13,14 +13,14 @@ from iot_pipeline.augmentation.answers import check_answer
 from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
-from iot_pipeline.evaluation.calibration import apply_temperature
+from iot_pipeline.evaluation.metrics import apply_temperature
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.flows.unlabelled import read_unlabelled
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.models.label_tokens import LABEL_LINE
+from iot_pipeline.models.tokenizer import LABEL_LINE
 from iot_pipeline.settings import Settings
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.vocabulary import Trained, staged

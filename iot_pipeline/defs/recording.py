@@ -132,7 +132,7 @@ class Step:
 
     def png(self, name: str, image: bytes, alt: str) -> None:
         """Write a figure and show it on the asset's page. PNG bytes depend on fonts, so they are volatile."""
-        from iot_pipeline.reporting.figures import embed
+        from iot_pipeline.reporting.style import embed
 
         (self.folder / name).write_bytes(image)
         self._volatile.add(name)

@@ -1,7 +1,5 @@
 """Evaluation shared by students and baselines: three views, each with its ceiling and confidence intervals."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -9,9 +7,8 @@ import pandas as pd
 import pyarrow as pa
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.evaluation.calibration import apply_temperature
 from iot_pipeline.evaluation.intervals import RESAMPLES, intervals, paired
-from iot_pipeline.evaluation.metrics import normalise_log_probs, predict, score
+from iot_pipeline.evaluation.metrics import apply_temperature, normalise_log_probs, predict, score
 from iot_pipeline.evaluation.views import Floats, Side, read_side
 from iot_pipeline.vocabulary import VIEWS
 

@@ -1,7 +1,5 @@
 """Rule-based quality of explanations by student or teacher: every claim is checked against its own flow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,17 +13,15 @@ from iot_pipeline.augmentation.answers import (
     numbers_in,
     parse_answer,
 )
-from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import plain_number
 from iot_pipeline.flows.texts import RankTable
 
 
 def score_explanations(
     flow_texts: Sequence[str],
-    answers: Sequence[str],
+    written: Sequence[tuple[str, bool]],
     labels: Sequence[str],
     classes: Sequence[str],
-    ended: Sequence[bool] | None = None,
     ranks: RankTable | None = None,
     standardised: frozenset[str] | None = None,
 ) -> dict[str, Any]:
@@ -37,28 +33,19 @@ def score_explanations(
 
     Args:
         flow_texts: Flow texts [n].
-        answers: Answers [n].
+        written: Answers [n], each with True if it ended with end-of-text.
         labels: Scored (or given) class of each flow [n].
         classes: All class names.
-        ended: True for each answer that ended with end-of-text [n].
         ranks: Rank table of the train pool.
         standardised: Features that are z-scores; None: all are.
 
     Returns:
         {items, aggregate}; a share with nothing to measure is None.
-
-    Raises:
-        UserError: The lengths differ.
     """
-    if not len(flow_texts) == len(answers) == len(labels) or (ended is not None and len(ended) != len(answers)):
-        raise UserError("explanations need one flow text, one answer and one label each")
     items = [
-        score_explanation(text, answer, label, classes, ranks, standardised)
-        for text, answer, label in zip(flow_texts, answers, labels, strict=True)
+        score_explanation(text, answer, label, classes, ranks, standardised) | {"ended": ended}
+        for text, (answer, ended), label in zip(flow_texts, written, labels, strict=True)
     ]
-    if ended is not None:
-        for item, done in zip(items, ended, strict=True):
-            item["ended"] = bool(done)
     return {"items": items, "aggregate": aggregate(items)}
 
 
@@ -136,7 +123,7 @@ def aggregate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "faultless": mean([float(not item["faults"]) for item in items]),
         "features_cited_mean": mean([float(len(item["cited_features"])) for item in items]),
         "words_mean": mean([float(item["words"]) for item in items]),
-        "ended": mean([float(item["ended"]) for item in items if "ended" in item]),
+        "ended": mean([float(item["ended"]) for item in items]),
     }
 
 

@@ -1,7 +1,5 @@
 """Uncertainty of metrics: cluster bootstrap by flow group, paired differences, McNemar test on distinct flows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

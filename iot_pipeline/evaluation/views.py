@@ -1,7 +1,5 @@
 """Three views of a test side: the weight of each record, and the ceiling that label conflicts set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,16 +34,14 @@ class Side:
         return self.label[order][first]
 
 
-def read_side(records: pa.Table | pd.DataFrame, classes: list[str], side: str | None = None) -> Side:
-    """Prepare the records (evaluation_split/records.parquet) of one `side`; None uses all records.
+def read_side(records: pa.Table | pd.DataFrame, classes: list[str]) -> Side:
+    """Prepare the records of one side (rows of evaluation_split/records.parquet).
 
     Raises UserError for an empty side, an unknown label, or records that do not add up to their group.
     """
     frame = records.to_pandas() if isinstance(records, pa.Table) else records
-    if side is not None:
-        frame = frame[frame["side"] == side]
     if not len(frame):
-        raise UserError(f"the {side or 'given'} side of the split has no record; use more rows or another seed")
+        raise UserError("the given side of the split has no record; use more rows or another seed")
     frame = frame.sort_values(["flow_group", "label"])
     group_ids, group = np.unique(frame["flow_group"].to_numpy(dtype=object), return_inverse=True)
     label = pd.Categorical(frame["label"], categories=classes).codes.astype(np.int64)

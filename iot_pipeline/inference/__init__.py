@@ -1,4 +1,1 @@
-"""Inference with a trained student.
-
-Nothing is imported here: importing one module loads only that module.
-"""
+"""Inference with a trained student."""

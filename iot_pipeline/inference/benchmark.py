@@ -1,7 +1,5 @@
 """Optimisation benchmark of inference on this machine."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -3,23 +3,18 @@
 Such a number is true by construction: it says nothing about the student's ability to copy.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from iot_pipeline.augmentation.answers import BETWEEN, Facts, facts_of, plain_minus
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER, parse_text, plain_number
-from iot_pipeline.models.label_tokens import LABEL_LINE, LabelFinder
-
-if TYPE_CHECKING:
-    import torch
+from iot_pipeline.models.tokenizer import LABEL_LINE, LabelFinder
 
 # Numbers as augmentation/answers.py finds them, and a number that is still being written at the end of a text.
 NUMERAL = re.compile(rf"\bp\d+|(?<![\w.]){NUMBER}")
@@ -96,7 +91,7 @@ class GroundedNumbers:
             for flow, head in zip(flows, heads, strict=True)
         ]
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         """Set scores [rows, vocabulary] to -inf where a token may not follow `input_ids` [rows, tokens]."""
         import torch
 

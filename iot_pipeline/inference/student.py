@@ -1,23 +1,21 @@
 """Student at inference: classes by scoring the candidates, explanations by batched generation."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
-from iot_pipeline.models.label_tokens import LABEL_LINE
 from iot_pipeline.models.loading import load_adapter, load_base
-from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, load_tokenizer, pad_id, prompt_text
+from iot_pipeline.models.tokenizer import END_OF_TURN, LABEL_LINE, encode, literal, load_tokenizer, pad_id, prompt_text
 
-_STOP = -1  # in the label tree: this name ends here though another continues
+_Node = dict[int, list[int]]  # of the label tree: next token -> numbers of the names that continue so
+_STOP = -1  # token of a node: this name ends here though another continues
 
 
 def room_for(words: int) -> int:
@@ -30,13 +28,12 @@ def room_for(words: int) -> int:
 
 @dataclass
 class Student:
-    """Loaded base with its adapter, ready to answer; `tokens_read` counts the tokens that scoring has computed."""
+    """Loaded base with its adapter, ready to answer."""
 
     model: Any
     tokenizer: Any
     device: Any
     pad: int
-    tokens_read: int = 0
 
     @classmethod
     def load(
@@ -47,7 +44,7 @@ class Student:
         threads: int | None = None,
         dtype: str = "auto",
         merge: bool = True,
-    ) -> Student:
+    ) -> Self:
         """Load a student from safetensors only.
 
         Args:
@@ -133,7 +130,6 @@ class Student:
         with torch.inference_mode():
             for rows in _buckets([len(row) for row in ids], batch_tokens):
                 scores[rows] = self._score([ids[row] for row in rows], tree, len(classes))
-                self.tokens_read += sum(len(ids[row]) for row in rows)
                 done += len(rows)
                 now = time.perf_counter()
                 if log and (now - last > 5 or done == len(ids)):
@@ -292,9 +288,6 @@ class Student:
     def _ids(self, text: str) -> list[int]:
         """Encode a part of an answer; it never yields control tokens."""
         return encode(self.tokenizer, [literal(self.tokenizer, text)])[0]
-
-
-_Node = dict[int, list[int]]
 
 
 def _tree(names: list[list[int]]) -> dict[tuple[int, ...], _Node]:

@@ -1,7 +1,5 @@
 """Check of a base before the teacher is asked: faults that would otherwise surface after hours and dollars."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,8 @@ def check_base(base: str, download: bool = True) -> dict[str, Any]:
 
     Every tensor of the model must be present in its shape (a tied output may be absent) and hold finite numbers. Only
     vectors may be all zeros, as a bias may start at 0. The embedding must have a row for every token.
-
-    Args:
-        base: Folder or hub id.
-        download: Fetch what the local cache lacks from the hub.
-
-    Returns:
-        What `describe_base` returns, `parameters`, and `unused_tensors`: the number of tensors that the model ignores.
-
-    Raises:
-        UserError: The base is unfit; the message says what to do.
+    `base` is a folder or hub id; `download` fetches what the local cache lacks. Returns what `describe_base` does,
+    `parameters`, and `unused_tensors`: the number of tensors that the model ignores. UserError says how to mend a base.
     """
     facts = describe_base(base, download)
     folder = base_folder(base, download)

@@ -1,7 +1,5 @@
 """Folder of a base model, local or from the hub, checked for custom code before anything in it is loaded."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -25,16 +23,9 @@ WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 def base_folder(base: str | Path, download: bool = True, weights: bool = True) -> Path:
     """Find the folder of a base by path or hub id, and refuse one with custom code.
 
-    Args:
-        base: A folder, or the id of a model on the hub.
-        download: Fetch what the local cache lacks from the hub.
-        weights: Include the weights; otherwise only settings and tokeniser are fetched.
-
-    Returns:
-        The folder; for a hub id it is the snapshot in the local cache, named by its commit.
-
-    Raises:
-        UserError: There is no such base, one of its files is a Git LFS pointer, or it has custom code.
+    For a hub id the folder is the snapshot in the local cache, named by its commit; `download` fetches what it lacks,
+    without `weights` only settings and tokeniser. UserError if there is no such base, one of its files is a Git LFS
+    pointer, or it has custom code.
     """
     folder = Path(base)
     if not folder.exists():
@@ -52,11 +43,6 @@ def base_folder(base: str | Path, download: bool = True, weights: bool = True) -
         folder = _from_hub(str(base), [*SMALL_FILES, *WEIGHT_FILES], download)
         refuse_pointers(folder)
     return folder
-
-
-def hub_commit(base: str, folder: Path) -> str | None:
-    """Return the commit of a base from the hub, None for a local folder."""
-    return None if Path(base).exists() else folder.name
 
 
 def weight_files(folder: Path) -> list[Path]:

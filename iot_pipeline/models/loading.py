@@ -1,7 +1,5 @@
 """Loading a base and a LoRA adapter, from safetensors only; a missing tensor is an error, never random."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable
@@ -11,7 +9,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import sha256_file
-from iot_pipeline.models.folder import base_folder, hub_commit, read_settings, weight_files
+from iot_pipeline.models.folder import base_folder, read_settings, weight_files
 from iot_pipeline.models.tokenizer import first_line, load_tokenizer
 
 ADAPTER = "adapter_model.safetensors"
@@ -57,7 +55,7 @@ def describe_base(base: str, download: bool = True) -> dict[str, Any]:
     load_tokenizer(folder)
     return {
         "architecture": config.model_type, "longest_row": getattr(config, "max_position_embeddings", None),
-        "revision": hub_commit(base, folder),
+        "revision": None if Path(base).exists() else folder.name,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Tokeniser of a base: loading it with the right class, and encoding chats with it.
+"""Tokeniser of a base: loading it with the right class, encoding chats with it, and finding the label in an answer.
 
 Flow texts, class names and answers are data: a control token's name in them (`<|im_end|>`) is encoded as plain text.
 Only the chat template writes control tokens. `literal` therefore marks where such a name in data has to be cut:
@@ -8,10 +8,10 @@ Only the chat template writes control tokens. `literal` therefore marks where su
 and `encode` encodes the pieces separately, so that none holds a complete name. Other text is encoded as usual.
 """
 
-from __future__ import annotations
-
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from iot_pipeline.models.folder import base_folder, read_settings
 
 END_OF_TURN = "<|im_end|>"
 START_OF_TURN = "<|im_start|>"
+LABEL_LINE = "CLASSIFICATION:"
+LINE = re.compile(rf"^{LABEL_LINE}", re.MULTILINE)
 # Code points that Unicode reserves for a program's internal use; an OWN that occurs in data is written as ESCAPED.
 CUT, OWN, ESCAPED = "\ufdd0\ufdd2", "\ufdd0", "\ufdd0\ufdd1"
 
@@ -131,3 +133,29 @@ def template_controls(tokenizer: Any) -> int:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or the error's type if it is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class LabelFinder:
+    """Label finder that knows the text of every token.
+
+    Searching for fixed token ids would fail: a newline may be merged with the text after it.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.pieces: list[str] = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+        self.controls = frozenset(control_tokens(tokenizer).values())
+
+    def span(self, ids: Sequence[int]) -> tuple[int, int] | None:
+        """Return the token span [start, stop) of the class after `CLASSIFICATION:`, None if there is no class."""
+        pieces = [self.pieces[token] for token in ids]
+        text = "".join(pieces)
+        line = LINE.search(text)
+        if line is None:
+            return None
+        starts = [0, *accumulate(len(piece) for piece in pieces)]
+        begin, newline = line.end(), text.find("\n", line.end())
+        turns = [start for start, token in zip(starts, ids, strict=False) if token in self.controls and start >= begin]
+        end = min([*turns, len(text) if newline < 0 else newline])
+        if not text[begin:end].strip():
+            return None
+        return bisect_right(starts, begin) - 1, bisect_right(starts, end - 1)

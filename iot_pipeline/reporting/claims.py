@@ -1,7 +1,5 @@
 """Claims of the prior work next to measurements of this lake, each with a verdict computed from the numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Comparison of tracks and baselines, stage by stage, with verdicts in plain words."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -169,12 +167,12 @@ def _verdicts(rows: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, A
 
 def _paired_sentence(item: Mapping[str, Any]) -> str:
     found, p = item["views"][MAIN_VIEW], item["mcnemar"]["p_exact"]
-    difference = formats.signed(found["difference"], *found["interval"])
+    (low, high), gap = found["interval"], found["difference"]
     test = f"McNemar p {'< 0.0001' if p < 1e-4 else f'= {p:.4f}'}"
-    pair = f"{item['first']} minus {item['second']} at {item['stage']}: {difference}"
+    pair = f"{item['first']} minus {item['second']} at {item['stage']}: {gap:+.4f} [{low:+.4f}, {high:+.4f}]"
     if not found["excludes_zero"]:
         return f"{pair}; the interval holds zero, so no difference is shown ({test})."
-    better = item["first"] if found["difference"] > 0 else item["second"]
+    better = item["first"] if gap > 0 else item["second"]
     return f"{pair}; {better} is better and the interval excludes zero ({test})."
 
 

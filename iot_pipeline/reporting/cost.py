@@ -1,7 +1,5 @@
 """Cost of the teacher's answers: billed here, and hypothetical for the same tokens elsewhere."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any

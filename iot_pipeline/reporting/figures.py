@@ -1,49 +1,15 @@
-"""Figures of assets and reports: plain data in, PNG bytes out.
+"""Figures of tracks, trainings and evaluations, and heat maps: plain data in, PNG bytes out.
 
 Every function returns the same bytes for the same data, needs no display, and accepts empty parts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iot_pipeline.reporting import formats, style
-from iot_pipeline.reporting.figures_data import (
-    duplicates,
-    leakage,
-    leakage_rows,
-    mismatches,
-    patterns,
-    prior_rule_rows,
-    profile,
-    rule_rows,
-    sides,
-)
-from iot_pipeline.reporting.heatmaps import conflicts, confusion, samples
-from iot_pipeline.reporting.style import embed
-from iot_pipeline.vocabulary import VIEWS
+import numpy as np
 
-__all__ = [
-    "accuracy",
-    "conflicts",
-    "confusion",
-    "cost",
-    "duplicates",
-    "embed",
-    "inference_benchmark",
-    "leakage",
-    "leakage_rows",
-    "loss_curves",
-    "mismatches",
-    "patterns",
-    "prior_rule_rows",
-    "profile",
-    "reliability",
-    "rule_rows",
-    "samples",
-    "sides",
-]
+from iot_pipeline.reporting import formats, style
+from iot_pipeline.vocabulary import VIEWS
 
 Row = Mapping[str, Any]
 FAR_BELOW = 0.25
@@ -60,7 +26,7 @@ def loss_curves(curves: Mapping[str, Sequence[Row]]) -> Any:
     curves = {name: rows for name, rows in curves.items() if rows}
     if not curves:
         return style.no_data("Loss by step", "no training step was recorded")
-    axes = style.axes(6.8, 3.3, "Loss on the answer's tokens by optimiser step", "y")
+    axes = style.axes((6.8, 3.3), "Loss on the answer's tokens by optimiser step", "y")
     label: str | None = "validation, one common set"
     for place, (name, rows) in enumerate(curves.items()):
         colour = style.SERIES[place % len(style.SERIES)]
@@ -117,7 +83,7 @@ def accuracy(comparison: Row, view: str = "distinct") -> Any:
     ]
     low, high = min(low for low, _ in bounds), max([*ceilings, *(high for _, high in bounds)])
     span = max(high - low, 0.02)
-    axes = style.axes(6.8, 1.15 + 0.34 * len(rows), title, "x")
+    axes = style.axes((6.8, 1.15 + 0.34 * len(rows)), title, "x")
     axes.set_xlim(low - 0.12 * span, high + 0.05 * span)
     for place, (row, scored) in enumerate(zip(rows, scores, strict=True)):
         colour, marker = (style.BLUE, "o") if row["kind"] == "student" else (style.GREY, "s")
@@ -154,7 +120,7 @@ def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) ->
     series = [("as scored", bins, style.ORANGE, "s")]
     if calibrated:
         series.append(("after temperature scaling", calibrated, style.BLUE, "o"))
-    axes = style.axes(3.95, 3.5, "Does confidence mean what it says?", "both")
+    axes = style.axes((3.95, 3.5), "Does confidence mean what it says?", "both")
     low = max(0.0, min(min(row["confidence"], row["accuracy"]) for _, rows, _, _ in series for row in rows) - 0.04)
     axes.plot([low, 1], [low, 1], color=style.GREY, linewidth=1, linestyle=DASHED)
     for name, rows, colour, marker in series:
@@ -179,7 +145,7 @@ def cost(report: Row) -> Any:
         ("hypothetical: gpt-4o-mini", "hypothetical_sync_usd", style.BLUE),
         ("hypothetical: its Batch API", "hypothetical_batch_usd", style.SKY),
     ]
-    axes = style.axes(6.8, 1.2 + 0.75 * len(rows), "Cost of the teacher's answers", "x")
+    axes = style.axes((6.8, 1.2 + 0.75 * len(rows)), "Cost of the teacher's answers", "x")
     series = [(name, [row[key] or 0.0 for row in rows], colour) for name, key, colour in kinds]
     style.grouped_bars(axes, series, formats.dollars)
     style.name_rows(axes, [f"{row['track']} · {row['stage']}" for row in rows])
@@ -197,7 +163,7 @@ def inference_benchmark(variants: Sequence[Row]) -> Any:
     if not rows:
         return style.no_data("Time a flow", "no variant was measured")
     slowest = {place: 1000 * variant["seconds_p95"] for place, variant in enumerate(rows) if variant.get("seconds_p95")}
-    axes = style.axes(6.8, 1.05 + 0.36 * len(rows), "Time a flow, variant by variant", "x")
+    axes = style.axes((6.8, 1.05 + 0.36 * len(rows)), "Time a flow, variant by variant", "x")
     for place, variant in enumerate(rows):
         milliseconds = 1000 * seconds_a_flow(variant)
         explains = variant["name"].startswith("explanation")
@@ -224,3 +190,122 @@ def inference_benchmark(variants: Sequence[Row]) -> Any:
 def seconds_a_flow(variant: Row) -> float:
     """Return seconds per flow: the median of single calls if timed, else the inverse of the throughput."""
     return float(variant["seconds_p50"] if variant.get("seconds_p50") else 1 / variant["flows_per_second"])
+
+
+@style.drawn
+def token_lengths(lengths: np.ndarray, limit: int, title: str) -> Any:
+    """Plot a histogram of tokens per row, with the maximum row length `limit` marked."""
+    axes = style.axes((6.8, 2.8), f"Tokens a row, {title}", "y")
+    axes.hist(lengths, bins=min(60, max(1, len(np.unique(lengths)))), color=style.BLUE)
+    axes.axvline(limit, color=style.RED, linestyle=DASHED, linewidth=1.4, label=f"IOT_MAX_LENGTH {limit}")
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("rows")
+    axes.legend()
+    return axes
+
+
+@style.drawn
+def protocol_arms(arms: Sequence[Row]) -> Any:
+    """Plot accuracy and interval of each audit arm, from rows of {arm, accuracy, interval}."""
+    axes = style.axes((6.8, 0.9 + 0.5 * len(arms)), "Accuracy on distinct test flows, one short training each", "x")
+    for place, arm in enumerate(arms):
+        colour = style.SERIES[place % len(style.SERIES)]
+        style.interval(axes, place, arm["accuracy"], arm["interval"], colour, "o")
+    style.name_rows(axes, [arm["arm"].replace("_", " ") for arm in arms])
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("accuracy; bars are 95 % intervals")
+    return axes
+
+
+@style.drawn
+def conflicts(report: Row) -> Any:
+    """Plot label conflicts: rows in conflicting flow groups by label and group majority (label_conflicts JSON)."""
+    rows = np.asarray(report["matrix"], dtype=float)
+    if not rows.any():
+        return style.no_data("Same flow, different label", "no flow carries two labels")
+    shade = np.log1p(rows) / np.log1p(rows).max()
+    title = "Same flow, different label: rows in conflicting groups"
+    axes = _square(rows, shade, report["classes"], short, title)
+    axes.set_xlabel("majority label of the flow")
+    axes.set_ylabel("label of the row")
+    return axes
+
+
+@style.drawn
+def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str], title: str = "Confusion matrix") -> Any:
+    """Plot a confusion matrix [true, predicted], coloured by share of the true class."""
+    values = np.asarray(matrix, dtype=float)
+    totals = values.sum(axis=1, keepdims=True)
+    shares = np.divide(100 * values, totals, out=np.zeros_like(values), where=totals > 0)
+    axes = _square(shares, shares / 100, classes, share_text, title)
+    axes.set_xlabel("predicted class  (cells: % of the true class)")
+    axes.set_ylabel("true class")
+    return axes
+
+
+@style.drawn
+def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> Any:
+    """Plot sample means as a heat map of marked features by class, shaded from the lowest to the highest class.
+
+    `table`: the table of quality.samples.sample_comparison, as a DataFrame.
+    """
+    if table.empty or not features:
+        return style.no_data("Samples", "no feature differs")
+    means = table.pivot_table(values="value", index="feature", columns="class", aggfunc="mean")
+    values = means.reindex(index=list(features), columns=list(classes)).to_numpy(dtype=float)
+    low, high = np.nanmin(values, axis=1, keepdims=True), np.nanmax(values, axis=1, keepdims=True)
+    shade = np.divide(values - low, high - low, out=np.zeros_like(values), where=high > low)
+    axes = style.axes(
+        (2.4 + 0.72 * len(classes), 1.5 + 0.34 * len(features)), "Sampled flows: mean of the features that differ most"
+    )
+    _cells(axes, values, shade, lambda value: "" if np.isnan(value) else f"{value:.3g}", 7.5)
+    _name_sides(axes, classes, features)
+    return axes
+
+
+def _square(values: Any, shade: Any, classes: Sequence[str], write: Any, title: str) -> Any:
+    """Draw values [n, n] by class, with a number in every cell that is not 0; `shade`: darkness from 0 to 1 [n, n]."""
+    n = len(classes)
+    axes = style.axes((2.1 + 0.5 * n, 1.7 + 0.36 * n), title)
+    _cells(axes, values, shade, lambda value: write(value) if value > 0 else "", 7.5 if n <= 9 else 7)
+    _name_sides(axes, classes, classes)
+    between = [place - 0.5 for place in range(1, n)]
+    axes.set_xticks(between, minor=True)
+    axes.set_yticks(between, minor=True)
+    axes.grid(True, which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="minor", length=0)
+    return axes
+
+
+def _cells(axes: Any, values: Any, shade: Any, write: Any, size: float) -> None:
+    """Draw coloured cells with their values as text, white on dark."""
+    axes.imshow(shade, cmap="Blues", vmin=0, vmax=1.13, aspect="auto")
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            colour = "white" if shade[row, column] > 0.6 else style.INK
+            axes.text(column, row, write(value), ha="center", va="center", fontsize=size, color=colour)
+
+
+def _name_sides(axes: Any, across: Sequence[str], down: Sequence[str]) -> None:
+    """Name columns and rows of a heat map, and hide its frame."""
+    axes.set_xticks(range(len(across)), across, rotation=38, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(down)), down)
+    axes.spines[:].set_visible(False)
+
+
+def short(value: float) -> str:
+    """Format a count in at most four characters: 950, 9.5k, 95k, 1.2M."""
+    for limit, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            scaled = value / limit
+            return f"{scaled:.1f}{unit}" if scaled < 9.95 else f"{scaled:.0f}{unit}"
+    return f"{value:.0f}"
+
+
+def share_text(percent: float) -> str:
+    """Format a percentage in at most five characters; only exactly 100 and 0 read 100 and 0."""
+    if percent in (0.0, 100.0):
+        return f"{percent:.0f}"
+    if percent > 99.9:
+        return ">99.9"
+    return "<0.1" if percent < 0.1 else f"{percent:.1f}"

@@ -1,7 +1,5 @@
 """Figures of data and split: duplicates, published facts, class profiles, rules, sides, leakage."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +19,7 @@ def duplicates(report: Row) -> Any:
         return style.no_data("Duplicate rows by class", "no class has rows")
     exact, text = ([100 * found[f"duplicate_share_{key}"] for _, found in rows] for key in ("raw", "text"))
     published = [None if (share := found["published_share"]) is None else 100 * share for _, found in rows]
-    axes = style.axes(6.8, 0.9 + 0.42 * len(rows), "Rows that repeat an earlier flow of their class", "x")
+    axes = style.axes((6.8, 0.9 + 0.42 * len(rows)), "Rows that repeat an earlier flow of their class", "x")
     places = range(len(rows))
     axes.barh(places, exact, height=0.62, color=style.BLUE, label="measured here, exact values")
     bar = {"marker": "|", "s": 150, "color": style.ORANGE, "linewidths": 2.5, "zorder": 3}
@@ -51,7 +49,7 @@ def mismatches(report: Row) -> Any:
     if not rows:
         return style.no_data("Published and found", f"all {report['checked']} facts checked agree")
     title = f"{report['disagreeing']} of {report['checked']} published facts disagree"
-    axes = style.axes(7.6, 1.0 + 0.25 * len(rows), title, "x")
+    axes = style.axes((7.6, 1.0 + 0.25 * len(rows)), title, "x")
     colours = [style.ORANGE if share < 0 else style.BLUE for _, share in rows]
     axes.barh(range(len(rows)), [100 * share for _, share in rows], height=0.6, color=colours)
     style.name_rows(axes, [what if len(what) <= LONGEST_LABEL else what[: LONGEST_LABEL - 1] + "…" for what, _ in rows])
@@ -107,15 +105,15 @@ def profile(table: Any) -> Any:
     return panels[0]
 
 
-def telling_features(rows: Sequence[Row], count: int = 6) -> list[str]:
-    """Return the features whose class medians are farthest apart, in standard deviations of the feature."""
+def telling_features(rows: Sequence[Row]) -> list[str]:
+    """Return the six features whose class medians are farthest apart, in standard deviations of the feature."""
     medians: dict[str, list[float]] = {}
     for row in rows:
         if row["class"] != "(all)":
             medians.setdefault(row["feature"], []).append(row["median"])
     spread = {row["feature"]: row["std"] for row in rows if row["class"] == "(all)"}
     score = {name: (max(values) - min(values)) / spread[name] for name, values in medians.items() if spread.get(name)}
-    return sorted(score, key=lambda name: (-score[name], name))[:count]
+    return sorted(score, key=lambda name: (-score[name], name))[:6]
 
 
 def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
@@ -137,7 +135,7 @@ def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
 @style.drawn
 def patterns(report: Row) -> Any:
     """Plot coverage and precision of learned and prior-work rules on distinct test flows (attack_patterns JSON)."""
-    axes = style.axes(6.8, 3.4 + 0.25 * (len(report["classes"]) // 3 + 1), "Rules on distinct test flows", "both")
+    axes = style.axes((6.8, 3.4 + 0.25 * (len(report["classes"]) // 3 + 1)), "Rules on distinct test flows", "both")
     for place, (name, entry) in enumerate(report["classes"].items()):
         colour = style.SERIES[place % len(style.SERIES)]
         marker = style.MARKERS[place // len(style.SERIES)]
@@ -198,7 +196,7 @@ def sides(report: Row) -> Any:
         side: [by_class[side].get(name, {}).get("groups", 0) for name in names] for side in SIDES if side in by_class
     }
     totals = [sum(counts) or 1 for counts in zip(*groups.values(), strict=True)]
-    axes = style.axes(6.8, 1.1 + 0.36 * len(names), "Where each class's distinct flows are", "x")
+    axes = style.axes((6.8, 1.1 + 0.36 * len(names)), "Where each class's distinct flows are", "x")
     left = [0.0] * len(names)
     for (side, counts), colour in zip(groups.items(), (style.LIGHT, style.SKY, style.ORANGE, style.BLUE), strict=False):
         widths = [100 * count / total for count, total in zip(counts, totals, strict=True)]
@@ -219,7 +217,7 @@ def leakage(report: Row) -> Any:
     """Plot prompt leakage and accuracy of a model and a table look-up under both splits (leakage_report JSON)."""
     rows = leakage_rows(report)
     keys = [key for key in rows[0] if key != "split" and any(row[key] is not None for row in rows)]
-    axes = style.axes(6.8, 1.1 + 0.62 * len(keys), "What a split by row lets through", "x")
+    axes = style.axes((6.8, 1.1 + 0.62 * len(keys)), "What a split by row lets through", "x")
     series = [
         (row["split"], [100 * (row[key] or 0.0) for key in keys], colour)
         for row, colour in zip(rows, (style.BLUE, style.ORANGE), strict=True)

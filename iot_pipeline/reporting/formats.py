@@ -1,7 +1,5 @@
 """Numbers and other values as a reader sees them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,14 +14,6 @@ def accuracy(value: float | None, low: float | None = None, high: float | None =
         return f"{value:.4f}"
     digits = 2 if high - low >= 0.0145 else 3 if high - low >= 0.00145 else 4
     return f"{value:.4f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def signed(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Format a difference with sign and interval: `+0.0040 [-0.0020, +0.0100]`."""
-    if value is None:
-        return MISSING
-    interval = "" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]"
-    return f"{value:+.4f}{interval}"
 
 
 def percent(value: float | None) -> str:

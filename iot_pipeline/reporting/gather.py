@@ -3,8 +3,6 @@
 This is the one module of reporting that knows assets, partition keys and file names.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields

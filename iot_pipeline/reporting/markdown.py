@@ -4,8 +4,6 @@ Values come from data, data set descriptions, teachers and models, so any text m
 as it is, and the HTML parser reads no HTML: what is not escaped stands in a template.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import re
@@ -51,14 +49,11 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "", asset: str = "")
         return Markup()
     keys = list(dict.fromkeys(key for row in rows for key in row))
     head: list[str] = [escape(key.replace("_", " ")) for key in keys]
-    rule = ["---:" if all(_is_number(row.get(key)) for row in rows) else "---" for key in keys]
+    numeric = (all(type(row.get(key)) in (int, float, type(None)) for row in rows) for key in keys)
+    rule = ["---:" if right else "---" for right in numeric]
     body: list[list[str]] = [[escape(row.get(key)) for key in keys] for row in rows]
     title = f"{escape(caption)} Asset: {escape(asset)}.\n\n" if caption else ""
     return Markup(title + "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body]))
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def figure(image: bytes, alt: str, caption: str, asset: str) -> Markup:

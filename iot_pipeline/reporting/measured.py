@@ -1,7 +1,5 @@
 """Measurements of a lake that the claims audit compares with claims."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from iot_pipeline.reporting.claims import Measurement, qwen2_parameters

@@ -1,7 +1,5 @@
 """Paper report and model cards from chapters in Markdown; the HTML file is made from the same Markdown."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -9,14 +7,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
-from iot_pipeline.reporting import claims, figures, formats, markdown, rows
+from iot_pipeline.reporting import claims, figures, figures_data, formats, markdown, rows
 from iot_pipeline.reporting.comparison import BASELINES
 from iot_pipeline.reporting.gather import Facts, metrics
-from iot_pipeline.vocabulary import STAGES, VIEWS
+from iot_pipeline.vocabulary import STAGES, VIEWS, Partition
 
 MISSING = "not materialised in this lake"
 TITLE = "IoT flows, named and explained"
@@ -83,6 +83,47 @@ def paper_report(facts: Facts, out_dir: Path) -> dict[str, Any]:
     }
 
 
+def model_card(facts: Facts, partition: Partition) -> str:
+    """Return the Markdown model card of a checkpoint, with the front matter that model hubs read.
+
+    Raises UserError if the checkpoint has not been trained.
+    """
+    if partition not in facts.training:
+        raise UserError(f"there is no checkpoint {partition.key} in this lake; materialise lora_checkpoint first")
+    front = yaml.safe_dump(_front_matter(facts, partition), sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n\n{render('model_card.md.j2', facts, partition=partition)}"
+
+
+def _front_matter(facts: Facts, partition: Partition) -> dict[str, Any]:
+    data, base = facts.data_set, facts.base_model or {}
+    values: dict[str, Any] = {
+        "language": "en",
+        "library_name": "peft",
+        "license": "other" if base.get("kind") != "tiny" else "mit",
+        "pipeline_tag": "text-generation",
+        "tags": ["iot", "intrusion-detection", "lora", "iot_pipeline"],
+        "datasets": [data.name or "unknown"],
+    }
+    if base.get("kind") == "given":
+        values["base_model"] = base["name"]
+        values["license_name"] = "that of the base model and of the data"
+    scored = facts.evaluation.get(partition, {"views": {}})["views"].get("distinct")
+    if scored:
+        title = data.title or "unknown"
+        dataset = {
+            "name": f"simulated: {title}" if facts.simulated else title,
+            "type": data.name or "unknown",
+            "split": "test",
+        }
+        metrics = [
+            {"type": name, "name": f"{name}, distinct flows, unseen in training", "value": round(scored[field], 6)}
+            for name, field in (("accuracy", "accuracy"), ("f1", "macro_f1"))
+        ]
+        result = {"task": {"type": "text-classification"}, "dataset": dataset, "metrics": metrics}
+        values["model-index"] = [{"name": f"{partition.track}-{partition.stage}", "results": [result]}]
+    return values
+
+
 def render(name: str, facts: Facts, **values: Any) -> str:
     """Render a chapter as Markdown; every value that a template shows is escaped unless it is Markup already."""
     text = _environment().get_template(name).render(facts=facts, **values)
@@ -108,13 +149,13 @@ def _environment() -> Environment:
         "BASELINES": BASELINES,
         "claims": claims,
         "figures": figures,
+        "figures_data": figures_data,
         "rows": rows,
         "have": have,
         "missing": missing,
         "metrics": metrics,
         "nothing": defaultdict(lambda: None),
         "quote": markdown.quote,
-        "seconds_a_flow": figures.seconds_a_flow,
         "table": markdown.table,
     }
     return environment

@@ -1,7 +1,5 @@
 """Rows of the report's tables and curves whose columns follow from the data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

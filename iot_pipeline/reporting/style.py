@@ -1,7 +1,5 @@
 """All figures share this style: palette, axes, bars and intervals, and PNG bytes that are small and reproducible."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io
@@ -73,19 +71,9 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def axes(width: float, height: float, title: str, grid: str = "") -> Any:
-    """Create the single Axes of a new figure.
-
-    Args:
-        width: Inches.
-        height: Inches.
-        title: Title above the Axes.
-        grid: Axis that grid lines cross, `x`, `y` or `both`; without it there are none.
-
-    Returns:
-        The matplotlib Axes.
-    """
-    made = figure(width, height).subplots()
+def axes(size: tuple[float, float], title: str, grid: str = "") -> Any:
+    """Create the single Axes of a new figure of `size` inches; grid lines cross the axis `grid`: `x`, `y` or `both`."""
+    made = figure(*size).subplots()
     made.set_title(title, pad=10)
     if grid:
         made.grid(True, axis=grid)
@@ -135,7 +123,7 @@ def legend_below(made: Any, columns: int) -> None:
 
 def no_data(title: str, why: str) -> Any:
     """Draw a small figure that says why there is nothing to plot."""
-    made = axes(6.4, 1.3, title)
+    made = axes((6.4, 1.3), title)
     made.axis("off")
     made.text(0, 0.5, why, color=GREY, transform=made.transAxes, va="center")
     return made

@@ -1,4 +1,1 @@
-"""Supervised fine-tuning data.
-
-Nothing is imported here: importing one module loads only that module.
-"""
+"""Supervised fine-tuning data."""

@@ -1,23 +1,24 @@
 """Check of a tensor file: its guarantees are recomputed from the file itself."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from iot_pipeline.models.label_tokens import LabelFinder
-from iot_pipeline.models.tokenizer import END_OF_TURN, START_OF_TURN, control_tokens, pad_id, template_controls
-from iot_pipeline.sft.tensors import IGNORED, TensorStats, load_tensors, statistics
+from iot_pipeline.models.tokenizer import (
+    END_OF_TURN,
+    START_OF_TURN,
+    LabelFinder,
+    control_tokens,
+    pad_id,
+    template_controls,
+)
+from iot_pipeline.sft.tensors import IGNORED, Tensors, TensorStats, load_tensors, statistics
 
 
-@dataclass(frozen=True)
-class TensorCheck:
-    """Check result: `passed` if `problems` is empty; `stats` as counted in the file."""
+class TensorCheck(NamedTuple):
+    """Check result: the problems found, and statistics as counted in the file."""
 
-    passed: bool
     problems: list[str]
     stats: TensorStats
 
@@ -34,8 +35,7 @@ def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None 
         rows: Expected number of rows, if known.
     """
     tensors = load_tensors(path)
-    end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
-    start = int(tokenizer.convert_tokens_to_ids(START_OF_TURN))
+    start, end = (int(tokenizer.convert_tokens_to_ids(token)) for token in (START_OF_TURN, END_OF_TURN))
     problems: list[str] = []
     spans = np.diff(tensors.offsets)
     if tensors.offsets[0] != 0 or tensors.offsets[-1] != len(tensors.input_ids) or (spans <= 0).any():
@@ -43,7 +43,7 @@ def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None 
     if len(tensors.labels) != len(tensors.input_ids):
         problems.append("labels and input_ids differ in length")
     if problems:
-        return TensorCheck(False, problems, TensorStats(len(tensors), len(tensors.input_ids), 0, 0, 0, 0, 0))
+        return TensorCheck(problems, TensorStats(len(tensors), len(tensors.input_ids), 0, 0, 0, 0, 0))
     stats = statistics(tensors, LabelFinder(tokenizer), end)
     if rows is not None and stats.rows != rows:
         problems.append(f"{stats.rows} rows where {rows} were expected")
@@ -54,7 +54,7 @@ def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None 
         problems.append(f"{missing} rows do not supervise their label and exactly one end of turn")
     if stats.longest > max_length:
         problems.append(f"the longest row has {stats.longest} tokens, more than {max_length}")
-    if prompt_rows := _rows_with_prompt_in_loss(tensors.input_ids, tensors.labels, tensors.offsets, start):
+    if prompt_rows := _rows_with_prompt_in_loss(tensors, start):
         problems.append(f"{prompt_rows} rows have prompt tokens in the loss")
     expected = template_controls(tokenizer)
     controls = np.isin(tensors.input_ids, list(control_tokens(tokenizer).values()))
@@ -62,18 +62,17 @@ def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None 
         problems.append(f"{forged} rows have other control tokens than the {expected} that the chat template writes")
     if pad_id(tokenizer) == end:
         problems.append("padding and end of turn are one token")
-    vocabulary = len(tokenizer)
-    if int(tensors.input_ids.min()) < 0 or int(tensors.input_ids.max()) >= vocabulary:
+    if int(tensors.input_ids.min()) < 0 or int(tensors.input_ids.max()) >= len(tokenizer):
         problems.append("token ids outside the vocabulary")
-    return TensorCheck(not problems, problems, stats)
+    return TensorCheck(problems, stats)
 
 
-def _rows_with_prompt_in_loss(ids: np.ndarray, labels: np.ndarray, offsets: np.ndarray, start: int) -> int:
+def _rows_with_prompt_in_loss(tensors: Tensors, start: int) -> int:
     """Count rows with a supervised position before the last turn's header, or a gap in the answer."""
     bad = 0
-    for begin, stop in zip(offsets[:-1], offsets[1:], strict=True):
-        chosen = np.flatnonzero(labels[begin:stop] != IGNORED)
-        turns = np.flatnonzero(ids[begin:stop] == start)
+    for ids, labels in map(tensors.row, range(len(tensors))):
+        chosen = np.flatnonzero(labels != IGNORED)
+        turns = np.flatnonzero(ids == start)
         contiguous = len(chosen) > 0 and chosen[-1] - chosen[0] + 1 == len(chosen)
         bad += not (contiguous and len(turns) > 0 and chosen[0] > turns[-1])
     return bad

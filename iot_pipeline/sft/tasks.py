@@ -1,12 +1,10 @@
 """Student tasks on a flow: explain (class and reasons) or classify (class alone)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.models.label_tokens import LABEL_LINE
+from iot_pipeline.models.tokenizer import LABEL_LINE
 
 Task = Literal["explain", "classify"]
 # `explain`: rows as the teacher wrote them. `both`: each row also as a question for the class alone, so that a class

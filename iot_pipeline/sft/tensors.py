@@ -1,19 +1,16 @@
 """Training tensors from chat rows: tokenised, answer-only labels, nothing cut, one file."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
-from iot_pipeline.models.label_tokens import LABEL_LINE, LabelFinder
-from iot_pipeline.models.tokenizer import END_OF_TURN, chat_texts, encode, template_controls
+from iot_pipeline.models.tokenizer import END_OF_TURN, LABEL_LINE, LabelFinder, chat_texts, encode, template_controls
 
 IGNORED = -100
 NAMED = 5  # over-long rows listed in an error
@@ -52,7 +49,7 @@ class Tensors:
     offsets: np.ndarray
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> Tensors:
+    def of(cls, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> Self:
         """Lay (input_ids, labels) of each row end to end."""
         offsets = np.concatenate([[0], np.cumsum([len(ids) for ids, _ in rows])]).astype(np.int64)
         ids, labels = (np.concatenate([row[part] for row in rows]).astype(np.int32) for part in (0, 1))

@@ -1,4 +1,1 @@
-"""Tiny base: the student's default base, a small Qwen2 built and pre-trained here on flows without labels.
-
-Nothing is imported here: importing one module loads only that module.
-"""
+"""Tiny base: the student's default base, a small Qwen2 built and pre-trained here on flows without labels."""

@@ -1,11 +1,10 @@
 """Subprocess that builds the tiny base: `python -m iot_pipeline.tiny_base.__main__ CONFIG.json`, or torchrun."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,7 +45,7 @@ class BaseConfig(BaseModel):
         from torch.backends.cpu import get_cpu_capability
 
         values = self.model_dump(mode="json", exclude={"texts", "out"})
-        values |= {"texts": sha256_file(self.texts), "recipe": BaseRecipe(steps=self.steps).plain()}
+        values |= {"texts": sha256_file(self.texts), "recipe": asdict(BaseRecipe(steps=self.steps))}
         values |= {"cpu": f"{platform.machine()} {get_cpu_capability()}"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

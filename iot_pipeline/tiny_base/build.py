@@ -1,9 +1,8 @@
-"""Build of the tiny Qwen2 base: its tokeniser and a short pre-training on flows without labels."""
-
-from __future__ import annotations
+"""Build of the tiny Qwen2 base: its tokeniser, a short pre-training on flows without labels, its copy accuracy."""
 
 import json
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,17 +12,19 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.serialise import NUMBER
 from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, pad_id, prompt_text
 from iot_pipeline.sft.tensors import IGNORED
-from iot_pipeline.tiny_base.copy_accuracy import measure_copying
-from iot_pipeline.tiny_base.pretraining_tasks import ANSWER_WORDS, Curriculum, Flows, Writer, groups, parse, write
+from iot_pipeline.tiny_base.pretraining_tasks import ANSWER_WORDS, Curriculum, Flows, Writer, groups, parse
 from iot_pipeline.tiny_base.tokenizer import build_tokenizer
-from iot_pipeline.training.data import padded
+from iot_pipeline.training.data import causal_loss, padded
 from iot_pipeline.training.distributed import Machine
-from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.reporter import Reporter
 
+ROWS = 32  # of one pass that measures copy accuracy
 MIXED = 200  # flows that pre-training does not read, for measuring copy accuracy
+# Values of KEY_INDICATORS: the first item follows the heading, each later one a `;`.
+_CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER})(?= \(|;|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,6 @@ class BaseRecipe:
     flow_weight: float = 0.3
     group_sizes: tuple[int, ...] = (6, 12, 12, 24, 24, 48, 48, 96)
     pool: int = 30_000
-
-    def plain(self) -> dict[str, Any]:
-        """Return JSON values for model cards and content hashes."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def build_tiny_base(
@@ -89,7 +86,8 @@ def build_tiny_base(
     started = time.perf_counter()
     random = np.random.default_rng([seed, 1])
     flows, unread = _pool(texts, features, recipe, seed, random)
-    samples = [write(text, classes, writer, random) for text in flows.texts[:2000]]
+    curriculum = Curriculum(flows, groups(flows, recipe.group_sizes, seed), classes, writer)
+    samples = [curriculum.write(text, random) for text in flows.texts[:2000]]
     words = [*ANSWER_WORDS, *(f" {name}" for name in classes), *(f" {name}" for name in features)]
     tokenizer = build_tokenizer([*flows.texts, *samples], words, recipe.vocabulary)
     lengths = [len(ids) for ids in encode(tokenizer, [literal(tokenizer, text) for text in flows.texts[:5000]])]
@@ -98,11 +96,10 @@ def build_tiny_base(
     )
 
     model = new_model(tokenizer, recipe, seed)
-    curriculum = Curriculum(flows, groups(flows, recipe.group_sizes, seed), classes, writer)
     losses, tokens = _pretrain(model, tokenizer, curriculum, recipe, seed, machine, reporter)
-    answers = [write(text, classes, writer, random) for text in unread.texts]
+    answered = [(text, curriculum.write(text, random)) for text in unread.texts]
     model.eval()
-    copied, values = measure_copying(model, tokenizer, unread.texts, answers)
+    copied, values = measure_copying(model, tokenizer, answered)
     names = encode(tokenizer, [literal(tokenizer, f" {name}") for name in classes])
     report = {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -284,5 +281,43 @@ def _card(report: dict[str, Any], recipe: BaseRecipe, seed: int) -> str:
         "language beyond that; it is no substitute for a real language model.\n\n"
         f"Seed {seed}; {report['distinct_flows']} distinct flows; {report['steps']} steps; {report['tokens']:,} "
         f"tokens; mean loss by tenth of the run: {', '.join(f'{loss:.2f}' for loss in report['losses'])}.\n\n"
-        f"Recipe: `{json.dumps(recipe.plain(), sort_keys=True)}`\n"
+        f"Recipe: `{json.dumps(asdict(recipe), sort_keys=True)}`\n"
     )
+
+
+def cited_values(answer: str) -> list[tuple[int, int]]:
+    """Return the character spans (start, end) of the KEY_INDICATORS values in an answer."""
+    start = max(answer.find("KEY_INDICATORS:"), 0)
+    return [match.span(1) for match in _CITED.finditer(answer, start)]
+
+
+def measure_copying(model: Any, tokenizer: Any, answered: Sequence[tuple[str, str]]) -> tuple[int, int]:
+    """Count copied values in true answers, `answered`: (flow text, answer), and all values cited there.
+
+    A value is copied if each of its tokens is the model's likeliest. The model sees the true answer up to
+    each token, so one slip does not spoil the rest.
+    """
+    import torch
+
+    ids, places = [], []
+    for flow, answer in answered:
+        (before,) = encode(tokenizer, [prompt_text(tokenizer, flow)])
+        read = tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
+        ids.append(np.array([*before, *read["input_ids"]]))
+        offsets = list(enumerate(read["offset_mapping"], start=len(before)))
+        places.append(
+            [
+                [token for token, (left, right) in offsets if left < end and right > start]
+                for start, end in cited_values(answer)
+            ]
+        )
+    values = copied = 0
+    with torch.inference_mode():
+        for first in range(0, len(ids), ROWS):
+            rows = torch.from_numpy(padded(ids[first : first + ROWS], pad_id(tokenizer)))
+            guessed = model(input_ids=rows, use_cache=False).logits.argmax(dim=-1)
+            right = (guessed[:, :-1] == rows[:, 1:]).tolist()
+            for row, spans in zip(right, places[first : first + ROWS], strict=True):
+                values += len(spans)
+                copied += sum(all(row[token - 1] for token in span) for span in spans)
+    return copied, values

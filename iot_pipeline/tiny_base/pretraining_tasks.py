@@ -1,7 +1,5 @@
 """Label-free pre-training tasks for the tiny base, built from flow texts and class names alone."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,26 +77,18 @@ def groups(flows: Flows, sizes: Sequence[int], seed: int) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def group_answer(codes: np.ndarray, rng: np.random.Generator, shown: int = 4) -> str:
+def group_answer(codes: np.ndarray, rng: np.random.Generator) -> str:
     """Return a group answer `CLASSIFICATION: c40 a12 f3 b7`: random order, one letter for each clustering.
 
     With random order the base must know all clusterings at the position where a class name will be asked for later.
     """
-    places = rng.permutation(len(codes))[:shown].tolist()
+    places = rng.permutation(len(codes))[:4].tolist()
     return "CLASSIFICATION:" + "".join(f" {chr(97 + place)}{codes[place]}" for place in places)
 
 
-def masked(flows: Flows, row: int, rng: np.random.Generator, hidden: int = 4) -> tuple[str, str]:
-    """Mask values of a flow with `?`; return the text and the answer that fills them in.
-
-    Args:
-        flows: Parsed flows.
-        row: Number of the flow.
-        rng: Draws the values.
-        hidden: Number of values to mask.
-    """
-    hidden = min(hidden, len(flows.names))
-    places = sorted(rng.choice(len(flows.names), size=hidden, replace=False).tolist())
+def masked(flows: Flows, row: int, rng: np.random.Generator) -> tuple[str, str]:
+    """Mask up to four values of a flow with `?`; return the text and the answer that fills them in."""
+    places = sorted(rng.choice(len(flows.names), size=min(4, len(flows.names)), replace=False).tolist())
     cells = ["?" if place in places else cell for place, cell in enumerate(flows.printed[row])]
     form = "\n{}: {}" if flows.leads[0].endswith(": ") else " {} {}"
     answer = "FILL:" + "".join(form.format(flows.names[place], flows.printed[row][place]) for place in places)
@@ -123,16 +113,8 @@ class Curriculum:
         if kind == 1:
             return masked(self.flows, row, rng)
         text = self.flows.texts[row]
-        return text, group_answer(self.codes[row], rng) if kind == 0 else write(text, self.classes, self.writer, rng)
+        return text, group_answer(self.codes[row], rng) if kind == 0 else self.write(text, rng)
 
-
-def write(text: str, classes: Sequence[str], writer: Writer, rng: np.random.Generator) -> str:
-    """Write a true answer about a flow, with a class drawn at random.
-
-    Args:
-        text: Flow text.
-        classes: Class names.
-        writer: Writes the answer.
-        rng: Draws the class and the wording.
-    """
-    return writer(text, classes[int(rng.integers(len(classes)))], rng)
+    def write(self, text: str, rng: np.random.Generator) -> str:
+        """Write a true answer about a flow, with a class drawn at random."""
+        return self.writer(text, self.classes[int(rng.integers(len(self.classes)))], rng)

@@ -1,7 +1,5 @@
 """Tokeniser of the tiny base: byte-level BPE whose tokens can be whole values, names and percentile marks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,11 +1,9 @@
 """Configuration of a training run, as one JSON file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -75,7 +73,7 @@ class TrainConfig(Execution):
     warm_start: Path | None = Field(None, description="adapter folder to begin from")
 
     @model_validator(mode="after")
-    def measured(self) -> TrainConfig:
+    def measured(self) -> Self:
         """Require validation data for `keep="best"` and `patience`, which use the validation loss."""
         chooses = self.keep == "best" or self.patience is not None
         if chooses and (self.evaluate_every is None or self.validation is None):

@@ -1,18 +1,13 @@
 """Processes of a training: the machine of each, sums over all, and a base sharded over them (FSDP)."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from iot_pipeline.errors import UserError
 from iot_pipeline.models.loading import attention_kernel
-from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.launch import threads_of
-from iot_pipeline.training.metrics import count_parameters
 
 
 @dataclass(frozen=True)
@@ -25,10 +20,6 @@ class Machine:
     bf16: bool
     threads: int
     device_name: str
-
-    def describe(self) -> str:
-        """Describe the machine for a log line."""
-        return f"{self.device_name}, {'bf16' if self.bf16 else 'fp32'}, {self.threads} thread(s)"
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -152,16 +143,6 @@ def find_machine(threads: int | None = None, precision: str = "auto", cards: boo
     return Machine(rank, world, device, bf16, threads, name)
 
 
-def check_sharding(config: TrainConfig, world: int) -> None:
-    """Check the sharding settings; UserError if the base cannot be sharded."""
-    if not config.shard:
-        return
-    if world == 1:
-        raise UserError("IOT_SHARD=true needs more than one training process: set IOT_PROCESSES")
-    if config.quantisation != "none":
-        raise UserError("IOT_SHARD=true and IOT_QUANTISATION=nf4 do not go together: choose one")
-
-
 def shard_base(model: Any, device: Any) -> None:
     """Shard the frozen weights of the decoder layers: 1/world in each process, gathered layer by layer in use.
 
@@ -184,9 +165,3 @@ def shard_base(model: Any, device: Any) -> None:
     fully_shard(body, mesh=mesh, ignored_params=adapter | rest)
     for parameter in [*adapter, *(p for p in model.parameters() if p not in in_layers)]:
         parameter.data = parameter.data.to(device)
-
-
-def held_parameters(model: Any) -> int:
-    """Count the parameters whose values this process holds between steps."""
-    held = (parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in model.parameters())
-    return count_parameters(held)

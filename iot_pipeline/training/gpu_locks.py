@@ -6,8 +6,6 @@ are opened read-only and never through a link, and this process changes modes on
 another user can do there is hold a lock; training then waits and says so.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Command line and environment of a training subprocess."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys
@@ -86,7 +84,7 @@ def environment(base: str, processes: int = 1, threads: int | None = None) -> di
     return variables
 
 
-def exit_with_parent(every: float = 2.0) -> None:
+def exit_with_parent() -> None:
     """Exit when the process named in IOT_PARENT_PID, or this process's own parent, has ended."""
     named, own = os.environ.get("IOT_PARENT_PID"), os.getppid()
     if not named:
@@ -94,7 +92,7 @@ def exit_with_parent(every: float = 2.0) -> None:
 
     def watch() -> None:
         while os.getppid() == own and is_alive(int(named)):
-            time.sleep(every)
+            time.sleep(2)
         os._exit(3)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,7 +1,5 @@
 """Speed and hardware use of a training."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re

@@ -1,25 +1,30 @@
 """Model of a training: a base with its LoRA adapter."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_bytes, write_text
 from iot_pipeline.models.loading import ADAPTER, base_identity, load_adapter, load_base, with_sorted_metadata
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.training.distributed import Machine, check_sharding, shard_base
+from iot_pipeline.training.distributed import Machine, shard_base
 
 
 def adapted_model(config: TrainConfig, machine: Machine) -> Any:
-    """Load the base with a fresh LoRA adapter or that of `warm_start`; only the adapter is trainable."""
+    """Load the base with a fresh LoRA adapter or that of `warm_start`; only the adapter is trainable.
+
+    Raises UserError if the base cannot be sharded as the settings ask.
+    """
     import torch
     from peft import LoraConfig, TaskType, get_peft_model
 
-    check_sharding(config, machine.world)
+    if config.shard and machine.world == 1:
+        raise UserError("IOT_SHARD=true needs more than one training process: set IOT_PROCESSES")
+    if config.shard and config.quantisation != "none":
+        raise UserError("IOT_SHARD=true and IOT_QUANTISATION=nf4 do not go together: choose one")
     dtype = torch.bfloat16 if machine.bf16 else torch.float32
     # A base to be sharded moves to the device layer by layer: whole, it may not fit there.
     base, _unused = load_base(config.base, dtype, config.quantisation, machine.device, move=not config.shard)

@@ -1,7 +1,5 @@
 """Progress of a training process for people, Dagster and `progress.jsonl`, from rank 0 only."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,18 +1,44 @@
 """State of a training in one process, and the facts and speed that it reports."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from iot_pipeline.training.checkpoint import Progress
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.data import Batches, Plan
-from iot_pipeline.training.distributed import Machine, held_parameters
+from iot_pipeline.training.distributed import Machine
 from iot_pipeline.training.metrics import Clock, count_parameters, mfu, peak_memory_gib
 from iot_pipeline.training.reporter import Reporter, describe_progress
+
+
+@dataclass
+class Progress:
+    """Progress of a training, stored in its checkpoints.
+
+    losses: loss of each step. validation: (step, validation loss) of each measurement. best: the trained parameters at
+    the lowest validation loss, on the CPU; empty where the last are kept. halvings: times that the forward pass was
+    halved because memory ran out.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    halvings: int = 0
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return len(self.losses)
+
+    @property
+    def best_step(self) -> int:
+        """Step of the lowest validation loss, the earliest of equals; the last step without a measurement."""
+        return min(self.validation, key=lambda seen: (seen[1], seen[0]))[0] if self.validation else self.step
+
+    def stalled(self, patience: int | None) -> bool:
+        """Return True if the last `patience` measurements brought no lower loss; never for None."""
+        return patience is not None and sum(step > self.best_step for step, _ in self.validation) >= patience
 
 
 @dataclass
@@ -60,11 +86,12 @@ def tell(training: Training, rate: float) -> None:
 def facts(training: Training, validation_loss: float | None) -> dict[str, Any]:
     """Return the facts of a finished training, equal on any machine except for rounding."""
     plan, progress = training.plan, training.progress
+    held = (value.to_local() if hasattr(value, "to_local") else value for value in training.model.parameters())
     return {
         "processes": training.machine.world,
         "trainable_parameters": count_parameters(training.parameters.values()),
         "total_parameters": count_parameters(training.model.parameters()),
-        "held_parameters": held_parameters(training.model),
+        "held_parameters": count_parameters(held),
         "rows": len(plan.lengths),
         "distinct_rows": len(np.unique(training.batches.same_as)),
         "steps": progress.step,

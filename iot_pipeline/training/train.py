@@ -1,7 +1,5 @@
 """Training subprocess: `python -m iot_pipeline.training.train CONFIG.json ...`, alone or under torchrun."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys
@@ -18,10 +16,9 @@ from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import Tensors, load_tensors
 from iot_pipeline.training import checkpoint, state
 from iot_pipeline.training.config import RESULT, TrainConfig, finished, read_config
-from iot_pipeline.training.data import Batches, make_plan
+from iot_pipeline.training.data import Batches, causal_loss, make_plan
 from iot_pipeline.training.distributed import find_machine, leave_processes
 from iot_pipeline.training.launch import exit_with_parent
-from iot_pipeline.training.loss import causal_loss
 from iot_pipeline.training.metrics import Clock, count_parameters, flops_per_token
 from iot_pipeline.training.model import adapted_model, save_adapter
 from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes
@@ -105,13 +102,11 @@ def setup(config: TrainConfig, pipes: Any | None) -> Training:
 
 def resume(training: Training) -> None:
     """Resume from the checkpoint, if there is one."""
-    config, reporter = training.config, training.reporter
+    reporter = training.reporter
     if training.machine.rank == 0:
-        for half in config.out.glob(".*.tmp"):  # left by a kill during a write
+        for half in training.config.out.glob(".*.tmp"):  # left by a kill during a write
             half.unlink()
-    progress = checkpoint.load(
-        config.out, training.key, training.parameters, training.optimiser, best=config.keep == "best"
-    )
+    progress = checkpoint.load(training)
     training.progress, training.begun = progress, progress.step
     if progress.step:
         reporter.line(f"resumed at step {progress.step} of {training.plan.steps}")
@@ -126,7 +121,8 @@ def train(training: Training) -> None:
     training.reporter.line(
         f"training {count_parameters(training.parameters.values()):,} of "
         f"{count_parameters(training.model.parameters()):,} parameters on {len(plan.lengths):,} rows, "
-        f"{plan.steps} steps of {plan.per_step} rows, {machine.world} process(es), {machine.describe()}"
+        f"{plan.steps} steps of {plan.per_step} rows, {machine.world} process(es), "
+        f"{machine.device_name}, {'bf16' if machine.bf16 else 'fp32'}, {machine.threads} thread(s)"
     )
     told = saved = time.perf_counter()
     training.model.train()
@@ -145,7 +141,7 @@ def train(training: Training) -> None:
         due = progress.step % config.save_every == 0 or now - saved >= 60 * config.save_minutes or training.ended
         if due and machine.rank == 0:
             with training.clock.part("checkpoint"):
-                checkpoint.save(config.out, training.key, progress, training.parameters, training.optimiser)
+                checkpoint.save(training)
             saved = time.perf_counter()
 
 
@@ -159,7 +155,7 @@ def optimise(training: Training, rate: float) -> float:
         group["lr"] = rate
     torch.manual_seed(((config.seed * 1_000_003 + step) * 1_009 + machine.rank) % (1 << 63))
     rows = training.plan.rows_of(step)
-    total = within_memory(training, batches, f"at step {step + 1}", lambda: backward(training, rows))
+    total = within_memory(training, batches, lambda: backward(training, rows))
     with training.clock.computing():
         sums = torch.stack([total, torch.full_like(total, batches.halvings - before)])
         machine.sum_gradients(parameters, sums)
@@ -194,20 +190,15 @@ def backward(training: Training, rows: np.ndarray) -> Any:
     return total
 
 
-def within_memory(training: Training, batches: Batches, where: str, compute: Callable[[], Any]) -> Any:
-    """Call `compute`, again with half the forward pass of `batches` each time that memory runs out.
+def within_memory(training: Training, batches: Batches, compute: Callable[[], Any]) -> Any:
+    """Call `compute`, again with half the forward pass of its `batches` each time that memory runs out.
 
-    Args:
-        training: The training, whose gradients are dropped before each new attempt.
-        batches: Batches that `compute` reads.
-        where: Position in the training, for the error.
-        compute: Function to call.
-
-    Raises:
-        UserError: The forward passes cannot be smaller.
+    Gradients are dropped before each new attempt. Raises UserError if the forward passes cannot be smaller.
     """
     import torch
 
+    step = training.progress.step
+    where = f"at step {step + 1}" if batches is training.batches else f"in validation after step {step}"
     while True:
         try:
             return compute()
@@ -248,7 +239,7 @@ def evaluate(training: Training) -> float | None:
     before = validation.halvings
     model.eval()
     with torch.no_grad(), machine.autocast():
-        total = within_memory(training, validation, f"in validation after step {training.progress.step}", share)
+        total = within_memory(training, validation, share)
     model.train()
     if validation.halvings > before:
         training.reporter.line(
@@ -278,7 +269,9 @@ def finish(training: Training) -> dict[str, Any]:
         for name, value in progress.best.items():
             training.parameters[name].copy_(value)
     if machine.rank == 0:  # before anything that may fail
-        save(training)
+        save_adapter(training.model, config)
+        curve = ({"step": step, "loss": round(loss, 6)} for step, loss in enumerate(progress.losses, start=1))
+        write_text(config.out / "loss.jsonl", "".join(json.dumps(line) + "\n" for line in curve))
     facts = state.facts(training, evaluate(training))
     result = {
         "identity": training.key,
@@ -296,13 +289,6 @@ def finish(training: Training) -> dict[str, Any]:
             f"{facts['final_loss']:.3f}{validation}"
         )
     return result
-
-
-def save(training: Training) -> None:
-    """Write the adapter and the loss curve."""
-    save_adapter(training.model, training.config)
-    curve = ({"step": step, "loss": round(loss, 6)} for step, loss in enumerate(training.progress.losses, start=1))
-    write_text(training.config.out / "loss.jsonl", "".join(json.dumps(line) + "\n" for line in curve))
 
 
 def schedule(kind: str, step: int, steps: int, warmup: int) -> float:

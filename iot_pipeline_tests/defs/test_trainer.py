@@ -211,7 +211,7 @@ def test_a_lost_row_fails_the_check_of_its_split(lake: Lake) -> None:
     assert (expected_rows(lake, parts, "explain"), expected_rows(lake, parts, "both")) == (8, 16)
     split = lake.folder(ArtefactId("training_split_10K", "original"))
     tokenizer = load_tokenizer(lake.folder(ArtefactId("base_model")) / "model")
-    assert check_tensors(split / "train.safetensors", tokenizer, 200, 8).passed
+    assert check_tensors(split / "train.safetensors", tokenizer, 200, 8).problems == []
     build_tensors(chats(flow_texts(7)), tokenizer, 200, split / "train.safetensors")
     assert check_tensors(split / "train.safetensors", tokenizer, 200, 8).problems == ["7 rows where 8 were expected"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.explanations import importance_agreement, score_explanation, score_explanations
 from iot_pipeline.flows.texts import RankTable
 
@@ -20,7 +19,7 @@ GOOD = (
 
 
 def test_a_true_explanation_passes_everything() -> None:
-    found = score_explanations([FLOW], [GOOD], ["TCP_Flood"], CLASSES, ended=[True])["aggregate"]
+    found = score_explanations([FLOW], [(GOOD, True)], ["TCP_Flood"], CLASSES)["aggregate"]
     shares = ["schema_valid", "label_matches", "numbers_grounded", "fully_grounded", "features_real"]
     assert [found[name] for name in [*shares, "values_true", "directions_true", "ended"]] == [1.0] * 8
     assert found["explained"] == 1 and found["features_cited_mean"] == 3 and found["faultless"] == 1.0
@@ -75,14 +74,9 @@ def test_nothing_to_measure_is_none_and_junk_does_not_crash() -> None:
     for junk in ("", "\n\n", "CLASSIFICATION:", "1e999 ;;; p400 \u2212", "KEY_INDICATORS: orig_pkts"):
         item = score_explanation(FLOW, junk, "Normal", CLASSES)
         assert not item["schema"] and not item["label_matches"]
-    found = score_explanations([FLOW], [""], ["Normal"], CLASSES)["aggregate"]
-    assert found["numbers_grounded"] is None and found["directions_true"] is None and found["ended"] is None
+    found = score_explanations([FLOW], [("", False)], ["Normal"], CLASSES)["aggregate"]
+    assert found["numbers_grounded"] is None and found["directions_true"] is None and found["ended"] == 0.0
     assert score_explanations([], [], [], CLASSES)["aggregate"]["schema_valid"] is None
-
-
-def test_lengths_must_agree() -> None:
-    with pytest.raises(UserError, match="one flow text, one answer and one label"):
-        score_explanations([FLOW], [], ["Normal"], CLASSES)
 
 
 def test_agreement_counts_named_features_among_the_most_important_beside_chance() -> None:

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import check_ceiling, compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.intervals import intervals, mcnemar
-from iot_pipeline.evaluation.metrics import ece, reliability, score
+from iot_pipeline.evaluation.metrics import apply_temperature, ece, fit_temperature, reliability, score
 from iot_pipeline.evaluation.views import read_side
 
 CLASSES = ["Normal", "Flood", "Scan"]
@@ -85,8 +84,8 @@ def test_bad_records() -> None:
         read_side(RECORDS.iloc[1:], CLASSES)
     with pytest.raises(UserError, match="labels that the data set spec does not list: Scan"):
         read_side(RECORDS, CLASSES[:2])
-    with pytest.raises(UserError, match="test side of the split has no record"):
-        read_side(RECORDS.assign(side="train"), CLASSES, "test")
+    with pytest.raises(UserError, match="given side of the split has no record"):
+        read_side(RECORDS.iloc[:0], CLASSES)
 
 
 def test_a_side_of_conflicts_alone_has_no_clean_view() -> None:

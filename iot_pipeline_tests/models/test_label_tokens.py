@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import AddedToken
 
-from iot_pipeline.models.label_tokens import LabelFinder
+from iot_pipeline.models.tokenizer import LabelFinder
 
 
 class Pieces:

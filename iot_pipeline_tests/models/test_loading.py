@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,10 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.loading import ADAPTER, base_identity, with_sorted_metadata
 from iot_pipeline.training import checkpoint
-from iot_pipeline.training.checkpoint import Progress
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.distributed import find_machine
 from iot_pipeline.training.model import adapted_model, save_adapter
+from iot_pipeline.training.state import Progress
 from iot_pipeline_tests.tiny_model import make_base
 
 LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -89,16 +90,23 @@ def test_an_adapter_goes_on_no_base_but_its_own(made: tuple[Path, Path], adapter
         Student.load(moved, adapter, "cpu", 1)
 
 
-def state(folder: Path) -> tuple[dict[str, Any], Any]:
-    """Parameters and optimiser of a training that has made one step."""
+def saved(folder: Path) -> Any:
+    """A training of two parameters that has made one step, with its checkpoint in `folder`."""
     torch.manual_seed(1)
     parameters = {name: torch.nn.Parameter(torch.randn(2, 3)) for name in ("a", "b")}
     optimiser = torch.optim.AdamW(parameters.values())
     sum(parameter.sum() for parameter in parameters.values()).backward()
     optimiser.step()
     best = {name: value.detach().clone() for name, value in parameters.items()}
-    checkpoint.save(folder, "key", Progress([0.5], [(1, 0.25)], best, 2), parameters, optimiser)
-    return parameters, optimiser
+    training = SimpleNamespace(
+        config=SimpleNamespace(out=folder, keep="best"),
+        key="key",
+        parameters=parameters,
+        optimiser=optimiser,
+        progress=Progress([0.5], [(1, 0.25)], best, 2),
+    )
+    checkpoint.save(training)  # type: ignore[arg-type]
+    return training
 
 
 @pytest.mark.parametrize(
@@ -114,16 +122,18 @@ def state(folder: Path) -> tuple[dict[str, Any], Any]:
     ],
 )
 def test_a_checkpoint_that_is_not_whole_is_no_start(tmp_path: Path, harm: Any, sentence: str) -> None:
-    parameters, optimiser = state(tmp_path)
-    before = {name: value.detach().clone() for name, value in parameters.items()}
-    assert checkpoint.load(tmp_path, "other key", parameters, optimiser, best=True) == Progress()
-    found = checkpoint.load(tmp_path, "key", parameters, optimiser, best=True)
+    training = saved(tmp_path)
+    before = training.progress.best
+    training.key = "other key"
+    assert checkpoint.load(training) == Progress()
+    training.key = "key"
+    found = checkpoint.load(training)
     assert (found.step, found.losses, found.validation, found.halvings) == (1, [0.5], [(1, 0.25)], 2)
     assert found.best.keys() == before.keys() and all(torch.equal(before[name], found.best[name]) for name in before)
     harm(tmp_path / checkpoint.FILE)
     with pytest.raises(UserError, match=sentence):
-        checkpoint.load(tmp_path, "key", parameters, optimiser, best=True)
-    assert all(torch.equal(before[name], value) for name, value in parameters.items())
+        checkpoint.load(training)
+    assert all(torch.equal(before[name], value) for name, value in training.parameters.items())
 
 
 def test_a_checkpoint_of_another_base_or_another_start_is_not_gone_on_with(

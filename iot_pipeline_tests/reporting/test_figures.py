@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iot_pipeline.reporting import figures, figures_data, figures_training, heatmaps
+from iot_pipeline.reporting import figures, figures_data, style
 from iot_pipeline.reporting.markdown import to_html
 from iot_pipeline_tests.reporting import example
 from iot_pipeline_tests.reporting.example_facts import make_facts
@@ -17,11 +17,11 @@ EVALUATION = example.evaluation(0.93)["views"]["distinct"]
 FACTS = make_facts()
 MANY = [f"class_{n}" for n in range(12)]
 FIGURES: dict[str, Callable[[], bytes]] = {
-    "duplicates": lambda: figures.duplicates(example.duplicates()),
+    "duplicates": lambda: figures_data.duplicates(example.duplicates()),
     "conflicts": lambda: figures.conflicts(example.conflicts()),
     "conflicts, none": lambda: figures.conflicts({"matrix": [[0]], "classes": ["Normal"]}),
-    "profile": lambda: figures.profile(example.profile_rows()),
-    "profile, none": lambda: figures.profile([]),
+    "profile": lambda: figures_data.profile(example.profile_rows()),
+    "profile, none": lambda: figures_data.profile([]),
     "confusion": lambda: figures.confusion(EVALUATION["confusion"], example.CLASSES),
     "confusion, 12 classes": lambda: figures.confusion([[n + 1.0] * 12 for n in range(12)], MANY),
     "loss": lambda: figures.loss_curves({"original 10K": example.run(0).curve}),
@@ -36,11 +36,11 @@ FIGURES: dict[str, Callable[[], bytes]] = {
     "reliability, none": lambda: figures.reliability([]),
     "cost": lambda: figures.cost(FACTS.cost_report),
     "cost, none": lambda: figures.cost({"rows": []}),
-    "token lengths": lambda: figures_training.token_lengths(np.array([30, 31, 40]), 64, "10K original"),
-    "protocol arms": lambda: figures_training.protocol_arms(FACTS.paper_protocol["arms"]),
+    "token lengths": lambda: figures.token_lengths(np.array([30, 31, 40]), 64, "10K original"),
+    "protocol arms": lambda: figures.protocol_arms(FACTS.paper_protocol["arms"]),
     "variants": lambda: figures.inference_benchmark(FACTS.inference_benchmark["variants"]),
     "variants, none": lambda: figures.inference_benchmark([{"name": "x", "run": False, "reason": "no GPU"}]),
-    "leakage": lambda: figures.leakage(example.leakage()),
+    "leakage": lambda: figures_data.leakage(example.leakage()),
 }
 
 
@@ -55,7 +55,7 @@ def test_figure_is_a_small_png(name: str) -> None:
 
 
 def test_same_data_gives_the_same_bytes() -> None:
-    assert figures.duplicates(example.duplicates()) == figures.duplicates(example.duplicates())
+    assert figures_data.duplicates(example.duplicates()) == figures_data.duplicates(example.duplicates())
 
 
 def test_no_global_state_is_left() -> None:
@@ -69,8 +69,8 @@ def test_no_global_state_is_left() -> None:
 def test_embedding_escapes_the_alternative_text() -> None:
     data = figures.cost({"rows": []})
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
-    assert figures.embed(data, "a ](b) <i>") == f"![a )(b) &lt;i&gt;]({uri})"
-    page = to_html(figures.embed(data, 'x" onload="y'))
+    assert style.embed(data, "a ](b) <i>") == f"![a )(b) &lt;i&gt;]({uri})"
+    page = to_html(style.embed(data, 'x" onload="y'))
     assert page.startswith(f'<p><img src="{uri}" alt="x&quot; onload=&quot;y" width="614" height="125">')
 
 
@@ -99,17 +99,11 @@ def test_running_mean_keeps_length_and_constants() -> None:
 
 
 def test_cells_never_round_to_all_or_none() -> None:
-    assert [heatmaps.share_text(value) for value in (0.0, 0.04, 12.34, 99.96, 100.0)] == [
+    assert [figures.share_text(value) for value in (0.0, 0.04, 12.34, 99.96, 100.0)] == [
         "0",
         "<0.1",
         "12.3",
         ">99.9",
         "100",
     ]
-    assert [heatmaps.short(value) for value in (7, 950, 9_540, 48_210, 1_200_000)] == [
-        "7",
-        "950",
-        "9.5k",
-        "48k",
-        "1.2M",
-    ]
+    assert [figures.short(value) for value in (7, 950, 9_540, 48_210, 1_200_000)] == ["7", "950", "9.5k", "48k", "1.2M"]

@@ -19,7 +19,6 @@ from iot_pipeline.reporting.markdown import escape, lines, quote, table, to_html
         (formats.accuracy(0.93119, 0.93101, 0.93139), "0.9312 [0.9310, 0.9314]"),
         (formats.accuracy(1.0), "1.0000"),
         (formats.accuracy(None), "–"),
-        (formats.signed(0.004, -0.002, 0.01), "+0.0040 [-0.0020, +0.0100]"),
         (formats.percent(0.85311), "85.31 %"),
         (formats.whole(347685), "347,685"),
         (formats.number(0.000123456), "0.0001235"),

@@ -14,10 +14,9 @@ import yaml
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.store import ArtefactId
-from iot_pipeline.reporting import report
-from iot_pipeline.reporting.cards import model_card
+from iot_pipeline.reporting import figures, figures_data, report
 from iot_pipeline.reporting.gather import Example, Facts, Prompt, Used, gather
-from iot_pipeline.reporting.report import MISSING, paper_report
+from iot_pipeline.reporting.report import MISSING, model_card, paper_report
 from iot_pipeline.vocabulary import Partition
 from iot_pipeline_tests.reporting import example
 from iot_pipeline_tests.reporting.example_facts import make_facts
@@ -25,16 +24,19 @@ from iot_pipeline_tests.reporting.example_facts import make_facts
 FACTS = make_facts()
 ORIGINAL = Partition("10K", "original")
 PIXEL = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01"
-PLOTS = ("accuracy", "conflicts", "confusion", "cost", "duplicates", "inference_benchmark", "leakage", "loss_curves",
-         "mismatches", "patterns", "profile", "reliability", "sides")  # fmt: skip
+PLOTS = {
+    figures: ("accuracy", "conflicts", "confusion", "cost", "inference_benchmark", "loss_curves", "reliability"),
+    figures_data: ("duplicates", "leakage", "mismatches", "patterns", "profile", "sides"),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_plots() -> Iterator[None]:
     """Figures are one pixel: drawing takes most of a report's time, and test_figures draws them all."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in PLOTS:
-            patch.setattr(f"iot_pipeline.reporting.figures.{name}", lambda *_a, **_k: PIXEL)
+        for module, names in PLOTS.items():
+            for name in names:
+                patch.setattr(module, name, lambda *_a, **_k: PIXEL)
         yield
 
 

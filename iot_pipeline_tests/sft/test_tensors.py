@@ -100,7 +100,6 @@ def test_check_finds_harm(tokenizer: Any, tmp_path: Path, harm: str, problem: st
         offsets[1:] -= 1
     save_file({"input_ids": ids, "labels": labels, "offsets": offsets}, path)
     found = check_tensors(path, tokenizer, 200)
-    assert not found.passed
     assert any(problem in line for line in found.problems), found.problems
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.models.tokenizer import load_tokenizer
-from iot_pipeline.tiny_base.build import build_tiny_base, number_features
-from iot_pipeline.tiny_base.copy_accuracy import cited_values, measure_copying
+from iot_pipeline.tiny_base.build import build_tiny_base, cited_values, measure_copying, number_features
 from iot_pipeline.tiny_base.pretraining_tasks import masked, parse
 from iot_pipeline.tiny_base.tokenizer import build_tokenizer
 from iot_pipeline_tests.tiny_model import CLASSES, FEATURES, RECIPE, flow_texts, make_base, write_answer
@@ -37,8 +36,8 @@ def test_base_of_other_texts_is_an_error(tmp_path: Path) -> None:
 
 def test_masked_lines_are_those_of_the_answer() -> None:
     flows = parse(flow_texts(5), FEATURES)
-    text, answer = masked(flows, 2, np.random.default_rng(1), hidden=2)
-    assert text.count(": ?") == 2
+    text, answer = masked(flows, 2, np.random.default_rng(1))
+    assert text.count(": ?") == 4
     filled = dict(line.split(": ") for line in answer.split("\n")[1:])
     assert {name: value for name, value in filled.items() if f"{name}: ?" in text} == filled
     assert all(f"{name}: {value}" in flows.texts[2] for name, value in filled.items())
@@ -49,7 +48,7 @@ def test_compact_texts_are_read_and_masked_in_their_own_form() -> None:
     flows = parse(["orig_pkts 3\nflow_iat tot -.117 avg 1.5", "orig_pkts 4\nflow_iat tot 2 avg -1"], names)
     assert flows.printed == [["3", "-.117", "1.5"], ["4", "2", "-1"]]
     assert flows.numbers[0].tolist() == [3.0, -0.117, 1.5]
-    text, answer = masked(flows, 0, np.random.default_rng(1), hidden=3)
+    text, answer = masked(flows, 0, np.random.default_rng(1))
     assert text == "orig_pkts ?\nflow_iat tot ? avg ?"
     assert answer == "FILL: orig_pkts 3 flow_iat.tot -.117 flow_iat.avg 1.5"
     with pytest.raises(ValueError, match="features are not"):
@@ -85,8 +84,8 @@ def test_a_value_is_copied_where_each_of_its_tokens_is(wrong: tuple[str, ...], c
                 following[following == token] = 0
             return SimpleNamespace(logits=torch.nn.functional.one_hot(following, len(tokenizer)))
 
-    assert measure_copying(Foreseeing(), tokenizer, [flow], [answer]) == (copied, 3)
-    assert measure_copying(Foreseeing(), tokenizer, [], []) == (0, 0)
+    assert measure_copying(Foreseeing(), tokenizer, [(flow, answer)]) == (copied, 3)
+    assert measure_copying(Foreseeing(), tokenizer, []) == (0, 0)
 
 
 def test_near_numbers_begin_near() -> None:

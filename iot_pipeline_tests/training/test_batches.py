@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import IGNORED, Tensors, build_tensors, load_tensors
-from iot_pipeline.training.data import MOST_PADDING, Batches, best_fit, by_length, share_of
-from iot_pipeline.training.loss import causal_loss
+from iot_pipeline.training.data import MOST_PADDING, Batches, best_fit, by_length, causal_loss, share_of
 from iot_pipeline_tests.tiny_model import chats, flow_texts, make_base
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)

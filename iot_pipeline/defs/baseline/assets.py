@@ -11,8 +11,8 @@ from iot_pipeline.baseline.lightgbm import run_lightgbm
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
-from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
+from iot_pipeline.evaluation.metrics import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.views import read_side
 from iot_pipeline.flows.dataset import distinct_flows, pool_size, side_records, training_rows

@@ -11,9 +11,9 @@ from iot_pipeline.defs.inputs import base_location, records_of, texts_of, writer
 from iot_pipeline.defs.partitions import student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import leased_device, opened_student
-from iot_pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.explanations import score_explanations
+from iot_pipeline.evaluation.metrics import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.views import read_side
 from iot_pipeline.flows.dataset import side_records, side_texts
@@ -178,8 +178,7 @@ def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[
         written: Explanations, each with True if it ended.
     """
     writer = writer_of(step)
-    answers, ended = [text for text, _ in written], [done for _, done in written]
-    return score_explanations(flows, answers, labels, step.spec.classes, ended, writer.ranks, writer.spec.standardised)
+    return score_explanations(flows, written, labels, step.spec.classes, writer.ranks, writer.spec.standardised)
 
 
 def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:

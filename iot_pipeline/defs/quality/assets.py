@@ -11,7 +11,7 @@ from iot_pipeline.quality.mismatch import dataset_mismatch as find_mismatches
 from iot_pipeline.quality.patterns import attack_patterns as learn_patterns
 from iot_pipeline.quality.profile import flow_profile as profile_flows
 from iot_pipeline.quality.samples import sample_comparison as compare_samples
-from iot_pipeline.reporting import figures
+from iot_pipeline.reporting import figures, figures_data
 
 
 @dg.asset(group_name="quality", deps=["flows"])
@@ -27,7 +27,7 @@ def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
             distinct_text=report["text"]["distinct"],
         )
         step.table("by_class", [{"class": name, **facts} for name, facts in report["by_class"].items()])
-        step.png("duplicates.png", figures.duplicates(report), "Duplicate rows by class")
+        step.png("duplicates.png", figures_data.duplicates(report), "Duplicate rows by class")
     return step.result()
 
 
@@ -51,7 +51,7 @@ def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         step.json("dataset_mismatch.json", report)
         step.summarise(checked=report["checked"], findings=len(report["findings"]))
         step.table("findings", report["findings"])
-        step.png("mismatches.png", figures.mismatches(report), "Found figures against published ones")
+        step.png("mismatches.png", figures_data.mismatches(report), "Found figures against published ones")
     return step.result()
 
 
@@ -68,7 +68,7 @@ def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         step.table(
             "outliers", table[["class", "feature", "outlier_share"]].nlargest(20, "outlier_share").to_dict("records")
         )
-        step.png("profile.png", figures.profile(table), "Quartiles of telling features by class")
+        step.png("profile.png", figures_data.profile(table), "Quartiles of telling features by class")
     return step.result()
 
 
@@ -85,9 +85,9 @@ def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
         step.json("attack_patterns.json", report)
         step.metadata["guide"] = dg.MetadataValue.md(report["guide"])
         write_text(step.folder / "guide.md", report["guide"])
-        step.table("rules", figures.rule_rows(report))
-        step.table("prior_rules", figures.prior_rule_rows(report))
-        step.png("patterns.png", figures.patterns(report), "Coverage and precision of rules on the test side")
+        step.table("rules", figures_data.rule_rows(report))
+        step.table("prior_rules", figures_data.prior_rule_rows(report))
+        step.png("patterns.png", figures_data.patterns(report), "Coverage and precision of rules on the test side")
     return step.result()
 
 

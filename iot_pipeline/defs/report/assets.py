@@ -14,7 +14,7 @@ from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
-from iot_pipeline.reporting import cards, claims, comparison, cost, figures, measured, report
+from iot_pipeline.reporting import claims, comparison, cost, figures, measured, report
 from iot_pipeline.reporting.gather import gather, partition_of
 from iot_pipeline.teacher.archive import told_by_file
 from iot_pipeline.teacher.store.store import Store, exists
@@ -174,7 +174,7 @@ def model_card(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
     """Model card for every checkpoint: purpose, data, training, evaluation, limits, licence."""
     with lake.step(context) as step:
         facts = gather(whole_lake(step, ["track_comparison"]), step.spec)
-        written = {partition: cards.model_card(facts, partition) for partition in sorted(facts.training)}
+        written = {partition: report.model_card(facts, partition) for partition in sorted(facts.training)}
         for (stage, track), card in written.items():
             write_text(step.folder / f"{stage}-{track}.md", card)
         step.summarise(cards=len(written))

@@ -14,7 +14,7 @@ from iot_pipeline.flows.spec import Scale
 from iot_pipeline.flows.split import SplitReport, order_training, rows_out_of_pool, split_by_group, split_report
 from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
 from iot_pipeline.quality.leakage import leakage_report as measure_leakage
-from iot_pipeline.reporting import figures
+from iot_pipeline.reporting import figures_data
 
 
 def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
@@ -57,7 +57,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         step.summarise(**{f"{side}_rows": n for side, n in report.rows.items()})
         step.table("sides", side_rows(report))
         step.preview("records.parquet")
-        step.png("sides.png", figures.sides(asdict(report)), "Distinct flows of each class by side")
+        step.png("sides.png", figures_data.sides(asdict(report)), "Distinct flows of each class by side")
         verdict = measure_leakage(flows, records, step.spec, step.settings.data.seed, with_model=False)
         shared = sum(pair["groups"] for pair in verdict["pairs"])
         absent = [f"{c}: {s}" for s, found in report.by_class.items() for c in step.spec.classes if c not in found]
@@ -125,6 +125,6 @@ def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
         )
         step.json("leakage.json", report)
         step.summarise(known_leak=report["known_leak"] or "none")
-        step.table("leakage", figures.leakage_rows(report))
-        step.png("leakage.png", figures.leakage(report), "Shared prompts and accuracy under both splits")
+        step.table("leakage", figures_data.leakage_rows(report))
+        step.png("leakage.png", figures_data.leakage(report), "Shared prompts and accuracy under both splits")
     return step.result()

@@ -28,7 +28,6 @@ from iot_pipeline.models.check import check_base
 from iot_pipeline.models.loading import describe_base
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.reporting import figures
-from iot_pipeline.reporting.figures_training import token_lengths
 from iot_pipeline.settings import RunSettings, StudentSettings
 from iot_pipeline.sft.check import TensorCheck, check_tensors
 from iot_pipeline.sft.tasks import Tasks, with_tasks
@@ -225,7 +224,9 @@ def expected_rows(lake: Lake, parts: list[tuple[str, str]], tasks: Tasks) -> int
 
 def show_lengths(step: Step, lengths: np.ndarray, title: str) -> None:
     """Show a histogram of tokens per row on the asset's page."""
-    step.png("lengths.png", token_lengths(lengths, step.settings.student.max_length, title), f"Tokens a row, {title}")
+    step.png(
+        "lengths.png", figures.token_lengths(lengths, step.settings.student.max_length, title), f"Tokens a row, {title}"
+    )
 
 
 def write_rows(parts: list[Path], tasks: Tasks, out: Path) -> None:

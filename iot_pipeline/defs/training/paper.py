@@ -25,7 +25,7 @@ from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predi
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import ordered_rows, sampled_rows, side_records, with_texts
 from iot_pipeline.models.tokenizer import load_tokenizer
-from iot_pipeline.reporting.figures_training import protocol_arms
+from iot_pipeline.reporting.figures import protocol_arms
 from iot_pipeline.sft.paper import build_paper_tensors
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.training.config import TrainConfig
@@ -78,12 +78,12 @@ def paper_protocol(
         long = build_paper_tensors(long_rows, cutting, work / "long.safetensors")
         kept = build_tensors(long_rows, cutting, QWEN_CONTEXT, work / "long_kept.safetensors")
         old_rows = reordered(train, "explanation_first")
-        old = build_paper_tensors(old_rows, tokenizer, work / "paper.safetensors", kept_share=long.answer_kept_share)
+        old = build_paper_tensors(old_rows, tokenizer, work / "paper.safetensors", kept_share=long["answer_kept_share"])
         ours = build_tensors(train, tokenizer, step.settings.student.max_length, work / "leak_free.safetensors")
         result = {
-            "long_answers": long.plain(),
+            "long_answers": long,
             "long_answers_by_ours": kept.plain(),
-            "paper": old.plain(),
+            "paper": old,
             "leak_free": asdict(ours),
             "tokenizer": Path(named).name if named else "that of the base",
             "held_out_rows": len(seen),
