@@ -39,8 +39,9 @@ def compare_seeds(
 
     Each resample draws the flow groups with replacement, the same for every arm, and the seeds with replacement, one
     fewer than there are, which makes the variance of a mean over few seeds unbiased (Rao and Wu 1988). Intervals take
-    their width from the resamples and their shape from Student's t with Satterthwaite's degrees of freedom: with five
-    seeds, percentiles alone give false verdicts twice as often as stated. Equal seeds of two arms are paired.
+    their width from the resamples and their shape from Student's t with Satterthwaite's degrees of freedom, since
+    percentiles of five seeds are too narrow. Equal seeds of two arms are paired. benchmarks/study_power.py has the
+    rate of false verdicts and the power.
 
     Args:
         side: Records of one side of the split.
