@@ -38,7 +38,8 @@ def track_comparison(
     Returns:
         {rows, best, verdicts, on_tracks, view}. A row is {kind, name, stage, trained_rows, log_loss,
         validation_accuracy, views: {view: {accuracy, low, high, macro_f1, macro_f1_low, macro_f1_high, lowest_recall,
-        lowest_class, ceiling, share_of_ceiling, ece, of_automl: {accuracy, macro_f1, lowest_recall} on the same rows, or None} or None}}.
+        lowest_class, ceiling, share_of_ceiling, ece, of_automl: {accuracy, macro_f1, lowest_recall}} or None}}, where
+        `of_automl` is on the same rows, None without AutoML.
         `best` is the name and stage of the student with the highest accuracy on the validation side; `verdicts` and
         `on_tracks` (the study's) are sentences.
     """
