@@ -35,6 +35,7 @@ KINDS = {
     "training_split": {"jsonl", "safetensors"},
     "lora_checkpoint": {"pytorch", "safetensors"},
     "paper_protocol": {"pytorch", "openai"},
+    "study": {"numpy"},
     "paper_report": {"html", "markdown"},
     "model_card": {"markdown", "huggingface"},
 }
@@ -45,6 +46,7 @@ CODE = {
     "training_split": ("iot_pipeline.sft.check", "iot_pipeline.sft.tasks", "iot_pipeline.sft.tensors"),
     "lora_checkpoint": ("iot_pipeline.training.train",),
     "paper_protocol": ("iot_pipeline.defs.training.paper", "iot_pipeline.training.train"),
+    "study": ("iot_pipeline.defs.evaluation.study",),
 }
 version_of = cache(code_version)
 

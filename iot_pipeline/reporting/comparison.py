@@ -1,4 +1,4 @@
-"""Comparison of tracks and baselines, stage by stage, with verdicts in plain words."""
+"""Comparison of tracks and baselines, stage by stage; verdicts on tracks come from the study alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,9 +15,8 @@ BASELINES = {
     "hash_lookup": "hash lookup",
 }
 MAIN_VIEW = "distinct"
-"""The view that verdicts are based on."""
-BAR = 0.90
-"""Share of AutoML's accuracy on the same rows that the best student has to reach."""
+"""The view that sentences are about."""
+RATIOS = ("accuracy", "macro_f1", "lowest_recall")
 
 Evaluation = Mapping[str, Any]
 
@@ -25,22 +24,24 @@ Evaluation = Mapping[str, Any]
 def track_comparison(
     evals: Mapping[Partition, Evaluation],
     baselines: Mapping[str, Mapping[str, Evaluation]],
-    paired: Sequence[Mapping[str, Any]] = (),
+    study: Mapping[str, Any] | None = None,
     trained_rows: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Compare every student and baseline in the three views.
 
     Args:
-        evals: Stage and track -> evaluate_predictions result.
+        evals: Stage and track -> evaluate_predictions result, with that of the validation side under `validation`.
         baselines: Stage -> model (`automl`, `lightgbm`, `hash_lookup`, ...) -> evaluate_predictions result.
-        paired: compare_predictions results with `stage`, `first` and `second` added.
+        study: study.json, the one source of verdicts on tracks.
         trained_rows: Stage -> training rows.
 
     Returns:
-        {rows, paired, verdicts, view, bar, passes_bar}. A row is {kind, name, stage, trained_rows, log_loss, views:
-        {view: {accuracy, low, high, macro_f1, macro_f1_low, macro_f1_high, ceiling, share_of_ceiling, ece,
-        ratio_to_automl (same rows), ratio_to_automl_all} or None}}. passes_bar is None if no student shares a stage
-        with AutoML.
+        {rows, best, verdicts, on_tracks, view}. A row is {kind, name, stage, trained_rows, log_loss,
+        validation_accuracy, views: {view: {accuracy, low, high, macro_f1, macro_f1_low, macro_f1_high, lowest_recall,
+        lowest_class, ceiling, share_of_ceiling, ece, of_automl: {accuracy, macro_f1, lowest_recall}} or None}}, where
+        `of_automl` is on the same rows, None without AutoML.
+        `best` is the name and stage of the student with the highest accuracy on the validation side; `verdicts` and
+        `on_tracks` (the study's) are sentences.
     """
     order = sorted(evals, key=lambda student: (STAGES.index(student.stage), TRACKS.index(student.track)))
     found = [("student", student.track, student.stage, evals[student]) for student in order] + [
@@ -50,15 +51,16 @@ def track_comparison(
     ]
     rows = [_row(*item, baselines, trained_rows or {}) for item in found]
     best = _best(rows)
-    ratio = best["views"][MAIN_VIEW]["ratio_to_automl"] if best else None
     return {
         "rows": rows,
-        "paired": [dict(item) for item in paired],
-        "verdicts": _verdicts(rows, paired),
+        "best": best and {"name": best["name"], "stage": best["stage"]},
+        "verdicts": _sentences(rows, best) if best else [NOTHING],
+        "on_tracks": _study_sentences(study, len(evals)),
         "view": MAIN_VIEW,
-        "bar": BAR,
-        "passes_bar": None if ratio is None else ratio >= BAR,
     }
+
+
+NOTHING = "No student has been evaluated in this lake, so there is nothing to compare."
 
 
 def _row(
@@ -70,6 +72,7 @@ def _row(
     trained_rows: Mapping[str, int],
 ) -> dict[str, Any]:
     views: dict[str, Any] = {}
+    automl = baselines.get(stage, {}).get("automl") or {"views": {}}
     for view in VIEWS:
         scored = found["views"].get(view)
         if scored is None:
@@ -77,6 +80,7 @@ def _row(
             continue
         low, high = scored["intervals"]["accuracy"] or (None, None)
         f1_low, f1_high = scored["intervals"]["macro_f1"] or (None, None)
+        lowest, label = lowest_recall(scored)
         views[view] = {
             "accuracy": scored["accuracy"],
             "low": low,
@@ -84,96 +88,97 @@ def _row(
             "macro_f1": scored["macro_f1"],
             "macro_f1_low": f1_low,
             "macro_f1_high": f1_high,
+            "lowest_recall": lowest,
+            "lowest_class": label,
             "ceiling": scored["ceiling"],
             "share_of_ceiling": scored["accuracy"] / scored["ceiling"],
             "ece": (scored.get("calibrated") or scored).get("ece"),
-            "ratio_to_automl": _ratio(scored["accuracy"], baselines, stage, view),
-            "ratio_to_automl_all": _ratio(scored["accuracy"], baselines, "ALL", view),
+            "of_automl": _of_automl(scored, automl["views"].get(view)),
         }
     distinct = found["views"].get("distinct") or {}
+    validation = (found.get("validation") or {"views": {}})["views"].get(MAIN_VIEW)
     return {
         "kind": kind,
         "name": name,
         "stage": stage,
         "trained_rows": trained_rows.get(stage),
         "log_loss": (distinct.get("calibrated") or distinct).get("log_loss"),
+        "validation_accuracy": validation and validation["accuracy"],
         "views": views,
     }
 
 
-def _ratio(accuracy: float, baselines: Mapping[str, Mapping[str, Evaluation]], stage: str, view: str) -> float | None:
-    scored = (baselines.get(stage, {}).get("automl") or {"views": {}})["views"].get(view)
-    return accuracy / scored["accuracy"] if scored and scored["accuracy"] else None
+def lowest_recall(scored: Mapping[str, Any]) -> tuple[float, str]:
+    """Return the lowest recall among the classes of a view, and its class."""
+    return min((found["recall"], name) for name, found in scored["per_class"].items() if found["support"] > 0)
 
 
-def _students(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the rows of students that were evaluated in the main view."""
-    return [row for row in rows if row["kind"] == "student" and row["views"][MAIN_VIEW]]
+def _of_automl(scored: Mapping[str, Any], automl: Mapping[str, Any] | None) -> dict[str, float | None] | None:
+    """Divide each metric by AutoML's; None for a metric that is 0 there."""
+    if automl is None:
+        return None
+    own, others = ({**view, "lowest_recall": lowest_recall(view)[0]} for view in (scored, automl))
+    return {name: own[name] / others[name] if others[name] else None for name in RATIOS}
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the student closest to AutoML on the same rows; by accuracy where there is no AutoML."""
-
-    def rank(row: Mapping[str, Any]) -> tuple[float, float]:
-        scored = row["views"][MAIN_VIEW]
-        return scored["ratio_to_automl"] or 0, scored["accuracy"]
-
-    return max(_students(rows), key=rank, default=None)
+    """Return the student with the highest accuracy on the validation side; the first of equal ones."""
+    chosen = [row for row in rows if row["validation_accuracy"] is not None and row["views"][MAIN_VIEW]]
+    return max(chosen, key=lambda row: row["validation_accuracy"], default=None)
 
 
-def _verdicts(rows: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Derive verdict sentences from the numbers: bar, paired tests of tracks, ceiling, memorisation."""
-    best = _best(rows)
-    if best is None:
-        return ["No student has been evaluated in this lake, so there is nothing to compare."]
+def _sentences(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> list[str]:
+    """Describe the student that validation chose: beside AutoML, below its ceiling, beside a lookup table."""
     scored, stage = best["views"][MAIN_VIEW], best["stage"]
     baselines = {(row["name"], row["stage"]): row["views"][MAIN_VIEW] for row in rows if row["kind"] == "baseline"}
-    opening = f"The best student is {best['name']} at {stage}: accuracy {_accuracy(scored)} ({VIEWS[MAIN_VIEW]})"
+    said = [f"Validation chooses {best['name']} at {stage}; on test flows it reaches {_three(scored)}."]
     if automl := baselines.get(("AutoML", stage)):
-        ratio = scored["ratio_to_automl"]
-        said = [
-            f"{opening}. AutoML on the same rows reaches {_accuracy(automl)}, so the student stands at {ratio:.3f} of"
-            f" AutoML and {'meets' if ratio >= BAR else 'misses'} the bar of {BAR:.2f}."
-        ]
+        ratios = ", ".join(formats.fixed(scored["of_automl"][name], 3) for name in RATIOS)
+        said.append(f"AutoML on the same rows reaches {_three(automl)}; the student stands at {ratios} of these.")
     else:
-        said = [f"{opening}; AutoML has not been trained on the same rows in this lake."]
+        said.append("AutoML has not been trained on the same rows in this lake.")
     if headline := baselines.get(("AutoML", "ALL")):
-        share = 100 * (scored["accuracy"] / headline["accuracy"])
-        said.append(
-            f"AutoML trained on the whole train pool reaches {_accuracy(headline)}; the best student reaches"
-            f" {share:.1f} % of that."
-        )
+        said.append(f"AutoML on the whole train pool reaches {_three(headline)}.")
     gap = 100 * (scored["ceiling"] - scored["accuracy"])
     said.append(
         f"No function of the flow text can pass {scored['ceiling']:.4f} here, because the same text carries"
-        f" different labels; the best student is {gap:.2f} percentage points below."
+        f" different labels; this student is {gap:.2f} percentage points below."
     )
-    said += [_paired_sentence(item) for item in paired if item["views"].get(MAIN_VIEW)]
-    if not paired and sum(row["kind"] == "student" for row in rows) > 1:
-        values = [row["views"][MAIN_VIEW]["accuracy"] for row in _students(rows) if row["stage"] == stage]
-        said.append(
-            f"The {len(values)} tracks at {stage} lie within {100 * (max(values) - min(values)):.2f} percentage"
-            " points of each other; no paired test was made, so their order proves nothing."
-        )
     if lookup := baselines.get(("hash lookup", stage)):
-        more = 100 * (scored["accuracy"] - lookup["accuracy"])
-        said.append(
-            f"Looking flows up by their text reaches {lookup['accuracy']:.4f} at the same stage; the best student"
-            f" gets {abs(more):.2f} percentage points {'more' if more > 0 else 'less'} than that on flows it has"
-            " never seen."
-        )
+        said.append(f"Looking flows up by their text reaches {lookup['accuracy']:.4f}: test flows were never seen.")
     return said
 
 
-def _paired_sentence(item: Mapping[str, Any]) -> str:
-    found, p = item["views"][MAIN_VIEW], item["mcnemar"]["p_exact"]
-    (low, high), gap = found["interval"], found["difference"]
-    test = f"McNemar p {'< 0.0001' if p < 1e-4 else f'= {p:.4f}'}"
-    pair = f"{item['first']} minus {item['second']} at {item['stage']}: {gap:+.4f} [{low:+.4f}, {high:+.4f}]"
-    if not found["excludes_zero"]:
-        return f"{pair}; the interval holds zero, so no difference is shown ({test})."
-    better = item["first"] if gap > 0 else item["second"]
-    return f"{pair}; {better} is better and the interval excludes zero ({test})."
+def _study_sentences(study: Mapping[str, Any] | None, students: int) -> list[str]:
+    """Return the study's verdicts on tracks as sentences; without several seeds, one that there is no verdict."""
+    if students < 2:
+        return []
+    if study is None:
+        return ["No verdict on tracks: the study has not been made in this lake."]
+    if study["seeds"] < 2:
+        return [
+            "One seed: no verdict on tracks. Another training seed can turn their order round; IOT_SEEDS=1,2,3,4,5"
+            " trains five, and the study compares them."
+        ]
+    return [_contrast(row, study) for row in study["contrasts"] if _is_track(row["first"]) and _is_track(row["second"])]
+
+
+def _is_track(arm: str) -> bool:
+    return arm.split()[0] in TRACKS
+
+
+def _contrast(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
+    metric = row["metric"].replace("_f1", "-F1")
+    return (
+        f"{row['first']} minus {row['second']}, {metric} over {study['seeds']} seeds: {row['difference']:+.4f}"
+        f" [{row['low']:+.4f}, {row['high']:+.4f}], spread of training {row['spread']:.4f}: {row['verdict']}."
+    )
+
+
+def _three(scored: Mapping[str, Any]) -> str:
+    macro_f1 = formats.accuracy(scored["macro_f1"], scored["macro_f1_low"], scored["macro_f1_high"])
+    lowest = f"{scored['lowest_recall']:.3f} ({scored['lowest_class']})"
+    return f"accuracy {_accuracy(scored)}, macro-F1 {macro_f1} and a lowest recall of {lowest}"
 
 
 def _accuracy(scored: Mapping[str, Any]) -> str:
@@ -181,20 +186,23 @@ def _accuracy(scored: Mapping[str, Any]) -> str:
 
 
 def results_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the comparison as flat rows for terminal and UI: model, stage, accuracy in the views, ceilings."""
+    """Return the comparison as flat rows for terminal and UI: metrics of distinct flows, ratios to AutoML, ceilings."""
     rows = []
     for row in result["rows"]:
         distinct, by_row = row["views"]["distinct"], row["views"]["row"]
-        macro_f1 = formats.accuracy(distinct["macro_f1"], distinct["macro_f1_low"], distinct["macro_f1_high"])
+        ratios = distinct["of_automl"] or dict.fromkeys(RATIOS)
         rows.append(
             {
                 "model": row["name"],
                 "stage": row["stage"],
                 "accuracy, distinct flows": _accuracy(distinct),
-                "ceiling": distinct["ceiling"],
-                "of AutoML": distinct["ratio_to_automl"],
-                "macro-F1": macro_f1,
+                "of AutoML": ratios["accuracy"],
+                "macro-F1": formats.accuracy(distinct["macro_f1"], distinct["macro_f1_low"], distinct["macro_f1_high"]),
+                "F1 of AutoML": ratios["macro_f1"],
+                "lowest recall": f"{distinct['lowest_recall']:.3f} {distinct['lowest_class']}",
+                "recall of AutoML": ratios["lowest_recall"],
                 "accuracy, rows": _accuracy(by_row),
+                "ceiling": distinct["ceiling"],
                 "row ceiling": by_row["ceiling"],
             }
         )

@@ -24,6 +24,7 @@ FOLDER = Path(__file__).parent
 # Files are named in full here, since the code version of the report counts the data files that a module names.
 CHAPTERS = (
     "results.md.j2",
+    "study.md.j2",
     "about.md.j2",
     "data.md.j2",
     "split.md.j2",

@@ -21,13 +21,15 @@ from iot_pipeline_tests.reporting.example import (
     leakage,
     profile_rows,
     run,
+    student_evaluation,
+    study,
 )
 
 
 def make_facts() -> Facts:
     """All facts of a lake with simulated flows, the embedded teacher, a tiny base and stage 10K."""
     students = {track: Partition("10K", track) for track in TRACKS}
-    evals = {students[track]: evaluation(0.921 + 0.004 * n) for n, track in enumerate(TRACKS)}
+    evals = {students[track]: student_evaluation(0.921 + 0.004 * n) for n, track in enumerate(TRACKS)}
     baselines = {
         "10K": {
             "automl": evaluation(0.951) | automl("fixed", "XGBoost", 22.0),
@@ -41,17 +43,6 @@ def make_facts() -> Facts:
             "hash_lookup": evaluation(0.31, 0.02),
         },
     }
-    paired = [
-        {
-            "stage": "10K",
-            "first": "paraphrased",
-            "second": "original",
-            "views": {"distinct": {"difference": 0.004, "interval": [-0.002, 0.01], "excludes_zero": False}},
-            "mcnemar": {"only_first": 30, "only_second": 25, "p_exact": 0.59, "p_mid": 0.5},
-            "resamples": 1000,
-            "seed": 42,
-        }
-    ]
     usage = {
         students[track]: {
             "rows": 10000,
@@ -216,6 +207,7 @@ def make_facts() -> Facts:
         "base_model": {"kind": "tiny", "name": "model"},
         "training": {students[track]: run(n) for n, track in enumerate(TRACKS)},
         "evaluation": evals,
+        "study": study(3),
         "baselines": baselines,
         "explanations": {
             students[track]: {
@@ -338,7 +330,7 @@ def make_facts() -> Facts:
         ],
     }
     facts = Facts(**found | {"data_set": DataSet(**found["data_set"]), "used": Used(**found["used"])})
-    facts.track_comparison = track_comparison(evals, baselines, paired, {"10K": 10000, "ALL": 278101})
+    facts.track_comparison = track_comparison(evals, baselines, facts.study, {"10K": 10000, "ALL": 278101})
     facts.cost_report = cost_report(usage, {"original": 150, "paraphrased": 200, "feature_varied": 211})
     facts.claims_audit = claims_audit(load_claims(), *collect(facts))
     return facts

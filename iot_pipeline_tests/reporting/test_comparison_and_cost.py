@@ -8,25 +8,16 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import comparison, cost
 from iot_pipeline.reporting.comparison import track_comparison
 from iot_pipeline.vocabulary import Partition
-from iot_pipeline_tests.reporting.example import evaluation
-
-
-def paired(difference: float, low: float, high: float) -> dict[str, Any]:
-    view = {"difference": difference, "interval": [low, high], "excludes_zero": low > 0 or high < 0}
-    return {
-        "stage": "10K",
-        "first": "paraphrased",
-        "second": "original",
-        "views": {"distinct": view},
-        "mcnemar": {"only_first": 9, "only_second": 1, "p_exact": 0.0215, "p_mid": 0.012},
-    }
-
+from iot_pipeline_tests.reporting.example import evaluation, student_evaluation, study
 
 BASELINES = {"10K": {"automl": evaluation(0.95), "hash_lookup": evaluation(0.4)}, "ALL": {"automl": evaluation(0.96)}}
 
 
-def test_rows_and_ratio_at_equal_data() -> None:
-    found = track_comparison({Partition("10K", "original"): evaluation(0.90)}, BASELINES, trained_rows={"10K": 10000})
+ORIGINAL, PARAPHRASED = Partition("10K", "original"), Partition("10K", "paraphrased")
+
+
+def test_rows_and_ratios_at_equal_data() -> None:
+    found = track_comparison({ORIGINAL: student_evaluation(0.90)}, BASELINES, trained_rows={"10K": 10000})
     assert [(row["name"], row["stage"], row["trained_rows"]) for row in found["rows"]] == [
         ("original", "10K", 10000),
         ("AutoML", "10K", 10000),
@@ -34,59 +25,76 @@ def test_rows_and_ratio_at_equal_data() -> None:
         ("AutoML", "ALL", None),
     ]
     scored = found["rows"][0]["views"]["distinct"]
-    assert scored["ratio_to_automl"] == pytest.approx(0.90 / 0.95)
-    assert scored["ratio_to_automl_all"] == pytest.approx(0.90 / 0.96)
-    assert found["passes_bar"] is True
-
-
-def test_sentences_follow_the_numbers() -> None:
-    good = track_comparison({Partition("10K", "original"): evaluation(0.90)}, BASELINES)["verdicts"]
-    assert (
-        good[0] == "The best student is original at 10K: accuracy 0.9000 [0.89, 0.91] (every distinct flow counts"
-        " once). AutoML on the same rows reaches 0.9500 [0.94, 0.96], so the student stands at 0.947 of"
-        " AutoML and meets the bar of 0.90."
+    assert (scored["lowest_recall"], scored["lowest_class"]) == (0.45, "HTTP_Flood")
+    assert scored["of_automl"] == pytest.approx(
+        {"accuracy": 0.90 / 0.95, "macro_f1": 0.86 / 0.91, "lowest_recall": 0.45 / 0.475}
     )
-    assert good[-1].endswith("gets 50.00 percentage points more than that on flows it has never seen.")
-    poor = track_comparison({Partition("10K", "original"): evaluation(0.80)}, BASELINES)
-    assert poor["verdicts"][0].endswith("stands at 0.842 of AutoML and misses the bar of 0.90.")
-    assert poor["passes_bar"] is False
 
 
-def test_paired_sentences() -> None:
-    evals = {Partition("10K", "original"): evaluation(0.90), Partition("10K", "paraphrased"): evaluation(0.91)}
-    equal = track_comparison(evals, BASELINES, [paired(0.01, -0.01, 0.03)])["verdicts"]
-    assert (
-        "paraphrased minus original at 10K: +0.0100 [-0.0100, +0.0300]; the interval holds zero, so no"
-        " difference is shown (McNemar p = 0.0215)." in equal
+def test_accuracy_never_stands_alone() -> None:
+    said = track_comparison({ORIGINAL: student_evaluation(0.90)}, BASELINES)["verdicts"]
+    assert said[:3] == [
+        "Validation chooses original at 10K; on test flows it reaches accuracy 0.9000 [0.89, 0.91], macro-F1 0.8600"
+        " [0.84, 0.88] and a lowest recall of 0.450 (HTTP_Flood).",
+        "AutoML on the same rows reaches accuracy 0.9500 [0.94, 0.96], macro-F1 0.9100 [0.89, 0.93] and a lowest recall"
+        " of 0.475 (HTTP_Flood); the student stands at 0.947, 0.945, 0.947 of these.",
+        "AutoML on the whole train pool reaches accuracy 0.9600 [0.95, 0.97], macro-F1 0.9200 [0.90, 0.94] and a lowest"
+        " recall of 0.480 (HTTP_Flood).",
+    ]
+    assert said[-1] == "Looking flows up by their text reaches 0.4000: test flows were never seen."
+
+
+def test_the_best_student_is_chosen_on_the_validation_side() -> None:
+    evals = {
+        ORIGINAL: student_evaluation(0.90, validation=0.93),
+        PARAPHRASED: student_evaluation(0.92, validation=0.91),
+    }
+    assert track_comparison(evals, BASELINES)["best"] == {"name": "original", "stage": "10K"}
+
+
+def test_what_is_said_of_tracks_comes_from_the_study() -> None:
+    evals = {ORIGINAL: student_evaluation(0.90), PARAPHRASED: student_evaluation(0.93)}
+
+    def said(made: dict[str, Any] | None) -> list[str]:
+        return track_comparison(evals, BASELINES, made)["on_tracks"]
+
+    assert said(None) == ["No verdict on tracks: the study has not been made in this lake."]
+    (one,) = said(study(1))
+    assert one.startswith("One seed: no verdict on tracks.") and "better" not in one
+    accuracy, macro_f1 = said(study(3))
+    assert accuracy == (
+        "paraphrased 10K minus original 10K, accuracy over 3 seeds: +0.0040 [-0.0020, +0.0100], spread of training"
+        " 0.0050: no difference shown."
     )
-    better = track_comparison(evals, BASELINES, [paired(-0.02, -0.03, -0.01)])["verdicts"]
-    assert any("; original is better and the interval excludes zero" in line for line in better)
-    untested = track_comparison(evals, BASELINES)["verdicts"]
-    assert any("lie within 1.00 percentage points of each other; no paired test was made" in line for line in untested)
+    assert "macro-F1 over 3 seeds" in macro_f1
+    assert track_comparison({ORIGINAL: student_evaluation(0.9)}, BASELINES, None)["on_tracks"] == []
 
 
 def test_parts_that_are_absent() -> None:
-    assert track_comparison({}, BASELINES)["passes_bar"] is None
+    assert track_comparison({}, BASELINES)["best"] is None
     assert track_comparison({}, {})["verdicts"] == [
         "No student has been evaluated in this lake, so there is nothing to compare."
     ]
-    alone = track_comparison({Partition("10K", "original"): evaluation(0.9)}, {})
-    assert alone["verdicts"][0].endswith("AutoML has not been trained on the same rows in this lake.")
-    empty = evaluation(0.9)
+    alone = track_comparison({ORIGINAL: student_evaluation(0.9)}, {})
+    assert alone["verdicts"][1] == "AutoML has not been trained on the same rows in this lake."
+    empty = student_evaluation(0.9)
     empty["views"]["clean"] = None
-    assert track_comparison({Partition("10K", "original"): empty}, {})["rows"][0]["views"]["clean"] is None
+    assert track_comparison({ORIGINAL: empty}, {})["rows"][0]["views"]["clean"] is None
 
 
 def test_results_rows_are_ready_to_print() -> None:
-    found = comparison.results_rows(track_comparison({Partition("10K", "original"): evaluation(0.90)}, BASELINES))
+    found = comparison.results_rows(track_comparison({ORIGINAL: student_evaluation(0.90)}, BASELINES))
     assert found[0] == {
         "model": "original",
         "stage": "10K",
         "accuracy, distinct flows": "0.9000 [0.89, 0.91]",
-        "ceiling": 0.972,
         "of AutoML": pytest.approx(0.90 / 0.95),
         "macro-F1": "0.8600 [0.84, 0.88]",
+        "F1 of AutoML": pytest.approx(0.86 / 0.91),
+        "lowest recall": "0.450 HTTP_Flood",
+        "recall of AutoML": pytest.approx(0.45 / 0.475),
         "accuracy, rows": "0.8800 [0.87, 0.89]",
+        "ceiling": 0.972,
         "row ceiling": 0.95,
     }
 

@@ -1,17 +1,12 @@
 """Asset group report: tracks and baselines in one table, cost, claims, the paper report, model cards."""
 
-import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pyarrow.parquet as pq
 
 from iot_pipeline.defs.recording import LakeResource, Step
-from iot_pipeline.evaluation.evaluate import compare_predictions
-from iot_pipeline.evaluation.predictions import read_predictions
-from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import claims, comparison, cost, figures, report
@@ -46,6 +41,7 @@ ARTEFACTS = [
     "explanation_quality",
     "paper_protocol",
     "inference_benchmark",
+    "study",
 ]
 STAGED = {"training_split", "lora_checkpoint", "eval_metrics", "explanation_quality"}
 REPORTS = ["track_comparison", "cost_report", "claims_audit"]
@@ -58,36 +54,22 @@ def keys(names: list[str]) -> list[dg.AssetKey]:
     ]
 
 
-@dg.asset(group_name="report", deps=["evaluation_split", "training_order", "automl_baseline", *keys(["eval_metrics"])])
+@dg.asset(group_name="report", deps=["training_order", "automl_baseline", "study", *keys(["eval_metrics"])])
 def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Every track and baseline at every available stage: three views with intervals, ceilings and paired tests."""
+    """Every track and baseline at every stage: three views with intervals and ceilings, and the study's verdicts."""
     with lake.step(context) as step:
-        facts = gather(inputs(step, "eval_metrics") | step.inputs("automl_baseline"))
+        facts = gather(inputs(step, "eval_metrics") | step.inputs("automl_baseline") | step.inputs("study"))
         order = json.loads((step.input("training_order") / "order.json").read_text())
         trained = {stage: stop for stage, (_, stop, _) in order["stages"].items()}
-        result = comparison.track_comparison(facts.evaluation, facts.baselines, paired_tracks(step), trained)
+        result = comparison.track_comparison(facts.evaluation, facts.baselines, facts.study, trained)
         result["table"] = comparison.results_rows(result)
         step.json("track_comparison.json", result)
         step.table("results", result["table"])
-        step.metadata["verdicts"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in result["verdicts"]))
+        step.metadata["verdicts"] = dg.MetadataValue.md(
+            "\n".join(f"- {line}" for line in result["verdicts"] + result["on_tracks"])
+        )
         step.png("accuracy.png", figures.accuracy(result), "Accuracy with intervals by track and baseline")
     return step.result()
-
-
-def paired_tracks(step: Step) -> list[dict[str, Any]]:
-    """Run a paired test of each two tracks at each stage that has both."""
-    made = inputs(step, "eval_metrics")
-    records = side_records(step.input("evaluation_split") / "records.parquet", "test")
-    classes, found = step.spec.classes, []
-    for pair in itertools.combinations(made, 2):
-        first, second = (partition_of(artefact) for artefact in pair)
-        if first.stage == second.stage:
-            one, other = (
-                read_predictions(step.input(a.asset, a.partition) / "predictions.parquet", classes) for a in pair
-            )
-            test = compare_predictions(records, one, other, classes, step.settings.data.seed)
-            found.append({"stage": first.stage, "first": first.track, "second": second.track, **test})
-    return found
 
 
 @dg.asset(group_name="report", deps=TRACKS)

@@ -1,0 +1,77 @@
+"""The study: students of all training seeds compared with each other and with the baselines."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Collection
+
+import dagster as dg
+
+from iot_pipeline.defs.inputs import records_of
+from iot_pipeline.defs.recording import LakeResource, Step
+from iot_pipeline.evaluation.evaluate import align
+from iot_pipeline.evaluation.metrics import predict
+from iot_pipeline.evaluation.predictions import read_predictions
+from iot_pipeline.evaluation.study import compare_seeds, stage_pairs
+from iot_pipeline.evaluation.views import Ints, Side, read_side
+from iot_pipeline.flows.dataset import side_records
+from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
+
+METRICS = [staged("eval_metrics", stage) for stage in STAGES]
+BASELINES = {"AutoML": "automl", "LightGBM": "lightgbm"}  # those that come out alike with every seed of training
+
+
+@dg.asset(group_name="evaluation", deps=["evaluation_split", "automl_baseline", *METRICS])
+def study(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Tracks, stages and baselines compared over the training seeds (IOT_SEEDS); one seed gives no verdict."""
+    with lake.step(context) as step:
+        side = read_side(side_records(records_of(step), "test"), step.spec.classes)
+        students, left_out = student_arms(step, side)
+        arms = {**students, **baseline_arms(step, side)}
+        result = compare_seeds(side, arms, contrasts(arms), step.settings.data.seed)
+        step.json("study.json", result | {"left_out": left_out})
+        step.table("contrasts", result["contrasts"])
+        step.summarise(seeds=result["seeds"], left_out=", ".join(left_out) or "none")
+    return step.result()
+
+
+def student_arms(step: Step, side: Side) -> tuple[dict[str, list[Ints]], list[str]]:
+    """Read the predictions of students that were trained with every seed, by track and stage, and name the others."""
+    found: dict[tuple[str, str], dict[int, Ints]] = defaultdict(dict)
+    for artefact, folder in step.inputs("eval_metrics").items():
+        seed, track = Trained.parse(artefact.partition)
+        predictions = read_predictions(folder / "predictions.parquet", step.spec.classes)
+        found[track, unstaged(artefact.asset)[1]][seed] = predict(align(side, *predictions))
+    order = sorted(found, key=lambda arm: (STAGES.index(arm[1]), TRACKS.index(arm[0])))
+    seeds = step.settings.seeds
+    whole = [arm for arm in order if all(seed in found[arm] for seed in seeds)]
+    for track, stage in (left_out := [arm for arm in order if arm not in whole]):
+        step.log(f"left out: {track} at {stage} was trained with {len(found[track, stage])} of {len(seeds)} seeds")
+    arms = {arm_name(*arm): [found[arm][seed] for seed in seeds] for arm in whole}
+    return arms, [arm_name(*arm) for arm in left_out]
+
+
+def baseline_arms(step: Step, side: Side) -> dict[str, list[Ints]]:
+    """Read the predictions of AutoML and LightGBM at each stage."""
+    return {
+        arm_name(name, artefact.partition): [
+            predict(align(side, *read_predictions(folder / f"predictions_{file}.parquet", step.spec.classes)))
+        ]
+        for artefact, folder in step.inputs("automl_baseline").items()
+        for name, file in BASELINES.items()
+    }
+
+
+def contrasts(arms: Collection[str]) -> list[tuple[str, str]]:
+    """Pair the arms: each two tracks of a stage, each student with each baseline, each stage with the one before."""
+    pairs = []
+    for stage in STAGES:
+        tracks = [arm_name(track, stage) for track in TRACKS if arm_name(track, stage) in arms]
+        pairs += [(later, earlier) for earlier, later in itertools.combinations(tracks, 2)]
+        baselines = [arm_name(name, stage) for name in BASELINES if arm_name(name, stage) in arms]
+        pairs += itertools.product(tracks, baselines)
+    return pairs + [pair for track in TRACKS for pair in stage_pairs(STAGES, arms, track)]
+
+
+def arm_name(model: str, stage: str) -> str:
+    """Name an arm of the study: `original 10K`."""
+    return f"{model} {stage}"
