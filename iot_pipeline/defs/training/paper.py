@@ -71,9 +71,7 @@ def paper_protocol(
     """Audit of the prior work's training recipe: supervised tokens and accuracy, next to ours on the same few rows."""
     with lake.step(context) as step:
         train, seen = held_in(step)
-        tokenizer = load_tokenizer(base_location(step))
-        # Named by the inputs: a killed training resumes only with the same ones.
-        work = work_folder(step, hashlib.sha256(json.dumps(step.data_versions).encode()).hexdigest()[:16])
+        tokenizer, work = load_tokenizer(base_location(step)), work_folder(step, fingerprint(step))
         named = step.settings.evaluation.audit_tokenizer
         cutting = load_tokenizer(named) if named else tokenizer
         long_rows = long_answers(step, teacher)
@@ -130,6 +128,11 @@ def reordered(rows: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
         {"messages": [user, {**answer, "content": format_answer(parse_answer(answer["content"]), order)}]}
         for user, answer in (row["messages"] for row in rows)
     ]
+
+
+def fingerprint(step: Step) -> str:
+    """Return a name for the work folder: a killed training resumes only with the same inputs."""
+    return hashlib.sha256(json.dumps(step.data_versions).encode()).hexdigest()[:16]
 
 
 def train_arms(step: Step, trainer: TrainerResource, work: Path, rows: int) -> dict[str, Path]:
