@@ -82,12 +82,12 @@ def join(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
         for _, rows, found, texts in ordered_join(
             query, requests=(requests, REQUESTS.names), replies=(replies, REPLIED), texts=(plan.texts, ["text"])
         ):
-            answers = pc.coalesce(found["answer"], rows["given"])  # type: ignore[attr-defined]
+            answers = pc.coalesce(found["answer"], rows["given"])
             asked = [column.to_pylist() for column in (rows["key"], found["reasons"], rows["reason"])]
             unanswered |= {key for key, said, _ in zip(*asked, strict=True) if key is not None and said is None}
             added = {
                 "answer": answers,
-                "status": pc.if_else(pc.is_null(answers), "quarantined", "ok"),  # type: ignore[attr-defined]
+                "status": pc.if_else(pc.is_null(answers), "quarantined", "ok"),
                 "reasons": [
                     said if key is not None else [reason] if reason else []
                     for key, said, reason in zip(*asked, strict=True)
@@ -95,7 +95,7 @@ def join(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
             }
             columns = {name: part[name] for part in (found, rows) for name in part.column_names} | added
             writer.write_table(pa.table({name: columns[name] for name in PROVENANCE.names}, schema=PROVENANCE))
-            flows = pc.coalesce(rows["text"], texts["text"])  # type: ignore[attr-defined]
+            flows = pc.coalesce(rows["text"], texts["text"])
             for flow, answer in zip(flows.to_pylist(), answers.to_pylist(), strict=True):
                 if answer is not None:
                     lines.write(CHAT_ROW % (encode(flow), encode(answer)))

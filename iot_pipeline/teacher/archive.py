@@ -31,7 +31,8 @@ from iot_pipeline.teacher.store.requests import keep_requests, read_requests
 from iot_pipeline.teacher.store.schema import answers as answer_table
 from iot_pipeline.teacher.store.store import UNCHECKED, Store, exists
 
-# `request` is the canonical JSON whose sha256 is the key, `context` the texts by which the answer is judged.
+# `request` is the canonical JSON whose sha256 is the key, `context` the texts by which the answer is judged; null if a
+# version of the project that did not store them sent the request.
 SCHEMA = pa.schema([
     *((name, pa.string()) for name in ("key", "source", "status", "text", "finish_reason", "model", "reasons")),
     *((name, pa.int64()) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")),
@@ -172,6 +173,8 @@ class _FromFile(Request):
 
 def _request(row: Mapping[str, Any]) -> _FromFile:
     """Return the verified request of a row; Refused if a cell is not text or the key does not match."""
+    if row["request"] is None or row["context"] is None:
+        raise Refused("no request: it was asked by an earlier version of the project, which did not keep it")
     cells = [row[name] for name in TEXTS]
     if not all(isinstance(cell, str) and "\0" not in cell for cell in cells) or len(row["source"]) > WORD_LENGTH:
         raise Refused("damaged row: a cell is empty or no text")

@@ -132,7 +132,7 @@ def said(old: str, new: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (lambda row: {"context": "7"}, "damaged row"),
         (lambda row: {"context": json.dumps(json.loads(row["context"]) | {"flow": "x" * 100_000})}, "no flow"),
         (lambda row: {"context": json.dumps(json.loads(row["context"]) | {"data_set": "[" * 10_000})}, "no flow"),
-        (lambda row: {"request": None}, "damaged row"),
+        (lambda row: {"request": None}, "no request"),
         (lambda row: {"text": None}, "damaged row"),
         (lambda row: {"model": "a\0b"}, "damaged row"),
         (lambda row: {"source": "s" * 300}, "damaged row"),

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from iot_pipeline.teacher.request import Request, canonical
 from iot_pipeline.teacher.store.schema import request_texts as texts
-from iot_pipeline.teacher.store.schema import requests, upsert
+from iot_pipeline.teacher.store.schema import requests, table_names, upsert
 from iot_pipeline.teacher.store.store import LOOKUP_BATCH, Store, execute_each
 
 _KEYS: sa.BindParameter[str] = sa.bindparam("keys", expanding=True)
@@ -43,6 +43,8 @@ def keep_requests(store: Store, asked: Sequence[Request]) -> None:
 
 def read_requests(store: Store, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Read requests by key: canonical request and context, both JSON; one that was not kept is missing."""
+    if requests.name not in table_names(store):
+        return {}  # opened to be read, a store without this table stays as it is
     packed: dict[str, Any] = {row.key: json.loads(row.content) for row in _rows(store, CONTENT, keys)}
     digests: dict[str, None] = {}
     for content, context in packed.values():

@@ -84,6 +84,7 @@ claims = sa.Table(
 # A text that many requests share is kept once, under a digest of it; `content` is JSON with digests in place of texts.
 request_texts = sa.Table("request_texts", metadata, sa.Column("id", TEXT, primary_key=True), *_columns(TEXT, "text"))
 requests = sa.Table("requests", metadata, sa.Column("key", TEXT, primary_key=True), *_columns(TEXT, "content"))
+ADDED = (request_texts, requests)  # the first stores of this version lack these two; nothing else in them differs
 
 
 @cache
@@ -97,12 +98,12 @@ def upsert(dialect: str, table: sa.Table, where: Any = None) -> sa.Executable:
 def is_made(database: Database) -> bool:
     """Return True for a store with tables, False where there are none. Raises UserError for another version's."""
     with database.explained("opened"):
-        there = set(sa.inspect(database.connection).get_table_names())
+        there = table_names(database)
         if answers.name not in there:
             return False
         rows = database.read(sa.select(meta.c.value).filter_by(name="version")) if meta.name in there else []
     version = rows[0][0] if rows else "1 to 4"
-    if missing := sorted(metadata.tables.keys() - there):
+    if missing := sorted(metadata.tables.keys() - there - {table.name for table in ADDED}):
         version += f", without {', '.join(missing)}"
     if version != VERSION:
         raise UserError(
@@ -112,14 +113,21 @@ def is_made(database: Database) -> bool:
     return True
 
 
+def table_names(database: Database) -> set[str]:
+    """List the tables of a store."""
+    return set(sa.inspect(database.connection).get_table_names())
+
+
 def make_tables(database: Database) -> None:
-    """Make the tables of a new store; another process may be doing it at this moment."""
-    if is_made(database):
+    """Make the tables of a store that are missing; another process may be doing it at this moment."""
+    made = is_made(database)
+    if made and {table.name for table in ADDED} <= table_names(database):
         return
     if not is_file(database.url) and (encoding := database.read("SHOW server_encoding")[0][0]) != "UTF8":
         raise UserError(f"{shown(database.url)} keeps text as {encoding}; make its database with ENCODING 'UTF8'.")
     with database.transaction() as db:
-        if not is_made(database):
-            metadata.create_all(db)
+        made = is_made(database)
+        metadata.create_all(db)
+        if not made:
             db.execute(sa.insert(meta), {"name": "version", "value": VERSION})
             db.execute(sa.insert(totals), [{"name": name, "value": 0.0} for name in ("spent_usd", "reserved_usd")])
