@@ -37,6 +37,12 @@ def check_tables(train: pd.DataFrame, test: pd.DataFrame, classes: list[str]) ->
     return [name for name in classes if name in found]
 
 
+def class_shares(train: pd.DataFrame, classes: list[str]) -> Floats:
+    """Compute the share of each class in the training rows [n_classes]."""
+    codes = pd.Categorical(train["label"], categories=classes).codes
+    return np.bincount(codes, minlength=len(classes)) / len(codes)
+
+
 def spread(probabilities: Floats, present: list[str], classes: list[str]) -> Floats:
     """Convert probabilities [n, len(present)] to smoothed log-probabilities [n, len(classes)]."""
     whole = np.zeros((len(probabilities), len(classes)))

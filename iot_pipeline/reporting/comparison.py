@@ -12,7 +12,9 @@ BASELINES = {
     "automl_medium_quality": "AutoML medium_quality (not reproducible)",
     "automl_best_quality": "AutoML best_quality (not reproducible)",
     "lightgbm": "LightGBM",
+    "nearest": "1-NN",
     "hash_lookup": "hash lookup",
+    "majority": "majority class",
 }
 MAIN_VIEW = "distinct"
 """The view that sentences are about."""

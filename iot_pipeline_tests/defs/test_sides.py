@@ -200,10 +200,10 @@ def test_baselines_train_on_train_flows_and_are_measured_on_the_test_side(
         trained.append(train)
         return BaselineResult("automl", CLASSES, both["flow_group"].tolist(), scores_of(both["flow_group"]), {})
 
-    for name in ("run_automl", "run_lightgbm", "run_hash_lookup"):
+    for name in ("run_automl", "run_lightgbm", "run_nearest", "run_hash_lookup", "run_majority"):
         monkeypatch.setattr(baseline, name, run)
     make(baseline.automl_baseline, partition="10K")
-    assert len(trained) == 3
+    assert len(trained) == 5
     assert all(set(train["flow_group"]) <= sides.groups["train"] for train in trained)
     assert_measured(sides, sides.read(ArtefactId("automl_baseline", "10K"), "eval_automl.json"), lambda group: group)
 
