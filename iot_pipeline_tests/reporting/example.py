@@ -20,6 +20,15 @@ PUBLISHED = {
     "TCP_Flood": 0.4619,
     "Normal": 0.4116,
 }
+POPULATION = {
+    "rows": 1000,
+    "seen_share": 0.5,
+    "seen_groups": 3,
+    "seen_ceiling": 0.8,
+    "seen_lookup": 0.7,
+    "unseen_ceiling": 0.95,
+    "ceiling": 0.875,
+}
 
 
 def student_evaluation(accuracy: float, validation: float | None = None) -> dict[str, Any]:
