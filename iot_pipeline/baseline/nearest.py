@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from iot_pipeline.baseline.result import BaselineResult, check_tables, class_shares, spread
+from iot_pipeline.baseline.result import BaselineResult, check_tables, class_shares, flow_shares, spread
 from iot_pipeline.flows.distance import differing_features, printed_codes
 from iot_pipeline.flows.spec import DatasetSpec
 
@@ -33,8 +33,7 @@ def run_nearest(train: pd.DataFrame, test: pd.DataFrame, spec: DatasetSpec, clas
     check_tables(train, test, classes)
     prior = class_shares(train, classes)
     distinct = train.drop_duplicates("flow_group")
-    shares = pd.crosstab(train["flow_group"], train["label"], normalize="index")
-    shares = shares.reindex(index=distinct["flow_group"], columns=classes, fill_value=0.0).to_numpy(np.float64)
+    shares = flow_shares(train, classes).loc[distinct["flow_group"]].to_numpy(np.float64)
     own, others = printed_codes(spec, test, distinct)
     votes, distance = np.zeros((len(test), len(classes))), np.zeros(len(test))
     for place, far in enumerate(differing_features(own, others)):

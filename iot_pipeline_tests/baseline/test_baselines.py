@@ -76,14 +76,14 @@ def test_lookup_answers_the_majority_and_the_prior() -> None:
     assert result.report["seen_groups"] == 4 and 0 < result.report["seen_share"] < 1
 
 
-def test_the_majority_class_leads_for_every_flow() -> None:
-    train, test = split(random_flows(600, conflict=0.0))
+def test_the_majority_class_is_counted_over_distinct_flows() -> None:
+    spec = made_spec()
+    flows = [*[(1.0, 1.0, "Normal")] * 8, (1.0, 1.0, "Flood"), (2.0, 2.0, "Scan"), (3.0, 3.0, "Scan")]
+    train, test = flow_table(spec, flows), flow_table(spec, [(9.0, 9.0, "Normal"), (2.0, 2.0, "Flood")])
     result = majority(train, test)
     check(result, test)
-    shares = train["label"].value_counts(normalize=True).reindex(CLASSES).to_numpy()
-    assert np.allclose(np.exp(result.log_probs), shares, atol=1e-5)
-    assert result.report["majority_class"] == CLASSES[shares.argmax()]
-    assert np.array_equal(result.log_probs, lookup(train, test).log_probs)  # no flow of the test was seen
+    assert np.allclose(np.exp(result.log_probs), np.array([8 / 9, 1 / 9, 2]) / 3, atol=1e-5)
+    assert result.report["majority_class"] == "Scan" and result.report["distinct_train_flows"] == 3
 
 
 def test_the_nearest_flows_vote_by_distinct_flow() -> None:

@@ -213,9 +213,7 @@ def test_accuracy_has_its_limits_beside_it(written: tuple[str, str, dict[str, An
     assert "| 10K | 10,000 | 278,101 | 278,101 |" in results
     assert "an estimate with bounds, not a measurement" in results
     assert "| **original** | 10K | 50.00 % | 0.9010 | 0.4505 | 0.8299 | 0.8505 | 0.8750 |" in results
-    assert (
-        "Near-duplicates: 40.20 % of the 4,321 distinct test flows" in split and "| HTTP_Flood | 77 | 2.0 |" in split
-    )
+    assert "Near-duplicates: 40.20 % of the 4,321 distinct test flows" in split and "| HTTP_Flood | 77 | 2.0 |" in split
     assert "| 200 | 198 | 180.5 | 180.5 |" in text and "| 180.5 | 180.5 |" in model_card(FACTS, ORIGINAL)
 
 
