@@ -210,6 +210,7 @@ def test_accuracy_has_its_limits_beside_it(written: tuple[str, str, dict[str, An
     text = written[1]
     results, split = (text.split(f"\n## {title}", 1)[1].split("\n## ", 1)[0] for title in ("Results", "Split and leak"))
     assert "Its base read 30,000 flow texts without labels, out of 34,568 distinct flows in 278,101 rows" in results
+    assert "`IOT_BASE_POOL=10K` makes the control, a base that read the rows of stage 10K alone" in results
     assert "| 10K | 10,000 | 278,101 | 278,101 |" in results
     assert "an estimate with bounds, not a measurement" in results
     assert "| **original** | 10K | 50.00 % | 0.9010 | 0.4505 | 0.8299 | 0.8505 | 0.8750 |" in results
