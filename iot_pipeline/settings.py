@@ -90,6 +90,9 @@ class StudentSettings(Section):
     )
     base_seed: int = Field(SEED, ge=0, description="seed of the tiny base; unset: IOT_SEED")
     base_steps: int = Field(450, ge=1, description="pre-training steps of the tiny base")
+    base_pool: Stage | Literal["train"] = Field(
+        "train", description="flows the tiny base reads, unlabelled: train (the whole pool), or a stage's rows alone"
+    )
     tasks: Literal["explain", "both"] = Field("explain", description="both: each row also asks for the class alone")
     max_length: int = Field(1024, ge=64, description="tokens of the longest row; a longer one is an error")
     stage_chain: Literal["independent", "warm_start"] = Field(

@@ -42,6 +42,7 @@ def test_a_path_as_data_set_gives_its_name_to_the_lake() -> None:
     [
         ({"IOT_PROFILE": "demmo"}, "IOT_PROFILE: no profile 'demmo'; there are: demo, paper"),
         ({"IOT_STAGES": "20K"}, "IOT_STAGES"),
+        ({"IOT_BASE_POOL": "test"}, "IOT_BASE_POOL"),
         ({"IOT_SEDE": "1"}, "unknown setting IOT_SEDE; did you mean IOT_SEED"),
         ({"IOT_ROWS": "many"}, "IOT_ROWS"),
         ({"IOT_TEACHER_BUDGET_USD": "-1"}, "IOT_TEACHER_BUDGET_USD"),

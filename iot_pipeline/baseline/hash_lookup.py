@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from iot_pipeline.baseline.result import BaselineResult, check_tables, spread
+from iot_pipeline.baseline.result import BaselineResult, check_tables, class_shares, spread
 
 
 def run_hash_lookup(train: pd.DataFrame, test: pd.DataFrame, classes: list[str]) -> BaselineResult:
@@ -21,7 +21,7 @@ def run_hash_lookup(train: pd.DataFrame, test: pd.DataFrame, classes: list[str])
     check_tables(train, test, classes)
     groups = test["flow_group"]
     codes = pd.Categorical(train["label"], categories=classes).codes
-    prior = np.bincount(codes, minlength=len(classes)) / len(codes)
+    prior = class_shares(train, classes)
     known, position = np.unique(train["flow_group"].to_numpy(dtype=object), return_inverse=True)
     counts = np.bincount(position * len(classes) + codes, minlength=len(known) * len(classes))
     counts = counts.reshape(len(known), len(classes))

@@ -37,6 +37,18 @@ def check_tables(train: pd.DataFrame, test: pd.DataFrame, classes: list[str]) ->
     return [name for name in classes if name in found]
 
 
+def class_shares(train: pd.DataFrame, classes: list[str]) -> Floats:
+    """Compute the share of each class in the training rows [n_classes]."""
+    codes = pd.Categorical(train["label"], categories=classes).codes
+    return np.bincount(codes, minlength=len(classes)) / len(codes)
+
+
+def flow_shares(train: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Compute the label shares of each distinct training flow: one row a flow_group, one column a class."""
+    shares = pd.crosstab(train["flow_group"], train["label"], normalize="index")
+    return shares.reindex(columns=classes, fill_value=0.0)
+
+
 def spread(probabilities: Floats, present: list[str], classes: list[str]) -> Floats:
     """Convert probabilities [n, len(present)] to smoothed log-probabilities [n, len(classes)]."""
     whole = np.zeros((len(probabilities), len(classes)))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Protocol
 
-from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.spec import DatasetSpec, Scale
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.settings import Settings
 
@@ -30,6 +30,14 @@ def records_of(step: Reader) -> Path:
 def texts_of(step: Reader) -> Path:
     """Return the file with the text of every distinct flow."""
     return step.input("flow_texts") / "texts.parquet"
+
+
+def printed_spec(step: Reader) -> DatasetSpec:
+    """Return the spec with the scales that texts apply: those fitted on the train pool, if the data set asks for it."""
+    if step.spec.scaling != "train_pool":
+        return step.spec
+    fitted = json.loads((step.input("evaluation_split") / "scaling.json").read_text())
+    return step.spec.with_scales({name: Scale.model_validate(scale) for name, scale in fitted.items()})
 
 
 def writer_of(step: Reader) -> FlowTextWriter:

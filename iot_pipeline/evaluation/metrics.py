@@ -41,6 +41,16 @@ def per_class(matrix: Floats) -> dict[str, Floats]:
     }
 
 
+def effective_size(label: Ints, weight: Floats, n_classes: int) -> Floats:
+    """Compute Kish's effective sample size of each class, (sum w)^2 / sum w^2: its number of equal records.
+
+    Records of one class are of different flows, so a class whose rows are mostly one flow has a size near 1 by rows.
+    """
+    total = np.bincount(label, weights=weight, minlength=n_classes)
+    squares = np.bincount(label, weights=weight**2, minlength=n_classes)
+    return np.divide(total**2, squares, out=np.zeros(n_classes), where=squares > 0)
+
+
 def log_loss(true: Ints, log_probs: Floats, weight: Floats) -> float:
     """Compute the weighted log-loss (natural log); probabilities are clipped at 1e-12."""
     own = log_probs[np.arange(len(true)), true]
@@ -106,7 +116,7 @@ def score(true: Ints, log_probs: Floats, weight: Floats, classes: tuple[str, ...
     correct = (predicted == true).astype(np.float64)
     matrix = np.bincount(true * n + predicted, weights=weight, minlength=n * n).astype(np.float64).reshape(n, n)
     bins = reliability(np.exp(log_probs.max(axis=1)), correct, weight)
-    by_class = per_class(matrix)
+    by_class = per_class(matrix) | {"effective_size": effective_size(true, weight, n)}
     return {
         "accuracy": float(np.average(correct, weights=weight)),
         "macro_f1": float(by_class["f1"][by_class["support"] > 0].mean()),  # over the classes that occur

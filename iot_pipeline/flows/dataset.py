@@ -73,6 +73,15 @@ def side_texts(texts: Path, records: Path, side: str) -> pd.DataFrame:
     return _frame(query, texts, records, side=side)
 
 
+def stage_texts(texts: Path, order: Path, stop: int) -> pd.DataFrame:
+    """Return flow_group and text of each distinct flow at positions [0, stop) of the training order, by flow group."""
+    query = f"""
+        SELECT flow_group, text FROM {scan(texts)}
+        SEMI JOIN (SELECT flow_group FROM {scan(order)} WHERE position < $stop) USING (flow_group)
+        ORDER BY flow_group"""
+    return _frame(query, texts, order, stop=stop)
+
+
 def evaluation_texts(texts: Path, records: Path) -> set[str]:
     """Return the SHA-256 of each text of validation, calibration and test, which no training text may equal."""
     query = f"""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from iot_pipeline.evaluation.population import estimate_population
 from iot_pipeline.reporting import formats
 from iot_pipeline.vocabulary import STAGES, TRACKS, VIEWS, Partition
 
@@ -12,8 +13,11 @@ BASELINES = {
     "automl_medium_quality": "AutoML medium_quality (not reproducible)",
     "automl_best_quality": "AutoML best_quality (not reproducible)",
     "lightgbm": "LightGBM",
+    "nearest": "1-NN",
     "hash_lookup": "hash lookup",
+    "majority": "majority class",
 }
+LOOKUP = BASELINES["hash_lookup"]
 MAIN_VIEW = "distinct"
 """The view that sentences are about."""
 RATIOS = ("accuracy", "macro_f1", "lowest_recall")
@@ -26,6 +30,7 @@ def track_comparison(
     baselines: Mapping[str, Mapping[str, Evaluation]],
     study: Mapping[str, Any] | None = None,
     trained_rows: Mapping[str, int] | None = None,
+    populations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Compare every student and baseline in the three views.
 
@@ -34,12 +39,14 @@ def track_comparison(
         baselines: Stage -> model (`automl`, `lightgbm`, `hash_lookup`, ...) -> evaluate_predictions result.
         study: study.json, the one source of verdicts on tracks.
         trained_rows: Stage -> training rows.
+        populations: Stage -> its rows among those of the whole table (describe_population).
 
     Returns:
-        {rows, best, verdicts, on_tracks, view}. A row is {kind, name, stage, trained_rows, log_loss,
-        validation_accuracy, views: {view: {accuracy, low, high, macro_f1, macro_f1_low, macro_f1_high, lowest_recall,
-        lowest_class, ceiling, share_of_ceiling, ece, of_automl: {accuracy, macro_f1, lowest_recall}} or None}}, where
-        `of_automl` is on the same rows, None without AutoML.
+        {rows, best, verdicts, on_tracks, view, populations}. A row is {kind, name, stage, trained_rows, log_loss,
+        validation_accuracy, population, views: {view: {accuracy, low, high, macro_f1, macro_f1_low, macro_f1_high,
+        lowest_recall, lowest_class, ceiling, share_of_ceiling, ece, of_automl: {accuracy, macro_f1, lowest_recall}} or
+        None}}, where `of_automl` is on the same rows, None without AutoML, and `population` is {seen_share, ceiling,
+        low, estimate, high} over the rows of the whole table, or None.
         `best` is the name and stage of the student with the highest accuracy on the validation side; `verdicts` and
         `on_tracks` (the study's) are sentences.
     """
@@ -49,7 +56,8 @@ def track_comparison(
         for stage in sorted(baselines, key=STAGES.index)
         for name in sorted(baselines[stage], key=list(BASELINES).index)
     ]
-    rows = [_row(*item, baselines, trained_rows or {}) for item in found]
+    populations = populations or {}
+    rows = [_row(*item, baselines, trained_rows or {}, populations) for item in found]
     best = _best(rows)
     return {
         "rows": rows,
@@ -57,6 +65,7 @@ def track_comparison(
         "verdicts": _sentences(rows, best) if best else [NOTHING],
         "on_tracks": _study_sentences(study, len(evals)),
         "view": MAIN_VIEW,
+        "populations": dict(populations),
     }
 
 
@@ -70,6 +79,7 @@ def _row(
     found: Evaluation,
     baselines: Mapping[str, Mapping[str, Evaluation]],
     trained_rows: Mapping[str, int],
+    populations: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     views: dict[str, Any] = {}
     automl = baselines.get(stage, {}).get("automl") or {"views": {}}
@@ -95,7 +105,7 @@ def _row(
             "ece": (scored.get("calibrated") or scored).get("ece"),
             "of_automl": _of_automl(scored, automl["views"].get(view)),
         }
-    distinct = found["views"].get("distinct") or {}
+    distinct, by_row = (found["views"].get(view) or {} for view in ("distinct", "row"))
     validation = (found.get("validation") or {"views": {}})["views"].get(MAIN_VIEW)
     return {
         "kind": kind,
@@ -104,8 +114,17 @@ def _row(
         "trained_rows": trained_rows.get(stage),
         "log_loss": (distinct.get("calibrated") or distinct).get("log_loss"),
         "validation_accuracy": validation and validation["accuracy"],
+        "population": _population(populations.get(stage), by_row, name),
         "views": views,
     }
+
+
+def _population(population: Mapping[str, Any] | None, by_row: Mapping[str, Any], name: str) -> dict[str, float] | None:
+    """Estimate a model's accuracy over the whole table, beside the table's share of seen rows and its ceiling."""
+    if not population or not by_row:
+        return None
+    told = {key: population[key] for key in ("seen_share", "ceiling")}
+    return told | estimate_population(population, by_row, looks_up=name == LOOKUP)
 
 
 def lowest_recall(scored: Mapping[str, Any]) -> tuple[float, str]:
@@ -144,7 +163,14 @@ def _sentences(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> li
         f"No function of the flow text can pass {scored['ceiling']:.4f} here, because the same text carries"
         f" different labels; this student is {gap:.2f} percentage points below."
     )
-    if lookup := baselines.get(("hash lookup", stage)):
+    if population := best["population"]:
+        low, high = (f"{population[bound]:.4f}" for bound in ("low", "high"))
+        said.append(
+            f"Over the rows of the whole table, of which {formats.percent(population['seen_share'])} have a flow that"
+            f" was trained on, its accuracy is estimated, not measured: {population['estimate']:.4f}, between {low} and"
+            f" {high}; the ceiling there is {population['ceiling']:.4f}."
+        )
+    if lookup := baselines.get((LOOKUP, stage)):
         said.append(f"Looking flows up by their text reaches {lookup['accuracy']:.4f}: test flows were never seen.")
     return said
 

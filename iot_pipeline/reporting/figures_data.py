@@ -249,3 +249,16 @@ def leakage_rows(report: Row) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def near_duplicate_rows(report: Row) -> list[dict[str, Any]]:
+    """Return the shares of near-duplicates as table rows: all test flows, then each class (near_duplicates JSON)."""
+    return [
+        {
+            "class": name,
+            "test flows": found["test_flows"],
+            "median distance": found["median"],
+            **{f"within {most}": share for most, share in found["within"].items()},
+        }
+        for name, found in {"(all)": report, **report["by_class"]}.items()
+    ]

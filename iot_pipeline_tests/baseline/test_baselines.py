@@ -15,6 +15,8 @@ import pytest
 from iot_pipeline.baseline.automl import AutoMLConfig, run_automl, validation_rows
 from iot_pipeline.baseline.hash_lookup import run_hash_lookup
 from iot_pipeline.baseline.lightgbm import run_lightgbm
+from iot_pipeline.baseline.majority import run_majority
+from iot_pipeline.baseline.nearest import run_nearest
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.errors import UserError
 from iot_pipeline_tests.quality.factories import CLASSES, flow_table, made_spec, random_flows, record_table
@@ -25,6 +27,14 @@ Run = Callable[[pd.DataFrame, pd.DataFrame], BaselineResult]
 
 def lookup(train: pd.DataFrame, test: pd.DataFrame) -> BaselineResult:
     return run_hash_lookup(train, test, CLASSES)
+
+
+def majority(train: pd.DataFrame, test: pd.DataFrame) -> BaselineResult:
+    return run_majority(train, test, CLASSES)
+
+
+def nearest(train: pd.DataFrame, test: pd.DataFrame) -> BaselineResult:
+    return run_nearest(train, test, made_spec(), CLASSES)
 
 
 def boosted(train: pd.DataFrame, test: pd.DataFrame) -> BaselineResult:
@@ -64,6 +74,30 @@ def test_lookup_answers_the_majority_and_the_prior() -> None:
     seen = [CLASSES[i] for i in result.log_probs[len(test) :].argmax(1)]
     assert seen == train["label"].iloc[:4].tolist()
     assert result.report["seen_groups"] == 4 and 0 < result.report["seen_share"] < 1
+
+
+def test_the_majority_class_is_counted_over_distinct_flows() -> None:
+    spec = made_spec()
+    flows = [*[(1.0, 1.0, "Normal")] * 8, (1.0, 1.0, "Flood"), (2.0, 2.0, "Scan"), (3.0, 3.0, "Scan")]
+    train, test = flow_table(spec, flows), flow_table(spec, [(9.0, 9.0, "Normal"), (2.0, 2.0, "Flood")])
+    result = majority(train, test)
+    check(result, test)
+    assert np.allclose(np.exp(result.log_probs), np.array([8 / 9, 1 / 9, 2]) / 3, atol=1e-5)
+    assert result.report["majority_class"] == "Scan" and result.report["distinct_train_flows"] == 3
+
+
+def test_the_nearest_flows_vote_by_distinct_flow() -> None:
+    spec = made_spec()
+    # (1, 9) differs in one value from (1, 1), of 5 Flood rows and one Normal, and from (2, 9) and (3, 9), both Scan;
+    # the nine rows of (7, 7) differ in two.
+    near = [*[(1.0, 1.0, "Flood")] * 5, (1.0, 1.0, "Normal"), (2.0, 9.0, "Scan"), (3.0, 9.0, "Scan")]
+    train = flow_table(spec, near + [(7.0, 7.0, "Normal")] * 9)
+    test = flow_table(spec, [(1.0, 9.0, "Normal"), (7.0, 7.0004, "Flood")])
+    result = run_nearest(train, test, spec, CLASSES)
+    prior = np.array([10, 5, 2]) / 17
+    wanted = [(np.array([1 / 6, 5 / 6, 2.0]) + prior) / 4, (np.array([1.0, 0, 0]) + prior) / 2]
+    assert np.allclose(np.exp(result.log_probs), wanted, atol=1e-5)
+    assert result.report["distance_mean"] == 0.5  # the second prints as a train flow does
 
 
 def test_lightgbm_learns_and_repeats() -> None:
@@ -120,7 +154,7 @@ def test_a_time_limit_that_leaves_no_model_says_which_setting_to_raise() -> None
         run_automl(train, test, FEATURES, CLASSES, AutoMLConfig("best_quality", seconds=0.001))
 
 
-@pytest.mark.parametrize("run", [lookup, boosted, automl])
+@pytest.mark.parametrize("run", [lookup, majority, nearest, boosted, automl])
 def test_a_class_without_training_rows_and_another_with_one(run: Run) -> None:
     train, test = split(random_flows(200))
     scarce = pd.concat([train[train["label"] == "Normal"], train[train["label"] == "Flood"].iloc[:1]])
@@ -129,7 +163,7 @@ def test_a_class_without_training_rows_and_another_with_one(run: Run) -> None:
     assert (np.exp(result.log_probs[:, 2]) < 1e-3).all()
 
 
-@pytest.mark.parametrize("run", [lookup, boosted, automl])
+@pytest.mark.parametrize("run", [lookup, majority, nearest, boosted, automl])
 def test_one_class_alone(run: Run) -> None:
     train, test = split(random_flows(100))
     result = run(train[train["label"] == "Scan"].iloc[:3], test)
@@ -137,7 +171,7 @@ def test_one_class_alone(run: Run) -> None:
     assert (result.log_probs.argmax(1) == 2).all()
 
 
-@pytest.mark.parametrize("run", [lookup, boosted, automl])
+@pytest.mark.parametrize("run", [lookup, majority, nearest, boosted, automl])
 def test_bad_tables(run: Run) -> None:
     train, test = split(random_flows(100))
     with pytest.raises(UserError, match="training table has no row"):

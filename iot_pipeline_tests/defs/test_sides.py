@@ -56,9 +56,8 @@ class Sides:
         self.groups = {side: set(found["flow_group"]) for side, found in table.groupby("side")}
         written = pq.read_table(lake.folder(ArtefactId("flow_texts")) / "texts.parquet").to_pandas()
         of_group = dict(zip(table["flow_group"], table["side"], strict=True))
-        self.of_text = {
-            text: of_group[group] for group, text in zip(written["flow_group"], written["text"], strict=True)
-        }
+        self.group_of = dict(zip(written["text"], written["flow_group"], strict=True))
+        self.of_text = {text: of_group[group] for text, group in self.group_of.items()}
 
     def of(self, texts: Sequence[str]) -> set[str]:
         """Return the sides of flows that occur in `texts` (prompts hold a flow's text whole)."""
@@ -168,6 +167,23 @@ def test_the_tiny_base_reads_train_flows_alone(sides: Sides, monkeypatch: pytest
     assert len(texts) > 100 and sides.of(texts) == {"train"}
 
 
+def test_the_control_base_reads_the_flows_of_its_stage_alone(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(TrainerResource, "build_base", catch(seen, "self", "step", "config"))
+    monkeypatch.setattr(training, "stage_rows", lambda stage, pool: (0, {"10K": 40, "ALL": pool}[stage], None))
+    order = pq.read_table(sides.lake.folder(ArtefactId("training_order")) / "order.parquet").to_pylist()
+    for stage, count in (("10K", 40), ("ALL", len(order))):
+        monkeypatch.setenv("IOT_BASE_POOL", stage)
+        settings_module.settings.cache_clear()
+        with pytest.raises(Seen):
+            make(training.base_model)
+        texts = json.loads(Path(seen["config"].texts).read_text())
+        groups = {row["flow_group"] for row in order if row["position"] < count}
+        assert {sides.group_of[text] for text in texts} == groups and len(texts) == len(groups)
+    monkeypatch.delenv("IOT_BASE_POOL")
+    settings_module.settings.cache_clear()
+
+
 def test_tracks_are_of_train_flows_and_validation_answers_of_validation_flows(sides: Sides) -> None:
     for artefact, side in ((ArtefactId("original", "10K"), "train"), (ArtefactId("validation_answers"), "validation")):
         with (sides.lake.folder(artefact) / "track.jsonl").open() as lines:
@@ -200,10 +216,10 @@ def test_baselines_train_on_train_flows_and_are_measured_on_the_test_side(
         trained.append(train)
         return BaselineResult("automl", both["flow_group"].tolist(), scores_of(both["flow_group"]), {}, {})
 
-    for name in ("run_automl", "run_lightgbm", "run_hash_lookup"):
+    for name in ("run_automl", "run_lightgbm", "run_nearest", "run_hash_lookup", "run_majority"):
         monkeypatch.setattr(baseline, name, run)
     make(baseline.automl_baseline, partition="10K")
-    assert len(trained) == 3
+    assert len(trained) == 5
     assert all(set(train["flow_group"]) <= sides.groups["train"] for train in trained)
     assert_measured(sides, sides.read(ArtefactId("automl_baseline", "10K"), "eval_automl.json"), lambda group: group)
 

@@ -47,6 +47,10 @@ def test_three_views_by_hand() -> None:
     flood = row["per_class"]["Flood"]
     assert (flood["precision"], flood["support"]) == (pytest.approx(4 / 5), 6)
     assert flood["recall"] == pytest.approx(4 / 6) and flood["f1"] == pytest.approx(8 / 11)
+    # Kish: Flood has 2 and 4 rows, (2 + 4)^2 / (4 + 16); by distinct flows it has 1/4 and 1 of a flow.
+    assert flood["effective_size"] == pytest.approx(36 / 20)
+    assert distinct["per_class"]["Flood"]["effective_size"] == pytest.approx(1.25**2 / (1 + 1 / 16))
+    assert [clean["per_class"][name]["effective_size"] for name in CLASSES] == [1, 1, 1]
     assert row["macro_f1"] == pytest.approx((12 / 15 + 8 / 11 + 1) / 3)
     assert row["log_loss"] == pytest.approx(-(11 * np.log(0.9) + 3 * np.log(0.05)) / 14)
     for view in (row, distinct, clean):

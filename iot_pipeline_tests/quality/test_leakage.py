@@ -9,6 +9,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.quality.leakage import leakage_report
+from iot_pipeline.quality.near_duplicates import near_duplicates
 from iot_pipeline_tests.quality.factories import flow_table, made_spec, random_flows, record_table, save
 
 SIDES = ("train", "train", "train", "validation", "calibration", "test")
@@ -60,3 +61,25 @@ def test_a_row_without_side_and_a_wrong_count_are_found(tmp_path: Path, frame: p
 def test_no_test_side(tmp_path: Path, frame: pd.DataFrame) -> None:
     with pytest.raises(UserError, match="no train or no test rows"):
         report_of(tmp_path, record_table(frame, ("train",)), frame)
+
+
+def test_near_duplicates_by_hand(tmp_path: Path) -> None:
+    spec = made_spec()
+    flows = [(0.0, 0.0, "Normal"), (1.0, 0.0, "Flood"), (1.0, 0.0004, "Flood"), (2.0, 0.0, "Scan"), (3.0, 3.0, "Scan")]
+    frame = flow_table(spec, flows)
+    records = record_table(frame, ("train",))
+    # Train: (0, 0) and (1, 0), which the third row repeats as printed. Validation flows never count as near.
+    side = {frame["flow_group"][3]: "test", frame["flow_group"][4]: "test"}
+    records["side"] = records["flow_group"].map(side).fillna("train")
+    validation = flow_table(spec, [(3.0, 1.0, "Scan")]).assign(row_id=5)
+    extra = record_table(validation, ("validation",)).assign(row_id=5)
+    frame, records = pd.concat([frame, validation]), pd.concat([records, extra])
+    found = near_duplicates(save(frame, tmp_path / "f.parquet"), save(records, tmp_path / "r.parquet"), spec)
+    both = {"test_flows": 2, "median": 1.5, "within": {"1": 0.5, "3": 1.0}}
+    assert found == {"features": 2, "train_flows": 2, **both, "by_class": {"Scan": both}}
+
+
+def test_near_duplicates_need_both_sides(tmp_path: Path, frame: pd.DataFrame) -> None:
+    records = save(record_table(frame, ("train",)), tmp_path / "r.parquet")
+    with pytest.raises(UserError, match="no train or no test flow"):
+        near_duplicates(save(frame, tmp_path / "f.parquet"), records, made_spec())

@@ -13,6 +13,7 @@ from iot_pipeline_tests.reporting.example import (
     CLASSES,
     FEATURES,
     HOSTILE,
+    POPULATION,
     TRACKS,
     automl,
     conflicts,
@@ -81,7 +82,7 @@ def make_facts() -> Facts:
             "base_model": "tiny",
             "dataset": "farm_flow",
             "seed": 42,
-            "serialisation": "values",
+            "serialisation": "ranked",
             "answer_order": "label_first",
             "automl_preset": "fixed",
         },
@@ -204,7 +205,14 @@ def make_facts() -> Facts:
             }
             for track in TRACKS
         },
-        "base_model": {"kind": "tiny", "name": "model"},
+        "base_model": {
+            "kind": "tiny",
+            "name": "model",
+            "pool": "train",
+            "pool_rows": 278101,
+            "pool_flows": 34568,
+            "read_flows": 30000,
+        },
         "training": {students[track]: run(n) for n, track in enumerate(TRACKS)},
         "evaluation": evals,
         "study": study(3),
@@ -330,7 +338,9 @@ def make_facts() -> Facts:
         ],
     }
     facts = Facts(**found | {"data_set": DataSet(**found["data_set"]), "used": Used(**found["used"])})
-    facts.track_comparison = track_comparison(evals, baselines, facts.study, {"10K": 10000, "ALL": 278101})
+    facts.track_comparison = track_comparison(
+        evals, baselines, facts.study, {"10K": 10000, "ALL": 278101}, {"10K": POPULATION, "ALL": POPULATION}
+    )
     facts.cost_report = cost_report(usage, {"original": 150, "paraphrased": 200, "feature_varied": 211})
     facts.claims_audit = claims_audit(load_claims(), *collect(facts))
     return facts

@@ -8,7 +8,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import comparison, cost
 from iot_pipeline.reporting.comparison import track_comparison
 from iot_pipeline.vocabulary import Partition
-from iot_pipeline_tests.reporting.example import evaluation, student_evaluation, study
+from iot_pipeline_tests.reporting.example import POPULATION, evaluation, student_evaluation, study
 
 BASELINES = {"10K": {"automl": evaluation(0.95), "hash_lookup": evaluation(0.4)}, "ALL": {"automl": evaluation(0.96)}}
 
@@ -42,6 +42,20 @@ def test_accuracy_never_stands_alone() -> None:
         " recall of 0.480 (HTTP_Flood).",
     ]
     assert said[-1] == "Looking flows up by their text reaches 0.4000: test flows were never seen."
+
+
+def test_what_a_deployed_model_meets_is_an_estimate_with_bounds() -> None:
+    made = track_comparison({ORIGINAL: student_evaluation(0.90)}, BASELINES, populations={"10K": POPULATION})
+    student, automl, lookup, whole = (row["population"] for row in made["rows"])
+    # Over test rows 0.88 of a ceiling of 0.95; half the rows are of trained flows, whose ceiling is 0.8.
+    bounds = {"low": 0.44, "estimate": 0.4 * 0.88 / 0.95 + 0.44, "high": 0.84}
+    assert student == pytest.approx({"seen_share": 0.5, "ceiling": 0.875, **bounds})
+    assert automl["high"] > student["high"] and whole is None
+    assert [lookup[name] for name in bounds] == pytest.approx([0.5 * 0.7 + 0.5 * 0.38] * 3)
+    assert made["verdicts"][-2] == (
+        "Over the rows of the whole table, of which 50.00 % have a flow that was trained on, its accuracy is estimated,"
+        " not measured: 0.8105, between 0.4400 and 0.8400; the ceiling there is 0.8750."
+    )
 
 
 def test_the_best_student_is_chosen_on_the_validation_side() -> None:

@@ -206,6 +206,18 @@ def test_limitations_and_lineage_are_computed(written: tuple[str, str, dict[str,
     assert "original abababababab" in page
 
 
+def test_accuracy_has_its_limits_beside_it(written: tuple[str, str, dict[str, Any]]) -> None:
+    text = written[1]
+    results, split = (text.split(f"\n## {title}", 1)[1].split("\n## ", 1)[0] for title in ("Results", "Split and leak"))
+    assert "Its base read 30,000 flow texts without labels, out of 34,568 distinct flows in 278,101 rows" in results
+    assert "`IOT_BASE_POOL=10K` makes the control, a base that read the rows of stage 10K alone" in results
+    assert "| 10K | 10,000 | 278,101 | 278,101 |" in results
+    assert "an estimate with bounds, not a measurement" in results
+    assert "| **original** | 10K | 50.00 % | 0.9010 | 0.4505 | 0.8299 | 0.8505 | 0.8750 |" in results
+    assert "Near-duplicates: 40.20 % of the 4,321 distinct test flows" in split and "| HTTP_Flood | 77 | 2.0 |" in split
+    assert "| 200 | 198 | 180.5 | 180.5 |" in text and "| 180.5 | 180.5 |" in model_card(FACTS, ORIGINAL)
+
+
 def test_model_card() -> None:
     card = model_card(FACTS, ORIGINAL)
     _, front, body = card.split("---\n", 2)

@@ -8,7 +8,10 @@ import pandas as pd
 from iot_pipeline.baseline.automl import AutoMLConfig, run_automl
 from iot_pipeline.baseline.hash_lookup import run_hash_lookup
 from iot_pipeline.baseline.lightgbm import run_lightgbm
+from iot_pipeline.baseline.majority import run_majority
+from iot_pipeline.baseline.nearest import run_nearest
 from iot_pipeline.baseline.result import BaselineResult
+from iot_pipeline.defs.inputs import printed_spec
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
@@ -22,7 +25,7 @@ from iot_pipeline.reporting import figures
 
 @dg.asset(group_name="baseline", partitions_def=stage_partitions, deps=["flows", "evaluation_split", "training_order"])
 def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """AutoGluon, LightGBM and a hash lookup: trained on the stage's rows (`ALL` = the whole train pool), evaluated."""
+    """AutoGluon, LightGBM, 1-NN, hash lookup and majority class on the stage's rows (`ALL`: the train pool), scored."""
     with lake.step(context) as step:
         train, sides = data(step)
         both = pd.concat(sides.values(), ignore_index=True)
@@ -31,7 +34,9 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
         for result in (
             *(run_automl(train, both, names, classes, config, step.log) for config in configurations(step)),
             run_lightgbm(train, both, names, classes, seed),
+            run_nearest(train, both, printed_spec(step), classes),
             run_hash_lookup(train, both, classes),
+            run_majority(train, both, classes),
         ):
             score(step, result)
     return step.result()

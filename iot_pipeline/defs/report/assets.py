@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pyarrow.parquet as pq
 
+from iot_pipeline.defs.inputs import records_of
 from iot_pipeline.defs.recording import LakeResource, Step
+from iot_pipeline.evaluation.population import describe_population
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import claims, comparison, cost, figures, report
@@ -54,14 +57,16 @@ def keys(names: list[str]) -> list[dg.AssetKey]:
     ]
 
 
-@dg.asset(group_name="report", deps=["training_order", "automl_baseline", "study", *keys(["eval_metrics"])])
+COMPARED = ["evaluation_split", "training_order", "automl_baseline", "study"]
+
+
+@dg.asset(group_name="report", deps=[*COMPARED, *keys(["eval_metrics"])])
 def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Every track and baseline at every stage: three views with intervals and ceilings, and the study's verdicts."""
     with lake.step(context) as step:
         facts = gather(inputs(step, "eval_metrics") | step.inputs("automl_baseline") | step.inputs("study"))
-        order = json.loads((step.input("training_order") / "order.json").read_text())
-        trained = {stage: stop for stage, (_, stop, _) in order["stages"].items()}
-        result = comparison.track_comparison(facts.evaluation, facts.baselines, facts.study, trained)
+        trained, populations = stages_of(step)
+        result = comparison.track_comparison(facts.evaluation, facts.baselines, facts.study, trained, populations)
         result["table"] = comparison.results_rows(result)
         step.json("track_comparison.json", result)
         step.table("results", result["table"])
@@ -70,6 +75,16 @@ def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         )
         step.png("accuracy.png", figures.accuracy(result), "Accuracy with intervals by track and baseline")
     return step.result()
+
+
+def stages_of(step: Step) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
+    """Return for each stage the rows that it trains on, and their place among the rows of the whole table."""
+    order, records = step.input("training_order"), records_of(step)
+    stages = json.loads((order / "order.json").read_text())["stages"]
+    trained = {stage: stop for stage, (_, stop, _) in stages.items()}
+    return trained, {
+        stage: describe_population(records, order / "order.parquet", stop) for stage, stop in trained.items()
+    }
 
 
 @dg.asset(group_name="report", deps=TRACKS)

@@ -1,19 +1,19 @@
 """Asset group splits: one evaluation split and one training order for all tracks and stages, and the leakage report."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from iot_pipeline.defs.inputs import printed_spec, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.flows.dataset import count_split_texts
 from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart
-from iot_pipeline.flows.spec import Scale
 from iot_pipeline.flows.split import SplitReport, order_training, rows_out_of_pool, split_by_group, split_report
 from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
 from iot_pipeline.quality.leakage import leakage_report as measure_leakage
+from iot_pipeline.quality.near_duplicates import near_duplicates
 from iot_pipeline.reporting import figures_data
 
 
@@ -94,12 +94,9 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 def flow_texts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Text of every distinct flow, as teacher and student see it, and the writer for flows outside the table."""
     with lake.step(context) as step:
-        flows, split = step.input("flows") / "flows.parquet", step.input("evaluation_split")
-        records, texts = split / "records.parquet", step.folder / "texts.parquet"
-        spec = step.spec
-        if spec.scaling == "train_pool":
-            fitted = json.loads((split / "scaling.json").read_text())
-            spec = spec.with_scales({name: Scale.model_validate(scale) for name, scale in fitted.items()})
+        flows, records = step.input("flows") / "flows.parquet", records_of(step)
+        texts = step.folder / "texts.parquet"
+        spec = printed_spec(step)
         writer = FlowTextWriter(spec, step.settings.data.serialisation, fit_ranks(spec, flows, records))
         writer.save(step.folder)
         step.summarise(rows=writer.write_texts(flows, records, texts), serialisation=writer.serialisation)
@@ -111,12 +108,15 @@ def flow_texts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
 
 @dg.asset(group_name="splits", deps=["flows", "evaluation_split"])
 def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Leakage of this split next to a row-wise 80:20 split: shared prompts, and their effect on a model's accuracy."""
+    """Leakage of this split next to a row-wise 80:20 split: shared prompts, their effect, near-duplicates."""
     with lake.step(context) as step:
         flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
         report = measure_leakage(flows, records, step.spec, seed=step.settings.data.split_seed)
+        near = report["near_duplicates"] = near_duplicates(flows, records, printed_spec(step))
         step.json("leakage.json", report)
         step.summarise(known_leak=report["known_leak"] or "none")
+        step.summarise(**{f"test_flows_within_{most}_features": share for most, share in near["within"].items()})
         step.table("leakage", figures_data.leakage_rows(report))
+        step.table("near_duplicates", figures_data.near_duplicate_rows(near))
         step.png("leakage.png", figures_data.leakage(report), "Shared prompts and accuracy under both splits")
     return step.result()

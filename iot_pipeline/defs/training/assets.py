@@ -18,7 +18,8 @@ from iot_pipeline.defs.partitions import increments_dep, student_partitions, ten
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.dataset import side_texts
+from iot_pipeline.flows.dataset import pool_size, side_records, side_texts, stage_texts
+from iot_pipeline.flows.split import stage_rows
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.build_cache import lookup, store
 from iot_pipeline.lake.code_version import code_version
@@ -56,7 +57,7 @@ TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled 
 
 @dg.asset(
     **COMMON,
-    deps=["flow_texts", "evaluation_split"],
+    deps=["flow_texts", "evaluation_split", "training_order"],
     check_specs=[dg.AssetCheckSpec("base_is_fit", asset="base_model", blocking=True)],
 )
 def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource) -> dg.MaterializeResult:
@@ -87,14 +88,14 @@ def chosen_length(step: Step, longest: int | None) -> str:
 
 def tiny_base(step: Step, trainer: TrainerResource) -> None:
     """Build the tiny base into the artefact."""
-    texts = side_texts(texts_of(step), records_of(step), "train")["text"].tolist()
+    texts, pool = pool_texts(step)
     config = base_config(step, texts, trainer.count_for_base(step))
     built = built_base(step, trainer, config)
     report = json.loads((built / RESULT).read_text())
     shutil.copytree(built / "model", step.folder / "model")
     shutil.copy(built / "progress.jsonl", step.folder)
     step.volatile("progress.jsonl")
-    step.json("base.json", {"kind": "tiny", "name": "model"})
+    step.json("base.json", {"kind": "tiny", "name": "model", **pool, "read_flows": report["distinct_flows"]})
     step.json("building.json", report, volatile=True)
     shown = ("parameters", "vocabulary", "values_copied")
     step.summarise(last_loss=report["losses"][-1], **{name: report[name] for name in shown})
@@ -104,6 +105,22 @@ def tiny_base(step: Step, trainer: TrainerResource) -> None:
     fit = all(map(math.isfinite, losses)) and (len(losses) == 1 or losses[-1] < losses[0])
     step.check("base_is_fit", fit, first_loss=losses[0], last_loss=losses[-1])
     step.provenance["label"] = TINY_LABEL
+
+
+def pool_texts(step: Step) -> tuple[list[str], dict[str, Any]]:
+    """Return the flow texts that the tiny base may read: those of the train pool, or (a control) of a stage's rows.
+
+    With them: `pool`, `pool_rows`, `pool_flows`, since this is what a student has beyond its labels.
+    """
+    pool = step.settings.student.base_pool
+    if pool == "train":
+        texts = side_texts(texts_of(step), records_of(step), "train")["text"].tolist()
+        rows = int(side_records(records_of(step), "train")["rows"].sum())
+    else:
+        order = step.input("training_order") / "order.parquet"
+        _, rows, _ = stage_rows(pool, pool_size(order))
+        texts = stage_texts(texts_of(step), order, rows)["text"].tolist()
+    return texts, {"pool": pool, "pool_rows": rows, "pool_flows": len(texts)}
 
 
 def read_curve(progress: Path) -> list[dict[str, Any]]:
