@@ -267,7 +267,7 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
     Raises UserError naming the variable for an unknown name, an unknown profile or a bad value.
     """
     given = {**_dotenv(), **os.environ} if environment is None else environment
-    values = {
+    values: dict[str, Any] = {
         key.removeprefix("IOT_").lower(): value
         for key, value in given.items()
         if key.startswith("IOT_") and value != "" and key not in INTERNAL_VARIABLES
