@@ -19,7 +19,7 @@ STAGES, TRACKS = ("10K", "30K", "70K", "150K", "ALL"), ("original", "paraphrased
 EXPECTED: list[tuple[str, str]] = [
     (r"claims_audit/claims_audit.json", "names assets by their new keys; measured seconds"),
     (r"flow_profile/flow_profile.parquet", "sums depended on DuckDB's order of groups (2e-16); values are sorted now"),
-    (r"label_conflicts/label_conflicts.json", "the mean behind the distinct ceiling is summed in another order (1e-16)"),
+    (r"label_conflicts/label_conflicts.json", "the distinct ceiling is summed in another order (1e-16)"),
     (r"track_comparison/track_comparison.json", "has macro-F1, lowest recall, the choice on validation, the study"),
     (r"model_card/.*.md", "names the artefact by its new key; run id, seconds"),
     (r"paper_report/report.md", "rendered from the templates of the chapters; run ids, seconds"),
