@@ -178,7 +178,8 @@ def test_facts_rows_and_estimates_show_brackets_as_they_are(capsys: pytest.Captu
 
 def test_the_results_table_shows_brackets_as_they_are() -> None:
     printed = StringIO()
-    Console(file=printed, width=140).print(show.table_of_results([{"model": "a[red]b", "stage": "10K"}]))
+    row = {"model": "a[red]b", "stage": "10K", "ceiling": 0.99, "row ceiling": 0.98}
+    Console(file=printed, width=150).print(show.table_of_results([row]))
     assert "a[red]b" in printed.getvalue()
 
 

@@ -153,6 +153,8 @@ def test_the_results_hold_every_track_and_both_baselines(first: dict[str, Any]) 
     models = {(row["model"], row["stage"]) for row in first["results"]}
     assert {("original", "10K"), ("paraphrased", "10K"), ("feature_varied", "10K")} <= models
     assert {("AutoML", "10K"), ("AutoML", "ALL")} <= models
+    (said,) = first["on_tracks"]
+    assert said.startswith("One seed: no verdict on tracks.")
 
 
 def test_the_report_says_that_nothing_in_it_is_the_real_thing(first: dict[str, Any]) -> None:
@@ -264,6 +266,7 @@ def test_an_edited_prompt_remakes_exactly_what_depends_on_it(first: dict[str, An
     assert "lora_checkpoint_10K[2027|paraphrased]" in tracks
     assert all("paraphrased" in name for name in tracks)
     assert {name for name in made if "[" not in name} <= {
+        "study",
         "track_comparison",
         "cost_report",
         "claims_audit",
@@ -354,7 +357,7 @@ def test_status_names_what_a_changed_setting_makes_stale(first: dict[str, Any], 
     tracks = ("original", "paraphrased", "feature_varied")
     measured = ("lora_checkpoint", "eval_metrics", "explanation_quality")
     staged = {f"{asset}_10K[2027|{track}]" for asset in measured for track in tracks}
-    gathered = {"claims_audit", "inference_benchmark", "model_card", "paper_report", "track_comparison"}
+    gathered = {"claims_audit", "inference_benchmark", "model_card", "paper_report", "study", "track_comparison"}
     assert set(stale) == staged | {"paper_protocol"} | gathered
     assert stale["lora_checkpoint_10K[2027|original]"] == stale["paper_protocol"] == ["setting learning_rate changed"]
     root = "follows from lora_checkpoint_10K[2027|original]: setting learning_rate changed"

@@ -91,7 +91,8 @@ def walk(estimator: CostEstimator, lake: LakeReader, say: Callable[[str], None])
     tracks = lake.settings.run.tracks
     folder, model = lake.settings.teacher.prompts, lake.settings.teacher.model
     # The prompt files in their present version, of which a run would make snapshots.
-    prompts = {track: load_prompt((folder / f"{track}.md").absolute(), model=model) for track in ("original", *tracks)}
+    needed: list[str] = ["original", *tracks]
+    prompts = {track: load_prompt((folder / f"{track}.md").absolute(), model=model) for track in needed}
 
     def count(artefact: ArtefactId, track: str, rows: Rows) -> None:
         say(str(artefact))

@@ -180,7 +180,7 @@ def test_a_student_trains_on_train_flows_and_its_loss_is_of_validation_flows(
 ) -> None:
     make(training.training_splits[0], partition="original")
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(TrainerResource, "train_all", catch(seen, "self", "step", "configs"))
+    monkeypatch.setattr(TrainerResource, "train", catch(seen, "self", "step", "configs"))
     with pytest.raises(Seen):
         make(training.lora_checkpoints[0], partition=STUDENT)
     (config,) = seen["configs"]
@@ -198,7 +198,7 @@ def test_baselines_train_on_train_flows_and_are_measured_on_the_test_side(
 
     def run(train: pd.DataFrame, both: pd.DataFrame, *rest: Any) -> BaselineResult:
         trained.append(train)
-        return BaselineResult("automl", CLASSES, both["flow_group"].tolist(), scores_of(both["flow_group"]), {})
+        return BaselineResult("automl", both["flow_group"].tolist(), scores_of(both["flow_group"]), {}, {})
 
     for name in ("run_automl", "run_lightgbm", "run_hash_lookup"):
         monkeypatch.setattr(baseline, name, run)
@@ -254,7 +254,7 @@ def test_explanations_and_speed_are_measured_on_test_flows(
 def test_the_audit_trains_on_train_flows_and_scores_test_flows(
     sides: Sides, student: Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train_all(_: Any, step: Any, configs: list[Any], processes: int) -> list[dict[str, Any]]:
+    def train(_: Any, step: Any, configs: list[Any], processes: int) -> list[dict[str, Any]]:
         tokenizer = load_tokenizer(configs[0].base)
         for config in configs:
             tensors = load_tensors(config.tensors)
@@ -262,7 +262,7 @@ def test_the_audit_trains_on_train_flows_and_scores_test_flows(
         return [{"facts": {}} for _ in configs]
 
     trained: list[str] = []
-    monkeypatch.setattr(TrainerResource, "train_all", train_all)
+    monkeypatch.setattr(TrainerResource, "train", train)
     make(paper.paper_protocol)
     assert sides.of(trained) == {"train"} and sides.of(student.scored) == {"test"}
 
