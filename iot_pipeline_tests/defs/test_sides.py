@@ -264,7 +264,7 @@ def test_the_audit_trains_on_train_flows_and_scores_test_flows(
     trained: list[str] = []
     monkeypatch.setattr(TrainerResource, "train", train)
     make(paper.paper_protocol)
-    assert sides.of(trained) == {"train"} and sides.of(student.scored) == {"test"}
+    assert sides.of(trained) == {"train"} and sides.of([*student.scored, *student.explained]) == {"test"}
 
 
 def test_rules_are_learned_without_the_labels_of_the_test_side(sides: Sides, tmp_path: Path) -> None:
