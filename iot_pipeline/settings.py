@@ -15,6 +15,8 @@ from iot_pipeline.vocabulary import Stage, Track
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PROFILES = Path(__file__).parent / "profiles"
+SEED = 2027
+OWN_SEEDS = ("split_seed", "teacher_seed", "base_seed")
 
 
 def _split(value: Any) -> Any:
@@ -37,7 +39,8 @@ class DataSettings(Section):
     source: str = Field("simulate", description="`simulate`, or file(s) to read: CSV, zip, gz, Parquet, a glob, a URL")
     rows: int | None = Field(None, ge=100, description="rows to simulate; unset: as many as were published")
     max_rejected_share: float = Field(0.01, ge=0, lt=1, description="share of bad rows above which reading fails")
-    seed: int = Field(2027, ge=0, description="seed of every random choice")
+    seed: int = Field(SEED, ge=0, description="seed of every random choice that has none of its own")
+    split_seed: int = Field(SEED, ge=0, description="seed of split and training order; unset: IOT_SEED")
     order: Literal["natural", "distinct_first"] = Field("natural", description="order of the train pool")
     serialisation: Literal["values", "ranked", "compact"] = Field("ranked", description="how a flow becomes text")
 
@@ -68,6 +71,9 @@ class TeacherSettings(Section):
         alias="teacher_answers",
         description="form of answers; auto: json, held to a schema where the server can, text of the embedded",
     )
+    seed: int = Field(
+        SEED, ge=0, alias="teacher_seed", description="seed sent to the teacher, and of variations; unset: IOT_SEED"
+    )
     answer_order: Literal["label_first", "explanation_first"] = Field("label_first", description="parts of an answer")
     explanation_words: int = Field(60, ge=30, le=1200, description="words asked of an explanation")
     validation_flows: int = Field(300, ge=10, description="validation flows the teacher explains: one common loss")
@@ -82,6 +88,7 @@ class StudentSettings(Section):
     seeds: Annotated[list[int] | None, CommaSeparated] = Field(
         None, min_length=1, description="training seeds, comma separated; unset: IOT_SEED"
     )
+    base_seed: int = Field(SEED, ge=0, description="seed of the tiny base; unset: IOT_SEED")
     base_steps: int = Field(450, ge=1, description="pre-training steps of the tiny base")
     tasks: Literal["explain", "both"] = Field("explain", description="both: each row also asks for the class alone")
     max_length: int = Field(1024, ge=64, description="tokens of the longest row; a longer one is an error")
@@ -269,6 +276,7 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
             hint = f"; did you mean IOT_{near[0].upper()}?" if near else "; `iot-pipeline doctor` lists all"
             raise UserError(f"unknown setting IOT_{name.upper()}{hint}")
     values = _profile(str(values.get("profile", "demo"))) | values
+    values = {name: values.get("seed", SEED) for name in OWN_SEEDS} | values
     values |= {name: _absolute(name, values[name]) for name in PATHS if name in values}
     sections: dict[str, Any] = {section: {} for section in SECTIONS}
     for name, value in values.items():

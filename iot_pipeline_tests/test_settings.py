@@ -103,3 +103,13 @@ def test_students_have_the_seeds_of_their_own_or_the_one_of_all() -> None:
     assert load_settings({"IOT_SEEDS": "7, 8,7"}).seeds == [7, 8]
     with pytest.raises(UserError, match="IOT_SEEDS"):
         load_settings({"IOT_SEEDS": "7,x"})
+
+
+def test_split_teacher_and_base_have_seeds_of_their_own_or_the_one_of_all() -> None:
+    def seeds(**variables: str) -> tuple[int, ...]:
+        chosen = load_settings(variables)
+        return chosen.data.seed, chosen.data.split_seed, chosen.teacher.seed, chosen.student.base_seed
+
+    assert seeds() == (2027,) * 4
+    assert seeds(IOT_SEED="5") == (5,) * 4
+    assert seeds(IOT_SEED="5", IOT_SPLIT_SEED="6", IOT_TEACHER_SEED="7", IOT_BASE_SEED="8") == (5, 6, 7, 8)

@@ -27,7 +27,7 @@ def increment(step: Reader, stage: str) -> tuple[Rows, int | None]:
 def validation_rows(step: Reader) -> Rows:
     """Return the validation flows that the teacher explains."""
     settings = step.settings
-    return sampled_rows(records_of(step), "validation", settings.teacher.validation_flows, settings.data.seed)
+    return sampled_rows(records_of(step), "validation", settings.teacher.validation_flows, settings.data.split_seed)
 
 
 def track_config(step: Reader) -> TrackConfig:
@@ -38,7 +38,7 @@ def track_config(step: Reader) -> TrackConfig:
         words=chosen.teacher.explanation_words,
         order=chosen.teacher.answer_order,
         serialisation=chosen.data.serialisation,
-        seed=chosen.data.seed,
+        seed=chosen.teacher.seed,
         objects=as_objects(chosen),
     )
 

@@ -113,6 +113,26 @@ def accuracy(comparison: Row, view: str = "distinct") -> Any:
 
 
 @style.drawn
+def study(found: Row, metric: str = "accuracy") -> Any:
+    """Plot each contrast of a study with its 95 % interval, beside zero and the margin of equivalence."""
+    rows = [row for row in found["contrasts"] if row["metric"] == metric]
+    title = f"Differences in {metric.replace('_f1', '-F1')}, {found['seeds']} training seed(s)"
+    if not rows:
+        return style.no_data(title, "there are no two models to compare")
+    axes = style.axes((6.8, 1.15 + 0.34 * len(rows)), title, "x")
+    axes.axvspan(-found["margin"], found["margin"], color=style.LIGHT)
+    axes.axvline(0, color=style.RED, linestyle=DASHED, linewidth=1.4)
+    for place, row in enumerate(rows):
+        colour = style.BLUE if row["verdict"].endswith("better") else style.GREY
+        style.interval(axes, place, row["difference"], (row["low"], row["high"]), colour, "o")
+        axes.text(1.02, place, f"{row['difference']:+.4f}", transform=axes.get_yaxis_transform(), va="center")
+    axes.locator_params(axis="x", nbins=7)
+    style.name_rows(axes, [f"{row['first']} minus {row['second']}" for row in rows])
+    axes.figure.supxlabel(f"bars: 95 % intervals; band: ±{found['margin']}; blue: a verdict is given", fontsize=9)
+    return axes
+
+
+@style.drawn
 def reliability(bins: Sequence[Row], calibrated: Sequence[Row] | None = None) -> Any:
     """Plot a reliability diagram of equal-mass bins (evaluation.metrics), before and after calibration."""
     if not bins:

@@ -32,6 +32,8 @@ FIGURES: dict[str, Callable[[], bytes]] = {
     "accuracy": lambda: figures.accuracy(FACTS.track_comparison),
     "accuracy, row": lambda: figures.accuracy(FACTS.track_comparison, "row"),
     "accuracy, none": lambda: figures.accuracy({"rows": []}),
+    "study": lambda: figures.study(example.study(3)),
+    "study, none": lambda: figures.study(example.study(1) | {"contrasts": []}),
     "reliability": lambda: figures.reliability(EVALUATION["reliability"], EVALUATION["calibrated"]["reliability"]),
     "reliability, none": lambda: figures.reliability([]),
     "cost": lambda: figures.cost(FACTS.cost_report),

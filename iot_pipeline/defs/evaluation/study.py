@@ -14,6 +14,7 @@ from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.evaluation.study import compare_seeds, stage_pairs
 from iot_pipeline.evaluation.views import Ints, Side, read_side
 from iot_pipeline.flows.dataset import side_records
+from iot_pipeline.reporting import figures
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
 
 METRICS = [staged("eval_metrics", stage) for stage in STAGES]
@@ -30,6 +31,7 @@ def study(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         result = compare_seeds(side, arms, contrasts(arms), step.settings.data.seed)
         step.json("study.json", result | {"left_out": left_out})
         step.table("contrasts", result["contrasts"])
+        step.png("study.png", figures.study(result), "Differences in accuracy with 95 % intervals")
         step.summarise(seeds=result["seeds"], left_out=", ".join(left_out) or "none")
     return step.result()
 

@@ -26,7 +26,7 @@ def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
     moved = keep_prompts_apart(fitted, flows, records)
     step.json("scaling.json", {name: scale.model_dump() for name, scale in fitted.fitted_scales.items()})
     step.summarise(scaling="fitted on the train pool", groups_moved_to_train=moved)
-    return split_report(records, step.settings.data.seed)
+    return split_report(records, step.settings.data.split_seed)
 
 
 def side_rows(report: SplitReport) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     with lake.step(context) as step:
         flows = step.input("flows") / "flows.parquet"
         records = step.folder / "records.parquet"
-        report = split_by_group(flows, records, seed=step.settings.data.seed)
+        report = split_by_group(flows, records, seed=step.settings.data.split_seed)
         if step.spec.scaling == "train_pool":
             report = scaled_on_train_pool(step, flows, records)
         step.json("split.json", asdict(report))
@@ -58,7 +58,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         step.table("sides", side_rows(report))
         step.preview("records.parquet")
         step.png("sides.png", figures_data.sides(asdict(report)), "Distinct flows of each class by side")
-        verdict = measure_leakage(flows, records, step.spec, step.settings.data.seed, with_model=False)
+        verdict = measure_leakage(flows, records, step.spec, step.settings.data.split_seed, with_model=False)
         shared = sum(pair["groups"] for pair in verdict["pairs"])
         absent = [f"{c}: {s}" for s, found in report.by_class.items() for c in step.spec.classes if c not in found]
         step.check("every_class_on_every_side", not absent, absent="; ".join(absent) or "none")
@@ -75,7 +75,7 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     """Seeded, class-stratified order of the train pool: each stage is a prefix of it, the same in every track."""
     with lake.step(context) as step:
         flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
-        made, seed, order = step.folder / "order.parquet", step.settings.data.seed, step.settings.data.order
+        made, seed, order = step.folder / "order.parquet", step.settings.data.split_seed, step.settings.data.order
         report = order_training(flows, records, made, seed=seed, order=order)
         step.json("order.json", asdict(report))
         step.summarise(rows=report.rows, order=order)
@@ -114,7 +114,7 @@ def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     """Leakage of this split next to a row-wise 80:20 split: shared prompts, and their effect on a model's accuracy."""
     with lake.step(context) as step:
         flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
-        report = measure_leakage(flows, records, step.spec, seed=step.settings.data.seed)
+        report = measure_leakage(flows, records, step.spec, seed=step.settings.data.split_seed)
         step.json("leakage.json", report)
         step.summarise(known_leak=report["known_leak"] or "none")
         step.table("leakage", figures_data.leakage_rows(report))

@@ -143,7 +143,7 @@ def base_config(step: Step, texts: list[str], processes: int) -> BaseConfig:
         words=chosen.teacher.explanation_words,
         order=chosen.teacher.answer_order,
         steps=chosen.student.base_steps,
-        seed=chosen.data.seed,
+        seed=chosen.student.base_seed,
         threads=threads_of(processes, step.settings.run.threads),
         processes=processes,
     )
