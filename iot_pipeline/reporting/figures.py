@@ -225,13 +225,16 @@ def token_lengths(lengths: np.ndarray, limit: int, title: str) -> Any:
 
 
 @style.drawn
-def protocol_arms(arms: Sequence[Row]) -> Any:
-    """Plot accuracy and interval of each audit arm, from rows of {arm, accuracy, interval}."""
+def protocol_arms(arms: Sequence[Row], majority: float) -> Any:
+    """Plot accuracy and interval of each audit arm that could be scored, with the accuracy of the majority class."""
+    arms = [arm for arm in arms if arm["accuracy"] is not None]
     axes = style.axes((6.8, 0.9 + 0.5 * len(arms)), "Accuracy on distinct test flows, one short training each", "x")
     for place, arm in enumerate(arms):
         colour = style.SERIES[place % len(style.SERIES)]
         style.interval(axes, place, arm["accuracy"], arm["interval"], colour, "o")
     style.name_rows(axes, [arm["arm"].replace("_", " ") for arm in arms])
+    axes.axvline(majority, color=style.RED, linestyle=DASHED, linewidth=1.4, label="majority class")
+    axes.legend()
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy; bars are 95 % intervals")
     return axes

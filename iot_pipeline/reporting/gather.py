@@ -119,7 +119,7 @@ class Facts:
     prompts: dict[str, Prompt] = field(default_factory=dict)
     tracks: dict[Partition, Track] = field(default_factory=dict)
     baselines: dict[str, dict[str, Json]] = field(default_factory=dict)
-    """Stage -> model -> evaluation, with `model` and `timings`."""
+    """Stage -> model -> evaluation, with `model` and `timings`; `row_split` with AutoML on the whole train pool."""
     tensors: dict[Partition, Json] = field(default_factory=dict)
     training: dict[Partition, Run] = field(default_factory=dict)
     evaluation: dict[Partition, Json] = field(default_factory=dict)
@@ -220,6 +220,8 @@ def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
             for path in sorted(folder.glob("eval_*.json"))
             for name in [path.stem.removeprefix("eval_")]
         }
+        if split := _optional(folder / "row_split.json"):
+            facts.baselines[key]["automl"]["row_split"] = split
     elif asset == "prompt":
         facts.prompts[key] = Prompt((folder / "prompt.md").read_text(), _json(folder / MANIFEST)["data_version"])
     elif asset in TRACKS:

@@ -224,6 +224,29 @@ def test_baselines_train_on_train_flows_and_are_measured_on_the_test_side(
     assert_measured(sides, sides.read(ArtefactId("automl_baseline", "10K"), "eval_automl.json"), lambda group: group)
 
 
+def test_a_split_by_row_is_measured_once_beside_the_whole_train_pool(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: pd.DataFrame, both: pd.DataFrame, *rest: Any) -> BaselineResult:
+        return BaselineResult("automl", both["flow_group"].tolist(), scores_of(both["flow_group"]), {}, {})
+
+    def split(rows: pd.DataFrame, *rest: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        measured.append(rows)
+        return {"accuracy": 0.5}, {"total_s": 1.0}
+
+    measured: list[pd.DataFrame] = []
+    for name in [name for name in vars(baseline) if name.startswith("run_")]:
+        monkeypatch.setattr(baseline, name, run)
+    monkeypatch.setattr(baseline, "run_row_split", split)
+    make(baseline.automl_baseline, partition="10K")
+    assert measured == []
+    make(baseline.automl_baseline, partition="ALL")
+    (rows,) = measured
+    whole = pq.read_table(sides.lake.folder(ArtefactId("flows")) / "flows.parquet").to_pandas()
+    assert len(rows) == len(whole) and {*rows} == {"flow_group", "label", *load_spec("farm_flow").feature_names}
+    assert sides.read(ArtefactId("automl_baseline", "ALL"), "row_split.json") == {"accuracy": 0.5}
+
+
 def test_a_student_is_calibrated_apart_from_the_side_that_it_is_measured_on(sides: Sides, student: Student) -> None:
     make(evaluation.metrics_assets[0], partition=STUDENT)
     found = sides.read(ArtefactId("eval_metrics_10K", STUDENT), "eval.json")
@@ -280,7 +303,7 @@ def test_the_audit_trains_on_train_flows_and_scores_test_flows(
     trained: list[str] = []
     monkeypatch.setattr(TrainerResource, "train", train)
     make(paper.paper_protocol)
-    assert sides.of(trained) == {"train"} and sides.of(student.scored) == {"test"}
+    assert sides.of(trained) == {"train"} and sides.of([*student.scored, *student.explained]) == {"test"}
 
 
 def test_rules_are_learned_without_the_labels_of_the_test_side(sides: Sides, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from iot_pipeline.reporting.claims import claims_audit, collect, load_claims
+from iot_pipeline.reporting.claims import claims_audit, load_claims
 from iot_pipeline.reporting.comparison import track_comparison
 from iot_pipeline.reporting.cost import cost_report
 from iot_pipeline.reporting.gather import DataSet, Example, Facts, Origin, Prompt, Track, Used
+from iot_pipeline.reporting.measurements import collect
 from iot_pipeline.vocabulary import Partition
+from iot_pipeline_tests.reporting.audited import protocol
 from iot_pipeline_tests.reporting.example import (
     CLASSES,
     FEATURES,
@@ -230,51 +232,7 @@ def make_facts() -> Facts:
             }
             for track in TRACKS
         },
-        "paper_protocol": {
-            "long_answers": {
-                "answer_kept_share": 0.22,
-                "end_supervised_share": 0.0,
-                "label_survives_share": 0.0,
-                "limit": 512,
-                "loss_tokens": 1000,
-                "prompt_loss_tokens": 600,
-                "prompt_share_of_loss": 0.6,
-                "prompt_tokens_mean": 101.0,
-                "row_tokens_mean": 1900.0,
-                "rows": 64,
-                "rows_cut": 64,
-                "rows_cut_share": 1.0,
-                "rows_with_end": 0,
-                "rows_with_label": 0,
-            },
-            "long_answers_by_ours": {"rows": 64, "rows_cut": 0, "rows_label_and_end_supervised": 64, "longest": 2100},
-            "paper": {
-                "answer_kept_share": 0.22,
-                "end_supervised_share": 0.0,
-                "label_survives_share": 0.0,
-                "limit": None,
-                "loss_tokens": 1000,
-                "prompt_loss_tokens": 600,
-                "prompt_share_of_loss": 0.6,
-                "prompt_tokens_mean": 101.0,
-                "row_tokens_mean": 190.0,
-                "rows": 64,
-                "rows_cut": 64,
-                "rows_cut_share": 1.0,
-                "rows_with_end": 0,
-                "rows_with_label": 0,
-            },
-            "leak_free": {"rows": 64, "rows_label_and_end_supervised": 64},
-            "held_out_rows": 16,
-            "held_out_prompts_seen_share": 0.75,
-            "scored_flows": 99,
-            "accuracy": {"paper": 0.17, "leak_free": 0.89},
-            "tokenizer": "that of the base",
-            "arms": [
-                {"arm": "paper", "accuracy": 0.17, "interval": [0.1, 0.25]},
-                {"arm": "leak_free", "accuracy": 0.89, "interval": [0.82, 0.95]},
-            ],
-        },
+        "paper_protocol": protocol(True, scorable=False, named=False),
         "inference_benchmark": {
             "stage": "10K",
             "track": "original",

@@ -8,8 +8,10 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import claims
-from iot_pipeline.reporting.claims import Claim, Measurement, claims_audit, collect, conditions, load_claims
+from iot_pipeline.reporting.arithmetic import qwen2_parameters
+from iot_pipeline.reporting.claims import Claim, claims_audit, load_claims
 from iot_pipeline.reporting.gather import Facts, Track, Used
+from iot_pipeline.reporting.measurements import Measurement, collect, conditions
 from iot_pipeline.vocabulary import Partition
 from iot_pipeline_tests.reporting.example_facts import make_facts
 
@@ -65,7 +67,7 @@ def test_figures_by_name_are_compared_one_by_one() -> None:
 
 
 def test_the_published_parameter_counts() -> None:
-    assert claims.qwen2_parameters() == (4_358_144, 1_548_072_448)
+    assert qwen2_parameters() == (4_358_144, 1_548_072_448)
 
 
 def test_audit_of_a_simulated_lake() -> None:
@@ -79,7 +81,7 @@ def test_audit_of_a_simulated_lake() -> None:
     assert audit["loss_original"]["verdict"] == "not measured here"
     assert audit["row_split_leaks"]["verdict"] == "holds"
     assert "simulated" in audit["row_split_leaks"]["why"]
-    assert claims.counted(found).startswith("9 hold, 2 do not hold, ")
+    assert claims.counted(found).startswith("10 hold, 4 do not hold, ")
 
 
 def test_real_farm_flow_lets_the_data_claims_be_judged() -> None:
@@ -88,20 +90,21 @@ def test_real_farm_flow_lets_the_data_claims_be_judged() -> None:
     measured, met = collect(facts)
     audit = {row["id"]: row["verdict"] for row in claims_audit(load_claims(), measured, met)}
     assert audit["duplicates"] == audit["distinct_flows"] == audit["duplicates_by_class"] == "holds"
-    assert audit["published_rows"] == "does not hold"
+    assert audit["published_rows"] == "cannot be compared"  # eight classes there, seven here
 
 
 def test_nothing_measured_is_said_for_every_claim_but_arithmetic() -> None:
     audit = claims_audit(load_claims(), *collect(Facts()))
     judged = {row["id"] for row in audit if row["verdict"] != "not measured here"}
-    assert judged == {"trainable", "parameters", "trainable_elsewhere"}
+    arithmetic = {"trainable", "parameters", "trainable_elsewhere", "accuracy_beside_f1", "accuracy_of_always_attack"}
+    assert judged == arithmetic
     assert all(row["why"] for row in audit if row["verdict"] == "not measured here")
 
 
 def test_conditions_follow_what_was_used() -> None:
     used = Used(dataset="farm_flow", source="x.csv", teacher="openai", base_model="Qwen/Qwen2.5-1.5B-Instruct")
     facts = Facts(used=used, tracks={Partition("ALL", "original"): Track()})
-    assert conditions(facts) == {"real_flows", "gpt_teacher", "qwen_base", "stage_all"}
+    assert conditions(facts) == {"real_flows", "captured_flows", "gpt_teacher", "qwen_base", "stage_all"}
     assert conditions(Facts(used=replace(used, source="simulate", teacher="embedded", base_model="tiny"))) == set()
 
 
@@ -122,7 +125,7 @@ def test_a_malformed_file_is_named(tmp_path: Path) -> None:
 def test_the_old_protocol_is_judged_by_what_it_did() -> None:
     measured, met = collect(make_facts())
     audit = {row["id"]: row for row in claims_audit(load_claims(), measured, met)}
-    for name in ("truncation", "label_never_trained", "never_stops", "held_out_seen", "protocol_accuracy"):
+    for name in ("truncation", "label_never_trained", "never_stops", "held_out_seen", "protocol_accuracy_uncut"):
         assert audit[name]["verdict"] == "holds", audit[name]
-    assert audit["protocol_accuracy"]["measured"] == pytest.approx(0.72)
+    assert audit["protocol_accuracy_uncut"]["measured"] == pytest.approx(0.16)
     assert audit["loss_on_prompt"]["verdict"] == "cannot be compared"

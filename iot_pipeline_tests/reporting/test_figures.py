@@ -39,7 +39,7 @@ FIGURES: dict[str, Callable[[], bytes]] = {
     "cost": lambda: figures.cost(FACTS.cost_report),
     "cost, none": lambda: figures.cost({"rows": []}),
     "token lengths": lambda: figures.token_lengths(np.array([30, 31, 40]), 64, "10K original"),
-    "protocol arms": lambda: figures.protocol_arms(FACTS.paper_protocol["arms"]),
+    "protocol arms": lambda: figures.protocol_arms(FACTS.paper_protocol["arms"], 0.4),
     "variants": lambda: figures.inference_benchmark(FACTS.inference_benchmark["variants"]),
     "variants, none": lambda: figures.inference_benchmark([{"name": "x", "run": False, "reason": "no GPU"}]),
     "leakage": lambda: figures_data.leakage(example.leakage()),

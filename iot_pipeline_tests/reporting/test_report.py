@@ -280,6 +280,7 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
         {},
         {},
         eval_automl__json={"views": {}},
+        row_split__json={"accuracy": 0.97},
         timing_automl__json={"total_s": 9.0},
         eval_automl_best_quality__json={"views": {}},
         eval_lightgbm__json={"views": {}},
@@ -302,7 +303,8 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
     assert (track.usage, track.answer_characters_mean) == ({"requests": 2}, len("CLASSIFICATION: A"))
     # The preset beside the fixed configuration never takes its place.
     assert set(found.baselines["ALL"]) == {"automl", "automl_best_quality", "lightgbm"}
-    assert found.baselines["ALL"]["automl"] == {"views": {}, "timings": {"total_s": 9.0}}
+    automl = {"views": {}, "timings": {"total_s": 9.0}, "row_split": {"accuracy": 0.97}}
+    assert found.baselines["ALL"]["automl"] == automl
     assert found.training[ORIGINAL].curve == [{"step": 1, "loss": 2.0}]
     assert set(found.evaluation) == {ORIGINAL}
     origin = found.origin(ORIGINAL)

@@ -12,7 +12,7 @@ from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.population import describe_population
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
-from iot_pipeline.reporting import claims, comparison, cost, figures, report
+from iot_pipeline.reporting import claims, comparison, cost, figures, measurements, report
 from iot_pipeline.reporting.gather import gather, partition_of
 from iot_pipeline.teacher.archive import told_by_file
 from iot_pipeline.teacher.store.store import Store, exists
@@ -144,7 +144,7 @@ def claims_audit(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     """Every claim of the prior work next to the measurement of this lake, with a computed verdict."""
     with lake.step(context) as step:
         facts = gather(whole_lake(step, REPORTS[:2]), step.spec)
-        audit = claims.claims_audit(claims.load_claims(), *claims.collect(facts))
+        audit = claims.claims_audit(claims.load_claims(), *measurements.collect(facts))
         step.json("claims_audit.json", audit)
         step.table("claims", [{k: row[k] for k in ("id", "text", "claimed", "measured", "verdict")} for row in audit])
     return step.result()
