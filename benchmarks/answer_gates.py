@@ -61,7 +61,11 @@ def main() -> None:
         "mutants": len(made),
         "caught": {kind: of_kind(kind, verdicts) for kind in KINDS},
         "caught_held_out": {kind: of_kind(kind, held_out) for kind in KINDS} if chosen.held_out else None,
-        "answers_a_second": {"checks": speed(cases, False), "diversity": speed(cases, True)},
+        "answers_a_second": {
+            f"{way}, {words} words": speed(true_answers(chosen.answers, chosen.seed, (words,)), way == "diversity")
+            for way in ("checks", "diversity")
+            for words in (60, 120)
+        },
         "diversity": diversity([parse_answer(case.answer).analysis for case in cases], features(cases)),
     }
     if chosen.print_only:
@@ -108,9 +112,10 @@ def speed(cases: list[Case], diverse: bool, processes: int = 2) -> int:
 def once(cases: list[Case], diverse: bool) -> float:
     """Return the CPU seconds that one process takes for its part: other work on the machine does not count."""
     check_answer(cases[0].answer, cases[0].flow, cases[0].label, cases[0].classes)
+    analyses, names = [parse_answer(case.answer).analysis for case in cases], features(cases)
     begun = time.process_time()
     if diverse:
-        diversity([parse_answer(case.answer).analysis for case in cases], features(cases))
+        diversity(analyses, names)
     else:
         for case in cases:
             judged(case, case.answer, case.original)

@@ -125,9 +125,11 @@ def parse_answer(text: str) -> ParsedAnswer:
     fence = FENCE.match(text)
     content = text[fence.end() :] if fence is not None else text
     parsed = _parse_object(content) if content.startswith("{") else _parse_text(text)
-    notes = (part for item in parsed.indicators for part in (item.feature, item.value, item.note))
-    problems = list(parsed.problems)
-    for written in (text, parsed.label, parsed.analysis, *notes):
+    problems, texts = list(parsed.problems), [text]
+    if content.startswith("{"):  # its escapes hide characters; the parts of a text stand in it as they are
+        notes = (part for item in parsed.indicators for part in (item.feature, item.value, item.note))
+        texts += [parsed.label, parsed.analysis, *notes]
+    for written in texts:
         if found := NO_TEXT.search(written):
             return ParsedAnswer("", "", (), (f"the character {found[0]!a} is no text",))
         if found := CONTROL_TOKEN.search(written):
