@@ -16,7 +16,7 @@ from typing import Any
 
 from result import save
 
-from iot_pipeline.augmentation.answers import check_answer
+from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Request

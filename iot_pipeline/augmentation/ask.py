@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from iot_pipeline.augmentation.answers import MOST_CHARACTERS, check_answer, facts_of, format_answer, parse_answer
+from iot_pipeline.augmentation.answers import MOST_CHARACTERS, facts_of, format_answer, parse_answer
+from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.augmentation.plan import FlowRequest, TrackPlan, row_writer
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
@@ -48,24 +49,26 @@ class AnswerChecker:
     Args:
         classes: Classes of the data set.
         signed: Standardised features.
+        words: Words that were asked for.
         version: Digest that the answer store compares.
     """
 
     classes: tuple[str, ...]
     signed: frozenset[str]
+    words: int
     version: str
 
     def __call__(self, request: Request, text: str) -> list[str]:
         """Return the reasons against an answer, [] if it is good."""
         assert isinstance(request, FlowRequest)
-        return check_answer(text, request.flow, request.label, self.classes, self.signed, request.original)
+        return check_answer(text, request.flow, request.label, self.classes, self.signed, request.original, self.words)
 
 
-def answer_checker(spec: DatasetSpec) -> AnswerChecker:
-    """Return the answer checker of a data set, with its version."""
-    rules = [code_version("iot_pipeline.augmentation.answers"), spec.classes, sorted(spec.standardised)]
+def answer_checker(spec: DatasetSpec, words: int) -> AnswerChecker:
+    """Return the answer checker of a data set and a length of ANALYSIS, with its version."""
+    rules = [code_version("iot_pipeline.augmentation.checks"), spec.classes, sorted(spec.standardised), words]
     version = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
-    return AnswerChecker(tuple(spec.classes), spec.standardised, version)
+    return AnswerChecker(tuple(spec.classes), spec.standardised, words, version)
 
 
 def check_imported(request: Request, context: Mapping[str, Any], text: str) -> list[str]:
@@ -112,4 +115,4 @@ def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[s
                 )
             )  # fmt: skip
 
-        engine.stream(plan, answer_checker(plan.config.spec), take)
+        engine.stream(plan, answer_checker(plan.config.spec, plan.config.words), take)

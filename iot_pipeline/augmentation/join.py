@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from iot_pipeline.augmentation.answers import word_mask
+from iot_pipeline.augmentation.diversity import SAMPLE, diversity
 from iot_pipeline.augmentation.plan import REQUESTS, ROWS_AT_ONCE, TrackPlan
+from iot_pipeline.augmentation.wording import word_mask
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.ordered_join import numbered, ordered_join
 from iot_pipeline.flows.sql import connect, scan
@@ -110,19 +112,36 @@ def join(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
 
 
 class Wording:
-    """Counts of distinct answers and wordings, and of the words of all analyses. Memory: 32 bytes a row."""
+    """Counts of distinct answers and wordings, the words of all analyses, and a sample of distinct analyses.
+
+    Memory: 32 bytes a row, and the sample: the distinct answers with the smallest digests, whatever their order.
+    """
 
     def __init__(self, features: Sequence[str]) -> None:
         self.answers, self.wordings, self.words = bytearray(), bytearray(), 0
-        self._mask = word_mask(tuple(features))
+        self._features = tuple(features)
+        self._mask = word_mask(self._features)
+        self._sample: dict[bytes, str] = {}
 
     def add(self, answer: str) -> None:
         """Add the answer of one row."""
         _, _, rest = f"\n{answer}".partition("\nANALYSIS: ")
-        words = rest.partition("\n")[0].split()
-        self.answers += digest(answer)
+        analysis = rest.partition("\n")[0]
+        words = analysis.split()
+        found = digest(answer)
+        self.answers += found
         self.wordings += digest("".join(map(self._mask, words)))
         self.words += len(words)
+        self._sample[found] = analysis
+        if len(self._sample) >= 2 * SAMPLE:
+            self._sample = self._smallest()
+
+    def diversity(self) -> dict[str, Any]:
+        """Measure the diversity of the sampled analyses."""
+        return diversity(list(self._smallest().values()), self._features)
+
+    def _smallest(self) -> dict[bytes, str]:
+        return {found: self._sample[found] for found in sorted(self._sample)[:SAMPLE]}
 
 
 def digest(text: str) -> bytes:
@@ -185,9 +204,12 @@ def count(plan: TrackPlan, folder: Path, source: str, wording: Wording) -> Track
                 "SELECT split_part(reason, ':', 1) AS kind, count(*) FROM (SELECT unnest(reasons) AS reason FROM rows) "
                 "GROUP BY kind ORDER BY kind"
             )),
+            "diversity": wording.diversity(),
             "variations": dict(ask("SELECT variation, count(*) FROM rows WHERE variation IS NOT NULL GROUP BY ALL")),
             "by_class": [
-                dict(zip(("class", "rows", "quarantined", "distinct_flows"), row, strict=True)) for row in by_class
+                dict(zip(("class", "rows", "quarantined", "distinct_flows"), row, strict=True))
+                | dict(zip(("yield", "yield_low", "yield_high"), share(row[1], row[1] + row[2]), strict=True))
+                for row in by_class
             ],
         }  # fmt: skip
     usage = {
@@ -211,3 +233,11 @@ def read_answers(folder: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path} is missing: no answer of the original track was accepted; make it again.")
     return path
+
+
+def share(hits: int, of: int) -> tuple[float, float, float]:
+    """Return a share with its 95 % interval (Wilson)."""
+    z, p = 1.959964, hits / of
+    middle, half = p + z * z / (2 * of), z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
+    scale = 1 + z * z / of
+    return round(p, 4), round(max(0.0, (middle - half) / scale), 4), round(min(1.0, (middle + half) / scale), 4)

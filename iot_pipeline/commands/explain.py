@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from iot_pipeline.augmentation.answers import check_answer
+from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -27,6 +28,9 @@ PART = re.compile(r"^[^\w\n]*(ANALYSIS|CLASSIFICATION|KEY_INDICATORS)[^\w:]*+:",
 GIVEN_INDICATOR = re.compile(
     r"[^A-Za-z]*+([A-Za-z][\w.]*\w) (-?\.?\d[\w.+-]*)(?: \((above|below|at) [^;)]*?(?:, (p\d{1,3}))?\))?\s*"
 )
+# A paraphrase too like the original is drawn again: 1 in 100 of 60 words, since short texts have few sentences.
+DRAWS, MOST_LIKENESS = 6, 0.5
+LETTERS = re.compile(r"[a-z]+")
 MOST_INDICATORS = 100  # read from a given answer; sentences about pairs grow with the square
 NOTHING_TO_DO = "I cannot find a flow and its true class in this request, so there is nothing that I can explain."
 DEFAULT_WORDS = 120
@@ -188,8 +192,16 @@ def _paraphrase(answer: str, writer: Writer, classes: Sequence[str], label_first
         for cite in indicators
         if re.search(rf"(?<![\w.]){re.escape(cite.feature)}(?![\w]|\.\w)", analysis)
     ]
-    text = writer.analysis(label, writer.shuffled(cited), len(analysis.split()), classes)
-    return _assemble(label, text, indicators, label_first)
+    drawn: list[str] = []
+    while len(drawn) < DRAWS and (not drawn or _likeness(drawn[-1], analysis) > MOST_LIKENESS):
+        drawn.append(writer.analysis(label, writer.shuffled(cited), len(analysis.split()), classes))
+    return _assemble(label, min(drawn, key=lambda text: _likeness(text, analysis)), indicators, label_first)
+
+
+def _likeness(first: str, second: str) -> float:
+    """Return the share of word pairs that two texts have in common, without numbers."""
+    a, b = (set(itertools.pairwise(LETTERS.findall(text.lower()))) for text in (first, second))
+    return len(a & b) / max(1, len(a | b))
 
 
 def _parts(answer: str) -> dict[str, str]:

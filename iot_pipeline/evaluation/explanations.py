@@ -1,20 +1,37 @@
 """Rule-based quality of explanations by student or teacher: every claim is checked against its own flow."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from iot_pipeline.augmentation.answers import (
-    DIRECTION,
     NAME_LIKE,
     Facts,
     ParsedAnswer,
-    check_answer,
     facts_of,
+    masked_names,
+    numbers_at,
     numbers_in,
     parse_answer,
 )
+from iot_pipeline.augmentation.binding import bound_numbers
+from iot_pipeline.augmentation.checks import DIRECTION, check_answer
 from iot_pipeline.flows.serialise import plain_number
 from iot_pipeline.flows.texts import RankTable
+
+# Shares over all mentions: the true ones and all of them.
+SHARES = {
+    "numbers_grounded": ("numbers_grounded", "numbers"),
+    "percentiles_true": ("percentiles_true", "percentiles"),
+    "prose_values_true": ("prose_values_true", "prose_values"),
+    "values_true": ("values_true", "values_cited"),
+    "features_real": ("features_real", "features"),
+    "directions_true": ("directions_true", "directions"),
+}
+RESAMPLES = 1_000
+Item = dict[str, Any]
 
 
 def score_explanations(
@@ -40,13 +57,59 @@ def score_explanations(
         standardised: Features that are z-scores; None: all are.
 
     Returns:
-        {items, aggregate}; a share with nothing to measure is None.
+        {items, aggregate, shares}: a share with nothing to measure is None; `shares` has each share with its 95 %
+        interval and its chance level, that of the same explanation held against another flow of the same class.
     """
-    items = [
-        score_explanation(text, answer, label, classes, ranks, standardised) | {"ended": ended}
-        for text, (answer, ended), label in zip(flow_texts, written, labels, strict=True)
-    ]
-    return {"items": items, "aggregate": aggregate(items)}
+
+    def scored(texts: Sequence[str]) -> list[Item]:
+        return [
+            score_explanation(text, answer, label, classes, ranks, standardised) | {"ended": ended}
+            for text, (answer, ended), label in zip(texts, written, labels, strict=True)
+        ]
+
+    items = scored(flow_texts)
+    elsewhere = scored([flow_texts[place] for place in other_of_class(labels)])
+    return {"items": items, "aggregate": aggregate(items), "shares": shares(items, elsewhere)}
+
+
+def other_of_class(labels: Sequence[str]) -> list[int]:
+    """Return for each flow the place of the next one of its class; of the next of any class if it is the only one."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, label in enumerate(labels):
+        places[label].append(place)
+    after = {place: found[(n + 1) % len(found)] for found in places.values() for n, place in enumerate(found)}
+    return [after[place] if after[place] != place else (place + 1) % len(labels) for place in range(len(labels))]
+
+
+def shares(items: Sequence[Item], elsewhere: Sequence[Item]) -> list[dict[str, Any]]:
+    """Return the shares of true claims with interval and chance level: share, value, low, high, chance.
+
+    The interval is a bootstrap over explanations, because claims of one explanation are not independent. `elsewhere`
+    has the same explanations held against other flows; with a single flow there is no other, and no chance level.
+    """
+    if not items:
+        return []
+    drawn = np.random.default_rng(0).multinomial(len(items), [1 / len(items)] * len(items), RESAMPLES)
+    found = []
+    for name, (part, whole) in {**SHARES, "faultless": ("faultless", "one")}.items():
+        [true, total], [chance, trials] = (
+            np.array([[_count(item, key) for item in of] for key in (part, whole)], dtype=float)
+            for of in (items, elsewhere)
+        )
+        if total.sum() == 0:
+            continue
+        sums = drawn @ total
+        low, high = np.quantile((drawn @ true)[sums > 0] / sums[sums > 0], [0.025, 0.975])
+        by_chance = float(chance.sum() / trials.sum()) if len(items) > 1 and trials.sum() else None
+        found.append(
+            {"share": name, "value": float(true.sum() / total.sum()), "low": float(low), "high": float(high),
+             "chance": by_chance}
+        )  # fmt: skip
+    return found
+
+
+def _count(item: Item, key: str) -> float:
+    return 1.0 if key == "one" else float(not item["faults"]) if key == "faultless" else float(item[key])
 
 
 def score_explanation(
@@ -74,7 +137,8 @@ def score_explanation(
     signed = frozenset(plain.values) if standardised is None else standardised
     facts = facts_of(flow_text, signed)
     parsed = parse_answer(answer)
-    numbers = _numbers(parsed, facts)
+    numbers, percentiles = _numbers(parsed, facts)
+    placed = _prose_values(parsed, facts)
     names = _names(parsed, facts, classes)
     cited = [item for item in parsed.indicators if item.feature in facts.values]
     directed = _directions(parsed, facts, ranks)
@@ -84,7 +148,11 @@ def score_explanation(
         "label_matches": parsed.label == label,
         "numbers": len(numbers),
         "numbers_grounded": sum(grounded for _, grounded in numbers),
-        "ungrounded": sorted({number for number, grounded in numbers if not grounded}),
+        "ungrounded": sorted({number for number, grounded in numbers + percentiles if not grounded}),
+        "percentiles": len(percentiles),
+        "percentiles_true": sum(true for _, true in percentiles),
+        "prose_values": len(placed),
+        "prose_values_true": sum(placed),
         "features": len(names),
         "features_real": sum(real for _, real in names),
         "unknown_features": sorted({name for name, real in names if not real}),
@@ -113,13 +181,10 @@ def aggregate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "explained": len(items),
         "schema_valid": mean([float(item["schema"]) for item in items]),
         "label_matches": mean([float(item["label_matches"]) for item in items]),
-        "numbers_grounded": of("numbers_grounded", "numbers"),
+        **{name: of(part, whole) for name, (part, whole) in SHARES.items()},
         "fully_grounded": mean(
             [float(item["numbers_grounded"] == item["numbers"]) for item in items if item["numbers"]]
         ),
-        "features_real": of("features_real", "features"),
-        "values_true": of("values_true", "values_cited"),
-        "directions_true": of("directions_true", "directions"),
         "faultless": mean([float(not item["faults"]) for item in items]),
         "features_cited_mean": mean([float(len(item["cited_features"])) for item in items]),
         "words_mean": mean([float(item["words"]) for item in items]),
@@ -150,12 +215,32 @@ def importance_agreement(
     }
 
 
-def _numbers(parsed: ParsedAnswer, facts: Facts) -> list[tuple[str, bool]]:
-    """Return each number of analysis and indicators, with True if the flow contains it at the printed precision."""
-    prose = [parsed.analysis, *(item.note for item in parsed.indicators)]
-    found = [number for text in prose for number in numbers_in(text, facts)]
-    found += [plain_number(item.value) for item in parsed.indicators]
-    return [(number, number in facts.numbers) for number in found]
+Claims = list[tuple[str, bool]]
+
+
+def _numbers(parsed: ParsedAnswer, facts: Facts) -> tuple[Claims, Claims]:
+    """Return the numbers and the percentiles of an answer, each with True if its flow has it as printed.
+
+    A percentile is no copied value: nearly every flow has some feature at p97. One in the note of an indicator must be
+    that of its feature; p50 is the reference itself and is left out.
+    """
+    known = set(facts.percentiles.values())
+    found = [(number, number in (known if number[:1] == "p" else facts.numbers))
+             for number in numbers_in(parsed.analysis, facts)]  # fmt: skip
+    for item in parsed.indicators:
+        found.append((plain_number(item.value), plain_number(item.value) in facts.numbers))
+        own = facts.percentiles.get(item.feature)
+        found += [(number, number == own or (number in facts.numbers and number[:1] != "p"))
+                  for number in numbers_in(item.note, facts)]  # fmt: skip
+    ranked = [(number, true) for number, true in found if number[:1] == "p" and number != "p50"]
+    return [(number, true) for number, true in found if number[:1] != "p"], ranked
+
+
+def _prose_values(parsed: ParsedAnswer, facts: Facts) -> list[bool]:
+    """Return for each number of the prose that is said of a feature True if it is that feature's value."""
+    masked, mentions = masked_names(parsed.analysis, facts)
+    numbers = [(place, number) for place, number in numbers_at(masked, facts) if number[:1] != "p"]
+    return [true for *_, true in bound_numbers(masked, mentions, numbers, facts)]
 
 
 def _names(parsed: ParsedAnswer, facts: Facts, classes: Sequence[str]) -> list[tuple[str, bool]]:

@@ -85,7 +85,7 @@ def shortened(text: str) -> str:
 def plain_number(text: str) -> str:
     """Normalise the spelling of a number: a zero before the point, no plus sign (-.117 -> -0.117)."""
     text = text.removeprefix("+")
-    return re.sub(r"^(-?)\.", r"\g<1>0.", text)
+    return re.sub(r"^(-?)\.", r"\g<1>0.", text) if text.startswith((".", "-.")) else text
 
 
 def _stem(name: str) -> str:

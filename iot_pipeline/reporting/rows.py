@@ -73,10 +73,49 @@ def explanations(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
 
 
 def by_rule(result: Mapping[str, Any]) -> list[Json]:
-    """Return mean explanation metrics of one student, one row per metric and one column per decoding."""
+    """Return the explanation metrics of one student: value by decoding, and interval and chance of the free ones."""
     means = decodings(result)
+    beside = {row["share"]: row for row in result.get("shares") or []}
     return [
-        {"rule": name.replace("_", " "), **{way: of.get(name) for way, of in means.items()}} for name in means["free"]
+        {
+            "rule": name.replace("_", " "),
+            **{way: of.get(name) for way, of in means.items()},
+            **(_beside(beside.get(name)) if beside else {}),
+        }
+        for name in means["free"]
+    ]
+
+
+def _beside(row: Mapping[str, Any] | None) -> Json:
+    return {f"free, {key}": row[key] if row else None for key in ("low", "high", "chance")}
+
+
+def shares(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
+    """Return each share of true claims of each student with interval and chance level."""
+    return [
+        row
+        for partition, result in found.items()
+        for share in result.get("shares") or []
+        for row in by_partition({partition: share})
+    ]
+
+
+def diversities(tracks: Mapping[Partition, Track]) -> list[Json]:
+    """Return the diversity of each increment's answers, as they are and with features and numbers masked."""
+    return [
+        row
+        for partition, track in tracks.items()
+        if "diversity" in track.report
+        for text in ("raw", "masked")
+        for row in by_partition(
+            {
+                partition: {
+                    "text": text,
+                    "answers": track.report["diversity"]["answers"],
+                    **track.report["diversity"][text],
+                }
+            }
+        )
     ]
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from iot_pipeline.augmentation.answers import MOST_CHARACTERS, MOST_REASONS, check_answer, format_answer, parse_answer
+from iot_pipeline.augmentation.answers import MOST_CHARACTERS, MOST_REASONS, format_answer, parse_answer
+from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.evaluation.explanations import score_explanation
 
 FLOW = "orig_pkts: -0.068 p40\nresp_pkts: 2.265 p97\nflow_iat.avg: 0.500 p50"
@@ -209,7 +210,7 @@ def test_a_note_stays_on_its_line_and_in_its_item() -> None:
 # Texts of the length at which an answer is refused: 9,000 blank lines took 8.8 s where patterns took the square.
 HOSTILE = """
 import sys
-from iot_pipeline.augmentation import answers
+from iot_pipeline.augmentation import answers, checks, wording
 from iot_pipeline.inference import grounding
 answers.MOST_CHARACTERS = sys.maxsize
 flow = "orig_pkts: -0.068 p40\\nresp_pkts: 2.265 p97\\nflow_iat.avg: 0.500 p50"
@@ -223,9 +224,9 @@ runs += [unit * (n // len(unit)) for unit in (
 )]
 for run in runs:
     for text in (run, "{" + run + "x", good.replace("of", run), good.replace("; orig", " (" + run + "x; orig") + run):
-        answers.check_answer(text, flow, "x", ["x"], original_text=good)
+        checks.check_answer(text, flow, "x", ["x"], original_text=good)
         answers.numbers_in(text, facts)
-        answers.similarity(text, good, facts)
+        wording.similarity(text, good)
     grounding.numbers_for("resp_pkts" + run + "x", facts, grounding.spellings(flow), False)
     grounding.OPEN.search(run + "x")
 print("read")

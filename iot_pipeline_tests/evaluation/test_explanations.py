@@ -90,3 +90,44 @@ def test_agreement_counts_named_features_among_the_most_important_beside_chance(
     assert found is not None and found["features"] == ["a", "b", "c", "d"] and found["chance"] == 4 / 8
     assert importance_agreement(items[2:], importances) is None
     assert importance_agreement(items, dict.fromkeys(importances, 0.0)) is None
+
+
+def explained(name: str, value: str) -> str:
+    """A true explanation of a flow in which one value differs."""
+    return (
+        GOOD.replace("1.204", value)
+        .replace("\u22120.068", "-0.068")
+        .replace("CLASSIFICATION: TCP_Flood", f"CLASSIFICATION: {name}")
+    )
+
+
+def test_each_share_stands_beside_its_interval_and_the_level_of_another_flow_of_the_same_class() -> None:
+    values = ["1.204", "2.104", "3.304", "1.904"]
+    labels = ["TCP_Flood", "TCP_Flood", "Normal", "Normal"]
+    flows = [FLOW.replace("1.204", value) for value in values]
+    written = [(explained(label, value), True) for label, value in zip(labels, values, strict=True)]
+    shares = {row["share"]: row for row in score_explanations(flows, written, labels, CLASSES)["shares"]}
+    grounded = shares["numbers_grounded"]
+    # Two of five numbers are the varied value, which no other flow has.
+    assert (grounded["value"], grounded["low"], grounded["high"], grounded["chance"]) == (1.0, 1.0, 1.0, 3 / 5)
+    assert shares["values_true"]["chance"] == 2 / 3 and shares["prose_values_true"]["chance"] == 1 / 2
+    assert "percentiles_true" not in shares
+
+
+def test_an_interval_is_over_explanations_and_needs_no_second_flow() -> None:
+    wrong = GOOD.replace("at 1.204", "at 9.9").replace("tot 1.204", "tot 9.9")
+    found = score_explanations([FLOW] * 40, [(GOOD, True), (wrong, True)] * 20, ["TCP_Flood"] * 40, CLASSES)["shares"]
+    grounded = next(row for row in found if row["share"] == "numbers_grounded")
+    assert grounded["value"] == 0.8 and 0.70 < grounded["low"] < 0.77 and 0.83 < grounded["high"] < 0.9
+    alone = score_explanations([FLOW], [(GOOD, True)], ["TCP_Flood"], CLASSES)["shares"]
+    assert {row["chance"] for row in alone} == {None}
+
+
+def test_a_percentile_is_no_copied_value() -> None:
+    said = GOOD.replace("-0.068 (below the mean)", "-0.068 (above the median, p97)")
+    found = score_explanation(RANKED, said, "TCP_Flood", CLASSES)
+    plain = score_explanation(RANKED, said.replace(", p97", ""), "TCP_Flood", CLASSES)
+    assert found["numbers"] == plain["numbers"] == 5 and (found["percentiles"], found["percentiles_true"]) == (1, 1)
+    # p12 stands in the flow, but at another feature.
+    other = score_explanation(RANKED, said.replace("p97", "p12"), "TCP_Flood", CLASSES)
+    assert (other["percentiles"], other["percentiles_true"]) == (1, 0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from iot_pipeline.augmentation.answers import check_answer
+from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.teacher.request import Request
 
 CLASSES = ["Normal", "HTTP_Flood", "Port_Scanning"]

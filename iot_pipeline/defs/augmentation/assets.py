@@ -17,11 +17,16 @@ from iot_pipeline.defs.tracks import increment, prompt_of, track_plan, validatio
 
 COMMON: dict[str, Any] = {"group_name": "augmentation", "automation_condition": inputs_changed, "pool": "teacher"}
 DATA = ["flow_texts", "training_order"]
+# Distinct answers of which another one has most of the wording, features and numbers masked.
+MOST_NEAR_COPIES = 0.05
 
 
 def answered(asset: str, partitions: dg.PartitionsDefinition | None = stage_partitions) -> list[dg.AssetCheckSpec]:
-    """Return the quarantine check, which blocks training if too many rows have no answer."""
-    return [dg.AssetCheckSpec("quarantine_rate", asset=asset, blocking=True, partitions_def=partitions)]
+    """Return the checks of a track's answers; the quarantine rate blocks training, the other two warn."""
+    return [
+        dg.AssetCheckSpec(name, asset=asset, blocking=name == "quarantine_rate", partitions_def=partitions)
+        for name in ("quarantine_rate", "yield_by_class", "near_copies")
+    ]
 
 
 def make_track(step: Step, teacher: TeacherResource, track: str) -> None:
@@ -43,7 +48,7 @@ def answered_rows(step: Step, teacher: TeacherResource, plan: TrackPlan) -> Trac
 
 
 def finish(step: Step, result: TrackResult) -> None:
-    """Show the counts of a track, and check its quarantine rate."""
+    """Show the counts of a track, and check them."""
     report = result.report
     step.json("report.json", report)
     step.json("usage.json", result.usage, volatile=True)
@@ -53,6 +58,8 @@ def finish(step: Step, result: TrackResult) -> None:
         step.provenance["label"] = EMBEDDED_LABEL
     step.summarise(rows=report["rows"], quarantined=report["quarantined"], **result.headline)
     step.table("by_class", report["by_class"])
+    diversity = report["diversity"]
+    step.table("diversity", [{"text": way, **diversity[way]} for way in ("raw", "masked")])
     reasons = report["quarantine_reasons"]
     step.table("quarantined_by_reason", [{"reason": reason, "rows": n} for reason, n in reasons.items()])
     with (step.folder / "track.jsonl").open(encoding="utf-8") as lines:
@@ -60,9 +67,31 @@ def finish(step: Step, result: TrackResult) -> None:
             turns = json.loads(line)["messages"]
             example = "\n\n".join(f"**{turn['role']}**\n```\n{turn['content']}\n```" for turn in turns)
             step.metadata["example"] = dg.MetadataValue.md(example)
+    judge(step, report)
+
+
+def judge(step: Step, report: dict[str, Any]) -> None:
+    """Check a track's quarantine rate, its yield by class and its near-copies."""
     limit = step.settings.teacher.max_quarantined_share
     share = report["quarantined"] / max(1, report["quarantined"] + report["rows"])
     step.check("quarantine_rate", share <= limit, share=share, limit=limit)
+    poor = {row["class"]: row["yield"] for row in report["by_class"] if is_poor(row, limit)}
+    step.check("yield_by_class", not poor, below=poor, limit=1 - limit)
+    near = report["diversity"]["masked"]["near_duplicates"] or 0.0
+    step.check("near_copies", near <= MOST_NEAR_COPIES, share=near, limit=MOST_NEAR_COPIES)
+
+
+def is_poor(row: dict[str, Any], limit: float) -> bool:
+    """Return True if more of a class is quarantined than `limit`, beyond chance (exact, one in 40).
+
+    One of three rows is no evidence against a limit of 2 %.
+    """
+    rows = row["rows"] + row["quarantined"]
+    if row["quarantined"] <= limit * rows:
+        return False
+    from scipy.stats import binom
+
+    return bool(binom.sf(row["quarantined"] - 1, rows, limit) < 0.025)
 
 
 @dg.asset(

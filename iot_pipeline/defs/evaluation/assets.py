@@ -139,6 +139,7 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
             ]
             step.json("quality.json", {**found["free"], "grounded": found.get("grounded"), "examples": examples})
             step.summarise(**shares(found["free"]["aggregate"]))
+            step.table("shares", found["free"]["shares"])
             if "grounded" in found:
                 step.summarise(**shares(found["grounded"]["aggregate"], "grounded_decoding_"))
             step.table("examples", [{k: v for k, v in e.items() if k != "flow"} for e in examples])

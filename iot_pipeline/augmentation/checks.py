@@ -1,0 +1,172 @@
+"""Checks of a teacher's answer against its flow: the parts, the numbers, the directions and the argument."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from iot_pipeline.augmentation.answers import (
+    MOST_REASONS,
+    NAME_LIKE,
+    STATED,
+    Facts,
+    Indicator,
+    ParsedAnswer,
+    facts_of,
+    masked_names,
+    numbers_at,
+    numbers_in,
+    parse_answer,
+    plain_label,
+)
+from iot_pipeline.augmentation.binding import SENTENCE_END, bound_numbers, stated_degrees
+from iot_pipeline.augmentation.verdicts import verdict_faults
+from iot_pipeline.augmentation.wording import similarity
+from iot_pipeline.flows.serialise import plain_number
+
+MIN_INDICATORS = 3
+# A paraphrase that shares more of its words and bigrams with the original is a copy: 99.9 % of originals with sentences
+# moved and a tenth of the words exchanged do, and none of the analyst's paraphrases (benchmarks/answer_gates.py).
+COPY_WORDS, COPY_BIGRAMS = 0.775, 0.6
+# Words of an analysis: at least this many, and between these multiples of the words that were asked for.
+LEAST_WORDS, LEAST_SHARE, MOST_SHARE = 8, 0.4, 2.5
+DIRECTION = re.compile(r"\b(above|below)\b(?!-)", re.IGNORECASE)
+
+
+def check_answer(
+    text: str,
+    flow_text: str,
+    label: str,
+    classes: Sequence[str],
+    standardised: frozenset[str] = frozenset(),
+    original_text: str = "",
+    words: int = 0,
+) -> list[str]:
+    """Return the reasons against an answer, [] if it is good; each begins with its kind and a colon.
+
+    Kinds: malformed, mislabelled, length, ungrounded number, unknown feature, wrong direction, other verdict, label
+    given. A paraphrase must have the original's numbers (as often), features and directions, and be no copy; further
+    kinds: changed numbers, changed features, changed direction, copy.
+
+    Args:
+        text: The answer.
+        flow_text: Text of its flow.
+        label: Class of the flow.
+        classes: Classes of the data set.
+        standardised: Features whose sign is a direction (`facts_of`).
+        original_text: Answer that this one paraphrases, if any.
+        words: Words that were asked for; 0 if unknown.
+    """
+    parsed = parse_answer(text)
+    if parsed.problems:
+        return [f"malformed: {problem}" for problem in parsed.problems[:MOST_REASONS]]
+    facts = facts_of(flow_text, standardised)
+    reasons = []
+    if len(parsed.indicators) < min(MIN_INDICATORS, len(facts.values)):
+        reasons.append(f"malformed: {len(parsed.indicators)} indicators")
+    if plain_label(parsed.label) != plain_label(label):
+        reasons.append(f"mislabelled: {parsed.label[:40]} in place of {label}")
+    reasons += _check_length(parsed.analysis, words)
+    reasons += _check_indicators(parsed.indicators, facts)
+    reasons += _check_analysis(parsed.analysis, facts, classes)
+    reasons += verdict_faults(parsed.analysis, label, tuple(classes))
+    reasons = reasons[:MOST_REASONS]
+    return reasons + _check_paraphrase(parsed, parse_answer(original_text), facts) if original_text else reasons
+
+
+def _check_length(analysis: str, words: int) -> list[str]:
+    written = len(analysis.split())
+    least = max(LEAST_WORDS, int(words * LEAST_SHARE))
+    if written < least:
+        return [f"length: ANALYSIS has {written} words, {least} at least"]
+    if words and written > words * MOST_SHARE:
+        return [f"length: ANALYSIS has {written} words, {int(words * MOST_SHARE)} at most"]
+    return []
+
+
+def _check_indicators(indicators: Sequence[Indicator], facts: Facts) -> list[str]:
+    reasons = []
+    for item in indicators:
+        if item.feature not in facts.values:
+            reasons.append(f"unknown feature: {item.feature[:40]}")
+            continue
+        if plain_number(item.value) != facts.values[item.feature]:
+            reasons.append(f"ungrounded number: {item.feature} {item.value}, not {facts.values[item.feature]}")
+        true = facts.directions[item.feature]
+        usual = f"{true} the median, {facts.percentiles.get(item.feature)}"
+        if true and item.note in (usual, f"{true} the mean"):  # most notes, and a third of the time of a check
+            continue
+        for number in numbers_in(item.note, facts):
+            if number not in (facts.percentiles.get(item.feature), "p50"):
+                reasons.append(f"ungrounded number: {number} in the note of {item.feature}")
+        said = item.note.split(" ", 1)[0].lower().strip(",;")
+        if said in ("above", "below", "at") and said != facts.directions[item.feature]:
+            reasons.append(_wrong(item.feature, said, facts))
+    return reasons
+
+
+def _check_analysis(analysis: str, facts: Facts, classes: Sequence[str]) -> list[str]:
+    reasons = []
+    known = {plain_label(name) for name in classes}
+    for name in NAME_LIKE.findall(analysis):
+        if name in facts.values or plain_label(name) in known:
+            continue
+        if not any(feature.startswith(f"{name}.") for feature in facts.values):  # `fwd_iat` abbreviates `fwd_iat.tot`
+            reasons.append(f"unknown feature: {name[:40]}")
+    masked, mentions = masked_names(analysis, facts)
+    numbers = numbers_at(masked, facts)
+    reasons += [f"ungrounded number: {number}" for _, number in numbers if number not in facts.numbers]
+    for index, mention in enumerate(mentions):
+        end = mentions[index + 1].start() if index + 1 < len(mentions) else len(analysis)
+        segment = analysis[mention.end() : end]
+        stop = SENTENCE_END.search(segment)
+        if stop is not None:
+            segment = segment[: stop.start()]
+        said = DIRECTION.search(segment)
+        if said is not None and said[1].lower() != facts.directions[mention[0]]:
+            reasons.append(_wrong(mention[0], said[1].lower(), facts))
+        stated = STATED.match(segment)
+        if stated is not None and plain_number(stated[1]) != facts.values[mention[0]]:
+            reasons.append(f"ungrounded number: {mention[0]} {stated[1]}, not {facts.values[mention[0]]}")
+    for names, number, true in bound_numbers(masked, mentions, numbers, facts):
+        if not true and number in facts.numbers:
+            reasons.append(f"ungrounded number: {number} is not of {' or '.join(names[:3])}")
+    for name, word, height, denied in stated_degrees(masked, mentions):
+        if (height == facts.directions[name]) == denied:
+            reasons.append(_wrong(name, f"{'not ' if denied else ''}{word}", facts))
+    return list(dict.fromkeys(reasons))
+
+
+def _wrong(feature: str, said: str, facts: Facts) -> str:
+    true = facts.directions[feature]
+    return f"wrong direction: {feature} {said}, " + (f"it is {true}" if true else "but no reference is known")
+
+
+def _check_paraphrase(parsed: ParsedAnswer, original: ParsedAnswer, facts: Facts) -> list[str]:
+    reasons = []
+    if _all_numbers(parsed, facts) != _all_numbers(original, facts):
+        reasons.append("changed numbers: they are not those of the original, each as often")
+    said, meant = (
+        frozenset(facts.names.findall(one.analysis)) | {item.feature for item in one.indicators}
+        for one in (parsed, original)
+    )
+    if said != meant:
+        reasons.append("changed features: they are not those of the original")
+    directions = [
+        {item.feature: item.note.split(" ", 1)[0].lower() for item in one.indicators} for one in (parsed, original)
+    ]
+    if directions[0] != directions[1]:
+        reasons.append("changed direction: KEY_INDICATORS differ from the original")
+    words, bigrams = similarity(parsed.analysis, original.analysis)
+    if words > COPY_WORDS and bigrams > COPY_BIGRAMS:
+        reasons.append("copy: ANALYSIS is almost the original")
+    return reasons
+
+
+def _all_numbers(parsed: ParsedAnswer, facts: Facts) -> Counter[str]:
+    """Count the numbers of ANALYSIS and KEY_INDICATORS."""
+    found = Counter(numbers_in(parsed.analysis, facts))
+    for item in parsed.indicators:
+        found.update([plain_number(item.value), *numbers_in(item.note, facts)])
+    return found
