@@ -167,7 +167,7 @@ def test_what_a_file_calls_bad_or_judged_is_neither_given_out_nor_believed(
         assert (report["rows"], report["quarantined"]) == (0, 12)
     # A file cannot say for a track that it was judged, and by what: another flow is found out there.
     other = {"flow": "orig_pkts: 1.5", "label": "x", "original": "", "data_set": '{"classes": ["x"], "signed": []}'}
-    lie = "CLASSIFICATION: x\nANALYSIS: Much of it rests on this: the value of orig_pkts is 1.5.\nKEY_INDICATORS: orig_pkts 1.5"
+    lie = "CLASSIFICATION: x\nANALYSIS: Much rests on orig_pkts with a value of 1.5.\nKEY_INDICATORS: orig_pkts 1.5"
     file = changed(exported, tmp_path / "f.parquet", lambda row: {"context": json.dumps(other), "text": lie})
     assert import_answers(tmp_path / "lie.sqlite", file, check_imported).added
     report = build(Replay(tmp_path / "lie.sqlite"), tmp_path / "track", "original", rows[:12]).report
