@@ -14,7 +14,7 @@ from iot_pipeline.evaluation.views import Floats, Ints, Side
 RESAMPLES = 2_000
 MARGIN = 0.005  # models closer than this are called equivalent; stated with each verdict
 LEVEL = 0.05  # of both families of tests, differences and equivalences, after Holm's correction
-METRICS = ("accuracy", "macro_f1", "worst_recall")
+METRICS = ("accuracy", "macro_f1", "lowest_recall")
 TESTED = (
     "accuracy",
     "macro_f1",
@@ -85,7 +85,7 @@ def compare_seeds(
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """Put a contrast into words, which another set of seeds would not turn round.
+    """Put a contrast into words.
 
     A difference needs a corrected p below LEVEL and has to exceed the spread of training.
     """
@@ -166,7 +166,7 @@ def _measure(side: Side, runs: Sequence[Ints], view: str, drawn: _Draws) -> dict
 def _metrics(sums: Floats) -> dict[str, Floats]:
     """Compute each metric [b, n_seeds] from hits, support and predictions by class [b, n_seeds, 3, n_classes].
 
-    A class that a resample lacks is left out of its macro-F1 and worst recall.
+    A class that a resample lacks is left out of its macro-F1 and lowest recall.
     """
     hit, support, guessed = sums[:, :, 0], sums[:, :, 1], sums[:, :, 2]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -175,7 +175,7 @@ def _metrics(sums: Floats) -> dict[str, Floats]:
     return {
         "accuracy": hit.sum(axis=2) / support.sum(axis=2),
         "macro_f1": np.nanmean(f1, axis=2),
-        "worst_recall": np.nanmin(recall, axis=2),
+        "lowest_recall": np.nanmin(recall, axis=2),
     }
 
 

@@ -246,7 +246,7 @@ def study(seeds: int) -> dict[str, Any]:
         "margin": 0.005,
         "level": 0.05,
         "resamples": 2000,
-        "arms": {name: dict.fromkeys(("accuracy", "macro_f1", "worst_recall"), metric) for name in arms},
+        "arms": {name: dict.fromkeys(("accuracy", "macro_f1", "lowest_recall"), metric) for name in arms},
         "contrasts": [
             {"first": a, "second": b, "metric": name, **row} for a, b in pairs for name in ("accuracy", "macro_f1")
         ],
