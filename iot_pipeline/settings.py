@@ -40,6 +40,9 @@ class DataSettings(Section):
     rows: int | None = Field(None, ge=100, description="rows to simulate; unset: as many as were published")
     max_rejected_share: float = Field(0.01, ge=0, lt=1, description="share of bad rows above which reading fails")
     seed: int = Field(SEED, ge=0, description="seed of every random choice that has none of its own")
+    split: Literal["groups", "publisher"] = Field(
+        "groups", description="test side: groups draws flow groups; publisher takes the publisher's own test rows"
+    )
     split_seed: int = Field(SEED, ge=0, description="seed of split and training order; unset: IOT_SEED")
     order: Literal["natural", "distinct_first"] = Field("natural", description="order of the train pool")
     serialisation: Literal["values", "ranked", "compact"] = Field("ranked", description="how a flow becomes text")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from iot_pipeline.flows.spec import DatasetSpec, Scale
+from iot_pipeline.flows.split import DROPPED
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.settings import Settings
 
@@ -25,6 +26,12 @@ class Reader(Protocol):
 def records_of(step: Reader) -> Path:
     """Return the file of the evaluation split."""
     return step.input("evaluation_split") / "records.parquet"
+
+
+def dropped_of(step: Reader) -> Path | None:
+    """Return the file of the rows that a publisher's split leaves out; None under a split by flow group."""
+    file = records_of(step).with_name(DROPPED)
+    return file if file.is_file() else None
 
 
 def texts_of(step: Reader) -> Path:

@@ -11,7 +11,7 @@ from iot_pipeline.flows.sql import connect, scan
 from iot_pipeline.flows.sql import records as rows_of
 
 
-def describe_population(records: Path, order: Path, stop: int) -> dict[str, Any]:
+def describe_population(records: Path, order: Path, stop: int, dropped: Path | None = None) -> dict[str, Any]:
     """Divide the rows of the whole table into those whose flow group a stage trained on (seen) and the others.
 
     Evaluation sides hold no group above their share of a class, so the most frequent flows are never tested: this is
@@ -24,21 +24,25 @@ def describe_population(records: Path, order: Path, stop: int) -> dict[str, Any]
         records: records.parquet of the split.
         order: order.parquet.
         stop: Position after the stage's last.
+        dropped: Rows of the table that a publisher's split leaves out; None if there are none.
 
     Raises:
         UserError: The stage trained on no row of the table, or on every flow group.
     """
-    with connect(records, order) as connection:
+    files = [records, *filter(None, [dropped])]
+    table = " UNION ALL ".join(f"SELECT flow_group, label, rows FROM {scan(file)}" for file in files)
+    with connect(*files, order) as connection:
         (found,) = rows_of(
             connection,
             f"""WITH answers AS (
                 SELECT flow_group, first(label ORDER BY n DESC, label) AS answer
                 FROM (SELECT flow_group, label, count(*) AS n FROM {scan(order)} WHERE position < {stop} GROUP BY ALL)
                 GROUP BY flow_group),
+            counted AS (SELECT flow_group, label, sum(rows) AS rows FROM ({table}) GROUP BY ALL),
             groups AS (
                 SELECT sum(rows) AS size, max(rows) AS best, any_value(answer) IS NOT NULL AS seen,
                     coalesce(sum(rows) FILTER (label = answer), 0) AS answered
-                FROM {scan(records)} LEFT JOIN answers USING (flow_group) GROUP BY flow_group)
+                FROM counted LEFT JOIN answers USING (flow_group) GROUP BY flow_group)
             SELECT sum(size)::BIGINT AS rows, (sum(size) FILTER (seen) / sum(size))::DOUBLE AS seen_share,
                 count(*) FILTER (seen) AS seen_groups,
                 (sum(best) FILTER (seen) / sum(size) FILTER (seen))::DOUBLE AS seen_ceiling,

@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.publisher import write_test_rows
 from iot_pipeline.flows.serialise import values_text_sql
 from iot_pipeline.flows.spec import MOST_CLASSES, DatasetSpec
 from iot_pipeline.flows.sql import connect, identifier, literal, one, scan, write_query
@@ -36,6 +37,7 @@ def build_flows(
     max_rejected_share: float = 0.01,
     log: Callable[[str], None] | None = None,
     lost_lines: int = 0,
+    test_rows: Path | None = None,
 ) -> FlowsReport:
     """Write flows.parquet (row_id, features, label, flow_group, occurrence) from raw.parquet.
 
@@ -52,9 +54,11 @@ def build_flows(
         max_rejected_share: Limit for rejected rows and `lost_lines` together, as a share of all lines.
         log: Receives progress messages.
         lost_lines: Lines of the source that could not be read as rows.
+        test_rows: File to write with the publisher's test rows (publisher.py); None to write none.
 
     Raises:
-        UserError: The limit is exceeded (names the most common reason and its first row), or no row is left.
+        UserError: The limit is exceeded (names the most common reason and its first row), no row is left, or the
+            publisher's test rows are wanted and cannot be told.
     """
     with connect(raw) as connection:
         words = word_columns(connection, spec, raw)
@@ -83,11 +87,15 @@ def build_flows(
             raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
         features = spec.feature_columns
         # Sort row numbers only, not whole rows.
+        connection.execute("""
+            CREATE TEMP VIEW numbered AS SELECT source_row, row_number() OVER (ORDER BY source_row) - 1 AS row_id
+            FROM derived WHERE reason IS NULL""")
         connection.execute(f"""
-            CREATE TEMP TABLE accepted AS SELECT row_id, {features}, label FROM derived JOIN (
-                SELECT source_row, row_number() OVER (ORDER BY source_row) - 1 AS row_id
-                FROM derived WHERE reason IS NULL) USING (source_row)""")
-        connection.execute("DROP TABLE derived")
+            CREATE TEMP TABLE accepted AS
+            SELECT row_id, {features}, label FROM derived JOIN numbered USING (source_row)""")
+        if test_rows is not None:
+            write_test_rows(connection, spec, raw, test_rows)
+        connection.execute("DROP VIEW numbered; DROP TABLE derived")
         # Each distinct row is printed once; the join compares numbers, and equal numbers print the same.
         connection.execute(
             f"CREATE TEMP TABLE groups AS SELECT {features}, sha256({values_text_sql(spec)}) AS flow_group, "

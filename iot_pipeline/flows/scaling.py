@@ -36,12 +36,20 @@ def _scale(ranks: RankTable, name: str) -> Scale:
     return Scale(kind="zscore", mean=mean, std=longest * math.sqrt(square / ranks.rows), basis="fitted")
 
 
-def keep_prompts_apart(spec: DatasetSpec, flows: Path, records: Path) -> int:
+def keep_prompts_apart(spec: DatasetSpec, flows: Path, records: Path, dropped: Path | None = None) -> int:
     """Move flow groups whose text occurs on several sides to the train side of records.parquet; return their number.
 
     Their values differ, but their texts under the fitted scales do not. The scales stay as fitted: every row that they
-    were fitted on is still a train row.
+    were fitted on is still a train row. A publisher's test side stays whole: groups whose text occurs there are moved
+    to `dropped` instead.
+
+    Args:
+        spec: Spec with the fitted scales.
+        flows: flows.parquet.
+        records: records.parquet of the split; written anew if a group moves.
+        dropped: Rows that a publisher's split leaves out; None where the test side was drawn.
     """
+    kept = "test" if dropped is not None else "train"
     with tempfile.TemporaryDirectory(prefix="iot_pipeline-") as folder:
         texts = Path(folder) / "texts.parquet"
         FlowTextWriter(spec, "values").write_texts(flows, records, texts)
@@ -49,10 +57,18 @@ def keep_prompts_apart(spec: DatasetSpec, flows: Path, records: Path) -> int:
             found = connection.execute(f"""
                 WITH shown AS (SELECT DISTINCT flow_group, side, sha256(text) AS prompt
                     FROM {scan(records)} r JOIN {scan(texts)} t USING (flow_group))
-                SELECT flow_group FROM shown WHERE side <> 'train' AND prompt IN (
-                    SELECT prompt FROM shown GROUP BY prompt HAVING count(DISTINCT side) > 1)""").fetchall()
+                SELECT flow_group, tested FROM shown JOIN (
+                    SELECT prompt, bool_or(side = 'test') AS tested FROM shown GROUP BY prompt
+                    HAVING count(DISTINCT side) > 1) USING (prompt)
+                WHERE CASE WHEN tested THEN side <> '{kept}' ELSE side <> 'train' END""").fetchall()
+    gone = {group for group, tested in found if tested and dropped is not None}
+    moved = {group for group, _ in found} - gone
     if found:
         table = pd.read_parquet(records)
-        table.loc[table["flow_group"].isin({group for (group,) in found}), "side"] = "train"
-        write_table(records, pa.Table.from_pandas(table, preserve_index=False))
-    return len(found)
+        table.loc[table["flow_group"].isin(moved), "side"] = "train"
+        leaves = table["flow_group"].isin(gone)
+        if dropped is not None:
+            further = pd.concat([pd.read_parquet(dropped), table.loc[leaves, ["flow_group", "label", "rows"]]])
+            write_table(dropped, pa.Table.from_pandas(further, preserve_index=False))
+        write_table(records, pa.Table.from_pandas(table[~leaves], preserve_index=False))
+    return len(moved)

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ ZIP_STARTS, GZIP_START = (b"PK\x03\x04", b"PK\x05\x06"), b"\x1f\x8b"
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 MAX_HEADER_BYTES = 1_000_000
 EXAMPLES = 5
+# Column of raw.parquet with the file, or the member of an archive, that a row was read from.
+SOURCE_FILE = "iot_source_file"
 # DuckDB's error types for rejected lines, in plain words.
 REASONS = {
     "MISSING COLUMNS": "too few columns",
@@ -66,6 +68,7 @@ def read_source(
     out: Path,
     log: Callable[[str], None] | None = None,
     max_rejected_share: float = 0.01,
+    with_files: bool = False,
 ) -> SourceReport:
     """Read `source` into one Parquet file.
 
@@ -78,6 +81,7 @@ def read_source(
         out: Parquet file to write.
         log: Receives progress messages.
         max_rejected_share: Largest allowed share of rejected lines.
+        with_files: True to add the column SOURCE_FILE.
 
     Raises:
         UserError: The source is missing or empty, a file is not a table, columns are missing, a quote is never closed
@@ -89,7 +93,7 @@ def read_source(
         urls: dict[Path, str] = {}
         files = find_files(source, Path(folder), urls)
         connection = stack.enter_context(connect(Path(folder), *files))
-        parts: list[Path] = []
+        parts: dict[Path, str] = {}
         columns: list[str] = []
         lost: list[dict[str, Any]] = []
         skipped: list[str] = []
@@ -108,21 +112,32 @@ def read_source(
                     differing = sorted(set(found) ^ set(columns))
                     raise UserError(f"{name} has other columns than {files[0].name}: {', '.join(differing[:5])}.")
                 columns = columns or found
-                parts.append(part)
+                parts[part] = name
         if log is not None:
             for name in skipped:
                 log(f"left out, no table by its name: {name}")
-        listing = ", ".join(literal(part) for part in parts)
-        everything = f"read_parquet([{listing}], union_by_name = true, hive_partitioning = false)"
+        everything = every_part(parts, with_files)
         (rows,) = one(connection, f"SELECT count(*) FROM {everything}")
         if len(lost) > max_rejected_share * (rows + len(lost)):
             raise UserError(
                 f"{len(lost):,} of {rows + len(lost):,} lines are no rows of the table, more than the allowed "
                 f"{max_rejected_share:.2%}; {commonest(lost)}"
             )
-        write_query(connection, typed_query(connection, everything, columns), out)
+        kept = [*columns, SOURCE_FILE] if with_files else columns
+        write_query(connection, typed_query(connection, everything, kept), out)
     reasons = dict(Counter(line["reason"] for line in lost).most_common())
     return SourceReport(report, rows, columns, reasons, lost[:EXAMPLES], skipped)
+
+
+def every_part(parts: Mapping[Path, str], with_files: bool) -> str:
+    """Return SQL for the rows of all parts, in their order; `parts` are Parquet files and their display names."""
+    listing = ", ".join(literal(part) for part in parts)
+    table = f"read_parquet([{listing}], union_by_name = true, hive_partitioning = false"
+    if not with_files:
+        return f"{table})"
+    cases = " ".join(f"WHEN {literal(part)} THEN {literal(name)}" for part, name in parts.items())
+    named = f"CASE {SOURCE_FILE} {cases} END AS {SOURCE_FILE}"
+    return f"(SELECT * REPLACE ({named}) FROM {table}, filename = {literal(SOURCE_FILE)}))"
 
 
 def rejected_lines(connection: duckdb.DuckDBPyConnection, name: str, part: Path) -> list[dict[str, Any]]:

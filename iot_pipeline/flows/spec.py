@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -136,6 +137,27 @@ class Format(Strict):
         return self
 
 
+class PublisherSplit(Strict):
+    """Test rows of the publisher: those of files named like `test_files`, or with a value of `test` in `column`."""
+
+    test_files: str | None = Field(default=None, min_length=1)
+    column: str | None = None
+    test: list[int | str] = []
+
+    @model_validator(mode="after")
+    def one(self) -> PublisherSplit:
+        """Check that exactly one of the two forms is given, and whole."""
+        if (self.test_files is None) == (self.column is None) or (self.column is None) == bool(self.test):
+            raise ValueError("publisher_split needs either test_files, or column and test")
+        return self
+
+    def is_test(self, value: str) -> bool:
+        """Return whether a file name or a cell of the column marks a test row."""
+        if self.test_files is not None:
+            return fnmatchcase(Path(value).name, self.test_files)
+        return normalise_label(value) in map(normalise_label, self.test)
+
+
 class DatasetSpec(Strict):
     """A data set as described by its YAML file."""
 
@@ -151,6 +173,7 @@ class DatasetSpec(Strict):
     simulated_as: Literal["farm_flow", "farm_flow_8"] | None = (
         None  # the Farm-Flow edition whose simulation has this table's columns
     )
+    publisher_split: PublisherSplit | None = None
     features: list[Feature] = Field(min_length=1)
     # given: published values are scaled; train_pool: texts show z-scores fitted on the train pool; none: raw units.
     scaling: Literal["given", "train_pool", "none"]

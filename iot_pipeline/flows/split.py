@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.sql import connect, scan, write_query
 from iot_pipeline.vocabulary import SIDES, STAGE_ROWS, STAGES, previous_stage
 
+# File beside records.parquet with the rows that a publisher's split leaves out.
+DROPPED = "dropped.parquet"
 FRACTIONS: Mapping[str, float] = {"train": 0.80, "validation": 0.05, "calibration": 0.05, "test": 0.10}
 ORDERS = ("natural", "distinct_first")
 # The order in which a class too small for the rule gives one group to each side.
@@ -55,30 +58,43 @@ class OrderReport:
     stages: dict[str, tuple[int, int, int | None]]
 
 
-def split_by_group(flows: Path, out: Path, seed: int = 42, fractions: Mapping[str, float] = FRACTIONS) -> SplitReport:
+def split_by_group(
+    flows: Path, out: Path, seed: int = 42, fractions: Mapping[str, float] = FRACTIONS, test_rows: Path | None = None
+) -> SplitReport:
     """Assign flow groups to sides; write records.parquet (flow_group, label, rows, group_rows, side, row_id).
 
     The groups of a class are ordered by size (largest power of two first), then by sha256(seed, flow_group), and
     assigned by the rule of `assign_class`; the order of rows in the source has no effect. A group with conflicting
     labels is assigned as a whole, by its majority label (ties: the first by name).
 
+    With `test_rows` the test side is those rows, and the other sides divide the flow groups without a test row in
+    proportion to their fractions. A row of a test group that is no test row is on no side, since a model trained on it
+    would know a test flow; such rows are counted in DROPPED beside `out` (flow_group, label, rows).
+
     Args:
         flows: flows.parquet.
         out: File to write.
         seed: Seed of the order of the groups.
         fractions: Share of each side.
+        test_rows: The publisher's test rows (row_id); None to draw the test side like the others.
 
     Raises:
-        UserError: The fractions are not one positive share for each side, or do not sum to 1.
+        UserError: The fractions are not one positive share for each side, or do not sum to 1; or every row that is no
+            test row repeats one.
     """
     if set(fractions) != set(SIDES) or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
         raise UserError(f"split fractions must be a positive share for each of {', '.join(SIDES)} and sum to 1.")
-    with connect(flows) as connection:
+    with connect(flows, *filter(None, [test_rows])) as connection:
+        counted = scan(flows)
+        connection.execute("CREATE TEMP TABLE tested (flow_group VARCHAR)")
+        if test_rows is not None:
+            fractions = {side: share / (1 - fractions["test"]) for side, share in fractions.items()} | {"test": 0.0}
+            counted = keep_test_rows(connection, flows, test_rows, out.with_name(DROPPED))
         connection.execute(f"""
             CREATE TEMP TABLE records AS
             SELECT flow_group, label, count(*) AS rows, min(occurrence) AS first,
                 arg_min(row_id, occurrence) AS first_row
-            FROM {scan(flows)} GROUP BY ALL""")
+            FROM {counted} GROUP BY ALL""")
         connection.execute(f"""
             CREATE TEMP TABLE walk AS
             SELECT *, row_number() OVER (
@@ -88,15 +104,44 @@ def split_by_group(flows: Path, out: Path, seed: int = 42, fractions: Mapping[st
                 SELECT flow_group, CAST(sum(rows) AS BIGINT) AS group_rows, arg_min(first_row, first) AS row_id,
                     count(*) AS labels, first(label ORDER BY rows DESC, label) AS majority
                 FROM records GROUP BY flow_group)""")
-        walk = connection.execute("SELECT majority, group_rows FROM walk ORDER BY place").fetchall()
-        classes = ([size for _, size in groups] for _, groups in itertools.groupby(walk, key=itemgetter(0)))
-        sides = [side for sizes in classes for side in assign_class(sizes, fractions)]
+        walk = connection.execute(
+            "SELECT majority, group_rows, flow_group IN (FROM tested) FROM walk ORDER BY place"
+        ).fetchall()
+        sides: list[str] = []
+        for _, groups in itertools.groupby(walk, key=itemgetter(0)):
+            sizes = [(size, is_test) for _, size, is_test in groups]
+            dealt = iter(assign_class([size for size, is_test in sizes if not is_test], fractions))
+            sides += ["test" if is_test else next(dealt) for _, is_test in sizes]
+        if "train" not in sides and test_rows is not None:
+            raise UserError(
+                "IOT_SPLIT=publisher: every train row of the publisher repeats a test flow; use IOT_SPLIT=groups."
+            )
         connection.register("sides", pa.table({"place": pa.array(range(len(sides)), pa.int64()), "side": sides}))
         query = """
             SELECT flow_group, label, rows, group_rows, side, row_id
             FROM records JOIN walk USING (flow_group) JOIN sides USING (place) ORDER BY flow_group, label"""
         write_query(connection, query, out)
     return split_report(out, seed, fractions)
+
+
+def keep_test_rows(connection: duckdb.DuckDBPyConnection, flows: Path, test_rows: Path, dropped: Path) -> str:
+    """Return SQL for the rows of a split with given test rows; fill the table `tested` with the groups of these.
+
+    Args:
+        connection: DuckDB connection that may read both files.
+        flows: flows.parquet.
+        test_rows: The test rows (row_id).
+        dropped: File to write, with the rows of test groups that are no test rows.
+    """
+    table, tests = scan(flows), f"(FROM {scan(test_rows)})"
+    connection.execute(f"INSERT INTO tested SELECT DISTINCT flow_group FROM {table} SEMI JOIN {tests} USING (row_id)")
+    query = f"""
+        SELECT flow_group, label, count(*) AS rows FROM {table} SEMI JOIN tested USING (flow_group)
+        ANTI JOIN {tests} USING (row_id) GROUP BY ALL ORDER BY ALL"""
+    write_query(connection, query, dropped)
+    return f"""(
+        SELECT * FROM {table} SEMI JOIN {tests} USING (row_id) UNION ALL
+        SELECT * FROM {table} ANTI JOIN tested USING (flow_group))"""
 
 
 def assign_class(sizes: Sequence[int], fractions: Mapping[str, float]) -> list[str]:
@@ -112,6 +157,8 @@ def assign_class(sizes: Sequence[int], fractions: Mapping[str, float]) -> list[s
        sides' shares are raised in proportion, but train keeps at least TRAIN_KEEPS of those rows. Without that limit,
        the train pool of a class that is mostly one group would lose every other pattern of the class.
     4. A class with four groups or more has at least one on every side, whatever their sizes.
+
+    A side with share 0 gets no group, and rule 4 counts the other sides only.
     """
     total = sum(sizes)
     most = {side: fractions[side] * total for side in SIDES} | {"train": float(total)}
@@ -129,7 +176,7 @@ def assign_class(sizes: Sequence[int], fractions: Mapping[str, float]) -> list[s
         side = max((side for side in SIDES if size <= most[side]), key=behind.__getitem__)
         behind[side] -= size
         sides.append(side)
-    return one_on_every_side(sides)
+    return one_on_every_side(sides, [side for side in (*EVALUATION_SIDES, "train") if fractions[side]])
 
 
 def boosted_fractions(sizes: Sequence[int], oversized: float, fractions: Mapping[str, float]) -> Mapping[str, float]:
@@ -143,12 +190,12 @@ def boosted_fractions(sizes: Sequence[int], oversized: float, fractions: Mapping
     return {"train": 1 - factor * wanted} | {side: factor * fractions[side] for side in EVALUATION_SIDES}
 
 
-def one_on_every_side(sides: list[str]) -> list[str]:
-    """Give each empty side the smallest group of a side that has two or more; train donates first."""
-    if len(sides) < len(SIDES):
+def one_on_every_side(sides: list[str], wanted: Sequence[str]) -> list[str]:
+    """Give each empty side of `wanted` the smallest group of a side that has two or more; train donates first."""
+    if len(sides) < len(wanted):
         return sides
     dealt = list(sides)
-    for empty in (side for side in (*EVALUATION_SIDES, "train") if side not in sides):
+    for empty in (side for side in wanted if side not in sides):
         donor = next(side for side in ("train", *EVALUATION_SIDES) if dealt.count(side) > 1)
         # The smallest groups stand last.
         dealt[len(dealt) - 1 - dealt[::-1].index(donor)] = empty

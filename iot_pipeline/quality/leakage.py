@@ -26,7 +26,9 @@ class Halves(NamedTuple):
     test: Floats
 
 
-def leakage_report(flows: Path, records: Path, spec: DatasetSpec, seed: int, with_model: bool = True) -> dict[str, Any]:
+def leakage_report(
+    flows: Path, records: Path, spec: DatasetSpec, seed: int, with_model: bool = True, dropped: Path | None = None
+) -> dict[str, Any]:
     """Compare the split in records.parquet with a seeded row-wise 80:20 split of the same rows.
 
     Returns {passed, rows_without_side, records_with_wrong_rows, sides, pairs, leak_free, row_wise, known_leak, seed}:
@@ -36,6 +38,8 @@ def leakage_report(flows: Path, records: Path, spec: DatasetSpec, seed: int, wit
     - leak_free, row_wise: per protocol shared_groups, shared_test_rows, shared_test_share, row_ceiling, and accuracies
       of a small LightGBM (`model`) and a table look-up (`lookup`): by row, by distinct flow, on seen and unseen flows.
     - known_leak: a leak that no split removes: values published scaled by statistics of the whole table; else None.
+    - publisher, only with `dropped`: the same protocol measures for the publisher's own split, as papers use it (its
+      train rows with those that repeat a test flow), and dropped_rows.
 
     Args:
         flows: flows.parquet.
@@ -43,12 +47,17 @@ def leakage_report(flows: Path, records: Path, spec: DatasetSpec, seed: int, wit
         spec: Spec of the data set.
         seed: Seed of the row-wise split and the model.
         with_model: False to skip the LightGBM.
+        dropped: Rows that a publisher's split leaves out; None where the test side was drawn.
     """
     # Only the model needs features.
     features, joined = (f", {spec.feature_columns}", "JOIN flows f ON f.row_id = c.row_id") if with_model else ("", "")
-    with opened(flows=flows, records=records) as connection:
+    left_out, tables = "0", {"flows": flows, "records": records}
+    if dropped is not None:
+        left_out, tables["dropped"] = "coalesce(d.rows, 0)", dropped
+        joined += " LEFT JOIN dropped d ON d.flow_group = c.flow_group AND d.label = c.label"
+    with opened(**tables) as connection:
         table = connection.execute(
-            f"""SELECT c.flow_group, c.label, c.rows, r.rows AS recorded, r.side{features}
+            f"""SELECT c.flow_group, c.label, c.rows, r.rows AS recorded, r.side, {left_out} AS left_out{features}
             FROM (SELECT flow_group, label, count(*) AS rows, arg_min(row_id, occurrence) AS row_id
                 FROM flows GROUP BY ALL) c {joined}
             LEFT JOIN records r ON r.flow_group = c.flow_group AND r.label = c.label
@@ -56,7 +65,9 @@ def leakage_report(flows: Path, records: Path, spec: DatasetSpec, seed: int, wit
         ).df()
     group = pd.factorize(table["flow_group"])[0]
     label = pd.Categorical(table["label"], categories=spec.classes).codes.astype(np.int64)
-    rows = table["rows"].to_numpy(np.float64)
+    every = table["rows"].to_numpy(np.float64)
+    left = table["left_out"].to_numpy(np.float64)
+    rows = every - left
     # Index in SIDES of each record, -1 without side; `holds`: groups with a record on each side.
     side = pd.Categorical(table["side"], categories=SIDES).codes
     sided = side >= 0
@@ -69,8 +80,8 @@ def leakage_report(flows: Path, records: Path, spec: DatasetSpec, seed: int, wit
     ours = Halves(*(np.where(side == SIDES.index(name), rows, 0.0) for name in ("train", "test")))
     if not ours.train.any() or not ours.test.any():
         raise UserError("the split has no train or no test rows, so its leakage cannot be measured")
-    row_wise = _row_wise(rows, seed)
-    return {
+    row_wise = _row_wise(every, seed)
+    report = {
         "passed": wrong == 0 and unknown == 0 and all(pair["groups"] == 0 for pair in pairs),
         "rows_without_side": int(unknown),
         "records_with_wrong_rows": wrong,
@@ -88,6 +99,10 @@ def leakage_report(flows: Path, records: Path, spec: DatasetSpec, seed: int, wit
         "known_leak": spec.scaling_note if spec.scaling == "given" else None,
         "seed": seed,
     }
+    if dropped is not None:
+        published = _protocol(Halves(every - ours.test, ours.test), group, label, values, len(spec.classes), seed)
+        report["publisher"] = published | {"dropped_rows": int(left.sum())}
+    return report
 
 
 def _shared_pairs(

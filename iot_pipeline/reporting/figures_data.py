@@ -217,16 +217,16 @@ def leakage(report: Row) -> Any:
     """Plot prompt leakage and accuracy of a model and a table look-up under both splits (leakage_report JSON)."""
     rows = leakage_rows(report)
     keys = [key for key in rows[0] if key != "split" and any(row[key] is not None for row in rows)]
-    axes = style.axes((6.8, 1.1 + 0.62 * len(keys)), "What a split by row lets through", "x")
+    axes = style.axes((6.8, 1.1 + 0.31 * len(rows) * len(keys)), "What a split by row lets through", "x")
     series = [
         (row["split"], [100 * (row[key] or 0.0) for key in keys], colour)
-        for row, colour in zip(rows, (style.BLUE, style.ORANGE), strict=True)
+        for row, colour in zip(rows, (style.BLUE, style.ORANGE, style.GREEN), strict=False)
     ]
     style.grouped_bars(axes, series, "{:.1f}".format)
     style.name_rows(axes, keys)
     axes.set_xlim(0, 112)
     axes.set_xlabel("%")
-    style.legend_below(axes, 2)
+    style.legend_below(axes, len(rows))
     return axes
 
 
@@ -236,7 +236,10 @@ def leakage_rows(report: Row) -> list[dict[str, Any]]:
     A model's accuracy is over rows, as in the prior work; None if there is no model.
     """
     rows = []
-    for key, name in (("leak_free", "by flow group (here)"), ("row_wise", "by row (prior work)")):
+    names = {"leak_free": "by flow group (here)", "row_wise": "by row (prior work)"}
+    if "publisher" in report:
+        names |= {"leak_free": "publisher's test rows (here)", "publisher": "publisher's train and test rows"}
+    for key, name in names.items():
         found = report[key]
         model = found.get("model") or {}
         rows.append(

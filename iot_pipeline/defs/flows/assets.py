@@ -10,6 +10,7 @@ from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.download import is_url
+from iot_pipeline.flows.publisher import TEST_ROWS, publisher_split
 from iot_pipeline.flows.source import local_files, read_source
 from iot_pipeline.quality.mismatch import reconcile
 from iot_pipeline.simulator.simulate import simulate_farm_flow
@@ -30,6 +31,10 @@ def raw_flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mater
 
 def simulate(step: Step, out: Path) -> None:
     """Write simulated Farm-Flow; UserError for another data set."""
+    if step.settings.data.split == "publisher":
+        raise UserError(
+            "IOT_SPLIT=publisher: simulated flows have no test rows of a publisher; name files in IOT_SOURCE"
+        )
     edition = step.spec.simulated_as
     if edition is None:
         raise UserError(f"IOT_SOURCE: only Farm-Flow can be simulated; name your {step.spec.name} files")
@@ -41,13 +46,16 @@ def simulate(step: Step, out: Path) -> None:
 
 def read_files(step: Step, source: str, out: Path) -> None:
     """Write the rows of files and URLs, and record which files were read."""
+    by_publisher = step.settings.data.split == "publisher"
+    if by_publisher:
+        publisher_split(step.spec)  # an error before anything is read
     local = ",".join(part for part in source.split(",") if not is_url(part))
     files = local_files(local)
     if local:
         step.listing(local, files)
     for file in files:
         step.file(file.absolute())
-    report = read_source(step.spec, source, out, step.log, step.settings.data.max_rejected_share)
+    report = read_source(step.spec, source, out, step.log, step.settings.data.max_rejected_share, by_publisher)
     step.json("source.json", asdict(report))
     step.summarise(
         rows=report.rows,
@@ -72,7 +80,8 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         source = step.input("raw_flows")
         lost_lines = sum(json.loads((source / "source.json").read_text()).get("rejected", {}).values())
         raw, made, limit = source / "raw.parquet", step.folder / "flows.parquet", step.settings.data.max_rejected_share
-        report = build_flows(step.spec, raw, made, limit, step.log, lost_lines)
+        test_rows = step.folder / TEST_ROWS if step.settings.data.split == "publisher" else None
+        report = build_flows(step.spec, raw, made, limit, step.log, lost_lines, test_rows)
         step.json("flows.json", asdict(report))
         rejected = sum(report.rejected.values())
         step.summarise(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=rejected)

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 
-from iot_pipeline.defs.inputs import records_of
+from iot_pipeline.defs.inputs import dropped_of, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.population import describe_population
 from iot_pipeline.lake.atomic import write_text
@@ -79,11 +79,11 @@ def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 
 def stages_of(step: Step) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
     """Return for each stage the rows that it trains on, and their place among the rows of the whole table."""
-    order, records = step.input("training_order"), records_of(step)
+    order, records, dropped = step.input("training_order"), records_of(step), dropped_of(step)
     stages = json.loads((order / "order.json").read_text())["stages"]
     trained = {stage: stop for stage, (_, stop, _) in stages.items()}
     return trained, {
-        stage: describe_population(records, order / "order.parquet", stop) for stage, stop in trained.items()
+        stage: describe_population(records, order / "order.parquet", stop, dropped) for stage, stop in trained.items()
     }
 
 

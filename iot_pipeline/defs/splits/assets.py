@@ -6,24 +6,51 @@ from typing import Any
 
 import dagster as dg
 
-from iot_pipeline.defs.inputs import printed_spec, records_of
+from iot_pipeline.defs.inputs import dropped_of, printed_spec, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.flows.dataset import count_split_texts
+from iot_pipeline.flows.publisher import TEST_ROWS
 from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart
-from iot_pipeline.flows.split import SplitReport, order_training, rows_out_of_pool, split_by_group, split_report
+from iot_pipeline.flows.split import (
+    DROPPED,
+    SplitReport,
+    order_training,
+    rows_out_of_pool,
+    split_by_group,
+    split_report,
+)
 from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
 from iot_pipeline.quality.leakage import leakage_report as measure_leakage
 from iot_pipeline.quality.near_duplicates import near_duplicates
 from iot_pipeline.reporting import figures_data
 
 
-def scaled_on_train_pool(step: Step, flows: Path, records: Path) -> SplitReport:
+def make_split(step: Step, flows: Path, records: Path) -> tuple[SplitReport, Path | None]:
+    """Write the split by flow group, or with the publisher's test side.
+
+    Returns its report, and the file of the rows that a publisher's split leaves out.
+    """
+    by_publisher, seed = step.settings.data.split == "publisher", step.settings.data.split_seed
+    test_rows = flows.with_name(TEST_ROWS) if by_publisher else None
+    dropped = records.with_name(DROPPED) if by_publisher else None
+    report = split_by_group(flows, records, seed=seed, test_rows=test_rows)
+    return scaled_on_train_pool(step, flows, records, dropped) if step.spec.scaling == "train_pool" else report, dropped
+
+
+def scaled_on_train_pool(step: Step, flows: Path, records: Path, dropped: Path | None) -> SplitReport:
     """Fit scales on the train side, and move flow groups there whose texts become equal across sides.
 
-    Returns the report of the new split and notes the number of groups moved.
+    Args:
+        step: Step of the asset, which notes the number of groups moved.
+        flows: flows.parquet.
+        records: records.parquet of the split.
+        dropped: Rows that a publisher's split leaves out.
+
+    Returns:
+        The report of the new split.
     """
     fitted = fit_scaling(step.spec, flows, records)
-    moved = keep_prompts_apart(fitted, flows, records)
+    moved = keep_prompts_apart(fitted, flows, records, dropped)
     step.json("scaling.json", {name: scale.model_dump() for name, scale in fitted.fitted_scales.items()})
     step.summarise(scaling="fitted on the train pool", groups_moved_to_train=moved)
     return split_report(records, step.settings.data.split_seed)
@@ -50,15 +77,14 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     with lake.step(context) as step:
         flows = step.input("flows") / "flows.parquet"
         records = step.folder / "records.parquet"
-        report = split_by_group(flows, records, seed=step.settings.data.split_seed)
-        if step.spec.scaling == "train_pool":
-            report = scaled_on_train_pool(step, flows, records)
-        step.json("split.json", asdict(report))
+        report, dropped = make_split(step, flows, records)
+        seed = step.settings.data.split_seed
+        verdict = measure_leakage(flows, records, step.spec, seed, with_model=False, dropped=dropped)
+        step.json("split.json", asdict(report) | {key: verdict[key] for key in ("publisher",) if key in verdict})
         step.summarise(**{f"{side}_rows": n for side, n in report.rows.items()})
         step.table("sides", side_rows(report))
         step.preview("records.parquet")
         step.png("sides.png", figures_data.sides(asdict(report)), "Distinct flows of each class by side")
-        verdict = measure_leakage(flows, records, step.spec, step.settings.data.split_seed, with_model=False)
         shared = sum(pair["groups"] for pair in verdict["pairs"])
         absent = [f"{c}: {s}" for s, found in report.by_class.items() for c in step.spec.classes if c not in found]
         step.check("every_class_on_every_side", not absent, absent="; ".join(absent) or "none")
@@ -111,7 +137,9 @@ def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     """Leakage of this split next to a row-wise 80:20 split: shared prompts, their effect, near-duplicates."""
     with lake.step(context) as step:
         flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
-        report = measure_leakage(flows, records, step.spec, seed=step.settings.data.split_seed)
+        report = measure_leakage(
+            flows, records, step.spec, seed=step.settings.data.split_seed, dropped=dropped_of(step)
+        )
         near = report["near_duplicates"] = near_duplicates(flows, records, printed_spec(step))
         step.json("leakage.json", report)
         step.summarise(known_leak=report["known_leak"] or "none")
