@@ -20,7 +20,10 @@ TESTED = (
     "macro_f1",
 )  # a class's recall rests on so few flows that its test would only cost the others power
 
+# Student's t over two to four seeds rests on a spread that is hardly known, so it may not put a claim into words.
+LEAST_SEEDS = 5
 ONE_SEED = "one seed: no verdict"
+FEW_SEEDS = f"no verdict: fewer than {LEAST_SEEDS} seeds"
 WITHIN_SPREAD = "no verdict: the difference is within the spread of training"
 NOTHING_SHOWN = "no difference shown"
 EQUIVALENT = "equivalent within the margin"
@@ -53,9 +56,9 @@ def compare_seeds(
         resamples: Number of bootstrap resamples.
 
     Returns:
-        {view, seeds, margin, level, resamples, arms: {name: {metric: {mean, spread, low, high, by_seed}}}, contrasts:
-        [{first, second, metric, difference, low, high, spread, p, p_holm, p_equivalent, verdict}]}. `spread` is the
-        standard deviation over seeds; what needs several seeds is None if there is one.
+        {view, seeds, least_seeds, margin, level, resamples, arms: {name: {metric: {mean, spread, low, high, by_seed}}},
+        contrasts: [{first, second, metric, difference, low, high, spread, p, p_holm, p_equivalent, verdict}]}.
+        `spread` is the standard deviation over seeds; what needs several seeds is None if there is one.
 
     Raises:
         UserError: Arms have different numbers of seeds, or the view is empty.
@@ -72,10 +75,11 @@ def compare_seeds(
             rows.append({"first": first, "second": second, "metric": metric, **_contrast(one, other, drawn, margin)})
     _correct(rows)
     for row in rows:
-        row["verdict"] = verdict(row)
+        row["verdict"] = verdict(row, seeds)
     return {
         "view": view,
         "seeds": seeds,
+        "least_seeds": LEAST_SEEDS,
         "margin": margin,
         "level": LEVEL,
         "resamples": resamples,
@@ -84,18 +88,22 @@ def compare_seeds(
     }
 
 
-def verdict(row: Mapping[str, Any]) -> str:
+def verdict(row: Mapping[str, Any], seeds: int) -> str:
     """Put a contrast into words.
 
-    A difference needs a corrected p below LEVEL and has to exceed the spread of training.
+    A difference needs a corrected p below LEVEL, LEAST_SEEDS seeds, and has to exceed the spread of training.
     """
     if row["p_holm"] is None:
         return ONE_SEED
-    if row["p_holm"] < LEVEL:
-        if abs(row["difference"]) <= row["spread"]:
-            return WITHIN_SPREAD
-        return f"{row['first'] if row['difference'] > 0 else row['second']} is better"
-    return EQUIVALENT if row["p_equivalent"] < LEVEL else NOTHING_SHOWN
+    if min(row["p_holm"], row["p_equivalent"]) >= LEVEL:
+        return NOTHING_SHOWN
+    if seeds < LEAST_SEEDS:
+        return FEW_SEEDS
+    if row["p_holm"] >= LEVEL:
+        return EQUIVALENT
+    if abs(row["difference"]) <= row["spread"]:
+        return WITHIN_SPREAD
+    return f"{row['first'] if row['difference'] > 0 else row['second']} is better"
 
 
 def stage_pairs(stages: Sequence[str], arms: Collection[str], name: str) -> list[tuple[str, str]]:

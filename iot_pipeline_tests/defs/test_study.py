@@ -27,7 +27,7 @@ GROUPS = [f"{i:04d}" for i in range(FLOWS)]
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
     """A lake with a test side of one class, and AutoML, which is right everywhere."""
     monkeypatch.setenv("IOT_LAKE", str(tmp_path))
-    monkeypatch.setenv("IOT_SEEDS", "1,2,3")
+    monkeypatch.setenv("IOT_SEEDS", "1,2,3,4,5")
     settings_module.settings.cache_clear()
     lake = Lake(tmp_path)
     records = pd.DataFrame({"flow_group": GROUPS, "label": CLASSES[0], "rows": 1, "group_rows": 1, "side": "test"})
@@ -64,12 +64,12 @@ def studied(lake: Lake) -> dict[str, Any]:
 
 
 def test_tracks_stages_and_baselines_are_compared_over_all_seeds(lake: Lake) -> None:
-    students(lake, "original", 60, 62, 61)
-    students(lake, "paraphrased", 66, 54, 61)
-    students(lake, "original", 20, 22, 21, stage="30K")
+    students(lake, "original", 60, 62, 61, 60, 62)
+    students(lake, "paraphrased", 66, 54, 61, 66, 54)
+    students(lake, "original", 20, 22, 21, 20, 22, stage="30K")
     found = studied(lake)
     said = {(row["first"], row["second"]): row["verdict"] for row in found["contrasts"] if row["metric"] == "accuracy"}
-    assert found["seeds"] == 3 and found["left_out"] == []
+    assert found["seeds"] == 5 and found["left_out"] == []
     assert said == {
         ("paraphrased 10K", "original 10K"): "no difference shown",
         ("original 10K", "AutoML 10K"): "AutoML 10K is better",
@@ -82,7 +82,7 @@ def test_tracks_stages_and_baselines_are_compared_over_all_seeds(lake: Lake) -> 
 
 
 def test_a_student_without_all_seeds_is_left_out_by_name(lake: Lake) -> None:
-    students(lake, "original", 60, 62, 61)
+    students(lake, "original", 60, 62, 61, 60, 62)
     students(lake, "paraphrased", 50, 51)
     found = studied(lake)
     assert found["left_out"] == ["paraphrased 10K"] and "paraphrased 10K" not in found["arms"]
@@ -91,8 +91,8 @@ def test_a_student_without_all_seeds_is_left_out_by_name(lake: Lake) -> None:
 def test_one_seed_gives_no_verdict(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IOT_SEEDS", "2")
     settings_module.settings.cache_clear()
-    students(lake, "original", 60, 62, 61)
-    students(lake, "paraphrased", 10, 11, 12)
+    students(lake, "original", 60, 62, 61, 60, 62)
+    students(lake, "paraphrased", 10, 11, 12, 13, 14)
     found = studied(lake)
     assert {row["verdict"] for row in found["contrasts"]} == {ONE_SEED}
     assert found["arms"]["original 10K"]["accuracy"]["by_seed"] == [pytest.approx(1 - 62 / FLOWS)]

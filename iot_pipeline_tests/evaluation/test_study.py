@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.study import (
     EQUIVALENT,
+    FEW_SEEDS,
     NOTHING_SHOWN,
     ONE_SEED,
     WITHIN_SPREAD,
@@ -51,23 +52,31 @@ def test_one_seed_gives_figures_and_no_verdict() -> None:
 
 
 def test_a_model_without_seeds_is_paired_with_every_seed_of_another() -> None:
-    arms = {"student": [wrong_on(range(n)) for n in (150, 160, 155)], "AutoML": [wrong_on(range(10))]}
+    arms = {"student": [wrong_on(range(n)) for n in (150, 160, 155, 152, 158)], "AutoML": [wrong_on(range(10))]}
     found = compare_seeds(side_of(LABELS), arms, [("student", "AutoML")], 1)
     assert found["contrasts"][0]["verdict"] == "AutoML is better"
-    assert found["arms"]["AutoML"]["accuracy"]["spread"] == 0
-    with pytest.raises(UserError, match="every arm at the same seeds \\(3\\), but b has 2"):
+    assert found["arms"]["AutoML"]["accuracy"]["spread"] == pytest.approx(0)
+    with pytest.raises(UserError, match="every arm at the same seeds \\(5\\), but b has 2"):
         compare_seeds(side_of(LABELS), arms | {"b": arms["student"][:2]}, [], 1)
 
 
 def test_a_difference_within_the_spread_of_training_is_not_put_into_words() -> None:
     row = {"first": "a", "second": "b", "difference": 0.004, "spread": 0.005, "p_holm": 0.001, "p_equivalent": 0.5}
-    assert verdict(row) == WITHIN_SPREAD
-    assert verdict(row | {"spread": 0.003}) == "a is better"
-    assert verdict(row | {"spread": 0.003, "difference": -0.004}) == "b is better"
+    assert verdict(row, 5) == WITHIN_SPREAD
+    assert verdict(row | {"spread": 0.003}, 5) == "a is better"
+    assert verdict(row | {"spread": 0.003, "difference": -0.004}, 5) == "b is better"
+
+
+@pytest.mark.parametrize("significant", ["p_holm", "p_equivalent"])
+def test_fewer_than_five_seeds_claim_neither_a_difference_nor_equivalence(significant: str) -> None:
+    row = {"first": "a", "second": "b", "difference": 0.004, "spread": 0.001, "p_holm": 0.9, "p_equivalent": 0.9}
+    assert [verdict(row, seeds) for seeds in (2, 4, 5)] == [NOTHING_SHOWN] * 3
+    assert [verdict(row | {significant: 0.001}, seeds) for seeds in (2, 4)] == [FEW_SEEDS] * 2
+    assert verdict(row | {significant: 0.001}, 5) in (EQUIVALENT, "a is better")
 
 
 def test_equal_students_are_equivalent_and_their_interval_is_a_point() -> None:
-    arms = {name: [wrong_on(range(n)) for n in (90, 100, 110)] for name in ("a", "b")}
+    arms = {name: [wrong_on(range(n)) for n in (90, 95, 100, 105, 110)] for name in ("a", "b")}
     row = compare_seeds(side_of(LABELS), arms, [("a", "b")], 1)["contrasts"][0]
     assert row["verdict"] == EQUIVALENT and row["low"] == row["high"] == 0
 

@@ -243,6 +243,7 @@ def study(seeds: int) -> dict[str, Any]:
     return {
         "view": "distinct",
         "seeds": seeds,
+        "least_seeds": 5,
         "margin": 0.005,
         "level": 0.05,
         "resamples": 2000,
