@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.yaml_reader import read_yaml
-from iot_pipeline.vocabulary import Stage, Track
+from iot_pipeline.vocabulary import Control, Stage, Track
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PROFILES = Path(__file__).parent / "profiles"
@@ -152,6 +152,9 @@ class RunSettings(Section):
         ["10K"], description="stages that `run` makes, comma separated"
     )
     tracks: Annotated[list[Track], CommaSeparated] = Field(list(get_args(Track)), description="tracks to make")
+    controls: Annotated[list[Control], CommaSeparated] = Field(
+        [], description="controls that `study` holds against original, comma separated"
+    )
     teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per store of answers")
     teacher_paid: Literal["auto", "yes", "no"] = Field(
         "auto", description="do answers cost money; auto: by the address, local ones being free"
@@ -202,6 +205,9 @@ class Settings(BaseModel):
             )
         if student.evaluate_every is None and (student.keep == "best" or student.patience is not None):
             raise ValueError("IOT_KEEP_CHECKPOINT=best and IOT_PATIENCE need IOT_EVALUATE_EVERY")
+        needed = {"original", *(["paraphrased"] if "repeated_originals" in self.run.controls else [])}
+        if self.run.controls and (missing := needed.difference(self.run.tracks)):
+            raise ValueError(f"IOT_CONTROLS needs IOT_TRACKS to name {' and '.join(sorted(missing))}")
         if self.run.shard and student.quantisation == "nf4":
             raise ValueError("IOT_SHARD=true and IOT_QUANTISATION=nf4 do not go together: choose one")
         return self

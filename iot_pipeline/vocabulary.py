@@ -1,4 +1,4 @@
-"""The words of the method, each list written down once: stages, tracks, sides of the split, views of a test side."""
+"""The words of the method, each list written down once: stages, tracks, controls, sides of the split, views."""
 
 from __future__ import annotations
 
@@ -7,9 +7,26 @@ from typing import Literal, NamedTuple, get_args
 
 Stage = Literal["10K", "30K", "70K", "150K", "ALL"]
 Track = Literal["original", "paraphrased", "feature_varied"]
+Control = Literal[
+    "label_only",
+    "shuffled_explanations",
+    "other_class_explanations",
+    "repeated_originals",
+    "shuffled_names",
+    "untrained",
+]
 
 STAGES: list[str] = list(get_args(Stage))
 TRACKS: list[str] = list(get_args(Track))
+# Students that `original` is held against, each with the question that it answers; sft/controls.py defines them.
+CONTROLS: Mapping[str, str] = {
+    "label_only": "Do explanations help the class? It learns the class alone.",
+    "shuffled_explanations": "Is it what explanations say, or only more tokens? Each row has that of another row.",
+    "other_class_explanations": "Does an explanation of a wrong class do harm? Each row has one of another class.",
+    "repeated_originals": "Is it new text, or the weight of flows? Distinct original rows, repeated to equal tokens.",
+    "shuffled_names": "Do feature names carry meaning? They change places, in training and in every prompt.",
+    "untrained": "What does the base know alone? It has no adapter.",
+}
 # Rows of each cumulative stage; None is the whole train pool.
 STAGE_ROWS: Mapping[str, int | None] = {"10K": 10_000, "30K": 30_000, "70K": 70_000, "150K": 150_000, "ALL": None}
 SIDES = ("train", "validation", "calibration", "test")
@@ -38,7 +55,7 @@ class Partition(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A training seed and a track, as partition keys of students spell them: `2027|original`."""
+    """A training seed and a track or control, as partition keys of students spell them: `2027|original`."""
 
     seed: int
     track: str

@@ -43,7 +43,12 @@ KINDS_OF_GROUP = {"quality": {"duckdb"}, "prompts": {"markdown"}, "evaluation": 
 # What these are made by, named one by one: hours follow, so nothing else of their group may make them stale.
 CODE = {
     "base_model": ("iot_pipeline.tiny_base.__main__",),
-    "training_split": ("iot_pipeline.sft.check", "iot_pipeline.sft.tasks", "iot_pipeline.sft.tensors"),
+    "training_split": (
+        "iot_pipeline.sft.check",
+        "iot_pipeline.sft.controls",
+        "iot_pipeline.sft.tasks",
+        "iot_pipeline.sft.tensors",
+    ),
     "lora_checkpoint": ("iot_pipeline.training.train",),
     "paper_protocol": ("iot_pipeline.defs.training.paper", "iot_pipeline.training.train"),
     "study": ("iot_pipeline.defs.evaluation.study",),

@@ -2,19 +2,45 @@
 
 A prompt has one partition a track; a track asset one a stage. What follows has one asset a stage: training tensors are
 partitioned by track, students and what is measured of them by training seed and track. So a mapping can say exactly
-which partitions feed which: an edited paraphrase prompt leaves the other two tracks fresh.
+which partitions feed which: an edited paraphrase prompt leaves the other two tracks fresh. Controls that IOT_CONTROLS
+names stand beside the tracks wherever students do; the untrained one has neither tensors nor checkpoint.
 """
 
 import dagster as dg
 
 from iot_pipeline.settings import settings
-from iot_pipeline.vocabulary import STAGES, TRACKS, stages_up_to
+from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, stages_up_to
 
 stage_partitions = dg.StaticPartitionsDefinition(STAGES)
 track_partitions = dg.StaticPartitionsDefinition(TRACKS)
-student_partitions = dg.MultiPartitionsDefinition(
-    {"seed": dg.StaticPartitionsDefinition([str(seed) for seed in settings().seeds]), "track": track_partitions}
-)
+
+
+def arms() -> list[str]:
+    """List the arms that students are made of: the tracks, and the controls that the settings name."""
+    return [*TRACKS, *(name for name in CONTROLS if name in settings().run.controls)]
+
+
+def tensor_partitions() -> dg.StaticPartitionsDefinition:
+    """Return the partitions of training tensors."""
+    return dg.StaticPartitionsDefinition(trained_arms())
+
+
+def trained_arms() -> list[str]:
+    """List the arms that are trained."""
+    return [arm for arm in arms() if arm != "untrained"]
+
+
+def student_partitions(of: list[str] | None = None) -> dg.MultiPartitionsDefinition:
+    """Return the partitions of students by training seed and arm; `of`: these arms alone."""
+    seeds = dg.StaticPartitionsDefinition([str(seed) for seed in settings().seeds])
+    return dg.MultiPartitionsDefinition({"seed": seeds, "track": dg.StaticPartitionsDefinition(of or arms())})
+
+
+def sources_of(arm: str) -> list[str]:
+    """List the tracks that an arm's training tensors are made from."""
+    if arm in TRACKS:
+        return [arm]
+    return ["original", *(["paraphrased"] if arm == "repeated_originals" else [])]
 
 
 def prompt_dep(track: str) -> dg.AssetDep:
@@ -24,9 +50,18 @@ def prompt_dep(track: str) -> dg.AssetDep:
 
 def increments_dep(track: str, stage: str) -> dg.AssetDep:
     """Return the dependency of a stage's training tensors on a track: its increments of all stages up to that one."""
-    return dg.AssetDep(track, partition_mapping=dg.StaticPartitionMapping(dict.fromkeys(stages_up_to(stage), track)))
+    fed = [arm for arm in trained_arms() if track in sources_of(arm)]
+    return dg.AssetDep(track, partition_mapping=dg.StaticPartitionMapping(dict.fromkeys(stages_up_to(stage), fed)))
 
 
 def tensors_dep(asset: str) -> dg.AssetDep:
     """Return the dependency of a student on the training tensors of its track, whatever its seed."""
     return dg.AssetDep(asset, partition_mapping=dg.MultiToSingleDimensionPartitionMapping("track"))
+
+
+def checkpoint_dep(asset: str) -> dg.AssetDep:
+    """Return the dependency of what is measured of a student on its checkpoint; the untrained one has none."""
+    track = dg.StaticPartitionMapping({arm: arm for arm in trained_arms()})
+    mapping = {"seed": dg.IdentityPartitionMapping(), "track": track}
+    parts = {name: dg.DimensionPartitionMapping(name, one) for name, one in mapping.items()}
+    return dg.AssetDep(asset, partition_mapping=dg.MultiPartitionMapping(parts))

@@ -12,7 +12,7 @@ from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import FOLLOWS, ArtefactId, Lake
 from iot_pipeline.settings import Settings
-from iot_pipeline.vocabulary import STAGES, TRACKS, partition_parts, stages_up_to, unstaged
+from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, partition_parts, stages_up_to, unstaged
 
 # Assets whose partition is needed for every stage below the wanted one: a stage is cumulative.
 CUMULATIVE = set(TRACKS)
@@ -35,9 +35,9 @@ class Planned:
 
 
 def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = None) -> list[Planned]:
-    """List the artefacts that the settings' stages and tracks require, upstream first; `until`: up to this asset.
+    """List the artefacts that the settings' stages, tracks and controls require, upstream first.
 
-    Raises UserError for an empty choice or an unknown asset.
+    `until`: up to this asset. Raises UserError for an empty choice or an unknown asset.
     """
     if not settings.run.stages or not settings.run.tracks:
         raise UserError("IOT_STAGES and IOT_TRACKS must each name at least one")
@@ -73,12 +73,15 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
         stages = [*stages, "ALL"]  # the headline: AutoML on the whole train pool
     if stage and stage not in stages:
         return []
-    tracks = {*settings.run.tracks, "original"} if name == "prompt" else {*settings.run.tracks}
+    tracks: set[str] = {*settings.run.tracks, "original"} if name == "prompt" else {*settings.run.tracks}
     if name in TRACKS and name not in {*settings.run.tracks, "original"}:
         return []
+    if name != "explanation_quality":  # the study compares classes
+        tracks |= {*settings.run.controls}
     chosen = {*stages, *tracks, *map(str, settings.seeds)}
+    twins = {Trained(seed, "untrained").key for seed in settings.seeds[1:]}  # the same with every seed
     keys = map(str, spec.partitions_def.get_partition_keys())
-    return [key for key in keys if chosen.issuperset(partition_parts(key))]
+    return [key for key in keys if chosen.issuperset(partition_parts(key)) and key not in twins]
 
 
 def forecast(

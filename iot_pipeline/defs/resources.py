@@ -235,8 +235,11 @@ def leased_device(step: Step) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def opened_student(step: Step, base: str, adapter: Path) -> Iterator[Student]:
-    """Load the student of an adapter on a leased GPU (CPU if there is none); release GPU and memory at the end."""
+def opened_student(step: Step, base: str, adapter: Path | None) -> Iterator[Student]:
+    """Load the student of an adapter on a leased GPU (CPU if there is none); release GPU and memory at the end.
+
+    None is the base alone.
+    """
     with leased_device(step) as device:
         student = Student.load(base, adapter, device, threads=step.settings.run.threads)
         try:

@@ -6,7 +6,7 @@ from typing import Any
 from iot_pipeline.evaluation.explanations import importance_agreement
 from iot_pipeline.reporting import formats
 from iot_pipeline.reporting.gather import Facts, Json, Run, Track
-from iot_pipeline.vocabulary import Partition
+from iot_pipeline.vocabulary import CONTROLS, Partition
 
 # Explanation metrics that come first, since the table is wider than a page.
 FIRST = ("explained", "faultless", "numbers_grounded", "values_true", "features_real", "directions_true")
@@ -126,3 +126,24 @@ def agreements(facts: Facts) -> list[Json]:
         for partition, result in facts.explanations.items()
     }
     return by_partition({partition: agreement for partition, agreement in found.items() if agreement})
+
+
+def arms(study: Mapping[str, Any], controls: bool) -> list[tuple[str, Json]]:
+    """Return the arms of a study with their metrics: its controls, or the others."""
+    return [(name, found) for name, found in study["arms"].items() if is_control(name) == controls]
+
+
+def contrasts(study: Mapping[str, Any], controls: bool) -> list[Json]:
+    """Return the contrasts of a study: those of its controls, or the others."""
+    return [row for row in study["contrasts"] if is_control(row["first"]) == controls]
+
+
+def questions(study: Mapping[str, Any]) -> dict[str, str]:
+    """Return the question of each control that a study has."""
+    found = {name.split()[0] for name in study["arms"]}
+    return {name: question for name, question in CONTROLS.items() if name in found}
+
+
+def is_control(arm: str) -> bool:
+    """Return True for an arm of a control, such as `label_only 10K`."""
+    return arm.split()[0] in CONTROLS

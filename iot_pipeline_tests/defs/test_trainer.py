@@ -19,7 +19,8 @@ from iot_pipeline.commands.merge import merge
 from iot_pipeline.defs.plan import Planned, forecast
 from iot_pipeline.defs.recording import LakeResource, Step, progress
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work
-from iot_pipeline.defs.training.assets import base_config, base_model, expected_rows, train_config
+from iot_pipeline.defs.training.assets import base_config, base_model, train_config
+from iot_pipeline.defs.training.rows import expected_rows
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.atomic import write_json

@@ -7,8 +7,9 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
+from iot_pipeline.defs.controls import shuffled_names
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of, writer_of
-from iot_pipeline.defs.partitions import student_partitions
+from iot_pipeline.defs.partitions import checkpoint_dep, student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import leased_device, opened_student
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
@@ -22,6 +23,7 @@ from iot_pipeline.inference.grounding import NotGroundable
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import figures
+from iot_pipeline.sft.controls import ShuffledNames
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
 
@@ -29,8 +31,10 @@ DATA = ["flow_texts", "evaluation_split", "base_model"]
 
 
 def student(step: Step, stage: str) -> AbstractContextManager[Student]:
-    """Open the student of this partition's checkpoint for a `with` block."""
-    adapter = step.input(staged("lora_checkpoint", stage), step.artefact.partition)
+    """Open the student of this partition's checkpoint for a `with` block; the untrained one is the base alone."""
+    partition = step.artefact.partition
+    trained = Trained.parse(partition).track != "untrained"
+    adapter = step.input(staged("lora_checkpoint", stage), partition) if trained else None
     return opened_student(step, base_location(step), adapter)
 
 
@@ -40,10 +44,15 @@ def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
     return flows["flow_group"].tolist(), flows["text"].tolist()
 
 
+def names_of(step: Step) -> ShuffledNames | None:
+    """Return the feature names that this partition's student reads in flows; None if they are the true ones."""
+    return shuffled_names(step) if Trained.parse(step.artefact.partition).track == "shuffled_names" else None
+
+
 def class_scores(step: Step, model: Student, texts: list[str]) -> np.ndarray:
     """Score each class for flow texts: log-probabilities, float64 [texts, classes]."""
-    tasks = step.settings.student.tasks
-    prompts = [asked(text, "classify", tasks) for text in texts]
+    tasks, names = step.settings.student.tasks, names_of(step)
+    prompts = [asked(names.flow(text) if names else text, "classify", tasks) for text in texts]
     return model.score_labels(prompts, step.spec.classes, log=step.log)
 
 
@@ -63,8 +72,8 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
     @dg.asset(
         group_name="evaluation",
         name=staged("eval_metrics", stage),
-        partitions_def=student_partitions,
-        deps=[*DATA, staged("lora_checkpoint", stage)],
+        partitions_def=student_partitions(),
+        deps=[*DATA, checkpoint_dep(staged("lora_checkpoint", stage))],
         pool="gpu",
         description=f"Accuracy in three views, calibration and confusion of stage {stage} on the one test set, "
         "by scoring every class.",
@@ -115,8 +124,8 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
     @dg.asset(
         group_name="evaluation",
         name=staged("explanation_quality", stage),
-        partitions_def=student_partitions,
-        deps=[*DATA, staged("lora_checkpoint", stage)],
+        partitions_def=student_partitions(),
+        deps=[*DATA, checkpoint_dep(staged("lora_checkpoint", stage))],
         pool="gpu",
         description=f"Explanations that students of stage {stage} write for test flows, scored by rule: numbers "
         "grounded, features real, directions true, label as scored. Free writing is what the student is "
@@ -149,7 +158,12 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
 
 
 def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[tuple[str, bool]]]:
-    """Generate explanations, each with True if it ended: free, and grounded if the tokeniser allows it."""
+    """Generate explanations, each with True if it ended: free, and grounded if the tokeniser allows it.
+
+    A student that reads other feature names is read back with the true ones.
+    """
+    names = names_of(step)
+    flows = [names.flow(text) for text in flows] if names else flows
     prompts = [asked(text, "explain", step.settings.student.tasks) for text in flows]
     longest = room_for(step.settings.teacher.explanation_words)
     ways = {"free": model.explain(prompts, longest)}
@@ -158,6 +172,8 @@ def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[t
     except NotGroundable as reason:
         step.context.log.warning(f"{reason}; only free writing is measured")
         step.summarise(grounded_decoding=f"not measured: {reason}")
+    if names:
+        return {way: [(names.restored(text), ended) for text, ended in written] for way, written in ways.items()}
     return ways
 
 
@@ -185,8 +201,9 @@ checkpoints = [staged("lora_checkpoint", stage) for stage in STAGES]
 
 
 def largest_of(checkpoints: list[ArtefactId]) -> tuple[ArtefactId, str, str]:
-    """Pick the checkpoint of the largest stage, of the original track if there is one; return it, stage and track."""
+    """Pick the track's checkpoint of the largest stage, of `original` if there is one; return it, stage and track."""
     told = [(unstaged(found.asset)[1], Trained.parse(found.partition).track, found) for found in checkpoints]
+    told = [one for one in told if one[1] in TRACKS]  # a control answers no user
     stage, track, found = max(told, key=lambda one: (STAGES.index(one[0]), one[1] == TRACKS[0], one[1]))
     return found, stage, track
 

@@ -15,7 +15,7 @@ from iot_pipeline.evaluation.study import compare_seeds, stage_pairs
 from iot_pipeline.evaluation.views import Ints, Side, read_side
 from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.reporting import figures
-from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
+from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, Trained, staged, unstaged
 
 METRICS = [staged("eval_metrics", stage) for stage in STAGES]
 BASELINES = {"AutoML": "automl", "LightGBM": "lightgbm"}  # those that come out alike with every seed of training
@@ -23,7 +23,7 @@ BASELINES = {"AutoML": "automl", "LightGBM": "lightgbm"}  # those that come out 
 
 @dg.asset(group_name="evaluation", deps=["evaluation_split", "automl_baseline", *METRICS])
 def study(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Tracks, stages and baselines compared over the training seeds (IOT_SEEDS); one seed gives no verdict."""
+    """Tracks, controls, stages and baselines compared over training seeds (IOT_SEEDS); one seed gives no verdict."""
     with lake.step(context) as step:
         side = read_side(side_records(records_of(step), "test"), step.spec.classes)
         students, left_out = student_arms(step, side)
@@ -37,18 +37,21 @@ def study(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
 
 
 def student_arms(step: Step, side: Side) -> tuple[dict[str, list[Ints]], list[str]]:
-    """Read the predictions of students that were trained with every seed, by track and stage, and name the others."""
+    """Read the predictions of students that were trained with every seed, by track or control and stage.
+
+    The others are named. The untrained one is the same with every seed, so one is enough.
+    """
     found: dict[tuple[str, str], dict[int, Ints]] = defaultdict(dict)
     for artefact, folder in step.inputs("eval_metrics").items():
         seed, track = Trained.parse(artefact.partition)
         predictions = read_predictions(folder / "predictions.parquet", step.spec.classes)
         found[track, unstaged(artefact.asset)[1]][seed] = predict(align(side, *predictions))
-    order = sorted(found, key=lambda arm: (STAGES.index(arm[1]), TRACKS.index(arm[0])))
-    seeds = step.settings.seeds
-    whole = [arm for arm in order if all(seed in found[arm] for seed in seeds)]
-    for track, stage in (left_out := [arm for arm in order if arm not in whole]):
-        step.log(f"left out: {track} at {stage} was trained with {len(found[track, stage])} of {len(seeds)} seeds")
-    arms = {arm_name(*arm): [found[arm][seed] for seed in seeds] for arm in whole}
+    order = sorted(found, key=lambda arm: (STAGES.index(arm[1]), [*TRACKS, *CONTROLS].index(arm[0])))
+    seeds = {arm: step.settings.seeds[:1] if arm[0] == "untrained" else step.settings.seeds for arm in order}
+    whole = [arm for arm in order if all(seed in found[arm] for seed in seeds[arm])]
+    for arm in (left_out := [arm for arm in order if arm not in whole]):
+        step.log(f"left out: {arm_name(*arm)} was trained with {len(found[arm])} of {len(seeds[arm])} seeds")
+    arms = {arm_name(*arm): [found[arm][seed] for seed in seeds[arm]] for arm in whole}
     return arms, [arm_name(*arm) for arm in left_out]
 
 
@@ -64,13 +67,18 @@ def baseline_arms(step: Step, side: Side) -> dict[str, list[Ints]]:
 
 
 def contrasts(arms: Collection[str]) -> list[tuple[str, str]]:
-    """Pair the arms: each two tracks of a stage, each student with each baseline, each stage with the one before."""
+    """Pair the arms: each two tracks of a stage, each control with `original`, each track with each baseline.
+
+    And each stage of a track with the one before.
+    """
     pairs = []
     for stage in STAGES:
         tracks = [arm_name(track, stage) for track in TRACKS if arm_name(track, stage) in arms]
         pairs += [(later, earlier) for earlier, later in itertools.combinations(tracks, 2)]
         baselines = [arm_name(name, stage) for name in BASELINES if arm_name(name, stage) in arms]
         pairs += itertools.product(tracks, baselines)
+        controls = [arm_name(control, stage) for control in CONTROLS if arm_name(control, stage) in arms]
+        pairs += itertools.product(controls, [name for name in tracks if name == arm_name(TRACKS[0], stage)])
     return pairs + [pair for track in TRACKS for pair in stage_pairs(STAGES, arms, track)]
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,29 +13,34 @@ import dagster as dg
 
 from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of
-from iot_pipeline.defs.partitions import increments_dep, student_partitions, tensors_dep, track_partitions
+from iot_pipeline.defs.partitions import (
+    increments_dep,
+    student_partitions,
+    tensor_partitions,
+    tensors_dep,
+    trained_arms,
+)
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
+from iot_pipeline.defs.training.rows import Chats, read_rows, training_rows, validation_rows, write_rows
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import pool_size, side_records, side_texts, stage_texts
 from iot_pipeline.flows.split import stage_rows
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.build_cache import lookup, store
 from iot_pipeline.lake.code_version import code_version
-from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.loading import describe_base
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.reporting import figures
 from iot_pipeline.settings import RunSettings, StudentSettings
 from iot_pipeline.sft.check import TensorCheck, check_tensors
-from iot_pipeline.sft.tasks import Tasks, with_tasks
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.launch import threads_of
 from iot_pipeline.training.model import largest_change
-from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, previous_stage, staged, stages_up_to
+from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, previous_stage, staged
 
 # What a training writes beside the adapter; it may differ between equal runs.
 TOLD = ("adapter_config.json", "loss.jsonl", "progress.jsonl", "training.json")
@@ -168,33 +172,33 @@ def base_config(step: Step, texts: list[str], processes: int) -> BaseConfig:
 
 def training_split(stage: str) -> dg.AssetsDefinition:
     """Define the training tensors of one stage."""
-    name, check = staged("training_split", stage), "rows_complete_and_supervised"
+    name, check, partitions = staged("training_split", stage), "rows_complete_and_supervised", tensor_partitions()
 
     @dg.asset(
         **COMMON,
         name=name,
-        partitions_def=track_partitions,
+        partitions_def=partitions,
         automation_condition=inputs_changed,
         deps=["base_model", "validation_answers", *(increments_dep(track, stage) for track in TRACKS)],
-        check_specs=[dg.AssetCheckSpec(check, asset=name, blocking=True, partitions_def=track_partitions)],
+        check_specs=[dg.AssetCheckSpec(check, asset=name, blocking=True, partitions_def=partitions)],
         description=f"Chat JSONL and tensors of stage {stage}, a prefix of the training order: no row is truncated, "
         "and the loss covers answers only.",
     )
     def split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        track = context.partition_key
+        arm = context.partition_key
         with lake.step(context) as step:
             base = base_location(step)
             tokenizer = load_tokenizer(base)
             if problem := chosen_length(step, describe_base(base)["longest_row"]):
                 raise UserError(problem)
-            parts = [(track, part) for part in stages_up_to(stage)]
-            trained = split_tensors(step, parts, "train.jsonl", "train.safetensors", tokenizer)
-            validation = [("validation_answers", "")]
-            valid = split_tensors(step, validation, "valid.jsonl", "validation.safetensors", tokenizer)
+            chats = training_rows(step, arm, stage, tokenizer)
+            trained = split_tensors(step, chats, "train.jsonl", "train.safetensors", tokenizer)
+            chats = validation_rows(step, arm)
+            valid = split_tensors(step, chats, "valid.jsonl", "validation.safetensors", tokenizer)
             step.json("stats.json", asdict(trained.stats))
             problems = [*trained.problems, *(f"validation: {problem}" for problem in valid.problems)]
             step.check(check, not problems, problems="; ".join(problems) or "none")
-            lengths, title = load_tensors(step.folder / "train.safetensors").lengths, f"{track} {stage}"
+            lengths, title = load_tensors(step.folder / "train.safetensors").lengths, f"{arm} {stage}"
             histogram = figures.token_lengths(lengths, step.settings.student.max_length, title)
             step.png("lengths.png", histogram, f"Tokens a row, {title}")
             step.summarise(**trained.stats.plain())
@@ -203,46 +207,29 @@ def training_split(stage: str) -> dg.AssetsDefinition:
     return cast(dg.AssetsDefinition, split)
 
 
-def split_tensors(step: Step, parts: list[tuple[str, str]], jsonl: str, tensors: str, tokenizer: Any) -> TensorCheck:
-    """Write rows and tensors of answers, and check them against the row counts of the answers' manifests.
+def split_tensors(step: Step, chats: Chats, jsonl: str, tensors: str, tokenizer: Any) -> TensorCheck:
+    """Write rows and tensors of chats, and check them against what was expected of them.
 
     Args:
         step: The step, whose folder is written to.
-        parts: (asset, partition) of the answers.
+        chats: The chat rows, and their expected number or tokens.
         jsonl: Name of the file of rows.
         tensors: Name of the file of tensors.
         tokenizer: The base model's tokeniser.
     """
-    tasks, longest = step.settings.student.tasks, step.settings.student.max_length
-    write_rows([step.input(*part) / "track.jsonl" for part in parts], tasks, step.folder / jsonl)
+    longest = step.settings.student.max_length
+    write_rows(chats.rows, step.folder / jsonl)
     build_tensors(read_rows(step.folder / jsonl), tokenizer, longest, step.folder / tensors, step.log)
-    return check_tensors(step.folder / tensors, tokenizer, longest, rows=expected_rows(step.lake, parts, tasks))
-
-
-def expected_rows(lake: Lake, parts: list[tuple[str, str]], tasks: Tasks) -> int:
-    """Return the number of training rows that follows from the row counts of the answers' manifests."""
-    manifests = [lake.manifest(ArtefactId(*part)) for part in parts]
-    return sum(manifest.summary["rows"] for manifest in manifests if manifest) * (2 if tasks == "both" else 1)
-
-
-def write_rows(parts: list[Path], tasks: Tasks, out: Path) -> None:
-    """Write the chat rows of `parts`, one part after the other, each row once per task."""
-    with out.open("w") as whole:
-        for row in (row for part in parts for row in read_rows(part)):
-            for asked in with_tasks(row, tasks):
-                whole.write(json.dumps(asked, ensure_ascii=False) + "\n")
-
-
-def read_rows(jsonl: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSONL file."""
-    with jsonl.open() as lines:
-        for line in lines:
-            yield json.loads(line)
+    found = check_tensors(step.folder / tensors, tokenizer, longest, rows=chats.count)
+    if chats.tokens is not None and not chats.tokens - longest < found.stats.tokens <= chats.tokens:
+        found.problems.append(f"{found.stats.tokens} tokens where {chats.tokens} were to be reached within one row")
+    return found
 
 
 def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
     """Define the checkpoint asset of one stage; it depends on the previous stage, from which it may start."""
     name, previous = staged("lora_checkpoint", stage), previous_stage(stage)
+    partitions = student_partitions(trained_arms())
     deps = ["base_model", tensors_dep(staged("training_split", stage))]
     if previous:
         deps.append(dg.AssetDep(staged("lora_checkpoint", previous)))
@@ -250,11 +237,11 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
     @dg.asset(
         **COMMON,
         name=name,
-        partitions_def=student_partitions,
+        partitions_def=partitions,
         deps=deps,
         pool="gpu",
         check_specs=[
-            dg.AssetCheckSpec(check, asset=name, blocking=blocking, partitions_def=student_partitions)
+            dg.AssetCheckSpec(check, asset=name, blocking=blocking, partitions_def=partitions)
             for check, blocking in (("loss_is_finite", True), ("adapter_moved", False))
         ],
         description=f"LoRA adapter of stage {stage}, with its loss curve and the facts of its training.",

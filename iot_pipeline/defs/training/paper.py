@@ -23,7 +23,8 @@ from iot_pipeline.defs.partitions import prompt_dep
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work, opened_student, work_folder
 from iot_pipeline.defs.tracks import prompt_of, track_config
-from iot_pipeline.defs.training.assets import COMMON, read_rows, recipe_of
+from iot_pipeline.defs.training.assets import COMMON, recipe_of
+from iot_pipeline.defs.training.rows import read_rows
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import ordered_rows, sampled_rows, side_records, with_texts

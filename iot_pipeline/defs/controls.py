@@ -1,0 +1,9 @@
+"""The feature names of the control that shuffles them, alike in training and in evaluation."""
+
+from iot_pipeline.defs.inputs import Reader
+from iot_pipeline.sft.controls import ShuffledNames
+
+
+def shuffled_names(step: Reader) -> ShuffledNames:
+    """Return the feature names of this data set in other places."""
+    return ShuffledNames(tuple(step.spec.feature_names), step.settings.data.serialisation, step.settings.data.seed)
