@@ -26,7 +26,7 @@ from iot_pipeline.augmentation.ask import TeacherProtocol, ask
 from iot_pipeline.augmentation.join import join, read_answers
 from iot_pipeline.augmentation.plan import TrackConfig, TrackPlan
 from iot_pipeline.augmentation.prompts import load_prompt
-from iot_pipeline.augmentation.variation import Variation, fit_varier
+from iot_pipeline.augmentation.variation import Variation, VariationConfig, fit_varier
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.flows.dataset import ordered_rows
 from iot_pipeline.flows.serialise import group_id
@@ -136,9 +136,8 @@ def make_plan(track: str, number: int, folder: Path, out: Path) -> TrackPlan:
         plan.answers = read_answers(out / "original")
     if track == "feature_varied":
         plan.flows = folder / "flows.parquet"
-        plan.varier = fit_varier(
-            Variation.physical, rows, plan.flows, folder / "records.parquet", folder, SPEC, CONFIG.seed
-        )
+        varied = VariationConfig(Variation.physical, 0.9, CONFIG.seed, simulated=True)
+        plan.varier = fit_varier(varied, rows, plan.flows, folder / "records.parquet", folder, SPEC)
     return plan
 
 

@@ -81,6 +81,9 @@ class TeacherSettings(Section):
     explanation_words: int = Field(60, ge=30, le=1200, description="words asked of an explanation")
     validation_flows: int = Field(300, ge=10, description="validation flows the teacher explains: one common loss")
     variation: Literal["physical", "paper"] = Field("physical", description="how feature_varied moves values")
+    variation_min_p: float = Field(
+        0.9, ge=0, le=1, description="probability of its label that a varied flow needs, by models that never saw it"
+    )
     max_quarantined_share: float = Field(0.02, ge=0, lt=1, description="share of rows without answer that blocks")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from iot_pipeline.augmentation.variation import SPREAD
+from iot_pipeline.augmentation.moves import SPREAD
 from iot_pipeline.flows.serialise import parse_text, printed
 from iot_pipeline.flows.spec import DatasetSpec, Format, Scale
 

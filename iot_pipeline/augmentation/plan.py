@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from iot_pipeline.augmentation.answers import OBJECT_VERSION, SCHEMA_VERSION, answer_schema
 from iot_pipeline.augmentation.prompts import PromptFile
-from iot_pipeline.augmentation.variation import Varier
+from iot_pipeline.augmentation.variation import Varied, Varier
 from iot_pipeline.flows.dataset import Rows
 from iot_pipeline.flows.ordered_join import numbered, ordered_join
 from iot_pipeline.flows.spec import DatasetSpec
@@ -150,7 +150,7 @@ class TrackPlan:
     def __iter__(self) -> Iterator[FlowRequest]:
         keys: dict[tuple[str, str], str] = {}  # of the original track
         with row_writer(self.out, REQUESTS) as write:
-            for row, text, answer, values in self._read():
+            for row, text, answer, varied in self._read():
                 request = None
                 if self.answers is None:
                     group, seed = (row.flow_group, row.label), self.config.seed
@@ -161,11 +161,10 @@ class TrackPlan:
                 elif row.repeat == 0 or (answer is None and self.varier is None):
                     reason = "" if answer is not None else "the original answer is quarantined"
                     row = row._replace(given=answer, reason=reason)
-                elif self.varier is None:
+                elif varied is None:
                     seed = derived_seed(self.config.seed, row.repeat)
                     row, request = self._ask(row._replace(kind="paraphrase"), text, seed, answer or "")
                 else:
-                    varied = self.varier.vary(row.row_id, values, text)
                     row = row._replace(
                         kind=varied.outcome.split(":")[0], variation=varied.outcome, factor=varied.factor,
                         varied_group=varied.group, text=varied.text,
@@ -176,8 +175,8 @@ class TrackPlan:
                     self.pending.setdefault(request.key, request.label)
                     yield request
 
-    def _read(self) -> Iterator[tuple[Row, str, str | None, np.ndarray]]:
-        """Yield rows by position with text, original answer and values."""
+    def _read(self) -> Iterator[tuple[Row, str, str | None, Varied | None]]:
+        """Yield rows by position with text, original answer and, where they are varied, the varied flow."""
         names = self.config.spec.feature_names
         sources: dict[str, tuple[Path, Sequence[str]]] = {"texts": (self.texts, ["text"])}
         joins = f"JOIN {numbered(self.texts, 'flow_group')} texts USING (flow_group)"
@@ -193,15 +192,28 @@ class TrackPlan:
             FROM ({self.rows.query}) r {joins} ORDER BY r.position"""
         for rows, *parts in ordered_join(query, self.rows.file, **sources):
             found = dict(zip(sources, parts, strict=True))
-            known = (column.to_pylist() for column in rows.columns[:5])
+            listed = [Row(*row) for row in zip(*(column.to_pylist() for column in rows.columns[:5]), strict=True)]
+            texts = found["texts"]["text"].to_pylist()
             answers = found["answers"]["answer"].to_pylist() if self.answers is not None else [None] * len(rows)
-            values = np.empty((len(rows), 0))
+            varied: list[Varied | None] = [None] * len(rows)
             if self.flows is not None:
                 values = np.column_stack([found["flows"][name].to_numpy() for name in names]).astype(np.float64)
-            for *row, text, answer, row_values in zip(
-                *known, found["texts"]["text"].to_pylist(), answers, values, strict=True
-            ):
-                yield Row(*row), text, answer, row_values
+                varied = self._varied(listed, texts, values)
+            yield from zip(listed, texts, answers, varied, strict=True)
+
+    def _varied(self, rows: Sequence[Row], texts: Sequence[str], values: np.ndarray) -> list[Varied | None]:
+        """Vary the repeated ones of some rows; None for the others."""
+        assert self.varier is not None
+        found: list[Varied | None] = [None] * len(rows)
+        places = [place for place, row in enumerate(rows) if row.repeat > 0]
+        repeated = [rows[place] for place in places]
+        varied = self.varier.vary(
+            [row.row_id for row in repeated], [row.flow_group for row in repeated], [row.label for row in repeated],
+            values[places], [texts[place] for place in places],
+        )  # fmt: skip
+        for place, moved in zip(places, varied, strict=True):
+            found[place] = moved
+        return found
 
     def _ask(self, row: Row, text: str, seed: int, original: str = "") -> tuple[Row, FlowRequest]:
         """Return the row with its request; `original` is the answer to paraphrase."""

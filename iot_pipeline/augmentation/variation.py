@@ -1,33 +1,47 @@
-"""Varied flows: values changed as a faster or slower capture would change them, or as the prior work did."""
+"""Varied flows: values moved, accepted where they are no evaluation flow and an independent model keeps the label."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from iot_pipeline.augmentation.flowmeter import measures
+from iot_pipeline.augmentation.label_judge import LabelJudge, fit_judge
+from iot_pipeline.augmentation.moves import FlowMoves, Mover, PaperMoves, TimeMoves, Values, raw_units
 from iot_pipeline.flows.dataset import Rows, evaluation_texts
 from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import connect, identifier, scan
 from iot_pipeline.flows.texts import FlowTextWriter
 
-SPREAD = 0.05
 DRAWS = 4
 
 
 class Variation(StrEnum):
     """Variation mode.
 
-    `physical`: the same packets, slower or faster. `paper`: every published value times uniform(0.95, 1.05).
+    `physical`: times, bytes and packets that belong together. `paper`: every published value times uniform(0.95, 1.05).
     """
 
     physical = "physical"
     paper = "paper"
+
+
+@dataclass(frozen=True)
+class VariationConfig:
+    """Variation of a track: mode, least probability that the judge gives the label, seed, and origin of the flows.
+
+    simulated: the simulator published the flows, so that assumed scales are exact.
+    """
+
+    mode: Variation
+    least: float
+    seed: int
+    simulated: bool
 
 
 @dataclass(frozen=True)
@@ -48,84 +62,114 @@ class Varier:
     """Variation of one table's flows; equal (seed, row_id) and values give an equal variation.
 
     Args:
-        variation: Variation mode.
-        names: Names of the features.
-        zero: Published values of raw zeros, float [features] (`zero_points`).
+        mover: Way of moving values.
         to_text: Returns the text of values [features].
         forbidden: SHA-256 of each text that no varied flow may have.
         seed: Seed of the draws.
+        judge: Models that must keep the label; None accepts every flow.
+        least: Probability of the label from which on a flow is accepted.
     """
 
-    variation: Variation
-    names: Sequence[str]
-    zero: np.ndarray
+    mover: Mover
     to_text: Callable[[Sequence[float]], str]
     forbidden: Collection[str]
     seed: int
+    judge: LabelJudge | None = None
+    least: float = 0.0
 
-    @cached_property
-    def _masks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Features that are times and those that are rates, bool [features] each."""
-        rates = [name.endswith("_pkts_per_sec") for name in self.names]
-        return np.array(["_iat." in name for name in self.names]), np.array(rates)
+    def vary(
+        self, ids: Sequence[int], groups: Sequence[str], labels: Sequence[str], values: Values, texts: Sequence[str]
+    ) -> list[Varied]:
+        """Vary flows; one that is not accepted is redrawn, up to 3 times.
 
-    def vary(self, row_id: int, values: np.ndarray, text: str) -> Varied:
-        """Vary one flow: values float [features], `text` its own text.
-
-        A variation that has a forbidden text is redrawn, up to 3 times.
+        Args:
+            ids: Row ids [n].
+            groups: Flow groups [n].
+            labels: Classes [n].
+            values: Published values [n, features].
+            texts: Own texts [n].
         """
-        times, rates = self._masks
-        own, timed = group_id(text), times | rates
-        if self.variation is Variation.physical and not np.any(np.abs(values[timed] - self.zero[timed]) > 1e-9):
-            return Varied(text, "unchanged: no timing", None, own)
+        found = [
+            Varied(text, f"unchanged: {reason}", None, group_id(text))
+            for text, reason in zip(texts, self.mover.hindrance(values), strict=True)
+        ]
+        left = [place for place, one in enumerate(found) if one.outcome == "unchanged: "]
+        draws = {place: self._draws(ids[place]) for place in left}
+        for attempt in range(DRAWS):
+            if not left:
+                break
+            moved, factors = self.mover.move(values[left], np.stack([draws[place][attempt] for place in left]))
+            kept = self._keeps([groups[place] for place in left], [labels[place] for place in left], moved)
+            for place, row, factor, keeps in zip(left, moved, factors.tolist(), kept, strict=True):
+                found[place] = self._judged(found[place], row, factor, keeps)
+            left = [place for place in left if found[place].outcome != "varied"]
+        return found
+
+    def _draws(self, row_id: int) -> Values:
         random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, row_id])))
-        factor: float | None = None
-        for _ in range(DRAWS):
-            if self.variation is Variation.physical:
-                # Times are multiplied by the factor and rates divided by it; counts and bytes stay.
-                factor = float(random.uniform(1 - SPREAD, 1 + SPREAD))
-                scale = np.where(times, factor, np.where(rates, 1 / factor, 1.0))
-                moved = np.where(scale == 1.0, values, self.zero + (values - self.zero) * scale)
-            else:
-                moved = values * random.uniform(1 - SPREAD, 1 + SPREAD, len(values))
-            varied = self.to_text(moved.tolist())
-            if varied == text:
-                return Varied(text, "unchanged: too small to print", factor, own)
-            if (group := group_id(varied)) not in self.forbidden:
-                return Varied(varied, "varied", factor, group)
-        return Varied(text, "unchanged: met evaluation flows", None, own)
+        return random.random((DRAWS, self.mover.width))
+
+    def _keeps(self, groups: Sequence[str], labels: Sequence[str], values: Values) -> Sequence[bool]:
+        """Return True for each flow that the judge gives its label."""
+        if self.judge is None:
+            return [True] * len(labels)
+        found: list[bool] = (self.judge.probability(groups, labels, values) >= self.least).tolist()
+        return found
+
+    def _judged(self, last: Varied, values: Values, factor: float, keeps: bool) -> Varied:
+        """Return the moved flow, or the flow as it was with the reason against the move."""
+        if not keeps:
+            return replace(last, outcome="unchanged: the model doubts the label")
+        text = self.to_text(values.tolist())
+        if text == last.text:
+            return replace(last, outcome="unchanged: too small to print")
+        if (group := group_id(text)) in self.forbidden:
+            return replace(last, outcome="unchanged: met evaluation flows")
+        return Varied(text, "varied", None if np.isnan(factor) else factor, group)
 
 
 def fit_varier(
-    variation: Variation, rows: Rows, flows: Path, records: Path, texts: Path, spec: DatasetSpec, seed: int
+    config: VariationConfig, rows: Rows, flows: Path, records: Path, texts: Path, spec: DatasetSpec
 ) -> Varier:
     """Return the variation of some rows' flows, apart from the texts of evaluation.
 
     Args:
-        variation: Variation mode.
-        rows: Rows whose flows are varied.
+        config: Mode, least probability, seed and origin.
+        rows: Rows whose flows are varied; a physical variation trains its judge on them.
         flows: flows.parquet.
         records: records.parquet.
         texts: Folder of the asset flow_texts.
         spec: Spec of the data set.
-        seed: Seed of the draws.
     """
+    physical = config.mode is Variation.physical
+    return Varier(
+        fit_moves(spec, rows, flows, config.simulated) if physical else PaperMoves(len(spec.features)),
+        FlowTextWriter.load(texts, spec).text,
+        evaluation_texts(texts / "texts.parquet", records),
+        config.seed,
+        fit_judge(rows, flows, spec, config.seed) if physical and config.least > 0 else None,
+        config.least,
+    )
+
+
+def fit_moves(spec: DatasetSpec, rows: Rows, flows: Path, simulated: bool) -> Mover:
+    """Return the moves that a data set's known scales permit: of whole flows, or of their times alone.
+
+    Args:
+        spec: Spec of the data set.
+        rows: Rows whose flows are moved.
+        flows: flows.parquet.
+        simulated: True if the simulator published the flows.
+    """
+    offset, scale = raw_units(spec, simulated)
+    known, measured = np.isfinite(offset), measures(spec.feature_names)
+    if measured and known.all():
+        return FlowMoves(spec.feature_names, offset, scale, spec.format)
+    # A flow of one packet has no duration, so that the lowest value of a time or rate is its raw zero.
     lowest = ", ".join(f"min({identifier(name)})" for name in spec.feature_names)
     with connect(rows.file, flows) as connection:
         query = f"SELECT {lowest} FROM {scan(flows)} SEMI JOIN ({rows.query}) USING (row_id)"
-        zero = zero_points(spec, connection.execute(query).fetchall()[0])
-    forbidden = evaluation_texts(texts / "texts.parquet", records)
-    return Varier(variation, spec.feature_names, zero, FlowTextWriter.load(texts, spec).text, forbidden, seed)
-
-
-def zero_points(spec: DatasetSpec, lowest: Sequence[float]) -> np.ndarray:
-    """Return the published value of a raw zero for each feature, float [features].
-
-    It is known if the scale was recovered or the data are not scaled. Otherwise it is the feature's minimum among the
-    rows (`lowest`), because a flow of one packet has no duration.
-    """
-    scales = (feature.scale for feature in spec.features)
-    known = (scale.from_raw(0) if scale is not None and scale.basis == "recovered" else None for scale in scales)
-    if spec.scaling != "given":
-        return np.zeros(len(lowest))
-    return np.array([low if point is None else point for point, low in zip(known, lowest, strict=True)], np.float64)
+        found = np.array(connection.execute(query).fetchall()[0], np.float64)
+    zero = np.where(known, -offset / scale, found)
+    reason = "no timing, and its bytes have no known scale" if measured else "no timing"
+    return TimeMoves(spec.feature_names, zero, reason)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from iot_pipeline.baseline.result import BaselineResult, check_tables, spread
+from iot_pipeline.baseline.result import BaselineResult, Floats, check_tables, spread
 
 ROUNDS = 200
 PARAMETERS: dict[str, Any] = {
@@ -23,6 +23,24 @@ PARAMETERS: dict[str, Any] = {
     "num_threads": 2,
     "verbosity": -1,
 }
+
+
+def train_model(values: Floats, codes: Any, weights: Floats, classes: int, **changed: Any) -> Any:
+    """Train LightGBM on distinct rows.
+
+    Args:
+        values: Features [n, features].
+        codes: Class numbers [n].
+        weights: Number of rows that each one stands for [n].
+        classes: Number of classes, two or more.
+        changed: Parameters that differ from PARAMETERS.
+    """
+    import lightgbm
+
+    parameters = {**PARAMETERS, "num_class": classes, **changed}
+    if len(values) < 4 * PARAMETERS["min_data_in_leaf"]:
+        parameters["min_data_in_leaf"] = 1
+    return lightgbm.train(parameters, lightgbm.Dataset(values, codes, weight=weights), num_boost_round=ROUNDS)
 
 
 def run_lightgbm(
@@ -49,13 +67,8 @@ def run_lightgbm(
     if len(present) == 1:
         probabilities = np.ones((len(test), 1))
     else:
-        data = lightgbm.Dataset(
-            collapsed[features].to_numpy(np.float64), codes, weight=collapsed["__rows"].to_numpy(np.float64)
-        )
-        parameters = {**PARAMETERS, "num_class": len(present), "seed": seed}
-        if len(collapsed) < 4 * PARAMETERS["min_data_in_leaf"]:
-            parameters["min_data_in_leaf"] = 1
-        model = lightgbm.train(parameters, data, num_boost_round=ROUNDS)
+        weights = collapsed["__rows"].to_numpy(np.float64)
+        model = train_model(collapsed[features].to_numpy(np.float64), codes, weights, len(present), seed=seed)
         probabilities = np.asarray(model.predict(test[features].to_numpy(np.float64)))
     return BaselineResult(
         name="lightgbm",

@@ -5,7 +5,7 @@ from pathlib import Path
 from iot_pipeline.augmentation.join import read_answers
 from iot_pipeline.augmentation.plan import TrackConfig, TrackPlan
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
-from iot_pipeline.augmentation.variation import Variation, fit_varier
+from iot_pipeline.augmentation.variation import Variation, VariationConfig, fit_varier
 from iot_pipeline.defs.inputs import Reader, records_of, texts_of, writer_of
 from iot_pipeline.flows.dataset import Rows, ordered_rows, pool_size, sampled_rows
 from iot_pipeline.flows.split import stage_rows
@@ -61,8 +61,9 @@ def track_plan(
         plan.answers = read_answers(originals)
     if track == "feature_varied":
         plan.flows = step.input("flows") / "flows.parquet"
-        plan.varier = fit_varier(
-            Variation(step.settings.teacher.variation), rows, plan.flows, records_of(step), step.input("flow_texts"),
-            step.spec, plan.config.seed,
-        )  # fmt: skip
+        teacher = step.settings.teacher
+        config = VariationConfig(
+            Variation(teacher.variation), teacher.variation_min_p, teacher.seed, step.settings.data.source == "simulate"
+        )
+        plan.varier = fit_varier(config, rows, plan.flows, records_of(step), step.input("flow_texts"), step.spec)
     return plan

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import itemgetter
 
+from iot_pipeline.embedded_teacher.editor import Editor
 from iot_pipeline.embedded_teacher.phrasing import Cite, Writer, about_class, group_of
 from iot_pipeline.flows.serialise import parse_line
 
@@ -194,7 +195,7 @@ def _paraphrase(answer: str, writer: Writer, classes: Sequence[str], label_first
     ]
     drawn: list[str] = []
     while len(drawn) < DRAWS and (not drawn or _likeness(drawn[-1], analysis) > MOST_LIKENESS):
-        drawn.append(writer.analysis(label, writer.shuffled(cited), len(analysis.split()), classes))
+        drawn.append(Editor(writer).rewrite(analysis, label, writer.shuffled(cited), classes))
     return _assemble(label, min(drawn, key=lambda text: _likeness(text, analysis)), indicators, label_first)
 
 

@@ -76,6 +76,14 @@ class Writer:
         """Pick one of the options."""
         return options[int(self._rng.random() * len(options))] if self._free else options[0]
 
+    def chance(self, share: float) -> bool:
+        """Return True in this share of cases; never at temperature 0."""
+        return self._free and self._rng.random() < share
+
+    def place(self, options: int) -> int:
+        """Return a number below `options`; 0 at temperature 0."""
+        return int(self._rng.random() * options) if self._free else 0
+
     def template(self, kind: str) -> str:
         """Pick one of the templates of this kind."""
         return self.pick(knowledge()["templates"][kind])

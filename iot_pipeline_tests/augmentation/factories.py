@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from iot_pipeline.augmentation.ask import TeacherProtocol, ask
 from iot_pipeline.augmentation.join import TrackResult, join
+from iot_pipeline.augmentation.moves import FlowMoves, PaperMoves, raw_units
 from iot_pipeline.augmentation.plan import TrackConfig, TrackPlan
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.augmentation.variation import Variation, Varier
@@ -93,9 +94,9 @@ def make_plan(
     plan = TrackPlan(rows, folder / "texts.parquet", file or prompt(track), config, folder / "requests.parquet")
     plan.answers = originals / "answers.parquet" if originals is not None else None
     if track == "feature_varied":
-        zero = table[SPEC.feature_names].to_numpy().min(axis=0)
-        to_text = FlowTextWriter(SPEC, config.serialisation).text
-        plan.varier = Varier(variation, SPEC.feature_names, zero, to_text, forbidden, config.seed)
+        physical = FlowMoves(SPEC.feature_names, *raw_units(SPEC, simulated=True), SPEC.format)
+        mover = physical if variation is Variation.physical else PaperMoves(len(SPEC.features))
+        plan.varier = Varier(mover, FlowTextWriter(SPEC, config.serialisation).text, forbidden, config.seed)
         plan.flows = folder / "flows.parquet"
     return plan
 
