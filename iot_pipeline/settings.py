@@ -127,6 +127,9 @@ class EvaluationSettings(Section):
     """Extent of what is measured of a student and of the old recipe."""
 
     explained_flows: int = Field(48, ge=1, description="test flows that the student explains")
+    zero_shot_flows: int = Field(
+        0, ge=0, description="distinct test flows whose class the teacher is asked for, as a control; it costs money"
+    )
     audit_rows: int = Field(2560, ge=32, description="rows of the short trainings that show what the old recipe does")
     audit_tokenizer: str | None = Field(None, description="tokenizer (folder or hub id) of the cut; unset: the base's")
     audit_words: int = Field(900, ge=30, le=1200, description="words of explanations on which its cut is measured")
@@ -149,6 +152,7 @@ class RunSettings(Section):
         ["10K"], description="stages that `run` makes, comma separated"
     )
     tracks: Annotated[list[Track], CommaSeparated] = Field(list(get_args(Track)), description="tracks to make")
+    grid: bool = Field(False, description="also train each stage's rows for every other stage's tokens (original)")
     teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per store of answers")
     teacher_paid: Literal["auto", "yes", "no"] = Field(
         "auto", description="do answers cost money; auto: by the address, local ones being free"
@@ -199,6 +203,8 @@ class Settings(BaseModel):
             )
         if student.evaluate_every is None and (student.keep == "best" or student.patience is not None):
             raise ValueError("IOT_KEEP_CHECKPOINT=best and IOT_PATIENCE need IOT_EVALUATE_EVERY")
+        if self.run.grid and student.stage_chain == "warm_start":
+            raise ValueError("IOT_GRID=true needs IOT_STAGE_CHAIN=independent: each cell starts from the base")
         if self.run.shard and student.quantisation == "nf4":
             raise ValueError("IOT_SHARD=true and IOT_QUANTISATION=nf4 do not go together: choose one")
         return self

@@ -10,6 +10,7 @@ Track = Literal["original", "paraphrased", "feature_varied"]
 
 STAGES: list[str] = list(get_args(Stage))
 TRACKS: list[str] = list(get_args(Track))
+ZERO_SHOT = "zero_shot"  # the prompt of the teacher as a control: no track is made of its answers
 # Rows of each cumulative stage; None is the whole train pool.
 STAGE_ROWS: Mapping[str, int | None] = {"10K": 10_000, "30K": 30_000, "70K": 70_000, "150K": 150_000, "ALL": None}
 SIDES = ("train", "validation", "calibration", "test")

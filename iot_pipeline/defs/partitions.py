@@ -1,24 +1,31 @@
 """Partitions, and the mappings from one asset's partitions to another's.
 
-A prompt has one partition a track; a track asset one a stage. What follows has one asset a stage: training tensors are
-partitioned by track, students and what is measured of them by training seed and track. So a mapping can say exactly
-which partitions feed which: an edited paraphrase prompt leaves the other two tracks fresh.
+A prompt has one partition a track, and one for the zero-shot teacher; a track asset one a stage. What follows has one
+asset a stage: training tensors are partitioned by track, students and what is measured of them by training seed and
+track. So a mapping can say exactly which partitions feed which: an edited paraphrase prompt leaves the other two tracks
+fresh.
 """
 
 import dagster as dg
 
 from iot_pipeline.settings import settings
-from iot_pipeline.vocabulary import STAGES, TRACKS, stages_up_to
+from iot_pipeline.vocabulary import STAGES, TRACKS, ZERO_SHOT, stages_up_to
 
 stage_partitions = dg.StaticPartitionsDefinition(STAGES)
 track_partitions = dg.StaticPartitionsDefinition(TRACKS)
-student_partitions = dg.MultiPartitionsDefinition(
-    {"seed": dg.StaticPartitionsDefinition([str(seed) for seed in settings().seeds]), "track": track_partitions}
-)
+prompt_partitions = dg.StaticPartitionsDefinition([*TRACKS, ZERO_SHOT])
+seed_partitions = dg.StaticPartitionsDefinition([str(seed) for seed in settings().seeds])
+student_partitions = dg.MultiPartitionsDefinition({"seed": seed_partitions, "track": track_partitions})
+
+
+def grid_partitions(stage: str) -> dg.MultiPartitionsDefinition:
+    """Return the partitions of a stage's row of the data-by-steps grid: training seed, and stage of the tokens."""
+    tokens = dg.StaticPartitionsDefinition([other for other in STAGES if other != stage])
+    return dg.MultiPartitionsDefinition({"seed": seed_partitions, "tokens": tokens})
 
 
 def prompt_dep(track: str) -> dg.AssetDep:
-    """Return the dependency on the prompt of one track alone."""
+    """Return the dependency on one prompt alone."""
     return dg.AssetDep("prompt", partition_mapping=dg.SpecificPartitionsPartitionMapping([track]))
 
 
@@ -30,3 +37,15 @@ def increments_dep(track: str, stage: str) -> dg.AssetDep:
 def tensors_dep(asset: str) -> dg.AssetDep:
     """Return the dependency of a student on the training tensors of its track, whatever its seed."""
     return dg.AssetDep(asset, partition_mapping=dg.MultiToSingleDimensionPartitionMapping("track"))
+
+
+def tensors_of_dep(asset: str, track: str) -> dg.AssetDep:
+    """Return the dependency on the training tensors of one track alone."""
+    return dg.AssetDep(asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([track]))
+
+
+def budget_dep(asset: str, track: str, stage: str) -> dg.AssetDep:
+    """Return the dependency of a grid's cell on the student whose tokens it takes: of its seed, of one track."""
+    tokens = dg.DimensionPartitionMapping("tokens", dg.StaticPartitionMapping({track: stage}))
+    seed = dg.DimensionPartitionMapping("seed", dg.IdentityPartitionMapping())
+    return dg.AssetDep(asset, partition_mapping=dg.MultiPartitionMapping({"seed": seed, "track": tokens}))

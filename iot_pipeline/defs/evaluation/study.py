@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import dagster as dg
 
+from iot_pipeline.defs.evaluation.grid import grid_of
 from iot_pipeline.defs.inputs import records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.evaluate import align
@@ -17,7 +18,7 @@ from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.reporting import figures
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
 
-METRICS = [staged("eval_metrics", stage) for stage in STAGES]
+METRICS = [staged(name, stage) for name in ("eval_metrics", "data_grid") for stage in STAGES]
 BASELINES = {"AutoML": "automl", "LightGBM": "lightgbm"}  # those that come out alike with every seed of training
 
 
@@ -29,7 +30,7 @@ def study(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         students, left_out = student_arms(step, side)
         arms = {**students, **baseline_arms(step, side)}
         result = compare_seeds(side, arms, contrasts(arms), step.settings.data.seed)
-        step.json("study.json", result | {"left_out": left_out})
+        step.json("study.json", result | {"left_out": left_out, "grid": grid_of(step, side, students)})
         step.table("contrasts", result["contrasts"])
         step.png("study.png", figures.study(result), "Differences in accuracy with 95 % intervals")
         step.summarise(seeds=result["seeds"], left_out=", ".join(left_out) or "none")

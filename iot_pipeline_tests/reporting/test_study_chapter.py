@@ -1,0 +1,47 @@
+"""The study's chapter: the data-by-steps grid as a table, or that it was not made."""
+
+from typing import Any
+
+from iot_pipeline.reporting.gather import Facts
+from iot_pipeline.reporting.report import render
+from iot_pipeline_tests.reporting.example import study
+
+CELLS = [("10K", "10K"), ("30K", "30K"), ("10K", "30K")]
+
+
+def grid(seeds: int) -> dict[str, Any]:
+    """A grid of two stages, of which one cell was not trained."""
+    found = study(seeds)
+    (metrics, *_), (row, *_) = found["arms"].values(), found["contrasts"]
+    names = [f"{rows} rows, tokens of {tokens}" for rows, tokens in CELLS]
+    pair = {"first": names[1], "second": names[2], "question": "more data at equal tokens"}
+    cells = [
+        {"rows": rows, "tokens": tokens, "arm": name, "passes": 3.0 if rows != tokens else None}
+        for (rows, tokens), name in zip(CELLS, names, strict=True)
+    ]
+    return found | {
+        "stages": ["10K", "30K"],
+        "cells": cells,
+        "arms": dict.fromkeys(names, metrics),
+        "contrasts": [row | pair],
+        "left_out": ["30K rows, tokens of 10K"],
+    }
+
+
+def chapter(**parts: Any) -> str:
+    return render("study.md.j2", Facts(study=study(3) | parts))
+
+
+def test_the_grid_is_a_table_of_rows_and_tokens_with_the_spread_of_training() -> None:
+    text = chapter(grid=grid(3))
+    assert "| accuracy: mean (spread) | tokens of 10K | tokens of 30K |\n| --- | ---: | ---: |\n" in text
+    assert "| rows of 10K | 0.9300 (0.0040) | 0.9300 (0.0040) |\n| rows of 30K | not made | 0.9300 (0.0040) |\n" in text
+    assert "- 10K rows, tokens of 30K: 3.00 passes over its rows." in text
+    assert "| more data at equal tokens | 30K rows, tokens of 30K minus 10K rows, tokens of 30K | accuracy |" in text
+    assert "over the 1 tests" in text and "Left out, since not trained with every seed: 30K rows, tokens of 10K" in text
+    assert "| rows of 10K | 0.9300 (–) |" in chapter(grid=grid(1))
+
+
+def test_a_study_without_a_grid_says_how_to_make_one() -> None:
+    for text in (chapter(grid=None), chapter()):
+        assert "Not made: `IOT_GRID=true`" in text and "tokens of" not in text
