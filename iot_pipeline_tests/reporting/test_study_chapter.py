@@ -45,3 +45,31 @@ def test_the_grid_is_a_table_of_rows_and_tokens_with_the_spread_of_training() ->
 def test_a_study_without_a_grid_says_how_to_make_one() -> None:
     for text in (chapter(grid=None), chapter()):
         assert "Not made: `IOT_GRID=true`" in text and "tokens of" not in text
+
+
+def zero_shot(embedded: bool) -> dict[str, Any]:
+    """zero_shot.json of a teacher, compared with one student."""
+    found = study(3)
+    metrics, (row, *_) = found["arms"]["original 10K"], found["contrasts"]
+    pair = {"first": "original 10K", "second": "zero-shot some-model", "metric": "accuracy"}
+    outcomes = {"named a class": 190, "no valid class": 9, "refused": 1}
+    told = {"asked": 200, "outcomes": outcomes, "embedded": embedded, "teacher": "zero-shot some-model", "left_out": []}
+    arms = dict.fromkeys(("zero-shot some-model", "original 10K"), metrics)
+    return found | told | {"arms": arms, "contrasts": [row | pair]}
+
+
+def test_the_zero_shot_teacher_stands_beside_the_students_and_an_embedded_one_is_named() -> None:
+    text = render("study.md.j2", Facts(study=study(3), zero_shot_teacher=zero_shot(False)))
+    assert "class of 200 distinct test flows" in text
+    assert "Outcomes: named a class 190, no valid class 9, refused 1." in text
+    told = "0.9300 [0.92, 0.94] | 0.9300 [0.92, 0.94] | 0.9300 [0.92, 0.94]"
+    assert f"| zero-shot some-model | {told} | | | |\n" in text
+    assert f"| original 10K | {told} | +0.0040 [-0.0020, +0.0100] | 0.7600 | no difference shown |\n" in text
+    assert "EMBEDDED" not in text
+    embedded = render("study.md.j2", Facts(study=study(3), zero_shot_teacher=zero_shot(True)))
+    assert "**EMBEDDED teacher**" in embedded and "says nothing about any LLM" in embedded
+
+
+def test_a_teacher_that_was_not_asked_is_said_to_be() -> None:
+    for facts in (Facts(study=study(1)), Facts(study=study(1), zero_shot_teacher={"asked": 0})):
+        assert "Not asked: `IOT_ZERO_SHOT_FLOWS=200`" in render("study.md.j2", facts)

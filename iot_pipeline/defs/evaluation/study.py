@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import dagster as dg
 
@@ -53,14 +53,14 @@ def student_arms(step: Step, side: Side) -> tuple[dict[str, list[Ints]], list[st
     return arms, [arm_name(*arm) for arm in left_out]
 
 
-def baseline_arms(step: Step, side: Side) -> dict[str, list[Ints]]:
-    """Read the predictions of AutoML and LightGBM at each stage."""
+def baseline_arms(step: Step, side: Side, names: Mapping[str, str] = BASELINES) -> dict[str, list[Ints]]:
+    """Read the predictions of baselines at each stage."""
     return {
         arm_name(name, artefact.partition): [
             predict(align(side, *read_predictions(folder / f"predictions_{file}.parquet", step.spec.classes)))
         ]
         for artefact, folder in step.inputs("automl_baseline").items()
-        for name, file in BASELINES.items()
+        for name, file in names.items()
     }
 
 
