@@ -133,6 +133,9 @@ class EvaluationSettings(Section):
     """Extent of what is measured of a student and of the old recipe."""
 
     explained_flows: int = Field(48, ge=1, description="test flows that the student explains")
+    zero_shot_flows: int = Field(
+        0, ge=0, description="distinct test flows whose class the teacher is asked for, as a control; it costs money"
+    )
     audit_rows: int = Field(2560, ge=32, description="rows of the short trainings that show what the old recipe does")
     audit_tokenizer: str | None = Field(None, description="tokenizer (folder or hub id) of the cut; unset: the base's")
     audit_words: int = Field(900, ge=30, le=1200, description="words of explanations on which its cut is measured")
@@ -158,6 +161,7 @@ class RunSettings(Section):
     controls: Annotated[list[Control], CommaSeparated] = Field(
         [], description="controls that `study` holds against original, comma separated"
     )
+    grid: bool = Field(False, description="also train each stage's rows for every other stage's tokens (original)")
     teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per store of answers")
     teacher_paid: Literal["auto", "yes", "no"] = Field(
         "auto", description="do answers cost money; auto: by the address, local ones being free"
@@ -211,6 +215,8 @@ class Settings(BaseModel):
         needed = {"original", *(["paraphrased"] if "repeated_originals" in self.run.controls else [])}
         if self.run.controls and (missing := needed.difference(self.run.tracks)):
             raise ValueError(f"IOT_CONTROLS needs IOT_TRACKS to name {' and '.join(sorted(missing))}")
+        if self.run.grid and student.stage_chain == "warm_start":
+            raise ValueError("IOT_GRID=true needs IOT_STAGE_CHAIN=independent: each cell starts from the base")
         if self.run.shard and student.quantisation == "nf4":
             raise ValueError("IOT_SHARD=true and IOT_QUANTISATION=nf4 do not go together: choose one")
         return self

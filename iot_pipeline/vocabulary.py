@@ -27,6 +27,7 @@ CONTROLS: Mapping[str, str] = {
     "shuffled_names": "Do feature names carry meaning? They change places, in training and in every prompt.",
     "untrained": "What does the base know alone? It has no adapter.",
 }
+ZERO_SHOT = "zero_shot"  # the prompt of the teacher as a control: no track is made of its answers
 # Rows of each cumulative stage; None is the whole train pool.
 STAGE_ROWS: Mapping[str, int | None] = {"10K": 10_000, "30K": 30_000, "70K": 70_000, "150K": 150_000, "ALL": None}
 SIDES = ("train", "validation", "calibration", "test")

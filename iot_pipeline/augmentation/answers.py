@@ -12,8 +12,8 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER as A_NUMBER
 from iot_pipeline.flows.serialise import parse_text, plain_number
 
-# Versions of the two answer formats, text and JSON object; part of the request key.
-SCHEMA_VERSION, OBJECT_VERSION = "1", "1-json"
+# Versions of the answer formats, text, JSON object and class of the zero-shot teacher; part of the request key.
+SCHEMA_VERSION, OBJECT_VERSION, ZERO_SHOT_VERSION = "1", "1-json", "zero-shot-1"
 ORDERS = ("label_first", "explanation_first")
 
 # Longer texts are rejected before any pattern runs: the longest answer that can be requested, 1,200 words, has about

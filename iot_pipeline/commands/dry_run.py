@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from iot_pipeline.commands.estimate import DATA, estimate
+from iot_pipeline.commands.estimate import DATA, ZERO_SHOT_ASSET, estimate
 from iot_pipeline.commands.show import told_reasons, wide_console
 from iot_pipeline.defs import plan
 from iot_pipeline.lake.store import ArtefactId, Lake
@@ -57,7 +57,8 @@ def dry_run(settings: Settings, planned: list[plan.Planned], force: bool, accept
 
 def _requests(settings: Settings, todo: list[ArtefactId], stale: set[str]) -> dict[ArtefactId, dict[str, Any]]:
     """Return requests and dollars of each artefact that asks the teacher, as `estimate` counts them."""
-    asking = [artefact for artefact in todo if artefact.asset in ASKING]
+    names = [*ASKING, *([ZERO_SHOT_ASSET] if settings.evaluation.zero_shot_flows else [])]
+    asking = [artefact for artefact in todo if artefact.asset in names]
     if not asking:
         return {}
     if missing := [name for name in SOURCES if name in stale]:

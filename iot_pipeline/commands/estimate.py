@@ -16,9 +16,10 @@ from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.estimate import CostEstimator, Part, as_facts, seconds_needed
 from iot_pipeline.augmentation.join import write_answers
 from iot_pipeline.augmentation.prompts import load_prompt
+from iot_pipeline.augmentation.zero_shot import accept
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.defs.reads import present_value
-from iot_pipeline.defs.tracks import increment, track_plan, validation_rows
+from iot_pipeline.defs.tracks import increment, track_plan, validation_rows, zero_shot_requests
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import Rows
 from iot_pipeline.flows.spec import load_spec
@@ -30,8 +31,9 @@ from iot_pipeline.teacher.config import BatchLimits
 from iot_pipeline.teacher.request import EMBEDDED, is_embedded
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, source_of, store_of
-from iot_pipeline.vocabulary import STAGES, TRACKS, stages_up_to
+from iot_pipeline.vocabulary import STAGES, TRACKS, ZERO_SHOT, stages_up_to
 
+ZERO_SHOT_ASSET = "zero_shot_teacher"
 DATA = "flow_texts"  # downstream of everything that the estimate reads
 # Seconds per answer while none is timed: measured for the embedded teacher; for a model, at about 60 tokens/s.
 EMBEDDED_SECONDS, MODEL_SECONDS = 0.1, 4.0
@@ -109,6 +111,11 @@ def walk(estimator: CostEstimator, lake: LakeReader, say: Callable[[str], None])
             write_answers(out)
             for track in (track for track in TRACKS if track in tracks and track != "original"):
                 count(ArtefactId(track, stage), track, rows)
+    if lake.settings.evaluation.zero_shot_flows:
+        say(ZERO_SHOT_ASSET)
+        estimator.begin(ZERO_SHOT_ASSET, ZERO_SHOT)
+        prompt = load_prompt((folder / f"{ZERO_SHOT}.md").absolute(), model=model)
+        estimator.stream(zero_shot_requests(lake, prompt).values(), accept, lambda _: None)
 
 
 def budget(settings: Settings, total: Part, spent: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import settings
-from iot_pipeline.vocabulary import STAGES, TRACKS, staged
+from iot_pipeline.vocabulary import STAGES, TRACKS, ZERO_SHOT, staged
 
 AC = dg.AutomationCondition
 
@@ -43,7 +43,7 @@ inputs_changed = (
 def prompt_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Request a snapshot of each prompt file that differs from its snapshot in the lake.
 
-    The cursor stores, for each track whose snapshot still differs, that snapshot and the text last requested, so one
+    The cursor stores, for each prompt whose snapshot still differs, that snapshot and the text last requested, so one
     edit starts one run; a snapshot that another edit changed meanwhile is requested again.
     Edits made while the daemon was down are found, and so is a prompt set back to an older text. A prompt without a
     snapshot waits for a first run, like every artefact that was never materialised. An unreadable file does not stop
@@ -56,7 +56,7 @@ def prompt_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
         return dg.SkipReason(str(error))
     requested = json.loads(context.cursor or "{}")
     waiting, requests, told = {}, [], []
-    for track in TRACKS:
+    for track in (*TRACKS, ZERO_SHOT):
         try:
             version = _edited(lake, chosen.teacher.prompts, track)
         except UserError as error:

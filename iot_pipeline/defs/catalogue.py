@@ -35,6 +35,8 @@ KINDS = {
     "training_split": {"jsonl", "safetensors"},
     "lora_checkpoint": {"pytorch", "safetensors"},
     "paper_protocol": {"pytorch", "openai"},
+    "data_grid": {"pytorch", "numpy"},
+    "zero_shot_teacher": {"openai", "numpy"},
     "study": {"numpy"},
     "paper_report": {"html", "markdown"},
     "model_card": {"markdown", "huggingface"},
@@ -51,7 +53,9 @@ CODE = {
     ),
     "lora_checkpoint": ("iot_pipeline.training.train",),
     "paper_protocol": ("iot_pipeline.defs.training.paper", "iot_pipeline.training.train"),
+    "data_grid": ("iot_pipeline.defs.training.grid", "iot_pipeline.training.train"),
     "study": ("iot_pipeline.defs.evaluation.study",),
+    "zero_shot_teacher": ("iot_pipeline.defs.evaluation.zero_shot",),
 }
 version_of = cache(code_version)
 

@@ -1,18 +1,21 @@
 """Partitions, and the mappings from one asset's partitions to another's.
 
-A prompt has one partition a track; a track asset one a stage. What follows has one asset a stage: training tensors are
-partitioned by track, students and what is measured of them by training seed and track. So a mapping can say exactly
-which partitions feed which: an edited paraphrase prompt leaves the other two tracks fresh. Controls that IOT_CONTROLS
-names stand beside the tracks wherever students do; the untrained one has neither tensors nor checkpoint.
+A prompt has one partition a track, and one for the zero-shot teacher; a track asset one a stage. What follows has one
+asset a stage: training tensors are partitioned by track, students and what is measured of them by training seed and
+track. So a mapping can say exactly which partitions feed which: an edited paraphrase prompt leaves the other two tracks
+fresh. Controls that IOT_CONTROLS names stand beside the tracks wherever students do; the untrained one has neither
+tensors nor checkpoint.
 """
 
 import dagster as dg
 
 from iot_pipeline.settings import settings
-from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, stages_up_to
+from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, ZERO_SHOT, stages_up_to
 
 stage_partitions = dg.StaticPartitionsDefinition(STAGES)
 track_partitions = dg.StaticPartitionsDefinition(TRACKS)
+prompt_partitions = dg.StaticPartitionsDefinition([*TRACKS, ZERO_SHOT])
+seed_partitions = dg.StaticPartitionsDefinition([str(seed) for seed in settings().seeds])
 
 
 def arms() -> list[str]:
@@ -32,8 +35,13 @@ def trained_arms() -> list[str]:
 
 def student_partitions(of: list[str] | None = None) -> dg.MultiPartitionsDefinition:
     """Return the partitions of students by training seed and arm; `of`: these arms alone."""
-    seeds = dg.StaticPartitionsDefinition([str(seed) for seed in settings().seeds])
-    return dg.MultiPartitionsDefinition({"seed": seeds, "track": dg.StaticPartitionsDefinition(of or arms())})
+    return dg.MultiPartitionsDefinition({"seed": seed_partitions, "track": dg.StaticPartitionsDefinition(of or arms())})
+
+
+def grid_partitions(stage: str) -> dg.MultiPartitionsDefinition:
+    """Return the partitions of a stage's row of the data-by-steps grid: training seed, and stage of the tokens."""
+    tokens = dg.StaticPartitionsDefinition([other for other in STAGES if other != stage])
+    return dg.MultiPartitionsDefinition({"seed": seed_partitions, "tokens": tokens})
 
 
 def sources_of(arm: str) -> list[str]:
@@ -44,7 +52,7 @@ def sources_of(arm: str) -> list[str]:
 
 
 def prompt_dep(track: str) -> dg.AssetDep:
-    """Return the dependency on the prompt of one track alone."""
+    """Return the dependency on one prompt alone."""
     return dg.AssetDep("prompt", partition_mapping=dg.SpecificPartitionsPartitionMapping([track]))
 
 
@@ -65,3 +73,15 @@ def checkpoint_dep(asset: str) -> dg.AssetDep:
     mapping = {"seed": dg.IdentityPartitionMapping(), "track": track}
     parts = {name: dg.DimensionPartitionMapping(name, one) for name, one in mapping.items()}
     return dg.AssetDep(asset, partition_mapping=dg.MultiPartitionMapping(parts))
+
+
+def tensors_of_dep(asset: str, track: str) -> dg.AssetDep:
+    """Return the dependency on the training tensors of one track alone."""
+    return dg.AssetDep(asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([track]))
+
+
+def budget_dep(asset: str, track: str, stage: str) -> dg.AssetDep:
+    """Return the dependency of a grid's cell on the student whose tokens it takes: of its seed, of one track."""
+    tokens = dg.DimensionPartitionMapping("tokens", dg.StaticPartitionMapping({track: stage}))
+    seed = dg.DimensionPartitionMapping("seed", dg.IdentityPartitionMapping())
+    return dg.AssetDep(asset, partition_mapping=dg.MultiPartitionMapping({"seed": seed, "track": tokens}))

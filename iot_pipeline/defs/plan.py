@@ -12,7 +12,7 @@ from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import FOLLOWS, ArtefactId, Lake
 from iot_pipeline.settings import Settings
-from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, partition_parts, stages_up_to, unstaged
+from iot_pipeline.vocabulary import STAGES, TRACKS, ZERO_SHOT, Trained, partition_parts, stages_up_to, unstaged
 
 # Assets whose partition is needed for every stage below the wanted one: a stage is cumulative.
 CUMULATIVE = set(TRACKS)
@@ -41,6 +41,8 @@ def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = 
     """
     if not settings.run.stages or not settings.run.tracks:
         raise UserError("IOT_STAGES and IOT_TRACKS must each name at least one")
+    if settings.run.grid and TRACKS[0] not in settings.run.tracks:
+        raise UserError(f"IOT_GRID=true trains on the track {TRACKS[0]}: add it to IOT_TRACKS")
     graph = definitions.resolve_asset_graph()
     specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
     chosen = set(specs)
@@ -71,9 +73,11 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
         stages = stages_up_to(max(stages, key=STAGES.index))
     if name == "automl_baseline":
         stages = [*stages, "ALL"]  # the headline: AutoML on the whole train pool
-    if stage and stage not in stages:
+    if (stage and stage not in stages) or (name == "data_grid" and not settings.run.grid):
         return []
-    tracks: set[str] = {*settings.run.tracks, "original"} if name == "prompt" else {*settings.run.tracks}
+    tracks: set[str] = {*settings.run.tracks}
+    if name == "prompt":
+        tracks |= {"original", *([ZERO_SHOT] if settings.evaluation.zero_shot_flows else [])}
     if name in TRACKS and name not in {*settings.run.tracks, "original"}:
         return []
     if name != "explanation_quality":  # the study compares classes

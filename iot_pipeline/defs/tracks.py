@@ -1,13 +1,14 @@
-"""Plans of the tracks, for the assets that ask the teacher and for the estimate that only counts."""
+"""Requests of tracks and zero-shot teacher, for the assets that ask them and for the estimate that only counts."""
 
 from pathlib import Path
 
 from iot_pipeline.augmentation.join import read_answers
-from iot_pipeline.augmentation.plan import TrackConfig, TrackPlan
+from iot_pipeline.augmentation.plan import FlowRequest, TrackConfig, TrackPlan
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.augmentation.variation import Variation, VariationConfig, fit_varier
+from iot_pipeline.augmentation.zero_shot import sample_groups, zero_shot_request
 from iot_pipeline.defs.inputs import Reader, records_of, texts_of, writer_of
-from iot_pipeline.flows.dataset import Rows, ordered_rows, pool_size, sampled_rows
+from iot_pipeline.flows.dataset import Rows, ordered_rows, pool_size, sampled_rows, side_texts
 from iot_pipeline.flows.split import stage_rows
 from iot_pipeline.teacher_factory import as_objects
 
@@ -67,3 +68,11 @@ def track_plan(
         )
         plan.varier = fit_varier(config, rows, plan.flows, records_of(step), step.input("flow_texts"), step.spec)
     return plan
+
+
+def zero_shot_requests(step: Reader, prompt: PromptFile) -> dict[str, FlowRequest]:
+    """Return the zero-shot teacher's request by flow group, for a sample of the distinct test flows."""
+    flows = side_texts(texts_of(step), records_of(step), "test").set_index("flow_group")["text"]
+    count, seed = step.settings.evaluation.zero_shot_flows, step.settings.data.seed
+    config = track_config(step)
+    return {group: zero_shot_request(flows[group], prompt, config) for group in sample_groups(flows.index, count, seed)}

@@ -60,6 +60,11 @@ def about_class(label: str) -> dict[str, Any]:
     return found
 
 
+def is_known(label: str) -> bool:
+    """Return True if the knowledge base has an entry of its own for a class."""
+    return label.lower() in knowledge()["classes"]
+
+
 @cache
 def group_of(feature: str) -> str:
     """Return the group of a feature, by its name."""

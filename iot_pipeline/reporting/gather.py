@@ -138,6 +138,7 @@ class Facts:
     base_model: Json | None = field(default=None, metadata={"file": "base.json"})
     paper_protocol: Json | None = field(default=None, metadata={"file": "paper_protocol.json"})
     study: Json | None = field(default=None, metadata={"file": "study.json"})
+    zero_shot_teacher: Json | None = field(default=None, metadata={"file": "zero_shot.json"})
     inference_benchmark: Json | None = field(default=None, metadata={"file": "inference.json"})
     track_comparison: Json | None = field(default=None, metadata={"file": "track_comparison.json"})
     cost_report: Json | None = field(default=None, metadata={"file": "cost_report.json"})

@@ -40,7 +40,7 @@ CHAPTERS = (
     "limitations.md.j2",
     "lineage.md.j2",
 )
-INCLUDED = ("banner.md.j2", "limits.md.j2")
+INCLUDED = ("banner.md.j2", "limits.md.j2", "study_grid.md.j2", "study_zero_shot.md.j2")
 FORMATS = ("accuracy", "dollars", "fixed", "percent", "plain", "seconds", "whole")
 
 

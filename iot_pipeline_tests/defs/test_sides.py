@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -14,16 +15,18 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.baseline.result import BaselineResult
+from iot_pipeline.definitions import defs
 from iot_pipeline.defs.augmentation import assets as augmentation
 from iot_pipeline.defs.baseline import assets as baseline
 from iot_pipeline.defs.evaluation import assets as evaluation
+from iot_pipeline.defs.evaluation import zero_shot
 from iot_pipeline.defs.flows import assets as flows
 from iot_pipeline.defs.prompts import assets as prompts
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource
 from iot_pipeline.defs.splits import assets as splits
 from iot_pipeline.defs.training import assets as training
-from iot_pipeline.defs.training import paper
+from iot_pipeline.defs.training import grid, paper
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.metrics import fit_temperature
 from iot_pipeline.evaluation.views import read_side
@@ -35,6 +38,9 @@ from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.quality.patterns import attack_patterns
 from iot_pipeline.sft.tensors import load_tensors
+from iot_pipeline.teacher.request import Answer
+from iot_pipeline.teacher.session import Summary
+from iot_pipeline.training.config import TrainConfig
 from iot_pipeline_tests.tiny_model import make_base
 
 CLASSES = list(load_spec("farm_flow").classes)
@@ -132,7 +138,7 @@ class Student:
 @pytest.fixture
 def student(monkeypatch: pytest.MonkeyPatch) -> Student:
     opened = Student()
-    for module in (evaluation, paper):
+    for module in (evaluation, grid, paper):
         monkeypatch.setattr(module, "opened_student", lambda *_: contextlib.nullcontext(opened))
     return opened
 
@@ -191,6 +197,65 @@ def test_tracks_are_of_train_flows_and_validation_answers_of_validation_flows(si
         assert len(asked) > 10 and sides.of(asked) == {side}
 
 
+def test_the_zero_shot_teacher_sees_test_flows_and_nothing_of_it_reaches_a_training(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def stream(requests: Any, check: Any, take: Callable[[Answer], None]) -> None:
+        for request in requests:
+            asked.append(request)
+            take(Answer(request.key, "ok", "CLASSIFICATION: Normal", "stop", "some-model", "stand-in"))
+
+    engine = SimpleNamespace(source="stand-in", summary=Summary(), stream=stream)
+    monkeypatch.setattr(TeacherResource, "open", lambda *_: contextlib.nullcontext(engine))
+    monkeypatch.setenv("IOT_ZERO_SHOT_FLOWS", "30")
+    settings_module.settings.cache_clear()
+    make(prompts.prompt, partition="zero_shot")
+    make(zero_shot.zero_shot_teacher)
+    monkeypatch.delenv("IOT_ZERO_SHOT_FLOWS")
+    settings_module.settings.cache_clear()
+    users = [request.messages[-1]["content"] for request in asked]
+    assert len(asked) == 30 and sides.of(users) == {"test"}
+    assert not any(name in user for user in users for name in CLASSES)
+    for artefact in (ArtefactId("original", "10K"), ArtefactId("validation_answers")):
+        keys = pq.read_table(sides.lake.folder(artefact) / "requests.parquet")["key"].to_pylist()
+        assert keys and not {request.key for request in asked} & {*keys}
+    graph = defs().resolve_asset_graph()
+    asset = dg.AssetKey("zero_shot_teacher")
+    below = {key for key in graph.get_all_asset_keys() if asset in graph.get_ancestor_asset_keys(key)}
+    assert below and {graph.get(key).group_name for key in below} == {"report"}
+
+
+def test_a_cell_of_the_grid_trains_on_train_flows(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(training.training_splits[0], partition="original")
+    other = ArtefactId("lora_checkpoint_30K", STUDENT)
+    with sides.lake.replacing(other) as folder:
+        write_json(folder / "training.json", {"facts": {"tokens_read": 100_000}})
+        finish_artefact(folder, Manifest(other.asset, other.partition, "", "1", {}, {}, {}), set())
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(TrainerResource, "train", catch(seen, "self", "step", "configs"))
+    with pytest.raises(Seen):
+        make(grid.data_grids[0], partition="2027|30K")
+    (config,) = seen["configs"]
+    assert config.max_tokens == 100_000
+    assert_of_sides(sides, config)
+
+
+def test_a_cell_of_the_grid_is_scored_on_validation_and_test_side(
+    sides: Sides, student: Student, tmp_path: Path
+) -> None:
+    step = SimpleNamespace(
+        spec=load_spec("farm_flow"), settings=settings_module.settings(), folder=tmp_path, log=print,
+        input=lambda asset: sides.lake.folder(ArtefactId(asset)), json=lambda name, value: found.update(value),
+    )  # fmt: skip
+    found: dict[str, Any] = {}
+    grid.score(step, tmp_path)  # type: ignore[arg-type]
+    assert sides.of(student.scored) == {"validation", "test"}
+    assert found["groups"] == len(sides.groups["test"])
+    assert found["validation"]["groups"] == len(sides.groups["validation"])
+
+
 def test_a_student_trains_on_train_flows_and_its_loss_is_of_validation_flows(
     sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +265,11 @@ def test_a_student_trains_on_train_flows_and_its_loss_is_of_validation_flows(
     with pytest.raises(Seen):
         make(training.lora_checkpoints[0], partition=STUDENT)
     (config,) = seen["configs"]
+    assert_of_sides(sides, config)
+
+
+def assert_of_sides(sides: Sides, config: TrainConfig) -> None:
+    """A training reads train flows, and its loss is of validation flows."""
     tokenizer = load_tokenizer(config.base)
     for path, side in ((config.tensors, "train"), (config.validation, "validation")):
         tensors = load_tensors(path)

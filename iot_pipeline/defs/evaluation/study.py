@@ -2,10 +2,11 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import dagster as dg
 
+from iot_pipeline.defs.evaluation.grid import grid_of
 from iot_pipeline.defs.inputs import records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.evaluate import align
@@ -17,7 +18,7 @@ from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.reporting import figures
 from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, Trained, staged, unstaged
 
-METRICS = [staged("eval_metrics", stage) for stage in STAGES]
+METRICS = [staged(name, stage) for name in ("eval_metrics", "data_grid") for stage in STAGES]
 BASELINES = {"AutoML": "automl", "LightGBM": "lightgbm"}  # those that come out alike with every seed of training
 
 
@@ -29,7 +30,7 @@ def study(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         students, left_out = student_arms(step, side)
         arms = {**students, **baseline_arms(step, side)}
         result = compare_seeds(side, arms, contrasts(arms), step.settings.data.seed)
-        step.json("study.json", result | {"left_out": left_out})
+        step.json("study.json", result | {"left_out": left_out, "grid": grid_of(step, side, students)})
         step.table("contrasts", result["contrasts"])
         step.png("study.png", figures.study(result), "Differences in accuracy with 95 % intervals")
         step.summarise(seeds=result["seeds"], left_out=", ".join(left_out) or "none")
@@ -55,14 +56,14 @@ def student_arms(step: Step, side: Side) -> tuple[dict[str, list[Ints]], list[st
     return arms, [arm_name(*arm) for arm in left_out]
 
 
-def baseline_arms(step: Step, side: Side) -> dict[str, list[Ints]]:
-    """Read the predictions of AutoML and LightGBM at each stage."""
+def baseline_arms(step: Step, side: Side, names: Mapping[str, str] = BASELINES) -> dict[str, list[Ints]]:
+    """Read the predictions of baselines at each stage."""
     return {
         arm_name(name, artefact.partition): [
             predict(align(side, *read_predictions(folder / f"predictions_{file}.parquet", step.spec.classes)))
         ]
         for artefact, folder in step.inputs("automl_baseline").items()
-        for name, file in BASELINES.items()
+        for name, file in names.items()
     }
 
 

@@ -3,14 +3,14 @@
 import dagster as dg
 
 from iot_pipeline.augmentation.prompts import load_prompt
-from iot_pipeline.defs.partitions import track_partitions
+from iot_pipeline.defs.partitions import prompt_partitions
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.lake.atomic import write_text
 
 
-@dg.asset(group_name="prompts", partitions_def=track_partitions)
+@dg.asset(group_name="prompts", partitions_def=prompt_partitions)
 def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Snapshot of a track's prompt file, versioned by its sha256; downstream reads the snapshot, never the file."""
+    """Snapshot of a prompt file, versioned by its sha256; downstream reads the snapshot, never the file."""
     with lake.step(context) as step:
         path = step.file((step.settings.teacher.prompts / f"{context.partition_key}.md").absolute())
         parsed = load_prompt(path)

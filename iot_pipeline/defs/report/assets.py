@@ -45,6 +45,7 @@ ARTEFACTS = [
     "paper_protocol",
     "inference_benchmark",
     "study",
+    "zero_shot_teacher",
 ]
 STAGED = {"training_split", "lora_checkpoint", "eval_metrics", "explanation_quality"}
 REPORTS = ["track_comparison", "cost_report", "claims_audit"]
