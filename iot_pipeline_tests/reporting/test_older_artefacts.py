@@ -49,12 +49,11 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def render(facts: Facts, part: str) -> None:
-    """Render the chapters that name a part of the facts, and collect the audit's measurements."""
+    """Render the chapters that name a part of the facts."""
     for name in report.CHAPTERS:
         texts = [(report.FOLDER / "chapters" / file).read_text() for file in (name, *report.INCLUDED)]
         if any(f"facts.{part}" in text for text in (texts if name == "limitations.md.j2" else texts[:1])):
             report.render(name, facts)
-    collect(facts)
 
 
 def test_a_leakage_report_without_near_duplicates_is_named_with_the_remedy(tmp_path: Path) -> None:
@@ -75,6 +74,12 @@ def test_an_artefact_with_partitions_is_named_with_its_partition(tmp_path: Path)
     )
     with pytest.raises(UserError, match=r"^lora_checkpoint_10K\[2027\|original\] was made by other code"):
         render(facts, "training")
+
+
+def test_the_audit_names_the_artefact_too(tmp_path: Path) -> None:
+    facts = read(tmp_path, ArtefactId("leakage_report"), **{"leakage.json": {"leak_free": {}}})
+    with pytest.raises(UserError, match=r"^leakage_report was made by other code .*\(it lacks 'row_wise'\)"):
+        collect(facts)
 
 
 @pytest.mark.parametrize("part", PARTS)
