@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from iot_pipeline.lake.store import MANIFEST, ArtefactId
+from iot_pipeline.reporting.artefact_json import artefact_json, parse, read, read_optional
 from iot_pipeline.vocabulary import TRACKS, Partition, Trained, partition_parts, staged, unstaged
 
 Json = dict[str, Any]
@@ -211,42 +212,40 @@ def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
     asset, key = unstaged(artefact.asset)[0], artefact.partition
     single = {part.name: part.metadata["file"] for part in fields(Facts) if part.metadata}
     if asset in single and (folder / single[asset]).is_file():
-        found = _json(folder / single[asset])
+        found = read(folder / single[asset], artefact)
         if asset in TABLES:
-            found["table"] = pq.read_table(folder / TABLES[asset]).to_pylist()
+            rows = pq.read_table(folder / TABLES[asset]).to_pylist()
+            found["table"] = [artefact_json(artefact, row) for row in rows]
         setattr(facts, asset, found)
     elif asset == "automl_baseline":
-        facts.baselines[key] = {
-            name: _json(path) | {"timings": _optional(folder / f"timing_{name}.json")}
-            for path in sorted(folder.glob("eval_*.json"))
-            for name in [path.stem.removeprefix("eval_")]
-        }
-        if split := _optional(folder / "row_split.json"):
+        facts.baselines[key] = {}
+        for path in sorted(folder.glob("eval_*.json")):
+            name = path.stem.removeprefix("eval_")
+            facts.baselines[key][name] = found = read(path, artefact)
+            found["timings"] = read_optional(folder / f"timing_{name}.json", artefact)
+        if split := read_optional(folder / "row_split.json", artefact):
             facts.baselines[key]["automl"]["row_split"] = split
     elif asset == "prompt":
         facts.prompts[key] = Prompt((folder / "prompt.md").read_text(), _json(folder / MANIFEST)["data_version"])
     elif asset in TRACKS:
-        report, usage = (_optional(folder / name) for name in ("report.json", "usage.json"))
+        report, usage = (read_optional(folder / name, artefact) for name in ("report.json", "usage.json"))
         facts.tracks[partition_of(artefact)] = Track(report, usage, *_answers(folder / "track.jsonl"))
     elif asset == "training_split":
-        facts.tensors[partition_of(artefact)] = _json(folder / "stats.json")
+        facts.tensors[partition_of(artefact)] = read(folder / "stats.json", artefact)
     elif asset == "lora_checkpoint":
-        parts = _json(folder / "training.json")
-        curve = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
-        run = Run(parts["facts"], parts.get("config", {}), parts.get("timings", {}), curve)
+        parts = read(folder / "training.json", artefact)
+        curve = [parse(line, artefact) for line in (folder / "loss.jsonl").read_text().splitlines()]
+        further = (artefact_json(artefact, parts.get(name, {})) for name in ("config", "timings"))
+        run = Run(parts["facts"], *further, curve)
         facts.training[partition_of(artefact)] = run
     elif asset == "eval_metrics":
-        facts.evaluation[partition_of(artefact)] = _json(folder / "eval.json")
+        facts.evaluation[partition_of(artefact)] = read(folder / "eval.json", artefact)
     elif asset == "explanation_quality":
-        facts.explanations[partition_of(artefact)] = _json(folder / "quality.json")
+        facts.explanations[partition_of(artefact)] = read(folder / "quality.json", artefact)
 
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text())
-
-
-def _optional(path: Path) -> Json:
-    return dict(_json(path)) if path.is_file() else {}
 
 
 def _answers(path: Path) -> tuple[list[Example], float | None]:

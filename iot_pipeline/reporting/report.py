@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined, UndefinedError
 from markupsafe import Markup
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.reporting import claims, figures, figures_data, formats, markdown, rows
+from iot_pipeline.reporting.artefact_json import ArtefactJson, made_otherwise
 from iot_pipeline.reporting.comparison import BASELINES
 from iot_pipeline.reporting.gather import Facts, metrics
 from iot_pipeline.vocabulary import STAGES, VIEWS, Partition
@@ -45,9 +46,16 @@ FORMATS = ("accuracy", "dollars", "fixed", "percent", "plain", "seconds", "whole
 
 
 class Absent(StrictUndefined):
-    """A key that a report lacks: it can be tested for, and shown only by mistake, which is an error."""
+    """A key that a report lacks: it can be tested for; showing it is an error, which names the artefact it is from."""
 
     __bool__ = Undefined.__bool__  # type: ignore[assignment]
+    __format__ = Undefined._fail_with_undefined_error  # type: ignore[assignment]
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        if isinstance(self._undefined_obj, ArtefactJson):
+            self._undefined_hint = self._undefined_obj.lacks(self._undefined_name)
+            self._undefined_exception = UserError  # type: ignore[assignment]
 
 
 def paper_report(facts: Facts, out_dir: Path) -> dict[str, Any]:
@@ -163,8 +171,14 @@ def _environment() -> Environment:
 
 
 def have(part: Any, asset: str, caller: Callable[[Any], str]) -> str:
-    """Render the block that calls with a part of the facts, or say that its asset is missing."""
-    return caller(part) if part else missing(asset) + "\n"
+    """Render the block that calls with a part of the facts, or say that its asset is missing.
+
+    Raises UserError for a value that cannot be shown and does not tell its artefact, being derived from one.
+    """
+    try:
+        return caller(part) if part else missing(asset) + "\n"
+    except UndefinedError as error:
+        raise UserError(f"{asset}, or what is shown with it, {made_otherwise(str(error))}") from error
 
 
 def missing(asset: str) -> Markup:
