@@ -215,6 +215,7 @@ def test_a_student_trains_on_train_flows_and_its_loss_is_of_validation_flows(
     arm: str, sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(training.training_split("10K"), partition=arm)
+    assert_changed_as_told(sides.lake, arm)
     seen: dict[str, Any] = {}
     monkeypatch.setattr(TrainerResource, "train", catch(seen, "self", "step", "configs"))
     with pytest.raises(Seen):
@@ -225,6 +226,26 @@ def test_a_student_trains_on_train_flows_and_its_loss_is_of_validation_flows(
         tensors = load_tensors(path)
         texts = [tokenizer.decode(tensors.row(index)[0]) for index in range(len(tensors))]
         assert sides.of(texts, arm) == {side}
+
+
+def assert_changed_as_told(lake: Lake, arm: str) -> None:
+    """The rows of a control differ from those of `original` in what its definition says."""
+    track, made = ArtefactId("original", "10K"), ArtefactId("training_split_10K", arm)
+    before, after = (
+        [json.loads(line) for line in (lake.folder(of) / name).read_text().splitlines()]
+        for of, name in ((track, "track.jsonl"), (made, "train.jsonl"))
+    )
+    flows, told = [[row["messages"][i]["content"] for row in after] for i in (0, 1)]
+    own = [[row["messages"][i]["content"] for row in before] for i in (0, 1)]
+    labels = [answer.split("\n")[0] for answer in own[1]]
+    if arm == "repeated_originals":
+        assert set(zip(flows, told, strict=True)) == set(zip(*own, strict=True)) and len(flows) != len(own[0])
+        return
+    assert flows == [as_read(text, arm) for text in own[0]]
+    assert [answer.split("\n")[0] for answer in told] == labels
+    assert all((answer.count("\n") == 0) == (arm == "label_only") for answer in told)
+    kept = sum(one == other for one, other in zip(told, own[1], strict=True)) / len(told)
+    assert kept == 1 if arm == "original" else kept < 0.1
 
 
 def test_baselines_train_on_train_flows_and_are_measured_on_the_test_side(
