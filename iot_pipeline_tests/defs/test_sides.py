@@ -37,15 +37,20 @@ from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.quality.patterns import attack_patterns
+from iot_pipeline.sft.controls import ShuffledNames
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.teacher.request import Answer
 from iot_pipeline.teacher.session import Summary
 from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.vocabulary import CONTROLS, Trained
 from iot_pipeline_tests.tiny_model import make_base
 
 CLASSES = list(load_spec("farm_flow").classes)
-STUDENT = "2027|original"
+SHUFFLED = ShuffledNames(tuple(load_spec("farm_flow").feature_names), "ranked", 2027)
+STUDENT = Trained(2027, "original").key
+TRAINED = ["original", *(control for control in CONTROLS if control != "untrained")]
 VALUES = {"IOT_ROWS": "900", "IOT_EXPLAINED_FLOWS": "20", "IOT_AUDIT_ROWS": "64", "IOT_VALIDATION_FLOWS": "24"}
+VALUES |= {"IOT_CONTROLS": ",".join(CONTROLS)}
 
 
 class Seen(Exception):
@@ -65,16 +70,21 @@ class Sides:
         self.group_of = dict(zip(written["text"], written["flow_group"], strict=True))
         self.of_text = {text: of_group[group] for text, group in self.group_of.items()}
 
-    def of(self, texts: Sequence[str]) -> set[str]:
-        """Return the sides of flows that occur in `texts` (prompts hold a flow's text whole)."""
-        found = [next((side for text, side in self.of_text.items() if text in given), "unknown") for given in texts]
-        return set(found)
+    def of(self, texts: Sequence[str], arm: str = "original") -> set[str]:
+        """Return the sides of flows that occur in `texts` (prompts hold a flow's text whole), as `arm` reads them."""
+        shown = {as_read(text, arm): side for text, side in self.of_text.items()}
+        return {next((side for text, side in shown.items() if text in given), "unknown") for given in texts}
 
     def records_of(self, side: str) -> pd.DataFrame:
         return side_records(self.records, side)
 
     def read(self, artefact: ArtefactId, name: str) -> Any:
         return json.loads((self.lake.folder(artefact) / name).read_text())
+
+
+def as_read(text: str, arm: str) -> str:
+    """The flow text that a student of `arm` reads."""
+    return SHUFFLED.flow(text) if arm == "shuffled_names" else text
 
 
 def make(*assets: dg.AssetsDefinition, partition: str | None = None) -> None:
@@ -98,15 +108,17 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
         settings_module.settings.cache_clear()
         lake = Lake(root)
         make(flows.raw_flows, flows.flows, splits.evaluation_split, splits.training_order, splits.flow_texts)
-        make(prompts.prompt, partition="original")
+        for track in ("original", "paraphrased"):
+            make(prompts.prompt, partition=track)
         with lake.replacing(ArtefactId("base_model")) as folder:
             make_base(folder / "model")
             write_json(folder / "base.json", {"kind": "tiny", "name": "model"})
             finish_artefact(folder, Manifest("base_model", "", "", "1", {}, {}, {}), set())
-        make(augmentation.original, partition="10K")
+        make(augmentation.original, augmentation.paraphrased, partition="10K")
         make(augmentation.validation_answers)
-        with lake.replacing(ArtefactId("lora_checkpoint_10K", STUDENT)) as folder:
-            finish_artefact(folder, Manifest("lora_checkpoint_10K", STUDENT, "", "1", {}, {}, {}), set())
+        for student in (Trained(2027, arm).key for arm in TRAINED):
+            with lake.replacing(ArtefactId("lora_checkpoint_10K", student)) as folder:
+                finish_artefact(folder, Manifest("lora_checkpoint_10K", student, "", "1", {}, {}, {}), set())
         yield Sides(lake)
     settings_module.settings.cache_clear()
 
@@ -122,9 +134,15 @@ def scores_of(texts: Sequence[str]) -> np.ndarray:
 class Student:
     """Scores and explains at once, and keeps what it was asked."""
 
+    adapter: Path | None
+
     def __init__(self) -> None:
         self.scored: list[str] = []
         self.explained: list[str] = []
+
+    def opened(self, _: Any, base: str, adapter: Path | None) -> contextlib.AbstractContextManager["Student"]:
+        self.adapter = adapter
+        return contextlib.nullcontext(self)
 
     def score_labels(self, prompts: list[str], classes: list[str], **_: Any) -> np.ndarray:
         self.scored += prompts
@@ -132,14 +150,15 @@ class Student:
 
     def explain(self, prompts: list[str], longest: int, **_: Any) -> list[tuple[str, bool]]:
         self.explained += prompts
-        return [("CLASSIFICATION: Normal", True) for _ in prompts]
+        cited = [prompt.split("\n")[0].replace(": ", " ") for prompt in prompts]
+        return [(f"CLASSIFICATION: Normal\nANALYSIS: {one}.\nKEY_INDICATORS: {one}", True) for one in cited]
 
 
 @pytest.fixture
 def student(monkeypatch: pytest.MonkeyPatch) -> Student:
     opened = Student()
     for module in (evaluation, grid, paper):
-        monkeypatch.setattr(module, "opened_student", lambda *_: contextlib.nullcontext(opened))
+        monkeypatch.setattr(module, "opened_student", opened.opened)
     return opened
 
 
@@ -256,14 +275,16 @@ def test_a_cell_of_the_grid_is_scored_on_validation_and_test_side(
     assert found["validation"]["groups"] == len(sides.groups["validation"])
 
 
+@pytest.mark.parametrize("arm", TRAINED)
 def test_a_student_trains_on_train_flows_and_its_loss_is_of_validation_flows(
-    sides: Sides, monkeypatch: pytest.MonkeyPatch
+    arm: str, sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make(training.training_splits[0], partition="original")
+    make(training.training_split("10K"), partition=arm)
+    assert_changed_as_told(sides.lake, arm)
     seen: dict[str, Any] = {}
     monkeypatch.setattr(TrainerResource, "train", catch(seen, "self", "step", "configs"))
     with pytest.raises(Seen):
-        make(training.lora_checkpoints[0], partition=STUDENT)
+        make(training.lora_checkpoint("10K"), partition=Trained(2027, arm).key)
     (config,) = seen["configs"]
     assert_of_sides(sides, config)
 
@@ -274,7 +295,27 @@ def assert_of_sides(sides: Sides, config: TrainConfig) -> None:
     for path, side in ((config.tensors, "train"), (config.validation, "validation")):
         tensors = load_tensors(path)
         texts = [tokenizer.decode(tensors.row(index)[0]) for index in range(len(tensors))]
-        assert sides.of(texts) == {side}
+        assert sides.of(texts, arm) == {side}
+
+
+def assert_changed_as_told(lake: Lake, arm: str) -> None:
+    """The rows of a control differ from those of `original` in what its definition says."""
+    track, made = ArtefactId("original", "10K"), ArtefactId("training_split_10K", arm)
+    before, after = (
+        [json.loads(line) for line in (lake.folder(of) / name).read_text().splitlines()]
+        for of, name in ((track, "track.jsonl"), (made, "train.jsonl"))
+    )
+    flows, told = [[row["messages"][i]["content"] for row in after] for i in (0, 1)]
+    own = [[row["messages"][i]["content"] for row in before] for i in (0, 1)]
+    labels = [answer.split("\n")[0] for answer in own[1]]
+    if arm == "repeated_originals":
+        assert set(zip(flows, told, strict=True)) == set(zip(*own, strict=True)) and len(flows) != len(own[0])
+        return
+    assert flows == [as_read(text, arm) for text in own[0]]
+    assert [answer.split("\n")[0] for answer in told] == labels
+    assert all((answer.count("\n") == 0) == (arm == "label_only") for answer in told)
+    kept = sum(one == other for one, other in zip(told, own[1], strict=True)) / len(told)
+    assert kept == 1 if arm == "original" else kept < 0.1
 
 
 def test_baselines_train_on_train_flows_and_are_measured_on_the_test_side(
@@ -317,15 +358,20 @@ def test_a_split_by_row_is_measured_once_beside_the_whole_train_pool(
     assert sides.read(ArtefactId("automl_baseline", "ALL"), "row_split.json") == {"accuracy": 0.5}
 
 
-def test_a_student_is_calibrated_apart_from_the_side_that_it_is_measured_on(sides: Sides, student: Student) -> None:
-    make(evaluation.metrics_assets[0], partition=STUDENT)
-    found = sides.read(ArtefactId("eval_metrics_10K", STUDENT), "eval.json")
+@pytest.mark.parametrize("arm", ["original", "shuffled_names", "untrained"])
+def test_a_student_is_calibrated_apart_from_the_side_that_it_is_measured_on(
+    arm: str, sides: Sides, student: Student
+) -> None:
+    partition = Trained(2027, arm).key
+    make(evaluation.eval_metrics("10K"), partition=partition)
+    found = sides.read(ArtefactId("eval_metrics_10K", partition), "eval.json")
+    assert (student.adapter is None) == (arm == "untrained")
     texts = pq.read_table(sides.lake.folder(ArtefactId("flow_texts")) / "texts.parquet").to_pandas()
-    text_of = dict(zip(texts["flow_group"], texts["text"], strict=True))
+    text_of = {group: as_read(text, arm) for group, text in zip(texts["flow_group"], texts["text"], strict=True)}
     assert_measured(sides, found, text_of.__getitem__)
     validation = measured_on(sides, "validation", text_of.__getitem__, found["calibration"]["temperature"])
     assert found["validation"]["views"] == validation["views"]
-    assert sides.of(student.scored) == {"validation", "calibration", "test"}
+    assert sides.of(student.scored, arm) == {"validation", "calibration", "test"}
 
 
 def measured_on(sides: Sides, side: str, given: Callable[[str], str], temperature: float) -> dict[str, Any]:
@@ -347,17 +393,28 @@ def assert_measured(sides: Sides, found: dict[str, Any], given: Callable[[str], 
     assert found["groups"] == len(sides.groups["test"])
 
 
-def test_explanations_and_speed_are_measured_on_test_flows(
-    sides: Sides, student: Student, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("arm", ["original", "shuffled_names"])
+def test_explanations_are_measured_on_test_flows_and_read_with_true_names(
+    arm: str, sides: Sides, student: Student
 ) -> None:
-    make(evaluation.quality_assets[0], partition=STUDENT)
-    assert len(student.explained) >= 20 and sides.of(student.explained) == {"test"}
-    assert sides.of(student.scored) == {"test"}
+    partition = Trained(2027, arm).key
+    make(evaluation.explanation_quality("10K"), partition=partition)
+    assert len(student.explained) >= 20 and sides.of(student.explained, arm) == {"test"}
+    assert sides.of(student.scored, arm) == {"test"}
+    found = sides.read(ArtefactId("explanation_quality_10K", partition), "quality.json")
+    for example in found["examples"]:
+        first = example["flow"].split("\n")[0].replace(": ", " ")
+        assert first in example["answer"] and first in example["grounded_answer"]
+    assert found["aggregate"]["features_real"] == found["aggregate"]["values_true"] == 1
+
+
+def test_speed_is_measured_on_test_flows(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(evaluation, "benchmark_variants", catch(seen, "base", "adapter", "texts"))
     with pytest.raises(Seen):
         make(evaluation.inference_benchmark)
     assert sides.of(seen["texts"]) == {"test"}
+    assert seen["adapter"] == sides.lake.folder(ArtefactId("lora_checkpoint_10K", STUDENT))  # never a control's
 
 
 def test_the_audit_trains_on_train_flows_and_scores_test_flows(
