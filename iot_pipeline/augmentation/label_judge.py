@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,16 @@ Floats = npt.NDArray[np.float64]
 class LabelJudge:
     """One model for each fold of flow groups, trained on the other folds, and the classes that it knows.
 
-    A fold without a model, because the others hold fewer than two classes, vouches for no label.
+    A fold without a model, because the others hold fewer than two classes, vouches for no label. `shares` are those of
+    each label among the rows of its flow group, where the group has several: no model has seen that conflict.
     """
 
     models: Sequence[tuple[Any, list[str]] | None]
+    shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    def agreement(self, group: str, label: str) -> float:
+        """Return the share of a flow group's rows that have this label."""
+        return self.shares.get((group, label), 1.0)
 
     def probability(self, groups: Sequence[str], labels: Sequence[str], values: Floats) -> Floats:
         """Return the probability of each label [n] for values [n, features] that come from these flow groups."""
@@ -64,8 +71,8 @@ def fit_judge(rows: Rows, flows: Path, spec: DatasetSpec, seed: int) -> LabelJud
         FROM ({rows.query}) r JOIN {scan(flows)} f USING (row_id) GROUP BY ALL ORDER BY ALL"""
     with connect(rows.file, flows) as connection:
         table = connection.execute(query).to_arrow_table()
-    folds = np.array([fold_of(group) for group in table["flow_group"].to_pylist()])
-    labels = np.array(table["label"].to_pylist(), dtype=object)
+    groups, listed = table["flow_group"].to_pylist(), table["label"].to_pylist()
+    folds, labels = np.array([fold_of(group) for group in groups]), np.array(listed, dtype=object)
     values = np.column_stack([table[name].to_numpy() for name in spec.feature_names]).astype(np.float64)
     weights = table["rows"].to_numpy().astype(np.float64)
     models: list[tuple[Any, list[str]] | None] = []
@@ -79,4 +86,16 @@ def fit_judge(rows: Rows, flows: Path, spec: DatasetSpec, seed: int) -> LabelJud
         # With two threads on busy cores LightGBM waits more than it computes: 146 s in place of 3 s for 10,000 rows.
         model = train_model(values[others], codes, weights[others], len(present), seed=seed, num_threads=1)
         models.append((model, present))
-    return LabelJudge(models)
+    return LabelJudge(models, label_shares(zip(groups, listed, table["rows"].to_pylist(), strict=True)))
+
+
+def label_shares(counted: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str], float]:
+    """Return the share of each label among the rows of its flow group, for groups that have several labels.
+
+    `counted` are (flow group, label, rows).
+    """
+    rows, total = Counter[tuple[str, str]](), Counter[str]()
+    for group, label, number in counted:
+        rows[group, label] += number
+        total[group] += number
+    return {pair: number / total[pair[0]] for pair, number in rows.items() if number < total[pair[0]]}

@@ -19,6 +19,7 @@ from iot_pipeline.flows.sql import connect, identifier, scan
 from iot_pipeline.flows.texts import FlowTextWriter
 
 DRAWS = 4
+CONFLICT = "equal flows have other labels"
 
 
 class Variation(StrEnum):
@@ -67,7 +68,7 @@ class Varier:
         forbidden: SHA-256 of each text that no varied flow may have.
         seed: Seed of the draws.
         judge: Models that must keep the label; None accepts every flow.
-        least: Probability of the label from which on a flow is accepted.
+        least: Probability of the label, and its share among equal flows, from which on a flow is accepted.
     """
 
     mover: Mover
@@ -89,9 +90,13 @@ class Varier:
             values: Published values [n, features].
             texts: Own texts [n].
         """
+        reasons = self.mover.hindrance(values)
+        if self.judge is not None:
+            agreed = [self.judge.agreement(*pair) >= self.least for pair in zip(groups, labels, strict=True)]
+            reasons = [reason if yes else CONFLICT for reason, yes in zip(reasons, agreed, strict=True)]
         found = [
             Varied(text, f"unchanged: {reason}", None, group_id(text))
-            for text, reason in zip(texts, self.mover.hindrance(values), strict=True)
+            for text, reason in zip(texts, reasons, strict=True)
         ]
         left = [place for place, one in enumerate(found) if one.outcome == "unchanged: "]
         draws = {place: self._draws(ids[place]) for place in left}
