@@ -1,7 +1,14 @@
-"""Judge of varied flows: models that know neither teacher nor student, nor the flow group that they judge."""
+"""Judge of varied flows: models that know neither teacher nor student, nor the flow group that they judge.
+
+`python -m iot_pipeline.augmentation.label_judge` is the process of a JudgeApart.
+"""
 
 from __future__ import annotations
 
+import pickle
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +23,7 @@ from iot_pipeline.flows.dataset import Rows
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import connect, identifier, scan
 
-FOLDS = 3
+FOLDS = 5
 Floats = npt.NDArray[np.float64]
 
 
@@ -99,3 +106,58 @@ def label_shares(counted: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str
         rows[group, label] += number
         total[group] += number
     return {pair: number / total[pair[0]] for pair, number in rows.items() if number < total[pair[0]]}
+
+
+class JudgeApart:
+    """Judge in a process of its own, with which LightGBM's 130 MiB end; it ends when its parent does.
+
+    Takes the arguments of `fit_judge`.
+    """
+
+    def __init__(self, rows: Rows, flows: Path, spec: DatasetSpec, seed: int) -> None:
+        command = [sys.executable, "-m", "iot_pipeline.augmentation.label_judge"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._shares = self._ask(rows, flows, spec, seed)
+
+    def agreement(self, group: str, label: str) -> float:
+        """Return the share of a flow group's rows that have this label."""
+        return float(self._shares.get((group, label), 1.0))
+
+    def probability(self, groups: Sequence[str], labels: Sequence[str], values: Floats) -> Floats:
+        """Return the probability of each label (`LabelJudge`)."""
+        found: Floats = self._ask(groups, labels, values)
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _ask(self, *question: Any) -> Any:
+        questions, answers = self._process.stdin, self._process.stdout
+        assert questions is not None and answers is not None
+        pickle.dump(question, questions)
+        questions.flush()
+        try:
+            return pickle.load(answers)
+        except EOFError:
+            raise RuntimeError(f"the judge of varied flows ended with code {self._process.wait()}") from None
+
+
+def serve() -> None:
+    """Train the judge that the first question asks for, and answer the others until there are none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, interrupted too, closes the questions
+    questions, answers = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr
+    judge = fit_judge(*pickle.load(questions))
+    answer: Any = judge.shares
+    while True:
+        pickle.dump(answer, answers)
+        answers.flush()
+        try:
+            answer = judge.probability(*pickle.load(questions))
+        except EOFError:
+            return
+
+
+if __name__ == "__main__":
+    serve()

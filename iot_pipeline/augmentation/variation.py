@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from iot_pipeline.augmentation.flowmeter import measures
-from iot_pipeline.augmentation.label_judge import LabelJudge, fit_judge
+from iot_pipeline.augmentation.label_judge import JudgeApart, LabelJudge
 from iot_pipeline.augmentation.moves import FlowMoves, Mover, PaperMoves, TimeMoves, Values, raw_units
 from iot_pipeline.flows.dataset import Rows, evaluation_texts
 from iot_pipeline.flows.serialise import group_id
@@ -75,7 +75,7 @@ class Varier:
     to_text: Callable[[Sequence[float]], str]
     forbidden: Collection[str]
     seed: int
-    judge: LabelJudge | None = None
+    judge: LabelJudge | JudgeApart | None = None
     least: float = 0.0
 
     def vary(
@@ -109,6 +109,11 @@ class Varier:
                 found[place] = self._judged(found[place], row, factor, keeps)
             left = [place for place in left if found[place].outcome != "varied"]
         return found
+
+    def close(self) -> None:
+        """End the judge's process."""
+        if isinstance(self.judge, JudgeApart):
+            self.judge.close()
 
     def _draws(self, row_id: int) -> Values:
         random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, row_id])))
@@ -152,7 +157,7 @@ def fit_varier(
         FlowTextWriter.load(texts, spec).text,
         evaluation_texts(texts / "texts.parquet", records),
         config.seed,
-        fit_judge(rows, flows, spec, config.seed) if physical and config.least > 0 else None,
+        JudgeApart(rows, flows, spec, config.seed) if physical and config.least > 0 else None,
         config.least,
     )
 

@@ -132,11 +132,11 @@ class Editor:
     def _joined(self, clauses: Sequence[str], directions: Sequence[str]) -> list[str]:
         """Join some clauses in pairs and begin the others, no two of them alike."""
         sentences: list[str] = []
-        starts = [phrases()["starts_first"], *itertools.repeat(self._drawn.shuffled(phrases()["starts"]), len(clauses))]
+        starts = [self._pick(phrases()["starts_first"]), *self._drawn.shuffled(phrases()["starts"])]
         place = 0
         while place < len(clauses):
             clause, following = clauses[place], clauses[place + 1 : place + 2]
-            start = self._pick(starts[0]) if not sentences else starts[1][len(sentences) % len(starts[1])]
+            start = starts[len(sentences) % len(starts)]
             if not clause.startswith(tuple(self._names)):
                 clause = _small(clause) if start else _capital(clause)
             text = start + clause

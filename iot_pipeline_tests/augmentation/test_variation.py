@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from iot_pipeline.augmentation import label_judge
 from iot_pipeline.augmentation.flowmeter import IP_HEADER, SIDES, WAYS, measures
-from iot_pipeline.augmentation.label_judge import FOLDS, LabelJudge, fit_judge, fold_of
+from iot_pipeline.augmentation.label_judge import FOLDS, JudgeApart, LabelJudge, fit_judge, fold_of
 from iot_pipeline.augmentation.moves import FlowMoves, PaperMoves, TimeMoves, raw_units
 from iot_pipeline.augmentation.variation import DRAWS, Variation, VariationConfig, Varier, fit_moves, fit_varier
 from iot_pipeline.flows.dataset import Rows
@@ -218,6 +218,12 @@ def test_the_judge_is_the_same_each_time_and_knows_separable_classes(tmp_path: P
     groups, labels, values = table["flow_group"].tolist(), table["label"].tolist(), table[NAMES].to_numpy()
     first, second = (fit_judge(rows, tmp_path / "lake.parquet", SPEC, 1) for _ in range(2))
     found = first.probability(groups, labels, values)
+    apart = JudgeApart(rows, tmp_path / "lake.parquet", SPEC, 1)
+    assert np.array_equal(found[:50], apart.probability(groups[:50], labels[:50], values[:50]))
+    assert [*map(apart.agreement, groups, labels)] == [*map(first.agreement, groups, labels)]
+    apart.close()
+    with pytest.raises((RuntimeError, ValueError, BrokenPipeError)):
+        apart.probability(groups[:1], labels[:1], values[:1])
     assert np.array_equal(found, second.probability(groups, labels, values))
     lone = table["text"].map(table.groupby("text")["label"].nunique()) > 1
     assert found[lone].mean() < 0.5 < found[~lone].mean()
@@ -252,7 +258,18 @@ def test_a_judge_is_trained_for_physical_variation_alone(
     pq.write_table(pa.table({"flow_group": [""], "text": [""]}), tmp_path / "texts.parquet")
     pq.write_table(pa.table({"flow_group": [""], "side": ["test"]}), tmp_path / "records.parquet")
     FlowTextWriter(SPEC, "values", RankTable(1, {}, {})).save(tmp_path)
-    monkeypatch.setattr(variation, "fit_judge", lambda *_: Sure(1.0))
+    monkeypatch.setattr(variation, "JudgeApart", lambda *_: Sure(1.0))
     config = VariationConfig(Variation(mode), least, 3, simulated=True)
     made = fit_varier(config, rows, tmp_path / "lake.parquet", tmp_path / "records.parquet", tmp_path, SPEC)
     assert (made.judge is not None, made.forbidden) == (judged, {group_id("")})
+
+
+def test_the_judge_ends_with_its_questions(tmp_path: Path) -> None:
+    _, rows = table_of(tmp_path, 300)
+    apart = JudgeApart(rows, tmp_path / "lake.parquet", SPEC, 1)
+    process = apart._process
+    assert process.poll() is None and process.stdin is not None
+    process.stdin.close()  # as when the parent dies
+    assert process.wait(timeout=60) == 0
+    assert process.stdout is not None
+    process.stdout.close()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.augmentation import label_judge
+from iot_pipeline.augmentation import label_judge, variation
 from iot_pipeline.baseline.lightgbm import train_model
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.defs.augmentation import assets as augmentation
@@ -202,6 +202,7 @@ def test_varied_flows_are_judged_by_models_of_train_flows_and_meet_no_evaluation
 
     trained: list[bytes] = []
     monkeypatch.setattr(label_judge, "train_model", train)
+    monkeypatch.setattr(variation, "JudgeApart", label_judge.fit_judge)  # in this process
     make(prompts.prompt, partition="feature_varied")
     make(augmentation.feature_varied, partition="10K")
     table = pq.read_table(sides.lake.folder(ArtefactId("flows")) / "flows.parquet").to_pandas()
