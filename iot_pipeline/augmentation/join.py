@@ -206,6 +206,9 @@ def count(plan: TrackPlan, folder: Path, source: str, wording: Wording) -> Track
             )),
             "diversity": wording.diversity(),
             "variations": dict(ask("SELECT variation, count(*) FROM rows WHERE variation IS NOT NULL GROUP BY ALL")),
+            **variations_by_class(ask(
+                "SELECT label, variation, count(*) FROM rows WHERE variation IS NOT NULL GROUP BY ALL ORDER BY ALL"
+            )),
             "by_class": [
                 dict(zip(("class", "rows", "quarantined", "distinct_flows"), row, strict=True))
                 | dict(zip(("yield", "yield_low", "yield_high"), share(row[1], row[1] + row[2]), strict=True))
@@ -225,6 +228,23 @@ def count(plan: TrackPlan, folder: Path, source: str, wording: Wording) -> Track
         "taken_from_cache_by_this_run": cached,
     }  # fmt: skip
     return TrackResult(report, usage, headline)
+
+
+def variations_by_class(counted: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
+    """Return the share of repeat rows that were varied, and the rows by class and outcome; nothing without such rows.
+
+    `counted` are (class, outcome, rows).
+    """
+    total = sum(rows for *_, rows in counted)
+    if not total:
+        return {}
+    varied = sum(rows for _, outcome, rows in counted if outcome == "varied")
+    outcomes = sorted({outcome for _, outcome, _ in counted}, key=lambda outcome: (outcome != "varied", outcome))
+    table: dict[str, dict[str, Any]] = {}
+    for name, outcome, rows in counted:
+        table.setdefault(name, {"class": name, "repeat_rows": 0} | dict.fromkeys(outcomes, 0))[outcome] = rows
+        table[name]["repeat_rows"] += rows
+    return {"repeat_rows": total, "share_varied": round(varied / total, 4), "variations_by_class": [*table.values()]}
 
 
 def read_answers(folder: Path) -> Path:

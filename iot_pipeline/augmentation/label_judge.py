@@ -1,9 +1,17 @@
-"""Judge of varied flows: models that know neither teacher nor student, nor the flow group that they judge."""
+"""Judge of varied flows: models that know neither teacher nor student, nor the flow group that they judge.
+
+`python -m iot_pipeline.augmentation.label_judge` is the process of a JudgeApart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import pickle
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +23,7 @@ from iot_pipeline.flows.dataset import Rows
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import connect, identifier, scan
 
-FOLDS = 3
+FOLDS = 5
 Floats = npt.NDArray[np.float64]
 
 
@@ -23,10 +31,16 @@ Floats = npt.NDArray[np.float64]
 class LabelJudge:
     """One model for each fold of flow groups, trained on the other folds, and the classes that it knows.
 
-    A fold without a model, because the others hold fewer than two classes, vouches for no label.
+    A fold without a model, because the others hold fewer than two classes, vouches for no label. `shares` are those of
+    each label among the rows of its flow group, where the group has several: no model has seen that conflict.
     """
 
     models: Sequence[tuple[Any, list[str]] | None]
+    shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    def agreement(self, group: str, label: str) -> float:
+        """Return the share of a flow group's rows that have this label."""
+        return self.shares.get((group, label), 1.0)
 
     def probability(self, groups: Sequence[str], labels: Sequence[str], values: Floats) -> Floats:
         """Return the probability of each label [n] for values [n, features] that come from these flow groups."""
@@ -64,8 +78,8 @@ def fit_judge(rows: Rows, flows: Path, spec: DatasetSpec, seed: int) -> LabelJud
         FROM ({rows.query}) r JOIN {scan(flows)} f USING (row_id) GROUP BY ALL ORDER BY ALL"""
     with connect(rows.file, flows) as connection:
         table = connection.execute(query).to_arrow_table()
-    folds = np.array([fold_of(group) for group in table["flow_group"].to_pylist()])
-    labels = np.array(table["label"].to_pylist(), dtype=object)
+    groups, listed = table["flow_group"].to_pylist(), table["label"].to_pylist()
+    folds, labels = np.array([fold_of(group) for group in groups]), np.array(listed, dtype=object)
     values = np.column_stack([table[name].to_numpy() for name in spec.feature_names]).astype(np.float64)
     weights = table["rows"].to_numpy().astype(np.float64)
     models: list[tuple[Any, list[str]] | None] = []
@@ -79,4 +93,71 @@ def fit_judge(rows: Rows, flows: Path, spec: DatasetSpec, seed: int) -> LabelJud
         # With two threads on busy cores LightGBM waits more than it computes: 146 s in place of 3 s for 10,000 rows.
         model = train_model(values[others], codes, weights[others], len(present), seed=seed, num_threads=1)
         models.append((model, present))
-    return LabelJudge(models)
+    return LabelJudge(models, label_shares(zip(groups, listed, table["rows"].to_pylist(), strict=True)))
+
+
+def label_shares(counted: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str], float]:
+    """Return the share of each label among the rows of its flow group, for groups that have several labels.
+
+    `counted` are (flow group, label, rows).
+    """
+    rows, total = Counter[tuple[str, str]](), Counter[str]()
+    for group, label, number in counted:
+        rows[group, label] += number
+        total[group] += number
+    return {pair: number / total[pair[0]] for pair, number in rows.items() if number < total[pair[0]]}
+
+
+class JudgeApart:
+    """Judge in a process of its own, with which LightGBM's 130 MiB end; it ends when its parent does.
+
+    Takes the arguments of `fit_judge`.
+    """
+
+    def __init__(self, rows: Rows, flows: Path, spec: DatasetSpec, seed: int) -> None:
+        command = [sys.executable, "-m", "iot_pipeline.augmentation.label_judge"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._shares = self._ask(rows, flows, spec, seed)
+
+    def agreement(self, group: str, label: str) -> float:
+        """Return the share of a flow group's rows that have this label."""
+        return float(self._shares.get((group, label), 1.0))
+
+    def probability(self, groups: Sequence[str], labels: Sequence[str], values: Floats) -> Floats:
+        """Return the probability of each label (`LabelJudge`)."""
+        found: Floats = self._ask(groups, labels, values)
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _ask(self, *question: Any) -> Any:
+        questions, answers = self._process.stdin, self._process.stdout
+        assert questions is not None and answers is not None
+        pickle.dump(question, questions)
+        questions.flush()
+        try:
+            return pickle.load(answers)
+        except EOFError:
+            raise RuntimeError(f"the judge of varied flows ended with code {self._process.wait()}") from None
+
+
+def serve() -> None:
+    """Train the judge that the first question asks for, and answer the others until there are none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, interrupted too, closes the questions
+    questions, answers = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr
+    judge = fit_judge(*pickle.load(questions))
+    answer: Any = judge.shares
+    while True:
+        pickle.dump(answer, answers)
+        answers.flush()
+        try:
+            answer = judge.probability(*pickle.load(questions))
+        except EOFError:
+            return
+
+
+if __name__ == "__main__":
+    serve()

@@ -174,6 +174,8 @@ class TrackPlan:
                 if request is not None:
                     self.pending.setdefault(request.key, request.label)
                     yield request
+        if self.varier is not None:
+            self.varier.close()
 
     def _read(self) -> Iterator[tuple[Row, str, str | None, Varied | None]]:
         """Yield rows by position with text, original answer and, where they are varied, the varied flow."""

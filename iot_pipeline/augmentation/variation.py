@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from iot_pipeline.augmentation.flowmeter import measures
-from iot_pipeline.augmentation.label_judge import LabelJudge, fit_judge
+from iot_pipeline.augmentation.label_judge import JudgeApart, LabelJudge
 from iot_pipeline.augmentation.moves import FlowMoves, Mover, PaperMoves, TimeMoves, Values, raw_units
 from iot_pipeline.flows.dataset import Rows, evaluation_texts
 from iot_pipeline.flows.serialise import group_id
@@ -19,6 +19,7 @@ from iot_pipeline.flows.sql import connect, identifier, scan
 from iot_pipeline.flows.texts import FlowTextWriter
 
 DRAWS = 4
+CONFLICT = "equal flows have other labels"
 
 
 class Variation(StrEnum):
@@ -67,14 +68,14 @@ class Varier:
         forbidden: SHA-256 of each text that no varied flow may have.
         seed: Seed of the draws.
         judge: Models that must keep the label; None accepts every flow.
-        least: Probability of the label from which on a flow is accepted.
+        least: Probability of the label, and its share among equal flows, from which on a flow is accepted.
     """
 
     mover: Mover
     to_text: Callable[[Sequence[float]], str]
     forbidden: Collection[str]
     seed: int
-    judge: LabelJudge | None = None
+    judge: LabelJudge | JudgeApart | None = None
     least: float = 0.0
 
     def vary(
@@ -89,9 +90,13 @@ class Varier:
             values: Published values [n, features].
             texts: Own texts [n].
         """
+        reasons = self.mover.hindrance(values)
+        if self.judge is not None:
+            agreed = [self.judge.agreement(*pair) >= self.least for pair in zip(groups, labels, strict=True)]
+            reasons = [reason if yes else CONFLICT for reason, yes in zip(reasons, agreed, strict=True)]
         found = [
             Varied(text, f"unchanged: {reason}", None, group_id(text))
-            for text, reason in zip(texts, self.mover.hindrance(values), strict=True)
+            for text, reason in zip(texts, reasons, strict=True)
         ]
         left = [place for place, one in enumerate(found) if one.outcome == "unchanged: "]
         draws = {place: self._draws(ids[place]) for place in left}
@@ -104,6 +109,11 @@ class Varier:
                 found[place] = self._judged(found[place], row, factor, keeps)
             left = [place for place in left if found[place].outcome != "varied"]
         return found
+
+    def close(self) -> None:
+        """End the judge's process."""
+        if isinstance(self.judge, JudgeApart):
+            self.judge.close()
 
     def _draws(self, row_id: int) -> Values:
         random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, row_id])))
@@ -147,7 +157,7 @@ def fit_varier(
         FlowTextWriter.load(texts, spec).text,
         evaluation_texts(texts / "texts.parquet", records),
         config.seed,
-        fit_judge(rows, flows, spec, config.seed) if physical and config.least > 0 else None,
+        JudgeApart(rows, flows, spec, config.seed) if physical and config.least > 0 else None,
         config.least,
     )
 

@@ -13,8 +13,8 @@ import yaml
 from iot_pipeline.embedded_teacher.phrasing import LONG, Cite, Writer, about_class, group_of
 
 PHRASES = Path(__file__).parent / "paraphrase.yaml"
-MOST_TOGETHER = 4  # features in one sentence
-COUNTS = ("", "", "both", "all three", "all four")
+MOST_TOGETHER = 3  # features in one sentence
+COUNTS = ("", "", "both", "all three")
 
 
 @cache
@@ -81,19 +81,22 @@ class Editor:
         order = sorted(self._drawn.shuffled(range(len(own))), key=lambda place: not made[place])
         return [self._pick(own[place]) for place in order]
 
-    def _plan(self, cites: Sequence[Cite]) -> list[tuple[str, str, str]]:
-        """Return sentences without their ends, each with its direction and group of features (empty if several)."""
+    def _plan(self, cites: Sequence[Cite]) -> list[tuple[str, str, list[str]]]:
+        """Return sentences without their ends, each with its direction and what may be added: meanings of its last."""
         found = []
         for together in self._gathered(cites):
-            groups = {group_of(cite.feature) for cite in together}
             text = self._several(together) if len(together) > 1 else self._single(together[0])
             direction = together[0].direction if together[0].direction in ("above", "below") else "plain"
-            found.append((text, direction, groups.pop() if len(groups) == 1 else ""))
+            groups = [group_of(cite.feature) for cite in together]
+            meanings = phrases()["groups"][groups[-1]][direction]
+            if len({*groups}) > 1:
+                meanings = [f"the last of them {one}" for one in meanings if not one.startswith("which")]
+            found.append((text, direction, meanings))
         return found
 
     def _gathered(self, cites: Sequence[Cite]) -> list[list[Cite]]:
-        """Gather features of one direction, in half of all texts; the others take them one by one."""
-        if not self._drawn.chance(0.5):
+        """Gather features of one direction, in two of five texts; the others take them one by one."""
+        if not self._drawn.chance(0.4):
             return [[cite] for cite in cites]
         by_direction: dict[str, list[Cite]] = {}
         for cite in cites:
@@ -115,13 +118,11 @@ class Editor:
         frame, every = self._pick(phrases()["several" if d else "several_plain"]), COUNTS[len(cites)]
         return frame.format(list=listed, d=d, D=_capital(d), all=every, All=_capital(every))
 
-    def _read(self, plan: Sequence[tuple[str, str, str]], room: int) -> tuple[list[str], int]:
+    def _read(self, plan: Sequence[tuple[str, str, list[str]]], room: int) -> tuple[list[str], int]:
         """Return the sentences of the evidence, with meanings where there is room, and the room that is left."""
         clauses, said = [text for text, _, _ in plan], set[str]()
         for place in self._drawn.shuffled(range(len(plan))):
-            _, direction, group = plan[place]
-            meanings = phrases()["groups"].get(group, {}).get(direction, [])
-            options = [one for one in meanings if one not in said]
+            options = [one for one in plan[place][2] if one not in said]
             if options and _words(meaning := self._pick(options)) <= room + 3:
                 clauses[place] += f", {meaning}"
                 said.add(meaning)
@@ -131,11 +132,11 @@ class Editor:
     def _joined(self, clauses: Sequence[str], directions: Sequence[str]) -> list[str]:
         """Join some clauses in pairs and begin the others, no two of them alike."""
         sentences: list[str] = []
-        starts = [phrases()["starts_first"], *itertools.repeat(self._drawn.shuffled(phrases()["starts"]), len(clauses))]
+        starts = [self._pick(phrases()["starts_first"]), *self._drawn.shuffled(phrases()["starts"])]
         place = 0
         while place < len(clauses):
             clause, following = clauses[place], clauses[place + 1 : place + 2]
-            start = self._pick(starts[0]) if not sentences else starts[1][len(sentences) % len(starts[1])]
+            start = starts[len(sentences) % len(starts)]
             if not clause.startswith(tuple(self._names)):
                 clause = _small(clause) if start else _capital(clause)
             text = start + clause

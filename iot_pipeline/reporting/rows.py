@@ -119,6 +119,15 @@ def diversities(tracks: Mapping[Partition, Track]) -> list[Json]:
     ]
 
 
+def variations(tracks: Mapping[Partition, Track]) -> list[Json]:
+    """Return the repeat rows of each increment and class by what became of their features."""
+    return [
+        {"stage": partition.stage, **row}
+        for partition, track in tracks.items()
+        for row in track.report.get("variations_by_class", [])
+    ]
+
+
 def agreements(facts: Facts) -> list[Json]:
     """Return the share of features named in explanations that AutoML, trained on the same rows, relies on."""
     found = {

@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 
-from iot_pipeline.augmentation.join import share
+from iot_pipeline.augmentation.join import share, variations_by_class
 from iot_pipeline.defs.augmentation.assets import answered, judge
 
 
-def verdicts(by_class: dict[str, tuple[int, int]], near: float | None) -> dict[str, bool]:
+def verdicts(
+    by_class: dict[str, tuple[int, int]], near: float | None, asset: str = "original", **more: Any
+) -> dict[str, bool]:
     """Verdicts on a track with these (rows, quarantined) by class and this share of near-copies."""
     found: dict[str, bool] = {}
     step = SimpleNamespace(
+        artefact=SimpleNamespace(asset=asset),
         settings=SimpleNamespace(teacher=SimpleNamespace(max_quarantined_share=0.02)),
         check=lambda name, passed, **facts: found.update({name: passed}),
     )
@@ -23,7 +26,7 @@ def verdicts(by_class: dict[str, tuple[int, int]], near: float | None) -> dict[s
     ]
     report: dict[str, Any] = {
         "rows": sum(good for good, _ in by_class.values()), "quarantined": sum(bad for _, bad in by_class.values()),
-        "by_class": rows, "diversity": {"masked": {"near_duplicates": near}},
+        "by_class": rows, "diversity": {"masked": {"near_duplicates": near}}, **more,
     }  # fmt: skip
     judge(step, report)  # type: ignore[arg-type]
     return found
@@ -43,7 +46,20 @@ def test_yield_by_class_and_near_copies(by_class: dict[str, tuple[int, int]], ne
     assert {name for name, passed in verdicts(by_class, near).items() if not passed} == failed
 
 
+def test_a_track_of_which_nothing_could_be_varied_fails_its_check() -> None:
+    counted = [("a", "unchanged: the model doubts the label", 60), ("a", "varied", 40)]
+    for more, passed in (
+        (variations_by_class(counted), False),
+        (variations_by_class([*counted, ("b", "varied", 20)]), True),
+        (variations_by_class([("a", "unchanged: no timing", 10)]), False),
+        (variations_by_class([]), False),  # no repeat row, so nothing was varied
+    ):
+        assert verdicts({"a": (100, 0)}, 0.0, "feature_varied", **more)["share_varied"] is passed
+    assert "share_varied" not in verdicts({"a": (100, 0)}, 0.0)
+
+
 def test_only_the_quarantine_rate_blocks() -> None:
     assert {spec.name: spec.blocking for spec in answered("original")} == {
         "quarantine_rate": True, "yield_by_class": False, "near_copies": False
     }  # fmt: skip
+    assert {spec.name: spec.blocking for spec in answered("feature_varied")}["share_varied"] is False

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from iot_pipeline import settings as settings_module
+from iot_pipeline.augmentation import label_judge, variation
+from iot_pipeline.baseline.lightgbm import train_model
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs.augmentation import assets as augmentation
@@ -216,6 +218,31 @@ def test_tracks_are_of_train_flows_and_validation_answers_of_validation_flows(si
         assert len(asked) > 10 and sides.of(asked) == {side}
 
 
+def test_varied_flows_are_judged_by_models_of_train_flows_and_meet_no_evaluation_text(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(values: np.ndarray, *rest: Any, **changed: Any) -> Any:
+        trained.extend(row.tobytes() for row in np.ascontiguousarray(values))
+        return train_model(values, *rest, **changed)
+
+    trained: list[bytes] = []
+    monkeypatch.setattr(label_judge, "train_model", train)
+    monkeypatch.setattr(variation, "JudgeApart", label_judge.fit_judge)  # in this process
+    make(prompts.prompt, partition="feature_varied")
+    make(augmentation.feature_varied, partition="10K")
+    table = pq.read_table(sides.lake.folder(ArtefactId("flows")) / "flows.parquet").to_pandas()
+    values = np.ascontiguousarray(table[load_spec("farm_flow").feature_names].to_numpy(np.float64))
+    group_of = {row.tobytes(): group for row, group in zip(values, table["flow_group"], strict=True)}
+    assert len(trained) > 100 and {group_of[row] for row in trained} <= sides.groups["train"]
+    folder = sides.lake.folder(ArtefactId("feature_varied", "10K"))
+    with (folder / "track.jsonl").open() as lines:
+        written = {json.loads(line)["messages"][0]["content"] for line in lines}
+    assert not {sides.of_text.get(text, "train") for text in written} - {"train"}
+    report = json.loads((folder / "report.json").read_text())
+    assert report["share_varied"] == round(report["variations"]["varied"] / report["repeat_rows"], 4) > 0
+    assert report["repeat_rows"] == sum(row["repeat_rows"] for row in report["variations_by_class"])
+
+
 def test_the_zero_shot_teacher_sees_test_flows_and_nothing_of_it_reaches_a_training(
     sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,10 +313,10 @@ def test_a_student_trains_on_train_flows_and_its_loss_is_of_validation_flows(
     with pytest.raises(Seen):
         make(training.lora_checkpoint("10K"), partition=Trained(2027, arm).key)
     (config,) = seen["configs"]
-    assert_of_sides(sides, config)
+    assert_of_sides(sides, config, arm)
 
 
-def assert_of_sides(sides: Sides, config: TrainConfig) -> None:
+def assert_of_sides(sides: Sides, config: TrainConfig, arm: str = "original") -> None:
     """A training reads train flows, and its loss is of validation flows."""
     tokenizer = load_tokenizer(config.base)
     for path, side in ((config.tensors, "train"), (config.validation, "validation")):

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from iot_pipeline.augmentation.join import variations_by_class
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import figures, figures_data, report
-from iot_pipeline.reporting.gather import Example, Facts, Prompt, Used, gather
+from iot_pipeline.reporting.gather import Example, Facts, Prompt, Track, Used, gather
 from iot_pipeline.reporting.report import MISSING, model_card, paper_report
 from iot_pipeline.vocabulary import Partition
 from iot_pipeline_tests.reporting import example
@@ -191,6 +192,15 @@ def test_what_the_student_writes_stands_beside_what_the_decoder_makes_of_it(
     assert [row.split(" | ")[2:4] for row in rows] == [["free", "48"], ["grounded", "48"]]
     assert "0.997" in rows[0] and "0.997" not in rows[1] and "true by construction" in chapter
     assert "| track | stage | decoding | explained | numbers grounded | features real | directions true |" in chapter
+
+
+def test_the_share_of_varied_rows_is_told_in_words_and_by_class(tmp_path: Path) -> None:
+    counted = [("Flood", "unchanged: the model doubts the label", 3), ("Flood", "varied", 1), ("Scan", "varied", 4)]
+    track = Track(report={"rows": 10, **variations_by_class(counted)})
+    paper_report(Facts(tracks={Partition("10K", "feature_varied"): track}), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "feature_varied 10K: 62.50 % of the 8 repeat rows were varied." in text
+    assert "| 10K | Flood | 4 | 1 | 3 |" in text and "| 10K | Scan | 4 | 4 | 0 |" in text
 
 
 def test_a_student_that_cannot_be_held_to_its_flows_is_named(tmp_path: Path) -> None:

@@ -21,11 +21,16 @@ DATA = ["flow_texts", "training_order"]
 MOST_NEAR_COPIES = 0.05
 
 
+# Below half, most repeat rows hold the original's features, and the name of the track says what is not so.
+LEAST_VARIED = 0.5
+
+
 def answered(asset: str, partitions: dg.PartitionsDefinition | None = stage_partitions) -> list[dg.AssetCheckSpec]:
-    """Return the checks of a track's answers; the quarantine rate blocks training, the other two warn."""
+    """Return the checks of a track's answers; the quarantine rate blocks training, the others warn."""
+    names = ["quarantine_rate", "yield_by_class", "near_copies", *["share_varied"] * (asset == "feature_varied")]
     return [
         dg.AssetCheckSpec(name, asset=asset, blocking=name == "quarantine_rate", partitions_def=partitions)
-        for name in ("quarantine_rate", "yield_by_class", "near_copies")
+        for name in names
     ]
 
 
@@ -57,6 +62,9 @@ def finish(step: Step, result: TrackResult) -> None:
     if result.usage["embedded"]:
         step.provenance["label"] = EMBEDDED_LABEL
     step.summarise(rows=report["rows"], quarantined=report["quarantined"], **result.headline)
+    if "share_varied" in report:
+        step.summarise(share_varied=report["share_varied"])
+        step.table("variations", report["variations_by_class"])
     step.table("by_class", report["by_class"])
     diversity = report["diversity"]
     step.table("diversity", [{"text": way, **diversity[way]} for way in ("raw", "masked")])
@@ -71,7 +79,7 @@ def finish(step: Step, result: TrackResult) -> None:
 
 
 def judge(step: Step, report: dict[str, Any]) -> None:
-    """Check a track's quarantine rate, its yield by class and its near-copies."""
+    """Check a track's quarantine rate, its yield by class, its near-copies and its share of varied rows."""
     limit = step.settings.teacher.max_quarantined_share
     share = report["quarantined"] / max(1, report["quarantined"] + report["rows"])
     step.check("quarantine_rate", share <= limit, share=share, limit=limit)
@@ -79,6 +87,9 @@ def judge(step: Step, report: dict[str, Any]) -> None:
     step.check("yield_by_class", not poor, below=poor, limit=1 - limit)
     near = report["diversity"]["masked"]["near_duplicates"] or 0.0
     step.check("near_copies", near <= MOST_NEAR_COPIES, share=near, limit=MOST_NEAR_COPIES)
+    if step.artefact.asset == "feature_varied":
+        varied = report.get("share_varied", 0.0)  # without repeat rows nothing was varied
+        step.check("share_varied", varied >= LEAST_VARIED, share=varied, limit=LEAST_VARIED)
 
 
 def is_poor(row: dict[str, Any], limit: float) -> bool:
