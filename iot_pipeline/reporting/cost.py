@@ -114,7 +114,7 @@ def _beyond(totals: Mapping[str, Any], beyond: Mapping[str, float], free: bool) 
     billed = "" if free else f", ${totals['billed_usd'] + dollars:,.2f}"
     return (
         f"Requests are counted from the ledger, failed and repeated ones included. It holds {requests:,} more, for"
-        " validation flows, earlier prompts and settings, and what was given up: "
+        " validation flows, the zero-shot teacher, earlier prompts and settings, and what was given up: "
         f"{totals['requests'] + requests:,} in all{billed}."
     )
 

@@ -267,3 +267,11 @@ def test_after_every_order_of_edits_ticks_and_runs_the_snapshot_becomes_the_file
     snapshot = settings_module.settings().lake_path / "prompt" / "original" / "prompt.md"
     assert snapshot.read_text() == path.read_text()
     assert sense(cursor)[0] == []
+
+
+def test_the_zero_shot_prompt_is_frozen_anew_where_there_is_a_snapshot(prompts: Path) -> None:
+    edit(prompts / "zero_shot.md")
+    assert sense(None)[0] == []
+    freeze("zero_shot")
+    edit(prompts / "zero_shot.md")
+    assert sense(None)[0] == ["zero_shot"]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iot_pipeline import settings as settings_module
+from iot_pipeline.commands.dry_run import _requests
 from iot_pipeline.commands.estimate import estimate
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs.evaluation.zero_shot import zero_shot_teacher
@@ -210,6 +211,8 @@ def test_the_estimate_counts_its_requests(lake: Lake, monkeypatch: pytest.Monkey
         ask_for(monkeypatch, count)
         found = estimate(settings())
         parts.append({part["name"]: part for part in found["parts"]})
+        counted = _requests(settings(), [ASSET], set())
+        assert counted == ({ASSET: {"requests": 40, "usd": found["parts"][-1]["usd_requests"]}} if count else {})
         assert found["total"]["worst_usd"] == pytest.approx(sum(p["worst_usd"] for p in found["parts"]), abs=1e-4)
     assert "zero_shot_teacher" not in parts[0]
     told = parts[1].pop("zero_shot_teacher")
