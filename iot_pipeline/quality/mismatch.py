@@ -291,7 +291,7 @@ def _claimed_accuracy(table: Table) -> Iterator[Finding]:
         f"""SELECT (sum(best) / sum(rows))::DOUBLE FROM (SELECT max(n) AS best, sum(n) AS rows FROM (
             SELECT {columns}, label, count(*) AS n FROM flows GROUP BY ALL) GROUP BY {columns})""",
     )
-    what = "row ceiling of the 29 values: at least the accuracy claimed"
+    what = "row ceiling of the exact values: at least the accuracy claimed"
     yield Finding("data", what, max(claimed, ceiling), ceiling, "prior_work")
 
 
