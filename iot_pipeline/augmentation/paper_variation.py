@@ -24,7 +24,7 @@ def size_paper_variation(texts: Sequence[str], spec: DatasetSpec, seed: int) -> 
     """
     raw = spec.scaling == "none"
     counts = [f for f in spec.features if f.unit in COUNTED and not f.name.endswith(".avg")]
-    scales = {f.name: None if raw else f.scale for f in counts if raw or (f.scale and f.scale.basis != "assumed")}
+    scales = {f.name: None if raw else f.scale for f in counts if raw or f.known_scale}
     random = np.random.default_rng(seed)
     before, after, zeros = [], [], []
     for name, text, _ in (item for flow in texts for item in parse_text(flow)):

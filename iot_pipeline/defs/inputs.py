@@ -47,6 +47,11 @@ def printed_spec(step: Reader) -> DatasetSpec:
     return step.spec.with_scales({name: Scale.model_validate(scale) for name, scale in fitted.items()})
 
 
+def told_spec(step: Reader) -> DatasetSpec:
+    """Return the spec by which raw values are told: assumed scales count as known only where the rows are simulated."""
+    return step.spec.of_simulated_rows() if step.settings.data.source == "simulate" else step.spec
+
+
 def writer_of(step: Reader) -> FlowTextWriter:
     """Return the writer of flow texts, with the scales and ranks of the train pool."""
     return FlowTextWriter.load(step.input("flow_texts"), step.spec)

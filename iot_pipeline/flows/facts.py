@@ -60,10 +60,11 @@ class PriorRule(TypedDict):
 
 
 class PriorWork(TypedDict, total=False):
-    """Sizes of the split in prior work."""
+    """Sizes of the split in prior work, and the accuracy of its baseline."""
 
     train_rows: Count
     validation_rows: Count
+    baseline_accuracy: Number
 
 
 class ZScored(TypedDict, total=False):

@@ -48,8 +48,9 @@ class Strict(BaseModel):
 class Scale(Strict):
     """Mapping from raw units to published values: z = (raw - mean) / std, or (raw - min) / (max - min).
 
-    `basis` is the origin of the scale: `recovered` from published values, `assumed` (exact for the simulator only), or
-    `fitted` by this project on the train pool.
+    `basis` is the origin of the scale: `recovered` from published values, `assumed` (a guess, with which the simulator
+    publishes), `simulated` (an assumed one, of rows that the simulator published with it), or `fitted` by this project
+    on the train pool.
     """
 
     kind: Literal["zscore", "minmax"]
@@ -57,7 +58,7 @@ class Scale(Strict):
     std: float | None = Field(default=None, gt=0)
     min: float | None = None
     max: float | None = None
-    basis: Literal["recovered", "assumed", "fitted"] = "recovered"
+    basis: Literal["recovered", "assumed", "simulated", "fitted"] = "recovered"
 
     @model_validator(mode="after")
     def complete(self) -> Scale:
@@ -116,6 +117,11 @@ class Feature(Strict):
     def standardised(self) -> bool:
         """True with a z-score scale: the mean is 0, so a value's sign says on which side of it the value is."""
         return self.scale is not None and self.scale.kind == "zscore"
+
+    @property
+    def known_scale(self) -> Scale | None:
+        """Scale by which raw values may be told; None if it is a guess, which says nothing of captured rows."""
+        return None if self.scale is None or self.scale.basis == "assumed" else self.scale
 
     @property
     def source_columns(self) -> list[str]:
@@ -224,6 +230,16 @@ class DatasetSpec(Strict):
         """Return this spec with scales fitted on the train pool."""
         fitted = [feature.model_copy(update={"scale": scales[feature.name]}) for feature in self.features]
         return self.model_copy(update={"features": fitted})
+
+    def of_simulated_rows(self) -> DatasetSpec:
+        """Return this spec for rows of the simulator, whose assumed scales are known: it published with them."""
+
+        def known(feature: Feature) -> Feature:
+            if feature.scale is None or feature.scale.basis != "assumed":
+                return feature
+            return feature.model_copy(update={"scale": feature.scale.model_copy(update={"basis": "simulated"})})
+
+        return self.model_copy(update={"features": [known(feature) for feature in self.features]})
 
     @property
     def source_columns(self) -> list[str]:

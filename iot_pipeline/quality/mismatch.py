@@ -224,7 +224,8 @@ def _raw_medians(table: Table) -> Iterator[Finding]:
     for name, classes in table.spec.facts.get("raw_medians", {}).items():
         if name not in features:
             continue
-        scale = features[name].scale
+        if (scale := features[name].known_scale) is None and features[name].scale is not None:
+            continue  # medians in raw units cannot be compared with values whose scale is a guess
         for label, expected in classes.items():
             query = f"SELECT median({identifier(name)}) FROM flows WHERE label = {literal(label)}"
             (median,) = one(table.connection, query)
@@ -278,6 +279,22 @@ def _prior_split(table: Table) -> Iterator[Finding]:
     yield Finding("data", f"{what} the rows found", both, table.rows, source)
 
 
+def _claimed_accuracy(table: Table) -> Iterator[Finding]:
+    """Compare the claimed accuracy with the ceiling that equal values under different labels set, for its classes."""
+    claimed = table.spec.facts.get("prior_work", {}).get("baseline_accuracy")
+    classes = class_tables(table.spec.facts).get("class_rows_prior_work", table.counts).keys()
+    if claimed is None or classes != table.counts.keys():
+        return
+    columns = table.spec.feature_columns
+    (ceiling,) = one(
+        table.connection,
+        f"""SELECT (sum(best) / sum(rows))::DOUBLE FROM (SELECT max(n) AS best, sum(n) AS rows FROM (
+            SELECT {columns}, label, count(*) AS n FROM flows GROUP BY ALL) GROUP BY {columns})""",
+    )
+    what = "row ceiling of the exact values: at least the accuracy claimed"
+    yield Finding("data", what, max(claimed, ceiling), ceiling, "prior_work")
+
+
 def _zscored(table: Table) -> Iterator[Finding]:
     """Compare published counts after z-scoring with the whole table and rounding to 3 decimals, if there are any."""
     facts, source = table.spec.facts.get("zscored_3_decimals"), "zscored_3_decimals"
@@ -316,5 +333,5 @@ def _zscored(table: Table) -> Iterator[Finding]:
 
 COMPARISONS: tuple[Callable[[Table], Iterator[Finding]], ...] = (
     _labels, _totals, _class_tables, _duplicates, _quartiles, _quartile_bounds, _shares, _raw_medians, _scales,
-    _prior_split, _zscored,
+    _prior_split, _claimed_accuracy, _zscored,
 )  # fmt: skip

@@ -227,9 +227,9 @@ def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
         else:
             text = f"{condition.feature} <= {high:g}"
         feature = spec.features[spec.feature_names.index(condition.feature)]
-        if feature.scale is not None:
+        if (scale := feature.known_scale) is not None:
             bounds = [(sign, bound) for sign, bound in ((">", low), ("<=", high)) if bound is not None]
-            raw = " and ".join(f"{sign} {feature.scale.to_raw(bound):.4g}" for sign, bound in bounds)
+            raw = " and ".join(f"{sign} {scale.to_raw(bound):.4g}" for sign, bound in bounds)
             text += f" (raw {raw} {feature.unit})"
         parts.append(text)
     return " AND ".join(parts)

@@ -96,8 +96,8 @@ def _scale(values: pd.DataFrame, feature: Any) -> dict[str, Any]:
     grid = recover_grid(values["value"].to_numpy(np.float64), values["n"].to_numpy(np.float64))
     stated = feature.scale.model_dump() if feature.scale is not None else None
     result: dict[str, Any] = {"stated": stated, "recovered": grid}
-    if grid is not None and feature.scale is not None:
-        units = grid["quantum"] * feature.scale.width
+    if grid is not None and feature.known_scale is not None:
+        units = grid["quantum"] * feature.known_scale.width
         result["raw_units_per_step"] = units
         result["agrees"] = abs(units - round(units)) < 0.01 * max(1.0, units) and round(units) >= 1
     return result

@@ -21,7 +21,7 @@ def sample_comparison(
     """Sample seeded rows of each class of flows.parquet, from its distinct flows.
 
     Returns (summary, table). Table: one row per class, sample and feature: class, sample (0-based), row_id, feature,
-    value, printed, raw (NaN where the spec has no scale), unit, marked. Summary: {seed, per_class, separation:
+    value, printed, raw (NaN where the scale is not known), unit, marked. Summary: {seed, per_class, separation:
     {feature: share of rank variance between classes, 0 to 1}, marked: the 8 highest, typical: {class: {feature:
     median}} for those, rows: {class: [row_id]}}.
 
@@ -61,7 +61,7 @@ def sample_comparison(
                         "feature": feature.name,
                         "value": value,
                         "printed": printed(spec.format, value),
-                        "raw": float(feature.scale.to_raw(value)) if feature.scale else float("nan"),
+                        "raw": float(scale.to_raw(value)) if (scale := feature.known_scale) else float("nan"),
                         "unit": feature.unit,
                         "marked": feature.name in marked,
                     }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from iot_pipeline.defs.inputs import told_spec
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.quality.mismatch import dataset_mismatch
-from iot_pipeline.quality.patterns import attack_patterns, short_threshold
+from iot_pipeline.quality.patterns import Condition, attack_patterns, rule_text, short_threshold
 from iot_pipeline.quality.profile import flow_profile, recover_grid
 from iot_pipeline.quality.samples import sample_comparison
 from iot_pipeline_tests.quality.factories import flow_table, made_spec, random_flows, record_table, save
@@ -141,3 +144,48 @@ def test_samples_are_seeded_distinct_and_marked(tmp_path: Path) -> None:
     row = table[(table["class"] == "Flood") & (table["feature"] == "pkts")].iloc[0]
     assert row["raw"] == row["value"] * 4 + 2 and row["printed"] == f"{row['value']:.3f}"
     assert table["row_id"].nunique() == 6
+
+
+def test_raw_values_of_guessed_scales_are_told_of_simulated_rows_only(tmp_path: Path) -> None:
+    spec = load_spec("farm_flow")
+    rows = [tuple([float(i % 5 + n / 100) for n in range(29)]) for i in range(40)]
+    frame = pd.DataFrame(rows, columns=spec.feature_names)
+    frame.insert(0, "row_id", range(40))
+    frame["label"] = [spec.classes[i % 2] for i in range(40)]
+    frame["flow_group"] = [f"{i % 5}:{i % 2}" for i in range(40)]
+    frame["occurrence"] = frame.groupby("flow_group").cumcount()
+    path = save(frame, tmp_path / "flows.parquet")
+    guessed = {feature.name for feature in spec.features if feature.known_scale is None}
+    assert len(guessed) == 21
+    for used, unknown in ((spec, guessed), (spec.of_simulated_rows(), set())):
+        table = sample_comparison(path, used, seed=1)[1]
+        assert set(table.loc[table["raw"].isna(), "feature"]) == unknown
+        for name in spec.feature_names:
+            assert ("raw" in rule_text([Condition(name, 0.0, None)], used)) == (name not in unknown), name
+        profile = flow_profile(path, used)[0]["scales"]
+        assert not [name for name in unknown if "raw_units_per_step" in profile[name]]
+        compared = dataset_mismatch(path, used)
+        told = {
+            item["what"].split(" in ")[0].removeprefix("median of ")
+            for key in ("findings", "agreements")
+            for item in compared[key]
+            if item["source"] == "raw_medians"
+        }
+        assert told == {"fwd_header_size_max", "flow_pkts_per_sec", "flow_iat.tot"} - unknown
+
+
+@pytest.mark.parametrize(("source", "known"), [("simulate", True), ("farm.csv", False)])
+def test_the_source_says_whether_guessed_scales_are_known(source: str, known: bool) -> None:
+    step = SimpleNamespace(spec=load_spec("farm_flow"), settings=SimpleNamespace(data=SimpleNamespace(source=source)))
+    scales = {feature.name: feature.known_scale for feature in told_spec(step).features}  # type: ignore[arg-type]
+    assert scales["orig_pkts"] is not None and (scales["fwd_iat.tot"] is not None) == known
+
+
+def test_a_table_that_cannot_have_the_claimed_accuracy_is_told_so(tmp_path: Path) -> None:
+    spec = made_spec({"prior_work": {"baseline_accuracy": 0.8}})
+    what = "row ceiling of the exact values: at least the accuracy claimed"
+    for other, ceiling in ((1.0, 0.75), (2.0, 1.0)):
+        flows = [(1.0, 1.0, "Normal"), (other, 1.0, "Flood"), (3.0, 1.0, "Scan"), (3.0, 1.0, "Scan")]
+        report = dataset_mismatch(save(flow_table(spec, flows), tmp_path / "flows.parquet"), spec)
+        (found,) = [item for key in ("findings", "agreements") for item in report[key] if item["what"] == what]
+        assert found["found"] == ceiling and found["agrees"] == (ceiling >= 0.8)

@@ -117,7 +117,7 @@ def test_the_published_shape_and_the_same_bytes(tmp_path: Path) -> None:
     report = simulate_farm_flow(tmp_path / "a.parquet", rows=5_000)
     values = pd.read_parquet(tmp_path / "a.parquet").to_numpy("<f8").tobytes()
     # Of the values, not of the file: the writer of Parquet puts its own version into that.
-    assert hashlib.sha256(values).hexdigest() == "f82fe0231fce28d7c0723506ed46b3410f877c9e760d7d64915f750dad84ad1d"
+    assert hashlib.sha256(values).hexdigest() == "69929532cc79ba2bdac36f7f7bd8add96591bfc79a244cfc038672075ce9a38e"
     simulate_farm_flow(tmp_path / "b.parquet", rows=5_000)
     simulate_farm_flow(tmp_path / "c.parquet", rows=5_000, seed=43)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
@@ -169,7 +169,7 @@ def test_full_size_has_the_same_values_on_every_machine(full: pd.DataFrame) -> N
     steps = np.rint(full.to_numpy() * 10**DECIMALS).astype("<i8")
     assert steps.shape == (347_685, 31)
     digest = hashlib.sha256(steps.tobytes()).hexdigest()
-    assert digest == "98a4d631bd5151b9d6b921d48f7ffeb6706f59499152d068da342569aa7bc28b"
+    assert digest == "f8a8dcae19662f28b1db452f5c4beb79763469e6ef8fe35a4ecda08f589e6236"
 
 
 def test_identities_hold_in_the_published_table_too(full: pd.DataFrame) -> None:
@@ -200,10 +200,10 @@ def test_the_profile_recovers_the_seven_published_scales(full: pd.DataFrame, tmp
 def test_full_size_has_the_published_duplicates(full: pd.DataFrame) -> None:
     table = full
     facts = SPEC.facts["duplicates"]
-    assert table.duplicated(SPEC.feature_names).mean() == pytest.approx(facts["share"], abs=0.005)
+    assert table.duplicated(SPEC.feature_names).mean() == pytest.approx(facts["share"], abs=0.0025)
     for code, rows in table.groupby("traffic"):
         name = SPEC.label_of(code)
-        assert rows.duplicated(SPEC.feature_names).mean() == pytest.approx(facts["by_class"][name], abs=0.02), name
+        assert rows.duplicated(SPEC.feature_names).mean() == pytest.approx(facts["by_class"][name], abs=0.015), name
 
 
 def quantum(feature: str) -> float:
