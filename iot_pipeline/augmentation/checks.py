@@ -20,7 +20,10 @@ from iot_pipeline.augmentation.answers import (
     parse_answer,
     plain_label,
 )
-from iot_pipeline.augmentation.binding import SENTENCE_END, bound_numbers, stated_degrees
+from iot_pipeline.augmentation.binding import SENTENCE_END, bound_numbers
+from iot_pipeline.augmentation.degrees import stated_degrees
+from iot_pipeline.augmentation.given import given_faults
+from iot_pipeline.augmentation.prose import words_of
 from iot_pipeline.augmentation.verdicts import verdict_faults
 from iot_pipeline.augmentation.wording import similarity
 from iot_pipeline.flows.serialise import plain_number
@@ -69,8 +72,7 @@ def check_answer(
         reasons.append(f"mislabelled: {parsed.label[:40]} in place of {label}")
     reasons += _check_length(parsed.analysis, words)
     reasons += _check_indicators(parsed.indicators, facts)
-    reasons += _check_analysis(parsed.analysis, facts, classes)
-    reasons += verdict_faults(parsed.analysis, label, tuple(classes))
+    reasons += _check_analysis(parsed.analysis, facts, label, tuple(classes))
     reasons = reasons[:MOST_REASONS]
     return reasons + _check_paraphrase(parsed, parse_answer(original_text), facts) if original_text else reasons
 
@@ -106,7 +108,7 @@ def _check_indicators(indicators: Sequence[Indicator], facts: Facts) -> list[str
     return reasons
 
 
-def _check_analysis(analysis: str, facts: Facts, classes: Sequence[str]) -> list[str]:
+def _check_analysis(analysis: str, facts: Facts, label: str, classes: tuple[str, ...]) -> list[str]:
     reasons = []
     known = {plain_label(name) for name in classes}
     for name in NAME_LIKE.findall(analysis):
@@ -132,9 +134,11 @@ def _check_analysis(analysis: str, facts: Facts, classes: Sequence[str]) -> list
     for names, number, true in bound_numbers(masked, mentions, numbers, facts):
         if not true and number in facts.numbers:
             reasons.append(f"ungrounded number: {number} is not of {' or '.join(names[:3])}")
-    for name, word, height, denied in stated_degrees(masked, mentions):
+    words = words_of(masked, label, classes)
+    for name, word, height, denied in stated_degrees(words, [mention[0] for mention in mentions]):
         if (height == facts.directions[name]) == denied:
             reasons.append(_wrong(name, f"{'not ' if denied else ''}{word}", facts))
+    reasons += verdict_faults(words, label) + given_faults(words, label)
     return list(dict.fromkeys(reasons))
 
 

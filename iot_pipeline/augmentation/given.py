@@ -1,0 +1,37 @@
+"""Mentions of the label as something given: by a request, by a data set, or beforehand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from iot_pipeline.augmentation.lexicon import GIVEN
+from iot_pipeline.augmentation.symbols import OWN, sentences
+
+# Over the symbols of `lexicon.GIVEN`; C is the name of the own class.
+FAULTS = re.compile(
+    r"Y|[QW]L|I[avz]{0,3}n|sn|Dd*x?[QL]|sd*Q(?!p)"  # you, the task's class, I was told, as asked, per the label
+    r"|K[Ca,]{0,2}[LA]|[;,]?KC"  # the true label
+    r"|G[xdaCoK]{0,2}L|(?:^|d)GC?A|kd*[Cx]?L|B.{0,4}L"  # the given class
+    r"|L[CadpvxITo,;]{0,4}[Gn](?!a*p(?!.{0,2}[QUIY]|d?z))|L[Cadvx,;]{0,4}B|LvGs"  # the class was given
+    r"|Av?[avz]{0,3}G(?:p|z|$)|A[av]{0,2}z"  # the answer was supplied with the request
+    r"|L[Cd,;ax]{0,2}(?:R|v[az]{0,2}h|vz)|LC?;C"  # the label says
+    r"|Q[azvC]{0,3}[RGB]|(?:U|Wx?)[azv]{0,3}(?:[RGn].*[CLAI]|[RG]d?C)|[QW]vC|Q;C"  # the prompt says
+    r"|[pu]d*x?[QW](?:[.,;vd]|$).*[LCI]|[LCI].*[pu]d*x?[QW](?:[.,;pz]|$)"  # from the request ... the class
+    r"|I[avz]{0,3}G.*[LCQA]|I[az]{0,3}[ku].*[LC]|G[ap]{0,2}I(?:[.,;]|$)|[LC].*[ku]pI"
+    r"|[Gn].{0,6}C|C[,;]?s[azv]{0,2}[Gn]|Cv{1,2}[az]*G(?!a*p)|B.{0,4}C"
+    r"|z.*[LC]|[LC].*z"
+    r"|(?:[Ip]|^)[avdx]{0,3}e[avdtpw]{0,4}C|[In][ap]*e"
+    r"|[pu]d*(?:CL|L)(?:[.,;]|$|[CIvdt])|up?d*L"
+)
+
+
+def given_faults(words: Sequence[str], label: str) -> list[str]:
+    """Return a fault if an analysis says that its label was given to it."""
+    symbols = GIVEN.of(OWN if word == label.lower() else word for word in words)
+    for start, end in sentences(symbols):
+        found = FAULTS.search(symbols[start:end])
+        if found is not None:
+            told = " ".join(words[start + found.start() : start + min(found.end(), found.start() + 8)])
+            return [f"label given: {told!r}"]
+    return []
