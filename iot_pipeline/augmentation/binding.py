@@ -12,6 +12,8 @@ SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 CLAUSE_END = re.compile(r";|[\u2013\u2014]|,\s+(?:and|while|whereas|but|yet|so)\b|\s(?:while|whereas)\b")
 RUNS = re.compile(r"F+N+|N+F+")
 
+Spot = tuple[int, bool, str]  # place, True for a feature, the feature's name or the number
+
 
 def bound_numbers(
     masked: str, mentions: Sequence[re.Match[str]], numbers: Sequence[tuple[int, str]], facts: Facts
@@ -27,11 +29,22 @@ def bound_numbers(
     names = [(mention.start(), True, mention[0]) for mention in mentions]
     for ranked, true in ((False, facts.values), (True, facts.percentiles)):
         spots = [(place, False, number) for place, number in numbers if (number[:1] == "p") is ranked]
-        for said, number in _bound(masked, sorted(names + spots)):
+        ordered = sorted(names + spots)
+        if all(_beside(masked, a, b, true) for a, b in zip([(0, False, ""), *ordered], ordered, strict=False) if not b[1]):
+            continue
+        for said, number in _bound(masked, ordered):
             yield said, number, number == "p50" or any(true.get(name) == number for name in said)
 
 
-Spot = tuple[int, bool, str]  # place, True for a feature, the feature's name or the number
+def _beside(masked: str, feature: Spot, number: Spot, true: dict[str, str]) -> bool:
+    """Return True if a number stands behind its own feature in one clause: then every way of binding finds it true."""
+    between = masked[feature[0] : number[0]]
+    return (
+        feature[1]
+        and number[2] in ("p50", true.get(feature[2]))
+        and not CLAUSE_END.search(between)
+        and not SENTENCE_END.search(between)
+    )
 
 
 def _bound(masked: str, spots: list[Spot]) -> Iterator[tuple[tuple[str, ...], str]]:

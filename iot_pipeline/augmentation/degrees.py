@@ -17,8 +17,8 @@ EXCEEDS = re.compile("[btaxvsrR]{0,5}=|[.,;]|$")
 OF_ARGUMENT = re.compile("[ta]?x?n")  # a high importance, a small hint
 FOLLOWS = re.compile(r"[bvaHL]{0,5}\|")
 DENIED = re.compile("N[ba]{0,2}$")
-BINDS = re.compile(r"[btavN#,HLRrEe=]*")
-ONCE = re.compile(r"[btavN#,]*x[btavN#]*")  # with one word that is in no list, if nothing follows
+BINDS = re.compile(r"[btavN,HLRrEe=]*")
+ONCE = re.compile(r"[btavN,]*x[btavN]*")  # with one word that is in no list, if nothing follows
 ENDS = re.compile("[.,;b=]|$")
 
 

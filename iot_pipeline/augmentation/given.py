@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from iot_pipeline.augmentation.answers import plain_label
 from iot_pipeline.augmentation.lexicon import GIVEN
+from iot_pipeline.augmentation.prose import GENERIC
 from iot_pipeline.augmentation.symbols import OWN, sentences
 
 # Over the symbols of `lexicon.GIVEN`; C is the name of the own class.
@@ -26,11 +28,17 @@ FAULTS = re.compile(
 )
 
 
+SPEAKS_OF_IT = re.compile("[YLCIQWUABDn]")
+
+
 def given_faults(words: Sequence[str], label: str) -> list[str]:
     """Return a fault if an analysis says that its label was given to it."""
-    symbols = GIVEN.of(OWN if word == label.lower() else word for word in words)
+    if plain_label(label) in GENERIC:
+        words = [OWN if word == label.lower() else word for word in words]
+    symbols = GIVEN.of(words)
     for start, end in sentences(symbols):
-        found = FAULTS.search(symbols[start:end])
+        said = symbols[start:end]
+        found = FAULTS.search(said) if SPEAKS_OF_IT.search(said) else None
         if found is not None:
             told = " ".join(words[start + found.start() : start + min(found.end(), found.start() + 8)])
             return [f"label given: {told!r}"]

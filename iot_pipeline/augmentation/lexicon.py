@@ -4,55 +4,128 @@ A list belongs to one symbol of an alphabet (`symbols.Alphabet`); the rules over
 `given`. `stem*` takes every word that begins so. Words of degree stand in `degree_words`.
 """
 
-import re
+from iot_pipeline.augmentation.symbols import Alphabet, Phrases
 
-from iot_pipeline.augmentation.symbols import Alphabet
+# Fixed phrases by the word that they mean. Each begins with letters, so that a text is searched fast.
+PHRASES = Phrases(
+    {
+        "surely": r"""
 
-# Fixed phrases that mean one word. The group's name is that word.
-PHRASES = re.compile(
-    r"\b(?:"
-    r"(?P<surely>(?:no|without(?: an?y?| the slightest)?|beyond(?: an?y?)?|little|hardly any|out of|past) (?:reasonable )?(?:doubt|question)"
-    r"|(?:leaves?|leaving) no (?:doubt|choice|question)|not only|not just|not merely|not least|no wonder|no mistake|(?:what|who) else (?:but|than|except)"
-    r"|(?:cannot|can not|can't) help but|nothing less than|none the less|nonetheless|no less|no matter)"
-    r"|(?P<except>(?<=nothing )(?:but|other than|else than|else but|short of)|(?<=none )(?:but|other than)"
-    r"|(?<=all )(?:but|other than)|other than|else than|apart from|aside from|save for)"
-    r"|(?P<not>(?:wrong|incorrect|misleading|unfair|unjustified|premature|absurd) to|far from|anything but|anything except|everything but|by no means|in no way|in no respect|under no circumstances|nowhere near|not in the least"
-    r"|no longer|not at all|out of the question|does away with|free (?:of|from)|none of|no one|no sort of|the opposite of|a far cry from|not exactly|not quite)"
-    r"|(?P<exclude>(?:considered|weighed|examined|tested|checked|discussed|taken into account),? (?:and|but|yet) (?:then |finally |later |also )?(?:set aside|dismissed|discarded|rejected|excluded|ruled out|dropped|found wanting|does not|do not|did not)|rul(?:e|es|ed|ing) out|(?:speaks?|argues?|militates?|weighs?) against)"
-    r"|(?P<unlike>rather than|instead of|in place of|(?:as )?opposed to|in (?:contrast|comparison) (?:to|with)|by contrast with|contrary to"
-    r"|compared (?:to|with)|out of (?:step|line|keeping|character)|at odds with|less like|less typical of|(?:might|could|may) (?:\w+ )?think of"
-    r"|alternative(?: reading| class| explanation)?,?|(?:poses?|posing|pass(?:es|ing)?) as|might be taken for|could be taken for|sets? aside|more than|set apart from|away from)"
-    r"|(?P<usually>once in a while|from time to time|now and then|every so often|as a rule)"
-    r"|(?P<lies>falls? (?=(?:at|within|in|into|on|under|among|outside|below|above|over)\b))"
-    r"|(?P<maximal>off the (?:charts?|scale)|through the (?:roof|ceiling)|(?:in|at|on) the (?:top|upper|higher|high) (?:end|tail|part|half|quarter|decile|range|region|side)"
-    r"|(?:among|of|from) the (?:highest|largest|biggest|greatest)(?: ones)?|maxed out|blown up|(?:a lot|lots|plenty|a great deal) of|on top|way up|well up|sky high|not little|not few|(?:very|so) much)"
-    r"|(?P<minimal>(?:near|nearly|close to|next to|virtually|almost|practically|basically) (?:zero|no|nil|nothing|non-?existent|absent)"
-    r"|(?:hardly|barely|scarcely) (?:any|registers?|registered|there|measurable|noticeable|exists?|present|worth mentioning)|on the (?:floor|ground)|at the bottom"
-    r"|(?:in|at|on) the (?:bottom|lower|low) (?:end|tail|part|half|quarter|decile|range|region|side)|(?:among|of|from) the (?:lowest|smallest|fewest)(?: ones)?"
-    r"|only a little|bottomed out|few and far between|way down|well down|not much|not many|rock[- ]bottom)"
-    r"|(?P<exceeds>north of|in excess of)"
-    r"|(?P<trails>south of|(?:falls? |falling |fell )?short of|shy of|lags? (?:far )?behind|(?:does not|did not|fails? to|cannot) (?:reach|meet|attain|match|approach|come up to))"
-    # A verdict that a flow is benign, and that it is an attack.
-    r"|(?P<harmless>in (?:\w+ )?order|(?:hurt|harm|bother|threaten|endanger)s? (?:nobody|no one|none|nothing|anyone at all)|well[- ](?:meaning|meant|intentioned|behaved|kept)"
-    r"|false (?:positives?|alarms?)|business as usual|nothing (?:more|unusual|special|strange|odd|remarkable|new|exciting|out of the ordinary)"
-    r"|(?:just|only) (?:a|the) (?:sensor|device|client|bulb) (?:at work|doing \w+)|nothing to (?:see|worry|fear|report|hide|add to the watchlist)(?: about| from)?|(?:all|everything) (?:is |seems |looks )?(?:clear|well|quiet|okay|ok|fine|good|as it should)"
-    r"|no (?:action|intervention|response|mitigation|countermeasures?|measures?|escalation|follow-up|reason to (?:act|worry)) (?:is |are )?(?:needed|required|necessary|called for|warranted)"
-    r"|(?:does|do|doing|did) (?:its|their|his|her) (?:job|work|duty)|(?:as|how|what|like|the way) (?:it|they|he|she|one) (?:should|must|shall|ought to|is supposed to|are supposed to|is meant to)"
-    r"|(?:its|their) (?:intended|designed|assigned|normal|usual) (?:function|purpose|role|job|work|task)|means? (?:well|no harm|nothing bad)|at peace|(?:in )?good faith|bona fide"
-    r"|(?:can|may|should|could) (?:safely )?be (?:ignored|whitelisted|trusted|allowed|let through)|(?:safe|okay|ok|fine) to (?:ignore|allow|trust|pass)|known good|no issues?|no problems?"
-    r"|known-good|day to day|everyday life|good (?:citizen|reasons?|intentions?)|thumbs up|green light|above board|no harm|run of the mill|part of the (?:daily )?routine|daily (?:business|routine|work)"
-    r"|like (?:every|any|all) others?|like (?:any|every) (?:\w+ )?(?:device|sensor|client|host|user)|sensor at work|device at work|just (?:a|another) (?:sensor|device|client|bulb|user))"
-    r"|(?P<malicious>up to no good|(?:true|confirmed) positives?|red flags?|bad (?:actors?|things?|faith|intent\w*|guys?)|ill (?:intent\w*|will)|foul play|denial[- ]of[- ]service|man[- ]in[- ]the[- ]middle"
-    r"|command and control|lateral movement|under (?:attack|fire|siege|assault)|(?:bring|brings|bringing|take|takes|taking|knock|knocks|knocking|shut|shuts|shutting|tear|kick)\w* (?:\w+ ){1,3}?(?:down|out|offline)\b"
-    r"|(?:break|breaks|breaking|broke|broken) (?:in|into|through)|(?:come|comes|get|gets|got|sneak|sneaks) (?:in|inside|access) (?:illegally|unlawfully|without (?:permission|authori[sz]ation|consent|being (?:asked|invited)))"
-    r"|act of (?:war|aggression|sabotage)|without (?:permission|authori[sz]ation|consent)|brute[- ]?forc\w*|taken over|take-?over|takes over|out of service|(?:must|should|has to|needs to|ought to) be (?:blocked|stopped|isolated|quarantined|banned|cut off)"
-    r"|(?:block|isolate|quarantine|ban|contain|disconnect|blacklist) (?:it|the|this|that|him)|at once and (?:block|isolate)|means? harm|means? (?:ill|trouble|no good)|by purpose|fall(?:s)? down|no friend|not a friend)"
-    r"|(?P<attackers>attack(?:er'?s?'?)? tool\w*|attacking tools)"
-    r"|(?P<groundtruth>ground[- ]truths?|information (?:provided|given|supplied)(?! (?:by|in))|(?:provided|given|supplied) information)"
-    r"|(?P<dataset>data ?sets?)"
-    r"|(?P<accompanied>(?:came|comes?|coming|arrive[sd]?|shipped|ships|travels|travelled) (?:along |together )?with (?:its|the|a)\b)"
-    r"|(?P<alone>by itself|by themselves|on its own|on their own|taken alone|in isolation|at first (?:glance|sight)|on the surface)"
-    r")(?![\w-])"
+            (?:no|without(?: an?y?| the slightest)?|beyond(?: an?y?)?|little|hardly any|out of|past) (?:reasonable )?(?:doubt|question) ;
+            (?:leaves?|leaving) no (?:doubt|choice|question) ; not only ; not just ; not merely ; not least ;
+            no wonder ; no mistake ; (?:what|who) else (?:but|than|except) ; (?:cannot|can not|can't) help but ;
+            nothing less than ; none the less ; nonetheless ; no less ; no matter ;
+            (?:nothing|none) (?:but|other than|else than|else but|short of) ; all but
+        """,
+        "compound": r"""
+            (?:high|low|short|long|large|small|half|heavy|empty)-(?!end)[a-z]+
+        """,
+        "except": r"""
+            other than ; else than ; apart from ; aside from ; save for
+        """,
+        "not": r"""
+            (?:wrong|incorrect|misleading|unfair|unjustified|premature|absurd) to ; far from ; anything but ;
+            anything except ; everything but ; by no means ; in no way ; in no respect ; under no circumstances ;
+            nowhere near ; not in the least ; no longer ; not at all ; out of the question ; does away with ;
+            free (?:of|from) ; none of ; no one ; no sort of ; the opposite of ; a far cry from ; not exactly ;
+            not quite
+        """,
+        "exclude": r"""
+
+            (?:considered|weighed|examined|tested|checked|discussed|taken into account),? (?:and|but|yet) (?:then |finally |later |also )?(?:set aside|dismissed|discarded|rejected|excluded|ruled out|dropped|found wanting|does not|do not|did not) ;
+            rul(?:e|es|ed|ing) out ; (?:speaks?|argues?|militates?|weighs?) against
+        """,
+        "unlike": r"""
+            rather than ; instead of ; in place of ; (?:as )?opposed to ; in (?:contrast|comparison) (?:to|with) ;
+            by contrast with ; contrary to ; compared (?:to|with) ; out of (?:step|line|keeping|character) ;
+            at odds with ; less like ; less typical of ; (?:might|could|may) (?:\w+ )?think of ;
+            alternative(?: reading| class| explanation)?,? ; (?:poses?|posing|pass(?:es|ing)?) as ;
+            might be taken for ; could be taken for ; sets? aside ; more than ; set apart from ; away from
+        """,
+        "usually": r"""
+            once in a while ; from time to time ; now and then ; every so often ; as a rule
+        """,
+        "lies": r"""
+            falls? (?=(?:at|within|in|into|on|under|among|outside|below|above|over)\b)
+        """,
+        "maximal": r"""
+            off the (?:charts?|scale) ; through the (?:roof|ceiling) ;
+            (?:in|at|on) the (?:top|upper|higher|high) (?:end|tail|part|half|quarter|decile|range|region|side) ;
+            (?:among|of|from) the (?:highest|largest|biggest|greatest)(?: ones)? ; maxed out ; blown up ;
+            (?:a lot|lots|plenty|a great deal) of ; on top ; way up ; well up ; sky high ; not little ; not few ;
+            (?:very|so) much
+        """,
+        "minimal": r"""
+
+            (?:near|nearly|close to|next to|virtually|almost|practically|basically) (?:zero|no|nil|nothing|non-?existent|absent) ;
+            (?:hardly|barely|scarcely) (?:any|registers?|registered|there|measurable|noticeable|exists?|present|worth mentioning) ;
+            on the (?:floor|ground) ; at the bottom ;
+            (?:in|at|on) the (?:bottom|lower|low) (?:end|tail|part|half|quarter|decile|range|region|side) ;
+            (?:among|of|from) the (?:lowest|smallest|fewest)(?: ones)? ; only a little ; bottomed out ;
+            few and far between ; way down ; well down ; not much ; not many ; rock[- ]bottom
+        """,
+        "exceeds": r"""
+            north of ; in excess of
+        """,
+        "trails": r"""
+            south of ; (?:falls? |falling |fell )?short of ; shy of ; lags? (?:far )?behind ;
+            (?:does not|did not|fails? to|cannot) (?:reach|meet|attain|match|approach|come up to)
+        """,
+        "harmless": r"""
+            in (?:\w+ )?order(?! (?:to|that|of)\b) ;
+            (?:hurt|harm|bother|threaten|endanger)s? (?:nobody|no one|none|nothing|anyone at all) ;
+            well[- ](?:meaning|meant|intentioned|behaved|kept) ; false (?:positives?|alarms?) ; business as usual ;
+            nothing (?:more(?! than)|unusual|special|strange|odd|remarkable|new|exciting|out of the ordinary) ;
+            (?:just|only) (?:a|the) (?:sensor|device|client|bulb) (?:at work|doing \w+) ;
+            nothing to (?:see|worry|fear|report|hide|add to the watchlist)(?: about| from)? ;
+            (?:all|everything) (?:is |seems |looks )?(?:clear|well|quiet|okay|ok|fine|good|as it should) ;
+            no (?:action|intervention|response|mitigation|countermeasures?|measures?|escalation|follow-up|reason to (?:act|worry)) (?:is |are )?(?:needed|required|necessary|called for|warranted) ;
+            (?:does|do|doing|did) (?:its|their|his|her) (?:job|work|duty) ;
+            (?:as|how|what|like|the way) (?:it|they|he|she|one) (?:should|must|shall|ought to|is supposed to|are supposed to|is meant to) ;
+            (?:its|their) (?:intended|designed|assigned|normal|usual) (?:function|purpose|role|job|work|task) ;
+            means? (?:well|no harm|nothing bad) ; at peace ; (?:in )?good faith ; bona fide ;
+            (?:can|may|should|could) (?:safely )?be (?:ignored|whitelisted|trusted|allowed|let through) ;
+            (?:safe|okay|ok|fine) to (?:ignore|allow|trust|pass) ; known good ; no issues? ; no problems? ;
+            known-good ; day to day ; everyday life ; good (?:citizen|intentions?) ; thumbs up ;
+            green light ; above board ; no harm ; run of the mill ; part of the (?:daily )?routine ;
+            daily (?:business|routine|work) ; like (?:every|any|all) others? ;
+            like (?:any|every) (?:\w+ )?(?:device|sensor|client|host|user) ; sensor at work ; device at work ;
+            just (?:a|another) (?:sensor|device|client|bulb|user)
+        """,
+        "malicious": r"""
+            up to no good ; (?:true|confirmed) positives? ; red flags? ;
+            bad (?:actors?|things?|faith|intent\w*|guys?) ; ill (?:intent\w*|will) ; foul play ;
+            denial[- ]of[- ]service ; man[- ]in[- ]the[- ]middle ; command and control ; lateral movement ;
+            under (?:attack|fire|siege|assault) ;
+            (?:bring|brings|bringing|take|takes|taking|knock|knocks|knocking|shut|shuts|shutting|tear|kick)\w* (?:\w+ ){1,3}?(?:down|out|offline)\b ;
+            (?:break|breaks|breaking|broke|broken) (?:in|into|through) ;
+            (?:come|comes|get|gets|got|sneak|sneaks) (?:in|inside|access) (?:illegally|unlawfully|without (?:permission|authori[sz]ation|consent|being (?:asked|invited))) ;
+            act of (?:war|aggression|sabotage) ; without (?:permission|authori[sz]ation|consent) ; brute[- ]?forc\w* ;
+            taken over ; take-?over ; takes over ; out of service ;
+            (?:must|should|has to|needs to|ought to) be (?:blocked|stopped|isolated|quarantined|banned|cut off) ;
+            (?:block|isolate|quarantine|ban|contain|disconnect|blacklist) (?:it|the|this|that|him) ;
+            at once and (?:block|isolate) ; means? harm ; means? (?:ill|trouble|no good) ;
+            fall(?:s)? down ; no friend ; not a friend
+        """,
+        "attackers": r"""
+            attack(?:er'?s?'?)? tool\w* ; attacking tools
+        """,
+        "groundtruth": r"""
+            ground[- ]truths? ; information (?:provided|given|supplied)(?! (?:by|in)) ;
+            (?:provided|given|supplied) information
+        """,
+        "dataset": r"""
+            data ?sets?
+        """,
+        "accompanied": r"""
+
+            (?:came|comes?|coming|arrive[sd]?|shipped|ships|travels|travelled) (?:along |together )?with (?:its|the|a)\b
+        """,
+        "alone": r"""
+            by itself ; by themselves ; on its own ; on their own ; taken alone ; in isolation ;
+            at first (?:glance|sight) ; on the surface
+        """,
+    }
 )
 
 _FLOW = (  # what a flow is used for
@@ -77,8 +150,8 @@ _BENIGN = (
 )
 _NORMAL = (
     "normal normality normalcy ordinary routine routinely everyday daily day healthy clean fine ok okay good correct"
-    " expected unremarkable mundane acceptable orderly sound usual intended proper well unexceptional inconspicuous"
-    " unspectacular nominal quiet civilised calm"
+    " expected unremarkable mundane acceptable orderly sound usual intended proper unexceptional inconspicuous"
+    " unspectacular nominal civilised calm"
 )
 _ATTRIBUTE = "regular standard genuine customary conventional habitual household"
 _MALICE = (
@@ -112,10 +185,10 @@ _DENIALS = (
     " impossibl* unfounded incorrect mistaken false elsewhere nowhere absent missing untenable refuted unsupported"
 )
 _CONTRAST = (
-    "unlike unlikes than versus vs differ* depart* deviat* distinct* distinguish* separat* contrast* unusual atypical"
+    "unlike unlikes differ* depart* deviat* distinct* distinguish* separat* contrast* unusual atypical"
     " uncommon untypical inconsistent* incompatib* confus* mistak* mistook hide hides hiding hidden masquerad* mimic*"
-    " imitat* disguis* pretend* blend* denied denies starv* outside exceed* among amongst pass passes"
-    " divert* above below beyond apart instead surpass* outpac* unrelated irrelevant diverg* dissimilar"
+    " imitat* disguis* pretend* blend* denied denies starv* among amongst pass passes"
+    " divert* apart instead surpass* outpac* unrelated irrelevant diverg* dissimilar"
     " contrary discriminat* drown* displac* crowd* impersonat* lure* fool* trick* reserved beside cloak*"
 )
 _VERBS = (
@@ -144,6 +217,7 @@ VERDICT = Alphabet(
         "N": _NEGATORS,
         "n": _DENIALS,
         "c": _CONTRAST,
+        ">": "than versus vs above below beyond outside exceed*",
         "B": _BENIGN,
         "b": _NORMAL,
         "q": _ATTRIBUTE,

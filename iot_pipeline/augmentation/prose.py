@@ -10,7 +10,7 @@ from iot_pipeline.augmentation.lexicon import PHRASES
 from iot_pipeline.augmentation.symbols import OTHER, OWN, TOKEN
 
 GENERIC = frozenset({"normal", "benign", "attack", "malicious", "anomaly"})  # found by the words of the lexicon alone
-CAPITAL = re.compile(r"(?<=[a-z,:;\"'] )(?:Normal|NORMAL|Benign|BENIGN)(?![\w-])")
+CAPITAL = re.compile(r"[NB](?:ormal|ORMAL|enign|ENIGN)(?<=[a-z,:;\"'] .{6})(?![\w-])")
 SHORT = re.compile(r"\b(it|that|this|there|here|what)'s\b")
 
 
@@ -27,7 +27,7 @@ def words_of(masked: str, label: str, classes: tuple[str, ...]) -> list[str]:
         text = names.sub(lambda found: f" {OWN if found[1] is not None else OTHER} ", text)
     if "'" in text:
         text = SHORT.sub(r"\1 is", text)
-    text = PHRASES.sub(lambda found: str(found.lastgroup), text)
+    text = PHRASES.replaced(text)
     return TOKEN.findall(text)
 
 

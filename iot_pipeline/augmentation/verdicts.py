@@ -36,7 +36,7 @@ SUPPOSED = re.compile("[Tr]a?w(?!a?v)")
 DENIED_AFTER = re.compile("^v[av]{0,3}n")
 # "A scan would be shorter", but not "a scan would be my answer", "would explain it" or "could it be?".
 IN_GENERAL = re.compile("w(?!t)(?!a*v?[dta]{0,3}A)(?!a*e)|g")
-CONCEDED = re.compile(",?j.*[NncCMFO]")
+CONCEDED = re.compile(",?j.*[Nnc>CMFO]")
 NOUN = re.compile("[bqaBMoxd]{0,2}[SfHZ]")
 USE = re.compile("[bqaBMoxd]{0,2}[SHZ]")
 PLURAL = re.compile("[bqBM]*Z")
@@ -44,7 +44,7 @@ OF_ATTACKS = re.compile("[SfHZ]?p[dqa]*[CMPFO]")
 # "This flow is, as it seems, ...": what follows is said of the flow.
 SAID_OF_FLOW = re.compile(r"(?:^|[tTSfHZ])[^|h]*v[avdptTEo]*$|^[ad]*$")
 NOT_SUBJECT = re.compile("v|[tT][ax]*x")
-BEFORE_PREDICATE = re.compile("[poatrkwNc]|$")
+BEFORE_PREDICATE = re.compile("[poatrkwNc>]|$")
 
 
 def verdict_faults(words: Sequence[str], label: str) -> list[str]:
@@ -85,6 +85,8 @@ def _in_sentence(
             continue
         if kind == "F":
             kind = "O" if words[place] in foreign else "M"
+            if kind == "M" and not benign and said[max(0, place - 1) : place] not in ("d", "N"):
+                continue  # one flood was considered for another
         begin = max((end.end() for end in ENDS.finditer(said, 0, place)), default=0)
         before = said[max(begin, said.rfind("C", 0, place) + 1) : place]
         own = kind == "C" or kind in ("Bb" if benign else "Mm")
@@ -138,7 +140,7 @@ def _is_verdict(kind: str, before: str, said: str, place: int, words: Sequence[s
 
 def _odd(said: str) -> bool:
     """Return True for an odd number of negations; comparisons count as one, and a lack beside what is lacking."""
-    negations = sum(map(said.count, "Nn")) + ("c" in said) + (LACK.search(said) is not None)
+    negations = sum(map(said.count, "Nn")) + ("c" in said or ">" in said) + (LACK.search(said) is not None)
     return negations % 2 == 1
 
 
