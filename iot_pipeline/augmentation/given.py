@@ -12,23 +12,22 @@ from iot_pipeline.augmentation.symbols import OWN, sentences
 
 # Over the symbols of `lexicon.GIVEN`; C is the name of the own class.
 FAULTS = re.compile(
-    r"Y|[QW]L|I[avz]{0,3}n|sn|Dd*x?[QL]|sd*Q(?!p)"  # you, the task's class, I was told, as asked, per the label
-    r"|K[Ca,]{0,2}[LA]|[;,]?KC"  # the true label
-    r"|G[xdaCoK]{0,2}L|(?:^|d)GC?A|kd*[Cx]?L|B.{0,4}L"  # the given class
-    r"|L[CadpvxITo,;]{0,4}[Gn](?!a*p(?!.{0,2}[QUIY]|d?z))|L[Cadvx,;]{0,4}B|LvGs"  # the class was given
-    r"|Av?[avz]{0,3}G(?:p|z|$)|A[av]{0,2}z"  # the answer was supplied with the request
-    r"|L[Cd,;ax]{0,2}(?:R|v[az]{0,2}h|vz)|LC?;C"  # the label says
-    r"|Q[azvC]{0,3}[RGB]|(?:U|Wx?)[azv]{0,3}(?:[RGn].*[CLAI]|[RG]d?C)|[QW]vC|Q;C"  # the prompt says
-    r"|[pu]d*x?[QW](?:[.,;vd]|$).*[LCI]|[LCI].*[pu]d*x?[QW](?:[.,;pz]|$)"  # from the request ... the class
-    r"|I[avz]{0,3}G.*[LCQA]|I[az]{0,3}[ku].*[LC]|G[ap]{0,2}I(?:[.,;]|$)|[LC].*[ku]pI"
-    r"|[Gn].{0,6}C|C[,;]?s[azv]{0,2}[Gn]|Cv{1,2}[az]*G(?!a*p)|B.{0,4}C"
-    r"|z.*[LC]|[LC].*z"
+    r"Y|[QW][Ll]|I[avz]{0,3}n|sn|Dd*x?[QL]|sd*Q(?!p)"  # you, the task's class, I was told, as asked, per the label
+    r"|K[Ca,]{0,2}[LlA]|[;,]?KC"  # the true label
+    r"|[Gg][xdaCoK]{0,2}[Ll]|(?:^|d)[Gg]C?A|kd*[Cx]?[Ll]|B.{0,4}[Ll]"  # the given class
+    # The class was given, but not: the class is given by its values.
+    r"|[Ll][CadpvxITo,;]{0,4}[Ggn](?!a*p(?!.{0,2}[QUIY]|d?z))|[Ll][Cadvx,;]{0,4}B|[Ll],?[vs][Gg](?:s|,)|s[Gg];"
+    r"|Av?[avz]{0,3}[Gg](?:p|z|$)|A[av]{0,2}z"  # the answer was supplied with the request
+    r"|[Ll][Cd,;ax]{0,2}(?:R|v[az]{0,2}h|vz)|[Ll]C?;C"  # the label says
+    r"|Q[azvC]{0,3}[RGgB]|(?:U|Wx?)[azv]{0,3}(?:[RGgn].*[CLlAI]|[RGg]d?C)|[QW]vC|Q;C"  # the prompt says
+    r"|[pu]d*x?[QW](?:[.,;vd]|$).*[LlCI]|[LlCI].*[pu]d*x?[QW](?:[.,;pz]|$)"  # from the request ... the class
+    r"|I[avz]{0,3}[Gg].*[LlCQA]|I[az]{0,3}[ku].*[LlC]|[Gg][ap]{0,2}I(?:[.,;]|$)|[LlC].*[ku]pI"
+    r"|[Gn][^,;]{0,6}C|C[,;]?s[azv]{0,2}[Ggn]|Cv{1,2}[az]*G(?!a*p)|B.{0,4}C"
+    r"|z.*[LlC]|[LlC].*z"
     r"|(?:[Ip]|^)[avdx]{0,3}e[avdtpw]{0,4}C|[In][ap]*e"
     r"|[pu]d*(?:CL|L)(?:[.,;]|$|[CIvdt])|up?d*L"
 )
-
-
-SPEAKS_OF_IT = re.compile("[YLCIQWUABDn]")
+SPEAKS_OF_IT = re.compile("[YLlCIQWUABDn]")
 
 
 def given_faults(words: Sequence[str], label: str) -> list[str]:

@@ -150,21 +150,21 @@ _BENIGN = (
 )
 _NORMAL = (
     "normal normality normalcy ordinary routine routinely everyday daily day healthy clean fine ok okay good correct"
-    " expected unremarkable mundane acceptable orderly sound usual intended proper unexceptional inconspicuous"
+    " unremarkable mundane acceptable orderly sound usual intended proper unexceptional inconspicuous"
     " unspectacular nominal civilised calm"
 )
-_ATTRIBUTE = "regular standard genuine customary conventional habitual household"
+_ATTRIBUTE = "expected regular standard genuine customary conventional habitual household"
 _MALICE = (
     "malicious* malice maliciously hostil* nefarious rogue illegitimate adversar* weaponi* suspicious* suspect suspected"
-    " malware virus trojan ransom* botnet* bot evil abus* sabotag* culprit* perpetrator* offender* villain*"
+    " malware evil abus* sabotag* culprit* perpetrator* offender* villain*"
     " penetrat* steal* stolen theft crippl* paraly* disrupt* infect* compromis* intruder intrusion* intrusive hacker"
     " hacked hacking hack hijack* tamper* crimin* crime sinister threat threatening threatens attack attacking attacked"
     " cyberattack* attacker offensive assault* aggress* exploit exploits exploited exploiting exploitation harmful"
-    " danger* destroy* destruct* kill* crash* exhaust* overwhelm* overload* hammer* cyber* ddos dos recon"
-    " reconnaissance flooded flooding scanned spoofed poisoned poisoning probing probed breach* raid* illicit illegal*"
-    " unlawful unauthorised unauthorized forbidden anomal* abnormal* enemy enemies invad* invasion exfiltrat* mischief"
-    " mischievous damag* wrongdo* misconduct misuse* misused violat* worm backdoor* espionage spy* spies fraud*"
-    " malign* vicious beacon* corrupt* bruteforce subvert* saboteur* ambush* hostage* stealthy infiltrat* bombard*"
+    " danger* destroy* destruct* kill* crash* exhaust* overwhelm* overload* hammer* cyber*"
+    " breach* raid* illicit illegal*"
+    " unlawful unauthorised unauthorized forbidden anomal* abnormal* enemy enemies invad* invasion mischief"
+    " mischievous damag* wrongdo* misconduct misuse* violat* espionage spy* spies fraud*"
+    " malign* vicious corrupt* subvert* saboteur* ambush* hostage* stealthy infiltrat* bombard*"
     " swamp* cheat* hurt hurts hurting onslaught siege strangl* smother* war"
 )
 # Words that call a flow bad where it is their subject, and good where they are denied.
@@ -177,7 +177,7 @@ _AGENTS = "attackers attacks hackers intruders floods scans probes scanners adve
 _NEGATORS = (
     "not no never cannot neither none nothing nobody without hardly barely scarcely rarely seldom lacks"
     " lacking lacked devoid fail fails failed failing non *n't zero few little except contradict* deny denying disput*"
-    " refut* oppos* against less worse too"
+    " refut* oppos* against less fewer worse too"
 )
 # These deny what stands before them as well: "a scan is excluded".
 _DENIALS = (
@@ -192,7 +192,7 @@ _CONTRAST = (
     " contrary discriminat* drown* displac* crowd* impersonat* lure* fool* trick* reserved beside cloak*"
 )
 _VERBS = (
-    "is are was were be been being am 's seem* appear* look looks looked looking sound sounds prov* remain* stay*"
+    "is are was were be been am 's seem* appear* look looks looked looking sound sounds prov* remain* stay*"
     " constitut* represent* indicat* suggest* show* reveal* exhibit* display* point points signal* impl* mean means"
     " denot* involv* contain* carry carries carrying bear* has have had having do does did resembl* match* fit fits fitting"
     " correspond* call* consider* regard* classif* categor* treat* view* see sees seen saw find finds found detect* observ*"
@@ -224,7 +224,8 @@ VERDICT = Alphabet(
         "P": _AGENTS,
         "M": _MALICE,
         "m": _BAD,
-        "V": "victim victims",
+        "V": "victim victims botnet* bot virus trojan ransom* ddos dos recon reconnaissance flooded flooding scanned spoofed"
+        " poisoned probing probed worm backdoor* exfiltrat* beacon* bruteforce c2",
         "j": _BREAKS,
         "k": _CONDITION,
         "w": "would could might should *'d",
@@ -247,24 +248,26 @@ VERDICT = Alphabet(
         "e": "account accounts cover covers suit suits accounted",
         "h": "size sizes rate rates timing header headers payload duration gap gaps value number count ratio volume pace"
         " length range level levels",
-        "a": "*ly also really at so quite rather very just only even still too ever much well far quite almost again now"
+        "a": "*ly being also really at so quite rather very just only even still too ever much well far quite almost again now"
         " truly pure sheer more",
     }
 )
 
-_GIVEN = (
-    "given provid* suppl* stated specified told assign* handed disclos* reveal* announc* communicat* receiv* furnish*"
-    " deliver* declared prescrib* dictated preset predetermin* preassigned predefin* pre designated mentioned settled fixed"
-    " known named marked labelled labeled established said written passed preordained foregone presupposed stamped issued"
-    " conveyed relayed quoted listed forwarded indicated put imposed stipulat* entrusted transmitted granted presented"
-    " decided allocat* ascribed identified called shared determined-beforehand prelabelled prelabeled preclassified"
+_STATED = (  # a class is stated so, and a label
+    "stated specified told assign* disclos* reveal* announc* communicat* dictated declared prescrib* designated mentioned"
+    " named marked labelled labeled said written stamped quoted stipulat* ascribed prelabelled prelabeled preclassified"
+)
+_GIVEN = (  # a label is given so; a class is given by its values as well
+    "given provid* suppl* handed receiv* furnish* deliver* preset predetermin* preassigned predefin* pre settled fixed"
+    " known established passed preordained foregone presupposed issued conveyed relayed listed forwarded indicated put"
+    " imposed entrusted transmitted granted presented decided allocat* identified shared"
 )
 GIVEN = Alphabet(
     {
         "Y": "you your yours yourself thank thanks groundtruth annotator annotators questioner requester prompter labeller"
         " labeler oracle curators labellers",
-        "L": "label labels class category classification annotation annotations tag verdict diagnosis solution labelling"
-        " labeling categorisation categorization",
+        "L": "label labels annotation annotations tag labelling labeling",
+        "l": "class category classification verdict diagnosis solution categorisation categorization",
         "A": "answer outcome result",
         "K": "true correct right actual official reference expected gold golden real wished desired intended",
         "I": "i we me us my",
@@ -279,10 +282,11 @@ GIVEN = Alphabet(
         "D": "per according",
         "n": "told inform* instruct* ask asks asked tasked supposed required requested ordered commanded briefed prompted",
         "k": "know knew knowing aware knowledge",
-        "u": "accept* repeat* believ* got get assum* assuming taking take follow* trust* adopt* obey* echo* look looked"
+        "u": "accept* repeat* believ* assum* follow* trust* adopt* obey* echo* got"
         " agree* confirm* align* rely relies going match* accord*",
         "z": "beforehand advance upfront upstream prior start outset begin beginning already ahead",
-        "G": _GIVEN,
+        "G": _STATED,
+        "g": _GIVEN,
         "e": "explain explaining explained justify justifying justification explanation argue arguing defend rationalise"
         " rationalize motivate",
         "v": "is are was were be been being has have had am 's does do did gets stands stand",

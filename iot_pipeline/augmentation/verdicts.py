@@ -35,7 +35,7 @@ LACK = re.compile("zp[dqbaEBMm]*$")
 SUPPOSED = re.compile("[Tr]a?w(?!a?v)")
 DENIED_AFTER = re.compile("^v[av]{0,3}n")
 # "A scan would be shorter", but not "a scan would be my answer", "would explain it" or "could it be?".
-IN_GENERAL = re.compile("w(?!t)(?!a*v?[dta]{0,3}A)(?!a*e)|g")
+IN_GENERAL = re.compile("w(?!t)(?!a*v?[dta]{0,3}A)(?!a*e(?!p?N))|g")
 CONCEDED = re.compile(",?j.*[Nnc>CMFO]")
 NOUN = re.compile("[bqaBMoxd]{0,2}[SfHZ]")
 USE = re.compile("[bqaBMoxd]{0,2}[SHZ]")
@@ -93,7 +93,9 @@ def _in_sentence(
         if own:
             pattern = LEFT if kind == "C" else DENIED
             after = said[place + 1 :]
-            if _odd(before) and pattern.search(before) or kind in "CM" and DENIED_AFTER.match(after):
+            if _odd(before) and pattern.search(before) or (
+                kind == "C" or words[place].startswith(("attack", "malic", "threat", "hostil", "intru"))
+            ) and DENIED_AFTER.match(after):
                 yield place, True
             continue
         if kind in "OMBP" and last >= 0 and passed and LISTED.fullmatch(said, last + 1, place):
@@ -113,6 +115,8 @@ def _is_verdict(kind: str, before: str, said: str, place: int, words: Sequence[s
         after += said[place + 1 + len(after) + 1 :].split(",")[0]
     if _odd(before) or "k" in before or SUPPOSED.search(before) or DENIED_AFTER.match(after):
         return False
+    if words[place + 1 : place + 2] == ["against"]:  # a flood against the broker
+        after = after[1:]
     subject = not NOT_SUBJECT.search(before.rsplit("T", 1)[-1])
     if subject and (IN_GENERAL.search(after) or _odd(after[:14])):
         return False
