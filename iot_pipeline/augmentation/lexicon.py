@@ -17,6 +17,12 @@ PHRASES = Phrases(
             nothing less than ; none the less ; nonetheless ; no less ; no matter ;
             (?:nothing|none) (?:but|other than|else than|else but|short of) ; all but
         """,
+        "normal": r"""
+            within (?:the |its |their |all )?(?:normal|usual|expected|ordinary|regular) (?:limits|bounds|parameters|ranges?)
+        """,
+        "worry": r"""
+            lose (?:any |much )?sleep
+        """,
         "compound": r"""
             (?:high|low|short|long|large|small|half|heavy|empty)-(?!end)[a-z]+
         """,
@@ -74,7 +80,8 @@ PHRASES = Phrases(
         "harmless": r"""
             in (?:\w+ )?order(?! (?:to|that|of)\b) ;
             (?:hurt|harm|bother|threaten|endanger)s? (?:nobody|no one|none|nothing|anyone at all) ;
-            well[- ](?:meaning|meant|intentioned|behaved|kept) ; false (?:positives?|alarms?) ; business as usual ;
+            well[- ](?:meaning|meant|intentioned|behaved|kept|functioning|working) ;
+            what (?:it|they) (?:was|is|are|were) (?:designed|built|made|meant|supposed|programmed|configured|intended) (?:to|for) ; false (?:positives?|alarms?) ; business as usual ;
             nothing (?:more(?! than)|unusual|special|strange|odd|remarkable|new|exciting|out of the ordinary) ;
             (?:just|only) (?:a|the) (?:sensor|device|client|bulb) (?:at work|doing \w+) ;
             nothing to (?:see|worry|fear|report|hide|add to the watchlist)(?: about| from)? ;
@@ -111,7 +118,7 @@ PHRASES = Phrases(
             attack(?:er'?s?'?)? tool\w* ; attacking tools
         """,
         "groundtruth": r"""
-            ground[- ]truths? ; information (?:provided|given|supplied)(?! (?:by|in)) ;
+            ground[- ]truths? ; (?:target|class|label) (?:variable|column|attribute|field) ; information (?:provided|given|supplied)(?! (?:by|in)) ;
             (?:provided|given|supplied) information
         """,
         "dataset": r"""
@@ -130,12 +137,12 @@ PHRASES = Phrases(
 
 _FLOW = (  # what a flow is used for
     "flow activity behaviour behavior communication conversation traffic interaction usage use operation telemetry chatter"
-    " polling reporting business dialogue messaging talk contact service uploads network work values metrics features"
+    " polling reporting business dialogue browsing surfing messaging talk contact service uploads network work values metrics features"
     " numbers figures data packets"
 )
 _FORM = (  # what a flow is
     "connection session exchange record transmission transaction pattern process request profile entry event capture"
-    " sample case picture situation stream transfer upload link publication thing row"
+    " sample case picture situation stream transfer upload link publication thing row class category label"
 )
 _HOST = (
     "device host client sensor sender source originator responder endpoint node machine peer user bulb server broker"
@@ -151,7 +158,7 @@ _BENIGN = (
 _NORMAL = (
     "normal normality normalcy ordinary routine routinely everyday daily day healthy clean fine ok okay good correct"
     " unremarkable mundane acceptable orderly sound usual intended proper unexceptional inconspicuous"
-    " unspectacular nominal civilised calm"
+    " unspectacular nominal civilised calm green"
 )
 _ATTRIBUTE = "expected regular standard genuine customary conventional habitual household"
 _MALICE = (
@@ -163,7 +170,7 @@ _MALICE = (
     " danger* destroy* destruct* kill* crash* exhaust* overwhelm* overload* hammer* cyber*"
     " breach* raid* illicit illegal*"
     " unlawful unauthorised unauthorized forbidden anomal* abnormal* enemy enemies invad* invasion mischief"
-    " mischievous damag* wrongdo* misconduct misuse* violat* espionage spy* spies fraud*"
+    " mischievous damag* wrongdo* misbehav* misconduct misuse* violat* espionage spy* spies fraud*"
     " malign* vicious corrupt* subvert* saboteur* ambush* hostage* stealthy infiltrat* bombard*"
     " swamp* cheat* hurt hurts hurting onslaught siege strangl* smother* war"
 )
@@ -192,7 +199,7 @@ _CONTRAST = (
     " contrary discriminat* drown* displac* crowd* impersonat* lure* fool* trick* reserved beside cloak*"
 )
 _VERBS = (
-    "is are was were be been am 's seem* appear* look looks looked looking sound sounds prov* remain* stay*"
+    "is are was were be been can am 's seem* appear* look looks looked looking sound sounds prov* remain* stay*"
     " constitut* represent* indicat* suggest* show* reveal* exhibit* display* point points signal* impl* mean means"
     " denot* involv* contain* carry carries carrying bear* has have had having do does did resembl* match* fit fits fitting"
     " correspond* call* consider* regard* classif* categor* treat* view* see sees seen saw find finds found detect* observ*"
@@ -201,7 +208,7 @@ _VERBS = (
     " raises pose* associate* justif* label* happen* deserve* warrant* giv* think"
 )
 _EVIDENCE = (
-    "sign signs hint* evidence indication* trace traces mark marks hallmark* symptom* proof clue* reason reasons ground"
+    "sign signs hint* evidence indication* trace traces mark marks hallmark* symptom* proof clue* reason reasons cause need ground"
     " grounds form kind sort type part attempt attempts act instance example piece characteristic* case cases intent*"
     " intention* purpose purposes motive* element elements feature* anything something type signature*"
     " question talk shred suspicion likeness possibility existence presence member object target*"
@@ -227,13 +234,13 @@ VERDICT = Alphabet(
         "V": "victim victims botnet* bot virus trojan ransom* ddos dos recon reconnaissance flooded flooding scanned spoofed"
         " poisoned probing probed worm backdoor* exfiltrat* beacon* bruteforce c2",
         "j": _BREAKS,
-        "k": _CONDITION,
+        "k": f"{_CONDITION} each",
         "w": "would could might should *'d",
         "g": "usually typically normally generally often tend tends sometimes commonly many occasionally needs requires require need",
         "F": "flood flooder scan scanning scanner spoofing spoofer spoof poisoning slowloris fingerprinting",
         "r": "which who whom whose",
         "t": "this these those it he she they we one here there everything somebody someone what i you its ones",
-        "y": "all every each both",
+        "y": "all every both",
         "S": _FLOW,
         "f": _FORM,
         "H": _HOST,
@@ -293,9 +300,10 @@ GIVEN = Alphabet(
         "s": "as",
         "h": "there here",
         "w": "why",
-        "a": "only just also never not no merely all too even ever *ly",
-        "d": "the a an this that it its these those such any her his their",
-        "p": "of in on to with by from at for into after like within inside under",
+        "d": "the this that it its these those such any her his their",
+        "a": "only just also never not no merely all too even ever a an *ly",
+        "p": "of in with by from",
+        "P": "on to at for into after like within inside under",
         "o": "and or",
     }
 )

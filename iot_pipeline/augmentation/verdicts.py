@@ -33,7 +33,7 @@ DENIED = re.compile(rf"[Nnz]{_BETWEEN}(?:[SfHZ](?:[tTr]a?)?v{_BETWEEN})?$|[Nn]p[
 LEFT = re.compile(rf"[Nncz]{_BETWEEN}$")
 LACK = re.compile("zp[dqbaEBMm]*$")
 SUPPOSED = re.compile("[Tr]a?w(?!a?v)")
-DENIED_AFTER = re.compile("^v[av]{0,3}n")
+DENIED_AFTER = re.compile("[ES]?[vw][avw]{0,3}n|a*n")
 # "A scan would be shorter", but not "a scan would be my answer", "would explain it" or "could it be?".
 IN_GENERAL = re.compile("w(?!t)(?!a*v?[dta]{0,3}A)(?!a*e(?!p?N))|g")
 CONCEDED = re.compile(",?j.*[Nnc>CMFO]")
@@ -42,7 +42,7 @@ USE = re.compile("[bqaBMoxd]{0,2}[SHZ]")
 PLURAL = re.compile("[bqBM]*Z")
 OF_ATTACKS = re.compile("[SfHZ]?p[dqa]*[CMPFO]")
 # "This flow is, as it seems, ...": what follows is said of the flow.
-SAID_OF_FLOW = re.compile(r"(?:^|[tTSfHZ])[^|h]*v[avdptTEo]*$|^[ad]*$")
+SAID_OF_FLOW = re.compile(r"(?:^|[tTSfHZ])[^|h]*v[avdptTEo]*$|^[ad]*(?:[Ef]p[ad]*)?$")
 NOT_SUBJECT = re.compile("v|[tT][ax]*x")
 BEFORE_PREDICATE = re.compile("[poatrkwNc>]|$")
 
@@ -98,7 +98,7 @@ def _in_sentence(
             ) and DENIED_AFTER.match(after):
                 yield place, True
             continue
-        if kind in "OMBP" and last >= 0 and passed and LISTED.fullmatch(said, last + 1, place):
+        if kind in "OMBPV" and last >= 0 and passed and LISTED.fullmatch(said, last + 1, place):
             last = place
             continue
         passed = not _is_verdict(kind, before, said, place, words)
@@ -124,6 +124,8 @@ def _is_verdict(kind: str, before: str, said: str, place: int, words: Sequence[s
         return words[place] != "" and (said[place] != "F" or SAID_OF_FLOW.search(before) is not None)
     rest = said[place + 1 + len(after) :]
     if kind in "Bbq" and ("l" in after or CONCEDED.match(said[place + 1 :].lstrip("dpxhtal")) or CONCEDED.match(rest)):
+        return False
+    if kind == "B" and "|" in before:
         return False
     if PLURAL.match(said, place) and not before.strip("adbq"):
         return False
