@@ -23,9 +23,16 @@ MOST_REASONS = 50
 
 # Every pattern runs in linear time: no two neighbouring quantifiers match the same characters, and no pattern begins
 # with a run of punctuation, which would be retried from each of its characters.
-HEADING = re.compile(r"(ANALYSIS|KEY[_ ]INDICATORS|CLASSIFICATION)[*_`\s]*+:[*_`\s]*", re.IGNORECASE)
+# It begins with a set of letters, which `re` looks for twice as fast as for words whose case is ignored.
+HEADING = re.compile(
+    r"([AaKkCc](?i:(?<=a)NALYSIS|(?<=k)EY[_ ]INDICATORS|(?<=c)LASSIFICATION))[*_`\s]*+:[*_`\s]*"
+)
 INDICATOR = re.compile(rf"[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
-NUMBER = re.compile(rf"(?<![\w.]){A_NUMBER}(st|nd|rd|th)?|\bp\d{{1,3}}\b")
+# A number as `serialise.NUMBER` has it, or a percentile. It begins with a set of characters, which `re` finds fast.
+NUMBER = re.compile(
+    r"[-+.\dp](?:(?<=p)(?<!\w.)\d{1,3}\b|(?<![\w.].)(?:(?<=\d)\d*(?:\.\d+)?|(?<=\.)\d+|(?<=[-+])(?:\d+(?:\.\d+)?|\.\d+))"
+    r"(?:[eE][-+]?\d+)?(st|nd|rd|th)?)"
+)
 BETWEEN = r"\s*(?:(?:\(|=|:|of|at|is|reads|stands at)\s*)?"  # between a feature and its value
 STATED = re.compile(rf"{BETWEEN}({A_NUMBER})")
 DIGIT = re.compile(r"\d")
@@ -132,7 +139,7 @@ def parse_answer(text: str) -> ParsedAnswer:
     for written in texts:
         if found := NO_TEXT.search(written):
             return ParsedAnswer("", "", (), (f"the character {found[0]!a} is no text",))
-        if found := CONTROL_TOKEN.search(written):
+        if ("<" in written or "[" in written) and (found := CONTROL_TOKEN.search(written)):
             problems.append(f"the control token {found[0]}")
     return replace(parsed, problems=tuple(dict.fromkeys(problems)))
 

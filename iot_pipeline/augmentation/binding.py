@@ -1,34 +1,18 @@
-"""Numbers and words of degree in prose, each bound to the feature that it is said of."""
+"""Numbers in prose, each bound to the feature that it is said of."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
-from iot_pipeline.augmentation.answers import NUMBER, Facts
-from iot_pipeline.augmentation.lexicon import HIGH_WORDS, LOW_WORDS, NO_DEGREE_OF, REFERENCE, RELATIVE, listed
+from iot_pipeline.augmentation.answers import Facts
 
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 CLAUSE_END = re.compile(r";|[\u2013\u2014]|,\s+(?:and|while|whereas|but|yet|so)\b|\s(?:while|whereas)\b")
-WORDS = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 RUNS = re.compile(r"F+N+|N+F+")
-ENDING = re.compile(r"(?<=[a-z]{3})(?:ing|ed|es|er|est|en|s|e|y|ies|ied|ier)$")
-UPWARD = frozenset({"up", "down"})
-FAR = re.compile(r"\b(?:well|way|far|much|sharply|strongly|markedly|clearly)\s+$")
-NEAR = 90  # characters between a word of degree and its feature
-# Words between a feature and what is said of its size, and between a word of degree and the feature that follows.
-AFTER = listed(
-    "is are was were has have had be been being at of the a an its value values reading readings level levels figure"
-    " count stands reads lies sits comes shows showing show reaches remains stays looks seems appears becomes which"
-    " that it this here very quite rather far well much too so still also notably even in out on as to with by"
-    " for flow record not no never n't hardly barely measured recorded given and more all again both itself there"
-    " above below median mean p goes through well over under most extra such kept runs gets turns grows under"
-    " came taken amounts equals indeed next close near almost but side what one might call"
-)
-BEFORE = listed("in of for the a an its value values reading readings level levels figure figures count counts by at")
-NEGATIONS = listed("not no never n't hardly barely neither nor without isn't aren't wasn't")
+
+Spot = tuple[int, bool, str]  # place, True for a feature, the feature's name or the number
 
 
 def bound_numbers(
@@ -45,11 +29,22 @@ def bound_numbers(
     names = [(mention.start(), True, mention[0]) for mention in mentions]
     for ranked, true in ((False, facts.values), (True, facts.percentiles)):
         spots = [(place, False, number) for place, number in numbers if (number[:1] == "p") is ranked]
-        for said, number in _bound(masked, sorted(names + spots)):
+        ordered = sorted(names + spots)
+        if all(_beside(masked, a, b, true) for a, b in zip([(0, False, ""), *ordered], ordered, strict=False) if not b[1]):
+            continue
+        for said, number in _bound(masked, ordered):
             yield said, number, number == "p50" or any(true.get(name) == number for name in said)
 
 
-Spot = tuple[int, bool, str]  # place, True for a feature, the feature's name or the number
+def _beside(masked: str, feature: Spot, number: Spot, true: dict[str, str]) -> bool:
+    """Return True if a number stands behind its own feature in one clause: then every way of binding finds it true."""
+    between = masked[feature[0] : number[0]]
+    return (
+        feature[1]
+        and number[2] in ("p50", true.get(feature[2]))
+        and not CLAUSE_END.search(between)
+        and not SENTENCE_END.search(between)
+    )
 
 
 def _bound(masked: str, spots: list[Spot]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -102,63 +97,3 @@ def _parts(spots: list[Spot], ends: list[int]) -> Iterator[list[Spot]]:
         part.append(spot)
     if part:
         yield part
-
-
-def stated_degrees(masked: str, mentions: Sequence[re.Match[str]]) -> Iterator[tuple[str, str, str, bool]]:
-    """Yield (feature, word, direction, denied) for each word such as `elevated` or `minimal` said of a feature."""
-    if not mentions:
-        return
-    text = masked.lower()
-    starts, ends = [mention.start() for mention in mentions], [mention.end() for mention in mentions]
-    for word in WORDS.finditer(text):
-        said = degree(word[0])
-        if not said or text[word.end() : word.end() + 1] == "-":
-            continue
-        after = text[word.end() : word.end() + NEAR]
-        # "larger than orig_pkts" compares two features, "larger than usual" and "over the norm" say that it is above.
-        compared = re.match(r"\s+than\b", after)
-        beside = REFERENCE.match(after, compared.end() if compared else 0) is not None
-        if word[0] in UPWARD:
-            beside = beside or FAR.search(text[: word.start()][-12:]) is not None
-        if (compared or word[0] in RELATIVE) and not beside:
-            continue
-        if NO_DEGREE_OF.match(after) or text[word.start() - 3 : word.end()] == "no longer":
-            continue
-        index = bisect_left(starts, word.start())
-        if index < len(starts) and _glued(text[word.end() : starts[index]], BEFORE, "|"):
-            denied = re.search(r"\b(?:not|no|never|hardly|without)(?:\s+an?)?\s+$", text[: word.start()][-20:])
-            yield mentions[index][0], word[0], said, denied is not None
-        elif index and _glued(text[ends[index - 1] : word.start()], AFTER, "|;"):
-            between = WORDS.findall(text[ends[index - 1] : word.start()])
-            yield mentions[index - 1][0], word[0], said, not NEGATIONS.isdisjoint(between)
-
-
-def _glued(between: str, words: frozenset[str], stops: str) -> bool:
-    """Return True if nothing stands between but words that bind; a comma binds only what follows a feature."""
-    if len(between) > NEAR or any(stop in between for stop in stops) or SENTENCE_END.search(between):
-        return False
-    if words is BEFORE and "," in between:
-        return False
-    told = WORDS.findall(NUMBER.sub(" ", between))
-    return all(word in words or word.endswith("ly") for word in told)
-
-
-@lru_cache(maxsize=8192)
-def degree(word: str) -> str:
-    """Return `above` or `below` for a word of degree in any of its forms, "" for another word."""
-    stem = _stem(word)
-    if word in RELATIVE:
-        return RELATIVE[word]
-    return "above" if stem in _stems(HIGH_WORDS) else "below" if stem in _stems(LOW_WORDS) else ""
-
-
-@lru_cache(maxsize=2)
-def _stems(words: str) -> frozenset[str]:
-    return frozenset(map(_stem, words.split()))
-
-
-def _stem(word: str) -> str:
-    """Return a word without its endings: elevated, elevates -> elevat; dropped, drops -> drop; towering -> tow."""
-    while (stem := ENDING.sub("", word)) != word:
-        word = stem
-    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word

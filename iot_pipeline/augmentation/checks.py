@@ -20,7 +20,10 @@ from iot_pipeline.augmentation.answers import (
     parse_answer,
     plain_label,
 )
-from iot_pipeline.augmentation.binding import SENTENCE_END, bound_numbers, stated_degrees
+from iot_pipeline.augmentation.binding import SENTENCE_END, bound_numbers
+from iot_pipeline.augmentation.degrees import stated_degrees
+from iot_pipeline.augmentation.given import given_faults
+from iot_pipeline.augmentation.prose import words_of
 from iot_pipeline.augmentation.verdicts import verdict_faults
 from iot_pipeline.augmentation.wording import similarity
 from iot_pipeline.flows.serialise import plain_number
@@ -62,6 +65,7 @@ def check_answer(
     if parsed.problems:
         return [f"malformed: {problem}" for problem in parsed.problems[:MOST_REASONS]]
     facts = facts_of(flow_text, standardised)
+    reading = _read(parsed.analysis, facts)
     reasons = []
     if len(parsed.indicators) < min(MIN_INDICATORS, len(facts.values)):
         reasons.append(f"malformed: {len(parsed.indicators)} indicators")
@@ -69,10 +73,9 @@ def check_answer(
         reasons.append(f"mislabelled: {parsed.label[:40]} in place of {label}")
     reasons += _check_length(parsed.analysis, words)
     reasons += _check_indicators(parsed.indicators, facts)
-    reasons += _check_analysis(parsed.analysis, facts, classes)
-    reasons += verdict_faults(parsed.analysis, label, tuple(classes))
+    reasons += _check_analysis(parsed.analysis, reading, facts, label, tuple(classes))
     reasons = reasons[:MOST_REASONS]
-    return reasons + _check_paraphrase(parsed, parse_answer(original_text), facts) if original_text else reasons
+    return reasons + _check_paraphrase(parsed, reading, original_text, facts) if original_text else reasons
 
 
 def _check_length(analysis: str, words: int) -> list[str]:
@@ -106,16 +109,25 @@ def _check_indicators(indicators: Sequence[Indicator], facts: Facts) -> list[str
     return reasons
 
 
-def _check_analysis(analysis: str, facts: Facts, classes: Sequence[str]) -> list[str]:
+Reading = tuple[str, list[re.Match[str]], list[tuple[int, str]]]  # masked analysis, its features, its numbers
+
+
+def _read(analysis: str, facts: Facts) -> Reading:
+    masked, mentions = masked_names(analysis, facts)
+    return masked, mentions, numbers_at(masked, facts)
+
+
+def _check_analysis(
+    analysis: str, reading: Reading, facts: Facts, label: str, classes: tuple[str, ...]
+) -> list[str]:
+    masked, mentions, numbers = reading
     reasons = []
     known = {plain_label(name) for name in classes}
-    for name in NAME_LIKE.findall(analysis):
-        if name in facts.values or plain_label(name) in known:
+    for name in NAME_LIKE.findall(masked) if "_" in masked else ():
+        if plain_label(name) in known:
             continue
         if not any(feature.startswith(f"{name}.") for feature in facts.values):  # `fwd_iat` abbreviates `fwd_iat.tot`
             reasons.append(f"unknown feature: {name[:40]}")
-    masked, mentions = masked_names(analysis, facts)
-    numbers = numbers_at(masked, facts)
     reasons += [f"ungrounded number: {number}" for _, number in numbers if number not in facts.numbers]
     for index, mention in enumerate(mentions):
         end = mentions[index + 1].start() if index + 1 < len(mentions) else len(analysis)
@@ -132,9 +144,11 @@ def _check_analysis(analysis: str, facts: Facts, classes: Sequence[str]) -> list
     for names, number, true in bound_numbers(masked, mentions, numbers, facts):
         if not true and number in facts.numbers:
             reasons.append(f"ungrounded number: {number} is not of {' or '.join(names[:3])}")
-    for name, word, height, denied in stated_degrees(masked, mentions):
+    words = words_of(masked, label, classes)
+    for name, word, height, denied in stated_degrees(words, [mention[0] for mention in mentions]):
         if (height == facts.directions[name]) == denied:
             reasons.append(_wrong(name, f"{'not ' if denied else ''}{word}", facts))
+    reasons += verdict_faults(words, label) + given_faults(words, label)
     return list(dict.fromkeys(reasons))
 
 
@@ -143,15 +157,15 @@ def _wrong(feature: str, said: str, facts: Facts) -> str:
     return f"wrong direction: {feature} {said}, " + (f"it is {true}" if true else "but no reference is known")
 
 
-def _check_paraphrase(parsed: ParsedAnswer, original: ParsedAnswer, facts: Facts) -> list[str]:
+def _check_paraphrase(parsed: ParsedAnswer, reading: Reading, original_text: str, facts: Facts) -> list[str]:
+    original = parse_answer(original_text)
+    both = ((parsed, reading), (original, _read(original.analysis, facts)))
+    counted, meant = [_all_numbers(one, read, facts) for one, read in both]
     reasons = []
-    if _all_numbers(parsed, facts) != _all_numbers(original, facts):
+    if counted != meant:
         reasons.append("changed numbers: they are not those of the original, each as often")
-    said, meant = (
-        frozenset(facts.names.findall(one.analysis)) | {item.feature for item in one.indicators}
-        for one in (parsed, original)
-    )
-    if said != meant:
+    features = [{found[0] for found in read[1]} | {item.feature for item in one.indicators} for one, read in both]
+    if features[0] != features[1]:
         reasons.append("changed features: they are not those of the original")
     directions = [
         {item.feature: item.note.split(" ", 1)[0].lower() for item in one.indicators} for one in (parsed, original)
@@ -164,9 +178,9 @@ def _check_paraphrase(parsed: ParsedAnswer, original: ParsedAnswer, facts: Facts
     return reasons
 
 
-def _all_numbers(parsed: ParsedAnswer, facts: Facts) -> Counter[str]:
+def _all_numbers(parsed: ParsedAnswer, reading: Reading, facts: Facts) -> Counter[str]:
     """Count the numbers of ANALYSIS and KEY_INDICATORS."""
-    found = Counter(numbers_in(parsed.analysis, facts))
+    found = Counter(number for _, number in reading[2])
     for item in parsed.indicators:
         found.update([plain_number(item.value), *numbers_in(item.note, facts)])
     return found

@@ -1,153 +1,309 @@
-"""Word lists of the checks of prose: degrees, verdicts, comparisons, and mentions of the given label."""
+"""Words of the checks of prose by the part that they play: verdicts and comparisons, and mentions of the given label.
 
-import re
+A list belongs to one symbol of an alphabet (`symbols.Alphabet`); the rules over these symbols stand in `verdicts` and
+`given`. `stem*` takes every word that begins so. Words of degree stand in `degree_words`.
+"""
 
-# Every form of a word counts (`binding.degree`), so that a list has one form unless the others are irregular.
-HIGH_WORDS = (
-    "high heighten elevate raise raised increase spike surge soar jump leap peak climb rise rose risen large big huge"
-    " enormous massive vast immense gigantic colossal tremendous heavy excessive excess exceed exceeds surpass"
-    " outstrip overshoot inflate abundant abundance ample plentiful plenty profuse substantial considerable sizeable"
-    " sizable maximal maximum maximise numerous many swell swollen balloon bloat skyrocket rocket shoot shot escalate"
-    " amplify amplified boost oversize outsize overly tower steep great roof sky-high long prolong extend grow grew"
-    " grown mount multiply multiplied intense intensify burgeon bulge explode flare upward upsurge uptick hefty bulky"
-    " copious lavish extreme extensive generous upper top accelerate augment expand magnify magnified double triple"
+from iot_pipeline.augmentation.symbols import Alphabet, Phrases
+
+# Fixed phrases by the word that they mean. Each begins with letters, so that a text is searched fast.
+PHRASES = Phrases(
+    {
+        "surely": r"""
+
+            (?:no|without(?: an?y?| the slightest)?|beyond(?: an?y?)?|little|hardly any|out of|past) (?:reasonable )?(?:doubt|question) ;
+            (?:leaves?|leaving) no (?:doubt|choice|question) ; not only ; not just ; not merely ; not least ;
+            no wonder ; no mistake ; (?:what|who) else (?:but|than|except) ; (?:cannot|can not|can't) help but ;
+            nothing less than ; none the less ; nonetheless ; no less ; no matter ;
+            (?:nothing|none) (?:but|other than|else than|else but|short of) ; all but
+        """,
+        "normal": r"""
+            within (?:the |its |their |all )?(?:normal|usual|expected|ordinary|regular) (?:limits|bounds|parameters|ranges?)
+        """,
+        "worry": r"""
+            lose (?:any |much )?sleep
+        """,
+        "compound": r"""
+            (?:high|low|short|long|large|small|half|heavy|empty)-(?!end)[a-z]+
+        """,
+        "except": r"""
+            other than ; else than ; apart from ; aside from ; save for
+        """,
+        "not": r"""
+            (?:wrong|incorrect|misleading|unfair|unjustified|premature|absurd) to ; far from ; anything but ;
+            anything except ; everything but ; by no means ; in no way ; in no respect ; under no circumstances ;
+            nowhere near ; not in the least ; no longer ; not at all ; out of the question ; does away with ;
+            free (?:of|from) ; none of ; no one ; no sort of ; the opposite of ; a far cry from ; not exactly ;
+            not quite
+        """,
+        "exclude": r"""
+
+            (?:considered|weighed|examined|tested|checked|discussed|taken into account),? (?:and|but|yet) (?:then |finally |later |also )?(?:set aside|dismissed|discarded|rejected|excluded|ruled out|dropped|found wanting|does not|do not|did not) ;
+            rul(?:e|es|ed|ing) out ; (?:speaks?|argues?|militates?|weighs?) against
+        """,
+        "unlike": r"""
+            rather than ; instead of ; in place of ; (?:as )?opposed to ; in (?:contrast|comparison) (?:to|with) ;
+            by contrast with ; contrary to ; compared (?:to|with) ; out of (?:step|line|keeping|character) ;
+            at odds with ; less like ; less typical of ; (?:might|could|may) (?:\w+ )?think of ;
+            alternative(?: reading| class| explanation)?,? ; (?:poses?|posing|pass(?:es|ing)?) as ;
+            might be taken for ; could be taken for ; sets? aside ; more than ; set apart from ; away from
+        """,
+        "usually": r"""
+            once in a while ; from time to time ; now and then ; every so often ; as a rule
+        """,
+        "lies": r"""
+            falls? (?=(?:at|within|in|into|on|under|among|outside|below|above|over)\b)
+        """,
+        "maximal": r"""
+            off the (?:charts?|scale) ; through the (?:roof|ceiling) ;
+            (?:in|at|on) the (?:top|upper|higher|high) (?:end|tail|part|half|quarter|decile|range|region|side) ;
+            (?:among|of|from) the (?:highest|largest|biggest|greatest)(?: ones)? ; maxed out ; blown up ;
+            (?:a lot|lots|plenty|a great deal) of ; on top ; way up ; well up ; sky high ; not little ; not few ;
+            (?:very|so) much
+        """,
+        "minimal": r"""
+
+            (?:near|nearly|close to|next to|virtually|almost|practically|basically) (?:zero|no|nil|nothing|non-?existent|absent) ;
+            (?:hardly|barely|scarcely) (?:any|registers?|registered|there|measurable|noticeable|exists?|present|worth mentioning) ;
+            on the (?:floor|ground) ; at the bottom ;
+            (?:in|at|on) the (?:bottom|lower|low) (?:end|tail|part|half|quarter|decile|range|region|side) ;
+            (?:among|of|from) the (?:lowest|smallest|fewest)(?: ones)? ; only a little ; bottomed out ;
+            few and far between ; way down ; well down ; not much ; not many ; rock[- ]bottom
+        """,
+        "exceeds": r"""
+            north of ; in excess of
+        """,
+        "trails": r"""
+            south of ; (?:falls? |falling |fell )?short of ; shy of ; lags? (?:far )?behind ;
+            (?:does not|did not|fails? to|cannot) (?:reach|meet|attain|match|approach|come up to)
+        """,
+        "harmless": r"""
+            in (?:\w+ )?order(?! (?:to|that|of)\b) ;
+            (?:hurt|harm|bother|threaten|endanger)s? (?:nobody|no one|none|nothing|anyone at all) ;
+            well[- ](?:meaning|meant|intentioned|behaved|kept|functioning|working) ;
+            what (?:it|they) (?:was|is|are|were) (?:designed|built|made|meant|supposed|programmed|configured|intended) (?:to|for) ; false (?:positives?|alarms?) ; business as usual ;
+            nothing (?:more(?! than)|unusual|special|strange|odd|remarkable|new|exciting|out of the ordinary) ;
+            (?:just|only) (?:a|the) (?:sensor|device|client|bulb) (?:at work|doing \w+) ;
+            nothing to (?:see|worry|fear|report|hide|add to the watchlist)(?: about| from)? ;
+            (?:all|everything) (?:is |seems |looks )?(?:clear|well|quiet|okay|ok|fine|good|as it should) ;
+            no (?:action|intervention|response|mitigation|countermeasures?|measures?|escalation|follow-up|reason to (?:act|worry)) (?:is |are )?(?:needed|required|necessary|called for|warranted) ;
+            (?:does|do|doing|did) (?:its|their|his|her) (?:job|work|duty) ;
+            (?:as|how|what|like|the way) (?:it|they|he|she|one) (?:should|must|shall|ought to|is supposed to|are supposed to|is meant to) ;
+            (?:its|their) (?:intended|designed|assigned|normal|usual) (?:function|purpose|role|job|work|task) ;
+            means? (?:well|no harm|nothing bad) ; at peace ; (?:in )?good faith ; bona fide ;
+            (?:can|may|should|could) (?:safely )?be (?:ignored|whitelisted|trusted|allowed|let through) ;
+            (?:safe|okay|ok|fine) to (?:ignore|allow|trust|pass) ; known good ; no issues? ; no problems? ;
+            known-good ; day to day ; everyday life ; good (?:citizen|intentions?) ; thumbs up ;
+            green light ; above board ; no harm ; run of the mill ; part of the (?:daily )?routine ;
+            daily (?:business|routine|work) ; like (?:every|any|all) others? ;
+            like (?:any|every) (?:\w+ )?(?:device|sensor|client|host|user) ; sensor at work ; device at work ;
+            just (?:a|another) (?:sensor|device|client|bulb|user)
+        """,
+        "malicious": r"""
+            up to no good ; (?:true|confirmed) positives? ; red flags? ;
+            bad (?:actors?|things?|faith|intent\w*|guys?) ; ill (?:intent\w*|will) ; foul play ;
+            denial[- ]of[- ]service ; man[- ]in[- ]the[- ]middle ; command and control ; lateral movement ;
+            under (?:attack|fire|siege|assault) ;
+            (?:bring|brings|bringing|take|takes|taking|knock|knocks|knocking|shut|shuts|shutting|tear|kick)\w* (?:\w+ ){1,3}?(?:down|out|offline)\b ;
+            (?:break|breaks|breaking|broke|broken) (?:in|into|through) ;
+            (?:come|comes|get|gets|got|sneak|sneaks) (?:in|inside|access) (?:illegally|unlawfully|without (?:permission|authori[sz]ation|consent|being (?:asked|invited))) ;
+            act of (?:war|aggression|sabotage) ; without (?:permission|authori[sz]ation|consent) ; brute[- ]?forc\w* ;
+            taken over ; take-?over ; takes over ; out of service ;
+            (?:must|should|has to|needs to|ought to) be (?:blocked|stopped|isolated|quarantined|banned|cut off) ;
+            (?:block|isolate|quarantine|ban|contain|disconnect|blacklist) (?:it|the|this|that|him) ;
+            at once and (?:block|isolate) ; means? harm ; means? (?:ill|trouble|no good) ;
+            fall(?:s)? down ; no friend ; not a friend
+        """,
+        "attackers": r"""
+            attack(?:er'?s?'?)? tool\w* ; attacking tools
+        """,
+        "groundtruth": r"""
+            ground[- ]truths? ; (?:target|class|label) (?:variable|column|attribute|field) ; information (?:provided|given|supplied)(?! (?:by|in)) ;
+            (?:provided|given|supplied) information
+        """,
+        "dataset": r"""
+            data ?sets?
+        """,
+        "accompanied": r"""
+
+            (?:came|comes?|coming|arrive[sd]?|shipped|ships|travels|travelled) (?:along |together )?with (?:its|the|a)\b
+        """,
+        "alone": r"""
+            by itself ; by themselves ; on its own ; on their own ; taken alone ; in isolation ;
+            at first (?:glance|sight) ; on the surface
+        """,
+    }
 )
-LOW_WORDS = (
-    "low lowered reduce reduction decrease drop dip fall fell fallen plunge plummet decline diminish minimal minimum"
-    " minimise minuscule miniscule minute tiny small little few scant scanty scarce sparse sparing slim negligible"
-    " marginal meagre meager modest limited restrict restricted restrained depress suppress shrink shrank shrunk"
-    " shrunken sink sank sunk slump shallow thin faint weak deficient insignificant trivial paltry puny lesser curtail"
-    " subdue mute dwindle tumble collapse crash recede vanish lean lack absence absent nil zero null nothing empty"
-    " short shorten bottom nadir trough slight minor infinitesimal microscopic downward ebb wane abate decay contract"
-    " deflate compress slash halve cut drain deplete exhausted nosedive nought naught"
-    " poor bare skimpy lowly diminutive"
+
+_FLOW = (  # what a flow is used for
+    "flow activity behaviour behavior communication conversation traffic interaction usage use operation telemetry chatter"
+    " polling reporting business dialogue browsing surfing messaging talk contact service uploads network work values metrics features"
+    " numbers figures data packets"
 )
-
-
-def listed(words: str) -> frozenset[str]:
-    """Return the words of a list as a set."""
-    return frozenset(words.split())
-
-
-REFERENCES = listed(
-    "usual normal median mean average typical expected ordinary most others other customary standard norm rest common"
-    " baseline reference middle"
+_FORM = (  # what a flow is
+    "connection session exchange record transmission transaction pattern process request profile entry event capture"
+    " sample case picture situation stream transfer upload link publication thing row class category label"
 )
-REFERENCE = re.compile(rf"\s+(?:the\s+|its\s+|their\s+|any\s+|what\s+is\s+)?(?:{'|'.join(sorted(REFERENCES))})\b")
-# Words that say a degree only beside a reference: more than usual, under the norm.
-RELATIVE = {
-    "more": "above", "over": "above", "beyond": "above", "past": "above", "atop": "above", "less": "below",
-    "fewer": "below", "up": "above", "down": "below", "under": "below", "beneath": "below", "underneath": "below",
-}  # fmt: skip
-# "a high importance" and "a small hint" speak of the argument, not of the feature's size.
-NO_DEGREE_OF = re.compile(
-    r"\s+(?:but\s+\w+\s+)?(?:\w+\s+)?(?:indicat\w+|importance|relevance|weight|use|interest|significance|signs?|signals?|evidence"
-    r"|hints?|help|parts?|roles?|clues?|confidence|meaning|reasons?|doubt|support|contribution|piece|factor)\b"
+_HOST = (
+    "device host client sensor sender source originator responder endpoint node machine peer user bulb server broker"
+    " application app program controller gateway camera actuator initiator party system publisher subscriber meter"
+    " human person people actor"
 )
-
+_BENIGN = (
+    "benign* harmless* innocuous* innocent* legit legitimate legitimately legitimacy lawful* inoffensive unsuspicious"
+    " trustworthy trusted friendly peaceful* peace safe safely blameless guiltless honest well-meaning decent uneventful fp"
+    " authorised authorized permitted sanctioned whitelist* allowlist* unobjectionable nonmalicious uncompromised"
+    " unproblematic kosher unthreatening nonthreatening unharmful amicable"
+)
+_NORMAL = (
+    "normal normality normalcy ordinary routine routinely everyday daily day healthy clean fine ok okay good correct"
+    " unremarkable mundane acceptable orderly sound usual intended proper unexceptional inconspicuous"
+    " unspectacular nominal civilised calm green"
+)
+_ATTRIBUTE = "expected regular standard genuine customary conventional habitual household"
 _MALICE = (
-    r"(?:attack\w*|intru\w+|malicious\w*|malice|hostil\w+|threat\w*|worr\w+|alarm\w*|concern\w*|danger\w*|harm(?:ful)?|wrong"
-    r"|amiss|abus\w+|compromis\w+|misuse|foul play|out of the ordinary|suspicio\w+|suspect|wrongdoing|tamper\w+|evil"
-    r"|(?:bad|ill|evil|hostile|malicious|sinister|criminal) (?:intent\w*|purpose|will|faith)|mischief|offensive|assault"
-    r"|fear|risk|incident|adversar\w+|hack\w+|exploit\w*|malware|infect\w+|remarkable|noteworthy|sinister|trouble)"
+    "malicious* malice maliciously hostil* nefarious rogue illegitimate adversar* weaponi* suspicious* suspect suspected"
+    " malware evil abus* sabotag* culprit* perpetrator* offender* villain*"
+    " penetrat* steal* stolen theft crippl* paraly* disrupt* infect* compromis* intruder intrusion* intrusive hacker"
+    " hacked hacking hack hijack* tamper* crimin* crime sinister threat threatening threatens attack attacking attacked"
+    " cyberattack* attacker offensive assault* aggress* exploit exploits exploited exploiting exploitation harmful"
+    " danger* destroy* destruct* kill* crash* exhaust* overwhelm* overload* hammer* cyber*"
+    " breach* raid* illicit illegal*"
+    " unlawful unauthorised unauthorized forbidden anomal* abnormal* enemy enemies invad* invasion mischief"
+    " mischievous damag* wrongdo* misbehav* misconduct misuse* violat* espionage spy* spies fraud*"
+    " malign* vicious corrupt* subvert* saboteur* ambush* hostage* stealthy infiltrat* bombard*"
+    " swamp* cheat* hurt hurts hurting onslaught siege strangl* smother* war"
 )
-_WELL = (
-    r"(?:normal|ordinary|regular|routine|everyday|day-to-day|healthy|usual|clean|standard|genuine|well-(?:behaved|kept)"
+# Words that call a flow bad where it is their subject, and good where they are denied.
+_BAD = (
+    "bad wrong wrongful amiss harm harms harming harmed problem* concern* worry worri* worrying alarm* fear* risk* guilt*"
+    " guilty afraid trouble* incident* warning ill evil-doing unsafe insecure remarkable suspicion attention objection*"
+    " worrisome disturbing dire alert* mitigation nasty foul dubious shady untrustworthy dishonest"
 )
-_TRAFFIC = (
-    r"(?:traffic|communications?|activit(?:y|ies)|behaviou?r|operations?|usage|exchanges?|conversations?|telemetry|flows?"
-    r"|devices?|sensors?|clients?|users?|applications?|business|polling|reporting|chatter|transmissions?|sessions?)"
+_AGENTS = "attackers attacks hackers intruders floods scans probes scanners adversaries worms bots criminals raids viruses"
+_NEGATORS = (
+    "not no never cannot neither none nothing nobody without hardly barely scarcely rarely seldom lacks"
+    " lacking lacked devoid fail fails failed failing non *n't zero few little except contradict* deny denying disput*"
+    " refut* oppos* against less fewer worse too"
 )
-# Phrases by which a text calls a flow benign.
-BENIGN = re.compile(
-    r"\b(?:benign|harmless|innocuous|innocent|legitimate|legit|unsuspicious|inoffensive|peaceful|trustworthy|uneventful"
-    r"|non-?malicious|non-?hostile|honest|friendly|well-(?:meaning|intentioned|behaved)|decent|lawful"
-    r"|blameless|(?:hurts?|harms?|bothers?|threatens?) (?:nobody|no one|nothing|none)|false (?:alarm|positive)"
-    r"|business as usual|all is well|simply does its (?:job|work)"
-    rf"|{_WELL}|authori[sz]ed|permitted|unremarkable)\s+(?:(?!of\b)\w+[\s-]){{0,3}}?{_TRAFFIC}"
-    r"|(?:is|are|was|were|looks?|seems?|appears?|remains?|stays?|proves?|in|entirely|perfectly|completely|quite|wholly"
-    r"|absolutely|altogether)\s+(?:\w+ly\s+)?(?:normal|ordinary|routine|healthy|(?:in\s+)?(?:\w+\s+)?order|all right"
-    r"|as it should be|fine|clean|unproblematic|safe|okay|ok|sound|friendly)"
-    rf"|nothing\s+(?:\w+\s+){{0,3}}?{_MALICE}"
-    rf"|(?:no|any|without|lacks|free of)\s+(?:\w+\s+(?:of|for|to)\s+)?(?:an?\s+|any\s+|real\s+|be\s+)?{_MALICE}"
-    r"|(?:not|never|isn't|nobody|no one|none|hardly)\s+(?:is\s+|was\s+|being\s+|been\s+|are\s+)*(?:under attack"
-    r"|attack(?:ed|ing|s)?|harmed|hurt|abused|flooded|threatened|targeted|endangered)"
-    rf"|(?:not|never|isn't|neither|wrong to (?:call|name|label|treat)\s+\w+)\s+(?:an?\s+|any\s+|at all\s+|in any way\s+"
-    rf"|really\s+|part of\s+|the\s+)*(?:(?!wrong|remarkable|noteworthy){_MALICE}))\b(?!-)"
+# These deny what stands before them as well: "a scan is excluded".
+_DENIALS = (
+    "exclude exclud* exclus* reject* dismiss* discard* discount* disprov* disqualif* unlikely improbabl* implausibl*"
+    " impossibl* unfounded incorrect mistaken false elsewhere nowhere absent missing untenable refuted unsupported"
 )
-# Phrases by which a text calls a flow an attack; attackers and attack tools are spoken of in general.
-ATTACK = re.compile(
-    r"\b(?:malicious|malign|hostile|nefarious|rogue|illegitimate|adversarial|weaponi\w+|suspicious|dangerous|harmful"
-    r"|malware|botnet|victim|adversary|evil|abus\w+|damag\w+|sabotag\w+|culprit|perpetrator|offender|villain|penetrat\w+|steal\w*|theft"
-    r"|break(?:s|ing)? in(?:to)?|broke(?:n)? in(?:to)?|taken over|take-?over"
-    r"|(?:bring|take|knock|shut)\w*\s+(?:\w+\s+){0,4}(?:down|out)|cripple\w*"
-    r"|paraly\w+|disrupt\w*|infected|compromised|intruders?|hackers?|hacked|hijack\w*|tampered|criminal|sinister|threat"
-    r"|attack(?!\s+tools?\b)|attacking|attacks\s+(?:the|its|our|a)|up to no good|must be (?:blocked|stopped)"
-    r"|intrusion|exploit(?:s|ed)?|assault|offensive|denial of service|reconnaissance|flooded|overwhelmed"
-    r"|(?:is|are|being|been|was|were)\s+(?:\w+\s+)?(?:scann|flood|spoof|prob|attack|abus|poison|overrun)(?:ing|ed)"
-    r"|(?:an?|the|this|another)\s+(?:\w+[\s-]){0,2}?(?:flood|scan|spoofing|raid|breach|probe for))\b(?!-)"
+_CONTRAST = (
+    "unlike unlikes differ* depart* deviat* distinct* distinguish* separat* contrast* unusual atypical"
+    " uncommon untypical inconsistent* incompatib* confus* mistak* mistook hide hides hiding hidden masquerad* mimic*"
+    " imitat* disguis* pretend* blend* denied denies starv* among amongst pass passes"
+    " divert* apart instead surpass* outpac* unrelated irrelevant diverg* dissimilar"
+    " contrary discriminat* drown* displac* crowd* impersonat* lure* fool* trick* reserved beside cloak*"
 )
-# Words around a mention of another class that make it a comparison. Between them and the mention only MIDDLE stands.
-_MIDDLE = (
-    r"(?:\s+(?:an?|the|any|of|in|by|from|for|at|to|with|as|typical|seen|found|usual|really|actually|another|other|such|be"
-    r"|been|consistent|explained|produced|caused|plain|sort|kind|signs?|evidence|hints?|trace|that|those|one|it|for|what"
-    r"|either|both|simple|mere|ordinary|far)){0,4}"
+_VERBS = (
+    "is are was were be been can am 's seem* appear* look looks looked looking sound sounds prov* remain* stay*"
+    " constitut* represent* indicat* suggest* show* reveal* exhibit* display* point points signal* impl* mean means"
+    " denot* involv* contain* carry carries carrying bear* has have had having do does did resembl* match* fit fits fitting"
+    " correspond* call* consider* regard* classif* categor* treat* view* see sees seen saw find finds found detect* observ*"
+    " turn* becom* qualif* amount* count counts belong* explain* speak* recogni* term termed describ* reflect* identif*"
+    " conclud* exist* say says said came come comes made makes make behav* act acts acting work works working raise"
+    " raises pose* associate* justif* label* happen* deserve* warrant* giv* think"
 )
-COMPARED_BEFORE = re.compile(
-    r"(?:\b(?:unlike|not|no|never|neither|nor|without|than|instead of|versus|vs\.?|against|compared (?:with|to)"
-    r"|in comparison (?:with|to)|contrast (?:with|to)|opposed to|differ\w*|depart\w*|deviat\w*|distinct\w*|separat\w*"
-    r"|far|apart|exclud\w+|rul\w+ out|reject\w*|dismiss\w*|discard\w*|set aside|mistak\w+|confus\w+|absence|free of"
-    r"|lack\w*|hardly|less (?:like|typical of)|above|below|beyond|outside|exceed\w*|nothing|might think|could think)"
-    rf"|n't){_MIDDLE}\s*$"
-    r"|\b(?:unlike|(?:might|could) think of|compared (?:with|to)|in contrast (?:with|to)"
-    r"|alternative(?:\s+\w+)?,?)(?:\s+[\w'-]+){0,5}\s*$"
+_EVIDENCE = (
+    "sign signs hint* evidence indication* trace traces mark marks hallmark* symptom* proof clue* reason reasons cause need ground"
+    " grounds form kind sort type part attempt attempts act instance example piece characteristic* case cases intent*"
+    " intention* purpose purposes motive* element elements feature* anything something type signature*"
+    " question talk shred suspicion likeness possibility existence presence member object target*"
 )
-COMPARED_AFTER = re.compile(
-    r"^(?:,\s+(?:by|in)\s+(?:contrast|turn)|,\s+on the other hand|,\s+however|,\s+meanwhile)?,?"
-    r"(?:(?:\s+[\w'-]+){0,6}\s+(?:would|should|could)"
-    r"|(?:\s+[\w'-]+){0,2}\s+(?:does not|do not|cannot|can not|did not|is not|are not|fails? to|usually|typically"
-    r"|normally|tends? to|is unlikely|is less likely|can be (?:ruled out|excluded|set aside)|differs?|lacks?)"
-    r"|(?:\s+[\w'-]+){0,10}\s+(?:less well|set aside|ruled out|excluded|discarded|dismissed|rejected"
-    r"|argues? against it))\b"
+_CONDITION = "if whenever where when although though while whereas whilst suppose* imagin* unless albeit"
+_BREAKS = "but yet so because since therefore hence thus however nevertheless"
+
+VERDICT = Alphabet(
+    {
+        "l": "alone",
+        "z": "lack absence want",
+        "T": "that",
+        "N": _NEGATORS,
+        "n": _DENIALS,
+        "c": _CONTRAST,
+        ">": "than versus vs above below beyond outside exceed*",
+        "B": _BENIGN,
+        "b": _NORMAL,
+        "q": _ATTRIBUTE,
+        "P": _AGENTS,
+        "M": _MALICE,
+        "m": _BAD,
+        "V": "victim victims botnet* bot virus trojan ransom* ddos dos recon reconnaissance flooded flooding scanned spoofed"
+        " poisoned probing probed worm backdoor* exfiltrat* beacon* bruteforce c2",
+        "j": _BREAKS,
+        "k": f"{_CONDITION} each",
+        "w": "would could might should *'d",
+        "g": "usually typically normally generally often tend tends sometimes commonly many occasionally needs requires require need",
+        "F": "flood flooder scan scanning scanner spoofing spoofer spoof poisoning slowloris fingerprinting",
+        "r": "which who whom whose",
+        "t": "this these those it he she they we one here there everything somebody someone what i you its ones",
+        "y": "all every both",
+        "S": _FLOW,
+        "f": _FORM,
+        "H": _HOST,
+        "Z": " ".join(f"{word}s" for word in f"{_FLOW} {_FORM} {_HOST}".split()) + " activities parties processes",
+        "v": _VERBS,
+        "E": _EVIDENCE,
+        "d": "a an the any some such their his our my actual true single slight clear obvious other another typical known security cyber",
+        "o": "and or nor",
+        "p": "of in on for to as with by from at like about into towards under within inside between via over during",
+        "A": "answer verdict guess choice name bet diagnosis reading conclusion pick word term favourite candidate"
+        " favorite explanation classification",
+        "e": "account accounts cover covers suit suits accounted",
+        "h": "size sizes rate rates timing header headers payload duration gap gaps value number count ratio volume pace"
+        " length range level levels",
+        "a": "*ly being also really at so quite rather very just only even still too ever much well far quite almost again now"
+        " truly pure sheer more",
+    }
 )
-# Phrases that look like a negation and are none.
-NO_NEGATION = re.compile(
-    r"\b(?:no doubt|(?:without|beyond) (?:an?y? |the slightest )?doubt|no question|not only|not just|not merely"
-    r"|(?:nothing|none|no|anything|all) (?:but|other than|else than|else but|short of))\b"
+
+_STATED = (  # a class is stated so, and a label
+    "stated specified told assign* disclos* reveal* announc* communicat* dictated declared prescrib* designated mentioned"
+    " named marked labelled labeled said written stamped quoted stipulat* ascribed prelabelled prelabeled preclassified"
 )
-# Words by which a text denies its own class, before and after its name.
-DENIED_BEFORE = re.compile(
-    r"\b(?:not|never|isn't|rather than|instead of|unlike|no|exclud\w+|rul\w+ out|reject\w*|dismiss\w*"
-    r"|more [\w\s]{0,60}?than(?: of)?)(?:\s+(?:really|actually|simply|an?|the|any|at all|of|by|case)){0,3}\s*$"
+_GIVEN = (  # a label is given so; a class is given by its values as well
+    "given provid* suppl* handed receiv* furnish* deliver* preset predetermin* preassigned predefin* pre settled fixed"
+    " known established passed preordained foregone presupposed issued conveyed relayed listed forwarded indicated put"
+    " imposed entrusted transmitted granted presented decided allocat* identified shared"
 )
-DENIED_AFTER = re.compile(
-    r"^\s+(?:is|was|can be|must be|has been)\s+(?:\w+\s+)?(?:ruled out|excluded|wrong|set aside|dismissed|rejected"
-    r"|incorrect|mistaken|not the|not what)\b"
-)
-_LABEL = r"(?:class|label|category|classification|verdict|answer|annotation|tag|type of attack|diagnosis)"
-_NAMED = (
-    r"(?:given|provided|stated|supplied|known|handed|prescribed|disclosed|revealed|dictated|specified|announced|communicated"
-    r"|received|preset|predetermined|pre-?assigned|told|classified|labell?ed|annotated|passed on|shared|settled|fixed)"
-)
-_ASKED = r"(?:task|question|prompt|instructions?|requester|exercise|assignment)"
-# Phrases by which a text says that the class was given to it.
-LABEL_GIVEN = re.compile(
-    rf"\b(?:you|your|yours|told|ground[- ]truth|annotat(?:ion|ions|ed|or)"
-    r"|(?:the|this|my)\s+(?:prompt|instructions?|requester)"
-    r"|as\s+(?:instructed|requested|told|asked|prompted)|(?:was|were|been|am)\s+(?:asked|instructed|informed|told)"
-    rf"|(?:the|this|by|from|with)\s+(?:\w+\s+)?{_ASKED}\s+(?:\w+ly\s+)?(?:say|said|state|name|give|gave|ask|tell|specif|demand"
-    r"|require|has|have|wrote|write|settle|decide|provide|supplie|mention|claim|already|itself|that)\w*"
-    rf"|(?:with|from|by|in)\s+the\s+{_ASKED}|the\s+(?:user|operator)\s+(?:said|wrote|told|named|gave|asked|stated)"
-    rf"|{_NAMED}\s+(?:\w+\s+)?{_LABEL}|(?:true|correct|right|official|actual|assigned|reference)\s+(?:class|label|answer)"
-    rf"|(?:given|assuming|since|because|knowing)\s+(?:that\s+)?the\s+(?:\w+\s+)?(?:class|label|answer)"
-    rf"|(?:according to|per|as per|following|based on|matches|agrees with|confirms?)\s+(?:the|its|this)\s+"
-    r"(?:\w+\s+)?(?:label|annotation|tag)"
-    rf"|{_LABEL}\s+(?:\w+\s+){{0,3}}?(?:(?:is|was|were|are|been|be|as|already|beforehand)\s+)(?:\w+\s+)?{_NAMED}(?!\s+by\b)"
-    rf"|(?:label|class|category|annotation|tag|verdict|outcome|result),?\s+(?:as\s+)?(?:says|said|reads|states|tells|{_NAMED})"
-    rf"|(?:disclosed|announced|revealed|informed|prescribed|predetermined|preordained|foregone|handed|named as)\b"
-    rf"|{_LABEL}\s+(?:that\s+)?(?:i|we|was|is)\s+(?:\w+\s+)?{_NAMED}|{_LABEL}\s+handed"
-    r"|(?:been|was|is|already|has)\s+(?:already\s+)?(?:been\s+)?(?:labell?ed|annotated|tagged|pre-?classified)"
-    r"|from the (?:start|outset|beginning)(?! of)"
-    r"|(?:already|is|was|am|are) (?:known|clear|given|aware) (?:from the \w+|beforehand|in advance|to (?:me|us))"
-    r"|already\s+classified|(?:comes?|came|arrived?)\s+with\s+(?:its|the|a)\s+(?:class|label)|beforehand|in advance)\b"
+GIVEN = Alphabet(
+    {
+        "Y": "you your yours yourself thank thanks groundtruth annotator annotators questioner requester prompter labeller"
+        " labeler oracle curators labellers",
+        "L": "label labels annotation annotations tag labelling labeling",
+        "l": "class category classification verdict diagnosis solution categorisation categorization",
+        "A": "answer outcome result",
+        "K": "true correct right actual official reference expected gold golden real wished desired intended",
+        "I": "i we me us my",
+        "U": "user teacher operator analyst expert experts person caller customer client asker examiner",
+        "Q": "prompt prompts instruction instructions metadata ticket exercise briefing brief task question dataset homework",
+        "W": "request description input message wording order query statement specification caption assignment",
+        "R": "say says state states tell tells name names specify specifies identify identifies designate designates mark"
+        " marks give gives gave read reads write writes wrote want wants wanted require requires demand demands mention"
+        " mentions settle settles decide decides call calls indicate indicates declare declares presuppose presupposes"
+        " contain contains list lists insist insists describe describes dictate dictates provide provides show shows knows",
+        "B": "accompan* attach* annotat* tagged enclosed bundled appended included",
+        "D": "per according",
+        "n": "told inform* instruct* ask asks asked tasked supposed required requested ordered commanded briefed prompted",
+        "k": "know knew knowing aware knowledge",
+        "u": "accept* repeat* believ* assum* follow* trust* adopt* obey* echo* got"
+        " agree* confirm* align* rely relies going match* accord*",
+        "z": "beforehand advance upfront upstream prior start outset begin beginning already ahead",
+        "G": _STATED,
+        "g": _GIVEN,
+        "e": "explain explaining explained justify justifying justification explanation argue arguing defend rationalise"
+        " rationalize motivate",
+        "v": "is are was were be been being has have had am 's does do did gets stands stand",
+        "s": "as",
+        "h": "there here",
+        "w": "why",
+        "d": "the this that it its these those such any her his their",
+        "a": "only just also never not no merely all too even ever a an *ly",
+        "p": "of in with by from",
+        "P": "on to at for into after like within inside under",
+        "o": "and or",
+    }
 )

@@ -36,13 +36,8 @@ def masked_words(analysis: str, features: tuple[str, ...]) -> list[str]:
 
 def similarity(first: str, second: str) -> tuple[float, float]:
     """Return the Jaccard indices of the words and of the word bigrams of two analyses with numbers masked."""
-    words = [[part for word in text.lower().split() for part in _number_masked(word)] for text in (first, second)]
+    words = [NAME_OR_WORD.findall(NUMBER.sub("#", text.lower())) for text in (first, second)]
     return _jaccard(*map(set, words)), _jaccard(*(set(itertools.pairwise(of)) for of in words))
-
-
-@lru_cache(maxsize=8192)
-def _number_masked(word: str) -> tuple[str, ...]:
-    return tuple(NAME_OR_WORD.findall(NUMBER.sub("#", word)))
 
 
 def _jaccard(a: set[Any], b: set[Any]) -> float:
