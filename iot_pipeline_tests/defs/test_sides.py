@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,156 +22,36 @@ from iot_pipeline.defs.augmentation import assets as augmentation
 from iot_pipeline.defs.baseline import assets as baseline
 from iot_pipeline.defs.evaluation import assets as evaluation
 from iot_pipeline.defs.evaluation import zero_shot
-from iot_pipeline.defs.flows import assets as flows
 from iot_pipeline.defs.prompts import assets as prompts
-from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource
-from iot_pipeline.defs.splits import assets as splits
 from iot_pipeline.defs.training import assets as training
 from iot_pipeline.defs.training import grid, paper
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.metrics import fit_temperature
 from iot_pipeline.evaluation.views import read_side
-from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.quality.patterns import attack_patterns
-from iot_pipeline.sft.controls import ShuffledNames
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.teacher.request import Answer
 from iot_pipeline.teacher.session import Summary
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.vocabulary import CONTROLS, Trained
-from iot_pipeline_tests.tiny_model import make_base
-
-CLASSES = list(load_spec("farm_flow").classes)
-SHUFFLED = ShuffledNames(tuple(load_spec("farm_flow").feature_names), "ranked", 2027)
-STUDENT = Trained(2027, "original").key
-TRAINED = ["original", *(control for control in CONTROLS if control != "untrained")]
-VALUES = {"IOT_ROWS": "900", "IOT_EXPLAINED_FLOWS": "20", "IOT_AUDIT_ROWS": "64", "IOT_VALIDATION_FLOWS": "24"}
-VALUES |= {"IOT_CONTROLS": ",".join(CONTROLS)}
-
-
-class Seen(Exception):
-    """Raised by a stand-in once it has seen what the asset gave it."""
-
-
-class Sides:
-    """Sides of a lake's flow groups and texts."""
-
-    def __init__(self, lake: Lake) -> None:
-        self.lake = lake
-        self.records = lake.folder(ArtefactId("evaluation_split")) / "records.parquet"
-        table = pq.read_table(self.records).to_pandas()
-        self.groups = {side: set(found["flow_group"]) for side, found in table.groupby("side")}
-        written = pq.read_table(lake.folder(ArtefactId("flow_texts")) / "texts.parquet").to_pandas()
-        of_group = dict(zip(table["flow_group"], table["side"], strict=True))
-        self.group_of = dict(zip(written["text"], written["flow_group"], strict=True))
-        self.of_text = {text: of_group[group] for text, group in self.group_of.items()}
-
-    def of(self, texts: Sequence[str], arm: str = "original") -> set[str]:
-        """Return the sides of flows that occur in `texts` (prompts hold a flow's text whole), as `arm` reads them."""
-        shown = {as_read(text, arm): side for text, side in self.of_text.items()}
-        return {next((side for text, side in shown.items() if text in given), "unknown") for given in texts}
-
-    def records_of(self, side: str) -> pd.DataFrame:
-        return side_records(self.records, side)
-
-    def read(self, artefact: ArtefactId, name: str) -> Any:
-        return json.loads((self.lake.folder(artefact) / name).read_text())
-
-
-def as_read(text: str, arm: str) -> str:
-    """The flow text that a student of `arm` reads."""
-    return SHUFFLED.flow(text) if arm == "shuffled_names" else text
-
-
-def make(*assets: dg.AssetsDefinition, partition: str | None = None) -> None:
-    """Make assets one after the other; re-raise `Seen`."""
-    for asset in assets:
-        dg.materialize(
-            [asset],
-            partition_key=partition,
-            instance=dg.DagsterInstance.ephemeral(),
-            resources={"lake": LakeResource(), "teacher": TeacherResource(), "trainer": TrainerResource()},
-        )
-
-
-@pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
-    """A lake with real splits, texts and answers, a base of a few steps and a student that is only a folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        root = tmp_path_factory.mktemp("lake")
-        for name, value in (VALUES | {"IOT_LAKE": str(root)}).items():
-            patch.setenv(name, value)
-        settings_module.settings.cache_clear()
-        lake = Lake(root)
-        make(flows.raw_flows, flows.flows, splits.evaluation_split, splits.training_order, splits.flow_texts)
-        for track in ("original", "paraphrased"):
-            make(prompts.prompt, partition=track)
-        with lake.replacing(ArtefactId("base_model")) as folder:
-            make_base(folder / "model")
-            write_json(folder / "base.json", {"kind": "tiny", "name": "model"})
-            finish_artefact(folder, Manifest("base_model", "", "", "1", {}, {}, {}), set())
-        make(augmentation.original, augmentation.paraphrased, partition="10K")
-        make(augmentation.validation_answers)
-        for student in (Trained(2027, arm).key for arm in TRAINED):
-            with lake.replacing(ArtefactId("lora_checkpoint_10K", student)) as folder:
-                finish_artefact(folder, Manifest("lora_checkpoint_10K", student, "", "1", {}, {}, {}), set())
-        yield Sides(lake)
-    settings_module.settings.cache_clear()
-
-
-def scores_of(texts: Sequence[str]) -> np.ndarray:
-    """Class scores that are the same for equal texts, and sure of themselves by a factor of their own."""
-    rows = [
-        np.random.default_rng(list(text.encode()[-40:])).normal(0, 1 + len(text) % 7, len(CLASSES)) for text in texts
-    ]
-    return np.log(np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True))
-
-
-class Student:
-    """Scores and explains at once, and keeps what it was asked."""
-
-    adapter: Path | None
-
-    def __init__(self) -> None:
-        self.scored: list[str] = []
-        self.explained: list[str] = []
-
-    def opened(self, _: Any, base: str, adapter: Path | None) -> contextlib.AbstractContextManager["Student"]:
-        self.adapter = adapter
-        return contextlib.nullcontext(self)
-
-    def score_labels(self, prompts: list[str], classes: list[str], **_: Any) -> np.ndarray:
-        self.scored += prompts
-        return scores_of(prompts)
-
-    def explain(self, prompts: list[str], longest: int, **_: Any) -> list[tuple[str, bool]]:
-        self.explained += prompts
-        cited = [prompt.split("\n")[0].replace(": ", " ") for prompt in prompts]
-        return [(f"CLASSIFICATION: Normal\nANALYSIS: {one}.\nKEY_INDICATORS: {one}", True) for one in cited]
-
-
-@pytest.fixture
-def student(monkeypatch: pytest.MonkeyPatch) -> Student:
-    opened = Student()
-    for module in (evaluation, grid, paper):
-        monkeypatch.setattr(module, "opened_student", opened.opened)
-    return opened
-
-
-def catch(seen: dict[str, Any], *names: str) -> Callable[..., Any]:
-    """A stand-in that keeps its arguments by `names` and ends the asset."""
-
-    def stand_in(*arguments: Any, **_: Any) -> None:
-        seen.update(zip(names, arguments, strict=False))
-        raise Seen
-
-    return stand_in
+from iot_pipeline.vocabulary import Trained
+from iot_pipeline_tests.defs.sides import (
+    CLASSES,
+    STUDENT,
+    TRAINED,
+    Seen,
+    Sides,
+    Student,
+    as_read,
+    catch,
+    make,
+    scores_of,
+)
 
 
 def test_the_training_order_and_the_ranks_of_values_are_of_train_flows(sides: Sides, tmp_path: Path) -> None:
