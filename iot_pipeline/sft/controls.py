@@ -2,7 +2,8 @@
 
 - `label_only`: each answer is its CLASSIFICATION line alone.
 - `shuffled_explanations`: the stage's explanations change places over all its rows; flow and class line stay. As few
-  rows as possible keep an equal explanation. An explanation may name a wrong class and cite another flow's values.
+  rows as possible keep an equal explanation. An explanation may name a wrong class and cite another flow's values;
+  equal rows, which share one explanation in `original`, receive different ones.
 - `other_class_explanations`: each row has the explanation of a random row of another class; flow and class line stay.
 - `repeated_originals`: the distinct rows, all of them in a new random order in each pass, until the next would pass
   the tokens of `paraphrased` at the stage. Every flow then has the same weight, and no text is new.
