@@ -98,6 +98,20 @@ def test_tracks_are_of_train_flows_and_validation_answers_of_validation_flows(si
         assert len(asked) > 10 and sides.of(asked) == {side}
 
 
+class InProcess(label_judge.JudgeApart):
+    """The judge of varied flows without a process of its own."""
+
+    def __init__(self, *fitted: Any) -> None:
+        self._judge = label_judge.fit_judge(*fitted)
+        self._shares = self._judge.shares
+
+    def _ask(self, *question: Any) -> Any:
+        return self._judge.probability(*question)
+
+    def close(self) -> None:
+        """Nothing has to end."""
+
+
 def test_varied_flows_are_judged_by_models_of_train_flows_and_meet_no_evaluation_text(
     sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +121,7 @@ def test_varied_flows_are_judged_by_models_of_train_flows_and_meet_no_evaluation
 
     trained: list[bytes] = []
     monkeypatch.setattr(label_judge, "train_model", train)
-    monkeypatch.setattr(variation, "JudgeApart", label_judge.fit_judge)  # in this process
+    monkeypatch.setattr(variation, "JudgeApart", InProcess)
     make(prompts.prompt, partition="feature_varied")
     make(augmentation.feature_varied, partition="10K")
     table = pq.read_table(sides.lake.folder(ArtefactId("flows")) / "flows.parquet").to_pandas()
