@@ -14,8 +14,8 @@ from iot_pipeline.flows.sql import records as rows_of
 def describe_population(records: Path, order: Path, stop: int, dropped: Path | None = None) -> dict[str, Any]:
     """Divide the rows of the whole table into those whose flow group a stage trained on (seen) and the others.
 
-    Evaluation sides hold no group above their share of a class, so the most frequent flows are never tested: this is
-    what the views of the test side cannot show. Returns {rows, seen_share, seen_groups, seen_ceiling, seen_lookup,
+    Drawn sides hold no group above their share of a class, so the most frequent flows are never tested: this is what
+    the views of the test side cannot show. Returns {rows, seen_share, seen_groups, seen_ceiling, seen_lookup,
     unseen_ceiling, ceiling}. A ceiling is the share of rows with the majority label of their group; `seen_lookup` is
     the share of seen rows with the majority label of their group among the trained rows (ties: the first by name),
     which is what a table lookup answers.

@@ -41,7 +41,7 @@ def keep_prompts_apart(spec: DatasetSpec, flows: Path, records: Path, dropped: P
 
     Their values differ, but their texts under the fitted scales do not. The scales stay as fitted: every row that they
     were fitted on is still a train row. A publisher's test side stays whole: groups whose text occurs there are moved
-    to `dropped` instead.
+    to `dropped` instead, train rows of the publisher that the scales were fitted on among them.
 
     Args:
         spec: Spec with the fitted scales.

@@ -235,8 +235,8 @@ def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
     elif asset == "lora_checkpoint":
         parts = read(folder / "training.json", artefact)
         curve = [parse(line, artefact) for line in (folder / "loss.jsonl").read_text().splitlines()]
-        further = (artefact_json(artefact, parts.get(name, {})) for name in ("config", "timings"))
-        run = Run(parts["facts"], *further, curve)
+        config, timings = (artefact_json(artefact, parts.get(name, {})) for name in ("config", "timings"))
+        run = Run(parts["facts"], config, timings, curve)
         facts.training[partition_of(artefact)] = run
     elif asset == "eval_metrics":
         facts.evaluation[partition_of(artefact)] = read(folder / "eval.json", artefact)

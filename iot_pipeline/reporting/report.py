@@ -49,7 +49,7 @@ class Absent(StrictUndefined):
     """A key that a report lacks: it can be tested for; showing it is an error, which names the artefact it is from."""
 
     __bool__ = Undefined.__bool__  # type: ignore[assignment]
-    __format__ = Undefined._fail_with_undefined_error  # type: ignore[assignment]
+    __format__ = Undefined._fail_with_undefined_error
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

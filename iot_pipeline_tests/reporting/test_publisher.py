@@ -37,3 +37,12 @@ def test_the_publishers_split_is_a_row_of_its_own_beside_the_other_two() -> None
     assert [row["split"] for row in figures_data.leakage_rows(leakage())] == [
         "by flow group (here)", "by row (prior work)"
     ]  # fmt: skip
+
+
+def test_the_population_view_does_not_say_that_frequent_flows_are_untested() -> None:
+    facts = make_facts()
+    drawn = "The test side holds no flow above its share of a class"
+    own = replace(facts, evaluation_split=facts.evaluation_split | {"publisher": leakage()["row_wise"] | COUNTS})
+    assert drawn in report.render("results.md.j2", facts)
+    text = report.render("results.md.j2", own)
+    assert drawn not in text and "A flow that a stage trained on is never tested, and the views above" in text
