@@ -253,3 +253,14 @@ def study(seeds: int) -> dict[str, Any]:
         ],
         "left_out": [],
     }
+
+
+def zero_shot(embedded: bool) -> dict[str, Any]:
+    """zero_shot.json of a teacher, compared with one student."""
+    found = study(3)
+    metrics, (row, *_) = found["arms"]["original 10K"], found["contrasts"]
+    pair = {"first": "original 10K", "second": "zero-shot some-model", "metric": "accuracy"}
+    outcomes = {"named a class": 190, "no valid class": 9, "refused": 1}
+    told = {"asked": 200, "outcomes": outcomes, "embedded": embedded, "teacher": "zero-shot some-model", "left_out": []}
+    arms = dict.fromkeys(("zero-shot some-model", "original 10K"), metrics)
+    return found | told | {"arms": arms, "contrasts": [row | pair]}

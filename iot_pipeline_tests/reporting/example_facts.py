@@ -26,6 +26,7 @@ from iot_pipeline_tests.reporting.example import (
     run,
     student_evaluation,
     study,
+    zero_shot,
 )
 
 
@@ -218,6 +219,7 @@ def make_facts() -> Facts:
         "training": {students[track]: run(n) for n, track in enumerate(TRACKS)},
         "evaluation": evals,
         "study": study(3),
+        "zero_shot_teacher": zero_shot(embedded=True),
         "baselines": baselines,
         "explanations": {
             students[track]: {
