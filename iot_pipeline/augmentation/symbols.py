@@ -84,7 +84,7 @@ def _begun(option: str) -> list[str]:
     depth, places = 0, [2]
     for place, mark in enumerate(option):
         depth += {"(": 1, ")": -1}.get(mark, 0)
-        if mark == "|" and depth == 1 or mark == ")" and depth == 0:
+        if (mark == "|" and depth == 1) or (mark == ")" and depth == 0):
             places.append(place)
         if place and depth == 0:
             break
