@@ -4,8 +4,10 @@
 
 The class line of a mutant stays right; its prose names another class, calls an attack benign, is too short or repeated,
 swaps the values of two features, says high of what is low, says that the label was given, or copies the original. The
-phrases are those of iot_pipeline_tests/augmentation/mutations.py. "unlisted" is the catch rate over phrases none of
-whose words of content stands in the checks' word lists as it is.
+phrases are those of iot_pipeline_tests/augmentation: PHRASES and the sets of two authors, which the checks were tuned
+with; those of non_native, held out until the checks caught the others (a few rules were added since); and fresh, written
+last and tuned with by nobody, so that it estimates what a new author's phrases meet. "unlisted" is the catch rate over
+phrases most of whose words of content stand in no word list of the checks as they are.
 """
 
 import argparse
@@ -22,8 +24,17 @@ from iot_pipeline.augmentation.answers import parse_answer
 from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.augmentation.diversity import diversity
 from iot_pipeline.augmentation.join import share
-from iot_pipeline_tests.augmentation.mutations import KINDS, Case, Mutant, judged, mutants, true_answers, unlisted
-from iot_pipeline_tests.augmentation.phrases import HELD_OUT
+from iot_pipeline_tests.augmentation.mutations import (
+    KINDS,
+    Case,
+    Mutant,
+    honest,
+    judged,
+    mutants,
+    true_answers,
+    unlisted,
+)  # fmt: skip
+from iot_pipeline_tests.augmentation.phrases import PHRASES, SEEN_LATER, phrase_set
 
 KINDS_OF_REASONS = {
     "other class": {"other verdict"}, "polarity": {"other verdict"}, "length": {"length"},
@@ -32,35 +43,51 @@ KINDS_OF_REASONS = {
 }  # fmt: skip
 
 
+PHRASED = ("other class", "polarity", "direction synonym", "label given")
+
+
 def main() -> None:
     """Write benchmarks/results/answer_gates.json and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answers", type=int, default=2_000)
     parser.add_argument("--mutants", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=15)
-    parser.add_argument("--held-out", action="store_true", help="also the phrases that the checks were not made with")
     parser.add_argument("--show", type=int, default=0, help="mutants that pass, and false alarms, to print")
     parser.add_argument("--print-only", action="store_true", help="write no result")
     chosen = parser.parse_args()
     cases = true_answers(chosen.answers, chosen.seed)
-    made = mutants(cases, chosen.mutants, chosen.seed)
+    tuned = {kind: PHRASES[kind] + SEEN_LATER[kind] for kind in PHRASES}
+    sets = {"tuned": tuned} | {author: phrase_set(author) for author in ("analyst", "verbose", "non_native", "fresh")}
     alarms = [(case, reasons) for case in cases if (reasons := judged(case, case.answer, case.original))]
-    verdicts, held_out = (
-        [(kind, mutant, judged(case, mutant.text, mutant.original)) for kind, case, mutant in of]
-        for of in (made, mutants(cases, chosen.mutants, chosen.seed, HELD_OUT))
-    )
+    near = [(mutant.phrase, judged(case, mutant.text, "")) for case, mutant in honest(cases, chosen.seed)]
+    verdicts = {
+        name: [
+            (kind, mutant, judged(case, mutant.text, mutant.original))
+            for kind, case, mutant in mutants(cases, chosen.mutants, chosen.seed, phrases)
+        ]
+        for name, phrases in sets.items()
+    }
     for case, reasons in alarms[: chosen.show]:
         print("FALSE ALARM", reasons, "\n", case.answer, "\n")
-    for kind, mutant, _ in [found for found in verdicts if not found[2]][: chosen.show]:
+    for kind, mutant, _ in [found for found in verdicts["tuned"] if not found[2]][: chosen.show]:
         print("PASSED", kind, mutant.phrase, "\n", mutant.text, "\n")
     result = {
         "question": "share of mutated answers that are refused by kind, and of true answers that are",
         "answers": len(cases),
         "false_alarms": told(len(alarms), len(cases)),
         "false_alarms_by_kind": Counter(reason.split(":")[0] for _, reasons in alarms for reason in reasons),
-        "mutants": len(made),
-        "caught": {kind: of_kind(kind, verdicts) for kind in KINDS},
-        "caught_held_out": {kind: of_kind(kind, held_out) for kind in KINDS} if chosen.held_out else None,
+        "false_alarms_by_words": {
+            words: refused(true_answers(chosen.answers, chosen.seed + words, (words,))) for words in (45, 120, 300)
+        },
+        "honest_sentences": len({phrase for phrase, _ in near}),
+        "false_alarms_on_honest_sentences": told(sum(bool(reasons) for _, reasons in near), len(near)),
+        "mutants": chosen.mutants,
+        "caught": {kind: of_kind(kind, verdicts["tuned"]) for kind in KINDS},
+        "caught_by_author": {
+            name: {kind: of_kind(kind, found) for kind in PHRASED}
+            for name, found in verdicts.items()
+            if name != "tuned"
+        },
         "answers_a_second": {
             f"{way}, {words} words": speed(true_answers(chosen.answers, chosen.seed, (words,)), way == "diversity")
             for way in ("checks", "diversity")
@@ -72,6 +99,11 @@ def main() -> None:
         print(json.dumps(result, indent=1))
     else:
         save("answer_gates", result)
+
+
+def refused(cases: list[Case]) -> dict[str, Any]:
+    """Return the share of true answers that are refused."""
+    return told(sum(bool(judged(case, case.answer, case.original)) for case in cases), len(cases))
 
 
 def of_kind(kind: str, verdicts: list[tuple[str, Mutant, list[str]]]) -> dict[str, Any]:

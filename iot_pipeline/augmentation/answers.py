@@ -24,9 +24,7 @@ MOST_REASONS = 50
 # Every pattern runs in linear time: no two neighbouring quantifiers match the same characters, and no pattern begins
 # with a run of punctuation, which would be retried from each of its characters.
 # It begins with a set of letters, which `re` looks for twice as fast as for words whose case is ignored.
-HEADING = re.compile(
-    r"([AaKkCc](?i:(?<=a)NALYSIS|(?<=k)EY[_ ]INDICATORS|(?<=c)LASSIFICATION))[*_`\s]*+:[*_`\s]*"
-)
+HEADING = re.compile(r"([AaKkCc](?i:(?<=a)NALYSIS|(?<=k)EY[_ ]INDICATORS|(?<=c)LASSIFICATION))[*_`\s]*+:[*_`\s]*")
 INDICATOR = re.compile(rf"[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
 # A number as `serialise.NUMBER` has it, or a percentile. It begins with a set of characters, which `re` finds fast.
 NUMBER = re.compile(

@@ -30,7 +30,9 @@ def bound_numbers(
     for ranked, true in ((False, facts.values), (True, facts.percentiles)):
         spots = [(place, False, number) for place, number in numbers if (number[:1] == "p") is ranked]
         ordered = sorted(names + spots)
-        if all(_beside(masked, a, b, true) for a, b in zip([(0, False, ""), *ordered], ordered, strict=False) if not b[1]):
+        if all(
+            _beside(masked, a, b, true) for a, b in zip([(0, False, ""), *ordered], ordered, strict=False) if not b[1]
+        ):
             continue
         for said, number in _bound(masked, ordered):
             yield said, number, number == "p50" or any(true.get(name) == number for name in said)
@@ -62,6 +64,10 @@ def _bound(masked: str, spots: list[Spot]) -> Iterator[tuple[tuple[str, ...], st
 def _in_clause(clause: list[Spot], shape: str) -> Iterator[tuple[tuple[str, ...], str]]:
     if shape.count("F") == shape.count("N") and RUNS.fullmatch(shape):
         yield from _paired(clause)
+    elif shape[0] == "N" and "FF" in shape:  # at 1, a is low, just as b (2) and c (3)
+        cut = shape.index("FF") + 1
+        yield from _in_clause(clause[:cut], shape[:cut])
+        yield from _in_clause(clause[cut:], shape[cut:])
     elif shape[0] == "N":  # with 1, a is above the mean
         for (_, named, number), (_, follows, name) in zip(clause, clause[1:], strict=False):
             if follows and not named:

@@ -117,9 +117,7 @@ def _read(analysis: str, facts: Facts) -> Reading:
     return masked, mentions, numbers_at(masked, facts)
 
 
-def _check_analysis(
-    analysis: str, reading: Reading, facts: Facts, label: str, classes: tuple[str, ...]
-) -> list[str]:
+def _check_analysis(analysis: str, reading: Reading, facts: Facts, label: str, classes: tuple[str, ...]) -> list[str]:
     masked, mentions, numbers = reading
     reasons = []
     known = {plain_label(name) for name in classes}

@@ -44,9 +44,9 @@ def _in_sentence(said: str) -> Iterator[tuple[int, int, bool]]:
     for found in DEGREE.finditer(said):
         place, kind = found.start(), found[0]
         after = said[place + 1 :]
-        if kind in "Rr" and not BESIDE.match(after) or kind in "Ee" and not EXCEEDS.match(after):
+        if (kind in "Rr" and not BESIDE.match(after)) or (kind in "Ee" and not EXCEEDS.match(after)):
             continue
-        if after[:1] == "T" and not BESIDE.match(after) or OF_ARGUMENT.match(after):
+        if (after[:1] == "T" and not BESIDE.match(after)) or OF_ARGUMENT.match(after):
             continue
         if after[:1] in ("H", "L") and after[0] != kind:  # a big fall
             continue
@@ -59,5 +59,5 @@ def _in_sentence(said: str) -> Iterator[tuple[int, int, bool]]:
         between = said[feature + 1 : place]
         if after[:1] == "x" and said[place - 1] == "b" and said[place - 2 : place] != "||":  # a small difference
             continue
-        if BINDS.fullmatch(between) or ONCE.fullmatch(between) and ENDS.match(after):
+        if BINDS.fullmatch(between) or (ONCE.fullmatch(between) and ENDS.match(after)):
             yield place, said.count("|", 0, place) - 1, between.count("N") % 2 == 1

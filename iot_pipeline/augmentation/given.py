@@ -12,20 +12,20 @@ from iot_pipeline.augmentation.symbols import OWN, sentences
 
 # Over the symbols of `lexicon.GIVEN`; C is the name of the own class.
 FAULTS = re.compile(
-    r"Y|[QW][Ll]|I[avz]{0,3}n|sn|Dd*x?[QL]|sd*Q(?![pP])"  # you, the task's class, I was told, as asked, per the label
+    r"Y|[QW][Ll]|I[avz]{0,3}n|sn|Dd*x?[QL]|sd*Q(?![pyP])"  # you, the task's class, I was told, as asked, per the label
     r"|K[Ca,]{0,2}[LlA]|[;,]?KC"  # the true label
     r"|[Gg][xdaCoK]{0,2}[Ll]|(?:^|d)[Gg]C?A|kd*[Cx]?[LlA]|B.{0,4}[Ll]"  # the given class
     # The class was given, but not: the class is given by its values.
-    r"|[Ll][CadpPvxITo,;]{0,4}[Ggn](?!a*[pP](?!.{0,2}[QUIY]|d?z))|[Ll][Cadvx,;]{0,4}B|[Ll],?[vs][Gg](?:s|,)|s[Gg];"
-    r"|Av?[avz]{0,3}[Gg](?:[pP]|z|$)|A[av]{0,2}z"  # the answer was supplied with the request
+    r"|[Ll][CadpyPvxITo,;]{0,4}[Ggn](?!a*[yP](?!.{0,2}[QUIY]|d?z))|[Ll][Cadvx,;]{0,4}B|[Ll],?[vs][Gg](?:s|,)|s[Gg];"
+    r"|Av?[avz]{0,3}[Gg](?:[pyP]|z|$)|A[av]{0,2}z"  # the answer was supplied with the request
     r"|[Ll][Cd,;ax]{0,2}(?:R|v[az]{0,2}h|vz)|[Ll]C?;C"  # the label says
     r"|Q[azvC]{0,3}[RGgB]|(?:U|Wx?)[azv]{0,3}(?:[RGgn].*[CLlAI]|[RGg]d?C)|[QW]vC|Q;C"  # the prompt says
-    r"|[pPu]d*x?Q(?:[.,;vd]|$).*[LlCI]|[LlCI].*[pPu]d*x?Q(?:[.,;pPz]|$)|pdW(?:[.,;vd]|$).*[LlI]|[LlI].*pdW(?:[.,;pz]|$)"  # from the request ... the class
-    r"|I[avz]{0,3}[Gg].*[LlCQA]|I[az]{0,3}[ku].*[LlC]|[Gg][apP]{0,2}I(?:[.,;]|$)|[LlC].*[ku][pP]I"
-    r"|[Gn][^,;]{0,6}C|C[,;]?s[azv]{0,2}[Ggn]|Cv{1,2}[az]*G(?!a*[pP])|B.{0,4}C"
+    r"|[pyPu]d*x?Q(?:[.,;vd]|$).*[LlCI]|[LlCI].*[pyPu]d*x?Q(?:[.,;pyPz]|$)|[py]dW(?:[.,;vd]|$).*[LlI]|[LlI].*[py]dW(?:[.,;pyz]|$)"  # from the request ... the class
+    r"|I[avz]{0,3}[Gg].*[LlCQA]|I[az]{0,3}[ku].*[LlC]|[Gg][apyP]{0,2}I(?:[.,;d]|$)|[LlC].*[ku][pyP]I"
+    r"|[Gn][^,;]{0,6}C|C[,;]?s[azv]{0,2}[Ggn]|Cv{1,2}[az]*G(?!a*[pyP])|B.{0,4}C"
     r"|z.*[LlC]|[LlC].*z"
-    r"|(?:[IpP]|^)[avdx]{0,3}e[avdtpPw]{0,4}C|[In][apP]*e|sG[^;]{0,10}C"
-    r"|[pPu]d*(?:CL|L)(?:[.,;]|$|[CIvdt])|u[pP]?d*L"
+    r"|(?:[IpyP]|^)[avdx]{0,3}e[avdtpyPw]{0,4}C|[In][apyP]*e|s[dv]{0,2}G[^;]{0,10}C|[Ll]I|I[avx]{0,3}Rw|I[avx]{0,2}[pyP]dL"
+    r"|[pyPu]d*(?:CL|L)(?:[.,;]|$|[CIvdt])|u[pyP]?d*L"
 )
 SPEAKS_OF_IT = re.compile("[YLlCIQWUABDn]")
 

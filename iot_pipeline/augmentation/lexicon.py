@@ -46,7 +46,7 @@ PHRASES = Phrases(
             by contrast with ; contrary to ; compared (?:to|with) ; out of (?:step|line|keeping|character) ;
             at odds with ; less like ; less typical of ; (?:might|could|may) (?:\w+ )?think of ;
             alternative(?: reading| class| explanation)?,? ; (?:poses?|posing|pass(?:es|ing)?) as ;
-            might be taken for ; could be taken for ; sets? aside ; more than ; set apart from ; away from
+            might be taken for ; could be taken for ; sets? aside ; set apart from ; away from
         """,
         "usually": r"""
             once in a while ; from time to time ; now and then ; every so often ; as a rule
@@ -59,7 +59,7 @@ PHRASES = Phrases(
             (?:in|at|on) the (?:top|upper|higher|high) (?:end|tail|part|half|quarter|decile|range|region|side) ;
             (?:among|of|from) the (?:highest|largest|biggest|greatest)(?: ones)? ; maxed out ; blown up ;
             (?:a lot|lots|plenty|a great deal) of ; on top ; way up ; well up ; sky high ; not little ; not few ;
-            (?:very|so) much
+            (?:very|so) much ; (?:goes|went|is|gone|shot|shoots?) (?:very|way|far|right|sharply|much) up
         """,
         "minimal": r"""
 
@@ -68,7 +68,7 @@ PHRASES = Phrases(
             on the (?:floor|ground) ; at the bottom ;
             (?:in|at|on) the (?:bottom|lower|low) (?:end|tail|part|half|quarter|decile|range|region|side) ;
             (?:among|of|from) the (?:lowest|smallest|fewest)(?: ones)? ; only a little ; bottomed out ;
-            few and far between ; way down ; well down ; not much ; not many ; rock[- ]bottom
+            few and far between ; (?:goes|went|is|gone) (?:very|way|far|right|sharply|much) down ; way down ; well down ; not much ; not many ; rock[- ]bottom
         """,
         "exceeds": r"""
             north of ; in excess of
@@ -102,23 +102,26 @@ PHRASES = Phrases(
         "malicious": r"""
             up to no good ; (?:true|confirmed) positives? ; red flags? ;
             bad (?:actors?|things?|faith|intent\w*|guys?) ; ill (?:intent\w*|will) ; foul play ;
-            denial[- ]of[- ]service ; man[- ]in[- ]the[- ]middle ; command and control ; lateral movement ;
+           
             under (?:attack|fire|siege|assault) ;
             (?:bring|brings|bringing|take|takes|taking|knock|knocks|knocking|shut|shuts|shutting|tear|kick)\w* (?:\w+ ){1,3}?(?:down|out|offline)\b ;
             (?:break|breaks|breaking|broke|broken) (?:in|into|through) ;
             (?:come|comes|get|gets|got|sneak|sneaks) (?:in|inside|access) (?:illegally|unlawfully|without (?:permission|authori[sz]ation|consent|being (?:asked|invited))) ;
-            act of (?:war|aggression|sabotage) ; without (?:permission|authori[sz]ation|consent) ; brute[- ]?forc\w* ;
+            act of (?:war|aggression|sabotage) ; without (?:permission|authori[sz]ation|consent) ;
             taken over ; take-?over ; takes over ; out of service ;
             (?:must|should|has to|needs to|ought to) be (?:blocked|stopped|isolated|quarantined|banned|cut off) ;
             (?:block|isolate|quarantine|ban|contain|disconnect|blacklist) (?:it|the|this|that|him) ;
-            at once and (?:block|isolate) ; means? harm ; means? (?:ill|trouble|no good) ;
+            at once and (?:block|isolate) ; means? harm ; (?:break|wreck|smash|ruin|sink)s? (?:the|its|our) ; means? (?:ill|trouble|no good) ;
             fall(?:s)? down ; no friend ; not a friend
+        """,
+        "c2": r"""
+            denial[- ]of[- ]service ; man[- ]in[- ]the[- ]middle ; brute[- ]?forc\w* ; command and control ; lateral movement
         """,
         "attackers": r"""
             attack(?:er'?s?'?)? tool\w* ; attacking tools
         """,
         "groundtruth": r"""
-            ground[- ]truths? ; (?:target|class|label) (?:variable|column|attribute|field) ; information (?:provided|given|supplied)(?! (?:by|in)) ;
+            ground[- ]truths? ; it (?:stands|says|reads|is (?:written|noted|stated|said|marked|recorded)) (?:in|on) the (?:data|file|table|record|csv|list|sheet) ; (?:target|class|label) (?:variable|column|attribute|field) ; information (?:provided|given|supplied)(?! (?:by|in)) ;
             (?:provided|given|supplied) information
         """,
         "dataset": r"""
@@ -126,7 +129,7 @@ PHRASES = Phrases(
         """,
         "accompanied": r"""
 
-            (?:came|comes?|coming|arrive[sd]?|shipped|ships|travels|travelled) (?:along |together )?with (?:its|the|a)\b
+            (?:came|comes?|coming|arrive[sd]?|shipped|ships|travels|travelled) (?:along |together )?with(?= (?:its|the|a)\b)
         """,
         "alone": r"""
             by itself ; by themselves ; on its own ; on their own ; taken alone ; in isolation ;
@@ -180,7 +183,9 @@ _BAD = (
     " guilty afraid trouble* incident* warning ill evil-doing unsafe insecure remarkable suspicion attention objection*"
     " worrisome disturbing dire alert* mitigation nasty foul dubious shady untrustworthy dishonest"
 )
-_AGENTS = "attackers attacks hackers intruders floods scans probes scanners adversaries worms bots criminals raids viruses"
+_AGENTS = (
+    "attackers attacks hackers intruders floods scans probes scanners adversaries worms bots criminals raids viruses"
+)
 _NEGATORS = (
     "not no never cannot neither none nothing nobody without hardly barely scarcely rarely seldom lacks"
     " lacking lacked devoid fail fails failed failing non *n't zero few little except contradict* deny denying disput*"
@@ -205,7 +210,7 @@ _VERBS = (
     " correspond* call* consider* regard* classif* categor* treat* view* see sees seen saw find finds found detect* observ*"
     " turn* becom* qualif* amount* count counts belong* explain* speak* recogni* term termed describ* reflect* identif*"
     " conclud* exist* say says said came come comes made makes make behav* act acts acting work works working raise"
-    " raises pose* associate* justif* label* happen* deserve* warrant* giv* think"
+    " raises pose* associate* justif* label* happen* deserve* warrant* want* try tries tried trying intend* plan* aim aims aimed making doing giv* think"
 )
 _EVIDENCE = (
     "sign signs hint* evidence indication* trace traces mark marks hallmark* symptom* proof clue* reason reasons cause need ground"
@@ -302,7 +307,8 @@ GIVEN = Alphabet(
         "w": "why",
         "d": "the this that it its these those such any her his their",
         "a": "only just also never not no merely all too even ever a an *ly",
-        "p": "of in with by from",
+        "p": "of in with",
+        "y": "by from through via",
         "P": "on to at for into after like within inside under",
         "o": "and or",
     }

@@ -35,7 +35,9 @@ def words_of(masked: str, label: str, classes: tuple[str, ...]) -> list[str]:
 def _names(label: str, classes: tuple[str, ...]) -> re.Pattern[str] | None:
     """Return a pattern of all class names, the own one in group 1; None if all of them are generic."""
     own = plain_label(label)
-    others = [_spelt(name) for name in sorted(classes, key=len, reverse=True) if plain_label(name) not in GENERIC | {own}]
+    others = [
+        _spelt(name) for name in sorted(classes, key=len, reverse=True) if plain_label(name) not in GENERIC | {own}
+    ]
     options = ([f"({_spelt(label)})"] if own not in GENERIC else ["((?!))"]) + others
     return re.compile(rf"(?<![\w.])(?:{'|'.join(options)})") if len(options) > 1 or own not in GENERIC else None
 

@@ -52,9 +52,12 @@ class Phrases:
     def __init__(self, lists: Mapping[str, str]) -> None:
         """Compile patterns of phrases by the word that they mean; ` ; ` stands between two."""
         options = [option for phrases in lists.values() for option in phrases.split(";")]
-        self._any = re.compile(rf"\b(?:{_grouped([part for option in options for part in _begun(option.strip())])})(?![\w-])")
+        self._any = re.compile(
+            rf"\b(?:{_grouped([part for option in options for part in _begun(option.strip())])})(?![\w-])"
+        )
         self._kinds = [
-            (word, re.compile("|".join(option.strip() for option in phrases.split(";")))) for word, phrases in lists.items()
+            (word, re.compile("|".join(option.strip() for option in phrases.split(";"))))
+            for word, phrases in lists.items()
         ]
         self._known: dict[str, str] = {}
 
@@ -65,7 +68,11 @@ class Phrases:
     def _word(self, found: re.Match[str]) -> str:
         said = found[0]
         if said not in self._known:
-            fits = (word for word, phrases in self._kinds if phrases.fullmatch(said) or phrases.match(found.string, found.start()))
+            fits = (
+                word
+                for word, phrases in self._kinds
+                if phrases.fullmatch(said) or phrases.match(found.string, found.start())
+            )
             self._known[said] = next(fits)
         return self._known[said]
 
@@ -77,13 +84,15 @@ def _begun(option: str) -> list[str]:
     depth, places = 0, [2]
     for place, mark in enumerate(option):
         depth += {"(": 1, ")": -1}.get(mark, 0)
-        if mark == "|" and depth == 1 or mark == ")" and depth == 0:
+        if (mark == "|" and depth == 1) or (mark == ")" and depth == 0):
             places.append(place)
         if place and depth == 0:
             break
     rest = option[places[-1] + 1 :]
     if rest.startswith("?"):
-        return [f"{option[start + 1 : end]}{rest[1:]}" for start, end in itertools.pairwise(places)] + _begun(rest[1:].lstrip())
+        return [f"{option[start + 1 : end]}{rest[1:]}" for start, end in itertools.pairwise(places)] + _begun(
+            rest[1:].lstrip()
+        )
     return [part for start, end in itertools.pairwise(places) for part in _begun(option[start + 1 : end] + rest)]
 
 

@@ -93,9 +93,16 @@ def _in_sentence(
         if own:
             pattern = LEFT if kind == "C" else DENIED
             after = said[place + 1 :]
-            if _odd(before) and pattern.search(before) or (
-                kind == "C" or words[place].startswith(("attack", "malic", "threat", "hostil", "intru"))
-            ) and DENIED_AFTER.match(after):
+            if (
+                (_odd(before)
+                and pattern.search(before))
+                or ((
+                    kind == "C"
+                    or (not before.strip("dapt")
+                    and words[place].startswith(("attack", "malic", "hostil", "intru")))
+                )
+                and DENIED_AFTER.match(after))
+            ):
                 yield place, True
             continue
         if kind in "OMBPV" and last >= 0 and passed and LISTED.fullmatch(said, last + 1, place):

@@ -9,11 +9,11 @@ import random
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from iot_pipeline.augmentation import lexicon
+from iot_pipeline.augmentation import degree_words, lexicon
 from iot_pipeline.augmentation.answers import facts_of, format_answer, parse_answer
 from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.augmentation.plan import TrackConfig
@@ -23,7 +23,7 @@ from iot_pipeline.flows.serialise import SERIALISATIONS, leads, printed, shorten
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.settings import PROJECT_ROOT
 from iot_pipeline.vocabulary import TRACKS
-from iot_pipeline_tests.augmentation.phrases import PHRASES
+from iot_pipeline_tests.augmentation.phrases import PHRASES, phrase_set
 
 HARMLESS = {"Normal", "Thing_Speak", "MQTT_Publish", "Wipro_bulb"}
 SYNONYMS = {
@@ -143,6 +143,8 @@ def direction(case: Case, draw: Draw) -> Mutant | None:
     name = draw.choice(known)
     phrase = draw.choice(draw.phrases["low" if facts.directions[name] == "above" else "high"])
     told = phrase.format(f=name)
+    if phrase.endswith("."):
+        return Mutant(put(case, told, draw), phrase)
     sentence = draw.choice([f"Here {told}.", f"Moreover, {told}, which fits.", f"We also see that {told}."]
                            if phrase.startswith("{f}") else [f"We see {told}.", f"It comes with {told}."])  # fmt: skip
     return Mutant(put(case, sentence, draw), phrase)
@@ -159,6 +161,28 @@ def near_copy(case: Case, draw: Draw) -> Mutant:
     for place in draw.sample(places, min(len(places), draw.randint(0, max(1, len(words) // 10)))):
         words[place] = SYNONYMS[words[place]]
     return Mutant(with_analysis(case, " ".join(words)), "(near copy)", case.answer)
+
+
+def honest(cases: Sequence[Case], seed: int) -> list[tuple[Case, Mutant]]:
+    """Answers with one honest sentence of honest.yaml more, three of each; they must pass."""
+    draw, found = Draw(seed), []
+    for kind, sentences in phrase_set("honest").items():
+        fitting = [
+            (case, others) for case in cases
+            if kind not in ("attack", "benign") or (case.label in HARMLESS) == (kind == "benign")
+            if (others := [name for name in case.classes if name not in (case.label, "Normal", "Attack")])
+        ]  # fmt: skip
+        for sentence in sentences * 3:
+            name, case, other = "", *draw.choice(fitting)
+            facts = facts_of(case.flow, case.signed)
+            name = draw.choice([name for name, true in facts.directions.items() if true in ("above", "below")] or [""])
+            if "{f}" in sentence and not name:
+                continue
+            told = sentence.format(
+                f=name, d=facts.directions.get(name), v=facts.values.get(name), other=spoken(draw.choice(other), draw)
+            )
+            found.append((replace(case, words=0), Mutant(put(case, told, draw), sentence)))
+    return found
 
 
 KINDS: dict[str, Callable[[Case, Draw], Mutant | None]] = {
@@ -190,7 +214,11 @@ def judged(case: Case, text: str, original: str) -> list[str]:
 
 def unlisted(phrase: str) -> bool:
     """True if most of a phrase's words of content stand in no word list of the checks as they are."""
-    listed = set(re.findall(r"[a-z]{4,}", Path(lexicon.__file__).read_text()))
+    listed = {
+        word
+        for module in (lexicon, degree_words)
+        for word in re.findall("[a-z]{4,}", Path(module.__file__).read_text())
+    }
     said = re.findall(r"[a-z]{4,}", phrase.lower().replace("{other}", "").replace("{own}", ""))
     return sum(word not in listed for word in said) * 2 > len(said)
 

@@ -1,4 +1,10 @@
-"""Phrases of the mutations: PHRASES, and HELD_OUT, whose failures were not looked at while the checks were made."""
+"""Phrases of the mutations: PHRASES and SEEN_LATER here, those of further authors in phrase_sets/."""
+
+from pathlib import Path
+
+import yaml
+
+SETS = Path(__file__).parent / "phrase_sets"
 
 OTHER_CLASS = [
     "This is clearly {other}, not {own}.",
@@ -208,9 +214,8 @@ SEEN = {
     "short": ["Fine.", "The features support the class.", "Obvious.", "See above.", "Typical pattern.", "None."],
 }  # fmt: skip
 
-# Once held out, and seen since; see the second result of benchmarks/results/answer_gates.json.
 PHRASES = {kind: [*phrases, *SEEN[kind]] for kind, phrases in PHRASES.items()}
-HELD_OUT = {
+SEEN_LATER = {
     "other class": [
         "Look closely and {other} stares back.",
         "A defender would react to {other}.",
@@ -283,3 +288,9 @@ HELD_OUT = {
     ],
     "short": ["Sure.", "This class.", "It matches.", "Clear case here.", "As expected of it.", "Nothing to add."],
 }  # fmt: skip
+
+
+def phrase_set(name: str) -> dict[str, list[str]]:
+    """The phrases of an author, by kind; citations and short answers are those of SEEN_LATER."""
+    told: dict[str, list[str]] = yaml.safe_load((SETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return told if name == "honest" else {**SEEN_LATER, **told}

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from iot_pipeline.augmentation.ask import answer_checker
 from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline_tests.augmentation.mutations import KINDS, judged, mutants, true_answers
+from iot_pipeline_tests.augmentation.mutations import KINDS, honest, judged, mutants, true_answers
+from iot_pipeline_tests.augmentation.phrases import phrase_set
 
 SPEC = load_spec("farm_flow")
 FLOW = "orig_pkts: -0.068 p40\nresp_pkts: 2.265 p97\nflow_iat.avg: 0.500 p50\norig_ip_bytes: 1.204 p80"
@@ -135,3 +136,22 @@ def test_a_value_passes_beside_its_own_feature_alone(values: list[str], order: l
     prose = "; ".join(f"the record has {names[n]}, here {values[place]}" for n, place in enumerate(order))
     text = f"CLASSIFICATION: Normal\nANALYSIS: Look: {prose}.\nKEY_INDICATORS: {items}"
     assert (check_answer(text, flow, "Normal", ["Normal"]) == []) == (order == sorted(order))
+
+
+@pytest.mark.parametrize("author", ["analyst", "verbose"])
+def test_phrases_of_other_authors_are_refused(author: str) -> None:
+    cases = true_answers(200, seed=6)
+    made = [found for found in mutants(cases, 700, 6, phrase_set(author)) if found[0] != "near copy"]
+    passed = [(kind, mutant.phrase) for kind, case, mutant in made if not judged(case, mutant.text, mutant.original)]
+    assert len(passed) <= 3, passed
+
+
+def test_honest_sentences_that_come_near_are_no_false_alarm() -> None:
+    told = honest(true_answers(400, seed=8), seed=8)
+    assert len(told) >= 600
+    refused = [(mutant.phrase, found) for case, mutant in told if (found := judged(case, mutant.text, ""))]
+    assert len(refused) <= len(told) // 200, refused
+
+
+def test_numbers_behind_their_features_are_bound_backwards_after_one_in_front() -> None:
+    assert reasons("At -0.068, orig_pkts is low, just as orig_ip_bytes (1.204) and flow_iat.avg (0.500).") == []
