@@ -75,4 +75,7 @@ def zero_shot_requests(step: Reader, prompt: PromptFile) -> dict[str, FlowReques
     flows = side_texts(texts_of(step), records_of(step), "test").set_index("flow_group")["text"]
     count, seed = step.settings.evaluation.zero_shot_flows, step.settings.data.seed
     config = track_config(step)
-    return {group: zero_shot_request(flows[group], prompt, config) for group in sample_groups(flows.index, count, seed)}
+    return {
+        group: zero_shot_request(flows[group], prompt, config)
+        for group in sample_groups(flows.index.tolist(), count, seed)
+    }

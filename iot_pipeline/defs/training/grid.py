@@ -74,9 +74,14 @@ def grid_config(step: Step, stage: str) -> tuple[TrainConfig, dict[str, Any]]:
     tensors = step.input(staged("training_split", stage), TRACK)
     stats = json.loads((tensors / "stats.json").read_text())
     budget = json.loads((student / "training.json").read_text())["facts"]["tokens_read"]
-    ends = {"max_tokens": budget, "max_steps": None, "patience": None, "epochs": budget / stats["tokens"] + 1}
+    ends: dict[str, Any] = {
+        "max_tokens": budget,
+        "max_steps": None,
+        "patience": None,
+        "epochs": budget / stats["tokens"] + 1,
+    }
     files = {name: tensors / f"{file}.safetensors" for name, file in (("tensors", "train"), ("validation",) * 2)}
-    values = recipe_of(step, int(seed)) | ends | files | {"base": base_location(step)}
+    values: dict[str, Any] = recipe_of(step, int(seed)) | ends | files | {"base": base_location(step)}
     config = TrainConfig(**values, out=step.lake.root)
     named = json.dumps([step.data_versions, config.steering()], sort_keys=True)
     out = work_folder(step, hashlib.sha256(named.encode()).hexdigest()[:16])
