@@ -28,8 +28,8 @@ LOW_WORDS = (
     " shortage shortfall insignificant trivial paltry puny lesser curtail subdue mute dwindle tumble collapse crash"
     " recede vanish lean lack absence absent nil zero null nothing empty short shorten bottom nadir trough slight"
     " minor infinitesimal microscopic downward ebb wane abate decay contract deflate compress slash halve cut drain"
-    " deplete exhausted nosedive nought naught poor bare skimpy starve lowly diminutive undersize understate underwhelm"
-    " underweight crater tank nonexistent mere feeble trickle humble impoverished floor ground subnormal"
+    " deplete exhausted nosedive nought naught poor bare skimpy starve lowly diminutive undersize understate"
+    " underwhelm underweight crater tank nonexistent mere feeble trickle humble impoverished floor ground subnormal"
     " underdeveloped lacklustre skinny vestigial wither dampen stunted deflated depleted squeezed imperceptible"
     " crumble shrivel subside weaken scaled-down"
 )
@@ -68,8 +68,8 @@ DEGREES = Degrees(
         " overshoot* overshot outnumber* outdo* outdoes outgrow* outrun* overrun* outclass* transcend*",
         "e": "trail* lags lagged lagging undershoot* undershot undercut* misses",
         "=": "usual normal median mean average typical expected expectation* ordinary most others other customary"
-        " standard norm norms rest common baseline reference middle range typically usually used normally commonly"
-        " observed normality par benchmark regular everything",
+        " standard norm norms rest common baseline reference middle range typically usually used normally"
+        " commonly observed normality par benchmark regular everything",
         "T": "than",
         "N": "not no never n't *n't hardly barely scarcely neither nor without nowhere",
         "n": "indicat* importance relevance weight use interest significance sign signs signal signals evidence"

@@ -91,24 +91,28 @@ PHRASES = Phrases(
             (?:hardly|barely|scarcely) (?:measurable|noticeable|exists?|present|worth mentioning) ;
             on the (?:floor|ground) ; at the bottom ;
             (?:in|at|on) the (?:bottom|lower|low) (?:end|tail|part|half|quarter|decile|range|region|side) ;
-            (?:among|of|from) the (?:lowest|smallest|fewest)(?: ones)? ; only a little ; bottomed out ; (?:has |have )?dried up ;
-            few and far between ; (?:goes|went|is|gone) (?:very|way|far|right|sharply|much) down ; way down ;
-            well down ; not much ; not many ; rock[- ]bottom
+            (?:among|of|from) the (?:lowest|smallest|fewest)(?: ones)? ; only a little ; bottomed out ;
+            (?:has |have )?dried up ; few and far between ;
+            (?:goes|went|is|gone) (?:very|way|far|right|sharply|much) down ; way down ; well down ; not much ;
+            not many ; rock[- ]bottom
         """,
         "exceeds": r"""
-            leaves? the (?:average|median|mean|norm|usual|rest) (?:far |well )?behind ;
-            north of ; in excess of
+            leaves? the (?:average|median|mean|norm|usual|rest) (?:far |well )?behind ; north of ; in excess of
         """,
         "trails": r"""
-            (?:stays?|lies|remains?|stands) (?:far |well )?behind (?=the) ;
-            south of ; (?:falls? |falling |fell )?short of ; shy of ; lags? (?:far )?behind ;
+            (?:stays?|lies|remains?|stands) (?:far |well )?behind (?=the) ; south of ;
+            (?:falls? |falling |fell )?short of ; shy of ; lags? (?:far )?behind ;
             (?:does not|did not|fails? to|cannot) (?:reach|meet|attain|match|approach|come up to)
         """,
         "harmless": r"""
-            (?:is|are|was) (?:just|only|merely|simply) (?:an? |some |the |another )?(?:\w+ )?(?:device|sensor|client|telemetry|chatter) ;
-            (?:is|are|was) (?:just|only|merely|simply) (?:an? |some |the )?(?:\w+ )?(?:traffic|polling|reporting|housekeeping|noise) ;
-            above suspicion ; beyond reproach ; plays? by the rules ;
-            in (?:\w+ )?order(?! (?:to|that|of)\b) ;
+            (?:is|are|was) (?:just|only|merely|simply) (?:an? |some |the |another )?(?:\w+ )?(?:device|sensor) ;
+            (?:is|are|was) (?:just|only|merely|simply) (?:an? |some |the |another )?(?:\w+ )?client ;
+            (?:is|are|was) (?:just|only) (?:an? |some |the |another )?(?:\w+ )?(?:telemetry|chatter) ;
+            (?:is|are|was) (?:merely|simply) (?:an? |some |the |another )?(?:\w+ )?(?:telemetry|chatter) ;
+            (?:is|are|was) (?:just|only|merely|simply) (?:an? |some |the )?(?:\w+ )?(?:traffic|polling) ;
+            (?:is|are|was) (?:just|only|merely|simply) (?:an? |some |the )?(?:\w+ )?reporting ;
+            (?:is|are|was) (?:just|only|merely|simply) (?:an? |some |the )?(?:\w+ )?(?:housekeeping|noise) ;
+            above suspicion ; beyond reproach ; plays? by the rules ; in (?:\w+ )?order(?! (?:to|that|of)\b) ;
             (?:hurt|harm|bother|threaten|endanger)s? (?:nobody|no one|none|nothing|anyone at all) ;
             well[- ](?:meaning|meant|intentioned|behaved|kept|functioning|working) ;
             what (?:it|they) (?:was|is|are|were) (?:designed|built|made|meant) (?:to|for) ;
@@ -138,8 +142,7 @@ PHRASES = Phrases(
             just (?:a|another) (?:sensor|device|client|bulb|user)
         """,
         "malicious": r"""
-            break-?ins? ;
-            up to no good ; (?:true|confirmed) positives? ; red flags? ;
+            break-?ins? ; up to no good ; (?:true|confirmed) positives? ; red flags? ;
             bad (?:actors?|things?|faith|intent\w*|guys?) ; ill (?:intent\w*|will) ; foul play ;
             under (?:attack|fire|siege|assault) ;
             (?:bring|brings|bringing|take|takes|taking|knock)\w* (?:\w+ ){1,3}?(?:down|out|offline)\b ;
@@ -172,7 +175,9 @@ PHRASES = Phrases(
             attack(?:er'?s?'?)? tool\w* ; attacking tools
         """,
         "groundtruth": r"""
-            ground[- ]truths? ; answer key ; what (?:was|is|has been|had been) (?:stated|said|given|told|specified|provided|supplied)(?! by) ; it (?:stands|says) (?:in|on) the (?:data|file|table|record|csv|list|sheet) ;
+            ground[- ]truths? ; answer key ;
+            what (?:was|is|has been|had been) (?:stated|said|given|told|specified|provided|supplied)(?! by) ;
+            it (?:stands|says) (?:in|on) the (?:data|file|table|record|csv|list|sheet) ;
             it reads (?:in|on) the (?:data|file|table|record|csv|list|sheet) ;
             it (?:is (?:written|noted|stated|said|marked|recorded)) (?:in|on) the (?:data|file|table) ;
             it (?:is (?:written|noted|stated|said|marked|recorded)) (?:in|on) the (?:record|csv|list|sheet) ;
@@ -228,8 +233,8 @@ _MALICE = (
     " destruct* kill* crash* exhaust* overwhelm* overload* hammer* cyber* breach* raid* illicit illegal* unlawful"
     " unauthorised unauthorized forbidden anomal* abnormal* enemy enemies invad* invasion mischief mischievous damag*"
     " wrongdo* misbehav* misconduct misuse* violat* espionage spy* spies fraud* malign* vicious corrupt* subvert*"
-    " saboteur* assail* aggressor* ammunition ambush* hostage* stealthy infiltrat* bombard* swamp* cheat* hurt hurts hurting onslaught siege"
-    " strangl* smother* war"
+    " saboteur* assail* aggressor* ammunition ambush* hostage* stealthy infiltrat* bombard* swamp* cheat* hurt hurts"
+    " hurting onslaught siege strangl* smother* war"
 )
 # Words that call a flow bad where it is their subject, and good where they are denied.
 _BAD = (
