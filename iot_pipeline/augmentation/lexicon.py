@@ -100,7 +100,7 @@ PHRASES = Phrases(
             leaves? the (?:average|median|mean|norm|usual|rest) (?:far |well )?behind ; north of ; in excess of
         """,
         "trails": r"""
-            (?:stays?|lies|remains?|stands) (?:far |well )?behind (?=the) ; south of ;
+            (?:stays?|lies|remains?|stands) (?:far |well )?behind(?= the\b) ; south of ;
             (?:falls? |falling |fell )?short of ; shy of ; lags? (?:far )?behind ;
             (?:does not|did not|fails? to|cannot) (?:reach|meet|attain|match|approach|come up to)
         """,
