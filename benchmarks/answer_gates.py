@@ -4,10 +4,11 @@
 
 The class line of a mutant stays right; its prose names another class, calls an attack benign, is too short or repeated,
 swaps the values of two features, says high of what is low, says that the label was given, or copies the original. The
-phrases are those of iot_pipeline_tests/augmentation: PHRASES and the sets of two authors, which the checks were tuned
-with; those of non_native, held out until the checks caught the others (a few rules were added since); and fresh, written
-last and tuned with by nobody, so that it estimates what a new author's phrases meet. "unlisted" is the catch rate over
-phrases most of whose words of content stand in no word list of the checks as they are.
+phrases are those of iot_pipeline_tests/augmentation: "tuned" and the sets of two authors, which the checks were tuned
+with; non_native, held out until the checks caught the others; and fresh, written last. Both were looked at since, so
+the heads of their files in phrase_sets/ have the shares of the first look, which estimate what a new author meets.
+"unlisted" is the catch rate over phrases most of whose words of content stand in no word list of the checks as they
+are.
 """
 
 import argparse

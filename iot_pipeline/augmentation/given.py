@@ -18,9 +18,10 @@ FAULTS = re.compile(
     # The class was given, but not: the class is given by its values.
     r"|[Ll][CadpyPvxITo,;]{0,4}[Ggn](?!a*[yP](?!.{0,2}[QUIY]|d?z))|[Ll][Cadvx,;]{0,4}B|[Ll],?[vs][Gg](?:s|,)|s[Gg];"
     r"|Av?[avz]{0,3}[Gg](?:[pyP]|z|$)|A[av]{0,2}z"  # the answer was supplied with the request
-    r"|[Ll][Cd,;ax]{0,2}(?:R|v[az]{0,2}h|vz)|[Ll]C?;C"  # the label says
-    r"|Q[azvC]{0,3}[RGgB]|(?:U|Wx?)[azv]{0,3}(?:[RGgn].*[CLlAI]|[RGg]d?C)|[QW]vC|Q;C"  # the prompt says
-    r"|[pyPu]d*x?Q(?:[.,;vd]|$).*[LlCI]|[LlCI].*[pyPu]d*x?Q(?:[.,;pyPz]|$)|[py]dW(?:[.,;vd]|$).*[LlI]|[LlI].*[py]dW(?:[.,;pyz]|$)"  # from the request ... the class
+    r"|[Ll][Cd,;ax]{0,2}(?:R|v[az]{0,2}h|vz)|[Ll]C?;C|L[^.,;]{0,5}[RI]"  # the label says
+    r"|Q[azvC]{0,3}[RGgBn]|(?:U|Wx?)[azv]{0,3}(?:[RGgn].*[CLlAI]|[RGg]d?C)|[QW]vC|Q;C"  # the prompt says
+    r"|[pyPu]d*x?Q(?:[.,;vd]|$).*[LlCI]|[LlCI].*[pyPu]d*x?Q(?:[.,;pyPz]|$)"
+    r"|[py]dW(?:[.,;vd]|$).*[LlI]|[LlI].*[py]dW(?:[.,;pyz]|$)"  # from the request ... the class
     r"|I[avz]{0,3}[Gg].*[LlCQA]|I[az]{0,3}[ku].*[LlC]|[Gg][apyP]{0,2}I(?:[.,;d]|$)|[LlC].*[ku][pyP]I"
     r"|[Gn][^,;]{0,6}C|C[,;]?s[azv]{0,2}[Ggn]|Cv{1,2}[az]*G(?!a*[pyP])|B.{0,4}C"
     r"|z.*[LlC]|[LlC].*z"

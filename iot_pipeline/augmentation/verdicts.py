@@ -93,15 +93,12 @@ def _in_sentence(
         if own:
             pattern = LEFT if kind == "C" else DENIED
             after = said[place + 1 :]
-            if (
-                (_odd(before)
-                and pattern.search(before))
-                or ((
+            if (_odd(before) and pattern.search(before)) or (
+                (
                     kind == "C"
-                    or (not before.strip("dapt")
-                    and words[place].startswith(("attack", "malic", "hostil", "intru")))
+                    or (not before.strip("dapt") and words[place].startswith(("attack", "malic", "hostil", "intru")))
                 )
-                and DENIED_AFTER.match(after))
+                and DENIED_AFTER.match(after)
             ):
                 yield place, True
             continue
