@@ -64,7 +64,7 @@ def test_the_claimed_accuracy_is_what_a_row_split_gives(folder: Path, table: pd.
     what = "row ceiling of the exact values: at least the accuracy claimed"
     (found,) = [item for item in report["agreements"] if item["what"] == what]
     assert claimed < found["found"] < claimed + 0.005
-    # AutoML takes minutes; its forest comes within 0.001 of it here.
+    # AutoML takes minutes; a forest is near it.
     (values, labels, rows), (unseen, true, weight) = counted(table[~held]), counted(table[held])
     forest = RandomForestClassifier(15, random_state=1, n_jobs=1).fit(values, labels, np.sqrt(rows))
     assert np.average(forest.predict(unseen) == true, weights=weight) == pytest.approx(claimed, abs=0.005)
