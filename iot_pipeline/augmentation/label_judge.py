@@ -46,13 +46,13 @@ class LabelJudge:
         """Return the probability of each label [n] for values [n, features] that come from these flow groups."""
         found, folds = np.zeros(len(groups)), np.array([fold_of(group) for group in groups])
         for fold, trained in enumerate(self.models):
-            rows = np.flatnonzero(folds == fold)
-            if trained is None or not len(rows):
+            rows = np.flatnonzero(folds == fold).tolist()
+            if trained is None or not rows:
                 continue
             model, classes = trained
             column = {name: place for place, name in enumerate(classes)}
-            known = rows[[labels[row] in column for row in rows]]
-            if len(known):
+            known = [row for row in rows if labels[row] in column]
+            if known:
                 all_classes = model.predict(values[known], num_threads=1)
                 found[known] = all_classes[range(len(known)), [column[labels[row]] for row in known]]
         return found

@@ -71,7 +71,7 @@ class TimeMoves:
     def hindrance(self, values: Values) -> list[str]:
         """Return the reason for each flow in which no time has passed."""
         timed = np.logical_or(*self._masks)
-        moving = (np.abs(values[:, timed] - self.zero[timed]) > 1e-9).any(axis=1)
+        moving = np.any(np.abs(values[:, timed] - self.zero[timed]) > 1e-9, axis=1).tolist()
         return ["" if moves else self.reason for moves in moving]
 
     def move(self, values: Values, draws: Values) -> tuple[Values, Values]:
@@ -112,7 +112,7 @@ class FlowMoves:
             moving |= (parts[f"{way}_payload"] > 0) | (parts[f"{way}_header_min"] >= TCP_HEADER)
         return [
             "" if fit and moves else "its features do not fit together" if not fit else "no time, payload or options"
-            for fit, moves in zip(fits.all(axis=1), moving, strict=True)
+            for fit, moves in zip(np.all(fits, axis=1).tolist(), moving.tolist(), strict=True)
         ]
 
     def move(self, values: Values, draws: Values) -> tuple[Values, Values]:

@@ -70,8 +70,10 @@ def tensors_dep(asset: str) -> dg.AssetDep:
 def checkpoint_dep(asset: str) -> dg.AssetDep:
     """Return the dependency of what is measured of a student on its checkpoint; the untrained one has none."""
     track = dg.StaticPartitionMapping({arm: arm for arm in trained_arms()})
-    mapping = {"seed": dg.IdentityPartitionMapping(), "track": track}
-    parts = {name: dg.DimensionPartitionMapping(name, one) for name, one in mapping.items()}
+    parts = {
+        "seed": dg.DimensionPartitionMapping("seed", dg.IdentityPartitionMapping()),
+        "track": dg.DimensionPartitionMapping("track", track),
+    }
     return dg.AssetDep(asset, partition_mapping=dg.MultiPartitionMapping(parts))
 
 

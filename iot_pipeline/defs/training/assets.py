@@ -220,7 +220,7 @@ def split_tensors(step: Step, chats: Chats, jsonl: str, tensors: str, tokenizer:
     longest = step.settings.student.max_length
     write_rows(chats.rows, step.folder / jsonl)
     build_tensors(read_rows(step.folder / jsonl), tokenizer, longest, step.folder / tensors, step.log)
-    found = check_tensors(step.folder / tensors, tokenizer, longest, rows=chats.count)
+    found = check_tensors(step.folder / tensors, tokenizer, longest, rows=chats.expected)
     if chats.tokens is not None and not chats.tokens - longest < found.stats.tokens <= chats.tokens:
         found.problems.append(f"{found.stats.tokens} tokens where {chats.tokens} were to be reached within one row")
     return found

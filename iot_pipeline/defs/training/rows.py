@@ -22,10 +22,10 @@ Parts = list[tuple[str, str]]  # (asset, partition) of answers
 
 
 class Chats(NamedTuple):
-    """Chat rows, one for each task, and what their tensors must have: `count` rows, or just under `tokens` tokens."""
+    """Chat rows, one for each task, and what their tensors must have: `expected` rows, or just under `tokens` tokens."""
 
     rows: Iterable[Row]
-    count: int | None
+    expected: int | None
     tokens: int | None = None
 
 
@@ -40,7 +40,8 @@ def training_rows(step: Step, arm: str, stage: str, tokenizer: Any) -> Chats:
     """
     parts = [[(track, part) for part in stages_up_to(stage)] for track in sources_of(arm)]
     if arm == "repeated_originals":
-        return repeated_originals(step, *parts, tokenizer)
+        original, paraphrased = parts
+        return repeated_originals(step, original, paraphrased, tokenizer)
     rows, count = answered(step, parts[0]), expected_rows(step.lake, parts[0], step.settings.student.tasks)
     if arm in ("shuffled_explanations", "other_class_explanations"):
         rows = getattr(controls, arm)(list(rows), step.settings.data.seed)
