@@ -22,7 +22,7 @@ Parts = list[tuple[str, str]]  # (asset, partition) of answers
 
 
 class Chats(NamedTuple):
-    """Chat rows, one for each task, and what their tensors must have: `expected` rows, or just under `tokens` tokens."""
+    """Chat rows, one for each task, and what their tensors must have: `expected` rows or just under `tokens` tokens."""
 
     rows: Iterable[Row]
     expected: int | None
