@@ -30,9 +30,9 @@ def bound_numbers(
     for ranked, true in ((False, facts.values), (True, facts.percentiles)):
         spots = [(place, False, number) for place, number in numbers if (number[:1] == "p") is ranked]
         ordered = sorted(names + spots)
-        if all(
-            _beside(masked, a, b, true) for a, b in zip([(0, False, ""), *ordered], ordered, strict=False) if not b[1]
-        ):
+        behind = [pair for pair in zip([(0, False, ""), *ordered], ordered, strict=False) if not pair[1][1]]
+        if all(_beside(masked, feature, number, true) for feature, number in behind):
+            yield from (((feature[2],), number[2], True) for feature, number in behind)
             continue
         for said, number in _bound(masked, ordered):
             yield said, number, number == "p50" or any(true.get(name) == number for name in said)

@@ -177,10 +177,8 @@ PHRASES = Phrases(
         "groundtruth": r"""
             ground[- ]truths? ; answer key ;
             what (?:was|is|has been|had been) (?:stated|said|given|told|specified|provided|supplied)(?! by) ;
-            it (?:stands|says) (?:in|on) the (?:data|file|table|record|csv|list|sheet) ;
-            it reads (?:in|on) the (?:data|file|table|record|csv|list|sheet) ;
-            it (?:is (?:written|noted|stated|said|marked|recorded)) (?:in|on) the (?:data|file|table) ;
-            it (?:is (?:written|noted|stated|said|marked|recorded)) (?:in|on) the (?:record|csv|list|sheet) ;
+            (?:because|since|that) it (?:stands|says|reads) (?:in|on) the (?:data|file|table|record|csv|list|sheet) ;
+            (?:because|since|that) it is (?:written|noted|stated|marked|recorded) (?:in|on) the (?:data|file|table) ;
             (?:target|class|label) (?:variable|column|attribute|field) ;
             information (?:provided|given|supplied)(?! (?:by|in)) ; (?:provided|given|supplied) information
         """,

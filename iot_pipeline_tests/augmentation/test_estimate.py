@@ -97,7 +97,8 @@ def test_warm_it_has_learned_what_answers_take(rows: pd.DataFrame, tmp_path: Pat
         ask_all(asking, rows, tmp_path)
         rest = invoice_usd(fetch_invoice(url)) - billed
     assert expected.cached > 100 and 100 < expected.to_ask < expected.attempts
-    assert expected.usd_requests == pytest.approx(rest, rel=0.05)
+    # A fifth of some 150 requests fails, by chance 3 % more or less, in what was learned from and in what follows.
+    assert expected.usd_requests == pytest.approx(rest, rel=0.1)
 
 
 def test_what_one_prompt_file_took_says_nothing_of_the_prompt_cache_of_another(

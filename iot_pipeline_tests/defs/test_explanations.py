@@ -8,6 +8,7 @@ import pytest
 
 from iot_pipeline.defs.evaluation.assets import written_by
 from iot_pipeline.inference.grounding import NotGroundable
+from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.settings import load_settings
 
 
@@ -26,8 +27,12 @@ class Writer:
 def step() -> tuple[Any, dict[str, Any]]:
     noted: dict[str, Any] = {}
     settings = load_settings({"IOT_EXPLANATION_WORDS": "100"})
-    context = SimpleNamespace(log=logging.getLogger("explanations"))
-    return SimpleNamespace(settings=settings, context=context, summarise=lambda **facts: noted.update(facts)), noted
+    return SimpleNamespace(
+        settings=settings,
+        artefact=ArtefactId("explanation_quality_10K", "2027|original"),
+        context=SimpleNamespace(log=logging.getLogger("explanations")),
+        summarise=lambda **facts: noted.update(facts),
+    ), noted
 
 
 def test_flows_are_explained_freely_and_held_to_themselves() -> None:

@@ -51,8 +51,10 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
 def render(facts: Facts, part: str) -> None:
     """Render the chapters that name a part of the facts."""
     for name in report.CHAPTERS:
-        texts = [(report.FOLDER / "chapters" / file).read_text() for file in (name, *report.INCLUDED)]
-        if any(f"facts.{part}" in text for text in (texts if name == "limitations.md.j2" else texts[:1])):
+        text = (report.FOLDER / "chapters" / name).read_text()
+        included = [file for file in report.INCLUDED if f'include "{file}"' in text]
+        texts = [text, *((report.FOLDER / "chapters" / file).read_text() for file in included)]
+        if any(f"facts.{part}" in text for text in texts):
             report.render(name, facts)
 
 
