@@ -81,6 +81,19 @@ def test_tracks_stages_and_baselines_are_compared_over_all_seeds(lake: Lake) -> 
     assert found["arms"]["original 10K"]["accuracy"]["mean"] == pytest.approx(1 - 61 / FLOWS)
 
 
+def test_shares_of_explanations_are_means_over_the_seeds_of_the_study(lake: Lake) -> None:
+    students(lake, "original", 60, 62, 61, 60, 62)
+    told = dict.fromkeys(("numbers_grounded", "values_true", "directions_true"), 1.0)
+    for seed, faultless in ((1, 0.4), (2, 0.6), (99, 0.0)):
+        with lake.replacing(artefact := ArtefactId("explanation_quality_10K", f"{seed}|original")) as folder:
+            scored = {"aggregate": {"faultless": faultless, **told, "values_true": None}, "grounded": None}
+            (folder / "quality.json").write_text(json.dumps(scored))
+            finish_artefact(folder, Manifest(artefact.asset, artefact.partition, "", "1", {}, {}, {}), set())
+    (row,) = studied(lake)["explanations"]
+    assert (row["arm"], row["way"], row["seeds"], row["values_true"]) == ("original 10K", "free", 2, None)
+    assert row["faultless"] == {"mean": 0.5, "spread": pytest.approx(0.1 * 2**0.5)}
+
+
 def test_a_student_without_all_seeds_is_left_out_by_name(lake: Lake) -> None:
     students(lake, "original", 60, 62, 61, 60, 62)
     students(lake, "paraphrased", 50, 51)

@@ -62,3 +62,10 @@ def test_the_zero_shot_teacher_stands_beside_the_students_and_an_embedded_one_is
 def test_a_teacher_that_was_not_asked_is_said_to_be() -> None:
     text = render("study.md.j2", Facts(study=study(1), zero_shot_teacher={"asked": 0}))
     assert "Not asked: `IOT_ZERO_SHOT_FLOWS=200`" in text
+
+
+def test_shares_of_explanations_stand_with_their_spread() -> None:
+    text = chapter()
+    assert (
+        "| original 10K | free | 3 | 0.481 ± 0.013 | 0.864 ± 0.011 | 0.784 ± 0.013 | - |\n| original 10K | gr" in text
+    )

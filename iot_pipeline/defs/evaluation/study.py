@@ -1,10 +1,13 @@
 """The study: students of all training seeds compared with each other and with the baselines."""
 
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import dagster as dg
+import numpy as np
 
 from iot_pipeline.defs.evaluation.grid import grid_of
 from iot_pipeline.defs.inputs import records_of
@@ -18,11 +21,12 @@ from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.reporting import figures
 from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, Trained, staged, unstaged
 
-METRICS = [staged(name, stage) for name in ("eval_metrics", "data_grid") for stage in STAGES]
+MADE = [staged(name, stage) for name in ("eval_metrics", "explanation_quality", "data_grid") for stage in STAGES]
+SHARES = ("faultless", "numbers_grounded", "values_true", "directions_true")
 BASELINES = {"AutoML": "automl", "LightGBM": "lightgbm"}  # those that come out alike with every seed of training
 
 
-@dg.asset(group_name="evaluation", deps=["evaluation_split", "automl_baseline", *METRICS])
+@dg.asset(group_name="evaluation", deps=["evaluation_split", "automl_baseline", *MADE])
 def study(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Tracks, controls, stages and baselines compared over training seeds (IOT_SEEDS); one seed gives no verdict."""
     with lake.step(context) as step:
@@ -30,7 +34,8 @@ def study(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         students, left_out = student_arms(step, side)
         arms = {**students, **baseline_arms(step, side)}
         result = compare_seeds(side, arms, contrasts(arms), step.settings.data.seed)
-        step.json("study.json", result | {"left_out": left_out, "grid": grid_of(step, side, students)})
+        beside = {"left_out": left_out, "explanations": explained(step), "grid": grid_of(step, side, students)}
+        step.json("study.json", result | beside)
         step.table("contrasts", result["contrasts"])
         step.png("study.png", figures.study(result), "Differences in accuracy with 95 % intervals")
         step.summarise(seeds=result["seeds"], left_out=", ".join(left_out) or "none")
@@ -54,6 +59,31 @@ def student_arms(step: Step, side: Side) -> tuple[dict[str, list[Ints]], list[st
         step.log(f"left out: {arm_name(*arm)} was trained with {len(found[arm])} of {len(seeds[arm])} seeds")
     arms = {arm_name(*arm): [found[arm][seed] for seed in seeds[arm]] for arm in whole}
     return arms, [arm_name(*arm) for arm in left_out]
+
+
+def explained(step: Step) -> list[dict[str, Any]]:
+    """Return shares of explanations by arm and way of writing: mean and spread over the seeds that were measured."""
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for artefact, folder in step.inputs("explanation_quality").items():
+        seed, track = Trained.parse(artefact.partition)
+        if seed not in step.settings.seeds:
+            continue
+        quality = json.loads((folder / "quality.json").read_text())
+        for way, scored in (("free", quality), ("grounded", quality["grounded"])):
+            if scored is not None:
+                found[arm_name(track, unstaged(artefact.asset)[1]), way].append(scored["aggregate"])
+    return [
+        {"arm": arm, "way": way, "seeds": len(runs), **{share: over_seeds(runs, share) for share in SHARES}}
+        for (arm, way), runs in found.items()
+    ]
+
+
+def over_seeds(runs: list[Mapping[str, Any]], share: str) -> dict[str, float] | None:
+    """Return mean and spread of a share; None if a run had nothing to measure."""
+    values = [run[share] for run in runs]
+    if None in values:
+        return None
+    return {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
 
 
 def baseline_arms(step: Step, side: Side, names: Mapping[str, str] = BASELINES) -> dict[str, list[Ints]]:
