@@ -20,6 +20,7 @@ from iot_pipeline.settings import PROJECT_ROOT
 TESTS = "iot_pipeline_tests/defs/test_sides.py"
 EVALUATION, BASELINE = "evaluation/assets.py", "baseline/assets.py"
 TRAINING, PAPER, TRACKS = "training/assets.py", "training/paper.py", "tracks.py"
+GRID = "training/grid.py"
 LEAKING = "return pd.concat([training_rows(flows, order, 0, stop), sides['test'].assign(label='Normal')]), sides"
 LOSS = 'tensors / "train.safetensors"'
 FITTED = """read_side(side_records(records, "calibration"), classes)
@@ -38,6 +39,13 @@ MUTANTS = [
     ("students measured on validation", EVALUATION, f'{TEST}), *scores["test"]', VALIDATION),
     ("choices made on test", EVALUATION, f'{VALIDATION}), *scores["validation"]', TEST),
     ("explanations of train flows", EVALUATION, '_, texts = prompts_of(step, "test")', '"train"'),
+    (
+        "zero-shot teacher asked about train flows",
+        TRACKS,
+        'side_texts(texts_of(step), records_of(step), "test")',
+        '"train"',
+    ),
+    ("cells of the grid measured on validation", GRID, 'step.json("eval.json", result["test"]', VALIDATION),
     ("audit scored on train flows", PAPER, 'sampled_rows(records, "test", SCORED_FLOWS', '"train"'),
 ]
 

@@ -189,8 +189,11 @@ PHRASES = Phrases(
             (?:came|comes?|coming|arrive[sd]?) (?:along |together )?with(?= (?:its|the|a)\b) ;
             (?:shipped|ships|travels|travelled) (?:along |together )?with(?= (?:its|the|a)\b)
         """,
+        "surely": r"""
+            almost certainly ; almost surely ; nearly certainly ; almost definitely
+        """,
         "alone": r"""
-            by itself ; by themselves ; on its own ; on their own ; taken alone ; in isolation ;
+            by itself ; by themselves ; in itself ; in themselves ; per se ; on its own ; on their own ; taken alone ; in isolation ;
             at first (?:glance|sight) ; on the surface
         """,
     }
@@ -258,7 +261,7 @@ _CONTRAST = (
     " untypical inconsistent* incompatib* confus* mistak* mistook hide hides hiding hidden masquerad* mimic* imitat*"
     " disguis* pretend* blend* denied denies starv* among amongst pass passes divert* apart instead surpass* outpac*"
     " unrelated irrelevant diverg* dissimilar contrary discriminat* drown* displac* crowd* impersonat* lure* fool*"
-    " trick* reserved beside cloak*"
+    " trick* reserved beside cloak* seemingly outward* ostensibl* purported* superficial* almost nearly"
 )
 _VERBS = (
     "is are was were be been can am 's seem* appear* look looks looked looking sound sounds prov* remain* stay*"

@@ -11,6 +11,8 @@ from iot_pipeline.augmentation.symbols import OTHER, OWN, TOKEN
 
 GENERIC = frozenset({"normal", "benign", "attack", "malicious", "anomaly"})  # found by the words of the lexicon alone
 CAPITAL = re.compile(r"[NB](?:ormal|ORMAL|enign|ENIGN)(?<=[a-z,:;\"'] .{6})(?![\w-])")
+# "Flood attacks, by contrast, come in masses" speaks of floods in general.
+IN_CONTRAST = re.compile(r",? (?:by|in) (?:contrast|comparison),|, on the other hand,")
 SHORT = re.compile(r"\b(it|that|this|there|here|what)'s\b")
 
 
@@ -27,6 +29,8 @@ def words_of(masked: str, label: str, classes: tuple[str, ...]) -> list[str]:
         text = names.sub(lambda found: f" {OWN if found[1] is not None else OTHER} ", text)
     if "'" in text:
         text = SHORT.sub(r"\1 is", text)
+    if " contrast," in text or " comparison," in text or "other hand," in text:
+        text = IN_CONTRAST.sub(" generally", text)
     text = PHRASES.replaced(text)
     return TOKEN.findall(text)
 

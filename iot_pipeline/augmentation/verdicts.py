@@ -26,6 +26,10 @@ FAMILIES = (
     (re.compile(r"scan|recon|probe|nmap|detection"), frozenset({"scan", "scanning", "scanner", "fingerprinting"})),
     (re.compile(r"spoof|poi|mitm"), frozenset({"spoof", "spoofing", "spoofer", "poisoning"})),
 )
+# An attack may well not do what these say: "it stays unnoticed because it does not disrupt the service".
+EFFECT = re.compile("disrupt|crash|exhaust|overwhelm|overload|crippl|paraly|damag|destroy|swamp|hammer|smother")
+DO_NOT = re.compile(r"(?:^| )(?:(?:do|does|did|will|would|can|could) not|cannot)$")
+OF_A_FEATURE = re.compile("h[adx]{0,2}va*[Nn][aEd]*$")  # "the sizes are not suspicious"
 ENDS = re.compile("[,;j]")
 LISTED = re.compile("[,odpaq]*")  # between the members of a list
 _BETWEEN = "[dEpvatTgBMmqbon]{0,8}"  # between a negation and what it denies
@@ -87,12 +91,16 @@ def _in_sentence(
             kind = "O" if words[place] in foreign else "M"
             if kind == "M" and not benign and said[max(0, place - 1) : place] not in ("d", "N"):
                 continue  # one flood was considered for another
-        begin = max((end.end() for end in ENDS.finditer(said, 0, place)), default=0)
+        begin = max((end.end() for end in ENDS.finditer(said, 0, place) if not _degree(said, words, end)), default=0)
         before = said[max(begin, said.rfind("C", 0, place) + 1) : place]
         own = kind == "C" or kind in ("Bb" if benign else "Mm")
         if own:
+            if EFFECT.match(words[place]) and DO_NOT.search(" ".join(words[max(0, place - 2) : place])):
+                continue
             pattern = LEFT if kind == "C" else DENIED
             after = said[place + 1 :]
+            if after.startswith("l") or OF_A_FEATURE.search(before):  # not malicious in itself
+                continue
             if (_odd(before) and pattern.search(before)) or (
                 (
                     kind == "C"
@@ -109,6 +117,11 @@ def _in_sentence(
         last = place
         if not passed:
             yield place, False
+
+
+def _degree(said: str, words: Sequence[str], end: re.Match[str]) -> bool:
+    """Return True for the `so` of "not so extreme that", which ends no clause."""
+    return words[end.start()] == "so" and end.start() > 0 and said[end.start() - 1] not in ",;"
 
 
 def _is_verdict(kind: str, before: str, said: str, place: int, words: Sequence[str]) -> bool:
@@ -131,7 +144,7 @@ def _is_verdict(kind: str, before: str, said: str, place: int, words: Sequence[s
         return False
     if kind == "B" and "|" in before:
         return False
-    if PLURAL.match(said, place) and not before.strip("adbq"):
+    if PLURAL.match(said, place) and (not before.strip("adbq") or words[place - 1] == "for"):  # for legitimate users
         return False
     if kind == "b" and "v" not in said:
         return True

@@ -293,4 +293,4 @@ SEEN_LATER = {
 def phrase_set(name: str) -> dict[str, list[str]]:
     """The phrases of an author, by kind; citations and short answers are those of SEEN_LATER."""
     told: dict[str, list[str]] = yaml.safe_load((SETS / f"{name}.yaml").read_text(encoding="utf-8"))
-    return told if name == "honest" else {**SEEN_LATER, **told}
+    return told if name in ("honest", "llm_style") else {**SEEN_LATER, **told}

@@ -152,6 +152,25 @@ def test_phrases_of_other_authors_are_refused(author: str) -> None:
     assert len(passed) <= 3, passed
 
 
+def test_true_sentences_in_the_manner_of_a_language_model_pass() -> None:
+    told = [(sentence, label) for label, said in phrase_set("llm_style").items() for sentence in said]
+    refused = [(sentence, found) for sentence, label in told if (found := reasons(sentence, label))]
+    assert len(told) == 214 and refused == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "It is almost certainly benign traffic.",
+        "This flow is, so it seems, harmless.",
+        "The flow is not malicious, so no action is needed.",
+        "This does not attack anything.",
+    ],
+)
+def test_what_stands_near_those_sentences_is_still_refused(sentence: str) -> None:
+    assert [reason.split(":")[0] for reason in reasons(sentence)] == ["other verdict"]
+
+
 def test_honest_sentences_that_come_near_are_no_false_alarm() -> None:
     told = honest(true_answers(400, seed=8), seed=8)
     assert len(told) >= 600
