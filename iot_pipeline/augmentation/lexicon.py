@@ -10,6 +10,7 @@ from iot_pipeline.augmentation.symbols import Alphabet, Phrases
 PHRASES = Phrases(
     {
         "surely": r"""
+            almost (?:certainly|surely|definitely) ; nearly certainly ;
             (?:no|without(?: an?y?| the slightest)?|beyond(?: an?y?)?) (?:reasonable )?(?:doubt|question) ;
             (?:little|hardly any|out of|past) (?:reasonable )?(?:doubt|question) ;
             (?:leaves?|leaving) no (?:doubt|choice|question) ; not only ; not just ; not merely ; not least ;
@@ -189,11 +190,9 @@ PHRASES = Phrases(
             (?:came|comes?|coming|arrive[sd]?) (?:along |together )?with(?= (?:its|the|a)\b) ;
             (?:shipped|ships|travels|travelled) (?:along |together )?with(?= (?:its|the|a)\b)
         """,
-        "surely": r"""
-            almost certainly ; almost surely ; nearly certainly ; almost definitely
-        """,
         "alone": r"""
-            by itself ; by themselves ; in itself ; in themselves ; per se ; on its own ; on their own ; taken alone ; in isolation ;
+            by itself ; by themselves ; in itself ; in themselves ; per se ; on its own ; on their own ; taken alone ;
+            in isolation ;
             at first (?:glance|sight) ; on the surface
         """,
     }
