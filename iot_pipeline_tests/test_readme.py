@@ -17,23 +17,9 @@ def test_results_are_the_committed_ones() -> None:
     printed = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "readme_table.py")], capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert printed.count("\n") > 5
-    assert printed in README
-
-
-def test_accuracy_and_macro_f1_are_told_together_as_in_the_table() -> None:
-    students = re.compile(r"\| (?:original|paraphrased|feature_varied) \| 10K \| (.*)")
-    rows = [match[1].strip("| ").split(" | ") for match in map(students.match, README.splitlines()) if match]
-
-    def span(column: int) -> str:
-        found = sorted(f"{float(row[column]):.2f}" for row in rows)
-        return " to ".join(dict.fromkeys((found[0], found[-1])))
-
-    assert len(rows) == 3
-    assert (
-        f"reach {span(5)} of AutoML's accuracy but only {span(7)} of its macro-F1; on simulated Farm-Flow {span(1)} of"
-        f" the one and {span(3)} of the other"
-    ) in " ".join(README.split())
+    table, verdicts = printed.split("\n\n")
+    assert table.count("\n") > 5 and verdicts.count("\n") > 2
+    assert table in README and verdicts in README
 
 
 def test_every_setting_that_is_named_exists() -> None:
