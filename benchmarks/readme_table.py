@@ -38,8 +38,9 @@ def cell(study: dict[str, Any], arm: str, metric: str) -> str:
     if arm not in study["arms"]:
         return ""
     of, automl = study["arms"][arm][metric], study["arms"].get(f"AutoML {arm.split()[1]}")
-    spread = f" ± {of['spread']:.4f}" if of["spread"] else ""
-    ratio = f" ({of['mean'] / automl[metric]['mean']:.2f})" if automl and not arm.startswith("AutoML") else ""
+    spread = f" ± {of['spread']:.4f}" if of["spread"] and of["spread"] > 1e-6 else ""
+    best = automl[metric]["mean"] if automl and not arm.startswith("AutoML") else 0.0
+    ratio = f" ({of['mean'] / best:.2f})" if best else ""
     return f"{of['mean']:.4f}{spread}{ratio}"
 
 
