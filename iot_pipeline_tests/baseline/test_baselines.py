@@ -130,11 +130,12 @@ def test_automl_learns_repeats_and_leaves_nothing_behind(
 def test_a_time_limited_preset_records_its_models_and_is_not_reproducible() -> None:
     train, test = split(random_flows(300, conflict=0.02))
     result = None
-    for seconds in (6, 75):  # what suffices for one model depends on the machine, and on who else is on it
+    for seconds in (6, 75):  # what suffices for one good model depends on the machine, and on who else is on it
         with contextlib.suppress(UserError):
             config = AutoMLConfig("best_quality", seconds=seconds, seed=1)
             result = run_automl(train, test, FEATURES, CLASSES, config)
-            break
+            if right(result, test) > 0.85:
+                break
     assert result is not None
     check(result, test)
     assert right(result, test) > 0.85
