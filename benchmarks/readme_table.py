@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from iot_pipeline.reporting import rows
 from iot_pipeline.vocabulary import CONTROLS, TRACKS
 
 RESULTS = Path(__file__).parent / "results"
@@ -24,7 +25,9 @@ def main() -> None:
 def table() -> list[str]:
     """List the lines of the Markdown table: mean over the training seeds, spread between them, ratio to AutoML's."""
     found = {title: read(name) for title, name in STUDIES.items()}
-    arms = dict.fromkeys(arm for study in found.values() for arm in study["arms"])
+    arms = dict.fromkeys(
+        arm for controls in (False, True) for study in found.values() for arm, _ in rows.arms(study, controls)
+    )
     lines = ["| | " + " | ".join(f"{title}: {name}" for title in found for name in METRICS.values()) + " |"]
     lines.append("|---|" + "---|" * len(found) * len(METRICS))
     for arm in arms:
@@ -48,13 +51,13 @@ def verdicts() -> Iterator[str]:
     """Yield the studies' sentences on tracks, on controls, and on `original` beside the baselines."""
     for title, name in STUDIES.items():
         study = read(name)
-        for pair, rows in itertools.groupby(study["contrasts"], lambda row: (row["first"], row["second"])):
+        for pair, tests in itertools.groupby(study["contrasts"], lambda row: (row["first"], row["second"])):
             names = [arm.split()[0] for arm in pair]
             if names[0] in CONTROLS or names[0] == TRACKS[0] or set(names) <= set(TRACKS):
                 said = "; ".join(
                     f"{METRICS[row['metric']]} {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}],"
                     f" {row['verdict']}"
-                    for row in rows
+                    for row in tests
                 )
                 yield f"- {title}, {study['seeds']} seeds, {pair[0]} minus {pair[1]}: {said}."
 

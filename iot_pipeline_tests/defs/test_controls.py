@@ -121,6 +121,8 @@ def test_a_control_is_no_checkpoint_to_serve_or_time(tmp_path: Path) -> None:
     made = [ArtefactId("lora_checkpoint_10K", Trained(1, "original").key)]
     made += [ArtefactId("lora_checkpoint_30K", Trained(1, control).key) for control in CONTROLS]
     assert largest_of(made)[1:] == ("10K", "original")
+    with pytest.raises(UserError, match="no lora_checkpoint of a track"):
+        largest_of(made[1:])
     with pytest.raises(UserError, match="label_only is a control of the study"):
         find(Lake(tmp_path), "10K", Trained(1, "label_only"))
 

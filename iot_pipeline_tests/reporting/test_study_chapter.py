@@ -4,6 +4,7 @@ from typing import Any
 
 from iot_pipeline.reporting.gather import Facts
 from iot_pipeline.reporting.report import render
+from iot_pipeline.reporting.rows import arms
 from iot_pipeline_tests.reporting.example import study, zero_shot
 
 CELLS = [("10K", "10K"), ("30K", "30K"), ("10K", "30K")]
@@ -67,3 +68,11 @@ def test_a_teacher_that_was_not_asked_is_said_to_be() -> None:
 def test_shares_of_explanations_stand_with_their_spread() -> None:
     text = chapter()
     assert "| original 10K | free | 3 | 0.481 ± 0.013 | 0.864 ± 0.011 | 0.784 ± 0.013 | - |\n" in text
+
+
+def test_arms_stand_by_stage_with_students_before_baselines() -> None:
+    names = ["AutoML 10K", "original 30K", "paraphrased 10K", "untrained 10K", "LightGBM 10K", "original 10K"]
+    found = {"arms": {name: {} for name in names}}
+    students = ["original 10K", "paraphrased 10K", "AutoML 10K", "LightGBM 10K", "original 30K"]
+    assert [name for name, _ in arms(found, False)] == students
+    assert [name for name, _ in arms(found, True)] == ["untrained 10K"]

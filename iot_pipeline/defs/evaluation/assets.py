@@ -12,6 +12,7 @@ from iot_pipeline.defs.inputs import base_location, records_of, texts_of, writer
 from iot_pipeline.defs.partitions import checkpoint_dep, student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import leased_device, opened_student
+from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.explanations import score_explanations
 from iot_pipeline.evaluation.metrics import apply_temperature, fit_temperature
@@ -201,9 +202,14 @@ checkpoints = [staged("lora_checkpoint", stage) for stage in STAGES]
 
 
 def largest_of(checkpoints: list[ArtefactId]) -> tuple[ArtefactId, str, str]:
-    """Pick the track's checkpoint of the largest stage, of `original` if there is one; return it, stage and track."""
+    """Pick the track's checkpoint of the largest stage, of `original` if there is one; return it, stage and track.
+
+    Raises UserError if no track has a checkpoint.
+    """
     told = [(unstaged(found.asset)[1], Trained.parse(found.partition).track, found) for found in checkpoints]
     told = [one for one in told if one[1] in TRACKS]  # a control answers no user
+    if not told:
+        raise UserError("no lora_checkpoint of a track has been made yet")
     stage, track, found = max(told, key=lambda one: (STAGES.index(one[0]), one[1] == TRACKS[0], one[1]))
     return found, stage, track
 
@@ -212,10 +218,7 @@ def largest_of(checkpoints: list[ArtefactId]) -> tuple[ArtefactId, str, str]:
 def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Inference benchmark: time per flow of each optimisation variant, on the largest stage's checkpoint."""
     with lake.step(context) as step:
-        made = step.upstream_artefacts("lora_checkpoint")
-        if not made:
-            raise dg.Failure("no lora_checkpoint has been made yet", allow_retries=False)
-        largest, stage, track = largest_of(made)
+        largest, stage, track = largest_of(step.upstream_artefacts("lora_checkpoint"))
         texts = [asked(text, "explain", step.settings.student.tasks) for text in prompts_of(step, "test")[1]]
         adapter = step.input(largest.asset, largest.partition)
         with leased_device(step) as device:
