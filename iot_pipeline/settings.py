@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.yaml_reader import read_yaml
-from iot_pipeline.vocabulary import Control, Stage, Track
+from iot_pipeline.vocabulary import DISTILLED, Control, Stage, Track
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PROFILES = Path(__file__).parent / "profiles"
@@ -120,7 +120,20 @@ class StudentSettings(Section):
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
     warmup_steps: int = Field(100, ge=0, description="optimiser steps of warm-up")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    label_weight: float = Field(1.0, gt=0, description="weight of the label's tokens in the loss")
+    class_rows: int = Field(
+        0, ge=0, description="class rows a step, each a distinct flow; 0: classes come from explained rows as they fall"
+    )
+    class_power: float = Field(
+        0.5, ge=0, le=1, description="class rows draw a class by its share to this power: 1 as it falls, 0 all alike"
+    )
+    distil_pool: float = Field(
+        0.5, ge=0, lt=1, description="share of class rows of unlabelled flows under AutoML's probabilities"
+    )
+    distil_weight: float = Field(
+        0.0, ge=0, le=1, description="weight of AutoML's probabilities beside the label of a labelled flow"
+    )
+    class_weight: float = Field(1.0, gt=0, description="weight of class rows' mean loss beside that of explained rows")
+    label_weight: float = Field(1.0, gt=0, description="weight of the label's tokens in explained rows' loss")
     lora_r: int = Field(16, ge=1, description="LoRA rank")
     lora_alpha: int = Field(32, ge=1, description="LoRA alpha")
     lora_dropout: float = Field(0.05, ge=0, lt=1, description="LoRA dropout")
@@ -160,6 +173,9 @@ class RunSettings(Section):
     tracks: Annotated[list[Track], CommaSeparated] = Field(list(get_args(Track)), description="tracks to make")
     controls: Annotated[list[Control], CommaSeparated] = Field(
         [], description="controls that `study` holds against original, comma separated"
+    )
+    distil: bool = Field(
+        False, description="also train a student that learns from AutoML: its own row, never mixed with the others"
     )
     grid: bool = Field(False, description="also train each stage's rows for every other stage's tokens (original)")
     teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per store of answers")
@@ -213,6 +229,10 @@ class Settings(BaseModel):
         if student.evaluate_every is None and (student.keep == "best" or student.patience is not None):
             raise ValueError("IOT_KEEP_CHECKPOINT=best and IOT_PATIENCE need IOT_EVALUATE_EVERY")
         needed = {"original", *(["paraphrased"] if "repeated_originals" in self.run.controls else [])}
+        if self.run.distil and student.class_rows == 0:
+            raise ValueError("IOT_DISTIL=true needs IOT_CLASS_ROWS above 0: it learns from the baseline in class rows")
+        if self.run.distil and "original" not in self.run.tracks:
+            raise ValueError("IOT_DISTIL=true needs IOT_TRACKS to name original")
         if self.run.controls and (missing := needed.difference(self.run.tracks)):
             raise ValueError(f"IOT_CONTROLS needs IOT_TRACKS to name {' and '.join(sorted(missing))}")
         if self.run.grid and student.stage_chain == "warm_start":
@@ -237,6 +257,11 @@ class Settings(BaseModel):
     def base_cache_path(self) -> Path:
         """Folder of the tiny-base build cache."""
         return self.run.base_cache or PROJECT_ROOT / "data_lake" / ".bases"
+
+    @property
+    def beside(self) -> list[str]:
+        """Arms beside the tracks: the distilled student and the controls."""
+        return [*([DISTILLED] if self.run.distil else []), *self.run.controls]
 
     @property
     def seeds(self) -> list[int]:

@@ -16,10 +16,13 @@ Control = Literal[
     "untrained",
 ]
 
+DISTILLED = "distilled"  # the student that also learns from the baseline
+
 STAGES: list[str] = list(get_args(Stage))
 TRACKS: list[str] = list(get_args(Track))
 # Students that `original` is held against, each with the question that it answers; sft/controls.py defines them.
 CONTROLS: Mapping[str, str] = {
+    DISTILLED: "Does the baseline's knowledge help? Class rows also learn from AutoML's probabilities (IOT_DISTIL).",
     "label_only": "Do explanations help the class? It learns the class alone.",
     "shuffled_explanations": "Is it what explanations say, or only more tokens? Each row has that of another row.",
     "other_class_explanations": "Does an explanation of a wrong class do harm? Each row has one of another class.",

@@ -10,7 +10,7 @@ tensors nor checkpoint.
 import dagster as dg
 
 from iot_pipeline.settings import settings
-from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, ZERO_SHOT, stages_up_to
+from iot_pipeline.vocabulary import CONTROLS, DISTILLED, STAGES, TRACKS, ZERO_SHOT, stages_up_to
 
 stage_partitions = dg.StaticPartitionsDefinition(STAGES)
 track_partitions = dg.StaticPartitionsDefinition(TRACKS)
@@ -19,8 +19,8 @@ seed_partitions = dg.StaticPartitionsDefinition([str(seed) for seed in settings(
 
 
 def arms() -> list[str]:
-    """List the arms that students are made of: the tracks, and the controls that the settings name."""
-    return [*TRACKS, *(name for name in CONTROLS if name in settings().run.controls)]
+    """List the arms that students are made of: the tracks, and the others that the settings name."""
+    return [*TRACKS, *(name for name in CONTROLS if name in settings().beside)]
 
 
 def tensor_partitions() -> dg.StaticPartitionsDefinition:
@@ -60,6 +60,17 @@ def increments_dep(track: str, stage: str) -> dg.AssetDep:
     """Return the dependency of a stage's training tensors on a track: its increments of all stages up to that one."""
     fed = [arm for arm in trained_arms() if track in sources_of(arm)]
     return dg.AssetDep(track, partition_mapping=dg.StaticPartitionMapping(dict.fromkeys(stages_up_to(stage), fed)))
+
+
+def probabilities_deps(stage: str) -> list[dg.AssetDep]:
+    """Return the dependencies of a stage's training tensors on what the distilled student learns from, if there is one.
+
+    The tensors of the other arms depend on the flow texts through their answers.
+    """
+    if DISTILLED not in trained_arms():
+        return []
+    mapping = dg.StaticPartitionMapping({stage: DISTILLED})
+    return [dg.AssetDep("baseline_probabilities", partition_mapping=mapping)]
 
 
 def tensors_dep(asset: str) -> dg.AssetDep:

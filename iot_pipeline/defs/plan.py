@@ -73,6 +73,8 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
         stages = stages_up_to(max(stages, key=STAGES.index))
     if name == "automl_baseline":
         stages = [*stages, "ALL"]  # the headline: AutoML on the whole train pool
+    if name in ("baseline_probabilities", "pseudo_label_baseline") and not settings.run.distil:
+        return []
     if (stage and stage not in stages) or (name == "data_grid" and not settings.run.grid):
         return []
     tracks: set[str] = {*settings.run.tracks}
@@ -81,7 +83,7 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
     if name in TRACKS and name not in {*settings.run.tracks, "original"}:
         return []
     if name != "explanation_quality":  # the study compares classes
-        tracks |= {*settings.run.controls}
+        tracks |= {*settings.beside}
     chosen = {*stages, *tracks, *map(str, settings.seeds)}
     twins = {Trained(seed, "untrained").key for seed in settings.seeds[1:]}  # the same with every seed
     keys = map(str, spec.partitions_def.get_partition_keys())

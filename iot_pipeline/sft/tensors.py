@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,11 +43,18 @@ class Tensors:
     offsets    0       3           8
     input_ids  p p a   p p p a a        p: prompt, a: answer
     labels     - - a   - - - a a        -: IGNORED
+
+    Class rows (class_rows.py) have a distribution in place of each supervised token, one after the other: `targets`
+    float32 [supervised, choices] are the shares of `tokens` int32 [supervised, choices]. `draw`, float64 [rows], is the
+    probability that a row is drawn.
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
     offsets: np.ndarray
+    tokens: np.ndarray | None = None
+    targets: np.ndarray | None = None
+    draw: np.ndarray | None = None
 
     @classmethod
     def of(cls, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> Self:
@@ -59,8 +67,9 @@ class Tensors:
         """Write a safetensors file."""
         from safetensors.numpy import save_file
 
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         with replacing(path) as temporary:
-            save_file({"input_ids": self.input_ids, "labels": self.labels, "offsets": self.offsets}, temporary)
+            save_file({name: array for name, array in arrays.items() if array is not None}, temporary)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -73,7 +82,23 @@ class Tensors:
     def digest(self, place: int) -> bytes:
         """Return the sha256 of a row; rows that are token for token the same share it."""
         ids, labels = self.row(place)
-        return hashlib.sha256(ids.tobytes() + b"|" + labels.tobytes()).digest()
+        answer = labels.tobytes() if self.targets is None else self.targets[self.answers_of(place)].tobytes()
+        return hashlib.sha256(ids.tobytes() + b"|" + answer).digest()
+
+    def answers_of(self, place: int) -> slice:
+        """Return the places of a row's supervised tokens among those of all rows."""
+        return slice(int(self.supervised[place]), int(self.supervised[place + 1]))
+
+    @cached_property
+    def supervised(self) -> np.ndarray:
+        """Number of supervised tokens before each row, and of all, int64 [rows + 1]."""
+        return np.concatenate([[0], np.cumsum(self.labels != IGNORED)])[self.offsets]
+
+    def mean_drawn_length(self) -> float:
+        """Return the tokens of a drawn class row, on average."""
+        if self.draw is None:
+            raise UserError("class rows have no draw probabilities; make training_split again")
+        return float(self.lengths @ self.draw / self.draw.sum())
 
     @property
     def lengths(self) -> np.ndarray:
@@ -140,8 +165,8 @@ def load_tensors(path: Path) -> Tensors:
 
     try:
         arrays = load_file(path)
-        return Tensors(arrays["input_ids"], arrays["labels"], arrays["offsets"])
-    except (OSError, SafetensorError, KeyError) as error:
+        return Tensors(**arrays)
+    except (OSError, SafetensorError, TypeError) as error:
         raise UserError(f"{path}: not a readable tensor file ({error}); make training_split again") from error
 
 

@@ -30,6 +30,7 @@ class Execution(BaseModel):
 
     tensors: Path = Field(description="training tensors (sft.build_tensors)")
     validation: Path | None = Field(None, description="validation tensors; their loss is measured at the end")
+    classes: Path | None = Field(None, description="tensors of class rows (sft.class_rows); needs class_rows")
     out: Path = Field(description="folder of the adapter, training.json, loss.jsonl, progress.jsonl")
     micro_rows: int | None = Field(None, ge=1, description="most rows of one forward pass; default step_rows")
     packing: Literal["auto", "on", "off"] = Field("auto", description="rows end to end; auto: where flash attention is")
@@ -60,6 +61,8 @@ class TrainConfig(Execution):
     warmup_steps: int = Field(100, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    class_rows: int = Field(0, ge=0, description="class rows of one optimiser step, beside its `step_rows`")
+    class_weight: float = Field(1.0, gt=0, description="weight of the mean loss of class rows beside the other's")
     label_weight: float = Field(1.0, gt=0, description="weight of the label's tokens in the loss; the paper's is 1")
     bf16: Literal["auto", "on", "off"] = Field("auto", description="auto: on where a GPU computes in bf16")
     quantisation: Literal["none", "nf4"] = "none"
@@ -74,10 +77,12 @@ class TrainConfig(Execution):
 
     @model_validator(mode="after")
     def measured(self) -> Self:
-        """Require validation data for `keep="best"` and `patience`, which use the validation loss."""
+        """Require the data that values use: validation tensors for `keep` and `patience`, class rows if there are any."""
         chooses = self.keep == "best" or self.patience is not None
         if chooses and (self.evaluate_every is None or self.validation is None):
             raise ValueError("keep best and patience need evaluate_every and validation tensors")
+        if (self.class_rows > 0) != (self.classes is not None):
+            raise ValueError("class_rows and classes need each other")
         return self
 
     def steering(self) -> dict[str, Any]:
@@ -87,7 +92,8 @@ class TrainConfig(Execution):
     def identity(self) -> str:
         """Hash the values, data and initial weights that a checkpoint or result must match to be reused."""
         start = self.warm_start / ADAPTER if self.warm_start is not None else None
-        data = [sha256_file(path) for path in (self.tensors, self.validation, start) if path is not None]
+        files = (self.tensors, self.validation, self.classes, start)
+        data = [sha256_file(path) for path in files if path is not None]
         values = self.steering() | {"data": data, "base": base_identity(self.base)}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -44,7 +44,13 @@ def _order(rows: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def make_plan(
-    lengths: np.ndarray, per_step: int, epochs: float, max_steps: int | None, seed: int, max_tokens: int | None = None
+    lengths: np.ndarray,
+    per_step: int,
+    epochs: float,
+    max_steps: int | None,
+    seed: int,
+    max_tokens: int | None = None,
+    beside: float = 0.0,
 ) -> Plan:
     """Build a plan; the last step takes its remaining rows from the next epoch.
 
@@ -55,22 +61,66 @@ def make_plan(
         max_steps: Number of steps in place of `epochs`.
         seed: Seed of the rows' order.
         max_tokens: Most tokens to read (at least one step is taken), so that runs of equal tokens compare.
+        beside: Tokens of class rows that each step reads beside its rows, on average.
     """
     steps = max_steps or max(1, int(np.ceil(len(lengths) * epochs / per_step - 1e-9)))
     plan = Plan(lengths, per_step, steps, seed)
     if max_tokens is None:
         return plan
-    fitting = next((step for step in range(steps) if plan.tokens(step + 1) > max_tokens), steps)
+    fitting = next((step for step in range(steps) if plan.tokens(step + 1) + beside * (step + 1) > max_tokens), steps)
     return Plan(lengths, per_step, max(1, fitting), seed)
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Draws of class rows: the rows of each step, and the tokens that they cost."""
+
+    rows: np.ndarray  # of all steps, one after the other
+    per_step: int
+    lengths: np.ndarray  # tokens of each row
+
+    def rows_of(self, step: int) -> np.ndarray:
+        """Return the row numbers of a step, repeats included."""
+        return self.rows[step * self.per_step : (step + 1) * self.per_step]
+
+    def tokens(self, steps: int) -> int:
+        """Count the tokens of the first `steps` steps, repeats included."""
+        return int(self.lengths[self.rows[: steps * self.per_step]].sum())
+
+
+def make_draws(tensors: Tensors, per_step: int, steps: int, seed: int) -> Draws:
+    """Draw class rows for all steps: each as often as its share of the draws, up to one more or less, in random order.
+
+    Args:
+        tensors: Class rows, with `draw`.
+        per_step: Class rows of a step.
+        steps: Steps of the training.
+        seed: Seed of the draws.
+    """
+    random, total = np.random.default_rng([seed, 7]), per_step * steps
+    expected = tensors.draw / tensors.draw.sum() * total
+    rest = expected - np.floor(expected)
+    # One random number for all rests: of neighbouring rows with rests that sum to 1, exactly one gets the extra draw.
+    order = random.permutation(len(expected))
+    steps_of = np.floor(np.cumsum(rest[order]) + random.random()).astype(np.int64)
+    counts = np.floor(expected).astype(np.int64)
+    counts[order] += np.diff(steps_of, prepend=0) > 0
+    rows = random.permutation(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
+    return Draws(np.resize(rows, total), per_step, tensors.lengths)  # rounding may leave one row too few or too many
+
+
 class Batch(NamedTuple):
-    """Arrays of one forward pass, on the device, each [rows, width]; `positions` only if rows are packed."""
+    """Arrays of one forward pass, on the device, each [rows, width]; `positions` only if rows are packed.
+
+    Of class rows, `tokens` and `targets` [supervised, choices] replace the labels of the supervised positions.
+    """
 
     ids: Any
     labels: Any
     weights: Any
     positions: Any | None
+    tokens: Any | None = None
+    targets: Any | None = None
 
 
 def share_of(rows: np.ndarray, same_as: np.ndarray, lengths: np.ndarray, rank: int, world: int) -> Any:
@@ -183,7 +233,7 @@ class Batches:
         self.pad = pad_id(tokenizer)
         self.label_weight = label_weight
         self.labelled = _label_spans(tensors, self.same_as, tokenizer) if label_weight != 1.0 else None
-        self.supervised = np.add.reduceat((tensors.labels != IGNORED).astype(np.int64), tensors.offsets[:-1])
+        self.supervised = np.diff(tensors.supervised)
         self.halvings = 0
         self.real = self.filled = self.asked = self.computed = 0
 
@@ -204,7 +254,7 @@ class Batches:
         self.computed += len(chosen)
         passes = [(chosen[places], counts[places]) for places in self._passes(self.lengths[chosen])]
         for some, often in [*passes, *self._idle(rows, len(passes))]:
-            arrays = self._arrays(some, often)
+            arrays = *self._arrays(some, often), *self._targets(some)
             yield Batch(*(None if a is None else torch.from_numpy(a).to(self.device) for a in arrays))
 
     def _idle(self, rows: np.ndarray, own: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -253,6 +303,13 @@ class Batches:
         self.filled += ids.size
         return ids, labels, np.concatenate(weights)[None], positions
 
+    def _targets(self, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return choices and shares of class rows' supervised tokens, in the order of the rows."""
+        if self.tensors.tokens is None or self.tensors.targets is None:
+            return None, None
+        places = np.r_[tuple(self.tensors.answers_of(int(row)) for row in rows)]
+        return self.tensors.tokens[places].astype(np.int64), self.tensors.targets[places]
+
     def padding_share(self) -> float:
         """Return the share of padding in the computed positions."""
         return 1 - self.real / self.filled if self.filled else 0.0
@@ -274,7 +331,15 @@ def _label_spans(tensors: Tensors, same_as: np.ndarray, tokenizer: Any) -> np.nd
     return spans
 
 
-def causal_loss(model: Any, ids: Any, labels: Any, weights: Any | None = None, positions: Any | None = None) -> Any:
+def causal_loss(
+    model: Any,
+    ids: Any,
+    labels: Any,
+    weights: Any | None = None,
+    positions: Any | None = None,
+    tokens: Any | None = None,
+    targets: Any | None = None,
+) -> Any:
     """Sum the token losses of right-padded `ids` and `labels`, both int64 [rows, width].
 
     There is no attention mask: with padding on the right, causality alone hides it from real tokens, and the attention
@@ -288,16 +353,21 @@ def causal_loss(model: Any, ids: Any, labels: Any, weights: Any | None = None, p
         labels: Token ids to predict, IGNORED where there is no loss.
         weights: Weight of each token's loss, float, broadcast to [rows, width].
         positions: Positions of packed rows.
+        tokens: Tokens [supervised, choices] that each supervised position may have, in place of its label.
+        targets: Their probabilities, float [supervised, choices].
     """
     import torch
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = getattr(inner, inner.base_model_prefix)
     hidden = body(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
-    targets = labels[:, 1:]
-    chosen = targets != IGNORED
+    following = labels[:, 1:]
+    chosen = following != IGNORED
     logits = inner.get_output_embeddings()(hidden[:, :-1][chosen]).float()
-    losses = torch.nn.functional.cross_entropy(logits, targets[chosen], reduction="none")
+    if targets is None:
+        losses = torch.nn.functional.cross_entropy(logits, following[chosen], reduction="none")
+    else:
+        losses = -(targets * logits.log_softmax(-1).gather(1, tokens)).sum(1)
     if weights is not None:
         losses = losses * weights.expand(labels.shape)[:, 1:][chosen]
     return losses.sum()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.training.config import TrainConfig
-from iot_pipeline.training.data import Batches, Plan
+from iot_pipeline.training.data import Batches, Draws, Plan
 from iot_pipeline.training.distributed import Machine
 from iot_pipeline.training.metrics import Clock, count_parameters, mfu, peak_memory_gib
 from iot_pipeline.training.reporter import Reporter, describe_progress
@@ -58,8 +58,18 @@ class Training:
     clock: Clock
     flops_per_token: float
     progress: Progress = field(default_factory=Progress)
+    classes: tuple[Batches, Draws] | None = None  # class rows, and their draws
     begun: int = 0  # steps done by an earlier process
     setup_seconds: float = 0.0
+
+    @property
+    def sources(self) -> list[Batches]:
+        """Batches of everything that training reads, the explained rows first."""
+        return [self.batches, *([self.classes[0]] if self.classes is not None else [])]
+
+    def tokens(self, steps: int) -> int:
+        """Count the tokens of the first `steps` steps, repeats included."""
+        return self.plan.tokens(steps) + (self.classes[1].tokens(steps) if self.classes is not None else 0)
 
     @property
     def ended(self) -> bool:
@@ -98,7 +108,8 @@ def facts(training: Training, validation_loss: float | None) -> dict[str, Any]:
         "kept_step": progress.best_step if progress.best else progress.step,
         "rows_per_step": plan.per_step,
         "rows_read": progress.step * plan.per_step,
-        "tokens_read": plan.tokens(progress.step),
+        "class_rows_read": progress.step * training.config.class_rows,
+        "tokens_read": training.tokens(progress.step),
         "first_loss": round(progress.losses[0], 6),
         "final_loss": round(float(np.mean(progress.losses[-max(1, plan.steps // 20) :])), 6),
         "validation_loss": validation_loss,
@@ -128,10 +139,10 @@ def speed(training: Training) -> dict[str, Any]:
 
     Tokens a second count every row read; MFU counts what was computed: equal rows once.
     """
-    plan, device = training.plan, training.machine.device
+    device = training.machine.device
     seconds = max(training.clock.seconds["train"], 1e-9)
-    read = plan.tokens(training.progress.step) - plan.tokens(training.begun)
-    flops = training.batches.real / seconds * training.flops_per_token
+    read = training.tokens(training.progress.step) - training.tokens(training.begun)
+    flops = sum(batches.real for batches in training.sources) / seconds * training.flops_per_token
     return {
         "tokens_per_second": round(read / seconds, 1),
         "mfu": mfu(flops, training.machine.device_name),

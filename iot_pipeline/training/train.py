@@ -16,7 +16,7 @@ from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import Tensors, load_tensors
 from iot_pipeline.training import checkpoint, state
 from iot_pipeline.training.config import RESULT, TrainConfig, finished, read_config
-from iot_pipeline.training.data import Batches, causal_loss, make_plan
+from iot_pipeline.training.data import Batches, causal_loss, make_draws, make_plan
 from iot_pipeline.training.distributed import find_machine, leave_processes
 from iot_pipeline.training.launch import exit_with_parent
 from iot_pipeline.training.metrics import Clock, count_parameters, flops_per_token
@@ -79,12 +79,19 @@ def setup(config: TrainConfig, pipes: Any | None) -> Training:
         return Batches(tensors, tokenizer, rows, label_weight, pack_tokens, *place, even=config.shard)
 
     batches = batches_of(tensors, config.label_weight)
+    classed = load_tensors(config.classes) if config.classes is not None else None
+    cost = config.class_rows * classed.mean_drawn_length() if classed is not None else 0.0
+    budget = (config.epochs, config.max_steps, config.seed, config.max_tokens, cost)
+    plan = make_plan(lengths, config.step_rows, *budget)
+    classes = None
+    if classed is not None:
+        classes = batches_of(classed, 1.0), make_draws(classed, config.class_rows, plan.steps, config.seed)
     training = Training(
         config=config,
         key=config.identity(),
         machine=machine,
         reporter=Reporter(pipes, config.out, machine.rank == 0),
-        plan=make_plan(lengths, config.step_rows, config.epochs, config.max_steps, config.seed, config.max_tokens),
+        plan=plan,
         model=model,
         parameters=parameters,
         optimiser=torch.optim.AdamW(
@@ -92,6 +99,7 @@ def setup(config: TrainConfig, pipes: Any | None) -> Training:
         ),
         batches=batches,
         validation=batches_of(load_tensors(config.validation), 1.0) if config.validation is not None else None,
+        classes=classes,
         clock=Clock(machine.device),
         flops_per_token=flops_per_token(model, float(lengths.mean()), float(batches.supervised.sum() / lengths.sum())),
     )
@@ -154,8 +162,7 @@ def optimise(training: Training, rate: float) -> float:
     for group in training.optimiser.param_groups:
         group["lr"] = rate
     torch.manual_seed(((config.seed * 1_000_003 + step) * 1_009 + machine.rank) % (1 << 63))
-    rows = training.plan.rows_of(step)
-    total = within_memory(training, batches, lambda: backward(training, rows))
+    total = within_memory(training, batches, lambda: backward(training))
     with training.clock.computing():
         sums = torch.stack([total, torch.full_like(total, batches.halvings - before)])
         machine.sum_gradients(parameters, sums)
@@ -175,18 +182,27 @@ def optimise(training: Training, rate: float) -> float:
     return loss
 
 
-def backward(training: Training, rows: np.ndarray) -> Any:
-    """Run forward and backward on this process's share of `rows`; return its part of the loss."""
+def backward(training: Training) -> Any:
+    """Run forward and backward on this process's share of the next step; return its part of the loss.
+
+    The loss is the mean over the supervised tokens of explained rows, and that over class rows times `class_weight`.
+    """
     import torch
 
-    batches, machine = training.batches, training.machine
-    divisor, total = batches.weight_total(rows), torch.zeros((), device=machine.device)
-    for batch in batches.of(rows):
-        with training.clock.computing():
-            with machine.autocast():
-                loss = causal_loss(training.model, *batch) / divisor
-            loss.backward()
-            total += loss.detach()
+    machine, config, step = training.machine, training.config, training.progress.step
+    rows = training.plan.rows_of(step)
+    parts = [(training.batches, rows, training.batches.weight_total(rows))]
+    if training.classes is not None:
+        batches, draws = training.classes
+        parts.append((batches, draws.rows_of(step), config.class_rows / config.class_weight))
+    total = torch.zeros((), device=machine.device)
+    for batches, rows, divisor in parts:
+        for batch in batches.of(rows):
+            with training.clock.computing():
+                with machine.autocast():
+                    loss = causal_loss(training.model, *batch) / divisor
+                loss.backward()
+                total += loss.detach()
     return total
 
 
@@ -206,7 +222,8 @@ def within_memory(training: Training, batches: Batches, compute: Callable[[], An
             training.optimiser.zero_grad()
             if training.config.shard:  # the others wait for this process's part of the next layer
                 raise UserError(f"out of memory {where} with sharded layers: lower IOT_TRAIN_MICRO_ROWS") from error
-            if not batches.shrink():
+            together = training.sources if batches is training.batches else [batches]
+            if sum(source.shrink() for source in together) == 0:
                 raise UserError(
                     f"out of memory {where} even with one row a forward pass: set IOT_GRADIENT_CHECKPOINTING=true or "
                     "IOT_QUANTISATION=nf4, or take a smaller base"
@@ -217,7 +234,7 @@ def within_memory(training: Training, batches: Batches, compute: Callable[[], An
 def shrink_to(training: Training, halvings: int) -> None:
     """Halve the forward passes to `halvings` in total, in training and in validation."""
     training.progress.halvings = halvings
-    for batches in filter(None, (training.batches, training.validation)):
+    for batches in filter(None, (*training.sources, training.validation)):
         while batches.halvings < halvings and batches.shrink():
             pass
 

@@ -19,20 +19,22 @@ from iot_pipeline.evaluation.study import compare_seeds, stage_pairs
 from iot_pipeline.evaluation.views import Ints, Side, read_side
 from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.reporting import figures
-from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, Trained, staged, unstaged
+from iot_pipeline.vocabulary import CONTROLS, DISTILLED, STAGES, TRACKS, Trained, staged, unstaged
 
 MADE = [staged(name, stage) for name in ("eval_metrics", "explanation_quality", "data_grid") for stage in STAGES]
 SHARES = ("faultless", "numbers_grounded", "values_true", "directions_true")
 BASELINES = {"AutoML": "automl", "LightGBM": "lightgbm"}  # those that come out alike with every seed of training
+PSEUDO = "AutoML-pseudo"  # AutoML that also learnt its own guesses for the train pool, as the distilled student did
 
 
-@dg.asset(group_name="evaluation", deps=["evaluation_split", "automl_baseline", *MADE])
+@dg.asset(group_name="evaluation", deps=["evaluation_split", "automl_baseline", "pseudo_label_baseline", *MADE])
 def study(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Tracks, controls, stages and baselines compared over training seeds (IOT_SEEDS); one seed gives no verdict."""
     with lake.step(context) as step:
         side = read_side(side_records(records_of(step), "test"), step.spec.classes)
         students, left_out = student_arms(step, side)
-        arms = {**students, **baseline_arms(step, side)}
+        guessed = baseline_arms(step, side, {PSEUDO: "automl_pseudo"}, "pseudo_label_baseline")
+        arms = {**students, **baseline_arms(step, side), **guessed}
         result = compare_seeds(side, arms, contrasts(arms), step.settings.data.seed)
         beside = {"left_out": left_out, "explanations": explained(step), "grid": grid_of(step, side, students)}
         step.json("study.json", result | beside)
@@ -86,13 +88,22 @@ def over_seeds(runs: list[Mapping[str, Any]], share: str) -> dict[str, float] | 
     return {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
 
 
-def baseline_arms(step: Step, side: Side, names: Mapping[str, str] = BASELINES) -> dict[str, list[Ints]]:
-    """Read the predictions of baselines at each stage."""
+def baseline_arms(
+    step: Step, side: Side, names: Mapping[str, str] = BASELINES, asset: str = "automl_baseline"
+) -> dict[str, list[Ints]]:
+    """Read the predictions of baselines at each stage.
+
+    Args:
+        step: Step of the study.
+        side: Test side.
+        names: File of each baseline.
+        asset: Asset that has them.
+    """
     return {
         arm_name(name, artefact.partition): [
             predict(align(side, *read_predictions(folder / f"predictions_{file}.parquet", step.spec.classes)))
         ]
-        for artefact, folder in step.inputs("automl_baseline").items()
+        for artefact, folder in step.inputs(asset).items()
         for name, file in names.items()
     }
 
@@ -108,6 +119,8 @@ def contrasts(arms: Collection[str]) -> list[tuple[str, str]]:
         pairs += [(later, earlier) for earlier, later in itertools.combinations(tracks, 2)]
         baselines = [arm_name(name, stage) for name in BASELINES if arm_name(name, stage) in arms]
         pairs += itertools.product(tracks, baselines)
+        if (student := arm_name(DISTILLED, stage)) in arms:
+            pairs += [(student, other) for other in (*baselines, arm_name(PSEUDO, stage)) if other in arms]
         controls = [arm_name(control, stage) for control in CONTROLS if arm_name(control, stage) in arms]
         pairs += itertools.product(controls, [name for name in tracks if name == arm_name(TRACKS[0], stage)])
     return pairs + [pair for track in TRACKS for pair in stage_pairs(STAGES, arms, track)]

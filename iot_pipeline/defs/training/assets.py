@@ -15,6 +15,7 @@ from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of
 from iot_pipeline.defs.partitions import (
     increments_dep,
+    probabilities_deps,
     student_partitions,
     tensor_partitions,
     tensors_dep,
@@ -22,6 +23,7 @@ from iot_pipeline.defs.partitions import (
 )
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
+from iot_pipeline.defs.training.class_rows import write_class_rows
 from iot_pipeline.defs.training.rows import Chats, read_rows, training_rows, validation_rows, write_rows
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import pool_size, side_records, side_texts, stage_texts
@@ -179,7 +181,12 @@ def training_split(stage: str) -> dg.AssetsDefinition:
         name=name,
         partitions_def=partitions,
         automation_condition=inputs_changed,
-        deps=["base_model", "validation_answers", *(increments_dep(track, stage) for track in TRACKS)],
+        deps=[
+            "base_model",
+            "validation_answers",
+            *(increments_dep(track, stage) for track in TRACKS),
+            *probabilities_deps(stage),
+        ],
         check_specs=[dg.AssetCheckSpec(check, asset=name, blocking=True, partitions_def=partitions)],
         description=f"Chat JSONL and tensors of stage {stage}, a prefix of the training order: no row is truncated, "
         "and the loss covers answers only.",
@@ -195,6 +202,8 @@ def training_split(stage: str) -> dg.AssetsDefinition:
             trained = split_tensors(step, chats, "train.jsonl", "train.safetensors", tokenizer)
             chats = validation_rows(step, arm)
             valid = split_tensors(step, chats, "valid.jsonl", "validation.safetensors", tokenizer)
+            if step.settings.student.class_rows:
+                write_class_rows(step, arm, stage, tokenizer)
             step.json("stats.json", asdict(trained.stats))
             problems = [*trained.problems, *(f"validation: {problem}" for problem in valid.problems)]
             step.check(check, not problems, problems="; ".join(problems) or "none")
@@ -283,14 +292,20 @@ def train_config(step: Step, stage: str, trained: Trained, previous: str | None)
     warm = previous if step.settings.student.stage_chain == "warm_start" else None
     values: dict[str, Any] = recipe_of(step, trained.seed) | {
         "base": base_location(step),
-        "tensors": tensors / "train.safetensors",
-        "validation": tensors / "validation.safetensors",
+        **tensor_files(step, tensors),
         "warm_start": step.input(staged("lora_checkpoint", warm), trained.key) if warm else None,
     }
     config = TrainConfig(**values, out=step.lake.root)
     # Only what a checkpoint must agree with: another number of threads or rows a pass must find it again.
     named = json.dumps([step.data_versions, config.steering()], sort_keys=True)
     return config.model_copy(update={"out": work_folder(step, hashlib.sha256(named.encode()).hexdigest()[:16])})
+
+
+def tensor_files(step: Step, tensors: Path) -> dict[str, Path | None]:
+    """Return the files of training tensors that a training reads, by the name of its setting."""
+    classes = tensors / "classes.safetensors" if step.settings.student.class_rows else None
+    files = {"tensors": tensors / "train.safetensors", "validation": tensors / "validation.safetensors"}
+    return {**files, "classes": classes}
 
 
 def recipe_of(step: Step, seed: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from iot_pipeline.defs.inputs import base_location, records_of, texts_of
 from iot_pipeline.defs.partitions import budget_dep, grid_partitions, tensors_of_dep
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, opened_student, work_folder
-from iot_pipeline.defs.training.assets import COMMON, recipe_of
+from iot_pipeline.defs.training.assets import COMMON, recipe_of, tensor_files
 from iot_pipeline.evaluation.evaluate import evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import side_records, side_texts
@@ -78,10 +78,11 @@ def grid_config(step: Step, stage: str) -> tuple[TrainConfig, dict[str, Any]]:
         "max_tokens": budget,
         "max_steps": None,
         "patience": None,
-        "epochs": budget / stats["tokens"] + 1,
+        "epochs": budget / stats["tokens"] + 1,  # class rows cost tokens too, so this is enough
     }
-    files = {name: tensors / f"{file}.safetensors" for name, file in (("tensors", "train"), ("validation",) * 2)}
-    values: dict[str, Any] = recipe_of(step, int(seed)) | ends | files | {"base": base_location(step)}
+    values: dict[str, Any] = (
+        recipe_of(step, int(seed)) | ends | tensor_files(step, tensors) | {"base": base_location(step)}
+    )
     config = TrainConfig(**values, out=step.lake.root)
     named = json.dumps([step.data_versions, config.steering()], sort_keys=True)
     out = work_folder(step, hashlib.sha256(named.encode()).hexdigest()[:16])

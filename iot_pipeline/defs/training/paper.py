@@ -196,7 +196,14 @@ def train_arms(
     """
     read = min(PAPER_RECIPE["epochs"] * rows, step.settings.evaluation.audit_rows)
     steps = max(1, read // PAPER_RECIPE["step_rows"])
-    fixed = {"evaluate_every": None, "patience": None, "keep": "last", "max_tokens": None, "base": base_location(step)}
+    fixed = {
+        "evaluate_every": None,
+        "patience": None,
+        "keep": "last",
+        "max_tokens": None,
+        "class_rows": 0,
+        "base": base_location(step),
+    }
     fixed |= {"step_rows": PAPER_RECIPE["step_rows"], "max_steps": steps}
     configs = []
     for name, (file, changes) in arms.items():
