@@ -1,5 +1,6 @@
 """Class rows: each distinct flow as a question for its class alone, answered by a distribution over the classes."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,13 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.serialise import NUMBER
 from iot_pipeline.models.tokenizer import LABEL_LINE, encode, literal, prompt_text
 from iot_pipeline.sft.tensors import IGNORED, Tensors
+
+# Chosen on RT-IoT2022's validation side at 10K (450 steps, rank 64): macro-F1 0.696 without, 0.732 with masked copies.
+MOST_MASKED = 0.3
+CELL = re.compile(rf": {NUMBER}(?: p\d{{1,3}})?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,28 @@ def labelled(rows: Iterable[tuple[str, str, str]], classes: Sequence[str]) -> Qu
     shares = np.array([counts / counts.sum() for counts in labels.values()])
     weights = [sum(count / of_group[group] ** 0.5 for group, count in of_text[text].items()) for text in labels]
     return Questions(list(labels), shares, np.array(weights))
+
+
+def masked(questions: Questions, copies: int, seed: int) -> Questions:
+    """Return the questions, each followed by copies in which random features have `?` in place of their values.
+
+    A copy masks a share of the features that is itself drawn evenly from 0 to MOST_MASKED, so that no single feature
+    decides a class. A flow's weight is shared out over itself and its copies. Only texts of one feature a line are
+    masked; a compact one is returned as it is.
+    """
+    random = np.random.default_rng([seed, 11])
+    texts, places = [], []
+    for place, text in enumerate(questions.texts):
+        drawn = [text, *(_masked(text, random) for _ in range(copies))] if CELL.search(text) else [text]
+        texts += drawn
+        places += [place] * len(drawn)
+    counts = np.bincount(places, minlength=len(questions.texts))
+    return Questions(texts, questions.shares[places], (questions.weights / counts)[places])
+
+
+def _masked(text: str, random: np.random.Generator) -> str:
+    rate = MOST_MASKED * random.random()
+    return CELL.sub(lambda cell: ": ?" if random.random() < rate else cell[0], text)
 
 
 def balanced(questions: Questions, power: float) -> np.ndarray:

@@ -77,7 +77,7 @@ class TrainConfig(Execution):
 
     @model_validator(mode="after")
     def measured(self) -> Self:
-        """Require the data that values use: validation tensors for `keep` and `patience`, class rows if there are any."""
+        """Require the files that values use: validation tensors for `keep` and `patience`, those of class rows."""
         chooses = self.keep == "best" or self.patience is not None
         if chooses and (self.evaluate_every is None or self.validation is None):
             raise ValueError("keep best and patience need evaluate_every and validation tensors")

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.models.tokenizer import LABEL_LINE, encode, load_tokenizer, prompt_text
-from iot_pipeline.sft.class_rows import Questions, balanced, build_class_tensors, labelled
+from iot_pipeline.sft.class_rows import Questions, balanced, build_class_tensors, labelled, masked
 from iot_pipeline.sft.tensors import IGNORED, Tensors, load_tensors
 from iot_pipeline.training.data import Batches, causal_loss, make_draws
 from iot_pipeline_tests.tiny_model import flow_texts, make_base
@@ -68,9 +67,7 @@ def test_a_classs_draws_are_its_mass_to_the_power(pairs: list[tuple[int, float]]
 @given(
     st.lists(st.floats(0.01, 10), min_size=1, max_size=30), st.integers(1, 8), st.integers(1, 20), st.integers(0, 99)
 )
-def test_each_row_is_drawn_as_often_as_its_share_says(
-    draw: list[float], per_step: int, steps: int, seed: int
-) -> None:
+def test_each_row_is_drawn_as_often_as_its_share_says(draw: list[float], per_step: int, steps: int, seed: int) -> None:
     rows = [(np.arange(3), np.arange(3))] * len(draw)
     flat = Tensors.of(rows)
     drawn = make_draws(Tensors(flat.input_ids, flat.labels, flat.offsets, draw=np.array(draw)), per_step, steps, seed)
@@ -94,6 +91,8 @@ def test_a_row_asks_for_the_class_where_it_is_scored(tmp_path: Path, world: tupl
 def test_the_loss_of_names_of_one_token_is_the_cross_entropy_of_the_distribution(
     tmp_path: Path, world: tuple[Any, Any]
 ) -> None:
+    import torch
+
     tokenizer, model = world
     singles = [" n", " s", " t"]  # bytes are tokens
     names = [name.strip() for name in singles]
@@ -111,7 +110,7 @@ def test_the_loss_of_names_of_one_token_is_the_cross_entropy_of_the_distribution
         same = [s for s, t in zip(share, tokens, strict=True) if t[:depth] == tokens[0][:depth]]
         for s, t in zip(share, tokens, strict=True):
             if t[:depth] == tokens[0][:depth]:
-                wanted -= s / sum(same) * float(at[t[depth]])
+                wanted -= s / sum(same) * float(at[t[depth]].detach())
     assert loss == pytest.approx(wanted, rel=1e-5)
 
 
@@ -132,3 +131,23 @@ def test_a_longer_row_than_allowed_is_named(tmp_path: Path, world: tuple[Any, An
     questions = Questions(flow_texts(1, seed=5), np.array([[1.0, 0, 0]]), np.ones(1))
     with pytest.raises(UserError, match="IOT_MAX_LENGTH=16"):
         build_class_tensors([(questions, 1.0)], NAMES, 0.5, world[0], 16, tmp_path / "c.safetensors")
+
+
+@given(st.integers(0, 5), st.integers(0, 99))
+def test_masked_copies_share_their_flows_weight_and_keep_every_name(copies: int, seed: int) -> None:
+    texts = ["a: 1.5 p3\nb.c: -2e-05 p100\nd: 0 p50", "a: 7 p9\nb.c: 1 p1\nd: 2 p2"]
+    found = masked(Questions(texts, np.eye(2), np.array([4.0, 1.0])), copies, seed)
+    assert len(found.texts) == 2 * (copies + 1)
+    assert found.weights @ found.shares == pytest.approx([4, 1])
+    for text, share in zip(found.texts, found.shares, strict=True):
+        own = texts[int(share.argmax())].split("\n")
+        lines = text.split("\n")
+        assert all(line == whole or line == f"{whole.split(':')[0]}: ?" for line, whole in zip(lines, own, strict=True))
+    assert set(texts) <= set(found.texts)
+
+
+def test_some_values_are_masked() -> None:
+    text = "\n".join(f"f{n}: {n} p{n}" for n in range(20))
+    found = masked(Questions([text], np.ones((1, 1)), np.ones(1)), 50, 3)
+    share = np.mean([other.count("?") / 20 for other in found.texts[1:]])
+    assert 0.1 < share < 0.2

@@ -15,7 +15,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.flows.dataset import side_texts
 from iot_pipeline.models.tokenizer import LABEL_LINE
-from iot_pipeline.sft.class_rows import Questions, build_class_tensors, labelled
+from iot_pipeline.sft.class_rows import Questions, build_class_tensors, labelled, masked
 from iot_pipeline.sft.controls import Row, label_of
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.vocabulary import DISTILLED, stages_up_to
@@ -36,6 +36,7 @@ def write_class_rows(step: Step, arm: str, stage: str, tokenizer: Any) -> None:
     parts = [(questions, 1.0)]
     if arm == DISTILLED:
         parts = distilled(step, questions, {text: group for text, group, _ in triples}, stage)
+    parts[0] = masked(parts[0][0], student.class_copies, step.settings.data.seed), parts[0][1]
     told = build_class_tensors(
         parts, classes, student.class_power, tokenizer, student.max_length, step.folder / "classes.safetensors"
     )
