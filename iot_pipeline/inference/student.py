@@ -139,7 +139,8 @@ class Student:
         started = last = time.perf_counter()
         done = 0
         with torch.inference_mode():
-            for rows in _buckets([len(row) for row in ids], batch_tokens):
+            lengths = [len(row) for row in ids]
+            for rows in _buckets(lengths, batch_tokens, self._window_binds(max(lengths, default=0), tree)):
                 scores[rows] = self._score([ids[row] for row in rows], tree, len(classes))
                 done += len(rows)
                 now = time.perf_counter()
@@ -217,6 +218,14 @@ class Student:
                 done = min(first + batch, len(order))
                 log(f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second")
         return out
+
+    def _window_binds(self, longest: int, tree: dict[tuple[int, ...], _Node]) -> bool:
+        """True if a row and a name exceed the window that some layers attend to (Gemma 3: 512 or 1,024 tokens).
+
+        The padding between a row and a name would count in that window, so such rows must have one length in a batch.
+        """
+        window = getattr(self.model.config, "sliding_window", None)
+        return window is not None and longest + max(map(len, tree)) > window
 
     @cached_property
     def _number_tokens(self) -> NumberTokens:
@@ -319,12 +328,13 @@ def _tree(names: list[list[int]]) -> dict[tuple[int, ...], _Node]:
     return tree
 
 
-def _buckets(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Group rows of similar length into batches of at most `batch_tokens` padded tokens."""
+def _buckets(lengths: list[int], batch_tokens: int, equal: bool = False) -> list[list[int]]:
+    """Group rows of similar, or equal, length into batches of at most `batch_tokens` padded tokens."""
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     batches: list[list[int]] = []
     for row in order:
-        if batches and lengths[row] * (len(batches[-1]) + 1) <= batch_tokens:
+        fits = batches and lengths[row] * (len(batches[-1]) + 1) <= batch_tokens
+        if fits and not (equal and lengths[row] != lengths[batches[-1][0]]):
             batches[-1].append(row)
         else:
             batches.append([row])

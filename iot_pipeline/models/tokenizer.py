@@ -8,7 +8,6 @@ Only the chat template writes control tokens. `literal` therefore marks where su
 and `encode` encodes the pieces separately, so that none holds a complete name. Other text is encoded as usual.
 """
 
-import datetime
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -25,9 +24,13 @@ from iot_pipeline.models.folder import base_folder, read_settings
 # ChatML's, of the tiny base; those of any base are in its `chat_form`.
 END_OF_TURN = "<|im_end|>"
 START_OF_TURN = "<|im_start|>"
-# Some templates (Llama 3, SmolLM3) write today's date into every prompt: a flow's prompt would change every day.
-DAY = datetime.datetime(2024, 7, 26)
-OPTIONS: dict[str, Any] = {"enable_thinking": False, "thinking": False, "strftime_now": DAY.strftime}
+# Some templates (Llama 3, SmolLM3) write today's date into every prompt: a flow's prompt would change every day. This
+# takes the place of the clock in the template itself, because transformers passes no function on to one.
+CLOCK = "strftime_now"
+STOPPED = (
+    "{% macro strftime_now(form) %}{{ form | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July')"
+    " | replace('%m', '07') | replace('%Y', '2024') }}{% endmacro %}"
+)
 EMPTY_THOUGHT = re.compile(r"\s*<(\w+)>\s*</\1>\s*")
 LABEL_LINE = "CLASSIFICATION:"
 LINE = re.compile(rf"^{LABEL_LINE}", re.MULTILINE)
@@ -105,10 +108,13 @@ def _form(tokenizer: Any, _template: str) -> ChatForm:
 
 
 def _render(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
-    """Render turns by the chat template without thinking and on DAY; UserError if the template refuses them."""
-    options = {"tokenize": False, "add_generation_prompt": add_generation_prompt} | OPTIONS
+    """Render turns by the chat template without thinking and without a clock; UserError if the template refuses."""
+    template = tokenizer.get_chat_template()
+    options = {"tokenize": False, "enable_thinking": False, "thinking": False}
+    if CLOCK in template:
+        options["chat_template"] = STOPPED + template
     try:
-        return str(tokenizer.apply_chat_template(turns, **options))
+        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=add_generation_prompt, **options))
     except TemplateError as error:
         raise UserError(
             f"IOT_BASE_MODEL: its chat template refuses a user's turn and its answer: {first_line(error)}"
