@@ -90,7 +90,7 @@ class TeacherSettings(Section):
 class StudentSettings(Section):
     """Base model, and the recipe of its training."""
 
-    base_model: str = Field("tiny", description="tiny (built here), a hub id, or a folder")
+    base_model: str = Field("tiny", description="tiny (built here), smollm2 (from a package), a hub id, or a folder")
     seeds: Annotated[list[int] | None, CommaSeparated] = Field(
         None, min_length=1, description="training seeds, comma separated; unset: IOT_SEED"
     )
@@ -354,7 +354,7 @@ def _absolute(name: str, value: Any) -> Any:
         if name == "dataset":
             return part.endswith((".yaml", ".yml"))
         if name in ("base_model", "audit_tokenizer"):
-            return part != "tiny" and Path(part).expanduser().is_dir()
+            return part not in ("tiny", "smollm2") and Path(part).expanduser().is_dir()
         return part not in ("", "simulate") and "://" not in part
 
     def placed(part: str) -> str:

@@ -45,5 +45,5 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
         lake.verified(artefact)
         versions[str(artefact)], provenance = manifest.data_version, manifest.provenance
     named = json.loads((lake.folder(base) / "base.json").read_text())
-    location = str(lake.folder(base) / named["name"]) if named["kind"] == "tiny" else str(named["name"])
+    location = str(named["name"]) if named["kind"] == "given" else str(lake.folder(base) / "model")
     return Checkpoint(adapter, location, named["name"], lake.folder(adapter), versions, provenance.get("labels", []))

@@ -18,6 +18,7 @@ from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.folder import in_hub_cache
+from iot_pipeline.models.smollm2 import SMOLLM2, SMOLLM2_LABEL, source_of_smollm2
 from iot_pipeline.settings import Settings, api_key
 from iot_pipeline.teacher.store.database import SETTING, shown
 from iot_pipeline.teacher.store.store import Store, exists
@@ -149,6 +150,8 @@ def _base(settings: Settings) -> Finding:
     if base == "tiny":
         return Finding("student", "note", "a tiny Qwen2 built here; no match for a real base model")
     try:
+        if base == SMOLLM2:
+            return Finding("student", "ok", f"{SMOLLM2_LABEL}; {source_of_smollm2(settings.base_cache_path)}")
         if not Path(base).exists() and not in_hub_cache(base):
             return Finding("student", "note", f"base model {base} comes from the hub at first use; examined then")
         facts = check_base(base, download=False)

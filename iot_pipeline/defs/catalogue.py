@@ -46,7 +46,7 @@ KINDS = {
 KINDS_OF_GROUP = {"quality": {"duckdb"}, "prompts": {"markdown"}, "evaluation": {"pytorch"}, "report": {"markdown"}}
 # What these are made by, named one by one: hours follow, so nothing else of their group may make them stale.
 CODE = {
-    "base_model": ("iot_pipeline.tiny_base.__main__",),
+    "base_model": ("iot_pipeline.tiny_base.__main__", "iot_pipeline.models.smollm2"),
     "training_split": (
         "iot_pipeline.defs.training.class_rows",
         "iot_pipeline.sft.check",

@@ -61,4 +61,4 @@ def base_location(step: Reader) -> str:
     """Return folder or hub id of the base model."""
     folder = step.input("base_model")
     base = json.loads((folder / "base.json").read_text())
-    return str(folder / base["name"]) if base["kind"] == "tiny" else str(base["name"])
+    return str(base["name"]) if base["kind"] == "given" else str(folder / "model")

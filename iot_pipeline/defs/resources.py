@@ -16,6 +16,7 @@ import dagster as dg
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.check import check_base
+from iot_pipeline.models.smollm2 import SMOLLM2, smollm2_base
 from iot_pipeline.settings import settings
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.request import EMBEDDED, EMBEDDED_MODEL, is_embedded
@@ -52,6 +53,8 @@ class TeacherResource(dg.ConfigurableResource):
         answers that no student could be trained on.
         """
         base = settings().student.base_model  # not recorded: another base leaves the answers as they are
+        if base == SMOLLM2:
+            base = str(smollm2_base(settings().base_cache_path, step.log))
         if base != TINY:
             check_base(base)
         # Recorded because they decide the answers: the teacher, and the rules of the embedded one. Limits, budget and

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
 from iot_pipeline.models.loading import load_adapter, load_base
-from iot_pipeline.models.tokenizer import END_OF_TURN, LABEL_LINE, encode, literal, load_tokenizer, pad_id, prompt_text
+from iot_pipeline.models.tokenizer import LABEL_LINE, encode, end_of_turn, literal, load_tokenizer, pad_id, prompt_text
 
 _Node = dict[int, list[int]]  # of the label tree: next token -> numbers of the names that continue so
 _STOP = -1  # token of a node: this name ends here though another continues
@@ -90,7 +91,14 @@ class Student:
             torch.cuda.empty_cache()
 
     def save(self, folder: Path) -> None:
-        """Write model (safetensors) and tokeniser as a folder that any transformers program can load."""
+        """Write model (safetensors) and tokeniser as a folder that any transformers program can load.
+
+        Generation there stops at the end of turn too: bases that never saw a chat stop at the end of a text alone.
+        """
+        end, stops = end_of_turn(self.tokenizer), self.model.generation_config.eos_token_id
+        known = stops if isinstance(stops, list) else [] if stops is None else [stops]
+        if end not in known:
+            self.model.generation_config.eos_token_id = [end, *known]
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -120,15 +128,19 @@ class Student:
 
         if not classes or len(set(classes)) != len(classes):
             raise UserError("classes to score: give at least one, and each once")
-        tree = _tree([self._ids(f" {name}") for name in classes])
+        # A name is encoded behind its line, as in training: alone, some tokenisers put a space of their own before it.
+        lines = [self._ids(f"{LABEL_LINE} {name}") for name in classes]
+        together = takewhile(lambda tokens: len(set(tokens)) == 1, zip(self._ids(LABEL_LINE), *lines, strict=False))
+        begun = [tokens[0] for tokens in together]
+        tree = _tree([line[len(begun) :] for line in lines])
         distinct = {text: place for place, text in enumerate(dict.fromkeys(prompts))}
-        line = self._ids(LABEL_LINE)
-        ids = [prompt + line for prompt in self._prompts(list(distinct))]
+        ids = [prompt + begun for prompt in self._prompts(list(distinct))]
         scores = np.empty((len(ids), len(classes)))
         started = last = time.perf_counter()
         done = 0
         with torch.inference_mode():
-            for rows in _buckets([len(row) for row in ids], batch_tokens):
+            lengths = [len(row) for row in ids]
+            for rows in _buckets(lengths, batch_tokens, self._window_binds(max(lengths, default=0), tree)):
                 scores[rows] = self._score([ids[row] for row in rows], tree, len(classes))
                 done += len(rows)
                 now = time.perf_counter()
@@ -171,7 +183,7 @@ class Student:
         if grounded_in is not None and len(grounded_in) != len(prompts):
             raise UserError("grounded decoding needs one flow text for each prompt")
         heads = list(answers) if answers is not None else [""] * len(prompts)
-        end = int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN))
+        end = end_of_turn(self.tokenizer)
         ids = [prompt + self._ids(head) for prompt, head in zip(self._prompts(prompts), heads, strict=True)]
         order = sorted(range(len(ids)), key=lambda place: (len(ids[place]), place))
         out: list[tuple[str, bool]] = [("", False)] * len(ids)
@@ -206,6 +218,14 @@ class Student:
                 done = min(first + batch, len(order))
                 log(f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second")
         return out
+
+    def _window_binds(self, longest: int, tree: dict[tuple[int, ...], _Node]) -> bool:
+        """True if a row and a name exceed the window that some layers attend to (Gemma 3: 512 or 1,024 tokens).
+
+        The padding between a row and a name would count in that window, so such rows must have one length in a batch.
+        """
+        window = getattr(self.model.config, "sliding_window", None)
+        return window is not None and longest + max(map(len, tree)) > window
 
     @cached_property
     def _number_tokens(self) -> NumberTokens:
@@ -308,12 +328,13 @@ def _tree(names: list[list[int]]) -> dict[tuple[int, ...], _Node]:
     return tree
 
 
-def _buckets(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Group rows of similar length into batches of at most `batch_tokens` padded tokens."""
+def _buckets(lengths: list[int], batch_tokens: int, equal: bool = False) -> list[list[int]]:
+    """Group rows of similar, or equal, length into batches of at most `batch_tokens` padded tokens."""
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     batches: list[list[int]] = []
     for row in order:
-        if batches and lengths[row] * (len(batches[-1]) + 1) <= batch_tokens:
+        fits = batches and lengths[row] * (len(batches[-1]) + 1) <= batch_tokens
+        if fits and not (equal and lengths[row] != lengths[batches[-1][0]]):
             batches[-1].append(row)
         else:
             batches.append([row])

@@ -7,7 +7,7 @@ from typing import Any
 from iot_pipeline.errors import UserError
 from iot_pipeline.models.folder import base_folder, weight_files
 from iot_pipeline.models.loading import describe_base, load_base
-from iot_pipeline.models.tokenizer import load_tokenizer, pad_id, template_controls
+from iot_pipeline.models.tokenizer import end_of_turn, load_tokenizer, pad_id, template_controls
 
 CHUNK = 1 << 24  # values checked at a time: 64 MiB of fp32
 
@@ -18,7 +18,8 @@ def check_base(base: str, download: bool = True) -> dict[str, Any]:
     Every tensor of the model must be present in its shape (a tied output may be absent) and hold finite numbers. Only
     vectors may be all zeros, as a bias may start at 0. The embedding must have a row for every token.
     `base` is a folder or hub id; `download` fetches what the local cache lacks. Returns what `describe_base` does,
-    `parameters`, and `unused_tensors`: the number of tensors that the model ignores. UserError says how to mend a base.
+    `parameters`, `unused_tensors` (number of tensors that the model ignores), and its tokens `end_of_turn` and
+    `padding`. UserError says how to mend a base.
     """
     facts = describe_base(base, download)
     folder = base_folder(base, download)
@@ -33,7 +34,7 @@ def _check_content(base: str, folder: Path, _state: tuple[Any, ...]) -> dict[str
     import torch
 
     tokenizer = load_tokenizer(folder)
-    pad_id(tokenizer)
+    end, pad = tokenizer.convert_ids_to_tokens([end_of_turn(tokenizer), pad_id(tokenizer)])
     template_controls(tokenizer)
     headers = _shapes(base, folder)
     model, unused = load_base(str(folder), torch.float32, device="meta")
@@ -45,7 +46,8 @@ def _check_content(base: str, folder: Path, _state: tuple[Any, ...]) -> dict[str
         )
     for path, names in headers.items():
         _check_values(base, path, [name for name in names if name not in unused])
-    return {"parameters": sum(p.numel() for p in model.parameters()), "unused_tensors": len(unused)}
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"parameters": parameters, "unused_tensors": len(unused), "end_of_turn": end, "padding": pad}
 
 
 def _shapes(base: str, folder: Path) -> dict[Path, list[str]]:

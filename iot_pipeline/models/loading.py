@@ -14,6 +14,7 @@ from iot_pipeline.models.tokenizer import first_line, load_tokenizer
 
 ADAPTER = "adapter_model.safetensors"
 NAMED = 3  # tensors listed in an error
+SCALED = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # Gemma 2, Granite, Cohere
 
 
 def attention_kernel(device: Any, dtype: Any) -> str:
@@ -51,6 +52,11 @@ def describe_base(base: str, download: bool = True) -> dict[str, Any]:
         raise UserError(
             f"IOT_BASE_MODEL: {base!r} is quantised already ({method}); take the model that it was made from "
             "(IOT_QUANTISATION=nf4 packs that one as it is loaded)"
+        )
+    if scaled := [name for name in SCALED if getattr(config, name, None) not in (None, 1)]:
+        raise UserError(
+            f"IOT_BASE_MODEL: {base!r} changes its output after the last layer ({scaled[0]} in config.json), which "
+            "neither the training nor the scoring of labels does here; take another base"
         )
     load_tokenizer(folder)
     return {

@@ -11,15 +11,27 @@ and `encode` encodes the pieces separately, so that none holds a complete name. 
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.models.folder import base_folder, read_settings
 
+# ChatML's, of the tiny base; those of any base are in its `chat_form`.
 END_OF_TURN = "<|im_end|>"
 START_OF_TURN = "<|im_start|>"
+# Some templates (Llama 3, SmolLM3) write today's date into every prompt: a flow's prompt would change every day. This
+# takes the place of the clock in the template itself, because transformers passes no function on to one.
+CLOCK = "strftime_now"
+STOPPED = (
+    "{% macro strftime_now(form) %}{{ form | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July')"
+    " | replace('%m', '07') | replace('%Y', '2024') }}{% endmacro %}"
+)
+EMPTY_THOUGHT = re.compile(r"\s*<(\w+)>\s*</\1>\s*")
 LABEL_LINE = "CLASSIFICATION:"
 LINE = re.compile(rf"^{LABEL_LINE}", re.MULTILINE)
 # Code points that Unicode reserves for a program's internal use; an OWN that occurs in data is written as ESCAPED.
@@ -27,7 +39,7 @@ CUT, OWN, ESCAPED = "\ufdd0\ufdd2", "\ufdd0", "\ufdd0\ufdd1"
 
 
 def load_tokenizer(folder_or_id: str | Path) -> Any:
-    """Load the tokeniser of a folder or hub id; UserError if it lacks ChatML's `<|im_end|>` or a chat template.
+    """Load the tokeniser of a folder or hub id; UserError if it has no chat template, or none of a form used here.
 
     AutoTokenizer would load our own `tokenizer.json` beside a Qwen2 `config.json` as Qwen2Tokenizer, with Qwen2's
     pre-tokeniser: other ids for the same text, and no error. A folder whose `tokenizer_config.json` names the plain
@@ -43,22 +55,91 @@ def load_tokenizer(folder_or_id: str | Path) -> Any:
         tokenizer: Any = kind.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for a file that it cannot parse
         raise UserError(f"IOT_BASE_MODEL: no tokenizer in {str(folder_or_id)!r}: {first_line(error)}") from error
-    if tokenizer.convert_tokens_to_ids(END_OF_TURN) in (None, tokenizer.unk_token_id):
-        raise UserError(f"IOT_BASE_MODEL: the tokenizer of {str(folder_or_id)!r} has no {END_OF_TURN} token")
     if not tokenizer.chat_template:
         raise UserError(f"IOT_BASE_MODEL: the tokenizer of {str(folder_or_id)!r} has no chat template")
+    tokenizer.clean_up_tokenization_spaces = False  # Llama 3 asks for it: " ." would be decoded as "."
+    chat_form(tokenizer)
     return tokenizer
 
 
+class ChatForm(NamedTuple):
+    """Form of a base's chats, read off its template; ids of tokens, and texts between prompt and answer.
+
+        prompt   ... <start>assistant\\n <think></think>
+        chat     ... <start>assistant\\n ANSWER <end>       here `dropped` is `<think></think>`, `end` is <end>
+
+    end: end of turn. mark: last control token of a prompt. added: text that a chat has between prompt and answer.
+    dropped: text at the prompt's end that a chat lacks.
+    """
+
+    end: int
+    mark: int
+    added: str
+    dropped: str
+
+
+def chat_form(tokenizer: Any) -> ChatForm:
+    """Derive the form of chats from the template; UserError if prompt, answer and end of turn cannot be told apart."""
+    return _form(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=8)
+def _form(tokenizer: Any, _template: str) -> ChatForm:
+    user, answer = {"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}
+    prompt = _render(tokenizer, [user], add_generation_prompt=True)
+    before, found, after = _render(tokenizer, [user, answer]).rpartition("ANSWER")
+    added, dropped = before.removeprefix(prompt), prompt.removeprefix(before)
+    known = before.startswith(prompt) or (prompt.startswith(before) and EMPTY_THOUGHT.fullmatch(dropped))
+    if not found or not known:
+        raise UserError(
+            "IOT_BASE_MODEL: its chat template's prompt is not the beginning of its whole conversation, so the answer "
+            f"cannot be told from the prompt (which ends with {prompt[-40:]!r}); use a base with another template"
+        )
+    added = added if before.startswith(prompt) else ""
+    controls = set(control_tokens(tokenizer).values())
+    head, tail = ([token for token in ids if token in controls] for ids in encode(tokenizer, [prompt + added, after]))
+    if not head or not tail:
+        missing = "ends an answer without" if head else "begins an answer without"
+        raise UserError(
+            f"IOT_BASE_MODEL: its chat template {missing} a control token; use a base with another template"
+        )
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id in tail else tail[0]
+    return ChatForm(int(end), head[-1], added, dropped if not before.startswith(prompt) else "")
+
+
+def _render(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
+    """Render turns by the chat template without thinking and without a clock; UserError if the template refuses."""
+    template = tokenizer.get_chat_template()
+    options = {"tokenize": False, "enable_thinking": False, "thinking": False}
+    if CLOCK in template:
+        options["chat_template"] = STOPPED + template
+    try:
+        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=add_generation_prompt, **options))
+    except TemplateError as error:
+        raise UserError(
+            f"IOT_BASE_MODEL: its chat template refuses a user's turn and its answer: {first_line(error)}"
+        ) from error
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """Return the id of the control token that ends an answer."""
+    return chat_form(tokenizer).end
+
+
 def pad_id(tokenizer: Any) -> int:
-    """Return the padding token's id; never that of the end of turn, because then the student would unlearn to stop."""
-    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
-    pad: int | None = tokenizer.pad_token_id
-    if pad is None or pad == end:
-        pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    if pad is None or pad == end:
-        raise UserError("IOT_BASE_MODEL: the tokenizer has no padding token distinct from its end of turn")
-    return pad
+    """Return the padding token's id; never that of the end of turn.
+
+    Here labels are made before padding, and padding is masked, but other trainers mask every padding token: an adapter
+    trained further by them would unlearn to stop. Llama 3 names no padding token, SmolLM2 its end of turn.
+    """
+    end, names = end_of_turn(tokenizer), control_tokens(tokenizer)
+    spare = [
+        names[name] for kind in ("endoftext", "pad", "reserved", "unused") for name in names if kind in name.lower()
+    ]
+    for token in (tokenizer.pad_token_id, *spare, tokenizer.unk_token_id, tokenizer.eos_token_id):
+        if token is not None and token != end:
+            return int(token)
+    raise UserError("IOT_BASE_MODEL: the tokenizer has no padding token distinct from its end of turn")
 
 
 def control_tokens(tokenizer: Any) -> dict[str, int]:
@@ -76,9 +157,17 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
 
 def literal(tokenizer: Any, text: str) -> str:
     """Mark data so that `encode` reads the names of control tokens in it as plain text."""
-    names = "|".join(re.escape(name) for name in control_tokens(tokenizer))
+    names = _control_names(tokenizer, len(tokenizer))
     text = text.replace(OWN, ESCAPED)
-    return re.sub(rf"(?=(?:{names}))(.)", rf"\1{CUT}", text, flags=re.DOTALL) if names else text
+    return names.sub(rf"\1{CUT}", text) if names else text
+
+
+@lru_cache(maxsize=8)
+def _control_names(tokenizer: Any, _tokens: int) -> re.Pattern[str] | None:
+    """Return the pattern of a control token's first character; Gemma has 6,400 of them, so they are tried last."""
+    names = sorted(control_tokens(tokenizer))
+    firsts = "".join({re.escape(name[0]): None for name in names})
+    return re.compile(rf"(?=[{firsts}])(?=(?:{'|'.join(map(re.escape, names))}))(.)", re.DOTALL) if names else None
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -92,26 +181,28 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def prompt_text(tokenizer: Any, user: str) -> str:
     """Render the prompt of one user turn by the chat template, up to where the assistant begins; for `encode`."""
     turns = [{"role": "user", "content": literal(tokenizer, user)}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    return _render(tokenizer, turns, add_generation_prompt=True) + chat_form(tokenizer).added
 
 
 def chat_texts(tokenizer: Any, user: str, answer: str) -> tuple[str, str]:
     """Render prompt and answer of a chat by its template, each for `encode`; together they are the whole conversation.
 
+    An empty thought that the template writes into prompts alone stays in the prompt: answers are asked for with it.
     UserError if the template renders the prompt differently when an answer follows.
     """
     head = prompt_text(tokenizer, user)
+    begun = head.removesuffix(chat_form(tokenizer).dropped)
     turns = [
         {"role": "user", "content": literal(tokenizer, user)},
         {"role": "assistant", "content": literal(tokenizer, answer)},
     ]
-    whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    if not whole.startswith(head):
+    whole = _render(tokenizer, turns)
+    if not whole.startswith(begun):
         raise UserError(
             "the chat template's prompt is not the beginning of its whole conversation, so the answer cannot "
-            f"be told from the prompt (flow beginning {user[:60]!r}); use a base with a ChatML template"
+            f"be told from the prompt (flow beginning {user[:60]!r}); use a base with another template"
         )
-    return head, whole[len(head) :]
+    return head, whole[len(begun) :]
 
 
 def template_controls(tokenizer: Any) -> int:
@@ -121,11 +212,11 @@ def template_controls(tokenizer: Any) -> int:
     """
     controls = list(control_tokens(tokenizer).values())
     before, after = encode(tokenizer, chat_texts(tokenizer, "x", "x"))
-    end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
+    end = end_of_turn(tokenizer)
     if after.count(end) != 1:
         raise UserError(
-            f"IOT_BASE_MODEL: its chat template ends an answer with {after.count(end)} {END_OF_TURN} in place of one; "
-            "use a base with a ChatML template"
+            f"IOT_BASE_MODEL: its chat template ends an answer with {after.count(end)} "
+            f"{tokenizer.convert_ids_to_tokens(end)} in place of one; use a base with another template"
         )
     return sum(token in controls for token in [*before, *after[: after.index(end) + 1]])
 

@@ -113,7 +113,7 @@ def _front_matter(facts: Facts, partition: Partition) -> dict[str, Any]:
         "tags": ["iot", "intrusion-detection", "lora", "iot_pipeline"],
         "datasets": [data.name or "unknown"],
     }
-    if base.get("kind") == "given":
+    if base.get("kind") in ("given", "smollm2"):
         values["base_model"] = base["name"]
         values["license_name"] = "that of the base model and of the data"
     scored = facts.evaluation.get(partition, {"views": {}})["views"].get("distinct")

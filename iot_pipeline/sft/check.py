@@ -5,14 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iot_pipeline.models.tokenizer import (
-    END_OF_TURN,
-    START_OF_TURN,
-    LabelFinder,
-    control_tokens,
-    pad_id,
-    template_controls,
-)
+from iot_pipeline.models.tokenizer import LabelFinder, chat_form, control_tokens, pad_id, template_controls
 from iot_pipeline.sft.tensors import IGNORED, Tensors, TensorStats, load_tensors, statistics
 
 
@@ -35,7 +28,7 @@ def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None 
         rows: Expected number of rows, if known.
     """
     tensors = load_tensors(path)
-    start, end = (int(tokenizer.convert_tokens_to_ids(token)) for token in (START_OF_TURN, END_OF_TURN))
+    end, mark, _added, _dropped = chat_form(tokenizer)
     problems: list[str] = []
     spans = np.diff(tensors.offsets)
     if tensors.offsets[0] != 0 or tensors.offsets[-1] != len(tensors.input_ids) or (spans <= 0).any():
@@ -54,7 +47,7 @@ def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None 
         problems.append(f"{missing} rows do not supervise their label and exactly one end of turn")
     if stats.longest > max_length:
         problems.append(f"the longest row has {stats.longest} tokens, more than {max_length}")
-    if prompt_rows := _rows_with_prompt_in_loss(tensors, start):
+    if prompt_rows := _rows_with_prompt_in_loss(tensors, mark):
         problems.append(f"{prompt_rows} rows have prompt tokens in the loss")
     expected = template_controls(tokenizer)
     controls = np.isin(tensors.input_ids, list(control_tokens(tokenizer).values()))
@@ -67,12 +60,12 @@ def check_tensors(path: Path, tokenizer: Any, max_length: int, rows: int | None 
     return TensorCheck(problems, stats)
 
 
-def _rows_with_prompt_in_loss(tensors: Tensors, start: int) -> int:
-    """Count rows with a supervised position before the last turn's header, or a gap in the answer."""
+def _rows_with_prompt_in_loss(tensors: Tensors, mark: int) -> int:
+    """Count rows with a supervised position before the prompt's last control token `mark`, or a gap in the answer."""
     bad = 0
     for ids, labels in map(tensors.row, range(len(tensors))):
         chosen = np.flatnonzero(labels != IGNORED)
-        turns = np.flatnonzero(ids == start)
+        turns = np.flatnonzero(ids == mark)
         contiguous = len(chosen) > 0 and chosen[-1] - chosen[0] + 1 == len(chosen)
         bad += not (contiguous and len(turns) > 0 and chosen[0] > turns[-1])
     return bad

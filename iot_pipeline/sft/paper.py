@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from iot_pipeline.models.tokenizer import END_OF_TURN, LINE, LabelFinder, chat_texts, encode
+from iot_pipeline.models.tokenizer import LINE, LabelFinder, chat_texts, encode, end_of_turn
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 
 PAPER_LENGTH = 512
@@ -42,7 +42,7 @@ def build_paper_tensors(
         rows_with_end: those with the end of the answer in the loss. prompt_loss_tokens: tokens in the loss before the
         answer. longest_answer: most tokens of an answer after the cut.
     """
-    end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
+    end = end_of_turn(tokenizer)
     finder = LabelFinder(tokenizer)
     rows, lengths, prompt_sizes, kept = [], [], [], []
     prompts = cut = labelled = ended = naming = telling = 0

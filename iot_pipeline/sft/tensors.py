@@ -11,7 +11,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
-from iot_pipeline.models.tokenizer import END_OF_TURN, LABEL_LINE, LabelFinder, chat_texts, encode, template_controls
+from iot_pipeline.models.tokenizer import LABEL_LINE, LabelFinder, chat_texts, encode, end_of_turn, template_controls
 
 IGNORED = -100
 NAMED = 5  # over-long rows listed in an error
@@ -116,7 +116,7 @@ def build_tensors(
     """Tokenise chat rows (`{"messages": [user, assistant]}`) into the safetensors file `out`.
 
     The prompt is the chat template's text up to where the assistant begins. Supervised are the answer and exactly one
-    `<|im_end|>`, not the template's newline after it. Repeated texts are tokenised once.
+    end of turn, not what the template writes after it. Repeated texts are tokenised once.
 
     Args:
         messages: Chat rows.
@@ -128,7 +128,7 @@ def build_tensors(
     Raises:
         UserError: A row is malformed, or longer than `max_length`: nothing is ever cut.
     """
-    end = int(tokenizer.convert_tokens_to_ids(END_OF_TURN))
+    end = end_of_turn(tokenizer)
     template_controls(tokenizer)  # raises for a template without an end of turn
     known: dict[tuple[str, str], int] = {}  # (flow, answer) -> its place among the distinct ones
     numbers: list[int] = []  # first row of each
@@ -171,7 +171,7 @@ def load_tensors(path: Path) -> Tensors:
 
 
 def statistics(tensors: Tensors, finder: LabelFinder, end: int) -> TensorStats:
-    """Compute the statistics of the arrays; `end` is the id of `<|im_end|>`."""
+    """Compute the statistics of the arrays; `end` is the id of the end of turn."""
     good = cut = 0
     seen: dict[bytes, tuple[bool, bool]] = {}
     for place in range(len(tensors)):

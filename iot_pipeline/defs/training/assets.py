@@ -33,6 +33,8 @@ from iot_pipeline.lake.build_cache import lookup, store
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.loading import describe_base
+from iot_pipeline.models.smollm2 import FACTS as SMOLLM2_FACTS
+from iot_pipeline.models.smollm2 import SMOLLM2, SMOLLM2_LABEL, smollm2_base
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.reporting import figures
 from iot_pipeline.settings import RunSettings, StudentSettings
@@ -67,21 +69,32 @@ TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled 
     check_specs=[dg.AssetCheckSpec("base_is_fit", asset="base_model", blocking=True)],
 )
 def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource) -> dg.MaterializeResult:
-    """Base model of the student: a hub id, a folder, or the tiny Qwen2 built here (it never sees a label)."""
+    """Base model of the student: SmolLM2, a hub id, a folder, or the tiny Qwen2 built here (it never sees a label)."""
     with lake.step(context) as step:
         name = step.settings.student.base_model
         if name == "tiny":
             tiny_base(step, trainer)
         else:
-            found = check_base(name)
-            step.json("base.json", {"kind": "given", "name": name, "revision": found["revision"]})
-            for path in sorted(Path(name).absolute().glob("*.*")):  # none of a hub id
-                step.file(path)
-            step.summarise(base=name, **found)
-            problem = chosen_length(step, found["longest_row"])
-            step.check("base_is_fit", not problem, problem=problem or "none")
+            given_base(step, name)
     clear_work(step)
     return step.result()
+
+
+def given_base(step: Step, name: str) -> None:
+    """Record a pre-trained base, a hub id or a folder; SmolLM2 is copied into the artefact from the build cache."""
+    if name == SMOLLM2:
+        shutil.copytree(smollm2_base(step.settings.base_cache_path, step.log), step.folder / "model")
+        found = check_base(str(step.folder / "model"))
+        step.json("base.json", {"kind": SMOLLM2, **SMOLLM2_FACTS})
+        step.provenance["label"] = SMOLLM2_LABEL
+    else:
+        found = check_base(name)
+        step.json("base.json", {"kind": "given", "name": name, "revision": found["revision"]})
+        for path in sorted(Path(name).absolute().glob("*.*")):  # none of a hub id
+            step.file(path)
+    step.summarise(base=name, **found)
+    problem = chosen_length(step, found["longest_row"])
+    step.check("base_is_fit", not problem, problem=problem or "none")
 
 
 def chosen_length(step: Step, longest: int | None) -> str:
