@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +12,15 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
 from iot_pipeline.models.loading import load_adapter, load_base
-from iot_pipeline.models.tokenizer import LABEL_LINE, encode, end_of_turn, literal, load_tokenizer, pad_id, prompt_text
+from iot_pipeline.models.tokenizer import (
+    class_tokens,
+    encode,
+    end_of_turn,
+    literal,
+    load_tokenizer,
+    pad_id,
+    prompt_text,
+)
 
 _Node = dict[int, list[int]]  # of the label tree: next token -> numbers of the names that continue so
 _STOP = -1  # token of a node: this name ends here though another continues
@@ -128,11 +135,8 @@ class Student:
 
         if not classes or len(set(classes)) != len(classes):
             raise UserError("classes to score: give at least one, and each once")
-        # A name is encoded behind its line, as in training: alone, some tokenisers put a space of their own before it.
-        lines = [self._ids(f"{LABEL_LINE} {name}") for name in classes]
-        together = takewhile(lambda tokens: len(set(tokens)) == 1, zip(self._ids(LABEL_LINE), *lines, strict=False))
-        begun = [tokens[0] for tokens in together]
-        tree = _tree([line[len(begun) :] for line in lines])
+        begun, names = class_tokens(self.tokenizer, classes)
+        tree = _tree(names)
         distinct = {text: place for place, text in enumerate(dict.fromkeys(prompts))}
         ids = [prompt + begun for prompt in self._prompts(list(distinct))]
         scores = np.empty((len(ids), len(classes)))

@@ -12,7 +12,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,6 +176,19 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     flat = [part for some in parts for part in some]
     found = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
     return [[int(token) for _ in some for token in next(found)] for some in parts]
+
+
+def class_tokens(tokenizer: Any, classes: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """Encode the class line of each class: (the tokens that all begin with, the rest of each).
+
+    A name is encoded behind its line, as in answers: alone, some tokenisers put a space of their own before it.
+    """
+    lines = encode(
+        tokenizer, [literal(tokenizer, text) for text in (LABEL_LINE, *(f"{LABEL_LINE} {c}" for c in classes))]
+    )
+    together = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*lines, strict=False))
+    begun = [tokens[0] for tokens in together]
+    return begun, [line[len(begun) :] for line in lines[1:]]
 
 
 def prompt_text(tokenizer: Any, user: str) -> str:

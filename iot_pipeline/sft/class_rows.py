@@ -11,7 +11,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER
-from iot_pipeline.models.tokenizer import LABEL_LINE, encode, literal, prompt_text
+from iot_pipeline.models.tokenizer import class_tokens, encode, prompt_text
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 
 # Chosen on RT-IoT2022's validation side at 10K (450 steps, rank 64): macro-F1 0.696 without, 0.732 with masked copies.
@@ -112,8 +112,7 @@ def build_class_tensors(
     Raises:
         UserError: A row is longer than `max_length`.
     """
-    names = [encode(tokenizer, [literal(tokenizer, f" {name}")])[0] for name in classes]
-    line = encode(tokenizer, [literal(tokenizer, LABEL_LINE)])[0]
+    line, names = class_tokens(tokenizer, classes)
     texts = [text for questions, _ in parts for text in questions.texts]
     shares = np.concatenate([questions.shares for questions, _ in parts])
     draw = np.concatenate([share * balanced(questions, power) for questions, share in parts])
