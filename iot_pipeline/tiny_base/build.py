@@ -33,6 +33,7 @@ from iot_pipeline.training.reporter import Reporter
 
 ROWS = 32  # of one pass that measures copy accuracy
 MIXED = 200  # flows that pre-training does not read, for measuring copy accuracy
+SMOKE = 100  # steps within which no base learns to copy
 PLANTED = 1500  # flows of random values that the tokeniser reads, so that any two digits can become a token
 # Values of KEY_INDICATORS: the first item follows the heading, each later one a `;`.
 _CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER})(?= \(|;|$)", re.MULTILINE)
@@ -42,8 +43,8 @@ _CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER})(?= \(|;|$)", re.
 class BaseRecipe:
     """Shape of the tiny Qwen2 and its pre-training: `steps` optimiser steps of `rows` tasks each.
 
-    lookups: share of the steps, the first ones, that only look values up. number_weight: of the loss of an answer's
-    tokens with a digit.
+    lookups: the first steps only look values up, as many as this share of those beyond SMOKE. number_weight: of the
+    loss of an answer's tokens with a digit.
     """
 
     vocabulary: int = 2048
@@ -57,7 +58,7 @@ class BaseRecipe:
     learning_rate: float = 3e-3
     warmup: int = 20
     weight_decay: float = 0.01
-    lookups: float = 0.18
+    lookups: float = 0.23
     flow_weight: float = 0.3
     number_weight: float = 2.0
     rope_theta: float = 1e6  # of Qwen2.5; slow enough that a name is the same some 200 tokens further on
@@ -250,7 +251,7 @@ def _pretrain(
             order.extend(random.permutation(len(curriculum.flows.texts)).tolist())
         rows, order = order[: recipe.rows], order[recipe.rows :]
         drawn = [(row, np.random.default_rng([seed, 3, step, place])) for place, row in enumerate(rows)]
-        first = step < recipe.lookups * recipe.steps
+        first = step < recipe.lookups * (recipe.steps - SMOKE)
         tasks = [curriculum.task(row, rng, first) for row, rng in drawn[machine.rank :: machine.world]]
         ids, weights = _encode_tasks(tokenizer, tasks, recipe.flow_weight, answer_weights)
         rate = recipe.learning_rate * _schedule(step, recipe.steps, recipe.warmup)
