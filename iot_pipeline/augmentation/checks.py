@@ -51,8 +51,9 @@ def check_answer(
     """Return the reasons against an answer, [] if it is good; each begins with its kind and a colon.
 
     Kinds: malformed, mislabelled, length, ungrounded number, unknown feature, wrong direction, other verdict, label
-    given; of facts to be marked: unmarked fact, false fact. A paraphrase must have the original's numbers (as often), features and directions, and be no copy; further
-    kinds: changed numbers, changed features, changed direction, copy.
+    given; where facts must be marked also unmarked fact and false fact. A paraphrase must have the original's numbers
+    (as often), features and directions, and be no copy; further kinds: changed numbers, changed features, changed
+    direction, copy.
 
     Args:
         text: The answer.
