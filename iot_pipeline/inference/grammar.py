@@ -6,6 +6,7 @@ Prose has words and punctuation only: no digits, underscores or backticks, and n
 of features may be mentioned. The grammar does not judge words: "`orig_pkts` is tiny" is left to the checks of answers.
 """
 
+import re
 import string
 from collections.abc import Sequence
 
@@ -17,12 +18,14 @@ from iot_pipeline.flows.serialise import parse_text
 from iot_pipeline.flows.spec import DatasetSpec
 
 MOST_INDICATORS = 12
+TOKEN = re.compile(r'("(?:[^"\\]|\\.)*")|(\[[^\]]*\])|([a-z]+)')
 BARRED = ("above", "below")  # as the beginning of a word of prose
 ACCENTED, TYPOGRAPHIC = "\u00c0-\u024f", "\u2010-\u2027"  # ranges of letters, and of dashes, quotes and dots
 WORD_RULES = {
     "letter": f"[A-Za-z{ACCENTED}]",
     "gap": f"[ !\"'(),./:;?{TYPOGRAPHIC}-]+",
     "stop": "[!),.:;?]*",  # after a fact, whose value goes on no further
+    "after": f"[!\"'),./:;?{TYPOGRAPHIC}-]",  # no parenthesis, which would read as what the flow says of the fact
 }
 
 
@@ -84,7 +87,7 @@ def gbnf(facts: Sequence[Cite], classes: Sequence[str], order: str, label: str |
     rules = {
         "root": ' "\\n" '.join(parts if order == "label_first" else reversed(parts)),
         "label": _literal(label) if label is not None else "class",
-        "analysis": 'gap? (unit gap | fact stop " " gap?)* (unit gap? | fact stop)',
+        "analysis": 'gap? (unit gap | fact stop " " (after gap?)?)* (unit gap? | fact stop)',
         "unit": "word | class | name",
         "class": _any_of(map(_literal, classes)),
         "name": _any_of(_literal(fact.name) for fact in facts),
@@ -96,10 +99,14 @@ def gbnf(facts: Sequence[Cite], classes: Sequence[str], order: str, label: str |
 
 
 def lark(grammar: str) -> str:
-    """Return a GBNF grammar in Lark's form, as llguidance reads it."""
-    from llguidance.gbnf_to_lark import gbnf_to_lark
+    """Return a grammar of `gbnf` in Lark's form: all rules but the root are terminals, and classes stand in slashes."""
 
-    return str(gbnf_to_lark(grammar))
+    def token(found: re.Match[str]) -> str:
+        literal, symbols, name = found.groups()
+        return literal or (f"/{symbols.replace('/', chr(92) + '/')}/" if symbols else name.upper())
+
+    rules = TOKEN.sub(token, grammar).replace(" ::=", ":").replace(" |\n", "\n |")
+    return "%llguidance {}\n" + rules.replace("ROOT:", "start:", 1)
 
 
 def _fact(fact: Cite) -> str:
