@@ -14,5 +14,12 @@ MARKED = re.compile(r"`([^`\n]+)` = ([^\s;,()`]*[^\s;,()`.:!?])(?: \(([^()`;\n]*
 
 
 def cited_fact(feature: str, value: str, note: str, marked: bool) -> str:
-    """Format a cited feature, marked or plain: `orig_pkts 2.265 (above the median, p97)`."""
+    """Format a cited feature, marked or plain: `orig_pkts 2.265 (above the median, p97)`.
+
+    Args:
+        feature: Name of the feature.
+        value: Value as printed.
+        note: Text in parentheses; empty for none.
+        marked: True for a marked fact.
+    """
     return (f"`{feature}` = {value}" if marked else f"{feature} {value}") + (f" ({note})" if note else "")
