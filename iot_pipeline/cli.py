@@ -308,6 +308,19 @@ def explain(
     facts(told, as_json)
 
 
+@app.command(epilog="Example: iot-pipeline grammar new_flows.csv --row 3 --form gbnf > flow_3.gbnf")
+def grammar(
+    flows: Annotated[str, typer.Argument(help="Flows with the data set's columns, labelled or not: as in IOT_SOURCE.")],
+    row: Annotated[int, typer.Option(help="Row of the file, from 1.")] = 1,
+    form: Annotated[str, typer.Option(help="lark (llguidance, vLLM, SGLang) or gbnf (llama.cpp).")] = "lark",
+) -> None:
+    """Print the grammar of answers to one flow with marked facts, for any engine that decodes by grammars."""
+    chosen = _configure(None, None)
+    from iot_pipeline.commands.grammar import grammar_of
+
+    print(grammar_of(chosen, flows, row, form), end="")
+
+
 @app.command(epilog="Example: iot-pipeline merge 30K paraphrased merged_30K --dtype bf16")
 def merge(
     stage: Annotated[str, typer.Argument(help="Stage of the checkpoint, such as 10K.")],

@@ -78,6 +78,9 @@ class TeacherSettings(Section):
         SEED, ge=0, alias="teacher_seed", description="seed sent to the teacher, and of variations; unset: IOT_SEED"
     )
     answer_order: Literal["label_first", "explanation_first"] = Field("label_first", description="parts of an answer")
+    facts: Literal["plain", "marked"] = Field(
+        "plain", description="citations in answers; marked: `orig_pkts` = 2.265 (above, p97), for grammars and programs"
+    )
     explanation_words: int = Field(60, ge=30, le=1200, description="words asked of an explanation")
     validation_flows: int = Field(300, ge=10, description="validation flows the teacher explains: one common loss")
     variation: Literal["physical", "paper"] = Field("physical", description="how feature_varied moves values")

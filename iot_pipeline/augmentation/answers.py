@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.marked import cited_fact
 from iot_pipeline.flows.serialise import NUMBER as A_NUMBER
 from iot_pipeline.flows.serialise import parse_text, plain_number
 
@@ -24,7 +25,10 @@ MOST_REASONS = 50
 # Every pattern runs in linear time: no two neighbouring quantifiers match the same characters, and no pattern begins
 # with a run of punctuation, which would be retried from each of its characters.
 # It begins with a set of letters, which `re` looks for twice as fast as for words whose case is ignored.
-HEADING = re.compile(r"([AaKkCc](?i:(?<=a)NALYSIS|(?<=k)EY[_ ]INDICATORS|(?<=c)LASSIFICATION))[*_`\s]*+:[*_`\s]*")
+HEADING = re.compile(
+    r"([AaKkCc](?i:(?<=a)NALYSIS|(?<=k)EY[_ ]INDICATORS|(?<=c)LASSIFICATION))[*_`\s]*+:"
+    r"(?:[*_\s]|`(?![A-Za-z][^`\n]*`))*"  # a backtick that opens a name is the text's
+)
 INDICATOR = re.compile(rf"[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
 # A number as `serialise.NUMBER` has it, or a percentile. It begins with a set of characters, which `re` finds fast.
 NUMBER = re.compile(
@@ -211,11 +215,11 @@ def _parse_text(text: str) -> ParsedAnswer:
     return ParsedAnswer(label, _line(parts.get("ANALYSIS", "")), tuple(indicators), tuple(problems))
 
 
-def format_answer(parsed: ParsedAnswer, order: str) -> str:
-    """Format an answer canonically, `label_first` or `explanation_first`."""
+def format_answer(parsed: ParsedAnswer, order: str, marked: bool = False) -> str:
+    """Format an answer canonically, `label_first` or `explanation_first`, its indicators plain or as marked facts."""
     if order not in ORDERS:
         raise UserError(f"unknown answer order {order!r}; use one of {', '.join(ORDERS)}.")
-    items = "; ".join(f"{i.feature} {i.value}" + (f" ({i.note})" if i.note else "") for i in parsed.indicators)
+    items = "; ".join(cited_fact(i.feature, i.value, i.note, marked) for i in parsed.indicators)
     explanation = f"ANALYSIS: {parsed.analysis}\nKEY_INDICATORS: {items}"
     label = f"CLASSIFICATION: {parsed.label}"
     return f"{label}\n{explanation}" if order == "label_first" else f"{explanation}\n{label}"

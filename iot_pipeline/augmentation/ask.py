@@ -51,24 +51,28 @@ class AnswerChecker:
         signed: Standardised features.
         words: Words that were asked for.
         version: Digest that the answer store compares.
+        marked: True if facts must be marked.
     """
 
     classes: tuple[str, ...]
     signed: frozenset[str]
     words: int
     version: str
+    marked: bool = False
 
     def __call__(self, request: Request, text: str) -> list[str]:
         """Return the reasons against an answer, [] if it is good."""
         assert isinstance(request, FlowRequest)
-        return check_answer(text, request.flow, request.label, self.classes, self.signed, request.original, self.words)
+        return check_answer(
+            text, request.flow, request.label, self.classes, self.signed, request.original, self.words, self.marked
+        )
 
 
-def answer_checker(spec: DatasetSpec, words: int) -> AnswerChecker:
-    """Return the answer checker of a data set and a length of ANALYSIS, with its version."""
-    rules = [code_version("iot_pipeline.augmentation.checks"), spec.classes, sorted(spec.standardised), words]
+def answer_checker(spec: DatasetSpec, words: int, marked: bool = False) -> AnswerChecker:
+    """Return the answer checker of a data set, a length of ANALYSIS and a form of facts, with its version."""
+    rules = [code_version("iot_pipeline.augmentation.checks"), spec.classes, sorted(spec.standardised), words, marked]
     version = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
-    return AnswerChecker(tuple(spec.classes), spec.standardised, words, version)
+    return AnswerChecker(tuple(spec.classes), spec.standardised, words, version, marked)
 
 
 def check_imported(request: Request, context: Mapping[str, Any], text: str) -> list[str]:
@@ -83,12 +87,13 @@ def check_imported(request: Request, context: Mapping[str, Any], text: str) -> l
         data_set = json.loads(context["data_set"])
         flow, label, original = (str(context[name]) for name in ("flow", "label", "original"))
         classes, signed = tuple(map(str, data_set["classes"])), frozenset(map(str, data_set["signed"]))
+        marked = data_set.get("marked") is True
         if max(len(flow), len(context["data_set"])) > MOST_CHARACTERS:
             raise ValueError
         facts_of(flow, signed)
     except (KeyError, TypeError, ValueError, RecursionError, UserError):
         return ["no flow: the file does not tell by what the answer is to be judged"]
-    return check_answer(text, flow, label, classes, signed, original)
+    return check_answer(text, flow, label, classes, signed, original, marked=marked)
 
 
 def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[str], None] | None = None) -> None:
@@ -109,7 +114,9 @@ def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[s
             label, text = plan.pending.pop(answer.key), None
             if answer.status == "ok":
                 # Spell the class as in the data: a teacher may write "http flood".
-                text = format_answer(replace(parse_answer(answer.text), label=label), plan.config.order)
+                text = format_answer(
+                    replace(parse_answer(answer.text), label=label), plan.config.order, plan.config.marked
+                )
             reasons = answer.reasons if text is None else ()
             write(
                 (
@@ -118,4 +125,4 @@ def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[s
                 )
             )  # fmt: skip
 
-        engine.stream(plan, answer_checker(plan.config.spec, plan.config.words), take)
+        engine.stream(plan, answer_checker(plan.config.spec, plan.config.words, plan.config.marked), take)

@@ -23,6 +23,7 @@ from iot_pipeline.augmentation.answers import (
 from iot_pipeline.augmentation.binding import SENTENCE_END, bound_numbers
 from iot_pipeline.augmentation.degrees import stated_degrees
 from iot_pipeline.augmentation.given import given_faults
+from iot_pipeline.augmentation.marks import mark_faults
 from iot_pipeline.augmentation.prose import words_of
 from iot_pipeline.augmentation.verdicts import verdict_faults
 from iot_pipeline.augmentation.wording import similarity
@@ -45,12 +46,14 @@ def check_answer(
     standardised: frozenset[str] = frozenset(),
     original_text: str = "",
     words: int = 0,
+    marked: bool = False,
 ) -> list[str]:
     """Return the reasons against an answer, [] if it is good; each begins with its kind and a colon.
 
     Kinds: malformed, mislabelled, length, ungrounded number, unknown feature, wrong direction, other verdict, label
-    given. A paraphrase must have the original's numbers (as often), features and directions, and be no copy; further
-    kinds: changed numbers, changed features, changed direction, copy.
+    given; where facts must be marked also unmarked fact and false fact. A paraphrase must have the original's numbers
+    (as often), features and directions, and be no copy; further kinds: changed numbers, changed features, changed
+    direction, copy.
 
     Args:
         text: The answer.
@@ -60,6 +63,7 @@ def check_answer(
         standardised: Features whose sign is a direction (`facts_of`).
         original_text: Answer that this one paraphrases, if any.
         words: Words that were asked for; 0 if unknown.
+        marked: True if features must be cited as marked facts.
     """
     parsed = parse_answer(text)
     if parsed.problems:
@@ -74,6 +78,8 @@ def check_answer(
     reasons += _check_length(parsed.analysis, words)
     reasons += _check_indicators(parsed.indicators, facts)
     reasons += _check_analysis(parsed.analysis, reading, facts, label, tuple(classes))
+    if marked:
+        reasons += mark_faults(parsed.analysis, facts)
     reasons = reasons[:MOST_REASONS]
     return reasons + _check_paraphrase(parsed, reading, original_text, facts) if original_text else reasons
 

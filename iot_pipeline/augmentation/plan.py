@@ -58,7 +58,7 @@ class TrackConfig:
     """Track configuration: what the teacher gets besides flow and label, the same for all rows.
 
     words: length of ANALYSIS. order: `label_first` or `explanation_first`. seed: part of every request. objects:
-    answers are requested as JSON objects.
+    answers are requested as JSON objects. marked: features are cited as marked facts.
     """
 
     spec: DatasetSpec
@@ -67,6 +67,7 @@ class TrackConfig:
     serialisation: str
     seed: int
     objects: bool = False
+    marked: bool = False
 
     def variables(self) -> dict[str, Any]:
         """Return the template variables that every prompt can use."""
@@ -74,6 +75,7 @@ class TrackConfig:
             "classes": self.spec.classes, "words": self.words, "order": self.order,
             "serialisation": self.serialisation, "standardised": self.spec.scaling != "none",
             "glossary": self.spec.features, "objects": self.objects,
+            "marked": self.marked,
         }  # fmt: skip
 
 
@@ -134,7 +136,8 @@ class TrackPlan:
         self.version = OBJECT_VERSION if self.config.objects else SCHEMA_VERSION
         self.schema = answer_schema(self.config.order) if self.config.objects else None
         spec = self.config.spec
-        self.data_set = json.dumps({"classes": spec.classes, "signed": sorted(spec.standardised)})
+        marked = {"marked": True} if self.config.marked else {}
+        self.data_set = json.dumps({"classes": spec.classes, "signed": sorted(spec.standardised)} | marked)
 
     @cached_property
     def counts(self) -> tuple[int, int]:

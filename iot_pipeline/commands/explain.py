@@ -17,6 +17,7 @@ from iot_pipeline.evaluation.metrics import apply_temperature
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.flows.unlabelled import read_unlabelled
+from iot_pipeline.inference.grammar import held_to
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
@@ -132,11 +133,12 @@ def explained(
     questions = [asked(text, "explain", settings.student.tasks) for text in prompts]
     # Without the newline: some tokenizers make one token of it and what follows.
     heads = [f"{LABEL_LINE} {answer['class']}" for answer in answers]
-    flows = prompts if settings.serving.decoding == "grounded" else None
+    marked, classes = settings.teacher.facts == "marked", [answer["class"] for answer in answers]
+    held = held_to(prompts, marked, spec, labels=classes) if settings.serving.decoding == "grounded" else {}
     longest = room_for(settings.teacher.explanation_words)
-    written = student.explain(questions, longest, answers=heads, log=log, grounded_in=flows)
+    written = student.explain(questions, longest, answers=heads, log=log, **held)
     for text, answer, (said, _ended) in zip(prompts, answers, written, strict=True):
-        wrong = check_answer(said, text, answer["class"], spec.classes, spec.standardised)
+        wrong = check_answer(said, text, answer["class"], spec.classes, spec.standardised, marked=marked)
         answer |= {"answer": said, "decoding": settings.serving.decoding, "unsupported": wrong}
 
 

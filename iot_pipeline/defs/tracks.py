@@ -41,6 +41,7 @@ def track_config(step: Reader) -> TrackConfig:
         serialisation=chosen.data.serialisation,
         seed=chosen.teacher.seed,
         objects=as_objects(chosen),
+        marked=chosen.teacher.facts == "marked",
     )
 
 

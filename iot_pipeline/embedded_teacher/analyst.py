@@ -15,6 +15,7 @@ from operator import itemgetter
 
 from iot_pipeline.embedded_teacher.editor import Editor
 from iot_pipeline.embedded_teacher.phrasing import Cite, Writer, about_class, group_of, is_known
+from iot_pipeline.flows.marked import ASKED_FORM
 from iot_pipeline.flows.serialise import parse_line
 
 # Linear time: possessive quantifiers (`*+`), and text before a keyword is matched within its line only. A prompt of
@@ -28,7 +29,7 @@ NAME_IT = re.compile(r"^Name the class of this flow\b", re.MULTILINE | re.IGNORE
 GLOSSARY_LINE = re.compile(r"^- ([A-Za-z][\w.]*) \(([^)\n]*)\)", re.MULTILINE)
 PART = re.compile(r"^[^\w\n]*(ANALYSIS|CLASSIFICATION|KEY_INDICATORS)[^\w:]*+:", re.MULTILINE)
 GIVEN_INDICATOR = re.compile(
-    r"[^A-Za-z]*+([A-Za-z][\w.]*\w) (-?\.?\d[\w.+-]*)(?: \((above|below|at) [^;)]*?(?:, (p\d{1,3}))?\))?\s*"
+    r"[^A-Za-z]*+([A-Za-z][\w.]*\w)(` =)? (-?\.?\d[\w.+-]*)(?: \((above|below|at)(?: [^;)]*?)?(?:, (p\d{1,3}))?\))?\s*"
 )
 # A paraphrase too like the original is drawn again: 1 in 100 of 60 words, since short texts have few sentences.
 DRAWS, MOST_LIKENESS = 6, 0.5
@@ -48,6 +49,7 @@ class Task:
     standardised: frozenset[str]
     words: int | None
     label_first: bool | None
+    marked: bool
 
 
 def write_answer(
@@ -107,7 +109,8 @@ def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperatur
     texts = [last, *(message["content"] for message in messages)]
     label = next((found[1] for text in texts if (found := TRUE_CLASS.search(text))), "")
     flow = [found for line in last.split("\n") for found in parse_line(line)]
-    cites = [_cite(name, value, rank, standardised) for name, value, rank in flow]
+    marked = any(task.marked for task in tasks)
+    cites = [replace(_cite(name, value, rank, standardised), marked=marked) for name, value, rank in flow]
     if not label and NAME_IT.search(last):
         label = _guess(cites, classes)
     if not label or not flow:
@@ -155,6 +158,7 @@ def _task_of(text: str) -> Task:
         standardised=frozenset(name for name, unit in GLOSSARY_LINE.findall(text) if "standardised" in unit),
         words=int(words[1]) if words else None,
         label_first=parts.index("CLASSIFICATION") < parts.index("ANALYSIS") if ordered else None,
+        marked=ASKED_FORM in text,
     )
 
 
@@ -251,4 +255,7 @@ def _object(answer: str, fields: Sequence[str]) -> str:
 
 def _indicators(text: str) -> list[Cite]:
     found = [match for item in text.split(";") if (match := GIVEN_INDICATOR.fullmatch(item))]
-    return [Cite(match[1], match[2], match[4] or "", match[3] or "") for match in found[:MOST_INDICATORS]]
+    return [
+        Cite(feature, value, rank or "", direction or "", marked is not None)
+        for feature, marked, value, direction, rank in (match.groups() for match in found[:MOST_INDICATORS])
+    ]

@@ -108,13 +108,18 @@ class Editor:
         ]
 
     def _single(self, cite: Cite) -> str:
+        if cite.marked:
+            return self._pick(phrases()["single_marked"]).format(fact=cite)
         frame = self._pick(phrases()["single" if cite.direction else "single_plain"])
         value = f"{cite.value} ({cite.percentile})" if cite.percentile else cite.value
         return frame.format(f=cite.feature, v=value, d=cite.reference)
 
     def _several(self, cites: Sequence[Cite]) -> str:
-        items = [f"{cite.feature} ({', '.join(filter(None, (cite.value, cite.percentile)))})" for cite in cites]
-        listed, d = f"{', '.join(items[:-1])} and {items[-1]}", cites[0].reference
+        items = [
+            str(cite) if cite.marked else f"{cite.feature} ({', '.join(filter(None, (cite.value, cite.percentile)))})"
+            for cite in cites
+        ]
+        listed, d = f"{', '.join(items[:-1])} and {items[-1]}", "" if cites[0].marked else cites[0].reference
         frame, every = self._pick(phrases()["several" if d else "several_plain"]), COUNTS[len(cites)]
         return frame.format(list=listed, d=d, D=_capital(d), all=every, All=_capital(every))
 
@@ -165,7 +170,7 @@ class Editor:
             sentence for group in known["background"] if group not in groups for sentence in known["background"][group]
         ]
         yield from shuffled([*act[1:], *background[3:], *contrasts[2:], *remarks[3:], *rest])
-        pairs = shuffled(list(itertools.combinations([cite.feature for cite in cites], 2)))
+        pairs = shuffled(list(itertools.combinations([cite.name for cite in cites], 2)))
         yield from (self._pick(known["pairs"]).format(a=a, b=b) for a, b in pairs[:30])
 
 

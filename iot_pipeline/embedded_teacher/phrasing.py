@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from iot_pipeline.flows.marked import cited_fact
+
 KNOWLEDGE = Path(__file__).parent / "knowledge.yaml"
 LONG = 300  # words
 # The first part that a feature's name contains decides its group.
@@ -24,12 +26,16 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Cite:
-    """Cited feature: value as printed, percentile (`p97` or empty), direction (above, below, at, or empty)."""
+    """Cited feature: value as printed, percentile (`p97` or empty), direction (above, below, at, or empty).
+
+    marked: written as a marked fact (`flows/marked.py`).
+    """
 
     feature: str
     value: str
     percentile: str
     direction: str
+    marked: bool = False
 
     @property
     def reference(self) -> str:
@@ -39,11 +45,17 @@ class Cite:
     @property
     def note(self) -> str:
         """Note in parentheses after the value; empty if the direction is unknown."""
-        return ", ".join(filter(None, (self.reference, self.percentile))) if self.direction else ""
+        said = self.direction if self.marked else self.reference
+        return ", ".join(filter(None, (said, self.percentile))) if self.direction else ""
+
+    @property
+    def name(self) -> str:
+        """Feature name as prose mentions it."""
+        return f"`{self.feature}`" if self.marked else self.feature
 
     def __str__(self) -> str:
         """Format the citation as an item of KEY_INDICATORS."""
-        return f"{self.feature} {self.value}" + (f" ({self.note})" if self.note else "")
+        return cited_fact(self.feature, self.value, self.note, self.marked)
 
 
 @cache
@@ -143,6 +155,8 @@ class Writer:
         return " ".join([opening, *map(self._sentence, parts), *middle, *closing])
 
     def _clause(self, cite: Cite) -> str:
+        if cite.marked:
+            return self.template("marked").format(fact=cite)
         value = f"{cite.value}, {cite.percentile}" if cite.percentile else cite.value
         return self.template("directed" if cite.direction else "plain").format(
             f=cite.feature, v=value, d=cite.reference
@@ -174,7 +188,7 @@ class Writer:
         second = self.shuffled([*act[1:], *background[4:], *contrasts[3:], *method[3:], *rest])
         if words < LONG:
             return [*first, *second]
-        pairs = self.shuffled(list(itertools.combinations([cite.feature for cite in cites], 2)))
+        pairs = self.shuffled(list(itertools.combinations([cite.name for cite in cites], 2)))
         return [*first, *second, *(self.template("pairs").format(a=a, b=b) for a, b in pairs[:30])]
 
     def _led(self, sentence: str) -> str:

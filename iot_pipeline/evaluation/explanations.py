@@ -18,6 +18,7 @@ from iot_pipeline.augmentation.answers import (
 )
 from iot_pipeline.augmentation.binding import bound_numbers
 from iot_pipeline.augmentation.checks import DIRECTION, check_answer
+from iot_pipeline.augmentation.marks import marked_facts
 from iot_pipeline.flows.serialise import plain_number
 from iot_pipeline.flows.texts import RankTable
 
@@ -41,6 +42,7 @@ def score_explanations(
     classes: Sequence[str],
     ranks: RankTable | None = None,
     standardised: frozenset[str] | None = None,
+    marked: bool = False,
 ) -> dict[str, Any]:
     """Score explanations by rule against their flow texts.
 
@@ -55,6 +57,7 @@ def score_explanations(
         classes: All class names.
         ranks: Rank table of the train pool.
         standardised: Features that are z-scores; None: all are.
+        marked: True if features must be cited as marked facts.
 
     Returns:
         {items, aggregate, shares}: a share with nothing to measure is None; `shares` has each share with its 95 %
@@ -63,7 +66,7 @@ def score_explanations(
 
     def scored(texts: Sequence[str]) -> list[Item]:
         return [
-            score_explanation(text, answer, label, classes, ranks, standardised) | {"ended": ended}
+            score_explanation(text, answer, label, classes, ranks, standardised, marked) | {"ended": ended}
             for text, (answer, ended), label in zip(texts, written, labels, strict=True)
         ]
 
@@ -91,7 +94,7 @@ def shares(items: Sequence[Item], elsewhere: Sequence[Item]) -> list[dict[str, A
         return []
     drawn = np.random.default_rng(0).multinomial(len(items), [1 / len(items)] * len(items), RESAMPLES)
     found = []
-    for name, (part, whole) in {**SHARES, "faultless": ("faultless", "one")}.items():
+    for name, (part, whole) in {**_shares_of(items), "faultless": ("faultless", "one")}.items():
         [true, total], [chance, trials] = (
             np.array([[_count(item, key) for item in of] for key in (part, whole)], dtype=float)
             for of in (items, elsewhere)
@@ -108,6 +111,17 @@ def shares(items: Sequence[Item], elsewhere: Sequence[Item]) -> list[dict[str, A
     return found
 
 
+def _shares_of(items: Sequence[Item]) -> dict[str, tuple[str, str]]:
+    """Return the shares of items; that of marked facts only where they were asked for."""
+    return SHARES | ({"facts_true": ("facts_true", "facts")} if items and "facts" in items[0] else {})
+
+
+def _marked(answer: str, facts: Facts) -> dict[str, int]:
+    """Count an answer's marked facts, and the true ones."""
+    found = marked_facts(answer, facts)
+    return {"facts": len(found), "facts_true": sum(true for _, true in found)}
+
+
 def _count(item: Item, key: str) -> float:
     return 1.0 if key == "one" else float(not item["faults"]) if key == "faultless" else float(item[key])
 
@@ -119,6 +133,7 @@ def score_explanation(
     classes: Sequence[str],
     ranks: RankTable | None = None,
     standardised: frozenset[str] | None = None,
+    marked: bool = False,
 ) -> dict[str, Any]:
     """Check one answer: count its claims and the true ones among them, and name the false ones.
 
@@ -132,6 +147,7 @@ def score_explanation(
         classes: All class names.
         ranks: Rank table of the train pool.
         standardised: Features that are z-scores; None: all are.
+        marked: True if features must be cited as marked facts, which are then counted.
     """
     plain = facts_of(flow_text)
     signed = frozenset(plain.values) if standardised is None else standardised
@@ -163,7 +179,8 @@ def score_explanation(
         "directions_true": sum(right for _, right in directed),
         "false_directions": sorted({name for name, right in directed if not right}),
         "words": len(answer.split()),
-        "faults": check_answer(answer, flow_text, label, classes, signed),
+        "faults": check_answer(answer, flow_text, label, classes, signed, marked=marked),
+        **(_marked(answer, facts) if marked else {}),
     }
 
 
@@ -181,7 +198,7 @@ def aggregate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "explained": len(items),
         "schema_valid": mean([float(item["schema"]) for item in items]),
         "label_matches": mean([float(item["label_matches"]) for item in items]),
-        **{name: of(part, whole) for name, (part, whole) in SHARES.items()},
+        **{name: of(part, whole) for name, (part, whole) in _shares_of(items).items()},
         "fully_grounded": mean(
             [float(item["numbers_grounded"] == item["numbers"]) for item in items if item["numbers"]]
         ),

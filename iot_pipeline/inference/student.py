@@ -11,6 +11,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
+from iot_pipeline.inference.guided import GuidedAnswers, guide_tokens
 from iot_pipeline.models.loading import load_adapter, load_base
 from iot_pipeline.models.tokenizer import (
     class_tokens,
@@ -165,6 +166,7 @@ class Student:
         answers: Sequence[str] | None = None,
         log: Callable[[str], None] | None = None,
         grounded_in: Sequence[str] | None = None,
+        guided_by: Sequence[str] | None = None,
     ) -> list[tuple[str, bool]]:
         """Write answers to flow texts by greedy generation in batches.
 
@@ -175,17 +177,19 @@ class Student:
             answers: Beginnings of the answers (for example `CLASSIFICATION: <scored class>`), part of what is returned.
             log: Called with progress messages.
             grounded_in: Flow texts [prompts] that all numbers of the answers must come from (grounding.py); None: free.
+            guided_by: Lark grammars [prompts] that the answers must follow (grammar.py); None: free.
 
         Returns:
             (answer, True if the model ended it, False if it was truncated) for each prompt.
 
         Raises:
-            UserError: The tokeniser does not allow grounded decoding, or a prompt has no flow to be grounded in.
+            UserError: The tokeniser does not allow grounded or guided decoding, a prompt has no flow or grammar, or an
+                answer begins otherwise than its grammar says.
         """
         import torch
 
-        if grounded_in is not None and len(grounded_in) != len(prompts):
-            raise UserError("grounded decoding needs one flow text for each prompt")
+        if any(held is not None and len(held) != len(prompts) for held in (grounded_in, guided_by)):
+            raise UserError("grounded decoding needs one flow text or grammar for each prompt")
         heads = list(answers) if answers is not None else [""] * len(prompts)
         end = end_of_turn(self.tokenizer)
         ids = [prompt + self._ids(head) for prompt, head in zip(self._prompts(prompts), heads, strict=True)]
@@ -200,10 +204,13 @@ class Student:
             for place, row in enumerate(rows):  # left padding, so that all rows continue at the same position
                 tokens[place, width - len(ids[row]) :] = torch.tensor(ids[row])
                 mask[place, width - len(ids[row]) :] = 1
-            grounded = None
+            held = list[Any]()
+            begun = [heads[row] for row in rows]
             if grounded_in is not None:
-                flows, begun = [grounded_in[row] for row in rows], [heads[row] for row in rows]
-                grounded = [GroundedNumbers(self._number_tokens, flows, begun, end)]
+                held.append(GroundedNumbers(self._number_tokens, [grounded_in[row] for row in rows], begun, end))
+            if guided_by is not None:
+                grammars = [guided_by[row] for row in rows]
+                held.append(GuidedAnswers(self._guide_tokens, grammars, [self._ids(head) for head in begun]))
             with torch.inference_mode():
                 made = self.model.generate(
                     input_ids=tokens.to(self.device),
@@ -212,7 +219,7 @@ class Student:
                     do_sample=False,
                     eos_token_id=end,
                     pad_token_id=self.pad,
-                    logits_processor=grounded,
+                    logits_processor=held or None,
                 )
             for row, answer in zip(rows, made[:, width:].tolist(), strict=True):
                 ended = end in answer
@@ -230,6 +237,11 @@ class Student:
         """
         window = getattr(self.model.config, "sliding_window", None)
         return window is not None and longest + max(map(len, tree)) > window
+
+    @cached_property
+    def _guide_tokens(self) -> Any:
+        end = int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN))
+        return guide_tokens(self.tokenizer, self.model.get_output_embeddings().weight.shape[0], end)
 
     @cached_property
     def _number_tokens(self) -> NumberTokens:

@@ -31,6 +31,7 @@ class BaseConfig(BaseModel):
     out: Path = Field(description="folder of `model`, building.json and progress.jsonl")
     words: int = Field(description="words of the answers whose form it reads")
     order: str = Field(description="order of their parts")
+    marked: bool = Field(False, description="they cite features as marked facts")
     steps: int
     seed: int
     threads: int = Field(description="CPU threads of one process")
@@ -44,7 +45,7 @@ class BaseConfig(BaseModel):
         """
         from torch.backends.cpu import get_cpu_capability
 
-        values = self.model_dump(mode="json", exclude={"texts", "out"})
+        values = self.model_dump(mode="json", exclude={"texts", "out"}, exclude_defaults=True)
         values |= {"texts": sha256_file(self.texts), "recipe": asdict(BaseRecipe(steps=self.steps))}
         values |= {"cpu": f"{platform.machine()} {get_cpu_capability()}"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -68,7 +69,7 @@ def main() -> int:
                 spec.classes,
                 spec.feature_names,
                 config.out / "model",
-                form_writer(spec, config.words, config.order),
+                form_writer(spec, config.words, config.order, config.marked),
                 config.seed,
                 BaseRecipe(steps=config.steps),
                 machine=machine,

@@ -247,7 +247,9 @@ def flow_texts(spec: DatasetSpec, serialisation: str, number: int, draw: random.
     return texts
 
 
-def true_answers(number: int, seed: int, words: Sequence[int] = (30, 60, 60, 120, 300)) -> list[Case]:
+def true_answers(
+    number: int, seed: int, words: Sequence[int] = (30, 60, 60, 120, 300), marked: bool = False
+) -> list[Case]:
     """Answers of the embedded analyst over all data sets, classes, tracks, ways of writing a flow, and lengths."""
     draw = random.Random(seed)
     specs = [load_spec(name) for name in ("farm_flow", "rt_iot2022", "farm_flow_binary", "farm_flow_8")]
@@ -259,7 +261,7 @@ def true_answers(number: int, seed: int, words: Sequence[int] = (30, 60, 60, 120
         spec, way = ways[place % len(ways)]
         text = flows[spec.name, way].pop()
         label, length = spec.classes[place // len(ways) % len(spec.classes)], draw.choice(words)
-        config = TrackConfig(spec, length, "label_first", way, seed)
+        config = TrackConfig(spec, length, "label_first", way, seed, marked=marked)
         told = {**config.variables(), "flow": text, "label": label}
         track, original = draw.choice(TRACKS), ""
         answer = asked(prompts[track if track != "paraphrased" else "original"], told, place)

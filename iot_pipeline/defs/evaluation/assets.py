@@ -20,6 +20,7 @@ from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.views import read_side
 from iot_pipeline.flows.dataset import side_records, side_texts
 from iot_pipeline.inference.benchmark import benchmark_variants
+from iot_pipeline.inference.grammar import held_to
 from iot_pipeline.inference.grounding import NotGroundable
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.store import ArtefactId
@@ -166,10 +167,13 @@ def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[t
     names = names_of(step)
     flows = [names.flow(text) for text in flows] if names else flows
     prompts = [asked(text, "explain", step.settings.student.tasks) for text in flows]
-    longest = room_for(step.settings.teacher.explanation_words)
+    teacher = step.settings.teacher
+    longest, held = room_for(teacher.explanation_words), {"grounded_in": flows}
+    if teacher.facts == "marked":
+        held = held_to(flows, True, writer_of(step).spec, teacher.answer_order)
     ways = {"free": model.explain(prompts, longest)}
     try:
-        ways["grounded"] = model.explain(prompts, longest, grounded_in=flows)
+        ways["grounded"] = model.explain(prompts, longest, **held)
     except NotGroundable as reason:
         step.context.log.warning(f"{reason}; only free writing is measured")
         step.summarise(grounded_decoding=f"not measured: {reason}")
@@ -188,7 +192,8 @@ def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[
         written: Explanations, each with True if it ended.
     """
     writer = writer_of(step)
-    return score_explanations(flows, written, labels, step.spec.classes, writer.ranks, writer.spec.standardised)
+    marked = step.settings.teacher.facts == "marked"
+    return score_explanations(flows, written, labels, step.spec.classes, writer.ranks, writer.spec.standardised, marked)
 
 
 def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:

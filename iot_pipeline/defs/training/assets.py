@@ -178,6 +178,7 @@ def base_config(step: Step, texts: list[str], processes: int) -> BaseConfig:
         out=out,
         words=chosen.teacher.explanation_words,
         order=chosen.teacher.answer_order,
+        marked=chosen.teacher.facts == "marked",
         steps=chosen.student.base_steps,
         seed=chosen.student.base_seed,
         threads=threads_of(processes, step.settings.run.threads),

@@ -1,0 +1,65 @@
+"""Guided decoding: answers follow a grammar each (`grammar.py`), by llguidance."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.inference.grounding import NotGroundable
+
+
+def guide_tokens(tokenizer: Any, width: int, end: int) -> Any:
+    """Return llguidance's view of a tokeniser (LLTokenizer), for a model with `width` scores; `end`: end of turn.
+
+    NotGroundable if llguidance cannot read the tokeniser.
+    """
+    from llguidance.hf import from_tokenizer
+
+    try:
+        return from_tokenizer(tokenizer, n_vocab=width, eos_token=end)
+    except ValueError as error:
+        raise NotGroundable(f"llguidance cannot read the base's tokenizer ({error})") from error
+
+
+class GuidedAnswers:
+    """Logits processor of transformers for greedy generation: bars tokens that leave a row's grammar.
+
+    The likeliest token is tried first, some 5 us, and the mask of all tokens computed only where it is refused, some
+    200 us; the scores are therefore not fit for sampling.
+    """
+
+    def __init__(self, tokens: Any, grammars: Sequence[str], heads: Sequence[Sequence[int]]) -> None:
+        """Prepare one answer a row: `tokens` from `guide_tokens`, a Lark grammar and the tokens of its beginning each.
+
+        UserError if a grammar is invalid, or does not allow of its answer's beginning.
+        """
+        from llguidance import LLMatcher
+
+        self._vocabulary, self._end = tokens.vocab_size, tokens.eos_token
+        self._rows = [LLMatcher(tokens, grammar) for grammar in grammars]
+        self._ended = [False] * len(self._rows)
+        for row, head in zip(self._rows, heads, strict=True):
+            if row.is_error() or row.try_consume_tokens(list(head)) != len(head):
+                raise UserError(f"the grammar does not fit the beginning of its answer. {row.get_error()}".strip())
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Set scores [rows, vocabulary] to -inf where a token may not follow `input_ids` [rows, tokens]."""
+        for place, (row, best) in enumerate(zip(self._rows, scores.argmax(-1).tolist(), strict=True)):
+            if self._ended[place]:  # generate() pads it
+                continue
+            if not row.try_consume_tokens([best]):
+                scores[place] = scores[place].masked_fill(~self._allowed(row, scores.device), float("-inf"))
+                best = int(scores[place].argmax())
+                row.consume_token(best)
+            if row.is_error():
+                raise UserError(f"guided decoding: {row.get_error()}")
+            self._ended[place] = best == self._end
+        return scores
+
+    def _allowed(self, row: Any, device: Any) -> Any:
+        """Return the tokens that may come next in a row, bool [vocabulary]."""
+        import numpy as np
+        import torch
+
+        bits = np.frombuffer(row.compute_bitmask(), dtype=np.uint8)
+        allowed = np.unpackbits(bits, bitorder="little", count=self._vocabulary).astype(bool)
+        return torch.from_numpy(allowed).to(device)
