@@ -152,6 +152,9 @@ class EvaluationSettings(Section):
     """Extent of what is measured of a student and of the old recipe."""
 
     explained_flows: int = Field(48, ge=1, description="test flows that the student explains")
+    deletion_flows: int = Field(
+        48, ge=0, description="explained flows that are scored again without the features their explanation names"
+    )
     zero_shot_flows: int = Field(
         0, ge=0, description="distinct test flows whose class the teacher is asked for, as a control; it costs money"
     )

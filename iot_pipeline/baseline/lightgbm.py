@@ -43,6 +43,13 @@ def train_model(values: Floats, codes: Any, weights: Floats, classes: int, **cha
     return lightgbm.train(parameters, lightgbm.Dataset(values, codes, weight=weights), num_boost_round=ROUNDS)
 
 
+def distinct_rows(train: pd.DataFrame, features: list[str], present: list[str]) -> tuple[Floats, Any, Floats]:
+    """Collapse equal rows: features [n, features], class numbers in `present` [n], rows that each stands for [n]."""
+    collapsed = train.groupby([*features, "label"], sort=False).size().rename("__rows").reset_index()
+    codes = pd.Categorical(collapsed["label"], categories=present).codes.astype(int)
+    return collapsed[features].to_numpy(np.float64), codes, collapsed["__rows"].to_numpy(np.float64)
+
+
 def run_lightgbm(
     train: pd.DataFrame, test: pd.DataFrame, features: list[str], classes: list[str], seed: int
 ) -> BaselineResult:
@@ -62,13 +69,11 @@ def run_lightgbm(
 
     started = time.perf_counter()
     present = check_tables(train, test, classes)
-    collapsed = train.groupby([*features, "label"], sort=False).size().rename("__rows").reset_index()
-    codes = pd.Categorical(collapsed["label"], categories=present).codes.astype(int)
+    values, codes, weights = distinct_rows(train, features, present)
     if len(present) == 1:
         probabilities = np.ones((len(test), 1))
     else:
-        weights = collapsed["__rows"].to_numpy(np.float64)
-        model = train_model(collapsed[features].to_numpy(np.float64), codes, weights, len(present), seed=seed)
+        model = train_model(values, codes, weights, len(present), seed=seed)
         probabilities = np.asarray(model.predict(test[features].to_numpy(np.float64)))
     return BaselineResult(
         name="lightgbm",
@@ -76,7 +81,7 @@ def run_lightgbm(
         log_probs=spread(probabilities, present, classes),
         report={
             "train_rows": len(train),
-            "distinct_train_rows": len(collapsed),
+            "distinct_train_rows": len(values),
             "classes_trained": present,
             "rounds": ROUNDS,
             "parameters": {key: value for key, value in PARAMETERS.items() if key != "verbosity"},

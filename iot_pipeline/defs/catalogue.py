@@ -39,6 +39,8 @@ KINDS = {
     "paper_protocol": {"pytorch", "openai"},
     "data_grid": {"pytorch", "numpy"},
     "zero_shot_teacher": {"openai", "numpy"},
+    "reason_baselines": {"lightgbm", "sklearn"},
+    "reasons": {"pytorch", "sklearn"},
     "study": {"numpy"},
     "paper_report": {"html", "markdown"},
     "model_card": {"markdown", "huggingface"},
@@ -61,6 +63,8 @@ CODE = {
     "data_grid": ("iot_pipeline.defs.training.grid", "iot_pipeline.training.train"),
     "study": ("iot_pipeline.defs.evaluation.study",),
     "zero_shot_teacher": ("iot_pipeline.defs.evaluation.zero_shot",),
+    "reason_baselines": ("iot_pipeline.defs.evaluation.reason_baselines",),
+    "reasons": ("iot_pipeline.defs.evaluation.reasons",),
 }
 version_of = cache(code_version)
 

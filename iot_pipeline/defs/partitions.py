@@ -56,6 +56,11 @@ def prompt_dep(track: str) -> dg.AssetDep:
     return dg.AssetDep("prompt", partition_mapping=dg.SpecificPartitionsPartitionMapping([track]))
 
 
+def stage_dep(asset: str, stage: str) -> dg.AssetDep:
+    """Return the dependency on one stage alone of an asset that is partitioned by stage."""
+    return dg.AssetDep(asset, partition_mapping=dg.SpecificPartitionsPartitionMapping([stage]))
+
+
 def increments_dep(track: str, stage: str) -> dg.AssetDep:
     """Return the dependency of a stage's training tensors on a track: its increments of all stages up to that one."""
     fed = [arm for arm in trained_arms() if track in sources_of(arm)]

@@ -82,7 +82,7 @@ def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
         tracks |= {"original", *([ZERO_SHOT] if settings.evaluation.zero_shot_flows else [])}
     if name in TRACKS and name not in {*settings.run.tracks, "original"}:
         return []
-    if name != "explanation_quality":  # the study compares classes
+    if name not in ("explanation_quality", "reasons"):  # the study compares classes
         tracks |= {*settings.beside}
     chosen = {*stages, *tracks, *map(str, settings.seeds)}
     twins = {Trained(seed, "untrained").key for seed in settings.seeds[1:]}  # the same with every seed

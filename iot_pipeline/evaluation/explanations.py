@@ -172,6 +172,7 @@ def score_explanation(
         "features": len(names),
         "features_real": sum(real for _, real in names),
         "unknown_features": sorted({name for name, real in names if not real}),
+        "named_features": sorted({name for name, real in names if real}),
         "cited_features": sorted({item.feature for item in cited}),
         "values_cited": len(cited),
         "values_true": sum(plain_number(item.value) == facts.values[item.feature] for item in cited),

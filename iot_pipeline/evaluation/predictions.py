@@ -1,6 +1,6 @@
-"""Predictions on disk: one row per flow group, one log-probability per class."""
+"""Predictions on disk, one log-probability per class for each flow group, and explanations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.lake.atomic import write_table
+
+EXPLANATIONS = "explanations.parquet"
+
+
+def write_explanations(
+    path: Path, groups: Sequence[str], labels: Sequence[str], ways: Mapping[str, Sequence[tuple[str, bool]]]
+) -> None:
+    """Write the explanations of test flows: flow group, scored class, and the text of each way of decoding.
+
+    Args:
+        path: Parquet file to write.
+        groups: Flow groups [n].
+        labels: Class that was scored highest [n].
+        ways: Explanations by way [n], each with True if it ended.
+    """
+    columns = {"flow_group": list(groups), "label": list(labels)}
+    write_table(path, pa.table(columns | {way: [text for text, _ in written] for way, written in ways.items()}))
 
 
 def write_predictions(path: Path, groups: Sequence[str], log_probs: np.ndarray, classes: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.evidence import Expected, check_evidence, inherited
 from iot_pipeline.flows.expression import parse_expression
 from iot_pipeline.flows.facts import check_facts
 from iot_pipeline.flows.sql import identifier
@@ -186,6 +187,7 @@ class DatasetSpec(Strict):
     scaling_note: str
     format: Format
     facts: Annotated[dict[str, Any], AfterValidator(check_facts)] = {}
+    expected_evidence: Expected = {}
 
     @model_validator(mode="after")
     def consistent(self) -> DatasetSpec:
@@ -204,6 +206,7 @@ class DatasetSpec(Strict):
         scaled = [feature.name for feature in self.features if feature.scale is not None]
         if scaled and self.scaling == "train_pool":
             raise ValueError(f"feature {scaled[0]} has a scale: with scaling train_pool it is fitted")
+        check_evidence(self.expected_evidence, self.feature_names, self.classes)
         return self
 
     @property
@@ -380,7 +383,8 @@ def extend(path: Path, base: DatasetSpec, content: dict[str, Any]) -> dict[str, 
         raise UserError(f"{path.name}: keep_facts: {base.name} has no facts {', '.join(unknown)}.")
     facts = given.get("facts", base.facts)
     kept = {name: base.facts[name] for name in keep if name not in facts}
-    return base.model_dump() | given | {"facts": facts | kept}
+    evidence = inherited(base.expected_evidence, given, base.feature_names, base.classes)
+    return base.model_dump() | given | {"facts": facts | kept, "expected_evidence": evidence}
 
 
 def validate_spec(path: Path, content: dict[str, Any]) -> DatasetSpec:

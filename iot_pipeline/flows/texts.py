@@ -44,6 +44,10 @@ class RankTable:
         # Integer arithmetic: halves round up on every platform.
         return (100 * (below + upto) + self.rows) // (2 * self.rows)
 
+    def median(self, feature: str) -> float:
+        """Return the median printed value as a number: the lowest one that half of the rows do not exceed."""
+        return self.values[feature][bisect.bisect_left(self.cumulative[feature], self.rows / 2)]
+
 
 def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
     """Fit the rank table on the rows of flows.parquet whose group is on side `train` of records.parquet.

@@ -125,6 +125,8 @@ class Facts:
     training: dict[Partition, Run] = field(default_factory=dict)
     evaluation: dict[Partition, Json] = field(default_factory=dict)
     explanations: dict[Partition, Json] = field(default_factory=dict)
+    reasons: dict[Partition, Json] = field(default_factory=dict)
+    reason_baselines: dict[str, Json] = field(default_factory=dict)
     raw_flows: Json | None = field(default=None, metadata={"file": "source.json"})
     flows: Json | None = field(default=None, metadata={"file": "flows.json"})
     dedup_report: Json | None = field(default=None, metadata={"file": "dedup_report.json"})
@@ -242,6 +244,10 @@ def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
         facts.evaluation[partition_of(artefact)] = read(folder / "eval.json", artefact)
     elif asset == "explanation_quality":
         facts.explanations[partition_of(artefact)] = read(folder / "quality.json", artefact)
+    elif asset == "reasons":
+        facts.reasons[partition_of(artefact)] = read(folder / "reasons.json", artefact)
+    elif asset == "reason_baselines":
+        facts.reason_baselines[key] = read(folder / "reason_baselines.json", artefact)
 
 
 def _json(path: Path) -> Any:

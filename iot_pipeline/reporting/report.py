@@ -34,6 +34,7 @@ CHAPTERS = (
     "training.md.j2",
     "evaluation.md.j2",
     "explanations.md.j2",
+    "reasons.md.j2",
     "inference.md.j2",
     "cost.md.j2",
     "protocol.md.j2",

@@ -137,6 +137,45 @@ def agreements(facts: Facts) -> list[Json]:
     return by_partition({partition: agreement for partition, agreement in found.items() if agreement})
 
 
+def reasons(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
+    """Return each measure of right reasons of each student, beside chance and the values of template and tree."""
+    shown = []
+    for partition, result in found.items():
+        beside = {who: {row["measure"]: row["value"] for row in rows} for who, rows in result["measures"].items()}
+        for row in result["measures"]["student"]:
+            values = {"student": row["value"], **{key: row[key] for key in ("low", "high", "chance", "other_class")}}
+            free = {who: beside[who].get(row["measure"]) for who in ("template", "tree")}
+            shown += by_partition(
+                {partition: {"measure": _spoken(row), "flows": row["explanations"], **values, **free}}
+            )
+    return shown
+
+
+def reason_verdicts(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
+    """Return the verdicts on each student against template and tree."""
+    return [
+        row
+        for partition, result in found.items()
+        for who, verdicts in result["verdicts"].items()
+        for verdict in verdicts
+        for row in by_partition({partition: {"against": who, **verdict, "measure": _spoken(verdict)}})
+    ]
+
+
+def teacher_reasons(found: Mapping[str, Mapping[str, Any]]) -> list[Json]:
+    """Return the measures of the teacher's explanations by stage, whose LightGBM it is held against."""
+    keys = ("explanations", "value", "low", "high", "chance", "other_class")
+    return [
+        {"stage": stage, "measure": _spoken(row), **{key: row[key] for key in keys}}
+        for stage, result in found.items()
+        for row in result["teacher"]["measures"]
+    ]
+
+
+def _spoken(row: Mapping[str, Any]) -> str:
+    return str(row["measure"]).replace("_", " ")
+
+
 def arms(study: Mapping[str, Any], controls: bool) -> list[tuple[str, Json]]:
     """Return the arms of a study with their metrics, by stage and students first: its controls, or the others."""
     order = [*TRACKS, *CONTROLS]  # baselines follow by name

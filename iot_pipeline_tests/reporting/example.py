@@ -276,3 +276,34 @@ def zero_shot(embedded: bool) -> dict[str, Any]:
     told = {"asked": 200, "outcomes": outcomes, "embedded": embedded, "teacher": "zero-shot some-model", "left_out": []}
     arms = dict.fromkeys(("zero-shot some-model", "original 10K"), metrics)
     return found | told | {"arms": arms, "contrasts": [row | pair]}
+
+
+def measured(name: str, value: float) -> dict[str, Any]:
+    """Row of a measure of right reasons."""
+    told = {"value": value, "low": value - 0.1, "high": value + 0.1, "chance": 0.25, "other_class": None}
+    return {"measure": name, "explanations": 48, **told}
+
+
+def reasons() -> dict[str, Any]:
+    """reasons.json of a student that the template beats in one measure."""
+    verdict = {
+        "measure": "evidence_share",
+        "flows": 48,
+        "difference": -0.2,
+        "low": -0.3,
+        "high": -0.1,
+        "verdict": "worse",
+    }
+    flow = "orig_pkts: -0.068 p45"
+    return {
+        "explanations": 48,
+        "deletion_flows": 48,
+        "measures": {
+            who: [measured("evidence_share", n / 10)] for n, who in enumerate(("student", "template", "tree"))
+        },
+        "verdicts": {"template": [verdict], "tree": []},
+        "sentences": {"template": f"Over 48 flows the student is worse in evidence share {HOSTILE}."},
+        "not_judged": {"explanations": 3, "reason": "cannot be judged: the spec has no expected evidence"},
+        "human": {"source": "arXiv 2604.22001", "right_class": 0.83, "right_class_and_reason": 0.39},
+        "examples": [{"flow": flow, "student": HOSTILE, "template": "orig_pkts -0.068", "tree": "orig_pkts -0.068"}],
+    }

@@ -22,7 +22,9 @@ from iot_pipeline_tests.reporting.example import (
     duplicates,
     evaluation,
     leakage,
+    measured,
     profile_rows,
+    reasons,
     run,
     student_evaluation,
     study,
@@ -233,6 +235,10 @@ def make_facts() -> Facts:
                 "items": [{"cited_features": ["orig_pkts", "flow_iat.avg"]}, {"cited_features": ["resp_pkts"]}],
             }
             for track in TRACKS
+        },
+        "reasons": {students[track]: reasons() for track in TRACKS},
+        "reason_baselines": {
+            "10K": {"flows": 48, "tree_depth": 5, "teacher": {"measures": [measured("faultless", 1.0)]}}
         },
         "paper_protocol": protocol(True, scorable=False, named=False),
         "inference_benchmark": {

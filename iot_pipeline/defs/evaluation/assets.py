@@ -16,7 +16,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.explanations import score_explanations
 from iot_pipeline.evaluation.metrics import apply_temperature, fit_temperature
-from iot_pipeline.evaluation.predictions import write_predictions
+from iot_pipeline.evaluation.predictions import EXPLANATIONS, write_explanations, write_predictions
 from iot_pipeline.evaluation.views import read_side
 from iot_pipeline.flows.dataset import side_records, side_texts
 from iot_pipeline.inference.benchmark import benchmark_variants
@@ -44,6 +44,14 @@ def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
     """Return flow groups and texts of the distinct flows of one side."""
     flows = side_texts(texts_of(step), records_of(step), side)
     return flows["flow_group"].tolist(), flows["text"].tolist()
+
+
+def explained_flows(step: Step) -> tuple[list[str], list[str]]:
+    """Return flow groups and texts of the test flows that students explain: a seeded choice, alike for all of them."""
+    groups, texts = prompts_of(step, "test")
+    shuffled = np.random.default_rng(step.settings.data.seed).permutation(len(texts))
+    chosen = sorted(shuffled[: step.settings.evaluation.explained_flows])
+    return [groups[i] for i in chosen], [texts[i] for i in chosen]
 
 
 def names_of(step: Step) -> ShuffledNames | None:
@@ -136,12 +144,11 @@ def explanation_quality(stage: str) -> dg.AssetsDefinition:
     def quality(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         with lake.step(context) as step:
             classes = step.spec.classes
-            _, texts = prompts_of(step, "test")
-            shuffled = np.random.default_rng(step.settings.data.seed).permutation(len(texts))
-            chosen = [texts[i] for i in sorted(shuffled[: step.settings.evaluation.explained_flows])]
+            groups, chosen = explained_flows(step)
             with student(step, stage) as model:
                 labels = [classes[i] for i in class_scores(step, model, chosen).argmax(axis=1)]
                 ways = written_by(step, model, chosen)
+            write_explanations(step.folder / EXPLANATIONS, groups, labels, ways)
             found = {way: judged(step, chosen, labels, written) for way, written in ways.items()}
             names = {"free": "answer", "grounded": "grounded_answer"}
             examples = [

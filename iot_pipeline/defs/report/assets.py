@@ -42,12 +42,14 @@ ARTEFACTS = [
     "lora_checkpoint",
     "eval_metrics",
     "explanation_quality",
+    "reason_baselines",
+    "reasons",
     "paper_protocol",
     "inference_benchmark",
     "study",
     "zero_shot_teacher",
 ]
-STAGED = {"training_split", "lora_checkpoint", "eval_metrics", "explanation_quality"}
+STAGED = {"training_split", "lora_checkpoint", "eval_metrics", "explanation_quality", "reasons"}
 REPORTS = ["track_comparison", "cost_report", "claims_audit"]
 
 

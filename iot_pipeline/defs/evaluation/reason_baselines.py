@@ -1,0 +1,100 @@
+"""Free baselines of explanations on a stage's rows, and the teacher, by the rules of right reasons."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iot_pipeline.augmentation.answers import parse_answer
+from iot_pipeline.baseline.contributions import Contributions, TreePaths, explain_lightgbm, explain_tree
+from iot_pipeline.defs.evaluation.assets import explained_flows
+from iot_pipeline.defs.inputs import records_of, texts_of, writer_of
+from iot_pipeline.defs.partitions import stage_partitions
+from iot_pipeline.defs.recording import LakeResource, Step
+from iot_pipeline.evaluation.free_explanations import tree_answers
+from iot_pipeline.evaluation.right_reasons import FreeBaselines, teacher_reasons
+from iot_pipeline.evaluation.views import read_side
+from iot_pipeline.flows.dataset import distinct_flows, pool_size, side_records, side_texts, training_rows
+from iot_pipeline.flows.split import stage_rows
+from iot_pipeline.lake.atomic import write_table
+
+FREE = "free_explanations.parquet"
+
+
+@dg.asset(
+    group_name="evaluation",
+    partitions_def=stage_partitions,
+    deps=["flows", "flow_texts", "evaluation_split", "training_order", "validation_answers"],
+)
+def reason_baselines(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Free baselines of explanations on the stage's rows (LightGBM with SHAP, a shallow tree); the teacher judged."""
+    with lake.step(context) as step:
+        spec, seed, writer = step.spec, step.settings.data.seed, writer_of(step)
+        groups, texts = explained_flows(step)
+        asked = teacher_answers(step)
+        train, table = stage_table(step), features_of(step, {"test": groups, "validation": [row[0] for row in asked]})
+        made = explain_lightgbm(train, table, spec.feature_names, spec.classes, seed)
+        tree = explain_tree(train, validation_flows(step), table[: len(groups)], spec.feature_names, seed)
+        assert writer.ranks is not None
+        write_free(step.folder / FREE, groups, made, tree, tree_answers(texts, tree, writer.ranks), spec.classes)
+        teacher = teacher_reasons(asked, made.values[len(groups) :], writer, seed)
+        step.json("reason_baselines.json", {"flows": len(groups), "tree_depth": tree.depth, "teacher": teacher})
+        step.summarise(flows=len(groups), tree_depth=tree.depth, teacher_explanations=teacher["explanations"])
+        step.table("teacher", teacher["measures"])
+    return step.result()
+
+
+def stage_table(step: Step) -> pd.DataFrame:
+    """Return the stage's training rows, exactly the student's."""
+    order = step.input("training_order") / "order.parquet"
+    _, stop, _ = stage_rows(step.artefact.partition, pool_size(order))
+    return training_rows(step.input("flows") / "flows.parquet", order, 0, stop)
+
+
+def features_of(step: Step, wanted: dict[str, list[str]]) -> pd.DataFrame:
+    """Return flow_group and features of some flow groups of each side, in the order given."""
+    flows = step.input("flows") / "flows.parquet"
+    tables = [
+        distinct_flows(flows, records_of(step), side).set_index("flow_group").loc[of] for side, of in wanted.items()
+    ]
+    return pd.concat(tables).reset_index()
+
+
+def validation_flows(step: Step) -> pd.DataFrame:
+    """Return the distinct validation flows with their majority labels, on which the tree's depth is chosen."""
+    side = read_side(side_records(records_of(step), "validation"), step.spec.classes)
+    table = features_of(step, {"validation": side.group_ids})
+    return table.assign(label=[step.spec.classes[code] for code in side.majority])
+
+
+def teacher_answers(step: Step) -> list[tuple[str, str, str, str]]:
+    """Return flow group, flow text, answer and given class of each validation flow that the teacher explained."""
+    flows = side_texts(texts_of(step), records_of(step), "validation")
+    groups = dict(zip(flows["text"], flows["flow_group"], strict=True))
+    with (step.input("validation_answers") / "track.jsonl").open(encoding="utf-8") as lines:
+        told = [[turn["content"] for turn in json.loads(line)["messages"]] for line in lines]
+    return [(groups[flow], flow, answer, parse_answer(answer).label) for flow, answer in told]
+
+
+def write_free(
+    path: Path, groups: list[str], made: Contributions, tree: TreePaths, answers: list[str], classes: list[str]
+) -> None:
+    """Write LightGBM's class and contributions to each class, and the tree's class and answer, by flow group."""
+    found: dict[str, Any] = {"flow_group": groups, "label": made.labels[: len(groups)]}
+    found |= {"tree_label": tree.labels, "tree_answer": answers}
+    values = made.values[: len(groups)].astype(np.float32)  # half the size
+    found |= {f"toward {name}": list(values[:, code]) for code, name in enumerate(classes)}
+    write_table(path, pa.table(found))
+
+
+def read_free(path: Path, groups: list[str], classes: list[str]) -> FreeBaselines:
+    """Read what `write_free` wrote of these flow groups, in their order; KeyError for one that it lacks."""
+    table = pq.read_table(path).to_pandas().set_index("flow_group").loc[groups]
+    toward = [np.stack(table[f"toward {name}"].tolist()) for name in classes]
+    values = np.stack(toward, axis=1).astype(np.float64)
+    return FreeBaselines(table["label"].tolist(), values, table["tree_label"].tolist(), table["tree_answer"].tolist())

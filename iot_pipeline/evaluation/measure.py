@@ -1,0 +1,83 @@
+"""Measures of explanations by flow, each beside its chance level: means with intervals, and paired verdicts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.evaluation.views import Floats
+
+RESAMPLES = 1_000
+BETTER, WORSE, NONE_SHOWN = "better", "worse", "no difference shown"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Values of a measure by flow [n], more being better, and those by chance; NaN where it cannot be judged."""
+
+    name: str
+    values: Floats
+    chance: Floats
+    other_class: Floats | None = None  # the same explanation held against the other classes
+
+    def row(self) -> dict[str, Any]:
+        """Return mean, 95 % interval and chance level, and the paired difference from chance with its interval."""
+        mean = interval(self.values)
+        over = interval(self.values - self.chance)
+        return {
+            "measure": self.name,
+            "explanations": int((~np.isnan(self.values)).sum()),
+            **mean,
+            "chance": interval(self.chance)["value"],
+            "other_class": None if self.other_class is None else interval(self.other_class)["value"],
+            **{f"over_chance_{part}": over[part] for part in ("value", "low", "high")},
+        }
+
+
+def interval(values: Floats) -> dict[str, float | None]:
+    """Return mean and 95 % bootstrap interval over flows, NaN left out: {value, low, high}, None without a value."""
+    kept = values[~np.isnan(values)]
+    if not len(kept):
+        return {"value": None, "low": None, "high": None}
+    drawn = np.random.default_rng(0).multinomial(len(kept), [1 / len(kept)] * len(kept), RESAMPLES) @ kept / len(kept)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"value": float(kept.mean()), "low": float(low), "high": float(high)}
+
+
+def verdicts(first: list[Measure], second: list[Measure]) -> list[dict[str, Any]]:
+    """Compare two writers on the same flows by each measure that both have: `first` minus `second`, paired.
+
+    Returns rows {measure, flows, difference, low, high, verdict}: better or worse if the interval leaves out 0. Each
+    interval has 95 % by itself.
+    """
+    beside = {measure.name: measure for measure in second}
+    rows = []
+    for measure in first:
+        if measure.name not in beside:
+            continue
+        found = measure.values - beside[measure.name].values
+        told = interval(found)
+        if told["value"] is None:
+            continue
+        low, high = told["low"], told["high"]
+        assert low is not None and high is not None
+        verdict = BETTER if low > 0 else WORSE if high < 0 else NONE_SHOWN
+        flows = int((~np.isnan(found)).sum())
+        rows.append(
+            {"measure": measure.name, "flows": flows, "difference": told["value"], "low": low, "high": high}
+            | {"verdict": verdict}
+        )
+    return rows
+
+
+def sentence(rows: list[dict[str, Any]], name: str) -> str:
+    """Say in which measures the student is better or worse than a free baseline, and whether it is worth its cost."""
+    told = [
+        f"{verdict} in {', '.join(found)}"
+        for verdict in (BETTER, WORSE)
+        if (found := [row["measure"].replace("_", " ") for row in rows if row["verdict"] == verdict])
+    ]
+    better, worse = (sum(row["verdict"] == verdict for row in rows) for verdict in (BETTER, WORSE))
+    worth = "beats" if better and not worse else "does not beat"
+    flows = max((row["flows"] for row in rows), default=0)
+    return f"Over {flows:,} flows the student is {'; '.join(told) or 'nowhere shown different'}: it {worth} the {name}."
