@@ -240,8 +240,8 @@ class Student:
 
     @cached_property
     def _guide_tokens(self) -> Any:
-        end = int(self.tokenizer.convert_tokens_to_ids(END_OF_TURN))
-        return guide_tokens(self.tokenizer, self.model.get_output_embeddings().weight.shape[0], end)
+        width = self.model.get_output_embeddings().weight.shape[0]
+        return guide_tokens(self.tokenizer, width, end_of_turn(self.tokenizer))
 
     @cached_property
     def _number_tokens(self) -> NumberTokens:
