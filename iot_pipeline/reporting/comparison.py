@@ -5,7 +5,7 @@ from typing import Any
 
 from iot_pipeline.evaluation.population import estimate_population
 from iot_pipeline.reporting import formats
-from iot_pipeline.vocabulary import STAGES, TRACKS, VIEWS, Partition
+from iot_pipeline.vocabulary import DISTILLED, STAGES, TRACKS, VIEWS, Partition
 
 # `automl` is the fixed configuration: the one that gives the same models again is what students are held against.
 BASELINES = {
@@ -47,10 +47,10 @@ def track_comparison(
         lowest_recall, lowest_class, ceiling, share_of_ceiling, ece, of_automl: {accuracy, macro_f1, lowest_recall}} or
         None}}, where `of_automl` is on the same rows, None without AutoML, and `population` is {seen_share, ceiling,
         low, estimate, high} over the rows of the whole table, or None.
-        `best` is the name and stage of the student with the highest accuracy on the validation side; `verdicts` and
-        `on_tracks` (the study's) are sentences.
+        `best` is the name and stage of the track's student with the highest accuracy on the validation side; the
+        distilled student is a row of its own. `verdicts` and `on_tracks` (the study's) are sentences.
     """
-    order = sorted(evals, key=lambda student: (STAGES.index(student.stage), TRACKS.index(student.track)))
+    order = sorted(evals, key=lambda student: (STAGES.index(student.stage), [*TRACKS, DISTILLED].index(student.track)))
     found = [("student", student.track, student.stage, evals[student]) for student in order] + [
         ("baseline", BASELINES[name], stage, baselines[stage][name])
         for stage in sorted(baselines, key=STAGES.index)
@@ -63,7 +63,7 @@ def track_comparison(
         "rows": rows,
         "best": best and {"name": best["name"], "stage": best["stage"]},
         "verdicts": _sentences(rows, best) if best else [NOTHING],
-        "on_tracks": _study_sentences(study, len(evals)),
+        "on_tracks": _study_sentences(study, sum(student.track in TRACKS for student in evals)),
         "view": MAIN_VIEW,
         "populations": dict(populations),
     }
@@ -141,8 +141,9 @@ def _of_automl(scored: Mapping[str, Any], automl: Mapping[str, Any] | None) -> d
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the student with the highest accuracy on the validation side; the first of equal ones."""
-    chosen = [row for row in rows if row["validation_accuracy"] is not None and row["views"][MAIN_VIEW]]
+    """Return the student of a track with the highest accuracy on the validation side; the first of equal ones."""
+    tracks = [row for row in rows if row["name"] != DISTILLED]
+    chosen = [row for row in tracks if row["validation_accuracy"] is not None and row["views"][MAIN_VIEW]]
     return max(chosen, key=lambda row: row["validation_accuracy"], default=None)
 
 

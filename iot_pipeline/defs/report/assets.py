@@ -17,7 +17,7 @@ from iot_pipeline.reporting.gather import gather, partition_of
 from iot_pipeline.teacher.archive import told_by_file
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import store_of
-from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, Trained, partition_parts, staged
+from iot_pipeline.vocabulary import CONTROLS, DISTILLED, STAGES, TRACKS, Trained, partition_parts, staged
 
 Taken = tuple[int, int, int, float]  # requests, prompt tokens, answer tokens, dollars
 # Inputs of the reports, in the order of the method; those in STAGED have one asset per stage.
@@ -134,15 +134,17 @@ def whole_lake(step: Step, reports: list[str]) -> dict[ArtefactId, Path]:
 def inputs(step: Step, name: str) -> dict[ArtefactId, Path]:
     """Return the folders of an asset's fresh artefacts; of students only those of the first training seed.
 
-    Controls are the study's alone: in tables of tracks they would be taken for students to choose from.
+    Controls are the study's alone: in tables of tracks they would be taken for students to choose from. Of the
+    distilled student the metrics are read, for a row of its own.
     """
     seed = step.settings.seeds[0]
     by_seed = name in STAGED and name != "training_split"
+    hidden = CONTROLS.keys() - ({DISTILLED} if name == "eval_metrics" else set())
     return {
         artefact: step.input(artefact.asset, artefact.partition)
         for artefact in step.upstream_artefacts(name)
         if not by_seed or Trained.parse(artefact.partition).seed == seed
-        if CONTROLS.keys().isdisjoint(partition_parts(artefact.partition))
+        if hidden.isdisjoint(partition_parts(artefact.partition))
     }
 
 
