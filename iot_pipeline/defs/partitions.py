@@ -68,14 +68,14 @@ def increments_dep(track: str, stage: str) -> dg.AssetDep:
 
 
 def probabilities_deps(stage: str) -> list[dg.AssetDep]:
-    """Return the dependencies of a stage's training tensors on what the distilled student learns from, if there is one.
-
-    The tensors of the other arms depend on the flow texts through their answers.
+    """Return the dependencies of a stage's training tensors on what the distilled student learns from, if there is one:
+    flows of the train pool, and the baseline's probabilities for them.
     """
     if DISTILLED not in trained_arms():
         return []
     mapping = dg.StaticPartitionMapping({stage: DISTILLED})
-    return [dg.AssetDep("baseline_probabilities", partition_mapping=mapping)]
+    pool = [dg.AssetDep("flow_texts"), dg.AssetDep("evaluation_split")]
+    return [*pool, dg.AssetDep("baseline_probabilities", partition_mapping=mapping)]
 
 
 def tensors_dep(asset: str) -> dg.AssetDep:

@@ -1,5 +1,7 @@
 """Tokeniser of a base: loading it with the right class, encoding chats with it, and finding the label in an answer.
 
+Prompt, end of turn and padding are read off the base's own chat template and tokens (`chat_form`, `pad_id`).
+
 Flow texts, class names and answers are data: a control token's name in them (`<|im_end|>`) is encoded as plain text.
 Only the chat template writes control tokens. `literal` therefore marks where such a name in data has to be cut:
 
