@@ -68,8 +68,9 @@ def increments_dep(track: str, stage: str) -> dg.AssetDep:
 
 
 def probabilities_deps(stage: str) -> list[dg.AssetDep]:
-    """Return the dependencies of a stage's training tensors on what the distilled student learns from, if there is one:
-    flows of the train pool, and the baseline's probabilities for them.
+    """Return the dependencies of a stage's training tensors on what a distilled student learns from; none without one.
+
+    These are the flows of the train pool, and the baseline's probabilities for them.
     """
     if DISTILLED not in trained_arms():
         return []
