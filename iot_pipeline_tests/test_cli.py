@@ -152,6 +152,7 @@ def test_several_seeds_are_several_students_of_the_same_tensors(tmp_path: Path) 
         *(f"{name}_10K[{seed}|original]" for name in ("lora_checkpoint",) for seed in (7, 8)),
         *(f"eval_metrics_10K[{seed}|original]" for seed in (7, 8)),
         *(f"explanation_quality_10K[{seed}|original]" for seed in (7, 8)),
+        *(f"reasons_10K[{seed}|original]" for seed in (7, 8)),
     ]
 
 

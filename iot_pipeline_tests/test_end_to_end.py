@@ -139,6 +139,8 @@ def test_every_asset_of_the_graph_is_materialised(first: dict[str, Any], lake: P
         "lora_checkpoint_10K",
         "eval_metrics_10K",
         "explanation_quality_10K",
+        "reason_baselines",
+        "reasons_10K",
         "inference_benchmark",
         "track_comparison",
         "cost_report",
@@ -355,7 +357,7 @@ def test_status_names_what_a_changed_setting_makes_stale(first: dict[str, Any], 
     )
     stale = {row["artefact"]: row["why"] for row in json.loads(done.stdout) if row["state"] == "stale"}
     tracks = ("original", "paraphrased", "feature_varied")
-    measured = ("lora_checkpoint", "eval_metrics", "explanation_quality")
+    measured = ("lora_checkpoint", "eval_metrics", "explanation_quality", "reasons")
     staged = {f"{asset}_10K[2027|{track}]" for asset in measured for track in tracks}
     gathered = {"claims_audit", "inference_benchmark", "model_card", "paper_report", "study", "track_comparison"}
     assert set(stale) == staged | {"paper_protocol"} | gathered

@@ -93,7 +93,7 @@ def test_partition_keys_are_those_of_the_vocabulary() -> None:
     assert keys["paraphrased"] == set(STAGES)
     assert keys[staged("training_split", "30K")] == set(TRACKS)
     students = {Trained(seed, track).key for seed in load_settings().seeds for track in TRACKS}
-    for name in ("lora_checkpoint", "eval_metrics", "explanation_quality"):
+    for name in ("lora_checkpoint", "eval_metrics", "explanation_quality", "reasons"):
         assert keys[staged(name, "ALL")] == students
 
 

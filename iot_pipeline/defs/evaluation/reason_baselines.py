@@ -84,7 +84,16 @@ def teacher_answers(step: Step) -> list[tuple[str, str, str, str]]:
 def write_free(
     path: Path, groups: list[str], made: Contributions, tree: TreePaths, answers: list[str], classes: list[str]
 ) -> None:
-    """Write LightGBM's class and contributions to each class, and the tree's class and answer, by flow group."""
+    """Write LightGBM's class and contributions to each class, and the tree's class and answer, by flow group.
+
+    Args:
+        path: Parquet file to write.
+        groups: Flow groups of the test flows [n].
+        made: Classes and contributions of LightGBM; the first n are theirs.
+        tree: Classes of the tree [n].
+        answers: Answers of the tree [n].
+        classes: Class names.
+    """
     found: dict[str, Any] = {"flow_group": groups, "label": made.labels[: len(groups)]}
     found |= {"tree_label": tree.labels, "tree_answer": answers}
     values = made.values[: len(groups)].astype(np.float32)  # half the size
