@@ -1,6 +1,8 @@
 """Guided decoding: answers follow a grammar each (`grammar.py`), by llguidance."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from iot_pipeline.errors import UserError
@@ -10,12 +12,14 @@ from iot_pipeline.inference.grounding import NotGroundable
 def guide_tokens(tokenizer: Any, width: int, end: int) -> Any:
     """Return llguidance's view of a tokeniser (LLTokenizer), for a model with `width` scores; `end`: end of turn.
 
-    NotGroundable if llguidance cannot read the tokeniser.
+    NotGroundable if llguidance is not installed, or cannot read the tokeniser.
     """
-    from llguidance.hf import from_tokenizer
-
     try:
+        from llguidance.hf import from_tokenizer
+
         return from_tokenizer(tokenizer, n_vocab=width, eos_token=end)
+    except ImportError as error:
+        raise NotGroundable("the extra `grammar` (llguidance) is not installed") from error
     except ValueError as error:
         raise NotGroundable(f"llguidance cannot read the base's tokenizer ({error})") from error
 
@@ -35,7 +39,10 @@ class GuidedAnswers:
         from llguidance import LLMatcher
 
         self._vocabulary, self._end = tokens.vocab_size, tokens.eos_token
-        self._rows = [LLMatcher(tokens, grammar) for grammar in grammars]
+        distinct = list(dict.fromkeys(grammars))
+        with ThreadPoolExecutor() as pool:  # some 5 ms each, without the interpreter's lock
+            built = dict(zip(distinct, pool.map(partial(LLMatcher, tokens), distinct), strict=True))
+        self._rows = [built[grammar].deep_copy() for grammar in grammars]
         self._ended = [False] * len(self._rows)
         for row, head in zip(self._rows, heads, strict=True):
             if row.is_error() or row.try_consume_tokens(list(head)) != len(head):

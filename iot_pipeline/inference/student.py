@@ -189,7 +189,7 @@ class Student:
         import torch
 
         if any(held is not None and len(held) != len(prompts) for held in (grounded_in, guided_by)):
-            raise UserError("grounded decoding needs one flow text or grammar for each prompt")
+            raise UserError("grounded decoding needs one flow text for each prompt, guided decoding one grammar")
         heads = list(answers) if answers is not None else [""] * len(prompts)
         end = end_of_turn(self.tokenizer)
         ids = [prompt + self._ids(head) for prompt, head in zip(self._prompts(prompts), heads, strict=True)]

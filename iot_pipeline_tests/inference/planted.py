@@ -18,16 +18,7 @@ from iot_pipeline_tests.augmentation.mutations import Case, true_answers
 
 # Features with words as values, which no flow has yet.
 CATEGORIES = {"conn_state": ("SF", "S0", "REJ", "RSTO"), "proto": ("tcp", "udp", "icmp", "unknown_transport")}
-PROSE_NUMBERS = (
-    "12 packets",
-    "nearly 50 %",
-    "port 1883",
-    "p97",
-    "a factor of 2.5",
-    "-3",
-    "the 94th percentile",
-    "IPv4",
-)
+PROSE_NUMBERS = ("12 packets", "nearly 50 %", "port 1883", "p97", "a factor of 2.5", "-3", "the 94th percentile")
 PROSE_DIRECTIONS = ("far above the usual", "Below the mean", "above average", "ABOVE what is normal")
 
 

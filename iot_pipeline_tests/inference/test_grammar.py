@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from functools import cache
 from typing import Any
 
@@ -181,8 +182,11 @@ def test_a_false_value_becomes_the_true_one_and_a_true_answer_stays() -> None:
         written(answer(), head="CLASSIFICATION: Rogue")
 
 
-def test_a_tokenizer_that_llguidance_cannot_read_is_a_clear_error() -> None:
+def test_a_tokenizer_that_llguidance_cannot_read_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotGroundable, match="IOT_DECODING=free"):
+        guide_tokens(object(), 3, 1)
+    monkeypatch.setitem(sys.modules, "llguidance.hf", None)
+    with pytest.raises(NotGroundable, match=r"the extra `grammar`.*IOT_DECODING=free"):
         guide_tokens(object(), 3, 1)
 
 
@@ -200,5 +204,5 @@ def test_a_student_follows_its_grammars_in_batches(student: Student) -> None:
     ]
     for said, _ended in held:
         assert said.startswith("CLASSIFICATION: Normal\nANALYSIS: ")
-    with pytest.raises(UserError, match="flow text or grammar for each prompt"):
+    with pytest.raises(UserError, match="guided decoding one grammar"):
         student.explain(texts, 60, guided_by=grammars[:1])
