@@ -129,9 +129,7 @@ class StudentSettings(Section):
     class_power: float = Field(
         0.5, ge=0, le=1, description="class rows draw a class by its share to this power: 1 as it falls, 0 all alike"
     )
-    class_copies: int = Field(
-        0, ge=0, description="copies of each labelled class row in which some values are masked by `?`"
-    )
+    class_copies: int = Field(0, ge=0, description="copies of a labelled class row with some values masked by `?`")
     distil_pool: float = Field(
         0.5, ge=0, lt=1, description="share of class rows of unlabelled flows under AutoML's probabilities"
     )
