@@ -16,13 +16,10 @@ Control = Literal[
     "untrained",
 ]
 
-DISTILLED = "distilled"  # the student that also learns from the baseline
-
 STAGES: list[str] = list(get_args(Stage))
 TRACKS: list[str] = list(get_args(Track))
 # Students that `original` is held against, each with the question that it answers; sft/controls.py defines them.
 CONTROLS: Mapping[str, str] = {
-    DISTILLED: "Does the baseline's knowledge help? Class rows also learn from AutoML's probabilities (IOT_DISTIL).",
     "label_only": "Do explanations help the class? It learns the class alone.",
     "shuffled_explanations": "Is it what explanations say, or only more tokens? Each row has that of another row.",
     "other_class_explanations": "Does an explanation of a wrong class do harm? Each row has one of another class.",
@@ -30,6 +27,8 @@ CONTROLS: Mapping[str, str] = {
     "shuffled_names": "Do feature names carry meaning? They change places, in training and in every prompt.",
     "untrained": "What does the base know alone? It has no adapter.",
 }
+DISTILLED = "distilled"  # `original`, whose class rows also learn from AutoML's probabilities (IOT_DISTIL)
+ARMS = [*TRACKS, DISTILLED, *CONTROLS]  # all students of a stage, in the order of reports
 ZERO_SHOT = "zero_shot"  # the prompt of the teacher as a control: no track is made of its answers
 # Rows of each cumulative stage; None is the whole train pool.
 STAGE_ROWS: Mapping[str, int | None] = {"10K": 10_000, "30K": 30_000, "70K": 70_000, "150K": 150_000, "ALL": None}

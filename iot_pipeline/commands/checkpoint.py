@@ -9,7 +9,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.vocabulary import CONTROLS, DISTILLED, Trained, staged
+from iot_pipeline.vocabulary import CONTROLS, Trained, staged
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
 
     Raises UserError if it or its base is missing, a file of one was altered, or it is a control's.
     """
-    if trained.track in CONTROLS and trained.track != DISTILLED:
+    if trained.track in CONTROLS:
         raise UserError(f"{trained.track} is a control of the study: it does not serve; take a track")
     base, adapter = ArtefactId("base_model"), ArtefactId(staged("lora_checkpoint", stage), trained.key)
     versions: dict[str, str] = {}

@@ -10,7 +10,7 @@ tensors nor checkpoint.
 import dagster as dg
 
 from iot_pipeline.settings import settings
-from iot_pipeline.vocabulary import CONTROLS, DISTILLED, STAGES, TRACKS, ZERO_SHOT, stages_up_to
+from iot_pipeline.vocabulary import ARMS, DISTILLED, STAGES, TRACKS, ZERO_SHOT, stages_up_to
 
 stage_partitions = dg.StaticPartitionsDefinition(STAGES)
 track_partitions = dg.StaticPartitionsDefinition(TRACKS)
@@ -20,7 +20,7 @@ seed_partitions = dg.StaticPartitionsDefinition([str(seed) for seed in settings(
 
 def arms() -> list[str]:
     """List the arms that students are made of: the tracks, and the others that the settings name."""
-    return [*TRACKS, *(name for name in CONTROLS if name in settings().beside)]
+    return [arm for arm in ARMS if arm in TRACKS or arm in settings().beside]
 
 
 def tensor_partitions() -> dg.StaticPartitionsDefinition:

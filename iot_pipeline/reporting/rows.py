@@ -6,7 +6,7 @@ from typing import Any
 from iot_pipeline.evaluation.explanations import importance_agreement
 from iot_pipeline.reporting import formats
 from iot_pipeline.reporting.gather import Facts, Json, Run, Track
-from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, Partition
+from iot_pipeline.vocabulary import ARMS, CONTROLS, STAGES, Partition
 
 # Explanation metrics that come first, since the table is wider than a page.
 FIRST = ("explained", "faultless", "numbers_grounded", "values_true", "features_real", "directions_true")
@@ -177,12 +177,14 @@ def _spoken(row: Mapping[str, Any]) -> str:
 
 
 def arms(study: Mapping[str, Any], controls: bool) -> list[tuple[str, Json]]:
-    """Return the arms of a study with their metrics, by stage and students first: its controls, or the others."""
-    order = [*TRACKS, *CONTROLS]  # baselines follow by name
+    """Return the arms of a study with their metrics, by stage and students first: its controls, or the others.
+
+    Baselines follow by name.
+    """
 
     def place(arm: str) -> tuple[int, int, str]:
         model, stage = arm.split()
-        return STAGES.index(stage), order.index(model) if model in order else len(order), model
+        return STAGES.index(stage), ARMS.index(model) if model in ARMS else len(ARMS), model
 
     return [(name, study["arms"][name]) for name in sorted(study["arms"], key=place) if is_control(name) == controls]
 

@@ -19,7 +19,7 @@ from iot_pipeline.evaluation.study import compare_seeds, stage_pairs
 from iot_pipeline.evaluation.views import Ints, Side, read_side
 from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.reporting import figures
-from iot_pipeline.vocabulary import CONTROLS, DISTILLED, STAGES, TRACKS, Trained, staged, unstaged
+from iot_pipeline.vocabulary import ARMS, CONTROLS, DISTILLED, STAGES, TRACKS, Trained, staged, unstaged
 
 MADE = [staged(name, stage) for name in ("eval_metrics", "explanation_quality", "data_grid") for stage in STAGES]
 SHARES = ("faultless", "numbers_grounded", "values_true", "directions_true")
@@ -54,7 +54,7 @@ def student_arms(step: Step, side: Side) -> tuple[dict[str, list[Ints]], list[st
         seed, track = Trained.parse(artefact.partition)
         predictions = read_predictions(folder / "predictions.parquet", step.spec.classes)
         found[track, unstaged(artefact.asset)[1]][seed] = predict(align(side, *predictions))
-    order = sorted(found, key=lambda arm: (STAGES.index(arm[1]), [*TRACKS, *CONTROLS].index(arm[0])))
+    order = sorted(found, key=lambda arm: (STAGES.index(arm[1]), ARMS.index(arm[0])))
     seeds = {arm: step.settings.seeds[:1] if arm[0] == "untrained" else step.settings.seeds for arm in order}
     whole = [arm for arm in order if all(seed in found[arm] for seed in seeds[arm])]
     for arm in (left_out := [arm for arm in order if arm not in whole]):
@@ -120,7 +120,7 @@ def contrasts(arms: Collection[str]) -> list[tuple[str, str]]:
         baselines = [arm_name(name, stage) for name in BASELINES if arm_name(name, stage) in arms]
         pairs += itertools.product(tracks, baselines)
         if (student := arm_name(DISTILLED, stage)) in arms:
-            pairs += [(student, other) for other in (*baselines, arm_name(PSEUDO, stage)) if other in arms]
+            pairs += [(student, other) for other in (*tracks[:1], *baselines, arm_name(PSEUDO, stage)) if other in arms]
         controls = [arm_name(control, stage) for control in CONTROLS if arm_name(control, stage) in arms]
         pairs += itertools.product(controls, [name for name in tracks if name == arm_name(TRACKS[0], stage)])
     return pairs + [pair for track in TRACKS for pair in stage_pairs(STAGES, arms, track)]

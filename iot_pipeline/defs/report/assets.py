@@ -139,7 +139,7 @@ def inputs(step: Step, name: str) -> dict[ArtefactId, Path]:
     """
     seed = step.settings.seeds[0]
     by_seed = name in STAGED and name != "training_split"
-    hidden = CONTROLS.keys() - ({DISTILLED} if name == "eval_metrics" else set())
+    hidden = {*CONTROLS, *([] if name == "eval_metrics" else [DISTILLED])}
     return {
         artefact: step.input(artefact.asset, artefact.partition)
         for artefact in step.upstream_artefacts(name)
