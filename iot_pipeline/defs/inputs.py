@@ -10,6 +10,9 @@ from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.settings import Settings
 
 
+PROBABILITIES = "probabilities.parquet"
+
+
 class Reader(Protocol):
     """Reader of a lake: the step of an asset, or the estimate of one."""
 
@@ -55,6 +58,11 @@ def told_spec(step: Reader) -> DatasetSpec:
 def writer_of(step: Reader) -> FlowTextWriter:
     """Return the writer of flow texts, with the scales and ranks of the train pool."""
     return FlowTextWriter.load(step.input("flow_texts"), step.spec)
+
+
+def probabilities_of(step: Reader, stage: str) -> Path:
+    """Return the file of the baseline's class probabilities for the train pool."""
+    return step.input("baseline_probabilities", stage) / PROBABILITIES
 
 
 def base_location(step: Reader) -> str:

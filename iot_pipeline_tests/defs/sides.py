@@ -16,7 +16,10 @@ from iot_pipeline.defs.resources import TeacherResource, TrainerResource
 from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.controls import ShuffledNames
+from iot_pipeline.sft.tensors import load_tensors
+from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.vocabulary import CONTROLS, Trained
 
 CLASSES = list(load_spec("farm_flow").classes)
@@ -24,7 +27,8 @@ SHUFFLED = ShuffledNames(tuple(load_spec("farm_flow").feature_names), "ranked", 
 STUDENT = Trained(2027, "original").key
 TRAINED = ["original", *(control for control in CONTROLS if control != "untrained")]
 VALUES = {"IOT_ROWS": "900", "IOT_EXPLAINED_FLOWS": "20", "IOT_AUDIT_ROWS": "64", "IOT_VALIDATION_FLOWS": "24"}
-VALUES |= {"IOT_CONTROLS": ",".join(CONTROLS)}
+VALUES |= {"IOT_CONTROLS": ",".join(CONTROLS), "IOT_DISTIL": "true", "IOT_CLASS_ROWS": "8"}
+VALUES |= {"IOT_CLASS_COPIES": "0"}  # a masked flow could not be told from others
 
 
 class Seen(Exception):
@@ -111,3 +115,13 @@ def catch(seen: dict[str, Any], *names: str) -> Callable[..., Any]:
         raise Seen
 
     return stand_in
+
+
+def assert_of_sides(sides: Sides, config: TrainConfig, arm: str = "original") -> None:
+    """A training reads train flows, and its loss is of validation flows."""
+    tokenizer = load_tokenizer(config.base)
+    assert config.classes is not None
+    for path, side in ((config.tensors, "train"), (config.classes, "train"), (config.validation, "validation")):
+        tensors = load_tensors(path)
+        texts = [tokenizer.decode(tensors.row(index)[0]) for index in range(len(tensors))]
+        assert sides.of(texts, arm) == {side}

@@ -39,7 +39,6 @@ from iot_pipeline.quality.patterns import attack_patterns
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.teacher.request import Answer
 from iot_pipeline.teacher.session import Summary
-from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.vocabulary import Trained
 from iot_pipeline_tests.defs.sides import (
     CLASSES,
@@ -49,6 +48,7 @@ from iot_pipeline_tests.defs.sides import (
     Sides,
     Student,
     as_read,
+    assert_of_sides,
     catch,
     make,
     scores_of,
@@ -210,15 +210,6 @@ def test_a_student_trains_on_train_flows_and_its_loss_is_of_validation_flows(
         make(training.lora_checkpoint("10K"), partition=Trained(2027, arm).key)
     (config,) = seen["configs"]
     assert_of_sides(sides, config, arm)
-
-
-def assert_of_sides(sides: Sides, config: TrainConfig, arm: str = "original") -> None:
-    """A training reads train flows, and its loss is of validation flows."""
-    tokenizer = load_tokenizer(config.base)
-    for path, side in ((config.tensors, "train"), (config.validation, "validation")):
-        tensors = load_tensors(path)
-        texts = [tokenizer.decode(tensors.row(index)[0]) for index in range(len(tensors))]
-        assert sides.of(texts, arm) == {side}
 
 
 def assert_changed_as_told(lake: Lake, arm: str) -> None:

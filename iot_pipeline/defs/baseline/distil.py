@@ -9,14 +9,13 @@ import pandas as pd
 from iot_pipeline.baseline.automl import run_automl
 from iot_pipeline.baseline.distil import Probabilities, cross_fitted, pseudo_labelled
 from iot_pipeline.defs.baseline.assets import configurations, data, score
-from iot_pipeline.defs.inputs import records_of
+from iot_pipeline.defs.inputs import PROBABILITIES, probabilities_of, records_of
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.predictions import read_predictions, write_predictions
 from iot_pipeline.flows.dataset import distinct_flows, pool_size, training_rows
 from iot_pipeline.flows.split import stage_rows
 
-FILE = "probabilities.parquet"
 PSEUDO = "automl_pseudo"
 
 
@@ -27,7 +26,7 @@ def baseline_probabilities(context: dg.AssetExecutionContext, lake: LakeResource
         train, pool = labelled_rows(step), train_pool(step)
         names, classes = step.spec.feature_names, step.spec.classes
         found = cross_fitted(train, pool, names, classes, configurations(step)[0], step.log)
-        write_predictions(step.folder / FILE, found.groups, found.log_probs, classes)
+        write_predictions(step.folder / PROBABILITIES, found.groups, found.log_probs, classes)
         told = dict(zip(found.groups, found.log_probs.argmax(axis=1), strict=True))
         first = train.drop_duplicates("flow_group")
         right = first["label"].map(classes.index).to_numpy() == first["flow_group"].map(told).to_numpy()
@@ -52,8 +51,7 @@ def pseudo_label_baseline(context: dg.AssetExecutionContext, lake: LakeResource)
     with lake.step(context) as step:
         train, sides = data(step)
         pool, names, classes = train_pool(step), step.spec.feature_names, step.spec.classes
-        folder = step.input("baseline_probabilities", step.artefact.partition)
-        groups, log_probs = read_predictions(folder / FILE, classes)
+        groups, log_probs = read_predictions(probabilities_of(step, step.artefact.partition), classes)
         found = Probabilities(groups, log_probs, np.isin(groups, train["flow_group"].unique()))
         rows = pseudo_labelled(train, pool, found, classes)
         both = pd.concat(sides.values(), ignore_index=True)

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from iot_pipeline.defs.baseline.distil import FILE
-from iot_pipeline.defs.inputs import records_of, texts_of
+from iot_pipeline.defs.inputs import probabilities_of, records_of, texts_of
 from iot_pipeline.defs.partitions import sources_of
 from iot_pipeline.defs.recording import Step
 from iot_pipeline.defs.training.rows import in_form, read_rows
@@ -67,7 +66,7 @@ def distilled(step: Step, questions: Questions, groups: dict[str, str], stage: s
         stage: Stage on whose rows the baseline was trained.
     """
     chosen, classes = step.settings.student, step.spec.classes
-    found = read_predictions(step.input("baseline_probabilities", stage) / FILE, classes)
+    found = read_predictions(probabilities_of(step, stage), classes)
     probabilities = dict(zip(found[0], np.exp(found[1]), strict=True))
     own = np.array([probabilities[groups[text]] for text in questions.texts])
     mixed = (1 - chosen.distil_weight) * questions.shares + chosen.distil_weight * own
