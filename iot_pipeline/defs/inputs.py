@@ -9,7 +9,6 @@ from iot_pipeline.flows.split import DROPPED
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.settings import Settings
 
-
 PROBABILITIES = "probabilities.parquet"
 
 
