@@ -8,7 +8,8 @@ of features may be mentioned. The grammar does not judge words: "`orig_pkts` is 
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from iot_pipeline.augmentation.answers import facts_of
 from iot_pipeline.augmentation.checks import MIN_INDICATORS
@@ -44,7 +45,7 @@ def held_to(
     spec: DatasetSpec,
     order: str = "label_first",
     labels: Sequence[str] | None = None,
-) -> dict[str, Sequence[str]]:
+) -> dict[str, Any]:
     """Return the arguments by which `Student.explain` holds answers to their flows.
 
     Args:
@@ -56,7 +57,7 @@ def held_to(
     """
     if not marked:
         return {"grounded_in": flows}
-    named = labels if labels is not None else [None] * len(flows)
+    named: Sequence[str | None] = labels if labels is not None else [None] * len(flows)
     return {
         "guided_by": [
             lark(gbnf(facts_to_cite(flow, spec.standardised), spec.classes, order, label))
@@ -130,7 +131,7 @@ def _word(barred: Sequence[str]) -> str:
     return " | ".join(options)
 
 
-def _any_of(options: Sequence[str] | map) -> str:
+def _any_of(options: Iterable[str]) -> str:
     return " |\n  ".join(options)
 
 

@@ -28,7 +28,7 @@ class GuidedAnswers:
     """Logits processor of transformers for greedy generation: bars tokens that leave a row's grammar.
 
     The likeliest token is tried first, some 5 us, and the mask of all tokens computed only where it is refused, some
-    200 us; the scores are therefore not fit for sampling.
+    200 us. A row's token is thereby decided here, so the scores are not fit for sampling.
     """
 
     def __init__(self, tokens: Any, grammars: Sequence[str], heads: Sequence[Sequence[int]]) -> None:
@@ -49,14 +49,15 @@ class GuidedAnswers:
                 raise UserError(f"the grammar does not fit the beginning of its answer. {row.get_error()}".strip())
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Set scores [rows, vocabulary] to -inf where a token may not follow `input_ids` [rows, tokens]."""
+        """Set scores [rows, vocabulary] of a row to -inf but for its likeliest allowed token, if its own is barred."""
         for place, (row, best) in enumerate(zip(self._rows, scores.argmax(-1).tolist(), strict=True)):
             if self._ended[place]:  # generate() pads it
                 continue
             if not row.try_consume_tokens([best]):
-                scores[place] = scores[place].masked_fill(~self._allowed(row, scores.device), float("-inf"))
-                best = int(scores[place].argmax())
+                best = int(scores[place].masked_fill(~self._allowed(row, scores.device), float("-inf")).argmax())
                 row.consume_token(best)
+                scores[place] = float("-inf")
+                scores[place, best] = 0.0  # equal scores cannot make generate() choose another one
             if row.is_error():
                 raise UserError(f"guided decoding: {row.get_error()}")
             self._ended[place] = best == self._end

@@ -175,7 +175,7 @@ def written_by(step: Step, model: Student, flows: list[str]) -> dict[str, list[t
     flows = [names.flow(text) for text in flows] if names else flows
     prompts = [asked(text, "explain", step.settings.student.tasks) for text in flows]
     teacher = step.settings.teacher
-    longest, held = room_for(teacher.explanation_words), {"grounded_in": flows}
+    longest, held = room_for(teacher.explanation_words), dict[str, Any](grounded_in=flows)
     if teacher.facts == "marked":
         held = held_to(flows, True, writer_of(step).spec, teacher.answer_order)
     ways = {"free": model.explain(prompts, longest)}
