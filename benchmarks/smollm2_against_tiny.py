@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--lakes", type=Path, default=Path("data_lake"), help="folder of the two lakes")
     parser.add_argument("--dataset", default="farm_flow")
     parser.add_argument("--source", default="simulate", help="file of the data set, or simulate")
-    parser.add_argument("--rows", type=int, default=10_000, help="rows to simulate")
+    parser.add_argument(
+        "--rows", type=int, default=13_000, help="rows to simulate; 10,000 give 262 distinct test flows"
+    )
     parser.add_argument("--steps", type=int, default=20, help="optimiser steps of --step-rows rows")
     parser.add_argument("--step-rows", type=int, default=32)
     parser.add_argument("--explained", type=int, default=100, help="test flows that are explained")

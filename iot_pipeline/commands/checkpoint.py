@@ -16,7 +16,7 @@ from iot_pipeline.vocabulary import CONTROLS, Trained, staged
 class Checkpoint:
     """Checkpoint of a student with its base.
 
-    `base`: folder or hub id; `name`: the base as it was set; `made_of`: data versions of base and adapter; `labels`:
+    `base`: folder or hub id; `name`: the base by its own name; `made_of`: data versions of base and adapter; `labels`:
     parts that are not real (simulated flows, embedded teacher, tiny base).
     """
 
