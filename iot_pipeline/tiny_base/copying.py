@@ -33,11 +33,13 @@ def start_copying(model: Any, seed: int) -> None:
                        just read; both write the token they find
 
     The last head of layer 0, the heads of layer 1 in between and all later layers start at random. Training is free to
-    change everything.
+    change everything. A model of one layer or fewer than four heads has no room for the circuit and stays as it is.
     """
     import torch
 
     config, draw = model.config, torch.Generator().manual_seed(seed)
+    if len(model.model.layers) == 1 or config.num_attention_heads < 4:
+        return
     hidden, heads, groups = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
     size, per_group = hidden // heads, heads // groups
 
@@ -64,8 +66,6 @@ def start_copying(model: Any, seed: int) -> None:
             back = pairs * (head + 1)
             attention.q_proj.bias[of(head)] = torch.cat([fast * back.cos(), -fast * back.sin()])
             attention.o_proj.weight[:, of(head)] = note.T * TOLD
-        if len(model.model.layers) == 1:
-            return
         second = model.model.layers[1]
         attention = second.self_attn
         second.mlp.down_proj.weight.mul_(0.3)
