@@ -15,7 +15,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER
 from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, pad_id, prompt_text
 from iot_pipeline.sft.tensors import IGNORED
-from iot_pipeline.tiny_base.copying import start_alike, start_copying
+from iot_pipeline.tiny_base.copy_circuit import start_alike, start_copying
 from iot_pipeline.tiny_base.pretraining_tasks import (
     ANSWER_WORDS,
     Curriculum,
