@@ -57,7 +57,8 @@ def guess_measure(
     words, truth = class_words(classes), np.array(labels)
     most = max(sorted(set(labels)), key=list(labels).count)
     by_chance = (truth == most).astype(float)
-    measures, scores = [], []
+    measures: list[Measure] = []
+    scores: list[dict[str, float | str]] = []
     for name, numbers in (("class_guessed", False), ("class_guessed_without_numbers", True)):
         guessed = _cross_validated([masked(answer, words, numbers) for answer in answers], truth, groups, seed)
         measures.append(Measure(name, (guessed == truth).astype(float), by_chance))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.models.tokenizer import LabelFinder, pad_id
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 
@@ -96,7 +97,12 @@ def make_draws(tensors: Tensors, per_step: int, steps: int, seed: int) -> Draws:
         per_step: Class rows of a step.
         steps: Steps of the training.
         seed: Seed of the draws.
+
+    Raises:
+        UserError: The tensors are none of class rows.
     """
+    if tensors.draw is None:
+        raise UserError("class rows have no draw probabilities; make training_split again")
     random, total = np.random.default_rng([seed, 7]), per_step * steps
     expected = tensors.draw / tensors.draw.sum() * total
     rest = expected - np.floor(expected)
