@@ -57,7 +57,7 @@ def main() -> None:
     running = parser.add_argument_group("--run")
     running.add_argument("--out", type=Path, default=Path())
     running.add_argument("--seconds", type=float, default=SECONDS, help="seconds of all parts together")
-    running.add_argument("--speed-steps", type=int, default=8, help="timed steps of each way")
+    running.add_argument("--speed-steps", type=int, default=6, help="timed steps of each way")
     running.add_argument("--shapes", nargs="+", default=["qwen2.5-1.5b", "smollm2-135m"])
     running.add_argument("--explained", type=int, default=256, help="most test flows to explain")
     chosen = parser.parse_args()
@@ -110,7 +110,7 @@ def parts_of(told: Found, chosen: argparse.Namespace, work: Path) -> list[Part]:
         return partial(measure, told, chosen, work, *more)
 
     parts = [Part("base", 25, 5, on_bundle(unpacked))]
-    for shape, share in zip(chosen.shapes, (22, 14), strict=False):
+    for shape, share in zip(chosen.shapes, (28, 16), strict=False):
         for way in gpu_training.WAYS:
             parts.append(Part(f"speed {shape} {way}", share, 8, on_bundle(speed, shape, way)))
     parts += [Part(f"student {stage}", 140, 20, on_bundle(student, stage)) for stage in told["stages"]]
