@@ -27,7 +27,7 @@ import dagster as dg
 from dagster_ui import launch, opened, until
 
 from iot_pipeline.defs.dagster_internals import pool_holders, processes_of
-from iot_pipeline.defs.recording import code_commit
+from iot_pipeline.lake.code_version import code_commit
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import load_settings
 from iot_pipeline.vocabulary import Trained

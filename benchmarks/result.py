@@ -7,21 +7,25 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from iot_pipeline.defs.recording import code_commit
+from iot_pipeline.lake.code_version import code_commit
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def save(name: str, result: dict[str, Any], card: str | None = None) -> Path:
-    """Write benchmarks/results/<name>.json and print it; `card` names a GPU that was used."""
+def stamped(result: dict[str, Any], card: str | None = None) -> dict[str, Any]:
+    """Add date, machine and commit to a result; `card` names a GPU that was used."""
     machine = {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
-    whole = {
+    return {
         **result,
         "date": datetime.date.today().isoformat(),
         "machine": machine | ({"gpu": card} if card else {}),
         "code_commit": code_commit(),
     }
+
+
+def save(name: str, result: dict[str, Any], card: str | None = None) -> Path:
+    """Write benchmarks/results/<name>.json and print it; `card` names a GPU that was used."""
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(stamped(result, card), indent=1, ensure_ascii=False) + "\n")
     print(path.read_text())
     return path

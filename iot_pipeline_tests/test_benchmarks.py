@@ -15,7 +15,7 @@ def test_the_gpu_benchmark_measures_every_way_or_says_why_not() -> None:
     if not script.is_file():
         pytest.skip("benchmarks are in the checkout only")
     done = subprocess.run(
-        [sys.executable, str(script), "--small", "--steps", "1", "--print-only"],
+        [sys.executable, str(script), "--small", "--steps", "1", "--class-rows", "24", "--print-only"],
         capture_output=True,
         text=True,
         timeout=240,
@@ -25,6 +25,7 @@ def test_the_gpu_benchmark_measures_every_way_or_says_why_not() -> None:
     ways = json.loads(done.stdout)["ways"]
     assert list(ways) == ["old", "ours", "ours_packed", "trl"]
     assert all(ways[name]["tokens_per_second"] > 0 for name in ("old", "ours", "ours_packed"))
+    assert [ways[name]["class_rows"] for name in ("old", "ours", "ours_packed")] == [0, 24, 24]
     assert "tokens_per_second" in ways["trl"] or ways["trl"] == {"not_measured": "trl is not installed"}
 
 

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
@@ -22,7 +21,7 @@ from iot_pipeline.defs.reads import RecordedSettings, file_version, present_valu
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_csv, write_json
-from iot_pipeline.lake.code_version import code_version
+from iot_pipeline.lake.code_version import code_commit, code_version
 from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
@@ -284,18 +283,6 @@ def artefact_of(context: dg.AssetExecutionContext) -> ArtefactId:
     """Return the artefact (asset and partition) that this execution materialises."""
     key = context.asset_key.to_user_string()
     return ArtefactId(key, str(context.partition_key) if context.has_partition_key else "")
-
-
-@cache
-def code_commit() -> str:
-    """Return the commit of the checkout, with `-dirty` if files were changed; `unknown` outside a checkout."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty"]
-    try:
-        return subprocess.check_output(
-            command, cwd=PROJECT_ROOT, stderr=subprocess.DEVNULL, text=True, timeout=10
-        ).strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 @cache

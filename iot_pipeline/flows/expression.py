@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
-
-import duckdb
+from typing import TYPE_CHECKING, Any
 
 from iot_pipeline.flows.sql import connect
+
+if TYPE_CHECKING:
+    import duckdb
 
 MOST_CHARACTERS = 4_000
 # Depth of nested operators; a sum of 100 columns reaches 100.
@@ -80,6 +81,8 @@ def _parser(process: int) -> duckdb.DuckDBPyConnection:
 
 def _parse(text: str) -> tuple[Node, str]:
     """Parse `SELECT text`; return DuckDB's tree and its rendering of the text without SELECT."""
+    import duckdb
+
     if re.search("[\0\ud800-\udfff]", text):
         raise ValueError("it holds a character of no text")
     try:

@@ -8,14 +8,16 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
+
+if TYPE_CHECKING:  # training and scoring on a GPU machine read no table: they need no DuckDB there
+    import duckdb
 
 ROW_GROUP = 122_880
 
@@ -27,6 +29,8 @@ def connect(*readable: Path, memory: str = "") -> duckdb.DuckDBPyConnection:
     contain text from data set files. Once it holds `memory` ("256MB"; by default 80 % of the machine's) it spills to a
     private temporary folder, removed with the connection; the default would be .tmp in the current directory.
     """
+    import duckdb
+
     folder = tempfile.mkdtemp(prefix="iot_pipeline-duckdb-")
     settings: dict[str, str | bool | int | float | list[str]] = {
         "threads": 2, "temp_directory": folder, "allow_community_extensions": False,

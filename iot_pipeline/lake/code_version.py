@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -165,6 +166,18 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
         if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
             yield child
             yield from _running(child)
+
+
+@cache
+def code_commit() -> str:
+    """Return the commit of the checkout, with `-dirty` if files were changed; `unknown` outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty"]
+    try:
+        return subprocess.check_output(
+            command, cwd=ROOT.parent, stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 @cache
