@@ -30,9 +30,9 @@ def flow_texts(count: int, seed: int = 0) -> list[str]:
 
 
 def label_of(text: str) -> str:
-    """A class that follows from one token of the first feature: its sign, or the number before its point."""
+    """A class that follows from the first feature."""
     first = float(text.split("\n")[0].split(": ")[1])
-    return CLASSES[0] if first < 0 else CLASSES[1] if first < 1 else CLASSES[2]
+    return CLASSES[0] if first < -0.5 else CLASSES[1] if first < 0.5 else CLASSES[2]
 
 
 def answer_of(text: str) -> str:

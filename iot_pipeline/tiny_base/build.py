@@ -15,17 +15,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER
 from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, pad_id, prompt_text
 from iot_pipeline.sft.tensors import IGNORED
-from iot_pipeline.tiny_base.copy_circuit import start_alike, start_copying
-from iot_pipeline.tiny_base.pretraining_tasks import (
-    ANSWER_WORDS,
-    Curriculum,
-    Flows,
-    Task,
-    Writer,
-    groups,
-    lookup,
-    parse,
-)
+from iot_pipeline.tiny_base.pretraining_tasks import ANSWER_WORDS, Curriculum, Flows, Writer, groups, parse
 from iot_pipeline.tiny_base.tokenizer import build_tokenizer
 from iot_pipeline.training.data import causal_loss, padded
 from iot_pipeline.training.distributed import Machine
@@ -33,19 +23,13 @@ from iot_pipeline.training.reporter import Reporter
 
 ROWS = 32  # of one pass that measures copy accuracy
 MIXED = 200  # flows that pre-training does not read, for measuring copy accuracy
-SMOKE = 100  # steps within which no base learns to copy
-PLANTED = 1500  # flows of random values that the tokeniser reads, so that any two digits can become a token
 # Values of KEY_INDICATORS: the first item follows the heading, each later one a `;`.
 _CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER})(?= \(|;|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """Shape of the tiny Qwen2 and its pre-training: `steps` optimiser steps of `rows` tasks each.
-
-    lookups: the first steps only look values up, as many as this share of those beyond SMOKE. number_weight: of the
-    loss of an answer's tokens with a digit.
-    """
+    """Shape of the tiny Qwen2 and its pre-training: `steps` optimiser steps of `rows` tasks each."""
 
     vocabulary: int = 2048
     hidden: int = 128
@@ -58,10 +42,7 @@ class BaseRecipe:
     learning_rate: float = 3e-3
     warmup: int = 20
     weight_decay: float = 0.01
-    lookups: float = 0.23
     flow_weight: float = 0.3
-    number_weight: float = 2.0
-    rope_theta: float = 1e6  # of Qwen2.5; slow enough that a name is the same some 200 tokens further on
     group_sizes: tuple[int, ...] = (6, 12, 12, 24, 24, 48, 48, 96)
     pool: int = 30_000
 
@@ -108,8 +89,7 @@ def build_tiny_base(
     curriculum = Curriculum(flows, groups(flows, recipe.group_sizes, seed), classes, writer)
     samples = [curriculum.write(text, random) for text in flows.texts[:2000]]
     words = [*ANSWER_WORDS, *(f" {name}" for name in classes), *(f" {name}" for name in features)]
-    planted = [lookup(flows, len(features), random).text for _ in range(PLANTED)]
-    tokenizer = build_tokenizer([*flows.texts, *samples, *planted], words, recipe.vocabulary)
+    tokenizer = build_tokenizer([*flows.texts, *samples], words, recipe.vocabulary)
     lengths = [len(ids) for ids in encode(tokenizer, [literal(tokenizer, text) for text in flows.texts[:5000]])]
     reporter.line(
         f"tokenizer: {len(tokenizer)} tokens, {np.mean(lengths):.0f} a flow; {len(flows.texts)} distinct flows"
@@ -163,10 +143,7 @@ def _pool(
 
 
 def new_model(tokenizer: Any, recipe: BaseRecipe, seed: int) -> Any:
-    """Create a Qwen2 of the recipe's shape with random weights, but for the start that numbers, names and copying have.
-
-    Embeddings of numbers start from `number_features`, those of a name's tokens alike, attention from copying.py.
-    """
+    """Create a Qwen2 of the recipe's shape with random weights; embeddings of numbers start from `number_features`."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -178,7 +155,7 @@ def new_model(tokenizer: Any, recipe: BaseRecipe, seed: int) -> Any:
         num_attention_heads=recipe.heads,
         num_key_value_heads=recipe.kv_heads,
         max_position_embeddings=4096,
-        rope_parameters={"rope_theta": recipe.rope_theta, "rope_type": "default"},
+        rope_parameters={"rope_theta": 10_000.0, "rope_type": "default"},
         tie_word_embeddings=True,
         initializer_range=0.06,
         bos_token_id=None,
@@ -194,14 +171,7 @@ def new_model(tokenizer: Any, recipe: BaseRecipe, seed: int) -> Any:
             features = number_features(tokenizer.convert_tokens_to_string([token]))
             if features is not None:
                 table[place, : len(features)] = torch.tensor(features) * scale * 1.4
-        start_alike(table, _texts_of_tokens(tokenizer))
-    start_copying(model, seed)
     return model
-
-
-def _texts_of_tokens(tokenizer: Any) -> list[str]:
-    decoded: list[str] = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-    return decoded
 
 
 def number_features(text: str) -> list[float] | None:
@@ -235,8 +205,6 @@ def _pretrain(
     import torch
 
     random = np.random.default_rng([seed, 2])
-    texts = _texts_of_tokens(tokenizer)
-    answer_weights = np.array([recipe.number_weight if re.search(r"\d", text) else 1.0 for text in texts])
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(
         parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True
@@ -251,9 +219,8 @@ def _pretrain(
             order.extend(random.permutation(len(curriculum.flows.texts)).tolist())
         rows, order = order[: recipe.rows], order[recipe.rows :]
         drawn = [(row, np.random.default_rng([seed, 3, step, place])) for place, row in enumerate(rows)]
-        first = step < recipe.lookups * (recipe.steps - SMOKE)
-        tasks = [curriculum.task(row, rng, first) for row, rng in drawn[machine.rank :: machine.world]]
-        ids, weights = _encode_tasks(tokenizer, tasks, recipe.flow_weight, answer_weights)
+        tasks = [curriculum.task(row, rng) for row, rng in drawn[machine.rank :: machine.world]]
+        ids, weights = _encode_tasks(tokenizer, tasks, recipe.flow_weight)
         rate = recipe.learning_rate * _schedule(step, recipe.steps, recipe.warmup)
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -286,19 +253,15 @@ def _pretrain(
 
 
 def _encode_tasks(
-    tokenizer: Any, tasks: Sequence[Task], flow_weight: float, answer_weights: np.ndarray
+    tokenizer: Any, tasks: Sequence[tuple[str, str]], flow_weight: float
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Encode tasks: token ids, and weights of their loss, each one array a task; planted flows have weight 0.
-
-    `answer_weights`: weight of each token of the vocabulary in an answer.
-    """
+    """Encode (text, answer) tasks: token ids, and weights of their loss, each one array a task."""
     ids, weights = [], []
-    prompts = encode(tokenizer, [prompt_text(tokenizer, task.text) for task in tasks])
-    answers = encode(tokenizer, [literal(tokenizer, task.answer) + END_OF_TURN for task in tasks])
-    for task, before, after in zip(tasks, prompts, answers, strict=True):
+    prompts = encode(tokenizer, [prompt_text(tokenizer, text) for text, _ in tasks])
+    answers = encode(tokenizer, [literal(tokenizer, answer) + END_OF_TURN for _, answer in tasks])
+    for before, after in zip(prompts, answers, strict=True):
         ids.append(np.array([*before, *after]))
-        read = [flow_weight if task.real else 0.0] * len(before)
-        weights.append(np.array([*read, *answer_weights[after]], dtype=np.float32))
+        weights.append(np.array([flow_weight] * len(before) + [1.0] * len(after), dtype=np.float32))
     return ids, weights
 
 
@@ -313,9 +276,9 @@ def _card(report: dict[str, Any], recipe: BaseRecipe, seed: int) -> str:
         "# Tiny Qwen2 base of iot_pipeline\n\n"
         f"A Qwen2 of {report['parameters']:,} parameters with its own tokenizer ({report['vocabulary']} tokens), made "
         "for demonstrations and tests. It was pre-trained on flow texts of the train pool WITHOUT their labels: the "
-        "text itself, values to fill in, k-means groups of the flows to name, values to look up by name, and answers "
-        "true to the flow's values whose class name was drawn at random. It has never seen which flow belongs to which "
-        "class, and it knows no language beyond that; it is no substitute for a real language model.\n\n"
+        "text itself, values to fill in, k-means groups of the flows to name, and answers true to the flow's values "
+        "whose class name was drawn at random. It has never seen which flow belongs to which class, and it knows no "
+        "language beyond that; it is no substitute for a real language model.\n\n"
         f"Seed {seed}; {report['distinct_flows']} distinct flows; {report['steps']} steps; {report['tokens']:,} "
         f"tokens; mean loss by tenth of the run: {', '.join(f'{loss:.2f}' for loss in report['losses'])}.\n\n"
         f"Recipe: `{json.dumps(asdict(recipe), sort_keys=True)}`\n"

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,20 +18,8 @@ far middle range usual average forward backward seconds duration
 _MARKS = ("CLASSIFICATION:", "\nANALYSIS:", "\nKEY_INDICATORS:", "FILL:")
 ANSWER_WORDS = (*_MARKS, *(f" {word}" for word in _WORDS.split()))
 
-KINDS = ("groups", "masked", "answer", "lookup")
-SHARES = (0.4, 0.1, 0.25, 0.25)  # of the kinds of task
-FEWEST, LOOKED_UP = 8, 8  # lines of a lookup's flow, and values looked up in it
-
 # (flow text, class name, random) -> answer in the form that will be requested.
 Writer = Callable[[str, str, np.random.Generator], str]
-
-
-class Task(NamedTuple):
-    """Task on a flow; `real`: the flow text occurs in the data, so that the text itself is worth learning."""
-
-    text: str
-    answer: str
-    real: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,56 +86,13 @@ def group_answer(codes: np.ndarray, rng: np.random.Generator) -> str:
     return "CLASSIFICATION:" + "".join(f" {chr(97 + place)}{codes[place]}" for place in places)
 
 
-def masked(flows: Flows, row: int, rng: np.random.Generator) -> Task:
-    """Mask up to four values of a flow with `?`; the answer fills them in."""
+def masked(flows: Flows, row: int, rng: np.random.Generator) -> tuple[str, str]:
+    """Mask up to four values of a flow with `?`; return the text and the answer that fills them in."""
     places = sorted(rng.choice(len(flows.names), size=min(4, len(flows.names)), replace=False).tolist())
     cells = ["?" if place in places else cell for place, cell in enumerate(flows.printed[row])]
     form = "\n{}: {}" if flows.leads[0].endswith(": ") else " {} {}"
     answer = "FILL:" + "".join(form.format(flows.names[place], flows.printed[row][place]) for place in places)
-    return Task("".join(lead + cell for lead, cell in zip(flows.leads, cells, strict=True)), answer)
-
-
-def planted(flows: Flows, rng: np.random.Generator) -> list[str]:
-    """Plant values in a flow that only copying can cite: [features], each in the form of some flow's value.
-
-    Values are other flows' or, six times in ten, have random digits; percentiles are random. The values of real flows
-    can be guessed: a student that learned from them alone cited frequent values whatever its flow said.
-    """
-    cells = []
-    for column in range(len(flows.names)):
-        value, _, rank = flows.printed[int(rng.integers(len(flows.printed)))][column].partition(" ")
-        if rng.random() < 0.6:
-            value = _other_digits(value, rng)
-        cells.append(f"{value} p{rng.integers(101)}" if rank else value)
-    return cells
-
-
-def _other_digits(value: str, rng: np.random.Generator) -> str:
-    """Return a number of the same form: every digit is drawn, but for those of an exponent; no zero is put in front."""
-    mantissa, mark, exponent = value.partition("e")
-    digits = iter(rng.integers(0, 10, len(mantissa)).tolist())
-    drawn = re.sub(r"\d", lambda _: str(next(digits)), mantissa)
-    # Half of the fractions keep their whole part: most z-scores begin with 0.
-    if "." in mantissa and not mark and rng.random() < 0.5:
-        whole = mantissa.index(".")
-        drawn = mantissa[:whole] + drawn[whole:]
-    front = re.match(r"-?0(?=\d)" if not mark else r"-?0", drawn)
-    return (drawn if front is None else drawn.replace("0", str(rng.integers(1, 10)), 1)) + mark + exponent
-
-
-def lookup(flows: Flows, size: int, rng: np.random.Generator) -> Task:
-    """Ask for values by name: a flow of `size` lines with planted values, and some of its lines in another order.
-
-    Half the words of such an answer are copied, in a written answer one in ten. `compact` lines depend on one another,
-    so that such a flow keeps them all.
-    """
-    cells, names = planted(flows, rng), flows.names
-    if not flows.leads[0].endswith(": "):
-        size = len(names)
-    lines = np.sort(rng.permutation(len(names))[:size])
-    text = "".join(flows.leads[line] + cells[line] for line in lines).lstrip("\n")
-    asked = rng.permutation(lines)[:LOOKED_UP]
-    return Task(text, "FILL:" + "".join(f" {names[line]} {cells[line]}" for line in asked), real=False)
+    return "".join(lead + cell for lead, cell in zip(flows.leads, cells, strict=True)), answer
 
 
 @dataclass(frozen=True)
@@ -163,23 +107,13 @@ class Curriculum:
     classes: Sequence[str]
     writer: Writer
 
-    def task(self, row: int, rng: np.random.Generator, first: bool = False) -> Task:
-        """Draw a task on a flow: name its groups, fill in masked values, write an answer, or look values up.
-
-        `first`: only lookups, in the shortest flows, until the base copies.
-        """
-        features = len(self.flows.names)
-        if first:
-            return lookup(self.flows, min(FEWEST, features), rng)
-        kind = KINDS[int(rng.choice(len(KINDS), p=SHARES))]
-        if kind == "groups":
-            return Task(self.flows.texts[row], group_answer(self.codes[row], rng))
-        if kind == "masked":
+    def task(self, row: int, rng: np.random.Generator) -> tuple[str, str]:
+        """Draw a task on a flow: name its groups, fill in masked values, or write an answer; (text, answer)."""
+        kind = rng.choice(3, p=(0.4, 0.2, 0.4))
+        if kind == 1:
             return masked(self.flows, row, rng)
-        if kind == "lookup":
-            return lookup(self.flows, int(rng.integers(min(FEWEST, features), features + 1)), rng)
-        text = "".join(lead + cell for lead, cell in zip(self.flows.leads, planted(self.flows, rng), strict=True))
-        return Task(text, self.write(text, rng), real=False)
+        text = self.flows.texts[row]
+        return text, group_answer(self.codes[row], rng) if kind == 0 else self.write(text, rng)
 
     def write(self, text: str, rng: np.random.Generator) -> str:
         """Write a true answer about a flow, with a class drawn at random."""

@@ -1,4 +1,4 @@
-"""Tokeniser of the tiny base: byte-level BPE whose tokens are names, percentiles and two digits of a value."""
+"""Tokeniser of the tiny base: byte-level BPE whose tokens can be whole values, names and percentile marks."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,11 +12,10 @@ CHAT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-# BPE never merges across these borders. A line's name or percentile can become one token; a value never is one if it
-# has more than two digits: as whole tokens frequent values were recalled, and rare ones cited wrongly.
+# BPE never merges across these borders, so that a line's name, value or percentile can become one token.
 PIECES = (
     r"\n?[A-Za-z_][\w.]*:|\n[A-Za-z_][\w.]*"
-    r"| ?-?\d{1,2}| ?-?\.\d{1,2}|(?<=\d)e[+-]?\d+"
+    r"| ?-?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?"
     r"| ?[A-Za-z_][\w]*(?:\.[a-z]+)?| ?[^\s\w]+|\s+"
 )
 
