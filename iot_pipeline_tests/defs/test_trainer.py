@@ -34,6 +34,7 @@ from iot_pipeline.vocabulary import Trained
 from iot_pipeline_tests.tiny_model import CLASSES, chats, flow_texts, make_base
 
 QUICK = {"IOT_TRAIN_MAX_STEPS": "2", "IOT_TRAIN_STEP_ROWS": "4", "IOT_PROCESSES": "1", "IOT_THREADS": "1"}
+QUICK |= {"IOT_CLASS_ROWS": "0"}  # the split below has no class rows
 
 
 @pytest.fixture(scope="module")
