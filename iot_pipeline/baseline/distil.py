@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from iot_pipeline.baseline.automl import AutoMLConfig, run_automl
@@ -16,14 +14,6 @@ from iot_pipeline.errors import UserError
 FOLDS = 5
 
 
-class Probabilities(NamedTuple):
-    """Log-probabilities of flows: [flows, classes], normalised; `out_of_fold` where the flow has a training label."""
-
-    groups: list[str]
-    log_probs: Floats
-    out_of_fold: npt.NDArray[np.bool_]
-
-
 def cross_fitted(
     train: pd.DataFrame,
     pool: pd.DataFrame,
@@ -31,7 +21,7 @@ def cross_fitted(
     classes: list[str],
     config: AutoMLConfig,
     log: Callable[[str], None] | None = None,
-) -> Probabilities:
+) -> tuple[list[str], Floats]:
     """Predict every flow of the train pool by AutoML models that never saw that flow's label.
 
     A labelled flow is predicted by the model of the other FOLDS - 1 folds, which are drawn by flow group; the others
@@ -44,6 +34,9 @@ def cross_fitted(
         classes: All classes, in the order of the result.
         config: AutoML's configuration.
         log: Receives progress messages.
+
+    Returns:
+        Flow groups, and their normalised log-probabilities [flows, classes].
 
     Raises:
         UserError: There are fewer labelled flows than folds.
@@ -67,19 +60,22 @@ def cross_fitted(
         result = run_automl(rows, flows, features, classes, config)
         groups += result.group_ids
         found.append(result.log_probs)
-    return Probabilities(groups, np.concatenate(found), np.isin(np.array(groups, dtype=object), known))
+    return groups, np.concatenate(found)
 
 
-def pseudo_labelled(train: pd.DataFrame, pool: pd.DataFrame, found: Probabilities, classes: list[str]) -> pd.DataFrame:
+def pseudo_labelled(
+    train: pd.DataFrame, pool: pd.DataFrame, found: tuple[list[str], Floats], classes: list[str]
+) -> pd.DataFrame:
     """Return the labelled rows, followed by one row for each unlabelled flow under its likeliest class.
 
     Args:
         train: Labelled rows.
         pool: Distinct flows of the train pool, with the columns of `train` but the label.
-        found: Probabilities of the pool's flows.
+        found: Flow groups and log-probabilities of the pool's flows.
         classes: Classes in their order.
     """
-    likeliest = dict(zip(found.groups, np.array(classes, dtype=object)[found.log_probs.argmax(axis=1)], strict=True))
+    groups, log_probs = found
+    likeliest = dict(zip(groups, np.array(classes, dtype=object)[log_probs.argmax(axis=1)], strict=True))
     new = pool[~pool["flow_group"].isin(set(train["flow_group"]))]
     columns = [name for name in train.columns if name in new.columns]
     guessed = new[columns].assign(label=new["flow_group"].map(likeliest))

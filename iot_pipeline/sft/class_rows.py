@@ -147,6 +147,7 @@ def build_class_tensors(
     return {
         "class_rows": len(rows),
         "class_rows_labelled": len(parts[0][0].texts),
+        "class_row_longest": longest,
         "class_row_tokens_mean": round(float(built.lengths @ draw / draw.sum()), 2),
         "draws_by_class": dict(zip(classes, np.round(draw @ shares, 6).tolist(), strict=True)),
     }

@@ -94,12 +94,6 @@ class Tensors:
         """Number of supervised tokens before each row, and of all, int64 [rows + 1]."""
         return np.concatenate([[0], np.cumsum(self.labels != IGNORED)])[self.offsets]
 
-    def mean_drawn_length(self) -> float:
-        """Return the tokens of a drawn class row, on average."""
-        if self.draw is None:
-            raise UserError("class rows have no draw probabilities; make training_split again")
-        return float(self.lengths @ self.draw / self.draw.sum())
-
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each row, int64 [rows]."""

@@ -1,7 +1,7 @@
 """Data of a training: the rows of each step, its forward passes, padded or packed, and their loss."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -44,34 +44,6 @@ def _order(rows: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
-def make_plan(
-    lengths: np.ndarray,
-    per_step: int,
-    epochs: float,
-    max_steps: int | None,
-    seed: int,
-    max_tokens: int | None = None,
-    beside: float = 0.0,
-) -> Plan:
-    """Build a plan; the last step takes its remaining rows from the next epoch.
-
-    Args:
-        lengths: Tokens of each row.
-        per_step: Rows of a step.
-        epochs: Passes over the rows.
-        max_steps: Number of steps in place of `epochs`.
-        seed: Seed of the rows' order.
-        max_tokens: Most tokens to read (at least one step is taken), so that runs of equal tokens compare.
-        beside: Tokens of class rows that each step reads beside its rows, on average.
-    """
-    steps = max_steps or max(1, int(np.ceil(len(lengths) * epochs / per_step - 1e-9)))
-    plan = Plan(lengths, per_step, steps, seed)
-    if max_tokens is None:
-        return plan
-    fitting = next((step for step in range(steps) if plan.tokens(step + 1) + beside * (step + 1) > max_tokens), steps)
-    return Plan(lengths, per_step, max(1, fitting), seed)
-
-
 @dataclass(frozen=True)
 class Draws:
     """Draws of class rows: the rows of each step, and the tokens that they cost."""
@@ -90,7 +62,10 @@ class Draws:
 
 
 def make_draws(tensors: Tensors, per_step: int, steps: int, seed: int) -> Draws:
-    """Draw class rows for all steps: each as often as its share of the draws, up to one more or less, in random order.
+    """Draw class rows for all steps, each as often as its share says, evenly over the training.
+
+    A row of share p comes every 1 / p draws, from a random start on, so that at any time it was drawn p times the draws
+    so far, give or take one. The draws of fewer steps are the beginning of those of more: runs of equal tokens compare.
 
     Args:
         tensors: Class rows, with `draw`.
@@ -103,16 +78,47 @@ def make_draws(tensors: Tensors, per_step: int, steps: int, seed: int) -> Draws:
     """
     if tensors.draw is None:
         raise UserError("class rows have no draw probabilities; make training_split again")
-    random, total = np.random.default_rng([seed, 7]), per_step * steps
-    expected = tensors.draw / tensors.draw.sum() * total
-    rest = expected - np.floor(expected)
-    # One random number for all rests: of neighbouring rows with rests that sum to 1, exactly one gets the extra draw.
-    order = random.permutation(len(expected))
-    steps_of = np.floor(np.cumsum(rest[order]) + random.random()).astype(np.int64)
-    counts = np.floor(expected).astype(np.int64)
-    counts[order] += np.diff(steps_of, prepend=0) > 0
-    rows = random.permutation(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
-    return Draws(np.resize(rows, total), per_step, tensors.lengths)  # rounding may leave one row too few or too many
+    share, total = tensors.draw / tensors.draw.sum(), per_step * steps
+    start = np.random.default_rng([seed, 7]).random(len(share))
+    # Rows come independently of each other, so their number by a time differs from it by half the root of the rows.
+    counts = np.ceil(share * (total + 4 * len(share) ** 0.5 + 4)).astype(np.int64)
+    rows = np.repeat(np.arange(len(share), dtype=np.int32), counts)
+    turn = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    times = (turn + start[rows]) / share[rows]
+    return Draws(rows[np.argsort(times, kind="stable")[:total]], per_step, tensors.lengths)
+
+
+def make_plan(
+    lengths: np.ndarray,
+    per_step: int,
+    epochs: float,
+    max_steps: int | None,
+    seed: int,
+    max_tokens: int | None = None,
+    draws: Callable[[int], Draws] | None = None,
+) -> Plan:
+    """Build a plan; the last step takes its remaining rows from the next epoch.
+
+    Args:
+        lengths: Tokens of each row.
+        per_step: Rows of a step.
+        epochs: Passes over the rows.
+        max_steps: Number of steps in place of `epochs`.
+        seed: Seed of the rows' order.
+        max_tokens: Most tokens to read (at least one step is taken), so that runs of equal tokens compare.
+        draws: Draws of class rows for a number of steps, which count as tokens too.
+    """
+    steps = max_steps or max(1, int(np.ceil(len(lengths) * epochs / per_step - 1e-9)))
+    plan = Plan(lengths, per_step, steps, seed)
+    if max_tokens is None:
+        return plan
+    beside = draws(steps) if draws is not None else None
+
+    def read(steps: int) -> int:
+        return plan.tokens(steps) + (beside.tokens(steps) if beside is not None else 0)
+
+    fitting = next((step for step in range(steps) if read(step + 1) > max_tokens), steps)
+    return Plan(lengths, per_step, max(1, fitting), seed)
 
 
 class Batch(NamedTuple):

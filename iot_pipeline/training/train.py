@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,15 @@ def setup(config: TrainConfig, pipes: Any | None) -> Training:
 
     batches = batches_of(tensors, config.label_weight)
     classed = load_tensors(config.classes) if config.classes is not None else None
-    cost = config.class_rows * classed.mean_drawn_length() if classed is not None else 0.0
-    budget = (config.epochs, config.max_steps, config.seed, config.max_tokens, cost)
-    plan = make_plan(lengths, config.step_rows, *budget)
-    classes = None
-    if classed is not None:
-        classes = batches_of(classed, 1.0), make_draws(classed, config.class_rows, plan.steps, config.seed)
+    draws = partial(make_draws, classed, config.class_rows, seed=config.seed) if classed is not None else None
+    ends = (config.epochs, config.max_steps, config.seed, config.max_tokens)
+    plan = make_plan(lengths, config.step_rows, *ends, draws)
+    classes = (batches_of(classed, 1.0), draws(plan.steps)) if classed is not None and draws is not None else None
+    parts = [(config.step_rows, lengths, batches.supervised)]
+    if classes is not None:  # as they are drawn
+        parts.append((config.class_rows, *(of[classes[1].rows] for of in (classes[1].lengths, classes[0].supervised))))
+    tokens, supervised = (sum(rows * float(of[which].mean()) for rows, *of in parts) for which in (0, 1))
+    rows = config.step_rows + config.class_rows
     training = Training(
         config=config,
         key=config.identity(),
@@ -101,7 +105,7 @@ def setup(config: TrainConfig, pipes: Any | None) -> Training:
         validation=batches_of(load_tensors(config.validation), 1.0) if config.validation is not None else None,
         classes=classes,
         clock=Clock(machine.device),
-        flops_per_token=flops_per_token(model, float(lengths.mean()), float(batches.supervised.sum() / lengths.sum())),
+        flops_per_token=flops_per_token(model, tokens / rows, supervised / tokens),
     )
     resume(training)
     training.setup_seconds = time.perf_counter() - started

@@ -27,14 +27,15 @@ from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.settings import load_settings
+from iot_pipeline.sft.class_rows import Questions, build_class_tensors
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
-from iot_pipeline.training.data import make_plan
+from iot_pipeline.training.data import make_draws, make_plan
 from iot_pipeline_tests.tiny_model import chats, flow_texts, make_base
 
 CLASSES = list(load_spec("farm_flow").classes)
 ROWS = {"10K": 12, "30K": 40}
 SETTINGS = {"IOT_TRAIN_STEP_ROWS": "4", "IOT_PROCESSES": "1", "IOT_THREADS": "1", "IOT_SEEDS": "7"}
-SETTINGS |= {"IOT_CLASS_ROWS": "0"}  # the splits below have no class rows
+SETTINGS |= {"IOT_CLASS_ROWS": "2"}
 TEXTS = flow_texts(60, seed=3)
 SIDES = {"test": range(0, 40), "validation": range(40, 60)}
 
@@ -85,9 +86,13 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
             stats = build_tensors(chats(flow_texts(rows)), tokenizer, 200, folder / "train.safetensors")
             build_tensors(chats(flow_texts(4, seed=1)), tokenizer, 200, folder / "validation.safetensors")
             write_json(folder / "stats.json", stats.plain())
+            questions = Questions(flow_texts(rows), np.eye(len(CLASSES))[np.arange(rows) % 3], np.ones(rows))
+            told = build_class_tensors([(questions, 1.0)], CLASSES, 0.5, tokenizer, 200, folder / "classes.safetensors")
+            write_json(folder / "class_rows.json", told)
+            drawn = make_draws(load_tensors(folder / "classes.safetensors"), 2, rows // 4, 7).tokens(rows // 4)
             finish(folder, ArtefactId(f"training_split_{stage}", "original"))
         with lake.replacing(ArtefactId(f"lora_checkpoint_{stage}", "7|original")) as folder:
-            write_json(folder / "training.json", {"facts": {"tokens_read": stats.tokens}})
+            write_json(folder / "training.json", {"facts": {"tokens_read": stats.tokens + drawn}})
             finish(folder, ArtefactId(f"lora_checkpoint_{stage}", "7|original"))
     make_sides(lake)
     yield lake
@@ -153,7 +158,7 @@ def test_a_cell_reads_as_many_tokens_as_the_other_student_and_a_killed_one_train
     told, training = (json.loads((folder / name).read_text()) for name in ("cell.json", "training.json"))
     budget = json.loads((lake.folder(ArtefactId("lora_checkpoint_30K", "7|original")) / "training.json").read_text())
     assert told["budget"] == budget["facts"]["tokens_read"] and told["rows"] == "10K" and told["tokens"] == "30K"
-    assert 0 <= told["budget"] - told["tokens_read"] < 4 * told["longest_row"]
+    assert 0 <= told["budget"] - told["tokens_read"] < 4 * told["longest_row"] + 2 * told["longest_class_row"]
     assert training["facts"]["rows"] == 12 and training["facts"]["rows_read"] > 3 * 12 - 4
     found = json.loads((folder / "eval.json").read_text())
     assert found["groups"] == 40 and found["validation"]["groups"] == 20

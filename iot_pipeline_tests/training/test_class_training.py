@@ -63,6 +63,15 @@ def test_class_rows_teach_classes_that_no_explained_row_has(world: Path, tmp_pat
     assert without == load_tensors(world / "train.safetensors").lengths.sum() / 8 * 240
 
 
+def test_class_rows_count_in_a_budget_of_tokens(world: Path, tmp_path: Path) -> None:
+    whole = train.run(config(world, tmp_path / "whole", max_steps=6))["facts"]
+    budget = whole["tokens_read"]
+    equal = train.run(config(world, tmp_path / "equal", max_steps=None, epochs=50, max_tokens=budget))["facts"]
+    assert (equal["steps"], equal["tokens_read"]) == (6, budget)
+    less = train.run(config(world, tmp_path / "less", max_steps=None, epochs=50, max_tokens=budget - 1))["facts"]
+    assert less["steps"] == 5 and less["tokens_read"] < budget
+
+
 def test_a_resumed_training_equals_an_uninterrupted_one(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

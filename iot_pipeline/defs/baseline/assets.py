@@ -48,11 +48,15 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
 
 def data(step: Step) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Return the stage's training rows, exactly the student's, and the distinct flows of calibration and test side."""
-    flows, order = step.input("flows") / "flows.parquet", step.input("training_order") / "order.parquet"
-    records = step.input("evaluation_split") / "records.parquet"
+    flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
+    return labelled_rows(step), {side: distinct_flows(flows, records, side) for side in ("calibration", "test")}
+
+
+def labelled_rows(step: Step) -> pd.DataFrame:
+    """Return the stage's training rows, exactly the student's."""
+    order = step.input("training_order") / "order.parquet"
     _, stop, _ = stage_rows(step.artefact.partition, pool_size(order))
-    sides = {side: distinct_flows(flows, records, side) for side in ("calibration", "test")}
-    return training_rows(flows, order, 0, stop), sides
+    return training_rows(step.input("flows") / "flows.parquet", order, 0, stop)
 
 
 def configurations(step: Step) -> list[AutoMLConfig]:

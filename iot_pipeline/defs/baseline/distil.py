@@ -3,18 +3,16 @@
 from dataclasses import replace
 
 import dagster as dg
-import numpy as np
 import pandas as pd
 
 from iot_pipeline.baseline.automl import run_automl
-from iot_pipeline.baseline.distil import Probabilities, cross_fitted, pseudo_labelled
-from iot_pipeline.defs.baseline.assets import configurations, data, score
+from iot_pipeline.baseline.distil import cross_fitted, pseudo_labelled
+from iot_pipeline.defs.baseline.assets import configurations, data, labelled_rows, score
 from iot_pipeline.defs.inputs import PROBABILITIES, probabilities_of, records_of
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.predictions import read_predictions, write_predictions
-from iot_pipeline.flows.dataset import distinct_flows, pool_size, training_rows
-from iot_pipeline.flows.split import stage_rows
+from iot_pipeline.flows.dataset import distinct_flows
 
 PSEUDO = "automl_pseudo"
 
@@ -25,14 +23,14 @@ def baseline_probabilities(context: dg.AssetExecutionContext, lake: LakeResource
     with lake.step(context) as step:
         train, pool = labelled_rows(step), train_pool(step)
         names, classes = step.spec.feature_names, step.spec.classes
-        found = cross_fitted(train, pool, names, classes, configurations(step)[0], step.log)
-        write_predictions(step.folder / PROBABILITIES, found.groups, found.log_probs, classes)
-        told = dict(zip(found.groups, found.log_probs.argmax(axis=1), strict=True))
+        groups, log_probs = cross_fitted(train, pool, names, classes, configurations(step)[0], step.log)
+        write_predictions(step.folder / PROBABILITIES, groups, log_probs, classes)
+        told = dict(zip(groups, log_probs.argmax(axis=1), strict=True))
         first = train.drop_duplicates("flow_group")
         right = first["label"].map(classes.index).to_numpy() == first["flow_group"].map(told).to_numpy()
         step.summarise(
-            labelled_flows=int(found.out_of_fold.sum()),
-            unlabelled_flows=int((~found.out_of_fold).sum()),
+            labelled_flows=len(first),
+            unlabelled_flows=len(groups) - len(first),
             out_of_fold_accuracy=float(right.mean()),
         )
     return step.result()
@@ -51,21 +49,13 @@ def pseudo_label_baseline(context: dg.AssetExecutionContext, lake: LakeResource)
     with lake.step(context) as step:
         train, sides = data(step)
         pool, names, classes = train_pool(step), step.spec.feature_names, step.spec.classes
-        groups, log_probs = read_predictions(probabilities_of(step, step.artefact.partition), classes)
-        found = Probabilities(groups, log_probs, np.isin(groups, train["flow_group"].unique()))
+        found = read_predictions(probabilities_of(step, step.artefact.partition), classes)
         rows = pseudo_labelled(train, pool, found, classes)
         both = pd.concat(sides.values(), ignore_index=True)
         result = run_automl(rows, both, names, classes, configurations(step)[0], step.log)
         score(step, replace(result, name=PSEUDO))
         step.summarise(rows=len(train), guessed_rows=len(rows) - len(train))
     return step.result()
-
-
-def labelled_rows(step: Step) -> pd.DataFrame:
-    """Return the stage's training rows, exactly the student's."""
-    order = step.input("training_order") / "order.parquet"
-    _, stop, _ = stage_rows(step.artefact.partition, pool_size(order))
-    return training_rows(step.input("flows") / "flows.parquet", order, 0, stop)
 
 
 def train_pool(step: Step) -> pd.DataFrame:

@@ -53,7 +53,7 @@ def data_grid(stage: str) -> dg.AssetsDefinition:
             step.volatile(*TOLD)
             cell |= {"tokens_read": (read := trained["facts"]["tokens_read"]), "steps": trained["facts"]["steps"]}
             # The step after the last one would have passed the budget, so no more than that step is missing.
-            most = config.step_rows * cell["longest_row"]
+            most = config.step_rows * cell["longest_row"] + config.class_rows * cell["longest_class_row"]
             step.check(check, 0 <= cell["budget"] - read < most, **cell)
             step.json("cell.json", cell)
             show(step, cell, score(step, config.out))
@@ -86,7 +86,15 @@ def grid_config(step: Step, stage: str) -> tuple[TrainConfig, dict[str, Any]]:
     config = TrainConfig(**values, out=step.lake.root)
     named = json.dumps([step.data_versions, config.steering()], sort_keys=True)
     out = work_folder(step, hashlib.sha256(named.encode()).hexdigest()[:16])
-    cell = {"rows": stage, "tokens": tokens, "pass": stats["tokens"], "longest_row": stats["longest"], "budget": budget}
+    classed = json.loads((tensors / "class_rows.json").read_text())["class_row_longest"] if config.class_rows else 0
+    cell = {
+        "longest_class_row": classed,
+        "rows": stage,
+        "tokens": tokens,
+        "pass": stats["tokens"],
+        "longest_row": stats["longest"],
+        "budget": budget,
+    }
     return config.model_copy(update={"out": out}), cell
 
 
