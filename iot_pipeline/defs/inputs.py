@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Protocol
 
+import pandas as pd
+
+from iot_pipeline.flows.dataset import pool_size, training_rows
 from iot_pipeline.flows.spec import DatasetSpec, Scale
-from iot_pipeline.flows.split import DROPPED
+from iot_pipeline.flows.split import DROPPED, stage_rows
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.settings import Settings
 
@@ -57,6 +60,13 @@ def told_spec(step: Reader) -> DatasetSpec:
 def writer_of(step: Reader) -> FlowTextWriter:
     """Return the writer of flow texts, with the scales and ranks of the train pool."""
     return FlowTextWriter.load(step.input("flow_texts"), step.spec)
+
+
+def labelled_rows(step: Reader, stage: str) -> pd.DataFrame:
+    """Return the training rows of a stage with features and labels, exactly the student's."""
+    order = step.input("training_order") / "order.parquet"
+    _, stop, _ = stage_rows(stage, pool_size(order))
+    return training_rows(step.input("flows") / "flows.parquet", order, 0, stop)
 
 
 def probabilities_of(step: Reader, stage: str) -> Path:

@@ -12,15 +12,14 @@ from iot_pipeline.baseline.majority import run_majority
 from iot_pipeline.baseline.nearest import run_nearest
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.baseline.row_split import run_row_split
-from iot_pipeline.defs.inputs import printed_spec
+from iot_pipeline.defs.inputs import labelled_rows, printed_spec
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.metrics import apply_temperature, fit_temperature
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.evaluation.views import read_side
-from iot_pipeline.flows.dataset import distinct_flows, pool_size, side_records, training_rows
-from iot_pipeline.flows.split import stage_rows
+from iot_pipeline.flows.dataset import distinct_flows, side_records
 from iot_pipeline.reporting import figures
 from iot_pipeline.vocabulary import STAGES
 
@@ -49,14 +48,8 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
 def data(step: Step) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Return the stage's training rows, exactly the student's, and the distinct flows of calibration and test side."""
     flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
-    return labelled_rows(step), {side: distinct_flows(flows, records, side) for side in ("calibration", "test")}
-
-
-def labelled_rows(step: Step) -> pd.DataFrame:
-    """Return the stage's training rows, exactly the student's."""
-    order = step.input("training_order") / "order.parquet"
-    _, stop, _ = stage_rows(step.artefact.partition, pool_size(order))
-    return training_rows(step.input("flows") / "flows.parquet", order, 0, stop)
+    train = labelled_rows(step, step.artefact.partition)
+    return train, {side: distinct_flows(flows, records, side) for side in ("calibration", "test")}
 
 
 def configurations(step: Step) -> list[AutoMLConfig]:

@@ -7,8 +7,8 @@ import pandas as pd
 
 from iot_pipeline.baseline.automl import run_automl
 from iot_pipeline.baseline.distil import cross_fitted, pseudo_labelled
-from iot_pipeline.defs.baseline.assets import configurations, data, labelled_rows, score
-from iot_pipeline.defs.inputs import PROBABILITIES, probabilities_of, records_of
+from iot_pipeline.defs.baseline.assets import configurations, data, score
+from iot_pipeline.defs.inputs import PROBABILITIES, labelled_rows, probabilities_of, records_of
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.predictions import read_predictions, write_predictions
@@ -21,7 +21,7 @@ PSEUDO = "automl_pseudo"
 def baseline_probabilities(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """AutoML's class probabilities for the train pool (IOT_DISTIL), by models that never saw the flow's own label."""
     with lake.step(context) as step:
-        train, pool = labelled_rows(step), train_pool(step)
+        train, pool = labelled_rows(step, step.artefact.partition), train_pool(step)
         names, classes = step.spec.feature_names, step.spec.classes
         groups, log_probs = cross_fitted(train, pool, names, classes, configurations(step)[0], step.log)
         write_predictions(step.folder / PROBABILITIES, groups, log_probs, classes)

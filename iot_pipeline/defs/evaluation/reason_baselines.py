@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 from iot_pipeline.augmentation.answers import parse_answer
 from iot_pipeline.baseline.contributions import Contributions, TreePaths, explain_lightgbm, explain_tree
 from iot_pipeline.defs.evaluation.assets import explained_flows
-from iot_pipeline.defs.inputs import records_of, texts_of, writer_of
+from iot_pipeline.defs.inputs import labelled_rows, records_of, texts_of, writer_of
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.free_explanations import tree_answers
 from iot_pipeline.evaluation.right_reasons import FreeBaselines, teacher_reasons
 from iot_pipeline.evaluation.views import read_side
-from iot_pipeline.flows.dataset import distinct_flows, pool_size, side_records, side_texts, training_rows
-from iot_pipeline.flows.split import stage_rows
+from iot_pipeline.flows.dataset import distinct_flows, side_records, side_texts
 from iot_pipeline.lake.atomic import write_table
 
 FREE = "free_explanations.parquet"
@@ -37,7 +36,10 @@ def reason_baselines(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         spec, seed, writer = step.spec, step.settings.data.seed, writer_of(step)
         groups, texts = explained_flows(step)
         asked = teacher_answers(step)
-        train, table = stage_table(step), features_of(step, {"test": groups, "validation": [row[0] for row in asked]})
+        train, table = (
+            labelled_rows(step, step.artefact.partition),
+            features_of(step, {"test": groups, "validation": [row[0] for row in asked]}),
+        )
         made = explain_lightgbm(train, table, spec.feature_names, spec.classes, seed)
         tree = explain_tree(train, validation_flows(step), table[: len(groups)], spec.feature_names, seed)
         assert writer.ranks is not None
@@ -47,13 +49,6 @@ def reason_baselines(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         step.summarise(flows=len(groups), tree_depth=tree.depth, teacher_explanations=teacher["explanations"])
         step.table("teacher", teacher["measures"])
     return step.result()
-
-
-def stage_table(step: Step) -> pd.DataFrame:
-    """Return the stage's training rows, exactly the student's."""
-    order = step.input("training_order") / "order.parquet"
-    _, stop, _ = stage_rows(step.artefact.partition, pool_size(order))
-    return training_rows(step.input("flows") / "flows.parquet", order, 0, stop)
 
 
 def features_of(step: Step, wanted: dict[str, list[str]]) -> pd.DataFrame:
