@@ -45,7 +45,7 @@ def adapted_model(config: TrainConfig, machine: Machine) -> Any:
             task_type=TaskType.CAUSAL_LM,
         )
         model = get_peft_model(base, lora)
-    if config.lora_dropout == 0 and config.quantisation == "none" and not config.shard:
+    if config.lora_dropout == 0 and not config.shard:
         merge_forwards(model)
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
@@ -71,7 +71,8 @@ def merge_forwards(model: Any) -> None:
         return torch.nn.functional.linear(x, weight, self.base_layer.bias)
 
     for layer in model.modules():
-        if isinstance(layer, Linear):
+        # GPT-2's layers hold W transposed, and those of a quantised base do not hold it as numbers.
+        if isinstance(layer, Linear) and type(layer.base_layer) is torch.nn.Linear:
             high, wide = layer.weight.shape
             if wide * high <= 6 * layer.r["default"] * (wide + high):
                 layer.forward = forward.__get__(layer)  # type: ignore[method-assign]
