@@ -2,8 +2,8 @@
 
     python benchmarks/right_reasons.py --lakes data_lake/farm_flow-demo data_lake/rt_iot2022-demo
 
-Every student of the stage (first training seed) explains the same test flows of its lake in free writing, and is judged
-by the rules of the asset `reasons`, with deletion on all flows. LightGBM and tree learn from the stage's rows. Writes
+Every student of the stage (lowest training seed) explains the same test flows of its lake in free writing, judged by
+the rules of the asset `reasons`, with deletion on all flows. LightGBM and tree learn from the stage's rows. Writes
 benchmarks/results/right_reasons.json after each student, so that a stopped run keeps what it has.
 """
 
@@ -27,7 +27,6 @@ from iot_pipeline.flows.split import stage_rows
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.settings import load_settings
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.vocabulary import TRACKS, Trained, staged
 
@@ -42,20 +41,31 @@ def main() -> None:
     chosen = parser.parse_args()
     found: dict[str, Any] = {}
     for path in chosen.lakes:
-        for track in chosen.tracks:
-            measured = measure(Lake(path.absolute()), chosen.stage, track, chosen.flows)
-            found.setdefault(path.name, {})[track] = measured
+        lake = Lake(path.absolute())
+        for student in students(lake, chosen.stage):
+            if student.track not in chosen.tracks:
+                continue
+            measured = measure(lake, chosen.stage, student, chosen.flows)
+            found.setdefault(path.name, {})[student.track] = {"seed": student.seed, **measured}
             question = (
                 "reasons of students, of a template over LightGBM and SHAP, and of a shallow tree, on the same flows"
             )
             save("right_reasons", {"question": question, "stage": chosen.stage, "students": found})
 
 
-def measure(lake: Lake, stage: str, track: str, count: int) -> dict[str, Any]:
-    """Right reasons of the student of one track beside the free baselines."""
-    seed = load_settings().seeds[0]
-    checkpoint = find(lake, stage, Trained(seed, track))
-    manifest = lake.folder(ArtefactId(staged("explanation_quality", stage), Trained(seed, track).key)) / "manifest.json"
+def students(lake: Lake, stage: str) -> list[Trained]:
+    """Students of a stage whose explanations were measured, those of the lowest training seed; SystemExit if none."""
+    asset = staged("explanation_quality", stage)
+    made = sorted(Trained.parse(str(a.partition)) for a in lake.artefacts() if a.belongs_to(asset))
+    if not made:
+        raise SystemExit(f"{lake.root} has no {asset}: `iot-pipeline run --until {asset}` makes it")
+    return [student for student in made if student.seed == made[0].seed]
+
+
+def measure(lake: Lake, stage: str, trained: Trained, count: int) -> dict[str, Any]:
+    """Right reasons of one student beside the free baselines."""
+    checkpoint = find(lake, stage, trained)
+    manifest = lake.folder(ArtefactId(staged("explanation_quality", stage), trained.key)) / "manifest.json"
     used = {key.removeprefix("setting "): value for key, value in json.loads(manifest.read_text())["settings"].items()}
     writer = FlowTextWriter.load(lake.root / "flow_texts", load_spec(used["dataset"]))
     records, spec = lake.root / "evaluation_split" / "records.parquet", writer.spec

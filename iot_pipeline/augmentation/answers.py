@@ -41,7 +41,6 @@ DIGIT = re.compile(r"\d")
 LIST_MARK = re.compile(r"^[^\S\n]*\(?\d{1,2}[.)]\s", re.MULTILINE)
 COUNTED = re.compile(r"\s+(?:key\s+|cited\s+)?(?:features|indicators|values|fields|attributes|metrics)\b")
 NAME_LIKE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+(?:\.[a-z]+)?\b")
-FENCE = re.compile(r"```(?:json)?\s*(?=\{)", re.IGNORECASE)
 # Halves of surrogate pairs and control characters, which files and databases do not accept as text.
 NO_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
 # Control tokens of chat templates: ChatML, Llama, Gemma, Mistral, DeepSeek, BERT and T5.
@@ -51,6 +50,7 @@ CONTROL_TOKEN = re.compile(
     r"|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<extra_id_\d{1,3}>",
     re.IGNORECASE,
 )
+AS_SPELT = json.JSONDecoder(parse_float=str, parse_int=str)  # numbers keep their spelling: 0.500 is not 0.5
 # One of these at the very end of an answer is a leftover and is removed.
 END_TOKENS = (
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>", "<eos>",
@@ -131,11 +131,12 @@ def parse_answer(text: str) -> ParsedAnswer:
         return ParsedAnswer("", "", (), (f"{len(text):,} characters, {MOST_CHARACTERS:,} at most",))
     text = plain_minus(text).rpartition("</think>")[2].strip()  # drop the reasoning before it
     text = next((text.removesuffix(token).rstrip() for token in END_TOKENS if text.endswith(token)), text)
-    fence = FENCE.match(text)
-    content = text[fence.end() :] if fence is not None else text
-    parsed = _parse_object(content) if content.startswith("{") else _parse_text(text)
+    # Servers that hold no schema put the object into a Markdown fence, often with a sentence before or behind it.
+    opened = text.find("{")
+    is_object = opened >= 0 and HEADING.search(text, 0, opened) is None
+    parsed = _parse_object(text, opened) if is_object else _parse_text(text)
     problems, texts = list(parsed.problems), [text]
-    if content.startswith("{"):  # its escapes hide characters; the parts of a text stand in it as they are
+    if is_object:  # its escapes hide characters; the parts of a text stand in it as they are
         notes = (part for item in parsed.indicators for part in (item.feature, item.value, item.note))
         texts += [parsed.label, parsed.analysis, *notes]
     for written in texts:
@@ -146,10 +147,12 @@ def parse_answer(text: str) -> ParsedAnswer:
     return replace(parsed, problems=tuple(dict.fromkeys(problems)))
 
 
-def _parse_object(text: str) -> ParsedAnswer:
+def _parse_object(text: str, opened: int) -> ParsedAnswer:
+    """Parse the JSON object that opens at `opened`; a sentence or a fence around it says nothing."""
     try:
-        # Numbers keep their spelling: 0.500 is not 0.5.
-        content = json.loads(text.removesuffix("```"), parse_float=str, parse_int=str)
+        content, end = AS_SPELT.raw_decode(text, opened)
+        if "{" in text[end:] or HEADING.search(text, end):
+            return ParsedAnswer("", "", (), ("more than one answer",))
         items = tuple(
             Indicator(str(item["feature"]).strip(), str(item["value"]).strip().lstrip("+"), _note(item.get("note")))
             for item in content["key_indicators"]

@@ -63,7 +63,13 @@ def test_the_form_is_in_the_key_by_its_version_and_a_request_without_is_as_ever(
     assert held.body()["response_format"]["json_schema"]["strict"] is True
 
 
-@pytest.mark.parametrize("wrap", ["{}", "```json\n{}\n```", "\n {}\n"])
+WRAPS = [
+    "{}", "```json\n{}\n```", "\n {}\n", "<think>maybe {x}</think>{}", "Here it is:\n```json\n{}\n```",
+    "Sure. {} I hope this helps.", "```\n{}\n```\nTell me if you need more.", "My answer in JSON:\n\n{}<|im_end|>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
 def test_an_object_says_what_the_text_says(wrap: str) -> None:
     text = "CLASSIFICATION: Normal\nANALYSIS: a_b is 0.500 here.\nKEY_INDICATORS: a_b 0.500 (above the mean); c -1"
     content = (
@@ -82,6 +88,9 @@ def test_an_object_says_what_the_text_says(wrap: str) -> None:
         ('{"classification": "Normal"}', "key_indicators"),
         ('{"classification": "", "analysis": "x", "key_indicators": []}', "no KEY_INDICATORS"),
         ('{"classification": "N", "analysis": "x", "key_indicators": [5]}', "a JSON object without"),
+        ('First {"classification": "N"}, then {"classification": "M"}', "more than one answer"),
+        ('{"classification": "N"}\nANALYSIS: x', "more than one answer"),
+        ("I cannot read {this}.", "no JSON object"),
     ],
 )
 def test_what_is_wrong_with_an_object_is_named(said: str, problem: str) -> None:
