@@ -3,7 +3,7 @@
     make run && .venv/bin/python benchmarks/whole_job.py
 
 Beside it stands the prior work's way: loose scripts whose wall clock nobody recorded, and whose accuracy nobody
-measured; so there is no second figure to pair with, only the bar of 20 minutes. Wall clock comes from Dagster's own
+measured; so there is no second figure to pair with, only the bar of 10 minutes. Wall clock comes from Dagster's own
 records (first run's start to last run's end), seconds of each asset from its manifest, results from track_comparison.
 """
 
