@@ -128,7 +128,7 @@ class Batches:
             else:
                 return wave
             state.request = self.session.shaped(state.request)
-            length = len(line_text(state.request.key, state.body()))
+            length = len(line_text(state.request.key, state.body(self.session.server.refused)))
             needed = safe_tokens(state.request)
             alone = not wave and not self.open  # a line over the limit is sent alone, or it would never go
             if not alone and (tokens + needed > room or size + length > self.limits.bytes):
@@ -162,7 +162,9 @@ class Batches:
                 path = Path(folder) / "input.jsonl"
                 with path.open("wb") as file:
                     sent = wave[: batch.requests]
-                    file.writelines(line_text(state.request.key, state.body()) for state in sent)
+                    file.writelines(
+                        line_text(state.request.key, state.body(self.session.server.refused)) for state in sent
+                    )
                 uploaded = await self.api.upload(path, f"{batch.token}.jsonl")
             batch = self.table.moved(batch, "uploaded")
             batch = self.table.moved(batch, "sent", await self._start(batch, uploaded))
@@ -270,7 +272,7 @@ class Batches:
         asked = Asked(url=self.config.base_url)
         if key in self.states:
             request = self.states[key].request
-            asked = Asked(request.model, self.config.base_url, request.schema is not None)
+            asked = Asked(request.model, self.config.base_url, request.schema is not None, request.params)
         reply = line_reply(record, asked)
         one.seen.add(key)
         one.billed += reply.usage or Usage()

@@ -20,6 +20,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.teacher import pricing, replies
 from iot_pipeline.teacher.config import TeacherConfig
+from iot_pipeline.teacher.parameters import RENAMED
 from iot_pipeline.teacher.redaction import redact_in_logs
 from iot_pipeline.teacher.replies import Asked, Reply, unreadable
 
@@ -150,8 +151,10 @@ class ChatClient:
         """Send one request and classify the outcome."""
         import aiohttp
 
-        asked = Asked(str(body["model"]), self.shown_url, "response_format" in body)
-        limit = replies.reply_bytes(int(body.get("max_tokens", replies.DEFAULT_MAX_TOKENS)))
+        asked = Asked(str(body["model"]), self.shown_url, "response_format" in body, body)
+        limit = replies.reply_bytes(
+            int(body.get("max_tokens") or body.get(RENAMED["max_tokens"]) or replies.DEFAULT_MAX_TOKENS)
+        )
         try:
             data = ENCODER.encode(body).encode()
             async with self.session.post(self.url, data=data, proxy=self.proxy) as response:

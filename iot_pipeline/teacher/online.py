@@ -130,7 +130,7 @@ class Sender:
         """Send a request; its reservation is settled even if sending fails or is cancelled."""
         started = time.monotonic()
         try:
-            reply = await self.client.send(state.body())
+            reply = await self.client.send(state.body(self.session.server.refused))
         except BaseException:
             reply = Reply("transport", "stopped", billed_unknown=True)
             self.session.book(held, reply, price, time.monotonic() - started)

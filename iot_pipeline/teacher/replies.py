@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from iot_pipeline.teacher.parameters import refused_parameter
 from iot_pipeline.teacher.redaction import code_of, shown_words
 from iot_pipeline.teacher.request import Usage
 
-Kind = Literal["answer", "rate_limit", "transport", "rejected", "form"]
+Kind = Literal["answer", "rate_limit", "transport", "rejected", "form", "parameter"]
 
 # A token of an answer rarely takes more than 20 bytes as JSON; the rest of a reply is ids and usage, about 1 KB.
 BYTES_A_TOKEN, REPLY_OVERHEAD = 32, 64 * 1024
@@ -27,6 +28,7 @@ MOST_TOKENS = 10_000_000  # per answer: more than any model accepts
 NOT_KEPT = re.compile("[\x00\ud800-\udfff]")
 CONTENT_FILTERS = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
 TRANSIENT = (408, 409)
+TEXT_PARTS = ("text", "output_text")
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Reply:
     """Outcome of one attempt; its kind decides on a retry.
 
     `answer`: a completion; `rate_limit`, `transport`: worth a retry; `rejected`: the server refuses the request, which
-    says nothing of its content; `form`: the server does not support response_format.
+    says nothing of its content; `form`: the server does not support response_format; `parameter`: nor this `parameter`.
 
     `outcome` is one of few values, for the ledger; `detail` says more, in the server's words if it gave any. `fatal` is
     the message to stop with if no further request can succeed. `usage` is None if it is missing or not credible
@@ -56,6 +58,7 @@ class Reply:
     fatal: str = ""
     usage_fault: str = ""
     too_long: int = 0
+    parameter: str = ""
 
     @property
     def reason(self) -> str:
@@ -65,11 +68,15 @@ class Reply:
 
 @dataclass(frozen=True)
 class Asked:
-    """Parts of the request that error messages need. `schema`: the request had a response_format."""
+    """Parts of the request that error messages need.
+
+    `schema`: the request had a response_format. `sent`: names of its parameters.
+    """
 
     model: str = ""
     url: str = ""
     schema: bool = False
+    sent: Collection[str] = ()
 
 
 def reply_bytes(max_tokens: int) -> int:
@@ -107,7 +114,18 @@ def _kept(said: Any) -> Any:
     return NOT_KEPT.sub("\ufffd", said) if isinstance(said, str) else said
 
 
+def _joined(said: Any) -> Any:
+    """Join the text parts of a content in parts; thoughts and parts of other kinds are no answer."""
+    if not isinstance(said, list):
+        return _kept(said)
+    if not all(isinstance(part, dict) for part in said):
+        return said
+    texts = [part.get("text") for part in said if part.get("type") in TEXT_PARTS]
+    return _kept("".join(texts)) if all(isinstance(text, str) for text in texts) else said
+
+
 Text = Annotated[str, BeforeValidator(_kept)]
+Content = Annotated[str, BeforeValidator(_joined)]
 Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 
 
@@ -118,7 +136,7 @@ class ApiModel(BaseModel):
 
 
 class _Message(ApiModel):
-    content: Text | None = None
+    content: Content | None = None
     refusal: Text | bool | None = None
 
 
@@ -254,6 +272,8 @@ def read_error(status: int, said: Any, asked: Asked, headers: Mapping[str, str] 
         return Reply("transport", outcome, billed_unknown=unknown, retry_after_s=wait, headers=headers, detail=shown)
     if asked.schema and "response_format" in words:
         return Reply("form", "form of a schema refused", headers=headers, detail=shown)
+    if name := refused_parameter(code, words, asked.sent):
+        return Reply("parameter", "parameter refused", headers=headers, detail=shown, parameter=name)
     if _filtered(said):
         return Reply("answer", "ok", refusal=True, finish_reason="content_filter", usage=Usage(), headers=headers)
     if asked.schema:

@@ -6,9 +6,10 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from iot_pipeline.teacher.parameters import without
 from iot_pipeline.teacher.replies import Reply
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.store.store import Attempt
@@ -16,6 +17,7 @@ from iot_pipeline.teacher.store.store import Attempt
 CONTENT_ATTEMPTS = 3  # answers that may be refused or fail their check
 CUT_OFF_ATTEMPTS = 2  # the second answer may be twice as long
 FORM_ATTEMPTS = 2  # after the first the schema is dropped, so that an error about it is an ordinary refusal
+PARAMETER_ATTEMPTS = 5  # one more than there are parameters to leave out
 RATE_LIMIT_ATTEMPTS = 100  # a rate limit says nothing about the request, so it hardly counts
 # Added to the seed after a bad answer: a deterministic server would repeat it.
 SEED_STEP = 1_000_003
@@ -28,8 +30,8 @@ FRUITLESS_S = 600.0  # longer than any per-minute limit lasts
 def attempt_limits(max_failures: int) -> Mapping[str, int]:
     """Return the attempt limit of each retry cause; reaching it ends the request."""
     return {
-        "answer": CONTENT_ATTEMPTS, "cut off": CUT_OFF_ATTEMPTS, "form": FORM_ATTEMPTS, "rejected": 1,
-        "rate_limit": RATE_LIMIT_ATTEMPTS, "transport": max_failures,
+        "answer": CONTENT_ATTEMPTS, "cut off": CUT_OFF_ATTEMPTS, "form": FORM_ATTEMPTS, "parameter": PARAMETER_ATTEMPTS,
+        "rejected": 1, "rate_limit": RATE_LIMIT_ATTEMPTS, "transport": max_failures,
     }  # fmt: skip
 
 
@@ -56,12 +58,12 @@ class RetryState:
         """Number of failures for the next back-off; rate limits count up to 6."""
         return self.causes["transport"] + min(self.causes["rate_limit"], 6)
 
-    def body(self) -> dict[str, Any]:
-        """Return the request body of the next attempt."""
+    def body(self, refused: Collection[str] = ()) -> dict[str, Any]:
+        """Return the request body of the next attempt, without the parameters that the server refused."""
         body = self.request.body() | {"max_tokens": self.max_tokens}
         if (bad := self.causes["answer"]) and "seed" in body:
             body["seed"] = (body["seed"] + bad * SEED_STEP) % 2**31
-        return body
+        return without(body, refused)
 
     def count(self, reply: Reply, attempt: Attempt, good: bool) -> bool:
         """Count an attempt; True if it was the last, because the answer is good or a limit is reached."""

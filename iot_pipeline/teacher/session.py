@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.config import TeacherConfig
+from iot_pipeline.teacher.parameters import RENAMED
 from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.replies import Reply
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
@@ -79,12 +80,14 @@ class Summary:
 class ServerState:
     """Knowledge of a server from its replies, which later sessions use as well.
 
-    form_refused: it does not support response_format. keeps_limit: an answer of a paid server has shown that it bills
-    no more than max_tokens. usage_doubted: a report said that its usage is not credible.
+    form_refused: it does not support response_format. refused: parameters that it does not take. keeps_limit: an answer
+    of a paid server has shown that it bills no more than max_tokens. usage_doubted: a report said that its usage is not
+    credible.
     """
 
     quota: Quota
     form_refused: bool = False
+    refused: set[str] = field(default_factory=set)
     keeps_limit: bool = False
     usage_doubted: bool = False
 
@@ -238,6 +241,13 @@ class Session:
             self.config.report(
                 f"{self.config.base_url} takes no response_format of type json_schema: it is asked without, the form "
                 "of answers is only said in the prompt"
+            )
+        if reply.parameter and reply.parameter not in self.server.refused:
+            self.server.refused.add(reply.parameter)
+            instead = RENAMED.get(reply.parameter)
+            self.config.report(
+                f"{self.config.base_url} does not take {reply.parameter}: it is asked "
+                + (f"with {instead} in its place" if instead else "without it, whatever the prompt settings say")
             )
         assumed = reply.billed_unknown and cost > 0
         attempt = Attempt(

@@ -165,9 +165,29 @@ def test_usage_that_is_not_in_numbers_has_an_unknown_price(usage: Any) -> None:
     assert (reply.text, reply.usage, reply.billed_unknown) == ("fine", None, True)
 
 
-def test_content_that_is_no_text_and_errors_that_are_no_objects_are_read() -> None:
-    parts = [{"message": {"content": [{"type": "text", "text": "x"}]}, "finish_reason": "stop"}]
-    assert read_completion({"choices": parts}).outcome == "unreadable response"
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "fine"}], "fine"),
+        ([THOUGHT, {"type": "text", "text": "fi"}, {"type": "output_text", "text": "ne"}], "fine"),
+        ([THOUGHT], ""),
+        ([], ""),
+    ],
+)
+def test_content_in_parts_is_their_text_without_thoughts(content: Any, text: str) -> None:
+    reply = read_completion({"choices": [{"message": {"content": content}}]})
+    assert (reply.kind, reply.text) == ("answer", text)
+
+
+@pytest.mark.parametrize("content", [5, {"text": "x"}, ["x"], [{"type": "text", "text": 5}], [{"type": "text"}]])
+def test_content_that_is_no_text_is_unreadable(content: Any) -> None:
+    assert read_completion({"choices": [{"message": {"content": content}}]}).outcome == "unreadable response"
+
+
+def test_errors_that_are_no_objects_are_read() -> None:
     line = {"custom_id": "k", "response": {"status_code": 400, "body": {"error": "bad"}}}
     assert line_reply(line).kind == "rejected"
 

@@ -1,0 +1,39 @@
+"""Request parameters that a server does not take, learnt from its refusals and left out from then on."""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+# Reasoning models count their thoughts as well and have a name of their own for the limit.
+RENAMED = {"max_tokens": "max_completion_tokens"}
+OPTIONAL = ("temperature", "top_p", "seed")
+# A value out of range is a fault of the settings, and no reason to ask without the parameter.
+NOT_TAKEN = re.compile(
+    r"unsupported|(?:not|n't) support|only the default|unknown|unrecogni[sz]ed|unexpected|extra inputs|not permitted",
+    re.IGNORECASE,
+)
+
+
+def refused_parameter(code: str, words: str, sent: Collection[str]) -> str:
+    """Return the parameter of a request that an error calls unsupported, empty if there is none.
+
+    Args:
+        code: the error's code.
+        words: its message, with the name of the parameter or field at fault.
+        sent: names of the parameters that were sent.
+    """
+    if not NOT_TAKEN.search(f"{code.replace('_', ' ')} {words}"):
+        return ""
+    for name, other in RENAMED.items():
+        if name in sent and other in words:
+            return name
+    return next((name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", words)), "")
+
+
+def without(body: Mapping[str, Any], refused: Collection[str]) -> dict[str, Any]:
+    """Return a request's body without the refused parameters, or with the name that the server takes instead."""
+    return {
+        RENAMED.get(name, name) if name in refused else name: value
+        for name, value in body.items()
+        if name not in refused or name in RENAMED
+    }
