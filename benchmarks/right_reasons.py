@@ -42,9 +42,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     for path in chosen.lakes:
         lake = Lake(path.absolute())
-        for student in students(lake, chosen.stage):
-            if student.track not in chosen.tracks:
-                continue
+        for student in students(lake, chosen.stage, chosen.tracks):
             measured = measure(lake, chosen.stage, student, chosen.flows)
             found.setdefault(path.name, {})[student.track] = {"seed": student.seed, **measured}
             question = (
@@ -53,12 +51,13 @@ def main() -> None:
             save("right_reasons", {"question": question, "stage": chosen.stage, "students": found})
 
 
-def students(lake: Lake, stage: str) -> list[Trained]:
-    """Students of a stage whose explanations were measured, those of the lowest training seed; SystemExit if none."""
+def students(lake: Lake, stage: str, tracks: list[str]) -> list[Trained]:
+    """Measured students of a stage and some tracks, those of the lowest training seed; SystemExit if there are none."""
     asset = staged("explanation_quality", stage)
     made = sorted(Trained.parse(str(a.partition)) for a in lake.artefacts() if a.belongs_to(asset))
+    made = [student for student in made if student.track in tracks]
     if not made:
-        raise SystemExit(f"{lake.root} has no {asset}: `iot-pipeline run --until {asset}` makes it")
+        raise SystemExit(f"{lake.root} has no {asset} of {tracks}: `iot-pipeline run --until {asset}` makes it")
     return [student for student in made if student.seed == made[0].seed]
 
 

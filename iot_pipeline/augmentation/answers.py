@@ -50,6 +50,7 @@ CONTROL_TOKEN = re.compile(
     r"|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<extra_id_\d{1,3}>",
     re.IGNORECASE,
 )
+OBJECT = re.compile(r'^\{|\{\s*"')  # the start of a JSON object
 AS_SPELT = json.JSONDecoder(parse_float=str, parse_int=str)  # numbers keep their spelling: 0.500 is not 0.5
 # One of these at the very end of an answer is a leftover and is removed.
 END_TOKENS = (
@@ -132,9 +133,9 @@ def parse_answer(text: str) -> ParsedAnswer:
     text = plain_minus(text).rpartition("</think>")[2].strip()  # drop the reasoning before it
     text = next((text.removesuffix(token).rstrip() for token in END_TOKENS if text.endswith(token)), text)
     # Servers that hold no schema put the object into a Markdown fence, often with a sentence before or behind it.
-    opened = text.find("{")
-    is_object = opened >= 0 and HEADING.search(text, 0, opened) is None
-    parsed = _parse_object(text, opened) if is_object else _parse_text(text)
+    opened = OBJECT.search(text)
+    is_object = opened is not None and HEADING.search(text, 0, opened.start()) is None
+    parsed = _parse_object(text, opened.start()) if opened and is_object else _parse_text(text)
     problems, texts = list(parsed.problems), [text]
     if is_object:  # its escapes hide characters; the parts of a text stand in it as they are
         notes = (part for item in parsed.indicators for part in (item.feature, item.value, item.note))
@@ -151,7 +152,7 @@ def _parse_object(text: str, opened: int) -> ParsedAnswer:
     """Parse the JSON object that opens at `opened`; a sentence or a fence around it says nothing."""
     try:
         content, end = AS_SPELT.raw_decode(text, opened)
-        if "{" in text[end:] or HEADING.search(text, end):
+        if OBJECT.search(text, end) or HEADING.search(text, end):
             return ParsedAnswer("", "", (), ("more than one answer",))
         items = tuple(
             Indicator(str(item["feature"]).strip(), str(item["value"]).strip().lstrip("+"), _note(item.get("note")))

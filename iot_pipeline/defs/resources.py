@@ -67,6 +67,8 @@ class TeacherResource(dg.ConfigurableResource):
             step.metadata |= usage_of(engine)
             if engine.form_refused:
                 step.provenance["answers"] = "without response_format, which the server refused"
+            if engine.refused:
+                step.provenance["parameters_refused"] = engine.refused
 
 
 def usage_of(engine: Teacher) -> dict[str, Any]:

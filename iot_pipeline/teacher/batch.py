@@ -271,8 +271,8 @@ class Batches:
             return ""
         asked = Asked(url=self.config.base_url)
         if key in self.states:
-            request = self.states[key].request
-            asked = Asked(request.model, self.config.base_url, request.schema is not None, request.params)
+            request, sent = self.states[key].request, self.states[key].sent
+            asked = Asked(request.model, self.config.base_url, request.schema is not None, sent)
         reply = line_reply(record, asked)
         one.seen.add(key)
         one.billed += reply.usage or Usage()

@@ -44,6 +44,11 @@ class Teacher:
         """True if the server does not support response_format."""
         return self.server.form_refused
 
+    @property
+    def refused(self) -> list[str]:
+        """Names of the request parameters that the server does not take."""
+        return sorted(self.server.refused)
+
     def __repr__(self) -> str:
         return f"Teacher({self.config.base_url!r}, source={self.source!r})"
 

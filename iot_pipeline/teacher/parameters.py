@@ -24,10 +24,10 @@ def refused_parameter(code: str, words: str, sent: Collection[str]) -> str:
     """
     if not NOT_TAKEN.search(f"{code.replace('_', ' ')} {words}"):
         return ""
-    for name, other in RENAMED.items():
-        if name in sent and other in words:
-            return name
-    return next((name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", words)), "")
+    named = [name for name in sent if name in OPTIONAL or (name in RENAMED and RENAMED[name] in words)]
+    # The first is at fault: some servers go on with a list of what they take. `seed-1.6` is a model.
+    found = {match.start(): name for name in named if (match := re.search(rf"(?<![\w-]){name}(?![\w-])", words))}
+    return found[min(found)] if found else ""
 
 
 def without(body: Mapping[str, Any], refused: Collection[str]) -> dict[str, Any]:

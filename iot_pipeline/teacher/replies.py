@@ -37,6 +37,7 @@ class Reply:
 
     `answer`: a completion; `rate_limit`, `transport`: worth a retry; `rejected`: the server refuses the request, which
     says nothing of its content; `form`: the server does not support response_format; `parameter`: nor this `parameter`.
+    A `form` may name one too.
 
     `outcome` is one of few values, for the ledger; `detail` says more, in the server's words if it gave any. `fatal` is
     the message to stop with if no further request can succeed. `usage` is None if it is missing or not credible
@@ -270,8 +271,10 @@ def read_error(status: int, said: Any, asked: Asked, headers: Mapping[str, str] 
         unknown = status in (408, 502, 504) or status >= 520
         outcome = f"server error {status}"
         return Reply("transport", outcome, billed_unknown=unknown, retry_after_s=wait, headers=headers, detail=shown)
-    if asked.schema and "response_format" in words:
-        return Reply("form", "form of a schema refused", headers=headers, detail=shown)
+    before, form, _ = words.partition("response_format")
+    if asked.schema and form:  # a parameter named before it is at fault as well
+        name = refused_parameter(code, before, asked.sent)
+        return Reply("form", "form of a schema refused", headers=headers, detail=shown, parameter=name)
     if name := refused_parameter(code, words, asked.sent):
         return Reply("parameter", "parameter refused", headers=headers, detail=shown, parameter=name)
     if _filtered(said):

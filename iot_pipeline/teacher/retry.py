@@ -47,6 +47,7 @@ class RetryState:
         self.request, self.limits = request, attempt_limits(max_failures)
         self.usage, self.cost, self.attempts = Usage(), 0.0, 0
         self.causes = Counter[str]()  # retry causes
+        self.sent: set[str] = set()  # parameters of the latest body
 
     @property
     def max_tokens(self) -> int:
@@ -63,7 +64,9 @@ class RetryState:
         body = self.request.body() | {"max_tokens": self.max_tokens}
         if (bad := self.causes["answer"]) and "seed" in body:
             body["seed"] = (body["seed"] + bad * SEED_STEP) % 2**31
-        return without(body, refused)
+        body = without(body, refused)
+        self.sent = set(body)
+        return body
 
     def count(self, reply: Reply, attempt: Attempt, good: bool) -> bool:
         """Count an attempt; True if it was the last, because the answer is good or a limit is reached."""

@@ -124,7 +124,7 @@ def test_an_error_that_goes_on_naming_response_format_is_a_refusal_told_with_its
     with serving(lambda *_: said({"error": words, "error_type": "validation"}, 422)) as url:
         asking = teacher(url, tmp_path / "t", log=heard.append)
         answers = asking.ask(with_schema(make_requests(8)), accept)
-    assert asking.summary.attempts <= 24 and asking.form_refused
+    assert asking.summary.attempts <= 16 and asking.form_refused
     assert {a.reasons for a in answers.values()} == {(f"no answer: rejected by the server (HTTP 422): {words}",)}
     assert sum("takes no response_format" in line for line in heard) == 1
 

@@ -42,7 +42,14 @@ def no_seed(body: dict[str, Any]) -> tuple[dict[str, Any], int]:
 @pytest.mark.parametrize(
     ("server", "told"),
     [
-        (reasoning_model, ["max_tokens: it is asked with max_completion_tokens", "temperature: it is asked without"]),
+        (
+            reasoning_model,
+            [
+                "max_tokens: it is asked with max_completion_tokens",
+                "temperature: it is asked without",
+                "top_p: it is asked without",
+            ],
+        ),
         (no_seed, ["seed: it is asked without"]),
     ],
 )
@@ -70,6 +77,7 @@ def test_what_a_server_does_not_take_is_left_out_and_said_once(
         assert len(received) == again + 4  # the same session asks the later ones right at once
     limit = received[-1].get("max_completion_tokens", received[-1].get("max_tokens"))
     assert limit == requests[0].params["max_tokens"]
+    assert asking.refused == sorted(words.split(":")[0] for words in told)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +108,12 @@ def test_a_parameter_that_was_not_sent_is_not_at_fault() -> None:
     words = "Unsupported value: 'temperature' does not support 0.7"
     assert refused_parameter("unsupported_value", words, {"max_tokens"}) == ""
     assert refused_parameter("unsupported_value", words, {"max_tokens", "temperature"}) == "temperature"
+
+
+def test_the_parameter_named_first_is_at_fault_and_a_model_s_name_names_none() -> None:
+    words = "unknown field `seed`, expected one of `model`, `temperature`, `top_p`"
+    assert refused_parameter("", words, {"seed", "temperature", "top_p"}) == "seed"
+    assert refused_parameter("", "the model seed-1.6 does not support this", {"seed"}) == ""
 
 
 def test_the_limit_keeps_its_value_under_its_other_name() -> None:

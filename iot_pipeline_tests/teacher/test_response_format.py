@@ -81,6 +81,11 @@ def test_an_object_says_what_the_text_says(wrap: str) -> None:
     assert format_answer(parsed, "label_first") == text
 
 
+def test_a_text_that_begins_with_a_brace_in_a_sentence_stays_a_text() -> None:
+    text = "CLASSIFICATION: N\nANALYSIS: x is 1 here.\nKEY_INDICATORS: x 1 (low)"
+    assert parse_answer("For the flow {x: 1}:\n" + text) == parse_answer(text)
+
+
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
@@ -90,7 +95,8 @@ def test_an_object_says_what_the_text_says(wrap: str) -> None:
         ('{"classification": "N", "analysis": "x", "key_indicators": [5]}', "a JSON object without"),
         ('First {"classification": "N"}, then {"classification": "M"}', "more than one answer"),
         ('{"classification": "N"}\nANALYSIS: x', "more than one answer"),
-        ("I cannot read {this}.", "no JSON object"),
+        ("I cannot read {this}.", "no ANALYSIS"),
+        ('I read { "this".', "no JSON object"),
     ],
 )
 def test_what_is_wrong_with_an_object_is_named(said: str, problem: str) -> None:
