@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.models.tokenizer import LABEL_LINE, encode, load_tokenizer, prompt_text
+from iot_pipeline.sft.check import check_class_tensors
 from iot_pipeline.sft.class_rows import Questions, balanced, build_class_tensors, labelled, masked
 from iot_pipeline.sft.tensors import IGNORED, Tensors, load_tensors
 from iot_pipeline.training.data import Batches, causal_loss, make_draws
@@ -34,6 +36,49 @@ def built(folder: Path, tokenizer: Any, shares: list[list[float]], names: list[s
     questions = Questions(flow_texts(len(shares), seed=5), np.array(shares), np.ones(len(shares)))
     build_class_tensors([(questions, 1.0)], names, 0.5, tokenizer, 400, folder / "classes.safetensors")
     return load_tensors(folder / "classes.safetensors")
+
+
+def faulty(tensors: Tensors, fault: str) -> Tensors:
+    """The tensors with one planted fault."""
+    assert tensors.targets is not None and tensors.draw is not None
+    at = int(np.flatnonzero(tensors.labels != IGNORED)[0])
+    ids, labels, targets = tensors.input_ids.copy(), tensors.labels.copy(), tensors.targets.copy()
+    if fault == "another token":
+        ids[at] += 1
+    elif fault == "prompt in the loss":
+        labels[1] = ids[1]
+    elif fault == "name out of the loss":
+        labels[at] = IGNORED
+    elif fault == "shares":
+        targets[0] *= 0.5
+    elif fault == "own token":
+        targets[0] = np.roll(targets[0], 1)
+    draw = tensors.draw * (2 if fault == "draws" else 1)
+    return replace(tensors, input_ids=ids, labels=labels, targets=targets, draw=draw)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("none", []),
+        ("another token", ["do not end with a class"]),
+        ("prompt in the loss", ["distributions for"]),
+        ("name out of the loss", ["distributions for"]),
+        ("shares", ["do not sum to 1"]),
+        ("own token", ["no share to the token"]),
+        ("draws", ["draws of the rows"]),
+    ],
+)
+def test_the_check_of_class_tensors_finds_each_planted_fault(
+    world: tuple[Any, Any], tmp_path: Path, fault: str, said: list[str]
+) -> None:
+    tokenizer, _ = world
+    good = built(tmp_path, tokenizer, [[1, 0, 0], [0.3, 0.7, 0], [0, 0, 1]])
+    path = tmp_path / "faulty.safetensors"
+    faulty(good, fault).save(path)
+    found = check_class_tensors(path, tokenizer, 400, NAMES)
+    assert all(any(part in problem for problem in found) for part in said)
+    assert bool(found) == bool(said), found
 
 
 def test_a_flow_group_weighs_the_root_of_its_rows_whatever_the_number_of_its_texts() -> None:

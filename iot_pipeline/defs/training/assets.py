@@ -216,10 +216,10 @@ def training_split(stage: str) -> dg.AssetsDefinition:
             trained = split_tensors(step, chats, "train.jsonl", "train.safetensors", tokenizer)
             chats = validation_rows(step, arm)
             valid = split_tensors(step, chats, "valid.jsonl", "validation.safetensors", tokenizer)
-            if step.settings.student.class_rows:
-                write_class_rows(step, arm, stage, tokenizer)
-            step.json("stats.json", asdict(trained.stats))
             problems = [*trained.problems, *(f"validation: {problem}" for problem in valid.problems)]
+            if step.settings.student.class_rows:
+                problems += [f"class rows: {found}" for found in write_class_rows(step, arm, stage, tokenizer)]
+            step.json("stats.json", asdict(trained.stats))
             step.check(check, not problems, problems="; ".join(problems) or "none")
             lengths, title = load_tensors(step.folder / "train.safetensors").lengths, f"{arm} {stage}"
             histogram = figures.token_lengths(lengths, step.settings.student.max_length, title)

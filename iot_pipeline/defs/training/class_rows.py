@@ -14,14 +14,15 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.flows.dataset import side_texts
 from iot_pipeline.models.tokenizer import LABEL_LINE
+from iot_pipeline.sft.check import check_class_tensors
 from iot_pipeline.sft.class_rows import Questions, build_class_tensors, labelled, masked
 from iot_pipeline.sft.controls import Row, label_of
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.vocabulary import DISTILLED, stages_up_to
 
 
-def write_class_rows(step: Step, arm: str, stage: str, tokenizer: Any) -> None:
-    """Write the tensors of an arm's class rows into the artefact.
+def write_class_rows(step: Step, arm: str, stage: str, tokenizer: Any) -> list[str]:
+    """Write the tensors of an arm's class rows into the artefact; return what their check finds wrong.
 
     Args:
         step: Step of the tensors.
@@ -41,6 +42,7 @@ def write_class_rows(step: Step, arm: str, stage: str, tokenizer: Any) -> None:
     )
     step.json("class_rows.json", told)
     step.summarise(**{name: value for name, value in told.items() if not isinstance(value, dict)})
+    return check_class_tensors(step.folder / "classes.safetensors", tokenizer, student.max_length, classes)
 
 
 def labelled_texts(step: Step, arm: str, stage: str) -> Iterator[tuple[str, str, str]]:
