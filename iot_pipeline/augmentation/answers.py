@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -80,20 +80,30 @@ class ParsedAnswer:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of a flow text by feature: value (as `plain_number`), percentile ("p97", if there is one) and direction."""
+    """Facts of a flow text by feature: value (as `plain_number`), percentile ("p97", if there is one) and direction.
+
+    `shares` has the categories, which have no percentile and no direction: their share of the train pool ("83%") or "".
+    """
 
     values: dict[str, str]
     percentiles: dict[str, str]
     directions: dict[str, str]
     numbers: frozenset[str]
     names: re.Pattern[str]
+    shares: dict[str, str] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=2048)
 def facts_of(flow_text: str, standardised: frozenset[str] = frozenset()) -> Facts:
     """Return the facts of a flow text; directions come from percentiles, else from the signs of standardised values."""
-    values, percentiles, directions = {}, {}, {}
+    values: dict[str, str] = {}
+    percentiles: dict[str, str] = {}
+    directions: dict[str, str] = {}
+    shares: dict[str, str] = {}
     for name, value, percentile in parse_text(flow_text):
+        if isinstance(percentile, str):
+            values[name], directions[name], shares[name] = value, "", percentile
+            continue
         values[name] = plain_number(value)
         if percentile is not None:
             percentiles[name] = f"p{percentile}"
@@ -105,7 +115,7 @@ def facts_of(flow_text: str, standardised: frozenset[str] = frozenset()) -> Fact
             continue
         directions[name] = "above" if distance > 0 else "below" if distance < 0 else "at"
     numbers = frozenset(values.values()) | frozenset(percentiles.values()) | ({"p50"} if percentiles else set())
-    return Facts(values, percentiles, directions, numbers, names_pattern(tuple(values)))
+    return Facts(values, percentiles, directions, numbers, names_pattern(tuple(values)), shares)
 
 
 @lru_cache(maxsize=16)

@@ -162,8 +162,10 @@ def _task_of(text: str) -> Task:
     )
 
 
-def _cite(name: str, value: str, rank: int | None, standardised: frozenset[str]) -> Cite:
+def _cite(name: str, value: str, rank: int | str | None, standardised: frozenset[str]) -> Cite:
     """Cite a value with its direction: by percentile if there is one, else by the sign of a standardised value."""
+    if isinstance(rank, str):
+        return Cite(name, value, rank, "", is_category=True)
     if rank is None and name not in standardised:
         return Cite(name, value, "", "")
     distance = float(value) if rank is None else rank - 50

@@ -28,7 +28,8 @@ GROUPS = {
 class Cite:
     """Cited feature: value as printed, percentile (`p97` or empty), direction (above, below, at, or empty).
 
-    marked: written as a marked fact (`flows/marked.py`).
+    marked: written as a marked fact (`flows/marked.py`). is_category: its value is a text, which has no direction, and
+    `percentile` is its share of the train pool (`83%` or empty).
     """
 
     feature: str
@@ -36,6 +37,7 @@ class Cite:
     percentile: str
     direction: str
     marked: bool = False
+    is_category: bool = False
 
     @property
     def reference(self) -> str:

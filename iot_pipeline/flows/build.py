@@ -10,11 +10,15 @@ from pathlib import Path
 import duckdb
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.categories import print_categories, text_sql
+from iot_pipeline.flows.feature import Feature
 from iot_pipeline.flows.publisher import write_test_rows
 from iot_pipeline.flows.serialise import values_text_sql
 from iot_pipeline.flows.spec import MOST_CLASSES, DatasetSpec
 from iot_pipeline.flows.sql import connect, identifier, literal, one, scan, write_query
 
+BLANK = "({0} IS NULL OR trim({0}) = '')"
+AS_GIVEN = "iot_as_given_"  # before the name of a category: its source column as it was read
 LABEL_COPY = re.compile("label|class|attack|categor|traffic", re.IGNORECASE)
 
 
@@ -124,18 +128,23 @@ def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
         words: Source columns that stay text.
     """
     used = list(dict.fromkeys(column for feature in spec.features for column in feature.source_columns))
-    cells = ", ".join(
+    cells = [
         identifier(column) if column in words else f"TRY_CAST({identifier(column)} AS DOUBLE) AS {identifier(column)}"
         for column in used
-    )
-    derived = ", ".join(f"TRY_CAST({feature.sql} AS DOUBLE) AS {identifier(feature.name)}" for feature in spec.features)
-    comma = ", " if used else ""
+    ]
+    # A category's own column stays as it is, whatever expressions see of it.
+    cells += [
+        f"{feature.sql} AS {identifier(f'{AS_GIVEN}{feature.name}')}"
+        for feature in spec.features
+        if feature.is_plain_category
+    ]
+    cells.append(f"CAST({identifier(spec.label_column)} AS VARCHAR) AS source_label")
     try:
         connection.execute(
-            f"CREATE TEMP TABLE cells AS SELECT file_row_number + 1 AS source_row, {cells}{comma}"
-            f"CAST({identifier(spec.label_column)} AS VARCHAR) AS source_label "
+            f"CREATE TEMP TABLE cells AS SELECT file_row_number + 1 AS source_row, {', '.join(cells)} "
             f"FROM {scan(raw, ', file_row_number = true')}"
         )
+        derived = ", ".join(derived_columns(connection, spec))
         connection.execute(f"CREATE TEMP TABLE featured AS SELECT source_row, source_label, {derived} FROM cells")
     except duckdb.Error as error:
         told = f" (text, not numbers: {', '.join(sorted(words))})" if words else ""
@@ -148,7 +157,7 @@ def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
     cases = " ".join(f"WHEN {literal(text)} THEN {literal(name)}" for text, name in known if name is not None)
     mapped = f"CASE source_label {cases} END" if cases else "CAST(NULL AS VARCHAR)"
     absent = ", ".join(literal(name) for name in spec.absent_classes) or "''"
-    finite = " AND ".join(f"isfinite({identifier(name)})" for name in spec.feature_names)
+    finite = " AND ".join(usable_sql(feature, identifier(feature.name)) for feature in spec.features)
     # The exact reason is computed in `rejected_rows`, for bad rows only: nearly all rows are good.
     connection.execute(
         f"CREATE TEMP TABLE derived AS SELECT *, {mapped} AS label, CASE "
@@ -157,12 +166,39 @@ def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
         f"FROM featured"
     )
     connection.execute("DROP TABLE featured")
+    print_categories(connection, spec, "derived")
     # Raw cells of rejected rows, for error messages.
     connection.execute(
         f"CREATE TEMP TABLE bad AS SELECT raw.* FROM (SELECT *, file_row_number + 1 AS source_row FROM "
         f"{scan(raw, ', file_row_number = true')}) raw SEMI JOIN "
         f"(SELECT source_row FROM derived WHERE reason IN ('label', 'value')) USING (source_row)"
     )
+
+
+def derived_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> list[str]:
+    """Return SQL for each feature over the table `cells`: a number, or the text of a category."""
+    given = {f.name: identifier(f"{AS_GIVEN}{f.name}") if f.is_plain_category else f.sql for f in spec.features}
+    categories = ", ".join(given[name] for name in spec.category_names)
+    kinds = (
+        [row[1] for row in connection.execute(f"DESCRIBE SELECT {categories} FROM cells").fetchall()]
+        if categories
+        else []
+    )
+    kind_of = dict(zip(spec.category_names, kinds, strict=True))
+    return [
+        (
+            text_sql(given[feature.name], kind_of[feature.name], feature.blank)
+            if feature.is_category
+            else f"TRY_CAST({feature.sql} AS DOUBLE)"
+        )
+        + f" AS {identifier(feature.name)}"
+        for feature in spec.features
+    ]
+
+
+def usable_sql(feature: Feature, value: str) -> str:
+    """Return SQL that is true if a derived value can be used: a finite number, or a category that is not blank."""
+    return f"{value} IS NOT NULL" if feature.is_category else f"isfinite({value})"
 
 
 def word_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> set[str]:
@@ -231,9 +267,15 @@ def rejected_rows(
         value = f"derived.{identifier(feature.name)}"
         for column in feature.source_columns:
             cell = f"CAST(bad.{identifier(column)} AS VARCHAR)"
+            if feature.is_category:
+                cases.append(
+                    f"WHEN {value} IS NULL AND {BLANK.format(cell)} THEN {literal(f'missing value in {column}')}"
+                )
+                cells.append(f"WHEN {value} IS NULL THEN coalesce({cell}, '')")
+                continue
             is_word = column in words and feature.expression is not None
             tests = {
-                "missing value": f"({cell} IS NULL OR trim({cell}) = '')",
+                "missing value": BLANK.format(cell),
                 "not a number": f"TRY_CAST({cell} AS DOUBLE) IS NULL",
                 "NaN": f"isnan(TRY_CAST({cell} AS DOUBLE))",
                 "infinite": f"isinf(TRY_CAST({cell} AS DOUBLE))",
@@ -243,7 +285,8 @@ def rejected_rows(
                     cases.append(f"WHEN {test} THEN {literal(f'{told} in {column}')}")
             judged = value if is_word else f"TRY_CAST({cell} AS DOUBLE)"
             cells.append(f"WHEN NOT coalesce(isfinite({judged}), false) THEN {cell}")
-        cases.append(f"WHEN NOT coalesce(isfinite({value}), false) THEN {literal(f'no finite {feature.name}')}")
+        told = f"no {'value of' if feature.is_category else 'finite'} {feature.name}"
+        cases.append(f"WHEN NOT coalesce({usable_sql(feature, value)}, false) THEN {literal(told)}")
     return connection.execute(f"""
         SELECT reason, count(*) AS n, min(source_row), min_by(cell, source_row) FROM (
             SELECT source_row, CASE {" ".join(cases)} END AS reason,

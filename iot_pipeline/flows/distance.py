@@ -17,7 +17,11 @@ Codes = npt.NDArray[np.int32]
 def printed_codes(spec: DatasetSpec, *tables: pd.DataFrame) -> list[Codes]:
     """Number the printed values of each feature, alike in all tables; return an array [rows, features] for each."""
     show, columns = printer(spec), []
-    for name in spec.feature_names:
+    for feature in spec.features:
+        if feature.is_category:
+            columns.append(pd.factorize(np.concatenate([table[feature.name].to_numpy(object) for table in tables]))[0])
+            continue
+        name = feature.name
         column = np.concatenate([table[name].to_numpy(np.float64) for table in tables])
         values, place = np.unique(column, return_inverse=True)
         texts = np.array([show(name, value) for value in values.tolist()], dtype=object)

@@ -5,24 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Evidence(BaseModel):
-    """One piece of evidence: a feature, its side of the train pool's median, and the published reason."""
+    """One piece of evidence: a number's side of the train pool's median, or a category's value, and the reason."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     feature: str
-    direction: Literal["above", "below"]
-    why: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+    direction: Literal["above", "below"] | None = None
+    value: Text | None = None
+    why: Text
+
+    @model_validator(mode="after")
+    def one(self) -> Evidence:
+        """Check that exactly one of direction and value is set."""
+        if (self.direction is None) == (self.value is None):
+            raise ValueError("evidence needs either direction (of a number) or value (of a category)")
+        return self
 
 
 Expected = dict[str, list[Evidence]]  # by class
 
 
-def check_evidence(expected: Expected, features: Sequence[str], classes: Sequence[str]) -> None:
-    """Raise ValueError for an unknown class or feature, a class without evidence, or a feature that stands twice."""
+def check_evidence(
+    expected: Expected, features: Sequence[str], classes: Sequence[str], categories: Sequence[str] = ()
+) -> None:
+    """Raise ValueError for an unknown class or feature, a class without evidence, or a feature that stands twice.
+
+    Args:
+        expected: Evidence by class.
+        features: All features.
+        classes: All classes.
+        categories: Features that are categories, of which a value is expected and no direction.
+    """
     for name, listed in expected.items():
         where = f"expected_evidence: {name}"
         if name not in classes:
@@ -34,6 +53,10 @@ def check_evidence(expected: Expected, features: Sequence[str], classes: Sequenc
             raise ValueError(f"{where}: no such feature: {unknown[0]}")
         if repeated := [feature for feature in named if named.count(feature) > 1]:
             raise ValueError(f"{where}: {repeated[0]} stands twice")
+        for item in listed:
+            if (item.feature in categories) != (item.value is not None):
+                kind, needed = ("category", "value") if item.feature in categories else ("number", "direction")
+                raise ValueError(f"{where}: {item.feature} is a {kind}: its evidence is a {needed}")
 
 
 def inherited(base: Expected, given: Mapping[str, Any], features: Sequence[str], classes: Sequence[str]) -> Any:

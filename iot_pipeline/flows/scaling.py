@@ -16,12 +16,12 @@ from iot_pipeline.lake.atomic import write_table
 
 
 def fit_scaling(spec: DatasetSpec, flows: Path, records: Path) -> DatasetSpec:
-    """Fit a z-score scale for each feature on the train rows, as printed; return the spec with the scales.
+    """Fit a z-score scale for each number on the train rows, as printed; return the spec with the scales.
 
     A constant feature gets standard deviation 1. Sums are exact, so the result does not depend on the order of rows.
     """
     ranks = fit_ranks(spec, flows, records)
-    return spec.with_scales({name: _scale(ranks, name) for name in spec.feature_names})
+    return spec.with_scales({name: _scale(ranks, name) for name in spec.number_names})
 
 
 def _scale(ranks: RankTable, name: str) -> Scale:

@@ -1,22 +1,28 @@
-"""Form of flow texts: printed numbers, the serialisations `values`, `ranked`, `compact`, and their parsing."""
+"""Form of flow texts: printed values, the serialisations `values`, `ranked`, `compact`, and their parsing."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
+from typing import Any
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.categories import VALUE
 from iot_pipeline.flows.spec import DatasetSpec, Format
 from iot_pipeline.flows.sql import identifier, literal
 
-# values: `name: value` per line; ranked: `name: value pNN`; compact: one family per line, see `leads`.
+# values: `name: value` per line; ranked: `name: value pNN`; compact: one family per line, see `leads`. A category is
+# `name = value` on a line of its own in each, in ranked with its share of the train pool: `name = value 83%`.
 SERIALISATIONS = ("values", "ranked", "compact")
 # A number in any serialisation, or as an answer may write it.
 NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _LINE = re.compile(rf"([^\s:]+): ({NUMBER})(?: p(\d{{1,3}}))?")
+_CATEGORY = re.compile(rf"([^\s:]+) = ({VALUE})(?: (\d{{1,3}}%))?")
 _FAMILY = re.compile(rf"[^\s:]+(?: [^\s:]+ {NUMBER}){{2,}}|[^\s:]+ {NUMBER}(?: [^\s:]+ {NUMBER})*")
+# Feature, printed value, and place in the train pool: a percentile (97) or None; of a category its share (83%) or "".
+Parsed = tuple[str, str, int | str | None]
 # Above this, fixed decimals would print up to hundreds of digits; no capture has such a value.
 HUGE = 1e15
 
@@ -32,16 +38,20 @@ def printed(form: Format, value: float) -> str:
     return text[1:] if text.startswith("-") and float(text) == 0.0 else text
 
 
-def printer(spec: DatasetSpec) -> Callable[[str, float], str]:
-    """Return a formatter (feature, value) -> the value as texts show it.
+def printer(spec: DatasetSpec) -> Callable[[str, Any], str]:
+    """Return a formatter (feature, value) -> the value as texts show it; a category's value is a text already.
 
     With a scaling fitted on the train pool, the printed value is scaled and printed again, so all rows of a flow group
     have the same text.
     """
     scales = spec.fitted_scales
-    if not scales:
-        return lambda name, value: printed(spec.format, value)
-    return lambda name, value: printed(spec.format, scales[name].from_raw(float(printed(spec.format, value))))
+
+    def number(name: str, value: float) -> str:
+        text = printed(spec.format, value)
+        return printed(spec.format, scales[name].from_raw(float(text))) if scales else text
+
+    categories = frozenset(spec.category_names)
+    return (lambda name, value: value if name in categories else number(name, value)) if categories else number
 
 
 def group_id(text: str) -> str:
@@ -62,7 +72,11 @@ def printed_sql(form: Format, expression: str) -> str:
 
 def values_text_sql(spec: DatasetSpec) -> str:
     """Return SQL for the `values` text without fitted scales, over columns named like the features."""
-    lines = [f"{literal(f'{name}: ')} || ({printed_sql(spec.format, identifier(name))})" for name in spec.feature_names]
+    lines = []
+    for feature, lead in zip(spec.features, leads(spec.feature_names, "values", spec.category_names), strict=True):
+        column = identifier(feature.name)
+        cell = column if feature.is_category else printed_sql(spec.format, column)
+        lines.append(f"{literal(lead.removeprefix(chr(10)))} || ({cell})")
     return " || chr(10) || ".join(lines)
 
 
@@ -94,7 +108,7 @@ def _stem(name: str) -> str:
     return match[1] if match is not None else ""
 
 
-def leads(names: Sequence[str], serialisation: str) -> tuple[str, ...]:
+def leads(names: Sequence[str], serialisation: str, categories: Collection[str] = ()) -> tuple[str, ...]:
     """Return the text before each feature's value; a flow text is lead, value, lead, value, ...
 
     `compact` writes a family of neighbouring features on one line. A family shares all but the last word of its first
@@ -106,11 +120,16 @@ def leads(names: Sequence[str], serialisation: str) -> tuple[str, ...]:
         orig_pkts: 1
         orig_ip_bytes: 2
 
+    A category always stands on a line of its own, as `name = value`, so that lines are read without knowing features.
     Raises UserError for an unknown serialisation.
     """
     if serialisation not in SERIALISATIONS:
         raise UserError(f"unknown serialisation {serialisation!r}; use one of {', '.join(SERIALISATIONS)}.")
-    lines = [[f"{name}: "] for name in names] if serialisation != "compact" else _families(names)
+    lines = (
+        _families(names, categories)
+        if serialisation == "compact"
+        else [[f"{name} = " if name in categories else f"{name}: "] for name in names]
+    )
     return tuple(
         lead if place or not number else f"\n{lead}"
         for number, line in enumerate(lines)
@@ -118,12 +137,15 @@ def leads(names: Sequence[str], serialisation: str) -> tuple[str, ...]:
     )
 
 
-def _families(names: Sequence[str]) -> list[list[str]]:
+def _families(names: Sequence[str], categories: Collection[str]) -> list[list[str]]:
     """Return the text before each value, for each line of `compact`."""
     lines: list[list[str]] = []
     stem = ""
     for name in names:
-        if stem and name.startswith(stem) and name != stem:
+        if name in categories:
+            lines.append([f"{name} = "])
+            stem = ""
+        elif stem and name.startswith(stem) and name != stem:
             if len(lines[-1]) == 1 and stem.endswith("."):
                 lines[-1][0] = f"{stem[:-1]} {lines[-1][0].removeprefix(stem)}"
             lines[-1].append(f" {name.removeprefix(stem)} ")
@@ -135,17 +157,20 @@ def _families(names: Sequence[str]) -> list[list[str]]:
 
 def serialisation_of(text: str) -> str:
     """Detect the serialisation of a flow text; feature names never contain a colon."""
-    first = text.split("\n", 1)[0]
-    if ": " not in first:
+    lines = text.split("\n")
+    if any(": " not in line and " = " not in line for line in lines):
         return "compact"
-    return "ranked" if re.search(r" p\d{1,3}$", first) else "values"
+    return "ranked" if re.search(r"(?::| =) \S+ (?:p\d{1,3}|\d{1,3}%)$", lines[0]) else "values"
 
 
-def parse_line(line: str) -> list[tuple[str, str, int | None]]:
-    """Parse one line of a flow text into (name, printed value, percentile or None); [] if it does not match."""
+def parse_line(line: str) -> list[Parsed]:
+    """Parse one line of a flow text into (name, printed value, its place); [] if it does not match."""
     match = _LINE.fullmatch(line)
     if match is not None:
         return [(match[1], match[2], int(match[3]) if match[3] else None)]
+    match = _CATEGORY.fullmatch(line)
+    if match is not None:
+        return [(match[1], match[2], match[3] or "")]
     if _FAMILY.fullmatch(line) is None:
         return []
     words = line.split(" ")
@@ -158,12 +183,12 @@ def parse_line(line: str) -> list[tuple[str, str, int | None]]:
     return [(name, value, None) for name, value in zip(names, words[1::2], strict=True)]
 
 
-def parse_text(text: str) -> list[tuple[str, str, int | None]]:
-    """Parse a flow text of any serialisation into (name, printed value, percentile or None) for each feature.
+def parse_text(text: str) -> list[Parsed]:
+    """Parse a flow text of any serialisation into (name, printed value, its place) for each feature.
 
     Raises UserError naming the first line that does not match.
     """
-    found: list[tuple[str, str, int | None]] = []
+    found: list[Parsed] = []
     for number, line in enumerate(text.split("\n"), start=1):
         values = parse_line(line)
         if not values:

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def read_source(
 ) -> SourceReport:
     """Read `source` into one Parquet file.
 
-    Columns keep their names; a column with only numbers becomes BIGINT or DOUBLE, any other stays text. CSV lines with
+    Columns keep their names; a column with only numbers becomes BIGINT or DOUBLE unless it is a category, any other
+    stays text. CSV lines with
     too few or too many columns, or not in UTF-8, are rejected and counted.
 
     Args:
@@ -124,7 +125,7 @@ def read_source(
                 f"{max_rejected_share:.2%}; {commonest(lost)}"
             )
         kept = [*columns, SOURCE_FILE] if with_files else columns
-        write_query(connection, typed_query(connection, everything, kept), out)
+        write_query(connection, typed_query(connection, everything, kept, spec.text_columns), out)
     reasons = dict(Counter(line["reason"] for line in lost).most_common())
     return SourceReport(report, rows, columns, reasons, lost[:EXAMPLES], skipped)
 
@@ -341,10 +342,19 @@ def check_columns(needed: Sequence[str], name: str, columns: list[str]) -> None:
         raise UserError(f"{name} lacks {len(missing)} of the columns that the data set needs: {shown}.")
 
 
-def typed_query(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> str:
-    """Return a SELECT that casts a text column to BIGINT or DOUBLE if all its non-empty values are such numbers."""
+def typed_query(
+    connection: duckdb.DuckDBPyConnection, table: str, columns: list[str], categories: Collection[str] = ()
+) -> str:
+    """Return a SELECT that casts a text column to BIGINT or DOUBLE if all its non-empty values are such numbers.
+
+    Args:
+        connection: DuckDB connection.
+        table: Table expression.
+        columns: Columns to select.
+        categories: Columns that stay text: a number there is a name and keeps its spelling.
+    """
     kinds = dict(row[:2] for row in connection.execute(f"DESCRIBE SELECT * FROM {table}").fetchall())
-    texts = [column for column in columns if kinds[column] == "VARCHAR"]
+    texts = [column for column in columns if kinds[column] == "VARCHAR" and column not in categories]
     selected = {column: identifier(column) for column in columns}
     tests = []
     for name in map(identifier, texts):

@@ -10,12 +10,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.evidence import Expected, check_evidence, inherited
-from iot_pipeline.flows.expression import parse_expression
 from iot_pipeline.flows.facts import check_facts
+from iot_pipeline.flows.feature import Feature, Format, Scale, Strict
 from iot_pipeline.flows.sql import identifier
 from iot_pipeline.lake.yaml_reader import read_yaml
 
@@ -37,119 +37,12 @@ CHAT_TOKEN = re.compile(
 MOST_EXTENDS = 10
 
 
-Line = Annotated[str, StringConstraints(strip_whitespace=True)]
-
-
-class Strict(BaseModel):
-    """Base of all parts: a misspelt key in a YAML file is an error and never ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Scale(Strict):
-    """Mapping from raw units to published values: z = (raw - mean) / std, or (raw - min) / (max - min).
-
-    `basis` is the origin of the scale: `recovered` from published values, `assumed` (a guess, with which the simulator
-    publishes), `simulated` (an assumed one, of rows that the simulator published with it), or `fitted` by this project
-    on the train pool.
-    """
-
-    kind: Literal["zscore", "minmax"]
-    mean: float | None = None
-    std: float | None = Field(default=None, gt=0)
-    min: float | None = None
-    max: float | None = None
-    basis: Literal["recovered", "assumed", "simulated", "fitted"] = "recovered"
-
-    @model_validator(mode="after")
-    def complete(self) -> Scale:
-        """Check that a z-score has mean and std, and a min-max scale has min < max."""
-        if self.kind == "zscore" and (self.mean is None or self.std is None):
-            raise ValueError("a zscore scale needs mean and std")
-        if self.kind == "minmax" and (self.min is None or self.max is None or self.min >= self.max):
-            raise ValueError("a minmax scale needs min below max")
-        return self
-
-    @property
-    def offset(self) -> float:
-        """Raw value that is published as 0."""
-        value = self.mean if self.kind == "zscore" else self.min
-        assert value is not None  # checked by `complete`
-        return value
-
-    @property
-    def width(self) -> float:
-        """Raw units per published unit."""
-        if self.kind == "zscore":
-            assert self.std is not None
-            return self.std
-        assert self.max is not None and self.min is not None
-        return self.max - self.min
-
-    def to_raw(self, value: Any) -> Any:
-        """Convert a published value (number or array) to raw units."""
-        return value * self.width + self.offset
-
-    def from_raw(self, raw: Any) -> Any:
-        """Convert raw units (number or array) to the published value, unrounded."""
-        return (raw - self.offset) / self.width
-
-
-class Feature(Strict):
-    """One feature of a flow; without an `expression` it is the source column of the same name.
-
-    `expression` is one DuckDB scalar over double-quoted source columns (expression.py). It sees source columns as
-    numbers, a non-numeric cell as NULL; a column where at least half of the non-empty cells are not numbers it sees as
-    text: CASE WHEN "proto" = 'tcp' THEN 1 ELSE 0 END.
-    """
-
-    name: str
-    unit: Line
-    meaning: Line
-    expression: str | None = None
-    scale: Scale | None = None
-
-    @property
-    def sql(self) -> str:
-        """Checked DuckDB expression that computes the feature from the source columns."""
-        return parse_expression(self.expression).sql if self.expression is not None else identifier(self.name)
-
-    @property
-    def standardised(self) -> bool:
-        """True with a z-score scale: the mean is 0, so a value's sign says on which side of it the value is."""
-        return self.scale is not None and self.scale.kind == "zscore"
-
-    @property
-    def known_scale(self) -> Scale | None:
-        """Scale by which raw values may be told; None if it is a guess, which says nothing of captured rows."""
-        return None if self.scale is None or self.scale.basis == "assumed" else self.scale
-
-    @property
-    def source_columns(self) -> list[str]:
-        """Source columns that the feature needs, in order of first use."""
-        return list(parse_expression(self.expression).columns) if self.expression is not None else [self.name]
-
-
-class Format(Strict):
-    """Number format of the flow text: fixed decimals, or significant digits."""
-
-    decimals: int | None = Field(default=None, ge=0, le=9)
-    significant: int | None = Field(default=None, ge=1, le=15)
-
-    @model_validator(mode="after")
-    def one(self) -> Format:
-        """Check that exactly one of the two is set."""
-        if (self.decimals is None) == (self.significant is None):
-            raise ValueError("format needs either decimals or significant")
-        return self
-
-
 class PublisherSplit(Strict):
     """Test rows of the publisher: those of files named like `test_files`, or with a value of `test` in `column`."""
 
     test_files: str | None = Field(default=None, min_length=1)
     column: str | None = None
-    test: list[int | str] = []
+    test: list[int | str] = Field(default=[])
 
     @model_validator(mode="after")
     def one(self) -> PublisherSplit:
@@ -176,7 +69,7 @@ class DatasetSpec(Strict):
     label_column: str
     labels: dict[int | str, str]
     classes: list[str] = Field(min_length=2)
-    absent_classes: list[str] = []
+    absent_classes: list[str] = Field(default=[])
     simulated_as: Literal["farm_flow", "farm_flow_8"] | None = (
         None  # the Farm-Flow edition whose simulation has this table's columns
     )
@@ -186,8 +79,8 @@ class DatasetSpec(Strict):
     scaling: Literal["given", "train_pool", "none"]
     scaling_note: str
     format: Format
-    facts: Annotated[dict[str, Any], AfterValidator(check_facts)] = {}
-    expected_evidence: Expected = {}
+    facts: Annotated[dict[str, Any], AfterValidator(check_facts)] = Field(default={})
+    expected_evidence: Expected = Field(default={})
 
     @model_validator(mode="after")
     def consistent(self) -> DatasetSpec:
@@ -206,13 +99,28 @@ class DatasetSpec(Strict):
         scaled = [feature.name for feature in self.features if feature.scale is not None]
         if scaled and self.scaling == "train_pool":
             raise ValueError(f"feature {scaled[0]} has a scale: with scaling train_pool it is fitted")
-        check_evidence(self.expected_evidence, self.feature_names, self.classes)
+        check_evidence(self.expected_evidence, self.feature_names, self.classes, self.category_names)
         return self
 
     @property
     def feature_names(self) -> list[str]:
         """Feature names in the order of the flow text."""
         return [feature.name for feature in self.features]
+
+    @property
+    def number_names(self) -> list[str]:
+        """Names of the features that are numbers, in order."""
+        return [feature.name for feature in self.features if not feature.is_category]
+
+    @property
+    def category_names(self) -> list[str]:
+        """Names of the features that are categories, in order."""
+        return [feature.name for feature in self.features if feature.is_category]
+
+    @property
+    def text_columns(self) -> frozenset[str]:
+        """Source columns that are categories as they stand, so that their numbers keep their spelling."""
+        return frozenset(feature.name for feature in self.features if feature.is_plain_category)
 
     @property
     def feature_columns(self) -> str:
@@ -231,7 +139,7 @@ class DatasetSpec(Strict):
 
     def with_scales(self, scales: Mapping[str, Scale]) -> DatasetSpec:
         """Return this spec with scales fitted on the train pool."""
-        fitted = [feature.model_copy(update={"scale": scales[feature.name]}) for feature in self.features]
+        fitted = [f.model_copy(update={"scale": scales[f.name]}) if f.name in scales else f for f in self.features]
         return self.model_copy(update={"features": fitted})
 
     def of_simulated_rows(self) -> DatasetSpec:
@@ -362,7 +270,7 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
     """Load a spec by name (see `list_specs`) or from a path to a YAML file.
 
     A file with `extends: <name>` starts from that data set and replaces the keys it sets. If it sets facts, it inherits
-    only the facts named in `keep_facts`.
+    only the facts named in `keep_facts`; `more_features` are features after the inherited ones.
 
     Raises UserError for an unknown name, a missing file, or a file that does not follow the format.
     """
@@ -375,8 +283,12 @@ def load_spec(name_or_path: str | Path) -> DatasetSpec:
 
 def extend(path: Path, base: DatasetSpec, content: dict[str, Any]) -> dict[str, Any]:
     """Merge the content of a spec file into the data set that it extends."""
-    given = {key: value for key, value in content.items() if key not in ("extends", "keep_facts")}
-    keep = content.get("keep_facts", [])
+    given = {key: value for key, value in content.items() if key not in ("extends", "keep_facts", "more_features")}
+    keep, more = content.get("keep_facts", []), content.get("more_features", [])
+    if not isinstance(more, list) or (more and "features" in given):
+        raise UserError(f"{path.name}: more_features must be a list, and stand without features.")
+    if more:
+        given["features"] = [*(feature.model_dump() for feature in base.features), *more]
     if not isinstance(keep, list) or not isinstance(given.get("facts", {}), dict):
         raise UserError(f"{path.name}: keep_facts must be a list of names, and facts a mapping.")
     if unknown := [str(name) for name in keep if name not in base.facts]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,32 @@ TEXTS = pa.schema([("flow_group", pa.string()), ("text", pa.string())])
 
 @dataclass(frozen=True)
 class RankTable:
-    """Cumulative row counts of the train pool by printed value, for percentile ranks.
+    """Row counts of the train pool by printed value, for percentile ranks and shares.
 
-    `values[feature]` are the distinct printed values as numbers, ascending; `cumulative[feature][i]` is the number of
-    rows at or below the i-th; `rows` is the number of rows of the pool.
+    `values[feature]` are the distinct printed values of a number, ascending; `cumulative[feature][i]` is the number of
+    rows at or below the i-th. `counts[feature]` are the rows of each value of a category. `rows` is the number of rows
+    of the pool.
     """
 
     rows: int
     values: dict[str, list[float]]
     cumulative: dict[str, list[int]]
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def share(self, feature: str, word: str) -> int:
+        """Return the percentage of rows, 0..100, that have a category's printed value; halves round up."""
+        return (200 * self.counts[feature].get(word, 0) + self.rows) // (2 * self.rows)
+
+    def place(self, feature: str, text: str) -> str:
+        """Return what `ranked` writes behind a printed value: its percentile (p97), or a category's share (83%)."""
+        if feature in self.counts:
+            return f"{self.share(feature, text)}%"
+        return f"p{self.percentile(feature, text)}"
+
+    def usual(self, feature: str) -> str:
+        """Return a category's commonest printed value; of several, the first by name."""
+        counts = self.counts[feature]
+        return min(counts, key=lambda word: (-counts[word], word))
 
     def percentile(self, feature: str, text: str) -> int:
         """Return the mid-rank percentile, 0..100, of a printed value: rows below plus half of those equal."""
@@ -66,7 +83,7 @@ def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
             raise UserError(f"{records.name} has no flow on the train side, so there is nothing to rank against.")
         values: dict[str, list[float]] = {}
         cumulative: dict[str, list[int]] = {}
-        for name in spec.feature_names:
+        for name in spec.number_names:
             # Group before formatting: there are far fewer distinct values than rows.
             query = f"""
                 WITH counted AS (SELECT {identifier(name)} AS x, count(*) AS n FROM pool GROUP BY ALL)
@@ -77,7 +94,15 @@ def fit_ranks(spec: DatasetSpec, flows: Path, records: Path) -> RankTable:
             # Scaling keeps the order; where it maps several values to one, the last holds the cumulative count.
             table = dict(zip((float(show(name, v)) if scaled else v for v, _ in found), upto, strict=True))
             values[name], cumulative[name] = list(table), list(table.values())
-    return RankTable(rows=rows, values=values, cumulative=cumulative)
+        counts = {
+            name: dict(
+                connection.execute(
+                    f"SELECT {identifier(name)}, count(*) FROM pool GROUP BY ALL ORDER BY ALL"
+                ).fetchall()
+            )
+            for name in spec.category_names
+        }
+    return RankTable(rows=rows, values=values, cumulative=cumulative, counts=counts)
 
 
 @dataclass(frozen=True)
@@ -103,13 +128,17 @@ class FlowTextWriter:
         """Write writer.json: all that a text depends on besides the flow and the spec; `ranks` must be given."""
         assert self.ranks is not None
         scales = {name: scale.model_dump() for name, scale in self.spec.fitted_scales.items()}
-        content = {"serialisation": self.serialisation, "scales": scales, "ranks": asdict(self.ranks)}
+        ranks = {name: part for name, part in asdict(self.ranks).items() if name != "counts" or part}
+        content = {"serialisation": self.serialisation, "scales": scales, "ranks": ranks}
         write_json(folder / "writer.json", content)
 
-    def text(self, values: Sequence[float]) -> str:
+    def text(self, values: Sequence[Any]) -> str:
         """Serialise the values of one flow, in the order of the features."""
-        cells = zip(self._leads, self.spec.feature_names, values, strict=True)
-        return "".join(lead + self._cell(name, float(value)) for lead, name, value in cells)
+        cells = zip(self._leads, self.spec.features, values, strict=True)
+        return "".join(
+            lead + self._cell(feature.name, value if feature.is_category else float(value))
+            for lead, feature, value in cells
+        )
 
     def texts(self, table: Any) -> list[str]:
         """Serialise many flows; `table` is anything whose `table[name]` is a column (pandas, Arrow, dict).
@@ -117,9 +146,10 @@ class FlowTextWriter:
         Each distinct value of a column is formatted once.
         """
         columns, cell = [], self._cell
-        for lead, name in zip(self._leads, self.spec.feature_names, strict=True):
-            distinct, inverse = np.unique(np.asarray(table[name], dtype=np.float64), return_inverse=True)
-            parts = [lead + cell(name, value) for value in distinct.tolist()]
+        for lead, feature in zip(self._leads, self.spec.features, strict=True):
+            given = np.asarray(table[feature.name], dtype=object if feature.is_category else np.float64)
+            distinct, inverse = np.unique(given, return_inverse=True)
+            parts = [lead + cell(feature.name, value) for value in distinct.tolist()]
             columns.append(np.array(parts, dtype=object)[inverse].tolist() if parts else [])
         return ["".join(parts) for parts in zip(*columns, strict=True)]
 
@@ -137,21 +167,22 @@ class FlowTextWriter:
 
     @cached_property
     def _leads(self) -> tuple[str, ...]:
-        return leads(self.spec.feature_names, self.serialisation)
+        return leads(self.spec.feature_names, self.serialisation, self.spec.category_names)
 
     @cached_property
-    def _cell(self) -> Callable[[str, float], str]:
+    def _cell(self) -> Callable[[str, Any], str]:
         """Formatter (feature, value) -> the value's text."""
         show, ranks = printer(self.spec), self.ranks
         if self.serialisation == "compact":
-            return lambda name, value: shortened(show(name, value))
+            categories = frozenset(self.spec.category_names)
+            return lambda name, value: value if name in categories else shortened(show(name, value))
         if self.serialisation != "ranked":
             return show
         if ranks is None:
             raise UserError("the serialisation ranked needs the rank table of the train pool.")
 
-        def ranked(name: str, value: float) -> str:
+        def ranked(name: str, value: Any) -> str:
             text = show(name, value)
-            return f"{text} p{ranks.percentile(name, text)}"
+            return f"{text} {ranks.place(name, text)}"
 
         return ranked
