@@ -25,9 +25,10 @@ def test_absent_codes_lead_to_absent_classes() -> None:
     assert [spec.label_of(code) for code in (2, 8)] == spec.absent_classes == ["BotNet_DDOS", "UDP_Flood"]
 
 
-def test_all_specs_load_and_have_the_29_features_in_order() -> None:
-    assert list_specs() == ["farm_flow", "farm_flow_8", "farm_flow_binary", "rt_iot2022"]
-    names = [load_spec(name).feature_names for name in list_specs()]
+def test_specs_of_the_family_load_and_have_the_29_features_in_order() -> None:
+    family = ["farm_flow", "farm_flow_8", "farm_flow_binary", "rt_iot2022"]
+    assert set(list_specs()) >= set(family)
+    names = [load_spec(name).feature_names for name in family]
     assert names[0] == names[1] == names[2] == names[3]
     assert len(names[0]) == 29
     assert (names[0][0], names[0][28]) == ("missed_bytes", "data_pkts_difference")
@@ -59,7 +60,7 @@ def test_scales_reproduce_the_published_values() -> None:
 
 
 def test_unknown_name_lists_the_names() -> None:
-    with pytest.raises(UserError, match="farm_flow, farm_flow_8, farm_flow_binary, rt_iot2022"):
+    with pytest.raises(UserError, match=r"farm_flow, farm_flow_8, farm_flow_binary, .*rt_iot2022"):
         load_spec("frm_flow")
 
 
