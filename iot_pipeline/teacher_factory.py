@@ -11,16 +11,15 @@ from sqlalchemy import URL
 
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.settings import Settings, api_key
 from iot_pipeline.teacher import pricing
+from iot_pipeline.teacher.address import OPENAI_URL, is_azure, normalise, source_name
 from iot_pipeline.teacher.archive import Replay, replayed_source
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.request import EMBEDDED, is_embedded
 from iot_pipeline.teacher.store.database import store_url
 
-OPENAI_URL = "https://api.openai.com/v1"
 REPLAY = "replay"
 
 
@@ -28,7 +27,7 @@ def address_of(settings: Settings) -> str:
     """Return the base URL, credentials included, of an external teacher server; UserError if it is invalid."""
     if settings.teacher.server == "openai":
         return OPENAI_URL
-    if not settings.teacher.server.startswith(("http://", "https://")):
+    if not settings.teacher.server.strip().lower().startswith(("http://", "https://")):
         raise UserError(
             f"IOT_TEACHER={shown_address(settings.teacher.server)}: it must be embedded, openai, replay, or the base "
             "URL of a compatible server (http://host:port/v1)."
@@ -38,7 +37,13 @@ def address_of(settings: Settings) -> str:
             "IOT_TEACHER is no URL of a server (http://user:password@host:port/v1; signs like @ / : in a password are "
             "written as %40 %2F %3A)."
         )
-    return settings.teacher.server
+    address = normalise(settings.teacher.server)
+    if settings.run.teacher_via == "batch" and is_azure(address):
+        raise UserError(
+            f"IOT_TEACHER_VIA=batch is not supported on Azure ({source_name(address)}), whose batches differ: set "
+            "IOT_TEACHER_VIA=requests."
+        )
+    return address
 
 
 def shown_address(address: str) -> str:
@@ -51,7 +56,8 @@ def _is_address(url: str) -> bool:
     """Return True if the URL has a host and no part of a password is parsed as host, port or path."""
     try:
         parts = urlsplit(url)
-        named = bool(parts.hostname) and (parts.port or 1) > 0
+        named = bool(parts.hostname) and parts.port != 0
+        parts.netloc.encode("idna")
     except ValueError:
         return False
     return named and "@" not in parts.netloc.rpartition("@")[0] and not re.search(r"[^/]@", parts.path)
@@ -64,7 +70,7 @@ def source_of(settings: Settings) -> str:
     """
     if settings.teacher.server == REPLAY:
         return replayed_source(store_of(settings))
-    return EMBEDDED if settings.teacher.server == EMBEDDED else without_credentials(address_of(settings))
+    return EMBEDDED if settings.teacher.server == EMBEDDED else source_name(address_of(settings))
 
 
 def store_of(settings: Settings) -> URL:
@@ -134,7 +140,10 @@ def _key(settings: Settings) -> str:
     key = api_key()
     if key is None and settings.teacher.server == "openai":
         raise UserError("OPENAI_API_KEY is not set (environment or .env); or set IOT_TEACHER=embedded")
-    return key.get_secret_value() if key else "none"
+    told = key.get_secret_value().strip() if key else "none"
+    if not (told.isascii() and told.isprintable()):
+        raise UserError("OPENAI_API_KEY has a sign that no key has (a line break, a typographic quote): copy it again.")
+    return told
 
 
 def _guess(settings: Settings) -> str:

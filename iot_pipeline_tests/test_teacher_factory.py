@@ -8,7 +8,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
-from iot_pipeline.teacher.http import split_credentials
+from iot_pipeline.teacher.address import split_credentials
 from iot_pipeline.teacher.store.database import store_url
 from iot_pipeline.teacher_factory import address_of, open_teacher, source_of, store_of
 from iot_pipeline_tests.teacher.flows import checker, make_requests

@@ -20,7 +20,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.batch_api import ENDPOINT, BatchApi, RemoteBatch, UncertainOutcome, line_reply, open_batch_api
 from iot_pipeline.teacher.redaction import code_of, shown_words
-from iot_pipeline.teacher.replies import Asked, Reply
+from iot_pipeline.teacher.reply import Asked, Reply
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.retry import RetryState
 from iot_pipeline.teacher.session import CLAIM_AT_ONCE, Session, in_parts

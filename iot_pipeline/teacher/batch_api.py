@@ -14,9 +14,12 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import http, pricing, replies
+from iot_pipeline.teacher.address import redirected, split_credentials
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.redaction import code_of, shown_words
-from iot_pipeline.teacher.replies import MOST_TOKENS, ApiModel, Asked, Reply, error_words, parse_json
+from iot_pipeline.teacher.refusals import error_words, read_error, retry_after_s
+from iot_pipeline.teacher.replies import MOST_TOKENS, ApiModel
+from iot_pipeline.teacher.reply import Asked, Reply, parse_body, parse_json, unreadable
 from iot_pipeline.teacher.retry import backoff_s
 
 if TYPE_CHECKING:
@@ -101,7 +104,7 @@ async def open_batch_api(config: TeacherConfig) -> AsyncIterator[BatchApi]:
     import openai
 
     http.redact_credentials(config.url, config.api_key)
-    address, authorization = http.split_credentials(config.url)
+    address, authorization = split_credentials(config.url)
     parts = urlsplit(address)
     transport = openai.DefaultAioHttpClient(
         trust_env=pricing.is_paid(config.base_url),  # a local server is reached directly
@@ -120,10 +123,16 @@ async def open_batch_api(config: TeacherConfig) -> AsyncIterator[BatchApi]:
 
 
 async def _limit_body(response: Response) -> None:
-    """Read and decompress a body up to MOST_BYTES, redirects and errors included; `results` limits its file by line."""
+    """Read and decompress a body up to MOST_BYTES, redirects and errors included; `results` limits its file by line.
+
+    Raises UserError for a redirect to another server; a download, without prompts and stripped of its key, may go.
+    """
     import httpx2
 
-    if response.is_success and response.url.path.endswith("/content"):
+    download = response.url.path.endswith("/content")
+    if response.has_redirect_location and not (download and response.request.method == "GET"):
+        redirected(str(response.url), response.headers["location"])
+    if response.is_success and download:
         return
     stream, encoding = response.stream, response.headers.pop("content-encoding", "")
     assert isinstance(stream, httpx2.AsyncByteStream)
@@ -251,8 +260,10 @@ class BatchApi:
                     ) from None
                 if not repeatable and error.status_code >= 500:
                     raise UncertainOutcome(f"HTTP {error.status_code}") from None
-                wait = replies.retry_after_s(error.response.headers)
+                wait = retry_after_s(error.response.headers)
             except openai.APIConnectionError as error:
+                if isinstance(error.__cause__, UserError):  # a redirect to another server
+                    raise error.__cause__ from None
                 if not repeatable:
                     raise UncertainOutcome("connection broken") from error
             except ValueError:
@@ -268,7 +279,7 @@ class BatchApi:
 
 def _heard(error: Any) -> str:
     """Format an HTTP error: status, code and the server's reason."""
-    code, words = error_words(replies.parse_body(error.response.content))
+    code, words = error_words(parse_body(error.response.content))
     named, shown = f"HTTP {error.status_code} {code}".rstrip(), shown_words(words)
     return f"{named}: {shown}" if shown else named
 
@@ -322,7 +333,7 @@ def line_reply(line: dict[str, Any], asked: Asked | None = None) -> Reply:
     try:
         response = _Response.model_validate(line.get("response"))
     except (ValidationError, RecursionError):
-        return replies.unreadable("a line without a response")
+        return unreadable("a line without a response")
     if response.status_code == 200:
         return replies.read_completion(response.body, asked)
-    return replies.read_error(response.status_code, response.body, asked)
+    return read_error(response.status_code, response.body, asked)

@@ -5,7 +5,6 @@ The official client serves files and batches only (batch_api): for a chat comple
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import zlib
@@ -13,22 +12,26 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Ma
 from contextlib import asynccontextmanager
 from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.teacher import pricing, replies
+from iot_pipeline.teacher.address import chat_url, key_header, redirected, secrets_of, shown_chat_url, split_credentials
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.parameters import RENAMED
-from iot_pipeline.teacher.redaction import redact_in_logs
-from iot_pipeline.teacher.replies import Asked, Reply, unreadable
+from iot_pipeline.teacher.redaction import redact_in_logs, shown_words
+from iot_pipeline.teacher.refusals import read_error
+from iot_pipeline.teacher.reply import Asked, Reply, parse_body, unreadable
 
 if TYPE_CHECKING:
     import aiohttp
 
 # uvicorn servers (vLLM, embedded) close an idle connection after 5 s; a request sent at that moment is lost.
 KEEP_IDLE_S = 4.0
+# Times the wait for the next bytes that a whole reply may take: one that drips byte by byte has an end.
+DRIP = 5
+REDIRECTS, PERMANENT, MOST_REDIRECTS = (301, 302, 307, 308), (301, 308), 5
 UNPACKED = 64 * 1024  # bytes that are decompressed at once: a chunk of 64 kB may expand to 64 MB
 ENCODINGS = "gzip, deflate"
 ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -75,22 +78,10 @@ async def read_limited(pieces: AsyncIterable[bytes], encoding: str, limit: int) 
     return bytes(body), False
 
 
-def split_credentials(url: str) -> tuple[str, dict[str, str]]:
-    """Return a URL without credentials, and the header that carries them (empty if there are none)."""
-    parts = urlsplit(url)
-    credentials, at, host = parts.netloc.rpartition("@")
-    if not at:
-        return url, {}
-    said = base64.b64encode(unquote(credentials).encode()).decode()
-    return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {said}"}
-
-
 def redact_credentials(url: str, api_key: str) -> None:
     """Redact the key, and user, password and query values of the URL, in the logs of all libraries."""
-    parts = urlsplit(url)
     basic = [value.removeprefix("Basic ") for value in split_credentials(url)[1].values()]
-    values = [value for _, value in parse_qsl(parts.query)]  # an API version, or a token
-    redact_in_logs(api_key, unquote(parts.password or ""), parts.password or "", *basic, *values)
+    redact_in_logs(api_key, *secrets_of(urlsplit(url)), *basic)
 
 
 def proxy_of(url: str) -> str | None:
@@ -120,9 +111,9 @@ async def open_chat_client(config: TeacherConfig) -> AsyncIterator[ChatClient]:
     headers = {
         "Accept": "application/json",
         "Accept-Encoding": ENCODINGS,
-        "Authorization": f"Bearer {config.api_key}",
         "Content-Type": "application/json",
         "User-Agent": "iot-pipeline",
+        **key_header(config.url, config.api_key),
     }
     account = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
     headers |= {header: os.environ[name] for header, name in account.items() if name in os.environ}
@@ -133,7 +124,7 @@ async def open_chat_client(config: TeacherConfig) -> AsyncIterator[ChatClient]:
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=config.concurrency, ssl=context, keepalive_timeout=KEEP_IDLE_S),
         headers=headers | authorization,
-        timeout=aiohttp.ClientTimeout(connect=wait, sock_connect=wait, sock_read=wait),
+        timeout=aiohttp.ClientTimeout(DRIP * wait, connect=wait, sock_connect=wait, sock_read=wait),
         auto_decompress=False,
     ) as session:
         yield ChatClient(session, parts, None if local else proxy_of(address))
@@ -144,8 +135,7 @@ class ChatClient:
 
     def __init__(self, session: aiohttp.ClientSession, base: SplitResult, proxy: str | None) -> None:
         self.session, self.proxy = session, proxy
-        self.shown_url = without_credentials(base.geturl()).rstrip("/")
-        self.url = base._replace(path=base.path.rstrip("/") + "/chat/completions").geturl()
+        self.shown_url, self.url = shown_chat_url(base), chat_url(base)
 
     async def send(self, body: Mapping[str, Any]) -> Reply:
         """Send one request and classify the outcome."""
@@ -156,12 +146,11 @@ class ChatClient:
             int(body.get("max_tokens") or body.get(RENAMED["max_tokens"]) or replies.DEFAULT_MAX_TOKENS)
         )
         try:
-            data = ENCODER.encode(body).encode()
-            async with self.session.post(self.url, data=data, proxy=self.proxy) as response:
-                encoding = response.headers.get("Content-Encoding", "")
-                content, more = await read_limited(response.content.iter_any(), encoding, limit)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError):
-            return Reply("transport", "no connection")  # nothing was billed; after a connection, it is unknown
+            response, content, more = await self._post(ENCODER.encode(body).encode(), limit)
+        except UserError as error:  # a redirect that is not followed
+            return Reply("rejected", "redirected", fatal=str(error))
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
+            return Reply("transport", "no connection", detail=shown_words(str(error)))  # nothing was billed
         except TimeoutError:
             return Reply("transport", "timeout", billed_unknown=True)
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
@@ -171,10 +160,24 @@ class ChatClient:
         except (aiohttp.ClientError, ValueError, LookupError) as error:  # a malformed header or chunk
             return unreadable(f"{type(error).__name__} in the response")
         if not 200 <= response.status < 300:
-            return replies.read_error(response.status, replies.parse_body(content), asked, response.headers)
+            return read_error(response.status, parse_body(content), asked, response.headers)
         if more:
             detail = f"it was given up after {limit:,} bytes"
             return Reply("transport", "reply too long", billed_unknown=True, too_long=limit, detail=detail)
         reply = replies.read_reply(content, asked)
         reply.headers = response.headers
         return reply
+
+    async def _post(self, data: bytes, limit: int) -> tuple[aiohttp.ClientResponse, bytes, bool]:
+        """Post a body and read the response up to `limit` bytes; redirects are followed on the same server alone."""
+        url = self.url
+        for _ in range(MOST_REDIRECTS + 1):
+            async with self.session.post(url, data=data, proxy=self.proxy, allow_redirects=False) as response:
+                location = response.headers.get("Location") if response.status in REDIRECTS else None
+                if location is None:
+                    encoding = response.headers.get("Content-Encoding", "")
+                    return response, *await read_limited(response.content.iter_any(), encoding, limit)
+            url = redirected(url, location)
+            if response.status in PERMANENT:
+                self.url = url
+        raise UserError(f"the teacher's server redirects {self.shown_url} in a circle: set another IOT_TEACHER.")

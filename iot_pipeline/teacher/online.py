@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.http import ChatClient, open_chat_client
-from iot_pipeline.teacher.replies import Reply, reply_bytes
+from iot_pipeline.teacher.replies import reply_bytes
+from iot_pipeline.teacher.reply import Reply
 from iot_pipeline.teacher.request import Request
 from iot_pipeline.teacher.retry import AdaptiveLimiter, RetryState, backoff_s
 from iot_pipeline.teacher.session import CLAIM_AT_ONCE, LOOK_UP_AT_ONCE, SAVE_EVERY_S, Session, in_parts

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from iot_pipeline.teacher.parameters import without
-from iot_pipeline.teacher.replies import Reply
+from iot_pipeline.teacher.reply import Reply
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.store.store import Attempt
 

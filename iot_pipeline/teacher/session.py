@@ -16,7 +16,7 @@ from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.parameters import RENAMED
 from iot_pipeline.teacher.rate_limit import Quota
-from iot_pipeline.teacher.replies import Reply
+from iot_pipeline.teacher.reply import Reply
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.retry import Breaker, RetryState
 from iot_pipeline.teacher.store.requests import keep_requests
@@ -312,7 +312,8 @@ class Session:
         if reply.refusal:
             return ["refused"]
         if not reply.text.strip():
-            return [NO_ANSWER + ("cut off before any text" if reply.finish_reason == "length" else "no text")]
+            nothing = "cut off before any text" if reply.finish_reason == "length" else "no text"
+            return [NO_ANSWER + nothing + (f": {reply.detail}" if reply.detail else "")]
         if reply.finish_reason == "length":
             return ["cut off"]
         return self.check(request, reply.text)

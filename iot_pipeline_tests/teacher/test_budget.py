@@ -19,7 +19,7 @@ from iot_pipeline.teacher import client, online, pricing, session
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.pricing import Price, price_of, worst_case
-from iot_pipeline.teacher.replies import Reply
+from iot_pipeline.teacher.reply import Reply
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import checker, make_requests

@@ -18,7 +18,8 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import online, session
 from iot_pipeline.teacher.http import ChatClient
 from iot_pipeline.teacher.pricing import price_of, worst_case
-from iot_pipeline.teacher.replies import Reply, read_completion, reply_bytes
+from iot_pipeline.teacher.replies import read_completion, reply_bytes
+from iot_pipeline.teacher.reply import Reply
 from iot_pipeline.teacher.request import Usage
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import make_requests

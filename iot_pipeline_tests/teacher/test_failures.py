@@ -24,7 +24,9 @@ from iot_pipeline.teacher.batch_api import UncertainOutcome, line_reply
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.http import open_chat_client
-from iot_pipeline.teacher.replies import Asked, read_completion, read_error
+from iot_pipeline.teacher.refusals import read_error
+from iot_pipeline.teacher.replies import read_completion
+from iot_pipeline.teacher.reply import Asked
 from iot_pipeline.teacher.request import Answer
 from iot_pipeline.teacher.store.batches import Batch
 from iot_pipeline.teacher.store.store import Store

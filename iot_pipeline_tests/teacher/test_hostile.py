@@ -19,15 +19,9 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import online, retry, session
 from iot_pipeline.teacher.batch_api import line_reply, read_line
 from iot_pipeline.teacher.http import ChatClient
-from iot_pipeline.teacher.replies import (
-    MOST_TOKENS,
-    Asked,
-    Reply,
-    read_completion,
-    read_error,
-    read_reply,
-    retry_after_s,
-)
+from iot_pipeline.teacher.refusals import read_error, retry_after_s
+from iot_pipeline.teacher.replies import MOST_TOKENS, read_completion, read_reply
+from iot_pipeline.teacher.reply import Asked, Reply
 from iot_pipeline.teacher.request import Answer, Request
 from iot_pipeline.teacher.retry import attempt_limits
 from iot_pipeline.teacher.store.store import Store

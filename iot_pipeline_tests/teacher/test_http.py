@@ -20,7 +20,7 @@ from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.batch_api import open_batch_api
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.http import open_chat_client
-from iot_pipeline.teacher.replies import Reply
+from iot_pipeline.teacher.reply import Reply
 from iot_pipeline_tests.teacher.hostile import completion
 
 Seen = list[tuple[str, dict[str, str], bytes]]

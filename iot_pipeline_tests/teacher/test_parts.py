@@ -17,7 +17,7 @@ from iot_pipeline.embedded_teacher.faults import FAULTS, FaultPlan, parse_faults
 from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.pricing import Price, is_paid, price_of, price_table, worst_case
-from iot_pipeline.teacher.replies import retry_after_s
+from iot_pipeline.teacher.refusals import retry_after_s
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.retry import AdaptiveLimiter, Breaker
 from iot_pipeline_tests.teacher.flows import make_requests
