@@ -11,7 +11,7 @@ import pytest
 
 from iot_pipeline.commands.datasets import check
 from iot_pipeline.flows.spec import DATASETS, list_specs, load_spec
-from iot_pipeline_tests.flows.public_sets import HEADERS, lines, made_rows, write
+from iot_pipeline_tests.flows.public_sets import lines, made_rows, write
 
 OWN = ("farm_flow", "farm_flow_8", "farm_flow_binary", "rt_iot2022")
 PUBLIC = [name for name in list_specs() if name not in OWN]
@@ -37,12 +37,12 @@ def cicids2017(folder: Path) -> Expected:
     labels = ["BENIGN", "DoS Hulk", "PortScan", "DDoS", "DoS GoldenEye", "FTP-Patator", "SSH-Patator", "DoS slowloris",
               "DoS Slowhttptest", "Bot", "Web Attack \ufffd Brute Force", "Web Attack \ufffd XSS", "Infiltration",
               "Web Attack \ufffd Sql Injection", "Heartbleed"]  # fmt: skip
-    rows = made_rows(HEADERS["cicids2017"], "Label", labels, {"Init_Win_bytes_backward": ["-1", "229"]})
+    rows = made_rows("cicids2017", "Label", labels, {"Init_Win_bytes_backward": ["-1", "229"]})
     rows[0] |= {"Flow Duration": "0", "Flow Bytes/s": "Infinity", "Flow Packets/s": "Infinity"}
     rows[1] |= {"Flow Duration": "0", "Flow Bytes/s": "NaN", "Flow Packets/s": "Infinity"}
     rows[2] |= {"Flow Bytes/s": "Infinity"}
-    write(folder / "Friday.pcap_ISCX.csv", lines(rows[:30], HEADERS["cicids2017"]))
-    write(folder / "Monday.pcap_ISCX.csv", lines(rows[30:], HEADERS["cicids2017"]))
+    write(folder / "Friday.pcap_ISCX.csv", lines(rows[:30], "cicids2017"))
+    write(folder / "Monday.pcap_ISCX.csv", lines(rows[30:], "cicids2017"))
     return Expected(f"{folder}/*.csv", 59, {"infinite in Flow Bytes/s": 1})
 
 
@@ -52,12 +52,35 @@ def cse_cic_ids2018(folder: Path) -> Expected:
               "SSH-Bruteforce", "Infilteration", "DoS attacks-SlowHTTPTest", "DoS attacks-GoldenEye",
               "DoS attacks-Slowloris", "DDOS attack-LOIC-UDP", "Brute Force -Web", "Brute Force -XSS",
               "SQL Injection"]  # fmt: skip
-    rows = made_rows(HEADERS["cse_cic_ids2018"], "Label", labels, {"Timestamp": ["20/02/2018 08:33:22"]})
+    rows = made_rows("cse_cic_ids2018", "Label", labels, {"Timestamp": ["20/02/2018 08:33:22"]})
     rows[0] |= {"Flow Duration": "0", "Flow Byts/s": "NaN", "Flow Pkts/s": "Infinity"}
-    return Expected(str(write(folder / "Friday-02-03-2018.csv", lines(rows, HEADERS["cse_cic_ids2018"]))), 60)
+    return Expected(str(write(folder / "Friday-02-03-2018.csv", lines(rows, "cse_cic_ids2018"))), 60)
 
 
-CASES: list[Callable[[Path], Expected]] = [cicids2017, cse_cic_ids2018]
+def ton_iot(folder: Path) -> Expected:
+    """A dash for nothing in columns of text, an address in a column of numbers."""
+    flags = {name: ["-", "-", "T", "F"] for name in ("dns_AA", "dns_RD", "dns_RA", "dns_rejected", "ssl_resumed")}
+    texts = flags | {"proto": ["tcp", "udp"], "service": ["-", "dns"], "conn_state": ["S0", "SF"], "ssl_version": ["-"],
+                     "ssl_established": ["-", "F"], "http_method": ["-", "GET"], "src_ip": ["192.168.1.37"],
+                     "dns_query": ["-", "a.example"], "http_uri": ["-", "/a?b=c"]}  # fmt: skip
+    rows = made_rows("ton_iot", "type", load_spec("ton_iot").classes, texts, each=12)
+    rows[5] |= {"src_bytes": "0.0.0.0"}
+    source = write(folder / "train_test_network.csv", lines(rows, "ton_iot"))
+    return Expected(str(source), 119, {"not a number in src_bytes": 1})
+
+
+def edge_iiotset(folder: Path) -> Expected:
+    """Points in names, text beside 0 and 0.0, a shifted row."""
+    texts = {"http.request.method": ["0", "0.0", "GET", "POST"], "mqtt.topic": ["0", "Temperature_and_Humidity"],
+             "tcp.payload": ["0", "16:03:01"], "ip.src_host": ["192.168.0.128"], "tcp.srcport": ["443", "0.0"],
+             "frame.time": [" 2021 11:44:10.081753000 ", "192.168.0.128"]}  # fmt: skip
+    rows = made_rows("edge_iiotset", "Attack_type", load_spec("edge_iiotset").classes, texts, each=10)
+    rows[3] |= {"tcp.len": "_ipps._tcp.local"}
+    source = write(folder / "DNN-EdgeIIoT-dataset.csv", lines(rows, "edge_iiotset"))
+    return Expected(str(source), 149, {"not a number in tcp.len": 1})
+
+
+CASES: list[Callable[[Path], Expected]] = [cicids2017, cse_cic_ids2018, edge_iiotset, ton_iot]
 
 
 @pytest.mark.parametrize("made", CASES, ids=lambda made: made.__name__)
@@ -80,7 +103,7 @@ def test_a_spec_is_whole(name: str) -> None:
     counts = spec.facts.get("class_rows", {})
     assert set(counts) <= {*spec.classes, *spec.absent_classes}
     assert not counts or sum(counts.values()) == spec.facts["rows"]
-    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", feature) for feature in spec.feature_names)
+    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*", feature) for feature in spec.feature_names)
     assert all(feature.unit and feature.meaning for feature in spec.features)
 
 
