@@ -17,21 +17,29 @@ LONGEST_ROW = 16_000_000  # bytes
 CHUNK = 1 << 20
 
 
-def count_lines(name: str, plain: Path, delimiter: str) -> int | None:
-    """Count the non-empty lines after the header.
+def count_lines(name: str, plain: Path, delimiter: str, skip: int = 1, quoted: bool = True) -> int | None:
+    """Count the non-empty lines after the first `skip`, which are a header and what stands before it.
 
     Returns None if there are quotes, since a quoted cell may contain line breaks. Raises UserError naming the line of a
     row longer than LONGEST_ROW.
+
+    Args:
+        name: Display name of the file.
+        plain: The file.
+        delimiter: Its delimiter.
+        skip: Lines that are no rows.
+        quoted: False for a format without quotes, in which a quote is a character like any other.
     """
-    line, length, lines, quotes, ended = 1, 0, 0, False, True
+    line, length, lines, quotes, ended = skip, 0, 0, False, True
     with plain.open("rb") as file:
-        file.readline(LONGEST_ROW)
+        for _ in range(skip):
+            file.readline(LONGEST_ROW)
         while chunk := file.read(CHUNK):
-            codes = np.frombuffer(chunk, dtype=np.uint8)
-            ends = (codes == ord("\n")) | (codes == ord("\r"))
-            lines += int(np.count_nonzero(~ends & np.concatenate([[ended], ends[:-1]])))
-            ended = bool(ends[-1])
-            quotes = quotes or b'"' in chunk
+            if chunk.endswith(b"\r"):
+                chunk += file.read(1)
+            lines += beginnings(chunk, ended)
+            ended = chunk.endswith((b"\n", b"\r"))
+            quotes = quotes or (quoted and b'"' in chunk)
             first = chunk.find(b"\n")
             if length + (len(chunk) if first < 0 else first) > LONGEST_ROW:
                 raise UserError(too_long(name, line + 1))
@@ -41,6 +49,16 @@ def count_lines(name: str, plain: Path, delimiter: str) -> int | None:
         check_quoted_rows(name, plain, delimiter)
         return None
     return lines
+
+
+def beginnings(chunk: bytes, ended: bool) -> int:
+    """Count the characters of a chunk that begin a line; `ended` is True if a line end stands before it."""
+    plain = chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk
+    if b"\r" not in plain and b"\n\n" not in plain:  # four times as fast, and nearly every chunk is such
+        return plain.count(b"\n") - plain.endswith(b"\n") + (ended and not plain.startswith(b"\n"))
+    codes = np.frombuffer(plain, dtype=np.uint8)
+    ends = (codes == ord("\n")) | (codes == ord("\r"))
+    return int(np.count_nonzero(~ends & np.concatenate([[ended], ends[:-1]])))
 
 
 def check_quoted_rows(name: str, plain: Path, delimiter: str) -> None:

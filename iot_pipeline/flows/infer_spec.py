@@ -15,7 +15,8 @@ import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import label_pairs
-from iot_pipeline.flows.source import as_text_parquet, find_files, rejected_lines, typed_query, unpack
+from iot_pipeline.flows.reading.rules import ReadingRules
+from iot_pipeline.flows.source import read_tables
 from iot_pipeline.flows.spec import (
     CHAT_TOKEN,
     FEWEST_CLASSES,
@@ -66,9 +67,8 @@ def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iot_draft_")))
-        file = find_files(source, folder)[0]
-        connection = stack.enter_context(connect(folder, file))
-        shown, kinds = open_table(connection, file, folder)
+        connection = stack.enter_context(connect(folder))
+        shown, kinds = open_table(connection, source, folder)
         facts = column_facts(connection, list(kinds))
         chosen = label.strip() if label else guess_label(shown, facts)
         if chosen not in kinds:
@@ -90,13 +90,12 @@ def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
     return Draft(_to_yaml(name, shown, chosen, features, labels, left_out), chosen, features, labels, left_out)
 
 
-def open_table(connection: duckdb.DuckDBPyConnection, file: Path, folder: Path) -> tuple[str, dict[str, str]]:
+def open_table(connection: duckdb.DuckDBPyConnection, source: str, folder: Path) -> tuple[str, dict[str, str]]:
     """Create the table `given` as `read_source` would read it; return the file's name and column -> DuckDB type."""
-    shown, plain = unpack(file, folder)[0]
-    part = folder / "part.parquet"
-    columns = as_text_parquet(connection, [], shown, plain, part)
-    rejected_lines(connection, shown, part)  # raises for an unclosed quote
-    connection.execute(f"CREATE TEMP TABLE given AS {typed_query(connection, scan(part), columns)}")
+    table = folder / "given.parquet"
+    report = read_tables(source, table, ReadingRules(), max_rejected_share=1.0)
+    connection.execute(f"CREATE TEMP TABLE given AS SELECT * FROM {scan(table)}")
+    shown = report.files[0]["name"]
     return shown, {row[0]: row[1] for row in connection.execute("DESCRIBE given").fetchall()}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.source import SOURCE_FILE
+from iot_pipeline.flows.reading.parts import SOURCE_FILE
 from iot_pipeline.flows.spec import DatasetSpec, PublisherSplit
 from iot_pipeline.flows.sql import identifier, literal, one, scan, write_query
 

@@ -16,6 +16,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.evidence import Expected, check_evidence, inherited
 from iot_pipeline.flows.facts import check_facts
 from iot_pipeline.flows.feature import Feature, Format, Scale, Strict
+from iot_pipeline.flows.reading.names import check_given_names
 from iot_pipeline.flows.sql import identifier
 from iot_pipeline.lake.yaml_reader import read_yaml
 
@@ -67,6 +68,8 @@ class DatasetSpec(Strict):
     doi: str | None = None
     licence: str
     label_column: str
+    column_names: Annotated[list[str], AfterValidator(check_given_names)] = Field(default=[])  # of files without a header
+    decimal: Literal[".", ","] | None = None  # mark within numbers; None: as the files show
     labels: dict[int | str, str]
     classes: list[str] = Field(min_length=2)
     absent_classes: list[str] = Field(default=[])

@@ -56,7 +56,7 @@ def read_files(step: Step, source: str, out: Path) -> None:
     for file in files:
         step.file(file.absolute())
     report = read_source(step.spec, source, out, step.log, step.settings.data.max_rejected_share, by_publisher)
-    step.json("source.json", asdict(report))
+    step.json("source.json", report.to_json())
     step.summarise(
         rows=report.rows,
         source=", ".join(file.get("url", file["name"]) for file in report.files),

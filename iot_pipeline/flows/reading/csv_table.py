@@ -1,0 +1,122 @@
+"""CSV -> Parquet part: every column as text, lines that are no rows counted, repeated headers left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.csv_lines import count_lines
+from iot_pipeline.flows.reading.encodings import as_utf8
+from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES, Header, first_repeat, read_header
+from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note
+from iot_pipeline.flows.reading.parts import settle_copies
+from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
+from iot_pipeline.flows.reading.rules import REPEATED_HEADER, Findings, Part, ReadingRules
+from iot_pipeline.flows.sql import identifier, literal, one, scan, write_query
+
+
+def read_csv(
+    connection: duckdb.DuckDBPyConnection, rules: ReadingRules, name: str, plain: Path, file: Path, findings: Findings
+) -> Part:
+    """Write one CSV as Parquet.
+
+    Args:
+        connection: DuckDB connection that may read and write the folder of `file`.
+        rules: Rules of the data set.
+        name: Display name for messages.
+        plain: The CSV.
+        file: Parquet file to write.
+        findings: Receives lines that are not read, and notes.
+
+    Raises:
+        UserError: The file is no CSV, lacks a column, has no valid row, or lines are unaccounted for.
+    """
+    plain = as_utf8(name, plain, file.parent, findings)
+    header = read_header(name, plain, rules.needed, rules.column_names)
+    columns, copies = column_names(header.raw_names, rules.needed)
+    check_names(name, columns)
+    check_needed(name, columns, rules.needed, copies)
+    lines = count_lines(name, plain, header.delimiter, header.skip + header.present)
+    rows = write_rows(connection, name, plain, file, header, columns)
+    lost = rejected_lines(connection, name, file.stem)
+    if lines is not None and rows + len(lost) != lines:
+        raise UserError(
+            f"{name} has {lines:,} lines after its header, of which {rows:,} were read and {len(lost):,} rejected: "
+            "write the file anew with one line a row."
+        )
+    repeats = drop_repeats(connection, file, columns, header.raw_names) if header.present else 0
+    if repeats:
+        findings.left_out[REPEATED_HEADER] += repeats
+        line = first_repeat(plain, header)
+        findings.note(f"{name}, line {line}, repeats the header: {repeats:,} such lines are left out.")
+    if rows == repeats:
+        if lost:
+            raise UserError(f"{name} has no row: all of its {len(lost):,} lines are rejected; {commonest(lost)}")
+        raise UserError(f"{name} has column names but no rows.")
+    findings.lost += lost
+    if copies:
+        findings.note(copies_note(name, copies))
+    settle_copies(connection, name, file, copies, rules.needed)
+    return Part(name, file, columns)
+
+
+def write_rows(
+    connection: duckdb.DuckDBPyConnection, name: str, plain: Path, file: Path, header: Header, columns: Sequence[str]
+) -> int:
+    """Write the rows of a CSV as text; return their number.
+
+    Args:
+        connection: DuckDB connection.
+        name: Display name for messages.
+        plain: The CSV, in UTF-8.
+        file: Parquet file to write; the rejects table is named after it.
+        header: Its header.
+        columns: Names of the columns.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    kinds = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
+    query = (
+        f"SELECT * FROM read_csv({literal(plain)}, auto_detect = false, header = {str(header.present).lower()}, "
+        f"skip = {header.skip}, delim = {literal(header.delimiter)}, quote = '\"', escape = '\"', "
+        f"columns = {{{kinds}}}, max_line_size = {MAX_HEADER_BYTES}, store_rejects = true, "
+        f"rejects_table = {literal(file.stem + '_rejects')}, rejects_scan = {literal(file.stem + '_scans')})"
+    )
+    try:
+        return write_query(connection, query, file)
+    except (duckdb.Error, pa.ArrowInvalid) as error:
+        line = re.search(r"Line: (\d+)", str(error))
+        place = f", line {line[1]}," if line else ""
+        raise UserError(f"{name}{place} cannot be read: {cause(error)}") from error
+
+
+def drop_repeats(
+    connection: duckdb.DuckDBPyConnection, file: Path, columns: Sequence[str], raw_names: Sequence[str]
+) -> int:
+    """Remove the rows of a part that repeat the header; return their number.
+
+    The count reads no row group whose largest value lies below the name, as that of a column of numbers does.
+
+    Args:
+        connection: DuckDB connection.
+        file: The part.
+        columns: Its columns.
+        raw_names: Names as they stand in the header.
+    """
+    pairs = [(identifier(column), raw) for column, raw in zip(columns, raw_names, strict=True)]
+    # A header that was appended with its file may begin with a byte order mark.
+    same = [f"trim(ltrim({column}, chr(65279))) = {literal(raw)}" for column, raw in pairs if raw != "Unnamed: 0"]
+    certain = [f"{column} >= {literal(raw[:1])}" for column, raw in pairs[1:] if raw[:1].isalpha()]
+    test = " AND ".join([*certain, *same])
+    (repeats,) = one(connection, f"SELECT count(*) FROM {scan(file)} WHERE {test}")
+    if repeats:
+        kept = file.with_name(f"{file.stem}_kept.parquet")
+        write_query(connection, f"SELECT * FROM {scan(file)} WHERE NOT coalesce({test}, false)", kept)
+        kept.replace(file)
+    return int(repeats)

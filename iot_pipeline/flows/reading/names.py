@@ -1,0 +1,96 @@
+"""Names of columns, by one rule for CSV, Parquet and Zeek logs.
+
+Blanks around a name are no part of it. A name that differs from one that the data set needs in case only is that one.
+Of equal names (ignoring case) the first keeps its name and the others get `.1`, `.2`, ..., as in pandas; where the data
+set needs such a column, its copies must hold the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from iot_pipeline.errors import UserError
+
+MOST_COLUMNS = 2_000
+SHOWN = 8
+# Characters that copy and paste or an export leaves around a name.
+AROUND = " \t\r\n\u00a0\ufeff\u200b"
+
+
+def column_names(raw: Sequence[str], needed: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return a distinct name for each column, and numbered name -> name of which it is a copy.
+
+    Args:
+        raw: Names as they stand in the file.
+        needed: Names that the data set needs.
+    """
+    names = [name.strip(AROUND) for name in raw]
+    exact = {name: place for place, name in reversed(list(enumerate(names)))}
+    # A needed name that stands there exactly is taken first; a match in all but case comes after.
+    given: dict[int, str] = {exact[name]: name for name in needed if name in exact}
+    taken = {name.lower() for name in given.values()}
+    spelt = {name.lower(): name for name in reversed(needed)}
+    copies: dict[str, str] = {}
+    for place, name in enumerate(names):
+        if place in given:
+            continue
+        wanted = name if name.lower() in taken else spelt.get(name.lower(), name)
+        number = 0
+        chosen = wanted
+        while chosen.lower() in taken:
+            number += 1
+            chosen = f"{wanted}.{number}"
+        if number:
+            copies[chosen] = next((given[p] for p in sorted(given) if given[p].lower() == wanted.lower()), wanted)
+        given[place] = chosen
+        taken.add(chosen.lower())
+    return [given[place] for place in range(len(names))], copies
+
+
+def check_names(name: str, columns: Sequence[str]) -> None:
+    """Raise UserError if a file has too many columns or one without a name.
+
+    Args:
+        name: Display name of the file.
+        columns: Names of its columns.
+    """
+    if len(columns) > MOST_COLUMNS:
+        raise UserError(f"{name} has {len(columns):,} columns; at most {MOST_COLUMNS:,} are read.")
+    if "" in columns:
+        raise UserError(f"{name} has no name for column {list(columns).index('') + 1}.")
+
+
+def check_needed(name: str, columns: Sequence[str], needed: Sequence[str], copies: dict[str, str]) -> None:
+    """Raise UserError if a needed column is missing.
+
+    Args:
+        name: Display name of the file.
+        columns: Names of its columns.
+        needed: Names that the data set needs.
+        copies: Numbered name -> name of which it is a copy.
+    """
+    missing = [column for column in needed if column not in columns]
+    if not missing:
+        return
+    if twice := next((original for original in copies.values() if original in needed), None):
+        raise UserError(f"{name} has the column {twice!r} twice: rename or remove one.")
+    shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
+    raise UserError(f"{name} lacks {len(missing)} of the columns that the data set needs: {shown}.")
+
+
+def check_given_names(names: list[str]) -> list[str]:
+    """Return the names of `column_names` without blanks around them; ValueError for an empty or repeated one."""
+    plain = [name.strip(AROUND) for name in names]
+    if "" in plain:
+        raise ValueError(f"name {plain.index('') + 1} is empty")
+    lowered = [name.lower() for name in plain]
+    twice = next((name for name in plain if lowered.count(name.lower()) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the name {twice!r} stands there twice")
+    return plain
+
+
+def copies_note(name: str, copies: dict[str, str]) -> str:
+    """Describe the columns of a file that are copies of others by name."""
+    told = ", ".join(f"{original!r} again as {copy!r}" for copy, original in list(copies.items())[:SHOWN])
+    return f"{name} has equal column names, which are numbered: {told}."

@@ -1,0 +1,80 @@
+"""Parquet -> Parquet part, after a look at its metadata: a damaged or hostile file is refused before it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note
+from iot_pipeline.flows.reading.parts import settle_copies
+from iot_pipeline.flows.reading.rules import Findings, Part, ReadingRules
+from iot_pipeline.flows.sql import identifier, scan, write_query
+
+MAGIC = b"PAR1"
+# Metadata of 2,000 columns in 1,000 row groups take some 200 MB; a file declares any number in four bytes.
+MOST_METADATA = 256_000_000
+# Equal values take no room in Parquet, so a small file can declare rows for hours. Tables of flows have 1 to 20 cells
+# a byte; ten million rows of 80 columns are 0.8 billion cells.
+FREE_CELLS, MOST_CELLS_PER_BYTE = 2_000_000_000, 1_000
+
+
+def read_parquet(
+    connection: duckdb.DuckDBPyConnection, rules: ReadingRules, name: str, plain: Path, file: Path, findings: Findings
+) -> Part:
+    """Write one Parquet file as a part.
+
+    Args:
+        connection: DuckDB connection that may read and write the folder of `file`.
+        rules: Rules of the data set.
+        name: Display name for messages.
+        plain: The Parquet file as delivered.
+        file: Parquet file to write.
+        findings: Receives notes.
+
+    Raises:
+        UserError: The file is damaged, lacks a column, has no row, or holds more than a table of flows can.
+    """
+    metadata = read_metadata(name, plain)
+    raw = list(metadata.schema.to_arrow_schema().names)
+    columns, copies = column_names(raw, rules.needed)
+    check_names(name, columns)
+    check_needed(name, columns, rules.needed, copies)
+    aliases = ", ".join(map(identifier, columns))
+    try:
+        rows = write_query(connection, f"SELECT * FROM {scan(plain)} AS given({aliases})", file)
+    except (duckdb.Error, pa.ArrowInvalid) as error:
+        raise UserError(f"{name} cannot be read: it is damaged or does not follow the rules of its format.") from error
+    if rows != metadata.num_rows:
+        raise UserError(f"{name} is a damaged Parquet file: it declares {metadata.num_rows:,} rows and has {rows:,}.")
+    if rows == 0:
+        raise UserError(f"{name} has column names but no rows.")
+    if copies:
+        findings.note(copies_note(name, copies))
+    settle_copies(connection, name, file, copies, rules.needed)
+    return Part(name, file, columns)
+
+
+def read_metadata(name: str, plain: Path) -> pq.FileMetaData:
+    """Read the metadata of a Parquet file; UserError if it is damaged or declares more than its bytes can hold."""
+    size = plain.stat().st_size
+    with plain.open("rb") as handle:
+        handle.seek(max(0, size - 8))
+        footer = handle.read(8)
+    if footer[4:] == MAGIC and int.from_bytes(footer[:4], "little") > MOST_METADATA:
+        raise UserError(f"{name} is no usable Parquet file: its metadata is larger than {MOST_METADATA // 10**6} MB.")
+    try:
+        metadata = pq.read_metadata(plain)
+        cells = metadata.num_rows * metadata.num_columns
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        told = (str(error).strip().splitlines() or ["it cannot be read"])[0]
+        raise UserError(f"{name} is a damaged Parquet file: {told}") from error
+    if metadata.num_rows < 0 or (cells > FREE_CELLS and cells > MOST_CELLS_PER_BYTE * size):
+        raise UserError(
+            f"{name} declares {metadata.num_rows:,} rows in {size / 1e6:.1f} MB, more than a table of flows can hold: "
+            "write it anew if it is yours."
+        )
+    return metadata

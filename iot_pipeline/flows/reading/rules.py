@@ -1,0 +1,95 @@
+"""Rules by which a source is read, and what reading found beside the rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iot_pipeline.flows.spec import DatasetSpec
+
+REPEATED_HEADER = "repeats the header"
+
+
+@dataclass(frozen=True)
+class ReadingRules:
+    """Rules that a data set's file gives for reading; without any, every column of any table is read.
+
+    Attributes:
+        needed: Columns that must be there.
+        label: Column of the labels, which is never read as a number with a decimal comma.
+        column_names: Names of the columns of files without a header.
+        decimal: Decimal mark; None to find it out.
+        texts: Columns that stay text whatever their cells look like.
+        scales: Published scale of a column, as (offset, width): raw values of Zeek logs are put on it.
+        guessed_scales: Columns whose scale is assumed.
+    """
+
+    needed: tuple[str, ...] = ()
+    label: str | None = None
+    column_names: tuple[str, ...] = ()
+    decimal: str | None = None
+    texts: frozenset[str] = frozenset()
+    scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    guessed_scales: tuple[str, ...] = ()
+
+
+def rules_of(spec: DatasetSpec) -> ReadingRules:
+    """Return the reading rules of a data set."""
+    scaled = [f for f in spec.features if f.scale is not None and f.expression is None and spec.scaling == "given"]
+    scales = {f.name: (f.scale.offset, f.scale.width) for f in scaled if f.scale is not None}
+    return ReadingRules(
+        needed=tuple(spec.source_columns),
+        label=spec.label_column,
+        column_names=tuple(spec.column_names),
+        decimal=spec.decimal,
+        texts=spec.text_columns,
+        scales=scales,
+        guessed_scales=tuple(f.name for f in scaled if f.scale is not None and f.scale.basis == "assumed"),
+    )
+
+
+@dataclass
+class Findings:
+    """What reading found beside the rows.
+
+    Attributes:
+        lost: File, line and reason of each line that could not be read as a row.
+        left_out: Lines that are no rows and no loss, by reason: repeated headers.
+        skipped: Files and members of archives that were not read.
+        notes: One sentence for each thing that a person should know.
+        encodings: Encoding of each file that is not UTF-8.
+    """
+
+    lost: list[dict[str, Any]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    encodings: dict[str, str] = field(default_factory=dict)
+
+    def note(self, sentence: str) -> None:
+        """Add a note once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table, written as Parquet.
+
+    Attributes:
+        name: Display name of its file or member.
+        file: The Parquet file.
+        columns: Its columns.
+        log: Path of a Zeek log (`conn`, `flowmeter`), empty for any other table.
+        texts: Columns that stay text, by the types that a Zeek log declares.
+    """
+
+    name: str
+    file: Path
+    columns: list[str]
+    log: str = ""
+    texts: frozenset[str] = frozenset()
