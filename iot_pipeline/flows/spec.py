@@ -68,7 +68,7 @@ class DatasetSpec(Strict):
     doi: str | None = None
     licence: str
     label_column: str
-    column_names: Annotated[list[str], AfterValidator(check_given_names)] = Field(default=[])  # of files without a header
+    column_names: Annotated[list[str], AfterValidator(check_given_names)] = Field(default=[])  # of headless files
     decimal: Literal[".", ","] | None = None  # mark within numbers; None: as the files show
     labels: dict[int | str, str]
     classes: list[str] = Field(min_length=2)

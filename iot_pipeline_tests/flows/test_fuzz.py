@@ -120,7 +120,7 @@ LINES_UNKNOWN = {"flip", "flips", "cut", "open quote", "quoted newline", "quote 
 
 
 def read(file: Path, folder: Path) -> tuple[str, int]:
-    """`read` and the rows and lines that were kept or counted as rejected or as a repeated header, or the message of a UserError and 0.
+    """`read` and the rows and lines that were kept or counted (rejected, repeated header), or a UserError's text and 0.
 
     Any other error is a failure of the test.
     """

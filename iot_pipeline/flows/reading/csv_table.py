@@ -36,7 +36,7 @@ def read_csv(
     Raises:
         UserError: The file is no CSV, lacks a column, has no valid row, or lines are unaccounted for.
     """
-    plain = as_utf8(name, plain, file.parent, findings)
+    plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     header = read_header(name, plain, rules.needed, rules.column_names)
     columns, copies = column_names(header.raw_names, rules.needed)
     check_names(name, columns)

@@ -43,13 +43,13 @@ class Evidence:
         return self.words > self.damaged and self.words > self.utf8
 
 
-def as_utf8(name: str, plain: Path, folder: Path, findings: Findings) -> Path:
-    """Return a file with the text of `plain` in UTF-8: itself where it is so already, else a copy in `folder`.
+def as_utf8(name: str, plain: Path, copy: Path, findings: Findings) -> Path:
+    """Return a file with the text of `plain` in UTF-8: itself where it is so already, else `copy`.
 
     Args:
         name: Display name of the file.
         plain: File as delivered.
-        folder: Folder for a copy.
+        copy: File to write if need be.
         findings: Receives the encoding, unless it is UTF-8.
 
     Raises:
@@ -71,7 +71,6 @@ def as_utf8(name: str, plain: Path, folder: Path, findings: Findings) -> Path:
         told = SHOWN_NAMES.get(encoding, encoding.upper())
         findings.encodings[name] = told
         findings.note(f"{name} is not UTF-8: it is read as {told}{shown}.")
-    copy = folder / f"{plain.stem}.utf8"
     try:
         transcode(plain, copy, encoding or "utf-8", only_cr)
     except UnicodeError as error:

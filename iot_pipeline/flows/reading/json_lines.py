@@ -46,7 +46,7 @@ def read_json_lines(
     Raises:
         UserError: No line is an object.
     """
-    plain = as_utf8(name, plain, file.parent, findings)
+    plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     lines = file.with_name(f"{file.stem}_lines.parquet")
     query = (
         f"SELECT line, json_valid(line) AND json_type(line) = 'OBJECT' AS usable FROM read_csv({literal(plain)}, "

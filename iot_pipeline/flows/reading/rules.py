@@ -54,7 +54,7 @@ def rules_of(spec: DatasetSpec) -> ReadingRules:
 
 @dataclass
 class Findings:
-    """What reading found beside the rows.
+    """Lines, files and facts that reading found beside the rows.
 
     Attributes:
         lost: File, line and reason of each line that could not be read as a row.

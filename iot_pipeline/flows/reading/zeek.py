@@ -118,12 +118,12 @@ def read_zeek(connection: duckdb.DuckDBPyConnection, name: str, plain: Path, fil
     Raises:
         UserError: The log is damaged, has no row, or several headers that differ.
     """
-    plain = as_utf8(name, plain, file.parent, findings)
+    plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     header = read_log_header(name, plain)
     check_names(name, header.fields)
     comments = check_comments(name, plain, header)
     if header.blanks:
-        plain = tabs_for_blanks(plain, header)
+        plain = tabs_for_blanks(plain, file.with_suffix(".tabs"), header)
     lines = count_lines(name, plain, "\0", header.lines, quoted=False)
     rows = write_rows(connection, name, plain, file, header)
     lost = rejected_lines(connection, name, file.stem, comment="#")
@@ -176,9 +176,8 @@ def check_fields(name: str, number: int, line: str, header: LogHeader) -> None:
         raise UserError(f"{name}, line {number}, begins a log with other #fields: give it as a file of its own.")
 
 
-def tabs_for_blanks(plain: Path, header: LogHeader) -> Path:
-    """Write a log anew with its separator in place of the blanks of its last fields."""
-    copy = plain.with_name(f"{plain.stem}.tabs")
+def tabs_for_blanks(plain: Path, copy: Path, header: LogHeader) -> Path:
+    """Write a log anew as `copy`, with its separator in place of the blanks of its last fields."""
     blanks, separator = header.blanks.encode(), header.separator.encode()
     with plain.open("rb") as incoming, copy.open("wb") as outgoing:
         while chunk := incoming.read(CHUNK):
