@@ -77,12 +77,13 @@ def read_source(
         out: Parquet file to write.
         log: Receives progress messages.
         max_rejected_share: Largest allowed share of rejected lines.
-        with_files: True to add the column SOURCE_FILE.
+        with_files: True to add the column SOURCE_FILE, which is there anyway if the spec needs it.
 
     Raises:
         UserError: As `read_tables`, or columns are missing.
     """
-    return read_tables(source, out, rules_of(spec), log, max_rejected_share, with_files)
+    needs_files = SOURCE_FILE in spec.source_columns
+    return read_tables(source, out, rules_of(spec), log, max_rejected_share, with_files or needs_files)
 
 
 def read_tables(
@@ -128,12 +129,11 @@ def read_tables(
                 if plain != file:
                     plain.unlink(missing_ok=True)
         parts = joined_logs(connection, parts, rules, findings)
-        check_same_columns(parts)
+        columns = common_columns(parts, rules, findings)
         tell(findings, say)
         everything = every_part({part.file: part.name for part in parts}, with_files)
         (rows,) = one(connection, f"SELECT count(*) FROM {everything}")
         check_lost(findings, rows, max_rejected_share)
-        columns = parts[0].columns
         kept = [*columns, SOURCE_FILE] if with_files else columns
         told = len(findings.notes)
         typed = with_texts(rules, parts)
@@ -184,12 +184,29 @@ def read_part(
     return read_csv(connection, rules, name, plain, part, findings)
 
 
-def check_same_columns(parts: Sequence[Part]) -> None:
-    """Raise UserError if a part has other columns than the first."""
-    first = parts[0]
+def common_columns(parts: Sequence[Part], rules: ReadingRules, findings: Findings) -> list[str]:
+    """Return the columns of all parts, those of the first part first.
+
+    A data set's own columns are in every part; others may differ, and are empty where a part lacks them.
+
+    Args:
+        parts: The parts.
+        rules: Rules of the data set.
+        findings: Receives a note about columns that differ.
+
+    Raises:
+        UserError: Columns differ, and no data set says which ones matter.
+    """
+    first, columns = parts[0], dict.fromkeys(parts[0].columns)
     for part in parts[1:]:
-        if differing := sorted(set(part.columns) ^ set(first.columns)):
-            raise UserError(f"{part.name} has other columns than {first.name}: {', '.join(differing[:5])}.")
+        differing = sorted(set(part.columns) ^ set(first.columns))
+        told = f"{part.name} has other columns than {first.name}: {', '.join(differing[:5])}"
+        if differing and not rules.needed:
+            raise UserError(f"{told}.")
+        if differing:
+            findings.note(f"{told}; the data set needs none of them, and they are empty in the rows of other files.")
+        columns |= dict.fromkeys(part.columns)
+    return list(columns)
 
 
 def check_lost(findings: Findings, rows: int, max_rejected_share: float) -> None:

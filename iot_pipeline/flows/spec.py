@@ -17,6 +17,7 @@ from iot_pipeline.flows.evidence import Expected, check_evidence, inherited
 from iot_pipeline.flows.facts import check_facts
 from iot_pipeline.flows.feature import Feature, Format, Scale, Strict
 from iot_pipeline.flows.reading.names import check_given_names
+from iot_pipeline.flows.reading.parts import SOURCE_FILE
 from iot_pipeline.flows.sql import identifier
 from iot_pipeline.lake.yaml_reader import read_yaml
 
@@ -167,8 +168,12 @@ class DatasetSpec(Strict):
         return known | {normalise_label(code): name for code, name in self.labels.items()}
 
     def label_of(self, value: object) -> str | None:
-        """Return the class of one source label (3, "3", "3.0", 3.0, " HTTP_Flood "), or None if it is unknown."""
-        return self.label_map().get(normalise_label(value))
+        """Return the class of one source label (3, "3", "3.0", 3.0, " HTTP_Flood "), or None if it is unknown.
+
+        Where the label is a file's name, a member of an archive is known by its own name.
+        """
+        text = normalise_label(value)
+        return self.label_map().get(Path(text).name if self.label_column == SOURCE_FILE else text)
 
 
 def check_names(names: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +175,7 @@ def zeek_lines(rows: Sequence[Row]) -> Iterator[str]:
     yield "#close\t2019-03-15-14-50-50"
 
 
-def write(path: Path, found: Iterator[str], encoding: str = "utf-8") -> Path:
+def write(path: Path, found: Iterable[str], encoding: str = "utf-8") -> Path:
     """Write lines to a file."""
     path.write_bytes(("\n".join(found) + "\n").encode(encoding))
     return path

@@ -11,7 +11,7 @@ import pytest
 
 from iot_pipeline.commands.datasets import check
 from iot_pipeline.flows.spec import DATASETS, list_specs, load_spec
-from iot_pipeline_tests.flows.public_sets import lines, made_rows, write
+from iot_pipeline_tests.flows.public_sets import HEADERS, lines, made_rows, write
 
 OWN = ("farm_flow", "farm_flow_8", "farm_flow_binary", "rt_iot2022")
 PUBLIC = [name for name in list_specs() if name not in OWN]
@@ -33,28 +33,37 @@ class Expected:
 
 
 def cicids2017(folder: Path) -> Expected:
-    """Blanks in the header, the dash of web attacks as the replacement character, rates of flows without duration."""
+    """Blanks and a repeated name in the header, a dash in two encodings, rates of flows without duration."""
     labels = ["BENIGN", "DoS Hulk", "PortScan", "DDoS", "DoS GoldenEye", "FTP-Patator", "SSH-Patator", "DoS slowloris",
               "DoS Slowhttptest", "Bot", "Web Attack \ufffd Brute Force", "Web Attack \ufffd XSS", "Infiltration",
               "Web Attack \ufffd Sql Injection", "Heartbleed"]  # fmt: skip
     rows = made_rows("cicids2017", "Label", labels, {"Init_Win_bytes_backward": ["-1", "229"]})
+    rows = [row | {"Fwd Header Length.1": row["Fwd Header Length"]} for row in rows]
     rows[0] |= {"Flow Duration": "0", "Flow Bytes/s": "Infinity", "Flow Packets/s": "Infinity"}
     rows[1] |= {"Flow Duration": "0", "Flow Bytes/s": "NaN", "Flow Packets/s": "Infinity"}
     rows[2] |= {"Flow Bytes/s": "Infinity"}
     write(folder / "Friday.pcap_ISCX.csv", lines(rows[:30], "cicids2017"))
-    write(folder / "Monday.pcap_ISCX.csv", lines(rows[30:], "cicids2017"))
+    # Byte 0x96, as the publisher's own files have it, and the repeated column under one name.
+    dashes = [row | {"Label": row["Label"].replace("\ufffd", "\u2013")} for row in rows[30:]]
+    header = HEADERS["cicids2017"].replace("Length.1,", "Length,")
+    write(folder / "Thursday.pcap_ISCX.csv", [header, *lines(dashes, "cicids2017", header=False)], "cp1252")
     return Expected(f"{folder}/*.csv", 59, {"infinite in Flow Bytes/s": 1})
 
 
 def cse_cic_ids2018(folder: Path) -> Expected:
-    """Labels in a dozen spellings, dates as text, rates of flows without duration."""
+    """Lines that repeat the header, a file with four columns more, rates of flows without duration."""
     labels = ["Benign", "DDOS attack-HOIC", "DDoS attacks-LOIC-HTTP", "DoS attacks-Hulk", "Bot", "FTP-BruteForce",
               "SSH-Bruteforce", "Infilteration", "DoS attacks-SlowHTTPTest", "DoS attacks-GoldenEye",
               "DoS attacks-Slowloris", "DDOS attack-LOIC-UDP", "Brute Force -Web", "Brute Force -XSS",
               "SQL Injection"]  # fmt: skip
     rows = made_rows("cse_cic_ids2018", "Label", labels, {"Timestamp": ["20/02/2018 08:33:22"]})
     rows[0] |= {"Flow Duration": "0", "Flow Byts/s": "NaN", "Flow Pkts/s": "Infinity"}
-    return Expected(str(write(folder / "Friday-02-03-2018.csv", lines(rows, "cse_cic_ids2018"))), 60)
+    plain = list(lines(rows[:40], "cse_cic_ids2018"))
+    write(folder / "Friday-02-03-2018.csv", [*plain[:20], plain[0], *plain[20:30], plain[0], *plain[30:]])
+    wider = [f"f{number},172.31.69.25,94,18.219.193.20,{line}" for number, line in enumerate(
+        lines(rows[40:], "cse_cic_ids2018", header=False))]  # fmt: skip
+    write(folder / "Thuesday-20-02-2018.csv", [f"Flow ID,Src IP,Src Port,Dst IP,{plain[0]}", *wider])
+    return Expected(f"{folder}/*.csv", 60)
 
 
 def ton_iot(folder: Path) -> Expected:

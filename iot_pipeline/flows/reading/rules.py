@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iot_pipeline.flows.reading.parts import SOURCE_FILE
+
 if TYPE_CHECKING:
     from iot_pipeline.flows.spec import DatasetSpec
 
@@ -42,7 +44,7 @@ def rules_of(spec: DatasetSpec) -> ReadingRules:
     scaled = [f for f in spec.features if f.scale is not None and f.expression is None and spec.scaling == "given"]
     scales = {f.name: (f.scale.offset, f.scale.width) for f in scaled if f.scale is not None}
     return ReadingRules(
-        needed=tuple(spec.source_columns),
+        needed=tuple(column for column in spec.source_columns if column != SOURCE_FILE),
         label=spec.label_column,
         column_names=tuple(spec.column_names),
         decimal=spec.decimal,
