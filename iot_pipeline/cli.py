@@ -183,8 +183,13 @@ def ui(
         sys.exit(serve(chosen, host, port))
 
 
-@app.command(epilog="Example: iot-pipeline teacher --port 8100 --faults rate_limit=0.1,drop=0.02")
-def teacher(
+teacher = typer.Typer(invoke_without_command=True)
+app.add_typer(teacher, name="teacher")
+
+
+@teacher.callback(epilog="Example: iot-pipeline teacher --port 8100 --faults rate_limit=0.1,drop=0.02")
+def teacher_serve(
+    context: typer.Context,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8100,
     host: Annotated[str, typer.Option(help="Address to bind; loopback unless you say otherwise.")] = "127.0.0.1",
     faults: Annotated[str, typer.Option(help="Misbehave: kind=probability,... (`help` lists the kinds).")] = "",
@@ -198,6 +203,8 @@ def teacher(
     json_schema: Annotated[bool, typer.Option(help="Know answers in the form of a JSON schema.")] = True,
 ) -> None:
     """Run the embedded OpenAI-compatible teacher, with faults if requested, until interrupted."""
+    if context.invoked_subcommand:
+        return
     from iot_pipeline.embedded_teacher.faults import FAULTS, FaultPlan, parse_faults
     from iot_pipeline.embedded_teacher.server import ServerOptions, serve
 
@@ -210,6 +217,20 @@ def teacher(
 
     options = ServerOptions(answer_seconds, hang_seconds, batch_seconds, rpm, tpm, enqueued_tokens, int(json_schema))
     serve(host, port, FaultPlan(parse_faults(faults), seed), options, announce)
+
+
+@teacher.command("retry", epilog="Example: iot-pipeline teacher retry --reason mislabelled --track original --dry-run")
+def teacher_retry(
+    reason: Annotated[str | None, typer.Option(help="Kind of reason, such as refused; default all.")] = None,
+    track: Annotated[str | None, typer.Option(help="Track of the requests; default all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how many, by reason.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw the verdicts on quarantined answers, so that the next run asks them again; nothing else is forgotten."""
+    from iot_pipeline.commands.retry import retry, sentences
+
+    told = retry(_configure(None, None), reason, track, dry_run)
+    print(json.dumps(told, indent=1) if as_json else "\n".join(sentences(told)))
 
 
 cache = typer.Typer(no_args_is_help=True, help="Publish the teacher's answers as a file, or take them over from one.")

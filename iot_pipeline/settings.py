@@ -65,7 +65,7 @@ class TeacherSettings(Section):
     """Teacher, and the answers that it is asked for."""
 
     server: str = Field(
-        "embedded", alias="teacher", description="embedded, openai, replay (stored answers only), or a base URL"
+        "embedded", alias="teacher", description="embedded, openai, replay, or a base URL (Azure: ?api-version=...)"
     )
     model: str | None = Field(None, alias="teacher_model", description="model name in place of the prompt file's")
     prompts: Path = Field(Path(__file__).parent / "prompts", description="folder of the prompt files")

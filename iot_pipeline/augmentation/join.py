@@ -43,12 +43,14 @@ class TrackResult:
     """Result of one track's increment, whose rows and answers are files.
 
     report: equal in every equal run. usage: also what the answers cost, whichever run asked for them. headline: facts
-    for the asset's page, including what this run sent.
+    for the asset's page, including what this run sent. examples: (kind, rows, one of its reasons) of what is
+    quarantined, the most frequent kind first.
     """
 
     report: dict[str, Any]
     usage: dict[str, Any]
     headline: dict[str, Any]
+    examples: tuple[tuple[str, int, str], ...] = ()
 
 
 def join(plan: TrackPlan, folder: Path, source: str) -> TrackResult:
@@ -195,15 +197,16 @@ def count(plan: TrackPlan, folder: Path, source: str, wording: Wording) -> Track
             SELECT sum(attempts), sum(attempts) FILTER (NOT from_cache), count(*) FILTER (from_cache),
                 sum(prompt_tokens), sum(completion_tokens), fsum(billed_usd), bool_or(model = '{EMBEDDED_MODEL}')
             FROM replies""")
+        examples = ask(
+            "SELECT split_part(reason, ':', 1) AS kind, count(*) AS n, min(reason) FROM "
+            "(SELECT unnest(reasons) AS reason FROM rows) GROUP BY kind ORDER BY n DESC, kind"
+        )
         answers, wordings = distinct(wording.answers), distinct(wording.wordings)
         report = {
             "rows": good, "quarantined": bad, "distinct_requests": requests, "distinct_answers": answers,
             "distinct_wordings": wordings, "mean_analysis_words": round(wording.words / max(1, good), 2),
             "kinds": dict(ask("SELECT kind, count(*) FROM rows GROUP BY kind")),
-            "quarantine_reasons": dict(ask(
-                "SELECT split_part(reason, ':', 1) AS kind, count(*) FROM (SELECT unnest(reasons) AS reason FROM rows) "
-                "GROUP BY kind ORDER BY kind"
-            )),
+            "quarantine_reasons": {kind: rows for kind, rows, _ in sorted(examples)},
             "diversity": wording.diversity(),
             "variations": dict(ask("SELECT variation, count(*) FROM rows WHERE variation IS NOT NULL GROUP BY ALL")),
             **variations_by_class(ask(
@@ -227,7 +230,7 @@ def count(plan: TrackPlan, folder: Path, source: str, wording: Wording) -> Track
         "billed_usd": round(usage["billed_usd"], 4), "requests_of_this_run": int(fresh or 0),
         "taken_from_cache_by_this_run": cached,
     }  # fmt: skip
-    return TrackResult(report, usage, headline)
+    return TrackResult(report, usage, headline, tuple(examples))
 
 
 def variations_by_class(counted: Sequence[tuple[str, str, int]]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from iot_pipeline.lake.integrity import SHORT, FileFacts, changed_files, data_ve
 from iot_pipeline.vocabulary import partition_parts, unstaged
 
 MANIFEST = "manifest.json"
-LOCKS, VERIFIED = ".locks", ".verified"
+LOCKS, VERIFIED, STALE = ".locks", ".verified", ".stale"
 SNAPSHOTS = "prompts"  # every prompt that was ever used, as <sha256>.md
 LARGE_BYTES = 10_000_000  # of a source: from here on, hashing takes longer than looking up a known hash
 FOLLOWS = "follows from "  # how the reason of an artefact begins that another one makes stale
@@ -93,7 +93,7 @@ class Manifest:
 
     def describe_failures(self) -> str:
         """Describe the failed blocking checks, each with its facts: `good (seed: 13)`."""
-        facts = {name: ", ".join(f"{k}: {v}" for k, v in self.checks[name]["facts"].items())
+        facts = {name: ", ".join(f"{k}: {_joined(v)}" for k, v in self.checks[name]["facts"].items())
                  for name in self.failed_blocking()}  # fmt: skip
         return "; ".join(f"{name} ({told})" if told else name for name, told in facts.items())
 
@@ -155,6 +155,11 @@ class Lake:
             return sha256_file(path)
         return known_hash(path, self.root / VERIFIED / "sources.json", record=not self.read_only)
 
+    def mark_stale(self, artefact: ArtefactId, reason: str) -> None:
+        """Mark an artefact as stale for a reason that its inputs do not show; making it again removes the mark."""
+        self.check_writable()
+        write_text(self.root / STALE / artefact.file_name, reason)
+
     def keep_snapshot(self, text: str) -> Path:
         """Write a prompt to `prompts/<sha256>.md`, where it stays when a later one replaces the artefact."""
         path = self.root / SNAPSHOTS / f"{hashlib.sha256(text.encode()).hexdigest()}.md"
@@ -187,6 +192,7 @@ class Lake:
             os.rename(staging, folder)
             fsync(folder.parent)
             shutil.rmtree(old, ignore_errors=True)
+            (self.root / STALE / artefact.file_name).unlink(missing_ok=True)
             if (path := folder / MANIFEST).is_file():  # hashed a moment ago: not again by its first reader
                 known = self.root / VERIFIED / f"{artefact.file_name}.json"
                 record_finished(folder, path, read_manifest(path).files, known)
@@ -247,6 +253,8 @@ class Lake:
             return ["not made yet"]
         reasons = self.altered(artefact, manifest)  # first: what an edited manifest says beside that is worth nothing
         reasons += [f"blocking check {name} did not pass" for name in manifest.failed_blocking()]
+        if (mark := self.root / STALE / artefact.file_name).is_file():
+            reasons.append(mark.read_text(encoding="utf-8"))
         if manifest.code_version != code_version:
             reasons.append(f"code changed ({manifest.code_version} -> {code_version})")
         for name, value in manifest.settings.items():
@@ -284,6 +292,11 @@ class Lake:
                 broken = (self.broken_lineage(other, present, known) for other in upstream)
                 known[artefact] = next(filter(None, broken), "")
         return known[artefact]
+
+
+def _joined(value: Any) -> str:
+    """Format a fact; the sentences of a list are set apart."""
+    return " | ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def retired(folder: Path) -> Path:

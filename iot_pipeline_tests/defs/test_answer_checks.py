@@ -7,6 +7,8 @@ import pytest
 
 from iot_pipeline.augmentation.join import share, variations_by_class
 from iot_pipeline.defs.augmentation.assets import answered, judge
+from iot_pipeline.defs.recording import verdicts as dagster_verdicts
+from iot_pipeline.lake.store import Manifest
 
 
 def verdicts(
@@ -63,3 +65,27 @@ def test_only_the_quarantine_rate_blocks() -> None:
         "quarantine_rate": True, "yield_by_class": False, "near_copies": False
     }  # fmt: skip
     assert {spec.name: spec.blocking for spec in answered("feature_varied")}["share_varied"] is False
+
+
+def test_a_blocked_track_tells_its_reasons_with_counts_and_an_example() -> None:
+    found: dict[str, Any] = {}
+    step = SimpleNamespace(
+        artefact=SimpleNamespace(asset="original"),
+        settings=SimpleNamespace(teacher=SimpleNamespace(max_quarantined_share=0.02)),
+        check=lambda name, passed, **facts: found.update(
+            {name: {"passed": passed, "blocking": name == "quarantine_rate", "facts": facts}}
+        ),
+    )
+    report = {"rows": 1, "quarantined": 9, "by_class": [], "diversity": {"masked": {"near_duplicates": None}}}
+    evil = "mislabelled: \x1b[31m[bold]<b>Normal</b>\n" + "x " * 5_000_000
+    kinds = [("mislabelled", 6, evil), ("no answer", 2, "no answer: timeout"), ("refused", 1, "refused")]
+    kinds += [(f"kind{n}", 1, f"kind{n}: x") for n in range(9)]
+    judge(step, report, kinds)  # type: ignore[arg-type]
+    told = Manifest("original", "10K", "", "", {}, {}, {}, checks=found).describe_failures()
+    assert "6 rows mislabelled, such as: [31m[bold] Normal x x" in told and "| 1 rows refused |" in told
+    assert "2 rows no answer, such as: timeout" in told and "teacher retry" in told and "kind7" not in told
+    assert told.isprintable() and len(told) < 900
+    (shown,) = [one for one in dagster_verdicts(found) if one["check_name"] == "quarantine_rate"]
+    assert "timeout" in shown["metadata"]["reasons"] and "\x1b" not in shown["metadata"]["reasons"]
+    judge(step, report | {"quarantined": 0}, ())  # type: ignore[arg-type]
+    assert "reasons" not in found["quarantine_rate"]["facts"]

@@ -1,6 +1,7 @@
 """Asset group augmentation: three tracks with one increment per stage, and the same rows, order and labels in each."""
 
 import json
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,12 +15,14 @@ from iot_pipeline.defs.partitions import prompt_dep, stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
 from iot_pipeline.defs.tracks import increment, prompt_of, track_plan, validation_rows
+from iot_pipeline.teacher.redaction import shown_words
 
 COMMON: dict[str, Any] = {"group_name": "augmentation", "automation_condition": inputs_changed, "pool": "teacher"}
 DATA = ["flow_texts", "training_order"]
 # Distinct answers of which another one has most of the wording, features and numbers masked.
 MOST_NEAR_COPIES = 0.05
-
+MOST_KINDS = 5  # of reasons that a blocked track tells
+ASK_AGAIN = "mend the cause; `iot-pipeline teacher retry` has quarantined ones asked again"
 
 # Below half, most repeat rows hold the original's features, and the name of the track says what is not so.
 LEAST_VARIED = 0.5
@@ -75,14 +78,20 @@ def finish(step: Step, result: TrackResult) -> None:
             turns = json.loads(line)["messages"]
             example = "\n\n".join(f"**{turn['role']}**\n```\n{turn['content']}\n```" for turn in turns)
             step.metadata["example"] = dg.MetadataValue.md(example)
-    judge(step, report)
+    judge(step, report, result.examples)
 
 
-def judge(step: Step, report: dict[str, Any]) -> None:
-    """Check a track's quarantine rate, its yield by class, its near-copies and its share of varied rows."""
+def judge(step: Step, report: dict[str, Any], examples: Sequence[tuple[str, int, str]] = ()) -> None:
+    """Check a track's quarantine rate, its yield by class, its near-copies and its share of varied rows.
+
+    `examples` are (kind, rows, one of its reasons) of what is quarantined.
+    """
     limit = step.settings.teacher.max_quarantined_share
     share = report["quarantined"] / max(1, report["quarantined"] + report["rows"])
-    step.check("quarantine_rate", share <= limit, share=share, limit=limit)
+    told = {"reasons": [described(*one) for one in examples[:MOST_KINDS]]} if examples else {}
+    if share > limit:
+        told |= {"advice": ASK_AGAIN}
+    step.check("quarantine_rate", share <= limit, share=share, limit=limit, **told)
     poor = {row["class"]: row["yield"] for row in report["by_class"] if is_poor(row, limit)}
     step.check("yield_by_class", not poor, below=poor, limit=1 - limit)
     near = report["diversity"]["masked"]["near_duplicates"] or 0.0
@@ -90,6 +99,12 @@ def judge(step: Step, report: dict[str, Any]) -> None:
     if step.artefact.asset == "feature_varied":
         varied = report.get("share_varied", 0.0)  # without repeat rows nothing was varied
         step.check("share_varied", varied >= LEAST_VARIED, share=varied, limit=LEAST_VARIED)
+
+
+def described(kind: str, rows: int, example: str) -> str:
+    """Describe one kind of quarantined rows with an example; a server's or a model's words come inert and short."""
+    kind, detail = shown_words(kind), shown_words(example.partition(":")[2])
+    return f"{rows:,} rows {kind}" + (f", such as: {detail}" if detail else "")
 
 
 def is_poor(row: dict[str, Any], limit: float) -> bool:

@@ -159,7 +159,7 @@ class Store(Database):
         """Yield the stored answers, quarantined ones too, of `source` among `keys`, in no particular order."""
         for start in range(0, len(keys), LOOKUP_BATCH):
             part = {"keys": list(keys[start : start + LOOKUP_BATCH]), "of_source": source}
-            yield from map(_answer, self.read(LOOKUP, part))
+            yield from map(answer_of, self.read(LOOKUP, part))
 
     def save(self, made: Sequence[Attempt], finished: Sequence[Answer]) -> None:
         """Write attempts and final answers in one transaction and give back what was reserved for them."""
@@ -328,7 +328,8 @@ def _row(a: Answer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _answer(row: Sequence[Any]) -> Answer:
+def answer_of(row: Sequence[Any]) -> Answer:
+    """Read a row of the table of answers."""
     key, source, status, text, finish_reason, model, reasons, prompt, cached, completion, cost, tried, checked = row
     return Answer(
         key, status, text, finish_reason, model, source, Usage(prompt, cached, completion), cost, tried,
