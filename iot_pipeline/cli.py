@@ -299,13 +299,13 @@ def datasets_check(
     file: Annotated[str, typer.Argument(help="File, glob, or several with commas.")],
     as_json: AsJson = False,
 ) -> None:
-    """Read a file by a spec, compare published facts and report the result; exit code 1 if a class has no row."""
+    """Read a file by a spec, compare published facts and report the result; exit code 1 if a class has too few."""
     from iot_pipeline.commands.console import facts
     from iot_pipeline.commands.datasets import check
 
     found = check(spec, file, _configure(None, None).data.max_rejected_share)
     facts(found, as_json)
-    if found["classes_without_rows"]:
+    if found["classes_without_rows"] or found["rare_classes_undecided"]:
         sys.exit(1)
 
 

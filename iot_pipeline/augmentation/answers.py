@@ -225,7 +225,7 @@ def _parse_text(text: str) -> ParsedAnswer:
             problems.append(f"indicator {item.strip()[:40]!r}")
             continue
         indicators.append(Indicator(found[1], found[2].lstrip("+"), _line(item.strip()[found.end() :]).rstrip(" ).")))
-    label = parts.get("CLASSIFICATION", "").split("\n")[0].strip(" *`._\"'")
+    label = bare_label(parts.get("CLASSIFICATION", "").split("\n")[0])
     return ParsedAnswer(label, _line(parts.get("ANALYSIS", "")), tuple(indicators), tuple(problems))
 
 
@@ -237,6 +237,11 @@ def format_answer(parsed: ParsedAnswer, order: str, marked: bool = False) -> str
     explanation = f"ANALYSIS: {parsed.analysis}\nKEY_INDICATORS: {items}"
     label = f"CLASSIFICATION: {parsed.label}"
     return f"{label}\n{explanation}" if order == "label_first" else f"{explanation}\n{label}"
+
+
+def bare_label(text: str) -> str:
+    """Return a class name without Markdown marks and the point of a sentence, which KDD's own names end in."""
+    return text.strip(" *`._\"'")
 
 
 @lru_cache(maxsize=1024)

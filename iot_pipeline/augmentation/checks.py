@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from iot_pipeline.augmentation.answers import (
     MOST_REASONS,
     NAME_LIKE,
+    NUMBER,
     STATED,
     Facts,
     Indicator,
     ParsedAnswer,
+    bare_label,
     facts_of,
     masked_names,
     numbers_at,
@@ -69,11 +72,11 @@ def check_answer(
     if parsed.problems:
         return [f"malformed: {problem}" for problem in parsed.problems[:MOST_REASONS]]
     facts = facts_of(flow_text, standardised)
-    reading = _read(parsed.analysis, facts)
+    reading = _read(parsed.analysis, facts, tuple(classes))
     reasons = []
     if len(parsed.indicators) < min(MIN_INDICATORS, len(facts.values)):
         reasons.append(f"malformed: {len(parsed.indicators)} indicators")
-    if plain_label(parsed.label) != plain_label(label):
+    if plain_label(parsed.label) != plain_label(label) and parsed.label != bare_label(label):
         reasons.append(f"mislabelled: {parsed.label[:40]} in place of {label}")
     reasons += _check_length(parsed.analysis, words)
     reasons += _check_indicators(parsed.indicators, facts)
@@ -81,7 +84,9 @@ def check_answer(
     if marked:
         reasons += mark_faults(parsed.analysis, facts)
     reasons = reasons[:MOST_REASONS]
-    return reasons + _check_paraphrase(parsed, reading, original_text, facts) if original_text else reasons
+    if not original_text:
+        return reasons
+    return reasons + _check_paraphrase(parsed, reading, original_text, facts, tuple(classes))
 
 
 def _check_length(analysis: str, words: int) -> list[str]:
@@ -118,15 +123,17 @@ def _check_indicators(indicators: Sequence[Indicator], facts: Facts) -> list[str
 Reading = tuple[str, list[re.Match[str]], list[tuple[int, str]]]  # masked analysis, its features, its numbers
 
 
-def _read(analysis: str, facts: Facts) -> Reading:
+def _read(analysis: str, facts: Facts, classes: tuple[str, ...]) -> Reading:
     masked, mentions = masked_names(analysis, facts)
-    return masked, mentions, numbers_at(masked, facts)
+    named = _numbered(classes)
+    without = named.sub(lambda name: "|" * len(name[0]), masked) if named else masked
+    return masked, mentions, numbers_at(without, facts)
 
 
 def _check_analysis(analysis: str, reading: Reading, facts: Facts, label: str, classes: tuple[str, ...]) -> list[str]:
     masked, mentions, numbers = reading
     reasons = []
-    known = {plain_label(name) for name in classes}
+    known = class_words(classes)
     for name in NAME_LIKE.findall(masked) if "_" in masked else ():
         if plain_label(name) in known:
             continue
@@ -156,14 +163,29 @@ def _check_analysis(analysis: str, reading: Reading, facts: Facts, label: str, c
     return list(dict.fromkeys(reasons))
 
 
+@lru_cache(maxsize=64)
+def class_words(classes: tuple[str, ...]) -> frozenset[str]:
+    """Return what of class names reads like a feature's name: whole, or behind a hyphen (DDoS-ACK_Fragmentation)."""
+    return frozenset(plain_label(part) for name in classes for part in (name, *NAME_LIKE.findall(name)))
+
+
+@lru_cache(maxsize=64)
+def _numbered(classes: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Return a pattern of the class names that have a number in them (`Type 2`), longest first; None without any."""
+    names = sorted((name for name in classes if NUMBER.search(name)), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names)), re.IGNORECASE) if names else None
+
+
 def _wrong(feature: str, said: str, facts: Facts) -> str:
     true = facts.directions[feature]
     return f"wrong direction: {feature} {said}, " + (f"it is {true}" if true else "but no reference is known")
 
 
-def _check_paraphrase(parsed: ParsedAnswer, reading: Reading, original_text: str, facts: Facts) -> list[str]:
+def _check_paraphrase(
+    parsed: ParsedAnswer, reading: Reading, original_text: str, facts: Facts, classes: tuple[str, ...]
+) -> list[str]:
     original = parse_answer(original_text)
-    both = ((parsed, reading), (original, _read(original.analysis, facts)))
+    both = ((parsed, reading), (original, _read(original.analysis, facts, classes)))
     counted, meant = [_all_numbers(one, read, facts) for one, read in both]
     reasons = []
     if counted != meant:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.augmentation.answers import OBJECT_VERSION, SCHEMA_VERSION, answer_schema
+from iot_pipeline.augmentation.checks import MIN_INDICATORS
 from iot_pipeline.augmentation.prompts import PromptFile
 from iot_pipeline.augmentation.variation import Varied, Varier
 from iot_pipeline.flows.dataset import Rows
@@ -26,6 +27,7 @@ from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.teacher.request import Request
 
 ROWS_AT_ONCE = 5000
+MOST_INDICATORS = 12  # asked for; an answer may have more
 REQUESTS = pa.schema(
     [
         ("position", pa.int64()), ("row_id", pa.int64()), ("flow_group", pa.string()), ("label", pa.string()),
@@ -75,7 +77,7 @@ class TrackConfig:
             "classes": self.spec.classes, "words": self.words, "order": self.order,
             "serialisation": self.serialisation, "standardised": self.spec.scaling != "none",
             "glossary": self.spec.features, "objects": self.objects,
-            "marked": self.marked,
+            "marked": self.marked, "indicators": asked_indicators(len(self.spec.features)),
         }  # fmt: skip
 
 
@@ -229,6 +231,12 @@ class TrackPlan:
             original, self.data_set,
         )  # fmt: skip
         return row._replace(key=request.key, seed=seed), request
+
+
+def asked_indicators(features: int) -> str:
+    """Return how many key indicators a prompt asks for: 3 to 12, and never more than a flow has features."""
+    least, most = min(MIN_INDICATORS, features), min(MOST_INDICATORS, features)
+    return f"between {least} and {most}" if least < most else f"exactly {most}"
 
 
 def derived_seed(seed: int, repeat: int) -> int:

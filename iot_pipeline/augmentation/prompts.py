@@ -20,7 +20,7 @@ from iot_pipeline.lake.yaml_reader import parse_yaml
 SYSTEM, USER = "[system]", "[user]"
 VARIABLES = {
     "flow", "label", "classes", "words", "order", "glossary", "serialisation", "standardised", "answer", "objects",
-    "marked",
+    "marked", "indicators",
 }  # fmt: skip
 
 

@@ -10,7 +10,14 @@ from iot_pipeline.augmentation.lexicon import PHRASES
 from iot_pipeline.augmentation.symbols import OTHER, OWN, TOKEN
 
 GENERIC = frozenset({"normal", "benign", "attack", "malicious", "anomaly"})  # found by the words of the lexicon alone
+# Classes of public data sets (UNSW-NB15, NSL-KDD) or made ones whose names are ordinary words: prose that has the word
+# does not speak of the class. A name of one letter is none either.
+ORDINARY = {
+    "analysis", "generic", "back", "land", "all", "any", "both", "it", "its", "no", "none", "not", "of", "off", "on",
+    "one", "other", "others", "over", "the", "this", "up",
+}  # fmt: skip
 CAPITAL = re.compile(r"[NB](?:ormal|ORMAL|enign|ENIGN)(?<=[a-z,:;\"'] .{6})(?![\w-])")
+LEAST_LETTERS = 2
 # "Flood attacks, by contrast, come in masses" speaks of floods in general.
 IN_CONTRAST = re.compile(r",? (?:by|in) (?:contrast|comparison),|, on the other hand,")
 SHORT = re.compile(r"\b(it|that|this|there|here|what)'s\b")
@@ -37,13 +44,15 @@ def words_of(masked: str, label: str, classes: tuple[str, ...]) -> list[str]:
 
 @lru_cache(maxsize=256)
 def _names(label: str, classes: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Return a pattern of all class names, the own one in group 1; None if all of them are generic."""
+    """Return a pattern of all class names, the own one in group 1; None if all of them are generic or ordinary."""
     own = plain_label(label)
+    unsaid = GENERIC | ORDINARY | {name for name in map(plain_label, (label, *classes)) if len(name) < LEAST_LETTERS}
     others = [
-        _spelt(name) for name in sorted(classes, key=len, reverse=True) if plain_label(name) not in GENERIC | {own}
+        _spelt(name) for name in sorted(classes, key=len, reverse=True) if plain_label(name) not in unsaid | {own}
     ]
-    options = ([f"({_spelt(label)})"] if own not in GENERIC else ["((?!))"]) + others
-    return re.compile(rf"(?<![\w.])(?:{'|'.join(options)})") if len(options) > 1 or own not in GENERIC else None
+    told = own not in unsaid
+    options = ([f"({_spelt(label)})"] if told else ["((?!))"]) + others
+    return re.compile(rf"(?<![\w.])(?:{'|'.join(options)})") if told or others else None
 
 
 def _spelt(name: str) -> str:

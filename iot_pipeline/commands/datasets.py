@@ -10,6 +10,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.flows.infer_spec import draft_spec
+from iot_pipeline.flows.rare import treat_rare, unsaid, with_kept_classes
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import list_specs, load_spec
 from iot_pipeline.lake.atomic import write_text
@@ -71,7 +72,8 @@ def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
         raw, flows = Path(folder) / "raw.parquet", Path(folder) / "flows.parquet"
         read = read_source(spec, file, raw, max_rejected_share=limit)
         built = build_flows(spec, raw, flows, limit, lost_lines=sum(read.rejected.values()))
-        compared = dataset_mismatch(flows, spec)
+        built, rare = treat_rare(spec, flows, built, tolerated=True)
+        compared = dataset_mismatch(flows, with_kept_classes(spec, flows.parent))
     facts = [item for key in ("findings", "agreements") for item in compared[key] if item["kind"] == "data"]
     return {
         "rows": built.rows_kept,
@@ -81,6 +83,8 @@ def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
         "distinct_flows": built.distinct_groups,
         "duplicate_share": round(1 - built.distinct_groups / built.rows_kept, 4),
         "rows_by_class": built.rows_by_class,
+        "rare_classes": unsaid(spec, rare.rare) if rare.undecided else rare.told or "none",
+        "rare_classes_undecided": rare.undecided,
         "classes_without_rows": [name for name, rows in built.rows_by_class.items() if not rows],
         "published_facts_checked": len(facts),
         "published_facts_that_disagree": [

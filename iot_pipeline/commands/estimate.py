@@ -22,6 +22,7 @@ from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.tracks import increment, track_plan, validation_rows, zero_shot_requests
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import Rows
+from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
@@ -44,7 +45,8 @@ class LakeReader:
     """Reader of a lake as it is: what an asset's body would read, without recording anything."""
 
     def __init__(self, lake: Lake, settings: Settings) -> None:
-        self.lake, self.settings, self.spec = lake, settings, load_spec(settings.data.dataset)
+        self.lake, self.settings = lake, settings
+        self.spec = with_kept_classes(load_spec(settings.data.dataset), lake.folder(ArtefactId("flows")))
         self._present, self._lineage = present_value(lake, settings), dict[ArtefactId, str]()
 
     def input(self, asset: str, partition: str = "") -> Path:

@@ -14,6 +14,7 @@ from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.metrics import apply_temperature
+from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.flows.unlabelled import read_unlabelled
@@ -59,7 +60,8 @@ def explain(
     found = find(lake, stage, trained)
     if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
         raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")
-    writer = FlowTextWriter.load(lake.folder(ArtefactId("flow_texts")), load_spec(settings.data.dataset))
+    spec = with_kept_classes(load_spec(settings.data.dataset), lake.folder(ArtefactId("flows")))
+    writer = FlowTextWriter.load(lake.folder(ArtefactId("flow_texts")), spec)
     spec = writer.spec
     table = read_unlabelled(spec, flows, log)
     distinct = table.drop_duplicates("flow_group")

@@ -1,6 +1,7 @@
 """`iot-pipeline grammar`: the grammar of answers to one flow of a file."""
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.flows.unlabelled import read_unlabelled
@@ -23,8 +24,9 @@ def grammar_of(settings: Settings, flows: str, row: int, form: str) -> str:
     """
     if form not in ("lark", "gbnf"):
         raise UserError(f"--form {form}: lark or gbnf")
-    folder = Lake(settings.lake_path).verified(ArtefactId("flow_texts"))
-    writer = FlowTextWriter.load(folder, load_spec(settings.data.dataset))
+    lake = Lake(settings.lake_path)
+    spec = with_kept_classes(load_spec(settings.data.dataset), lake.folder(ArtefactId("flows")))
+    writer = FlowTextWriter.load(lake.verified(ArtefactId("flow_texts")), spec)
     table = read_unlabelled(writer.spec, flows)
     if not 1 <= row <= len(table):
         raise UserError(f"--row {row}: {flows} has rows 1 to {len(table):,}")

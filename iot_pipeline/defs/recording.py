@@ -19,6 +19,7 @@ import dagster as dg
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.reads import RecordedSettings, file_version, present_value, to_json
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_csv, write_json
 from iot_pipeline.lake.code_version import code_commit, code_version
@@ -119,11 +120,16 @@ class Step:
 
     @cached_property
     def spec(self) -> DatasetSpec:
-        """Spec of the data set; its file and those it extends are recorded."""
+        """Spec of the data set, with the classes that the flows have; its file and those it extends are recorded.
+
+        The classes are not recorded: whatever reads them depends on the flows.
+        """
         name = self.settings.data.dataset
         for path in spec_files(name):
             self.file(path)
-        return load_spec(name)
+        spec = load_spec(name)
+        made_before = self.artefact.asset in ("raw_flows", "flows")
+        return spec if made_before else with_kept_classes(spec, self.lake.folder(ArtefactId("flows")))
 
     # -- writing -------------------------------------------------------------------------------------------
     def json(self, name: str, value: Any, volatile: bool = False) -> None:

@@ -21,15 +21,17 @@ from iot_pipeline.flows.serialise import parse_line
 # Linear time: possessive quantifiers (`*+`), and text before a keyword is matched within its line only. A prompt of
 # 300,000 empty lines takes no longer than one of 300,000 words.
 TRUE_CLASS = re.compile(
-    r"^[^\w\n]*(?:true|correct|known) (?:class|label)[^\w:]*+:\W*+(\w[\w.-]*)", re.MULTILINE | re.IGNORECASE
+    r"^[^\w\n]*(?:true|correct|known) (?:class|label)[^\w:]*+:\W*+(\w[^\n]*)", re.MULTILINE | re.IGNORECASE
 )
+NAME = re.compile(r"\w[\w.-]*")
 CLASSES = re.compile(r"^[^\w\n]*(?:known )?classes[^\w:]*+:\s*+(.+)$", re.MULTILINE | re.IGNORECASE)
 WORDS = re.compile(r"(\d{2,4})\s+words", re.IGNORECASE)
 NAME_IT = re.compile(r"^Name the class of this flow\b", re.MULTILINE | re.IGNORECASE)
 GLOSSARY_LINE = re.compile(r"^- ([A-Za-z][\w.]*) \(([^)\n]*)\)", re.MULTILINE)
 PART = re.compile(r"^[^\w\n]*(ANALYSIS|CLASSIFICATION|KEY_INDICATORS)[^\w:]*+:", re.MULTILINE)
 GIVEN_INDICATOR = re.compile(
-    r"[^A-Za-z]*+([A-Za-z][\w.]*\w)(` =)? (-?\.?\d[\w.+-]*)(?: \((above|below|at)(?: [^;)]*?)?(?:, (p\d{1,3}))?\))?\s*"
+    r"[^A-Za-z]*+([A-Za-z](?:[\w.]*\w)?)(` =)? (-?\.?\d[\w.+-]*)"
+    r"(?: \((above|below|at)(?: [^;)]*?)?(?:, (p\d{1,3}))?\))?\s*"
 )
 # A paraphrase too like the original is drawn again: 1 in 100 of 60 words, since short texts have few sentences.
 DRAWS, MOST_LIKENESS = 6, 0.5
@@ -107,7 +109,7 @@ def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperatur
     if given:
         return _paraphrase(given, writer, classes, label_first)
     texts = [last, *(message["content"] for message in messages)]
-    label = next((found[1] for text in texts if (found := TRUE_CLASS.search(text))), "")
+    label = next((_named(found[1], classes) for text in texts if (found := TRUE_CLASS.search(text))), "")
     flow = [found for line in last.split("\n") for found in parse_line(line)]
     marked = any(task.marked for task in tasks)
     cites = [replace(_cite(name, value, rank, standardised), marked=marked) for name, value, rank in flow]
@@ -119,6 +121,18 @@ def _write(messages: Sequence[Mapping[str, str]], rng: random.Random, temperatur
     cited = chosen[: max(1, min(len(chosen), (words - 22) // 10))]
     analysis = writer.analysis(label, cited, words, classes)
     return _assemble(label, analysis, chosen, label_first)
+
+
+def _named(line: str, classes: Sequence[str]) -> str:
+    """Return the class that a line begins with: the longest known one, which may have blanks in it, else a word.
+
+    The list of classes is cut at commas, so a name with one is known by its parts.
+    """
+    whole = line.strip(" *`\"'")
+    if whole in classes or (", " in whole and all(part in classes for part in whole.split(", "))):
+        return whole
+    known = [name for name in classes if line.startswith(name) and not line[len(name) : len(name) + 1].isalnum()]
+    return max(known, key=len) if known else NAME.match(line)[0]  # type: ignore[index]  # TRUE_CLASS begins with \w
 
 
 def _guess(cites: Sequence[Cite], classes: Sequence[str]) -> str:

@@ -61,9 +61,9 @@ class Draft:
 def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
     """Draft a data set spec from one CSV or Parquet file (or a zip or gz of a CSV).
 
-    The label is the given column, or the last column with 2 to 20 values whose name suggests a label. Features are the
+    The label is the given column, or the last column with 2 to 100 values whose name suggests a label. Features are the
     numeric columns except constants, row numbers, addresses, times and copies of the label. Raises UserError if there
-    is no label, the given column is missing, or fewer than 10 or more than 100 features remain.
+    is no label, the given column is missing, or no feature or more than 200 remain.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iot_draft_")))
@@ -126,7 +126,7 @@ def leak(connection: duckdb.DuckDBPyConnection, column: str, distinct: int, labe
 
 
 def guess_label(shown: str, facts: dict[str, tuple[int, int]]) -> str:
-    """Guess the label: the last column of 2 to 20 values whose name suggests one; UserError if none does."""
+    """Guess the label: the last column of 2 to 100 values whose name suggests one; UserError if none does."""
     fitting = [column for column, (distinct, _) in facts.items() if FEWEST_CLASSES <= distinct <= MOST_CLASSES]
     named = [column for column in fitting if LABEL_NAMES.search(column)]
     if not named:

@@ -16,6 +16,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.evidence import Expected, check_evidence, inherited
 from iot_pipeline.flows.facts import check_facts
 from iot_pipeline.flows.feature import Feature, Format, Scale, Strict
+from iot_pipeline.flows.rare_rule import RareClasses, check_classes
 from iot_pipeline.flows.reading.names import check_given_names
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
 from iot_pipeline.flows.sql import identifier
@@ -23,8 +24,7 @@ from iot_pipeline.lake.yaml_reader import read_yaml
 
 DATASETS = Path(__file__).parent.parent / "datasets"
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
-FEWEST_CLASSES, MOST_CLASSES = 2, 20
-FEWEST_FEATURES, MOST_FEATURES = 10, 100
+FEWEST_CLASSES, MOST_CLASSES, FEWEST_FEATURES, MOST_FEATURES = 2, 100, 1, 200
 # Columns of the pipeline beside the features, in the lake's tables and in queries.
 RESERVED = {
     "row_id", "label", "flow_group", "occurrence", "n", "place", "raw_group", "reason", "source_row",
@@ -74,9 +74,9 @@ class DatasetSpec(Strict):
     labels: dict[int | str, str]
     classes: list[str] = Field(min_length=2)
     absent_classes: list[str] = Field(default=[])
-    simulated_as: Literal["farm_flow", "farm_flow_8"] | None = (
-        None  # the Farm-Flow edition whose simulation has this table's columns
-    )
+    rare_classes: RareClasses | None = None
+    # The Farm-Flow edition whose simulation has this table's columns.
+    simulated_as: Literal["farm_flow", "farm_flow_8"] | None = None
     publisher_split: PublisherSplit | None = None
     features: list[Feature] = Field(min_length=1)
     # given: published values are scaled; train_pool: texts show z-scores fitted on the train pool; none: raw units.
@@ -90,7 +90,8 @@ class DatasetSpec(Strict):
     def consistent(self) -> DatasetSpec:
         """Check that names fit tables and texts, expressions are scalars, and every label maps to a declared class."""
         check_names(self.feature_names)
-        check_texts([(f"class {name!r}", name) for name in [*self.classes, *self.absent_classes]])
+        named = check_classes(self.classes, self.absent_classes, self.rare_classes)
+        check_texts([(f"class {name!r}", name) for name in named])
         for feature in self.features:
             texts = {"name": feature.name, "unit": feature.unit, "meaning": feature.meaning}
             check_texts([(f"the {key} of feature {feature.name!r}", text) for key, text in texts.items()])
@@ -216,7 +217,7 @@ def check_expression(feature: Feature, label_column: str) -> None:
 
 
 def check_size(file: str, spec: DatasetSpec) -> None:
-    """Raise UserError unless a spec has 10 to 100 features and 2 to 20 classes."""
+    """Raise UserError unless a spec has 1 to 200 features and 2 to 100 classes."""
     for what, number, fewest, most in (
         ("features", len(spec.features), FEWEST_FEATURES, MOST_FEATURES),
         ("classes", len(spec.classes), FEWEST_CLASSES, MOST_CLASSES),

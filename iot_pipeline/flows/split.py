@@ -59,7 +59,12 @@ class OrderReport:
 
 
 def split_by_group(
-    flows: Path, out: Path, seed: int = 42, fractions: Mapping[str, float] = FRACTIONS, test_rows: Path | None = None
+    flows: Path,
+    out: Path,
+    seed: int = 42,
+    fractions: Mapping[str, float] = FRACTIONS,
+    test_rows: Path | None = None,
+    least: int = 1,
 ) -> SplitReport:
     """Assign flow groups to sides; write records.parquet (flow_group, label, rows, group_rows, side, row_id).
 
@@ -77,6 +82,7 @@ def split_by_group(
         seed: Seed of the order of the groups.
         fractions: Share of each side.
         test_rows: The publisher's test rows (row_id); None to draw the test side like the others.
+        least: Fewest groups of a class on each drawn side, where it has as many for all of them.
 
     Raises:
         UserError: The fractions are not one positive share for each side, or do not sum to 1; or every row that is no
@@ -110,7 +116,7 @@ def split_by_group(
         sides: list[str] = []
         for _, groups in itertools.groupby(walk, key=itemgetter(0)):
             sizes = [(size, is_test) for _, size, is_test in groups]
-            dealt = iter(assign_class([size for size, is_test in sizes if not is_test], fractions))
+            dealt = iter(assign_class([size for size, is_test in sizes if not is_test], fractions, least))
             sides += ["test" if is_test else next(dealt) for _, is_test in sizes]
         if "train" not in sides and test_rows is not None:
             raise UserError(
@@ -144,7 +150,7 @@ def keep_test_rows(connection: duckdb.DuckDBPyConnection, flows: Path, test_rows
         SELECT * FROM {table} ANTI JOIN tested USING (flow_group))"""
 
 
-def assign_class(sizes: Sequence[int], fractions: Mapping[str, float]) -> list[str]:
+def assign_class(sizes: Sequence[int], fractions: Mapping[str, float], least: int = 1) -> list[str]:
     """Return the side of each group of one class.
 
     `sizes` are rows per group: larger powers of two first, seeded order within a power.
@@ -156,7 +162,7 @@ def assign_class(sizes: Sequence[int], fractions: Mapping[str, float]) -> list[s
     3. The large groups (LARGE rows or more) compensate for the rows that rule 1 holds in train: for them the evaluation
        sides' shares are raised in proportion, but train keeps at least TRAIN_KEEPS of those rows. Without that limit,
        the train pool of a class that is mostly one group would lose every other pattern of the class.
-    4. A class with four groups or more has at least one on every side, whatever their sizes.
+    4. A class with four times `least` groups or more has at least `least` on every side, whatever their sizes.
 
     A side with share 0 gets no group, and rule 4 counts the other sides only.
     """
@@ -176,7 +182,7 @@ def assign_class(sizes: Sequence[int], fractions: Mapping[str, float]) -> list[s
         side = max((side for side in SIDES if size <= most[side]), key=behind.__getitem__)
         behind[side] -= size
         sides.append(side)
-    return one_on_every_side(sides, [side for side in (*EVALUATION_SIDES, "train") if fractions[side]])
+    return some_on_every_side(sides, [side for side in (*EVALUATION_SIDES, "train") if fractions[side]], least)
 
 
 def boosted_fractions(sizes: Sequence[int], oversized: float, fractions: Mapping[str, float]) -> Mapping[str, float]:
@@ -190,15 +196,16 @@ def boosted_fractions(sizes: Sequence[int], oversized: float, fractions: Mapping
     return {"train": 1 - factor * wanted} | {side: factor * fractions[side] for side in EVALUATION_SIDES}
 
 
-def one_on_every_side(sides: list[str], wanted: Sequence[str]) -> list[str]:
-    """Give each empty side of `wanted` the smallest group of a side that has two or more; train donates first."""
-    if len(sides) < len(wanted):
+def some_on_every_side(sides: list[str], wanted: Sequence[str], least: int = 1) -> list[str]:
+    """Give each side of `wanted` below `least` groups the smallest groups of a side above it; train donates first."""
+    if len(sides) < least * len(wanted):
         return sides
     dealt = list(sides)
-    for empty in (side for side in wanted if side not in sides):
-        donor = next(side for side in ("train", *EVALUATION_SIDES) if dealt.count(side) > 1)
-        # The smallest groups stand last.
-        dealt[len(dealt) - 1 - dealt[::-1].index(donor)] = empty
+    for poor in wanted:
+        while dealt.count(poor) < least:
+            donor = next(side for side in ("train", *EVALUATION_SIDES) if dealt.count(side) > least)
+            # The smallest groups stand last.
+            dealt[len(dealt) - 1 - dealt[::-1].index(donor)] = poor
     return dealt
 
 

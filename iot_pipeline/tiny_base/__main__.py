@@ -32,6 +32,7 @@ class BaseConfig(BaseModel):
     words: int = Field(description="words of the answers whose form it reads")
     order: str = Field(description="order of their parts")
     marked: bool = Field(False, description="they cite features as marked facts")
+    classes: list[str] | None = Field(None, description="classes that the flows have; unset: those of the spec")
     steps: int
     seed: int
     threads: int = Field(description="CPU threads of one process")
@@ -63,6 +64,7 @@ def main() -> int:
         config = BaseConfig(**json.loads(Path(sys.argv[1]).read_text()))
         machine = find_machine(config.threads, "off", cards=False)  # build.py keeps model and batches on the CPU
         spec = load_spec(config.dataset)
+        spec = spec.model_copy(update={"classes": config.classes}) if config.classes else spec
         with dagster_pipes() as pipes:
             report = build_tiny_base(
                 json.loads(config.texts.read_text()),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.rare_rule import RareClasses
 from iot_pipeline.flows.spec import DATASETS, DatasetSpec, Feature, Format, Scale, list_specs, load_spec, spec_files
 from iot_pipeline_tests.test_cli import call
 
@@ -100,16 +101,30 @@ def features(*names: str) -> str:
         (features("pkts", "pkts"), "two features have the same name"),
         (features("Label"), "'Label' is a column of the pipeline's own"),
         (features("occurrence"), "'occurrence' is a column of the pipeline's own"),
-        (features(*(f"f{place}" for place in range(101))), "it has 101; a data set has 10 to 100 features"),
-        ("extends: farm_flow\nfeatures: [{name: a, unit: '', meaning: made}]\n", "it has 1; a data set has 10 to 100"),
-        (f"extends: farm_flow\nclasses: {json.dumps([f'c{n}' for n in range(21)])}\nlabels: {{}}\n",
-         "it has 21; a data set has 2 to 20 classes"),
+        (features(*(f"f{place}" for place in range(201))), "it has 201; a data set has 1 to 200 features"),
+        (f"extends: farm_flow\nclasses: {json.dumps([f'c{n}' for n in range(101)])}\nlabels: {{}}\n",
+         "it has 101; a data set has 2 to 100 classes"),
+        ("extends: farm_flow\nclasses: ['0', '1']\nlabels: {}\n", "class '0' is a number, which texts cannot tell"),
+        ("extends: farm_flow\nrare_classes: {then: group}\n", "rare_classes: then: group needs `into: NAME`"),
+        ("extends: farm_flow\nrare_classes: {then: leave_out, into: Rare}\n", "then: leave_out has no into"),
+        ("extends: farm_flow\nrare_classes: {then: group, into: BotNet_DDOS}\n", "BotNet_DDOS is an absent class"),
     ],
 )  # fmt: skip
 def test_names_and_sizes_that_cannot_be_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "mine.yaml").write_text(content)
     with pytest.raises(UserError, match=message):
         load_spec(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(("columns", "classes"), [(1, 2), (200, 100)])
+def test_smallest_and_largest_data_sets_load(tmp_path: Path, columns: int, classes: int) -> None:
+    parts = [{"name": f"f{place}", "unit": "", "meaning": "made"} for place in range(columns)]
+    text = (
+        f"extends: rt_iot2022\nfeatures: {json.dumps(parts)}\nclasses: {json.dumps([f'c{n}' for n in range(classes)])}"
+    )
+    (tmp_path / "mine.yaml").write_text(text)
+    spec = load_spec(tmp_path / "mine.yaml")
+    assert (len(spec.features), len(spec.classes)) == (columns, classes)
 
 
 def test_ten_made_features_are_a_data_set(tmp_path: Path) -> None:
@@ -119,7 +134,7 @@ def test_ten_made_features_are_a_data_set(tmp_path: Path) -> None:
 
 def test_every_key_of_a_data_set_file_is_described() -> None:
     told = (DATASETS / "README.md").read_text()
-    keys = {name for part in (DatasetSpec, Feature, Scale, Format) for name in part.model_fields}
+    keys = {name for part in (DatasetSpec, Feature, Scale, Format, RareClasses) for name in part.model_fields}
     keys |= {"extends", "keep_facts"}
     assert {key for key in keys if f"`{key}`" not in told and f"{{{key}:" not in told} == set()
 

@@ -11,6 +11,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.download import is_url
 from iot_pipeline.flows.publisher import TEST_ROWS, publisher_split
+from iot_pipeline.flows.rare import treat_rare
 from iot_pipeline.flows.source import local_files, read_source
 from iot_pipeline.quality.mismatch import reconcile
 from iot_pipeline.simulator.simulate import simulate_farm_flow
@@ -82,13 +83,17 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         raw, made, limit = source / "raw.parquet", step.folder / "flows.parquet", step.settings.data.max_rejected_share
         test_rows = step.folder / TEST_ROWS if step.settings.data.split == "publisher" else None
         report = build_flows(step.spec, raw, made, limit, step.log, lost_lines, test_rows)
+        # Simulated rows are as many as IOT_ROWS says: a trial with few of them goes on, and tells its rare classes.
+        simulated = step.settings.data.source == "simulate"
+        report, rare = treat_rare(step.spec, made, report, test_rows, step.log, tolerated=simulated)
         step.json("flows.json", asdict(report))
         rejected = sum(report.rejected.values())
         step.summarise(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=rejected)
         step.table("rows_by_class", [{"class": c, "rows": n} for c, n in report.rows_by_class.items()])
         step.table("rejected_rows", [{"reason": reason, "rows": n} for reason, n in report.rejected.items()])
+        step.table("rare_classes", [{**asdict(each), "done": rare.done, "into": rare.into} for each in rare.rare])
         step.preview("flows.parquet")
-        empty = [c for c in step.spec.classes if not report.rows_by_class.get(c)]
+        empty = [c for c in rare.classes if not report.rows_by_class.get(c)]
         step.check("every_class_has_rows", not empty, classes_without_rows=", ".join(empty) or "none")
         rows = reconcile(raw, made, report.rejected, report.left_out)
         step.check("every_row_accounted_for", rows["unaccounted"] == 0, **rows)

@@ -10,6 +10,7 @@ from iot_pipeline.defs.inputs import dropped_of, printed_spec, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.flows.dataset import count_split_texts
 from iot_pipeline.flows.publisher import TEST_ROWS
+from iot_pipeline.flows.rare_rule import MINIMUM
 from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart
 from iot_pipeline.flows.split import (
     DROPPED,
@@ -33,7 +34,8 @@ def make_split(step: Step, flows: Path, records: Path) -> tuple[SplitReport, Pat
     by_publisher, seed = step.settings.data.split == "publisher", step.settings.data.split_seed
     test_rows = flows.with_name(TEST_ROWS) if by_publisher else None
     dropped = records.with_name(DROPPED) if by_publisher else None
-    report = split_by_group(flows, records, seed=seed, test_rows=test_rows)
+    least = step.spec.rare_classes.minimum if step.spec.rare_classes else MINIMUM
+    report = split_by_group(flows, records, seed=seed, test_rows=test_rows, least=least)
     return scaled_on_train_pool(step, flows, records, dropped) if step.spec.scaling == "train_pool" else report, dropped
 
 

@@ -179,6 +179,7 @@ def base_config(step: Step, texts: list[str], processes: int) -> BaseConfig:
         words=chosen.teacher.explanation_words,
         order=chosen.teacher.answer_order,
         marked=chosen.teacher.facts == "marked",
+        classes=step.spec.classes if step.spec.rare_classes else None,
         steps=chosen.student.base_steps,
         seed=chosen.student.base_seed,
         threads=threads_of(processes, step.settings.run.threads),
