@@ -77,6 +77,7 @@ def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
     facts = [item for key in ("findings", "agreements") for item in compared[key] if item["kind"] == "data"]
     return {
         "rows": built.rows_kept,
+        "notes": [*read.notes, *built.warnings],
         "rejected_lines": read.rejected,
         "rejected_rows": built.rejected,
         "left_out": built.left_out,

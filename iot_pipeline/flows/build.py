@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.categories import print_categories, text_sql
 from iot_pipeline.flows.feature import Feature
+from iot_pipeline.flows.losses import by_reason, class_losses, no_label, place, remedy
 from iot_pipeline.flows.publisher import write_test_rows
 from iot_pipeline.flows.serialise import values_text_sql
 from iot_pipeline.flows.spec import MOST_CLASSES, DatasetSpec
@@ -32,6 +34,11 @@ class FlowsReport:
     left_out: dict[str, int]
     rows_by_class: dict[str, int]
     distinct_groups: int
+    warnings: list[str] = field(default_factory=list)  # classes that lose most of their rows, unknown labels
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as a file holds it: without the key `warnings` if there are none."""
+        return {key: value for key, value in asdict(self).items() if value or key != "warnings"}
 
 
 def build_flows(
@@ -49,7 +56,8 @@ def build_flows(
     decides only between equal flows, so the representative of a group does not depend on the order of the rows.
 
     Rows with a missing, non-numeric, NaN or infinite value or an unknown label are rejected and counted by reason. Rows
-    of a class that the spec declares absent are left out and counted separately.
+    of a class that the spec declares absent are left out and counted separately. A class that loses more than half of
+    its rows, and each unknown label, is told whatever the limit.
 
     Args:
         spec: Spec of the data set.
@@ -61,8 +69,8 @@ def build_flows(
         test_rows: File to write with the publisher's test rows (publisher.py); None to write none.
 
     Raises:
-        UserError: The limit is exceeded (names the most common reason and its first row), no row is left, or the
-            publisher's test rows are wanted and cannot be told.
+        UserError: The limit is exceeded (names the most common reason and its first row), no row is left, a class
+            loses all of its rows, or the publisher's test rows are wanted and cannot be told.
     """
     with connect(raw) as connection:
         words = word_columns(connection, spec, raw)
@@ -74,21 +82,23 @@ def build_flows(
                 "SELECT label, count(*) FROM derived WHERE reason = 'absent' GROUP BY label ORDER BY label"
             ).fetchall()
         )
-        found = rejected_rows(connection, spec, words)
+        find_rejects(connection, spec, words)
+        found = by_reason(connection)
         rejected = {reason: rows for reason, rows, _, _ in found}
         total = sum(rejected.values())
         if total and total + lost_lines > max_rejected_share * (rows_in + lost_lines):
-            told, number, first, cell = found[0]
             before = f" and {lost_lines:,} lines of the source were no rows" if lost_lines else ""
             raise UserError(
                 f"{total:,} of {rows_in:,} rows cannot be used{before}, more than the allowed "
-                f"{max_rejected_share:.2%}; most often: {told} ({number:,} rows), first in data row {first}, where the "
-                f"value is {cell!r}."
+                f"{max_rejected_share:.2%}; most often: {place(found[0])}{remedy(found[0][0])}."
             )
         if log is not None:
             log(f"{rows_in:,} rows read, {total:,} rejected; serialising distinct flows")
         if kept == 0:
             raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
+        warnings = class_losses(connection, spec.label_column) if total else []
+        for sentence in warnings if log is not None else []:
+            log(sentence)
         features = spec.feature_columns
         # Sort row numbers only, not whole rows.
         connection.execute("""
@@ -113,13 +123,14 @@ def build_flows(
         by_class = dict(connection.execute("SELECT label, count(*) FROM accepted GROUP BY label").fetchall())
         (groups,) = one(connection, "SELECT count(DISTINCT flow_group) FROM groups")
     rows_by_class = {name: by_class.get(name, 0) for name in spec.classes}
-    return FlowsReport(rows_in, kept, rejected, left_out, rows_by_class, groups)
+    return FlowsReport(rows_in, kept, rejected, left_out, rows_by_class, groups, warnings)
 
 
 def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, words: set[str]) -> None:
     """Create the table `derived` and, with the raw cells of its rejected rows, the table `bad`.
 
-    Columns of `derived`: source_row (1-based), source_label, features, label, reason (NULL for a good row).
+    Columns of `derived`: source_row (1-based), source_label (empty for none), features, label, reason (NULL for a good
+    row).
 
     Args:
         connection: DuckDB connection that may read `raw`.
@@ -138,7 +149,7 @@ def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
         for feature in spec.features
         if feature.is_plain_category
     ]
-    cells.append(f"CAST({identifier(spec.label_column)} AS VARCHAR) AS source_label")
+    cells.append(f"{label_sql(connection, spec, raw)} AS source_label")
     try:
         connection.execute(
             f"CREATE TEMP TABLE cells AS SELECT file_row_number + 1 AS source_row, {', '.join(cells)} "
@@ -153,7 +164,7 @@ def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
         ) from error
     connection.execute("DROP TABLE cells")
     labels = [row[0] for row in connection.execute("SELECT DISTINCT source_label FROM featured").fetchall()]
-    known = [(text, spec.label_of(text)) for text in labels if text is not None]
+    known = [(text, spec.label_of(text)) for text in labels]
     cases = " ".join(f"WHEN {literal(text)} THEN {literal(name)}" for text, name in known if name is not None)
     mapped = f"CASE source_label {cases} END" if cases else "CAST(NULL AS VARCHAR)"
     absent = ", ".join(literal(name) for name in spec.absent_classes) or "''"
@@ -173,6 +184,14 @@ def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
         f"{scan(raw, ', file_row_number = true')}) raw SEMI JOIN "
         f"(SELECT source_row FROM derived WHERE reason IN ('label', 'value')) USING (source_row)"
     )
+
+
+def label_sql(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> str:
+    """Return SQL for a row's label as text, which is empty where there is none: NULL, or NaN among numbers."""
+    column = identifier(spec.label_column)
+    ((_, kind, *_),) = connection.execute(f"DESCRIBE SELECT {column} FROM {scan(raw)}").fetchall()
+    text = f"coalesce(CAST({column} AS VARCHAR), '')"
+    return f"CASE WHEN isnan({column}) THEN '' ELSE {text} END" if kind in ("DOUBLE", "FLOAT") else text
 
 
 def derived_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> list[str]:
@@ -257,14 +276,18 @@ def label_pairs(connection: duckdb.DuckDBPyConnection, table: str, label: str, c
     return pairs, labels, values
 
 
-def rejected_rows(
-    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, words: set[str]
-) -> list[tuple[str, int, int, str]]:
-    """Return (reason, rows, first row, its cell) of the rejected rows, the most common reason first."""
-    cases = [f"WHEN derived.reason = 'label' THEN {literal(f'unknown label in {spec.label_column}')}"]
-    cells = [f"WHEN derived.reason = 'label' THEN CAST(bad.{identifier(spec.label_column)} AS VARCHAR)"]
+def find_rejects(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, words: set[str]) -> None:
+    """Create the table `rejects`: source_row, label, source_label, reason in words, and the cell that is at fault."""
+    blank, unknown = literal(no_label(spec.label_column)), literal(f"unknown label in {spec.label_column}")
+    cases = [
+        f"WHEN derived.reason = 'label' AND trim(derived.source_label) = '' THEN {blank}",
+        f"WHEN derived.reason = 'label' THEN {unknown}",
+    ]
+    cells = ["WHEN derived.reason = 'label' THEN derived.source_label"]
     for feature in spec.features:
         value = f"derived.{identifier(feature.name)}"
+        # A cell is at fault only where the feature has no value: coalesce("duration", 0) has one.
+        unusable = f"NOT coalesce({usable_sql(feature, value)}, false)"
         for column in feature.source_columns:
             cell = f"CAST(bad.{identifier(column)} AS VARCHAR)"
             if feature.is_category:
@@ -282,14 +305,12 @@ def rejected_rows(
             }
             for told, test in tests.items():
                 if told == "missing value" or not is_word:
-                    cases.append(f"WHEN {test} THEN {literal(f'{told} in {column}')}")
+                    cases.append(f"WHEN {unusable} AND {test} THEN {literal(f'{told} in {column}')}")
             judged = value if is_word else f"TRY_CAST({cell} AS DOUBLE)"
-            cells.append(f"WHEN NOT coalesce(isfinite({judged}), false) THEN {cell}")
+            cells.append(f"WHEN {unusable} AND NOT coalesce(isfinite({judged}), false) THEN {cell}")
         told = f"no {'value of' if feature.is_category else 'finite'} {feature.name}"
-        cases.append(f"WHEN NOT coalesce({usable_sql(feature, value)}, false) THEN {literal(told)}")
-    return connection.execute(f"""
-        SELECT reason, count(*) AS n, min(source_row), min_by(cell, source_row) FROM (
-            SELECT source_row, CASE {" ".join(cases)} END AS reason,
-                CASE {" ".join(cells)} ELSE '' END AS cell
-            FROM derived JOIN bad USING (source_row))
-        GROUP BY reason ORDER BY n DESC, reason""").fetchall()
+        cases.append(f"WHEN {unusable} THEN {literal(told)}")
+    connection.execute(f"""
+        CREATE TEMP TABLE rejects AS SELECT source_row, derived.label, derived.source_label,
+            CASE {" ".join(cases)} END AS reason, CASE {" ".join(cells)} ELSE '' END AS cell
+        FROM derived JOIN bad USING (source_row)""")

@@ -178,7 +178,7 @@ def read_part(
     if magic == MAGIC:
         return read_parquet(connection, rules, name, plain, part, findings)
     if is_zeek(plain):
-        return read_zeek(connection, name, plain, part, findings)
+        return read_zeek(connection, rules, name, plain, part, findings)
     if is_json_lines(plain):
         return read_json_lines(connection, rules, name, plain, part, findings)
     return read_csv(connection, rules, name, plain, part, findings)

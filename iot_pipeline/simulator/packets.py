@@ -53,17 +53,33 @@ class Conversation:
     missed: Draw | int = 0
 
 
+@dataclass(frozen=True)
+class Trace:
+    """Packets of flows of one kind: payload bytes and times in microseconds (rows, packets), missed bytes (rows)."""
+
+    payload: Numbers
+    times: Numbers
+    missed: Numbers
+
+
+def trace(conversation: Conversation, rows: int, rng: np.random.Generator) -> Trace:
+    """Draw the packets of `rows` flows of one kind."""
+    packets = conversation.packets
+    payload = np.stack([sample(packet.payload, rng, rows) for packet in packets], axis=1)
+    gaps = [np.zeros(rows, dtype=np.int64)] + [sample(packet.gap, rng, rows) for packet in packets[1:]]
+    times = np.cumsum(np.stack(gaps, axis=1), axis=1)
+    return Trace(payload, times, sample(conversation.missed, rng, rows))
+
+
 def measure(conversation: Conversation, rows: int, rng: np.random.Generator) -> dict[str, Values]:
     """Compute the 29 features, in raw units, of `rows` flows of one kind.
 
     A flow of one packet has duration 0, and all rates are 0 where the duration is 0; times are in microseconds.
     """
-    packets = conversation.packets
-    ways = np.array([packet.forward for packet in packets])
-    headers = np.array([packet.header for packet in packets], dtype=np.int64)
-    payload = np.stack([sample(packet.payload, rng, rows) for packet in packets], axis=1)
-    gaps = [np.zeros(rows, dtype=np.int64)] + [sample(packet.gap, rng, rows) for packet in packets[1:]]
-    times = np.cumsum(np.stack(gaps, axis=1), axis=1)
+    drawn = trace(conversation, rows, rng)
+    ways = np.array([packet.forward for packet in conversation.packets])
+    headers = np.array([packet.header for packet in conversation.packets], dtype=np.int64)
+    payload, times = drawn.payload, drawn.times
     duration = times[:, -1]
     found: dict[str, Values] = {}
     totals: dict[str, Numbers] = {}
@@ -92,7 +108,7 @@ def measure(conversation: Conversation, rows: int, rng: np.random.Generator) -> 
     found["data_pkts_difference"] = (with_data[:, ways].sum(axis=1) - with_data[:, ~ways].sum(axis=1)).astype(float)
     found["pkts_difference"] = np.full(rows, float(count["fwd"] - count["bwd"]))
     found["down_up_ratio"] = np.full(rows, count["bwd"] / count["fwd"] if count["fwd"] else 0.0)
-    found["missed_bytes"] = sample(conversation.missed, rng, rows).astype(np.float64)
+    found["missed_bytes"] = drawn.missed.astype(np.float64)
     return found
 
 

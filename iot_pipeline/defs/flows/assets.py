@@ -86,7 +86,7 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         # Simulated rows are as many as IOT_ROWS says: a trial with few of them goes on, and tells its rare classes.
         simulated = step.settings.data.source == "simulate"
         report, rare = treat_rare(step.spec, made, report, test_rows, step.log, tolerated=simulated)
-        step.json("flows.json", asdict(report))
+        step.json("flows.json", report.to_json())
         rejected = sum(report.rejected.values())
         step.summarise(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=rejected)
         step.table("rows_by_class", [{"class": c, "rows": n} for c, n in report.rows_by_class.items()])

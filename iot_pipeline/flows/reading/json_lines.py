@@ -49,9 +49,10 @@ def read_json_lines(
     plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     lines = file.with_name(f"{file.stem}_lines.parquet")
     query = (
-        f"SELECT line, json_valid(line) AND json_type(line) = 'OBJECT' AS usable FROM read_csv({literal(plain)}, "
-        f"auto_detect = false, header = false, delim = {literal(NO_SEPARATOR)}, quote = '', escape = '', "
-        f"columns = {{'line': 'VARCHAR'}}, max_line_size = {MAX_HEADER_BYTES}, ignore_errors = true)"
+        f"SELECT line, CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END AS usable "
+        f"FROM read_csv({literal(plain)}, auto_detect = false, header = false, delim = {literal(NO_SEPARATOR)}, "
+        f"quote = '', escape = '', columns = {{'line': 'VARCHAR'}}, max_line_size = {MAX_HEADER_BYTES}, "
+        "ignore_errors = true)"
     )
     try:
         write_query(connection, query, lines)

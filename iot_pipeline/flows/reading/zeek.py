@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -18,9 +18,9 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.csv_lines import count_lines
 from iot_pipeline.flows.reading.encodings import as_utf8
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
-from iot_pipeline.flows.reading.names import check_names
+from iot_pipeline.flows.reading.names import check_names, column_names, copies_note
 from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
-from iot_pipeline.flows.reading.rules import Findings, Part
+from iot_pipeline.flows.reading.rules import Findings, Part, ReadingRules
 from iot_pipeline.flows.sql import identifier, literal, write_query
 
 UNSET, EMPTY = "-", "(empty)"
@@ -105,11 +105,14 @@ def unescape(text: str) -> str:
     return re.sub(r"\\x([0-9a-fA-F]{2})", lambda found: chr(int(found[1], 16)), text)
 
 
-def read_zeek(connection: duckdb.DuckDBPyConnection, name: str, plain: Path, file: Path, findings: Findings) -> Part:
+def read_zeek(
+    connection: duckdb.DuckDBPyConnection, rules: ReadingRules, name: str, plain: Path, file: Path, findings: Findings
+) -> Part:
     """Write one Zeek log as a part.
 
     Args:
         connection: DuckDB connection that may read and write the folder of `file`.
+        rules: Rules of the data set.
         name: Display name for messages.
         plain: The log.
         file: Parquet file to write.
@@ -120,7 +123,9 @@ def read_zeek(connection: duckdb.DuckDBPyConnection, name: str, plain: Path, fil
     """
     plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     header = read_log_header(name, plain)
-    check_names(name, header.fields)
+    fields, copies = column_names(header.fields, rules.needed)
+    header = replace(header, fields=fields)
+    check_names(name, fields)
     comments = check_comments(name, plain, header)
     if header.blanks:
         plain = tabs_for_blanks(plain, file.with_suffix(".tabs"), header)
@@ -135,6 +140,8 @@ def read_zeek(connection: duckdb.DuckDBPyConnection, name: str, plain: Path, fil
     if rows == 0:
         raise UserError(f"{name} is a Zeek log without a row" + (f"; {commonest(lost)}" if lost else "."))
     findings.lost += lost
+    if copies:
+        findings.note(copies_note(name, copies))
     texts = frozenset(f for f, kind in zip(header.fields, header.types, strict=True) if kind not in NUMBER_TYPES)
     return Part(name, file, header.fields, header.path or "zeek", texts)
 
@@ -172,7 +179,7 @@ def check_fields(name: str, number: int, line: str, header: LogHeader) -> None:
         header: The first header of the log.
     """
     key, *values = line.split(header.separator)
-    if key == "#fields" and split_blanks(values)[0] != header.fields:
+    if key == "#fields" and column_names(split_blanks(values)[0], header.fields)[0] != header.fields:
         raise UserError(f"{name}, line {number}, begins a log with other #fields: give it as a file of its own.")
 
 
@@ -211,7 +218,8 @@ def write_rows(connection: duckdb.DuckDBPyConnection, name: str, plain: Path, fi
         f"SELECT {cells} FROM read_csv({literal(plain)}, auto_detect = false, header = false, skip = {header.lines}, "
         f"delim = {literal(header.separator)}, quote = '', escape = '', columns = {{{kinds}}}, "
         f"max_line_size = {MAX_HEADER_BYTES}, store_rejects = true, "
-        f"rejects_table = {literal(file.stem + '_rejects')}, rejects_scan = {literal(file.stem + '_scans')})"
+        f"rejects_table = {literal(file.stem + '_rejects')}, rejects_scan = {literal(file.stem + '_scans')}) "
+        f"WHERE NOT coalesce(starts_with({identifier(header.fields[0])}, '#'), false)"
     )
     try:
         return write_query(connection, query, file)
