@@ -97,8 +97,9 @@ def build_flows(
         if kept == 0:
             raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
         warnings = class_losses(connection, spec.label_column) if total else []
-        for sentence in warnings if log is not None else []:
-            log(sentence)
+        if log is not None:
+            for sentence in warnings:
+                log(sentence)
         features = spec.feature_columns
         # Sort row numbers only, not whole rows.
         connection.execute("""
