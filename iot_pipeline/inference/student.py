@@ -12,6 +12,7 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
 from iot_pipeline.inference.guided import GuidedAnswers, guide_tokens
+from iot_pipeline.models.last_layer import hidden_at
 from iot_pipeline.models.loading import load_adapter, load_base
 from iot_pipeline.models.tokenizer import (
     class_tokens,
@@ -259,12 +260,13 @@ class Student:
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         body = getattr(inner, inner.base_model_prefix)
         head = self.model.get_output_embeddings()
-        made = body(input_ids=batch.to(self.device), use_cache=bool(deeper))
-        at = torch.arange(len(ids), device=self.device)
-        logs = head(made.last_hidden_state[at, lengths - 1]).float().log_softmax(-1).double()
+        tokens, ends = batch.to(self.device), lengths[:, None] - 1 == torch.arange(batch.shape[1], device=self.device)
+        made = body(input_ids=tokens, use_cache=True) if deeper else None
+        hidden = made.last_hidden_state[ends] if made is not None else hidden_at(body, tokens, ends)
+        logs = head(hidden).float().log_softmax(-1).double()
         out = torch.zeros((len(ids), classes), dtype=torch.float64, device=self.device)
         self._add(out, logs, tree[()])
-        if deeper:
+        if made is not None:
             self._follow(out, made.past_key_values, lengths, deeper, tree, body, head)
         return out.cpu().numpy()
 

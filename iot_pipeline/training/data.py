@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.models.last_layer import hidden_at
 from iot_pipeline.models.tokenizer import LabelFinder, pad_id
 from iot_pipeline.sft.tensors import IGNORED, Tensors
 
@@ -372,10 +373,10 @@ def causal_loss(
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = getattr(inner, inner.base_model_prefix)
-    hidden = body(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
     following = labels[:, 1:]
     chosen = following != IGNORED
-    logits = inner.get_output_embeddings()(hidden[:, :-1][chosen]).float()
+    read = torch.nn.functional.pad(chosen, (0, 1))
+    logits = inner.get_output_embeddings()(hidden_at(body, ids, read, positions)).float()
     if targets is None:
         losses = torch.nn.functional.cross_entropy(logits, following[chosen], reduction="none")
     else:
