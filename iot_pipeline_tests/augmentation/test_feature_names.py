@@ -33,10 +33,12 @@ GIVEN = [
     "icmp.seq_le", "src-bytes", "loss%", "#pkts", "_ws_len", "L4_SRC_BYTES", "Std", "duração", "Größe_tot", "流量",
     "x+y", "Tot_sum", "AVG", "IAT", "Rate", "rate", "Number", "service", "state", "hot", "land", "urgent",
     "duration", "HTTP", "TCP", "dur", "sbytes", "ct_src_dport_ltm", "a", "e", "temperature", "flag", "count", "score",
-    "flow_duration", "Min", "packets", "длина", "حجم", "a.b.c.d", "Fwd_IAT-Mean", "p_len", "Magnitue", "len<0", "len<1519_pkts",
+    "flow_duration", "Min", "packets", "длина", "حجم", "a.b.c.d", "Fwd_IAT-Mean", "p_len", "Magnitue",
+    "len<0", "len<1519_pkts",
 ]  # fmt: skip
 REFUSED = [
-    "pkt_count(in)", "2nd_gap", "flow,count", "a;b", "flow=rate", "bytes[0]", "p50", "p97_len", "at", "above", "value", "record", "mean",
+    "pkt_count(in)", "2nd_gap", "flow,count", "a;b", "flow=rate", "bytes[0]", "p50", "p97_len", "at", "above", "value",
+    "record", "mean",
     "n", "a/2", "src-1", "x.", "-x", "a..b", "x*y", "a|b", "12", "1e5", "tx.p95", "e\u0301x", "a" * 101, "a\u2011b",
     "{x}", "a\\b", "a&b", "$x", "a?b",
 ]  # fmt: skip
