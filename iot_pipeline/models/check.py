@@ -1,20 +1,30 @@
-"""Check of a base before the teacher is asked: faults that would otherwise surface after hours and dollars."""
+"""Check of a base before the teacher is asked: faults that would otherwise surface after hours and dollars.
 
-from collections.abc import Callable
+A base's files are examined in a process with limits on time and memory: a chat template may loop for ever or fill the
+memory, a tokenizer's pattern may backtrack without end, and a library in another language may abort the process on a
+file that it does not expect. The caller gets one sentence in each case.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.models.folder import base_folder, read_settings, weight_files
-from iot_pipeline.models.judge import judge
-from iot_pipeline.models.loading import describe_base, load_base
-from iot_pipeline.models.tokenizer import check_text_survives, end_of_turn, load_tokenizer, pad_id, template_controls
+from iot_pipeline.models.folder import base_folder
 
-CHUNK = 1 << 24  # values checked at a time: 64 MiB of fp32
-# Floating-point types that are weights as they are; FP8 and integers need scales that are kept elsewhere.
-PLAIN = {"F64", "F32", "F16", "BF16"}
-LARGEST = 1e10  # of a weight; a damaged exponent gives up to 3e38, whose products are infinite
+CPU_S = 60  # of settings, tokenizer and template; Gemma's 262,144 tokens take 6 s
+WALL_S, BYTES_A_S = 600, 10_000_000  # of all, on a slow disk
+MEMORY = 4 << 30  # beside the weights, of which a file at a time is mapped
+HERE = {
+    "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE",
+    "OMP_NUM_THREADS": "2", "RAYON_NUM_THREADS": "2",
+}  # fmt: skip
 
 
 def check_base(base: str, download: bool = True) -> dict[str, Any]:
@@ -37,76 +47,43 @@ def _judged(base: str, folder: Path, _state: tuple[Any, ...]) -> dict[str, Any]:
     return judge(base, folder)
 
 
-def examine(base: str, folder: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Check a base by the files in its folder, in this process; `say` is told what is done next."""
-    import torch
+def judge(base: str, folder: Path, cpu_s: int = CPU_S, memory: int = MEMORY) -> dict[str, Any]:
+    """Run `examine.examine` on the folder of a base in a child process, and return its facts.
 
-    say("reading its tokenizer and chat template")
-    facts = describe_base(base, folder=folder)
-    tokenizer = load_tokenizer(folder)
-    end, pad = tokenizer.convert_ids_to_tokens([end_of_turn(tokenizer), pad_id(tokenizer)])
-    template_controls(tokenizer)
-    check_text_survives(tokenizer)
-    say("building its model")
-    headers = _headers(base, folder)
-    _check_layers(base, folder, sum(map(len, headers.values())))
-    model, unused = load_base(str(folder), torch.float32, device="meta")
-    rows, highest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values())
-    if highest >= rows:
-        raise UserError(
-            f"IOT_BASE_MODEL: {base!r}: its tokenizer has tokens up to number {highest}, its embedding {rows} rows; "
-            "resize the embedding (resize_token_embeddings) and train the new rows, or take another base"
-        )
-    say("reading its weights")
-    for path, kinds in headers.items():
-        _check_values(base, path, {name: kind for name, kind in kinds.items() if name not in unused})
-    parameters = sum(p.numel() for p in model.parameters())
-    return facts | {"parameters": parameters, "unused_tensors": len(unused), "end_of_turn": end, "padding": pad}
+    Args:
+        base: Name of the base in sentences.
+        folder: Its folder, complete.
+        cpu_s: Seconds of computing for all but reading the weights.
+        memory: Bytes that it may use beside the weights.
 
-
-def _headers(base: str, folder: Path) -> dict[Path, dict[str, str]]:
-    """Read the type of each tensor of each weight file; UserError for a truncated or damaged file."""
-    from safetensors import SafetensorError, safe_open
-
-    found = {}
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                found[path] = {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"IOT_BASE_MODEL: {base!r}: {path.name} is cut off or damaged ({error}); get it again"
-            ) from None
+    Raises:
+        UserError: The base is not fit, or its files end the child or pass a limit.
+    """
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    given = [base, str(folder), str(cpu_s), str(memory + 2 * weights)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "iot_pipeline.models.examine", *given],
+            env=os.environ | HERE, stdin=subprocess.DEVNULL, capture_output=True, timeout=WALL_S + weights / BYTES_A_S,
+        )  # fmt: skip
+        told, why = done.stdout, _ending(done.returncode, cpu_s)
+    except subprocess.TimeoutExpired as error:
+        told, why = error.stdout or b"", "did not end in time"
+    except OSError as error:
+        raise UserError(f"IOT_BASE_MODEL: no process can be started to judge {base!r} ({error.strerror})") from None
+    facts: dict[str, Any] = {"doing": "reading its files"}
+    for line in told.splitlines():
+        with contextlib.suppress(ValueError):
+            facts |= json.loads(line)
+    if "error" in facts:
+        raise UserError(facts["error"])
+    if "facts" not in facts:
+        raise UserError(f"IOT_BASE_MODEL: {base!r} cannot be judged: {facts['doing']} {why}; take another base")
+    found: dict[str, Any] = facts["facts"]
     return found
 
 
-def _check_layers(base: str, folder: Path, tensors: int) -> None:
-    """Refuse more layers than the weights have tensors, before a model of a million layers is built."""
-    layers = read_settings(folder / "config.json").get("num_hidden_layers")
-    if isinstance(layers, int) and layers > tensors:
-        raise UserError(
-            f"IOT_BASE_MODEL: {base!r}: its config.json means {layers:,} layers where its weights have {tensors:,} "
-            "tensors; get the base again"
-        )
-
-
-def _check_values(base: str, path: Path, kinds: dict[str, str]) -> None:
-    """Check every value of a file's tensors; UserError for one that is not finite and for a matrix of zeros."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        for name, kind in kinds.items():
-            if kind not in PLAIN:
-                raise UserError(
-                    f"IOT_BASE_MODEL: {base!r}: {name} in {path.name} holds {kind} values, as quantised models do; "
-                    "take the model that it was made from, in bf16, fp16 or fp32"
-                )
-            tensor = file.get_tensor(name)
-            largest = [float(part.abs().max()) for part in tensor.flatten().split(CHUNK) if part.numel()]
-            if not all(value <= LARGEST for value in largest):  # of NaN too
-                raise UserError(
-                    f"IOT_BASE_MODEL: {base!r}: {name} in {path.name} holds values that are no numbers, or far too "
-                    "large; get the base again"
-                )
-            if tensor.dim() > 1 and not any(largest):
-                raise UserError(f"IOT_BASE_MODEL: {base!r}: {name} in {path.name} is all zeros; get the base again")
+def _ending(code: int, cpu_s: int) -> str:
+    if code == -signal.SIGPROF:
+        return f"took more than {cpu_s} s"
+    return f"ended the process (signal {-code})" if code < 0 else f"ended the process (code {code})"

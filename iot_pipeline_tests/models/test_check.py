@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from iot_pipeline.commands.doctor import _base
 from iot_pipeline.errors import UserError
-from iot_pipeline.models import check
-from iot_pipeline.models.check import check_base, examine
+from iot_pipeline.models.check import check_base
 from iot_pipeline.models.folder import LFS_POINTER, in_hub_cache
 from iot_pipeline.models.loading import base_identity, load_base
 from iot_pipeline.settings import load_settings
@@ -26,12 +25,6 @@ PROJECTION = "model.layers.0.self_attn.q_proj.weight"
 BIAS = "model.layers.0.self_attn.q_proj.bias"
 MARK = "CODE_OF_THE_BASE_RAN"
 CODE = f"open({MARK!r}, 'w')\nfrom transformers import Qwen2Config as XConfig\n"
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child process for each base would take 5 s; test_judge.py starts some."""
-    monkeypatch.setattr(check, "judge", examine)
 
 
 @pytest.fixture(scope="module")

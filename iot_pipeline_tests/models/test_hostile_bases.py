@@ -14,7 +14,7 @@ import torch  # noqa: TID253
 from safetensors.torch import load_file, save_file
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.models.check import examine
+from iot_pipeline.models.examine import examine
 from iot_pipeline.models.folder import base_folder
 from iot_pipeline_tests.tiny_model import make_base
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.models import judge as judging
-from iot_pipeline.models.judge import judge
+from iot_pipeline.models import check
 from iot_pipeline_tests.tiny_model import make_base
 
+JUDGE = check.judge  # the real one: conftest.py puts another in its place
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
 
@@ -22,7 +22,7 @@ def test_a_template_without_end_is_stopped_and_named(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     (base / "chat_template.jinja").write_text(LOOP)
     with pytest.raises(UserError, match=r"^IOT_BASE_MODEL: .*tokenizer and chat template took more than 2 s; take"):
-        judge(str(base), base, cpu_s=2)
+        JUDGE(str(base), base, cpu_s=2)
 
 
 @pytest.mark.parametrize(
@@ -38,16 +38,16 @@ def test_however_the_child_ends_it_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, lines: list[dict[str, str]], sentence: str
 ) -> None:
     told = "\n".join(["no json", *map(json.dumps, lines)]).encode()
-    monkeypatch.setattr(judging.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code, told))
+    monkeypatch.setattr(check.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code, told))
     with pytest.raises(UserError, match=sentence):
-        judge("base", tmp_path)
+        JUDGE("base", tmp_path)
 
 
 def test_a_child_that_waits_for_ever_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: Any, timeout: float, **__: Any) -> Any:
-        assert timeout >= judging.WALL_S
+        assert timeout >= check.WALL_S
         raise subprocess.TimeoutExpired("judge", timeout, b'{"doing": "reading its weights"}\n')
 
-    monkeypatch.setattr(judging.subprocess, "run", run)
+    monkeypatch.setattr(check.subprocess, "run", run)
     with pytest.raises(UserError, match="reading its weights did not end in time"):
-        judge("base", tmp_path)
+        JUDGE("base", tmp_path)
