@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from iot_pipeline import __version__
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import UserError, printable
 from iot_pipeline.interrupts import raise_if_told
 
 app = typer.Typer(
@@ -39,7 +39,7 @@ def command() -> NoReturn:
         app(standalone_mode=True)
     except UserError as error:
         raise_if_told()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
 
@@ -260,7 +260,8 @@ def cache_import(file: Annotated[Path, typer.Argument(help="Parquet file to read
 
     found = import_answers(store_of(_configure(None, None)), file, check_imported)
     refused = dict(found.refused.most_common())
-    facts({"file": str(file), "added": found.added, "kept": found.kept, "refused": refused}, as_json)
+    costs = {"usd_at_list_prices": round(found.usd, 4), "usd_told_by_the_file": round(found.told_usd, 4)}
+    facts({"file": str(file), "added": found.added, "kept": found.kept, "refused": refused, **costs}, as_json)
     if refused and not found.added + found.kept:
         raise typer.Exit(1)
 

@@ -1,5 +1,12 @@
-"""Error type with a message written for users."""
+"""Error type with a message written for users, and the guard of every text that is printed."""
 
 
 class UserError(Exception):
     """Bad input or set-up: one sentence naming the file, row, column or setting and the remedy."""
+
+
+def printable(text: str) -> str:
+    """Replace what a terminal would obey (escape sequences, direction marks) by U+FFFD; line breaks and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)

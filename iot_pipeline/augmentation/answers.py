@@ -52,7 +52,18 @@ CONTROL_TOKEN = re.compile(
     re.IGNORECASE,
 )
 OBJECT = re.compile(r'^\{|\{\s*"')  # the start of a JSON object
-AS_SPELT = json.JSONDecoder(parse_float=str, parse_int=str)  # numbers keep their spelling: 0.500 is not 0.5
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the object of its pairs; ValueError for a name that comes twice, as it may say two things."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice in it")
+    return found
+
+
+# Numbers keep their spelling: 0.500 is not 0.5.
+AS_SPELT = json.JSONDecoder(parse_float=str, parse_int=str, object_pairs_hook=_each_once)
 # One of these at the very end of an answer is a leftover and is removed.
 END_TOKENS = (
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>", "<eos>",

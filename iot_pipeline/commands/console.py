@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from iot_pipeline.errors import printable
+
 
 def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """Print a table with one line per mapping."""
@@ -21,7 +23,7 @@ def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         return
     table = Table(*(found[0] if found else ()))
     for row in found:
-        table.add_row(*(Text(_text(value)) for value in row.values()))
+        table.add_row(*(Text(printable(_text(value))) for value in row.values()))
     Console().print(table)
 
 
@@ -32,7 +34,7 @@ def facts(found: Mapping[str, Any], as_json: bool) -> None:
         return
     table = Table(show_header=False, box=None)
     for name, value in found.items():
-        table.add_row(Text(name.replace("_", " ")), Text(_text(value)))
+        table.add_row(Text(name.replace("_", " ")), Text(printable(_text(value))))
     Console().print(table)
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.execute import Outcome
 from iot_pipeline.defs.recording import progress
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import UserError, printable
 from iot_pipeline.lake.store import FOLLOWS, MANIFEST, ArtefactId, Lake
 from iot_pipeline.settings import Settings
 
@@ -51,7 +51,7 @@ class Progress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take in one event of an artefact."""
-        artefact, event, text = vars(record)["artefact"], vars(record)["event"], record.getMessage()
+        artefact, event, text = vars(record)["artefact"], vars(record)["event"], printable(record.getMessage())
         state, _, since = self.states.get(artefact, ("waiting", "", 0.0))
         if event == "progress":
             self.states[artefact] = (state, text.splitlines()[0] if text else "", since)
@@ -119,7 +119,7 @@ def _print_outcome(lake: Lake, outcome: Outcome, comparison: dict[str, Any], rep
     """Print an outcome with the results table, the labels of parts that are not real, and the report's path."""
     console = wide_console()
     for artefact, why in outcome.failed:
-        console.print(Text(f"✘ {artefact}: {why}", style="bold red"))
+        console.print(Text(printable(f"✘ {artefact}: {why}"), style="bold red"))
     if outcome.failed:
         left = ", ".join(str(artefact) for artefact in outcome.left[:6]) + (", ..." if len(outcome.left) > 6 else "")
         counts = f"stopped; {len(outcome.made)} made, {len(outcome.left)} left ({left})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import TeacherConfig
+from iot_pipeline.teacher.redaction import shown_words
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.session import LOOK_UP_AT_ONCE, Session, in_parts
 from iot_pipeline.teacher.store.database import Location, shown
@@ -40,6 +42,7 @@ SCHEMA = pa.schema([
 ])  # fmt: skip
 STORED = SCHEMA.names[:-2]
 TEXTS = [name for name in SCHEMA.names if SCHEMA.field(name).type == pa.string()]
+SHOWN = ("source", "model", "finish_reason")
 ROWS_AT_ONCE = 1000
 MOST_CHARACTERS = 1_000_000  # per cell; requests of 128,000 tokens have half of it
 MOST_TOKENS = 10_000_000  # per answer, all its attempts together
@@ -50,11 +53,16 @@ ImportCheck = Callable[[Request, Mapping[str, Any], str], list[str]]
 
 @dataclass
 class Imported:
-    """Counts of an import: added, kept (already stored), and refused by kind of the first reason."""
+    """Counts of an import: added, kept (already stored), and refused by kind of the first reason.
+
+    usd: cost of the added answers at list prices, which no budget is charged with. told_usd: what the file says of it.
+    """
 
     added: int = 0
     kept: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    usd: float = field(default=0.0, compare=False)
+    told_usd: float = field(default=0.0, compare=False)
 
 
 class Refused(Exception):
@@ -103,7 +111,7 @@ def import_answers(store: Location, file: Path, check: ImportCheck) -> Imported:
     found = Imported()
     with Store(store) as opened:
         for rows in _rows(file):
-            accepted: dict[tuple[str, str], tuple[Answer, Request]] = {}
+            accepted: dict[tuple[str, str], tuple[Answer, Request, float]] = {}
             for row in rows:
                 try:
                     answer, request = _checked(row, check)
@@ -111,12 +119,15 @@ def import_answers(store: Location, file: Path, check: ImportCheck) -> Imported:
                     found.refused[str(reason).split(":")[0]] += 1
                     continue
                 found.kept += 1
-                accepted.setdefault((answer.key, answer.source), (answer, request))
+                told = row["cost_usd"] if isinstance(row["cost_usd"], float) and math.isfinite(row["cost_usd"]) else 0.0
+                accepted.setdefault((answer.key, answer.source), (answer, request, told))
             for source in {source for _, source in accepted}:
                 for known in opened.lookup([key for key, _ in accepted], source):
                     accepted.pop((known.key, source), None)
-            keep_requests(opened, [request for _, request in accepted.values()])
-            opened.save([], [answer for answer, _ in accepted.values()])
+            keep_requests(opened, [request for _, request, _ in accepted.values()])
+            opened.save([], [answer for answer, *_ in accepted.values()])
+            found.usd += sum(answer.cost_usd for answer, *_ in accepted.values())
+            found.told_usd += sum(told for *_, told in accepted.values())
             found.added, found.kept = found.added + len(accepted), found.kept - len(accepted)
     return found
 
@@ -178,6 +189,8 @@ def _request(row: Mapping[str, Any]) -> _FromFile:
     cells = [row[name] for name in TEXTS]
     if not all(isinstance(cell, str) and "\0" not in cell for cell in cells) or len(row["source"]) > WORD_LENGTH:
         raise Refused("damaged row: a cell is empty or no text")
+    if not all(row[name].isprintable() for name in SHOWN):
+        raise Refused("damaged row: a name in it has signs that a terminal would obey")
     if hashlib.sha256(row["request"].encode()).hexdigest() != row["key"]:
         raise Refused("wrong key: it is not the sha256 of the request")
     try:
@@ -235,8 +248,9 @@ def replayed_source(store: Location) -> str:
     with Store(store, read_only=True) as opened:
         found = [row[0] for row in opened.read("SELECT DISTINCT source FROM answers ORDER BY source")]
     if len(found) != 1:
+        told = shown_words(", ".join(found)) or "nobody"
         raise UserError(
-            f"IOT_TEACHER=replay: {shown(store)} holds answers of {', '.join(found) or 'nobody'}; it must be those of "
+            f"IOT_TEACHER=replay: {shown(store)} holds answers of {told}; it must be those of "
             "one teacher (import into an empty store: IOT_TEACHER_STORE)."
         )
     return found[0]

@@ -18,8 +18,17 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import pricing
-from iot_pipeline.teacher.batch_api import ENDPOINT, BatchApi, RemoteBatch, UncertainOutcome, line_reply, open_batch_api
+from iot_pipeline.teacher.batch_api import (
+    ENDPOINT,
+    BatchApi,
+    BatchRejected,
+    RemoteBatch,
+    UncertainOutcome,
+    line_reply,
+    open_batch_api,
+)
 from iot_pipeline.teacher.redaction import code_of, shown_words
+from iot_pipeline.teacher.refusals import read_error
 from iot_pipeline.teacher.reply import Asked, Reply
 from iot_pipeline.teacher.request import Request, Usage
 from iot_pipeline.teacher.retry import RetryState
@@ -32,6 +41,8 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 RENEW_EVERY_S = 5.0
 SAVE_EVERY_LINES = 1000
 KEY_DIGITS = 64  # of a request key
+MOST_READ = 10  # errors of a failed batch as a whole
+LEARNT = ("form", "parameter")  # kinds of refusals after which a request is sent again in another shape
 
 
 async def run(session: Session, requests: Iterable[Request]) -> None:
@@ -157,25 +168,33 @@ class Batches:
             return False
         self.again.extendleft(reversed(wave[batch.requests :]))
         self.session.reserved += batch.requests
+        sent = wave[: batch.requests]
         try:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "input.jsonl"
                 with path.open("wb") as file:
-                    sent = wave[: batch.requests]
                     file.writelines(
                         line_text(state.request.key, state.body(self.session.server.refused)) for state in sent
                     )
                 uploaded = await self.api.upload(path, f"{batch.token}.jsonl")
             batch = self.table.moved(batch, "uploaded")
             batch = self.table.moved(batch, "sent", await self._start(batch, uploaded))
-        except UserError:
-            if batch.state == "planned":  # not started; in any other state the next run looks for it
+        except UserError as error:
+            # Started by nobody; in any other state the next run looks for it.
+            if batch.state == "planned" or isinstance(error, BatchRejected):
                 self._forget(batch, batch.requests)
-            raise
+            if not isinstance(error, BatchRejected) or not self._learn(error, sent[0]):
+                raise
+            self.again.extendleft(reversed(sent))
+            return True
         self._opened(batch)
         self.session.summary.batches += 1
         self.config.report(f"batch {batch.remote_id}: {batch.requests:,} requests sent")
         return True
+
+    def _learn(self, error: BatchRejected, state: RetryState) -> bool:
+        """Learn from the refusal of a whole batch; True if it may be sent again in another shape."""
+        return self.session.learn(read_error(400, error.said, self._asked(state)))
 
     async def _start(self, batch: Batch, uploaded: str) -> str:
         """Start a batch exactly once: after a broken connection, look for it before starting it again."""
@@ -269,11 +288,7 @@ class Batches:
             return "no custom_id of ours"
         if key in one.seen:
             return ""
-        asked = Asked(url=self.config.base_url)
-        if key in self.states:
-            request, sent = self.states[key].request, self.states[key].sent
-            asked = Asked(request.model, self.config.base_url, request.schema is not None, sent)
-        reply = line_reply(record, asked)
+        reply = line_reply(record, self._asked(self.states.get(key)))
         one.seen.add(key)
         one.billed += reply.usage or Usage()
         line = one.lines.pop(key, None)
@@ -282,6 +297,13 @@ class Batches:
         if len(one.seen) % SAVE_EVERY_LINES == 0:
             self.session.save()
         return ""
+
+    def _asked(self, state: RetryState | None) -> Asked:
+        """Return what error messages need of a request; of one that this session did not ask, the address alone."""
+        if state is None:
+            return Asked(url=self.config.base_url)
+        request = state.request
+        return Asked(request.model, self.config.base_url, request.schema is not None, state.sent)
 
     def _missing(self, one: OpenBatch, remote: RemoteBatch | None) -> None:
         """Settle lines that are in no file; they share the usage that the batch billed beyond its results."""
@@ -299,7 +321,10 @@ class Batches:
             self._settle(line, Reply("transport", outcome, usage=usage, billed_unknown=started and usage is None))
 
     def _failed(self, one: OpenBatch, remote: RemoteBatch) -> None:
-        """Settle a failed batch: lines it names are rejected, a full queue delays the others, else all fail."""
+        """Settle a failed batch: lines it names are rejected, a full queue delays the others, else all fail.
+
+        Whatever an error says that the server does not take is left out when the lines are sent again.
+        """
         errors = (remote.errors.data if remote.errors else None) or ()
         codes = {code_of(error.code) for error in errors} - {""}
         if full := "token_limit_exceeded" in codes:
@@ -307,11 +332,19 @@ class Batches:
             self.config.report(f"batch {one.batch.remote_id}: the queue is full, waves of {self.most_tokens:,} tokens")
         lines = list(one.lines.values())
         named = {error.line: error for error in errors if error.line is not None and 0 < error.line <= len(lines)}
+        unnamed = [error for error in errors if error.line is None][:MOST_READ]
         for number, line in enumerate(lines, 1):
             state = self.states.get(line.key)
+            asked = self._asked(state)
+            learnt = [reply for reply in (error.reply(asked) for error in unnamed) if reply.kind in LEARNT]
             if number in named:
-                code, reason = code_of(named[number].code) or "no reason given", named[number].message or ""
-                self._settle(line, Reply("rejected", f"rejected by the server ({code})", detail=shown_words(reason)))
+                code, reply = code_of(named[number].code) or "no reason given", named[number].reply(asked)
+                if reply.kind not in LEARNT:
+                    detail = shown_words(named[number].message or "")
+                    reply = Reply("rejected", f"rejected by the server ({code})", detail=detail)
+                self._settle(line, reply)
+            elif learnt:
+                self._settle(line, learnt[0])
             elif full and state is not None and state.is_exhausted("rate_limit"):
                 self._settle(line, Reply("rate_limit", "queue full at the server"))
             elif named or full:

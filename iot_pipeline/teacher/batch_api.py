@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -31,9 +32,18 @@ ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 TOKEN = "iot_pipeline"  # metadata entry by which a batch is recognised
 TRANSIENT = (408, 409, 429)
 PAGE, MOST_PAGES = 100, 1000  # batches per page of a list, pages that are searched
+SLOWEST, UNHURRIED_S = 1000, 60.0  # bytes a second of a body that does not drip; wait where the client names none
 MOST_BYTES = 16 * 1024 * 1024  # of a body other than a file, such as a list of batches
 # Limits of a results file: an answer of 128,000 tokens takes 4 MB; lines may be duplicates, and a few foreign.
 LINE_BYTES, LINES_MORE = 8 * 1024 * 1024, 1000
+
+
+class BatchRejected(UserError):
+    """Refusal of a whole batch; `said` is the server's error."""
+
+    def __init__(self, message: str, said: Any) -> None:
+        super().__init__(message)
+        self.said = said
 
 
 class UncertainOutcome(Exception):
@@ -60,6 +70,11 @@ class BatchError(ApiModel):
     code: Annotated[str | None, WrapValidator(_or_none)] = None
     line: Annotated[int | None, WrapValidator(_or_none)] = None
     message: Annotated[str | None, WrapValidator(_or_none)] = None
+    param: Annotated[str | None, WrapValidator(_or_none)] = None
+
+    def reply(self, asked: Asked) -> Reply:
+        """Return the reply that this error is to a request."""
+        return read_error(400, {"error": {"code": self.code, "message": self.message, "param": self.param}}, asked)
 
 
 class _Errors(ApiModel):
@@ -71,12 +86,13 @@ class _Counts(ApiModel):
 
 
 Told = Annotated[str | None, WrapValidator(_or_none)]
+Id = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[!-~]+$")]  # shown as it is: nothing to obey
 
 
 class RemoteBatch(ApiModel):
     """A batch as the server reports it. `id` and `status` are required; other malformed fields are ignored."""
 
-    id: Annotated[str, Field(min_length=1, max_length=500)]
+    id: Id
     status: str
     output_file_id: Told = None
     error_file_id: Told = None
@@ -94,7 +110,7 @@ class _Page(ApiModel):
 
 
 class _File(ApiModel):
-    id: Annotated[str, Field(min_length=1, max_length=500)]
+    id: Id
 
 
 @asynccontextmanager
@@ -136,7 +152,11 @@ async def _limit_body(response: Response) -> None:
         return
     stream, encoding = response.stream, response.headers.pop("content-encoding", "")
     assert isinstance(stream, httpx2.AsyncByteStream)
-    content, more = await http.read_limited(stream, encoding, MOST_BYTES)
+    wait = response.request.extensions.get("timeout", {}).get("read") or UNHURRIED_S
+    try:
+        content, more = await http.read_limited(paced(stream, wait), encoding, MOST_BYTES)
+    except TimeoutError as error:
+        raise httpx2.ReadTimeout(str(error)) from None
     if more and response.is_success:
         raise httpx2.ReadError(f"a response of more than {MOST_BYTES:,} bytes")
     await stream.aclose()
@@ -158,7 +178,7 @@ class BatchApi:
                 sent = await self.client.files.with_raw_response.create(file=(name, file), purpose="batch")
             return _File.model_validate(parse_json(sent.content)).id
 
-        return await self._call(send)
+        return await self._call(send, starting=True)
 
     async def create(self, input_file_id: str, token: str) -> str:
         """Start a batch and return its id; UncertainOutcome if it may have been started without our knowledge."""
@@ -169,7 +189,7 @@ class BatchApi:
             )
             return _File.model_validate(parse_json(batch.content)).id
 
-        return await self._call(send, repeatable=False)
+        return await self._call(send, repeatable=False, starting=True)
 
     async def find(self, token: str, since: float) -> str | None:
         """Return the id of the batch with `token`, created since `since` (seconds since 1970), or None."""
@@ -219,7 +239,7 @@ class BatchApi:
             async with self.client.files.with_streaming_response.content(file_id) as response:
                 raw, count = response.http_response, 0
                 encoding = raw.headers.get("content-encoding", "")
-                async for line in lines_of(raw.aiter_raw(), encoding, LINE_BYTES):
+                async for line in lines_of(paced(raw.aiter_raw(), self.config.timeout_s), encoding, LINE_BYTES):
                     count += 1
                     if count > 2 * requests + LINES_MORE:
                         yield f"more than {count - 1:,} lines"
@@ -229,13 +249,19 @@ class BatchApi:
             return  # deleted or expired at the server: its lines are missing
         except http.EncodingError as error:  # a retry would fail again
             yield f"a file that cannot be unpacked: {shown_words(str(error))}"
-        except (openai.APIError, httpx2.HTTPError):
+        except (openai.APIError, httpx2.HTTPError, TimeoutError):
             raise UncertainOutcome(f"the file {shown_words(file_id)} could not be read to its end") from None
 
-    async def _call(self, send: Callable[[], Awaitable[T]], repeatable: bool = True, may_be_gone: bool = False) -> T:
+    async def _call(
+        self,
+        send: Callable[[], Awaitable[T]],
+        repeatable: bool = True,
+        may_be_gone: bool = False,
+        starting: bool = False,
+    ) -> T:
         import openai
 
-        server = self.config.base_url
+        server, heard = self.config.base_url, ""
         for attempt in range(1, self.config.max_attempts + 1):
             wait = None
             try:
@@ -254,10 +280,13 @@ class BatchApi:
                         f"the server at {server} has no Batch API ({heard}): set IOT_TEACHER_VIA=requests."
                     ) from None
                 if error.status_code < 500 and error.status_code not in TRANSIENT:
-                    raise UserError(
+                    told = (
                         f"the teacher's server at {server} rejected a batch ({heard}); batches that run go on, "
                         "start again to read them."
-                    ) from None
+                    )
+                    if starting:
+                        raise BatchRejected(told, parse_body(error.response.content)) from None
+                    raise UserError(told) from None
                 if not repeatable and error.status_code >= 500:
                     raise UncertainOutcome(f"HTTP {error.status_code}") from None
                 wait = retry_after_s(error.response.headers)
@@ -266,14 +295,16 @@ class BatchApi:
                     raise error.__cause__ from None
                 if not repeatable:
                     raise UncertainOutcome("connection broken") from error
-            except ValueError:
+                heard = shown_words(str(error))
+            except ValueError as error:
                 # Not the API's format: no JSON (a gateway's page), or text where an object should be.
                 if not repeatable:
                     raise UncertainOutcome("unreadable response") from None
+                heard = shown_words(f"unreadable response: {replies.fault_of(error)}")
             await asyncio.sleep(wait or backoff_s(self.config.backoff_base_s, attempt, self.rng))
         raise UserError(
-            f"the teacher's server at {server} did not answer {self.config.max_attempts} times in a row; batches that "
-            "run go on, start again to read them."
+            f"the teacher's server at {server} did not answer {self.config.max_attempts} times in a row ({heard}); "
+            "batches that run go on, start again to read them."
         )
 
 
@@ -282,6 +313,16 @@ def _heard(error: Any) -> str:
     code, words = error_words(parse_body(error.response.content))
     named, shown = f"HTTP {error.status_code} {code}".rstrip(), shown_words(words)
     return f"{named}: {shown}" if shown else named
+
+
+async def paced(pieces: AsyncIterable[bytes], wait: float) -> AsyncIterator[bytes]:
+    """Yield the pieces of a body; TimeoutError once it drips, slower than SLOWEST after http.DRIP times `wait`."""
+    begun, received = time.monotonic(), 0
+    async for piece in pieces:
+        received += len(piece)
+        if time.monotonic() - begun > http.DRIP * wait + received / SLOWEST:
+            raise TimeoutError(f"{received:,} bytes in {time.monotonic() - begun:.0f} s")
+        yield piece
 
 
 async def lines_of(pieces: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncIterator[bytes | None]:

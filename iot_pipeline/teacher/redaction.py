@@ -34,6 +34,12 @@ def shown_words(said: str) -> str:
     return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN].rstrip() + "..."
 
 
+def inert(said: str, most: int = MOST_SHOWN) -> str:
+    """Cut a server's short text (an id, a model's name), and replace what a terminal would obey."""
+    said = said[:most]
+    return said if said.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in said)
+
+
 def _gives_away(word: str) -> bool:
     if HIDDEN in word:
         return False

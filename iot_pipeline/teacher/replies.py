@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from iot_pipeline.teacher.redaction import inert
 from iot_pipeline.teacher.refusals import read_error
 from iot_pipeline.teacher.reply import Asked, Reply, is_page, parse_json, unreadable
 from iot_pipeline.teacher.request import Usage
@@ -134,11 +135,11 @@ def read_completion(said: Any, asked: Asked | None = None) -> Reply:
         return unreadable(fault_of(error))
     usage, fault = read_usage(said.get("usage"))
     choice = completion.choices[0]
-    message, reason = choice.message, (choice.finish_reason or "")[:100]
+    message, reason = choice.message, inert(choice.finish_reason or "", 100)
     text = message.content or ""
     return Reply(
         "answer", "ok", text, reason, bool(message.refusal) or reason == "content_filter",
-        (completion.model or "")[:200], usage, billed_unknown=usage is None, usage_fault=fault,
+        inert(completion.model or "", 200), usage, billed_unknown=usage is None, usage_fault=fault,
         detail="" if text.strip() else message.instead,
     )  # fmt: skip
 
@@ -156,8 +157,10 @@ def read_usage(said: Any) -> tuple[Usage | None, str]:
 
 def fault_of(error: Exception) -> str:
     """Describe the first validation error in one line."""
-    if not isinstance(error, ValidationError):
+    if isinstance(error, RecursionError):
         return "nested too deeply"
+    if not isinstance(error, ValidationError):
+        return str(error)
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(map(str, first["loc"]))
     return f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")

@@ -16,6 +16,7 @@ from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.parameters import RENAMED
 from iot_pipeline.teacher.rate_limit import Quota
+from iot_pipeline.teacher.redaction import shown_words
 from iot_pipeline.teacher.reply import Reply
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.retry import Breaker, RetryState
@@ -236,19 +237,7 @@ class Session:
         usage, outcome, cost = reply.usage or Usage(), reply.outcome, self._cost(held, reply, price)
         if reply.kind == "answer":
             outcome = "refused" if reply.refusal else "cut off" if reply.finish_reason == "length" else "answered"
-        if reply.kind == "form" and not self.server.form_refused:
-            self.server.form_refused = True  # further requests go without: the prompt describes the format as well
-            self.config.report(
-                f"{self.config.base_url} takes no response_format of type json_schema: it is asked without, the form "
-                "of answers is only said in the prompt"
-            )
-        if reply.parameter and reply.parameter not in self.server.refused:
-            self.server.refused.add(reply.parameter)
-            instead = RENAMED.get(reply.parameter)
-            self.config.report(
-                f"{self.config.base_url} does not take {reply.parameter}: it is asked "
-                + (f"with {instead} in its place" if instead else "without it, whatever the prompt settings say")
-            )
+        self.learn(reply)
         assumed = reply.billed_unknown and cost > 0
         attempt = Attempt(
             held.key, self.config.source, held.model, outcome, usage, cost, assumed, seconds, reservation=held.id
@@ -262,6 +251,24 @@ class Session:
         summary.completion_tokens += usage.completion
         summary.usd += cost
         return attempt
+
+    def learn(self, reply: Reply) -> bool:
+        """Learn from a refusal what the server does not take, and say so once; True if that was news."""
+        server, base_url, news = self.server, self.config.base_url, False
+        if reply.kind == "form" and not server.form_refused:
+            server.form_refused = news = True  # further requests go without: the prompt describes the format as well
+            self.config.report(
+                f"{base_url} takes no response_format of type json_schema: it is asked without, the form of answers "
+                "is only said in the prompt"
+            )
+        if reply.parameter and reply.parameter not in server.refused:
+            server.refused.add(reply.parameter)
+            news, instead = True, RENAMED.get(reply.parameter)
+            self.config.report(
+                f"{base_url} does not take {reply.parameter}: it is asked "
+                + (f"with {instead} in its place" if instead else "without it, whatever the prompt settings say")
+            )
+        return news
 
     def _cost(self, held: Reservation, reply: Reply, price: pricing.Price) -> float:
         """Return the cost of a reply; a paid one that is too long or above `held.usd` stops the session."""
@@ -332,10 +339,10 @@ class Session:
         """Stop the session if the breaker has tripped."""
         reason = self.breaker.tripped()
         if reason is not None and self.stop is None:
+            told = shown_words(reason.removeprefix(NO_ANSWER)).rstrip(".")
             self.stop = UserError(
                 f"most requests to the teacher at {self.config.base_url} fail, so it was stopped; the most common "
-                f"reason: {reason.removeprefix(NO_ANSWER).rstrip('.')}. Answers so far are kept; mend the cause and "
-                "start again."
+                f"reason: {told}. Answers so far are kept; mend the cause and start again."
             )
 
     def stop_for_budget(self, worst: float) -> None:

@@ -93,6 +93,7 @@ def test_a_text_that_begins_with_a_brace_in_a_sentence_stays_a_text() -> None:
         ('{"classification": "Normal"}', "key_indicators"),
         ('{"classification": "", "analysis": "x", "key_indicators": []}', "no KEY_INDICATORS"),
         ('{"classification": "N", "analysis": "x", "key_indicators": [5]}', "a JSON object without"),
+        ('{"classification": "N", "classification": "M", "analysis": "x", "key_indicators": []}', "comes twice"),
         ('First {"classification": "N"}, then {"classification": "M"}', "more than one answer"),
         ('{"classification": "N"}\nANALYSIS: x', "more than one answer"),
         ("I cannot read {this}.", "no ANALYSIS"),

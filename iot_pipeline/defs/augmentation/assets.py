@@ -88,9 +88,9 @@ def judge(step: Step, report: dict[str, Any], examples: Sequence[tuple[str, int,
     """
     limit = step.settings.teacher.max_quarantined_share
     share = report["quarantined"] / max(1, report["quarantined"] + report["rows"])
-    told = {"reasons": [described(*one) for one in examples[:MOST_KINDS]]} if examples else {}
+    told: dict[str, Any] = {"reasons": [described(*one) for one in examples[:MOST_KINDS]]} if examples else {}
     if share > limit:
-        told |= {"advice": ASK_AGAIN}
+        told["advice"] = ASK_AGAIN
     step.check("quarantine_rate", share <= limit, share=share, limit=limit, **told)
     poor = {row["class"]: row["yield"] for row in report["by_class"] if is_poor(row, limit)}
     step.check("yield_by_class", not poor, below=poor, limit=1 - limit)

@@ -1,0 +1,153 @@
+"""A batch that is refused as a whole over a parameter or a schema is learnt from and sent again; words come inert."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.store.store import Store
+from iot_pipeline_tests.teacher.flows import make_requests
+from iot_pipeline_tests.teacher.hostile import Said, accept, batch_server, result, said, serving, teacher
+from iot_pipeline_tests.teacher.test_hostile import with_schema
+
+MAX_TOKENS = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+SAMPLING = "Unsupported value: 'temperature' does not support 0.7. Only the default (1) value is supported."
+FORM = "response_format of type json_schema is not supported by this deployment"
+
+
+def fault(body: dict[str, Any]) -> dict[str, Any] | None:
+    """The first fault that a server finds in a body: a reasoning model without schemas."""
+    for name, words in (("max_tokens", MAX_TOKENS), ("temperature", SAMPLING), ("response_format", FORM)):
+        if name in body:
+            return {"code": "unsupported_parameter", "message": words, "param": name}
+    return None
+
+
+def validating(how: str, uploads: list[list[dict[str, Any]]]) -> Any:
+    """A Batch API that refuses a faulty file: at upload, at creation, or as a failed batch (one error, or a line)."""
+    files: dict[str, list[dict[str, Any]]] = {}
+    batches: dict[str, dict[str, Any]] = {}
+
+    def failed(lines: list[dict[str, Any]]) -> dict[str, Any]:
+        error = fault(lines[0]["body"])
+        if how == "batch" and error:
+            return {"status": "failed", "errors": {"data": [error | {"line": None}]}}
+        named = [error | {"line": n} for n, line in enumerate(lines, 1) if (error := fault(line["body"]))]
+        return {"status": "failed", "errors": {"data": named}} if how == "lines" and named else {}
+
+    def answer(method: str, path: str, body: bytes) -> Said:
+        path = path.split("?")[0]
+        if path == "/v1/files":
+            lines = [json.loads(line) for line in body.splitlines() if line.startswith(b'{"custom_id"')]
+            uploads.append(lines)
+            if how == "upload" and (error := fault(lines[0]["body"])):
+                return said({"error": error}, 400)
+            files[name := f"file-{len(files)}"] = lines
+            return said({"id": name})
+        if path == "/v1/batches" and method == "POST":
+            asked = json.loads(body)
+            lines = files[asked["input_file_id"]]
+            if how == "create" and (error := fault(lines[0]["body"])):
+                return said({"error": error}, 400)
+            name = f"batch-{len(batches)}"
+            told = {"id": name, "status": "completed", "output_file_id": asked["input_file_id"], "created_at": 1}
+            batches[name] = told | {"metadata": asked["metadata"]} | failed(lines)
+            return said(batches[name])
+        if path.startswith("/v1/batches/"):
+            return said(batches[path.split("/")[-1]])
+        if path.endswith("/content"):
+            return 200, b"".join(map(result, files[path.split("/")[-2]])), {}
+        return said({"data": list(batches.values())})
+
+    return answer
+
+
+@pytest.mark.parametrize("how", ["upload", "create", "batch", "lines"])
+def test_a_batch_refused_over_parameters_is_sent_again_without_them(how: str, tmp_path: Path) -> None:
+    requests, uploads, heard = with_schema(make_requests(4)), list[list[dict[str, Any]]](), list[str]()
+    with serving(validating(how, uploads)) as url:
+        asking = teacher(url, tmp_path / "t", via="batch", log=heard.append, paid=True, budget_usd=1.0)
+        answers = asking.ask(requests, accept)
+    assert {a.status for a in answers.values()} == {"ok"} and set(answers) == {r.key for r in requests}
+    assert len(uploads) == 4 and all(len(lines) == 4 for lines in uploads)
+    assert {"max_completion_tokens", "top_p", "seed"} <= set(uploads[-1][0]["body"])
+    assert asking.refused == ["max_tokens", "temperature"] and asking.form_refused
+    assert sum("does not take max_tokens" in line for line in heard) == 1
+    with Store(tmp_path / "t") as store:
+        assert store.read("SELECT count(*) FROM reservations") == [(0,)]
+        assert not store.read("SELECT state FROM batches WHERE state <> 'read'")
+
+
+@pytest.mark.parametrize("how", ["upload", "create", "batch"])
+def test_a_batch_that_is_refused_for_ever_ends_with_the_server_s_words(how: str, tmp_path: Path) -> None:
+    uploads: list[int] = []
+    words = "unsupported: seed, and \x1b[31m everything\n" + "x" * 5000
+    error = {"code": "bad", "message": words, "param": "seed"}
+    usual = batch_server(lambda lines: b"", status="failed", errors={"data": [error]})
+
+    def answer(method: str, path: str, body: bytes) -> Said:
+        if path == "/v1/files":
+            uploads.append(1)
+        if (how, path, method) in (("upload", "/v1/files", "POST"), ("create", "/v1/batches", "POST")):
+            return said({"error": error}, 400)
+        return usual(method, path, body)
+
+    with serving(answer) as url:
+        asking = teacher(url, tmp_path / "t", via="batch")
+        if how == "batch":
+            answers = asking.ask(make_requests(3), accept).values()
+            told = [a.reasons[0] for a in answers]
+        else:
+            with pytest.raises(UserError, match="rejected a batch") as caught:
+                asking.ask(make_requests(3), accept)
+            told = [str(caught.value)]
+    assert len(uploads) <= 4 and all("everything" in one and one.isprintable() and len(one) < 600 for one in told)
+    with Store(tmp_path / "t") as store:
+        assert store.read("SELECT count(*) FROM reservations") == [(0,)]
+
+
+def test_a_refusal_of_the_list_is_no_refusal_of_a_batch(tmp_path: Path) -> None:
+    """After an uncertain start the batch may run: it stays in the store, whatever the list says."""
+
+    def answer(method: str, path: str, body: bytes) -> Said:
+        path = path.split("?")[0]
+        if path == "/v1/batches":
+            return said({}, 500) if method == "POST" else said({"error": {"message": "unsupported: seed"}}, 400)
+        return said({"id": "file-1"})
+
+    with serving(answer) as url, pytest.raises(UserError, match="rejected a batch"):
+        teacher(url, tmp_path / "t", via="batch").ask(make_requests(2), accept)
+    with Store(tmp_path / "t") as store:
+        assert store.read("SELECT state FROM batches") == [("uploaded",)]
+
+
+def test_results_that_drip_have_an_end(tmp_path: Path) -> None:
+    usual = batch_server(lambda lines: b"")
+
+    def drip() -> Iterator[bytes]:
+        for _ in range(200):
+            time.sleep(0.05)
+            yield b" "
+
+    def answer(method: str, path: str, body: bytes) -> Said:
+        return (200, drip(), {}) if path.endswith("/content") else usual(method, path, body)
+
+    started = time.monotonic()
+    with serving(answer) as url, pytest.raises(UserError, match="could not be read to its end"):
+        teacher(url, tmp_path / "t", via="batch", timeout_s=0.2).ask(make_requests(1), accept)
+    assert time.monotonic() - started < 8
+
+
+@pytest.mark.parametrize("name", ["b\x1b[2J", "b 1", "b\n1", "\u202eb"])
+def test_an_id_that_a_terminal_would_obey_is_none(name: str, tmp_path: Path) -> None:
+    heard: list[str] = []
+    with serving(batch_server(lambda lines: b"".join(map(result, lines)), id=name)) as url:
+        with pytest.raises(UserError, match=r"did not answer 2 times in a row \(unreadable .*id: "):
+            teacher(url, tmp_path / "t", via="batch", log=heard.append).ask(make_requests(1), accept)
+    assert all(line.isprintable() for line in heard)
