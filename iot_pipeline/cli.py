@@ -266,17 +266,28 @@ def cache_import(file: Annotated[Path, typer.Argument(help="Parquet file to read
         raise typer.Exit(1)
 
 
-datasets = typer.Typer(no_args_is_help=True, help="List data sets, draft a spec from a file, check a spec.")
+datasets = typer.Typer(no_args_is_help=True, help="List and show data sets, draft a spec from a file, check a spec.")
 app.add_typer(datasets, name="datasets")
 
 
 @datasets.command("list", epilog="Example: iot-pipeline datasets list")
 def datasets_list(as_json: AsJson = False) -> None:
-    """List the data sets that come with the project."""
+    """List the data sets that come with the project; docs/datasets.md says how to get them."""
     from iot_pipeline.commands.console import rows
     from iot_pipeline.commands.datasets import known
 
     rows(known(), as_json)
+
+
+@datasets.command("show", epilog="Example: iot-pipeline datasets show cicids2017")
+def datasets_show(
+    spec: Annotated[str, typer.Argument(help="Name of a data set, or path of a spec.")], as_json: AsJson = False
+) -> None:
+    """Describe a data set: source, licence, classes with their published rows, features, known faults."""
+    from iot_pipeline.commands.console import facts
+    from iot_pipeline.commands.datasets import show
+
+    facts(show(spec), as_json)
 
 
 @datasets.command("new", epilog="Example: iot-pipeline datasets new flows.csv --label Attack_type --out my_flows.yaml")

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from iot_pipeline.augmentation.mentions import BETWEEN, NamesPattern, names_pattern
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.marked import cited_fact
-from iot_pipeline.flows.names import NAME
 from iot_pipeline.flows.serialise import NUMBER as A_NUMBER
 from iot_pipeline.flows.serialise import parse_text, plain_number
 
@@ -29,14 +27,15 @@ MOST_REASONS = 50
 # It begins with a set of letters, which `re` looks for twice as fast as for words whose case is ignored.
 HEADING = re.compile(
     r"([AaKkCc](?i:(?<=a)NALYSIS|(?<=k)EY[_ ]INDICATORS|(?<=c)LASSIFICATION))[*_`\s]*+:"
-    r"(?:[*\s]|_(?!\w)|`(?!#?[^\W\d][^`\n]*`))*"  # a backtick that opens a name is the text's, and so is its `_`
+    r"(?:[*_\s]|`(?![A-Za-z][^`\n]*`))*"  # a backtick that opens a name is the text's
 )
-INDICATOR = re.compile(rf"[\W\d]*?({NAME})[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
+INDICATOR = re.compile(rf"[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
 # A number as `serialise.NUMBER` has it, or a percentile. It begins with a set of characters, which `re` finds fast.
 NUMBER = re.compile(
     r"[-+.\dp](?:(?<=p)(?<!\w.)\d{1,3}\b|(?<![\w.].)(?:(?<=\d)\d*(?:\.\d+)?|(?<=\.)\d+|(?<=[-+])(?:\d+(?:\.\d+)?|\.\d+))"
     r"(?:[eE][-+]?\d+)?(st|nd|rd|th)?)"
 )
+BETWEEN = r"\s*(?:(?:\(|=|:|of|at|is|reads|stands at)\s*)?"  # between a feature and its value
 STATED = re.compile(rf"{BETWEEN}({A_NUMBER})")
 DIGIT = re.compile(r"\d")
 LIST_MARK = re.compile(r"^[^\S\n]*\(?\d{1,2}[.)]\s", re.MULTILINE)
@@ -101,7 +100,7 @@ class Facts:
     percentiles: dict[str, str]
     directions: dict[str, str]
     numbers: frozenset[str]
-    names: NamesPattern
+    names: re.Pattern[str]
     shares: dict[str, str] = field(default_factory=dict)
 
 
@@ -128,6 +127,12 @@ def facts_of(flow_text: str, standardised: frozenset[str] = frozenset()) -> Fact
         directions[name] = "above" if distance > 0 else "below" if distance < 0 else "at"
     numbers = frozenset(values.values()) | frozenset(percentiles.values()) | ({"p50"} if percentiles else set())
     return Facts(values, percentiles, directions, numbers, names_pattern(tuple(values)), shares)
+
+
+@lru_cache(maxsize=16)
+def names_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    alternatives = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.compile(rf"(?<![\w.])(?:{alternatives})(?!\w|\.\w)")
 
 
 def answer_schema(order: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from iot_pipeline.augmentation.answers import Facts, numbers_in
-from iot_pipeline.augmentation.mentions import certain_mentions
 from iot_pipeline.flows.marked import MARKED
 from iot_pipeline.flows.serialise import plain_number
 
@@ -24,12 +23,7 @@ def mark_faults(analysis: str, facts: Facts) -> list[str]:
     rest = MARKED.sub(" ", analysis)
     reasons += [f"unknown feature: {name[:40]}" for name in MENTION.findall(rest) if name not in facts.values]
     rest = MENTION.sub(" ", rest)
-    cited = [
-        *certain_mentions(facts.names, rest),
-        *numbers_in(rest, facts),
-        *DIRECTION.findall(rest),
-        *"`" * ("`" in rest),
-    ]
+    cited = [*facts.names.findall(rest), *numbers_in(rest, facts), *DIRECTION.findall(rest), *"`" * ("`" in rest)]
     return reasons + [f"unmarked fact: {what[:40]}" for what in cited]
 
 

@@ -1,4 +1,4 @@
-"""`iot-pipeline datasets`: list data sets, draft a spec from a file, check a spec against a file."""
+"""`iot-pipeline datasets`: list and show data sets, draft a spec from a file, check a spec against a file."""
 
 import re
 import tempfile
@@ -18,11 +18,37 @@ from iot_pipeline.quality.mismatch import dataset_mismatch
 
 
 def known() -> list[dict[str, Any]]:
-    """List the data sets that come with the project: name, title, numbers of classes and features."""
+    """List the data sets that come with the project: name, published rows, numbers of classes and features, title."""
     return [
-        {"name": spec.name, "title": spec.title, "classes": len(spec.classes), "features": len(spec.features)}
+        {
+            "name": spec.name,
+            "rows": spec.facts.get("rows", ""),
+            "classes": len(spec.classes),
+            "features": len(spec.features),
+            "title": re.split(r":| \(", spec.title)[0],
+        }
         for spec in map(load_spec, list_specs())
     ]
+
+
+def show(name: str) -> dict[str, Any]:
+    """Describe a data set: where it comes from, how it is read, its classes with their published rows, its faults."""
+    spec = load_spec(name)
+    published = spec.facts.get("class_rows", {})
+    split = spec.publisher_split
+    return {
+        "title": spec.title,
+        "citation": spec.citation,
+        "doi": spec.doi or "none",
+        "licence": spec.licence,
+        "label": spec.label_column,
+        "header": f"none: {len(spec.column_names)} columns are named" if spec.column_names else "in the files",
+        "publisher_split": "none" if split is None else split.test_files or f"{split.column} in {split.test}",
+        "published_rows": spec.facts.get("rows", "not known"),
+        "classes": [f"{name} ({published[name]:,})" if name in published else name for name in spec.classes],
+        "features": spec.feature_names,
+        "known_faults": spec.facts.get("known_faults", []),
+    }
 
 
 def new(file: str, name: str | None, label: str | None, out: Path | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from iot_pipeline.augmentation.mentions import names_pattern
+from iot_pipeline.augmentation.answers import names_pattern
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import leads
 from iot_pipeline.models.tokenizer import LABEL_LINE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def made_rows(name: str, label: str, labels: Sequence[str], texts: Texts, each: 
         each: Rows of each label.
     """
     columns = [column.strip() for column in HEADERS[name].split(",")]
-    random = np.random.default_rng(len("".join([*labels, *columns])))
+    random = np.random.default_rng(zlib.crc32(",".join([*columns, *labels]).encode()))
     rows = []
     for number, text in enumerate(np.repeat(np.array(labels, dtype=object), each)):
         row = dict(zip(columns, map(str, random.integers(1, 2000, len(columns))), strict=True))

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from iot_pipeline.commands.datasets import check
+from iot_pipeline.commands.console import rows
+from iot_pipeline.commands.datasets import check, known, show
 from iot_pipeline.flows.spec import DATASETS, list_specs, load_spec
-from iot_pipeline_tests.flows.public_sets import HEADERS, lines, made_rows, write
+from iot_pipeline_tests.flows.public_sets import HEADERS, lines, made_rows, write, zeek_lines
 
 OWN = ("farm_flow", "farm_flow_8", "farm_flow_binary", "rt_iot2022")
 PUBLIC = [name for name in list_specs() if name not in OWN]
 # Columns that tell who, when or which capture, or the label in other words.
 IDENTITY = re.compile(
-    r"(?i)(.*[ ._]|^)(ip|addr|port|dport|sport|dsport|time|timestamp|stime|ltime|ts|uid|id|seqid|pkseqid|host|mac)$"
+    r"(?i)(?!.*_P(er)?_)(.*[ ._]|^)"
+    r"(ip|addr|port|dport|sport|dsport|time|timestamp|stime|ltime|ts|uid|id|seqid|pkseqid|host|mac)$"
     r"|^(saddr|daddr|srcip|dstip|dataset|difficulty|label|attack|attack_label|number|weight|sttl|dttl)$"
 )
 
@@ -37,17 +39,19 @@ def cicids2017(folder: Path) -> Expected:
     labels = ["BENIGN", "DoS Hulk", "PortScan", "DDoS", "DoS GoldenEye", "FTP-Patator", "SSH-Patator", "DoS slowloris",
               "DoS Slowhttptest", "Bot", "Web Attack \ufffd Brute Force", "Web Attack \ufffd XSS", "Infiltration",
               "Web Attack \ufffd Sql Injection", "Heartbleed"]  # fmt: skip
-    rows = made_rows("cicids2017", "Label", labels, {"Init_Win_bytes_backward": ["-1", "229"]})
+    texts = {"Init_Win_bytes_backward": ["-1", "229"]}
+    rows = made_rows("cicids2017", "Label", labels[:-1], texts, each=21)
+    rows += made_rows("cicids2017", "Label", labels[-1:], texts)
     rows = [row | {"Fwd Header Length.1": row["Fwd Header Length"]} for row in rows]
     rows[0] |= {"Flow Duration": "0", "Flow Bytes/s": "Infinity", "Flow Packets/s": "Infinity"}
     rows[1] |= {"Flow Duration": "0", "Flow Bytes/s": "NaN", "Flow Packets/s": "Infinity"}
-    rows[2] |= {"Flow Bytes/s": "Infinity"}
-    write(folder / "Friday.pcap_ISCX.csv", lines(rows[:30], "cicids2017"))
+    rows[22] |= {"Flow Bytes/s": "Infinity"}
+    write(folder / "Friday.pcap_ISCX.csv", lines(rows[:150], "cicids2017"))
     # Byte 0x96, as the publisher's own files have it, and the repeated column under one name.
-    dashes = [row | {"Label": row["Label"].replace("\ufffd", "\u2013")} for row in rows[30:]]
+    dashes = [row | {"Label": row["Label"].replace("\ufffd", "\u2013")} for row in rows[150:]]
     header = HEADERS["cicids2017"].replace("Length.1,", "Length,")
     write(folder / "Thursday.pcap_ISCX.csv", [header, *lines(dashes, "cicids2017", header=False)], "cp1252")
-    return Expected(f"{folder}/*.csv", 59, {"infinite in Flow Bytes/s": 1})
+    return Expected(f"{folder}/*.csv", 293, {"infinite in Flow Bytes/s": 1}, {"Heartbleed": 4})
 
 
 def cse_cic_ids2018(folder: Path) -> Expected:
@@ -56,14 +60,82 @@ def cse_cic_ids2018(folder: Path) -> Expected:
               "SSH-Bruteforce", "Infilteration", "DoS attacks-SlowHTTPTest", "DoS attacks-GoldenEye",
               "DoS attacks-Slowloris", "DDOS attack-LOIC-UDP", "Brute Force -Web", "Brute Force -XSS",
               "SQL Injection"]  # fmt: skip
-    rows = made_rows("cse_cic_ids2018", "Label", labels, {"Timestamp": ["20/02/2018 08:33:22"]})
+    rows = made_rows("cse_cic_ids2018", "Label", labels, {"Timestamp": ["20/02/2018 08:33:22"]}, each=20)
     rows[0] |= {"Flow Duration": "0", "Flow Byts/s": "NaN", "Flow Pkts/s": "Infinity"}
-    plain = list(lines(rows[:40], "cse_cic_ids2018"))
+    plain = list(lines(rows[:200], "cse_cic_ids2018"))
     write(folder / "Friday-02-03-2018.csv", [*plain[:20], plain[0], *plain[20:30], plain[0], *plain[30:]])
     wider = [f"f{number},172.31.69.25,94,18.219.193.20,{line}" for number, line in enumerate(
-        lines(rows[40:], "cse_cic_ids2018", header=False))]  # fmt: skip
+        lines(rows[200:], "cse_cic_ids2018", header=False))]  # fmt: skip
     write(folder / "Thuesday-20-02-2018.csv", [f"Flow ID,Src IP,Src Port,Dst IP,{plain[0]}", *wider])
-    return Expected(f"{folder}/*.csv", 60)
+    return Expected(f"{folder}/*.csv", 300)
+
+
+def ciciot2023(folder: Path) -> Expected:
+    """34 classes beside a column named Protocol Type."""
+    names = load_spec("ciciot2023").classes
+    labels = [{"Benign": "BenignTraffic", "DDoS-RSTFIN_Flood": "DDoS-RSTFINFlood"}.get(name, name) for name in names]
+    rows = made_rows("ciciot2023", "label", labels, {})
+    return Expected(str(write(folder / "part-00000.csv", lines(rows, "ciciot2023"))), 136)
+
+
+def ciciot2023_merged(folder: Path) -> Expected:
+    """Labels in capitals, an infinite rate, an empty cell."""
+    names = load_spec("ciciot2023").classes
+    labels = [{"DDoS-RSTFIN_Flood": "DDOS-RSTFINFLOOD"}.get(name, name).upper() for name in names]
+    rows = made_rows("ciciot2023_merged", "Label", labels, {}, each=6)
+    rows[0] |= {"Rate": "inf"}
+    rows[9] |= {"Std": ""}
+    found = {"infinite in Rate": 1, "missing value in Std": 1}
+    return Expected(str(write(folder / "Merged01.csv", lines(rows, "ciciot2023_merged"))), 202, found)
+
+
+KDD = {"protocol_type": ["tcp", "udp", "icmp"], "service": ["http", "ftp_data", "X11", "eco_i"], "flag": ["SF", "S0"]}
+
+
+def nsl_kdd(folder: Path) -> Expected:
+    """No header; attacks with two rows; a test file with attacks of its own."""
+    spec = load_spec("nsl_kdd")
+    common, rare = spec.classes[:8], spec.classes[8:]
+    train = made_rows("nsl_kdd", "attack", common, KDD, each=20) + made_rows("nsl_kdd", "attack", rare, KDD, each=2)
+    write(folder / "KDDTrain+.txt", lines(train, "nsl_kdd", header=False))
+    test = made_rows("nsl_kdd", "attack", spec.absent_classes, KDD, each=1)
+    write(folder / "KDDTest+.txt", lines(test, "nsl_kdd", header=False))
+    left_out = dict.fromkeys(rare, 2) | dict.fromkeys(spec.absent_classes, 1)
+    return Expected(f"{folder}/KDDTrain+.txt,{folder}/KDDTest+.txt", 160, left_out=left_out)
+
+
+def nsl_kdd_5(folder: Path) -> Expected:
+    """All 40 labels of both files."""
+    labels = ["normal", *(str(name) for name in load_spec("nsl_kdd_5").labels if name != "normal")]
+    rows = made_rows("nsl_kdd", "attack", labels, KDD, each=4)
+    rows += made_rows("nsl_kdd", "attack", ["normal"], KDD, each=20)
+    write(folder / "KDDTrain+.txt", lines(rows[:100], "nsl_kdd", header=False))
+    write(folder / "KDDTest+.txt", lines(rows[100:], "nsl_kdd", header=False))
+    return Expected(f"{folder}/KDDTrain+.txt,{folder}/KDDTest+.txt", len(rows))
+
+
+UNSW = {"proto": ["tcp", "udp", "unas"], "state": ["FIN", "CON", "INT"], "service": ["-", "http", "dns"]}
+UNSW_LABELS = ["", " Fuzzers", " Fuzzers ", "Fuzzers", "Analysis", "Backdoor", "Backdoors", "DoS", "Exploits",
+               "Generic", " Reconnaissance ", "Shellcode", " Shellcode ", "Worms"]  # fmt: skip
+
+
+def unsw_nb15(folder: Path) -> Expected:
+    """No header, blank labels, labels with blanks around them, blank cells, hexadecimal ports."""
+    texts = UNSW | {"srcip": ["59.166.0.9"], "sport": ["0x000b", "1390"], "ct_ftp_cmd": [" ", "0", "1"],
+                    "ct_flw_http_mthd": ["", "1"], "is_ftp_login": ["", "0", "1", "4"]}  # fmt: skip
+    rows = made_rows("unsw_nb15", "attack_cat", UNSW_LABELS, texts, each=10)
+    write(folder / "UNSW-NB15_1.csv", lines(rows[:60], "unsw_nb15", header=False))
+    write(folder / "UNSW-NB15_2.csv", lines(rows[60:], "unsw_nb15", header=False))
+    return Expected(f"{folder}/UNSW-NB15_[1-4].csv", 140)
+
+
+def unsw_nb15_split(folder: Path) -> Expected:
+    """A byte order mark before the header, normal traffic by name, a test file."""
+    labels = load_spec("unsw_nb15_split").classes
+    rows = made_rows("unsw_nb15_split", "attack_cat", labels, UNSW | {"is_ftp_login": ["0", "2"]}, each=10)
+    write(folder / "UNSW_NB15_training-set.csv", lines(rows[::2], "unsw_nb15_split"), "utf-8-sig")
+    write(folder / "UNSW_NB15_testing-set.csv", lines(rows[1::2], "unsw_nb15_split"), "utf-8-sig")
+    return Expected(f"{folder}/*-set.csv", 100)
 
 
 def ton_iot(folder: Path) -> Expected:
@@ -89,7 +161,60 @@ def edge_iiotset(folder: Path) -> Expected:
     return Expected(str(source), 149, {"not a number in tcp.len": 1})
 
 
-CASES: list[Callable[[Path], Expected]] = [cicids2017, cse_cic_ids2018, edge_iiotset, ton_iot]
+def bot_iot(folder: Path) -> Expected:
+    """Nearly no normal traffic, a first file of one class, no ports for ARP."""
+    texts = {"flgs": ["e", "e s", "e *"], "proto": ["udp", "tcp", "arp", "ipv6-icmp"], "state": ["CON", "RST", "INT"],
+             "saddr": ["192.168.100.147"], "sport": ["80", "0x0303", ""]}  # fmt: skip
+    rows = made_rows("bot_iot", "category", ["DoS", "DDoS", "Reconnaissance"], texts, each=40)
+    rows += made_rows("bot_iot", "category", ["Normal", "Theft"], texts, each=3)
+    write(folder / "UNSW_2018_IoT_Botnet_Full5pc_1.csv", lines(rows[:40], "bot_iot"))
+    write(folder / "UNSW_2018_IoT_Botnet_Full5pc_2.csv", lines(rows[40:], "bot_iot"))
+    return Expected(f"{folder}/*Full5pc_*.csv", 120, left_out={"Normal": 3, "Theft": 3})
+
+
+def iot_23(folder: Path) -> Expected:
+    """Zeek logs whose last three fields are separated by blanks, with - for what is not known."""
+    texts = {"proto": ["tcp", "udp"], "service": ["-", "dns", "irc"], "conn_state": ["S0", "SF", "OTH"], "uid": ["C1"],
+             "history": ["S", "ShADadFf", "-", "ShADadfFr"], "id.orig_h": ["192.168.1.132"], "id.resp_h": ["1.2.3.4"],
+             "local_orig": ["-"], "local_resp": ["-"], "duration": ["-", "3.21"], "orig_bytes": ["-", "62"],
+             "resp_bytes": ["-", "0"], "tunnel_parents": ["(empty)", "-"]}  # fmt: skip
+    spec = load_spec("iot_23")
+    names = {name: label for label, name in spec.labels.items()}
+    labels = [str(names.get(name, name)) for name in spec.classes]
+    rows = made_rows("iot_23", "detailed-label", labels[:8], texts, each=24)
+    rows += made_rows("iot_23", "detailed-label", labels[8:], texts, each=2)
+    found = [row | {"label": "benign" if row["detailed-label"] == "-" else "Malicious"} for row in rows]
+    for number, part in enumerate((found[::2], found[1::2])):
+        (folder / str(number)).mkdir()
+        write(folder / str(number) / "conn.log.labeled", zeek_lines(part))
+    return Expected(f"{folder}/*/conn.log.labeled", 192, left_out=dict.fromkeys(spec.classes[8:], 2))
+
+
+def nf_uq_nids_v2(folder: Path) -> Expected:
+    """Names of classes from four data sets, NetFlow fields that wrap or are infinite."""
+    names = load_spec("nf_uq_nids_v2").classes
+    labels = [{"Brute_Force": "Brute Force", "Infiltration": "Infilteration"}.get(name, name) for name in names]
+    texts = {"PROTOCOL": ["6", "17", "1"], "L7_PROTO": ["0.0", "7.178", "5.0"], "TCP_FLAGS": ["22", "0"],
+             "CLIENT_TCP_FLAGS": ["2", "0"], "SERVER_TCP_FLAGS": ["20", "0"], "IPV4_SRC_ADDR": ["192.168.100.148"],
+             "SRC_TO_DST_SECOND_BYTES": ["140280.0", "inf"], "ICMP_TYPE": ["-29696"],
+             "FLOW_DURATION_MILLISECONDS": ["4294499"], "Dataset": ["NF-BoT-IoT-v2", "NF-ToN-IoT-v2"]}  # fmt: skip
+    rows = made_rows("nf_uq_nids_v2", "Attack", labels, texts, each=8)
+    return Expected(str(write(folder / "NF-UQ-NIDS-v2.csv", lines(rows, "nf_uq_nids_v2"))), 168)
+
+
+def n_baiot(folder: Path) -> Expected:
+    """No label but the file's name; files of several devices."""
+    for name in load_spec("n_baiot").labels:
+        device, kind = str(name).split(".", 1)
+        if device == "1" or str(name) == "2.benign.csv":
+            write(folder / str(name), lines(made_rows("n_baiot", "", [kind], {}, each=4), "n_baiot"))
+    return Expected(f"{folder}/[1-9].*.csv", 48)
+
+
+CASES: list[Callable[[Path], Expected]] = [
+    bot_iot, cicids2017, ciciot2023, ciciot2023_merged, cse_cic_ids2018, edge_iiotset, iot_23, n_baiot, nf_uq_nids_v2,
+    nsl_kdd, nsl_kdd_5, ton_iot, unsw_nb15, unsw_nb15_split,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("made", CASES, ids=lambda made: made.__name__)
@@ -121,3 +246,32 @@ def test_no_feature_tells_who_when_or_the_label(name: str) -> None:
     spec = load_spec(name)
     read = {column for feature in spec.features for column in feature.source_columns}
     assert [column for column in sorted(read) if IDENTITY.match(column)] == []
+
+
+def test_the_list_of_data_sets_has_a_line_for_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows(known(), as_json=False)
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == len(list_specs()) + 4
+    assert sum("2,830,743" in line and "CICIDS2017" in line for line in told) == 1
+
+
+def test_a_data_set_is_shown_with_its_faults() -> None:
+    told = show("cicids2017")
+    assert "Heartbleed (11)" in told["classes"] and told["published_rows"] == 2_830_743
+    assert any("first FIN" in fault for fault in told["known_faults"]) and told["publisher_split"] == "none"
+
+
+def test_the_table_of_data_sets_is_that_of_their_files() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    told = {
+        line.split("`")[1]: [cell.strip() for cell in line.split("|")[2:5]]
+        for line in table.splitlines()
+        if line.startswith("| `")
+    }
+    assert told == {
+        row["name"]: [f"{row['rows']:,}" if row["rows"] else "not told", str(row["classes"]), str(row["features"])]
+        for row in known()
+    }
