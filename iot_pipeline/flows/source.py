@@ -17,9 +17,11 @@ import duckdb
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.download import fetch, is_url
 from iot_pipeline.flows.reading.archives import printable, unpack
+from iot_pipeline.flows.reading.arff import as_csv, is_arff
 from iot_pipeline.flows.reading.column_types import typed_query
 from iot_pipeline.flows.reading.csv_table import read_csv
 from iot_pipeline.flows.reading.json_lines import is_json_lines, read_json_lines
+from iot_pipeline.flows.reading.other_formats import refuse_other_formats
 from iot_pipeline.flows.reading.parquet_table import MAGIC, read_parquet
 from iot_pipeline.flows.reading.parts import SOURCE_FILE, every_part
 from iot_pipeline.flows.reading.rejects import commonest
@@ -31,7 +33,7 @@ from iot_pipeline.flows.sql import connect, one, write_query
 from iot_pipeline.lake.atomic import sha256_file
 
 EXAMPLES = 5
-ACCEPTED = "give a CSV, Parquet, JSON lines or Zeek log file, or an archive of them, or a glob."
+ACCEPTED = "give a CSV, Parquet, JSON lines, ARFF or Zeek log file, or an archive of them, or a glob."
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,9 @@ def read_part(
         return read_zeek(connection, rules, name, plain, part, findings)
     if is_json_lines(plain):
         return read_json_lines(connection, rules, name, plain, part, findings)
+    refuse_other_formats(name, plain)
+    if is_arff(plain):
+        plain = as_csv(name, plain, part.with_suffix(".csv"), findings)
     return read_csv(connection, rules, name, plain, part, findings)
 
 

@@ -20,7 +20,7 @@ from typing import IO
 
 from iot_pipeline.errors import UserError
 
-TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".arff")
 LOG_ENDINGS = (".log", ".labeled", ".jsonl", ".ndjson")
 ARCHIVE_ENDINGS = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar", ".zst")
 # First bytes -> format. What the standard library does not read is known too, to say so.
@@ -139,6 +139,8 @@ def unzip(file: Path, name: str, folder: Path, skipped: list[str], budget: Budge
     """
     with zipfile.ZipFile(file) as archive:
         members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX")]
+        if "[Content_Types].xml" in {member.filename for member in members}:
+            raise UserError(f"{name} is an Excel workbook or another Office file: save its sheet as CSV.")
         found = chosen(name, [member.filename for member in members], skipped)
         return [extracted(shown, archive.open(members[place]), folder, budget) for place, shown in found]
 
