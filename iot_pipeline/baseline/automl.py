@@ -6,7 +6,7 @@ import itertools
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import pandas as pd
 
 from iot_pipeline.baseline.result import BaselineResult, Floats, check_tables, spread
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.matrix import words_of
 
 Preset = Literal["fixed", "medium_quality", "best_quality"]
 # Rounds, trees and seeds are fixed and there is no time limit, so the same rows give the same models.
@@ -94,6 +95,8 @@ def run_automl(
     # calibration sides: no worse than the number itself by rows, better by distinct flows).
     data = train.groupby(["flow_group", *features, "label"], sort=False).size().rename("weight").reset_index()
     data["weight"] = np.sqrt(data["weight"])
+    words = words_of(train, features)
+    data = as_categories(data, words)
     report["distinct_train_rows"] = len(data)
     held = validation_rows(data["flow_group"], data["label"], config.seed)
     if len(present) == 1 or not held.any():
@@ -106,7 +109,7 @@ def run_automl(
         with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="automl-") as folder:
             warnings.filterwarnings("ignore", module="sklearn")  # about small forests cut off by the time limit
             probabilities, details, timings = _fit_predict(
-                folder, data[~held], data[held], test[features], present, config, log
+                folder, data[~held], data[held], as_categories(test[features], words), present, config, log
             )
         report |= details
     timings["total_s"] = time.perf_counter() - started
@@ -117,6 +120,14 @@ def run_automl(
         report=report,
         timings=timings,
     )
+
+
+def as_categories(table: pd.DataFrame, words: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return a table whose categories have the type of one, so that learners take them as they are.
+
+    A text column might be read as prose. A value that is not among `words` is missing.
+    """
+    return table.astype({name: pd.CategoricalDtype(list(known)) for name, known in words.items()})
 
 
 def validation_rows(groups: pd.Series, labels: pd.Series, seed: int) -> npt.NDArray[np.bool_]:
@@ -221,7 +232,7 @@ def _importances(predictor: Any, model: str, validation: pd.DataFrame, seed: int
     kept = np.sort(rng.permutation(len(validation))[:IMPORTANCE_FLOWS])
     sample = validation.iloc[kept].reset_index(drop=True)
     labels, values = sample["label"], sample.drop(columns=["label", "weight"])
-    copies = [values, *(values.assign(**{name: rng.permutation(values[name].to_numpy())}) for name in values.columns)]
+    copies = [values, *(values.assign(**{name: _shuffled(values[name], rng)}) for name in values.columns)]
     # One call for all copies pays the fixed cost of a prediction once.
     whole = predictor.predict_proba(pd.concat(copies, ignore_index=True), model=model)
     columns = {name: place for place, name in enumerate(whole.columns)}
@@ -229,3 +240,8 @@ def _importances(predictor: Any, model: str, validation: pd.DataFrame, seed: int
     loss = -np.log(np.maximum(whole.to_numpy(np.float64)[np.arange(len(true)), true], 1e-6))
     means = loss.reshape(len(copies), len(sample)).mean(axis=1)
     return {str(name): float(means[1 + i] - means[0]) for i, name in enumerate(values.columns)}
+
+
+def _shuffled(column: pd.Series, rng: np.random.Generator) -> pd.Series:
+    """Return a column in another order, of the same type."""
+    return pd.Series(rng.permutation(column.to_numpy()), column.index, dtype=column.dtype)

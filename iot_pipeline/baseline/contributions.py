@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from iot_pipeline.baseline.lightgbm import distinct_rows, train_model
+from iot_pipeline.baseline.lightgbm import distinct_rows, places, train_model
 from iot_pipeline.baseline.result import Floats, check_tables
+from iot_pipeline.flows.matrix import Columns, numbered, words_of
 
 DEPTHS = range(2, 7)
+MOST_WORDS = 50  # values of a category that a tree may ask for
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class Contributions:
 
 @dataclass(frozen=True)
 class TreePaths:
-    """Class and path of each flow through a tree of this depth: (feature, low, high), low < value <= high, or None."""
+    """Class and path of each flow through a tree of this depth: (feature, low, high), low < value <= high, or None.
+
+    Without both bounds: a category, whose value the tree asked for.
+    """
 
     depth: int
     labels: list[str]
@@ -50,8 +56,11 @@ def explain_lightgbm(
     values = np.zeros((len(flows), len(classes), len(features)))
     if len(present) == 1:
         return Contributions(present * len(flows), values)
-    model = train_model(*distinct_rows(train, features, present), len(present), seed=seed)
-    table = flows[features].to_numpy(np.float64)
+    words = words_of(train, features)
+    rows, codes, weights = distinct_rows(train, features, present)
+    told = numbered(rows, features, words)
+    model = train_model(told, codes, weights, len(present), places(features, words), seed=seed)
+    table = numbered(flows, features, words)
     found = np.asarray(model.predict(table, pred_contrib=True)).reshape(len(flows), len(present), len(features) + 1)
     values[:, [classes.index(name) for name in present]] = found[:, :, :-1]
     return Contributions([present[code] for code in np.asarray(model.predict(table)).argmax(axis=1)], values)
@@ -73,8 +82,9 @@ def explain_tree(
     from sklearn.tree import DecisionTreeClassifier
 
     present = sorted(set(train["label"]))
-    values, codes, weights = distinct_rows(train, features, present)
-    tables = [_rounded(values), *(_rounded(part[features].to_numpy(np.float64)) for part in (validation, flows))]
+    rows, codes, weights = distinct_rows(train, features, present)
+    columns = Columns.of(rows, features, MOST_WORDS)
+    tables = [columns.matrix(part) for part in (rows, validation, flows)]
     best: tuple[float, DecisionTreeClassifier] | None = None
     for depth in DEPTHS:
         # Roots of counts: with rows as they fall a shallow tree would know the frequent classes alone.
@@ -85,24 +95,23 @@ def explain_tree(
     assert best is not None
     tree = best[1]
     labels = [present[code] for code in tree.predict(tables[2])]
-    return TreePaths(int(tree.max_depth), labels, [_path(tree.tree_, row, features) for row in tables[2]])
-
-
-def _rounded(values: Floats) -> npt.NDArray[np.float32]:
-    """Round as sklearn compares, so that a path's decisions are the tree's."""
-    return np.clip(values, -3e38, 3e38).astype(np.float32)
+    return TreePaths(int(tree.max_depth), labels, [_path(tree.tree_, row, columns.names) for row in tables[2]])
 
 
 def _path(
-    tree: object, row: npt.NDArray[np.float32], features: list[str]
+    tree: object, row: npt.NDArray[np.float32], columns: Sequence[tuple[str, str]]
 ) -> list[tuple[str, float | None, float | None]]:
-    """Return the conditions on a flow's way through a tree, those of one feature merged, in order of first use."""
+    """Return the conditions on a flow's way through a tree, those of one feature merged, in order of first use.
+
+    A category has no bounds: the tree asked for its value. `columns` are those of the tree (`flows.matrix.Columns`).
+    """
     bounds: dict[str, tuple[float | None, float | None]] = {}
     node = 0
     while tree.children_left[node] >= 0:  # type: ignore[attr-defined]
         place, threshold = int(tree.feature[node]), float(tree.threshold[node])  # type: ignore[attr-defined]
-        low, high = bounds.get(features[place], (None, None))
+        name, word = columns[place]
+        low, high = bounds.get(name, (None, None))
         left = row[place] <= threshold
-        bounds[features[place]] = (low, threshold) if left else (threshold, high)
+        bounds[name] = (None, None) if word else (low, threshold) if left else (threshold, high)
         node = int((tree.children_left if left else tree.children_right)[node])  # type: ignore[attr-defined]
     return [(name, low, high) for name, (low, high) in bounds.items()]

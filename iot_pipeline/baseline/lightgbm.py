@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from iot_pipeline.baseline.result import BaselineResult, Floats, check_tables, spread
+from iot_pipeline.flows.matrix import numbered, words_of
 
 ROUNDS = 200
 PARAMETERS: dict[str, Any] = {
@@ -25,7 +27,9 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-def train_model(values: Floats, codes: Any, weights: Floats, classes: int, **changed: Any) -> Any:
+def train_model(
+    values: Floats, codes: Any, weights: Floats, classes: int, categories: Sequence[int] = (), **changed: Any
+) -> Any:
     """Train LightGBM on distinct rows.
 
     Args:
@@ -33,6 +37,7 @@ def train_model(values: Floats, codes: Any, weights: Floats, classes: int, **cha
         codes: Class numbers [n].
         weights: Number of rows that each one stands for [n].
         classes: Number of classes, two or more.
+        categories: Places of the categories among the features.
         changed: Parameters that differ from PARAMETERS.
     """
     import lightgbm
@@ -40,14 +45,21 @@ def train_model(values: Floats, codes: Any, weights: Floats, classes: int, **cha
     parameters = {**PARAMETERS, "num_class": classes, **changed}
     if len(values) < 4 * PARAMETERS["min_data_in_leaf"]:
         parameters["min_data_in_leaf"] = 1
-    return lightgbm.train(parameters, lightgbm.Dataset(values, codes, weight=weights), num_boost_round=ROUNDS)
+    native = list(categories) or "auto"
+    data = lightgbm.Dataset(values, codes, weight=weights, categorical_feature=native)
+    return lightgbm.train(parameters, data, num_boost_round=ROUNDS)
 
 
-def distinct_rows(train: pd.DataFrame, features: list[str], present: list[str]) -> tuple[Floats, Any, Floats]:
+def places(features: list[str], words: Mapping[str, Sequence[str]]) -> list[int]:
+    """Return the places of the categories among the features."""
+    return [place for place, name in enumerate(features) if name in words]
+
+
+def distinct_rows(train: pd.DataFrame, features: list[str], present: list[str]) -> tuple[pd.DataFrame, Any, Floats]:
     """Collapse equal rows: features [n, features], class numbers in `present` [n], rows that each stands for [n]."""
     collapsed = train.groupby([*features, "label"], sort=False).size().rename("__rows").reset_index()
     codes = pd.Categorical(collapsed["label"], categories=present).codes.astype(int)
-    return collapsed[features].to_numpy(np.float64), codes, collapsed["__rows"].to_numpy(np.float64)
+    return collapsed[features], codes, collapsed["__rows"].to_numpy(np.float64)
 
 
 def run_lightgbm(
@@ -56,7 +68,8 @@ def run_lightgbm(
     """Train LightGBM on `train` and predict `test`.
 
     Equal rows are passed once, weighted by their number, which is the same training set. Below 20 distinct rows a leaf
-    may have one row instead of 5; a single class is predicted without a model.
+    may have one row instead of 5; a single class is predicted without a model. Categories are split by their values,
+    and a value that no training row has counts as none of the known ones.
 
     Args:
         train: Rows with features and label.
@@ -69,19 +82,22 @@ def run_lightgbm(
 
     started = time.perf_counter()
     present = check_tables(train, test, classes)
-    values, codes, weights = distinct_rows(train, features, present)
+    words = words_of(train, features)
+    rows, codes, weights = distinct_rows(train, features, present)
     if len(present) == 1:
         probabilities = np.ones((len(test), 1))
     else:
-        model = train_model(values, codes, weights, len(present), seed=seed)
-        probabilities = np.asarray(model.predict(test[features].to_numpy(np.float64)))
+        model = train_model(
+            numbered(rows, features, words), codes, weights, len(present), places(features, words), seed=seed
+        )
+        probabilities = np.asarray(model.predict(numbered(test, features, words)))
     return BaselineResult(
         name="lightgbm",
         group_ids=test["flow_group"].tolist(),
         log_probs=spread(probabilities, present, classes),
         report={
             "train_rows": len(train),
-            "distinct_train_rows": len(values),
+            "distinct_train_rows": len(rows),
             "classes_trained": present,
             "rounds": ROUNDS,
             "parameters": {key: value for key, value in PARAMETERS.items() if key != "verbosity"},

@@ -29,7 +29,8 @@ def template_answer(flow: str, label: str, toward: Floats, most: int, features: 
     """
     facts, sides = facts_of(flow), directions(flow, ranks)
     chosen = [features[place] for place in np.argsort(-toward, kind="stable")[: max(most, MIN_INDICATORS)]]
-    told = "; ".join(f"{name} {facts.values[name]} ({_note(name, sides, facts)})" for name in chosen)
+    items = [(name, facts.values[name], _note(name, sides, facts)) for name in chosen]
+    told = "; ".join(f"{name} {value} ({note})" if note else f"{name} {value}" for name, value, note in items)
     analysis = f"LightGBM names {label}. The features that contribute most to this class, by SHAP value, are: {told}."
     return _answer(label, analysis, chosen, sides, facts)
 
@@ -49,12 +50,16 @@ def tree_answers(flows: Sequence[str], tree: TreePaths, ranks: RankTable) -> lis
 
 
 def _condition(low: float | None, high: float | None) -> str:
+    if low is None and high is None:
+        return "is a value that the tree asks for"
     if low is not None and high is not None:
         return "lies between two thresholds of the tree"
     return "passes its threshold" if high is None else "stays within its threshold"
 
 
 def _note(name: str, sides: dict[str, str], facts: Facts) -> str:
+    if name in facts.shares:
+        return facts.shares[name]
     rank = facts.percentiles.get(name)
     return f"{sides[name]} the median" + (f", {rank}" if rank else "")
 

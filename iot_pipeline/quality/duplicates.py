@@ -17,11 +17,11 @@ from iot_pipeline.flows.sql import identifier, one, opened, records
 def opened_counts(flows: Path, spec: DatasetSpec) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory DuckDB with the tables raw_labels and text_labels; UserError if the file is missing.
 
-    raw_labels: rows (n) by raw_group and label; a group has the same values as numbers (-0.0 = 0.0, otherwise exact).
+    raw_labels: rows (n) by raw_group and label; a group has the same values (-0.0 = 0.0, otherwise exact).
     text_labels: rows (n) by flow_group and label, with occurrence and row_id of the representative row (lowest
     occurrence).
     """
-    values = ", ".join(f"{identifier(name)} + 0.0" for name in spec.feature_names)
+    values = ", ".join(identifier(f.name) + ("" if f.is_category else " + 0.0") for f in spec.features)
     with opened(flows=flows) as connection:
         connection.execute(f"""
             CREATE TEMP TABLE raw_labels AS SELECT raw_group, entry.key AS label, entry.value::BIGINT AS n FROM (

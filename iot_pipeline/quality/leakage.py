@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.matrix import numbered
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import opened
 from iot_pipeline.vocabulary import SIDES
@@ -76,7 +77,8 @@ def leakage_report(
     pairs = _shared_pairs(group, side, rows, holds)
     wrong = int(((rows != table["recorded"].to_numpy(np.float64)) & sided).sum())
     unknown = float(rows[~sided].sum())
-    values = table[spec.feature_names].to_numpy(np.float64) if with_model else None
+    values = numbered(table, spec.feature_names) if with_model else None
+    words = [spec.feature_names.index(name) for name in spec.category_names]
     ours = Halves(*(np.where(side == SIDES.index(name), rows, 0.0) for name in ("train", "test")))
     if not ours.train.any() or not ours.test.any():
         raise UserError("the split has no train or no test rows, so its leakage cannot be measured")
@@ -94,13 +96,14 @@ def leakage_report(
             for place, name in enumerate(SIDES)
         },
         "pairs": pairs,
-        "leak_free": _protocol(ours, group, label, values, len(spec.classes), seed),
-        "row_wise": _protocol(row_wise, group, label, values, len(spec.classes), seed),
+        "leak_free": _protocol(ours, group, label, values, words, len(spec.classes), seed),
+        "row_wise": _protocol(row_wise, group, label, values, words, len(spec.classes), seed),
         "known_leak": spec.scaling_note if spec.scaling == "given" else None,
         "seed": seed,
     }
     if dropped is not None:
-        published = _protocol(Halves(every - ours.test, ours.test), group, label, values, len(spec.classes), seed)
+        theirs = Halves(every - ours.test, ours.test)
+        published = _protocol(theirs, group, label, values, words, len(spec.classes), seed)
         report["publisher"] = published | {"dropped_rows": int(left.sum())}
     return report
 
@@ -132,10 +135,21 @@ def _protocol(
     group: npt.NDArray[Any],
     label: npt.NDArray[np.int64],
     values: Floats | None,
+    words: list[int],
     n_classes: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Measure what train and test share under one protocol, and the accuracies of the quick models."""
+    """Measure what train and test share under one protocol, and the accuracies of the quick models.
+
+    Args:
+        halves: Train and test rows of each record.
+        group: Flow group of each record.
+        label: Class of each record.
+        values: Features of each record, categories by number; None to skip the model.
+        words: Places of the categories.
+        n_classes: Number of classes.
+        seed: Seed of the model.
+    """
     n_groups = int(group.max()) + 1
     trained = np.bincount(group, weights=halves.train, minlength=n_groups) > 0
     tested = np.bincount(group, weights=halves.test, minlength=n_groups)
@@ -154,7 +168,7 @@ def _protocol(
         "lookup": _accuracies(_lookup(halves.train, group, label, n_classes, n_groups), label, group, halves, seen),
     }
     if values is not None:
-        predicted = _quick_model(values, label, halves, n_classes, seed)
+        predicted = _quick_model(values, words, label, halves, seed)
         result["model"] = _accuracies(predicted, label, group, halves, seen)
     return result
 
@@ -170,9 +184,17 @@ def _lookup(
 
 
 def _quick_model(
-    values: Floats, label: npt.NDArray[np.int64], halves: Halves, n_classes: int, seed: int
+    values: Floats, words: list[int], label: npt.NDArray[np.int64], halves: Halves, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Predict [n_records] with one small, fixed LightGBM trained on the train rows (as record weights)."""
+    """Predict [n_records] with one small, fixed LightGBM trained on the train rows (as record weights).
+
+    Args:
+        values: Features of each record.
+        words: Places of the categories among them.
+        label: Class of each record.
+        halves: Train and test rows of each record.
+        seed: Seed of the model.
+    """
     import lightgbm
 
     used = halves.train > 0
@@ -194,7 +216,7 @@ def _quick_model(
         "num_threads": 1,  # two spinning threads are far slower on shared cores
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(values[used], target, weight=halves.train[used])
+    data = lightgbm.Dataset(values[used], target, weight=halves.train[used], categorical_feature=words or "auto")
     model = lightgbm.train(parameters, data, num_boost_round=60)
     answer = np.full(len(label), -1, dtype=np.int64)
     wanted = halves.test > 0

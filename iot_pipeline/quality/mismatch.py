@@ -174,7 +174,7 @@ def _duplicates(table: Table) -> Iterator[Finding]:
 def _quartiles(table: Table) -> Iterator[Finding]:
     """Compare published quartiles, which have 4 decimals: half a unit of the last one is allowed."""
     for name, features in table.spec.facts.get("quartiles", {}).items():
-        used = [feature for feature in features if feature in table.spec.feature_names]
+        used = [feature for feature in features if feature in table.spec.number_names]
         if not used:
             continue
         columns = ", ".join(f"quantile_cont({identifier(item)}, [0.25, 0.5, 0.75])" for item in used)
@@ -211,7 +211,7 @@ def _shares(table: Table) -> Iterator[Finding]:
     """Compare published shares of a class's rows above a value (as published, scaled)."""
     for fact in table.spec.facts.get("shares_above", []):
         name, feature, above = fact["class"], fact["feature"], fact["above"]
-        if feature in table.spec.feature_names:
+        if feature in table.spec.number_names:
             larger = f"avg(CAST({identifier(feature)} > {above!r} AS INT))"
             (found,) = one(table.connection, f"SELECT {larger} FROM flows WHERE label = {literal(name)}")
             what = f"share of {name} with {feature} above {above}"
@@ -220,7 +220,7 @@ def _shares(table: Table) -> Iterator[Finding]:
 
 def _raw_medians(table: Table) -> Iterator[Finding]:
     """Compare medians of the raw capture, in raw units, with the published medians and the rows."""
-    features = {feature.name: feature for feature in table.spec.features}
+    features = {feature.name: feature for feature in table.spec.features if not feature.is_category}
     for name, classes in table.spec.facts.get("raw_medians", {}).items():
         if name not in features:
             continue
@@ -300,7 +300,9 @@ def _zscored(table: Table) -> Iterator[Finding]:
     facts, source = table.spec.facts.get("zscored_3_decimals"), "zscored_3_decimals"
     if not facts:
         return
-    names = [identifier(name) for name in table.spec.feature_names]
+    names = [identifier(name) for name in table.spec.number_names]
+    if not names:
+        return
     # Scaled to -1..1 by a power of two, which is exact: DuckDB fails on the deviation of values near 1e300.
     largest = one(table.connection, f"SELECT {', '.join(f'max(abs({name}))' for name in names)} FROM flows")
     shrinks = [math.ldexp(1.0, -max(math.frexp(most)[1], -1000)) for most in largest]
@@ -311,7 +313,8 @@ def _zscored(table: Table) -> Iterator[Finding]:
     scaled = ", ".join(
         f"round(({name} - {mean!r}) / {std or 1.0!r}, 3) AS f{i}" for i, (name, mean, std) in enumerate(pairs)
     )
-    keys = ", ".join(f"f{i}" for i in range(len(names)))
+    keys = ", ".join([*(f"f{i}" for i in range(len(names))), *map(identifier, table.spec.category_names)])
+    scaled += "".join(f", {identifier(name)}" for name in table.spec.category_names)
     distinct, conflicting, best = one(
         table.connection,
         f"""SELECT count(*), count(*) FILTER (labels > 1), sum(best)::BIGINT FROM (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.matrix import Columns
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import opened
 
@@ -19,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 MAX_DEPTH = 4
 RULES_A_CLASS = 4
 LEAST_PRECISION = 0.5
+MOST_WORDS = 50
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,30 @@ class Condition:
     high: float | None
 
 
-def holds(rule: list[Condition], table: pd.DataFrame) -> npt.NDArray[np.bool_]:
+@dataclass(frozen=True)
+class Among:
+    """The condition that a category has one of these values, or, if it is denied, none of them."""
+
+    feature: str
+    values: tuple[str, ...]
+    denied: bool
+
+
+Rule = list[Condition | Among]
+
+
+def holds(rule: Rule, table: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """Return a mask [n] of the rows that fulfil all conditions of a rule."""
-    masks = [table[condition.feature] > condition.low for condition in rule if condition.low is not None]
-    masks += [table[condition.feature] <= condition.high for condition in rule if condition.high is not None]
+    masks = []
+    for condition in rule:
+        values = table[condition.feature]
+        if isinstance(condition, Among):
+            masks.append(values.isin(condition.values) ^ condition.denied)
+            continue
+        if condition.low is not None:
+            masks.append(values > condition.low)
+        if condition.high is not None:
+            masks.append(values <= condition.high)
     return np.logical_and.reduce(masks)
 
 
@@ -58,7 +81,7 @@ def attack_patterns(flows: Path, records: Path, spec: DatasetSpec, seed: int) ->
     result: dict[str, Any] = {}
     for name in spec.classes:
         positive = (train["label"] == name).to_numpy()
-        rules = _learn(train, spec.feature_names, positive, seed) if positive.any() else []
+        rules = _learn(train, spec, positive, seed) if positive.any() else []
         caught = [holds(rule, test) for rule in rules]
         result[name] = {
             "rules": [
@@ -102,20 +125,24 @@ def _load_side(flows: Path, records: Path, spec: DatasetSpec, side: str) -> pd.D
     return frame
 
 
-def _learn(train: pd.DataFrame, names: list[str], positive: npt.NDArray[np.bool_], seed: int) -> list[list[Condition]]:
-    """Return the largest mostly pure subtrees of a one-vs-rest tree as up to 4 rules, by caught weight of the class."""
+def _learn(train: pd.DataFrame, spec: DatasetSpec, positive: npt.NDArray[np.bool_], seed: int) -> list[Rule]:
+    """Return the largest mostly pure subtrees of a one-vs-rest tree as up to 4 rules, by caught weight of the class.
+
+    The tree reads each of a category's MOST_WORDS commonest values as a yes or no.
+    """
     from sklearn.tree import DecisionTreeClassifier
 
     weight = train["weight"].to_numpy(np.float64)
     # sklearn compares as float32; rounding first keeps its decisions and the rules' the same.
-    values = np.clip(train[names].to_numpy(np.float64), -3e38, 3e38).astype(np.float32)
+    columns = Columns.of(train, spec.feature_names, MOST_WORDS)
+    values = columns.matrix(train)
     classifier = DecisionTreeClassifier(
         max_depth=MAX_DEPTH, min_samples_leaf=3, class_weight="balanced", random_state=seed
     )
     classifier.fit(values, positive, sample_weight=weight)
     tree = classifier.tree_
     path_of = classifier.decision_path(values).tocsc()
-    found: list[tuple[float, int, list[Condition]]] = []
+    found: list[tuple[float, int, Rule]] = []
 
     def precision(node: int) -> tuple[float, float]:
         inside = path_of.indices[path_of.indptr[node] : path_of.indptr[node + 1]]
@@ -130,7 +157,7 @@ def _learn(train: pd.DataFrame, names: list[str], positive: npt.NDArray[np.bool_
 
     def walk(node: int, path: list[tuple[int, float, bool]]) -> None:
         if path and pure(node):
-            found.append((-precision(node)[0], node, _merge(path, names, train)))
+            found.append((-precision(node)[0], node, _merge(path, columns.names, train)))
         elif tree.children_left[node] >= 0:
             split = int(tree.feature[node]), float(tree.threshold[node])
             walk(int(tree.children_left[node]), [*path, (*split, True)])
@@ -140,19 +167,33 @@ def _learn(train: pd.DataFrame, names: list[str], positive: npt.NDArray[np.bool_
     return [rule for _, _, rule in sorted(found, key=lambda item: item[:2])[:RULES_A_CLASS]]
 
 
-def _merge(path: list[tuple[int, float, bool]], names: list[str], train: pd.DataFrame) -> list[Condition]:
-    """Merge a path of splits into one condition per feature, with the shortest equivalent thresholds."""
+def _merge(path: list[tuple[int, float, bool]], columns: Sequence[tuple[str, str]], train: pd.DataFrame) -> Rule:
+    """Merge a path of splits into one condition per feature, with the shortest equivalent thresholds.
+
+    `columns` are (feature, empty or a category's value) by number: a split on a value says that it is it, or is not.
+    """
     bounds: dict[int, tuple[float, float]] = {}
-    for feature, threshold, below in path:
-        low, high = bounds.get(feature, (-math.inf, math.inf))
-        bounds[feature] = (low, min(high, threshold)) if below else (max(low, threshold), high)
+    said: dict[str, Among] = {}
+    for column, threshold, below in path:
+        name, word = columns[column]
+        if word:
+            before = said.get(name)
+            if before is None or (before.denied and not below):  # being one value says more than not being others
+                said[name] = Among(name, (word,), below)
+            elif before.denied:
+                said[name] = Among(name, (*before.values, word), True)
+            continue
+        low, high = bounds.get(column, (-math.inf, math.inf))
+        bounds[column] = (low, min(high, threshold)) if below else (max(low, threshold), high)
 
-    def short(feature: int, bound: float) -> float | None:
-        return short_threshold(train[names[feature]].to_numpy(np.float64), bound) if math.isfinite(bound) else None
+    def short(column: int, bound: float) -> float | None:
+        name = columns[column][0]
+        return short_threshold(train[name].to_numpy(np.float64), bound) if math.isfinite(bound) else None
 
-    return [
-        Condition(names[feature], short(feature, low), short(feature, high)) for feature, (low, high) in bounds.items()
+    numbers = [
+        Condition(columns[column][0], short(column, low), short(column, high)) for column, (low, high) in bounds.items()
     ]
+    return [*numbers, *said.values()]
 
 
 def short_threshold(values: Floats, threshold: float) -> float:
@@ -190,11 +231,11 @@ def _measure_prior(
     """Measure one published rule on the test side; it has conditions [{feature, low, high}] or a stump."""
     conditions, names = published.get("conditions", []), published["classes"]
     used = [c["feature"] for c in conditions] or [published["stump"]]
-    strange = [name for name in used if name not in spec.feature_names]
+    strange = [name for name in used if name not in spec.number_names]
     strange += [name for name in names if name not in [*spec.classes, *spec.absent_classes]]
     if strange:
         raise UserError(f"facts.prior_rules of data set {spec.name} name {', '.join(strange)}, which it has not")
-    rule = [Condition(c["feature"], c.get("low"), c.get("high")) for c in conditions]
+    rule: Rule = [Condition(c["feature"], c.get("low"), c.get("high")) for c in conditions]
     if not rule:
         rule = [_fit_stump(used[0], train, train["label"].isin(names).to_numpy())]
     measured = _measure(holds(rule, test), test, names)
@@ -215,10 +256,15 @@ def _fit_stump(feature: str, train: pd.DataFrame, positive: npt.NDArray[np.bool_
     return Condition(feature, None, threshold) if below[best] >= above[best] else Condition(feature, threshold, None)
 
 
-def rule_text(rule: list[Condition], spec: DatasetSpec) -> str:
+def rule_text(rule: Rule, spec: DatasetSpec) -> str:
     """Render a rule in words, with raw units beside scaled values where the spec knows the scale."""
     parts = []
     for condition in rule:
+        if isinstance(condition, Among):
+            parts.append(
+                f"{condition.feature} {'is not' if condition.denied else 'is'} {' or '.join(condition.values)}"
+            )
+            continue
         low, high = condition.low, condition.high
         if low is not None and high is not None:
             text = f"{low:g} < {condition.feature} <= {high:g}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 
@@ -14,14 +16,16 @@ from iot_pipeline.flows.sql import identifier, opened
 
 STATISTICS = ("count", "min", "p25", "median", "p75", "p95", "max", "mean", "std", "outlier_share")
 ALL_ROWS = "(all)"
+COMMONEST = 5  # values of a category
 
 
 def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.DataFrame]:
     """Profile flows.parquet by class and feature.
 
     Returns ({rows, rows_by_class, zero_variance, scales, published_classes}, table). The table has one row per class
-    (and `(all)`) and feature: class, feature, the STATISTICS, zero_variance, published_p25/median/p75 (NaN if none).
-    Outliers are values more than 1.5 interquartile ranges outside the class's quartiles.
+    (and `(all)`) and number: class, feature, the STATISTICS, zero_variance, published_p25/median/p75 (NaN if none).
+    Outliers are values more than 1.5 interquartile ranges outside the class's quartiles. Where the data set has
+    categories the summary has `categories`: {feature: {class: {distinct, shares of the commonest values}}}.
     """
     published = spec.facts.get("quartiles", {})
     found: list[dict[str, Any]] = []
@@ -30,7 +34,8 @@ def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.Dat
         labels = connection.execute("SELECT label, count(*) FROM flows GROUP BY label").fetchall()
         counts = {str(label): int(n) for label, n in labels}
         present = [ALL_ROWS, *(name for name in spec.classes if name in counts)]
-        for feature in spec.features:
+        categories = {name: _category(connection, name, present) for name in spec.category_names}
+        for feature in (feature for feature in spec.features if not feature.is_category):
             # Distinct values with their row counts suffice for every statistic, and are far fewer than rows.
             values = connection.execute(
                 f"SELECT {identifier(feature.name)} + 0.0 AS value, label, count(*) AS n FROM flows GROUP BY ALL"
@@ -40,7 +45,7 @@ def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.Dat
             found += [{"class": name, "feature": feature.name, **_statistics(by_class[name])} for name in present]
             scales[feature.name] = _scale(values, feature)
     found.sort(key=lambda row: present.index(row["class"]))
-    table = pd.DataFrame(found)
+    table = pd.DataFrame(found, columns=["class", "feature", *STATISTICS, "zero_variance"])
     for place, key in enumerate(("published_p25", "published_median", "published_p75")):
         known = [published.get(row["class"], {}).get(row["feature"], [None] * 3)[place] for row in found]
         table[key] = np.array(known, np.float64)  # NaN for None
@@ -52,7 +57,26 @@ def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.Dat
         "scales": scales,
         "published_classes": sorted(published),
     }
-    return summary, table
+    for name, classes in categories.items():
+        for label in (label for label, values in classes.items() if values["distinct"] == 1):
+            summary["zero_variance"].setdefault(label, []).append(name)
+    return summary | ({"categories": categories} if categories else {}), table
+
+
+def _category(connection: duckdb.DuckDBPyConnection, name: str, present: list[str]) -> dict[str, Any]:
+    """Count a category's values in each class: how many there are, and the shares of the commonest."""
+    rows = connection.execute(
+        f"SELECT label, {identifier(name)}, count(*) FROM flows GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
+    found: dict[str, Any] = {}
+    for label in present:
+        counts = Counter[str]()
+        for one, word, n in rows:
+            if label in (ALL_ROWS, one):
+                counts[word] += n
+        shares = {word: n / counts.total() for word, n in counts.most_common(COMMONEST)}
+        found[label] = {"distinct": len(counts), "shares": shares}
+    return found
 
 
 def _statistics(frame: pd.DataFrame) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def sample_comparison(
     Returns (summary, table). Table: one row per class, sample and feature: class, sample (0-based), row_id, feature,
     value, printed, raw (NaN where the scale is not known), unit, marked. Summary: {seed, per_class, separation:
     {feature: share of rank variance between classes, 0 to 1}, marked: the 8 highest, typical: {class: {feature:
-    median}} for those, rows: {class: [row_id]}}.
+    median}} for those, rows: {class: [row_id]}}. A category has no value but a printed one, is typical by its commonest
+    value, and separates classes by the share of its variance (of the indicators of its values) between them.
 
     Args:
         flows: flows.parquet.
@@ -43,7 +44,10 @@ def sample_comparison(
         own = firsts.loc[firsts["label"] == name, "row_id"].to_numpy()
         if len(own):
             chosen[name] = sorted(int(i) for i in rng.permutation(own)[:per_class])
-    separation = {f.name: _separation(firsts[f.name], firsts["label"]) for f in spec.features}
+    separation = {
+        f.name: (_category_separation if f.is_category else _separation)(firsts[f.name], firsts["label"])
+        for f in spec.features
+    }
     # Ties keep the order of the spec.
     ranked = sorted(separation, key=lambda name: -separation[name])
     marked = [name for name in ranked[:MARKED] if separation[name] > 0]
@@ -52,7 +56,8 @@ def sample_comparison(
     for label, ids in chosen.items():
         for sample, row_id in enumerate(ids):
             for feature in spec.features:
-                value = float(values.at[row_id, feature.name])
+                word = values.at[row_id, feature.name]
+                value = float("nan") if feature.is_category else float(word)
                 lines.append(
                     {
                         "class": label,
@@ -60,22 +65,42 @@ def sample_comparison(
                         "row_id": row_id,
                         "feature": feature.name,
                         "value": value,
-                        "printed": printed(spec.format, value),
+                        "printed": word if feature.is_category else printed(spec.format, value),
                         "raw": float(scale.to_raw(value)) if (scale := feature.known_scale) else float("nan"),
                         "unit": feature.unit,
                         "marked": feature.name in marked,
                     }
                 )
-    medians = firsts.groupby("label")[spec.feature_names].median().to_dict("index")
+    typical = _typical(firsts, spec, marked)
     summary = {
         "seed": seed,
         "per_class": per_class,
         "separation": separation,
         "marked": marked,
-        "typical": {name: {f: float(medians[name][f]) for f in marked} for name in chosen},
+        "typical": {name: {f: typical[f][name] for f in marked} for name in chosen},
         "rows": chosen,
     }
     return summary, pd.DataFrame(lines)
+
+
+def _typical(firsts: pd.DataFrame, spec: DatasetSpec, marked: list[str]) -> dict[str, dict[str, Any]]:
+    """Return by feature and class the median, or the commonest value of a category (ties: the first by name)."""
+    groups = firsts.groupby("label")
+    return {
+        name: {label: min(words.mode()) for label, words in groups[name]}
+        if name in spec.category_names
+        else groups[name].median().map(float).to_dict()
+        for name in marked
+    }
+
+
+def _category_separation(values: pd.Series, labels: pd.Series) -> float:
+    """Return the share of a category's variance between classes (Goodman and Kruskal's tau), over distinct flows."""
+    counts = pd.crosstab(labels, values).to_numpy(np.float64)
+    rows = counts.sum()
+    impurity = 1 - float(((counts.sum(axis=0) / rows) ** 2).sum())
+    within = 1 - float((counts**2 / counts.sum(axis=1, keepdims=True)).sum() / rows)
+    return (impurity - within) / impurity if impurity else 0.0
 
 
 def _separation(values: pd.Series, labels: pd.Series) -> float:

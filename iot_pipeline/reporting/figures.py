@@ -270,10 +270,13 @@ def confusion(matrix: Sequence[Sequence[float]], classes: Sequence[str], title: 
 def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> Any:
     """Plot sample means as a heat map of marked features by class, shaded from the lowest to the highest class.
 
-    `table`: the table of quality.samples.sample_comparison, as a DataFrame.
+    `table`: the table of quality.samples.sample_comparison, as a DataFrame. Categories have no mean and are left out.
     """
     if table.empty or not features:
         return style.no_data("Samples", "no feature differs")
+    features = [name for name in features if table.loc[table["feature"] == name, "value"].notna().any()]
+    if not features:
+        return style.no_data("Samples", "only categories differ")
     means = table.pivot_table(values="value", index="feature", columns="class", aggfunc="mean")
     values = means.reindex(index=list(features), columns=list(classes)).to_numpy(dtype=float)
     low, high = np.nanmin(values, axis=1, keepdims=True), np.nanmax(values, axis=1, keepdims=True)
