@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.categories import VALUE
 from iot_pipeline.flows.marked import cited_fact
 from iot_pipeline.flows.serialise import NUMBER as A_NUMBER
 from iot_pipeline.flows.serialise import parse_text, plain_number
@@ -30,6 +31,10 @@ HEADING = re.compile(
     r"(?:[*_\s]|`(?![A-Za-z][^`\n]*`))*"  # a backtick that opens a name is the text's
 )
 INDICATOR = re.compile(rf"[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
+# An item that cites a category: `proto tcp (83%)`. A number that goes on with letters is such a word too: 3pc.
+WORD_INDICATOR = re.compile(
+    rf"[`*•\s]*+(?:-\s++)?([^\s`*:=(;,]++)[`*]*+(?:\s*+[=:]\s*+|\s++)[`*'\"]*+({VALUE})[`*'\"]*+\.?\s*+(?:\(([^()]*+)\)?\.?)?"
+)
 # A number as `serialise.NUMBER` has it, or a percentile. It begins with a set of characters, which `re` finds fast.
 NUMBER = re.compile(
     r"[-+.\dp](?:(?<=p)(?<!\w.)\d{1,3}\b|(?<![\w.].)(?:(?<=\d)\d*(?:\.\d+)?|(?<=\.)\d+|(?<=[-+])(?:\d+(?:\.\d+)?|\.\d+))"
@@ -37,7 +42,16 @@ NUMBER = re.compile(
 )
 BETWEEN = r"\s*(?:(?:\(|=|:|of|at|is|reads|stands at)\s*)?"  # between a feature and its value
 STATED = re.compile(rf"{BETWEEN}({A_NUMBER})")
+STATED_WORD = re.compile(
+    rf"[`]?\s*(?:([=:])|\(|(?:of|at|as|is|was|reads|shows|stands at|has the value)\b)?\s*((?<=[\s=:(])[`'\"])?({VALUE})"
+)
+ORDINARY = re.compile("[a-z]+")
 DIGIT = re.compile(r"\d")
+VALUE_HEAD = re.compile(A_NUMBER)
+GOES_ON = re.compile(r"[\w%/-]")
+SHARE = re.compile(r"\s?%")
+Known = frozenset[tuple[str, str]]  # (category, value)
+NOTHING_KNOWN: Known = frozenset()
 LIST_MARK = re.compile(r"^[^\S\n]*\(?\d{1,2}[.)]\s", re.MULTILINE)
 COUNTED = re.compile(r"\s+(?:key\s+|cited\s+)?(?:features|indicators|values|fields|attributes|metrics)\b")
 NAME_LIKE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+(?:\.[a-z]+)?\b")
@@ -102,11 +116,36 @@ class Facts:
     numbers: frozenset[str]
     names: re.Pattern[str]
     shares: dict[str, str] = field(default_factory=dict)
+    known: Known = NOTHING_KNOWN
+
+    def stated(self, name: str, text: str, start: int) -> re.Match[str] | None:
+        """Return the match of the value that a text states of a category from `start` on, right behind its name.
+
+        A word counts as a stated value behind `=` or `:` or in quotes, or if it is one of the category's known values.
+        """
+        found = STATED_WORD.match(text, start)
+        if found is None or found[1] or found[2]:
+            return found
+        word = found[3].casefold()
+        is_value = word == self.values[name].casefold() or any(
+            (name, form) in self.known for form in (found[3], word, found[3].upper())
+        )
+        return found if is_value else None
+
+    def says(self, item: Indicator) -> str:
+        """Return an indicator's value as it is compared: a category's as it stands, a number without its unit."""
+        if item.feature in self.shares:
+            return item.value
+        number = VALUE_HEAD.match(item.value)
+        return plain_number(number[0] if number else item.value)
 
 
 @lru_cache(maxsize=2048)
-def facts_of(flow_text: str, standardised: frozenset[str] = frozenset()) -> Facts:
-    """Return the facts of a flow text; directions come from percentiles, else from the signs of standardised values."""
+def facts_of(flow_text: str, standardised: frozenset[str] = frozenset(), known: Known = NOTHING_KNOWN) -> Facts:
+    """Return the facts of a flow text; directions come from percentiles, else from the signs of standardised values.
+
+    `known` are values that categories have elsewhere, by which a false one is recognised in prose.
+    """
     values: dict[str, str] = {}
     percentiles: dict[str, str] = {}
     directions: dict[str, str] = {}
@@ -126,7 +165,9 @@ def facts_of(flow_text: str, standardised: frozenset[str] = frozenset()) -> Fact
             continue
         directions[name] = "above" if distance > 0 else "below" if distance < 0 else "at"
     numbers = frozenset(values.values()) | frozenset(percentiles.values()) | ({"p50"} if percentiles else set())
-    return Facts(values, percentiles, directions, numbers, names_pattern(tuple(values)), shares)
+    if shares:  # a category's value may be a number: 6
+        numbers |= frozenset(share for share in shares.values() if share)
+    return Facts(values, percentiles, directions, numbers, names_pattern(tuple(values)), shares, known)
 
 
 @lru_cache(maxsize=16)
@@ -232,6 +273,11 @@ def _parse_text(text: str) -> ParsedAnswer:
         if not item.strip(" \t*-•.`"):
             continue
         found = INDICATOR.match(item.strip())
+        if found is None or GOES_ON.match(item.strip(), found.end(2)):
+            word = WORD_INDICATOR.fullmatch(item.strip())
+            if word is not None:
+                indicators.append(Indicator(word[1], word[2], _line(word[3] or "").rstrip(" ).")))
+                continue
         if found is None:
             problems.append(f"indicator {item.strip()[:40]!r}")
             continue
@@ -266,12 +312,44 @@ def plain_minus(text: str) -> str:
     return text.replace("\u2212", "-").replace("\u2011", "-")
 
 
+def mentions_in(text: str, facts: Facts) -> list[re.Match[str]]:
+    """Return the mentions of features in a text.
+
+    The name of a category may be an ordinary word (`service`, `flag`): then it is a mention where it stands in
+    backticks or its value follows, and a word of the language elsewhere. A name within a stated value is none.
+    """
+    found: list[re.Match[str]] = []
+    end = 0
+    for name in facts.names.finditer(text):
+        if name.start() < end:
+            continue
+        if name[0] in facts.shares:
+            stated = facts.stated(name[0], text, name.end())
+            if stated is None and ORDINARY.fullmatch(name[0]) and text[name.start() - 1 : name.start()] != "`":
+                continue
+            end = stated.end() if stated is not None else 0
+        found.append(name)
+    return found
+
+
 def masked_names(text: str, facts: Facts) -> tuple[str, list[re.Match[str]]]:
-    """Return a text of the same length with feature names and list marks masked, and the matches of the names."""
-    names, parts, end = list(facts.names.finditer(text)), [], 0
+    """Return a text of the same length with feature names and list marks masked, and the matches of the names.
+
+    The flow's own values of categories are masked too, so that no number or class is read in them.
+    """
+    names, parts, end = mentions_in(text, facts) if facts.shares else list(facts.names.finditer(text)), [], 0
     for name in names:
         parts += [text[end : name.start()], "|" * (name.end() - name.start())]
         end = name.end()
+        if name[0] in facts.shares and (stated := facts.stated(name[0], text, end)):
+            parts += [text[end : stated.start(3)], " " * (stated.end() - stated.start(3))]
+            end = stated.end()
+    if facts.shares:
+        rest = "".join(parts) + text[end:]
+        for word in {facts.values[name] for name in facts.shares}:
+            if DIGIT.search(word) and not VALUE_HEAD.fullmatch(word):
+                rest = re.sub(rf"(?<![\w./%-]){re.escape(word)}(?![\w/%-])", " " * len(word), rest)
+        return LIST_MARK.sub(lambda mark: " " * len(mark[0]), rest), names
     return LIST_MARK.sub(lambda mark: " " * len(mark[0]), "".join(parts) + text[end:]), names
 
 
@@ -287,7 +365,8 @@ def numbers_at(masked: str, facts: Facts) -> list[tuple[int, str]]:
             number = f"p{number[: -len(match[1])]}" if percentile else number
         elif counts and COUNTED.match(masked, match.end()):
             continue
-        found.append((match.start(), plain_number(number)))
+        share = facts.shares and SHARE.match(masked, match.end())
+        found.append((match.start(), f"{number}%" if share else plain_number(number)))
     return found
 
 

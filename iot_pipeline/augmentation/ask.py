@@ -11,7 +11,15 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from iot_pipeline.augmentation.answers import MOST_CHARACTERS, ZERO_SHOT_VERSION, facts_of, format_answer, parse_answer
+from iot_pipeline.augmentation.answers import (
+    MOST_CHARACTERS,
+    NOTHING_KNOWN,
+    ZERO_SHOT_VERSION,
+    Known,
+    facts_of,
+    format_answer,
+    parse_answer,
+)
 from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.augmentation.plan import FlowRequest, TrackPlan, row_writer
 from iot_pipeline.errors import UserError
@@ -52,6 +60,7 @@ class AnswerChecker:
         words: Words that were asked for.
         version: Digest that the answer store compares.
         marked: True if facts must be marked.
+        known: Values of categories in the train pool.
     """
 
     classes: tuple[str, ...]
@@ -59,20 +68,23 @@ class AnswerChecker:
     words: int
     version: str
     marked: bool = False
+    known: Known = NOTHING_KNOWN
 
     def __call__(self, request: Request, text: str) -> list[str]:
         """Return the reasons against an answer, [] if it is good."""
         assert isinstance(request, FlowRequest)
         return check_answer(
-            text, request.flow, request.label, self.classes, self.signed, request.original, self.words, self.marked
-        )
+            text, request.flow, request.label, self.classes, self.signed, request.original, self.words, self.marked,
+            self.known,
+        )  # fmt: skip
 
 
 def answer_checker(spec: DatasetSpec, words: int, marked: bool = False) -> AnswerChecker:
     """Return the answer checker of a data set, a length of ANALYSIS and a form of facts, with its version."""
     rules = [code_version("iot_pipeline.augmentation.checks"), spec.classes, sorted(spec.standardised), words, marked]
+    rules += [sorted(spec.known_values)] if spec.known_values else []
     version = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
-    return AnswerChecker(tuple(spec.classes), spec.standardised, words, version, marked)
+    return AnswerChecker(tuple(spec.classes), spec.standardised, words, version, marked, spec.known_values)
 
 
 def check_imported(request: Request, context: Mapping[str, Any], text: str) -> list[str]:

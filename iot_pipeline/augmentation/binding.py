@@ -26,8 +26,12 @@ def bound_numbers(
         numbers: Numbers by place, percentiles as `p97`.
         facts: Facts of the flow.
     """
-    names = [(mention.start(), True, mention[0]) for mention in mentions]
-    for ranked, true in ((False, facts.values), (True, facts.percentiles)):
+    # A category has no number but its share, so that it claims none where no share is said.
+    shares = any(number.endswith("%") for _, number in numbers)
+    named = [mention for mention in mentions if shares or mention[0] not in facts.shares]
+    names = [(mention.start(), True, mention[0]) for mention in named]
+    values = facts.values | facts.shares if facts.shares else facts.values
+    for ranked, true in ((False, values), (True, facts.percentiles)):
         spots = [(place, False, number) for place, number in numbers if (number[:1] == "p") is ranked]
         ordered = sorted(names + spots)
         behind = [pair for pair in zip([(0, False, ""), *ordered], ordered, strict=False) if not pair[1][1]]

@@ -10,10 +10,12 @@ from functools import lru_cache
 from iot_pipeline.augmentation.answers import (
     MOST_REASONS,
     NAME_LIKE,
+    NOTHING_KNOWN,
     NUMBER,
     STATED,
     Facts,
     Indicator,
+    Known,
     ParsedAnswer,
     bare_label,
     facts_of,
@@ -38,6 +40,7 @@ MIN_INDICATORS = 3
 COPY_WORDS, COPY_BIGRAMS = 0.775, 0.6
 # Words of an analysis: at least this many, and between these multiples of the words that were asked for.
 LEAST_WORDS, LEAST_SHARE, MOST_SHARE = 8, 0.4, 2.5
+OWN_SHARE = re.compile(r"[`'\"]?\s*\(?(\d{1,3})\s?%")  # right behind a category's value
 DIRECTION = re.compile(r"\b(above|below)\b(?!-)", re.IGNORECASE)
 
 
@@ -50,13 +53,14 @@ def check_answer(
     original_text: str = "",
     words: int = 0,
     marked: bool = False,
+    known: Known = NOTHING_KNOWN,
 ) -> list[str]:
     """Return the reasons against an answer, [] if it is good; each begins with its kind and a colon.
 
-    Kinds: malformed, mislabelled, length, ungrounded number, unknown feature, wrong direction, other verdict, label
-    given; where facts must be marked also unmarked fact and false fact. A paraphrase must have the original's numbers
-    (as often), features and directions, and be no copy; further kinds: changed numbers, changed features, changed
-    direction, copy.
+    Kinds: malformed, mislabelled, length, ungrounded number, ungrounded value (of a category), unknown feature, wrong
+    direction (a category has none, so any is wrong), other verdict, label given; where facts must be marked also
+    unmarked fact and false fact. A paraphrase must have the original's numbers (as often), features and directions, and
+    be no copy; further kinds: changed numbers, changed features, changed direction, copy.
 
     Args:
         text: The answer.
@@ -67,11 +71,12 @@ def check_answer(
         original_text: Answer that this one paraphrases, if any.
         words: Words that were asked for; 0 if unknown.
         marked: True if features must be cited as marked facts.
+        known: Values of categories in the train pool (`DatasetSpec.known_values`).
     """
     parsed = parse_answer(text)
     if parsed.problems:
         return [f"malformed: {problem}" for problem in parsed.problems[:MOST_REASONS]]
-    facts = facts_of(flow_text, standardised)
+    facts = facts_of(flow_text, standardised, known)
     reading = _read(parsed.analysis, facts, tuple(classes))
     reasons = []
     if len(parsed.indicators) < min(MIN_INDICATORS, len(facts.values)):
@@ -105,14 +110,15 @@ def _check_indicators(indicators: Sequence[Indicator], facts: Facts) -> list[str
         if item.feature not in facts.values:
             reasons.append(f"unknown feature: {item.feature[:40]}")
             continue
-        if plain_number(item.value) != facts.values[item.feature]:
-            reasons.append(f"ungrounded number: {item.feature} {item.value}, not {facts.values[item.feature]}")
+        if facts.says(item) != facts.values[item.feature]:
+            what = "value" if item.feature in facts.shares else "number"
+            reasons.append(f"ungrounded {what}: {item.feature} {item.value}, not {facts.values[item.feature]}")
         true = facts.directions[item.feature]
         usual = f"{true} the median, {facts.percentiles.get(item.feature)}"
         if true and item.note in (usual, f"{true} the mean"):  # most notes, and a third of the time of a check
             continue
         for number in numbers_in(item.note, facts):
-            if number not in (facts.percentiles.get(item.feature), "p50"):
+            if number not in (facts.percentiles.get(item.feature), facts.shares.get(item.feature), "p50"):
                 reasons.append(f"ungrounded number: {number} in the note of {item.feature}")
         said = item.note.split(" ", 1)[0].lower().strip(",;")
         if said in ("above", "below", "at") and said != facts.directions[item.feature]:
@@ -149,6 +155,9 @@ def _check_analysis(analysis: str, reading: Reading, facts: Facts, label: str, c
         said = DIRECTION.search(segment)
         if said is not None and said[1].lower() != facts.directions[mention[0]]:
             reasons.append(_wrong(mention[0], said[1].lower(), facts))
+        if mention[0] in facts.shares:
+            reasons += _category_faults(mention[0], segment, facts)
+            continue
         stated = STATED.match(segment)
         if stated is not None and plain_number(stated[1]) != facts.values[mention[0]]:
             reasons.append(f"ungrounded number: {mention[0]} {stated[1]}, not {facts.values[mention[0]]}")
@@ -176,8 +185,22 @@ def _numbered(classes: tuple[str, ...]) -> re.Pattern[str] | None:
     return re.compile("|".join(map(re.escape, names)), re.IGNORECASE) if names else None
 
 
+def _category_faults(name: str, segment: str, facts: Facts) -> list[str]:
+    """Return the faults of what a segment states of the category named before it: its value and its share."""
+    stated = facts.stated(name, segment, 0)
+    if stated is None:
+        return []
+    if stated[3].casefold() != facts.values[name].casefold():
+        return [f"ungrounded value: {name} {stated[3]}, not {facts.values[name]}"]
+    share = OWN_SHARE.match(segment, stated.end())
+    said = f"{share[1]}%" if share is not None else facts.shares[name]
+    return [] if said == facts.shares[name] else [f"ungrounded number: {said} is not of {name}"]
+
+
 def _wrong(feature: str, said: str, facts: Facts) -> str:
     true = facts.directions[feature]
+    if feature in facts.shares:
+        return f"wrong direction: {feature} {said}, but a category has no direction"
     return f"wrong direction: {feature} {said}, " + (f"it is {true}" if true else "but no reference is known")
 
 
@@ -208,5 +231,5 @@ def _all_numbers(parsed: ParsedAnswer, reading: Reading, facts: Facts) -> Counte
     """Count the numbers of ANALYSIS and KEY_INDICATORS."""
     found = Counter(number for _, number in reading[2])
     for item in parsed.indicators:
-        found.update([plain_number(item.value), *numbers_in(item.note, facts)])
+        found.update([facts.says(item), *numbers_in(item.note, facts)])
     return found

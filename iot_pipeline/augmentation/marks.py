@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from iot_pipeline.augmentation.answers import Facts, numbers_in
+from iot_pipeline.augmentation.answers import Facts, mentions_in, numbers_in
 from iot_pipeline.flows.marked import MARKED
 from iot_pipeline.flows.serialise import plain_number
 
@@ -23,11 +23,14 @@ def mark_faults(analysis: str, facts: Facts) -> list[str]:
     rest = MARKED.sub(" ", analysis)
     reasons += [f"unknown feature: {name[:40]}" for name in MENTION.findall(rest) if name not in facts.values]
     rest = MENTION.sub(" ", rest)
-    cited = [*facts.names.findall(rest), *numbers_in(rest, facts), *DIRECTION.findall(rest), *"`" * ("`" in rest)]
+    named = [name[0] for name in mentions_in(rest, facts)]
+    cited = [*named, *numbers_in(rest, facts), *DIRECTION.findall(rest), *"`" * ("`" in rest)]
     return reasons + [f"unmarked fact: {what[:40]}" for what in cited]
 
 
 def _is_true(found: re.Match[str], facts: Facts) -> bool:
     name, value, note = found.groups()
+    if name in facts.shares:
+        return value == facts.values[name] and note in (None, facts.shares[name])
     true = ", ".join(filter(None, (facts.directions.get(name), facts.percentiles.get(name))))
     return plain_number(value) == facts.values.get(name) and note in (None, true)

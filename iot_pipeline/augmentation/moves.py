@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iot_pipeline.augmentation.flowmeter import SIDES, WAYS, Parts, Values, features_of, parts_of
-from iot_pipeline.flows.spec import DatasetSpec, Format
+from iot_pipeline.flows.spec import DatasetSpec, Format, Scale
 
 SPREAD = 0.05
 TCP_HEADER, MOST_HEADER, OPTION = 20, 60, 4  # bytes; TCP options come in words of 4
@@ -34,9 +34,13 @@ class Mover(Protocol):
 
 @dataclass(frozen=True)
 class PaperMoves:
-    """Moves of the prior work: every published value times uniform(0.95, 1.05)."""
+    """Moves of the prior work: every published value times uniform(0.95, 1.05), categories apart.
 
-    width: int  # number of features
+    width: Number of features. fixed: Places of the categories.
+    """
+
+    width: int
+    fixed: Sequence[int] = ()
 
     def hindrance(self, values: Values) -> list[str]:
         """Return no reason: every value can be multiplied."""
@@ -44,7 +48,9 @@ class PaperMoves:
 
     def move(self, values: Values, draws: Values) -> tuple[Values, Values]:
         """Multiply each value."""
-        return values * _spread(draws), np.full(len(values), np.nan)
+        moved = values * _spread(draws)
+        moved[:, list(self.fixed)] = values[:, list(self.fixed)]
+        return moved, np.full(len(values), np.nan)
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,11 @@ def raw_units(spec: DatasetSpec, simulated: bool) -> tuple[Values, Values]:
     """Return offset and scale of each feature, NaN where the scale is only assumed and the flows are not simulated."""
     if spec.scaling != "given":
         return np.zeros(len(spec.features)), np.ones(len(spec.features))
-    known = [f.scale if f.scale and (simulated or f.scale.basis != "assumed") else None for f in spec.features]
+    unmoved = Scale(kind="zscore", mean=0, std=1)  # of the number of a category's value
+    known = [
+        unmoved if f.is_category else f.scale if f.scale and (simulated or f.scale.basis != "assumed") else None
+        for f in spec.features
+    ]
     offset, scale = ([np.nan if s is None else getattr(s, what) for s in known] for what in ("offset", "width"))
     return np.array(offset), np.array(scale)
 

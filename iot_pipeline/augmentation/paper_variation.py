@@ -27,7 +27,9 @@ def size_paper_variation(texts: Sequence[str], spec: DatasetSpec, seed: int) -> 
     scales = {f.name: None if raw else f.scale for f in counts if raw or f.known_scale}
     random = np.random.default_rng(seed)
     before, after, zeros = [], [], []
-    for name, text, _ in (item for flow in texts for item in parse_text(flow)):
+    for name, text, place in (item for flow in texts for item in parse_text(flow)):
+        if isinstance(place, str):  # a category, which is not multiplied
+            continue
         value = float(text)
         zeros.append(value == 0)
         if name in scales:

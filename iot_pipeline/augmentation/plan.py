@@ -20,6 +20,8 @@ from iot_pipeline.augmentation.checks import MIN_INDICATORS
 from iot_pipeline.augmentation.prompts import PromptFile
 from iot_pipeline.augmentation.variation import Varied, Varier
 from iot_pipeline.flows.dataset import Rows
+from iot_pipeline.flows.feature import CATEGORY, Feature
+from iot_pipeline.flows.matrix import numbered_rows
 from iot_pipeline.flows.ordered_join import numbered, ordered_join
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import connect, one
@@ -76,9 +78,23 @@ class TrackConfig:
         return {
             "classes": self.spec.classes, "words": self.words, "order": self.order,
             "serialisation": self.serialisation, "standardised": self.spec.scaling != "none",
-            "glossary": self.spec.features, "objects": self.objects,
+            "glossary": glossary(self.spec, self.serialisation), "objects": self.objects,
             "marked": self.marked, "indicators": asked_indicators(len(self.spec.features)),
         }  # fmt: skip
+
+
+def glossary(spec: DatasetSpec, serialisation: str) -> Sequence[Feature]:
+    """Return the features as prompts list them: a category is called one, and how it is read and cited is said."""
+    if not spec.category_names:
+        return spec.features
+    printed = " and its share of the training flows" if serialisation == "ranked" else ""
+    told = f"; its value is a word{printed}, cited exactly as printed; it is neither above nor below anything"
+    return [
+        f.model_copy(update={"unit": ", ".join(filter(None, (f.unit, CATEGORY))), "meaning": f.meaning + told})
+        if f.is_category
+        else f
+        for f in spec.features
+    ]
 
 
 class Row(NamedTuple):
@@ -204,8 +220,7 @@ class TrackPlan:
             answers = found["answers"]["answer"].to_pylist() if self.answers is not None else [None] * len(rows)
             varied: list[Varied | None] = [None] * len(rows)
             if self.flows is not None:
-                values = np.column_stack([found["flows"][name].to_numpy() for name in names]).astype(np.float64)
-                varied = self._varied(listed, texts, values)
+                varied = self._varied(listed, texts, numbered_rows(found["flows"], self.config.spec))
             yield from zip(listed, texts, answers, varied, strict=True)
 
     def _varied(self, rows: Sequence[Row], texts: Sequence[str], values: np.ndarray) -> list[Varied | None]:

@@ -13,6 +13,7 @@ from iot_pipeline.augmentation.flowmeter import measures
 from iot_pipeline.augmentation.label_judge import JudgeApart, LabelJudge
 from iot_pipeline.augmentation.moves import FlowMoves, Mover, PaperMoves, TimeMoves, Values, raw_units
 from iot_pipeline.flows.dataset import Rows, evaluation_texts
+from iot_pipeline.flows.matrix import with_words
 from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import connect, identifier, scan
@@ -143,6 +144,8 @@ def fit_varier(
 ) -> Varier:
     """Return the variation of some rows' flows, apart from the texts of evaluation.
 
+    Categories keep their values: another combination of them might be one that no capture can have.
+
     Args:
         config: Mode, least probability, seed and origin.
         rows: Rows whose flows are varied; a physical variation trains its judge on them.
@@ -152,9 +155,12 @@ def fit_varier(
         spec: Spec of the data set.
     """
     physical = config.mode is Variation.physical
+    writer = FlowTextWriter.load(texts, spec)
+    spec = writer.spec
+    paper = PaperMoves(len(spec.features), [spec.feature_names.index(name) for name in spec.category_names])
     return Varier(
-        fit_moves(spec, rows, flows, config.simulated) if physical else PaperMoves(len(spec.features)),
-        FlowTextWriter.load(texts, spec).text,
+        fit_moves(spec, rows, flows, config.simulated) if physical else paper,
+        lambda values: writer.text(with_words(values, spec)),
         evaluation_texts(texts / "texts.parquet", records),
         config.seed,
         JudgeApart(rows, flows, spec, config.seed) if physical and config.least > 0 else None,
@@ -176,7 +182,7 @@ def fit_moves(spec: DatasetSpec, rows: Rows, flows: Path, simulated: bool) -> Mo
     if measured and known.all():
         return FlowMoves(spec.feature_names, offset, scale, spec.format)
     # A flow of one packet has no duration, so that the lowest value of a time or rate is its raw zero.
-    lowest = ", ".join(f"min({identifier(name)})" for name in spec.feature_names)
+    lowest = ", ".join("0.0" if f.is_category else f"min({identifier(f.name)})" for f in spec.features)
     with connect(rows.file, flows) as connection:
         query = f"SELECT {lowest} FROM {scan(flows)} SEMI JOIN ({rows.query}) USING (row_id)"
         found = np.array(connection.execute(query).fetchall()[0], np.float64)

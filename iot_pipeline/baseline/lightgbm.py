@@ -45,7 +45,7 @@ def train_model(
     parameters = {**PARAMETERS, "num_class": classes, **changed}
     if len(values) < 4 * PARAMETERS["min_data_in_leaf"]:
         parameters["min_data_in_leaf"] = 1
-    native = list(categories) or "auto"
+    native: Any = list(categories) or "auto"
     data = lightgbm.Dataset(values, codes, weight=weights, categorical_feature=native)
     return lightgbm.train(parameters, data, num_boost_round=ROUNDS)
 

@@ -140,7 +140,9 @@ def explained(
     longest = room_for(settings.teacher.explanation_words)
     written = student.explain(questions, longest, answers=heads, log=log, **held)
     for text, answer, (said, _ended) in zip(prompts, answers, written, strict=True):
-        wrong = check_answer(said, text, answer["class"], spec.classes, spec.standardised, marked=marked)
+        wrong = check_answer(
+            said, text, answer["class"], spec.classes, spec.standardised, marked=marked, known=spec.known_values
+        )
         answer |= {"answer": said, "decoding": settings.serving.decoding, "unsupported": wrong}
 
 

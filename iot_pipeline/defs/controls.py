@@ -6,4 +6,5 @@ from iot_pipeline.sft.controls import ShuffledNames
 
 def shuffled_names(step: Reader) -> ShuffledNames:
     """Return the feature names of this data set in other places."""
-    return ShuffledNames(tuple(step.spec.feature_names), step.settings.data.serialisation, step.settings.data.seed)
+    spec, data = step.spec, step.settings.data
+    return ShuffledNames(tuple(spec.feature_names), data.serialisation, data.seed, frozenset(spec.category_names))

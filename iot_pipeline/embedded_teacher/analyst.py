@@ -15,6 +15,7 @@ from operator import itemgetter
 
 from iot_pipeline.embedded_teacher.editor import Editor
 from iot_pipeline.embedded_teacher.phrasing import Cite, Writer, about_class, group_of, is_known
+from iot_pipeline.flows.categories import VALUE
 from iot_pipeline.flows.marked import ASKED_FORM
 from iot_pipeline.flows.serialise import parse_line
 
@@ -29,6 +30,7 @@ WORDS = re.compile(r"(\d{2,4})\s+words", re.IGNORECASE)
 NAME_IT = re.compile(r"^Name the class of this flow\b", re.MULTILINE | re.IGNORECASE)
 GLOSSARY_LINE = re.compile(r"^- ([A-Za-z][\w.]*) \(([^)\n]*)\)", re.MULTILINE)
 PART = re.compile(r"^[^\w\n]*(ANALYSIS|CLASSIFICATION|KEY_INDICATORS)[^\w:]*+:", re.MULTILINE)
+GIVEN_CATEGORY = re.compile(rf"\s*+(`?)([^\s`]++)(?:` =)? ({VALUE})(?: \((\d{{1,3}}%)\))?\s*+")
 GIVEN_INDICATOR = re.compile(
     r"[^A-Za-z]*+([A-Za-z](?:[\w.]*\w)?)(` =)? (-?\.?\d[\w.+-]*)"
     r"(?: \((above|below|at)(?: [^;)]*?)?(?:, (p\d{1,3}))?\))?\s*"
@@ -39,6 +41,7 @@ LETTERS = re.compile(r"[a-z]+")
 MOST_INDICATORS = 100  # read from a given answer; sentences about pairs grow with the square
 NOTHING_TO_DO = "I cannot find a flow and its true class in this request, so there is nothing that I can explain."
 DEFAULT_WORDS = 120
+CATEGORY_WEIGHT = 0.8  # as the groups that matter most for a class
 # Rough estimates: English prose has about 4.5 characters per token, tables of numbers about 2.5.
 PROMPT_BYTES_A_TOKEN, ANSWER_BYTES_A_TOKEN = 3, 4
 
@@ -144,7 +147,9 @@ def _guess(cites: Sequence[Cite], classes: Sequence[str]) -> str:
 
     def deviation(name: str) -> float:
         weights: Mapping[str, float] = about_class(name)["groups"]
-        weighted = [(weights.get(group_of(cite.feature), 0.0), _extremity(cite)) for cite in cites]
+        weighted = [
+            (weights.get(group_of(cite.feature), 0.0), _extremity(cite)) for cite in cites if not cite.is_category
+        ]
         whole = sum(weight for weight, _ in weighted)
         return sum(weight * extremity for weight, extremity in weighted) / whole if whole else 0.0
 
@@ -179,7 +184,7 @@ def _task_of(text: str) -> Task:
 def _cite(name: str, value: str, rank: int | str | None, standardised: frozenset[str]) -> Cite:
     """Cite a value with its direction: by percentile if there is one, else by the sign of a standardised value."""
     if isinstance(rank, str):
-        return Cite(name, value, rank, "", is_category=True)
+        return Cite(name, value, "", "", is_category=True, share=rank)
     if rank is None and name not in standardised:
         return Cite(name, value, "", "")
     distance = float(value) if rank is None else rank - 50
@@ -192,7 +197,7 @@ def _choose(cites: list[Cite], label: str, words: int, rng: random.Random, tempe
     weights: Mapping[str, float] = about_class(label)["groups"]
 
     def score(cite: Cite) -> float:
-        weight = weights.get(group_of(cite.feature), 0.4)
+        weight = CATEGORY_WEIGHT if cite.is_category else weights.get(group_of(cite.feature), 0.4)
         return weight * (0.25 + _extremity(cite)) + 0.1 * temperature * rng.random()
 
     scored = sorted(((-score(cite), cite.feature, cite) for cite in cites), key=itemgetter(0, 1))
@@ -202,7 +207,7 @@ def _choose(cites: list[Cite], label: str, words: int, rng: random.Random, tempe
     left: list[Cite] = []
     taken: Counter[str] = Counter()
     for _, _, cite in scored:
-        group = group_of(cite.feature)
+        group = "category" if cite.is_category else group_of(cite.feature)
         fits = taken[group] < each and len(chosen) < wanted
         (chosen if fits else left).append(cite)
         taken[group] += fits
@@ -210,7 +215,9 @@ def _choose(cites: list[Cite], label: str, words: int, rng: random.Random, tempe
 
 
 def _extremity(cite: Cite) -> float:
-    """Score a value's distance from normal, from 0 (ordinary) to 1 (extreme)."""
+    """Score a value's distance from normal, from 0 (ordinary) to 1 (extreme); a category's by its share."""
+    if cite.is_category:
+        return 1 - int(cite.share[:-1]) / 100 if cite.share else 0.5
     if cite.percentile:
         return abs(int(cite.percentile[1:]) - 50) / 50
     if cite.direction:
@@ -270,8 +277,15 @@ def _object(answer: str, fields: Sequence[str]) -> str:
 
 
 def _indicators(text: str) -> list[Cite]:
-    found = [match for item in text.split(";") if (match := GIVEN_INDICATOR.fullmatch(item))]
-    return [
-        Cite(feature, value, rank or "", direction or "", marked is not None)
-        for feature, marked, value, direction, rank in (match.groups() for match in found[:MOST_INDICATORS])
-    ]
+    found = [cite for item in text.split(";") if (cite := _indicator(item)) is not None]
+    return found[:MOST_INDICATORS]
+
+
+def _indicator(item: str) -> Cite | None:
+    """Read an item of given KEY_INDICATORS; None if it is none."""
+    if (number := GIVEN_INDICATOR.fullmatch(item)) is not None:
+        feature, marked, value, direction, rank = number.groups()
+        return Cite(feature, value, rank or "", direction or "", marked is not None)
+    if (word := GIVEN_CATEGORY.fullmatch(item)) is not None:
+        return Cite(word[2], word[3], "", "", bool(word[1]), is_category=True, share=word[4] or "")
+    return None

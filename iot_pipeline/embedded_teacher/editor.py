@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from iot_pipeline.embedded_teacher.phrasing import LONG, Cite, Writer, about_class, group_of
+from iot_pipeline.embedded_teacher.phrasing import LONG, Cite, Writer, about_class, apart, group_of, meanings
 
 PHRASES = Path(__file__).parent / "paraphrase.yaml"
 MOST_TOGETHER = 3  # features in one sentence
@@ -49,12 +49,12 @@ class Editor:
         words, self._names = len(analysis.split()), [cite.feature for cite in cites]
         first = self._drawn.chance(0.4)
         verdict = self._named(self._pick(phrases()["verdict_first" if first else "verdict_last"]), label)
-        points = self._points(analysis, label)
+        points = apart(self._points(analysis, label), cites)
         plan = self._plan(cites)
         room = words - _words(verdict) - _words(points[0]) - sum(_words(text) for text, _, _ in plan)
         evidence, room = self._read(plan, room)
         more, leads = list[str](), self._drawn.shuffled(phrases()["leads"])
-        for sentence in self._more(points[1:], label, cites, classes, words):
+        for sentence in apart(list(self._more(points[1:], label, cites, classes, words)), cites):
             if room < 4:
                 break
             if _words(sentence) <= room + 4:
@@ -87,11 +87,10 @@ class Editor:
         for together in self._gathered(cites):
             text = self._several(together) if len(together) > 1 else self._single(together[0])
             direction = together[0].direction if together[0].direction in ("above", "below") else "plain"
-            groups = [group_of(cite.feature) for cite in together]
-            meanings = phrases()["groups"][groups[-1]][direction]
-            if len({*groups}) > 1:
-                meanings = [f"the last of them {one}" for one in meanings if not one.startswith("which")]
-            found.append((text, direction, meanings))
+            said = meanings(phrases()["groups"], phrases()["category"], together[-1])
+            if len({group_of(cite.feature) for cite in together}) > 1:
+                said = [f"the last of them {one}" for one in said if not one.startswith("which")]
+            found.append((text, direction, said))
         return found
 
     def _gathered(self, cites: Sequence[Cite]) -> list[list[Cite]]:
@@ -100,6 +99,9 @@ class Editor:
             return [[cite] for cite in cites]
         by_direction: dict[str, list[Cite]] = {}
         for cite in cites:
+            if cite.is_category:  # its value stands behind its name
+                by_direction[cite.feature] = [cite]
+                continue
             by_direction.setdefault(cite.reference, []).append(cite)
         return [
             of[start : start + MOST_TOGETHER]
@@ -110,6 +112,8 @@ class Editor:
     def _single(self, cite: Cite) -> str:
         if cite.marked:
             return self._pick(phrases()["single_marked"]).format(fact=cite)
+        if cite.is_category:
+            return self._pick(phrases()["category"]["said"]).format(f=cite.feature, v=cite.value)
         frame = self._pick(phrases()["single" if cite.direction else "single_plain"])
         value = f"{cite.value} ({cite.percentile})" if cite.percentile else cite.value
         return frame.format(f=cite.feature, v=value, d=cite.reference)
@@ -158,7 +162,7 @@ class Editor:
     ) -> Iterable[str]:
         """Yield further sentences, the most useful first."""
         known, shuffled = phrases(), self._drawn.shuffled
-        groups = list(dict.fromkeys(group_of(cite.feature) for cite in cites))
+        groups = list(dict.fromkeys(group_of(cite.feature) for cite in cites if not cite.is_category))
         act = shuffled(phrases_of(label)["act"])
         background = shuffled([sentence for group in groups for sentence in known["background"][group]])
         remarks = shuffled(known["remarks"])

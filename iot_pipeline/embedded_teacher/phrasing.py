@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from iot_pipeline.flows.marked import cited_fact
 
 KNOWLEDGE = Path(__file__).parent / "knowledge.yaml"
 LONG = 300  # words
+RARE, COMMON = 5, 50  # percent of the train pool that has a category's value
+WORD = re.compile(r"[A-Za-z]+")
 # The first part that a feature's name contains decides its group.
 GROUPS = {
     "missed": "gaps", "_iat": "timing", "per_sec": "rate", "ratio": "balance", "difference": "balance",
@@ -28,8 +31,8 @@ GROUPS = {
 class Cite:
     """Cited feature: value as printed, percentile (`p97` or empty), direction (above, below, at, or empty).
 
-    marked: written as a marked fact (`flows/marked.py`). is_category: its value is a text, which has no direction, and
-    `percentile` is its share of the train pool (`83%` or empty).
+    marked: written as a marked fact (`flows/marked.py`). is_category: its value is a word, without percentile and
+    direction; `share` is its share of the train pool (`83%` or empty).
     """
 
     feature: str
@@ -38,6 +41,7 @@ class Cite:
     direction: str
     marked: bool = False
     is_category: bool = False
+    share: str = ""
 
     @property
     def reference(self) -> str:
@@ -47,6 +51,8 @@ class Cite:
     @property
     def note(self) -> str:
         """Note in parentheses after the value; empty if the direction is unknown."""
+        if self.is_category:
+            return self.share
         said = self.direction if self.marked else self.reference
         return ", ".join(filter(None, (said, self.percentile))) if self.direction else ""
 
@@ -58,6 +64,21 @@ class Cite:
     def __str__(self) -> str:
         """Format the citation as an item of KEY_INDICATORS."""
         return cited_fact(self.feature, self.value, self.note, self.marked)
+
+
+def meanings(groups: Mapping[str, Any], category: Mapping[str, Any], cite: Cite) -> list[str]:
+    """Return what a citation may be said to mean: by the group of its feature, or as a category.
+
+    Args:
+        groups: Meanings by group and direction.
+        category: Meanings of a category, by how common its value is.
+        cite: The citation.
+    """
+    if cite.is_category:
+        share = int(cite.share[:-1]) if cite.share else None
+        how = "plain" if share is None else "rare" if share < RARE else "common" if share > COMMON else "plain"
+        return list(category[how])
+    return list(groups[group_of(cite.feature)][cite.direction if cite.direction in ("above", "below") else "plain"])
 
 
 @cache
@@ -131,18 +152,17 @@ class Writer:
         opening = self.template("openings").format(noun=noun)
         if words >= 100:
             opening += " " + self.template("openings_long").format(label=label)
-        why = self.shuffled(about_class(label)["why"])
+        why = apart(self.shuffled(about_class(label)["why"]), cites)
         clauses = [self._clause(cite) for cite in cites]
         room = words - sum(map(_words, (opening, why[0], *clauses)))
         # Readings explain a value, so they have priority among the optional sentences.
         for index in self.shuffled(range(len(cites))):
-            direction = cites[index].direction if cites[index].direction in ("above", "below") else "plain"
-            reading = self.pick(knowledge()["groups"][group_of(cites[index].feature)][direction])
+            reading = self.pick(meanings(knowledge()["groups"], knowledge()["category"], cites[index]))
             if _words(reading) <= room + 3:
                 clauses[index] += ", " + reading
                 room -= _words(reading)
         middle, closing = [why[0]], []
-        for sentence in self._more(why[1:], label, cites, classes, words):
+        for sentence in apart(self._more(why[1:], label, cites, classes, words), cites):
             if room < 4:
                 break
             if words >= LONG:
@@ -160,6 +180,8 @@ class Writer:
     def _clause(self, cite: Cite) -> str:
         if cite.marked:
             return self.template("marked").format(fact=cite)
+        if cite.is_category:
+            return self.pick(knowledge()["category"]["said"]).format(f=cite.feature, v=cite.value)
         value = f"{cite.value}, {cite.percentile}" if cite.percentile else cite.value
         return self.template("directed" if cite.direction else "plain").format(
             f=cite.feature, v=value, d=cite.reference
@@ -176,7 +198,7 @@ class Writer:
     def _more(self, why: list[str], label: str, cites: Sequence[Cite], classes: Sequence[str], words: int) -> list[str]:
         """Return all further sentences, the most useful first."""
         about = {name: group["about"] for name, group in knowledge()["groups"].items()}
-        cited = list(dict.fromkeys(group_of(cite.feature) for cite in cites))
+        cited = list(dict.fromkeys(group_of(cite.feature) for cite in cites if not cite.is_category))
         background = self.shuffled([sentence for group in cited for sentence in about[group]])
         contrasts = []
         patterns = self.shuffled(knowledge()["templates"]["contrasts"])
@@ -199,6 +221,16 @@ class Writer:
         lead = self.template("leads")
         keeps = not lead or sentence[1:2].isupper() or "_" in sentence.split(" ", 1)[0]
         return lead + (sentence if keeps else sentence[0].lower() + sentence[1:])
+
+
+def apart(sentences: Sequence[str], cites: Sequence[Cite]) -> list[str]:
+    """Return the sentences in which no ordinary word is the name of a cited feature; all if there is no other.
+
+    A sentence about a `service` or a `duration` would be read as one about the feature of this name.
+    """
+    words = frozenset(cite.feature for cite in cites if cite.feature.isalpha() and cite.feature.islower())
+    kept = [one for one in sentences if not words.intersection(WORD.findall(one))] if words else sentences
+    return list(kept or sentences)
 
 
 def _words(text: str) -> int:

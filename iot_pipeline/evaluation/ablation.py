@@ -1,4 +1,4 @@
-"""Deletion and sufficiency: a class scored anew with features of the flow set to the train pool's median."""
+"""Deletion and sufficiency: a class scored anew with features of the flow set to what is usual in the train pool."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.measure import Measure
 from iot_pipeline.evaluation.views import Floats, Ints
-from iot_pipeline.flows.serialise import leads, parse_text, printed, shortened
+from iot_pipeline.flows.serialise import leads, parse_text, placed, printed, shortened
 from iot_pipeline.flows.texts import FlowTextWriter
 
 DRAWS = 3  # random sets of features beside each set of named ones
@@ -16,6 +16,7 @@ DRAWS = 3  # random sets of features beside each set of named ones
 class MedianFlow:
     """Flow texts in which features read as the train pool's median: its printed value, with its percentile if ranked.
 
+    A category reads as its commonest value, with its share if ranked.
     The percentile is that of texts, so that the student reads nothing new; ties can put it off p50.
     """
 
@@ -23,16 +24,18 @@ class MedianFlow:
         if writer.ranks is None:
             raise UserError("features can be set to the median only with the rank table of the train pool")
         ranks, form, kind = writer.ranks, writer.spec.format, writer.serialisation
-        self._leads = leads(writer.spec.feature_names, kind)
+        self._leads = leads(writer.spec.feature_names, kind, writer.spec.category_names)
         self._median: dict[str, str] = {}
         for name in writer.spec.feature_names:
-            text = printed(form, ranks.median(name))
-            ranked = f"{text} p{ranks.percentile(name, text)}"
-            self._median[name] = ranked if kind == "ranked" else shortened(text) if kind == "compact" else text
+            is_word = name in ranks.counts
+            text = ranks.usual(name) if is_word else printed(form, ranks.median(name))
+            short = text if is_word else shortened(text)
+            ranked = f"{text} {ranks.place(name, text)}"
+            self._median[name] = ranked if kind == "ranked" else short if kind == "compact" else text
 
     def without(self, flow: str, features: Collection[str]) -> str:
         """Return a flow text with these features at the median."""
-        cells = [(name, value if rank is None else f"{value} p{rank}") for name, value, rank in parse_text(flow)]
+        cells = [(name, placed(value, rank)) for name, value, rank in parse_text(flow)]
         return "".join(
             lead + (self._median[name] if name in features else cell)
             for lead, (name, cell) in zip(self._leads, cells, strict=True)

@@ -8,10 +8,13 @@ import numpy as np
 
 from iot_pipeline.augmentation.answers import (
     NAME_LIKE,
+    NOTHING_KNOWN,
     Facts,
+    Known,
     ParsedAnswer,
     facts_of,
     masked_names,
+    mentions_in,
     numbers_at,
     numbers_in,
     parse_answer,
@@ -19,7 +22,6 @@ from iot_pipeline.augmentation.answers import (
 from iot_pipeline.augmentation.binding import bound_numbers
 from iot_pipeline.augmentation.checks import DIRECTION, check_answer
 from iot_pipeline.augmentation.marks import marked_facts
-from iot_pipeline.flows.serialise import plain_number
 from iot_pipeline.flows.texts import RankTable
 
 # Shares over all mentions: the true ones and all of them.
@@ -43,6 +45,7 @@ def score_explanations(
     ranks: RankTable | None = None,
     standardised: frozenset[str] | None = None,
     marked: bool = False,
+    known: Known = NOTHING_KNOWN,
 ) -> dict[str, Any]:
     """Score explanations by rule against their flow texts.
 
@@ -58,6 +61,7 @@ def score_explanations(
         ranks: Rank table of the train pool.
         standardised: Features that are z-scores; None: all are.
         marked: True if features must be cited as marked facts.
+        known: Values of categories in the train pool.
 
     Returns:
         {items, aggregate, shares}: a share with nothing to measure is None; `shares` has each share with its 95 %
@@ -66,7 +70,7 @@ def score_explanations(
 
     def scored(texts: Sequence[str]) -> list[Item]:
         return [
-            score_explanation(text, answer, label, classes, ranks, standardised, marked) | {"ended": ended}
+            score_explanation(text, answer, label, classes, ranks, standardised, marked, known) | {"ended": ended}
             for text, (answer, ended), label in zip(texts, written, labels, strict=True)
         ]
 
@@ -134,6 +138,7 @@ def score_explanation(
     ranks: RankTable | None = None,
     standardised: frozenset[str] | None = None,
     marked: bool = False,
+    known: Known = NOTHING_KNOWN,
 ) -> dict[str, Any]:
     """Check one answer: count its claims and the true ones among them, and name the false ones.
 
@@ -148,10 +153,11 @@ def score_explanation(
         ranks: Rank table of the train pool.
         standardised: Features that are z-scores; None: all are.
         marked: True if features must be cited as marked facts, which are then counted.
+        known: Values of categories in the train pool.
     """
     plain = facts_of(flow_text)
     signed = frozenset(plain.values) if standardised is None else standardised
-    facts = facts_of(flow_text, signed)
+    facts = facts_of(flow_text, signed, known)
     parsed = parse_answer(answer)
     numbers, percentiles = _numbers(parsed, facts)
     placed = _prose_values(parsed, facts)
@@ -175,12 +181,12 @@ def score_explanation(
         "named_features": sorted({name for name, real in names if real}),
         "cited_features": sorted({item.feature for item in cited}),
         "values_cited": len(cited),
-        "values_true": sum(plain_number(item.value) == facts.values[item.feature] for item in cited),
+        "values_true": sum(facts.says(item) == facts.values[item.feature] for item in cited),
         "directions": len(directed),
         "directions_true": sum(right for _, right in directed),
         "false_directions": sorted({name for name, right in directed if not right}),
         "words": len(answer.split()),
-        "faults": check_answer(answer, flow_text, label, classes, signed, marked=marked),
+        "faults": check_answer(answer, flow_text, label, classes, signed, marked=marked, known=known),
         **(_marked(answer, facts) if marked else {}),
     }
 
@@ -246,7 +252,8 @@ def _numbers(parsed: ParsedAnswer, facts: Facts) -> tuple[Claims, Claims]:
     found = [(number, number in (known if number[:1] == "p" else facts.numbers))
              for number in numbers_in(parsed.analysis, facts)]  # fmt: skip
     for item in parsed.indicators:
-        found.append((plain_number(item.value), plain_number(item.value) in facts.numbers))
+        if item.feature not in facts.shares:  # whose value is a word, counted among the values
+            found.append((facts.says(item), facts.says(item) in facts.numbers))
         own = facts.percentiles.get(item.feature)
         found += [(number, number == own or (number in facts.numbers and number[:1] != "p"))
                   for number in numbers_in(item.note, facts)]  # fmt: skip
@@ -263,12 +270,13 @@ def _prose_values(parsed: ParsedAnswer, facts: Facts) -> list[bool]:
 
 def _names(parsed: ParsedAnswer, facts: Facts, classes: Sequence[str]) -> list[tuple[str, bool]]:
     """Return each mention of a feature, or of a word formed like one, with True if the feature is real."""
+    named = mentions_in(parsed.analysis, facts)
     rest = facts.names.sub(" ", parsed.analysis)
     known = {name.lower() for name in classes}
     # `fwd_pkts_payload` may mean its .tot and .avg together.
     stems = {name.rsplit(".", 1)[0] for name in facts.values}
     other = [name for name in NAME_LIKE.findall(rest) if name.lower() not in known and name not in stems]
-    mentioned = [*facts.names.findall(parsed.analysis), *(item.feature for item in parsed.indicators)]
+    mentioned = [*(name[0] for name in named), *(item.feature for item in parsed.indicators)]
     return [(name, name in facts.values) for name in [*mentioned, *other]]
 
 
@@ -280,7 +288,7 @@ def _directions(parsed: ParsedAnswer, facts: Facts, ranks: RankTable | None) -> 
         if said is None or item.feature not in facts.values:
             continue
         true = facts.directions[item.feature]
-        if not true and ranks is not None:
+        if not true and ranks is not None and item.feature not in facts.shares:
             distance = ranks.percentile(item.feature, facts.values[item.feature]) - 50
             true = "above" if distance > 0 else "below" if distance < 0 else "at"
         found.append((item.feature, said[1].lower() == true))

@@ -11,8 +11,9 @@ from iot_pipeline.augmentation.answers import facts_of
 from iot_pipeline.evaluation.explanations import score_explanation
 from iot_pipeline.evaluation.measure import Measure
 from iot_pipeline.evaluation.views import Floats
+from iot_pipeline.flows.categories import printed_category
 from iot_pipeline.flows.distance import differing_features
-from iot_pipeline.flows.evidence import Expected
+from iot_pipeline.flows.evidence import Evidence, Expected
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.texts import RankTable
 
@@ -50,7 +51,7 @@ def read_explanations(
         ranks: Rank table of the train pool.
     """
     items = [
-        score_explanation(flow, answer, label, spec.classes, ranks, spec.standardised)
+        score_explanation(flow, answer, label, spec.classes, ranks, spec.standardised, known=spec.known_values)
         for flow, answer, label in zip(flows, answers, labels, strict=True)
     ]
     return Explained(
@@ -76,9 +77,9 @@ def evidence_measures(explained: Explained, expected: Expected, ranks: RankTable
     for i, (flow, label) in enumerate(zip(explained.flows, explained.labels, strict=True)):
         if label not in expected:
             continue
-        sides = directions(flow, ranks)
+        sides, values = directions(flow, ranks), facts_of(flow).values
         present = {
-            name: {item.feature for item in listed if sides[item.feature] == item.direction}
+            name: {item.feature for item in listed if _is_present(item, sides, values)}
             for name, listed in expected.items()
         }
         named, right = explained.named[i], explained.named[i] - explained.false[i]
@@ -92,9 +93,23 @@ def evidence_measures(explained: Explained, expected: Expected, ranks: RankTable
 
 
 def directions(flow: str, ranks: RankTable) -> dict[str, str]:
-    """Return the side of the train pool's median of each feature of a flow: above, below or at, as texts rank it."""
-    ranked = {name: ranks.percentile(name, value) for name, value in facts_of(flow).values.items()}
-    return {name: "above" if rank > 50 else "below" if rank < 50 else "at" for name, rank in ranked.items()}
+    """Return the side of the train pool's median of each feature of a flow: above, below or at, as texts rank it.
+
+    A category has none: an empty text.
+    """
+    facts = facts_of(flow)
+    ranked = {
+        name: 50 if name in facts.shares else ranks.percentile(name, value) for name, value in facts.values.items()
+    }
+    sides = {name: "above" if rank > 50 else "below" if rank < 50 else "at" for name, rank in ranked.items()}
+    return sides | dict.fromkeys(facts.shares, "")
+
+
+def _is_present(item: Evidence, sides: Mapping[str, str], values: Mapping[str, str]) -> bool:
+    """Return True if a flow shows a piece of evidence: the number's side, or the category's value."""
+    if item.value is not None:
+        return values[item.feature] == printed_category(item.value)
+    return sides[item.feature] == item.direction
 
 
 def _hits(counted: int, named: int) -> tuple[float, float]:

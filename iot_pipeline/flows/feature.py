@@ -67,6 +67,9 @@ class Scale(Strict):
         return (raw - self.offset) / self.width
 
 
+CATEGORY = "category"  # in place of a unit where prompts list features
+
+
 class Feature(Strict):
     """One feature of a flow, a number or a category; without an `expression` it is the source column of its name.
 
@@ -83,6 +86,7 @@ class Feature(Strict):
     expression: str | None = None
     blank: Line | None = Field(default=None, min_length=1)
     scale: Scale | None = None
+    values: tuple[str, ...] = Field(default=(), max_length=0, exclude=True)  # of a category in the train pool
 
     @model_validator(mode="after")
     def fitting(self) -> Feature:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+
+from iot_pipeline.flows.spec import DatasetSpec
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,6 +38,22 @@ def numbered(table: pd.DataFrame, features: Sequence[str], words: Mapping[str, S
         _codes(table[name], known[name]) if name in known else table[name].to_numpy(np.float64) for name in features
     ]
     return np.column_stack(columns)
+
+
+def numbered_rows(table: pa.Table, spec: DatasetSpec) -> Floats:
+    """Return the features of flows [n, features], a category by the place of its value in the train pool."""
+    words = {feature.name: feature.values for feature in spec.features if feature.is_category}
+    if not words:
+        return np.column_stack([table[name].to_numpy() for name in spec.feature_names]).astype(np.float64)
+    return numbered(table.select(spec.feature_names).to_pandas(), spec.feature_names, words)
+
+
+def with_words(values: Sequence[float], spec: DatasetSpec) -> list[Any]:
+    """Return the values of a flow as texts write them, from those of `numbered_rows`."""
+    return [
+        feature.values[int(value)] if feature.is_category else value
+        for feature, value in zip(spec.features, values, strict=True)
+    ]
 
 
 def _codes(column: pd.Series, words: Sequence[str]) -> Floats:

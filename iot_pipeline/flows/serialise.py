@@ -183,6 +183,13 @@ def parse_line(line: str) -> list[Parsed]:
     return [(name, value, None) for name, value in zip(names, words[1::2], strict=True)]
 
 
+def placed(value: str, place: int | str | None) -> str:
+    """Return a cell of a flow text: a printed value and its place, as `parse_text` gives them."""
+    if not place and place != 0:
+        return value
+    return f"{value} {place}" if isinstance(place, str) else f"{value} p{place}"
+
+
 def parse_text(text: str) -> list[Parsed]:
     """Parse a flow text of any serialisation into (name, printed value, its place) for each feature.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -146,6 +146,18 @@ class DatasetSpec(Strict):
         """Return this spec with scales fitted on the train pool."""
         fitted = [f.model_copy(update={"scale": scales[f.name]}) if f.name in scales else f for f in self.features]
         return self.model_copy(update={"features": fitted})
+
+    def with_values(self, values: Mapping[str, Iterable[str]]) -> DatasetSpec:
+        """Return this spec with the printed values that its categories have in the train pool."""
+        known = [
+            f.model_copy(update={"values": tuple(values[f.name])}) if f.name in values else f for f in self.features
+        ]
+        return self.model_copy(update={"features": known})
+
+    @property
+    def known_values(self) -> frozenset[tuple[str, str]]:
+        """Pairs of category and printed value in the train pool; empty before the split (`with_values`)."""
+        return frozenset((feature.name, value) for feature in self.features for value in feature.values)
 
     def of_simulated_rows(self) -> DatasetSpec:
         """Return this spec for rows of the simulator, whose assumed scales are known: it published with them."""

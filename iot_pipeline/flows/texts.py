@@ -122,7 +122,9 @@ class FlowTextWriter:
         content = json.loads((folder / "writer.json").read_text())
         scales = {name: Scale.model_validate(scale) for name, scale in content["scales"].items()}
         spec = spec.with_scales(scales) if scales else spec
-        return FlowTextWriter(spec, content["serialisation"], RankTable(**content["ranks"]))
+        ranks = RankTable(**content["ranks"])
+        spec = spec.with_values(ranks.counts) if ranks.counts else spec
+        return FlowTextWriter(spec, content["serialisation"], ranks)
 
     def save(self, folder: Path) -> None:
         """Write writer.json: all that a text depends on besides the flow and the spec; `ranks` must be given."""

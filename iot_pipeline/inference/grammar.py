@@ -34,7 +34,9 @@ def facts_to_cite(flow_text: str, standardised: frozenset[str] = frozenset()) ->
     """Return the facts of a flow text as marked facts, values as printed; `standardised` as in `facts_of`."""
     facts = facts_of(flow_text, standardised)
     return [
-        Cite(name, value, facts.percentiles.get(name, ""), facts.directions[name], marked=True)
+        Cite(name, value, "", "", marked=True, is_category=True, share=facts.shares[name])
+        if name in facts.shares
+        else Cite(name, value, facts.percentiles.get(name, ""), facts.directions[name], marked=True)
         for name, value, _ in parse_text(flow_text)
     ]
 

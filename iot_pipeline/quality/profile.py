@@ -50,7 +50,7 @@ def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.Dat
         known = [published.get(row["class"], {}).get(row["feature"], [None] * 3)[place] for row in found]
         table[key] = np.array(known, np.float64)  # NaN for None
     zero = table[table["zero_variance"]]
-    summary = {
+    summary: dict[str, Any] = {
         "rows": sum(counts.values()),
         "rows_by_class": {name: counts[name] for name in present[1:]},
         "zero_variance": {str(name): group["feature"].tolist() for name, group in zero.groupby("class", sort=False)},

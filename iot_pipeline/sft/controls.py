@@ -137,11 +137,15 @@ def repeated(lengths: Sequence[int] | np.ndarray, budget: int, seed: int) -> Ite
 
 @dataclass(frozen=True)
 class ShuffledNames:
-    """Feature names of a data set in places that a seed decides; a single cycle, so that none keeps its place."""
+    """Feature names of a data set in places that a seed decides; a single cycle, so that none keeps its place.
+
+    The values of categories stay in their places, whatever name is shown for them.
+    """
 
     names: tuple[str, ...]
     serialisation: str
     seed: int
+    categories: frozenset[str] = frozenset()
 
     @cached_property
     def shown(self) -> dict[str, str]:
@@ -179,4 +183,6 @@ class ShuffledNames:
     @cached_property
     def _leads(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Text before each value, with the true names and with the shown ones."""
-        return leads(self.names, self.serialisation), leads([self.shown[n] for n in self.names], self.serialisation)
+        shown = [self.shown[name] for name in self.names]
+        places = {self.shown[name] for name in self.categories}
+        return leads(self.names, self.serialisation, self.categories), leads(shown, self.serialisation, places)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.categories import VALUE
 from iot_pipeline.flows.serialise import NUMBER
 from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, pad_id, prompt_text
 from iot_pipeline.sft.tensors import IGNORED
@@ -24,7 +25,7 @@ from iot_pipeline.training.reporter import Reporter
 ROWS = 32  # of one pass that measures copy accuracy
 MIXED = 200  # flows that pre-training does not read, for measuring copy accuracy
 # Values of KEY_INDICATORS: the first item follows the heading, each later one a `;`.
-_CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER})(?= \(|;|$)", re.MULTILINE)
+_CITED = re.compile(rf"(?:KEY_INDICATORS:|;) [^\s;]+ ({NUMBER}|{VALUE})(?= \(|;|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from iot_pipeline.flows.serialise import leads, serialisation_of
+from iot_pipeline.flows.serialise import leads, parse_line, serialisation_of
 
 # Words that answers about flows use; the tokeniser learns each as a whole.
 _WORDS = """
@@ -26,7 +26,8 @@ Writer = Callable[[str, str, np.random.Generator], str]
 class Flows:
     """Parsed flow texts: printed values [flows][features], with their percentiles where the text has them.
 
-    `leads`: text before each value. `ranks`: percentile ranks of the values among these flows, 0..100.
+    `leads`: text before each value. `ranks`: percentile ranks of the values among these flows, 0..100; the value of a
+    category has a number by its name.
     """
 
     texts: list[str]
@@ -38,17 +39,22 @@ class Flows:
 
 
 def parse(texts: Sequence[str], names: Sequence[str]) -> Flows:
-    """Parse flow texts in the serialisation of the first; ValueError for another, or a missing or unreadable value."""
-    before = leads(names, serialisation_of(texts[0])) if texts else ()
-    form = re.compile("".join(re.escape(lead) + r"(\S+(?: p\d{1,3})?)" for lead in before))
+    """Parse flow texts in the form of the first; ValueError for another, or a missing or unreadable value."""
+    first = [found for line in (texts[0].split("\n") if texts else []) for found in parse_line(line)]
+    categories = {name for name, _, place in first if isinstance(place, str)}
+    before = leads(names, serialisation_of(texts[0]), categories) if texts else ()
+    form = re.compile("".join(re.escape(lead) + r"(\S+(?: (?:p\d{1,3}|\d{1,3}%))?)" for lead in before))
     printed: list[list[str]] = []
     for text in texts:
         found = form.fullmatch(text)
         if found is None:
             raise ValueError(f"flow text whose features are not {list(names)[:3]}...: {text[:80]!r}")
         printed.append(list(found.groups()))
-    numbers = np.array([float(value.split(" ")[0]) for row in printed for value in row])
-    numbers = numbers.reshape(len(printed), len(names))
+    words = [[value.split(" ")[0] for value in row] for row in printed]
+    numbers = np.empty((len(printed), len(names)))
+    for place, name in enumerate(names):
+        cells = [row[place] for row in words]
+        numbers[:, place] = np.unique(cells, return_inverse=True)[1] if name in categories else np.array(cells, float)
     ranks = np.empty(numbers.shape, dtype=np.int64)
     for column in range(numbers.shape[1]):
         ordered = np.sort(numbers[:, column])
@@ -90,7 +96,8 @@ def masked(flows: Flows, row: int, rng: np.random.Generator) -> tuple[str, str]:
     """Mask up to four values of a flow with `?`; return the text and the answer that fills them in."""
     places = sorted(rng.choice(len(flows.names), size=min(4, len(flows.names)), replace=False).tolist())
     cells = ["?" if place in places else cell for place, cell in enumerate(flows.printed[row])]
-    form = "\n{}: {}" if flows.leads[0].endswith(": ") else " {} {}"
+    compact = not all(lead.endswith((": ", " = ")) for lead in flows.leads)
+    form = " {} {}" if compact else "\n{}: {}"
     answer = "FILL:" + "".join(form.format(flows.names[place], flows.printed[row][place]) for place in places)
     return "".join(lead + cell for lead, cell in zip(flows.leads, cells, strict=True)), answer
 

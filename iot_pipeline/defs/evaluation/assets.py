@@ -200,7 +200,16 @@ def judged(step: Step, flows: list[str], labels: list[str], written: list[tuple[
     """
     writer = writer_of(step)
     marked = step.settings.teacher.facts == "marked"
-    return score_explanations(flows, written, labels, step.spec.classes, writer.ranks, writer.spec.standardised, marked)
+    return score_explanations(
+        flows,
+        written,
+        labels,
+        step.spec.classes,
+        writer.ranks,
+        writer.spec.standardised,
+        marked,
+        writer.spec.known_values,
+    )
 
 
 def shares(aggregate: dict[str, Any], prefix: str = "") -> dict[str, Any]:
