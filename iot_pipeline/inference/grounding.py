@@ -23,6 +23,8 @@ NUMERIC = frozenset("0123456789.eE+-p")  # last characters of an open number
 SIGNS = "0123456789.e+-p"  # characters of any number of a flow
 DIGIT = re.compile(r"[0-9]")
 WORD = re.compile(r"[\w.]$")
+CITED = re.compile(r"(?:^KEY_INDICATORS:|;) ([^\s;]+)((?: [^\s;(]*)?)$")  # a feature and the beginning of its value
+GLUED = re.compile(r"[\w%/.-]")
 ORDINAL = re.compile(r"st|nd|rd|th")
 REFERENCE = re.compile(r"\b(?:above|below)\s*$", re.IGNORECASE)
 SENTENCE_BREAK = re.compile(r"[.!?]\s")
@@ -49,6 +51,7 @@ class NumberTokens:
         for token, piece in enumerate(self.pieces):
             self.by_piece[piece].append(token)
         self.free = np.array([NUMERAL.search(piece) is None for piece in self.pieces])  # writes no number
+        self.glued = np.array([GLUED.match(piece) is not None for piece in self.pieces])  # goes on with a word
         self.ordinal = np.array([ORDINAL.match(piece) is not None for piece in self.pieces])
         if missing := [sign for sign in SIGNS if sign not in self.by_piece]:
             raise NotGroundable(f"the base's tokenizer has no token for {' '.join(missing)}")
@@ -77,6 +80,7 @@ class _Row:
 class GroundedNumbers:
     """Logits processor of transformers for greedy generation: bars tokens that write a number the flow lacks.
 
+    Behind a category's name in KEY_INDICATORS its value must follow; prose may say other words.
     Where the student would begin a number, it must begin one that is allowed there (`numbers_for`), and a number once
     begun must be completed. The class line is left alone. Ordinals ("94th") are barred. Only the likeliest token is
     examined before a number begins, so the scores are not fit for sampling. A number that the token limit truncates
@@ -113,6 +117,8 @@ class GroundedNumbers:
         digits = DIGIT.search(number) is not None
         if row.line.startswith(LABEL_LINE):
             return None
+        if row.facts.shares and (may_follow := self._category(row, piece)) is not None:
+            return may_follow
         if not digits and row.owes is None and (tokens.free[best] or (not number and _of_word(row, piece))):
             return None
         number = _open_number(row.facts.names.sub(" feature ", row.line))  # a minus after a name is a sign
@@ -121,6 +127,21 @@ class GroundedNumbers:
         if not may.any():  # the flow has no such number
             row.owes, may = None, tokens.free
         return may
+
+    def _category(self, row: _Row, piece: str) -> np.ndarray | None:
+        """Return the tokens that may continue a category cited in KEY_INDICATORS; None if none is open at the end."""
+        open_item = CITED.search(row.line)
+        if open_item is None or open_item[1] not in row.facts.shares:
+            return None
+        value, begun = row.facts.values[open_item[1]], open_item[2]
+        if not begun and not piece.startswith(" "):  # the name may go on
+            return None
+        rest = f" {value}"[len(begun) :] if f" {value}".startswith(begun) else ""
+        if rest:
+            may = np.zeros_like(self._tokens.free)
+            may[self._tokens.beginnings({rest})] = True
+            return may
+        return ~self._tokens.glued if begun == f" {value}" and GLUED.match(piece) else None
 
     def _going_on(self, row: _Row, number: str) -> np.ndarray:
         """Return the tokens that may follow the open `number`, bool [vocabulary]; a complete number may also end."""
@@ -149,8 +170,16 @@ class GroundedNumbers:
 
 
 def spellings(flow: str) -> dict[str, set[str]]:
-    """Return the spellings of each feature's value: as in the flow text, and with a zero before its point."""
-    return {name: {value, plain_number(value)} for name, value, _ in parse_text(flow)}
+    """Return the spellings of each feature's value: as in the flow text, and with a zero before its point.
+
+    Of a category these are its value if it is a number, and its share, whose sign no number has: 83.
+    """
+    return {
+        name: {part for part in (value, place.rstrip("%")) if re.fullmatch(NUMBER, part)}
+        if isinstance(place, str)
+        else {value, plain_number(value)}
+        for name, value, place in parse_text(flow)
+    }
 
 
 def numbers_for(before: str, facts: Facts, values: dict[str, set[str]], percentile: bool) -> set[str]:

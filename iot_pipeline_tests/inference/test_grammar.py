@@ -206,3 +206,15 @@ def test_a_student_follows_its_grammars_in_batches(student: Student) -> None:
         assert said.startswith("CLASSIFICATION: Normal\nANALYSIS: ")
     with pytest.raises(UserError, match="guided decoding one grammar"):
         student.explain(texts, 60, guided_by=grammars[:1])
+
+
+def test_a_category_is_cited_as_the_flow_has_it() -> None:
+    flow = "proto = tcp 80%\nservice = -\norig_pkts: -0.068 p40"
+    facts = facts_to_cite(flow)
+    assert [str(fact) for fact in facts[:2]] == ["`proto` = tcp (80%)", "`service` = -"]
+    grammar = lark(gbnf(facts, CLASSES, "label_first"))
+    right = f"we see `proto` = tcp and `service` = - with {ORIG}, so"
+    items = f"`proto` = tcp (80%); `service` = -; {ORIG}"
+    assert taken(grammar, answer(right, items)) is None
+    for false in ("`proto` = udp", "`proto` = tcp (81%)", "`proto` = tcp (above)", "`service` = http"):
+        assert taken(grammar, answer(f"we see {false} here, so", items)) is not None

@@ -223,3 +223,21 @@ def test_a_student_is_held_to_its_flows_and_free_where_it_is_not_asked(student: 
         assert not numbers(answer.rsplit(" ", 1)[0], text) - facts_of(text).numbers
     with pytest.raises(UserError, match="one flow text for each prompt"):
         student.explain(texts, 20, grounded_in=texts[:1])
+
+
+WORDS = "proto = tcp 80%\nservice = 3pc 2%\norig_pkts: -0.068 p97"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "written"),
+    [
+        ("proto udp; orig_pkts 3", "proto tcp; orig_pkts -0.068"),
+        ("proto tcp (12%); orig_pkts 3", "proto tcp (80%); orig_pkts -0.068"),
+        ("proto tcpx", "proto tcp"),
+        ("service 3pc (2%); proto tcp", "service 3pc (2%); proto tcp"),
+        ("service 7", "service 3pc"),
+    ],
+)
+def test_a_cited_category_is_that_of_the_flow(wanted: str, written: str) -> None:
+    made = write(WORDS, "KEY_INDICATORS: ", wanted)
+    assert made.startswith("KEY_INDICATORS: " + written), made
