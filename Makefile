@@ -24,15 +24,21 @@ ui: $(VENV)/.installed             ## the Dagster UI on this lake
 status doctor: $(VENV)/.installed
 	$(BIN)/iot-pipeline $@
 
-$(VENV)/.installed: pyproject.toml
+# Files are compiled when they are first imported: pip would compile all, of which a third is ever used.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --editable
+
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "error: Python 3.11 or 3.12 is needed; say make PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(INSTALL) .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
-	touch $@
+# One installation for both, so that pip resolves the versions once.
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[dev]'
+	touch $@ $(VENV)/.installed
 
 clean:                             ## remove the virtual environment; the lake stays
 	rm -rf $(VENV)

@@ -2,18 +2,17 @@
 
 import difflib
 import os
-import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from iot_pipeline.env_file import INTERNAL_VARIABLES, PATHS, PROJECT_ROOT, absolute, dotenv, env_file
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.yaml_reader import read_yaml
 from iot_pipeline.vocabulary import DISTILLED, Control, Stage, Track
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
 PROFILES = Path(__file__).parent / "profiles"
 SEED = 2027
 OWN_SEEDS = ("split_seed", "teacher_seed", "base_seed")
@@ -316,12 +315,7 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
 
     Raises UserError naming the variable for an unknown name, an unknown profile or a bad value.
     """
-    given = {**_dotenv(), **os.environ} if environment is None else environment
-    values: dict[str, Any] = {
-        key.removeprefix("IOT_").lower(): value
-        for key, value in given.items()
-        if key.startswith("IOT_") and value != "" and key not in INTERNAL_VARIABLES
-    }
+    values = _ofdotenv() | _named(dict(os.environ)) if environment is None else _named(environment)
     values |= {key: value for key, value in overrides.items() if value is not None}
     for name in values:
         if name not in DESCRIPTIONS:
@@ -330,7 +324,7 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
             raise UserError(f"unknown setting IOT_{name.upper()}{hint}")
     values = _profile(str(values.get("profile", "demo"))) | values
     values = {name: values.get("seed", SEED) for name in OWN_SEEDS} | values
-    values |= {name: _absolute(name, values[name]) for name in PATHS if name in values}
+    values |= {name: absolute(name, values[name]) for name in PATHS if name in values}
     sections: dict[str, Any] = {section: {} for section in SECTIONS}
     for name, value in values.items():
         (sections[FIELDS[name][0]] if name in FIELDS else sections)[name] = value
@@ -344,33 +338,21 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
         raise UserError(f"{name}: {first['msg']} (got {first['input']!r})") from None
 
 
-# Internal: set by the project for its own subprocesses and tests.
-ENV_FILE = "IOT_ENV_FILE"
-INTERNAL_VARIABLES = {"IOT_PARENT_PID", ENV_FILE}
-# Settings that may name files. Subprocesses run in other folders, so names must not depend on the current directory.
-PATHS = ("dataset", "source", "base_model", "audit_tokenizer", "lake", "base_cache", "prompts", "teacher_store")
+def _named(given: dict[str, str]) -> dict[str, Any]:
+    """Return the settings among variables, by their names in lower case; empty ones are as if unset."""
+    return {
+        key.removeprefix("IOT_").lower(): value
+        for key, value in given.items()
+        if key.startswith("IOT_") and value != "" and key not in INTERNAL_VARIABLES
+    }
 
 
-def _absolute(name: str, value: Any) -> Any:
-    """Make file names in a setting (a spec, sources and globs, a model) absolute."""
-
-    def is_file(part: str) -> bool:
-        if name == "dataset":
-            return part.endswith((".yaml", ".yml"))
-        if name in ("base_model", "audit_tokenizer"):
-            return part not in ("tiny", "smollm2") and Path(part).expanduser().is_dir()
-        return part not in ("", "simulate") and "://" not in part
-
-    def placed(part: str) -> str:
-        return str(Path(part).expanduser().absolute()) if is_file(part) else part
-
-    if isinstance(value, Path):
-        return value.expanduser().absolute()
-    if name == "teacher_store" and (url := re.match(r"(sqlite(?:\+pysqlite)?:///)([^/:?].*)", str(value))):
-        return url[1] + str(Path(url[2]).expanduser().absolute())
-    if not isinstance(value, str):
-        return value
-    return ",".join(placed(part.strip()) for part in value.split(",")) if name == "source" else placed(value)
+def _ofdotenv() -> dict[str, Any]:
+    """Return the settings in `.env`; file names in it count from its own folder, wherever a command is run."""
+    values = _named(dotenv())
+    return {
+        name: absolute(name, value, env_file().parent) if name in PATHS else value for name, value in values.items()
+    }
 
 
 def _profile(name: str) -> dict[str, Any]:
@@ -380,16 +362,9 @@ def _profile(name: str) -> dict[str, Any]:
     return {"profile": name, **read_yaml(path)}
 
 
-def _dotenv() -> dict[str, str]:
-    from dotenv import dotenv_values
-
-    file = os.environ.get(ENV_FILE, PROJECT_ROOT / ".env")
-    return {key: value for key, value in dotenv_values(file).items() if value is not None}
-
-
 def api_key() -> SecretStr | None:
     """Return the teacher's key from OPENAI_API_KEY in the environment or `.env`; never stored or printed."""
-    value = os.environ.get("OPENAI_API_KEY") or _dotenv().get("OPENAI_API_KEY")
+    value = os.environ.get("OPENAI_API_KEY") or dotenv().get("OPENAI_API_KEY")
     return SecretStr(value) if value else None
 
 

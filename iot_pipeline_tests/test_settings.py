@@ -114,3 +114,32 @@ def test_split_teacher_and_base_have_seeds_of_their_own_or_the_one_of_all() -> N
     assert seeds() == (2027,) * 4
     assert seeds(IOT_SEED="5") == (5,) * 4
     assert seeds(IOT_SEED="5", IOT_SPLIT_SEED="6", IOT_TEACHER_SEED="7", IOT_BASE_SEED="8") == (5, 6, 7, 8)
+
+
+def test_names_in_the_env_file_count_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home / "student", here / "student"):
+        folder.mkdir(parents=True)
+    written = "IOT_LAKE=lake\nIOT_SOURCE=a.csv,s3://b/c.csv\nIOT_BASE_MODEL=student\nIOT_TEACHER_STORE=sqlite:///t.db\n"
+    (home / ".env").write_text(f"{written}IOT_DATASET=mine.yaml\nIOT_PROMPTS=../p\nIOT_BASE_CACHE=~/bases\n")
+    monkeypatch.setenv("IOT_ENV_FILE", str(home / ".env"))
+    monkeypatch.delenv("IOT_BASE_CACHE")
+    monkeypatch.chdir(here)
+    chosen = load_settings()
+    assert (chosen.lake_path, chosen.data.source) == (home / "lake", f"{home}/a.csv,s3://b/c.csv")
+    assert (chosen.student.base_model, chosen.data.dataset) == (str(home / "student"), str(home / "mine.yaml"))
+    assert (chosen.run.teacher_store, chosen.teacher.prompts) == (f"sqlite:///{home}/t.db", home / "../p")
+    assert chosen.run.base_cache == Path.home() / "bases"
+    monkeypatch.setenv("IOT_LAKE", "lake")  # a variable of the shell counts from where the command is run
+    assert load_settings().lake_path == here / "lake"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfeI\0O\0T\0"])
+def test_an_env_file_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    file = tmp_path / ".env"
+    file.mkdir() if content is None else file.write_bytes(content)
+    monkeypatch.setenv("IOT_ENV_FILE", str(file))
+    with pytest.raises(UserError, match=r"\.env (is a folder|is not UTF-8)"):
+        load_settings()

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from iot_pipeline.augmentation.mentions import BETWEEN, NamesPattern, names_pattern
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.categories import VALUE
 from iot_pipeline.flows.marked import cited_fact
+from iot_pipeline.flows.names import NAME
 from iot_pipeline.flows.serialise import NUMBER as A_NUMBER
 from iot_pipeline.flows.serialise import parse_text, plain_number
 
@@ -28,9 +30,9 @@ MOST_REASONS = 50
 # It begins with a set of letters, which `re` looks for twice as fast as for words whose case is ignored.
 HEADING = re.compile(
     r"([AaKkCc](?i:(?<=a)NALYSIS|(?<=k)EY[_ ]INDICATORS|(?<=c)LASSIFICATION))[*_`\s]*+:"
-    r"(?:[*_\s]|`(?![A-Za-z][^`\n]*`))*"  # a backtick that opens a name is the text's
+    r"(?:[*\s]|_(?!\w)|`(?!#?[^\W\d][^`\n]*`))*"  # a backtick that opens a name is the text's, and so is its `_`
 )
-INDICATOR = re.compile(rf"[\W\d_]*?([A-Za-z]\w*(?:\.\w+)*)[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
+INDICATOR = re.compile(rf"[\W\d]*?({NAME})[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
 # An item that cites a category: `proto tcp (83%)`. A number that goes on with letters is such a word too: 3pc.
 WORD_INDICATOR = re.compile(
     rf"[`*•\s]*+(?:-\s++)?([^\s`*:=(;,]++)[`*]*+(?:\s*+[=:]\s*+|\s++)[`*'\"]*+({VALUE})[`*'\"]*+\.?\s*+(?:\(([^()]*+)\)?\.?)?"
@@ -40,7 +42,6 @@ NUMBER = re.compile(
     r"[-+.\dp](?:(?<=p)(?<!\w.)\d{1,3}\b|(?<![\w.].)(?:(?<=\d)\d*(?:\.\d+)?|(?<=\.)\d+|(?<=[-+])(?:\d+(?:\.\d+)?|\.\d+))"
     r"(?:[eE][-+]?\d+)?(st|nd|rd|th)?)"
 )
-BETWEEN = r"\s*(?:(?:\(|=|:|of|at|is|reads|stands at)\s*)?"  # between a feature and its value
 STATED = re.compile(rf"{BETWEEN}({A_NUMBER})")
 STATED_WORD = re.compile(
     rf"[`]?\s*(?:([=:])|\(|(?:of|at|as|is|was|reads|shows|stands at|has the value)\b)?\s*((?<=[\s=:(])[`'\"])?({VALUE})"
@@ -114,7 +115,7 @@ class Facts:
     percentiles: dict[str, str]
     directions: dict[str, str]
     numbers: frozenset[str]
-    names: re.Pattern[str]
+    names: NamesPattern
     shares: dict[str, str] = field(default_factory=dict)
     known: Known = NOTHING_KNOWN
 
@@ -167,13 +168,9 @@ def facts_of(flow_text: str, standardised: frozenset[str] = frozenset(), known: 
     numbers = frozenset(values.values()) | frozenset(percentiles.values()) | ({"p50"} if percentiles else set())
     if shares:  # a category's value may be a number: 6
         numbers |= frozenset(share for share in shares.values() if share)
-    return Facts(values, percentiles, directions, numbers, names_pattern(tuple(values)), shares, known)
-
-
-@lru_cache(maxsize=16)
-def names_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    alternatives = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    return re.compile(rf"(?<![\w.])(?:{alternatives})(?!\w|\.\w)")
+    return Facts(
+        values, percentiles, directions, numbers, names_pattern(tuple(values), frozenset(shares)), shares, known
+    )
 
 
 def answer_schema(order: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from iot_pipeline.augmentation.binding import SENTENCE_END, bound_numbers
 from iot_pipeline.augmentation.degrees import stated_degrees
 from iot_pipeline.augmentation.given import given_faults
 from iot_pipeline.augmentation.marks import mark_faults
+from iot_pipeline.augmentation.mentions import certain_mentions
 from iot_pipeline.augmentation.prose import words_of
 from iot_pipeline.augmentation.verdicts import verdict_faults
 from iot_pipeline.augmentation.wording import similarity
@@ -213,7 +214,11 @@ def _check_paraphrase(
     reasons = []
     if counted != meant:
         reasons.append("changed numbers: they are not those of the original, each as often")
-    features = [{found[0] for found in read[1]} | {item.feature for item in one.indicators} for one, read in both]
+    features = [
+        {found[0] for found in read[1]}.intersection(certain_mentions(facts.names, one.analysis))
+        | {item.feature for item in one.indicators}
+        for one, read in both
+    ]
     if features[0] != features[1]:
         reasons.append("changed features: they are not those of the original")
     directions = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from iot_pipeline.augmentation.answers import Facts, mentions_in, numbers_in
+from iot_pipeline.augmentation.mentions import certain_mentions
 from iot_pipeline.flows.marked import MARKED
 from iot_pipeline.flows.serialise import plain_number
 
@@ -23,7 +24,8 @@ def mark_faults(analysis: str, facts: Facts) -> list[str]:
     rest = MARKED.sub(" ", analysis)
     reasons += [f"unknown feature: {name[:40]}" for name in MENTION.findall(rest) if name not in facts.values]
     rest = MENTION.sub(" ", rest)
-    named = [name[0] for name in mentions_in(rest, facts)]
+    certain = set(certain_mentions(facts.names, rest))  # a category's name is told from a word by its value
+    named = [name[0] for name in mentions_in(rest, facts) if name[0] in certain]
     cited = [*named, *numbers_in(rest, facts), *DIRECTION.findall(rest), *"`" * ("`" in rest)]
     return reasons + [f"unmarked fact: {what[:40]}" for what in cited]
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from iot_pipeline.augmentation.answers import NUMBER, names_pattern
+from iot_pipeline.augmentation.answers import NUMBER
+from iot_pipeline.augmentation.mentions import names_pattern
 
 WORD = re.compile(r"[a-z']+|#")
 NAME_OR_WORD = re.compile(r"[a-z]+(?:[._'][a-z]+)*|#")

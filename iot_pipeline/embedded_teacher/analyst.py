@@ -17,6 +17,7 @@ from iot_pipeline.embedded_teacher.editor import Editor
 from iot_pipeline.embedded_teacher.phrasing import Cite, Writer, about_class, group_of, is_known
 from iot_pipeline.flows.categories import VALUE
 from iot_pipeline.flows.marked import ASKED_FORM
+from iot_pipeline.flows.names import NAME as FEATURE_NAME
 from iot_pipeline.flows.serialise import parse_line
 
 # Linear time: possessive quantifiers (`*+`), and text before a keyword is matched within its line only. A prompt of
@@ -28,11 +29,11 @@ NAME = re.compile(r"\w[\w.-]*")
 CLASSES = re.compile(r"^[^\w\n]*(?:known )?classes[^\w:]*+:\s*+(.+)$", re.MULTILINE | re.IGNORECASE)
 WORDS = re.compile(r"(\d{2,4})\s+words", re.IGNORECASE)
 NAME_IT = re.compile(r"^Name the class of this flow\b", re.MULTILINE | re.IGNORECASE)
-GLOSSARY_LINE = re.compile(r"^- ([A-Za-z][\w.]*) \(([^)\n]*)\)", re.MULTILINE)
+GLOSSARY_LINE = re.compile(rf"^- ({FEATURE_NAME}) \(([^)\n]*)\)", re.MULTILINE)
 PART = re.compile(r"^[^\w\n]*(ANALYSIS|CLASSIFICATION|KEY_INDICATORS)[^\w:]*+:", re.MULTILINE)
 GIVEN_CATEGORY = re.compile(rf"\s*+(`?)([^\s`]++)(?:` =)? ({VALUE})(?: \((\d{{1,3}}%)\))?\s*+")
 GIVEN_INDICATOR = re.compile(
-    r"[^A-Za-z]*+([A-Za-z](?:[\w.]*\w)?)(` =)? (-?\.?\d[\w.+-]*)"
+    rf"(?:[^\w#]|\d)*+({FEATURE_NAME})(` =)? (-?\.?\d[\w.+-]*)"
     r"(?: \((above|below|at)(?: [^;)]*?)?(?:, (p\d{1,3}))?\))?\s*"
 )
 # A paraphrase too like the original is drawn again: 1 in 100 of 60 words, since short texts have few sentences.
@@ -237,12 +238,20 @@ def _paraphrase(answer: str, writer: Writer, classes: Sequence[str], label_first
     cited = [
         cite if re.search(rf"\b{cite.percentile}\b", analysis) else replace(cite, percentile="", direction="")
         for cite in indicators
-        if re.search(rf"(?<![\w.]){re.escape(cite.feature)}(?![\w]|\.\w)", analysis)
+        if _is_cited(cite, analysis)
     ]
     drawn: list[str] = []
     while len(drawn) < DRAWS and (not drawn or _likeness(drawn[-1], analysis) > MOST_LIKENESS):
         drawn.append(Editor(writer).rewrite(analysis, label, writer.shuffled(cited), classes))
     return _assemble(label, min(drawn, key=lambda text: _likeness(text, analysis)), indicators, label_first)
+
+
+def _is_cited(cite: Cite, analysis: str) -> bool:
+    """Return True if an analysis cites a feature; a name that may be a word as well, only beside its value."""
+    name = rf"(?<![\w.]){re.escape(cite.feature)}(?!\w|\.\w)"
+    value = rf"(?<![\w.]){re.escape(cite.value)}(?!\w|\.\d)"
+    beside = rf"{name}[^;]{{0,30}}?{value}|{value}[^;]{{0,24}}?{name}" if cite.feature.isalpha() else name
+    return re.search(beside, analysis) is not None
 
 
 def _likeness(first: str, second: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -174,7 +174,7 @@ class Writer:
             middle, closing = middle[:-1], middle[-1:]
         size = 1 if words >= 150 else 2
         parts = [clauses[start : start + size] for start in range(0, len(clauses), size)]
-        names = {cite.feature for cite in cites}
+        names = tuple(cite.feature for cite in cites)
         return " ".join([opening, *(self._sentence(part, names) for part in parts), *middle, *closing])
 
     def _clause(self, cite: Cite) -> str:
@@ -187,12 +187,11 @@ class Writer:
             f=cite.feature, v=value, d=cite.reference
         )
 
-    def _sentence(self, clauses: list[str], names: Collection[str]) -> str:
-        """Join clauses into a sentence; a feature's name, one of `names`, keeps its case at the start."""
+    def _sentence(self, clauses: list[str], names: tuple[str, ...]) -> str:
+        """Join clauses into a sentence; the name of a feature keeps its case at the start."""
         text = self.template("joints").join(clauses)
         start = self.template("starts")
-        first = text.split(" ", 1)[0]
-        named = "_" in first or first.rstrip(",") in names
+        named = "_" in text.split(" ", 1)[0] or text.startswith(names)
         return (start + text if start or named else text[0].upper() + text[1:]) + "."
 
     def _more(self, why: list[str], label: str, cites: Sequence[Cite], classes: Sequence[str], words: int) -> list[str]:

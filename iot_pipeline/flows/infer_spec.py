@@ -15,18 +15,10 @@ import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import label_pairs
+from iot_pipeline.flows.names import feature_name
 from iot_pipeline.flows.reading.rules import ReadingRules
 from iot_pipeline.flows.source import read_tables
-from iot_pipeline.flows.spec import (
-    CHAT_TOKEN,
-    FEWEST_CLASSES,
-    FEWEST_FEATURES,
-    MOST_CLASSES,
-    MOST_FEATURES,
-    RESERVED,
-    UNPRINTABLE,
-    normalise_label,
-)
+from iot_pipeline.flows.spec import FEWEST_CLASSES, FEWEST_FEATURES, MOST_CLASSES, MOST_FEATURES, normalise_label
 from iot_pipeline.flows.sql import connect, identifier, one, scan
 
 LABEL_NAMES = re.compile(r"label|class|attack|traffic|categor|target|type", re.IGNORECASE)
@@ -158,13 +150,6 @@ def class_names(connection: duckdb.DuckDBPyConnection, shown: str, label: str) -
 def class_name(text: str) -> str:
     """Return a class name as one word; a bare number is prefixed with `Class_`."""
     return re.sub(r"[^\w-]+", "_", text) if re.search(r"[^\d.+-]", text) else f"Class_{text}"
-
-
-def feature_name(column: str) -> str:
-    """Return a column's name in a form that a spec accepts."""
-    plain = UNPRINTABLE.sub("_", column)
-    plain = re.sub(r"[<>\[\]|]+", "_", plain) if CHAT_TOKEN.search(plain) else plain
-    return f"{plain}_feature" if plain.lower() in RESERVED else plain
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:

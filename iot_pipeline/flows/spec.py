@@ -16,6 +16,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.evidence import Expected, check_evidence, inherited
 from iot_pipeline.flows.facts import check_facts
 from iot_pipeline.flows.feature import Feature, Format, Scale, Strict
+from iot_pipeline.flows.names import CHAT_TOKEN, UNPRINTABLE, check_names
 from iot_pipeline.flows.rare_rule import RareClasses, check_classes
 from iot_pipeline.flows.reading.names import check_given_names
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
@@ -25,17 +26,6 @@ from iot_pipeline.lake.yaml_reader import read_yaml
 DATASETS = Path(__file__).parent.parent / "datasets"
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
 FEWEST_CLASSES, MOST_CLASSES, FEWEST_FEATURES, MOST_FEATURES = 2, 100, 1, 200
-# Columns of the pipeline beside the features, in the lake's tables and in queries.
-RESERVED = {
-    "row_id", "label", "flow_group", "occurrence", "n", "place", "raw_group", "reason", "source_row",
-    "source_label", "rows", "weight", "side", "group_rows", "position", "repeat", "text",
-}  # fmt: skip
-# SQL and flow texts contain names verbatim.
-UNPRINTABLE = re.compile(r"[\s:\"'`\x00-\x1f\x7f-\x9f]+")
-# A tokeniser may read these as control tokens: <|im_end|>, </s>, <end_of_turn>, <<SYS>>, [INST].
-CHAT_TOKEN = re.compile(
-    r"<[^<>\s]+>|<<[^<>\s]+>>|\[/?(?:INST|PAD|CLS|SEP|MASK|UNK|BOS|EOS|[A-Z]+_(?:TOOLS|CALLS|RESULTS|PROMPT))\]"
-)
 MOST_EXTENDS = 10
 
 
@@ -89,11 +79,13 @@ class DatasetSpec(Strict):
     @model_validator(mode="after")
     def consistent(self) -> DatasetSpec:
         """Check that names fit tables and texts, expressions are scalars, and every label maps to a declared class."""
+        names = [name for name in self.feature_names if not UNPRINTABLE.search(name)]
+        check_texts([(f"the name of feature {name!r}", name) for name in names])
         check_names(self.feature_names)
         named = check_classes(self.classes, self.absent_classes, self.rare_classes)
         check_texts([(f"class {name!r}", name) for name in named])
         for feature in self.features:
-            texts = {"name": feature.name, "unit": feature.unit, "meaning": feature.meaning}
+            texts = {"unit": feature.unit, "meaning": feature.meaning}
             check_texts([(f"the {key} of feature {feature.name!r}", text) for key, text in texts.items()])
             check_expression(feature, self.label_column)
         if len(set(self.classes)) != len(self.classes):
@@ -187,20 +179,6 @@ class DatasetSpec(Strict):
         """
         text = normalise_label(value)
         return self.label_map().get(Path(text).name if self.label_column == SOURCE_FILE else text)
-
-
-def check_names(names: list[str]) -> None:
-    """Raise ValueError for a feature name that is empty, unprintable, reserved, or repeated (ignoring case)."""
-    seen: dict[str, str] = {}
-    for name in names:
-        if not name or UNPRINTABLE.search(name):
-            raise ValueError(f"feature name {name!r}: a blank, colon, quote or control character cannot be in a name")
-        if name.lower() in RESERVED:
-            raise ValueError(f"feature name {name!r} is a column of the pipeline's own: name the feature otherwise")
-        if (other := seen.setdefault(name.lower(), name)) != name:
-            raise ValueError(f"features {other!r} and {name!r} differ in case only: name one otherwise")
-    if len(set(names)) != len(names):
-        raise ValueError("two features have the same name")
 
 
 def check_texts(texts: list[tuple[str, str]]) -> None:

@@ -5,13 +5,14 @@ Such a number is true by construction: it says nothing about the student's abili
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from iot_pipeline.augmentation.answers import BETWEEN, Facts, facts_of, plain_minus
+from iot_pipeline.augmentation.answers import Facts, facts_of, plain_minus
+from iot_pipeline.augmentation.mentions import BETWEEN
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER, parse_text, plain_number
 from iot_pipeline.models.tokenizer import LABEL_LINE, LabelFinder
@@ -114,6 +115,7 @@ class GroundedNumbers:
         """Return the tokens that may continue `row`, bool [vocabulary]; None if `best` is certainly one."""
         tokens, piece = self._tokens, self._tokens.pieces[best]
         number = _open_number(row.line)
+        number = number and _open_number(_unnamed(row))
         digits = DIGIT.search(number) is not None
         if row.line.startswith(LABEL_LINE):
             return None
@@ -223,10 +225,30 @@ def _open_number(line: str) -> str:
 
 def _of_word(row: _Row, piece: str) -> bool:
     """True if the digits of `piece` belong to the word at the line's end; a feature's name admits no others."""
+    if any(name.startswith(begun + piece) for name, begun in _begun_names(row)):
+        return True
     if not WORD.search(row.line) or NUMERAL.search(f"x{piece}") is not None:
         return False
     whole = [name for name in row.values if row.line.endswith(name)]
     return not whole or any(other.startswith(name + piece) for name in whole for other in row.values)
+
+
+def _unnamed(row: _Row) -> str:
+    """Return the line with its names masked, and with that which is begun at its end, where it holds a number."""
+    line = row.facts.names.sub(" feature ", row.line)
+    begun = max((begun for _, begun in _begun_names(row)), key=len, default="")
+    return f"{line.removesuffix(begun)} feature " if DIGIT.search(begun) and line.endswith(begun) else line
+
+
+def _begun_names(row: _Row) -> Iterator[tuple[str, str]]:
+    """Yield (name, its beginning at the line's end) of each name that has a number in it, such as `len<0_count`."""
+    for name in row.values:
+        if NUMERAL.search(name):
+            for size in range(len(name) - 1, 0, -1):
+                start = len(row.line) - size
+                if row.line.endswith(name[:size]) and not WORD.search(row.line[:start]):
+                    yield name, name[:size]
+                    break
 
 
 def _last_line(text: str) -> str:

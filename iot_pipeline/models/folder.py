@@ -17,6 +17,7 @@ CODE_SETTINGS = (
     "preprocessor_config.json",
 )
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+MOST_SETTINGS = 100_000_000  # bytes; the index of a model of 1,000 shards has 20 MB
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 
 
@@ -51,11 +52,17 @@ def weight_files(folder: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     if index.is_file():
-        named = sorted(set(read_settings(index).get("weight_map", {}).values()))
+        places = read_settings(index).get("weight_map")
+        named = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
         missing = [name for name in named if not (folder / name).is_file()]
         if missing or not named:
             wanted = f"{missing[0]} is missing" if missing else "it names no file"
             raise UserError(f"IOT_BASE_MODEL: {folder}: {INDEX}: {wanted}; download the base again")
+        if outside := [name for name in named if name != Path(name).name or not name.endswith(".safetensors")]:
+            raise UserError(
+                f"IOT_BASE_MODEL: {folder}: {INDEX} names {outside[0]!r}, which is no safetensors file in this folder; "
+                "download the base again"
+            )
         return [folder / name for name in named]
     pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
     raise UserError(
@@ -67,24 +74,47 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def refuse_pointers(folder: Path) -> None:
-    """Refuse Git LFS pointers in place of files; UserError names the first."""
-    for path in sorted(path for kind in ("*.safetensors", *SMALL_FILES) for path in folder.glob(kind)):
-        with path.open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise UserError(f"IOT_BASE_MODEL: {path} is a Git LFS pointer, not the file; run `git lfs pull` there")
+    """Refuse Git LFS pointers in place of files, and what is no readable file at all; UserError names the first."""
+    try:
+        for path in sorted(path for path in folder.iterdir() if any(map(path.match, ("*.safetensors", *SMALL_FILES)))):
+            if not path.is_file():  # opening a pipe would wait for ever
+                raise UserError(
+                    f"IOT_BASE_MODEL: {path} is no file, but a folder, a pipe or a link that leads to none; "
+                    "download the base again"
+                )
+            with path.open("rb") as file:
+                if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                    raise UserError(
+                        f"IOT_BASE_MODEL: {path} is a Git LFS pointer, not the file; run `git lfs pull` there"
+                    )
+    except OSError as error:
+        place = error.filename or folder
+        raise UserError(f"IOT_BASE_MODEL: {place} cannot be read ({error.strerror}); mend its permissions") from None
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a settings file of a model, {} if there is none; UserError if it is not a JSON object."""
     if not path.is_file():
         return {}
+    if path.stat().st_size > MOST_SETTINGS:
+        size = f"{path.stat().st_size:,} bytes"
+        raise UserError(f"IOT_BASE_MODEL: {path} is too large for settings ({size}); download the base again")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(), parse_constant=_refuse_nan)
+    except RecursionError:
+        raise UserError(f"IOT_BASE_MODEL: {path} is nested too deeply; download the base again") from None
     except (OSError, ValueError) as error:
         raise UserError(f"IOT_BASE_MODEL: {path} is no readable JSON ({error}); download the base again") from error
     if not isinstance(values, dict):
         raise UserError(f"IOT_BASE_MODEL: {path} is no JSON object; download the base again")
     return values
+
+
+def _refuse_nan(name: str) -> float:
+    """Refuse NaN, which would spoil every output; some settings of state-space models are Infinity by right."""
+    if name == "NaN":
+        raise ValueError("a value is NaN")
+    return float(name)
 
 
 def in_hub_cache(base: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import sha256_file
 from iot_pipeline.models.folder import base_folder, read_settings, weight_files
-from iot_pipeline.models.tokenizer import first_line, load_tokenizer
+from iot_pipeline.models.tokenizer import in_one_line, load_tokenizer
 
 ADAPTER = "adapter_model.safetensors"
 NAMED = 3  # tensors listed in an error
@@ -29,25 +29,37 @@ def attention_kernel(device: Any, dtype: Any) -> str:
     return "flash_attention_2" if on_card and is_flash_attn_2_available() else "sdpa"
 
 
-def describe_base(base: str, download: bool = True) -> dict[str, Any]:
+def describe_base(base: str, download: bool = True, folder: Path | None = None) -> dict[str, Any]:
     """Describe a base without its weights: {architecture, longest_row, revision} of a causal language model.
 
+    `folder`: where its files are, if that is known.
     longest_row: tokens that a row may have, None without a limit. revision: commit on the hub, None for a folder.
     The tokeniser is loaded too. UserError if it is no such model, or has no chat template or end of turn.
     """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
 
-    folder = base_folder(base, download, weights=False)
+    folder = base_folder(folder or base, download, weights=False)
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"IOT_BASE_MODEL: {base!r} is a LoRA adapter, no base; name the model that it was trained on")
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
+    except Exception as error:  # a value that transformers does not expect raises whatever comes first
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {in_one_line(error)}") from error
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(f"IOT_BASE_MODEL: {base!r} is a {config.model_type}, no causal language model")
-    if (packed := read_settings(folder / "config.json").get("quantization_config")) is not None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"IOT_BASE_MODEL: {base!r} has an encoder and a decoder; take a base with a decoder alone")
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(config, "is_decoder", True) is False:
+        raise UserError(
+            f"IOT_BASE_MODEL: {base!r} is a {config.model_type} that reads a text in both directions (is_decoder is "
+            "false in config.json), so it cannot write answers; take a causal language model"
+        )
+    told = read_settings(folder / "config.json")
+    if (packed := told.get("quantization_config", told.get("compression_config"))) is not None:
         method = packed.get("quant_method", "unknown") if isinstance(packed, dict) else "unknown"
         raise UserError(
             f"IOT_BASE_MODEL: {base!r} is quantised already ({method}); take the model that it was made from "
@@ -83,7 +95,7 @@ def load_base(
     Raises:
         UserError: There is no such model, or one of its tensors is missing or has another shape.
     """
-    from safetensors import SafetensorError
+    import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -106,8 +118,10 @@ def load_base(
             ignore_mismatched_sizes=True,
             **options,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {first_line(error)}") from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a value in config.json that transformers does not expect raises whatever comes first
+        raise UserError(f"IOT_BASE_MODEL: {base!r} is no causal language model here: {in_one_line(error)}") from error
     finally:
         logging.set_verbosity(told)
     model, report = loaded
@@ -171,7 +185,7 @@ def load_adapter(model: Any, folder: Path, base: str, trainable: bool = False) -
     try:
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, trust_remote_code=False)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: does not fit the base {base}: {first_line(error)}") from error
+        raise UserError(f"{folder}: does not fit the base {base}: {in_one_line(error)}") from error
     wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     check_tensors_of(folder / ADAPTER, held, wanted)
     return adapted

@@ -33,8 +33,14 @@ STOPPED = (
     "{% macro strftime_now(form) %}{{ form | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July')"
     " | replace('%m', '07') | replace('%Y', '2024') }}{% endmacro %}"
 )
+# What expressions in a template raise beside jinja's own: `1/0`, `'a' + 1`, a macro without end, a text of 100 GB.
+TEMPLATE_ERRORS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 EMPTY_THOUGHT = re.compile(r"\s*<(\w+)>\s*</\1>\s*")
 LABEL_LINE = "CLASSIFICATION:"
+# A flow and its answer as students read and write them: what a template or tokenizer does to text shows on these.
+QUESTION = "flow_duration: 0.125 (above, p97)\norig_pkts: 12"
+ANSWER = f"{LABEL_LINE} Port_Scanning\nANALYSIS: `orig_pkts` = 12 & no more < 2.265E-07."
+MOST_WORDS = 300  # characters of a library's error that are repeated
 LINE = re.compile(rf"^{LABEL_LINE}", re.MULTILINE)
 # Code points that Unicode reserves for a program's internal use; an OWN that occurs in data is written as ESCAPED.
 CUT, OWN, ESCAPED = "\ufdd0\ufdd2", "\ufdd0", "\ufdd0\ufdd1"
@@ -56,11 +62,18 @@ def load_tokenizer(folder_or_id: str | Path) -> Any:
     try:
         tokenizer: Any = kind.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for a file that it cannot parse
-        raise UserError(f"IOT_BASE_MODEL: no tokenizer in {str(folder_or_id)!r}: {first_line(error)}") from error
+        raise UserError(f"IOT_BASE_MODEL: no tokenizer in {str(folder_or_id)!r}: {in_one_line(error)}") from error
     if not tokenizer.chat_template:
         raise UserError(f"IOT_BASE_MODEL: the tokenizer of {str(folder_or_id)!r} has no chat template")
     tokenizer.clean_up_tokenization_spaces = False  # Llama 3 asks for it: " ." would be decoded as "."
-    chat_form(tokenizer)
+    try:
+        chat_form(tokenizer)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"IOT_BASE_MODEL: the tokenizer of {str(folder_or_id)!r} cannot encode a chat: {in_one_line(error)}"
+        ) from error
     return tokenizer
 
 
@@ -87,9 +100,16 @@ def chat_form(tokenizer: Any) -> ChatForm:
 
 @lru_cache(maxsize=8)
 def _form(tokenizer: Any, _template: str) -> ChatForm:
-    user, answer = {"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}
+    user, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
     prompt = _render(tokenizer, [user], add_generation_prompt=True)
-    before, found, after = _render(tokenizer, [user, answer]).rpartition("ANSWER")
+    whole = _render(tokenizer, [user, answer])
+    if QUESTION not in prompt or ANSWER not in whole:
+        changed = "an answer" if QUESTION in prompt else "a question"
+        raise UserError(
+            f"IOT_BASE_MODEL: its chat template changes or leaves out the text of {changed}; use a base with another "
+            "template"
+        )
+    before, found, after = whole.rpartition(ANSWER)
     added, dropped = before.removeprefix(prompt), prompt.removeprefix(before)
     known = before.startswith(prompt) or (prompt.startswith(before) and EMPTY_THOUGHT.fullmatch(dropped))
     if not found or not known:
@@ -111,16 +131,31 @@ def _form(tokenizer: Any, _template: str) -> ChatForm:
 
 def _render(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
     """Render turns by the chat template without thinking and without a clock; UserError if the template refuses."""
-    template = tokenizer.get_chat_template()
     options = {"tokenize": False, "enable_thinking": False, "thinking": False}
-    if CLOCK in template:
-        options["chat_template"] = STOPPED + template
     try:
+        template = tokenizer.get_chat_template()
+        if CLOCK in template:
+            options["chat_template"] = STOPPED + template
         return str(tokenizer.apply_chat_template(turns, add_generation_prompt=add_generation_prompt, **options))
-    except TemplateError as error:
+    except (TemplateError, *TEMPLATE_ERRORS) as error:
         raise UserError(
-            f"IOT_BASE_MODEL: its chat template refuses a user's turn and its answer: {first_line(error)}"
+            f"IOT_BASE_MODEL: its chat template refuses a user's turn and its answer: {in_one_line(error)}"
         ) from error
+
+
+def check_text_survives(tokenizer: Any) -> None:
+    """Refuse a tokenizer that loses or changes text: lower case, no digits, lines run together; spaces may change."""
+    for text in (QUESTION, ANSWER):
+        (ids,) = encode(tokenizer, [literal(tokenizer, text)])
+        if _letters(tokenizer.decode(ids)) != _letters(text):
+            raise UserError(
+                f"IOT_BASE_MODEL: its tokenizer makes {tokenizer.decode(ids)[:60]!r} of {text[:60]!r}; "
+                "take a base whose tokenizer keeps text as it is"
+            )
+
+
+def _letters(text: str) -> list[str]:
+    return ["".join(line.split()) for line in text.strip().splitlines()]
 
 
 def end_of_turn(tokenizer: Any) -> int:
@@ -236,9 +271,12 @@ def template_controls(tokenizer: Any) -> int:
     return sum(token in controls for token in [*before, *after[: after.index(end) + 1]])
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the error's type if it is empty."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def in_one_line(error: BaseException) -> str:
+    """Return an error's message as one line of at most 300 characters; its type too, unless the words say enough."""
+    words = " ".join(str(error).split())[:MOST_WORDS]
+    if not words or isinstance(error, (LookupError, ArithmeticError, MemoryError, AttributeError)):
+        return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return words
 
 
 class LabelFinder:

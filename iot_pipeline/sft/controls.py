@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from iot_pipeline.augmentation.answers import names_pattern
+from iot_pipeline.augmentation.mentions import names_pattern
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import leads
 from iot_pipeline.models.tokenizer import LABEL_LINE
@@ -167,12 +167,13 @@ class ShuffledNames:
 
     def answer(self, text: str) -> str:
         """Write an answer with the shown names."""
-        return names_pattern(self.names).sub(lambda name: self.shown[name[0]], text)
+        return names_pattern(self.names, self.categories).sub(lambda name: self.shown[name[0]], text)
 
     def restored(self, text: str) -> str:
         """Write an answer to a shown flow with the true names."""
         true = {other: own for own, other in self.shown.items()}
-        return names_pattern(self.names).sub(lambda name: true[name[0]], text)
+        shown = frozenset(self.shown[name] for name in self.categories)
+        return names_pattern(self.names, shown).sub(lambda name: true[name[0]], text)
 
     def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Yield chat rows with the shown names in flow and answer."""

@@ -94,7 +94,7 @@ class Budget:
                     f"{self._name} unpacks to more than {self._most / 1e9:.1f} GB, over {MOST_RATIO} times its size: "
                     "no table of flows does. Unpack it yourself if you trust it, and give the tables in it."
                 )
-            if self._written % (64 << 20) < len(chunk) and shutil.disk_usage(self._folder).free < KEPT_FREE:
+            if self._written % (64 << 20) <= len(chunk) and shutil.disk_usage(self._folder).free < KEPT_FREE:
                 raise UserError(
                     f"{self._name} cannot be unpacked: the disk of {self._folder.parent} is full after "
                     f"{self._written / 1e9:.1f} GB. Free some, or set TMPDIR to a folder on another disk."

@@ -13,7 +13,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.csv_lines import count_lines
 from iot_pipeline.flows.reading.encodings import as_utf8
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES, Header, first_repeat, read_header
-from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note
+from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note, unclear_copies
 from iot_pipeline.flows.reading.parts import settle_copies
 from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
 from iot_pipeline.flows.reading.rules import REPEATED_HEADER, Findings, Part, ReadingRules
@@ -61,7 +61,7 @@ def read_csv(
     findings.lost += lost
     if copies:
         findings.note(copies_note(name, copies))
-    settle_copies(connection, name, file, copies, rules.needed)
+    settle_copies(connection, name, file, unclear_copies(header.raw_names, columns, copies), rules.needed)
     return Part(name, file, columns)
 
 
@@ -101,7 +101,7 @@ def drop_repeats(
 ) -> int:
     """Remove the rows of a part that repeat the header; return their number.
 
-    The count reads no row group whose largest value lies below the name, as that of a column of numbers does.
+    One column tells in nearly every file that there is none.
 
     Args:
         connection: DuckDB connection.
@@ -112,8 +112,9 @@ def drop_repeats(
     pairs = [(identifier(column), raw) for column, raw in zip(columns, raw_names, strict=True)]
     # A header that was appended with its file may begin with a byte order mark.
     same = [f"trim(ltrim({column}, chr(65279))) = {literal(raw)}" for column, raw in pairs if raw != "Unnamed: 0"]
-    certain = [f"{column} >= {literal(raw[:1])}" for column, raw in pairs[1:] if raw[:1].isalpha()]
-    test = " AND ".join([*certain, *same])
+    if not same or one(connection, f"SELECT count(*) FROM {scan(file)} WHERE {same[-1]}") == (0,):
+        return 0
+    test = " AND ".join(same)
     (repeats,) = one(connection, f"SELECT count(*) FROM {scan(file)} WHERE {test}")
     if repeats:
         kept = file.with_name(f"{file.stem}_kept.parquet")

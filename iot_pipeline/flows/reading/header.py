@@ -53,7 +53,7 @@ def read_header(name: str, plain: Path, needed: Sequence[str] = (), given: Seque
     if delimiter not in line:
         raise UserError(f"{name} is not a CSV file: its first line has a single column, {line[:60]!r}.")
     names = cells_of(name, line, delimiter)
-    rows = [cells for text in sample if text != line and len(cells := split(text, delimiter)) == len(names)]
+    rows = [cells for text in sample if len(cells := split(text, delimiter)) == len(names) and cells != names]
     # pandas writes its row number as a first column without a name.
     header = Header([names[0] or "Unnamed: 0", *names[1:]], delimiter, skip, True)
     if same_names(names, needed) or (given and same_names(names, given) and len(names) == len(given)):

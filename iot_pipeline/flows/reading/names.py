@@ -47,6 +47,22 @@ def column_names(raw: Sequence[str], needed: Sequence[str]) -> tuple[list[str], 
     return [given[place] for place in range(len(names))], copies
 
 
+def unclear_copies(raw: Sequence[str], columns: Sequence[str], copies: dict[str, str]) -> dict[str, str]:
+    """Return the copies that may be meant as well as their originals.
+
+    Beside a name that stands there exactly, one in another case is not meant.
+
+    Args:
+        raw: Names as they stand in the file.
+        columns: Distinct name of each column.
+        copies: Numbered name -> name of which it is a copy.
+    """
+    spelt = {column: name.strip(AROUND) for column, name in zip(columns, raw, strict=True)}
+    return {
+        copy: original for copy, original in copies.items() if spelt[copy] == original or spelt[original] != original
+    }
+
+
 def check_names(name: str, columns: Sequence[str]) -> None:
     """Raise UserError if a file has too many columns or one without a name.
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note
+from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note, unclear_copies
 from iot_pipeline.flows.reading.parts import settle_copies
 from iot_pipeline.flows.reading.rules import Findings, Part, ReadingRules
 from iot_pipeline.flows.sql import identifier, scan, write_query
@@ -54,7 +54,7 @@ def read_parquet(
         raise UserError(f"{name} has column names but no rows.")
     if copies:
         findings.note(copies_note(name, copies))
-    settle_copies(connection, name, file, copies, rules.needed)
+    settle_copies(connection, name, file, unclear_copies(raw, columns, copies), rules.needed)
     return Part(name, file, columns)
 
 

@@ -1,0 +1,60 @@
+"""The file `.env`, and file names in settings: those in `.env` count from its folder, others from the current one."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.errors import UserError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+# Internal: set by the project for its own subprocesses and tests.
+ENV_FILE = "IOT_ENV_FILE"
+INTERNAL_VARIABLES = {"IOT_PARENT_PID", ENV_FILE}
+# Settings that may name files. Subprocesses run in other folders, so names must not depend on the current directory.
+PATHS = ("dataset", "source", "base_model", "audit_tokenizer", "lake", "base_cache", "prompts", "teacher_store")
+
+
+def env_file() -> Path:
+    """Return the path of `.env`, which need not exist."""
+    return Path(os.environ.get(ENV_FILE, PROJECT_ROOT / ".env")).absolute()
+
+
+def dotenv() -> dict[str, str]:
+    """Read the variables in `.env`; UserError if it cannot be read."""
+    from dotenv import dotenv_values
+
+    if env_file().is_dir():
+        raise UserError(f"{env_file()} is a folder, not a file of settings; rename or remove it")
+    try:
+        return {key: value for key, value in dotenv_values(env_file()).items() if value is not None}
+    except OSError as error:
+        raise UserError(f"{env_file()} cannot be read ({error.strerror}); mend or remove it") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{env_file()} is not UTF-8; write it anew, or remove it") from None
+
+
+def absolute(name: str, value: Any, folder: Path | None = None) -> Any:
+    """Make file names in a setting (a spec, sources and globs, a model) absolute, from `folder` or the current one."""
+    start = Path.cwd() if folder is None else folder
+
+    def made(path: Path) -> Path:
+        return (start / path.expanduser()).absolute()
+
+    def is_file(part: str) -> bool:
+        if name == "dataset":
+            return part.endswith((".yaml", ".yml"))
+        if name in ("base_model", "audit_tokenizer"):
+            return part not in ("tiny", "smollm2") and made(Path(part)).is_dir()
+        return part not in ("", "simulate") and "://" not in part
+
+    def placed(part: str) -> str:
+        return str(made(Path(part))) if is_file(part) else part
+
+    if isinstance(value, Path):
+        return made(value)
+    if name == "teacher_store" and (url := re.match(r"(sqlite(?:\+pysqlite)?:///)([^/:?].*)", str(value))):
+        return url[1] + str(made(Path(url[2])))
+    if not isinstance(value, str):
+        return value
+    return ",".join(placed(part.strip()) for part in value.split(",")) if name == "source" else placed(value)
