@@ -339,7 +339,7 @@ class Batches:
             learnt = [reply for reply in (error.reply(asked) for error in unnamed) if reply.kind in LEARNT]
             if number in named:
                 code, reply = code_of(named[number].code) or "no reason given", named[number].reply(asked)
-                if reply.kind not in LEARNT:
+                if reply.kind not in (*LEARNT, "doubt"):
                     detail = shown_words(named[number].message or "")
                     reply = Reply("rejected", f"rejected by the server ({code})", detail=detail)
                 self._settle(line, reply)

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from iot_pipeline.teacher.address import AZURE_FORMS, CHAT, is_azure
-from iot_pipeline.teacher.parameters import refused_parameter
+from iot_pipeline.teacher.parameters import NO_SYSTEM, SYSTEM, names_of, refused_parameter
 from iot_pipeline.teacher.redaction import code_of, shown_words
 from iot_pipeline.teacher.reply import Asked, Reply, is_page
 from iot_pipeline.teacher.request import Usage
@@ -19,6 +19,8 @@ from iot_pipeline.teacher.request import Usage
 MAX_PAUSE_S = 300.0  # that a server may ask for
 CONTENT_FILTERS = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
 TRANSIENT = (408, 409)
+# Servers fail with a 500 where their engine of grammars does.
+OF_SCHEMAS = re.compile(r"schema|grammar|guided|structured|outlines|response.?format", re.IGNORECASE)
 A_MODEL = re.compile(r"\bmodel", re.IGNORECASE)
 
 
@@ -61,6 +63,10 @@ def read_error(status: int, said: Any, asked: Asked, headers: Mapping[str, str] 
         return Reply("rejected", f"refused by the server ({named})", detail=shown, headers=headers, fatal=fatal)
     if status == 429:
         return Reply("rate_limit", "rate limited", retry_after_s=wait, headers=headers, detail=shown)
+    if status == 500 and NO_SYSTEM.search(words) and SYSTEM in names_of(asked.sent):
+        return Reply("parameter", "parameter refused", headers=headers, detail=shown, parameter=SYSTEM)
+    if status == 500 and asked.schema and OF_SCHEMAS.search(words):
+        return Reply("doubt", "rejected with a schema", headers=headers, detail=shown)
     if status >= 500 or status in TRANSIENT:
         # The server behind a gateway may have answered, and billed.
         unknown = status in (408, 502, 504) or status >= 520
@@ -68,15 +74,15 @@ def read_error(status: int, said: Any, asked: Asked, headers: Mapping[str, str] 
         return Reply("transport", outcome, billed_unknown=unknown, retry_after_s=wait, headers=headers, detail=shown)
     before, form, _ = words.partition("response_format")
     if asked.schema and form:  # a parameter named before it is at fault as well
-        name = refused_parameter(code, before, asked.sent)
+        name = refused_parameter(code, before, names_of(asked.sent))
         return Reply("form", "form of a schema refused", headers=headers, detail=shown, parameter=name)
-    if name := refused_parameter(code, words, asked.sent):
+    if name := refused_parameter(code, words, names_of(asked.sent)):
         return Reply("parameter", "parameter refused", headers=headers, detail=shown, parameter=name)
     if _filtered(said):
         return Reply("answer", "ok", refusal=True, finish_reason="content_filter", usage=Usage(), headers=headers)
-    if asked.schema:
-        shown += " [it was asked with a schema, which IOT_TEACHER_ANSWERS=text leaves out]"
-    return Reply("rejected", f"rejected by the server ({named})", detail=shown.strip(), headers=headers)
+    if asked.schema:  # whatever the words: an answer without it will tell
+        return Reply("doubt", "rejected with a schema", detail=shown, headers=headers)
+    return Reply("rejected", f"rejected by the server ({named})", detail=shown, headers=headers)
 
 
 def _fatal(status: int, code: str, heard: str, words: str, asked: Asked) -> str:

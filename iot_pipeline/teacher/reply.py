@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from iot_pipeline.teacher.redaction import shown_words
 from iot_pipeline.teacher.request import Usage
 
-Kind = Literal["answer", "rate_limit", "transport", "rejected", "form", "parameter"]
+Kind = Literal["answer", "rate_limit", "transport", "rejected", "doubt", "form", "parameter"]
 
 
 @dataclass
@@ -18,8 +18,8 @@ class Reply:
     """Outcome of one attempt; its kind decides on a retry.
 
     `answer`: a completion; `rate_limit`, `transport`: worth a retry; `rejected`: the server refuses the request, which
-    says nothing of its content; `form`: the server does not support response_format; `parameter`: nor this `parameter`.
-    A `form` may name one too.
+    says nothing of its content; `doubt`: it refuses one with a schema, which may be why; `form`: it does not support
+    response_format; `parameter`: nor this `parameter`. A `form` may name one too.
 
     `outcome` is one of few values, for the ledger; `detail` says more, in the server's words if it gave any. `fatal` is
     the message to stop with if no further request can succeed. `usage` is None if it is missing or not credible
@@ -53,13 +53,13 @@ class Reply:
 class Asked:
     """Parts of the request that error messages need.
 
-    `schema`: the request had a response_format. `sent`: names of its parameters.
+    `schema`: the request had a response_format. `sent`: its body.
     """
 
     model: str = ""
     url: str = ""
     schema: bool = False
-    sent: Collection[str] = ()
+    sent: Mapping[str, Any] = field(default_factory=dict)
 
 
 def unreadable(why: str = "", billed: bool = True) -> Reply:

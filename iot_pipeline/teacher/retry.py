@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from iot_pipeline.teacher.parameters import without
@@ -17,7 +18,8 @@ from iot_pipeline.teacher.store.store import Attempt
 CONTENT_ATTEMPTS = 3  # answers that may be refused or fail their check
 CUT_OFF_ATTEMPTS = 2  # the second answer may be twice as long
 FORM_ATTEMPTS = 2  # after the first the schema is dropped, so that an error about it is an ordinary refusal
-PARAMETER_ATTEMPTS = 5  # one more than there are parameters to leave out
+DOUBT_ATTEMPTS = 2  # with a schema, and once without
+PARAMETER_ATTEMPTS = 6  # one more than there are parameters to leave out
 RATE_LIMIT_ATTEMPTS = 100  # a rate limit says nothing about the request, so it hardly counts
 # Added to the seed after a bad answer: a deterministic server would repeat it.
 SEED_STEP = 1_000_003
@@ -30,7 +32,8 @@ FRUITLESS_S = 600.0  # longer than any per-minute limit lasts
 def attempt_limits(max_failures: int) -> Mapping[str, int]:
     """Return the attempt limit of each retry cause; reaching it ends the request."""
     return {
-        "answer": CONTENT_ATTEMPTS, "cut off": CUT_OFF_ATTEMPTS, "form": FORM_ATTEMPTS, "parameter": PARAMETER_ATTEMPTS,
+        "answer": CONTENT_ATTEMPTS, "cut off": CUT_OFF_ATTEMPTS, "doubt": DOUBT_ATTEMPTS, "form": FORM_ATTEMPTS,
+        "parameter": PARAMETER_ATTEMPTS,
         "rejected": 1, "rate_limit": RATE_LIMIT_ATTEMPTS, "transport": max_failures,
     }  # fmt: skip
 
@@ -47,7 +50,7 @@ class RetryState:
         self.request, self.limits = request, attempt_limits(max_failures)
         self.usage, self.cost, self.attempts = Usage(), 0.0, 0
         self.causes = Counter[str]()  # retry causes
-        self.sent: set[str] = set()  # parameters of the latest body
+        self.sent: dict[str, Any] = {}  # the latest body
 
     @property
     def max_tokens(self) -> int:
@@ -65,7 +68,7 @@ class RetryState:
         if (bad := self.causes["answer"]) and "seed" in body:
             body["seed"] = (body["seed"] + bad * SEED_STEP) % 2**31
         body = without(body, refused)
-        self.sent = set(body)
+        self.sent = body
         return body
 
     def count(self, reply: Reply, attempt: Attempt, good: bool) -> bool:
@@ -73,6 +76,8 @@ class RetryState:
         self.attempts += 1
         self.usage += attempt.usage
         self.cost += attempt.cost_usd
+        if reply.kind == "doubt":
+            self.request = replace(self.request, schema=None)
         cut_off = reply.kind == "answer" and reply.finish_reason == "length"
         return good or self.is_exhausted("cut off" if cut_off else reply.kind)
 

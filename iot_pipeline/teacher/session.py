@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.config import TeacherConfig
-from iot_pipeline.teacher.parameters import RENAMED
+from iot_pipeline.teacher.parameters import INSTEAD
 from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.redaction import shown_words
 from iot_pipeline.teacher.reply import Reply
@@ -263,11 +263,8 @@ class Session:
             )
         if reply.parameter and reply.parameter not in server.refused:
             server.refused.add(reply.parameter)
-            news, instead = True, RENAMED.get(reply.parameter)
-            self.config.report(
-                f"{base_url} does not take {reply.parameter}: it is asked "
-                + (f"with {instead} in its place" if instead else "without it, whatever the prompt settings say")
-            )
+            news, instead = True, INSTEAD.get(reply.parameter, "without it, whatever the prompt settings say")
+            self.config.report(f"{base_url} does not take {reply.parameter}: it is asked {instead}")
         return news
 
     def _cost(self, held: Reservation, reply: Reply, price: pricing.Price) -> float:
@@ -299,6 +296,8 @@ class Session:
     def judge(self, state: RetryState, reply: Reply, attempt: Attempt) -> bool:
         """Judge a reply and, if it was the last attempt, finish the request; True if it is finished."""
         reasons = self._reasons(state.request, reply)
+        if reply.kind == "answer" and state.causes["doubt"]:  # the same request, but for the schema
+            self.learn(Reply("form", "form of a schema refused"))
         if not state.count(reply, attempt, not reasons):
             return False
         status: Status = "quarantined" if reasons else "ok"

@@ -11,6 +11,7 @@ import pytest
 from iot_pipeline.teacher.parameters import refused_parameter, without
 from iot_pipeline_tests.teacher.flows import make_requests
 from iot_pipeline_tests.teacher.hostile import Said, accept, batch_server, completion, result, said, serving, teacher
+from iot_pipeline_tests.teacher.test_hostile import with_schema
 
 
 def refusal(words: str, code: str = "", parameter: str | None = None) -> tuple[dict[str, Any], int]:
@@ -120,3 +121,79 @@ def test_the_limit_keeps_its_value_under_its_other_name() -> None:
     body = {"model": "m", "max_tokens": 9, "seed": 1}
     assert without(body, ()) == body
     assert without(body, ("max_tokens", "seed")) == {"model": "m", "max_completion_tokens": 9}
+
+
+# -- a schema refused in any words, and templates without a system message ---------------------------------
+
+WORDS = [
+    (400, {"error": {"code": 400, "message": "Failed to initialize samplers: failed to parse grammar"}}),
+    (400, {"error": {"message": "This model does not support response format `json_schema`."}}),
+    (422, {"detail": "unprocessable"}),
+    (500, {"error": {"message": "guided decoding backend failed: xgrammar"}}),
+    (400, "no"),
+]
+
+
+@pytest.mark.parametrize("via", ["requests", "batch"])
+@pytest.mark.parametrize(("status", "content"), WORDS)
+def test_a_schema_refused_in_any_words_is_tried_once_without(
+    status: int, content: Any, via: str, tmp_path: Path
+) -> None:
+    received: list[dict[str, Any]] = []
+
+    def server(body: dict[str, Any]) -> tuple[Any, int]:
+        received.append(body)
+        return (content, status) if "response_format" in body else (completion(), 200)
+
+    def results(lines: list[dict[str, Any]]) -> bytes:
+        return b"".join(result(line, *server(line["body"])) for line in lines)
+
+    answer = batch_server(results) if via == "batch" else lambda *a: said(*server(json.loads(a[2])))
+    heard: list[str] = []
+    with serving(answer) as url:
+        asking = teacher(url, tmp_path / "t", via=via, log=heard.append, concurrency=2)
+        assert {a.status for a in asking.ask(with_schema(make_requests(6)), accept).values()} == {"ok"}
+        before = len(received)
+        asking.ask(with_schema(make_requests(9)), accept)
+    assert asking.form_refused and len(received) == before + 3
+    assert sum("takes no response_format" in line for line in heard) == 1
+
+
+def test_a_refusal_for_another_reason_keeps_the_schema_and_is_told(tmp_path: Path) -> None:
+    words = "This model's maximum context length is 2048 tokens"
+
+    def answer(_method: str, _path: str, body: bytes) -> Said:
+        long = " 0.125" in json.loads(body)["messages"][-1]["content"]  # the first flow alone
+        return said(*refusal(words)) if long else said(completion())
+
+    with serving(answer) as url:
+        asking = teacher(url, tmp_path / "t")
+        answers = asking.ask(with_schema(make_requests(5)), accept)
+    told = [a.reasons[0] for a in answers.values() if a.reasons]
+    assert told == [f"no answer: rejected by the server (HTTP 400): {words}"]
+    assert not asking.form_refused and asking.summary.attempts == 6
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "System role not supported"),
+        (500, "Jinja Exception: System role not supported"),
+        (400, "system messages are not allowed for this model"),
+    ],
+)
+def test_a_system_message_that_is_not_taken_goes_to_the_user_s(status: int, words: str, tmp_path: Path) -> None:
+    received: list[list[dict[str, str]]] = []
+
+    def answer(_method: str, _path: str, body: bytes) -> Said:
+        received.append(json.loads(body)["messages"])
+        has = any(message["role"] == "system" for message in received[-1])
+        return said({"error": {"message": words}}, status) if has else said(completion())
+
+    requests = make_requests(3)
+    with serving(answer) as url:
+        asking = teacher(url, tmp_path / "t", concurrency=1)
+        assert {a.status for a in asking.ask(requests, accept).values()} == {"ok"}
+    system, user = (message["content"] for message in requests[0].messages)
+    assert received[1] == [{"role": "user", "content": f"{system}\n\n{user}"}] and len(received) == 4
+    assert asking.refused == ["system"]
