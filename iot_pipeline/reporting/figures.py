@@ -281,20 +281,37 @@ def samples(table: Any, classes: Sequence[str], features: Sequence[str]) -> Any:
     values = means.reindex(index=list(features), columns=list(classes)).to_numpy(dtype=float)
     low, high = np.nanmin(values, axis=1, keepdims=True), np.nanmax(values, axis=1, keepdims=True)
     shade = np.divide(values - low, high - low, out=np.zeros_like(values), where=high > low)
+    if crowd := 2.4 + 0.72 * len(classes) > style.WIDEST:  # the classes go down the side
+        values, shade, features, classes = values.T, shade.T, classes, features
+    row = style.row_height(len(features), 0.34)
     axes = style.axes(
-        (2.4 + 0.72 * len(classes), 1.5 + 0.34 * len(features)), "Sampled flows: mean of the features that differ most"
+        (2.4 + 0.72 * len(classes), 1.5 + row * len(features)), "Sampled flows: mean of the features that differ most"
     )
-    _cells(axes, values, shade, lambda value: "" if np.isnan(value) else f"{value:.3g}", 7.5)
+    sparse = len(features) > 3 * style.ROWS  # figures in so many cells could not be read
+    _cells(axes, values, shade, lambda value: "" if sparse or np.isnan(value) else f"{value:.3g}", 5 if crowd else 7.5)
     _name_sides(axes, classes, features)
+    style.small_names(axes, len(features))
     return axes
 
 
 def _square(values: Any, shade: Any, classes: Sequence[str], write: Any, title: str) -> Any:
-    """Draw values [n, n] by class, with a number in every cell that is not 0; `shade`: darkness from 0 to 1 [n, n]."""
+    """Draw values [n, n] by class, with a number in every cell that is not 0 unless classes are many.
+
+    `shade`: darkness from 0 to 1 [n, n].
+    """
     n = len(classes)
-    axes = style.axes((2.1 + 0.5 * n, 1.7 + 0.36 * n), title)
-    _cells(axes, values, shade, lambda value: write(value) if value > 0 else "", 7.5 if n <= 9 else 7)
+    crowd = style.crowded(n)
+    size = (2.1 + 0.5 * n, 1.7 + 0.36 * n)
+    if crowd:
+        title += "; dark cells have most"
+        size = (min(style.WIDEST, 3 + 0.2 * n), min(style.WIDEST, 2.6 + 0.2 * n))
+    axes = style.axes(size, title)
+    _cells(axes, values, shade, lambda value: write(value) if value > 0 and not crowd else "", 7.5 if n <= 9 else 7)
     _name_sides(axes, classes, classes)
+    style.small_names(axes, n, "both")
+    if crowd:  # lines between so many cells would hide them
+        axes.tick_params(axis="x", labelrotation=90)
+        return axes
     between = [place - 0.5 for place in range(1, n)]
     axes.set_xticks(between, minor=True)
     axes.set_yticks(between, minor=True)
@@ -309,7 +326,8 @@ def _cells(axes: Any, values: Any, shade: Any, write: Any, size: float) -> None:
     for row, line in enumerate(values):
         for column, value in enumerate(line):
             colour = "white" if shade[row, column] > 0.6 else style.INK
-            axes.text(column, row, write(value), ha="center", va="center", fontsize=size, color=colour)
+            if written := write(value):
+                axes.text(column, row, written, ha="center", va="center", fontsize=size, color=colour)
 
 
 def _name_sides(axes: Any, across: Sequence[str], down: Sequence[str]) -> None:

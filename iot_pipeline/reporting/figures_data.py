@@ -19,18 +19,27 @@ def duplicates(report: Row) -> Any:
         return style.no_data("Duplicate rows by class", "no class has rows")
     exact, text = ([100 * found[f"duplicate_share_{key}"] for _, found in rows] for key in ("raw", "text"))
     published = [None if (share := found["published_share"]) is None else 100 * share for _, found in rows]
-    axes = style.axes((6.8, 0.9 + 0.42 * len(rows)), "Rows that repeat an earlier flow of their class", "x")
+    height = 0.9 + style.row_height(len(rows), 0.42) * len(rows)
+    axes = style.axes((6.8, height), "Rows that repeat an earlier flow of their class", "x")
     places = range(len(rows))
     axes.barh(places, exact, height=0.62, color=style.BLUE, label="measured here, exact values")
-    bar = {"marker": "|", "s": 150, "color": style.ORANGE, "linewidths": 2.5, "zorder": 3}
+    bar = {
+        "marker": "|",
+        "s": 150 if not style.crowded(len(rows)) else 40,
+        "color": style.ORANGE,
+        "linewidths": 2.5,
+        "zorder": 3,
+    }
     axes.scatter(text, places, label="measured here, same prompt text", **bar)
     if known := [(share, place) for place, share in zip(places, published, strict=True) if share is not None]:
         diamond = {"marker": "D", "s": 34, "facecolor": "white", "edgecolor": style.INK, "linewidths": 1.4, "zorder": 4}
         axes.scatter(*zip(*known, strict=True), label="published", **diamond)
     for place, (share, same, said) in enumerate(zip(exact, text, published, strict=True)):
         left, colour = (1.5, "white") if share > 14 else (2.5 + max(share, same, said or 0.0), style.INK)
-        axes.text(left, place, f"{share:.1f}", color=colour, va="center", fontsize=8.5)
+        size = 8.5 if not style.crowded(len(rows)) else 5.5
+        axes.text(left, place, f"{share:.1f}", color=colour, va="center", fontsize=size)
     axes.set_yticks(places, [name for name, _ in rows])
+    style.small_names(axes, len(rows))
     axes.set_xlim(0, 103)
     axes.set_xlabel("% of the class's rows")
     style.legend_below(axes, 3)
@@ -79,13 +88,13 @@ def profile(table: Any) -> Any:
     """
     rows = table.to_dict("records") if hasattr(table, "to_dict") else table
     names = list(dict.fromkeys(row["class"] for row in rows if row["class"] != "(all)"))
-    features = telling_features(rows)
+    features = telling_features(rows)[: 3 if style.crowded(len(names)) else None]
     if not features:
         return style.no_data("Quartiles by class", "no class or no feature to show")
     found = {(row["class"], row["feature"]): row for row in rows}
     columns = min(3, len(features))
     lines = -(-len(features) // columns)
-    made = style.figure(6.8, 0.6 + lines * (0.7 + 0.22 * len(names)))
+    made = style.figure(6.8, 0.6 + lines * (0.7 + style.row_height(len(names), 0.22) * len(names)))
     panels = list(made.subplots(lines, columns, squeeze=False, sharey=True).flat)
     for axes, feature in zip(panels, features, strict=False):
         axes.grid(True, axis="x")
@@ -94,6 +103,7 @@ def profile(table: Any) -> Any:
         _quartile_panel(axes, [found[name, feature] for name in names])
         axes.set_yticks(range(len(names)), names)
         axes.tick_params(axis="x", labelsize=7.5)
+        style.small_names(axes, len(names))
     for axes in panels[len(features) :]:
         axes.axis("off")
     panels[0].invert_yaxis()
@@ -120,9 +130,9 @@ def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
     edge = []
     for place, row in enumerate(rows):
         colour = style.SERIES[place % len(style.SERIES)]
-        quartiles = [row["p25"], row["p75"]]
-        axes.plot(quartiles, [place, place], color=colour, linewidth=6, alpha=0.45, solid_capstyle="butt")
-        axes.plot([row["median"]], [place], marker="|", markersize=11, markeredgewidth=2.4, color=colour)
+        quartiles, (thick, long) = [row["p25"], row["p75"]], (6, 11) if not style.crowded(len(rows)) else (4, 6)
+        axes.plot(quartiles, [place, place], color=colour, linewidth=thick, alpha=0.45, solid_capstyle="butt")
+        axes.plot([row["median"]], [place], marker="|", markersize=long, markeredgewidth=2.4, color=colour)
         published = row.get("published_median")
         if published is not None and published == published:  # NaN means not published
             axes.scatter(published, place, marker="D", s=16, facecolor="white", edgecolor=style.INK, zorder=4)
@@ -135,11 +145,16 @@ def _quartile_panel(axes: Any, rows: Sequence[Row]) -> None:
 @style.drawn
 def patterns(report: Row) -> Any:
     """Plot coverage and precision of learned and prior-work rules on distinct test flows (attack_patterns JSON)."""
-    axes = style.axes((6.8, 3.4 + 0.25 * (len(report["classes"]) // 3 + 1)), "Rules on distinct test flows", "both")
-    for place, (name, entry) in enumerate(report["classes"].items()):
+    told = len(style.SERIES) * len(style.MARKERS)  # colours and marks that can be told apart
+    shown = min(len(report["classes"]), told)
+    axes = style.axes((6.8, 3.4 + 0.25 * (shown // 3 + 1)), "Rules on distinct test flows", "both")
+    classes = list(report["classes"].items())
+    for place, (name, entry) in enumerate(classes[:told]):
         colour = style.SERIES[place % len(style.SERIES)]
         marker = style.MARKERS[place // len(style.SERIES)]
         axes.scatter(*_places(entry["rules"]), s=30, color=colour, marker=marker, alpha=0.8, label=name)
+    if further := [rule for _, entry in classes[told:] for rule in entry["rules"]]:
+        axes.scatter(*_places(further), s=14, color=style.GREY, label="further classes, see the table")
     crosses = _places(report["prior_rules"])
     axes.scatter(*crosses, marker="x", s=46, color=style.INK, label="rules from published figures")
     axes.set_xlim(-3, 104)
@@ -196,16 +211,18 @@ def sides(report: Row) -> Any:
         side: [by_class[side].get(name, {}).get("groups", 0) for name in names] for side in SIDES if side in by_class
     }
     totals = [sum(counts) or 1 for counts in zip(*groups.values(), strict=True)]
-    axes = style.axes((6.8, 1.1 + 0.36 * len(names)), "Where each class's distinct flows are", "x")
-    left = [0.0] * len(names)
+    height = 1.1 + style.row_height(len(names), 0.36) * len(names)
+    axes = style.axes((6.8, height), "Where each class's distinct flows are", "x")
+    left, crowd = [0.0] * len(names), style.crowded(len(names))
     for (side, counts), colour in zip(groups.items(), (style.LIGHT, style.SKY, style.ORANGE, style.BLUE), strict=False):
         widths = [100 * count / total for count, total in zip(counts, totals, strict=True)]
         bars = axes.barh(range(len(names)), widths, left=left, height=0.62, color=colour, label=side)
         labels = [f"{count:,}" if width > 6 else "" for count, width in zip(counts, widths, strict=True)]
         ink = "white" if colour == style.BLUE else style.INK
-        axes.bar_label(bars, labels, label_type="center", fontsize=7.5, color=ink)
+        axes.bar_label(bars, labels, label_type="center", fontsize=7.5 if not crowd else 5.5, color=ink)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     style.name_rows(axes, names)
+    style.small_names(axes, len(names))
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of the class's distinct flows (numbers: flows)")
     style.legend_below(axes, 4)

@@ -5,7 +5,7 @@ import html
 import io
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 P = ParamSpec("P")
 
@@ -15,6 +15,9 @@ PURPLE, SKY, INK, GREY, LIGHT = "#B0578D", "#56B4E9", "#1d2733", "#6b7683", "#e3
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DPI = 140
+WIDEST = 13.8  # inches; a figure has fewer than 2,000 pixels across
+ROWS = 16  # classes that a figure holds at the usual size
+LEAST_ROW = 0.13  # inches: the smallest names, of 5.5 points, need 0.08
 LOOK: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so it is the same on every machine
     "font.size": 9,
@@ -62,6 +65,22 @@ def drawn(plot: Callable[P, Any]) -> Callable[P, bytes]:
         return out.getvalue()
 
     return png
+
+
+def crowded(rows: int) -> bool:
+    """True if a figure has more rows, one a class, than it can write figures and names into at the usual size."""
+    return rows > ROWS
+
+
+def row_height(rows: int, usual: float) -> float:
+    """Return the height of a row in inches: the usual one, or as much less as holds a crowded figure on a page."""
+    return usual if not crowded(rows) else max(LEAST_ROW, usual * ROWS / rows)
+
+
+def small_names(made: Any, rows: int, axis: Literal["x", "y", "both"] = "y") -> None:
+    """Set small names beside the rows, or under the columns, of a crowded figure."""
+    if crowded(rows):
+        made.tick_params(axis=axis, labelsize=6.5 if rows <= 2 * ROWS else 5.5)
 
 
 def figure(width: float, height: float) -> Any:
