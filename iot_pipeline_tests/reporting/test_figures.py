@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -54,6 +55,38 @@ def test_figure_is_a_small_png(name: str) -> None:
         image.load()
         assert image.format == "PNG"
         assert 300 < image.width < 2000
+
+
+def many(classes: int) -> dict[str, bytes]:
+    """Every figure with a row or column a class."""
+    names, sides = [f"DDoS-Some_Flood_{n:02d}" for n in range(classes)], ("train", "validation", "calibration", "test")
+    square = (200 * np.eye(classes) + 30 * np.eye(classes, k=1) + np.eye(classes, k=-3)).tolist()
+    share = {"duplicate_share_raw": 0.5, "duplicate_share_text": 0.6, "published_share": None}
+    quartiles = {"p25": 1.0, "p75": 3.0, "std": 1.0}
+    rows = [
+        {"class": name, "feature": f"f{place}", "median": 2.0 + place * number, **quartiles}
+        for number, name in enumerate(["(all)", *names])
+        for place in range(6)
+    ]
+    values = [{"class": name, "feature": f"f{n}", "value": float(len(name) * n)} for name in names for n in range(8)]
+    rules = [{"distinct": {"coverage": 0.5, "precision": 0.9}}]
+    return {
+        "confusion": figures.confusion(square, names),
+        "conflicts": figures.conflicts({"matrix": square, "classes": names}),
+        "duplicates": figures_data.duplicates({"by_class": dict.fromkeys(names, share)}),
+        "profile": figures_data.profile(rows),
+        "patterns": figures_data.patterns({"classes": {key: {"rules": rules} for key in names}, "prior_rules": []}),
+        "sides": figures_data.sides({"by_class": {side: {key: {"groups": 10} for key in names} for side in sides}}),
+        "samples": figures.samples(pd.DataFrame(values), names, [f"f{n}" for n in range(8)]),
+    }
+
+
+@pytest.mark.parametrize(("classes", "most"), [(34, 60_000), (100, 110_000)])
+def test_figures_of_many_classes_fit_a_page(classes: int, most: int) -> None:
+    for name, data in many(classes).items():
+        with Image.open(io.BytesIO(data)) as image:
+            assert len(data) < most, name
+            assert 300 < image.width < 2000 and image.height < 2200, name
 
 
 def test_same_data_gives_the_same_bytes() -> None:
