@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.escaping import csv_cell
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,11 +71,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV with a header atomically; missing values are empty."""
+    """Write rows as CSV with a header atomically; missing values are empty, and no cell is a formula."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({column: csv_cell(column) for column in columns})
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
 
 

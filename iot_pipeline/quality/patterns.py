@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.escaping import markdown_line
 from iot_pipeline.flows.matrix import Columns
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import opened
@@ -286,12 +287,12 @@ def guide_text(classes: dict[str, Any], prior: list[dict[str, Any]]) -> str:
     lines = ["# Classification guide", ""]
     lines += ["Learned on distinct train flows; coverage and precision measured on distinct test flows.", ""]
     for name, entry in classes.items():
-        lines.append(f"## {name}")
+        lines.append(f"## {markdown_line(name)}")
         if not entry["rules"]:
             lines += ["No rule: no part of the flows is mostly of this class. Coverage 0.0 %.", ""]
             continue
         for number, rule in enumerate(entry["rules"], start=1):
-            lines.append(f"{number}. {rule['text']}  \n   {_told(rule['distinct'])}")
+            lines.append(f"{number}. {markdown_line(rule['text'])}  \n   {_told(rule['distinct'])}")
         lines += ["", f"Together: {_told(entry['combined']['distinct'])}.", ""]
     if prior:
         lines += ["## Rules of prior work, on the same test flows", ""]
@@ -299,7 +300,8 @@ def guide_text(classes: dict[str, Any], prior: list[dict[str, Any]]) -> str:
         lines += ["|---|---|---|---|---|---|---|"]
     for rule in prior:
         shares = [_percent(rule[view][key]) for view in ("distinct", "row") for key in ("coverage", "precision")]
-        lines.append(f"| {' | '.join([rule['text'], ', '.join(rule['classes']), rule['source'], *shares])} |")
+        named = map(markdown_line, (rule["text"], ", ".join(rule["classes"]), rule["source"]))
+        lines.append(f"| {' | '.join([*named, *shares])} |")
     return "\n".join(lines)
 
 

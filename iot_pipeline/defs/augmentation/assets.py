@@ -15,6 +15,7 @@ from iot_pipeline.defs.partitions import prompt_dep, stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
 from iot_pipeline.defs.tracks import increment, prompt_of, track_plan, validation_rows
+from iot_pipeline.escaping import fenced
 from iot_pipeline.teacher.redaction import shown_words
 
 COMMON: dict[str, Any] = {"group_name": "augmentation", "automation_condition": inputs_changed, "pool": "teacher"}
@@ -76,7 +77,7 @@ def finish(step: Step, result: TrackResult) -> None:
     with (step.folder / "track.jsonl").open(encoding="utf-8") as lines:
         for line in islice(lines, 1):
             turns = json.loads(line)["messages"]
-            example = "\n\n".join(f"**{turn['role']}**\n```\n{turn['content']}\n```" for turn in turns)
+            example = "\n\n".join(f"**{turn['role']}**\n{fenced(turn['content'])}" for turn in turns)
             step.metadata["example"] = dg.MetadataValue.md(example)
     judge(step, report, result.examples)
 

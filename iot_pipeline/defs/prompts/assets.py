@@ -5,6 +5,7 @@ import dagster as dg
 from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.defs.partitions import prompt_partitions
 from iot_pipeline.defs.recording import LakeResource
+from iot_pipeline.escaping import fenced
 from iot_pipeline.lake.atomic import write_text
 
 
@@ -17,5 +18,5 @@ def prompt(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Material
         write_text(step.folder / "prompt.md", parsed.source)
         step.metadata["snapshot"] = dg.MetadataValue.path(str(step.lake.keep_snapshot(parsed.source)))
         step.summarise(sha256=parsed.sha256, model=parsed.model, temperature=parsed.settings.temperature)
-        step.metadata["prompt"] = dg.MetadataValue.md(f"```\n{parsed.source}\n```")
+        step.metadata["prompt"] = dg.MetadataValue.md(fenced(parsed.source))
     return step.result()

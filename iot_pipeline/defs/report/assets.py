@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from iot_pipeline.defs.inputs import dropped_of, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
+from iot_pipeline.escaping import markdown_line
 from iot_pipeline.evaluation.population import describe_population
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
@@ -74,7 +75,7 @@ def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         step.json("track_comparison.json", result)
         step.table("results", result["table"])
         step.metadata["verdicts"] = dg.MetadataValue.md(
-            "\n".join(f"- {line}" for line in result["verdicts"] + result["on_tracks"])
+            "\n".join(f"- {markdown_line(line)}" for line in result["verdicts"] + result["on_tracks"])
         )
         step.png("accuracy.png", figures.accuracy(result), "Accuracy with intervals by track and baseline")
     return step.result()
