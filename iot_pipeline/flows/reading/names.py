@@ -13,6 +13,7 @@ from iot_pipeline.errors import UserError
 
 MOST_COLUMNS = 2_000
 SHOWN = 8
+MOST_CHARACTERS = 300  # of a name
 # Characters that copy and paste or an export leaves around a name.
 AROUND = " \t\r\n\u00a0\ufeff\u200b"
 
@@ -64,7 +65,7 @@ def unclear_copies(raw: Sequence[str], columns: Sequence[str], copies: dict[str,
 
 
 def check_names(name: str, columns: Sequence[str]) -> None:
-    """Raise UserError if a file has too many columns or one without a name.
+    """Raise UserError if a file has too many columns, or one without a name or with one that no message can show.
 
     Args:
         name: Display name of the file.
@@ -74,6 +75,11 @@ def check_names(name: str, columns: Sequence[str]) -> None:
         raise UserError(f"{name} has {len(columns):,} columns; at most {MOST_COLUMNS:,} are read.")
     if "" in columns:
         raise UserError(f"{name} has no name for column {list(columns).index('') + 1}.")
+    for place, column in enumerate(columns, 1):
+        if len(column) > MOST_CHARACTERS:
+            raise UserError(f"{name}: the name of column {place} has {len(column):,} characters: shorten it.")
+        if not column.isprintable():
+            raise UserError(f"{name}: the name of column {place}, {column!r}, has a control character: rename it.")
 
 
 def check_needed(name: str, columns: Sequence[str], needed: Sequence[str], copies: dict[str, str]) -> None:
