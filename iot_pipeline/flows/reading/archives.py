@@ -183,8 +183,6 @@ def chosen(name: str, members: Sequence[str], skipped: list[str]) -> list[tuple[
         raise UserError(f"{name} holds no file: give an archive with a CSV in it.")
     if len(members) > MOST_MEMBERS:
         raise too_many(name)
-    if "[Content_Types].xml" in members:
-        raise UserError(f"{name} is an Excel workbook: save its sheet as CSV.")
     for member in members:
         if member.lower().endswith(ARCHIVE_ENDINGS):
             refuse_nested(name, printable(Path(member).name), "archive")

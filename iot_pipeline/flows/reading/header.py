@@ -14,15 +14,6 @@ from iot_pipeline.flows.reading.names import AROUND
 DELIMITERS = ",;\t|"
 MAX_HEADER_BYTES = 1_000_000
 SAMPLED_BYTES, SAMPLED_LINES = 65_536, 30
-# First characters of what is taken for a CSV by its name -> what it is, and what to do.
-FOREIGN = {
-    "version https://git-lfs": "a git-lfs pointer and not the data: fetch them with `git lfs pull`",
-    "[": "a JSON array: write one object a line (JSON lines)",
-    "<!DOCTYPE": "a web page and not the data: download the file itself",
-    "<html": "a web page and not the data: download the file itself",
-    "%PDF": "a PDF: give the table as CSV",
-    "@relation": "an ARFF file: save it as CSV",
-}
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|0x[0-9a-fA-F]+|[+-]?(nan|inf(inity)?)", re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
@@ -58,7 +49,8 @@ def read_header(name: str, plain: Path, needed: Sequence[str] = (), given: Seque
         UserError: The first line is neither a header nor data whose columns are named.
     """
     skip, delimiter, line, sample = first_lines(name, plain)
-    check_is_csv(name, line)
+    if line.count('"') % 2:
+        raise UserError(f"{name}: its first line has a quote that is never closed: a name has no line break in it.")
     delimiter = delimiter or find_delimiter(line, sample)
     if delimiter not in line:
         raise UserError(f"{name} is not a CSV file: its first line has a single column, {line[:60]!r}.")
@@ -104,15 +96,6 @@ def first_lines(name: str, plain: Path) -> tuple[int, str, str, list[str]]:
         following = handle.read(SAMPLED_BYTES).decode(errors="replace").splitlines()
     whole = following[:-1] if len(following) > 1 else following
     return skip, delimiter, line, [text for text in whole[:SAMPLED_LINES] if text.strip()]
-
-
-def check_is_csv(name: str, line: str) -> None:
-    """Raise UserError for a first line that shows another format, or that has a line break within a quoted name."""
-    for start, told in FOREIGN.items():
-        if line.startswith(start):
-            raise UserError(f"{name} is {told}.")
-    if line.count('"') % 2:
-        raise UserError(f"{name}: its first line has a quote that is never closed: a name has no line break in it.")
 
 
 def find_delimiter(line: str, sample: Sequence[str]) -> str:
