@@ -63,6 +63,8 @@ def read_files(step: Step, source: str, out: Path) -> None:
         source=", ".join(file.get("url", file["name"]) for file in report.files),
         rejected_lines=sum(report.rejected.values()),
     )
+    if report.notes:
+        step.table("notes", [{"note": sentence} for sentence in report.notes])
     step.table("files", report.files)
     step.table("rejected_lines", report.examples)
 

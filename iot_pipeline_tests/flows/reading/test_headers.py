@@ -117,6 +117,20 @@ def stored(form: str, names: list[str], rows: list[list[object]]) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('"a\nb",c,label\n1,2,x\n', "first line has a quote that is never closed"),
+        ("a\x1b[31m,b,label\n1,2,x\n", r"the name of column 1, 'a\\x1b\[31m', has a control character"),
+        (f"a,{'b' * 9000},label\n1,2,x\n", r"the name of column 2 has 9,000 characters"),
+    ],
+)
+def test_names_that_no_message_can_show_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_names_follow_one_rule_in_csv_and_parquet(tmp_path: Path, form: str) -> None:
     names = [" dur ", "Label", "dur", "label", "DUR", "rate\u00a0"]
