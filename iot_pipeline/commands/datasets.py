@@ -18,14 +18,13 @@ from iot_pipeline.quality.mismatch import dataset_mismatch
 
 
 def known() -> list[dict[str, Any]]:
-    """List the data sets that come with the project: name, published rows, numbers of classes and features, title."""
+    """List the data sets that come with the project: name, published rows, numbers of classes and features."""
     return [
         {
             "name": spec.name,
             "rows": spec.facts.get("rows", ""),
             "classes": len(spec.classes),
             "features": len(spec.features),
-            "title": re.split(r":| \(", spec.title)[0],
         }
         for spec in map(load_spec, list_specs())
     ]
