@@ -1,10 +1,9 @@
-"""Draft of a data set spec, inferred from an unknown table."""
+"""Draft of a data set spec, inferred from an unknown table (parts in drafting/)."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -12,121 +11,149 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import yaml
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.build import label_pairs
+from iot_pipeline.flows.drafting.columns import fault
+from iot_pipeline.flows.drafting.examples import example_texts
+from iot_pipeline.flows.drafting.giveaways import Giveaway, Sample, giveaway
+from iot_pipeline.flows.drafting.glossary import known
+from iot_pipeline.flows.drafting.labels import choose_label
+from iot_pipeline.flows.drafting.render import DraftedFeature, Parts, reading_notes, render, with_examples
+from iot_pipeline.flows.drafting.table import Table, known_column, open_table
 from iot_pipeline.flows.names import feature_name
-from iot_pipeline.flows.reading.rules import ReadingRules
-from iot_pipeline.flows.source import read_tables
-from iot_pipeline.flows.spec import FEWEST_CLASSES, FEWEST_FEATURES, MOST_CLASSES, MOST_FEATURES, normalise_label
-from iot_pipeline.flows.sql import connect, identifier, one, scan
-
-LABEL_NAMES = re.compile(r"label|class|attack|traffic|categor|target|type", re.IGNORECASE)
-# Who and when, not what: with these a model would memorise the capture. Includes the names of UNSW-NB15 and Zeek.
-IDENTITY = re.compile(
-    r"(src|dst|source|destination|orig|resp|flow)?(id|uid|ip|ipv4|ipv6|addr\w*|mac|ports?|time|timestamp\w*|date\w*|ts)"
-    r"|[sd]s?port|[sl]time"
+from iot_pipeline.flows.reading.parts import SOURCE_FILE
+from iot_pipeline.flows.spec import (
+    FEWEST_CLASSES,
+    FEWEST_FEATURES,
+    MOST_CLASSES,
+    MOST_FEATURES,
+    normalise_label,
+    validate_spec,
 )
-# Last words of measured quantities, whatever precedes them: orig_ip_bytes, active_time_mean.
-MEASURES = {
-    "bytes", "byts", "byte", "pkts", "pkt", "packets", "packet", "len", "length", "size", "count", "cnt", "num",
-    "number", "rate", "ratio", "avg", "average", "mean", "std", "var", "variance", "min", "max", "median", "sum",
-    "tot", "total", "sec", "secs", "seconds", "ms", "us", "s", "duration", "iat", "ttl", "loss", "difference",
-}  # fmt: skip
-# pandas' name for a column without one.
-NAMELESS = re.compile(r"Unnamed: ")
-WHOLE = ("BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "USMALLINT", "TINYINT", "UTINYINT")
-FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
+from iot_pipeline.flows.sql import connect, identifier
+
+SERIALISATION = "ranked"  # of the example flows, unless another one is asked for
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A drafted spec: its YAML, label column, features, class of each label, and why columns were left out."""
+    """A drafted spec.
+
+    Attributes:
+        yaml: The file.
+        label: Label column.
+        features: Source columns of the features.
+        labels: Class of each label.
+        left_out: Reason for each column that is no feature.
+        categories: Those of the features that are categories.
+        notes: What reading found, a sentence each.
+        giveaways: Columns that tell much of the label, with figures.
+        examples: Flows as the student reads them.
+    """
 
     yaml: str
     label: str
     features: list[str]
     labels: dict[str, str]
     left_out: dict[str, str]
+    categories: list[str]
+    notes: list[str]
+    giveaways: dict[str, str]
+    examples: list[str]
 
 
-def draft_spec(source: str, name: str, label: str | None = None) -> Draft:
-    """Draft a data set spec from one CSV or Parquet file (or a zip or gz of a CSV).
+def draft_spec(
+    source: str, name: str, label: str | None = None, serialisation: str = SERIALISATION, columns: Sequence[str] = ()
+) -> Draft:
+    """Draft a data set spec from a source: one file, several, a glob or archives, all of which are read.
 
-    The label is the given column, or the last column with 2 to 100 values whose name suggests a label. Features are the
-    numeric columns except constants, row numbers, addresses, times and copies of the label. Raises UserError if there
-    is no label, the given column is missing, or no feature or more than 200 remain.
+    Features are the numeric columns and the text columns of few values, except constants, row numbers, addresses,
+    times, copies of the label and annotations beside it.
+
+    Args:
+        source: Files, as IOT_SOURCE names them.
+        name: Name of the data set.
+        label: Label column; None: by evidence (drafting/labels.py).
+        serialisation: Form of the example flows.
+        columns: Names of the columns of files without a header.
+
+    Raises:
+        UserError: No column or none surely is the label, the given one is missing, or too few or too many columns can
+            be features.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iot_draft_")))
         connection = stack.enter_context(connect(folder))
-        shown, kinds = open_table(connection, source, folder)
-        facts = column_facts(connection, list(kinds))
-        chosen = label.strip() if label else guess_label(shown, facts)
-        if chosen not in kinds:
-            raise UserError(f"{shown} has no column {chosen!r}; it has {', '.join(list(kinds)[:8])}, ...")
-        labels = class_names(connection, shown, chosen)
-        reasons = {
-            column: reason(column, kind, *facts[column]) or leak(connection, column, facts[column][0], chosen)
-            for column, kind in kinds.items()
-            if column != chosen
-        }
-    left_out = {column: why for column, why in reasons.items() if why}
-    features = [column for column, why in reasons.items() if not why]
-    if not FEWEST_FEATURES <= len(features) <= MOST_FEATURES:
-        told = ", ".join(f"{column} ({why})" for column, why in list(left_out.items())[:6]) or "none"
-        raise UserError(
-            f"{shown} has {len(features)} usable numeric columns; a data set needs {FEWEST_FEATURES} to "
-            f"{MOST_FEATURES}. Left out: {told}."
-        )
-    return Draft(_to_yaml(name, shown, chosen, features, labels, left_out), chosen, features, labels, left_out)
+        wanted = label.strip() if label else None
+        table = open_table(connection, source, folder, wanted == SOURCE_FILE, columns)
+        sample = Sample.of(table.rows)
+        chosen = known_column(table, wanted) if wanted else choose_label(connection, table, sample)
+        labels = class_names(connection, table.shown, chosen)
+        left_out, giveaways = judge_columns(connection, table, sample, chosen)
+        features = drafted_features(table, [name for name in table.columns if name not in (chosen, *left_out)])
+        check_number(table, features, left_out)
+        blank_labels = table.columns[chosen].blank
+        parts = Parts(name, table, chosen, labels, blank_labels, features, left_out, giveaways, columns)
+        text = render(parts)
+        spec = validate_spec(Path(f"{name}.yaml"), yaml.safe_load(text))
+        examples = example_texts(connection, spec, folder, serialisation)
+    chosen_columns = [feature.column for feature in features]
+    categories = [feature.column for feature in features if feature.category]
+    told = {one.column: one.told for one in giveaways}
+    text = with_examples(text, examples, serialisation)
+    return Draft(text, chosen, chosen_columns, labels, left_out, categories, reading_notes(parts), told, examples)
 
 
-def open_table(connection: duckdb.DuckDBPyConnection, source: str, folder: Path) -> tuple[str, dict[str, str]]:
-    """Create the table `given` as `read_source` would read it; return the file's name and column -> DuckDB type."""
-    table = folder / "given.parquet"
-    report = read_tables(source, table, ReadingRules(), max_rejected_share=1.0)
-    connection.execute(f"CREATE TEMP TABLE given AS SELECT * FROM {scan(table)}")
-    shown = report.files[0]["name"]
-    return shown, {row[0]: row[1] for row in connection.execute("DESCRIBE given").fetchall()}
-
-
-def column_facts(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Count distinct values and rows of each column: column -> (distinct, rows)."""
-    counts = ", ".join(f"count(DISTINCT {identifier(column)})" for column in columns)
-    *distinct, rows = one(connection, f"SELECT {counts}, count(*) FROM given")
-    return {column: (number, rows) for column, number in zip(columns, distinct, strict=True)}
-
-
-def leak(connection: duckdb.DuckDBPyConnection, column: str, distinct: int, label: str) -> str:
-    """Return why a column reveals the label, or an empty string.
-
-    It does if it follows from the label, or if it is named like a label and the label follows from it.
+def judge_columns(
+    connection: duckdb.DuckDBPyConnection, table: Table, sample: Sample, label: str
+) -> tuple[dict[str, str], list[Giveaway]]:
+    """Return the reason for each column that is no feature, and the columns that give the label away.
 
     Args:
         connection: DuckDB connection with the table `given`.
-        column: Column to examine.
-        distinct: Number of its distinct values.
-        label: Column of the labels.
+        table: The table.
+        sample: Rows by which columns are measured.
+        label: Label column.
     """
-    if not FEWEST_CLASSES <= distinct <= MOST_CLASSES:
-        return ""
-    pairs, labels, values = label_pairs(connection, "given", label, column)
-    if pairs == labels:
-        return "follows from the label"
-    return "the label follows from it" if pairs == values and LABEL_NAMES.search(column) else ""
+    left_out: dict[str, str] = {}
+    giveaways = []
+    for name, column in table.columns.items():
+        if name == label:
+            continue
+        if why := fault(column, table.rows):
+            left_out[name] = why
+        elif (found := giveaway(connection, sample, column, label)) is not None:
+            giveaways.append(found)
+            if found.copy:
+                left_out[name] = found.why
+    return left_out, giveaways
 
 
-def guess_label(shown: str, facts: dict[str, tuple[int, int]]) -> str:
-    """Guess the label: the last column of 2 to 100 values whose name suggests one; UserError if none does."""
-    fitting = [column for column, (distinct, _) in facts.items() if FEWEST_CLASSES <= distinct <= MOST_CLASSES]
-    named = [column for column in fitting if LABEL_NAMES.search(column)]
-    if not named:
-        raise UserError(
-            f"{shown} has no column of {FEWEST_CLASSES} to {MOST_CLASSES} values whose name says label; name it with "
-            f"--label ({', '.join(fitting[-6:]) or 'no column has so few values'})."
+def drafted_features(table: Table, columns: Sequence[str]) -> list[DraftedFeature]:
+    """Return the features of these columns, with the meanings of known names."""
+    names = distinct_names([feature_name(column) for column in columns])
+    entries = known(list(columns))
+    return [
+        DraftedFeature(
+            name=name,
+            column=column,
+            category=not table.columns[column].is_number,
+            blank=not table.columns[column].is_number and table.columns[column].blank > 0,
+            entry=entries.get(column),
         )
-    return named[-1]
+        for name, column in zip(names, columns, strict=True)
+    ]
+
+
+def check_number(table: Table, features: Sequence[DraftedFeature], left_out: dict[str, str]) -> None:
+    """Raise UserError if there are too few or too many features."""
+    if not FEWEST_FEATURES <= len(features) <= MOST_FEATURES:
+        told = ", ".join(f"{column} ({why})" for column, why in list(left_out.items())[:6]) or "none"
+        raise UserError(
+            f"{table.shown} has {len(features)} usable numeric columns and categories; a data set needs "
+            f"{FEWEST_FEATURES} to {MOST_FEATURES}. Left out: {told}."
+        )
 
 
 def class_names(connection: duckdb.DuckDBPyConnection, shown: str, label: str) -> dict[str, str]:
@@ -160,67 +187,3 @@ def distinct_names(names: Sequence[str]) -> list[str]:
         free = next(text for text in itertools.chain([name], numbered) if text.lower() not in given)
         given[free.lower()] = free
     return list(given.values())
-
-
-def is_identity(column: str) -> bool:
-    """Return True if a column's name suggests who or when; a name that ends in a measure never does."""
-    words = [word for word in re.split(r"[^a-z0-9]+", column.lower()) if word]
-    return bool(words) and words[-1] not in MEASURES and any(IDENTITY.fullmatch(word) for word in words)
-
-
-def reason(column: str, kind: str, distinct: int, rows: int) -> str:
-    """Return why a column cannot be a feature; empty if it can.
-
-    Args:
-        column: Name of the column.
-        kind: Its DuckDB type.
-        distinct: Number of its distinct values.
-        rows: Number of its rows.
-    """
-    if NAMELESS.match(column):
-        return "has no name: most likely a row number"
-    if '"' in column:
-        return "has a quote in its name: rename it in the file"
-    if is_identity(column):
-        return "says who or when"
-    if kind not in WHOLE and not kind.startswith(FRACTIONS):
-        return "not a number"
-    if distinct <= 1:
-        return "constant"
-    if distinct == rows and kind in WHOLE:
-        return "a number of its own for every row"
-    return ""
-
-
-def _to_yaml(
-    name: str, shown: str, label: str, features: list[str], labels: dict[str, str], left_out: dict[str, str]
-) -> str:
-    """Render the draft spec as a person would write it, with TODO for the parts to fill in."""
-    text = json.dumps  # every JSON string is a valid YAML string
-    lines = [
-        f"# Drafted from {text(shown)}. Fill in what says TODO; `iot-pipeline datasets check` tells what does not fit.",
-        f"name: {name}",
-        "title: TODO",
-        "citation: TODO",
-        "licence: TODO",
-        f"label_column: {text(label)}",
-        "# source label -> class; a class name may be changed on the right and in `classes`",
-        "labels:",
-        *(f"  {text(given)}: {text(known)}" for given, known in labels.items()),
-        "classes:",
-        *(f"  - {text(known)}" for known in dict.fromkeys(labels.values())),
-        "# or train_pool: texts show z-scores fitted on the train pool alone; or given: the file's values are scaled",
-        "scaling: none",
-        "scaling_note: values as delivered, not scaled",
-        "# printed digits decide which rows are the same flow",
-        "format: {significant: 4}",
-        *(f"# left out: {text(column)}: {why}" for column, why in left_out.items()),
-        "# expression: DuckDB SQL over double-quoted source columns",
-        "features:",
-    ]
-    for column, plain in zip(features, distinct_names([feature_name(column) for column in features]), strict=True):
-        lines.append(f"  - name: {text(plain)}")
-        if plain != column:
-            lines.append(f"    expression: {text(identifier(column))}")
-        lines += ['    unit: ""', "    meaning: TODO"]
-    return "\n".join(lines) + "\n"

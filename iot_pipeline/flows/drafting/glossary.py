@@ -1,0 +1,64 @@
+"""Units and meanings of the columns that known flow tools write (glossary.yaml)."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FILE = Path(__file__).with_name("glossary.yaml")
+PLACE = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Unit and meaning of a column, and the tool whose name for it is known."""
+
+    unit: str
+    meaning: str
+    family: str
+    source: str
+
+
+def plain(name: str) -> str:
+    """Return a column's name as it is looked up: letters and digits alone, in small letters."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+@cache
+def entries() -> dict[str, list[Entry]]:
+    """Load the glossary: the entries of each name, in the order of the file."""
+    found: dict[str, list[Entry]] = {}
+    for family in yaml.safe_load(FILE.read_text(encoding="utf-8")):
+        for pattern, (unit, meaning) in family["columns"].items():
+            for names, told in _expanded(pattern, meaning, family.get("each", {})):
+                entry = Entry(unit, told, family["family"], family["source"])
+                for name in names.split("|"):
+                    found.setdefault(plain(name), []).append(entry)
+    return found
+
+
+def _expanded(pattern: str, meaning: str, each: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield (names, meaning) for each choice of the words in braces."""
+    places = list(dict.fromkeys(PLACE.findall(pattern)))
+    for words in itertools.product(*(each[place] for place in places)):
+        chosen = dict(zip(places, words, strict=True))
+        told = {place: each[place][word] for place, word in chosen.items()}
+        yield _filled(pattern, chosen), _filled(meaning, told)
+
+
+def _filled(text: str, words: dict[str, Any]) -> str:
+    return PLACE.sub(lambda found: str(words[found[1]]), text)
+
+
+def known(columns: list[str]) -> dict[str, Entry]:
+    """Return the entries of the known columns; where tools share a name, of the tool that knows most of the columns."""
+    options = {column: entries()[plain(column)] for column in columns if plain(column) in entries()}
+    families = [entry.family for listed in options.values() for entry in {one.family: one for one in listed}.values()]
+    return {column: max(listed, key=lambda entry: families.count(entry.family)) for column, listed in options.items()}
