@@ -290,19 +290,21 @@ def datasets_show(
     facts(show(spec), as_json)
 
 
-@datasets.command("new", epilog="Example: iot-pipeline datasets new flows.csv --label Attack_type --out my_flows.yaml")
+@datasets.command("new", epilog="Example: iot-pipeline datasets new 'flows/*.csv' --label Attack_type --out mine.yaml")
 def datasets_new(
-    file: Annotated[str, typer.Argument(help="CSV (or zip, gz) or Parquet file of flows.")],
+    file: Annotated[str, typer.Argument(help="File of flows, glob, or several with commas; all of them are read.")],
     name: Annotated[str | None, typer.Option(help="Name of the data set; default from the file.")] = None,
-    label: Annotated[str | None, typer.Option(help="Label column; default the last one that looks like it.")] = None,
+    label: Annotated[str | None, typer.Option(help="Label column; default the one that evidence speaks for.")] = None,
     out: Annotated[Path | None, typer.Option(help="YAML file to write; default <name>.yaml here.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Column names of files without a header, with commas.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draft a data set spec from a file; complete it, then set IOT_DATASET to its path."""
+    """Draft a data set spec from files; complete it, then set IOT_DATASET to its path."""
     from iot_pipeline.commands.console import facts
     from iot_pipeline.commands.datasets import new
 
-    facts(new(file, name, label, out), as_json)
+    chosen = _configure(None, None).data.serialisation
+    facts(new(file, name, label, out, columns, chosen), as_json)
 
 
 @datasets.command("check", epilog="Example: iot-pipeline datasets check my_flows.yaml flows.csv")

@@ -11,6 +11,7 @@ from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.flows.infer_spec import draft_spec
 from iot_pipeline.flows.rare import treat_rare, unsaid, with_kept_classes
+from iot_pipeline.flows.reading.names import check_given_names
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import list_specs, load_spec
 from iot_pipeline.lake.atomic import write_text
@@ -50,14 +51,23 @@ def show(name: str) -> dict[str, Any]:
     }
 
 
-def new(file: str, name: str | None, label: str | None, out: Path | None) -> dict[str, Any]:
-    """Draft a spec from a file and write it; return its path and what was inferred.
+def new(
+    file: str,
+    name: str | None,
+    label: str | None,
+    out: Path | None,
+    columns: str | None = None,
+    serialisation: str = "ranked",
+) -> dict[str, Any]:
+    """Draft a spec from files and write it; return its path, what was inferred and what reading found.
 
     Args:
-        file: The data file.
+        file: The data file, a glob, or several with commas.
         name: Name of the data set; by default from the file's name.
         label: Label column; by default inferred.
         out: File to write; by default `<name>.yaml`.
+        columns: Names of the columns of files without a header, with commas.
+        serialisation: Form of the example flows.
 
     Raises:
         UserError: The file exists, the name is not allowed, or the draft is not a valid spec. Nothing is written then.
@@ -68,15 +78,29 @@ def new(file: str, name: str | None, label: str | None, out: Path | None) -> dic
     path = out or Path(f"{chosen}.yaml")
     if path.exists():
         raise UserError(f"{path} is there already: remove it, or name another file with --out")
-    draft = draft_spec(file, chosen, label)
-    with tempfile.TemporaryDirectory(prefix="iot_draft_") as folder:
-        tried = Path(folder) / f"{chosen}.yaml"
-        write_text(tried, draft.yaml)
-        load_spec(tried)
+    draft = draft_spec(file, chosen, label, serialisation, given_columns(columns))
     write_text(path, draft.yaml)
-    classes = list(draft.labels.values())
-    inferred = {"label": draft.label, "classes": classes, "features": draft.features, "left_out": draft.left_out}
-    return {"spec": str(path), **inferred}
+    return {
+        "spec": str(path),
+        "read": draft.notes,
+        "label": draft.label,
+        "classes": list(dict.fromkeys(draft.labels.values())),
+        "features": draft.features,
+        "categories": draft.categories,
+        "left_out": draft.left_out,
+        "giveaways": draft.giveaways,
+        "examples": draft.examples,
+    }
+
+
+def given_columns(columns: str | None) -> list[str]:
+    """Return the names of `--columns`; UserError for an empty or repeated one."""
+    if columns is None:
+        return []
+    try:
+        return check_given_names(columns.split(","))
+    except ValueError as error:
+        raise UserError(f"--columns: {error}: give the names of all columns, separated by commas.") from error
 
 
 def spec_name(file: str) -> str:

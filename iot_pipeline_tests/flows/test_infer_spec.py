@@ -13,7 +13,8 @@ import pytest
 from iot_pipeline.commands.datasets import new
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
-from iot_pipeline.flows.infer_spec import draft_spec, is_identity
+from iot_pipeline.flows.drafting.columns import is_identity
+from iot_pipeline.flows.infer_spec import draft_spec
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.split import split_by_group
@@ -49,7 +50,7 @@ def test_a_draft_runs_through_reading_building_and_splitting(table: Path, tmp_pa
         "Src IP": "says who or when",
         "Timestamp": "says who or when",
         "Always": "constant",
-        "Proto Name": "not a number",
+        "Proto Name": "follows from the label",
     }
     (tmp_path / "unseen.yaml").write_text(draft.yaml)
     spec = load_spec(tmp_path / "unseen.yaml")
@@ -70,7 +71,10 @@ def test_a_table_without_a_label_says_how_to_name_one(table: Path) -> None:
 
 def test_too_few_features_are_named_with_reasons(tmp_path: Path) -> None:
     (tmp_path / "small.csv").write_text("a,b,label\n1.5,x,m\n1.5,y,n\n1.5,x,m\n")
-    with pytest.raises(UserError, match=r"0 usable numeric columns; .* Left out: a \(constant\), b \(not a number\)"):
+    with pytest.raises(
+        UserError,
+        match=r"0 usable numeric columns and categories; .* Left out: a \(constant\), b \(follows from the label\)",
+    ):
         draft_spec(str(tmp_path / "small.csv"), "small")
 
 
@@ -125,6 +129,10 @@ def test_farm_flow_keeps_its_29_features_and_loses_the_binary_label(tmp_path: Pa
         ("orig_ip_bytes", False), ("active_time_mean", False), ("id.orig_p", True), ("Src IP", True), ("SrcPort", True),
         ("dst-port", True), ("Timestamp", True), ("ip.len", False), ("port_count", False), ("Flow ID", True),
         ("stime", True), ("dsport", True), ("width", False), ("import_rate", False),
+        ("is_sm_ips_ports", False), ("ct_src_dport_ltm", False), ("ct_dst_sport_ltm", False), ("Time_To_Live", False),
+        ("dst_host_same_src_port_rate", False), ("is_host_login", False), ("tcp.time_delta", False),
+        ("ip.src_host", True), ("srcip", True), ("saddr", True), ("L4_SRC_PORT", True), ("first_seen_ms", True),
+        ("FLOW_START", True), ("MIN_IP_PKT_LEN", False), ("frame.time", True),
     ],
 )  # fmt: skip
 def test_who_or_when_is_told_from_a_measure(column: str, expected: bool) -> None:

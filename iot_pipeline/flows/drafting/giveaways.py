@@ -23,6 +23,7 @@ ANNOTATION = re.compile(
     r"|tactic|technique|scenario|is_?(?:bad|normal|benign)|target$",
     re.IGNORECASE,
 )
+LABEL_NAMES = re.compile(r"label|class|attack|traffic|categor|target|type", re.IGNORECASE)
 PURE, STRONG = 0.999, 0.9  # a copy; and the share of the errors of guessing that a strong column saves
 
 
@@ -106,7 +107,7 @@ def giveaway(connection: duckdb.DuckDBPyConnection, sample: Sample, column: Colu
         pairs, labels, values = label_pairs(connection, "given", label, column.name)
         if pairs == labels:
             why = "follows from the label"
-        elif pairs == values and named:
+        elif pairs == values and (named or LABEL_NAMES.search(column.name)):
             why = "the label follows from it"
     if not why and named:
         why = "is named like an annotation of the label"

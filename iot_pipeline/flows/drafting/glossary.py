@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,12 +19,13 @@ PLACE = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Entry:
-    """Unit and meaning of a column, and the tool whose name for it is known."""
+    """Unit and meaning of a column, and the tool that calls it so."""
 
     unit: str
     meaning: str
     family: str
     source: str
+    name: str
 
 
 def plain(name: str) -> str:
@@ -38,8 +40,8 @@ def entries() -> dict[str, list[Entry]]:
     for family in yaml.safe_load(FILE.read_text(encoding="utf-8")):
         for pattern, (unit, meaning) in family["columns"].items():
             for names, told in _expanded(pattern, meaning, family.get("each", {})):
-                entry = Entry(unit, told, family["family"], family["source"])
-                for name in names.split("|"):
+                for name in map(str.strip, names.split("|")):
+                    entry = Entry(unit, told, family["family"], family["source"], name)
                     found.setdefault(plain(name), []).append(entry)
     return found
 
@@ -58,7 +60,13 @@ def _filled(text: str, words: dict[str, Any]) -> str:
 
 
 def known(columns: list[str]) -> dict[str, Entry]:
-    """Return the entries of the known columns; where tools share a name, of the tool that knows most of the columns."""
+    """Return the entries of the known columns.
+
+    Where tools share a name, the tool is meant that knows most of the columns; its own spelling counts twice.
+    """
     options = {column: entries()[plain(column)] for column in columns if plain(column) in entries()}
-    families = [entry.family for listed in options.values() for entry in {one.family: one for one in listed}.values()]
-    return {column: max(listed, key=lambda entry: families.count(entry.family)) for column, listed in options.items()}
+    votes: Counter[str] = Counter()
+    for column, listed in options.items():
+        for entry in {one.family: one for one in listed}.values():
+            votes[entry.family] += 2 if entry.name.lower() == column.lower() else 1
+    return {column: max(listed, key=lambda entry: votes[entry.family]) for column, listed in options.items()}

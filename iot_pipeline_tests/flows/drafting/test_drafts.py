@@ -1,0 +1,211 @@
+"""Drafts that a person can trust: the label by evidence, all files, what is told, giveaways, categories, meanings."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from iot_pipeline.commands.datasets import new
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.drafting.glossary import entries, known, plain
+from iot_pipeline.flows.drafting.labels import name_points
+from iot_pipeline.flows.infer_spec import Draft, draft_spec
+from iot_pipeline.flows.spec import MOST_CLASSES, load_spec
+
+KINDS = dict.fromkeys(["neptune", "smurf", "back"], "DoS") | dict.fromkeys(["satan", "ipsweep", "portsweep"], "Probe")
+KINDS["normal"] = "normal"
+Cell = Callable[[int, str, random.Random], object]
+ATTACKS = ["normal", "neptune", "smurf", "satan", "ipsweep", "portsweep", "back"]
+
+
+def table(path: Path, columns: dict[str, Cell], labels: Sequence[str], rows: int = 240) -> str:
+    """A CSV whose cells are given by row number, label and random draws; three numbers come first."""
+    draw = random.Random(5)
+    numbers: dict[str, Cell] = {
+        "duration": lambda row, label, draw: draw.randint(0, 40),
+        "src_bytes": lambda row, label, draw: draw.randint(0, 900) + 300 * (label == labels[0]),
+        "rate": lambda row, label, draw: round(draw.random(), 3),
+    }
+    every = numbers | columns
+    lines = [",".join(every)]
+    for row in range(rows):
+        label = labels[draw.randrange(len(labels))]
+        lines.append(",".join(str(cell(row, label, draw)) for cell in every.values()))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def the_label(row: int, label: str, draw: random.Random) -> str:
+    return label
+
+
+def binary(row: int, label: str, draw: random.Random) -> int:
+    return int(label != "normal")
+
+
+def one_of(*words: str) -> Cell:
+    return lambda row, label, draw: draw.choice(words)
+
+
+def drafted(path: Path, columns: dict[str, Cell], labels: Sequence[str] = ATTACKS, label: str | None = None) -> Draft:
+    return draft_spec(table(path / "t.csv", columns, labels), "t", label)
+
+
+def test_nsl_kdds_label_is_attack_and_its_difficulty_is_told(tmp_path: Path) -> None:
+    draft = drafted(
+        tmp_path,
+        {
+            "protocol_type": one_of("tcp", "udp", "icmp"),
+            "service": one_of("http", "smtp", "private", "X11"),
+            "attack": the_label,
+            "difficulty": lambda row, label, draw: ATTACKS.index(label) * 3 + draw.randint(0, 4),
+        },
+    )
+    assert draft.label == "attack" and draft.categories == ["protocol_type", "service"]
+    assert draft.left_out == {"difficulty": "is named like an annotation of the label"}
+    assert "right in" in draft.giveaways["difficulty"] and '# left out: "difficulty"' in draft.yaml
+
+
+def test_a_binary_label_beside_a_kind_is_a_copy(tmp_path: Path) -> None:
+    for label in ("label", "is_attack", "Attack_label"):
+        draft = drafted(tmp_path, {"type": the_label, label: binary})
+        assert draft.label == "type", label
+        assert draft.left_out[label] == "follows from the label"
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"category": the_label, "attack_type": one_of(*ATTACKS)}, ("category", "attack_type")),
+        ({"class": one_of("a", "b", "c"), "label": one_of("x", "y", "z")}, ("class", "label")),
+        ({"Attack Name": the_label, "Attack Category": lambda r, label, d: KINDS[label]},
+         ("Attack Name", "Attack Category")),
+    ],
+)  # fmt: skip
+def test_two_that_are_close_are_both_named(tmp_path: Path, columns: dict[str, Cell], told: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match="two columns that may be the label") as error:
+        drafted(tmp_path, columns)
+    assert all(name in str(error.value) for name in told) and "values such as" in str(error.value)
+    assert "--label" in str(error.value)
+    assert drafted(tmp_path, columns, label=told[0]).label == told[0]
+
+
+@pytest.mark.parametrize("name", ["Label", "attack_type", "class"])
+def test_a_named_column_of_too_many_values_is_told_and_not_passed_over(tmp_path: Path, name: str) -> None:
+    kinds = [f"kind {place}" for place in range(MOST_CLASSES + 20)]
+    columns: dict[str, Cell] = {"Protocol Type": one_of("6", "17"), "traffic": one_of("a", "b"), name: one_of(*kinds)}
+    with pytest.raises(
+        UserError, match=rf"column {name} is named like the label and has 1\d\d values; a data set has 2 to"
+    ):
+        draft_spec(table(tmp_path / "t.csv", columns, ATTACKS, rows=900), "t")
+
+
+def test_a_single_value_asks_for_the_other_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"column Label .* has a single value; .* give all files"):
+        drafted(tmp_path, {"Label": one_of("BENIGN")})
+
+
+@pytest.mark.parametrize(
+    "name", ["protocol_type", "Protocol Type", "mqtt.msgtype", "qtype_name", "conn_type", "ttl", "flag"]
+)
+def test_types_of_other_things_are_no_labels(name: str) -> None:
+    assert name_points(name) == 0
+
+
+def test_all_files_are_looked_at(tmp_path: Path) -> None:
+    for day, label in (("mon", "BENIGN"), ("tue", "DoS"), ("wed", "Bot")):
+        table(tmp_path / f"{day}.csv", {"Label": the_label}, [label], rows=40)
+    draft = draft_spec(str(tmp_path / "*.csv"), "t")
+    assert sorted(draft.labels) == ["BENIGN", "Bot", "DoS"]
+    assert draft.notes[0] == "120 rows of 3 files were read."
+    by_file = draft_spec(str(tmp_path / "*.csv"), "t", "iot_source_file")
+    assert sorted(by_file.labels) == ["mon.csv", "tue.csv", "wed.csv"]
+
+
+def test_rejected_and_blank_rows_are_told(tmp_path: Path) -> None:
+    file = table(tmp_path / "t.csv", {"attack_cat": lambda r, label, d: label if label != "normal" else ""}, ATTACKS)
+    with Path(file).open("ab") as out:
+        out.write(b"1,2\n3,4,0.5,caf\xe9,9,9\n")
+    draft = draft_spec(file, "t", "attack_cat")
+    blank = 240 - sum(1 for line in Path(file).read_bytes().split(b"\n")[1:241] if not line.endswith(b","))
+    assert any(note.startswith(f"{blank} rows (") and "no label in attack_cat" in note for note in draft.notes)
+    assert any("could not be read as rows" in note and "line 242" in note for note in draft.notes)
+    assert '# "": Normal' in draft.yaml and f"# {draft.notes[-1]}" in draft.yaml
+
+
+def test_a_copy_goes_and_a_merely_strong_column_stays_with_its_purity(tmp_path: Path) -> None:
+    draft = drafted(
+        tmp_path,
+        {
+            "attack_id": lambda row, label, draw: ATTACKS.index(label),
+            "sttl": lambda row, label, draw: 10 * ATTACKS.index(label) + draw.randint(0, 3),
+            "Record ID": lambda row, label, draw: row,
+            "offset": lambda row, label, draw: row * 7 % 997,
+            "severity": lambda row, label, draw: draw.randint(1, 5),
+            "attack": the_label,
+        },
+    )
+    assert draft.left_out["attack_id"] in ("follows from the label", "says who or when")
+    assert draft.left_out["severity"] == "is named like an annotation of the label"
+    assert "sttl" in draft.features and "tells the label" in draft.giveaways["sttl"]
+    assert '# strong: "sttl"' in draft.yaml and "100.0% of the rows" in draft.giveaways["sttl"]
+    assert "offset" not in draft.giveaways  # a number of its own for every row looks pure in its own rows
+
+
+def test_texts_of_few_values_are_categories_and_others_are_left_out(tmp_path: Path) -> None:
+    draft = drafted(
+        tmp_path,
+        {
+            "state": lambda row, label, draw: draw.choice(["FIN", "CON", ""]),
+            "uri": lambda row, label, draw: f"/a/{row}",
+            "note": lambda row, label, draw: draw.choice(["x" * 80, "y"]),
+            "mixed": lambda row, label, draw: "many" if row == 3 else row % 9,
+            "gaps": lambda row, label, draw: "" if row % 3 else 4.5,
+            "label": the_label,
+        },
+    )
+    assert draft.categories == ["state"]
+    assert draft.left_out["uri"] == "text with 240 values: a drafted category has 200 at most"
+    assert draft.left_out["note"].startswith("text with values of 80 characters")
+    assert draft.left_out["mixed"] == "not a number"
+    assert draft.left_out["gaps"].startswith("blank or no finite number in 66.7% of the rows")
+    assert "kind: category\n    blank: none" in draft.yaml
+    assert any("state = FIN" in text or "state = none" in text for text in draft.examples)
+
+
+def test_the_written_file_is_a_spec_whose_comments_show_flows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    columns: dict[str, Cell] = {"Flow Bytes/s": one_of("1.5", "2"), "a;b": one_of("1", "3"), "Label": the_label}
+    file = table(tmp_path / "flows.csv", columns, ATTACKS)
+    told = new(file, None, None, None, None, "values")
+    spec = load_spec(tmp_path / told["spec"])
+    assert spec.feature_names == ["duration", "src_bytes", "rate", "Flow_Bytes/s", "a_b"]
+    assert len(told["examples"]) == 3 and told["examples"][0].startswith("duration: ")
+    assert f"#   {told['examples'][0].splitlines()[0]}" in (tmp_path / told["spec"]).read_text()
+    assert {feature.name: feature.unit for feature in spec.features}["Flow_Bytes/s"] == "bytes/s"
+    json.dumps(told)
+
+
+def test_names_for_a_file_without_a_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path(table(tmp_path / "raw.csv", {"attack": the_label}, ATTACKS))
+    file.write_text(file.read_text().split("\n", 1)[1])
+    with pytest.raises(UserError, match="no header"):
+        new(str(file), None, None, None)
+    told = new(str(file), None, None, None, "duration,src_bytes,rate,attack")
+    assert told["label"] == "attack" and load_spec(tmp_path / told["spec"]).column_names[0] == "duration"
+    with pytest.raises(UserError, match=r"--columns: .* twice"):
+        new(str(file), None, None, Path("x.yaml"), "a,a,b,c")
+
+
+def test_the_glossary_knows_the_families_and_keeps_apart_what_tools_call_alike() -> None:
+    for name in ("Fwd IAT Std", "TotLen Bwd Pkts", "orig_ip_bytes", "bwd_iat.avg", "ct_srv_dst", "OUT_PKTS", "Sload"):
+        assert plain(name) in entries(), name
+    assert len({entry.family for listed in entries().values() for entry in listed}) == 5
+    assert all(entry.meaning and "{" not in entry.meaning for listed in entries().values() for entry in listed)
+    assert known(["Flow Duration", "Flow IAT Max", "nobody knows"])["Flow Duration"].unit == "us"
+    assert known(["flow_duration", "fwd_iat.max", "bwd_iat.tot"])["flow_duration"].unit == "s"
