@@ -18,7 +18,7 @@ from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.embedded_teacher.analyst import write_answer
 from iot_pipeline.flows.names import feature_name, name_fault
 from iot_pipeline.flows.serialise import SERIALISATIONS, parse_text
-from iot_pipeline.flows.spec import DatasetSpec, Feature, load_spec
+from iot_pipeline.flows.spec import DatasetSpec, Feature, Scale, load_spec
 from iot_pipeline.flows.texts import FlowTextWriter, RankTable
 from iot_pipeline.inference.grammar import facts_to_cite, gbnf, lark
 from iot_pipeline.inference.grounding import NumberTokens
@@ -71,7 +71,7 @@ def prompt(track: str) -> PromptFile:
 
 def spec_of(names: list[str], signed: bool) -> DatasetSpec:
     """The Farm-Flow data set with other features, standardised or in raw units."""
-    scale = {"kind": "zscore", "mean": 0, "std": 1} if signed else None
+    scale = Scale(kind="zscore", mean=0, std=1) if signed else None
     features = [Feature(name=name, unit="", meaning="made", expression="1", scale=scale) for name in names]
     known = load_spec("farm_flow")
     return known.model_copy(update={"features": features, "expected_evidence": {}})
