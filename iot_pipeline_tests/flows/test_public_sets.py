@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from iot_pipeline_tests.flows.public_sets import HEADERS, lines, made_rows, writ
 
 OWN = ("farm_flow", "rt_iot2022")  # their editions have tests of their own
 PUBLIC = [name for name in list_specs() if not name.startswith(OWN)]
+spec_of, listed = cache(load_spec), cache(known)
 # Columns that tell who, when or which capture, or the label in other words.
 IDENTITY = re.compile(
     r"(?i)(?!.*_P(er)?_)(.*[ ._]|^)"
@@ -72,7 +74,7 @@ def cse_cic_ids2018(folder: Path) -> Expected:
 
 def ciciot2023(folder: Path) -> Expected:
     """34 classes beside a column named Protocol Type."""
-    names = load_spec("ciciot2023").classes
+    names = spec_of("ciciot2023").classes
     labels = [{"Benign": "BenignTraffic", "DDoS-RSTFIN_Flood": "DDoS-RSTFINFlood"}.get(name, name) for name in names]
     rows = made_rows("ciciot2023", "label", labels, {})
     return Expected(str(write(folder / "part-00000.csv", lines(rows, "ciciot2023"))), 136)
@@ -80,7 +82,7 @@ def ciciot2023(folder: Path) -> Expected:
 
 def ciciot2023_merged(folder: Path) -> Expected:
     """Labels in capitals, an infinite rate, an empty cell."""
-    names = load_spec("ciciot2023").classes
+    names = spec_of("ciciot2023").classes
     labels = [{"DDoS-RSTFIN_Flood": "DDOS-RSTFINFLOOD"}.get(name, name).upper() for name in names]
     rows = made_rows("ciciot2023_merged", "Label", labels, {}, each=6)
     rows[0] |= {"Rate": "inf"}
@@ -94,7 +96,7 @@ KDD = {"protocol_type": ["tcp", "udp", "icmp"], "service": ["http", "ftp_data", 
 
 def nsl_kdd(folder: Path) -> Expected:
     """No header; attacks with two rows; a test file with attacks of its own."""
-    spec = load_spec("nsl_kdd")
+    spec = spec_of("nsl_kdd")
     common, rare = spec.classes[:8], spec.classes[8:]
     train = made_rows("nsl_kdd", "attack", common, KDD, each=20) + made_rows("nsl_kdd", "attack", rare, KDD, each=2)
     write(folder / "KDDTrain+.txt", lines(train, "nsl_kdd", header=False))
@@ -106,7 +108,7 @@ def nsl_kdd(folder: Path) -> Expected:
 
 def nsl_kdd_5(folder: Path) -> Expected:
     """All 40 labels of both files."""
-    labels = ["normal", *(str(name) for name in load_spec("nsl_kdd_5").labels if name != "normal")]
+    labels = ["normal", *(str(name) for name in spec_of("nsl_kdd_5").labels if name != "normal")]
     rows = made_rows("nsl_kdd", "attack", labels, KDD, each=4)
     rows += made_rows("nsl_kdd", "attack", ["normal"], KDD, each=20)
     write(folder / "KDDTrain+.txt", lines(rows[:100], "nsl_kdd", header=False))
@@ -131,7 +133,7 @@ def unsw_nb15(folder: Path) -> Expected:
 
 def unsw_nb15_split(folder: Path) -> Expected:
     """A byte order mark before the header, normal traffic by name, a test file."""
-    labels = load_spec("unsw_nb15_split").classes
+    labels = spec_of("unsw_nb15_split").classes
     rows = made_rows("unsw_nb15_split", "attack_cat", labels, UNSW | {"is_ftp_login": ["0", "2"]}, each=10)
     write(folder / "UNSW_NB15_training-set.csv", lines(rows[::2], "unsw_nb15_split"), "utf-8-sig")
     write(folder / "UNSW_NB15_testing-set.csv", lines(rows[1::2], "unsw_nb15_split"), "utf-8-sig")
@@ -144,7 +146,7 @@ def ton_iot(folder: Path) -> Expected:
     texts = flags | {"proto": ["tcp", "udp"], "service": ["-", "dns"], "conn_state": ["S0", "SF"], "ssl_version": ["-"],
                      "ssl_established": ["-", "F"], "http_method": ["-", "GET"], "src_ip": ["192.168.1.37"],
                      "dns_query": ["-", "a.example"], "http_uri": ["-", "/a?b=c"]}  # fmt: skip
-    rows = made_rows("ton_iot", "type", load_spec("ton_iot").classes, texts, each=12)
+    rows = made_rows("ton_iot", "type", spec_of("ton_iot").classes, texts, each=12)
     rows[5] |= {"src_bytes": "0.0.0.0"}
     source = write(folder / "train_test_network.csv", lines(rows, "ton_iot"))
     return Expected(str(source), 119, {"not a number in src_bytes": 1})
@@ -155,7 +157,7 @@ def edge_iiotset(folder: Path) -> Expected:
     texts = {"http.request.method": ["0", "0.0", "GET", "POST"], "mqtt.topic": ["0", "Temperature_and_Humidity"],
              "tcp.payload": ["0", "16:03:01"], "ip.src_host": ["192.168.0.128"], "tcp.srcport": ["443", "0.0"],
              "frame.time": [" 2021 11:44:10.081753000 ", "192.168.0.128"]}  # fmt: skip
-    rows = made_rows("edge_iiotset", "Attack_type", load_spec("edge_iiotset").classes, texts, each=10)
+    rows = made_rows("edge_iiotset", "Attack_type", spec_of("edge_iiotset").classes, texts, each=10)
     rows[3] |= {"tcp.len": "_ipps._tcp.local"}
     source = write(folder / "DNN-EdgeIIoT-dataset.csv", lines(rows, "edge_iiotset"))
     return Expected(str(source), 149, {"not a number in tcp.len": 1})
@@ -178,7 +180,7 @@ def iot_23(folder: Path) -> Expected:
              "history": ["S", "ShADadFf", "-", "ShADadfFr"], "id.orig_h": ["192.168.1.132"], "id.resp_h": ["1.2.3.4"],
              "local_orig": ["-"], "local_resp": ["-"], "duration": ["-", "3.21"], "orig_bytes": ["-", "62"],
              "resp_bytes": ["-", "0"], "tunnel_parents": ["(empty)", "-"]}  # fmt: skip
-    spec = load_spec("iot_23")
+    spec = spec_of("iot_23")
     names = {name: label for label, name in spec.labels.items()}
     labels = [str(names.get(name, name)) for name in spec.classes]
     rows = made_rows("iot_23", "detailed-label", labels[:8], texts, each=24)
@@ -192,7 +194,7 @@ def iot_23(folder: Path) -> Expected:
 
 def nf_uq_nids_v2(folder: Path) -> Expected:
     """Names of classes from four data sets, NetFlow fields that wrap or are infinite."""
-    names = load_spec("nf_uq_nids_v2").classes
+    names = spec_of("nf_uq_nids_v2").classes
     labels = [{"Brute_Force": "Brute Force", "Infiltration": "Infilteration"}.get(name, name) for name in names]
     texts = {"PROTOCOL": ["6", "17", "1"], "L7_PROTO": ["0.0", "7.178", "5.0"], "TCP_FLAGS": ["22", "0"],
              "CLIENT_TCP_FLAGS": ["2", "0"], "SERVER_TCP_FLAGS": ["20", "0"], "IPV4_SRC_ADDR": ["192.168.100.148"],
@@ -204,7 +206,7 @@ def nf_uq_nids_v2(folder: Path) -> Expected:
 
 def n_baiot(folder: Path) -> Expected:
     """No label but the file's name; files of several devices."""
-    for name in load_spec("n_baiot").labels:
+    for name in spec_of("n_baiot").labels:
         device, kind = str(name).split(".", 1)
         if device == "1" or str(name) == "2.benign.csv":
             write(folder / str(name), lines(made_rows("n_baiot", "", [kind], {}, each=4), "n_baiot"))
@@ -231,7 +233,7 @@ def test_every_public_set_has_a_case() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_spec_is_whole(name: str) -> None:
-    spec = load_spec(name)
+    spec = spec_of(name)
     assert spec.facts["known_faults"] and spec.facts["sources"] and "https://" in spec.citation
     assert spec.scaling == "none" and "Left out" in (DATASETS / f"{name}.yaml").read_text()
     counts = spec.facts.get("class_rows", {})
@@ -243,7 +245,7 @@ def test_a_spec_is_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_no_feature_tells_who_when_or_the_label(name: str) -> None:
-    spec = load_spec(name)
+    spec = spec_of(name)
     read = {column for feature in spec.features for column in feature.source_columns}
     assert [column for column in sorted(read) if IDENTITY.match(column)] == []
 
@@ -252,7 +254,7 @@ def test_the_list_of_data_sets_has_a_line_for_each(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    rows(known(), as_json=False)
+    rows(listed(), as_json=False)
     told = capsys.readouterr().out.splitlines()
     assert len(told) == len(list_specs()) + 4
     assert sum("2,830,743" in line and "cicids2017" in line for line in told) == 1
@@ -273,5 +275,5 @@ def test_the_table_of_data_sets_is_that_of_their_files() -> None:
     }
     assert told == {
         row["name"]: [f"{row['rows']:,}" if row["rows"] else "not told", str(row["classes"]), str(row["features"])]
-        for row in known()
+        for row in listed()
     }
