@@ -131,13 +131,13 @@ def _mark(lake: Lake, keys: set[str], dry_run: bool) -> list[ArtefactId]:
 def sentences(told: Mapping[str, Any]) -> list[str]:
     """Return the outcome in sentences."""
     total = sum(told["withdrawn"].values())
-    verb = "would be withdrawn" if told["dry_run"] else "were withdrawn"
-    lines = [f"{total:,} verdicts of {told['teacher']} {verb}; what was paid stays in the ledger."]
+    verb = "to be withdrawn (dry run)" if told["dry_run"] else "withdrawn"
+    lines = [f"Verdicts {verb}: {total:,}, of {told['teacher']}; what was paid stays in the ledger."]
     lines += [f"  {count:,} {kind}" for kind, count in told["withdrawn"].items()]
     if anyway := sum(told["asked_again_anyway"].values()):
-        lines.append(f"{anyway:,} more got no answer, so there is no verdict: they are asked again as well.")
+        lines.append(f"Without a verdict, because no answer came: {anyway:,}, which are asked again as well.")
     if left := sum(told["left"].values()):
-        lines.append(f"{left:,} of other reasons stay as they are.")
+        lines.append(f"Left as they are: {left:,} of other reasons.")
     if stale := told["made_again_by_the_next_run"]:
         lines.append(f"The next `iot-pipeline run` makes again: {', '.join(stale)}.")
     return lines

@@ -19,6 +19,9 @@ from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
+# Dagster's error where a blocking check failed: it names the check, the manifest says why.
+CHECK_FAILED = "DagsterAssetCheckFailedError"
+
 
 @dataclass
 class Outcome:
@@ -167,8 +170,9 @@ def _run(
         outcome.failed.append((todo[0].artefact, reasons[-1] if reasons else "the Dagster run failed"))
     for p in todo:
         manifest = lake.manifest(p.artefact)
-        if p.artefact.asset in errors:
-            outcome.failed.append((p.artefact, errors[p.artefact.asset]))
+        if (error := errors.get(p.artefact.asset)) is not None:
+            checks = manifest.describe_failures() if manifest is not None and CHECK_FAILED in error else ""
+            outcome.failed.append((p.artefact, f"blocking check did not pass: {checks}" if checks else error))
         elif p.key not in done:
             outcome.left.append(p.artefact)
         elif manifest is not None and (failed := manifest.describe_failures()):

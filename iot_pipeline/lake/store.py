@@ -296,6 +296,8 @@ class Lake:
 
 def _joined(value: Any) -> str:
     """Format a fact; the sentences of a list are set apart."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return " | ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

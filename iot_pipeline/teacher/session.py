@@ -338,10 +338,11 @@ class Session:
         """Stop the session if the breaker has tripped."""
         reason = self.breaker.tripped()
         if reason is not None and self.stop is None:
-            told = shown_words(reason.removeprefix(NO_ANSWER)).rstrip(".")
+            told, verdict = shown_words(reason.removeprefix(NO_ANSWER)).rstrip("."), not reason.startswith(NO_ANSWER)
+            again = "withdraw the verdicts (`iot-pipeline teacher retry`) and start again" if verdict else "start again"
             self.stop = UserError(
                 f"most requests to the teacher at {self.config.base_url} fail, so it was stopped; the most common "
-                f"reason: {told}. Answers so far are kept; mend the cause and start again."
+                f"reason: {told}. Answers so far are kept; mend the cause, {again}."
             )
 
     def stop_for_budget(self, worst: float) -> None:

@@ -93,7 +93,7 @@ def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
     told = retry(settings(tmp_path), None, None, dry_run=True)
     assert sum(told["withdrawn"].values()) == 4 and told["made_again_by_the_next_run"] == ["original[10K]"]
     assert (tmp_path / "teacher.sqlite").read_bytes() == before and stale(tmp_path, artefact) == []
-    assert "would be withdrawn" in sentences(told)[0]
+    assert sentences(told)[0].startswith("Verdicts to be withdrawn (dry run): 4, of ")
 
 
 def test_a_track_is_chosen_and_made_again(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_command_prints_sentences_or_json(tmp_path: Path, monkeypatch: pytes
     found = json.loads(run(app, ["teacher", "retry", "--dry-run", "--json"]).stdout)
     assert found["withdrawn"] == {"mislabelled": 2, "refused": 1, "cut off": 1} and found["dry_run"]
     told = run(app, ["teacher", "retry", "--reason", "refused"]).stdout
-    assert told.startswith(f"1 verdicts of {SOURCE} were withdrawn")
+    assert told.startswith(f"Verdicts withdrawn: 1, of {SOURCE};")
     assert (
         "retry" in run(app, ["teacher", "--help"]).stdout
         and "rate_limit" in run(app, ["teacher", "--faults", "help"]).stdout

@@ -82,7 +82,7 @@ def test_a_blocked_track_tells_its_reasons_with_counts_and_an_example() -> None:
     kinds += [(f"kind{n}", 1, f"kind{n}: x") for n in range(9)]
     judge(step, report, kinds)  # type: ignore[arg-type]
     told = Manifest("original", "10K", "", "", {}, {}, {}, checks=found).describe_failures()
-    assert "6 rows mislabelled, such as: [31m[bold] Normal x x" in told and "| 1 rows refused |" in told
+    assert "6 rows mislabelled, such as: [31m[bold] Normal x x" in told and "| 1 row refused |" in told
     assert "2 rows no answer, such as: timeout" in told and "teacher retry" in told and "kind7" not in told
     assert told.isprintable() and len(told) < 900
     (shown,) = [one for one in dagster_verdicts(found) if one["check_name"] == "quarantine_rate"]

@@ -105,7 +105,7 @@ def judge(step: Step, report: dict[str, Any], examples: Sequence[tuple[str, int,
 def described(kind: str, rows: int, example: str) -> str:
     """Describe one kind of quarantined rows with an example; a server's or a model's words come inert and short."""
     kind, detail = shown_words(kind), shown_words(example.partition(":")[2])
-    return f"{rows:,} rows {kind}" + (f", such as: {detail}" if detail else "")
+    return f"{rows:,} {'row' if rows == 1 else 'rows'} {kind}" + (f", such as: {detail}" if detail else "")
 
 
 def is_poor(row: dict[str, Any], limit: float) -> bool:
