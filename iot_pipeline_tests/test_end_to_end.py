@@ -219,6 +219,9 @@ def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     wanted = scored.loc[new["flow_group"]]
     assert [answer["row"] for answer in answers] == [1, 2, 3, 4]
+    assert all(set(answer["set"]) <= set(wanted.columns) for answer in answers)
+    assert told["unsure"] == sum(len(answer["set"]) != 1 for answer in answers)
+    assert told["out_of_range"] == sum(bool(answer["out_of_range"]) for answer in answers)
     assert [answer["class"] for answer in answers] == wanted.idxmax(axis=1).tolist()
     assert [answer["probability"] for answer in answers] == pytest.approx(np.exp(wanted.max(axis=1)).tolist(), abs=1e-4)
     assert all(answer["answer"].startswith(f"CLASSIFICATION: {answer['class']}") for answer in answers)

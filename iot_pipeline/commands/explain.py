@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
+from iot_pipeline.evaluation.conformal import prediction_sets
 from iot_pipeline.evaluation.metrics import apply_temperature
 from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
@@ -28,6 +29,7 @@ from iot_pipeline.sft.tasks import asked
 from iot_pipeline.vocabulary import Trained, staged
 
 Log = Callable[[str], None]
+LEVEL = "0.95"  # share of flows whose set holds their class
 
 
 def explain(
@@ -35,8 +37,10 @@ def explain(
 ) -> dict[str, Any]:
     """Explain the flows of a file with a trained student, and write one line of JSON per row.
 
-    A line has row (from 1), class, probability; with explanations also answer, decoding (IOT_DECODING), and
-    `unsupported`: the statements of the answer that the flow does not support, [] if it supports all.
+    A line has row (from 1), class, probability, `set`: the classes that cannot be ruled out (conformal.py, at LEVEL; []
+    if none is likely enough), and `out_of_range`: the features whose value no row of the train pool reaches. With
+    explanations also answer, decoding (IOT_DECODING), and `unsupported`: the statements of the answer that the flow
+    does not support, [] if it supports all.
 
     Args:
         settings: The present settings.
@@ -67,8 +71,10 @@ def explain(
     distinct = table.drop_duplicates("flow_group")
     prompts = writer.texts(distinct)
     student = Student.load(found.base, found.adapter, threads=settings.run.threads)
-    temperature = temperature_of(lake, stage, trained)
-    answers = named(student, prompts, spec, settings, temperature, log)
+    fitted = fitted_on_calibration(lake, stage, trained)
+    answers = named(student, prompts, spec, settings, fitted, log)
+    for answer, strange in zip(answers, writer.out_of_range(distinct), strict=True):
+        answer["out_of_range"] = strange
     if not classes_only:
         explained(student, prompts, answers, spec, settings, log)
     by_group = dict(zip(distinct["flow_group"], answers, strict=True))
@@ -80,13 +86,15 @@ def explain(
         "classes": {name: int(count) for name, count in counts.items()},
         "decoding": None if classes_only else settings.serving.decoding,
         "explanations_borne_out": None if classes_only else sum(not answer["unsupported"] for answer in answers),
-        "probabilities": "as scored" if temperature is None else f"calibrated, temperature {temperature:.3g}",
+        "probabilities": "as scored" if fitted is None else f"calibrated, temperature {fitted.temperature:.3g}",
+        "unsure": None if fitted is None else sum(len(by_group[group]["set"]) != 1 for group in table["flow_group"]),
+        "out_of_range": sum(bool(by_group[group]["out_of_range"]) for group in table["flow_group"]),
         "made_of": found.made_of, "labels": found.labels,
     }  # fmt: skip
 
 
 def named(
-    student: Student, prompts: list[str], spec: DatasetSpec, settings: Settings, temperature: float | None, log: Log
+    student: Student, prompts: list[str], spec: DatasetSpec, settings: Settings, fitted: Fitted | None, log: Log
 ) -> list[dict[str, Any]]:
     """Classify each flow text.
 
@@ -95,27 +103,31 @@ def named(
         prompts: Flow texts.
         spec: Data set spec, for the classes.
         settings: The present settings.
-        temperature: Temperature by which probabilities are calibrated; None leaves them as they are.
+        fitted: What the calibration side says; None leaves probabilities as they are and makes no sets.
         log: Called with progress messages.
 
     Returns:
-        Class and probability of each flow.
+        Class and probability of each flow, and the set of its classes.
 
     Raises:
         UserError: A score is NaN.
     """
     tasks = settings.student.tasks
     scores = student.score_labels([asked(text, "classify", tasks) for text in prompts], spec.classes, log=log)
-    scores = apply_temperature(scores, temperature) if temperature is not None else scores
+    scores = apply_temperature(scores, fitted.temperature) if fitted is not None else scores
     if np.isnan(scores).any():
         raise UserError(
             f"the student scores {int(np.isnan(scores).any(axis=1).sum()):,} of {len(scores):,} distinct "
             "flows as NaN: its weights are damaged; train it again, or fetch its base again"
         )
-    return [
+    found = [
         {"class": spec.classes[best], "probability": round(float(np.exp(row[best])), 6)}
         for row, best in zip(scores, scores.argmax(axis=1), strict=True)
     ]
+    if fitted is not None:
+        for answer, members in zip(found, prediction_sets(scores, fitted.threshold), strict=True):
+            answer["set"] = [spec.classes[place] for place in np.flatnonzero(members)]
+    return found
 
 
 def explained(
@@ -146,9 +158,17 @@ def explained(
         answer |= {"answer": said, "decoding": settings.serving.decoding, "unsupported": wrong}
 
 
-def temperature_of(lake: Lake, stage: str, trained: Trained) -> float | None:
-    """Read the temperature fitted on the calibration side; None if the student was not evaluated."""
+class Fitted(NamedTuple):
+    """Temperature of the probabilities and threshold of the sets, both of the calibration side."""
+
+    temperature: float
+    threshold: float
+
+
+def fitted_on_calibration(lake: Lake, stage: str, trained: Trained) -> Fitted | None:
+    """Read what was fitted on the calibration side; None if the student was not evaluated."""
     metrics = ArtefactId(staged("eval_metrics", stage), trained.key)
     if lake.manifest(metrics) is None:
         return None
-    return float(json.loads((lake.verified(metrics) / "eval.json").read_text())["calibration"]["temperature"])
+    found = json.loads((lake.verified(metrics) / "eval.json").read_text())
+    return Fitted(float(found["calibration"]["temperature"]), float(found["sets"][LEVEL]["threshold"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,12 @@ class RankTable:
         upto = cumulative[right - 1] if right else 0
         # Integer arithmetic: halves round up on every platform.
         return (100 * (below + upto) + self.rows) // (2 * self.rows)
+
+    def has(self, feature: str, text: str) -> bool:
+        """True if a printed number is within the pool's range, or a category's value occurs in the pool."""
+        if feature in self.counts:
+            return text in self.counts[feature]
+        return self.values[feature][0] <= float(text) <= self.values[feature][-1]
 
     def median(self, feature: str) -> float:
         """Return the median printed value as a number: the lowest one that half of the rows do not exceed."""
@@ -148,12 +154,27 @@ class FlowTextWriter:
         Each distinct value of a column is formatted once.
         """
         columns, cell = [], self._cell
-        for lead, feature in zip(self._leads, self.spec.features, strict=True):
-            given = np.asarray(table[feature.name], dtype=object if feature.is_category else np.float64)
-            distinct, inverse = np.unique(given, return_inverse=True)
-            parts = [lead + cell(feature.name, value) for value in distinct.tolist()]
+        for lead, (name, distinct, inverse) in zip(self._leads, self._distinct(table), strict=True):
+            parts = [lead + cell(name, value) for value in distinct]
             columns.append(np.array(parts, dtype=object)[inverse].tolist() if parts else [])
         return ["".join(parts) for parts in zip(*columns, strict=True)]
+
+    def out_of_range(self, table: Any) -> list[list[str]]:
+        """Return for each flow the features whose value is outside what the train pool has (see `RankTable.has`)."""
+        ranks, show = self.ranks, printer(self.spec)
+        assert ranks is not None  # `save` writes them for every serialisation
+        columns = []
+        for name, distinct, inverse in self._distinct(table):
+            outside = ["" if ranks.has(name, show(name, value)) else name for value in distinct]
+            columns.append(np.array(outside, dtype=object)[inverse].tolist() if outside else [])
+        return [[name for name in names if name] for names in zip(*columns, strict=True)]
+
+    def _distinct(self, table: Any) -> Iterator[tuple[str, list[Any], np.ndarray]]:
+        """Yield (feature, its distinct values, the place of each flow's value among them)."""
+        for feature in self.spec.features:
+            given = np.asarray(table[feature.name], dtype=object if feature.is_category else np.float64)
+            distinct, inverse = np.unique(given, return_inverse=True)
+            yield feature.name, distinct.tolist(), inverse
 
     def write_texts(self, flows: Path, records: Path, out: Path) -> int:
         """Write the text of every distinct flow, by flow group, in parts of ROW_GROUP; return their number."""

@@ -13,6 +13,7 @@ from iot_pipeline.defs.partitions import checkpoint_dep, student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import leased_device, opened_student
 from iot_pipeline.errors import UserError
+from iot_pipeline.evaluation.conformal import fit_thresholds, measure_sets
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.explanations import score_explanations
 from iot_pipeline.evaluation.metrics import apply_temperature, fit_temperature
@@ -104,9 +105,9 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
                 side_records(records, "validation"), *scores["validation"], classes, seed, fitted["temperature"]
             )
             result["calibration"] = fitted
-            groups, raw = scores["test"]
-            calibrated = apply_temperature(raw, fitted["temperature"])
-            write_predictions(step.folder / "predictions.parquet", groups, calibrated, classes)
+            sharp = {side: apply_temperature(raw, fitted["temperature"]) for side, (_, raw) in scores.items()}
+            write_predictions(step.folder / "predictions.parquet", scores["test"][0], sharp["test"], classes)
+            result["sets"] = sets_of(step, {side: (groups, sharp[side]) for side, (groups, _) in scores.items()})
             step.json("eval.json", result)
             flows = sum(len(groups) for groups, _ in scores.values())
             step.json("timing.json", {"flows": flows, "seconds": seconds}, volatile=True)
@@ -116,11 +117,21 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
     return metrics
 
 
+def sets_of(step: Step, scores: dict[str, tuple[list[str], np.ndarray]]) -> dict[str, Any]:
+    """Fit prediction sets on the calibration side, and measure them on the test side."""
+    records, classes = step.input("evaluation_split") / "records.parquet", step.spec.classes
+    sides = {name: read_side(side_records(records, name), classes) for name in ("calibration", "test")}
+    thresholds = fit_thresholds(sides["calibration"], align(sides["calibration"], *scores["calibration"]))
+    return measure_sets(sides["test"], align(sides["test"], *scores["test"]), thresholds)
+
+
 def show(step: Step, result: dict, title: str) -> None:
     """Show metrics and figures of an evaluation on the asset's page."""
     for view, facts in result["views"].items():
         if facts is not None:
             step.summarise(**{f"{name}_{view}": facts[name] for name in ("accuracy", "macro_f1", "ceiling")})
+    by_level = [{"level": level, **facts} for level, facts in result["sets"].items()]
+    step.table("prediction_sets", [{k: v for k, v in row.items() if k != "by_class"} for row in by_level])
     distinct = result["views"]["distinct"]
     step.table("per_class", [{"class": name, **facts} for name, facts in distinct["per_class"].items()])
     step.png("confusion.png", figures.confusion(distinct["confusion"], result["classes"], title), f"Confusion, {title}")
