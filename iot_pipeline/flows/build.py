@@ -13,7 +13,7 @@ import duckdb
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.categories import print_categories, text_sql
 from iot_pipeline.flows.feature import Feature
-from iot_pipeline.flows.losses import by_reason, class_losses, no_label, place, remedy
+from iot_pipeline.flows.losses import by_reason, class_losses, no_label, place, remedy, unread_classes
 from iot_pipeline.flows.publisher import write_test_rows
 from iot_pipeline.flows.serialise import values_text_sql
 from iot_pipeline.flows.spec import MOST_CLASSES, DatasetSpec
@@ -124,6 +124,10 @@ def build_flows(
         by_class = dict(connection.execute("SELECT label, count(*) FROM accepted GROUP BY label").fetchall())
         (groups,) = one(connection, "SELECT count(DISTINCT flow_group) FROM groups")
     rows_by_class = {name: by_class.get(name, 0) for name in spec.classes}
+    if lost_lines and (told := unread_classes(rows_by_class, lost_lines)):
+        warnings.append(told)
+        if log is not None:
+            log(told)
     return FlowsReport(rows_in, kept, rejected, left_out, rows_by_class, groups, warnings)
 
 

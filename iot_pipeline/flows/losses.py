@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from iot_pipeline.errors import UserError
@@ -75,3 +76,14 @@ def class_losses(connection: duckdb.DuckDBPyConnection, label_column: str) -> li
     if len(unknown) > MOST_LABELS_TOLD:
         told.append(f"{len(unknown) - MOST_LABELS_TOLD:,} more labels of column {label_column} are not known.")
     return told
+
+
+def unread_classes(rows_by_class: Mapping[str, int], lost_lines: int) -> str:
+    """Return a sentence if classes have no row while lines of the source were no rows, which may be theirs."""
+    empty = [name for name, rows in rows_by_class.items() if not rows]
+    if not empty:
+        return ""
+    return (
+        f"no row of class {', '.join(empty)}, and {lost_lines:,} lines of the source were no rows: see whether they "
+        "are its own (a delimiter within its label, for one)."
+    )

@@ -91,3 +91,31 @@ def test_a_cell_that_an_expression_makes_good_is_no_reason(tmp_path: Path) -> No
     frame.to_parquet(tmp_path / "raw.parquet")
     with pytest.raises(UserError, match=r"class DoS loses all of its 2 rows; most often: not a number in b \(2 rows\)"):
         build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet", 0.9)
+
+
+def test_a_class_whose_lines_are_no_rows_is_told(tmp_path: Path) -> None:
+    spec = spec_of({"n": "Normal", "Web Attack, XSS": "XSS"}, '"a"')
+    text = "a,kind\n" + "1.5,n\n" * 500 + "2.5,Web Attack, XSS\n" * 3
+    (tmp_path / "t.csv").write_text(text)
+    read = read_source(spec, str(tmp_path / "t.csv"), tmp_path / "raw.parquet")
+    assert read.rejected == {"too many columns": 3}
+    report = build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet", lost_lines=3)
+    assert report.warnings == [
+        "no row of class XSS, and 3 lines of the source were no rows: see whether they are its own (a delimiter within "
+        "its label, for one)."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("Infinity", "infinite in a"), ("inf", "infinite in a"), ("-inf", "infinite in a"), ("NaN", "NaN in a"),
+        ("-", "not a number in a"), ("", "missing value in a"), ("n/a", "not a number in a"),
+    ],
+)  # fmt: skip
+def test_cells_that_are_no_finite_number_are_rejected_by_reason(tmp_path: Path, cell: str, reason: str) -> None:
+    spec = spec_of({"n": "Normal", "DoS": "DoS"}, '"a"')
+    (tmp_path / "t.csv").write_text("a,kind\n" + "1.5,n\n2.5,DoS\n" * 50 + f"{cell},n\n")
+    read_source(spec, str(tmp_path / "t.csv"), tmp_path / "raw.parquet")
+    report = build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet")
+    assert report.rejected == {reason: 1}

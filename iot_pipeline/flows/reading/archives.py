@@ -10,6 +10,7 @@ import bz2
 import gzip
 import lzma
 import shutil
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -139,6 +140,9 @@ def unzip(file: Path, name: str, folder: Path, skipped: list[str], budget: Budge
     """
     with zipfile.ZipFile(file) as archive:
         members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX")]
+        links = [m for m in members if stat.S_ISLNK(m.external_attr >> 16)]
+        skipped += [f"{name}/{printable(Path(m.filename).name)} (a link or a device)" for m in links]
+        members = [m for m in members if m not in links]
         if "[Content_Types].xml" in {member.filename for member in members}:
             raise UserError(f"{name} is an Excel workbook or another Office file: save its sheet as CSV.")
         found = chosen(name, [member.filename for member in members], skipped)

@@ -116,6 +116,16 @@ def test_links_and_devices_in_a_tar_are_left_out_and_told(tmp_path: Path) -> Non
     assert report.skipped == [f"t.csv/{name} (a link or a device)" for name in ("a.csv", "b.csv", "c")]
 
 
+def test_a_link_in_a_zip_is_left_out_and_told(tmp_path: Path) -> None:
+    buffer = io.BytesIO(zipped({"t.csv": TEXT}))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        info = zipfile.ZipInfo("a.csv")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    report = read(tmp_path, buffer.getvalue())[1]
+    assert (report.rows, report.skipped) == (40, ["t.csv/a.csv (a link or a device)"])
+
+
 @pytest.mark.parametrize(
     "data", [gzip.compress(bytes(8_000_000)), lzma.compress(bytes(8_000_000)), zipped({"t.csv": bytes(8_000_000)})]
 )

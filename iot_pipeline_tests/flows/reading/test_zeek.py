@@ -14,6 +14,7 @@ from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.reading.rules import ReadingRules
 from iot_pipeline.flows.source import SourceReport, read_source, read_tables
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.unlabelled import read_unlabelled
 from iot_pipeline.simulator.simulate import simulate_farm_flow
 from iot_pipeline_tests.flows.reading.zeek_logs import Row, json_log, logs_of, rotated, tsv
 
@@ -74,6 +75,16 @@ def test_logs_of_the_simulators_packets_give_the_simulators_flows(
     assert found.label.tolist() == simulated.label.tolist()
     assert found.flow_group.tolist() == simulated.flow_group.tolist()
     assert np.abs(found[SPEC.feature_names].to_numpy() - simulated[SPEC.feature_names].to_numpy()).max() <= 2e-6
+
+
+def test_logs_without_a_label_are_flows_to_explain(
+    lines: tuple[list[Row], list[Row]], simulated: pd.DataFrame, tmp_path: Path
+) -> None:
+    bare = [{key: value for key, value in line.items() if key != "traffic"} for line in lines[0]]
+    (tmp_path / "conn.log").write_text(tsv("conn", bare))
+    (tmp_path / "flowmeter.log").write_text(tsv("flowmeter", lines[1]))
+    found = read_unlabelled(SPEC, f"{tmp_path}/*.log")
+    assert sorted(found.flow_group) == sorted(simulated.flow_group)
 
 
 def read(tmp_path: Path, rules: ReadingRules | None = None, share: float = 0.01, **logs: str | bytes) -> SourceReport:
