@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from iot_pipeline.embedded_teacher.phrasing import LONG, Cite, Writer, about_class, apart, group_of, meanings
+from iot_pipeline.embedded_teacher.phrasing import LONG, Cite, Writer, about_class, apart, group_of, meanings, names_one
 
 PHRASES = Path(__file__).parent / "paraphrase.yaml"
 MOST_TOGETHER = 3  # features in one sentence
@@ -54,10 +54,10 @@ class Editor:
         room = words - _words(verdict) - _words(points[0]) - sum(_words(text) for text, _, _ in plan)
         evidence, room = self._read(plan, room)
         more, leads = list[str](), self._drawn.shuffled(phrases()["leads"])
-        for sentence in apart(list(self._more(points[1:], label, cites, classes, words)), cites):
+        for sentence in self._more(points[1:], label, cites, classes, words):
             if room < 4:
                 break
-            if _words(sentence) <= room + 4:
+            if not names_one(sentence, cites) and _words(sentence) <= room + 4:
                 more.append(_led(sentence, leads[len(more) % len(leads)]) if words >= LONG else sentence)
                 room -= _words(more[-1])
         told = [points[0], *more]

@@ -222,14 +222,18 @@ class Writer:
         return lead + (sentence if keeps else sentence[0].lower() + sentence[1:])
 
 
-def apart(sentences: Sequence[str], cites: Sequence[Cite]) -> list[str]:
-    """Return the sentences in which no ordinary word is the name of a cited feature; all if there is no other.
+def names_one(sentence: str, cites: Sequence[Cite]) -> bool:
+    """Return True if an ordinary word of a sentence is the name of a cited feature, such as `service` or `duration`.
 
-    A sentence about a `service` or a `duration` would be read as one about the feature of this name.
+    The sentence would be read as one about this feature.
     """
-    words = frozenset(cite.feature for cite in cites if cite.feature.isalpha() and cite.feature.islower())
-    kept = [one for one in sentences if not words.intersection(WORD.findall(one))] if words else sentences
-    return list(kept or sentences)
+    words = [cite.feature for cite in cites if cite.feature.isalpha() and cite.feature.islower()]
+    return bool(words) and not {*words}.isdisjoint(WORD.findall(sentence))
+
+
+def apart(sentences: Sequence[str], cites: Sequence[Cite]) -> list[str]:
+    """Return the sentences that name no cited feature by an ordinary word; all if there is no other."""
+    return [one for one in sentences if not names_one(one, cites)] or list(sentences)
 
 
 def _words(text: str) -> int:
