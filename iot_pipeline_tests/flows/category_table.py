@@ -21,8 +21,8 @@ CLASSES = {
 }
 
 
-def write_csv(file: Path, rows: int, seed: int = 1) -> None:
-    """Write `rows` flows; a class is told by its categories together with its sizes."""
+def write_csv(file: Path, rows: int, seed: int = 1, repeats: int = 1) -> None:
+    """Write `rows` flows, each `repeats` times; a class is told by its categories together with its sizes."""
     chance = random.Random(seed)
     with file.open("w", newline="") as handle:
         writer = csv.writer(handle)
@@ -32,7 +32,7 @@ def write_csv(file: Path, rows: int, seed: int = 1) -> None:
             *values, size = CLASSES[label]
             words = [chance.choice(choices) for choices in values]
             numbers = [round(size * chance.expovariate(1 / (place + 1)), 1) for place in range(len(NUMBERS))]
-            writer.writerow([*words, *numbers, label])
+            writer.writerows([[*words, *numbers, label]] * repeats)
 
 
 def spec_content(**changes: object) -> dict[str, object]:
@@ -60,7 +60,7 @@ def connections(**changes: object) -> DatasetSpec:
     return DatasetSpec.model_validate(spec_content(**changes))
 
 
-def loaded(folder: Path, rows: int, **changes: object) -> tuple[DatasetSpec, Path]:
+def loaded(folder: Path, rows: int, repeats: int = 1, **changes: object) -> tuple[DatasetSpec, Path]:
     """Write table and spec into a folder; return the spec and the table's file."""
-    write_csv(folder / "connections.csv", rows)
+    write_csv(folder / "connections.csv", rows, repeats=repeats)
     return load_spec(write_spec(folder / "connections.yaml", **changes)), folder / "connections.csv"
