@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,12 +90,13 @@ def draft_spec(
         table = open_table(connection, source, folder, wanted == SOURCE_FILE, columns)
         sample = Sample.of(table.rows)
         chosen = known_column(table, wanted) if wanted else choose_label(connection, table, sample)
-        labels = class_names(connection, table.shown, chosen)
+        rows = label_rows(connection, chosen)
+        labels = class_names(table.shown, chosen, list(rows))
         left_out, giveaways = judge_columns(connection, table, sample, chosen)
         features = drafted_features(table, [name for name in table.columns if name not in (chosen, *left_out)])
         check_number(table, features, left_out)
-        blank_labels = table.columns[chosen].blank
-        parts = Parts(name, table, chosen, labels, blank_labels, features, left_out, giveaways, columns)
+        blank = table.columns[chosen].blank
+        parts = Parts(name, table, chosen, labels, rows, blank, features, left_out, giveaways, columns)
         text = render(parts)
         spec = validate_spec(Path(f"{name}.yaml"), yaml.safe_load(text))
         examples = example_texts(connection, spec, folder, serialisation)
@@ -156,17 +158,27 @@ def check_number(table: Table, features: Sequence[DraftedFeature], left_out: dic
         )
 
 
-def class_names(connection: duckdb.DuckDBPyConnection, shown: str, label: str) -> dict[str, str]:
-    """Map each normalised label to a class name without blanks, most frequent first; no two share a class."""
+def label_rows(connection: duckdb.DuckDBPyConnection, label: str) -> dict[str, int]:
+    """Return the rows of each normalised label, most frequent first."""
     rows = connection.execute(
-        f"SELECT CAST({identifier(label)} AS VARCHAR) AS l FROM given WHERE trim(l) <> '' "
+        f"SELECT CAST({identifier(label)} AS VARCHAR) AS l, count(*) FROM given WHERE trim(l) <> '' "
         "GROUP BY l ORDER BY count(*) DESC, l"
     ).fetchall()
-    found = list(dict.fromkeys(normalise_label(text) for (text,) in rows))
+    found: Counter[str] = Counter()
+    for text, number in rows:
+        found[normalise_label(text)] += number
+    return dict(found)
+
+
+def class_names(shown: str, label: str, found: Sequence[str]) -> dict[str, str]:
+    """Map each normalised label to a class name without blanks; no two share a class.
+
+    Raises UserError if there are too few or too many.
+    """
     if not FEWEST_CLASSES <= len(found) <= MOST_CLASSES:
+        values = "a single value" if len(found) == 1 else f"{len(found):,} values"
         raise UserError(
-            f"{shown}: column {label} has {len(found)} values; a data set has {FEWEST_CLASSES} to {MOST_CLASSES} "
-            "classes."
+            f"{shown}: column {label} has {values}; a data set has {FEWEST_CLASSES} to {MOST_CLASSES} classes."
         )
     # Labels that already are class names keep them, because the label map also accepts class names.
     order = sorted(found, key=lambda text: class_name(text) != text)

@@ -24,9 +24,21 @@ COUNTERS = {
     "ct", "is", "has", "num", "count", "cnt", "number", "nr", "same", "diff", "unique", "nunique", "distinct", "avg",
     "mean", "std", "max", "min", "total", "tot", "sum", "rate", "ratio", "percent", "pct",
 }  # fmt: skip
+# Beside one of these, `type`, `class` or `category` is of a protocol, a device or a message: Protocol Type, qtype_name.
+_WORDS_OF_OTHERS = """
+    protocol proto service mime content device dev packet pkt record src dst tcp udp http dns mqtt icmp arp ip app
+    application user host os port frame ether eth conn connection query message msg header address sensor node flag vlan
+"""
+OF_OTHERS = frozenset(_WORDS_OF_OTHERS.split())
 NAMELESS = re.compile(r"Unnamed: ")  # pandas' name for a column without one
 MOST_CATEGORY_VALUES = 200  # NSL-KDD's service has 70, UNSW-NB15's proto 133
 MOST_BLANK = 0.01  # share of blank cells that may cost their rows, as IOT_MAX_REJECTED_SHARE allows
+
+
+def words_of(column: str) -> list[str]:
+    """Return the words of a column's name in small letters: AttackType and attack_type are two."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column)
+    return [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
 
 
 def is_identity(column: str) -> bool:

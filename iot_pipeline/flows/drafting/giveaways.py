@@ -12,15 +12,17 @@ from dataclasses import dataclass
 import duckdb
 
 from iot_pipeline.flows.build import label_pairs
+from iot_pipeline.flows.drafting.columns import OF_OTHERS, words_of
 from iot_pipeline.flows.drafting.table import Column
 from iot_pipeline.flows.spec import FEWEST_CLASSES, MOST_CLASSES
 from iot_pipeline.flows.sql import identifier
 
 MOST_ROWS = 100_000  # that are measured; a share of 0.5 is then known to 0.3 %
-# What annotators write beside flows: not measured on the wire.
+# What annotators write beside flows, not measured on the wire; and where a merged table has its rows from.
 ANNOTATION = re.compile(
     r"label|class(?!ic)|attack|categor|difficult|severity|threat|malicious|anomal|verdict|ground_?truth|prediction"
-    r"|tactic|technique|scenario|is_?(?:bad|normal|benign)|target$",
+    r"|tactic|technique|scenario|is_?(?:bad|normal|benign)|target$"
+    r"|^(?:data_?set|sub_?set|split|fold|source_?file|file_?name|capture|experiment)(?:_?name|_?id)?$",
     re.IGNORECASE,
 )
 LABEL_NAMES = re.compile(r"label|class|attack|traffic|categor|target|type", re.IGNORECASE)
@@ -101,7 +103,7 @@ def giveaway(connection: duckdb.DuckDBPyConnection, sample: Sample, column: Colu
         label: Column of the labels.
     """
     share, commonest = purity(connection, sample, column.name, label)
-    named = ANNOTATION.search(column.name) is not None
+    named = ANNOTATION.search(column.name) is not None and not OF_OTHERS & set(words_of(column.name))
     why, copy = "", True
     if FEWEST_CLASSES <= column.distinct <= MOST_CLASSES:
         pairs, labels, values = label_pairs(connection, "given", label, column.name)

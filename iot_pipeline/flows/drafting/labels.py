@@ -10,6 +10,7 @@ import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import label_pairs
+from iot_pipeline.flows.drafting.columns import OF_OTHERS, words_of
 from iot_pipeline.flows.drafting.giveaways import Sample, purity
 from iot_pipeline.flows.drafting.table import Column, Table
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
@@ -28,12 +29,6 @@ WORDS = {
     "label": 4, "class": 4, "attack": 4, "traffic": 3, "category": 3, "categor": 3, "cat": 2, "target": 3, "threat": 3,
     "anomaly": 3, "malware": 3, "intrusion": 3, "outcome": 2, "verdict": 3, "type": 1, "kind": 1,
 }  # fmt: skip
-# Beside one of these, `type`, `class` or `category` is of a protocol, a device or a message: Protocol Type, qtype_name.
-_WORDS_OF_OTHERS = """
-    protocol proto service mime content device dev packet pkt record src dst tcp udp http dns mqtt icmp arp ip app
-    application user host os port frame ether eth conn connection query message msg header address sensor node flag vlan
-"""
-OF_OTHERS = frozenset(_WORDS_OF_OTHERS.split())
 NOT_A_CLASS = frozenset(("id", "number", "score", "time", "count", "code", "level", "date", "index", "prob"))
 BENIGN = re.compile(r"normal|benign|legit|background|clean|good|harmless", re.IGNORECASE)
 ATTACK = re.compile(
@@ -89,8 +84,7 @@ def choose_label(connection: duckdb.DuckDBPyConnection, table: Table, sample: Sa
 
 def name_points(column: str) -> float:
     """Return how much a column's name says that it is the label: 0 nothing, 6 surely."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column)
-    words = [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
+    words = words_of(column)
     joined = "".join(words)
     if joined in WHOLE_NAMES:
         return float(WHOLE_NAMES[joined])

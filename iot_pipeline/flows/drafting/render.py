@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from iot_pipeline.errors import printable
 from iot_pipeline.flows.drafting.giveaways import Giveaway
 from iot_pipeline.flows.drafting.glossary import Entry
 from iot_pipeline.flows.drafting.table import Table
@@ -35,6 +36,7 @@ class Parts:
         table: The table.
         label: Label column.
         labels: Class of each label.
+        label_rows: Rows of each label.
         blank_labels: Rows without a label.
         features: Its features.
         left_out: Reason for each column that is no feature.
@@ -46,6 +48,7 @@ class Parts:
     table: Table
     label: str
     labels: Mapping[str, str]
+    label_rows: Mapping[str, int]
     blank_labels: int
     features: Sequence[DraftedFeature]
     left_out: Mapping[str, str]
@@ -56,6 +59,11 @@ class Parts:
 def quoted(text: str) -> str:
     """Return a text as YAML; every JSON string is one."""
     return json.dumps(text, ensure_ascii=False) if text.isprintable() else json.dumps(text)
+
+
+def one_line(text: str) -> str:
+    """Return a text for a comment: without line breaks and other control characters."""
+    return printable(" ".join(text.split()))
 
 
 def render(parts: Parts) -> str:
@@ -74,7 +82,10 @@ def render(parts: Parts) -> str:
         "# source label -> class; a class name may be changed on the right and in `classes`",
         "labels:",
         *blank_label_comment(parts),
-        *(f"  {quoted(given)}: {quoted(known)}" for given, known in parts.labels.items()),
+        *(
+            f"  {quoted(given)}: {quoted(known)}  # {parts.label_rows[given]:,} rows"
+            for given, known in parts.labels.items()
+        ),
         "classes:",
         *(f"  - {quoted(known)}" for known in classes),
         "# or train_pool: texts show z-scores fitted on the train pool alone; or given: the file's values are scaled",
@@ -82,9 +93,9 @@ def render(parts: Parts) -> str:
         "scaling_note: values as delivered, not scaled",
         "# printed digits decide which rows are the same flow",
         "format: {significant: 4}",
-        *(f"# left out: {quoted(column)}: {why}" for column, why in parts.left_out.items()),
+        *(f"# left out: {quoted(column)}: {one_line(why)}" for column, why in parts.left_out.items()),
         *meanings_comment(parts),
-        *(f"# strong: {quoted(one.column)}: {one.told}" for one in parts.giveaways if not one.copy),
+        *(f"# strong: {quoted(one.column)}: {one_line(one.told)}" for one in parts.giveaways if not one.copy),
         "# expression: DuckDB SQL over double-quoted source columns",
         "features:",
     ]
@@ -111,7 +122,7 @@ def reading_notes(parts: Parts) -> list[str]:
     if parts.blank_labels:
         share = parts.blank_labels / max(1, parts.table.rows)
         said.append(f"{parts.blank_labels:,} rows ({share:.1%}) have no label in {parts.label}.")
-    return [" ".join(line.split()) for line in dict.fromkeys(said)]
+    return [one_line(line) for line in dict.fromkeys(said)]
 
 
 def blank_label_comment(parts: Parts) -> list[str]:

@@ -190,6 +190,27 @@ def test_the_written_file_is_a_spec_whose_comments_show_flows(tmp_path: Path, mo
     json.dumps(told)
 
 
+def test_no_name_or_value_breaks_the_drafted_file(tmp_path: Path) -> None:
+    """A comment ends with its line, so that no column writes a key of its own."""
+    odd = ["=cmd()", "a#b", "x: y", "- z", "{k}", "%d", "null", "class {a: b}"]
+    columns: dict[str, Cell] = {name: one_of("1", "=1+1", "", "#", "a: b") for name in odd}
+    gaps: dict[str, Cell] = {"gaps #licence: mine": lambda row, label, draw: "" if row % 2 else 3}
+    draft = drafted(tmp_path, columns | gaps | {"Label": one_of("a: b", "#c", "'d", "- e", "f\u2028g")})
+    (tmp_path / "t.yaml").write_text(draft.yaml)
+    spec = load_spec(tmp_path / "t.yaml")
+    assert spec.licence == "TODO" and set(spec.labels) == {"a: b", "#c", "'d", "- e", "f\u2028g"}
+    assert all(line.isprintable() for line in draft.yaml.split("\n"))
+
+
+def test_device_categories_and_the_set_of_a_merged_table(tmp_path: Path) -> None:
+    draft = drafted(
+        tmp_path,
+        {"device_category": one_of("cam", "tv"), "Dataset": one_of("NF-BoT-IoT", "NF-ToN-IoT"), "Attack": the_label},
+    )
+    assert draft.categories == ["device_category"]
+    assert draft.left_out == {"Dataset": "is named like an annotation of the label"}
+
+
 def test_names_for_a_file_without_a_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = Path(table(tmp_path / "raw.csv", {"attack": the_label}, ATTACKS))
