@@ -164,8 +164,8 @@ def lines(rows: Sequence[Row], name: str, header: bool = True) -> Iterator[str]:
 def zeek_lines(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the lines of a conn.log.labeled of IoT-23: the last three fields are separated by blanks."""
     columns = HEADERS["iot_23"].split(",")
-    types = "time string addr port addr port enum string interval count count string bool bool count string count count"
-    types = [*types.split(), "count", "count", "set[string]", "string", "string"]
+    known = "time string addr port addr port enum string interval count count string bool bool count string count count"
+    types = [*known.split(), "count", "count", "set[string]", "string", "string"]
 
     def joined(fields: Sequence[str]) -> str:
         return "\t".join([*fields[:-3], "   ".join(fields[-3:])])

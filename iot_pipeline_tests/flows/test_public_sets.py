@@ -34,6 +34,7 @@ class Expected:
     rows: int
     rejected_rows: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
 
 
 def cicids2017(folder: Path) -> Expected:
@@ -206,11 +207,12 @@ def nf_uq_nids_v2(folder: Path) -> Expected:
 
 def n_baiot(folder: Path) -> Expected:
     """No label but the file's name; files of several devices."""
-    for name in spec_of("n_baiot").labels:
-        device, kind = str(name).split(".", 1)
-        if device == "1" or str(name) == "2.benign.csv":
-            write(folder / str(name), lines(made_rows("n_baiot", "", [kind], {}, each=4), "n_baiot"))
-    return Expected(f"{folder}/[1-9].*.csv", 48)
+    files = ["1.benign", "2.benign", "1.gafgyt.combo", "2.mirai.udpplain"]
+    for name in files:
+        write(folder / f"{name}.csv", lines(made_rows("n_baiot", "", [name[2:]], {}, each=20), "n_baiot"))
+    spec = spec_of("n_baiot")
+    there = {spec.labels[f"{name}.csv"] for name in files}
+    return Expected(f"{folder}/[1-9].*.csv", 80, absent=[name for name in spec.classes if name not in there])
 
 
 CASES: list[Callable[[Path], Expected]] = [
@@ -224,7 +226,7 @@ def test_a_spec_reads_a_file_with_its_publishers_quirks(made: Callable[[Path], E
     expected = made(tmp_path)
     found = check(made.__name__, expected.source, 0.05)
     assert (found["rows"], found["rejected_rows"]) == (expected.rows, expected.rejected_rows)
-    assert found["left_out"] == expected.left_out and found["classes_without_rows"] == []
+    assert found["left_out"] == expected.left_out and found["classes_without_rows"] == expected.absent
 
 
 def test_every_public_set_has_a_case() -> None:
@@ -248,6 +250,19 @@ def test_no_feature_tells_who_when_or_the_label(name: str) -> None:
     spec = spec_of(name)
     read = {column for feature in spec.features for column in feature.source_columns}
     assert [column for column in sorted(read) if IDENTITY.match(column)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test"),
+    [
+        ("nsl_kdd", "KDDTrain+.txt", "KDDTest+.txt"),
+        ("nsl_kdd_5", "KDDTrain+.txt", "KDDTest+.txt"),
+        ("unsw_nb15_split", "UNSW_NB15_training-set.csv", "UNSW_NB15_testing-set.csv"),
+    ],
+)
+def test_the_publishers_test_file_is_known_by_its_name(name: str, train: str, test: str) -> None:
+    split = spec_of(name).publisher_split
+    assert split is not None and split.is_test(f"sets/{test}") and not split.is_test(f"sets/{train}")
 
 
 def test_the_list_of_data_sets_has_a_line_for_each(
