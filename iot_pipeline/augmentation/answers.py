@@ -56,8 +56,11 @@ NOTHING_KNOWN: Known = frozenset()
 LIST_MARK = re.compile(r"^[^\S\n]*\(?\d{1,2}[.)]\s", re.MULTILINE)
 COUNTED = re.compile(r"\s+(?:key\s+|cited\s+)?(?:features|indicators|values|fields|attributes|metrics)\b")
 NAME_LIKE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+(?:\.[a-z]+)?\b")
-# Halves of surrogate pairs and control characters, which files and databases do not accept as text.
-NO_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
+# Halves of surrogate pairs and control characters, which files, databases and terminals do not take as text, and signs
+# that hide or turn text round: direction marks, zero-width signs, tags.
+NO_TEXT = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
 # Control tokens of chat templates: ChatML, Llama, Gemma, Mistral, DeepSeek, BERT and T5.
 CONTROL_TOKEN = re.compile(
     r"<[|\uff5c][^<>\n]{1,80}[|\uff5c]>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk|mask|cls|sep|sop|eop)>"

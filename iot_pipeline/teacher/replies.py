@@ -99,11 +99,17 @@ class _Details(ApiModel):
 class _Usage(ApiModel):
     prompt_tokens: Tokens
     completion_tokens: Tokens
+    total_tokens: Tokens | None = None
     prompt_tokens_details: _Details | None = None
 
     @property
     def cached(self) -> int:
         return (self.prompt_tokens_details.cached_tokens or 0) if self.prompt_tokens_details else 0
+
+    @property
+    def billed(self) -> int:
+        """Tokens of the answer; some servers count thoughts, which they bill as such, in the total alone."""
+        return max(self.completion_tokens, (self.total_tokens or 0) - self.prompt_tokens)
 
     @model_validator(mode="after")
     def _fits(self) -> _Usage:
@@ -137,6 +143,8 @@ def read_completion(said: Any, asked: Asked | None = None) -> Reply:
     choice = completion.choices[0]
     message, reason = choice.message, inert(choice.finish_reason or "", 100)
     text = message.content or ""
+    if text and usage is not None and not (usage.prompt and usage.completion):
+        usage, fault = None, f"{usage.prompt} and {usage.completion} tokens for a text of {len(text):,} characters"
     return Reply(
         "answer", "ok", text, reason, bool(message.refusal) or reason == "content_filter",
         inert(completion.model or "", 200), usage, billed_unknown=usage is None, usage_fault=fault,
@@ -152,7 +160,7 @@ def read_usage(said: Any) -> tuple[Usage | None, str]:
         found = _Usage.model_validate(said)
     except (ValidationError, RecursionError) as error:
         return None, fault_of(error)
-    return Usage(found.prompt_tokens, found.cached, found.completion_tokens), ""
+    return Usage(found.prompt_tokens, found.cached, found.billed), ""
 
 
 def fault_of(error: Exception) -> str:

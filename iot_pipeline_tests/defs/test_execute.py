@@ -97,3 +97,18 @@ def test_a_run_that_fails_outside_of_every_asset_is_a_failure(
     outcome = execute.execute(broken, chosen, planned())
     assert [str(artefact) for artefact, _ in outcome.failed] == ["made[10K]"]
     assert outcome.made == []
+
+
+@dg.asset(code_version="1", check_specs=[dg.AssetCheckSpec("good", asset="blocked", blocking=True)])
+def blocked(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    with lake.step(context) as step:
+        step.json("x.json", 1)
+        step.check("good", passed=False, share=1 / 3, reasons=["3 rows malformed, such as: x", "1 row refused"])
+    return step.result()
+
+
+def test_a_blocking_check_that_failed_is_told_with_its_facts(chosen: Settings) -> None:
+    found = dg.Definitions(assets=[blocked], resources={"lake": LakeResource()})
+    outcome = execute.execute(found, chosen, [Planned(ArtefactId("blocked", ""), "group", "1")])
+    told = "good (reasons: 3 rows malformed, such as: x | 1 row refused, share: 0.3333)"
+    assert outcome.failed == [(ArtefactId("blocked", ""), f"blocking check did not pass: {told}")]

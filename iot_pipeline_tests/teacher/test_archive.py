@@ -136,6 +136,10 @@ def said(old: str, new: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (lambda row: {"text": None}, "damaged row"),
         (lambda row: {"model": "a\0b"}, "damaged row"),
         (lambda row: {"source": "s" * 300}, "damaged row"),
+        (lambda row: {"source": "s\x1b[31m"}, "damaged row"),
+        (lambda row: {"model": "gpt\u202e4"}, "damaged row"),
+        (said("ANALYSIS: ", "ANALYSIS: \U000e0069\U000e0067 "), "malformed"),
+        (said("ANALYSIS: ", "ANALYSIS: \x9b31m"), "malformed"),
         (lambda row: {"reasons": "[1]"}, "damaged row"),
         (lambda row: {"reasons": "[" * 99_999}, "damaged row"),
         (lambda row: {"prompt_tokens": -1}, "impossible usage"),
@@ -193,7 +197,8 @@ def test_costs_are_those_of_the_tokens_and_none_of_them_is_spent_here(
         tmp_path / "f.parquet",
         lambda row: tokens | {"source": source, "model": model, "cost_usd": next(told)},
     )
-    assert import_answers(tmp_path / "b.sqlite", file, check_imported).added > 4
+    found = import_answers(tmp_path / "b.sqlite", file, check_imported)
+    assert found.added > 4 and abs(found.usd - (0.525 if paid else 0.0) * found.added) < 1e-6 and found.told_usd < 1e302
     with Store(tmp_path / "b.sqlite") as store:
         assert store.spent_usd() == 0 and store.ledger()["usd"] == 0 and store.taken() == {}
         assert {line[3] for line in told_by_file(store, set()).values()} == {0.525 if paid else 0.0}

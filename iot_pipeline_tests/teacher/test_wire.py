@@ -134,3 +134,30 @@ def test_usage_that_is_no_count_is_booked_at_the_most(told: str, tmp_path: Path)
         answers: Any = asking.ask(make_requests(1), accept)
     assert [answer.status for answer in answers.values()] == ["ok"] and 0 < asking.summary.usd < 0.01
     assert sum("no usage that can be believed" in line for line in heard) == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "booked"),
+    [
+        ({"prompt_tokens": 60, "completion_tokens": 20, "total_tokens": 80}, (60, 20)),
+        (
+            {"prompt_tokens": 60, "completion_tokens": 20, "total_tokens": 300},
+            (60, 240),
+        ),  # thoughts, in the total alone
+        ({"prompt_tokens": 60, "completion_tokens": 20, "total_tokens": 1}, (60, 20)),
+        ({"prompt_tokens": 60, "completion_tokens": 20, "prompt_tokens_details": {"cached_tokens": 0.0}}, (60, 20)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, None),
+        ({"prompt_tokens": 60, "completion_tokens": 0}, None),
+        ({"prompt_tokens": 60, "completion_tokens": 20, "prompt_tokens_details": {"cached_tokens": 61}}, None),
+        ({"prompt_tokens": 60, "completion_tokens": 20, "total_tokens": -9}, None),
+    ],
+)
+def test_an_answer_never_costs_less_than_its_tokens(
+    told: dict[str, Any], booked: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    with raw(http(json.dumps(completion(usage=told)).encode())) as url:
+        asking = teacher(url, tmp_path / "t", paid=True, budget_usd=1.0)
+        asking.ask(make_requests(1), accept)
+    summary = asking.summary
+    assert (summary.prompt_tokens, summary.completion_tokens) == (booked or (0, 0))
+    assert summary.usd >= ((0.15 * 60 + 0.6 * (booked[1] if booked else 400)) / 1e6) * (1 - 1e-9)
