@@ -202,7 +202,7 @@ def teacher_serve(
     enqueued_tokens: Annotated[int | None, typer.Option(help="Tokens in batches at once that it takes.")] = None,
     json_schema: Annotated[bool, typer.Option(help="Know answers in the form of a JSON schema.")] = True,
 ) -> None:
-    """Run the embedded OpenAI-compatible teacher, with faults on demand; `retry` has quarantined requests asked anew."""
+    """Run the embedded OpenAI-compatible teacher, with faults on demand; `retry` asks quarantined requests again."""
     if context.invoked_subcommand:
         return
     from iot_pipeline.embedded_teacher.faults import FAULTS, FaultPlan, parse_faults
