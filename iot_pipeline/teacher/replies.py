@@ -144,7 +144,8 @@ def read_completion(said: Any, asked: Asked | None = None) -> Reply:
     message, reason = choice.message, inert(choice.finish_reason or "", 100)
     text = message.content or ""
     if text and usage is not None and not (usage.prompt and usage.completion):
-        usage, fault = None, f"{usage.prompt} and {usage.completion} tokens for a text of {len(text):,} characters"
+        fault = f"{usage.prompt} and {usage.completion} tokens for a text of {len(text):,} characters"
+        usage = None
     return Reply(
         "answer", "ok", text, reason, bool(message.refusal) or reason == "content_filter",
         inert(completion.model or "", 200), usage, billed_unknown=usage is None, usage_fault=fault,
