@@ -54,8 +54,9 @@ def identifier(name: str) -> str:
 
 
 def literal(text: Path | str) -> str:
-    """Quote a text or a path as an SQL string."""
-    return "'" + str(text).replace("'", "''") + "'"
+    """Quote a text or a path as an SQL string; DuckDB's parser takes a NUL for the end of the query."""
+    quoted = "'" + str(text).replace("'", "''") + "'"
+    return "(" + quoted.replace("\0", "' || chr(0) || '") + ")" if "\0" in quoted else quoted
 
 
 def scan(path: Path, options: str = "") -> str:

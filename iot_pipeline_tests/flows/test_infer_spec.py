@@ -170,6 +170,13 @@ def test_a_draft_reads_what_the_pipeline_reads(tmp_path: Path) -> None:
     assert report.rows_by_class == {"False": 30, "Maybe": 30, "True": 30}
 
 
+def test_labels_that_differ_in_case_only_are_told(tmp_path: Path) -> None:
+    file = made(tmp_path / "t.csv", [*PLAIN, "g"], ["Scan", "scan", "Normal"])
+    notes = draft_spec(str(file), "t").notes
+    told = [note for note in notes if "differ in case only" in note]
+    assert len(told) == 1 and "'Scan'" in told[0] and "'scan'" in told[0] and "Normal" not in told[0]
+
+
 def test_labels_that_differ_in_punctuation_or_case_stay_apart(tmp_path: Path) -> None:
     file = made(tmp_path / "t.csv", [*PLAIN, "g"], ["DoS/Hulk", "DoS Hulk", "DoS_Hulk", "dos_hulk", "-1"])
     draft = draft_spec(str(file), "t")

@@ -5,8 +5,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from iot_pipeline.flows.sql import connect
+from iot_pipeline.flows.sql import connect, literal
 
 
 def test_spilled_data_go_to_a_private_folder_that_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +21,10 @@ def test_spilled_data_go_to_a_private_folder_that_is_removed(tmp_path: Path, mon
         assert Path(folder).parent == tmp_path
     del connection
     assert list(tmp_path.iterdir()) == [guessable]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=12).map(lambda text: text + "'\0x"))
+def test_any_text_is_the_string_that_it_says(text: str) -> None:
+    with connect() as connection:
+        assert connection.execute(f"SELECT {literal(text)}").fetchall() == [(text,)]

@@ -122,7 +122,20 @@ def reading_notes(parts: Parts) -> list[str]:
     if parts.blank_labels:
         share = parts.blank_labels / max(1, parts.table.rows)
         said.append(f"{parts.blank_labels:,} rows ({share:.1%}) have no label in {parts.label}.")
+    said += [
+        f"{' and '.join(map(repr, spellings))} differ in case only and are classes of their own: give them one class "
+        "in `labels` if they mean the same."
+        for spellings in same_but_case(list(parts.labels))
+    ]
     return [one_line(line) for line in dict.fromkeys(said)]
+
+
+def same_but_case(labels: Sequence[str]) -> list[list[str]]:
+    """Return the groups of labels that are equal but for the case of their letters."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(label.casefold(), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def blank_label_comment(parts: Parts) -> list[str]:
