@@ -28,6 +28,7 @@ from iot_pipeline.defs.training.rows import Chats, read_rows, training_rows, val
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import pool_size, side_records, side_texts, stage_texts
 from iot_pipeline.flows.split import stage_rows
+from iot_pipeline.inference.student import room_for
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.build_cache import lookup, store
 from iot_pipeline.lake.code_version import code_version
@@ -35,7 +36,7 @@ from iot_pipeline.models.check import check_base
 from iot_pipeline.models.loading import describe_base
 from iot_pipeline.models.smollm2 import FACTS as SMOLLM2_FACTS
 from iot_pipeline.models.smollm2 import SMOLLM2, SMOLLM2_LABEL, smollm2_base
-from iot_pipeline.models.tokenizer import load_tokenizer
+from iot_pipeline.models.tokenizer import encode, load_tokenizer, prompt_text
 from iot_pipeline.reporting import figures
 from iot_pipeline.settings import RunSettings, StudentSettings
 from iot_pipeline.sft.check import TensorCheck, check_tensors
@@ -46,6 +47,7 @@ from iot_pipeline.training.launch import threads_of
 from iot_pipeline.training.model import largest_change
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, previous_stage, staged
 
+LONGEST_TEXTS = 64  # flow texts whose tokens are counted, the longest by characters
 # What a training writes beside the adapter; it may differ between equal runs.
 TOLD = ("adapter_config.json", "loss.jsonl", "progress.jsonl", "training.json")
 # Of a training's timings, what its page shows beside what it was and the machine that it ran on.
@@ -82,9 +84,10 @@ def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: T
 
 def given_base(step: Step, name: str) -> None:
     """Record a pre-trained base, a hub id or a folder; SmolLM2 is copied into the artefact from the build cache."""
+    base = str(step.folder / "model") if name == SMOLLM2 else name
     if name == SMOLLM2:
         shutil.copytree(smollm2_base(step.settings.base_cache_path, step.log), step.folder / "model")
-        found = check_base(str(step.folder / "model"))
+        found = check_base(base)
         step.json("base.json", {"kind": SMOLLM2, **SMOLLM2_FACTS})
         step.provenance["label"] = SMOLLM2_LABEL
     else:
@@ -93,7 +96,7 @@ def given_base(step: Step, name: str) -> None:
         for path in sorted(Path(name).absolute().glob("*.*")):  # none of a hub id
             step.file(path)
     step.summarise(base=name, **found)
-    problem = chosen_length(step, found["longest_row"])
+    problem = chosen_length(step, found["longest_row"]) or too_long(step, base)
     step.check("base_is_fit", not problem, problem=problem or "none")
 
 
@@ -103,6 +106,23 @@ def chosen_length(step: Step, longest: int | None) -> str:
     if longest is None or chosen <= longest:
         return ""
     return f"IOT_MAX_LENGTH={chosen}, but the base reads {longest} tokens: lower it, or take another"
+
+
+def too_long(step: Step, base: str | Path) -> str:
+    """Return the problem of flow texts that leave no room for an answer within IOT_MAX_LENGTH; empty without one.
+
+    It is found before the teacher is paid: a text and one token a word of the answer are the least that a row takes.
+    """
+    texts = sorted(pool_texts(step)[0], key=len)[-LONGEST_TEXTS:]
+    tokenizer = load_tokenizer(base)
+    prompt = max(map(len, encode(tokenizer, [prompt_text(tokenizer, text) for text in texts])), default=0)
+    chosen, words = step.settings.student.max_length, step.settings.teacher.explanation_words
+    if prompt + words <= chosen:
+        return ""
+    return (
+        f"IOT_MAX_LENGTH={chosen}, but a flow takes up to {prompt} tokens and its answer {words} words: raise it to "
+        f"{prompt + room_for(words)}, or use fewer features or IOT_SERIALISATION=compact"
+    )
 
 
 def tiny_base(step: Step, trainer: TrainerResource) -> None:
@@ -122,7 +142,8 @@ def tiny_base(step: Step, trainer: TrainerResource) -> None:
     step.png("loss.png", curves, "Loss of the tiny base's pre-training by step")
     losses = report["losses"]
     fit = all(map(math.isfinite, losses)) and (len(losses) == 1 or losses[-1] < losses[0])
-    step.check("base_is_fit", fit, first_loss=losses[0], last_loss=losses[-1])
+    problem = {"problem": found} if (found := too_long(step, step.folder / "model")) else {}
+    step.check("base_is_fit", fit and not problem, first_loss=losses[0], last_loss=losses[-1], **problem)
     step.provenance["label"] = TINY_LABEL
 
 
