@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/table_shapes.py [SHAPE ...] [--rows 20000] [--folder DIR]
 
 Each shape (iot_pipeline_tests/shapes.py) is written, `datasets new` drafts its spec, `datasets check` tells its rare
-classes, the key `rare_classes` that it asks for is added, and `run` makes everything with a training of a few steps: it is
-measured whether that works, not how well. Then every answer of the track is held against its flow once more.
+classes, the key `rare_classes` that it asks for is added, and `run` makes everything with a training of a few steps.
+Whether that works is measured, not how well. Then every answer of the track is held against its flow once more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from result import save
+from result import RESULTS, save
 
 from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.flows.rare import with_kept_classes
@@ -47,12 +47,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="iot_shapes_") as temporary:
         folder = chosen.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        found = {
-            name: tried(name, SHAPES[name], chosen.rows, folder, chosen.drafts_only) for name in chosen.shapes or SHAPES
-        }
-    print(json.dumps(found, indent=1))
-    if not chosen.drafts_only:
-        save("table_shapes", {"rows": chosen.rows, "settings": SHORT, "shapes": found})
+        for name in chosen.shapes or SHAPES:
+            found = tried(name, SHAPES[name], chosen.rows, folder, chosen.drafts_only)
+            print(json.dumps({name: found}, indent=1))
+            if not chosen.drafts_only:
+                keep(chosen.rows, name, found)
+
+
+def keep(rows: int, name: str, found: dict[str, Any]) -> None:
+    """Write what was found of a shape beside what is known of the others."""
+    before = RESULTS / "table_shapes.json"
+    shapes = json.loads(before.read_text())["shapes"] if before.is_file() else {}
+    save("table_shapes", {"rows": rows, "settings": SHORT, "shapes": shapes | {name: found}})
 
 
 def tried(name: str, shape: Shape, rows: int, folder: Path, drafts_only: bool) -> dict[str, Any]:
@@ -126,7 +132,7 @@ def told(*arguments: str) -> dict[str, Any]:
 
 def command() -> list[str]:
     """Return the command line of this checkout."""
-    return [sys.executable, "-c", "from iot_pipeline.cli import main; main()"]
+    return [sys.executable, "-m", "iot_pipeline"]
 
 
 if __name__ == "__main__":

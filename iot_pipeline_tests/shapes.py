@@ -58,7 +58,7 @@ TELEMETRY_CLASSES = {
     "normal": 560, "backdoor": 35, "ddos": 15, "injection": 10, "password": 26, "ransomware": 3, "scanning": 4,
     "xss": 9,
 }  # fmt: skip
-DISTINCT = 10  # one row of so many is new, the others repeat it
+DISTINCT = 20  # one row of so many is new, the others repeat it
 
 
 @dataclass(frozen=True)

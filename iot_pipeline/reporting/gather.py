@@ -130,8 +130,7 @@ class Facts:
     reason_baselines: dict[str, Json] = field(default_factory=dict)
     raw_flows: Json | None = field(default=None, metadata={"file": "source.json"})
     flows: Json | None = field(default=None, metadata={"file": "flows.json"})
-    rare_classes: Json | None = None
-    """What became of the classes of too few distinct flows; None if there are none."""
+    """With `rare_classes`, what became of the classes of too few distinct flows; None if there are none."""
     dedup_report: Json | None = field(default=None, metadata={"file": "dedup_report.json"})
     label_conflicts: Json | None = field(default=None, metadata={"file": "label_conflicts.json"})
     dataset_mismatch: Json | None = field(default=None, metadata={"file": "dataset_mismatch.json"})
@@ -216,13 +215,13 @@ def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
     """Read one artefact into its place in `facts`."""
     asset, key = unstaged(artefact.asset)[0], artefact.partition
     single = {part.name: part.metadata["file"] for part in fields(Facts) if part.metadata}
-    if asset == "flows":
-        facts.rare_classes = read_optional(folder / RARE, artefact)
     if asset in single and (folder / single[asset]).is_file():
         found = read(folder / single[asset], artefact)
         if asset in TABLES:
             rows = pq.read_table(folder / TABLES[asset]).to_pylist()
             found["table"] = [artefact_json(artefact, row) for row in rows]
+        if asset == "flows":
+            found["rare_classes"] = read_optional(folder / RARE, artefact)
         setattr(facts, asset, found)
     elif asset == "automl_baseline":
         facts.baselines[key] = {}

@@ -321,3 +321,21 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
     assert origin and origin.prompts == {"original": "v-prompt"}
     assert (origin.seed, origin.code_commit, origin.run_id) == (2027, "c0", "r0")
     assert gather({}, load_spec("rt_iot2022")).data_set.published("row_split_prompt_leak") == 0.918
+
+
+@pytest.mark.parametrize(
+    ("done", "into", "told"),
+    [
+        ("group", "Rare", "grouped into Rare"),
+        ("leave_out", None, "whose rows were left out"),
+        ("keep", None, "kept, though a side of the split lacks them"),
+    ],
+)
+def test_rare_classes_are_told(done: str, into: str | None, told: str) -> None:
+    facts = make_facts()
+    assert facts.flows is not None
+    rare = [{"name": "a|b", "rows": 37, "distinct_flows": 3}]
+    facts.flows["rare_classes"] = {"needed": 8, "done": done, "into": into, "rare": rare, "classes": []}
+    text = report.render("data.md.j2", facts)
+    assert f"Classes with fewer than 8 distinct flows, {told}. Asset: flows." in text
+    assert "| a\\|b | 37 | 3 |" in text
