@@ -33,7 +33,6 @@ SHORT = {
     "IOT_AUDIT_ROWS": "32", "IOT_AUDIT_WORDS": "30", "IOT_EXPLANATION_WORDS": "40", "IOT_VALIDATION_FLOWS": "20",
     "IOT_PROCESSES": "1", "IOT_MAX_LENGTH": "1536",
 }  # fmt: skip
-RULE = "rare_classes: {minimum: 1, then: group, into: Rare}\n"
 
 
 def main() -> None:
@@ -89,10 +88,12 @@ def tried(name: str, shape: Shape, rows: int, folder: Path, drafts_only: bool) -
         "giveaways": {column: str(left_out[column]) for column in shape.giveaways if column in left_out},
         "giveaways_named": all(column in left_out for column in shape.giveaways),
     }
+    draft = spec.read_text()
+    spec.write_text(shape.completed(draft, rare=False))
     checked = told("datasets", "check", str(spec), str(table))
-    found["rare_classes_told"] = checked["rare_classes"]
-    if checked["rare_classes_undecided"] and "\nrare_classes:" not in spec.read_text():
-        spec.write_text(spec.read_text() + RULE)
+    found |= {"rare_classes_told": checked["rare_classes"], "blank_labels_told": '# "":' in draft}
+    if checked["rare_classes_undecided"]:
+        spec.write_text(shape.completed(draft, rare=True))
         checked = told("datasets", "check", str(spec), str(table))
     found |= {"rare_classes": checked["rare_classes"], "distinct_flows": checked["distinct_flows"]}
     if drafts_only:
@@ -117,8 +118,8 @@ def answers(spec_file: Path, lake: Path) -> dict[str, Any]:
         indicators = answer.partition("KEY_INDICATORS:")[2]
         citing += any(f" {name} " in indicators for name in categories)
     report = (lake / "paper_report" / "report.md").read_text()
-    grouped = "grouped into Rare" in report
-    return {"answers": rows, "answers_true": good, "citing_a_category": citing, "report_tells_rare_classes": grouped}
+    rare = "Classes with fewer than 4 distinct flows" in report
+    return {"answers": rows, "answers_true": good, "citing_a_category": citing, "report_tells_rare_classes": rare}
 
 
 def told(*arguments: str) -> dict[str, Any]:

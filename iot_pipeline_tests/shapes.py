@@ -58,6 +58,7 @@ TELEMETRY_CLASSES = {
     "normal": 560, "backdoor": 35, "ddos": 15, "injection": 10, "password": 26, "ransomware": 3, "scanning": 4,
     "xss": 9,
 }  # fmt: skip
+GROUP, LEAVE_OUT = "rare_classes: {then: group, into: Rare}\n", "rare_classes: {then: leave_out}\n"
 DISTINCT = 20  # one row of so many is new, the others repeat it
 
 
@@ -66,6 +67,7 @@ class Shape:
     """One table's shape: how it is written, and what a draft of its spec must find.
 
     columns: names of a file without a header, else none. giveaways: columns that tell the label and are no features.
+    blank: class of rows without a label. rule: what is done with rare classes.
     """
 
     write: Callable[[Path, int, int], None]
@@ -74,6 +76,15 @@ class Shape:
     categories: tuple[str, ...]
     giveaways: tuple[str, ...]
     columns: tuple[str, ...] = ()
+    blank: str = ""
+    rule: str = GROUP
+
+    def completed(self, draft: str, rare: bool) -> str:
+        """Return a draft as a person completes it: with the class of blank labels, and a rule for rare classes."""
+        if self.blank:
+            draft = draft.replace(f'  # "": {self.blank}\n', f'  "": {self.blank}\n')
+            draft = draft.replace("\nclasses:\n", f"\nclasses:\n  - {self.blank}\n")
+        return draft + self.rule if rare and "\nrare_classes:" not in draft else draft
 
 
 def repeated(table: pd.DataFrame, rows: int, random: np.random.Generator) -> pd.DataFrame:
@@ -176,7 +187,9 @@ SHAPES = {
         ("difficulty",),
         (*KDD_FEATURES, "attack", "difficulty"),
     ),
-    "unsw_nb15": Shape(unsw_nb15, "attack_cat", 35, ("proto", "service", "state"), ("label",)),
+    "unsw_nb15": Shape(
+        unsw_nb15, "attack_cat", 35, ("proto", "service", "state"), ("label",), blank="Normal", rule=LEAVE_OUT
+    ),
     "ciciot2023": Shape(ciciot2023, "label", 46, (), ()),
-    "telemetry": Shape(telemetry, "type", 3, (), ("label",)),
+    "telemetry": Shape(telemetry, "type", 3, (), ("label",), rule=LEAVE_OUT),
 }

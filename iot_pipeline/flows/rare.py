@@ -186,10 +186,15 @@ def unsaid(spec: DatasetSpec, rare: Sequence[RareClass], published: bool = False
     """Return the sentence about rare classes that the spec says nothing of."""
     many = f"{len(rare)} classes have" if len(rare) > 1 else "a class has"
     test = " by IOT_SPLIT=publisher" if published else ""
+    needed = MINIMUM * len(SIDES)
+    group, leave_out = (
+        f"`rare_classes: {{minimum: {MINIMUM}, then: {then}}}`" for then in ("group, into: Rare", "leave_out")
+    )
+    enough = sum(each.distinct_flows for each in rare) >= needed
     return (
-        f"data set {spec.name}: {many} fewer than {MINIMUM * len(SIDES)} distinct flows, so that a side of the split "
-        f"({', '.join(SIDES)}){test} lacks one: {listed(rare)}. Say in its file what to do: `rare_classes: {{minimum: "
-        f"{MINIMUM}, then: group, into: Rare}}` or `rare_classes: {{minimum: {MINIMUM}, then: leave_out}}`."
+        f"data set {spec.name}: {many} fewer than {needed} distinct flows, so that a side of the split "
+        f"({', '.join(SIDES)}){test} lacks one: {listed(rare)}. Say in its file what to do: "
+        f"{f'{group} or {leave_out}' if enough else leave_out}."
     )
 
 
