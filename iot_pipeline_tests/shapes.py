@@ -96,7 +96,8 @@ def repeated(table: pd.DataFrame, rows: int, random: np.random.Generator) -> pd.
 
 
 def drawn(classes: dict[str, int], rows: int, random: np.random.Generator) -> np.ndarray:
-    """Draw the class of each row in its published share, every class twice at least, shuffled."""
+    """Draw the class of each row in its published share, every class twice at least, shuffled; `rows` or more."""
+    rows = max(rows, 3 * len(classes))
     names, weights = list(classes), np.array(list(classes.values()), np.float64)
     sure = [name for name in names for _ in range(2)]
     rest = random.choice(names, rows - len(sure), p=weights / weights.sum())

@@ -32,6 +32,7 @@ from iot_pipeline.inference.student import room_for
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.build_cache import lookup, store
 from iot_pipeline.lake.code_version import code_version
+from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.models.check import check_base
 from iot_pipeline.models.loading import describe_base
 from iot_pipeline.models.smollm2 import FACTS as SMOLLM2_FACTS
@@ -113,6 +114,8 @@ def too_long(step: Step, base: str | Path) -> str:
 
     It is found before the teacher is paid: a text and one token a word of the answer are the least that a row takes.
     """
+    if step.lake.manifest(ArtefactId("flow_texts")) is None:  # a base looked at by itself
+        return ""
     texts = sorted(pool_texts(step)[0], key=len)[-LONGEST_TEXTS:]
     tokenizer = load_tokenizer(base)
     prompt = max(map(len, encode(tokenizer, [prompt_text(tokenizer, text) for text in texts])), default=0)
