@@ -8,6 +8,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.categories import count_values
 from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.flows.infer_spec import draft_spec
 from iot_pipeline.flows.rare import treat_rare, unsaid, with_kept_classes
@@ -123,6 +124,7 @@ def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
         built = build_flows(spec, raw, flows, limit, lost_lines=sum(read.rejected.values()))
         built, rare = treat_rare(spec, flows, built, tolerated=True)
         compared = dataset_mismatch(flows, with_kept_classes(spec, flows.parent))
+        counted = count_values(flows, spec)
     facts = [item for key in ("findings", "agreements") for item in compared[key] if item["kind"] == "data"]
     return {
         "rows": built.rows_kept,
@@ -133,6 +135,7 @@ def check(spec_name: str, file: str, limit: float) -> dict[str, Any]:
         "distinct_flows": built.distinct_groups,
         "duplicate_share": round(1 - built.distinct_groups / built.rows_kept, 4),
         "rows_by_class": built.rows_by_class,
+        **({"values_of_categories": counted} if counted else {}),
         "rare_classes": unsaid(spec, rare.rare) if rare.undecided else rare.told or "none",
         "rare_classes_undecided": rare.undecided,
         "classes_without_rows": [name for name, rows in built.rows_by_class.items() if not rows],

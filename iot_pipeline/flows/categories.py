@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.sql import identifier, literal, one
+from iot_pipeline.flows.sql import identifier, literal, one, opened
 
 if TYPE_CHECKING:
     import duckdb
@@ -78,6 +79,15 @@ def print_categories(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, t
             connection.execute(
                 f"UPDATE {table} SET {column} = CASE {column} {cases} ELSE {column} END WHERE reason IS NULL"
             )
+
+
+def count_values(flows: Path, spec: DatasetSpec) -> dict[str, int]:
+    """Count the different values of each category in flows.parquet."""
+    with opened(flows=flows) as connection:
+        return {
+            name: one(connection, f"SELECT count(DISTINCT {identifier(name)}) FROM flows")[0]
+            for name in spec.category_names
+        }
 
 
 def check_lengths(feature: Feature, words: Sequence[tuple[str, int]]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iot_pipeline.commands.datasets import check
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import FlowsReport, build_flows
 from iot_pipeline.flows.categories import printed_category
@@ -223,3 +224,9 @@ def test_a_file_adds_features_to_those_it_inherits(tmp_path: Path) -> None:
     child.write_text(f"extends: {tmp_path / 'base.yaml'}\nname: child\nmore_features: {more}\nfeatures: []\n")
     with pytest.raises(UserError, match="more_features must be a list, and stand without features"):
         load_spec(child)
+
+
+def test_datasets_check_counts_the_values_of_categories(tmp_path: Path) -> None:
+    _, file = loaded(tmp_path, 120)
+    told = check(str(tmp_path / "connections.yaml"), str(file), 0.0)
+    assert told["values_of_categories"] == {"proto": 3, "service": 8, "flag": 4}
