@@ -8,6 +8,7 @@ import duckdb
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
+from iot_pipeline.flows.drafting.table import ROW
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import connect, identifier, scan, write_query
 from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
@@ -30,7 +31,7 @@ def example_texts(
     """
     raw, flows, records = (folder / f"examples_{what}.parquet" for what in ("raw", "flows", "records"))
     every = f"(SELECT count(*) FROM given) // {ROWS} + 1"
-    write_query(connection, f"SELECT * FROM given WHERE rowid % ({every}) = 0 ORDER BY rowid", raw)
+    write_query(connection, f"SELECT * EXCLUDE ({ROW}) FROM given WHERE {ROW} % ({every}) = 0 ORDER BY {ROW}", raw)
     try:
         build_flows(spec, raw, flows, max_rejected_share=1.0)
     except UserError:

@@ -13,7 +13,7 @@ import duckdb
 
 from iot_pipeline.flows.build import label_pairs
 from iot_pipeline.flows.drafting.columns import OF_OTHERS, words_of
-from iot_pipeline.flows.drafting.table import Column
+from iot_pipeline.flows.drafting.table import ROW, Column
 from iot_pipeline.flows.spec import FEWEST_CLASSES, MOST_CLASSES
 from iot_pipeline.flows.sql import identifier
 
@@ -45,8 +45,8 @@ class Sample:
         cells = ", ".join(
             f"coalesce(CAST({identifier(name)} AS VARCHAR), '') AS c{place}" for place, name in enumerate(columns)
         )
-        drawn = f"hash(rowid) % {self.every} = 0"
-        return f"SELECT {cells}, (hash(rowid) // {self.every}) % 2 AS half FROM given WHERE {drawn}"
+        drawn = f"hash({ROW}) % {self.every} = 0"
+        return f"SELECT {cells}, (hash({ROW}) // {self.every}) % 2 AS half FROM given WHERE {drawn}"
 
 
 def purity(connection: duckdb.DuckDBPyConnection, sample: Sample, column: str, label: str) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from iot_pipeline.flows.sql import identifier, one, scan
 WHOLE = ("BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "USMALLINT", "TINYINT", "UTINYINT")
 FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
 SHOWN = 8
+ROW = "iot_drafted_row"  # number of a row; a table may have a column named rowid
 TEXT = "trim(CAST({0} AS VARCHAR))"
 
 
@@ -76,8 +77,9 @@ def open_table(
     table = folder / "given.parquet"
     rules = ReadingRules(column_names=tuple(columns))
     report = read_tables(source, table, rules, max_rejected_share=1.0, with_files=with_files)
-    connection.execute(f"CREATE TEMP TABLE given AS SELECT * FROM {scan(table)}")
-    kinds = {row[0]: row[1] for row in connection.execute("DESCRIBE given").fetchall()}
+    numbered = scan(table, ", file_row_number = true")
+    connection.execute(f"CREATE TEMP TABLE given AS SELECT * RENAME (file_row_number AS {ROW}) FROM {numbered}")
+    kinds = {row[0]: row[1] for row in connection.execute("DESCRIBE given").fetchall() if row[0] != ROW}
     names = [file["name"] for file in report.files]
     shown = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more files"
     return Table(shown, report.rows, _columns(connection, kinds), report)

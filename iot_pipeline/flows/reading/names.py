@@ -13,6 +13,8 @@ from iot_pipeline.errors import UserError
 
 MOST_COLUMNS = 2_000
 SHOWN = 8
+# Columns that are added while a table is read, built or drafted.
+OWN = frozenset(("file_row_number", "iot_source_file", "iot_drafted_row"))
 MOST_CHARACTERS = 300  # of a name
 # Characters that copy and paste or an export leaves around a name.
 AROUND = " \t\r\n\u00a0\ufeff\u200b"
@@ -78,6 +80,8 @@ def check_names(name: str, columns: Sequence[str]) -> None:
     for place, column in enumerate(columns, 1):
         if len(column) > MOST_CHARACTERS:
             raise UserError(f"{name}: the name of column {place} has {len(column):,} characters: shorten it.")
+        if column.lower() in OWN:
+            raise UserError(f"{name}: column {column!r} has a name that reading keeps for itself: rename it.")
         if not column.isprintable():
             raise UserError(f"{name}: the name of column {place}, {column!r}, has a control character: rename it.")
 

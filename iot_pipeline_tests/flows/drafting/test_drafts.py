@@ -192,7 +192,7 @@ def test_the_written_file_is_a_spec_whose_comments_show_flows(tmp_path: Path, mo
 
 def test_no_name_or_value_breaks_the_drafted_file(tmp_path: Path) -> None:
     """A comment ends with its line, so that no column writes a key of its own."""
-    odd = ["=cmd()", "a#b", "x: y", "- z", "{k}", "%d", "null", "class {a: b}"]
+    odd = ["=cmd()", "a#b", "x: y", "- z", "{k}", "rowid", "%d", "null", "class {a: b}"]
     columns: dict[str, Cell] = {name: one_of("1", "=1+1", "", "#", "a: b") for name in odd}
     gaps: dict[str, Cell] = {"gaps #licence: mine": lambda row, label, draw: "" if row % 2 else 3}
     draft = drafted(tmp_path, columns | gaps | {"Label": one_of("a: b", "#c", "'d", "- e", "f\u2028g")})
@@ -200,6 +200,12 @@ def test_no_name_or_value_breaks_the_drafted_file(tmp_path: Path) -> None:
     spec = load_spec(tmp_path / "t.yaml")
     assert spec.licence == "TODO" and set(spec.labels) == {"a: b", "#c", "'d", "- e", "f\u2028g"}
     assert all(line.isprintable() for line in draft.yaml.split("\n"))
+
+
+@pytest.mark.parametrize("name", ["file_row_number", "IOT_SOURCE_FILE", "iot_drafted_row"])
+def test_a_column_named_like_one_of_our_own_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"column '{name}' has a name that reading keeps for itself: rename it"):
+        drafted(tmp_path, {name: one_of("1", "2"), "Label": the_label})
 
 
 def test_device_categories_and_the_set_of_a_merged_table(tmp_path: Path) -> None:
