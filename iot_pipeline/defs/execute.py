@@ -39,6 +39,8 @@ def dagster_home(settings: Settings) -> Path:
     Raises UserError if it cannot be written.
     """
     lake = Lake(settings.lake_path)
+    if "?" in str(lake.root):  # Dagster would make its databases at the path before it
+        raise UserError(f"IOT_LAKE: {lake.root} has a `?`, which Dagster cannot have in a path; name another folder")
     lake.check_writable()
     home = lake.root / ".dagster"
     try:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.flows.download import QUERY, without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.lake.code_version import code_version
@@ -44,12 +45,15 @@ def present_value(lake: Lake, settings: Settings) -> Callable[[str], Any]:
         kind, _, rest = name.partition(" ")
         if kind == "setting":
             return recorded(settings.value(rest))
-        if kind == "code":
-            return code_version(rest)
-        if kind == "file":
-            return file_version(PROJECT_ROOT / rest, lake)
-        if kind == "files":
-            return [str(file) for file in local_files(rest)]
+        try:
+            if kind == "code":
+                return code_version(rest)
+            if kind == "file":
+                return file_version(PROJECT_ROOT / rest, lake)
+            if kind == "files":
+                return [str(file) for file in local_files(rest)]
+        except (UserError, ValueError):  # a module or source that was, and is no more
+            return "missing"
         return [str(a) for a in made() if a.belongs_to(rest) and not lake.broken_lineage(a, value, known)]
 
     return value

@@ -243,6 +243,14 @@ def local_files(source: str) -> list[Path]:
     return find_files(",".join(parts)) if parts else []
 
 
+def matching(part: str) -> list[str]:
+    """List the files that match a glob, sorted; a folder that is there by that name is meant: `data [1]/*.csv`."""
+    start, *rest = Path(part).parts
+    while rest and (Path(start) / rest[0]).exists():
+        start = str(Path(start) / rest.pop(0))
+    return sorted(glob.glob(str(Path(glob.escape(start), *rest)), recursive=True))
+
+
 def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | None = None) -> list[Path]:
     """Return the files that `source` names, in order; UserError for a part that matches nothing or is a folder.
 
@@ -260,7 +268,7 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
                 urls.update(fetched)
             after_url = True
             continue
-        matches = [part] if os.path.exists(part) else sorted(glob.glob(part, recursive=True))  # noqa: PTH110
+        matches = [part] if os.path.exists(part) else matching(part)  # noqa: PTH110
         if not matches and after_url:
             # It may be the rest of a URL, which may contain a secret.
             raise UserError(

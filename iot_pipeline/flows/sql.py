@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import weakref
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # training and scoring on a GPU machine read no table: they n
     import duckdb
 
 ROW_GROUP = 122_880
+GLOB = re.compile(r"[*?[]")
 
 
 def connect(*readable: Path, memory: str = "") -> duckdb.DuckDBPyConnection:
@@ -42,7 +44,9 @@ def connect(*readable: Path, memory: str = "") -> duckdb.DuckDBPyConnection:
     weakref.finalize(connection, shutil.rmtree, folder, ignore_errors=True)
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET allowed_directories = ?", [[str(path) for path in readable if path.is_dir()]])
-    connection.execute("SET allowed_paths = ?", [[str(path) for path in readable if not path.is_dir()]])
+    files = [path for path in readable if not path.is_dir()]
+    # A pattern is looked up too, before the file that it finds.
+    connection.execute("SET allowed_paths = ?", [[*map(str, files), *map(pattern, files)]])
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
@@ -59,9 +63,25 @@ def literal(text: Path | str) -> str:
     return "(" + quoted.replace("\0", "' || chr(0) || '") + ")" if "\0" in quoted else quoted
 
 
+def pattern(path: Path | str) -> str:
+    """Return the pattern by which DuckDB finds this one file: to DuckDB, `flows[1].csv` is a pattern for `flows1.csv`.
+
+    UserError for a path with a backslash beside such a character, for which DuckDB has no pattern.
+    """
+    text = str(path)
+    if "\\" in text and GLOB.search(text):
+        raise UserError(f"{text} has a backslash beside one of * ? [ in its path; rename the file or folder")
+    return GLOB.sub(r"[\g<0>]", text)
+
+
+def file_literal(path: Path | str) -> str:
+    """Quote a path as an SQL string that names one file."""
+    return literal(pattern(path))
+
+
 def scan(path: Path, options: str = "") -> str:
     """Return SQL that reads one Parquet file; a `key=value` folder in its path adds no column."""
-    return f"read_parquet({literal(path)}, hive_partitioning = false{options})"
+    return f"read_parquet({file_literal(path)}, hive_partitioning = false{options})"
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from iot_pipeline.vocabulary import partition_parts, unstaged
 MANIFEST = "manifest.json"
 LOCKS, VERIFIED, STALE = ".locks", ".verified", ".stale"
 SNAPSHOTS = "prompts"  # every prompt that was ever used, as <sha256>.md
+MOST_BYTES = 100_000_000  # of a manifest; that of 10,000 files has 2 MB
 LARGE_BYTES = 10_000_000  # of a source: from here on, hashing takes longer than looking up a known hash
 FOLLOWS = "follows from "  # how the reason of an artefact begins that another one makes stale
 
@@ -314,7 +315,12 @@ def _manifests() -> TypeAdapter[Manifest]:
 
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest in a file; UserError if it is not one."""
+    remedy = "delete the folder to make it again"
     try:
+        if not path.is_file() and path.exists():  # reading a pipe or a device would not end
+            raise UserError(f"{path} is no file; {remedy}")
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path} is not a manifest ({path.stat().st_size:,} bytes); {remedy}")
         return _manifests().validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions") from None
@@ -322,7 +328,7 @@ def read_manifest(path: Path) -> Manifest:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         told = f"{where}: {first['msg']}" if where else first["msg"]
-        raise UserError(f"{path} is not a manifest ({told}); delete the folder to make it again") from None
+        raise UserError(f"{path} is not a manifest ({told}); {remedy}") from None
 
 
 def finish_artefact(staging: Path, manifest: Manifest, volatile: set[str]) -> Manifest:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import sha256_file
 from iot_pipeline.lake.integrity import SHORT, file_problem
 from iot_pipeline.lake.store import MANIFEST, SNAPSHOTS, ArtefactId, Lake, Manifest, manifest_problem, read_manifest
 
@@ -99,12 +98,15 @@ def _verify_folder(lake: Lake, folder: Path, result: Verification) -> Manifest |
 
 def _snapshot_mismatches(folder: Path, names: list[str]) -> list[Mismatch]:
     """List the prompt snapshots whose content is not what their name says."""
-    hashes = {name: sha256_file(folder / name) for name in sorted(names)}
-    return [
-        Mismatch(SNAPSHOTS, name, f"sha256 {name[:SHORT]}", f"sha256 {found[:SHORT]}")
-        for name, found in hashes.items()
-        if name != f"{found}.md"
-    ]
+    found = []
+    for name in sorted(names):
+        told = name.removesuffix(".md")
+        size = (folder / name).lstat().st_size
+        if problem := file_problem(folder / name, {"bytes": size, "sha256": told, "volatile": False}):
+            found.append(Mismatch(SNAPSHOTS, name, *problem))
+        elif told == name:
+            found.append(Mismatch(SNAPSHOTS, name, f"{name}.md", name))
+    return found
 
 
 def _input_mismatches(artefact: ArtefactId, manifest: Manifest, made: dict[ArtefactId, Manifest]) -> list[Mismatch]:

@@ -17,7 +17,7 @@ from iot_pipeline.flows.reading.names import check_names, check_needed, column_n
 from iot_pipeline.flows.reading.parts import settle_copies
 from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
 from iot_pipeline.flows.reading.rules import REPEATED_HEADER, Findings, Part, ReadingRules
-from iot_pipeline.flows.sql import identifier, literal, one, scan, write_query
+from iot_pipeline.flows.sql import file_literal, identifier, literal, one, scan, write_query
 
 
 def read_csv(
@@ -83,7 +83,7 @@ def write_rows(
     """
     kinds = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
     query = (
-        f"SELECT * FROM read_csv({literal(plain)}, auto_detect = false, header = {str(header.present).lower()}, "
+        f"SELECT * FROM read_csv({file_literal(plain)}, auto_detect = false, header = {str(header.present).lower()}, "
         f"skip = {header.skip}, delim = {literal(header.delimiter)}, quote = '\"', escape = '\"', "
         f"columns = {{{kinds}}}, max_line_size = {MAX_HEADER_BYTES}, store_rejects = true, "
         f"rejects_table = {literal(file.stem + '_rejects')}, rejects_scan = {literal(file.stem + '_scans')})"

@@ -15,7 +15,7 @@ from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
 from iot_pipeline.flows.reading.names import check_names, column_names, copies_note
 from iot_pipeline.flows.reading.rejects import cause, commonest
 from iot_pipeline.flows.reading.rules import Findings, Part, ReadingRules
-from iot_pipeline.flows.sql import identifier, literal, scan, write_query
+from iot_pipeline.flows.sql import file_literal, identifier, literal, scan, write_query
 
 # Words of conn.log; Zeek leaves an unset field out of a JSON line, where its other writer has `-`.
 CONN_WORDS = {"proto", "service", "conn_state", "history", "local_orig", "local_resp", "tunnel_parents"}
@@ -50,7 +50,7 @@ def read_json_lines(
     lines = file.with_name(f"{file.stem}_lines.parquet")
     query = (
         f"SELECT line, CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END AS usable "
-        f"FROM read_csv({literal(plain)}, auto_detect = false, header = false, delim = {literal(NO_SEPARATOR)}, "
+        f"FROM read_csv({file_literal(plain)}, auto_detect = false, header = false, delim = {literal(NO_SEPARATOR)}, "
         f"quote = '', escape = '', columns = {{'line': 'VARCHAR'}}, max_line_size = {MAX_HEADER_BYTES}, "
         "ignore_errors = true)"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.sql import identifier, literal, one, scan
+from iot_pipeline.flows.sql import file_literal, identifier, literal, one, scan
 
 if TYPE_CHECKING:
     import duckdb
@@ -45,7 +45,7 @@ def settle_copies(
 
 def every_part(parts: Mapping[Path, str], with_files: bool) -> str:
     """Return SQL for the rows of all parts, in their order; `parts` are Parquet files and their display names."""
-    listing = ", ".join(literal(part) for part in parts)
+    listing = ", ".join(map(file_literal, parts))
     table = f"read_parquet([{listing}], union_by_name = true, hive_partitioning = false"
     if not with_files:
         return f"{table})"

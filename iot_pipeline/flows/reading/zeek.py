@@ -21,7 +21,7 @@ from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
 from iot_pipeline.flows.reading.names import check_names, column_names, copies_note
 from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
 from iot_pipeline.flows.reading.rules import Findings, Part, ReadingRules
-from iot_pipeline.flows.sql import identifier, literal, write_query
+from iot_pipeline.flows.sql import file_literal, identifier, literal, write_query
 
 UNSET, EMPTY = "-", "(empty)"
 NUMBER_TYPES = {"time", "interval", "count", "int", "double", "port"}
@@ -215,8 +215,8 @@ def write_rows(connection: duckdb.DuckDBPyConnection, name: str, plain: Path, fi
         for field, kind in zip(map(identifier, header.fields), header.types, strict=True)
     )
     query = (
-        f"SELECT {cells} FROM read_csv({literal(plain)}, auto_detect = false, header = false, skip = {header.lines}, "
-        f"delim = {literal(header.separator)}, quote = '', escape = '', columns = {{{kinds}}}, "
+        f"SELECT {cells} FROM read_csv({file_literal(plain)}, auto_detect = false, header = false, "
+        f"skip = {header.lines}, delim = {literal(header.separator)}, quote = '', escape = '', columns = {{{kinds}}}, "
         f"max_line_size = {MAX_HEADER_BYTES}, store_rejects = true, "
         f"rejects_table = {literal(file.stem + '_rejects')}, rejects_scan = {literal(file.stem + '_scans')}) "
         f"WHERE NOT coalesce(starts_with({identifier(header.fields[0])}, '#'), false)"
