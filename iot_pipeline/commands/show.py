@@ -181,7 +181,7 @@ def provenance_lines(lake: Lake) -> list[str]:
 
 def status(definitions: Any, settings: Settings, as_json: bool) -> None:
     """Print the state of every artefact that the settings require. Raises UserError if there is no lake."""
-    if not settings.lake_path.exists():
+    if not settings.lake_path.is_dir():
         raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
     lake = Lake(settings.lake_path)
     planned = plan.wanted(definitions, settings)

@@ -13,7 +13,7 @@ import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
 from iot_pipeline.commands.webserver import is_loopback
-from iot_pipeline.defs.dagster_internals import DAEMON
+from iot_pipeline.defs.dagster_internals import DAEMON, refuse_damaged
 from iot_pipeline.defs.execute import dagster_home
 from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
 from iot_pipeline.errors import UserError
@@ -40,6 +40,7 @@ def serve(settings: Settings, host: str, port: int) -> int:
     first = address.read_text() if address.is_file() else "an address that it is about to tell"
     with held(home / UI_LOCK, f"the UI of {settings.lake_path} is open at {first}; use it, or stop it first"):
         _check_port(host, port)
+        refuse_damaged(home)
         write_text(address, url)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.default_int_handler)

@@ -1,15 +1,65 @@
 """Calls into parts of Dagster that are not public, so that an upgrade is checked in one file; tried with 1.13.27."""
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
+
+from iot_pipeline.errors import UserError
 
 DAEMON = "dagster._daemon"  # the module behind the `dagster-daemon` script
 PAGE_POLL_MS = 2000
+
+
+@contextmanager
+def opened_instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """Open the Dagster instance in a folder, that of DAGSTER_HOME; UserError if its databases cannot be used."""
+    try:
+        instance = dg.DagsterInstance.get()
+    except (OSError, SQLAlchemyError, dg.DagsterError) as error:
+        raise _unusable(home, error) from error
+    with instance:
+        try:
+            yield instance
+        except SQLAlchemyError as error:
+            raise _unusable(home, error) from error
+
+
+def refuse_damaged(home: Path) -> None:
+    """Refuse a folder of Dagster with a file that is no database; UserError names it and says what to do."""
+    if (found := _damaged(home)) is not None:
+        raise _unusable(home, found[1])
+
+
+def _damaged(home: Path) -> tuple[Path, sqlite3.Error] | None:
+    """Find the first file of Dagster that SQLite cannot read; a run's compute logs lie elsewhere."""
+    for path in sorted(home.rglob("*.db")):
+        try:
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as opened:
+                opened.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        except sqlite3.OperationalError as error:
+            if path.is_dir():  # anything else may be a full disk or missing permissions
+                return path, error
+        except sqlite3.DatabaseError as error:
+            return path, error
+    return None
+
+
+def _unusable(home: Path, error: Exception) -> UserError:
+    """Put a failure of Dagster's databases in one sentence."""
+    found = _damaged(home)
+    reason = " ".join(str(found[1] if found else getattr(error, "orig", None) or error).split())
+    if found or isinstance(error, FileExistsError | NotADirectoryError):
+        mend = f"remove {home} and run again: artefacts and answers stay, the history of runs is lost"
+    else:
+        mend = "make room or mend permissions, and run again: what is made stays"
+    return UserError(f"Dagster's records in {found[0] if found else home} cannot be used ({reason}); {mend}")
 
 
 class Slots(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from iot_pipeline.defs import plan
-from iot_pipeline.defs.dagster_internals import job_of_all_assets, pool_of
+from iot_pipeline.defs.dagster_internals import job_of_all_assets, opened_instance, pool_of
 from iot_pipeline.defs.recording import announce, verdicts
 from iot_pipeline.defs.run_monitoring import RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
 from iot_pipeline.errors import UserError
@@ -102,7 +102,7 @@ def execute(
     home = dagster_home(settings)
     lake = Lake(settings.lake_path)
     outcome = Outcome([], [], [], [])
-    with dg.DagsterInstance.get() as instance:
+    with opened_instance(home) as instance:
         close_dead_runs(instance, home, RUN_LOCK)
         record_unrecorded(instance, lake, planned)
         job = job_of_all_assets(definitions)

@@ -27,6 +27,7 @@ from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, fini
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 PREVIEW_ROWS = 5
+MEND = "make room or mend permissions, and run again: what is made stays"
 progress = logging.getLogger("iot_pipeline.progress")  # the command line shows its records by a handler
 progress.setLevel(logging.INFO)
 progress.propagate = False
@@ -238,7 +239,7 @@ class LakeResource(dg.ConfigurableResource):
     def step(self, context: dg.AssetExecutionContext) -> Iterator[Step]:
         """Run an asset body on a staging folder, which replaces the artefact's folder if the body succeeds.
 
-        A UserError becomes a dg.Failure with the same sentence: no traceback, no retry.
+        A UserError or an error of the file system becomes a dg.Failure of one sentence: no traceback, no retry.
         """
         settings = settings_module.settings()
         artefact = artefact_of(context)
@@ -258,6 +259,10 @@ class LakeResource(dg.ConfigurableResource):
         except dg.Failure as error:
             announce(artefact, "failed", error.description or "")
             raise
+        except OSError as error:
+            told = f"{error.filename or artefact}: {error.strerror or error}; {MEND}"
+            announce(artefact, "failed", told)
+            raise dg.Failure(told, allow_retries=False) from error
         except Exception as error:
             announce(artefact, "failed", f"{type(error).__name__}: {error}")
             raise

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def held(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock file until the block or the process ends; UserError(`busy`) if another process holds it."""
-    with path.open("a") as handle:
+    """Hold a lock file until the block or the process ends; UserError(`busy`) if another process holds it.
+
+    A link in its place is not followed, and a pipe is not waited for.
+    """
+    try:
+        place = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"cannot write to {path} ({error.strerror}); mend its permissions, or remove it") from None
+    with os.fdopen(place, "r+b", buffering=0) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -43,6 +51,15 @@ def replacing(path: Path) -> Iterator[Path]:
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder; nothing happens if there is none or it cannot be removed."""
+    if path.is_symlink() or path.is_file():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:

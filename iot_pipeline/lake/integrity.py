@@ -121,6 +121,8 @@ def _stamp(path: Path, digest: str) -> list[str | int] | None:
 
 
 def _read(cache: Path) -> dict[str, list[str | int]]:
+    if not cache.is_file():  # reading a pipe would not end
+        return {}
     try:
         known = json.loads(cache.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import fsync, held, sha256_file, write_json, write_text
+from iot_pipeline.lake.atomic import fsync, held, remove, sha256_file, write_json, write_text
 from iot_pipeline.lake.integrity import SHORT, FileFacts, changed_files, data_version_of, known_hash, record_finished
 from iot_pipeline.vocabulary import partition_parts, unstaged
 
@@ -178,21 +177,21 @@ class Lake:
         folder = self.folder(artefact)
         staging, old = folder.with_name(f".{folder.name}.staging"), retired(folder)
         with self._only_writer(artefact):
-            shutil.rmtree(staging, ignore_errors=True)
+            remove(staging)
             staging.mkdir(parents=True)
             try:
                 yield staging
             except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
+                remove(staging)
                 raise
             for path in staging.rglob("*"):
                 fsync(path)
             self._recover(folder)
-            if folder.exists():
+            if os.path.lexists(folder):
                 os.rename(folder, old)
             os.rename(staging, folder)
             fsync(folder.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
             (self.root / STALE / artefact.file_name).unlink(missing_ok=True)
             if (path := folder / MANIFEST).is_file():  # hashed a moment ago: not again by its first reader
                 known = self.root / VERIFIED / f"{artefact.file_name}.json"
@@ -204,7 +203,6 @@ class Lake:
         path = self.root / LOCKS / artefact.file_name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
         except OSError as error:
             told = f"cannot write to {path} ({error.strerror}); mend its permissions or set IOT_LAKE"
             raise UserError(told) from None
@@ -214,10 +212,11 @@ class Lake:
     def _recover(self, folder: Path) -> None:
         """Undo a swap that was killed between its two renames: the complete old folder is restored."""
         old = retired(folder)
-        if old.exists():
-            if folder.exists():
-                shutil.rmtree(old, ignore_errors=True)
+        if os.path.lexists(old):
+            if folder.exists() or not old.is_dir() or old.is_symlink():
+                remove(old)
             else:
+                remove(folder)
                 os.rename(old, folder)
 
     def artefacts(self) -> list[ArtefactId]:
