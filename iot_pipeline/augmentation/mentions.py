@@ -91,6 +91,14 @@ def is_cited(found: re.Match[str], begin: int, end: int) -> bool:
     )
 
 
+def mentions_before_number(names: NamesPattern, text: str) -> list[re.Match[str]]:
+    """Return the mentions in a text behind which a number is about to be written."""
+    if not isinstance(names, CitedNames):
+        return list(names.finditer(text))
+    gap = " " if text[-1:].isalnum() else ""
+    return [found for found in names.finditer(f"{text}{gap}0") if found.end() <= len(text)]
+
+
 def certain_mentions(names: NamesPattern, text: str) -> list[str]:
     """Return the mentions in a text of names that are no words of prose."""
     return names.certain(text) if isinstance(names, CitedNames) else names.findall(text)

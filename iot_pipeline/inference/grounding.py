@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.augmentation.answers import Facts, facts_of, plain_minus
-from iot_pipeline.augmentation.mentions import BETWEEN
+from iot_pipeline.augmentation.mentions import BETWEEN, mentions_before_number
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import NUMBER, parse_text, plain_number
 from iot_pipeline.models.tokenizer import LABEL_LINE, LabelFinder
@@ -203,7 +203,7 @@ def numbers_for(before: str, facts: Facts, values: dict[str, set[str]], percenti
     sentence = before[max((match.end() for match in SENTENCE_BREAK.finditer(before)), default=0) :]
     last = {match[0].startswith("p"): match for match in NUMERAL.finditer(sentence)}
     since = last[percentile].end() if percentile in last else 0
-    mentions = [match for match in facts.names.finditer(sentence) if match.start() >= since]
+    mentions = [match for match in mentions_before_number(facts.names, sentence) if match.start() >= since]
     named = {match[0] for match in mentions}
     if percentile and REFERENCE.search(before):
         return {"p50"} if facts.percentiles else set()

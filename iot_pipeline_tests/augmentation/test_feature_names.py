@@ -10,7 +10,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from iot_pipeline.augmentation.answers import format_answer, parse_answer
+from iot_pipeline.augmentation.answers import facts_of, format_answer, parse_answer
 from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.augmentation.mentions import names_pattern
 from iot_pipeline.augmentation.plan import TrackConfig
@@ -21,7 +21,7 @@ from iot_pipeline.flows.serialise import SERIALISATIONS, parse_text
 from iot_pipeline.flows.spec import DatasetSpec, Feature, Scale, load_spec
 from iot_pipeline.flows.texts import FlowTextWriter, RankTable
 from iot_pipeline.inference.grammar import facts_to_cite, gbnf, lark
-from iot_pipeline.inference.grounding import NumberTokens
+from iot_pipeline.inference.grounding import NumberTokens, numbers_for, spellings
 from iot_pipeline.settings import PROJECT_ROOT
 from iot_pipeline.tiny_base.tokenizer import build_tokenizer
 from iot_pipeline_tests.inference.test_grammar import taken
@@ -168,6 +168,15 @@ def test_the_grammar_of_answers_takes_any_name(name: str) -> None:
     assert taken(grammar, text) is None
     assert taken(grammar, text.replace(f"`{name}` = 12.34", f"`{name}` = 12.35")) is not None
     assert taken(grammar, text.replace(f"`{name}` speaks", f"`{name}x` speaks")) is not None
+
+
+def test_a_number_behind_a_word_that_is_a_name_is_held_to_it() -> None:
+    flow = "rate: 12.34 p90\norig_pkts: 5 p10\nservice: 7 p50"
+    facts, written = facts_of(flow), spellings(flow)
+    for before in ("the value of rate is ", "orig_pkts is 5, and rate reads ", "rate (", "ANALYSIS: rate"):
+        assert numbers_for(before, facts, written, False) == {"12.34"}, before
+    assert numbers_for("at a high rate, ", facts, written, False) == {"12.34"}  # as a check would read it
+    assert numbers_for("at a rate of ", facts, written, False) == {"12.34", "5", "7"}  # a name has no article
 
 
 @pytest.mark.parametrize("name", ["Flow_Bytes/s", "loss%", "_ws_len", "HH_L0.01_mean", "len<1519_pkts", "src-bytes"])
