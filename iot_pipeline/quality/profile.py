@@ -46,6 +46,8 @@ def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.Dat
             scales[feature.name] = _scale(values, feature)
     found.sort(key=lambda row: present.index(row["class"]))
     table = pd.DataFrame(found, columns=["class", "feature", *STATISTICS, "zero_variance"])
+    if table.empty:  # there are categories alone
+        table = table.astype(dict.fromkeys(STATISTICS, np.float64) | {"zero_variance": bool})
     for place, key in enumerate(("published_p25", "published_median", "published_p75")):
         known = [published.get(row["class"], {}).get(row["feature"], [None] * 3)[place] for row in found]
         table[key] = np.array(known, np.float64)  # NaN for None

@@ -11,6 +11,7 @@ from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.split import split_by_group
+from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.quality.conflicts import label_conflicts
 from iot_pipeline.quality.duplicates import dedup_report
 from iot_pipeline.quality.leakage import leakage_report
@@ -76,7 +77,7 @@ def test_samples_show_words_and_say_how_far_a_category_separates(table: Table) -
     whole = pd.read_parquet(flows)
     assert min(summary["separation"].values()) >= 0 and max(summary["separation"].values()) <= 1
     assert summary["separation"]["proto"] > 0.5
-    assert summary["typical"]["smurf"]["service"] == "ecr_i"
+    assert summary["typical"]["smurf"]["flag"] == "SF"
     shown = rows[rows["feature"] == "service"].set_index("row_id")
     assert shown["printed"].to_dict() == whole.set_index("row_id")["service"][shown.index].to_dict()
     assert shown["value"].isna().all() and shown["raw"].isna().all()
@@ -91,3 +92,20 @@ def test_leakage_mismatch_and_near_duplicates_read_categories(table: Table) -> N
     compared = dataset_mismatch(flows, spec)
     assert any(item["source"] == "zscored_3_decimals" for item in compared["findings"] + compared["agreements"])
     assert near_duplicates(flows, records, spec)["features"] == 10
+
+
+def test_a_table_of_categories_alone_is_reported(tmp_path: Path) -> None:
+    features = [{"name": name, "kind": "category", "unit": "", "meaning": ""} for name in ("proto", "service", "flag")]
+    spec, file = loaded(tmp_path, 200, features=features)
+    flows, records = tmp_path / "flows.parquet", tmp_path / "records.parquet"
+    read_source(spec, str(file), tmp_path / "raw.parquet")
+    build_flows(spec, tmp_path / "raw.parquet", flows)
+    split_by_group(flows, records)
+    summary, rows = flow_profile(flows, spec)
+    assert rows.nlargest(5, "outlier_share").empty and set(summary["categories"]) == set(spec.feature_names)
+    assert figures_data.profile(rows) is not None
+    summary, rows = sample_comparison(flows, spec, seed=1)
+    assert figures.samples(rows, list(summary["rows"]), summary["marked"]) is not None
+    assert set(attack_patterns(flows, records, spec, seed=1)["classes"]) == set(CLASSES)
+    assert dataset_mismatch(flows, spec)["checked"] > 0
+    assert FlowTextWriter(spec, "compact").texts(pd.read_parquet(flows))[0].count(" = ") == 3
