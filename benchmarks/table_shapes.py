@@ -118,7 +118,7 @@ def answers(spec_file: Path, lake: Path) -> dict[str, Any]:
         indicators = answer.partition("KEY_INDICATORS:")[2]
         citing += any(f" {name} " in indicators for name in categories)
     report = (lake / "paper_report" / "report.md").read_text()
-    rare = "Classes with fewer than 4 distinct flows" in report
+    rare = "Classes with too few distinct flows" in report
     return {"answers": rows, "answers_true": good, "citing_a_category": citing, "report_tells_rare_classes": rare}
 
 

@@ -21,7 +21,7 @@ def test_a_draft_fits_its_table_once_rare_classes_have_a_rule(name: str, tmp_pat
     draft = spec.read_text()
     spec.write_text(shape.completed(draft, rare=False))
     found = check(str(spec), str(table), 0.01)
-    assert found["rows"] == 1200 and "fewer than 4 distinct flows" in found["rare_classes"]
+    assert found["rows"] == 1200 and "too few distinct flows for every side" in found["rare_classes"]
     spec.write_text(shape.completed(draft, rare=True))
     found = check(str(spec), str(table), 0.01)
     grouped = "group" in shape.rule

@@ -51,7 +51,8 @@ class Outcome:
         if not self.rare:
             return ""
         done = {"group": f"were grouped into {self.into}", "leave_out": "were left out", "keep": "were kept"}[self.done]
-        return f"Classes with fewer than {self.needed} distinct flows {done}: {listed(self.rare, len(self.rare))}."
+        few = f"Classes with too few distinct flows for every side of the split, {self.needed} at least,"
+        return f"{few} {done}: {listed(self.rare, len(self.rare))}."
 
 
 def listed(rare: Sequence[RareClass], most: int = NAMED) -> str:
@@ -98,7 +99,7 @@ def treat_rare(
         # A declared class without any row is told by the build's own check, unless the spec says what to do with it.
         rare = [RareClass(name, rows.get(name, 0), count) for name, count in found.items() if rule or name in rows]
         if rare and rule is None and not tolerated:
-            raise UserError(unsaid(spec, rare, test_rows is not None))
+            raise UserError(unsaid(spec, rare))
         outcome = Outcome(minimum * len(SIDES), rule.then if rule else "keep", into, rare, rest(spec, rare))
         if rare and rule is not None:
             check_rest(connection, spec, outcome, minimum, test_rows is not None)
@@ -182,18 +183,17 @@ def rest(spec: DatasetSpec, rare: Sequence[RareClass]) -> list[str]:
     return [*kept, rule.into] if rare and rule.into is not None and rule.into not in kept else kept
 
 
-def unsaid(spec: DatasetSpec, rare: Sequence[RareClass], published: bool = False) -> str:
+def unsaid(spec: DatasetSpec, rare: Sequence[RareClass]) -> str:
     """Return the sentence about rare classes that the spec says nothing of."""
     many = f"{len(rare)} classes have" if len(rare) > 1 else "a class has"
-    test = " by IOT_SPLIT=publisher" if published else ""
     needed = MINIMUM * len(SIDES)
     group, leave_out = (
         f"`rare_classes: {{minimum: {MINIMUM}, then: {then}}}`" for then in ("group, into: Rare", "leave_out")
     )
     enough = sum(each.distinct_flows for each in rare) >= needed
     return (
-        f"data set {spec.name}: {many} fewer than {needed} distinct flows, so that a side of the split "
-        f"({', '.join(SIDES)}){test} lacks one: {listed(rare)}. Say in its file what to do: "
+        f"data set {spec.name}: {many} too few distinct flows for every side of the split ({', '.join(SIDES)}), "
+        f"{needed} at least: {listed(rare)}. Say in its file what to do: "
         f"{f'{group} or {leave_out}' if enough else leave_out}."
     )
 

@@ -328,7 +328,7 @@ def test_gather_reads_a_lake(tmp_path: Path) -> None:
     [
         ("group", "Rare", "grouped into Rare"),
         ("leave_out", None, "whose rows were left out"),
-        ("keep", None, "kept, though a side of the split lacks them"),
+        ("keep", None, "kept, though a side lacks them"),
     ],
 )
 def test_rare_classes_are_told(done: str, into: str | None, told: str) -> None:
@@ -337,5 +337,5 @@ def test_rare_classes_are_told(done: str, into: str | None, told: str) -> None:
     rare = [{"name": "a|b", "rows": 37, "distinct_flows": 3}]
     facts.flows["rare_classes"] = {"needed": 8, "done": done, "into": into, "rare": rare, "classes": []}
     text = report.render("data.md.j2", facts)
-    assert f"Classes with fewer than 8 distinct flows, {told}. Asset: flows." in text
+    assert f"too few distinct flows for every side of the split, 8 at least, {told}. Asset: flows." in text
     assert "| a\\|b | 37 | 3 |" in text

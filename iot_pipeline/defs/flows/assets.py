@@ -85,9 +85,9 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         raw, made, limit = source / "raw.parquet", step.folder / "flows.parquet", step.settings.data.max_rejected_share
         test_rows = step.folder / TEST_ROWS if step.settings.data.split == "publisher" else None
         report = build_flows(step.spec, raw, made, limit, step.log, lost_lines, test_rows)
-        # Simulated rows are as many as IOT_ROWS says: a trial with few of them goes on, and tells its rare classes.
-        simulated = step.settings.data.source == "simulate"
-        report, rare = treat_rare(step.spec, made, report, test_rows, step.log, tolerated=simulated)
+        # Simulated rows are as few as IOT_ROWS says, a publisher's sides are its own: both go on, and tell it.
+        tolerated = step.settings.data.source == "simulate" or test_rows is not None
+        report, rare = treat_rare(step.spec, made, report, test_rows, step.log, tolerated)
         step.json("flows.json", report.to_json())
         rejected = sum(report.rejected.values())
         step.summarise(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=rejected)
