@@ -21,7 +21,7 @@ from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.batch_api import (
     ENDPOINT,
     BatchApi,
-    BatchRejected,
+    BatchRejectedError,
     RemoteBatch,
     UncertainOutcome,
     line_reply,
@@ -181,9 +181,9 @@ class Batches:
             batch = self.table.moved(batch, "sent", await self._start(batch, uploaded))
         except UserError as error:
             # Started by nobody; in any other state the next run looks for it.
-            if batch.state == "planned" or isinstance(error, BatchRejected):
+            if batch.state == "planned" or isinstance(error, BatchRejectedError):
                 self._forget(batch, batch.requests)
-            if not isinstance(error, BatchRejected) or not self._learn(error, sent[0]):
+            if not isinstance(error, BatchRejectedError) or not self._learn(error, sent[0]):
                 raise
             self.again.extendleft(reversed(sent))
             return True
@@ -192,7 +192,7 @@ class Batches:
         self.config.report(f"batch {batch.remote_id}: {batch.requests:,} requests sent")
         return True
 
-    def _learn(self, error: BatchRejected, state: RetryState) -> bool:
+    def _learn(self, error: BatchRejectedError, state: RetryState) -> bool:
         """Learn from the refusal of a whole batch; True if it may be sent again in another shape."""
         return self.session.learn(read_error(400, error.said, self._asked(state)))
 

@@ -38,7 +38,7 @@ MOST_BYTES = 16 * 1024 * 1024  # of a body other than a file, such as a list of 
 LINE_BYTES, LINES_MORE = 8 * 1024 * 1024, 1000
 
 
-class BatchRejected(UserError):
+class BatchRejectedError(UserError):
     """Refusal of a whole batch; `said` is the server's error."""
 
     def __init__(self, message: str, said: Any) -> None:
@@ -285,7 +285,7 @@ class BatchApi:
                         "start again to read them."
                     )
                     if starting:
-                        raise BatchRejected(told, parse_body(error.response.content)) from None
+                        raise BatchRejectedError(told, parse_body(error.response.content)) from None
                     raise UserError(told) from None
                 if not repeatable and error.status_code >= 500:
                     raise UncertainOutcome(f"HTTP {error.status_code}") from None
