@@ -113,9 +113,9 @@ def reading_notes(parts: Parts) -> list[str]:
         example = next((one for one in report.examples if one["reason"] == reason), None)
         where = f", first in {example['file']}, line {example['line']}" if example else ""
         said.append(f"{lines:,} line{'s' if lines > 1 else ''} could not be read as rows: {reason}{where}.")
-    said += [
-        f"Left out, {reason}: {lines:,} line{'s' if lines > 1 else ''}." for reason, lines in report.left_out.items()
-    ]
+    # Most are told by a note with their first line.
+    untold = {why: lines for why, lines in report.left_out.items() if not any(why in note for note in report.notes)}
+    said += [f"Left out: {lines:,} line{'s' if lines > 1 else ''}, {why}." for why, lines in untold.items()]
     said += [f"Not read, no table by its name: {name}." for name in report.skipped]
     said += list(report.notes)
     said += [f"{file} is not UTF-8: read as {encoding}." for file, encoding in report.encodings.items()]
