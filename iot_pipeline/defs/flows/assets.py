@@ -63,8 +63,7 @@ def read_files(step: Step, source: str, out: Path) -> None:
         source=", ".join(file.get("url", file["name"]) for file in report.files),
         rejected_lines=sum(report.rejected.values()),
     )
-    if report.notes:
-        step.table("notes", [{"note": sentence} for sentence in report.notes])
+    step.table("notes", [{"note": sentence} for sentence in report.notes])
     step.table("files", report.files)
     step.table("rejected_lines", report.examples)
 
@@ -92,6 +91,7 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         rejected = sum(report.rejected.values())
         step.summarise(rows=report.rows_kept, distinct_flows=report.distinct_groups, rejected=rejected)
         step.table("rows_by_class", [{"class": c, "rows": n} for c, n in report.rows_by_class.items()])
+        step.table("warnings", [{"warning": sentence} for sentence in report.warnings])
         step.table("rejected_rows", [{"reason": reason, "rows": n} for reason, n in report.rejected.items()])
         step.table("rare_classes", [{**asdict(each), "done": rare.done, "into": rare.into} for each in rare.rare])
         step.preview("flows.parquet")
