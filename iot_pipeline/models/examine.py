@@ -12,7 +12,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.models.folder import read_settings, weight_files
-from iot_pipeline.models.loading import describe_base, load_base
+from iot_pipeline.models.loading import LARGEST, describe_base, load_base
 from iot_pipeline.models.tokenizer import (
     check_text_survives,
     end_of_turn,
@@ -25,7 +25,6 @@ from iot_pipeline.models.tokenizer import (
 CHUNK = 1 << 24  # values checked at a time: 64 MiB of fp32
 # Floating-point types that are weights as they are; FP8 and integers need scales that are kept elsewhere.
 PLAIN = {"F64", "F32", "F16", "BF16"}
-LARGEST = 1e10  # of a weight; a damaged exponent gives up to 3e38, whose products are infinite
 
 
 def examine(base: str, folder: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:

@@ -92,21 +92,24 @@ def refuse_pointers(folder: Path) -> None:
         raise UserError(f"IOT_BASE_MODEL: {place} cannot be read ({error.strerror}); mend its permissions") from None
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read a settings file of a model, {} if there is none; UserError if it is not a JSON object."""
+def read_settings(path: Path, whose: str = "IOT_BASE_MODEL: ", mend: str = "download the base again") -> dict[str, Any]:
+    """Read a settings file of a model, {} if there is none; UserError if it is not a JSON object.
+
+    `whose` begins the sentence of the error, and `mend` ends it.
+    """
     if not path.is_file():
         return {}
     if path.stat().st_size > MOST_SETTINGS:
         size = f"{path.stat().st_size:,} bytes"
-        raise UserError(f"IOT_BASE_MODEL: {path} is too large for settings ({size}); download the base again")
+        raise UserError(f"{whose}{path} is too large for settings ({size}); {mend}")
     try:
         values = json.loads(path.read_text(), parse_constant=_refuse_nan)
     except RecursionError:
-        raise UserError(f"IOT_BASE_MODEL: {path} is nested too deeply; download the base again") from None
+        raise UserError(f"{whose}{path} is nested too deeply; {mend}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"IOT_BASE_MODEL: {path} is no readable JSON ({error}); download the base again") from error
+        raise UserError(f"{whose}{path} is no readable JSON ({error}); {mend}") from error
     if not isinstance(values, dict):
-        raise UserError(f"IOT_BASE_MODEL: {path} is no JSON object; download the base again")
+        raise UserError(f"{whose}{path} is no JSON object; {mend}")
     return values
 
 

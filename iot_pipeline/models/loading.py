@@ -14,6 +14,13 @@ from iot_pipeline.models.tokenizer import in_one_line, load_tokenizer
 
 ADAPTER = "adapter_model.safetensors"
 NAMED = 3  # tensors listed in an error
+LARGEST = 1e10  # of a weight; a damaged exponent gives up to 3e38, whose products are infinite
+LARGEST_ALPHA = 1e6
+# Of peft's settings: they change scale, layers or code of an adapter whose tensors look the same.
+NEVER_SET = (
+    "alpha_pattern", "rank_pattern", "use_rslora", "use_dora", "lora_bias", "modules_to_save", "layers_to_transform",
+    "trainable_token_indices", "megatron_config", "auto_map",
+)  # fmt: skip
 SCALED = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # Gemma 2, Granite, Cohere
 
 
@@ -182,6 +189,7 @@ def load_adapter(model: Any, folder: Path, base: str, trainable: bool = False) -
     from peft import PeftModel, get_peft_model_state_dict
 
     held = adapter_tensors(folder, base)
+    check_adapter_settings(folder)
     try:
         adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, trust_remote_code=False)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -209,6 +217,20 @@ def adapter_tensors(folder: Path, base: str) -> dict[str, Any]:
     return held
 
 
+def check_adapter_settings(folder: Path) -> None:
+    """Refuse settings of an adapter that no training here writes: most would change its effect without an error."""
+    path, mend = folder / "adapter_config.json", "train this track and stage again"
+    told = read_settings(path, "", mend)
+    alpha = told.get("lora_alpha")
+    if not isinstance(alpha, int | float) or not 0 < alpha <= LARGEST_ALPHA:
+        raise UserError(f"{path}: lora_alpha is {alpha!r}, no number of a training here; {mend}")
+    for name, value in {"peft_type": "LORA", "task_type": "CAUSAL_LM"}.items():
+        if told.get(name) != value:
+            raise UserError(f"{path}: {name} is {told.get(name)!r} in place of {value}; {mend}")
+    if strange := [name for name in NEVER_SET if told.get(name)]:
+        raise UserError(f"{path}: {strange[0]} is set, which no training here does; {mend}")
+
+
 def check_tensors_of(path: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Compare the tensors of a file with those that a model needs; UserError names what is missing or wrong."""
     mend = "remove the file, and train this track and stage again"
@@ -221,7 +243,9 @@ def check_tensors_of(path: Path, held: dict[str, Any], wanted: dict[str, Any]) -
             raise UserError(
                 f"{path}: {name} has shape {list(value.shape)} where the base needs {list(wanted[name].shape)}; {mend}"
             )
-        if not value.isfinite().all():
+        if not value.is_floating_point() or value.element_size() == 1:
+            raise UserError(f"{path}: {name} holds {str(value.dtype).removeprefix('torch.')} values; {mend}")
+        if value.numel() and not value.abs().max() <= LARGEST:  # NaN is not
             raise UserError(f"{path}: {name} holds values that are no numbers; {mend}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +56,15 @@ def change(path: Path, harm: Callable[[dict[str, Any]], Any]) -> None:
     save_file(tensors, path, metadata=facts)
 
 
+def settings_of(path: Path) -> Path:
+    return path.with_name("adapter_config.json")
+
+
+def set_in(path: Path, **values: Any) -> None:
+    told = json.loads(settings_of(path).read_text()) | values
+    settings_of(path).write_text(json.dumps(told))
+
+
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half of it": (
         lambda path: change(path, lambda t: [t.pop(name) for name in list(t) if "layers.1" in name]),
@@ -65,6 +76,21 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no number": (lambda path: change(path, lambda t: t[LORA].fill_(torch.nan)), f"{LORA} holds values that are no"),
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-8]), "is damaged"),
     "of no base": (lambda path: save_file(load_file(path), path), "was not trained on the base .* as it is now"),
+    "whole numbers": (lambda path: change(path, lambda t: t.update({LORA: t[LORA].int()})), f"{LORA} holds int32 val"),
+    "eight bits": (
+        lambda path: change(path, lambda t: t.update({LORA: t[LORA].to(torch.float8_e4m3fn)})),
+        "holds float8_e4m3fn",
+    ),
+    "a flipped exponent": (lambda path: change(path, lambda t: t[LORA].fill_(1e38)), f"{LORA} holds values that are"),
+    "settings as a list": (lambda path: settings_of(path).write_text("[]"), r"adapter_config\.json is no JSON object"),
+    "settings cut off": (lambda path: settings_of(path).write_text("{"), r"adapter_config\.json is no readable JSON"),
+    "another scale": (lambda path: set_in(path, lora_alpha=float("1e9")), "lora_alpha is 1000000000.0, no number of a"),
+    "no scale": (lambda path: set_in(path, lora_alpha=0), "lora_alpha is 0, no number of a"),
+    "another rank": (lambda path: set_in(path, r=8), "does not fit the base .*size mismatch"),
+    "scale by the root": (lambda path: set_in(path, use_rslora=True), "use_rslora is set, which no training here"),
+    "scale of one layer": (lambda path: set_in(path, alpha_pattern={"q_proj": 9}), "alpha_pattern is set, which no"),
+    "another kind": (lambda path: set_in(path, peft_type="IA3"), "peft_type is 'IA3' in place of LORA"),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "train this track and stage first"),
     "gone": (lambda path: path.unlink(), "train this track and stage first"),
     "settings gone": (lambda path: path.with_name("adapter_config.json").unlink(), "train this track and stage first"),
 }
