@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +15,17 @@ os.environ["IOT_BASE_CACHE"] = _bases.name  # what tests build is no user's base
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def no_setting_outlives_its_test() -> Iterator[None]:
+    """Commands run in this process put file names of settings into the environment, for their subprocesses."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("IOT_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("IOT_") and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)
+
 
 # Files that take minutes or half a minute go first, so that no worker is left alone with one at the end.
 SLOW_FIRST = ("test_end_to_end.py", "test_training.py", "test_ui.py", "test_baselines.py", "test_trainer.py")

@@ -23,8 +23,10 @@ SMALL = {
     "IOT_ROWS": "700",
     "IOT_BASE_STEPS": "12",
     "IOT_TRAIN_MAX_STEPS": "4",
+    "IOT_CLASS_ROWS": "8",
+    "IOT_CLASS_COPIES": "1",
     "IOT_EXPLAINED_FLOWS": "3",
-    "IOT_AUDIT_ROWS": "64",
+    "IOT_AUDIT_ROWS": "32",
     "IOT_AUDIT_WORDS": "200",
     "IOT_PROCESSES": "1",  # several are tested where training is; here each would load torch once more
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iot_pipeline.commands import console
-from iot_pipeline.commands.explain import named
+from iot_pipeline.commands.explain import Fitted, named
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.settings import load_settings
@@ -26,15 +26,15 @@ class Scorer:
         return self.scores
 
 
-@pytest.mark.parametrize("temperature", [None, 2.0])
-def test_scores_that_are_nan_are_no_answer(temperature: float | None) -> None:
+@pytest.mark.parametrize("fitted", [None, Fitted(2.0, 0.5)])
+def test_scores_that_are_nan_are_no_answer(fitted: Fitted | None) -> None:
     scores = np.log(np.full((3, len(SPEC.classes)), 1 / len(SPEC.classes)))
     student: Any = Scorer(scores)
-    found = named(student, ["a", "b", "c"], SPEC, load_settings({}), temperature, print)
+    found = named(student, ["a", "b", "c"], SPEC, load_settings({}), fitted, print)
     assert [answer["probability"] for answer in found] == [round(1 / len(SPEC.classes), 6)] * 3
     scores[1, 2] = np.nan
     with pytest.raises(UserError, match="scores 1 of 3 distinct flows as NaN: its weights are damaged"):
-        named(student, ["a", "b", "c"], SPEC, load_settings({}), temperature, print)
+        named(student, ["a", "b", "c"], SPEC, load_settings({}), fitted, print)
 
 
 def test_printed_json_holds_no_nan() -> None:

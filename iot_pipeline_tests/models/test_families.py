@@ -112,7 +112,7 @@ REFUSED = {
         "{% if messages[0].role != 'system' %}{{ raise_exception('a system turn is needed') }}{% endif %}",
         "refuses a user's turn and its answer: a system turn is needed",
     ),
-    "the answer is lost": (CHATML.replace("m.content", "m.role"), "is not the beginning"),
+    "the answer is lost": (CHATML.replace("m.content", "m.role"), "leaves out the text of a question"),
 }
 
 

@@ -49,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_row_is_kept_rejected_or_left_out_and_a_lost_one_is_told(tmp_path: Path) -> None:
     base = dict.fromkeys(SPEC.feature_names, 0.0) | {"is_attack": 1.0}
-    rows = [{"traffic": 1.0}, {"traffic": 3.0}, {"traffic": 2.0}, {"traffic": 4.0, "orig_pkts": float("nan")}]
+    rows = [{"traffic": 1.0}, {"traffic": 3.0}, {"traffic": 2.0}, {"traffic": 3.0, "orig_pkts": float("nan")}]
     pd.DataFrame([base | row for row in rows]).to_parquet(tmp_path / "raw.parquet")
     files = tmp_path / "raw.parquet", tmp_path / "flows.parquet"
     built = build_flows(SPEC, *files, max_rejected_share=0.5)
