@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint ui status doctor clean
+.PHONY: run test test-all lint ui status doctor clean
 
 run: $(VENV)/.installed            ## install, make every artefact that is missing or stale, print the results
 	$(BIN)/iot-pipeline run
 
 test: $(VENV)/.installed-dev lint  ## install, lint, type-check, run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-all: $(VENV)/.installed-dev lint  ## the same, with the tests of benchmarks and of the optional base
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'slow or not slow'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

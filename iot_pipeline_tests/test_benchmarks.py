@@ -9,6 +9,8 @@ import pytest
 
 from iot_pipeline.settings import PROJECT_ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_gpu_benchmark_measures_every_way_or_says_why_not() -> None:
     script = PROJECT_ROOT / "benchmarks" / "gpu_training.py"

@@ -85,6 +85,7 @@ def run(bundle: Path, out: Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_a_bundle_is_made_of_a_lake_and_measured_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Any
 ) -> None:

@@ -24,6 +24,8 @@ from iot_pipeline.models.check import check_base
 from iot_pipeline.vocabulary import Trained
 from iot_pipeline_tests.models.small_gguf import write_gguf
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
