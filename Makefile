@@ -27,8 +27,7 @@ ui: $(VENV)/.installed             ## the Dagster UI on this lake
 status doctor: $(VENV)/.installed
 	$(BIN)/iot-pipeline $@
 
-# Files are compiled when they are first imported: pip would compile all, of which a third is ever used.
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --editable
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --editable
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "error: Python 3.11 or 3.12 is needed; say make PYTHON=python3.11")'
