@@ -1,4 +1,4 @@
-"""`explain` writes numbers or nothing: scores that are NaN, and JSON that would hold NaN, are errors."""
+"""A classifier gives numbers or nothing: scores that are NaN, and JSON that would hold NaN, are errors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from iot_pipeline.commands import console
-from iot_pipeline.commands.explain import Fitted, named
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.serving.classifier import Classifier, Fitted, Origin
 from iot_pipeline.settings import load_settings
 
 SPEC = load_spec("farm_flow")
@@ -30,11 +30,13 @@ class Scorer:
 def test_scores_that_are_nan_are_no_answer(fitted: Fitted | None) -> None:
     scores = np.log(np.full((3, len(SPEC.classes)), 1 / len(SPEC.classes)))
     student: Any = Scorer(scores)
-    found = named(student, ["a", "b", "c"], SPEC, load_settings({}), fitted, print)
-    assert [answer["probability"] for answer in found] == [round(1 / len(SPEC.classes), 6)] * 3
+    origin = Origin("10K", "original", "tiny", "", {}, "", [])
+    writer: Any = None  # texts are given
+    classifier = Classifier(student, SPEC, writer, load_settings({}), fitted, origin)
+    assert np.allclose(np.exp(classifier.scores(["a", "b", "c"])), 1 / len(SPEC.classes))
     scores[1, 2] = np.nan
     with pytest.raises(UserError, match="scores 1 of 3 distinct flows as NaN: its weights are damaged"):
-        named(student, ["a", "b", "c"], SPEC, load_settings({}), fitted, print)
+        classifier.scores(["a", "b", "c"])
 
 
 def test_printed_json_holds_no_nan() -> None:

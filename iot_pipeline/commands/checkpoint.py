@@ -1,4 +1,4 @@
-"""Lookup of a trained student in the lake: base, adapter and their data versions."""
+"""Lookup of a trained student in the lake, and its opening for use."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.rare import with_kept_classes
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.texts import FlowTextWriter
+from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.vocabulary import CONTROLS, Trained, staged
+from iot_pipeline.serving.classifier import LEVEL, Classifier, Fitted, Origin
+from iot_pipeline.settings import Settings
+from iot_pipeline.vocabulary import CONTROLS, DISTILLED, Trained, staged
 
 
 @dataclass(frozen=True)
@@ -47,3 +54,31 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
     named = json.loads((lake.folder(base) / "base.json").read_text())
     location = str(named["name"]) if named["kind"] == "given" else str(lake.folder(base) / "model")
     return Checkpoint(adapter, location, named["name"], lake.folder(adapter), versions, provenance.get("labels", []))
+
+
+def open_classifier(settings: Settings, stage: str, track: str) -> Classifier:
+    """Load the student of a stage and track, trained with the first seed, for use.
+
+    Raises UserError if it does not exist, a file of it was altered, or it was made with other settings.
+    """
+    lake, trained = Lake(settings.lake_path), Trained(settings.seeds[0], track)
+    found = find(lake, stage, trained)
+    if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
+        raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")
+    spec = with_kept_classes(load_spec(settings.data.dataset), lake.folder(ArtefactId("flows")))
+    writer = FlowTextWriter.load(lake.folder(ArtefactId("flow_texts")), spec)
+    prompt = lake.manifest(ArtefactId("prompt", "original" if track == DISTILLED else track))
+    model = found.made_of[str(found.artefact)]
+    version = prompt.data_version if prompt is not None else ""
+    origin = Origin(stage, track, found.name, model, found.made_of, version, found.labels)
+    student = Student.load(found.base, found.adapter, threads=settings.run.threads)
+    return Classifier(student, writer.spec, writer, settings, fitted_on_calibration(lake, stage, trained), origin)
+
+
+def fitted_on_calibration(lake: Lake, stage: str, trained: Trained) -> Fitted | None:
+    """Read what was fitted on the calibration side; None if the student was not evaluated."""
+    metrics = ArtefactId(staged("eval_metrics", stage), trained.key)
+    if lake.manifest(metrics) is None:
+        return None
+    found = json.loads((lake.verified(metrics) / "eval.json").read_text())
+    return Fitted(float(found["calibration"]["temperature"]), float(found["sets"][LEVEL]["threshold"]))

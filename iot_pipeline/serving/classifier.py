@@ -1,0 +1,154 @@
+"""Classification of flows by a trained student: what `classify`, `explain` and `serve` answer, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iot_pipeline.augmentation.checks import check_answer
+from iot_pipeline.errors import UserError
+from iot_pipeline.evaluation.conformal import prediction_sets
+from iot_pipeline.evaluation.metrics import apply_temperature
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.flows.texts import FlowTextWriter
+from iot_pipeline.inference.grammar import held_to
+from iot_pipeline.inference.student import Student, room_for
+from iot_pipeline.models.tokenizer import LABEL_LINE
+from iot_pipeline.settings import Settings
+from iot_pipeline.sft.tasks import asked
+
+Log = Callable[[str], None]
+LEVEL = "0.95"  # share of flows whose set holds their class
+
+
+class Fitted(NamedTuple):
+    """Temperature of the probabilities and threshold of the sets, both of the calibration side."""
+
+    temperature: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a student's verdicts come from: every event cites it.
+
+    `model`: data version of the adapter; `made_of`: data versions of base and adapter; `prompt`: data version of the
+    track's prompt; `labels`: parts that are not real (simulated flows, embedded teacher, tiny base).
+    """
+
+    stage: str
+    track: str
+    base: str
+    model: str
+    made_of: dict[str, str]
+    prompt: str
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An answer in words, how it was decoded, and its statements that the flow does not support."""
+
+    text: str
+    decoding: str
+    unsupported: list[str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the student says of one distinct flow.
+
+    `probabilities`: of every class, calibrated if the student was evaluated; they sum to 1. `members`: the classes that
+    cannot be ruled out at LEVEL, [] if none is likely enough, None if the student was not evaluated. `out_of_range`:
+    features whose value no row of the train pool reaches.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    members: list[str] | None
+    out_of_range: list[str]
+    explanation: Explanation | None = None
+
+    @property
+    def probability(self) -> float:
+        """Probability of the class."""
+        return self.probabilities[self.label]
+
+    @property
+    def unsure(self) -> bool:
+        """True if more classes than one cannot be ruled out, or all can; False if the student was not evaluated."""
+        return self.members is not None and len(self.members) != 1
+
+
+@dataclass
+class Classifier:
+    """A loaded student with all that it takes to read flows and to say how sure it is."""
+
+    student: Student
+    spec: DatasetSpec
+    writer: FlowTextWriter
+    settings: Settings
+    fitted: Fitted | None
+    origin: Origin
+
+    def classify(self, flows: Any, log: Log | None = None) -> list[Verdict]:
+        """Classify each row of a frame that has the features of the data set; UserError if a score is NaN."""
+        texts = self.writer.texts(flows)
+        logs = self.scores(texts, log)
+        sets = prediction_sets(logs, self.fitted.threshold) if self.fitted is not None else [None] * len(logs)
+        names = self.spec.classes
+        return [
+            Verdict(
+                names[row.argmax()],
+                dict(zip(names, np.exp(row).tolist(), strict=True)),
+                None if members is None else [names[place] for place in np.flatnonzero(members)],
+                strange,
+            )
+            for row, members, strange in zip(logs, sets, self.writer.out_of_range(flows), strict=True)
+        ]
+
+    def scores(self, texts: Sequence[str], log: Log | None = None) -> np.ndarray:
+        """Return log-probabilities of flow texts, calibrated if the student was evaluated: float64 [texts, classes]."""
+        questions = [asked(text, "classify", self.settings.student.tasks) for text in texts]
+        scores = self.student.score_labels(questions, self.spec.classes, log=log)
+        if bad := int(np.isnan(scores).any(axis=1).sum()):
+            raise UserError(
+                f"the student scores {bad:,} of {len(scores):,} distinct flows as NaN: its weights are damaged; "
+                "train it again, or fetch its base again"
+            )
+        return apply_temperature(scores, self.fitted.temperature) if self.fitted is not None else scores
+
+    def explain(self, flows: Any, verdicts: Sequence[Verdict], log: Log | None = None) -> list[Verdict]:
+        """Return the verdicts with the student's explanation of each, checked against its flow.
+
+        Args:
+            flows: The rows that were classified.
+            verdicts: The verdict of each row.
+            log: Called with progress messages.
+
+        Raises:
+            UserError: The tokeniser does not allow grounded decoding.
+        """
+        texts, settings = self.writer.texts(flows), self.settings
+        decoding, marked = settings.serving.decoding, settings.teacher.facts == "marked"
+        labels = [verdict.label for verdict in verdicts]
+        questions = [asked(text, "explain", settings.student.tasks) for text in texts]
+        # Without the newline: some tokenizers make one token of it and what follows.
+        heads = [f"{LABEL_LINE} {label}" for label in labels]
+        held = held_to(texts, marked, self.spec, labels=labels) if decoding == "grounded" else {}
+        longest = room_for(settings.teacher.explanation_words)
+        written = self.student.explain(questions, longest, answers=heads, log=log, **held)
+        return [
+            replace(verdict, explanation=Explanation(answer, decoding, self._unsupported(answer, text, verdict.label)))
+            for verdict, text, (answer, _ended) in zip(verdicts, texts, written, strict=True)
+        ]
+
+    def _unsupported(self, answer: str, text: str, label: str) -> list[str]:
+        """List the statements of an answer that its flow does not support."""
+        spec, marked = self.spec, self.settings.teacher.facts == "marked"
+        return check_answer(
+            answer, text, label, spec.classes, spec.standardised, marked=marked, known=spec.known_values
+        )
