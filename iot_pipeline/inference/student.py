@@ -168,6 +168,7 @@ class Student:
         log: Callable[[str], None] | None = None,
         grounded_in: Sequence[str] | None = None,
         guided_by: Sequence[str] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[tuple[str, bool]]:
         """Write answers to flow texts by greedy generation in batches.
 
@@ -179,6 +180,7 @@ class Student:
             log: Called with progress messages.
             grounded_in: Flow texts [prompts] that all numbers of the answers must come from (grounding.py); None: free.
             guided_by: Lark grammars [prompts] that the answers must follow (grammar.py); None: free.
+            meanwhile: Called before each token; it may score with this student, and ends the writing by raising.
 
         Returns:
             (answer, True if the model ended it, False if it was truncated) for each prompt.
@@ -212,6 +214,8 @@ class Student:
             if guided_by is not None:
                 grammars = [guided_by[row] for row in rows]
                 held.append(GuidedAnswers(self._guide_tokens, grammars, [self._ids(head) for head in begun]))
+            if meanwhile is not None:
+                held.append(_calling(meanwhile))
             with torch.inference_mode():
                 made = self.model.generate(
                     input_ids=tokens.to(self.device),
@@ -326,6 +330,16 @@ class Student:
     def _ids(self, text: str) -> list[int]:
         """Encode a part of an answer; it never yields control tokens."""
         return encode(self.tokenizer, [literal(self.tokenizer, text)])[0]
+
+
+def _calling(meanwhile: Callable[[], None]) -> Callable[[Any, Any], Any]:
+    """Return a logits processor of transformers that changes nothing and calls `meanwhile`."""
+
+    def process(_input_ids: Any, scores: Any) -> Any:
+        meanwhile()
+        return scores
+
+    return process
 
 
 def _tree(names: list[list[int]]) -> dict[tuple[int, ...], _Node]:

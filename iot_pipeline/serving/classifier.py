@@ -121,13 +121,20 @@ class Classifier:
             )
         return apply_temperature(scores, self.fitted.temperature) if self.fitted is not None else scores
 
-    def explain(self, flows: Any, verdicts: Sequence[Verdict], log: Log | None = None) -> list[Verdict]:
+    def explain(
+        self,
+        flows: Any,
+        verdicts: Sequence[Verdict],
+        log: Log | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> list[Verdict]:
         """Return the verdicts with the student's explanation of each, checked against its flow.
 
         Args:
             flows: The rows that were classified.
             verdicts: The verdict of each row.
             log: Called with progress messages.
+            meanwhile: Called before each token; it may classify other flows, and ends the writing by raising.
 
         Raises:
             UserError: The tokeniser does not allow grounded decoding.
@@ -140,7 +147,7 @@ class Classifier:
         heads = [f"{LABEL_LINE} {label}" for label in labels]
         held = held_to(texts, marked, self.spec, labels=labels) if decoding == "grounded" else {}
         longest = room_for(settings.teacher.explanation_words)
-        written = self.student.explain(questions, longest, answers=heads, log=log, **held)
+        written = self.student.explain(questions, longest, answers=heads, log=log, meanwhile=meanwhile, **held)
         return [
             replace(verdict, explanation=Explanation(answer, decoding, self._unsupported(answer, text, verdict.label)))
             for verdict, text, (answer, _ended) in zip(verdicts, texts, written, strict=True)

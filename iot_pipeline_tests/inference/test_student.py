@@ -142,3 +142,25 @@ def test_many_token_names_of_the_real_tokenizer_are_scored_exactly() -> None:
     names = ["Normal", "Arp_Spoofing", "BotNet_DDOS", "TCP_Flood", "UDP_Flood"]
     texts = flow_texts(3)
     assert np.allclose(student.score_labels(texts, names), [by_hand(student, text, names) for text in texts], atol=1e-4)
+
+
+def test_scoring_between_the_tokens_of_an_explanation_changes_neither(student: Student) -> None:
+    texts = flow_texts(6)
+    alone, scores = student.explain(texts[:2], 40), student.score_labels(texts, CLASSES)
+    between: list[np.ndarray] = []
+    written = student.explain(texts[:2], 40, meanwhile=lambda: between.append(student.score_labels(texts, CLASSES)))
+    assert written == alone
+    assert len(between) > 5 and all(np.array_equal(found, scores) for found in between)
+
+
+def test_writing_ends_where_what_is_done_meanwhile_raises(student: Student) -> None:
+    calls: list[int] = []
+
+    def stop_at_the_third() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        student.explain(flow_texts(2), 40, meanwhile=stop_at_the_third)
+    assert len(calls) == 3
