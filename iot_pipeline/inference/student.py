@@ -133,6 +133,30 @@ class Student:
         Raises:
             UserError: There are no classes, or one is given twice.
         """
+        return self._read_labels(prompts, classes, batch_tokens, log, states=False)[0]
+
+    def score_with_states(
+        self,
+        prompts: Sequence[str],
+        classes: Sequence[str],
+        batch_tokens: int = 8192,
+        log: Callable[[str], None] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score the labels as `score_labels` does; return also the hidden states that the head read, in the same pass.
+
+        States are float32 [prompts, hidden size], of the label position, after the final norm.
+        """
+        return self._read_labels(prompts, classes, batch_tokens, log, states=True)
+
+    def _read_labels(
+        self,
+        prompts: Sequence[str],
+        classes: Sequence[str],
+        batch_tokens: int,
+        log: Callable[[str], None] | None,
+        states: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score the labels in batches; the second array, of hidden states, is empty without `states`."""
         import torch
 
         if not classes or len(set(classes)) != len(classes):
@@ -142,12 +166,15 @@ class Student:
         distinct = {text: place for place, text in enumerate(dict.fromkeys(prompts))}
         ids = [prompt + begun for prompt in self._prompts(list(distinct))]
         scores = np.empty((len(ids), len(classes)))
+        kept = np.empty((len(ids), self.model.config.get_text_config().hidden_size if states else 0), dtype=np.float32)
         started = last = time.perf_counter()
         done = 0
         with torch.inference_mode():
             lengths = [len(row) for row in ids]
             for rows in _buckets(lengths, batch_tokens, self._window_binds(max(lengths, default=0), tree)):
-                scores[rows] = self._score([ids[row] for row in rows], tree, len(classes))
+                scores[rows], hidden = self._score([ids[row] for row in rows], tree, len(classes))
+                if states:
+                    kept[rows] = hidden.float().cpu().numpy()
                 done += len(rows)
                 now = time.perf_counter()
                 if log and (now - last > 5 or done == len(ids)):
@@ -157,7 +184,8 @@ class Student:
                         f"{done / (now - started):,.0f} flows/s"
                     )
         scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
-        return scores[[distinct[text] for text in prompts]] if len(prompts) else scores
+        places = [distinct[text] for text in prompts]
+        return scores[places], kept[places]
 
     def explain(
         self,
@@ -252,8 +280,8 @@ class Student:
     def _number_tokens(self) -> NumberTokens:
         return NumberTokens(self.tokenizer, self.model.get_output_embeddings().weight.shape[0])
 
-    def _score(self, ids: list[list[int]], tree: dict[tuple[int, ...], _Node], classes: int) -> np.ndarray:
-        """Return the summed log-probabilities of the names' tokens, float64 [rows, classes]."""
+    def _score(self, ids: list[list[int]], tree: dict[tuple[int, ...], _Node], classes: int) -> tuple[np.ndarray, Any]:
+        """Return the summed log-probabilities of the names' tokens, float64 [rows, classes], and the hidden states."""
         import torch
 
         lengths = torch.tensor([len(row) for row in ids], device=self.device)
@@ -272,7 +300,7 @@ class Student:
         self._add(out, logs, tree[()])
         if made is not None:
             self._follow(out, made.past_key_values, lengths, deeper, tree, body, head)
-        return out.cpu().numpy()
+        return out.cpu().numpy(), hidden
 
     @staticmethod
     def _add(out: Any, logs: Any, node: _Node) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.benchmark import benchmark_variants
+from iot_pipeline.inference.states import label_energies
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors
@@ -77,6 +78,23 @@ def test_scores_equal_reading_each_name_alone(student: Student, names: list[str]
     assert np.array_equal(scores[0], scores[2])
     one_by_one = np.concatenate([student.score_labels([text], names, batch_tokens=1) for text in texts])
     assert np.allclose(scores, one_by_one, atol=1e-4)
+
+
+def test_hidden_states_are_what_the_head_reads_at_the_label(student: Student) -> None:
+    import torch
+
+    texts = [flow_texts(3)[2], flow_texts(3)[1] + "\nextra: 12.345", flow_texts(3)[2]]
+    scores, states = student.score_with_states(texts, CLASSES)
+    assert np.array_equal(scores, student.score_labels(texts, CLASSES)) and np.array_equal(states[0], states[2])
+    ids = student._prompts(texts[1:2])[0] + student._ids("CLASSIFICATION:")
+    with torch.inference_mode():
+        logits = student.model(torch.tensor([ids])).logits[0, -1]
+        read = student.model.get_output_embeddings()(torch.tensor(states[1]))
+    assert torch.allclose(logits, read, atol=1e-3)
+    first = {student._ids(f" {name}")[0] for name in CLASSES}
+    energy = label_energies(student, states, CLASSES)[1]
+    assert energy == pytest.approx(-float(logits[sorted(first)].logsumexp(0)), abs=1e-3)
+    assert student.score_with_states([], CLASSES)[1].shape == (0, states.shape[1])
 
 
 def test_a_name_that_begins_another_is_told_from_it(student: Student) -> None:
