@@ -70,9 +70,15 @@ def open_classifier(settings: Settings, stage: str, track: str) -> Classifier:
     prompt = lake.manifest(ArtefactId("prompt", "original" if track == DISTILLED else track))
     model = found.made_of[str(found.artefact)]
     version = prompt.data_version if prompt is not None else ""
-    origin = Origin(stage, track, found.name, model, found.made_of, version, found.labels)
+    origin = Origin(stage, track, found.name, model, found.made_of, version, found.labels, lake_versions(lake))
     student = Student.load(found.base, found.adapter, threads=settings.run.threads)
     return Classifier(student, writer.spec, writer, settings, fitted_on_calibration(lake, stage, trained), origin)
+
+
+def lake_versions(lake: Lake) -> dict[str, str]:
+    """Return the data versions of the lake's flows and of their texts."""
+    found = {name: lake.manifest(ArtefactId(name)) for name in ("flows", "flow_texts")}
+    return {name: manifest.data_version for name, manifest in found.items() if manifest is not None}
 
 
 def fitted_on_calibration(lake: Lake, stage: str, trained: Trained) -> Fitted | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from iot_pipeline.augmentation.answers import facts_of, parse_answer
 from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.conformal import prediction_sets
@@ -17,11 +19,13 @@ from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.grammar import held_to
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.models.tokenizer import LABEL_LINE
+from iot_pipeline.serving.evidence import Fact, farthest
 from iot_pipeline.settings import Settings
 from iot_pipeline.sft.tasks import asked
 
 Log = Callable[[str], None]
 LEVEL = "0.95"  # share of flows whose set holds their class
+FARTHEST = 5  # features that describe a flow without an explanation
 
 
 class Fitted(NamedTuple):
@@ -36,7 +40,8 @@ class Origin:
     """Where a student's verdicts come from: every event cites it.
 
     `model`: data version of the adapter; `made_of`: data versions of base and adapter; `prompt`: data version of the
-    track's prompt; `labels`: parts that are not real (simulated flows, embedded teacher, tiny base).
+    track's prompt; `labels`: parts that are not real (simulated flows, embedded teacher, tiny base); `lake`: data
+    versions of the flows that it was trained on and of their texts.
     """
 
     stage: str
@@ -46,15 +51,27 @@ class Origin:
     made_of: dict[str, str]
     prompt: str
     labels: list[str]
+    lake: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Digest of base and adapter together: it names the model."""
+        return sha256(
+            "".join(f"{name} {version}\n" for name, version in sorted(self.made_of.items())).encode()
+        ).hexdigest()
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """An answer in words, how it was decoded, and its statements that the flow does not support."""
+    """An answer in words, how it was decoded, its statements that the flow does not support, and the facts it cites.
+
+    `cited`: the indicators whose value is the flow's.
+    """
 
     text: str
     decoding: str
     unsupported: list[str]
+    cited: list[Fact] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,8 @@ class Verdict:
 
     `probabilities`: of every class, calibrated if the student was evaluated; they sum to 1. `members`: the classes that
     cannot be ruled out at LEVEL, [] if none is likely enough, None if the student was not evaluated. `out_of_range`:
-    features whose value no row of the train pool reaches.
+    features whose value no row of the train pool reaches. `farthest`: its least usual values, which describe the flow
+    and are no reason of the student.
     """
 
     label: str
@@ -71,6 +89,7 @@ class Verdict:
     members: list[str] | None
     out_of_range: list[str]
     explanation: Explanation | None = None
+    farthest: list[Fact] = field(default_factory=list)
 
     @property
     def probability(self) -> float:
@@ -106,8 +125,11 @@ class Classifier:
                 dict(zip(names, np.exp(row).tolist(), strict=True)),
                 None if members is None else [names[place] for place in np.flatnonzero(members)],
                 strange,
+                farthest=far,
             )
-            for row, members, strange in zip(logs, sets, self.writer.out_of_range(flows), strict=True)
+            for row, members, strange, far in zip(
+                logs, sets, self.writer.out_of_range(flows), farthest(self.writer, flows, FARTHEST), strict=True
+            )
         ]
 
     def scores(self, texts: Sequence[str], log: Log | None = None) -> np.ndarray:
@@ -140,22 +162,30 @@ class Classifier:
             UserError: The tokeniser does not allow grounded decoding.
         """
         texts, settings = self.writer.texts(flows), self.settings
-        decoding, marked = settings.serving.decoding, settings.teacher.facts == "marked"
+        marked = settings.teacher.facts == "marked"
         labels = [verdict.label for verdict in verdicts]
         questions = [asked(text, "explain", settings.student.tasks) for text in texts]
         # Without the newline: some tokenizers make one token of it and what follows.
         heads = [f"{LABEL_LINE} {label}" for label in labels]
-        held = held_to(texts, marked, self.spec, labels=labels) if decoding == "grounded" else {}
+        held = held_to(texts, marked, self.spec, labels=labels) if settings.serving.decoding == "grounded" else {}
         longest = room_for(settings.teacher.explanation_words)
         written = self.student.explain(questions, longest, answers=heads, log=log, meanwhile=meanwhile, **held)
         return [
-            replace(verdict, explanation=Explanation(answer, decoding, self._unsupported(answer, text, verdict.label)))
+            replace(verdict, explanation=self._judged(answer, text, verdict.label))
             for verdict, text, (answer, _ended) in zip(verdicts, texts, written, strict=True)
         ]
 
-    def _unsupported(self, answer: str, text: str, label: str) -> list[str]:
-        """List the statements of an answer that its flow does not support."""
+    def _judged(self, answer: str, text: str, label: str) -> Explanation:
+        """Check an answer against its flow's text."""
         spec, marked = self.spec, self.settings.teacher.facts == "marked"
-        return check_answer(
+        unsupported = check_answer(
             answer, text, label, spec.classes, spec.standardised, marked=marked, known=spec.known_values
         )
+        facts, ranks = facts_of(text, spec.standardised, spec.known_values), self.writer.ranks
+        assert ranks is not None  # written for every serialisation
+        cited = [
+            Fact(item.feature, facts.values[item.feature], ranks.place(item.feature, facts.values[item.feature]))
+            for item in parse_answer(answer).indicators
+            if item.feature in facts.values and facts.says(item) == facts.values[item.feature]
+        ]
+        return Explanation(answer, self.settings.serving.decoding, unsupported, list(dict.fromkeys(cited)))
