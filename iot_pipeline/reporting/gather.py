@@ -94,7 +94,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Origin:
-    """One artefact's versions, its own seed and settings, and the prompts upstream of it, name -> version."""
+    """One artefact's versions, seed, settings, the prompts upstream of it (name -> version) and its inputs.
+
+    `inputs`: artefact -> data version.
+    """
 
     asset: str
     partition: str
@@ -105,6 +108,12 @@ class Origin:
     seed: int | None
     code_commit: str | None
     run_id: str | None
+    inputs: Mapping[ArtefactId, str] = field(default_factory=dict)
+
+    @property
+    def artefact(self) -> ArtefactId:
+        """Identifier of the artefact."""
+        return ArtefactId(self.asset, self.partition)
 
 
 @dataclass
@@ -169,10 +178,15 @@ class Facts:
         model = self.baselines.get(stage, {}).get("automl", {}).get("model") or {}
         return dict(model.get("importances") or {})
 
-    def origin(self, partition: Partition) -> Origin | None:
-        """Return the lineage of a checkpoint, if it is known."""
-        made = (origin for origin in self.lineage if origin.asset == checkpoint(partition))
+    def origin(self, partition: Partition, name: str = "lora_checkpoint") -> Origin | None:
+        """Return the lineage of a student's checkpoint, or of another asset of that student, if it is known."""
+        made = (origin for origin in self.lineage if origin.asset == staged(name, partition.stage))
         return next((origin for origin in made if partition_parts(origin.partition)[-1] == partition.track), None)
+
+    def artefact(self, name: str, partition: Partition) -> str:
+        """Return the artefact of a student as captions cite it: `eval_metrics_10K[2027|original]`."""
+        origin = self.origin(partition, name)
+        return str(origin.artefact) if origin is not None else staged(name, partition.stage)
 
 
 def checkpoint(partition: Partition) -> str:
@@ -275,8 +289,19 @@ def _answers(path: Path) -> tuple[list[Example], float | None]:
 
 
 def _settings(record: Json) -> Json:
-    """Return the settings that an artefact read, by name."""
-    return {name.removeprefix(PREFIX): value for name, value in record["settings"].items() if name.startswith(PREFIX)}
+    """Return the settings that an artefact read, by name; of a file the name alone, since folders are a machine's."""
+    return {
+        name.removeprefix(PREFIX): placeless(value)
+        for name, value in record["settings"].items()
+        if name.startswith(PREFIX)
+    }
+
+
+def placeless(value: Any) -> Any:
+    """Return a setting without the folders of the machine: `/data/a.csv,/data/b.csv` is `a.csv,b.csv`."""
+    if not isinstance(value, str):
+        return value
+    return ",".join(Path(part).name if part.startswith(("/", "~")) else part for part in value.split(","))
 
 
 def _origin(key: str, manifests: Mapping[str, Json]) -> Origin:
@@ -304,4 +329,5 @@ def _origin(key: str, manifests: Mapping[str, Json]) -> Origin:
         settings=settings,
         code_commit=record["provenance"].get("code_commit"),
         run_id=record["provenance"].get("run_id"),
+        inputs={ArtefactId(*key.split("@", 1)): version for key, version in record["inputs"].items()},
     )

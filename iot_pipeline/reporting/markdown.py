@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from jinja2 import pass_context
+from jinja2.runtime import Context
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.rules_inline import StateInline
@@ -18,13 +20,15 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from iot_pipeline.reporting import formats
-from iot_pipeline.reporting.style import DPI, embed
+from iot_pipeline.reporting.style import DPI, alternative, embed
 
 # Signs that mean something wherever they stand: code, emphasis, a column's end, strikethrough, an escape, a link's
 # middle; `_` means nothing between two letters or digits.
 ANYWHERE = re.compile(r"[\\`*|~]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 # Signs that make a line a heading, a list, a rule, a table's second line or a link's definition.
 AT_THE_START = re.compile(r"^(\d{1,9}(?=[.)](?: |$))|(?=#|\[|[-+](?: |$)|:-|-[-:]|=+$))")
+
+ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')
 
 
 def escape(value: Any) -> Markup:
@@ -56,10 +60,12 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "", asset: str = "")
     return Markup(title + "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body]))
 
 
-def figure(image: bytes, alt: str, caption: str, asset: str) -> Markup:
-    """Embed a figure with its caption.
+@pass_context
+def figure(context: Context, image: bytes, alt: str, caption: str, asset: str) -> Markup:
+    """Embed a figure with its caption; where the template has a list `images`, put it there and name its place.
 
     Args:
+        context: Context of the template.
         image: PNG bytes.
         alt: Text for those who cannot see the figure.
         caption: Sentence below the figure.
@@ -68,7 +74,13 @@ def figure(image: bytes, alt: str, caption: str, asset: str) -> Markup:
     Returns:
         Markdown.
     """
-    return Markup(f"{embed(image, alt)}\\\n*{escape(caption)} Asset: {escape(asset)}.*")
+    images = context.get("images")
+    if images is None:
+        shown = embed(image, alt)
+    else:
+        images.append(image)
+        shown = f"![{alternative(alt)}](drawing:{len(images) - 1})"
+    return Markup(f"{shown}\\\n*{escape(caption)} Asset: {escape(asset)}.*")
 
 
 def quote(title: str, parts: Sequence[tuple[str, str]]) -> Markup:
@@ -88,6 +100,16 @@ def _indented(line: str) -> str:
 
 def _quoted(text: str) -> str:
     return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
+
+
+def anchor(name: str) -> Markup:
+    """Return an anchor, the one tag besides `<br>` that `to_html` reads."""
+    return Markup(f'<a id="{name}"></a>')
+
+
+def parse(text: str) -> list[Token]:
+    """Parse Markdown into tokens with the lines that they are from."""
+    return _parser().parse(text)
 
 
 def to_html(text: str, fold: bool = True) -> str:
@@ -119,6 +141,8 @@ def _size(source: str) -> dict[str, str | int | float]:
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
     parser.inline.ruler.before("autolink", "line_break", _line_break)
+    parser.inline.ruler.before("autolink", "anchor", _anchor)
+    parser.add_render_rule("anchor", lambda _self, tokens, at, *_: f'<a id="{html.escape(tokens[at].meta["id"])}"></a>')
     parser.add_render_rule("table_open", _table_open)
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
     return parser
@@ -132,6 +156,16 @@ def _line_break(state: StateInline, silent: bool) -> bool:
         if not silent:
             state.push("hardbreak", "br", 0)
     return found
+
+
+def _anchor(state: StateInline, silent: bool) -> bool:
+    """Read an anchor; text from data or models cannot have one, since `escape` leaves no `<`."""
+    found = ANCHOR.match(state.src, state.pos)
+    if found:
+        state.pos = found.end()
+        if not silent:
+            state.push("anchor", "", 0).meta["id"] = found[1]
+    return found is not None
 
 
 def _table_open(_: RendererHTML, tokens: Sequence[Token], at: int, *_rest: Any) -> str:

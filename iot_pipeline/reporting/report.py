@@ -1,8 +1,8 @@
 """Paper report and model cards from chapters in Markdown; the HTML file is made from the same Markdown."""
 
 import re
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from markupsafe import Markup
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import claims, figures, figures_data, formats, markdown, rows
 from iot_pipeline.reporting.artefact_json import ArtefactJson, made_otherwise
 from iot_pipeline.reporting.comparison import BASELINES
+from iot_pipeline.reporting.exhibits import Numbering, lineage_id, write_exhibits
 from iot_pipeline.reporting.gather import Facts, metrics
+from iot_pipeline.reporting.style import data_uri
 from iot_pipeline.vocabulary import STAGES, VIEWS, Partition
 
 MISSING = "not materialised in this lake"
@@ -60,37 +63,77 @@ class Absent(StrictUndefined):
 
 
 def paper_report(facts: Facts, out_dir: Path) -> dict[str, Any]:
-    """Write report.html and report.md into `out_dir`; what is missing from the lake is said to be.
+    """Write report.html and report.md, exhibits.json, and each table and figure as files into `out_dir`.
 
-    Returns {sections, figures, missing (sentences), results (the chapters on results, without figures)}. The files do
-    not depend on the time of writing.
+    What is missing from the lake is said to be. The files do not depend on the time of writing.
+
+    Returns {sections, figures, tables, missing (sentences), results (the chapters on results, without figures),
+    drawn (files whose bytes depend on the machine's fonts)}.
     """
-    data, used = facts.data_set, facts.used
-    subtitle = data.title or data.name or used.dataset or ""
-    head = render("head.md.j2", facts, title=TITLE, subtitle=subtitle)
-    chapters = {name.removesuffix(".md.j2"): render(name, facts) for name in CHAPTERS}
+    head, chapters, numbering = written(facts)
     text = "\n".join([head, *chapters.values()])
+    write_text(out_dir / "report.html", html_page(facts, head, chapters, numbering.images))
+    write_text(out_dir / "report.md", text)
+    drawn = write_exhibits(numbering.exhibits, numbering.images, out_dir)
+    opening = "\n".join([head, chapters["results"], chapters["about"]])
+    kinds = Counter(one.kind for one in numbering.exhibits)
+    return {
+        "sections": len(chapters),
+        "figures": kinds["figure"],
+        "tables": kinds["table"],
+        "missing": re.findall(rf"^\*(.+: {MISSING}\.)\*$", text, re.MULTILINE),
+        "results": "\n".join(line for line in opening.splitlines() if "](figures/" not in line),
+        "drawn": ["report.html", *drawn],
+    }
+
+
+def written(facts: Facts) -> tuple[str, dict[str, str], Numbering]:
+    """Return head and chapters as Markdown, every exhibit numbered; figures are named as files beside report.md."""
+    images: list[bytes] = []
+    head = render("head.md.j2", facts, title=TITLE, subtitle=subtitle(facts))
+    numbering = Numbering(images, [ArtefactId(one.asset, one.partition) for one in facts.lineage])
+    chapters = {}
+    for name in CHAPTERS:
+        chapter = name.removesuffix(".md.j2")
+        chapters[chapter] = numbering.chapter(chapter, render(name, facts, images=images))
+    return head, chapters, numbering
+
+
+def subtitle(facts: Facts) -> str:
+    """Return the data set of a report as its subtitle."""
+    return facts.data_set.title or facts.data_set.name or facts.used.dataset or ""
+
+
+def html_page(facts: Facts, head: str, chapters: Mapping[str, str], images: Mapping[str, bytes]) -> str:
+    """Return the report as one HTML page that needs no other file.
+
+    Args:
+        facts: Facts of the lake.
+        head: Markdown above the chapters.
+        chapters: Markdown of the chapters, by name.
+        images: PNG bytes of the figures, by id.
+    """
     page = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True).get_template("page.html.j2")
     sections = [
-        {"id": name, "title": chapter.split("\n", 1)[0].removeprefix("## "), "html": Markup(markdown.to_html(chapter))}
+        {
+            "id": name,
+            "title": chapter.split("\n", 1)[0].removeprefix("## "),
+            "html": Markup(markdown.to_html(embedded(chapter, images))),
+        }
         for name, chapter in chapters.items()
     ]
-    html = page.render(
+    return page.render(
         title=TITLE,
-        subtitle=subtitle,
+        subtitle=subtitle(facts),
         css=Markup((FOLDER / "report.css").read_text()),
         head=Markup(markdown.to_html(head, fold=False)),
         sections=sections,
     )
-    write_text(out_dir / "report.html", html)
-    write_text(out_dir / "report.md", text)
-    opening = "\n".join([head, chapters["results"], chapters["about"]])
-    return {
-        "sections": len(sections),
-        "figures": text.count("](data:image/png;base64,"),
-        "missing": re.findall(rf"^\*(.+: {MISSING}\.)\*$", text, re.MULTILINE),
-        "results": "\n".join(line for line in opening.splitlines() if not line.startswith("![")),
-    }
+
+
+def embedded(text: str, images: Mapping[str, bytes]) -> str:
+    """Replace the names of figure files in Markdown by the figures themselves."""
+    return re.sub(r"\(figures/([\w-]+)\.png\)", lambda found: f"({data_uri(images[found[1]])})", text)
 
 
 def model_card(facts: Facts, partition: Partition) -> str:
@@ -155,6 +198,8 @@ def _environment() -> Environment:
     environment.globals |= {
         "MISSING": MISSING,
         "STAGES": STAGES,
+        "anchor": markdown.anchor,
+        "lineage_id": lineage_id,
         "VIEWS": VIEWS,
         "BASELINES": BASELINES,
         "claims": claims,

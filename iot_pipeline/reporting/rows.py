@@ -3,11 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from iot_pipeline.evaluation.explanations import importance_agreement
-from iot_pipeline.reporting import formats
-from iot_pipeline.reporting.gather import Facts, Json, Run, Track
+from iot_pipeline.lake.store import ArtefactId
+from iot_pipeline.reporting import formats, markdown
+from iot_pipeline.reporting.comparison import lowest_recall
+from iot_pipeline.reporting.exhibits import lineage_id
+from iot_pipeline.reporting.gather import Facts, Json, Origin, Run, Track
 from iot_pipeline.vocabulary import ARMS, CONTROLS, STAGES, Partition
 
+INPUTS_SHOWN = 8  # of an artefact in the lineage chapter; `iot-pipeline trace` prints all
 # Explanation metrics that come first, since the table is wider than a page.
 FIRST = ("explained", "faultless", "numbers_grounded", "values_true", "features_real", "directions_true")
 
@@ -135,6 +141,25 @@ def agreements(facts: Facts) -> list[Json]:
         for partition, result in facts.explanations.items()
     }
     return by_partition({partition: agreement for partition, agreement in found.items() if agreement})
+
+
+def weakest(scored: Mapping[str, Any]) -> Json:
+    """Return name, recall and support of the class with the lowest recall in a view."""
+    recall, name = lowest_recall(scored)
+    return {"name": name, "recall": recall, "support": scored["per_class"][name]["support"]}
+
+
+def made_of(facts: Facts, origin: Origin) -> Markup:
+    """Return the inputs of an artefact with the first digits of their versions, as links to their lines."""
+    lines = {one.artefact for one in facts.lineage}
+    shown = list(origin.inputs.items())[:INPUTS_SHOWN]
+    told = [f"{_linked(one) if one in lines else markdown.escape(one)} {version[:12]}" for one, version in shown]
+    more = len(origin.inputs) - len(shown)
+    return Markup(", ".join(told + ([f"and {more} more"] if more else [])))
+
+
+def _linked(artefact: ArtefactId) -> str:
+    return f"[{markdown.escape(artefact)}](#{lineage_id(artefact)})"
 
 
 def reasons(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:

@@ -42,14 +42,29 @@ LOOK: Any = {
 }
 
 
-def drawn(plot: Callable[P, Any]) -> Callable[P, bytes]:
+class Drawing(bytes):
+    """PNG bytes of a figure, which keep the figure for the vector format."""
+
+    figure: Any = None
+
+    def svg(self) -> bytes:
+        """Return the figure as SVG; equal figures give equal bytes, without date or random ids."""
+        import matplotlib
+
+        out = io.BytesIO()
+        with matplotlib.rc_context({**LOOK, "svg.hashsalt": "iot_pipeline"}):
+            self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        return out.getvalue()
+
+
+def drawn(plot: Callable[P, Any]) -> Callable[P, Drawing]:
     """Turn a function that returns matplotlib Axes into one that returns their figure as PNG, in the project's style.
 
     The style is set for this one figure, so pyplot's global state stays as it is.
     """
 
     @wraps(plot)
-    def png(*args: P.args, **kwargs: P.kwargs) -> bytes:
+    def png(*args: P.args, **kwargs: P.kwargs) -> Drawing:
         import matplotlib
         import numpy as np
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -62,7 +77,9 @@ def drawn(plot: Callable[P, Any]) -> Callable[P, bytes]:
         out = io.BytesIO()
         # 128 colours suffice for flat charts, at a quarter of the bytes.
         image.quantize(colors=128, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
-        return out.getvalue()
+        image_bytes = Drawing(out.getvalue())
+        image_bytes.figure = agg.figure
+        return image_bytes
 
     return png
 
@@ -148,7 +165,16 @@ def no_data(title: str, why: str) -> Any:
     return made
 
 
+def alternative(alt: str) -> str:
+    """Escape the text that stands for an image in Markdown."""
+    return html.escape(" ".join(alt.split()).replace("[", "(").replace("]", ")"))
+
+
 def embed(image: bytes, alt: str) -> str:
-    """Return Markdown that embeds the PNG, for Dagster metadata and report.md."""
-    safe = " ".join(alt.split()).replace("[", "(").replace("]", ")")
-    return f"![{html.escape(safe)}](data:image/png;base64,{base64.b64encode(image).decode()})"
+    """Return Markdown that embeds the PNG, for Dagster metadata."""
+    return f"![{alternative(alt)}]({data_uri(image)})"
+
+
+def data_uri(image: bytes) -> str:
+    """Return PNG bytes as an address that holds them."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"

@@ -26,7 +26,16 @@ FACTS = make_facts()
 ORIGINAL = Partition("10K", "original")
 PIXEL = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01"
 PLOTS = {
-    figures: ("accuracy", "conflicts", "confusion", "cost", "inference_benchmark", "loss_curves", "reliability"),
+    figures: (
+        "accuracy",
+        "conflicts",
+        "confusion",
+        "cost",
+        "inference_benchmark",
+        "loss_curves",
+        "reliability",
+        "study",
+    ),
     figures_data: ("duplicates", "leakage", "mismatches", "patterns", "profile", "sides"),
 }
 
@@ -97,8 +106,8 @@ def test_page_is_self_contained_and_well_formed(written: tuple[str, str, dict[st
     assert {address[1:] for address in parsed.addresses if address.startswith("#")} <= set(parsed.ids)
     assert len(parsed.ids) == len(set(parsed.ids))
     assert all(image["alt"] for image in parsed.images)
-    assert len(parsed.images) == facts["figures"] == text.count("](data:image/png;base64,")
-    assert not re.search(r"\]\((?!data:)", text)
+    assert len(parsed.images) == facts["figures"] == text.count("](figures/figure-")
+    assert not re.search(r"\]\((?!figures/figure-\d+\.png\)|#)", text)
 
 
 def test_what_is_not_real_stands_on_top(written: tuple[str, str, dict[str, Any]]) -> None:

@@ -165,9 +165,9 @@ def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     """Paper report (HTML, Markdown): results, data, leakage, tracks, training, explanations, cost, claims, lineage."""
     with lake.step(context) as step:
         made = report.paper_report(gather(whole_lake(step, REPORTS), step.spec), step.folder)
-        step.volatile("report.html")  # figures depend on the machine's fonts
+        step.volatile(*made["drawn"])  # figures depend on the machine's fonts
         missing = "; ".join(made["missing"]) or "nothing"
-        step.summarise(sections=made["sections"], figures=made["figures"], missing=missing)
+        step.summarise(sections=made["sections"], figures=made["figures"], tables=made["tables"], missing=missing)
         step.metadata["results"] = dg.MetadataValue.md(made["results"])
         step.metadata["report"] = dg.MetadataValue.path(str(step.lake.folder(step.artefact) / "report.html"))
     return step.result()
