@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -12,20 +12,18 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.grounding import GroundedNumbers, NumberTokens
 from iot_pipeline.inference.guided import GuidedAnswers, guide_tokens
-from iot_pipeline.models.last_layer import hidden_at
-from iot_pipeline.models.loading import load_adapter, load_base
-from iot_pipeline.models.tokenizer import (
-    class_tokens,
-    encode,
-    end_of_turn,
-    literal,
-    load_tokenizer,
-    pad_id,
-    prompt_text,
+from iot_pipeline.inference.scoring import (
+    Labels,
+    Options,
+    Scorer,
+    TorchScorer,
+    Tree,
+    buckets,
+    score_rows,
+    shared_prefix,
 )
-
-_Node = dict[int, list[int]]  # of the label tree: next token -> numbers of the names that continue so
-_STOP = -1  # token of a node: this name ends here though another continues
+from iot_pipeline.models.loading import load_adapter, load_base
+from iot_pipeline.models.tokenizer import encode, end_of_turn, literal, load_tokenizer, pad_id, prompt_text
 
 
 def room_for(words: int) -> int:
@@ -44,6 +42,7 @@ class Student:
     tokenizer: Any
     device: Any
     pad: int
+    options: Options = field(default_factory=Options)
 
     @classmethod
     def load(
@@ -121,8 +120,9 @@ class Student:
         """Score the labels: log-probability of each class, normalised over the classes, float64 [prompts, classes].
 
         The model reads the prompt and `CLASSIFICATION:` once. Names of one token are scored there, longer ones exactly,
-        token by token along the label tree (`_tree`), on the cached keys and values. If one name's tokens begin
-        another's, it gets the probability that the other does not continue. Equal texts are read once.
+        token by token along the label tree (scoring.py), on the cached keys and values. If one name's tokens begin
+        another's, it gets the probability that the other does not continue. Equal texts are read once, and so is
+        what all prompts begin with.
 
         Args:
             prompts: Flow texts.
@@ -159,33 +159,41 @@ class Student:
         """Score the labels in batches; the second array, of hidden states, is empty without `states`."""
         import torch
 
-        if not classes or len(set(classes)) != len(classes):
-            raise UserError("classes to score: give at least one, and each once")
-        begun, names = class_tokens(self.tokenizer, classes)
-        tree = _tree(names)
+        labels = Labels.of(self.tokenizer, classes)
         distinct = {text: place for place, text in enumerate(dict.fromkeys(prompts))}
-        ids = [prompt + begun for prompt in self._prompts(list(distinct))]
-        scores = np.empty((len(ids), len(classes)))
-        kept = np.empty((len(ids), self.model.config.get_text_config().hidden_size if states else 0), dtype=np.float32)
+        ids = [prompt + labels.begun for prompt in self._prompts(list(distinct))]
         started = last = time.perf_counter()
-        done = 0
+
+        def tell(done: int) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            if log and (now - last > 5 or done == len(ids)):
+                last = now
+                log(
+                    f"scored {done:,} of {len(ids):,} distinct flows ({len(prompts):,} rows), "
+                    f"{done / (now - started):,.0f} flows/s"
+                )
+
         with torch.inference_mode():
-            lengths = [len(row) for row in ids]
-            for rows in _buckets(lengths, batch_tokens, self._window_binds(max(lengths, default=0), tree)):
-                scores[rows], hidden = self._score([ids[row] for row in rows], tree, len(classes))
-                if states:
-                    kept[rows] = hidden.float().cpu().numpy()
-                done += len(rows)
-                now = time.perf_counter()
-                if log and (now - last > 5 or done == len(ids)):
-                    last = now
-                    log(
-                        f"scored {done:,} of {len(ids):,} distinct flows ({len(prompts):,} rows), "
-                        f"{done / (now - started):,.0f} flows/s"
-                    )
-        scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
+            scorer = self._scorer(ids, labels)
+            batches = self._batches(ids, labels, batch_tokens)
+            scores, kept = score_rows(scorer, ids, labels, batches, tell, states)
         places = [distinct[text] for text in prompts]
         return scores[places], kept[places]
+
+    def _scorer(self, ids: list[list[int]], labels: Labels) -> Scorer:
+        """Return what computes the scores of these rows."""
+        return TorchScorer(self.model, self.pad, self.device, self.options, shared_prefix(ids))
+
+    def _batches(self, ids: list[list[int]], labels: Labels, batch_tokens: int) -> list[list[int]]:
+        """Group rows into batches of at most `batch_tokens` padded tokens."""
+        lengths = [len(row) for row in ids]
+        longest = max(lengths, default=0)
+        equal = self._window_binds(longest, labels.tree)
+        if not (self.options.sort_lengths or equal):
+            rows = max(1, batch_tokens // max(1, longest))
+            return [list(range(first, min(first + rows, len(ids)))) for first in range(0, len(ids), rows)]
+        return buckets(lengths, batch_tokens, equal)
 
     def explain(
         self,
@@ -263,7 +271,7 @@ class Student:
                 log(f"explained {done} of {len(order)} flows, {done / (time.perf_counter() - started):.1f} a second")
         return out
 
-    def _window_binds(self, longest: int, tree: dict[tuple[int, ...], _Node]) -> bool:
+    def _window_binds(self, longest: int, tree: Tree) -> bool:
         """True if a row and a name exceed the window that some layers attend to (Gemma 3: 512 or 1,024 tokens).
 
         The padding between a row and a name would count in that window, so such rows must have one length in a batch.
@@ -279,77 +287,6 @@ class Student:
     @cached_property
     def _number_tokens(self) -> NumberTokens:
         return NumberTokens(self.tokenizer, self.model.get_output_embeddings().weight.shape[0])
-
-    def _score(self, ids: list[list[int]], tree: dict[tuple[int, ...], _Node], classes: int) -> tuple[np.ndarray, Any]:
-        """Return the summed log-probabilities of the names' tokens, float64 [rows, classes], and the hidden states."""
-        import torch
-
-        lengths = torch.tensor([len(row) for row in ids], device=self.device)
-        batch = torch.full((len(ids), int(lengths.max())), self.pad, dtype=torch.long)
-        for place, row in enumerate(ids):
-            batch[place, : len(row)] = torch.tensor(row)
-        deeper = [prefix for prefix in tree if prefix]
-        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        body = getattr(inner, inner.base_model_prefix)
-        head = self.model.get_output_embeddings()
-        tokens, ends = batch.to(self.device), lengths[:, None] - 1 == torch.arange(batch.shape[1], device=self.device)
-        made = body(input_ids=tokens, use_cache=True) if deeper else None
-        hidden = made.last_hidden_state[ends] if made is not None else hidden_at(body, tokens, ends)
-        logs = head(hidden).float().log_softmax(-1).double()
-        out = torch.zeros((len(ids), classes), dtype=torch.float64, device=self.device)
-        self._add(out, logs, tree[()])
-        if made is not None:
-            self._follow(out, made.past_key_values, lengths, deeper, tree, body, head)
-        return out.cpu().numpy(), hidden
-
-    @staticmethod
-    def _add(out: Any, logs: Any, node: _Node) -> None:
-        """Add the log-probabilities `logs` [rows, vocabulary] of a prefix's next tokens to names that continue it."""
-        import torch
-
-        onward = [token for token in node if token != _STOP]
-        for token in onward:
-            out[:, node[token]] += logs[:, [token]]
-        if _STOP in node and onward:
-            goes_on = logs[:, onward].exp().sum(dim=1, keepdim=True).clamp(max=1 - 1e-12)
-            out[:, node[_STOP]] += torch.log1p(-goes_on)
-
-    def _follow(
-        self, out: Any, cache: Any, lengths: Any, prefixes: list[tuple[int, ...]], tree: Any, body: Any, head: Any
-    ) -> None:
-        """Run each prefix of a name after every prompt, on a copy of the prompts' cached keys and values.
-
-        Padding separates a prompt from its continuation: it is masked, and positions continue from the prompt.
-
-            tokens     p p p - x y        p: prompt, -: padding, x y: prefix of a name
-            mask       1 1 1 0 1 1
-            positions  0 1 2   3 4
-        """
-        import copy
-
-        import torch
-
-        width = int(lengths.max())
-        rows = len(lengths)
-        seen = torch.arange(width, device=self.device)[None, :] < lengths[:, None]
-        groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-        for prefix in prefixes:  # one pass serves every prefix of its leaf
-            leaf = max((other for other in prefixes if other[: len(prefix)] == prefix), key=len)
-            groups.setdefault(leaf, []).append(prefix)
-        for leaf, on_the_way in groups.items():
-            tokens = torch.tensor(leaf, device=self.device).expand(rows, -1)
-            mask = torch.cat([seen, torch.ones((rows, len(leaf)), dtype=torch.bool, device=self.device)], dim=1)
-            positions = lengths[:, None] + torch.arange(len(leaf), device=self.device)
-            hidden = body(
-                input_ids=tokens,
-                attention_mask=mask.long(),
-                position_ids=positions,
-                past_key_values=copy.deepcopy(cache),
-                use_cache=True,
-            ).last_hidden_state
-            for prefix in on_the_way:
-                logs = head(hidden[:, len(prefix) - 1]).float().log_softmax(-1).double()
-                self._add(out, logs, tree[prefix])
 
     def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode the chat prompt of each flow text."""
@@ -368,34 +305,3 @@ def _calling(meanwhile: Callable[[], None]) -> Callable[[Any, Any], Any]:
         return scores
 
     return process
-
-
-def _tree(names: list[list[int]]) -> dict[tuple[int, ...], _Node]:
-    """Build the label tree: token prefix -> {next token, or _STOP: names that have it there}.
-
-    names        tree
-    0: 5         ()   -> {5: [0, 1], 7: [2]}
-    1: 5 9       (5,) -> {9: [1], _STOP: [0]}
-    2: 7
-    """
-    tree: dict[tuple[int, ...], _Node] = {}
-    for number, name in enumerate(names):
-        for depth, token in enumerate(name):
-            tree.setdefault(tuple(name[:depth]), {}).setdefault(token, []).append(number)
-    for number, name in enumerate(names):
-        if tuple(name) in tree:
-            tree[tuple(name)][_STOP] = [number]
-    return tree
-
-
-def _buckets(lengths: list[int], batch_tokens: int, equal: bool = False) -> list[list[int]]:
-    """Group rows of similar, or equal, length into batches of at most `batch_tokens` padded tokens."""
-    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
-    batches: list[list[int]] = []
-    for row in order:
-        fits = batches and lengths[row] * (len(batches[-1]) + 1) <= batch_tokens
-        if fits and not (equal and lengths[row] != lengths[batches[-1][0]]):
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.benchmark import benchmark_variants
+from iot_pipeline.inference.scoring import LEAST_SHARED, Options, shared_prefix
 from iot_pipeline.inference.states import label_energies
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.tokenizer import load_tokenizer
@@ -95,6 +97,49 @@ def test_hidden_states_are_what_the_head_reads_at_the_label(student: Student) ->
     energy = label_energies(student, states, CLASSES)[1]
     assert energy == pytest.approx(-float(logits[sorted(first)].logsumexp(0)), abs=1e-3)
     assert student.score_with_states([], CLASSES)[1].shape == (0, states.shape[1])
+
+
+LONGER = ["Normal", "Port_Scanning", "Norway_x9", "q", "q 7.77 zz"]
+
+
+@pytest.mark.parametrize("names", [CLASSES, LONGER])
+def test_batch_order_padding_and_every_option_change_no_label(student: Student, names: list[str]) -> None:
+    """A naive computation reads each text alone, with the whole head at every position."""
+    begun = "source: the flow behind the gateway, as the sensor at the edge of the farm saw it on that day"
+    texts = [f"{begun}\n{text}" + "\nextra: 1.5" * (place % 3) for place, text in enumerate(flow_texts(64, seed=4))]
+    naive = np.array([by_hand(student, text, names) for text in texts])
+    if "q 7.77 zz" in names:  # the shorter name also tells that the longer does not follow
+        naive = scores_of_single_rows(student, texts, names)
+    ways = [{}, *({name: False} for name in ("head_rows", "reuse_prefix", "sort_lengths", "last_layer"))]
+    longest = max(len(row) for row in student._prompts(texts)) + 1
+    for place, way in enumerate(ways):
+        order = np.random.default_rng(place).permutation(len(texts))
+        other = replace(student, options=Options(**way))
+        for rows in (1, 7, 64) if not way else (64,):
+            scores = other.score_labels([texts[i] for i in order], names, batch_tokens=rows * longest)
+            assert np.allclose(scores, naive[order], atol=1e-4), (way, rows)
+            assert np.array_equal(scores.argmax(1), naive[order].argmax(1)), (way, rows)
+
+
+def scores_of_single_rows(student: Student, texts: list[str], names: list[str]) -> np.ndarray:
+    plain = Options(head_rows=False, reuse_prefix=False, sort_lengths=False, last_layer=False)
+    naive = replace(student, options=plain)
+    return np.concatenate([naive.score_labels([text], names) for text in texts])
+
+
+def test_the_prompts_common_beginning_is_read_once(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{'a common beginning ' * 8}{text}" for text in flow_texts(5)]
+    ids = student._prompts(texts)
+    shared = shared_prefix(ids)
+    assert LEAST_SHARED <= len(shared) < min(map(len, ids)) and all(row[: len(shared)] == shared for row in ids)
+    read: list[tuple[int, ...]] = []
+    body = student.model.model
+    monkeypatch.setattr(
+        body, "forward", lambda *a, _real=body.forward, **k: read.append(k["input_ids"].shape) or _real(*a, **k)
+    )
+    student.score_labels(texts, CLASSES)
+    assert read[0] == (1, len(shared)) and sum(rows * width for rows, width in read[1:]) < 5 * max(map(len, ids))
+    assert shared_prefix([[1, 2, 3], [1, 2]]) == [1] and shared_prefix([]) == [] and shared_prefix([[4]]) == []
 
 
 def test_a_name_that_begins_another_is_told_from_it(student: Student) -> None:
