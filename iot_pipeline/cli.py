@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from iot_pipeline import __version__
+from iot_pipeline import __version__, cli_serve
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.interrupts import raise_if_told
 
@@ -341,6 +341,9 @@ def explain(
     with working("explain:") as say:
         told = answer(chosen, stage, track, flows, out, classes_only, say)
     facts(told, as_json)
+
+
+cli_serve.register(app, lambda: _configure(None, None))
 
 
 @app.command(epilog="Example: iot-pipeline grammar new_flows.csv --row 3 --form gbnf > flow_3.gbnf")

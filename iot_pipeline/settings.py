@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from iot_pipeline.env_file import INTERNAL_VARIABLES, PATHS, PROJECT_ROOT, absolute, dotenv, env_file
+from iot_pipeline.env_file import INTERNAL_VARIABLES, PATHS, PROJECT_ROOT, SERVE_TOKEN, absolute, dotenv, env_file
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.yaml_reader import read_yaml
 from iot_pipeline.vocabulary import DISTILLED, Control, Stage, Track
@@ -343,7 +343,7 @@ def _named(given: dict[str, str]) -> dict[str, Any]:
     return {
         key.removeprefix("IOT_").lower(): value
         for key, value in given.items()
-        if key.startswith("IOT_") and value != "" and key not in INTERNAL_VARIABLES
+        if key.startswith("IOT_") and value != "" and key not in {*INTERNAL_VARIABLES, SERVE_TOKEN}
     }
 
 
@@ -365,6 +365,12 @@ def _profile(name: str) -> dict[str, Any]:
 def api_key() -> SecretStr | None:
     """Return the teacher's key from OPENAI_API_KEY in the environment or `.env`; never stored or printed."""
     value = os.environ.get("OPENAI_API_KEY") or dotenv().get("OPENAI_API_KEY")
+    return SecretStr(value) if value else None
+
+
+def serve_token() -> SecretStr | None:
+    """Return the token of `serve` from IOT_SERVE_TOKEN in the environment or `.env`; never stored or printed."""
+    value = os.environ.get(SERVE_TOKEN) or dotenv().get(SERVE_TOKEN)
     return SecretStr(value) if value else None
 
 

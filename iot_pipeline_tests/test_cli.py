@@ -33,7 +33,7 @@ def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
-@pytest.mark.parametrize("command", ["run", "status", "estimate", "doctor", "ui"])
+@pytest.mark.parametrize("command", ["run", "status", "estimate", "doctor", "ui", "serve"])
 def test_help_has_an_example(command: str) -> None:
     done = call(command, "--help")
     assert done.returncode == 0

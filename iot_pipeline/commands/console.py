@@ -6,6 +6,7 @@ brackets of `prompt[original]` as markup.
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,11 @@ def working(verb: str) -> Iterator[Callable[[str], None]]:
     """Show the current activity on standard error, on a terminal only; call the result with its object."""
     with Console(stderr=True).status(verb) as status:
         yield lambda what: status.update(Text(f"{verb} {what}"))
+
+
+def progress_line(message: str) -> None:
+    """Print a line of progress on standard error."""
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,38 @@
+"""Command line of `iot-pipeline serve`."""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+
+def register(app: typer.Typer, configure: Callable[[], Any]) -> None:
+    """Add the command to the application; `configure` returns the present settings."""
+
+    @app.command(
+        epilog="Example: iot-pipeline serve --stage 10K --track original --port 8000; then open http://127.0.0.1:8000, "
+        "or curl 127.0.0.1:8000/v1/classify --json @flows.json. docs/serve.md has endpoints, limits and clients."
+    )
+    def serve(
+        stage: Annotated[
+            str | None, typer.Option(help="Stage of the checkpoint; default the last of IOT_STAGES.")
+        ] = None,
+        track: Annotated[
+            str | None, typer.Option(help="Track of the checkpoint; default the first of IOT_TRACKS.")
+        ] = None,
+        host: Annotated[
+            str, typer.Option(help="Address to bind; one that others reach needs the token IOT_SERVE_TOKEN.")
+        ] = "127.0.0.1",
+        port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8000,
+        allow_host: Annotated[
+            list[str] | None, typer.Option(help="Further host name by which clients ask, such as a proxy's.")
+        ] = None,
+    ) -> None:
+        """Serve a trained student over HTTP: classes and explanations, OpenAI's API, Prometheus, a page for people."""
+        from iot_pipeline.commands.console import progress_line
+        from iot_pipeline.commands.serve import serve as run
+
+        chosen = configure()
+        stage, track = stage or chosen.run.stages[-1], track or chosen.run.tracks[0]
+        sys.exit(run(chosen, stage, track, host, port, allow_host or [], progress_line))

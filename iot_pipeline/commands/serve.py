@@ -1,0 +1,60 @@
+"""`iot-pipeline serve`: a trained student behind HTTP."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from iot_pipeline.commands.checkpoint import open_classifier
+from iot_pipeline.settings import Settings, serve_token
+
+Log = Callable[[str], None]
+
+
+def serve(settings: Settings, stage: str, track: str, host: str, port: int, allowed: Sequence[str], log: Log) -> int:
+    """Serve a student until a signal, and return the exit code.
+
+    The address is bound before the student is loaded, so that a taken port is told at once; it listens afterwards.
+
+    Args:
+        settings: The present settings.
+        stage: Stage of the checkpoint.
+        track: Track of the checkpoint.
+        host: Address to bind.
+        port: Port to bind; 0: any free one.
+        allowed: Further host names by which a server on loopback is asked.
+        log: Called with each line of progress.
+
+    Raises:
+        UserError: The address cannot be used, has no token though others can reach it, or there is no such student.
+    """
+    from iot_pipeline.serving.server.run import access_of, bind, url_of
+    from iot_pipeline.serving.server.run import serve as run
+    from iot_pipeline.serving.server.service import Service, StudentTokens
+
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        signal.signal(number, _exiting(code))  # while the student is loaded; the server has handlers of its own
+    token = serve_token()
+    access = access_of(host, token.get_secret_value() if token is not None else None, allowed)
+    with bind(host, port) as listener:
+        log(f"loading {stage} {track}")
+        classifier = open_classifier(settings, stage, track)
+        service = Service(classifier, StudentTokens(classifier.student.tokenizer))
+
+        def ready() -> None:
+            for label in classifier.origin.labels:
+                log(f"note: {label}")
+            with_token = ", with a token" if access.token is not None else ""
+            print(f"{service.model_id} on {url_of(listener)}{with_token} (stop with Ctrl-C)", flush=True)
+
+        return run(service, access, listener, ready)
+
+
+def _exiting(code: int) -> Callable[[int, FrameType | None], Any]:
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        sys.exit(code)
+
+    return leave

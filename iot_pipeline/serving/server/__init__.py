@@ -1,0 +1,1 @@
+"""HTTP service of a trained student: its own API, OpenAI's and SGLang's, and a page for people."""
