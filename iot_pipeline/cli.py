@@ -110,7 +110,9 @@ def run(
     with execute.locked(chosen):
         planned = plan.wanted(definitions, chosen, until)
         with Progress(planned, quiet=as_json):
-            outcome = execute.execute(definitions, chosen, planned, force, accept_code)
+            told = {"until": until, "stages": stages, "tracks": tracks}
+            tags = {f"iot_pipeline/{name}": value for name, value in told.items() if value}
+            outcome = execute.execute_command(definitions, chosen, planned, tags, force=force, accept_code=accept_code)
     raise_if_told()  # an interrupted step is not a failure
     results(chosen, outcome, as_json)
     if outcome.failed or outcome.left:

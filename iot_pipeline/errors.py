@@ -5,6 +5,10 @@ class UserError(Exception):
     """Bad input or set-up: one sentence naming the file, row, column or setting and the remedy."""
 
 
+class BudgetReached(UserError):
+    """The budget has no room for the next request; what was answered until then is kept."""
+
+
 def printable(text: str) -> str:
     """Replace what a terminal would obey (escape sequences, direction marks) by U+FFFD; line breaks and tabs stay."""
     if text.isprintable():

@@ -5,6 +5,7 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from zoneinfo import available_timezones
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -208,6 +209,16 @@ class RunSettings(Section):
     shard: bool = Field(False, description="share out the frozen layers of a larger base over the GPUs (FSDP)")
     save_every: int = Field(100, ge=1, description="most optimiser steps between checkpoints to resume from")
     save_minutes: float = Field(10.0, gt=0, description="most minutes between checkpoints to resume from")
+    automation: Literal["off", "on"] = Field(
+        "off", description="on: schedule and prompt sensor are on as `ui` opens; off: until switched on in the UI"
+    )
+    schedule_cron: str = Field("0 2 * * *", description="when the schedule makes what is stale, as a cron line")
+    schedule_timezone: str = Field("UTC", description="time zone of the schedule and of its day's budget")
+    schedule_budget_usd: float = Field(
+        0.0, ge=0, description="dollars a day for teacher work of schedule and prompt sensor, within the whole budget"
+    )
+    schedule_training: bool = Field(False, description="may schedule and prompt sensor also train and evaluate")
+    failure_webhook: SecretStr | None = Field(None, description="URL that gets a JSON message for every failed run")
 
 
 class Settings(BaseModel):
@@ -234,6 +245,8 @@ class Settings(BaseModel):
             )
         if student.evaluate_every is None and (student.keep == "best" or student.patience is not None):
             raise ValueError("IOT_KEEP_CHECKPOINT=best and IOT_PATIENCE need IOT_EVALUATE_EVERY")
+        if (zone := self.run.schedule_timezone) != "UTC" and zone not in available_timezones():
+            raise ValueError(f"IOT_SCHEDULE_TIMEZONE={zone}: no time zone; write it as Europe/Lisbon or UTC")
         needed = {"original", *(["paraphrased"] if "repeated_originals" in self.run.controls else [])}
         if self.run.distil and student.class_rows == 0:
             raise ValueError("IOT_DISTIL=true needs IOT_CLASS_ROWS above 0: it learns from the baseline in class rows")

@@ -15,13 +15,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from iot_pipeline.commands.webserver import is_loopback
 from iot_pipeline.defs.dagster_internals import DAEMON, refuse_damaged
 from iot_pipeline.defs.execute import dagster_home
+from iot_pipeline.defs.failures import ADDRESS
 from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 LOOKED_EVERY_S = 10.0
-ADDRESS = "ui.address"
 
 
 def serve(settings: Settings, host: str, port: int) -> int:

@@ -1,13 +1,20 @@
 """Calls into parts of Dagster that are not public, so that an upgrade is checked in one file; tried with 1.13.27."""
 
+import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.events import EngineEventData
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 
@@ -15,6 +22,7 @@ from iot_pipeline.errors import UserError
 
 DAEMON = "dagster._daemon"  # the module behind the `dagster-daemon` script
 PAGE_POLL_MS = 2000
+LOCATION, LOCATION_MODULE = "iot_pipeline", "iot_pipeline.definitions"  # as in workspace.yaml
 
 
 @contextmanager
@@ -98,6 +106,51 @@ def pool_of(definitions: dg.Definitions, key: dg.AssetKey) -> str | None:
 def job_of_all_assets(definitions: dg.Definitions) -> dg.JobDefinition:
     """Return the job in which Dagster's UI materialises assets."""
     return definitions.resolve_implicit_global_asset_job_def()
+
+
+def origin_of(job_name: str) -> RemoteJobOrigin:
+    """Return where the UI finds a job: without it a run is in no list of its job and not in the timeline."""
+    target = LoadableTargetOrigin(executable_path=sys.executable, module_name=LOCATION_MODULE)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job_name)
+
+
+@contextmanager
+def runs_of_location(instance: dg.DagsterInstance, job_name: str) -> Iterator[None]:
+    """Give runs that this process creates the origin of their job, which `execute_in_process` leaves out."""
+    create = partial(instance.create_run_for_job, remote_job_origin=origin_of(job_name))
+    instance.create_run_for_job = create  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del instance.create_run_for_job
+
+
+@contextmanager
+def reported_run(instance: dg.DagsterInstance, job: dg.JobDefinition, tags: dict[str, str]) -> Iterator[dg.DagsterRun]:
+    """Report a run of a job whose work this process does by itself; yield the run.
+
+    An exception in the block fails the run with its message, an interrupt cancels it; the block may have ended it.
+    """
+    run = instance.create_run_for_job(job, tags=tags, remote_job_origin=origin_of(job.name))
+    told = EngineEventData({"pid": dg.MetadataValue.text(str(os.getpid()))})
+    instance.report_engine_event("Work of a command, in its own process", run, told)
+    _report(instance, run, dg.DagsterEventType.RUN_START)
+    try:
+        yield run
+    except BaseException as error:
+        if isinstance(error, Exception):
+            instance.report_run_failed(run, str(error))
+        else:
+            instance.report_run_canceled(run, "stopped by a signal")
+        raise
+    found = instance.get_run_by_id(run.run_id)
+    if found is not None and not found.is_finished:
+        _report(instance, run, dg.DagsterEventType.RUN_SUCCESS)
+
+
+def _report(instance: dg.DagsterInstance, run: dg.DagsterRun, kind: dg.DagsterEventType) -> None:
+    instance.report_dagster_event(dg.DagsterEvent(kind.value, run.job_name), run.run_id)
 
 
 def tags_by_partition(instance: dg.DagsterInstance, key: dg.AssetKey, tag: str) -> dict[str, str]:

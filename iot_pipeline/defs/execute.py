@@ -4,15 +4,23 @@ import contextlib
 import functools
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from iot_pipeline.defs import plan
-from iot_pipeline.defs.dagster_internals import job_of_all_assets, opened_instance, pool_of
-from iot_pipeline.defs.recording import announce, verdicts
-from iot_pipeline.defs.run_monitoring import RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
+from iot_pipeline.defs.dagster_internals import (
+    job_of_all_assets,
+    opened_instance,
+    pool_of,
+    reported_run,
+    runs_of_location,
+)
+from iot_pipeline.defs.reads import present_value
+from iot_pipeline.defs.recording import BUDGET, announce, verdicts
+from iot_pipeline.defs.run_monitoring import MANIFEST_TAG, PARENT_TAG, RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
 from iot_pipeline.errors import UserError
 from iot_pipeline.interrupts import raise_if_told
 from iot_pipeline.lake.atomic import held, write_text
@@ -25,12 +33,29 @@ CHECK_FAILED = "DagsterAssetCheckFailedError"
 
 @dataclass
 class Outcome:
-    """Outcome of a plan: artefacts that were materialised, fresh, failed (artefact, reason) or were not reached."""
+    """Outcome of a plan: artefacts that were materialised, fresh, failed (artefact, reason) or were not reached.
+
+    held: with `Limits`, artefacts that were to be made but may not be now, and why.
+    """
 
     made: list[ArtefactId]
     fresh: list[ArtefactId]
     failed: list[tuple[ArtefactId, str]]
     left: list[ArtefactId]
+    held: list[tuple[ArtefactId, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a run that a job makes: what it may make and spend. It goes on after a failure and a spent budget.
+
+    Args:
+        permitted: Artefacts that it may make.
+        budget_usd: Dollars in the store's ledger that it must not pass; None for IOT_TEACHER_BUDGET_USD.
+    """
+
+    permitted: frozenset[ArtefactId]
+    budget_usd: float | None = None
 
 
 def dagster_home(settings: Settings) -> Path:
@@ -56,6 +81,33 @@ def locked(settings: Settings) -> contextlib.AbstractContextManager[None]:
     """Hold the run lock of a lake: one `run` at a time. The lock is released however the process ends."""
     busy = f"another `iot-pipeline run` is at work on {settings.lake_path}; wait for it"
     return held(dagster_home(settings) / RUN_LOCK, busy)
+
+
+def execute_command(
+    definitions: dg.Definitions,
+    settings: Settings,
+    planned: list[plan.Planned],
+    told: dict[str, str],
+    force: bool = False,
+    accept_code: bool = False,
+) -> Outcome:
+    """Execute a plan for a command, which the UI shows as one run of the job `everything`, with its runs as parts.
+
+    Args:
+        definitions: All definitions of the project.
+        settings: The present settings.
+        planned: The plan, upstream first.
+        told: Tags that say what the command was asked for.
+        force: As in `execute`.
+        accept_code: As in `execute`.
+    """
+    job = definitions.resolve_job_def("everything")
+    tags = told | {RUN_TAG: "run", MANIFEST_TAG: "run", "dagster/max_retries": "0"}
+    with opened_instance(dagster_home(settings)) as instance, reported_run(instance, job, tags) as run:
+        outcome = execute(definitions, settings, planned, force, accept_code, parent=run.run_id)
+        if outcome.failed:
+            instance.report_run_failed(run, "; ".join(f"{artefact}: {why}" for artefact, why in outcome.failed))
+    return outcome
 
 
 def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[plan.Planned]) -> None:
@@ -84,8 +136,10 @@ def execute(
     planned: list[plan.Planned],
     force: bool = False,
     accept_code: bool = False,
+    limits: Limits | None = None,
+    parent: str = "",
 ) -> Outcome:
-    """Materialise stale artefacts, upstream first, and stop at the first failure.
+    """Materialise stale artefacts, upstream first, and stop at the first failure (not with `limits`).
 
     Finished artefacts stay and are not repeated.
 
@@ -95,24 +149,28 @@ def execute(
         planned: The plan, upstream first.
         force: True to rematerialise every artefact of the plan.
         accept_code: True to accept artefacts of another code version.
+        limits: What a job may make and spend; None for no limits.
+        parent: Id of the run that this one is part of.
 
     Raises:
-        KeyboardInterrupt: The process received SIGINT or SIGTERM.
+        KeyboardInterrupt: The process received SIGINT or SIGTERM, or a run was cancelled.
     """
     home = dagster_home(settings)
     lake = Lake(settings.lake_path)
     outcome = Outcome([], [], [], [])
     with opened_instance(home) as instance:
-        close_dead_runs(instance, home, RUN_LOCK)
+        close_dead_runs(instance, home, RUN_LOCK, {parent})
         record_unrecorded(instance, lake, planned)
-        job = job_of_all_assets(definitions)
+        making = Making(definitions, instance, lake, outcome, limits, parent)
         pools = {p.key: pool_of(definitions, p.key) for p in planned}
         waiting = list(plan.batches(planned))
-        while waiting and not outcome.failed:
+        while waiting and (limits or not outcome.failed):
             raise_if_told()  # Dagster loses a signal that arrives as a run ends
             batch = waiting.pop(0)
             # An artefact may have become stale since the plan was made, because its inputs changed: check again.
             todo = [p for p in batch if force or plan.forecast(lake, settings, [p], accept_code)[p.artefact]]
+            held = [p for p in todo if making.holds_back(p, settings)]
+            batch, todo = [p for p in batch if p not in held], [p for p in todo if p not in held]
             # A step that needs a pool has a run of its own, which starts once it holds a slot (see pool_slot).
             todo = list(itertools.takewhile(lambda p: pools[p.key] is None, todo)) or todo[:1]
             rest = [p for p in batch if p not in todo]
@@ -126,64 +184,101 @@ def execute(
             first = todo[0]
             tell = functools.partial(announce, first.artefact, "waiting")
             # Dagster names the step of an asset like the asset.
-            with pool_slot(instance, home, pools[first.key], first.artefact.asset, tell) as run_id:
-                _run(job, instance, lake, todo, outcome, run_id)
-        outcome.left = [p.artefact for batch in waiting for p in batch]
+            with pool_slot(instance, home, pools[first.key], first.artefact.asset, tell, parent) as run_id:
+                making.run(todo, run_id)
+        outcome.left += [p.artefact for batch in waiting for p in batch]
     return outcome
 
 
-def _run(
-    job: dg.JobDefinition,
-    instance: dg.DagsterInstance,
-    lake: Lake,
-    todo: list[plan.Planned],
-    outcome: Outcome,
-    run_id: str,
-) -> None:
-    """Execute one Dagster run for artefacts of one partition.
+@dataclass
+class Making:
+    """Dagster runs of a plan's artefacts; `outcome` receives each under made, failed, held or left."""
 
-    Args:
-        job: The job of all assets.
-        instance: The lake's Dagster instance.
-        lake: The lake.
-        todo: The artefacts to materialise.
-        outcome: Receives each artefact under made, failed or left.
-        run_id: Id of the run; it may already hold a slot of a pool.
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+    lake: Lake
+    outcome: Outcome
+    limits: Limits | None
+    parent: str
 
-    Raises:
-        KeyboardInterrupt: The process received a signal to stop, which Dagster had intercepted.
-    """
-    result = job.execute_in_process(
-        asset_selection=[p.key for p in todo],
-        partition_key=todo[0].artefact.partition or None,
-        instance=instance,
-        raise_on_error=False,
-        run_id=run_id,
-        tags={RUN_TAG: "run", "dagster/max_retries": "0"},  # the daemon of a UI must not queue it again
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-    )
-    raise_if_told()
-    done = {event.asset_key for event in result.get_asset_materialization_events()}
-    errors = {
-        event.step_key: _sentence(event) for event in result.all_events if event.is_step_failure and event.step_key
-    }
-    if not result.success and not errors:  # the run failed without a failed step: a locked or full event log
-        reasons = [event.message for event in result.all_events if event.is_failure and event.message]
-        outcome.failed.append((todo[0].artefact, reasons[-1] if reasons else "the Dagster run failed"))
-    for p in todo:
-        manifest = lake.manifest(p.artefact)
-        if (error := errors.get(p.artefact.asset)) is not None:
-            checks = manifest.describe_failures() if manifest is not None and CHECK_FAILED in error else ""
-            outcome.failed.append((p.artefact, f"blocking check did not pass: {checks}" if checks else error))
-        elif p.key not in done:
-            outcome.left.append(p.artefact)
-        elif manifest is not None and (failed := manifest.describe_failures()):
-            outcome.failed.append((p.artefact, f"blocking check did not pass: {failed}"))
-        else:
-            outcome.made.append(p.artefact)
+    def holds_back(self, p: plan.Planned, settings: Settings) -> bool:
+        """Return True, and note why, if the limits do not let an artefact be made now."""
+        if self.limits is None:
+            return False
+        why = "" if p.artefact in self.limits.permitted else "not among what this run may make"
+        if why := why or self._waits_for(p.artefact, settings):
+            self.outcome.held.append((p.artefact, why))
+        return bool(why)
+
+    def _waits_for(self, artefact: ArtefactId, settings: Settings) -> str:
+        """Return the first input that no longer follows from its own; those of listings are left out anyway."""
+        if (manifest := self.lake.manifest(artefact)) is None:
+            return ""
+        present, known, listed = present_value(self.lake, settings), dict[ArtefactId, str](), manifest.listings()
+        inputs = (ArtefactId(*key.split("@", 1)) for key in manifest.inputs)
+        hard = (one for one in inputs if not any(one.belongs_to(name) for name in listed))
+        broken = (self.lake.broken_lineage(one, present, known) for one in hard)
+        return next((f"waits for {sentence}" for sentence in broken if sentence), "")
+
+    def run(self, todo: list[plan.Planned], run_id: str) -> None:
+        """Execute one Dagster run for artefacts of one partition; the run may already hold a slot of a pool.
+
+        Raises KeyboardInterrupt if the process received a signal to stop, which Dagster had intercepted.
+        """
+        job = job_of_all_assets(self.definitions)
+        tags = {RUN_TAG: "run", "dagster/max_retries": "0"}  # the daemon of a UI must not queue it again
+        with runs_of_location(self.instance, job.name):
+            result = job.execute_in_process(
+                asset_selection=[p.key for p in todo],
+                partition_key=todo[0].artefact.partition or None,
+                instance=self.instance,
+                raise_on_error=False,
+                run_id=run_id,
+                tags=tags | ({PARENT_TAG: self.parent} if self.parent else {}),
+                run_config=self._config(todo),
+            )
+        raise_if_told()
+        if result.dagster_run.status is dg.DagsterRunStatus.CANCELED:
+            raise KeyboardInterrupt
+        self._note(todo, result)
+
+    def _config(self, todo: list[plan.Planned]) -> dict[str, Any]:
+        """Return the run configuration: no console log, and the budget where the teacher is asked."""
+        config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        asks = any("teacher" in self.definitions.resolve_assets_def(p.key).required_resource_keys for p in todo)
+        if asks and self.limits is not None and self.limits.budget_usd is not None:
+            config["resources"] = {"teacher": {"config": {"budget_usd": self.limits.budget_usd}}}
+        return config
+
+    def _note(self, todo: list[plan.Planned], result: dg.ExecuteInProcessResult) -> None:
+        """Note what became of each artefact of a run."""
+        done = {event.asset_key for event in result.get_asset_materialization_events()}
+        failures = {event.step_key: event for event in result.all_events if event.is_step_failure and event.step_key}
+        if not result.success and not failures:  # without a failed step: a locked or full event log
+            reasons = [event.message for event in result.all_events if event.is_failure and event.message]
+            self.outcome.failed.append((todo[0].artefact, reasons[-1] if reasons else "the Dagster run failed"))
+        for p in todo:
+            manifest = self.lake.manifest(p.artefact)
+            if (event := failures.get(p.artefact.asset)) is not None:
+                error = sentence_of(event)
+                checks = manifest.describe_failures() if manifest is not None and CHECK_FAILED in error else ""
+                told = (p.artefact, f"blocking check did not pass: {checks}" if checks else error)
+                (self.outcome.held if self.limits and is_budget(event) else self.outcome.failed).append(told)
+            elif p.key not in done:
+                self.outcome.left.append(p.artefact)
+            elif manifest is not None and (failed := manifest.describe_failures()):
+                self.outcome.failed.append((p.artefact, f"blocking check did not pass: {failed}"))
+            else:
+                self.outcome.made.append(p.artefact)
 
 
-def _sentence(event: dg.DagsterEvent) -> str:
+def is_budget(event: dg.DagsterEvent) -> bool:
+    """Return True if a step failed because the budget has no room for its next request."""
+    failure = event.step_failure_data.user_failure_data
+    return failure is not None and BUDGET in failure.metadata
+
+
+def sentence_of(event: dg.DagsterEvent) -> str:
     """Return the error sentence of a step failure: the description of a Failure, else the innermost error."""
     data = event.step_failure_data
     if data.user_failure_data and data.user_failure_data.description:

@@ -17,6 +17,13 @@ from iot_pipeline.vocabulary import STAGES, TRACKS, ZERO_SHOT, Trained, partitio
 # Assets whose partition is needed for every stage below the wanted one: a stage is cumulative.
 CUMULATIVE = set(TRACKS)
 DATA_VERSION = "dagster/data_version"
+# Parts of the method, one job each; an asset is of the part of its group, if it is not named here.
+PARTS = ("data", "augment", "train_track", "evaluate", "report")
+_PART_OF_GROUP = {
+    "flows": "data", "quality": "data", "splits": "data", "baseline": "data", "prompts": "augment",
+    "augmentation": "augment", "training": "train_track", "evaluation": "evaluate", "report": "report",
+}  # fmt: skip
+_PART_OF = {"training_split": "augment", "zero_shot_teacher": "augment", "study": "report"}
 HASHES = re.compile(r" \([^()]*\)$")
 
 
@@ -32,6 +39,11 @@ class Planned:
     def key(self) -> dg.AssetKey:
         """Asset key."""
         return dg.AssetKey(self.artefact.asset)
+
+    @property
+    def part(self) -> str:
+        """Part of the method, which is the name of its job."""
+        return _PART_OF.get(unstaged(self.artefact.asset)[0]) or _PART_OF_GROUP.get(self.group, "")
 
 
 def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = None) -> list[Planned]:
@@ -114,6 +126,18 @@ def forecast(
         if reasons:  # downstream they are shown without the hashes in brackets at their ends
             root = f"{FOLLOWS}{p.artefact}: "
             ahead[p.artefact] = [r if r.startswith(FOLLOWS) else root + HASHES.sub("", r) for r in reasons]
+    return found
+
+
+def following(lake: Lake, planned: list[Planned], roots: set[ArtefactId]) -> set[ArtefactId]:
+    """Return the artefacts that were made from `roots`, directly or not, with the roots; what lists them counts too."""
+    found = {*roots}
+    for p in planned:
+        manifest = lake.manifest(p.artefact)
+        if manifest is not None:
+            inputs = {ArtefactId(*key.split("@", 1)) for key in manifest.inputs}
+            if inputs & found or any(one.belongs_to(name) for name in manifest.listings() for one in found):
+                found.add(p.artefact)
     return found
 
 

@@ -18,7 +18,7 @@ import dagster as dg
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.reads import RecordedSettings, file_version, present_value, to_json
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import BudgetReached, UserError
 from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_csv, write_json
@@ -27,6 +27,7 @@ from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, fini
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 PREVIEW_ROWS = 5
+BUDGET = "budget_reached"  # metadata of a failure that is no fault: the next day's budget goes on with it
 MEND = "make room or mend permissions, and run again: what is made stays"
 progress = logging.getLogger("iot_pipeline.progress")  # the command line shows its records by a handler
 progress.setLevel(logging.INFO)
@@ -255,7 +256,8 @@ class LakeResource(dg.ConfigurableResource):
             step.folder = lake.folder(artefact)
         except UserError as error:
             announce(artefact, "failed", str(error))
-            raise dg.Failure(str(error), allow_retries=False) from None
+            reached = {BUDGET: True} if isinstance(error, BudgetReached) else {}
+            raise dg.Failure(str(error), metadata=reached, allow_retries=False) from None
         except dg.Failure as error:
             announce(artefact, "failed", error.description or "")
             raise

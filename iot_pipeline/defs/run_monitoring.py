@@ -7,7 +7,7 @@ UI again, once (`run_retries` in dagster.yaml). A run of the command line contin
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from iot_pipeline.lake.atomic import held
 from iot_pipeline.lake.processes import has_ended, kill_tree
 
 RUN_TAG = "iot_pipeline/started_by"  # `run` on runs of the command line; runs of the UI do not have the tag
+PARENT_TAG = "iot_pipeline/part_of"  # id of the run that made it: a job's, or a command's
+MANIFEST_TAG = "iot_pipeline/by_manifest"  # runs that make what is stale: one at a time (dagster.yaml)
 KILLED_TAG = "iot_pipeline/process_was_killed"  # the run that Dagster queues again has it too
 RUN_LOCK, UI_LOCK = "run.lock", "ui.lock"
 SAID_EVERY_S, LOOKED_EVERY_S = 60.0, 15.0
@@ -28,7 +30,9 @@ _UNFINISHED = [
 ]  # fmt: skip
 
 
-def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, spared: str = "") -> list[str]:
+def close_dead_runs(
+    instance: dg.DagsterInstance, home: Path, held_lock: str, spared: Collection[str] = ()
+) -> list[str]:
     """Fail runs whose process is dead, kill their remaining steps and free their slots; return their ids.
 
     Args:
@@ -37,7 +41,7 @@ def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, sp
         held_lock: The lock that this process holds. If it is that of `run`, every unfinished run of the command line is
             dead. Runs of the other kind are examined only while nobody holds the other lock, since its holder may be in
             another container, where process ids have another meaning.
-        spared: Id of a run of this process, which is left alone.
+        spared: Ids of runs of this process, which are left alone.
     """
     dead = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
@@ -46,7 +50,7 @@ def close_dead_runs(instance: dg.DagsterInstance, home: Path, held_lock: str, sp
         certain = lock == held_lock == RUN_LOCK
         # The first process is the worker. Without a record nothing is known: Dagster's start timeout applies.
         shown = bool(processes) and has_ended(*processes[0]) and (lock == held_lock or _is_free(home / lock))
-        if run.run_id == spared or not (certain or shown):
+        if run.run_id in spared or not (certain or shown):
             continue
         for pid, seen in processes[1:]:  # a step that outlived its worker would run twice at once
             if not has_ended(pid, seen):
@@ -68,11 +72,11 @@ def _close(instance: dg.DagsterInstance, run: dg.DagsterRun, lock: str) -> None:
         instance.report_run_failed(run, "the process of this run was killed")
 
 
-def _free_slots(instance: dg.DagsterInstance, no_run_waits: bool, spared: str) -> None:
+def _free_slots(instance: dg.DagsterInstance, no_run_waits: bool, spared: Collection[str]) -> None:
     """Free the pool slots of finished runs and, while no `run` can be waiting for a slot, of unknown runs."""
     for pool in internals.pools(instance):
         _, holding, in_line = internals.pool_holders(instance, pool)
-        for run_id in (holding | in_line) - {spared}:
+        for run_id in (holding | in_line).difference(spared):
             holder = instance.get_run_by_id(run_id)
             if no_run_waits if holder is None else holder.is_finished:
                 internals.free_slots(instance, run_id)
@@ -88,7 +92,12 @@ def _is_free(lock: Path) -> bool:
 
 @contextmanager
 def pool_slot(
-    instance: dg.DagsterInstance, home: Path, pool: str | None, step_key: str, say: Callable[[str], None]
+    instance: dg.DagsterInstance,
+    home: Path,
+    pool: str | None,
+    step_key: str,
+    say: Callable[[str], None],
+    parent: str = "",
 ) -> Iterator[str]:
     """Wait for a slot in a pool, and yield the id for the run that holds it.
 
@@ -101,6 +110,7 @@ def pool_slot(
         pool: Name of the pool, or None for a step that needs none.
         step_key: Dagster's name of the step.
         say: Called with the sentence that names the holder.
+        parent: Id of the run that this one is part of.
     """
     run_id, said, looked = str(uuid.uuid4()), -SAID_EVERY_S, time.monotonic()
     try:
@@ -113,7 +123,7 @@ def pool_slot(
                         say(f"waiting for pool {pool}: {describe_holders(instance, pool, run_id)}")
                     if now - looked >= LOOKED_EVERY_S:
                         looked = now
-                        close_dead_runs(instance, home, RUN_LOCK, run_id)
+                        close_dead_runs(instance, home, RUN_LOCK, {run_id, parent})
                     time.sleep(0.5)
         yield run_id
     finally:

@@ -91,6 +91,10 @@ class Manifest:
         """Return the names of blocking checks that did not pass."""
         return [name for name, check in self.checks.items() if check["blocking"] and not check["passed"]]
 
+    def listings(self) -> list[str]:
+        """Return the names of the assets of which this artefact takes whatever is fresh, and leaves out what is not."""
+        return [name.removeprefix("artefacts ") for name in self.settings if name.startswith("artefacts ")]
+
     def describe_failures(self) -> str:
         """Describe the failed blocking checks, each with its facts: `good (seed: 13)`."""
         facts = {name: ", ".join(f"{k}: {_joined(v)}" for k, v in self.checks[name]["facts"].items())

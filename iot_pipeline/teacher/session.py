@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import BudgetReached, UserError
 from iot_pipeline.teacher import pricing
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.parameters import INSTEAD
@@ -347,7 +347,7 @@ class Session:
 
     def stop_for_budget(self, worst: float) -> None:
         """Stop the session: the budget has no room for a request that may cost `worst` dollars."""
-        self.stop = UserError(
+        self.stop = BudgetReached(
             f"IOT_TEACHER_BUDGET_USD={self.config.budget_usd} is used up: ${self.store.spent_usd():.4f} spent, and the "
             f"rest is less than the ${worst:.4f} that the next request may cost (or set aside by another process). All "
             "answers so far are kept; raise the budget to go on."

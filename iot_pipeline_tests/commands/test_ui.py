@@ -24,6 +24,7 @@ from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import load_settings
 
 SELECTOR = {"repositoryLocationName": "iot_pipeline", "repositoryName": "__repository__", "sensorName": "prompt_files"}
+JOB = dg.RunsFilter(job_name="augment")
 SWITCH_ON = "mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }"
 
 
@@ -64,8 +65,8 @@ def opened_ui(environment: dict[str, str]) -> Iterator[tuple["subprocess.Popen[s
 
 
 def worker_of(instance: dg.DagsterInstance) -> int | None:
-    """Process id of the worker of the only run, once Dagster has recorded it."""
-    runs = instance.get_runs()
+    """Process id of the worker of the first run of the job, once Dagster has recorded it."""
+    runs = instance.get_runs(JOB)
     events = instance.all_logs(runs[0].run_id, of_type=dg.DagsterEventType.ENGINE_EVENT) if runs else []
     pids = [
         int(entry.dagster_event.engine_event_data.metadata["pid"].value)
@@ -96,15 +97,16 @@ def test_an_edited_prompt_starts_one_run_and_killed_processes_leave_nothing_behi
         with dg.DagsterInstance.from_config(str(home)) as instance:
             os.kill(until(lambda: worker_of(instance), "a run has a worker"), signal.SIGKILL)
             ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
-            until(lambda: instance.get_runs_count(dg.RunsFilter(statuses=ended)) == 2, "the run is queued again")
-            again, first = instance.get_runs()
+            both = dg.RunsFilter(job_name="augment", statuses=ended)
+            until(lambda: instance.get_runs_count(both) == 2, "the run is queued again")
+            again, first = instance.get_runs(JOB)
             ticks = [
                 tick
                 for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
                 for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)
             ]
         assert (first.status, again.status) == (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS)
-        assert first.tags["dagster/partition"] == again.tags["dagster/partition"] == "paraphrased"
+        assert first.tags["iot_pipeline/cause"] == again.tags["iot_pipeline/cause"] == "edited: paraphrased"
         # Its code server or our monitor sees it first; queued again it is either way, and only once.
         assert again.tags["dagster/retry_number"] == "1"
         assert (tmp_path / "lake" / "prompt" / "paraphrased" / "prompt.md").read_text() == prompt.read_text()

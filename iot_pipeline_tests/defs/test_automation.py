@@ -1,9 +1,11 @@
-"""Real automation ticks on the project's own graph: an edited prompt requests exactly what hangs on it."""
+"""Real ticks of the project's own schedule and sensors: what they request, what it may spend, and what they tell."""
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -12,99 +14,17 @@ from hypothesis import strategies as st
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.definitions import defs
-from iot_pipeline.defs.automation import prompt_files
+from iot_pipeline.defs.automation import automation, ledger_limit, nightly, prompt_files
+from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
+from iot_pipeline.teacher.request import Usage
+from iot_pipeline.teacher.store.store import Attempt, Store
 from iot_pipeline.vocabulary import TRACKS
-
-SELECTION = dg.AssetSelection.groups("augmentation", "prompts") | dg.AssetSelection.keys("training_split_10K")
-PLAIN = ["raw_flows", "flows", "evaluation_split", "training_order", "flow_texts", "base_model", "validation_answers"]
 
 
 @cache
 def definitions() -> dg.Definitions:
     return defs()
-
-
-def made(
-    instance: dg.DagsterInstance, asset: str, partition: str | None = None, version: str = "1", passed: bool = True
-) -> None:
-    """A real run of a stand-in with the asset's key, partitions and checks, with this data version and verdict."""
-    real = definitions().resolve_assets_def(dg.AssetKey(asset))
-
-    specs = list(real.check_specs)
-
-    @dg.asset(key=dg.AssetKey(asset), partitions_def=real.partitions_def, check_specs=specs)
-    def stand_in() -> dg.MaterializeResult:
-        results = [dg.AssetCheckResult(check_name=spec.name, passed=passed) for spec in specs]
-        return dg.MaterializeResult(data_version=dg.DataVersion(version), check_results=results)
-
-    dg.materialize([stand_in], partition_key=partition, instance=instance, raise_on_error=False)
-
-
-def world() -> dg.DagsterInstance:
-    """An instance in which everything of stage 10K is there and passed its checks."""
-    instance = dg.DagsterInstance.ephemeral()
-    for asset in PLAIN:
-        made(instance, asset)
-    for track in TRACKS:
-        made(instance, "prompt", track)
-        made(instance, track, "10K")
-        made(instance, "training_split_10K", track)
-    return instance
-
-
-@pytest.fixture
-def instance() -> dg.DagsterInstance:
-    return world()
-
-
-def tick(instance: dg.DagsterInstance, cursor: object = None) -> tuple[set[str], object]:
-    """One tick of the automation; what it requests (asset, or asset[partition]) and the cursor for the next one."""
-    result = dg.evaluate_automation_conditions(
-        defs=definitions(), instance=instance, asset_selection=SELECTION, cursor=cursor
-    )
-    requested = set()
-    for key in definitions().resolve_asset_graph().get_all_asset_keys():
-        found = result.get_requested_partitions(key) if result.get_num_requested(key) else set()
-        requested |= {f"{key.to_user_string()}[{p}]" if p else key.to_user_string() for p in found}
-    return requested, result.cursor
-
-
-def test_nothing_is_requested_while_nothing_changes(instance: dg.DagsterInstance) -> None:
-    requested, cursor = tick(instance)
-    assert requested == set()
-    assert tick(instance, cursor)[0] == set()
-
-
-def test_an_edited_prompt_requests_its_track_and_no_other(instance: dg.DagsterInstance) -> None:
-    _, cursor = tick(instance)
-    made(instance, "prompt", "paraphrased", version="2")
-    requested, cursor = tick(instance, cursor)
-    assert requested == {"paraphrased[10K]"}
-    made(instance, "paraphrased", "10K", version="2")
-    requested, cursor = tick(instance, cursor)
-    assert requested == {"training_split_10K[paraphrased]"}
-
-
-@pytest.mark.parametrize(("failing", "requested"), [(True, set()), (False, {"training_split_10K[paraphrased]"})])
-def test_a_track_that_did_not_pass_its_check_goes_no_further(failing: bool, requested: set[str]) -> None:
-    instance = world()
-    _, cursor = tick(instance)
-    made(instance, "paraphrased", "10K", version="2", passed=not failing)
-    assert tick(instance, cursor)[0] == requested
-
-
-def test_the_same_prompt_frozen_again_requests_nothing(instance: dg.DagsterInstance) -> None:
-    _, cursor = tick(instance)
-    made(instance, "prompt", "paraphrased", version="1")
-    assert tick(instance, cursor)[0] == set()
-
-
-def test_stages_that_nobody_has_made_are_not_made_by_a_prompt(instance: dg.DagsterInstance) -> None:
-    _, cursor = tick(instance)
-    made(instance, "prompt", "feature_varied", version="2")
-    requested, _ = tick(instance, cursor)
-    assert not any("30K" in name for name in requested)
 
 
 @pytest.fixture
@@ -141,13 +61,22 @@ def empty_instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.ephemeral()
 
 
+def tick_of_sensor(cursor: str | None) -> Any:
+    """One tick of the prompt sensor through Dagster's own check of its requests."""
+    repository = definitions().get_repository_def()
+    context = dg.build_sensor_context(cursor=cursor, instance=empty_instance(), repository_def=repository)
+    return repository.get_sensor_def("prompt_files").evaluate_tick(context)
+
+
+def making(request: dg.RunRequest) -> dict[str, Any]:
+    """What a requested run is configured to make."""
+    return request.run_config["ops"][f"make_{request.job_name}"]["config"]
+
+
 def sense(cursor: str | None) -> tuple[list[str], str, str]:
-    """One tick through Dagster's own check of a sensor: tracks requested, cursor, reason of a tick without requests."""
-    context = dg.build_sensor_context(
-        cursor=cursor, instance=empty_instance(), repository_def=definitions().get_repository_def()
-    )
-    tick = prompt_files.evaluate_tick(context)
-    requested = [str(request.partition_key) for request in tick.run_requests or []]
+    """One tick of the prompt sensor: tracks requested, cursor, reason of a tick without requests."""
+    tick = tick_of_sensor(cursor)
+    requested = [track for request in tick.run_requests or [] for track in making(request)["prompts"]]
     return requested, tick.cursor or cursor or "", tick.skip_message or ""
 
 
@@ -236,11 +165,84 @@ def test_a_damaged_manifest_is_told_and_the_others_go_on(prompts: Path) -> None:
     assert sense(None)[0] == ["paraphrased"]
 
 
-def test_every_sensor_and_schedule_is_off_until_switched_on_and_known_here() -> None:
+def test_what_starts_runs_is_off_until_switched_on_and_says_what_it_may_spend() -> None:
     repository = definitions().get_repository_def()
-    assert {sensor.name for sensor in repository.sensor_defs} == {"prompt_files", "changed_inputs"}
-    assert all(sensor.default_status is dg.DefaultSensorStatus.STOPPED for sensor in repository.sensor_defs)
-    assert repository.schedule_defs == []
+    sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
+    assert sensors.keys() == {"prompt_files", "failed_runs"}
+    assert sensors["prompt_files"].default_status is dg.DefaultSensorStatus.STOPPED
+    assert sensors["failed_runs"].default_status is dg.DefaultSensorStatus.RUNNING  # it starts nothing
+    (schedule,) = repository.schedule_defs
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 2 * * *", "UTC")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    for told in (schedule.description, sensors["prompt_files"].description):
+        assert "at most $0 a day" in str(told) and "within $5 in all" in str(told) and "Trains nothing" in str(told)
+
+
+def test_one_setting_switches_both_on_and_a_cron_line_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = settings_module.load_settings(
+        {"IOT_AUTOMATION": "on", "IOT_SCHEDULE_CRON": "30 1 * * 1-5", "IOT_SCHEDULE_TIMEZONE": "Europe/Lisbon"}
+    )
+    schedule, sensor = nightly(chosen), prompt_files(chosen)
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 1 * * 1-5", "Europe/Lisbon")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    with pytest.raises(UserError, match="IOT_SCHEDULE_TIMEZONE=Mars"):
+        settings_module.load_settings({"IOT_SCHEDULE_TIMEZONE": "Mars"})
+    monkeypatch.setenv("IOT_SCHEDULE_CRON", "at night")
+    settings_module.settings.cache_clear()
+    with pytest.raises(UserError, match="IOT_SCHEDULE_CRON=at night"):
+        automation()
+
+
+def tick_of_schedule(instance: dg.DagsterInstance) -> Any:
+    repository = definitions().get_repository_def()
+    context = dg.build_schedule_context(instance=instance, repository_def=repository)
+    return repository.get_schedule_def("nightly").evaluate_tick(context)
+
+
+def test_the_schedule_requests_what_is_stale_and_trains_only_where_it_may(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        (asked,) = tick_of_schedule(instance).run_requests
+        assert asked.job_name == "everything" and making(asked)["parts"] == ["data", "augment", "report"]
+        assert making(asked)["missing"] is False and making(asked)["budget_usd"] is None  # the embedded teacher is free
+        monkeypatch.setenv("IOT_SCHEDULE_TRAINING", "true")
+        settings_module.settings.cache_clear()
+        (asked,) = tick_of_schedule(instance).run_requests
+        assert set(making(asked)["parts"]) == {"data", "augment", "train_track", "evaluate", "report"}
+        job = definitions().resolve_job_def("everything")
+        instance.create_run_for_job(job, tags=dict(asked.tags), run_config=asked.run_config)
+        assert "is not finished" in tick_of_schedule(instance).skip_message
+        shutil.rmtree(settings_module.settings().lake_path)
+        assert "the lake is empty" in tick_of_schedule(instance).skip_message
+
+
+def test_a_prompt_that_was_edited_asks_for_its_track_and_the_reports_within_the_budget(
+    prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IOT_TEACHER", "openai")
+    monkeypatch.setenv("IOT_SCHEDULE_BUDGET_USD", "0.25")
+    settings_module.settings.cache_clear()
+    edit(prompts / "paraphrased.md")
+    edit(prompts / "original.md")
+    (asked,) = tick_of_sensor(None).run_requests
+    assert asked.job_name == "augment" and making(asked)["parts"] == ["augment", "report"]
+    assert making(asked)["prompts"] == ["original", "paraphrased"] and making(asked)["budget_usd"] == 0.25
+
+
+def test_a_day_s_budget_counts_from_midnight_and_never_passes_the_whole(tmp_path: Path) -> None:
+    def limit(**changed: str) -> float | None:
+        given = {"IOT_LAKE": str(tmp_path), "IOT_TEACHER": "openai", "IOT_SCHEDULE_BUDGET_USD": "1", **changed}
+        return ledger_limit(settings_module.load_settings(given), now)
+
+    now = datetime.now(UTC)
+    assert limit() == 1.0 and limit(IOT_TEACHER="embedded") is None
+    with Store(tmp_path / "teacher.sqlite") as store:
+        store.save([Attempt("k", "s", "m", "ok", Usage(), 0.4, False, 0.1)], [])
+    assert limit() == 1.0  # spent today: a part of today's
+    now = now + timedelta(days=1)
+    assert limit() == 1.4 and limit(IOT_TEACHER_BUDGET_USD="1.2") == 1.2 and limit(IOT_SCHEDULE_BUDGET_USD="0") == 0.4
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

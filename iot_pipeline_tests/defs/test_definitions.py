@@ -15,6 +15,8 @@ import pytest
 
 import iot_pipeline
 from iot_pipeline.definitions import defs
+from iot_pipeline.defs.plan import PARTS, Planned
+from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.settings import load_settings
 from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
 
@@ -47,7 +49,6 @@ def describe(spec: dg.AssetSpec) -> dict[str, Any]:
         "partitions": len(spec.partitions_def.get_partition_keys()) if spec.partitions_def else None,
         "kinds": sorted(spec.kinds),
         "owners": list(spec.owners),
-        "automated": spec.automation_condition is not None,
     }
 
 
@@ -78,10 +79,16 @@ def test_groups_are_the_steps_of_the_method() -> None:
     }
 
 
-def test_nothing_that_trains_is_automated() -> None:
-    automated = {unstaged(spec.key.to_user_string())[0] for spec in specs() if spec.automation_condition is not None}
-    assert not automated & {"lora_checkpoint", "base_model", "automl_baseline"}
-    assert {"original", "paraphrased", "feature_varied"} <= automated
+def test_every_asset_is_made_by_the_job_of_one_part() -> None:
+    parts = {
+        spec.key.to_user_string(): Planned(ArtefactId(spec.key.to_user_string()), str(spec.group_name), "").part
+        for spec in specs()
+    }
+    assert set(parts.values()) == set(PARTS)
+    trains = {name for name, part in parts.items() if part == "train_track"}
+    assert {unstaged(name)[0] for name in trains} == {"base_model", "lora_checkpoint", "data_grid", "paper_protocol"}
+    jobs = {job.name for job in definitions().get_repository_def().get_all_jobs()}
+    assert jobs == {*PARTS, "everything", "__ASSET_JOB"}
 
 
 def test_partition_keys_are_those_of_the_vocabulary() -> None:

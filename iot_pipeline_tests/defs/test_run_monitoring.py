@@ -147,7 +147,7 @@ def test_slots_of_deleted_runs_are_freed_but_not_those_of_a_run_that_is_about_to
     storage.claim_concurrency_slot("gpu", "nobody", "pooled")
     with held(home / RUN_LOCK, ""):
         close_dead_runs(instance, home, UI_LOCK)
-        close_dead_runs(instance, home, RUN_LOCK, spared="nobody")
+        close_dead_runs(instance, home, RUN_LOCK, spared={"nobody"})
     assert storage.get_concurrency_info("gpu").active_slot_count == 1
     close_dead_runs(instance, home, UI_LOCK)
     assert storage.get_concurrency_info("gpu").active_slot_count == 0

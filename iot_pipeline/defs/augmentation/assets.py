@@ -10,7 +10,6 @@ import dagster as dg
 from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.join import TrackResult, join
 from iot_pipeline.augmentation.plan import TrackPlan
-from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.partitions import prompt_dep, stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
@@ -18,7 +17,7 @@ from iot_pipeline.defs.tracks import increment, prompt_of, track_plan, validatio
 from iot_pipeline.escaping import fenced
 from iot_pipeline.teacher.redaction import shown_words
 
-COMMON: dict[str, Any] = {"group_name": "augmentation", "automation_condition": inputs_changed, "pool": "teacher"}
+COMMON: dict[str, Any] = {"group_name": "augmentation", "pool": "teacher"}
 DATA = ["flow_texts", "training_order"]
 # Distinct answers of which another one has most of the wording, features and numbers masked.
 MOST_NEAR_COPIES = 0.05

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import dagster as dg
 
-from iot_pipeline.defs.automation import inputs_changed
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of
 from iot_pipeline.defs.partitions import (
     increments_dep,
@@ -219,7 +218,6 @@ def training_split(stage: str) -> dg.AssetsDefinition:
         **COMMON,
         name=name,
         partitions_def=partitions,
-        automation_condition=inputs_changed,
         deps=[
             "base_model",
             "validation_answers",

@@ -245,6 +245,12 @@ class Store(Database):
         """Return the dollars of all attempts ever recorded, assumed ones included."""
         return float(self.read(sa.select(totals.c.value).where(totals.c.name == "spent_usd"))[0][0])
 
+    def spent_since(self, moment: datetime) -> float:
+        """Return the dollars of attempts that were recorded from a moment on (with a time zone)."""
+        at = moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        found = self.read(sa.select(sa.func.coalesce(sa.func.sum(attempts.c.cost_usd), 0.0)).where(attempts.c.at >= at))
+        return float(found[0][0])
+
     def ledger(self) -> dict[str, Any]:
         """Sum up all attempts: their number, tokens, dollars, assumed dollars, number by outcome."""
         c = attempts.c
