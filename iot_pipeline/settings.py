@@ -167,6 +167,11 @@ class ServingSettings(Section):
     decoding: Literal["free", "grounded"] = Field(
         "grounded", description="of `explain`: grounded lets a number be only one of its flow; reports show both"
     )
+    inference: Literal["reference", "balanced", "aggressive"] = Field(
+        "balanced",
+        description="engine, by what inference_benchmark measured here: balanced gives the reference's probabilities "
+        "faster, aggressive its labels (99.9 %) with weights in bf16 or int8; unmeasured: reference",
+    )
 
 
 class RunSettings(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
-from iot_pipeline.inference.student import Student
+from iot_pipeline.inference.engines import open_engine
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.serving.classifier import LEVEL, Classifier, Fitted, Origin
 from iot_pipeline.settings import Settings
@@ -56,10 +57,19 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
     return Checkpoint(adapter, location, named["name"], lake.folder(adapter), versions, provenance.get("labels", []))
 
 
-def open_classifier(settings: Settings, stage: str, track: str) -> Classifier:
-    """Load the student of a stage and track, trained with the first seed, for use.
+def open_classifier(
+    settings: Settings, stage: str, track: str, log: Callable[[str], None] = lambda _text: None
+) -> Classifier:
+    """Load the student of a stage and track, trained with the first seed, by the engine of IOT_INFERENCE.
 
-    Raises UserError if it does not exist, a file of it was altered, or it was made with other settings.
+    Args:
+        settings: The present settings.
+        stage: Stage of the checkpoint.
+        track: Track of the checkpoint.
+        log: Called with which engine was taken, and why.
+
+    Raises:
+        UserError: It does not exist, a file of it was altered, or it was made with other settings.
     """
     lake, trained = Lake(settings.lake_path), Trained(settings.seeds[0], track)
     found = find(lake, stage, trained)
@@ -71,8 +81,18 @@ def open_classifier(settings: Settings, stage: str, track: str) -> Classifier:
     model = found.made_of[str(found.artefact)]
     version = prompt.data_version if prompt is not None else ""
     origin = Origin(stage, track, found.name, model, found.made_of, version, found.labels, lake_versions(lake))
-    student = Student.load(found.base, found.adapter, threads=settings.run.threads)
+    profile, evidence = settings.serving.inference, engine_evidence(lake)
+    student = open_engine(found.base, found.adapter, profile, evidence, log, model=model, threads=settings.run.threads)
     return Classifier(student, writer.spec, writer, settings, fitted_on_calibration(lake, stage, trained), origin)
+
+
+def engine_evidence(lake: Lake) -> dict[str, Any] | None:
+    """Read what inference_benchmark measured of engines; None if it has not been made."""
+    artefact = ArtefactId("inference_benchmark")
+    if lake.manifest(artefact) is None:
+        return None
+    found: dict[str, Any] = json.loads((lake.verified(artefact) / "inference.json").read_text())
+    return found
 
 
 def lake_versions(lake: Lake) -> dict[str, str]:

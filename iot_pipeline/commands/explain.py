@@ -44,7 +44,7 @@ def explain(
     """
     if out.exists():
         raise UserError(f"{out} is there already; name a new file")
-    classifier = open_classifier(settings, stage, track)
+    classifier = open_classifier(settings, stage, track, log)
     table = read_unlabelled(classifier.spec, flows, log)
     distinct = table.drop_duplicates("flow_group")
     verdicts = classifier.classify(distinct, log)

@@ -41,7 +41,7 @@ def serve(settings: Settings, stage: str, track: str, host: str, port: int, allo
     access = access_of(host, token.get_secret_value() if token is not None else None, allowed)
     with bind(host, port) as listener:
         log(f"loading {stage} {track}")
-        classifier = open_classifier(settings, stage, track)
+        classifier = open_classifier(settings, stage, track, log)
         service = Service(classifier, StudentTokens(classifier.student.tokenizer))
 
         def ready() -> None:

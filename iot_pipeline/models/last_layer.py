@@ -43,7 +43,7 @@ def hidden_at(body: Any, ids: Any, chosen: Any, positions: Any | None = None) ->
     if 2 * places.shape[1] > ids.shape[1]:  # a mask costs more than half of the positions save
         return body(input_ids=ids, use_cache=False).last_hidden_state[chosen]
     last = body.layers[-1]
-    last.forward = partial(_at_places, last, places)
+    last.forward = partial(layer_at_places, last, places)
     try:
         return body(input_ids=ids, use_cache=False).last_hidden_state[real]
     finally:
@@ -58,7 +58,7 @@ def fits(body: Any) -> bool:
     return layers[-1].self_attn.sliding_window is None and not getattr(body, "gradient_checkpointing", False)
 
 
-def _at_places(layer: Any, places: Any, hidden: Any, *, position_embeddings: Any, **_unused: Any) -> Any:
+def layer_at_places(layer: Any, places: Any, hidden: Any, *, position_embeddings: Any, **_unused: Any) -> Any:
     """Compute a Qwen2 layer at `places` [rows, most] of `hidden` [rows, width, size]; return [rows, most, size].
 
     Args:

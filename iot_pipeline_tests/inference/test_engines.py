@@ -1,0 +1,181 @@
+"""Engines give the student's labels; a profile takes one only where it was measured to be faster and to agree."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.inference import engines
+from iot_pipeline.inference.engines import Measured, chosen_engine, open_engine, profiles, this_machine
+from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent
+from iot_pipeline.inference.student import Student
+from iot_pipeline.inference.vllm_engine import VllmStudent
+from iot_pipeline.models.tokenizer import end_of_turn
+from iot_pipeline_tests.tiny_model import CLASSES, flow_texts, make_base
+
+LONGER = ["Normal", "Port_Scanning", "Norway_x9", "q", "q 7.77 zz"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("engines") / "base")
+
+
+@pytest.fixture(scope="module")
+def student(base: Path) -> Student:
+    return Student.load(base, None, device="cpu", threads=1)
+
+
+def texts_of_all_lengths() -> list[str]:
+    return [text + "\nextra: 1.5" * (place % 3) for place, text in enumerate(flow_texts(9, seed=3))]
+
+
+# `importorskip` would import it with its telemetry.
+installed = pytest.mark.skipif(find_spec("nncf") is None, reason="the extra `openvino` is not installed")
+
+
+@installed
+@pytest.mark.parametrize("names", [CLASSES, LONGER])
+def test_openvino_scores_as_the_reference_does(base: Path, student: Student, names: list[str]) -> None:
+    texts = texts_of_all_lengths()
+    opened = OpenVinoStudent.open(base, None, "fp32", 1)
+    wanted, states = student.score_with_states(texts, names)
+    scores, read = opened.score_with_states(texts, names)
+    assert np.allclose(scores, wanted, atol=1e-4) and np.allclose(read, states, atol=1e-3)
+    one_by_one = np.concatenate([opened.score_labels([text], names) for text in texts])
+    assert np.allclose(one_by_one, wanted, atol=1e-4)
+    assert opened.explain(texts[:2], 8) == student.explain(texts[:2], 8)
+    assert sys.modules["openvino_telemetry"] is None  # nothing is reported to the maker's server
+    assert opened.describe()["engine"] == opened.name == "openvino-fp32"
+
+
+@installed
+def test_weights_in_int8_change_probabilities_a_little(base: Path, student: Student) -> None:
+    texts = texts_of_all_lengths()
+    scores = OpenVinoStudent.open(base, None, "int8", 1).score_labels(texts, CLASSES)
+    difference = np.abs(np.exp(scores) - np.exp(student.score_labels(texts, CLASSES))).max()
+    assert 0 < difference < 0.05
+
+
+def test_an_engine_that_is_not_installed_is_one_sentence(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("openvino", "vllm"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'iot-pipeline\[openvino\]'"):
+        OpenVinoStudent.open(base, None, "fp32")
+    with pytest.raises(EngineUnavailable, match="vllm is not installed"):
+        VllmStudent.open(base, None)
+
+
+def measured(engine: str, profile: Any, seconds: float, **other: Any) -> Measured:
+    return Measured(engine, profile, seconds, **{"agreement": 1.0, "difference": 1e-6, "flows": 2000} | other)
+
+
+def test_a_profile_takes_the_fastest_engine_that_agrees() -> None:
+    exact, lossy = measured("exact", "balanced", 0.6), measured("lossy", "aggressive", 0.3, difference=0.02)
+    found = profiles(1.0, [exact, lossy])
+    assert (found["balanced"]["engine"], found["aggressive"]["engine"]) == ("exact", "lossy")
+    assert found["aggressive"]["times_reference"] == pytest.approx(3.333)
+
+
+@pytest.mark.parametrize(
+    ("one", "reason"),
+    [
+        (measured("e", "aggressive", 1.0), "not faster"),
+        (measured("e", "aggressive", 0.3, agreement=0.9985), "99.8500% of 2,000 flows"),
+        (measured("e", "aggressive", 0.3, flows=900), "compared on 900 flows"),
+        (measured("e", "balanced", 0.3, difference=0.01), "a probability differs by 0.01"),
+        (measured("e", "balanced", 0.3, difference=float("nan")), "a probability differs by nan"),
+    ],
+)
+def test_an_engine_is_refused_with_its_reason(one: Measured, reason: str) -> None:
+    found = profiles(1.0, [one])
+    assert not any(profile["offered"] for profile in found.values())
+    assert reason in found["aggressive"]["reason"]
+
+
+def evidence(**other: Any) -> dict[str, Any]:
+    found = profiles(1.0, [measured("openvino-fp32", "balanced", 0.5), measured("openvino-bf16", "aggressive", 0.25)])
+    told = {"stage": "10K", "track": "original", "model": "m1", "on_card": False}
+    return told | {"machine": this_machine(), "profiles": found} | other
+
+
+def test_evidence_counts_for_its_own_machine_and_student() -> None:
+    assert chosen_engine("balanced", evidence(), "cpu", "other")[0] == "openvino-fp32"
+    assert chosen_engine("aggressive", evidence(), "cpu", "m1")[0] == "openvino-bf16"
+    refused = {
+        "nothing was measured": ("balanced", None, "cpu"),
+        "on another machine": ("balanced", evidence(machine=this_machine() | {"processor": "x"}), "cpu"),
+        "measured on another": ("balanced", evidence(), "cuda"),
+        "for another student, original 10K": ("aggressive", evidence(), "cpu"),
+    }
+    for reason, given in refused.items():
+        engine, why = chosen_engine(*given, "m2")  # type: ignore[arg-type]
+        assert engine == "" and reason in why, (reason, why)
+    assert chosen_engine("reference", evidence(), "cpu") == ("", "")
+
+
+def test_without_evidence_or_engine_the_reference_answers_and_it_is_said(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    opened = open_engine(base, None, "balanced", None, told.append, device="cpu", threads=1)
+    assert type(opened) is Student and opened.name == "transformers-fp32"
+    assert told.pop() == (
+        "IOT_INFERENCE=balanced: the reference, transformers-fp32, answers: nothing was measured; "
+        "`iot-pipeline run --until inference_benchmark` measures"
+    )
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert type(open_engine(base, None, "balanced", evidence(), told.append, device="cpu", threads=1)) is Student
+    assert "openvino is not installed" in told.pop()
+    open_engine(base, None, "reference", None, told.append, device="cpu", threads=1)
+    assert told == [] and {kind.name for kind in engines.kinds_of("cuda:0")} == {"transformers-bf16"}
+
+
+class VllmOfTheReference:
+    """Answers vLLM's requests by the reference's model, as vLLM documents its answers."""
+
+    def __init__(self, student: Student) -> None:
+        self.student, self.asked = student, list[Any]()
+
+    def generate(self, prompts: list[list[int]], parameters: list[Any]) -> list[Any]:
+        self.asked += parameters
+        return [self.answer(prompt, told) for prompt, told in zip(prompts, parameters, strict=True)]
+
+    def answer(self, prompt: list[int], told: Any) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            logits = self.student.model(torch.tensor([prompt])).logits[0].float()
+        if told.get("prompt_logprobs"):
+            logs = logits.log_softmax(-1)
+            rest = [{token: SimpleNamespace(logprob=float(logs[i, token]))} for i, token in enumerate(prompt[1:])]
+            return SimpleNamespace(prompt_logprobs=[None, *rest], outputs=[])
+        allowed = told.get("allowed_token_ids")
+        if allowed:
+            logs = logits[-1, allowed].log_softmax(-1)
+            found = {token: SimpleNamespace(logprob=float(log)) for token, log in zip(allowed, logs, strict=True)}
+            return SimpleNamespace(outputs=[SimpleNamespace(logprobs=[found])])
+        text = self.student.tokenizer.encode("Normal", add_special_tokens=False)
+        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=text, finish_reason="length")])
+
+
+@pytest.mark.parametrize("names", [CLASSES, LONGER])
+def test_vllm_is_asked_for_what_the_scores_need(student: Student, names: list[str]) -> None:
+    server = VllmOfTheReference(student)
+    asked = VllmStudent(student.tokenizer, dict, server.generate, "0")
+    texts = [*texts_of_all_lengths()[:4], texts_of_all_lengths()[0]]
+    assert np.allclose(asked.score_labels(texts, names), student.score_labels(texts, names), atol=1e-4)
+    assert len(server.asked) == (4 if names == CLASSES else 4 * 4) and {one["max_tokens"] for one in server.asked} == {
+        1
+    }
+    assert asked.explain(texts[:1], 5, answers=["CLASSIFICATION: "]) == [("CLASSIFICATION: Normal", False)]
+    assert server.asked[-1]["stop_token_ids"] == [end_of_turn(student.tokenizer)]
+    with pytest.raises(UserError, match="IOT_DECODING=free"):
+        asked.explain(texts[:1], grounded_in=texts[:1])
