@@ -3,6 +3,8 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,18 @@ def no_setting_outlives_its_test() -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("IOT_") and name not in before]:
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def bases_are_judged_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `check_base` examine a base without a child process, which takes 5 s; models/test_judge.py starts some."""
+
+    def judge(base: str, folder: Path, whole: bool = True) -> dict[str, Any]:
+        from iot_pipeline.models.examine import examine
+
+        return examine(base, folder, whole=whole)
+
+    monkeypatch.setattr("iot_pipeline.models.check.judge", judge)
 
 
 # Files that take minutes or half a minute go first, so that no worker is left alone with one at the end.

@@ -32,7 +32,7 @@ def run_unprivileged(code: str, *arguments: str, **environment: str) -> subproce
 
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], env=os.environ | environment, capture_output=True, text=True,
-        timeout=200, preexec_fn=drop,
+        timeout=1200, preexec_fn=drop,
     )  # fmt: skip
 
 

@@ -5,10 +5,8 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from rich.console import Console
@@ -16,21 +14,8 @@ from rich.console import Console
 from iot_pipeline import cli
 from iot_pipeline import settings as settings_module
 from iot_pipeline.commands import console, estimate, show
-
-
-def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process: one of its own takes 5 s to load Dagster (test_end_to_end starts such)."""
-    before, out, err = dict(os.environ), StringIO(), StringIO()
-    os.environ.update(environment)
-    try:
-        with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["iot-pipeline", *arguments]):
-            with pytest.raises(SystemExit) as ended:
-                cli.command()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        settings_module.settings.cache_clear()
-    return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
+from iot_pipeline_tests.command_line import call
 
 
 @pytest.mark.parametrize("command", ["run", "status", "estimate", "doctor", "ui", "serve"])
@@ -142,10 +127,26 @@ def test_status_and_a_dry_run_show_names_with_brackets_whole(tmp_path: Path) -> 
     assert not (tmp_path / "none").exists() and list(lake.iterdir()) == []
 
 
+def test_status_names_a_file_that_its_artefact_does_not_know(tmp_path: Path) -> None:
+    artefact = ArtefactId("prompt", "original")
+    with Lake(tmp_path).replacing(artefact) as folder:
+        finish_artefact(folder, Manifest("prompt", "original", "", "1", {}, {}, {}), set())
+    places = {"IOT_LAKE": str(tmp_path)}
+    assert "more.txt" not in call("status", **places).stdout
+    for name in ("notes.txt", "more.txt"):
+        (Lake(tmp_path).folder(artefact) / name).write_text("mine")
+    rows = {row["artefact"]: row for row in json.loads(call("status", "--json", **places).stdout)}
+    assert rows["prompt[original]"]["extra_files"] == ["more.txt", "notes.txt"]
+    assert not any("notes.txt" in why for why in rows["prompt[original]"]["why"])  # making it again would delete it
+    assert rows["raw_flows"]["extra_files"] == []
+    assert "more.txt," in call("status", **places).stdout
+
+
 def test_several_seeds_are_several_students_of_the_same_tensors(tmp_path: Path) -> None:
+    # A process of its own: the partitions of seeds are fixed when definitions are loaded.
     command = [sys.executable, "-m", "iot_pipeline", "run", "--dry-run", "--json", "--tracks", "original"]
     variables = os.environ | {"IOT_SEEDS": "7,8", "IOT_LAKE": str(tmp_path / "none")}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
     listed = [row["artefact"] for row in json.loads(done.stdout)["artefacts"]]
     assert [name for name in listed if "[" in name and "_10K" in name] == [
         "training_split_10K[original]",

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from iot_pipeline_tests.command_line import call
 from iot_pipeline_tests.read_only import cannot_write, lock, run_unprivileged, unlock
 
 PROMPTS = Path(__file__).parent.parent / "iot_pipeline" / "prompts"
@@ -28,26 +29,20 @@ SMALL = {
     "IOT_EXPLAINED_FLOWS": "3",
     "IOT_AUDIT_ROWS": "32",
     "IOT_AUDIT_WORDS": "200",
+    "IOT_EXPLANATION_WORDS": "30",
     "IOT_PROCESSES": "1",  # several are tested where training is; here each would load torch once more
 }
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "iot_pipeline", *arguments]
+HUNG_S = 1800  # a process that takes longer hangs; eight times the run on a busy machine
 
 
 def environment(lake: Path, prompts: Path) -> dict[str, str]:
-    return os.environ | SMALL | {"IOT_LAKE": str(lake), "IOT_PROMPTS": str(prompts)}
+    return SMALL | {"IOT_LAKE": str(lake), "IOT_PROMPTS": str(prompts)}
 
 
 def run(lake: Path, prompts: Path, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        command("run", "--json", *arguments),
-        env=environment(lake, prompts),
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    done = call("run", "--json", *arguments, **environment(lake, prompts))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -66,10 +61,13 @@ def lake(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
     folder = tmp_path_factory.mktemp("lake")
     store = folder / "teacher.sqlite"
     process = subprocess.Popen(
-        command("run"), env=environment(folder, prompts), stdout=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-m", "iot_pipeline", "run"],
+        env=os.environ | environment(folder, prompts),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + HUNG_S
         while answers(store) < 20 and process.poll() is None:
             assert time.monotonic() < deadline, "the teacher was never asked"
             time.sleep(0.05)
@@ -92,8 +90,16 @@ def answers(store: Path) -> int:
 
 @pytest.fixture(scope="module")
 def first(lake: Path, prompts: Path) -> dict[str, Any]:
-    """What the run after the kill reports."""
-    return run(lake, prompts)
+    """What the run after the kill reports; it is a process of its own, as a user's, and later commands are not."""
+    done = subprocess.run(
+        [sys.executable, "-m", "iot_pipeline", "run", "--json"],
+        env=os.environ | environment(lake, prompts),
+        capture_output=True,
+        text=True,
+        timeout=HUNG_S,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(done.stdout)
 
 
 def materialised(lake: Path) -> set[str]:
@@ -207,13 +213,7 @@ def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
     new = known.iloc[[0, 1, 2, 0]]
     new.drop(columns=["row_id", "label", "flow_group", "occurrence"]).to_csv(tmp_path / "new.csv", index=False)
     arguments = "10K", "original", str(tmp_path / "new.csv"), str(tmp_path / "answers.jsonl")
-    done = subprocess.run(
-        command("explain", *arguments, "--json"),
-        env=environment(lake, prompts),
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = call("explain", *arguments, "--json", **environment(lake, prompts))
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["rows"], told["distinct_flows"], told["decoding"]) == (4, 3, "grounded")
@@ -233,13 +233,7 @@ def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
 
 
 def estimate(lake: Path, prompts: Path, **changed: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command("estimate", "--json"),
-        env=environment(lake, prompts) | changed,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return call("estimate", "--json", **environment(lake, prompts) | changed)
 
 
 def asked_since(lake: Path, track: str) -> set[str]:
@@ -321,8 +315,7 @@ def test_commands_that_only_read_work_on_a_lake_that_may_only_be_read(
     lock(copy)
     try:
         assert cannot_write(copy)
-        variables = {name: environment(copy, prompts)[name] for name in (*SMALL, "IOT_LAKE", "IOT_PROMPTS")}
-        done = run_unprivileged(READ_ONLY, str(tmp_path / "answers.parquet"), **variables)
+        done = run_unprivileged(READ_ONLY, str(tmp_path / "answers.parquet"), **environment(copy, prompts))
     finally:
         unlock(copy)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -342,24 +335,17 @@ def test_verify_and_the_results_table_name_a_digit_that_was_changed(
     shutil.copytree(lake, copy, symlinks=True)
     path = copy / "track_comparison" / "track_comparison.json"
     path.write_text(path.read_text().replace("0.", "1.", 1))
-    results = {"env": environment(copy, prompts), "capture_output": True, "text": True, "timeout": 100}
-    done = subprocess.run(command("run", "--until", "raw_flows"), **results)
+    done = call("run", "--until", "raw_flows", **environment(copy, prompts))
     assert done.returncode == 2 and "Accuracy on the one test set" not in done.stdout
     assert "not shown: track_comparison: file track_comparison.json was changed (expected sha256 " in done.stderr
-    done = subprocess.run(command("verify", "--json"), **results)
+    done = call("verify", "--json", **environment(copy, prompts))
     assert done.returncode == 1
     (mismatch,) = json.loads(done.stdout)["mismatches"]
     assert (mismatch["artefact"], mismatch["file"]) == ("track_comparison", "track_comparison.json")
 
 
 def test_status_names_what_a_changed_setting_makes_stale(first: dict[str, Any], lake: Path, prompts: Path) -> None:
-    done = subprocess.run(
-        command("status", "--json"),
-        env=environment(lake, prompts) | {"IOT_LEARNING_RATE": "0.004"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = call("status", "--json", **environment(lake, prompts) | {"IOT_LEARNING_RATE": "0.004"})
     stale = {row["artefact"]: row["why"] for row in json.loads(done.stdout) if row["state"] == "stale"}
     tracks = ("original", "paraphrased", "feature_varied")
     measured = ("lora_checkpoint", "eval_metrics", "explanation_quality", "reasons")

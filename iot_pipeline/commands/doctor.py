@@ -16,7 +16,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.models.check import check_base
+from iot_pipeline.models.check import check_base, check_tokenizer
 from iot_pipeline.models.folder import in_hub_cache
 from iot_pipeline.models.smollm2 import SMOLLM2, SMOLLM2_LABEL, source_of_smollm2
 from iot_pipeline.settings import Settings, api_key
@@ -52,7 +52,8 @@ class Finding:
 def examine(settings: Settings) -> list[Finding]:
     """Return findings for the present settings, in the order in which a run would meet them."""
     machine = f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores"
-    topics = (_data_set, _source, _lake, _store, _teacher, _base, _gpu)
+    topics = [_data_set, _source, _lake, _store, _teacher, _base, _gpu]
+    topics += [_audit_tokenizer] if settings.evaluation.audit_tokenizer else []
     return [
         Finding("machine", "ok", machine),
         *(_package(name, settings) for name in PACKAGES),
@@ -160,6 +161,17 @@ def _base(settings: Settings) -> Finding:
     unused = f", {facts['unused_tensors']} further tensors that it does not use" if facts["unused_tensors"] else ""
     size = f"{facts['architecture']}, {facts['parameters']:,} parameters"
     return Finding("student", "ok", f"base model {base}: {size}{unused}")
+
+
+def _audit_tokenizer(settings: Settings) -> Finding:
+    named = str(settings.evaluation.audit_tokenizer)
+    try:
+        if not Path(named).exists() and not in_hub_cache(named):
+            return Finding("audit", "note", f"tokenizer {named} comes from the hub at first use; examined then")
+        check_tokenizer(named, download=False)
+    except UserError as error:
+        return Finding("audit", "error", str(error))
+    return Finding("audit", "ok", f"tokenizer {named}")
 
 
 def told_settings(settings: Settings) -> list[tuple[str, str, str]]:

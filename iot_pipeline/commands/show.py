@@ -18,6 +18,7 @@ from iot_pipeline.defs.execute import Outcome
 from iot_pipeline.defs.recording import progress
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.lake.store import FOLLOWS, MANIFEST, ArtefactId, Lake
+from iot_pipeline.lake.verify import extra_files
 from iot_pipeline.settings import Settings
 
 MARKS = {"waiting": "·", "started": "▶", "done": "✔", "fresh": "=", "failed": "✘"}
@@ -197,8 +198,11 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
         style = {"fresh": "green", "stale": "yellow", "missing": "dim"}[row["state"]]
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
         why = told_reasons(row["why"]) if row["state"] == "stale" else ""
-        named = Text(row["group"]), Text(row["artefact"]), Text(row["state"], style=style)
-        table.add_row(*named, row["made"] or "", seconds, Text(why))
+        if row["extra_files"]:  # no reason to make it again, which would delete them
+            named = f"{row['extra_files'][0]}" + (", ..." if len(row["extra_files"]) > 1 else "")
+            why = "; ".join(filter(None, [why, printable(f"not in its manifest: {named}")]))
+        cells = Text(row["group"]), Text(row["artefact"]), Text(row["state"], style=style)
+        table.add_row(*cells, row["made"] or "", seconds, Text(why))
     console = wide_console()
     console.print(table)
     counts = {state: sum(row["state"] == state for row in rows) for state in ("fresh", "stale", "missing")}
@@ -221,6 +225,7 @@ def _state(lake: Lake, planned: plan.Planned, why: list[str]) -> dict[str, Any]:
         "artefact": str(planned.artefact),
         "state": "missing" if manifest is None else "stale" if why else "fresh",
         "why": why,
+        "extra_files": extra_files(lake.folder(planned.artefact), manifest) if manifest else [],
         "made": made,
         "seconds": manifest.provenance.get("seconds") if manifest else None,
         "data_version": manifest.data_version if manifest else None,

@@ -15,7 +15,7 @@ import dagster as dg
 
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.inference.student import Student
-from iot_pipeline.models.check import check_base
+from iot_pipeline.models.check import check_base, check_tokenizer
 from iot_pipeline.models.smollm2 import SMOLLM2, smollm2_base
 from iot_pipeline.settings import settings
 from iot_pipeline.teacher.client import Teacher
@@ -57,6 +57,8 @@ class TeacherResource(dg.ConfigurableResource):
             base = str(smollm2_base(settings().base_cache_path, step.log))
         if base != TINY:
             check_base(base)
+        if named := settings().evaluation.audit_tokenizer:
+            check_tokenizer(named)
         # Recorded because they decide the answers: the teacher, and the rules of the embedded one. Limits, budget and
         # store do not.
         edition = step.code("iot_pipeline.embedded_teacher.analyst") if step.settings.teacher.server == EMBEDDED else ""

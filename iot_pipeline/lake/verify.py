@@ -90,10 +90,15 @@ def _verify_folder(lake: Lake, folder: Path, result: Verification) -> Manifest |
             result.mismatches.append(Mismatch(str(artefact), name, *differs))
         else:
             result.files, result.bytes = result.files + 1, result.bytes + facts["bytes"]
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    for name in sorted(there - manifest.files.keys() - {MANIFEST}):
+    for name in extra_files(folder, manifest):
         result.mismatches.append(Mismatch(str(artefact), name, "no such file in the manifest", "a file"))
     return manifest
+
+
+def extra_files(folder: Path, manifest: Manifest) -> list[str]:
+    """List the files in an artefact's folder that its manifest does not name, as paths in it, sorted."""
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return sorted(there - manifest.files.keys() - {MANIFEST})
 
 
 def _snapshot_mismatches(folder: Path, names: list[str]) -> list[Mismatch]:

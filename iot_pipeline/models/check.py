@@ -37,17 +37,35 @@ def check_base(base: str, download: bool = True) -> dict[str, Any]:
     `padding`. UserError says how to mend a base. The files are read in a process of its own (`judge`).
     """
     folder = base_folder(base, download)
-    stats = sorted((str(path), path.stat()) for path in folder.iterdir() if path.is_file())
-    return _judged(base, folder, tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats))
+    return _judged(base, folder, _state(folder))
+
+
+def check_tokenizer(named: str, download: bool = True) -> None:
+    """Check the tokenizer and chat template of IOT_AUDIT_TOKENIZER, a folder or hub id, in the same bounded process.
+
+    UserError says what is wrong with it.
+    """
+    try:
+        folder = base_folder(named, download, weights=False)
+        _judged(named, folder, _state(folder), whole=False)
+    except UserError as error:
+        told = str(error).replace("IOT_BASE_MODEL", "IOT_AUDIT_TOKENIZER")
+        raise UserError(told.replace("another base", "another tokenizer")) from None
 
 
 @lru_cache(maxsize=4)
-def _judged(base: str, folder: Path, _state: tuple[Any, ...]) -> dict[str, Any]:
+def _judged(base: str, folder: Path, _files: tuple[Any, ...], whole: bool = True) -> dict[str, Any]:
     """Judge a folder; cached by its files, because several assets ask."""
-    return judge(base, folder)
+    return judge(base, folder, whole=whole)
 
 
-def judge(base: str, folder: Path, cpu_s: int = CPU_S, memory: int = MEMORY) -> dict[str, Any]:
+def _state(folder: Path) -> tuple[Any, ...]:
+    """Return what tells the files of a folder from changed ones: name, size, time and inode of each."""
+    stats = sorted((str(path), path.stat()) for path in folder.iterdir() if path.is_file())
+    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
+
+
+def judge(base: str, folder: Path, cpu_s: int = CPU_S, memory: int = MEMORY, whole: bool = True) -> dict[str, Any]:
     """Run `examine.examine` on the folder of a base in a child process, and return its facts.
 
     Args:
@@ -55,12 +73,13 @@ def judge(base: str, folder: Path, cpu_s: int = CPU_S, memory: int = MEMORY) -> 
         folder: Its folder, complete.
         cpu_s: Seconds of computing for all but reading the weights.
         memory: Bytes that it may use beside the weights.
+        whole: False to examine tokenizer and chat template alone.
 
     Raises:
         UserError: The base is not fit, or its files end the child or pass a limit.
     """
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    given = [base, str(folder), str(cpu_s), str(memory + 2 * weights)]
+    given = [base, str(folder), str(cpu_s), str(memory + 2 * weights), "whole" if whole else "tokenizer"]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "iot_pipeline.models.examine", *given],

@@ -27,16 +27,28 @@ CHUNK = 1 << 24  # values checked at a time: 64 MiB of fp32
 PLAIN = {"F64", "F32", "F16", "BF16"}
 
 
-def examine(base: str, folder: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Check a base by the files in its folder, in this process; `say` is told what is done next."""
+def examine(base: str, folder: Path, say: Callable[[str], None] = lambda _: None, whole: bool = True) -> dict[str, Any]:
+    """Check a base by the files in its folder, in this process.
+
+    Args:
+        base: Name of the base in sentences.
+        folder: Its folder, complete.
+        say: Told what is done next.
+        whole: False to check tokenizer and chat template alone.
+
+    Raises:
+        UserError: The base is not fit.
+    """
     import torch
 
     say("reading its tokenizer and chat template")
-    facts = describe_base(base, folder=folder)
+    facts = describe_base(base, folder=folder) if whole else {}
     tokenizer = load_tokenizer(folder)
     end, pad = tokenizer.convert_ids_to_tokens([end_of_turn(tokenizer), pad_id(tokenizer)])
     template_controls(tokenizer)
     check_text_survives(tokenizer)
+    if not whole:
+        return {"end_of_turn": end, "padding": pad}
     say("building its model")
     headers = _headers(base, folder)
     _check_layers(base, folder, sum(map(len, headers.values())))
@@ -104,7 +116,7 @@ def _check_values(base: str, path: Path, kinds: dict[str, str]) -> None:
 
 def main() -> None:
     """Judge the base named in the arguments; write what is done, and facts or error, as lines of JSON."""
-    base, folder, cpu_s, memory = sys.argv[1:]
+    base, folder, cpu_s, memory, part = sys.argv[1:]
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -117,7 +129,7 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, 0 if "weights" in doing else float(cpu_s))
 
     try:
-        told: dict[str, Any] = {"facts": examine(base, Path(folder), say)}
+        told: dict[str, Any] = {"facts": examine(base, Path(folder), say, part == "whole")}
     except UserError as error:
         told = {"error": str(error)}
     except BaseException as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from iot_pipeline_tests.test_cli import call
+from iot_pipeline_tests.command_line import call
 
 
 def command(*words: str) -> list[str]:

@@ -19,7 +19,7 @@ from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.split import split_by_group
 from iot_pipeline.simulator.simulate import simulate_farm_flow
-from iot_pipeline_tests.test_cli import call
+from iot_pipeline_tests.command_line import call
 
 KINDS = ["Benign", "DoS Hulk", "Bot", "Scan"]
 

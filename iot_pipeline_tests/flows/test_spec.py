@@ -8,7 +8,7 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.rare_rule import RareClasses
 from iot_pipeline.flows.spec import DATASETS, DatasetSpec, Feature, Format, Scale, list_specs, load_spec, spec_files
-from iot_pipeline_tests.test_cli import call
+from iot_pipeline_tests.command_line import call
 
 
 @pytest.mark.parametrize("stored", [3, "3", "3.0", 3.0, " 3 ", "HTTP_Flood"])

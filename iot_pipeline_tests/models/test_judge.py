@@ -14,15 +14,22 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.models import check
 from iot_pipeline_tests.tiny_model import make_base
 
-JUDGE = check.judge  # the real one: conftest.py puts another in its place
+JUDGE = check.judge  # the real one: ../conftest.py puts another in its place
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
 
-def test_a_template_without_end_is_stopped_and_named(tmp_path: Path) -> None:
+AUDITED = r"^IOT_AUDIT_TOKENIZER: .*tokenizer and chat template took more than 2 s; take another tokenizer"
+
+
+def test_a_template_without_end_is_stopped_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_base(tmp_path / "base")
     (base / "chat_template.jinja").write_text(LOOP)
     with pytest.raises(UserError, match=r"^IOT_BASE_MODEL: .*tokenizer and chat template took more than 2 s; take"):
         JUDGE(str(base), base, cpu_s=2)
+    (base / "model.safetensors").unlink()  # a tokenizer alone has no weights
+    with monkeypatch.context() as real, pytest.raises(UserError, match=AUDITED):
+        real.setattr(check, "judge", lambda *given, **part: JUDGE(*given, cpu_s=2, **part))
+        check.check_tokenizer(str(base))
 
 
 @pytest.mark.parametrize(

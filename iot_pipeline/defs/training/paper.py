@@ -29,6 +29,7 @@ from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predi
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import ordered_rows, sampled_rows, side_records, with_texts
 from iot_pipeline.inference.student import Student
+from iot_pipeline.models.check import check_tokenizer
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.reporting.figures import protocol_arms
 from iot_pipeline.sft.paper import build_paper_tensors, named_class
@@ -84,6 +85,8 @@ def paper_protocol(
     with lake.step(context) as step:
         train, seen = held_in(step)
         work, named = work_folder(step, fingerprint(step)), step.settings.evaluation.audit_tokenizer
+        if named:
+            check_tokenizer(named)
         cutting = load_tokenizer(named or base_location(step))
         long_rows = long_answers(step, teacher)
         long = build_paper_tensors(long_rows, cutting, work / "long.safetensors", step.spec.classes)

@@ -1,0 +1,30 @@
+"""Folders that several test files need and one of them builds, for all workers of pytest-xdist."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Return a folder of this run of the tests, built by the first worker that asks; the others wait for it.
+
+    Args:
+        factory: Of pytest; its folder is shared by the workers of one run.
+        name: Name of the folder.
+        build: Fills an empty folder. What it writes must not change later: copy it to change it.
+    """
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / f"shared-{name}", root / f"shared-{name}.done"
+    with (root / f"shared-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            build(folder)
+            done.touch()
+    return folder
