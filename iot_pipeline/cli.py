@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from iot_pipeline import __version__, cli_serve
+from iot_pipeline import __version__, cli_export, cli_serve
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.interrupts import raise_if_told
 
@@ -346,6 +346,7 @@ def explain(
 
 
 cli_serve.register(app, lambda: _configure(None, None))
+cli_export.register(app, lambda: _configure(None, None), _quiet)
 
 
 @app.command(epilog="Example: iot-pipeline grammar new_flows.csv --row 3 --form gbnf > flow_3.gbnf")
@@ -359,23 +360,6 @@ def grammar(
     from iot_pipeline.commands.grammar import grammar_of
 
     print(grammar_of(chosen, flows, row, form), end="")
-
-
-@app.command(epilog="Example: iot-pipeline merge 30K paraphrased merged_30K --dtype bf16")
-def merge(
-    stage: Annotated[str, typer.Argument(help="Stage of the checkpoint, such as 10K.")],
-    track: Annotated[str, typer.Argument(help="Track of the checkpoint.")],
-    out: Annotated[Path, typer.Argument(help="New folder for the model.")],
-    dtype: Annotated[str, typer.Option(help="Type of its weights: fp32 or bf16.")] = "fp32",
-    as_json: AsJson = False,
-) -> None:
-    """Write base model and adapter of a checkpoint as one model in the layout of transformers."""
-    from iot_pipeline.commands.console import facts
-    from iot_pipeline.commands.merge import merge as write
-
-    if dtype not in ("fp32", "bf16"):
-        raise UserError(f"--dtype {dtype}: fp32 or bf16")
-    facts(write(_configure(None, None), stage, track, out, dtype), as_json)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline_tests.command_line import call
 
 
-@pytest.mark.parametrize("command", ["run", "status", "estimate", "doctor", "ui", "serve"])
+@pytest.mark.parametrize("command", ["run", "status", "estimate", "doctor", "ui", "serve", "export", "merge"])
 def test_help_has_an_example(command: str) -> None:
     done = call(command, "--help")
     assert done.returncode == 0

@@ -232,6 +232,25 @@ def test_a_student_names_and_explains_new_flows_as_it_was_evaluated(
     assert {**answers[0], "row": 4} == answers[3] and all(isinstance(answer["unsupported"], list) for answer in answers)
 
 
+def test_a_student_is_exported_and_measured_beside_itself(
+    first: dict[str, Any], lake: Path, prompts: Path, tmp_path: Path
+) -> None:
+    arguments = "10K", "original", str(tmp_path / "out"), "--format", "gguf", "--quantisation", "f32", "--flows", "24"
+    done = subprocess.run(
+        command("export", *arguments, "--json"),
+        env=environment(lake, prompts),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["comparison"]["agreeing"] == told["comparison"]["flows"] == 24 and told["vocabulary"]["differing"] == 0
+    assert told["temperature"] > 0 and told["comparison"]["explained"] == 3
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert all(word in card for word in ("SIMULATED", "EMBEDDED", "TINY", "24 of 24"))
+
+
 def estimate(lake: Path, prompts: Path, **changed: str) -> subprocess.CompletedProcess[str]:
     return call("estimate", "--json", **environment(lake, prompts) | changed)
 

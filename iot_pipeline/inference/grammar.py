@@ -17,6 +17,7 @@ from iot_pipeline.embedded_teacher.phrasing import Cite
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import parse_text
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.models.tokenizer import LABEL_LINE
 
 MOST_INDICATORS = 12
 TOKEN = re.compile(r'("(?:[^"\\]|\\.)*")|(\[[^\]]*\])|([a-z]+)')
@@ -99,6 +100,11 @@ def gbnf(facts: Sequence[Cite], classes: Sequence[str], order: str, label: str |
         **WORD_RULES,
     }
     return "".join(f"{name} ::= {rule}\n" for name, rule in rules.items())
+
+
+def class_gbnf(classes: Sequence[str]) -> str:
+    """Return the grammar of the class line alone, as GBNF: for engines that are asked for nothing else."""
+    return f'root ::= "{LABEL_LINE} " class\nclass ::= {_any_of(map(_literal, classes))}\n'
 
 
 def lark(grammar: str) -> str:

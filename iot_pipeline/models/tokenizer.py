@@ -10,6 +10,7 @@ Only the chat template writes control tokens. `literal` therefore marks where su
 and `encode` encodes the pieces separately, so that none holds a complete name. Other text is encoded as usual.
 """
 
+import json
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -207,6 +208,11 @@ def _control_names(tokenizer: Any, _tokens: int) -> re.Pattern[str] | None:
     return re.compile(rf"(?=[{firsts}])(?=(?:{'|'.join(map(re.escape, names))}))(.)", re.DOTALL) if names else None
 
 
+def plain(text: str) -> str:
+    """Return a text for `encode` as other programs get it: without the marks that keep control tokens' names apart."""
+    return text.replace(CUT, "").replace(ESCAPED, OWN)
+
+
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Encode texts without adding tokens around them; data in them must have passed through `literal`."""
     parts = [[part.replace(ESCAPED, OWN) for part in text.split(CUT) if part] for text in texts]
@@ -232,6 +238,18 @@ def prompt_text(tokenizer: Any, user: str) -> str:
     """Render the prompt of one user turn by the chat template, up to where the assistant begins; for `encode`."""
     turns = [{"role": "user", "content": literal(tokenizer, user)}]
     return _render(tokenizer, turns, add_generation_prompt=True) + chat_form(tokenizer).added
+
+
+def served_template(tokenizer: Any) -> str:
+    """Return the chat template for other engines: rendered plainly, it gives the prompts that students are trained on.
+
+    The clock is stopped, thinking is off, and what a chat has between prompt and answer stands in the prompt.
+    """
+    template, added = str(tokenizer.get_chat_template()), chat_form(tokenizer).added
+    off = [name for name in ("enable_thinking", "thinking") if re.search(rf"\b{name}\b", template)]
+    ahead = (STOPPED if CLOCK in template else "") + "".join(f"{{% set {name} = false %}}" for name in off)
+    behind = f"{{% if add_generation_prompt %}}{{{{ {json.dumps(added)} }}}}{{% endif %}}" if added else ""
+    return ahead + template + behind
 
 
 def chat_texts(tokenizer: Any, user: str, answer: str) -> tuple[str, str]:

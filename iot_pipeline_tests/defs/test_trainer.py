@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.commands.merge import merge
+from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.defs import resources
 from iot_pipeline.defs.plan import Planned, forecast
 from iot_pipeline.defs.recording import LakeResource, Step, progress
@@ -182,7 +182,7 @@ def test_accelerate_trains_as_local_does_and_refuses_what_it_would_not_do(
 def test_a_merged_model_answers_as_base_and_adapter_do(lake: Lake, tmp_path: Path) -> None:
     base, adapter = ArtefactId("base_model"), ArtefactId("lora_checkpoint_10K", "2027|original")
     with pytest.raises(UserError, match="has not been made"):
-        merge(settings_module.settings(), "10K", "original", tmp_path / "merged", "fp32")
+        find(lake, "10K", Trained(2027, "original"))
     config = TrainConfig(
         base=str(lake.folder(base) / "model"),
         out=tmp_path / "out",
@@ -197,13 +197,12 @@ def test_a_merged_model_answers_as_base_and_adapter_do(lake: Lake, tmp_path: Pat
         for name in ("adapter_model.safetensors", "adapter_config.json"):
             shutil.copy(config.out / name, folder)
         finish_artefact(folder, manifest(adapter.asset, adapter.partition), set())
-    facts = merge(settings_module.settings(), "10K", "original", tmp_path / "merged", "fp32")
-    assert set(facts["made_of"]) == {str(base), str(adapter)}
+    found = find(lake, "10K", Trained(2027, "original"))
+    assert set(found.made_of) == {str(base), str(adapter)}
+    Student.load(found.base, found.adapter, "cpu", 1).save(tmp_path / "merged")
     one, two = Student.load(tmp_path / "merged", None, "cpu", 1), Student.load(config.base, config.out, "cpu", 1)
     texts = flow_texts(3)
     assert np.allclose(one.score_labels(texts, CLASSES), two.score_labels(texts, CLASSES), atol=1e-6)
-    with pytest.raises(UserError, match="is there already"):
-        merge(settings_module.settings(), "10K", "original", tmp_path / "merged", "fp32")
 
 
 def test_a_lost_row_fails_the_check_of_its_split(lake: Lake) -> None:
