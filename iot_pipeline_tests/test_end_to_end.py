@@ -236,13 +236,7 @@ def test_a_student_is_exported_and_measured_beside_itself(
     first: dict[str, Any], lake: Path, prompts: Path, tmp_path: Path
 ) -> None:
     arguments = "10K", "original", str(tmp_path / "out"), "--format", "gguf", "--quantisation", "f32", "--flows", "24"
-    done = subprocess.run(
-        command("export", *arguments, "--json"),
-        env=environment(lake, prompts),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = call("export", *arguments, "--json", **environment(lake, prompts))
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["comparison"]["agreeing"] == told["comparison"]["flows"] == 24 and told["vocabulary"]["differing"] == 0
