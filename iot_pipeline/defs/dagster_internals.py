@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -151,6 +151,24 @@ def reported_run(instance: dg.DagsterInstance, job: dg.JobDefinition, tags: dict
 
 def _report(instance: dg.DagsterInstance, run: dg.DagsterRun, kind: dg.DagsterEventType) -> None:
     instance.report_dagster_event(dg.DagsterEvent(kind.value, run.job_name), run.run_id)
+
+
+def assets_alone(job: dg.JobDefinition, keys: Sequence[dg.AssetKey]) -> dg.JobDefinition:
+    """Return a job of some assets with the checks that their own steps make, without checks that have steps."""
+    graph = job.asset_layer.asset_graph
+    own = {check for key in keys for check in graph.get(key).assets_def.check_keys}
+    return job.get_subset(asset_selection={*keys}, asset_check_selection=own)
+
+
+def sentence_of_failure(event: dg.DagsterEvent) -> str:
+    """Return the error sentence of a step failure: the description of a Failure, else the innermost error."""
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return str(data.user_failure_data.description)
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return str(error.message).strip() if error else "failed"
 
 
 def tags_by_partition(instance: dg.DagsterInstance, key: dg.AssetKey, tag: str) -> dict[str, str]:
