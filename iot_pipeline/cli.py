@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from iot_pipeline import __version__, cli_export, cli_serve
+from iot_pipeline import __version__, cli_export, cli_lineage, cli_serve
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.interrupts import raise_if_told
 
@@ -77,12 +77,6 @@ def _definitions() -> Any:
     return defs()
 
 
-def _code_versions() -> dict[str, str]:
-    """Return the present code version of every asset."""
-    specs = _definitions().resolve_all_asset_specs()
-    return {spec.key.to_user_string(): spec.code_version or "" for spec in specs}
-
-
 @app.command(epilog="Example: iot-pipeline run --stages 10K,30K --tracks paraphrased")
 def run(
     stages: StageOption = None,
@@ -146,60 +140,6 @@ def status(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJs
     from iot_pipeline.commands.show import status as show
 
     show(_definitions(), chosen, as_json)
-
-
-@app.command(epilog="Example: iot-pipeline verify --json | jq '.mismatches'")
-def verify(
-    replay: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--replay",
-            metavar="ASSET[PARTITION]",
-            help="Make this artefact again in a scratch lake, asking nobody, and compare; may be repeated.",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Prove the lake: every file, input and figure of the report by its manifest, settings and prompts as they are now.
-
-    Exit code 1 if something was altered, 3 if something is only stale (a setting, prompt or code changed since).
-    """
-    chosen = _configure(None, None)
-    if replay:
-        from iot_pipeline.commands.replay import replayed
-        from iot_pipeline.commands.replay import show as show_replayed
-
-        outcomes = replayed(_definitions(), chosen, replay)
-        sys.exit(show_replayed(outcomes, as_json))
-    from iot_pipeline.commands.verify import exit_code, show
-    from iot_pipeline.defs.verification import examine
-
-    found = examine(chosen, _code_versions)
-    show(found, as_json)
-    sys.exit(exit_code(found))
-
-
-@app.command(epilog="Example: iot-pipeline trace table-3; iot-pipeline trace row 17 --stage 10K --track paraphrased")
-def trace(
-    what: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ID | ARTEFACT | row N",
-            help="An id of the report (table-3, figure-2, number-1), an artefact (original[10K]), or `row N`",
-        ),
-    ],
-    stage: Annotated[str | None, typer.Option("--stage", help="Stage of a training row, such as 10K.")] = None,
-    track: Annotated[str | None, typer.Option("--track", help="Track of a training row.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print where something comes from: files, artefacts, prompts, settings, seed, commit and cost, down to the source.
-
-    Of a training row (numbered from 1, as training reads them): flow, source row, request, prompt, answer, price.
-    """
-    from iot_pipeline.commands.trace import show
-    from iot_pipeline.commands.trace import trace as find
-
-    show(find(_configure(None, None), what, stage, track), as_json)
 
 
 @app.command(epilog="Example: iot-pipeline doctor --json")
@@ -394,6 +334,7 @@ def explain(
     facts(told, as_json)
 
 
+cli_lineage.register(app, lambda: _configure(None, None), _definitions)
 cli_serve.register(app, lambda: _configure(None, None))
 cli_export.register(app, lambda: _configure(None, None), _quiet)
 

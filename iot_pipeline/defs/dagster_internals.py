@@ -160,17 +160,6 @@ def assets_alone(job: dg.JobDefinition, keys: Sequence[dg.AssetKey]) -> dg.JobDe
     return job.get_subset(asset_selection={*keys}, asset_check_selection=own)
 
 
-def sentence_of_failure(event: dg.DagsterEvent) -> str:
-    """Return the error sentence of a step failure: the description of a Failure, else the innermost error."""
-    data = event.step_failure_data
-    if data.user_failure_data and data.user_failure_data.description:
-        return str(data.user_failure_data.description)
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return str(error.message).strip() if error else "failed"
-
-
 def tags_by_partition(instance: dg.DagsterInstance, key: dg.AssetKey, tag: str) -> dict[str, str]:
     """Return a tag of the latest materialisation of each partition; empty for an asset without partitions."""
     found = instance.event_log_storage.get_latest_tags_by_partition(

@@ -16,7 +16,7 @@ import dagster as dg
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.augmentation.ask import check_imported
-from iot_pipeline.defs.dagster_internals import sentence_of_failure
+from iot_pipeline.defs.execute import sentence_of
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.recording import LakeResource, Step, machine
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource
@@ -161,7 +161,7 @@ def _make(definitions: dg.Definitions, artefact: ArtefactId, scratch: Path, sour
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
-        failed = [sentence_of_failure(event) for event in result.all_events if event.is_step_failure]
+        failed = [sentence_of(event) for event in result.all_events if event.is_step_failure]
     if failed and Lake(scratch).manifest(artefact) is None:
         raise UserError(f"{artefact} could not be made again: {failed[0]}")
 

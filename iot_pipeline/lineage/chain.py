@@ -114,7 +114,7 @@ def _link(lake: Lake, artefact: ArtefactId, manifest: Manifest) -> Link:
         data_version=manifest.data_version,
         code_version=manifest.code_version,
         made=made.isoformat(" ", "seconds"),
-        files={name: {k: facts[k] for k in ("sha256", "bytes")} for name, facts in manifest.files.items()},  # type: ignore[literal-required]
+        files={name: {k: facts[k] for k in ("sha256", "bytes")} for name, facts in manifest.files.items()},
         inputs={str(ArtefactId(*key.split("@", 1))): version for key, version in manifest.inputs.items()},
         settings=reads["settings"],
         outside_files=reads["outside_files"],

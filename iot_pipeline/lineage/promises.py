@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from iot_pipeline.vocabulary import unstaged
+from iot_pipeline.vocabulary import TRACKS, unstaged
 
 Kind = Literal["bytes", "tolerance", "none"]
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What is promised of an asset made again from the same inputs, settings and code.
+    """Reproducibility of an asset that is made again from the same inputs, settings and code.
 
     here: on the same machine with the same packages. elsewhere: on another machine. tolerance: relative difference of
     its numbers that "tolerance" allows.
@@ -41,14 +41,10 @@ PROMISES: Mapping[str, Promise] = {
         ("flow_profile", "attack_patterns", "leakage_report"), Promise("bytes", "tolerance", FLOATS, tolerance=1e-6)
     ),
     **dict.fromkeys(
-        ("original", "paraphrased", "validation_answers"),
-        Promise("bytes", "bytes", "answers come from the store; nothing is asked"),
+        (*TRACKS, "validation_answers"), Promise("bytes", "bytes", "answers come from the store; nothing is asked")
     ),
     "zero_shot_teacher": Promise(
         "bytes", "tolerance", "answers come from the store; intervals are floating point", 1e-6
-    ),
-    "feature_varied": Promise(
-        "bytes", "bytes", "answers come from the store; LightGBM's verdicts are cross-fitted once"
     ),
     "automl_baseline": Promise(
         "bytes", "tolerance", "the fixed configuration counts rounds, not seconds; IOT_AUTOML_PRESET others: none", 1e-2
