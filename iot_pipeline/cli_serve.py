@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 
-def register(app: typer.Typer, configure: Callable[[], Any]) -> None:
-    """Add the command to the application; `configure` returns the present settings."""
+def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[], None]) -> None:
+    """Add the command to the application; `configure` returns the settings, `quiet` suppresses useless warnings."""
 
     @app.command(
         epilog="Example: iot-pipeline serve --stage 10K --track original --port 8000; then open http://127.0.0.1:8000, "
@@ -28,11 +28,15 @@ def register(app: typer.Typer, configure: Callable[[], Any]) -> None:
         allow_host: Annotated[
             list[str] | None, typer.Option(help="Further host name by which clients ask, such as a proxy's.")
         ] = None,
+        cache: Annotated[
+            bool, typer.Option(help="Keep verdicts in the lake, and look up those that are there.")
+        ] = True,
     ) -> None:
         """Serve a trained student over HTTP: classes and explanations, OpenAI's API, Prometheus, a page for people."""
         from iot_pipeline.commands.console import progress_line
         from iot_pipeline.commands.serve import serve as run
 
         chosen = configure()
+        quiet()
         stage, track = stage or chosen.run.stages[-1], track or chosen.run.tracks[0]
-        sys.exit(run(chosen, stage, track, host, port, allow_host or [], progress_line))
+        sys.exit(run(chosen, stage, track, host, port, allow_host or [], cache, progress_line))

@@ -12,9 +12,12 @@ from iot_pipeline.commands.checkpoint import open_classifier
 from iot_pipeline.settings import Settings, serve_token
 
 Log = Callable[[str], None]
+VERDICTS = "verdicts.sqlite"  # in the lake, as of `classify`
 
 
-def serve(settings: Settings, stage: str, track: str, host: str, port: int, allowed: Sequence[str], log: Log) -> int:
+def serve(
+    settings: Settings, stage: str, track: str, host: str, port: int, allowed: Sequence[str], cache: bool, log: Log
+) -> int:
     """Serve a student until a signal, and return the exit code.
 
     The address is bound before the student is loaded, so that a taken port is told at once; it listens afterwards.
@@ -26,11 +29,13 @@ def serve(settings: Settings, stage: str, track: str, host: str, port: int, allo
         host: Address to bind.
         port: Port to bind; 0: any free one.
         allowed: Further host names by which a server on loopback is asked.
+        cache: True to keep verdicts in the lake, and to look up those that are there.
         log: Called with each line of progress.
 
     Raises:
         UserError: The address cannot be used, has no token though others can reach it, or there is no such student.
     """
+    from iot_pipeline.serving.cache import VerdictCache, cache_key
     from iot_pipeline.serving.server.run import access_of, bind, url_of
     from iot_pipeline.serving.server.run import serve as run
     from iot_pipeline.serving.server.service import Service, StudentTokens
@@ -42,7 +47,8 @@ def serve(settings: Settings, stage: str, track: str, host: str, port: int, allo
     with bind(host, port) as listener:
         log(f"loading {stage} {track}")
         classifier = open_classifier(settings, stage, track, log)
-        service = Service(classifier, StudentTokens(classifier.student.tokenizer))
+        known = VerdictCache(settings.lake_path / VERDICTS, cache_key(classifier)) if cache else None
+        service = Service(classifier, StudentTokens(classifier.student.tokenizer), cache=known)
 
         def ready() -> None:
             for label in classifier.origin.labels:

@@ -43,10 +43,12 @@ class Features(dict[str, Any]):
 class RowReader:
     """Reader of rows: source columns, raw as in the source, or all features by their names, if columns are missing.
 
-    Further columns are ignored. One reader serves one thread.
+    Further columns are ignored. One reader serves one thread. `words`: source columns that expressions see as text, as
+    in the training source; None: unknown, so that each row's cells that are no numbers are seen as text.
     """
 
     spec: DatasetSpec
+    words: frozenset[str] | None = None
     columns: list[str] = field(init=False)
     _connection: duckdb.DuckDBPyConnection | None = field(init=False, default=None)
 
@@ -61,8 +63,7 @@ class RowReader:
         for place, row in enumerate(rows):
             cells: dict[str, Any] | str = "" if isinstance(row, Features) else self._cells(row, self.columns)
             if isinstance(cells, dict) and not self._direct:
-                words = frozenset(n for n in self._computed_from if isinstance(_number(cells[n], self.spec), str))
-                given.setdefault(words, {})[place] = cells
+                given.setdefault(self._words(cells), {})[place] = cells
                 continue
             features = cells if isinstance(cells, dict) else self._cells(row, self.spec.feature_names)
             if isinstance(features, dict):
@@ -81,6 +82,12 @@ class RowReader:
         good = sorted(values)
         frame = pd.DataFrame([values[place] for place in good], columns=self.spec.feature_names, index=good)
         return frame, faults
+
+    def _words(self, cells: Row) -> frozenset[str]:
+        """Return the columns that expressions see as text in a row."""
+        if self.words is not None:
+            return self.words
+        return frozenset(n for n in self._computed_from if isinstance(_number(cells[n], self.spec), str))
 
     @cached_property
     def _direct(self) -> bool:
@@ -117,7 +124,8 @@ class RowReader:
             if len(part) > 1:  # the others are not to blame
                 return {place: self._computed({place: row}, words)[place] for place, row in part.items()}
         ((place, cells),) = part.items()
-        told = [f"{_wrong(cells[name], self.spec, False)} in {name}" for name in self._computed_from if name in words]
+        wrong = [(name, _wrong(cells[name], self.spec, False)) for name in self._computed_from]
+        told = [f"{what} in {name}" for name, what in wrong if what]
         return {place: (told or ["the expressions of the data set's features fail on it"])[0]}
 
     def _compute(self, part: Mapping[int, Mapping[str, Any]], words: frozenset[str]) -> list[list[Any]]:
@@ -130,7 +138,7 @@ class RowReader:
             columns[name] = (
                 pa.array([_text(cell) for cell in cells], pa.string())
                 if name in words
-                else pa.array([_number(cell, self.spec) for cell in cells], pa.float64())
+                else pa.array([_number_or_none(cell, self.spec) for cell in cells], pa.float64())
             )
         for feature in features:
             if feature.is_plain_category:
@@ -209,6 +217,12 @@ def _number(cell: Any, spec: DatasetSpec) -> float | str | None:
     plain = text.replace(",", ".") if spec.decimal == "," else text
     is_number = len(plain) <= LONGEST_NUMBER and (NUMBER.fullmatch(plain) or NOT_FINITE.fullmatch(plain))
     return float(plain) if is_number else text
+
+
+def _number_or_none(cell: Any, spec: DatasetSpec) -> float | None:
+    """Return a cell as a number, None if it is none."""
+    value = _number(cell, spec)
+    return None if isinstance(value, str) else value
 
 
 def _text(cell: Any) -> str | None:

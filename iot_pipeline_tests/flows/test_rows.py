@@ -62,6 +62,16 @@ def test_a_bad_cell_is_named_and_spoils_no_other_row(name: str, column: str, cel
     assert why in faults[1] and column in faults[1]
 
 
+def test_the_training_source_says_which_columns_expressions_see_as_text() -> None:
+    spec, row = load_spec("unsw_nb15"), cells_of("unsw_nb15", 1)
+    blank = {**row, "is_ftp_login": " "}
+    odd = {**row, "is_ftp_login": "x"}
+    frame, faults = RowReader(spec, frozenset()).read([row, blank, odd])
+    assert faults == {}
+    assert frame.iloc[1].tolist() == frame.iloc[2].tolist()  # as in a file: what is no number is no value
+    assert list(RowReader(spec).read([row, blank, odd])[1]) == [2]
+
+
 def test_features_by_their_names_are_taken_where_columns_are_missing() -> None:
     spec = load_spec("rt_iot2022")
     row = dict.fromkeys(spec.feature_names, 1.5)

@@ -16,6 +16,7 @@ import uvicorn
 
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.texts import FlowTextWriter, RankTable
+from iot_pipeline.serving.cache import VerdictCache
 from iot_pipeline.serving.classifier import Classifier, Explanation, Fitted, Origin, Verdict
 from iot_pipeline.serving.server.app import application
 from iot_pipeline.serving.server.guard import Access
@@ -117,9 +118,11 @@ def fake(dataset: str = "farm_flow", **options: Any) -> FakeClassifier:
 
 
 @contextlib.contextmanager
-def served(classifier: Classifier, access: Access | None = None, **limits: Any) -> Iterator[str]:
+def served(
+    classifier: Classifier, access: Access | None = None, cache: VerdictCache | None = None, **limits: Any
+) -> Iterator[str]:
     """A server on a free port of loopback, in a thread: its URL."""
-    service = Service(classifier, WordTokens(), Limits(**limits))
+    service = Service(classifier, WordTokens(), Limits(**limits), cache)
     listener = bind("127.0.0.1", 0)
     config = uvicorn.Config(
         application(service, access or Access()), http=limited(service.limits), ws="none", lifespan="on",

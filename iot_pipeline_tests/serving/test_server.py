@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from iot_pipeline.flows.rows import RowReader
+from iot_pipeline.serving.cache import VerdictCache
 from iot_pipeline_tests.serving.served import FakeClassifier, fake, flow, served
 
 
@@ -67,9 +69,10 @@ def test_text_is_read_in_every_form(dataset: str) -> None:
     frame, _ = RowReader(known.spec).read([row])
     (text,) = known.writer.texts(frame)
     table = pd.DataFrame([row])
+    wide = pd.DataFrame([row | {f"x{number}": number for number in range(99)}])
     texts = [
         json.dumps(row), json.dumps({"event": [{"unmapped": row}]}), table.to_csv(index=False),
-        table.to_csv(index=False, sep=";"), f"What is this?\n{json.dumps(row)}\nThank you.",
+        table.to_csv(index=False, sep=";"), wide.to_csv(), f"What is this?\n{json.dumps(row)}\nThank you.",
         f"Record:\n<flow>\n{text}\n</flow>\n\nName the class of this flow.", text,
     ]  # fmt: skip
     with served(known) as url, httpx2.Client(base_url=url, timeout=30) as client:
@@ -153,3 +156,21 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_no_inline_script(client:
         text = client.get(path).text
         assert "http:" not in text and "https:" not in text and "//" not in text.replace("// Page", "")
         assert "innerHTML" not in text and "onclick" not in text and "style=" not in text
+
+
+def test_verdicts_are_kept_and_a_cache_that_fails_is_left_out(tmp_path: Path) -> None:
+    classifier = fake()
+    cache = VerdictCache(tmp_path / "verdicts.sqlite", "key")
+    with served(classifier, cache=cache) as url, httpx2.Client(base_url=url, timeout=30) as client:
+        classifier.batches.clear()
+        first = client.post("/v1/classify", json={"flows": [flow(), flow(2), flow()]}).json()["results"]
+        assert classifier.batches == [2]
+        explained = client.post("/v1/explain", json={"flows": [flow()]}).json()["results"][0]
+        assert explained["explanation"] is not None
+        assert client.post("/v1/explain", json={"flows": [flow()]}).json()["results"] == [explained]
+        assert client.post("/v1/classify", json={"flows": [flow(), flow(2), flow()]}).json()["results"] == first
+        assert classifier.batches == [2] and first[0]["explanation"] is None
+        assert "iot_serve_known_flows_total 5.0" in client.get("/metrics").text
+        cache.close()
+        again = client.post("/v1/classify", json={"flows": [flow(), flow(3)]})
+        assert again.status_code == 200 and again.json()["results"][0] == first[0]

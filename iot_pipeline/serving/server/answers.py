@@ -53,7 +53,8 @@ class Asked:
 
     async def answer(self) -> Answer:
         """Return the answer. The explanation is written only if there is room for more than the class."""
-        service, verdict, text = self.service, self.found.verdicts[0], self.head
+        service, text = self.service, self.head
+        (verdict,) = service.classes(self.found)
         if self.early:
             (verdict,) = await service.model.explain(self.found)
             assert verdict.explanation is not None

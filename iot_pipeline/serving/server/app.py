@@ -84,13 +84,15 @@ def _own_routes(app: FastAPI, service: Service) -> None:
     async def classify(request: FlowsRequest) -> Response:
         """Name the class of each flow, with calibrated probabilities."""
         found = await service.classify(service.rows_of(request.flows, request.text))
-        return AsciiJSON({"model": service.origin, "results": [service.told(verdict) for verdict in found.verdicts]})
+        return AsciiJSON(
+            {"model": service.origin, "results": [service.told(verdict) for verdict in service.classes(found)]}
+        )
 
     @app.post("/v1/explain", response_model=FlowsAnswer, responses=REFUSALS, tags=["flows"])
     async def explain(request: FlowsRequest) -> Response:
         """Name the class of each flow and say why; what is said is checked against the flow."""
         verdicts = await service.explain(service.rows_of(request.flows, request.text))
-        return AsciiJSON({"model": service.origin, "results": [service.told(verdict) for verdict in verdicts]})
+        return AsciiJSON({"model": service.origin, "results": list(map(service.told, verdicts))})
 
 
 def _compatible_routes(app: FastAPI, service: Service) -> None:

@@ -168,8 +168,10 @@ class Guard:
                         raise Refusal(499, "the client has gone")
                     parts.append(message.get("body", b""))
                     read += len(parts[-1])
-                    if read > most:
+                    if read > most and message.get("more_body"):
                         break
+                    if read > most:
+                        raise too_long
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:

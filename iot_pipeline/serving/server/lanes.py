@@ -22,7 +22,8 @@ import pandas as pd
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.rows import Row, RowReader
-from iot_pipeline.serving.classifier import Classifier, Verdict
+from iot_pipeline.serving.classifier import Verdict
+from iot_pipeline.serving.server.known import Verdicts
 from iot_pipeline.serving.server.limits import Limits, Refusal, busy
 
 MOST_FAULTS = 10  # rows whose fault a refusal tells
@@ -39,6 +40,9 @@ class Observer(Protocol):
 
     def waiting(self, lane: str, flows: int) -> None:
         """Note the flows that wait in a lane."""
+
+    def looked_up(self, flows: int) -> None:
+        """Note flows whose verdict was known."""
 
 
 @dataclass(eq=False)
@@ -75,11 +79,21 @@ class Abandoned(Exception):
 class ModelThread:
     """The thread that uses a classifier, and the two lanes before it."""
 
-    def __init__(self, classifier: Classifier, limits: Limits, flow_tokens: int, observer: Observer) -> None:
-        """Prepare the thread; `flow_tokens`: tokens of one flow, by which batches are cut."""
-        self.classifier, self.limits, self.observer = classifier, limits, observer
+    def __init__(
+        self, verdicts: Verdicts, reader: RowReader, limits: Limits, flow_tokens: int, observer: Observer
+    ) -> None:
+        """Prepare the thread.
+
+        Args:
+            verdicts: The classifier, and what is known of its verdicts.
+            reader: Reader of rows, for this thread alone.
+            limits: Limits of batches and queues.
+            flow_tokens: Tokens of one flow, by which batches are cut.
+            observer: Told of batches and of flows that wait.
+        """
+        self.limits, self.observer = limits, observer
         self.batch_flows = max(1, limits.batch_tokens // max(1, flow_tokens))
-        self._reader = RowReader(classifier.spec)
+        self._verdicts, self._reader = verdicts, reader
         self._labels: deque[Classes] = deque()
         self._explanations: deque[Explanations] = deque()
         self._waiting = {"classes": 0, "explanations": 0}
@@ -113,6 +127,8 @@ class ModelThread:
 
     async def explain(self, asked: Classified) -> list[Verdict]:
         """Return the verdicts with their explanations; Refusal where too many wait."""
+        if all(verdict.explanation is not None for verdict in asked.verdicts):
+            return asked.verdicts
         self._admit("explanations", len(asked.verdicts), self.limits.queue_explanations)
         request = Explanations(asked, asyncio.get_running_loop().create_future())
         return await self._wait("explanations", len(asked.verdicts), self._explanations, request)
@@ -212,7 +228,7 @@ class ModelThread:
         if not good:
             return
         try:
-            verdicts = self.classifier.classify(frame)
+            verdicts = self._verdicts.classify(frame)
         except Exception as error:
             if len(good) > 1:
                 for request, part in good:
@@ -255,7 +271,7 @@ class ModelThread:
         try:
             together = pd.concat([request.asked.flows for request in requests])
             verdicts = [verdict for request in requests for verdict in request.asked.verdicts]
-            explained = self.classifier.explain(together, verdicts, meanwhile=meanwhile)
+            explained = self._verdicts.explain(together, verdicts, meanwhile)
         except Abandoned:
             return
         except Exception as error:

@@ -30,6 +30,7 @@ class Metrics:
         )
         self.working = Counter("iot_serve_model_seconds", "Time of the model thread.", ["lane"], registry=registry)
         self.flows = Counter("iot_serve_flows", "Classified flows.", ["class"], registry=registry)
+        self.known = Counter("iot_serve_known_flows", "Flows whose verdict the cache knew.", registry=registry)
         self.doubts = Counter("iot_serve_doubts", "Classified flows by kind of doubt.", ["kind"], registry=registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -45,6 +46,10 @@ class Metrics:
     def waiting(self, lane: str, flows: int) -> None:
         """Note the flows that wait in a lane."""
         self.queue.labels(lane).set(flows)
+
+    def looked_up(self, flows: int) -> None:
+        """Note flows whose verdict the cache knew."""
+        self.known.inc(flows)
 
     def verdict(self, verdict: Verdict) -> None:
         """Note a classified flow."""

@@ -32,7 +32,8 @@ def read_flows(text: str, spec: DatasetSpec) -> list[Row]:
     scales that were fitted on the train pool.
     """
     known = {name.lower() for name in [*spec.feature_names, *spec.source_columns]} - {spec.label_column.lower()}
-    return _objects(text, known) or _table(text, known) or _lines(text, spec)
+    fewest = min(len(spec.feature_names), len(spec.source_columns) - 1)
+    return _objects(text, known) or _table(text, known, fewest) or _lines(text, spec)
 
 
 def _objects(text: str, known: set[str]) -> list[Row]:
@@ -75,13 +76,16 @@ def _is_flow(row: Mapping[str, Any], known: set[str]) -> bool:
     return any(str(name).strip().lower() in known for name in row)
 
 
-def _table(text: str, known: set[str]) -> list[Row]:
-    """Return the rows under the first line that names columns of the data set."""
+def _table(text: str, known: set[str], fewest: int) -> list[Row]:
+    """Return the rows under the first line that names columns of the data set.
+
+    Half of the `fewest` columns that make a flow suffice, or half of the line: what is missing is told later.
+    """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines):
         for delimiter in DELIMITERS:
             header = _cells(line, delimiter)
-            if len(header) > 1 and sum(cell.lower() in known for cell in header) * 2 > len(header):
+            if len(header) > 1 and 2 * sum(cell.lower() in known for cell in header) >= min(fewest, len(header)):
                 return list(_rows(header, lines[number + 1 :], delimiter))
     return []
 

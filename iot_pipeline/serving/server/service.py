@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from iot_pipeline.flows.rows import Row
+from iot_pipeline.flows.rows import Row, RowReader
 from iot_pipeline.models.tokenizer import class_tokens, encode, literal, prompt_text
+from iot_pipeline.serving.cache import VerdictCache
 from iot_pipeline.serving.classifier import Classifier, Verdict
 from iot_pipeline.serving.events import About, verdict_part
+from iot_pipeline.serving.server.known import Verdicts, without_explanation
 from iot_pipeline.serving.server.lanes import Classified, ModelThread
 from iot_pipeline.serving.server.limits import Limits, Refusal
 from iot_pipeline.serving.server.metrics import Metrics
@@ -65,11 +67,16 @@ class StudentTokens:
 
 @dataclass
 class Service:
-    """A student that is served, within limits."""
+    """A student that is served, within limits.
+
+    `cache`: verdicts that are known; None to keep none. `words`: source columns that expressions see as text (rows.py).
+    """
 
     classifier: Classifier
     tokens: Tokens
     limits: Limits = field(default_factory=Limits)
+    cache: VerdictCache | None = None
+    words: frozenset[str] | None = None
     started: int = field(default_factory=lambda: int(time.time()))
     ready: bool = False
 
@@ -82,7 +89,9 @@ class Service:
     def model(self) -> ModelThread:
         """Thread that uses the student."""
         text = self.classifier.writer.texts({name: [value] for name, value in self.example.items()})[0]
-        return ModelThread(self.classifier, self.limits, self.tokens.prompt(text), self.metrics)
+        verdicts = Verdicts(self.classifier, self.cache, self.metrics.looked_up)
+        reader = RowReader(self.classifier.spec, self.words)
+        return ModelThread(verdicts, reader, self.limits, self.tokens.prompt(text), self.metrics)
 
     @cached_property
     def _about(self) -> About:
@@ -128,7 +137,11 @@ class Service:
     def stop(self, wait_s: float) -> bool:
         """End the model thread; False if it still runs."""
         self.ready = False
-        return self.model.stop(wait_s)
+        if not self.model.stop(wait_s):
+            return False
+        if self.cache is not None:
+            self.cache.close()
+        return True
 
     async def classify(self, rows: Sequence[Row]) -> Classified:
         """Classify rows, and note their classes."""
@@ -136,6 +149,10 @@ class Service:
         for verdict in found.verdicts:
             self.metrics.verdict(verdict)
         return found
+
+    def classes(self, found: Classified) -> list[Verdict]:
+        """Return verdicts without the explanations that the cache may know."""
+        return [without_explanation(verdict) for verdict in found.verdicts]
 
     async def explain(self, rows: Sequence[Row]) -> list[Verdict]:
         """Classify and explain rows."""

@@ -47,7 +47,7 @@ async function describe() {
     return;
   }
   byId("token-form").hidden = true;
-  byId("model").textContent = model.title + ": student " + model.id + " on " + model.base + ", " + model.classes.length + " classes.";
+  byId("model").textContent = model.title + ": student " + model.id + ", " + model.classes.length + " classes.";
   byId("labels").textContent = "Not real: " + model.not_real.join("; ");
   byId("labels").hidden = model.not_real.length === 0;
 }
@@ -77,6 +77,7 @@ function show(content) {
   const result = content.results[0];
   const meanings = new Map((model ? model.features : []).map((one) => [one.name, one.meaning + " (" + one.unit + ")"]));
   byId("class").textContent = result.class;
+  byId("kind").textContent = result.benign ? "Ordinary traffic." : "An attack.";
   byId("sure").textContent = certainty(result, content.model.calibrated);
   const ordered = Object.entries(result.probabilities).sort((a, b) => b[1] - a[1]);
   fill("bars", ordered.map(([name, probability]) => bar(name, probability, result.set)));

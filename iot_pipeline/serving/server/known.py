@@ -1,0 +1,84 @@
+"""Verdicts of the server: by look-up where a flow's group is known, by the student where it is not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.errors import UserError, printable
+from iot_pipeline.flows.serialise import group_id
+from iot_pipeline.flows.texts import FlowTextWriter
+from iot_pipeline.serving.cache import VerdictCache
+from iot_pipeline.serving.classifier import Classifier, Verdict
+
+
+class Verdicts:
+    """A classifier with the cache that other commands share; a cache that fails is left out from then on."""
+
+    def __init__(self, classifier: Classifier, cache: VerdictCache | None, looked_up: Callable[[int], None]) -> None:
+        """Prepare a classifier; `looked_up` is called with the number of flows that the cache knew."""
+        self.classifier, self._cache, self._looked_up = classifier, cache, looked_up
+        spec = classifier.spec
+        # A flow group is named by the values as they were before any scale that the train pool gave them.
+        raw = [f.model_copy(update={"scale": None}) if f.name in spec.fitted_scales else f for f in spec.features]
+        self._values = FlowTextWriter(spec.model_copy(update={"features": raw}), "values")
+
+    def classify(self, flows: Any) -> list[Verdict]:
+        """Classify each row of a frame; a verdict holds an explanation if one is known."""
+        if self._cache is None:
+            return self.classifier.classify(flows)
+        groups = self._groups(flows)
+        known = self._known(groups)
+        new = {group: row for row, group in reversed(list(enumerate(groups))) if group not in known}
+        self._looked_up(sum(group in known for group in groups))
+        if new:
+            found = dict(zip(new, self.classifier.classify(flows.iloc[list(new.values())]), strict=True))
+            self._store(found)
+            known |= found
+        return [known[group] for group in groups]
+
+    def explain(self, flows: Any, verdicts: Sequence[Verdict], meanwhile: Callable[[], None]) -> list[Verdict]:
+        """Return the verdicts with explanations, written for those that lack one; raises what `meanwhile` raises."""
+        mute = np.array([verdict.explanation is None for verdict in verdicts])
+        if not mute.any():
+            return list(verdicts)
+        part = flows[mute]
+        written = self.classifier.explain(
+            part, [verdict for verdict in verdicts if verdict.explanation is None], meanwhile=meanwhile
+        )
+        if self._cache is not None:
+            self._store(dict(zip(self._groups(part), written, strict=True)))
+        said = iter(written)
+        return [verdict if verdict.explanation is not None else next(said) for verdict in verdicts]
+
+    def _groups(self, flows: Any) -> list[str]:
+        return [group_id(text) for text in self._values.texts(flows)]
+
+    def _known(self, groups: Sequence[str]) -> dict[str, Verdict]:
+        assert self._cache is not None
+        try:
+            return self._cache.get(groups)
+        except UserError as error:
+            self._leave_out(error)
+            return {}
+
+    def _store(self, found: dict[str, Verdict]) -> None:
+        if self._cache is None:
+            return
+        try:
+            self._cache.put(found)
+        except UserError as error:
+            self._leave_out(error)
+
+    def _leave_out(self, error: UserError) -> None:
+        print(f"warning: {printable(str(error))}; verdicts are no longer kept", file=sys.stderr, flush=True)
+        self._cache = None
+
+
+def without_explanation(verdict: Verdict) -> Verdict:
+    """Return a verdict as a request for classes alone gets it, whatever the cache knows."""
+    return replace(verdict, explanation=None) if verdict.explanation is not None else verdict
