@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from iot_pipeline import __version__, cli_export, cli_serve
+from iot_pipeline import __version__, cli_export, cli_lineage, cli_serve
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.interrupts import raise_if_told
 
@@ -140,17 +140,6 @@ def status(stages: StageOption = None, tracks: TrackOption = None, as_json: AsJs
     from iot_pipeline.commands.show import status as show
 
     show(_definitions(), chosen, as_json)
-
-
-@app.command(epilog="Example: iot-pipeline verify --json | jq '.mismatches'")
-def verify(as_json: AsJson = False) -> None:
-    """Hash every file of the lake, compare it and every input with the manifests; exit code 1 on any difference."""
-    from iot_pipeline.commands.verify import examine, show
-
-    found = examine(_configure(None, None))
-    show(found, as_json)
-    if found.mismatches:
-        sys.exit(1)
 
 
 @app.command(epilog="Example: iot-pipeline doctor --json")
@@ -345,6 +334,7 @@ def explain(
     facts(told, as_json)
 
 
+cli_lineage.register(app, lambda: _configure(None, None), _definitions)
 cli_serve.register(app, lambda: _configure(None, None), _quiet)
 cli_export.register(app, lambda: _configure(None, None), _quiet)
 

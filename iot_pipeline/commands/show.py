@@ -18,6 +18,7 @@ from iot_pipeline.defs.execute import Outcome
 from iot_pipeline.defs.recording import progress
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.lake.store import FOLLOWS, MANIFEST, ArtefactId, Lake
+from iot_pipeline.lake.verdict import last_verdict
 from iot_pipeline.lake.verify import extra_files
 from iot_pipeline.settings import Settings
 
@@ -207,6 +208,9 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
     console.print(table)
     counts = {state: sum(row["state"] == state for row in rows) for state in ("fresh", "stale", "missing")}
     console.print(f"{counts['fresh']} fresh, {counts['stale']} stale, {counts['missing']} missing")
+    verdict = last_verdict(lake)
+    told = verdict.sentence(lake) if verdict else "not verified yet: `iot-pipeline verify` hashes everything"
+    console.print(Text(printable(told), style="" if verdict and not verdict.mismatches else "yellow"), soft_wrap=True)
 
 
 def told_reasons(reasons: list[str]) -> str:

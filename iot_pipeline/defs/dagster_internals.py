@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -151,6 +151,13 @@ def reported_run(instance: dg.DagsterInstance, job: dg.JobDefinition, tags: dict
 
 def _report(instance: dg.DagsterInstance, run: dg.DagsterRun, kind: dg.DagsterEventType) -> None:
     instance.report_dagster_event(dg.DagsterEvent(kind.value, run.job_name), run.run_id)
+
+
+def assets_alone(job: dg.JobDefinition, keys: Sequence[dg.AssetKey]) -> dg.JobDefinition:
+    """Return a job of some assets with the checks that their own steps make, without checks that have steps."""
+    graph = job.asset_layer.asset_graph
+    own = {check for key in keys for check in graph.get(key).assets_def.check_keys}
+    return job.get_subset(asset_selection={*keys}, asset_check_selection=own)
 
 
 def tags_by_partition(instance: dg.DagsterInstance, key: dg.AssetKey, tag: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import dagster as dg
 
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.dagster_internals import (
+    assets_alone,
     job_of_all_assets,
     opened_instance,
     pool_of,
@@ -228,8 +229,7 @@ class Making:
         job = job_of_all_assets(self.definitions)
         tags = {RUN_TAG: "run", "dagster/max_retries": "0"}  # the daemon of a UI must not queue it again
         with runs_of_location(self.instance, job.name):
-            result = job.execute_in_process(
-                asset_selection=[p.key for p in todo],
+            result = assets_alone(job, [p.key for p in todo]).execute_in_process(
                 partition_key=todo[0].artefact.partition or None,
                 instance=self.instance,
                 raise_on_error=False,

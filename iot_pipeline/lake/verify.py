@@ -27,7 +27,10 @@ class Mismatch:
 
 @dataclass
 class Verification:
-    """Artefacts, files and bytes that were verified, and all mismatches.
+    """Artefacts, files, bytes and exhibits of the report that were verified, and all mismatches.
+
+    stale: sentences on artefacts made with settings, prompts or code that changed since, which is no mismatch. notes:
+    what was not verified, and why. versions: data version by artefact.
 
     unsealed: manifests without a digest of themselves (written by an earlier version). Edits to them, except to files
     and data version, cannot be detected.
@@ -37,7 +40,11 @@ class Verification:
     files: int = 0
     bytes: int = 0
     unsealed: int = 0
+    exhibits: int = 0
     mismatches: list[Mismatch] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 def verify(lake: Lake) -> Verification:
@@ -63,6 +70,7 @@ def verify(lake: Lake) -> Verification:
             result.mismatches += [
                 Mismatch(str(inside), name, f"a {MANIFEST} beside it", "none") for name in sorted(names)
             ]
+    result.versions = {str(one): manifest.data_version for one, manifest in sorted(made.items())}
     for artefact_id, manifest in made.items():
         result.mismatches += _input_mismatches(artefact_id, manifest, made)
     return result

@@ -4,8 +4,9 @@ This is the one module of reporting that knows assets, partition keys and file n
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,22 @@ from iot_pipeline.vocabulary import TRACKS, Partition, Trained, partition_parts,
 Json = dict[str, Any]
 TABLES = {"flow_profile": "flow_profile.parquet", "sample_comparison": "sample_comparison.parquet"}
 EXAMPLES = 3
+# Files of the other artefacts that `gather` reads, as patterns; of an asset with one file its field in Facts says it.
+READ: Mapping[str, Sequence[str]] = {
+    "flow_profile": ("flow_profile.parquet",),
+    "sample_comparison": ("sample_comparison.parquet",),
+    "flows": (RARE,),
+    "automl_baseline": ("eval_*.json", "timing_*.json", "row_split.json"),
+    "prompt": ("prompt.md",),
+    **dict.fromkeys(TRACKS, ("report.json", "usage.json", "track.jsonl")),
+    "training_split": ("stats.json",),
+    "lora_checkpoint": ("training.json", "loss.jsonl"),
+    "eval_metrics": ("eval.json",),
+    "explanation_quality": ("quality.json",),
+    "reasons": ("reasons.json",),
+    "reason_baselines": ("reason_baselines.json",),
+    "paper_report": ("exhibits.json",),
+}
 PREFIX = "setting "
 
 
@@ -223,6 +240,15 @@ def gather(folders: Mapping[ArtefactId, Path], spec: Any = None) -> Facts:
     facts.labels = list(dict.fromkeys(label for label in labels if label))
     facts.lineage = [_origin(key, manifests) for key in manifests]
     return facts
+
+
+def files_read(artefact: ArtefactId, names: Iterable[str]) -> list[str]:
+    """Return those of an artefact's files that the report reads; all of them if it reads none."""
+    single = {part.name: part.metadata["file"] for part in fields(Facts) if part.metadata}
+    asset, names = unstaged(artefact.asset)[0], sorted(names)
+    patterns = [*([single[asset]] if asset in single else []), *READ.get(asset, ())]
+    found = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return found or names
 
 
 def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:

@@ -259,8 +259,9 @@ def replayed_source(store: Location) -> str:
 class Replay(Teacher):
     """Teacher that gives out stored answers and sends nothing."""
 
-    def __init__(self, store: Location, log: Callable[[str], None] | None = None) -> None:
-        super().__init__(TeacherConfig("", "", store, replayed_source(store), None, log=log, paid=False))
+    def __init__(self, store: Location, log: Callable[[str], None] | None = None, source: str = "") -> None:
+        """Open a store; `source` is whose answers are given out, by default those of the only one in the store."""
+        super().__init__(TeacherConfig("", "", store, source or replayed_source(store), None, log=log, paid=False))
 
     def _run(self, session: Session, requests: Iterable[Request]) -> None:
         """Give out stored answers, those without a verdict as quarantined; UserError if any is missing."""

@@ -1,0 +1,155 @@
+"""Chain of an artefact: every artefact that it was made of, down to prompts and source files."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.store import MANIFEST, SNAPSHOTS, ArtefactId, Lake, Manifest
+from iot_pipeline.reporting.artefact_json import read_optional
+from iot_pipeline.reporting.gather import files_read
+from iot_pipeline.vocabulary import TRACKS, Trained, partition_parts
+
+ASKED = {*TRACKS, "validation_answers", "zero_shot_teacher"}  # assets whose usage.json tells what answers cost
+COSTS = ("requests", "prompt_tokens", "completion_tokens", "billed_usd")
+KINDS = {"setting": "settings", "file": "outside_files", "files": "listings", "code": "code"}
+
+
+@dataclass(frozen=True)
+class Link:
+    """One artefact of a chain, with everything that its manifest tells of how it was made.
+
+    `problem`: how its files differ from the manifest; empty if they do not.
+    """
+
+    artefact: str
+    folder: str
+    data_version: str
+    code_version: str
+    made: str
+    files: dict[str, dict[str, Any]]
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    outside_files: dict[str, str]
+    seed: int | None
+    code_commit: str | None
+    run_id: str | None
+    seconds: float | None
+    label: str | None
+    teacher: str | None
+    rows: int | None
+    cost: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class UsedPrompt:
+    """A prompt upstream: the sha256 of its text names its snapshot in the lake."""
+
+    name: str
+    sha256: str
+    snapshot: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Artefacts from what was asked for up to the source, nearest first, and the prompts among them.
+
+    `cost` is the sum over the tracks in the chain.
+    """
+
+    links: list[Link]
+    prompts: list[UsedPrompt]
+    cost: dict[str, Any]
+
+    @property
+    def problems(self) -> list[str]:
+        """Sentences on artefacts whose files are not as written."""
+        return [f"{link.artefact}: {link.problem}" for link in self.links if link.problem]
+
+
+def chain_of(lake: Lake, *artefacts: ArtefactId) -> Chain:
+    """Return the chain of artefacts. Raises UserError if one of them has not been made."""
+    links, prompts = [], []
+    for artefact, manifest in _upstream(lake, artefacts):
+        links.append(_link(lake, artefact, manifest))
+        if artefact.asset == "prompt":
+            text = (lake.folder(artefact) / "prompt.md").read_text(encoding="utf-8")
+            version = manifest.data_version
+            prompts.append(UsedPrompt(artefact.partition, version, f"{SNAPSHOTS}/{version}.md", text))
+    told = [link.cost for link in links if link.cost]
+    cost = {name: round(sum(one.get(name) or 0 for one in told), 6) for name in COSTS} if told else {}
+    return Chain(links, sorted(prompts, key=lambda one: one.name), cost)
+
+
+def _upstream(lake: Lake, artefacts: tuple[ArtefactId, ...]) -> Iterator[tuple[ArtefactId, Manifest]]:
+    """Yield artefacts and all that they were made of, each once, one step away from the first after the other."""
+    todo, seen = list(artefacts), set[ArtefactId]()
+    while todo:
+        artefact = todo.pop(0)
+        if artefact in seen:
+            continue
+        seen.add(artefact)
+        manifest = lake.manifest(artefact)
+        if manifest is None:
+            raise UserError(f"{artefact} has not been made in {lake.root}; `iot-pipeline run` makes it")
+        yield artefact, manifest
+        todo += [ArtefactId(*key.split("@", 1)) for key in manifest.inputs]
+
+
+def _link(lake: Lake, artefact: ArtefactId, manifest: Manifest) -> Link:
+    folder, provenance = lake.folder(artefact), manifest.provenance
+    reads: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS.values()}
+    for name, value in manifest.settings.items():
+        kind, _, rest = name.partition(" ")
+        if kind in KINDS:
+            reads[KINDS[kind]][rest] = value
+    usage = read_optional(folder / "usage.json", artefact) if artefact.asset in ASKED else {}
+    made = datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime)
+    return Link(
+        artefact=str(artefact),
+        folder=str(folder.relative_to(lake.root)),
+        data_version=manifest.data_version,
+        code_version=manifest.code_version,
+        made=made.isoformat(" ", "seconds"),
+        files={name: {k: facts[k] for k in ("sha256", "bytes")} for name, facts in manifest.files.items()},
+        inputs={str(ArtefactId(*key.split("@", 1))): version for key, version in manifest.inputs.items()},
+        settings=reads["settings"],
+        outside_files=reads["outside_files"],
+        seed=_seed(artefact, reads["settings"]),
+        code_commit=provenance.get("code_commit"),
+        run_id=provenance.get("run_id"),
+        seconds=provenance.get("seconds"),
+        label=provenance.get("label"),
+        teacher=provenance.get("teacher"),
+        rows=manifest.summary.get("rows"),
+        cost={name: usage[name] for name in COSTS if name in usage},
+        problem=next(iter(lake.altered(artefact, manifest)), ""),
+    )
+
+
+def _seed(artefact: ArtefactId, settings: Mapping[str, Any]) -> int | None:
+    """Return the training seed of a student, else the seed that the artefact read."""
+    if len(partition_parts(artefact.partition)) == len(Trained._fields):
+        return Trained.parse(artefact.partition).seed
+    seeds = [settings[name] for name in ("seed", "split_seed", "teacher_seed", "base_seed") if name in settings]
+    return next(iter(seeds), None)
+
+
+def cited_files(lake: Lake, artefact: ArtefactId) -> list[dict[str, Any]]:
+    """Return path in the lake, sha256 and size of the files that the report reads of an artefact."""
+    manifest = lake.manifest(artefact)
+    files = manifest.files if manifest else {}
+    folder = lake.folder(artefact).relative_to(lake.root)
+    return [
+        {"path": str(folder / name), "sha256": files[name]["sha256"], "bytes": files[name]["bytes"]}
+        for name in files_read(artefact, files)
+    ]
+
+
+def parse_artefact(text: str) -> ArtefactId:
+    """Read `asset` or `asset[partition]`."""
+    asset, mark, rest = text.strip().partition("[")
+    return ArtefactId(asset, rest.removesuffix("]") if mark else "")
