@@ -42,6 +42,7 @@ KINDS = {
     "zero_shot_teacher": {"openai", "numpy"},
     "reason_baselines": {"lightgbm", "sklearn"},
     "reasons": {"pytorch", "sklearn"},
+    "unknown_detection": {"pytorch", "sklearn"},
     "study": {"numpy"},
     "paper_report": {"html", "markdown"},
     "model_card": {"markdown", "huggingface"},
@@ -66,6 +67,7 @@ CODE = {
     "zero_shot_teacher": ("iot_pipeline.defs.evaluation.zero_shot",),
     "reason_baselines": ("iot_pipeline.defs.evaluation.reason_baselines",),
     "reasons": ("iot_pipeline.defs.evaluation.reasons",),
+    "unknown_detection": ("iot_pipeline.defs.evaluation.unknown",),
 }
 version_of = cache(code_version)
 

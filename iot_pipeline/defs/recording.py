@@ -236,6 +236,10 @@ class LakeResource(dg.ConfigurableResource):
 
     folder: str = ""
 
+    def root(self) -> Path:
+        """Return the folder of the lake."""
+        return Path(self.folder) if self.folder else settings_module.settings().lake_path
+
     @contextlib.contextmanager
     def step(self, context: dg.AssetExecutionContext) -> Iterator[Step]:
         """Run an asset body on a staging folder, which replaces the artefact's folder if the body succeeds.
@@ -247,7 +251,7 @@ class LakeResource(dg.ConfigurableResource):
         announce(artefact, "started")
         begin = time.monotonic()
         try:
-            lake = Lake(Path(self.folder) if self.folder else settings.lake_path)
+            lake = Lake(self.root())
             with lake.replacing(artefact) as folder:
                 step = Step(context, lake, settings, folder)
                 yield step

@@ -1,4 +1,4 @@
-"""Quantities of the hidden states at the label position, beside the label scores."""
+"""What the head reads of a hidden state at the label position, for scores that need the logits of the labels."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,14 @@ from iot_pipeline.inference.student import Student
 from iot_pipeline.models.tokenizer import class_tokens
 
 
-def label_energies(student: Student, states: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Return the energy of hidden states [n, size]: minus logsumexp of the logits of the names' first tokens, [n].
+def label_rows(student: Student, classes: Sequence[str]) -> np.ndarray:
+    """Return the head's rows of the names' first tokens, float32 [tokens, hidden size + 1]; the last column is bias.
 
-    A high energy says that no class fits (Liu et al., NeurIPS 2020).
+    A state's logit of a token is its product with the row, plus the bias.
     """
-    import torch
-
     first = sorted({tokens[0] for tokens in class_tokens(student.tokenizer, classes)[1]})
     head = student.model.get_output_embeddings()
-    with torch.inference_mode():
-        logits = torch.as_tensor(states, dtype=torch.float32) @ head.weight[first].float().cpu().T
-        if getattr(head, "bias", None) is not None:
-            logits += head.bias[first].float().cpu()
-        energies: np.ndarray = -logits.double().logsumexp(dim=1).numpy()
-    return energies
+    rows: np.ndarray = head.weight[first].detach().float().cpu().numpy()
+    bias = getattr(head, "bias", None)
+    column = np.zeros(len(first)) if bias is None else bias[first].detach().float().cpu().numpy()
+    return np.column_stack([rows, column]).astype(np.float32)

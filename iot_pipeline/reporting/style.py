@@ -123,7 +123,7 @@ def name_rows(made: Any, names: Sequence[str]) -> None:
     made.set_ylim(len(names) - 0.4, -0.6)
 
 
-def interval(made: Any, place: int, value: float, bounds: Sequence[float] | None, colour: str, marker: str) -> None:
+def interval(made: Any, place: float, value: float, bounds: Sequence[float] | None, colour: str, marker: str) -> None:
     """Draw a value as a marker, with its interval as a pale bar.
 
     Args:

@@ -29,7 +29,10 @@ from iot_pipeline.defs.training import assets as training
 from iot_pipeline.defs.training import grid, paper
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.metrics import fit_temperature
+from iot_pipeline.evaluation.unknown.detector import Unknown
+from iot_pipeline.evaluation.unknown.outputs import Outputs
 from iot_pipeline.evaluation.views import read_side
+from iot_pipeline.flows.dataset import distinct_flows
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
 from iot_pipeline.lake.atomic import write_json
@@ -39,7 +42,7 @@ from iot_pipeline.quality.patterns import attack_patterns
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.teacher.request import Answer
 from iot_pipeline.teacher.session import Summary
-from iot_pipeline.vocabulary import Trained
+from iot_pipeline.vocabulary import TRACKS, Trained
 from iot_pipeline_tests.defs.sides import (
     CLASSES,
     STUDENT,
@@ -53,6 +56,8 @@ from iot_pipeline_tests.defs.sides import (
     make,
     scores_of,
 )
+
+FILES = (("flows", "flows.parquet"), ("evaluation_split", "records.parquet"))
 
 
 def test_the_training_order_and_the_ranks_of_values_are_of_train_flows(sides: Sides, tmp_path: Path) -> None:
@@ -285,7 +290,33 @@ def test_a_student_is_calibrated_apart_from_the_side_that_it_is_measured_on(
     assert_measured(sides, found, text_of.__getitem__)
     validation = measured_on(sides, "validation", text_of.__getitem__, found["calibration"]["temperature"])
     assert found["validation"]["views"] == validation["views"]
-    assert sides.of(student.scored, arm) == {"validation", "calibration", "test"}
+    assert sides.of(student.scored, arm) == {"validation", "calibration", "test", *(["train"] if arm in TRACKS else [])}
+    if arm in TRACKS:
+        assert_fitted_apart(sides, ArtefactId("eval_metrics_10K", partition), found["unknown"])
+    else:
+        assert found["unknown"] is None
+
+
+def assert_fitted_apart(sides: Sides, artefact: ArtefactId, told: dict[str, Any]) -> None:
+    """Unknown flows are judged by train flows, the threshold is of the calibration side, the measure of the test."""
+    fitted, features = Unknown.load(sides.lake.folder(artefact)), load_spec("farm_flow").feature_names
+    assert fitted is not None and fitted.score_name == told["score"]
+    of_side = {
+        side: distinct_flows(*(sides.lake.folder(ArtefactId(name)) / file for name, file in FILES), side)
+        for side in ("train", "calibration", "test")
+    }
+    known = {tuple(row) for row in of_side["train"][features].to_numpy()}
+    assert {tuple(row) for row in fitted.reference.space.table[features].to_numpy()} <= known
+    texts = FlowTextWriter.load(sides.lake.folder(ArtefactId("flow_texts")), load_spec("farm_flow"))
+
+    def outputs(side: str) -> tuple[Outputs, pd.DataFrame]:
+        written = texts.texts(of_side[side])
+        return Outputs.of(scores_of(written), scores_of(written, 4), fitted.label_rows), of_side[side]
+
+    name = fitted.score_name
+    assert np.allclose(fitted.calibration, np.sort(fitted.reference.scores(*outputs("calibration"), [name])[name]))
+    share = float((fitted.p_values(*outputs("test")) <= 0.05).mean())
+    assert told["false_alarms"]["0.05"]["share"] == pytest.approx(share, abs=0.02)  # states are kept as float16
 
 
 def measured_on(sides: Sides, side: str, given: Callable[[str], str], temperature: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.benchmark import benchmark_variants
 from iot_pipeline.inference.scoring import LEAST_SHARED, Options, shared_prefix
-from iot_pipeline.inference.states import label_energies
+from iot_pipeline.inference.states import label_rows
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import build_tensors
@@ -93,9 +93,9 @@ def test_hidden_states_are_what_the_head_reads_at_the_label(student: Student) ->
         logits = student.model(torch.tensor([ids])).logits[0, -1]
         read = student.model.get_output_embeddings()(torch.tensor(states[1]))
     assert torch.allclose(logits, read, atol=1e-3)
-    first = {student._ids(f" {name}")[0] for name in CLASSES}
-    energy = label_energies(student, states, CLASSES)[1]
-    assert energy == pytest.approx(-float(logits[sorted(first)].logsumexp(0)), abs=1e-3)
+    first = sorted({student._ids(f" {name}")[0] for name in CLASSES})
+    rows = label_rows(student, CLASSES)
+    assert np.allclose(rows[:, :-1] @ states[1] + rows[:, -1], logits[first], atol=1e-3)
     assert student.score_with_states([], CLASSES)[1].shape == (0, states.shape[1])
 
 

@@ -8,6 +8,7 @@ import dagster as dg
 import numpy as np
 
 from iot_pipeline.defs.controls import shuffled_names
+from iot_pipeline.defs.evaluation.unknown_fit import Scored, fit_unknown, reference_flows
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of, writer_of
 from iot_pipeline.defs.partitions import checkpoint_dep, student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
@@ -23,12 +24,13 @@ from iot_pipeline.flows.dataset import side_records, side_texts
 from iot_pipeline.inference.benchmark import benchmark_variants
 from iot_pipeline.inference.grammar import held_to
 from iot_pipeline.inference.grounding import NotGroundable
+from iot_pipeline.inference.states import label_rows
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import figures
 from iot_pipeline.sft.controls import ShuffledNames
 from iot_pipeline.sft.tasks import asked
-from iot_pipeline.vocabulary import STAGES, TRACKS, Trained, staged, unstaged
+from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, Trained, staged, unstaged
 
 DATA = ["flow_texts", "evaluation_split", "base_model"]
 
@@ -62,19 +64,27 @@ def names_of(step: Step) -> ShuffledNames | None:
 
 def class_scores(step: Step, model: Student, texts: list[str]) -> np.ndarray:
     """Score each class for flow texts: log-probabilities, float64 [texts, classes]."""
+    return model.score_labels(asked_of(step, texts), step.spec.classes, log=step.log)
+
+
+def asked_of(step: Step, texts: list[str]) -> list[str]:
+    """Return the questions for the classes of flow texts."""
     tasks, names = step.settings.student.tasks, names_of(step)
-    prompts = [asked(names.flow(text) if names else text, "classify", tasks) for text in texts]
-    return model.score_labels(prompts, step.spec.classes, log=step.log)
+    return [asked(names.flow(text) if names else text, "classify", tasks) for text in texts]
 
 
-def sides_scored(step: Step, stage: str) -> tuple[dict[str, tuple[list[str], np.ndarray]], float]:
-    """Score each evaluation side: (flow groups, class scores) by side, and the seconds taken."""
-    scores, begin = {}, time.monotonic()
+def sides_scored(step: Step, stage: str, train: list[str] | None) -> tuple[Scored, float]:
+    """Score each evaluation side, and the texts `train` if any; return what was scored, and the seconds taken."""
+    parts, begin = {}, time.monotonic()
     with student(step, stage) as model:
         for side in ("validation", "calibration", "test"):
             groups, texts = prompts_of(step, side)
-            scores[side] = (groups, class_scores(step, model, texts))
-    return scores, time.monotonic() - begin
+            parts[side] = (groups, *model.score_with_states(asked_of(step, texts), step.spec.classes, log=step.log))
+        if train is not None:
+            prompts = asked_of(step, train)
+            parts["train"] = ([], *model.score_with_states(prompts, step.spec.classes, log=step.log))
+        rows = label_rows(model, step.spec.classes)
+    return Scored(parts, rows), time.monotonic() - begin
 
 
 def eval_metrics(stage: str) -> dg.AssetsDefinition:
@@ -84,17 +94,19 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
         group_name="evaluation",
         name=staged("eval_metrics", stage),
         partitions_def=student_partitions(),
-        deps=[*DATA, checkpoint_dep(staged("lora_checkpoint", stage))],
+        deps=["flows", "training_order", *DATA, checkpoint_dep(staged("lora_checkpoint", stage))],
         pool="gpu",
         description=f"Accuracy in three views, calibration and confusion of stage {stage} on the one test set, "
-        "by scoring every class.",
+        "by scoring every class; prediction sets, and the detector of flows of no known class.",
     )
     def metrics(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         track = Trained.parse(context.partition_key).track
         with lake.step(context) as step:
             classes, seed = step.spec.classes, step.settings.data.seed
             records = step.input("evaluation_split") / "records.parquet"
-            scores, seconds = sides_scored(step, stage)
+            train = reference_flows(step, stage) if track not in CONTROLS else None  # a control answers no user
+            scored, seconds = sides_scored(step, stage, None if train is None else writer_of(step).texts(train))
+            scores = scored.scores
             calibration = read_side(side_records(records, "calibration"), classes)
             fitted = fit_temperature(calibration, align(calibration, *scores["calibration"]))
             result = evaluate_predictions(
@@ -108,8 +120,9 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
             sharp = {side: apply_temperature(raw, fitted["temperature"]) for side, (_, raw) in scores.items()}
             write_predictions(step.folder / "predictions.parquet", scores["test"][0], sharp["test"], classes)
             result["sets"] = sets_of(step, {side: (groups, sharp[side]) for side, (groups, _) in scores.items()})
+            result["unknown"] = None if train is None else fit_unknown(step, scored, train)
             step.json("eval.json", result)
-            flows = sum(len(groups) for groups, _ in scores.values())
+            flows = sum(len(values) for _, values, _ in scored.parts.values())
             step.json("timing.json", {"flows": flows, "seconds": seconds}, volatile=True)
             show(step, result, f"{track} {stage}")
         return step.result()

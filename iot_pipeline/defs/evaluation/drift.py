@@ -1,0 +1,38 @@
+"""Check of new flows against the train pool that the students of this lake learnt from."""
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+from iot_pipeline.defs.recording import LakeResource
+from iot_pipeline.evaluation.drift import Drift, sentences
+from iot_pipeline.flows.rare import with_kept_classes
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.flows.texts import FlowTextWriter
+from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.settings import settings
+
+
+@dg.asset_check(asset="flows", blocking=False)
+def flows_are_like_the_last_train_pool(lake: LakeResource) -> dg.AssetCheckResult:
+    """Drift of newly built flows against the train pool of the lake's present texts, as a warning.
+
+    It makes sense for `flows` alone, and only where a source is read into a lake that has texts already: these are of
+    the source before, and the students of the lake learnt from them. In a new lake there is nothing to compare; flows
+    built anew from the same source do not differ; and `raw_flows` has no features yet.
+    """
+    place = Lake(lake.root())
+    flows, texts = place.folder(ArtefactId("flows")), place.folder(ArtefactId("flow_texts"))
+    if not (texts / "writer.json").is_file():
+        return dg.AssetCheckResult(passed=True, metadata={"compared": "nothing: this lake has no train pool yet"})
+    spec = with_kept_classes(load_spec(settings().data.dataset), flows)
+    counted = Drift(FlowTextWriter.load(texts, spec))
+    with pq.ParquetFile(flows / "flows.parquet") as file:
+        for part in file.iter_batches(columns=spec.feature_names):
+            counted.add(part.to_pandas())
+    found = counted.report()
+    large = [row["feature"] for row in found["features"] if row["shift"] == "large"]
+    return dg.AssetCheckResult(
+        passed=not large,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"found": " ".join(sentences(found)), "moved_far": ", ".join(large) or "none"},
+    )

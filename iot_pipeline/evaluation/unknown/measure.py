@@ -1,0 +1,117 @@
+"""Measures of a class that a model never saw: AUROC, flows found, risk and coverage, with bootstrap intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from iot_pipeline.evaluation.intervals import RESAMPLES
+from iot_pipeline.evaluation.views import Floats
+
+RISK = 0.01  # share of answers that may be wrong
+COVERAGES = np.linspace(0.05, 1.0, 20)  # of the curve
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Distinct test flows as one model judges them.
+
+    `scores`: strangeness [n]. `strange`: is the flow of the class that was kept from the model [n]. `errors`: share of
+    the flow's rows that the model's class is not the label of [n], 1 for every strange flow. `p_values` [n]: None for a
+    model without a calibrated threshold.
+    """
+
+    scores: Floats
+    strange: np.ndarray
+    errors: Floats
+    p_values: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Bootstrap resamples of flow groups, one flow being one group: how often each is drawn, [resamples, n].
+
+    Flows of the class and others are drawn apart, so that each resample has as many of both.
+    """
+
+    counts: Floats
+
+    @staticmethod
+    def of(strange: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Draws:
+        """Draw resamples; the first row is the flows themselves."""
+        random, counts = np.random.default_rng(seed), np.zeros((resamples + 1, len(strange)))
+        counts[0] = 1
+        for places in (np.flatnonzero(strange), np.flatnonzero(~strange)):
+            if len(places):
+                counts[1:, places] = random.multinomial(len(places), np.full(len(places), 1 / len(places)), resamples)
+        return Draws(counts)
+
+
+def measure(judged: Judged, draws: Draws, alarms: tuple[float, ...]) -> dict[str, Floats]:
+    """Return each measure for the flows and for every resample, [resamples + 1].
+
+    auroc; coverage: the largest share of all flows that are answered, the least strange first, while at most RISK of
+    the answers are wrong; area: mean risk over all coverages; and for each of `alarms` the share of strange flows
+    called unknown (`found_0.01`) and that of others (`false_alarms_0.01`).
+    """
+    order = np.argsort(judged.scores, kind="stable")
+    counts, strange = draws.counts[:, order], judged.strange[order]
+    found = {"auroc": _aurocs(judged.scores[order], strange, counts)}
+    risk, answered = risks(judged.scores[order], judged.errors[order], counts)
+    found["coverage"] = np.where(risk <= RISK + 1e-12, answered, 0).max(axis=1) / counts.sum(axis=1)
+    found["area"] = (risk * counts).sum(axis=1) / counts.sum(axis=1)
+    if judged.p_values is not None:
+        for alarm in alarms:
+            called = judged.p_values[order] <= alarm
+            for name, those in (("found", strange), ("false_alarms", ~strange)):
+                found[f"{name}_{alarm:g}"] = counts[:, called & those].sum(axis=1) / counts[:, those].sum(axis=1)
+    return found
+
+
+def risks(scores: Floats, errors: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """Return the risk if all flows up to each one are answered, and how many these are; both [resamples, n].
+
+    Flows of equal scores are answered together or not at all. All are in ascending order of their scores.
+    """
+    last = np.searchsorted(scores, scores, side="right") - 1
+    answered = counts.cumsum(axis=1)[:, last]
+    wrong = (counts * errors).cumsum(axis=1)[:, last]
+    return wrong / np.maximum(answered, 1e-12), answered
+
+
+def _aurocs(scores: Floats, strange: np.ndarray, counts: Floats) -> Floats:
+    """Return the AUROC of each resample; scores ascending."""
+    known = (counts * ~strange).cumsum(axis=1)
+    first, last = np.searchsorted(scores, scores), np.searchsorted(scores, scores, side="right") - 1
+    padded = np.column_stack([np.zeros(len(counts)), known])
+    below, upto = padded[:, first], padded[:, last + 1]
+    pairs = (counts * strange * (below + upto) / 2).sum(axis=1)
+    return pairs / ((counts * strange).sum(axis=1) * known[:, -1])
+
+
+def curve(judged: Judged) -> list[float]:
+    """Return the risk at each of COVERAGES."""
+    order = np.argsort(judged.scores, kind="stable")
+    risk, _ = risks(judged.scores[order], judged.errors[order], np.ones((1, len(order))))
+    places = np.minimum(np.ceil(COVERAGES * len(order) - 1e-9).astype(int), len(order)) - 1
+    return [float(risk[0, place]) for place in np.maximum(places, 0)]
+
+
+def told(values: Floats) -> dict[str, float | None]:
+    """Return a measure with its 95 % interval: {value, low, high}."""
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return {"value": float(values[0]), "low": float(low), "high": float(high)}
+
+
+def summary(by_class: dict[str, dict[str, dict[str, Floats]]]) -> dict[str, Any]:
+    """Average each measure of each model over the classes, with the interval of the mean.
+
+    `by_class`: class -> model -> measure -> values of all resamples.
+    """
+    found: dict[str, Any] = {}
+    for model in dict.fromkeys(name for of in by_class.values() for name in of):
+        those = [of[model] for of in by_class.values() if model in of]
+        found[model] = {name: told(np.mean([of[name] for of in those], axis=0)) for name in those[0]}
+    return found

@@ -1,0 +1,81 @@
+"""Leave one class out: neither its student nor its baseline sees it, a finished class is kept, the table is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from iot_pipeline import settings as settings_module
+from iot_pipeline.defs.evaluation import unknown
+from iot_pipeline.defs.resources import TrainerResource
+from iot_pipeline.lake.store import ArtefactId
+from iot_pipeline.models.tokenizer import load_tokenizer
+from iot_pipeline.sft.tensors import load_tensors
+from iot_pipeline_tests.defs.sides import Sides, Student, make
+
+LEFT_OUT = "TCP_Flood"
+MADE = ArtefactId("unknown_detection_10K")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Train at once, and keep what was asked for."""
+    configs: list[Any] = []
+
+    def train(_self: Any, _step: Any, given: list[Any], _processes: int) -> list[dict[str, Any]]:
+        for config in given:
+            configs.append((config, load_tensors(config.tensors), load_tokenizer(config.base)))
+        return [{"facts": {"steps": 1, "tokens_read": 2, "first_loss": 1.0, "final_loss": 0.5}}] * len(given)
+
+    monkeypatch.setattr(TrainerResource, "train", train)
+    return configs
+
+
+@pytest.fixture(autouse=True)
+def settings_are_read_anew() -> Iterator[None]:
+    yield
+    settings_module.settings.cache_clear()
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, classes: str) -> None:
+    monkeypatch.setenv("IOT_UNKNOWN_CLASSES", classes)
+    monkeypatch.setenv("IOT_UNKNOWN_BASELINE", "lightgbm")
+    settings_module.settings.cache_clear()
+
+
+def test_a_class_is_kept_from_student_and_baseline_and_a_finished_one_is_not_trained_again(
+    sides: Sides, student: Student, trained: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+    run = unknown.run_lightgbm
+    monkeypatch.setattr(
+        unknown, "run_lightgbm", lambda rows, *rest: (seen.append({*rows["label"]}), run(rows, *rest))[1]
+    )
+    chosen(monkeypatch, LEFT_OUT)
+    make(unknown.unknown_detection("10K"))
+    ((_config, tensors, tokenizer),) = trained
+    rows = [tokenizer.decode(tensors.row(row)[0]) for row in range(len(tensors))]
+    assert rows and not any(row.endswith(f" {LEFT_OUT}") for row in rows)
+    assert LEFT_OUT not in seen[0] and len(seen[0]) > 2
+    chosen(monkeypatch, f"{LEFT_OUT},Arp_Spoofing")
+    make(unknown.unknown_detection("10K"))
+    assert len(trained) == 2 == len(seen)
+    result = sides.read(MADE, "unknown.json")
+    assert [*result["classes"]] == ["Arp_Spoofing", LEFT_OUT] and "Normal" in result["left_out"]
+    for found in result["classes"].values():
+        assert found["models"].keys() == {"student", "lightgbm"} and LEFT_OUT not in found["score"]
+        assert 0 <= found["models"]["student"]["auroc"]["low"] <= found["models"]["student"]["auroc"]["high"] <= 1
+    assert LEFT_OUT not in result["classes"][LEFT_OUT]["evidence"]
+    means = [found["models"]["student"]["auroc"]["value"] for found in result["classes"].values()]
+    assert result["mean"]["student"]["auroc"]["value"] == pytest.approx(np.mean(means))
+    assert (sides.lake.folder(MADE) / "classes.csv").is_file()
+
+
+def test_a_class_that_the_data_set_lacks_is_refused(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen(monkeypatch, "Nmap")
+    with pytest.raises(dg.Failure, match="IOT_UNKNOWN_CLASSES names Nmap; there are"):
+        make(unknown.unknown_detection("10K"))

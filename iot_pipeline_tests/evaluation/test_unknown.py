@@ -1,0 +1,152 @@
+"""Unknown flows: false alarms as stated for any student, strange flows found, reasons that are true of the flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.evaluation.metrics import normalise_log_probs
+from iot_pipeline.evaluation.unknown.choice import DEFAULT, Choice, auroc, choose_score
+from iot_pipeline.evaluation.unknown.detector import Unknown, choose_reference, false_alarms
+from iot_pipeline.evaluation.unknown.features import FeatureSpace
+from iot_pipeline.evaluation.unknown.outputs import Outputs, load_outputs, save_outputs
+from iot_pipeline.evaluation.unknown.scores import SCORES, Reference
+
+CLASSES = ["a", "b", "c"]
+FEATURES = ["bytes", "pkts", "proto"]
+CENTRES = {"a": (0.0, 0.0), "b": (6.0, 0.0), "c": (0.0, 6.0), "new": (40.0, 40.0)}
+ROWS = np.random.default_rng(5).normal(0, 1, (3, 9)).astype(np.float32)  # the head's, with a bias
+
+
+def flows(kinds: list[str], seed: int) -> tuple[pd.DataFrame, list[str], Outputs]:
+    """Flows about the centre of their kind, and a student whose states say the same."""
+    random = np.random.default_rng(seed)
+    places = np.array([CENTRES[kind] for kind in kinds]) + random.normal(0, 1, (len(kinds), 2))
+    words = ["udp" if kind == "new" else "tcp" for kind in kinds]
+    table = pd.DataFrame({"bytes": places[:, 0], "pkts": places[:, 1], "proto": words})
+    known = np.array([CENTRES[name] for name in CLASSES])
+    scores = normalise_log_probs(-((places[:, None] - known[None]) ** 2).sum(2) / 2)
+    states = np.column_stack([places, random.normal(0, 0.1, (len(kinds), 6))])
+    return table, kinds, Outputs.of(scores, states, ROWS)
+
+
+def drawn(count: int, seed: int) -> tuple[pd.DataFrame, list[str], Outputs]:
+    return flows(np.random.default_rng(seed).choice(CLASSES, count).tolist(), seed)
+
+
+def reference_of(count: int = 150, seed: int = 0) -> Reference:
+    table, labels, outputs = drawn(count, seed)
+    return Reference.of(table, FEATURES, labels, outputs)
+
+
+def detector(score: str, count: int = 400, seed: int = 1) -> Unknown:
+    table, _, outputs = drawn(count, seed)
+    return Unknown.fit(Choice(score, {}), CLASSES, reference_of(), ROWS, outputs, table)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_known_flows_are_called_unknown_as_often_as_stated(score: str) -> None:
+    table, labels, outputs = drawn(3000, 2)
+    found = false_alarms(detector(score, 3000).p_values(outputs, table), [{label} for label in labels], CLASSES)
+    for alarm, of in found.items():
+        share = float(alarm)
+        assert abs(of["share"] - share) < 4 * (2 * share * (1 - share) / 3000) ** 0.5 + 1 / 3000
+        assert of["by_class"].keys() == set(CLASSES)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10_000), st.integers(5, 300))
+def test_p_values_are_conformal_whatever_the_size(seed: int, size: int) -> None:
+    fitted = detector("features", size, seed)
+    table, _, outputs = drawn(50, seed + 1)
+    p_values = fitted.p_values(outputs, table)
+    assert ((p_values >= fitted.least) & (p_values <= 1)).all()
+    scores = fitted.reference.scores(outputs, table, ["features"])["features"]
+    for alarm, threshold in fitted.describe()["thresholds"].items():
+        called = scores > threshold if threshold is not None else np.zeros(50, dtype=bool)
+        assert np.array_equal(called, p_values <= float(alarm))
+
+
+def test_a_flow_unlike_any_is_unknown_and_the_reasons_are_true_of_it() -> None:
+    fitted = detector("features+neighbours")
+    table, _, outputs = flows(["new", "a"], 3)
+    strange, usual = fitted.score(outputs.log_probs, outputs.states, table)
+    assert strange.unknown and strange.p_value == fitted.least and strange.nearest in CLASSES
+    assert not usual.unknown and usual.p_value > 0.01 and usual.nearest == "a"
+    told = {reason.feature: reason for reason in strange.reasons}
+    assert told["proto"].kind == "new value" and str(told["proto"]) == "proto = udp: no known flow has it"
+    number = told["bytes"]
+    assert number.kind == "out of range" and number.high is not None and number.value > number.high
+    assert number.by == pytest.approx((number.value - number.high) / (number.high - number.low))
+    assert all(reason.kind == "far" and reason.nearest is not None for reason in usual.reasons)
+
+
+def test_the_score_that_finds_left_out_classes_is_chosen_without_the_unknown_one() -> None:
+    (table, labels, _), noise = drawn(200, 4), np.random.default_rng(0).normal(0, 1, (400, 8))
+    blind = Outputs.of(normalise_log_probs(noise[:, :3]), noise, ROWS)
+    train, names, _ = drawn(200, 0)
+    space = Reference.of(train, FEATURES, names, blind.at(np.arange(200)))
+    choice = choose_score(space, blind.at(np.arange(200, 400)), table, [{label} for label in labels], CLASSES)
+    assert choice.score.startswith(("features", "whitened")) and choice.evidence.keys() == set(CLASSES)
+    assert choice.means["features"] > 0.9 > choice.means["energy"]
+    nothing = choose_score(space, blind.at(np.arange(200)), table, [{"a", "b"}] * 200, CLASSES)
+    assert nothing.score == DEFAULT and not nothing.evidence and nothing.means == {}
+
+
+def test_a_class_taken_out_leaves_scores_as_if_it_had_no_name() -> None:
+    _, _, outputs = drawn(20, 6)
+    logits = outputs.states @ ROWS[:, :-1].T + ROWS[:, -1]
+    whole = Outputs.of(normalise_log_probs(logits), outputs.states, ROWS).without(1)
+    rest = Outputs.of(normalise_log_probs(logits[:, [0, 2]]), outputs.states, ROWS[[0, 2]])
+    assert np.allclose(whole.log_probs, rest.log_probs) and np.allclose(whole.energy, rest.energy)
+
+
+@pytest.mark.parametrize("score", ["features", "features+neighbours"])
+def test_a_detector_is_the_same_when_it_is_read_again(tmp_path: Path, score: str) -> None:
+    fitted = detector(score)
+    fitted.save(tmp_path, {"false_alarms": {}})
+    read = Unknown.load(tmp_path)
+    assert read is not None and read.needs_states == (score != "features")
+    table, _, outputs = drawn(40, 9)
+    states = outputs.states if read.needs_states else None
+    again = [one.p_value for one in read.score(outputs.log_probs, states, table)]
+    assert np.allclose(again, fitted.p_values(outputs, table), atol=0.01)  # states are kept as float16
+    assert Unknown.load(tmp_path / "none") is None
+
+
+def test_what_cannot_be_promised_is_a_clear_error() -> None:
+    table, _, outputs = drawn(3, 1)
+    with pytest.raises(UserError, match="needs 99 calibration flows, there are 40"):
+        detector("features", 40).score(outputs.log_probs, None, table)
+    with pytest.raises(UserError, match="needs the student's hidden states"):
+        detector("neighbours").score(outputs.log_probs, None, table)
+
+
+def test_every_class_is_among_few_reference_flows() -> None:
+    labels = ["a"] * 90 + ["b"] * 8 + ["c"] * 2
+    kept = choose_reference(labels, 12, 1)
+    assert sorted(labels[place] for place in kept) == ["a"] * 5 + ["b"] * 5 + ["c"] * 2
+    assert choose_reference(labels, 500, 1).tolist() == list(range(100))
+
+
+def test_a_feature_of_one_value_and_equal_scores_have_their_place() -> None:
+    space = FeatureSpace.of(pd.DataFrame({"x": [2.0, 2.0], "y": [0.0, 1.0]}), ["x", "y"])
+    far, place = space.nearest(pd.DataFrame({"x": [2.0, 5.0], "y": [1.0, 1.0]}))
+    assert far[1] > far[0] + 1 > 1 and place.tolist() == [1, 1]
+    reasons = space.reasons(pd.DataFrame({"x": [5.0], "y": [1.0]}), np.array([1]))[0]
+    assert str(reasons[0]) == "x = 5: known flows have 2 to 2"
+    assert auroc(np.array([1.0, 1.0, 1.0]), np.array([True, False, False])) == 0.5
+
+
+def test_outputs_are_read_as_written(tmp_path: Path) -> None:
+    _, _, outputs = drawn(5, 1)
+    save_outputs(tmp_path / "o.npz", {"test": (["g1", "g2", "g3", "g4", "g5"], outputs)})
+    groups, read = load_outputs(tmp_path / "o.npz")["test"]
+    assert groups[1] == "g2" and np.allclose(read.log_probs, outputs.log_probs, rtol=1e-5)
+    assert len(read) == 5 and np.allclose(read.states, outputs.states, atol=0.05)
