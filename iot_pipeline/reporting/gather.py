@@ -152,6 +152,8 @@ class Facts:
     training: dict[Partition, Run] = field(default_factory=dict)
     evaluation: dict[Partition, Json] = field(default_factory=dict)
     explanations: dict[Partition, Json] = field(default_factory=dict)
+    unknown: dict[str, Json] = field(default_factory=dict)
+    """Stage -> classes that were kept from student and baseline, each in turn."""
     reasons: dict[Partition, Json] = field(default_factory=dict)
     reason_baselines: dict[str, Json] = field(default_factory=dict)
     raw_flows: Json | None = field(default=None, metadata={"file": "source.json"})
@@ -288,6 +290,8 @@ def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
         facts.evaluation[partition_of(artefact)] = read(folder / "eval.json", artefact)
     elif asset == "explanation_quality":
         facts.explanations[partition_of(artefact)] = read(folder / "quality.json", artefact)
+    elif asset == "unknown_detection":
+        facts.unknown[unstaged(artefact.asset)[1]] = read(folder / "unknown.json", artefact)
     elif asset == "reasons":
         facts.reasons[partition_of(artefact)] = read(folder / "reasons.json", artefact)
     elif asset == "reason_baselines":

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
-from iot_pipeline.reporting import claims, figures, figures_data, formats, markdown, rows
+from iot_pipeline.reporting import claims, figures, figures_data, figures_unknown, formats, markdown, rows
 from iot_pipeline.reporting.artefact_json import ArtefactJson, made_otherwise
 from iot_pipeline.reporting.comparison import BASELINES
 from iot_pipeline.reporting.exhibits import Numbering, lineage_id, write_exhibits
@@ -36,6 +36,7 @@ CHAPTERS = (
     "tracks.md.j2",
     "training.md.j2",
     "evaluation.md.j2",
+    "unknown.md.j2",
     "explanations.md.j2",
     "reasons.md.j2",
     "inference.md.j2",
@@ -205,6 +206,7 @@ def _environment() -> Environment:
         "claims": claims,
         "figures": figures,
         "figures_data": figures_data,
+        "figures_unknown": figures_unknown,
         "rows": rows,
         "have": have,
         "missing": missing,

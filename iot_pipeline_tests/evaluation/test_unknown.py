@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.metrics import normalise_log_probs
-from iot_pipeline.evaluation.unknown.choice import DEFAULT, Choice, auroc, choose_score
+from iot_pipeline.evaluation.unknown.choice import DEFAULT, OWN, PLAYED, Choice, auroc, choose_score
 from iot_pipeline.evaluation.unknown.detector import Unknown, choose_reference, false_alarms
 from iot_pipeline.evaluation.unknown.features import FeatureSpace
 from iot_pipeline.evaluation.unknown.outputs import Outputs, load_outputs, save_outputs
@@ -74,7 +74,7 @@ def test_p_values_are_conformal_whatever_the_size(seed: int, size: int) -> None:
 
 
 def test_a_flow_unlike_any_is_unknown_and_the_reasons_are_true_of_it() -> None:
-    fitted = detector("features+neighbours")
+    fitted = detector("features+class_distance")
     table, _, outputs = flows(["new", "a"], 3)
     strange, usual = fitted.score(outputs.log_probs, outputs.states, table)
     assert strange.unknown and strange.p_value == fitted.least and strange.nearest in CLASSES
@@ -93,10 +93,10 @@ def test_the_score_that_finds_left_out_classes_is_chosen_without_the_unknown_one
     train, names, _ = drawn(200, 0)
     space = Reference.of(train, FEATURES, names, blind.at(np.arange(200)))
     choice = choose_score(space, blind.at(np.arange(200, 400)), table, [{label} for label in labels], CLASSES)
-    assert choice.score.startswith(("features", "whitened")) and choice.evidence.keys() == set(CLASSES)
-    assert choice.means["features"] > 0.9 > choice.means["energy"]
+    assert choice.evidence.keys() == set(CLASSES) and choice.score == f"{max(choice.means, key=choice.means.get)}+{OWN}"  # type: ignore[arg-type]
+    assert choice.means["features"] > 0.9 and choice.means.keys() == set(PLAYED)
     nothing = choose_score(space, blind.at(np.arange(200)), table, [{"a", "b"}] * 200, CLASSES)
-    assert nothing.score == DEFAULT and not nothing.evidence and nothing.means == {}
+    assert nothing.score == f"{DEFAULT}+{OWN}" and not nothing.evidence and nothing.means == {}
 
 
 def test_a_class_taken_out_leaves_scores_as_if_it_had_no_name() -> None:
@@ -107,7 +107,7 @@ def test_a_class_taken_out_leaves_scores_as_if_it_had_no_name() -> None:
     assert np.allclose(whole.log_probs, rest.log_probs) and np.allclose(whole.energy, rest.energy)
 
 
-@pytest.mark.parametrize("score", ["features", "features+neighbours"])
+@pytest.mark.parametrize("score", ["features", "features+class_distance"])
 def test_a_detector_is_the_same_when_it_is_read_again(tmp_path: Path, score: str) -> None:
     fitted = detector(score)
     fitted.save(tmp_path, {"false_alarms": {}})

@@ -117,9 +117,9 @@ def trained(step: Step, trainer: TrainerResource, left: LeftOut, rows: pd.DataFr
         "max_tokens": None, "patience": None, "evaluate_every": None, "keep": "last", "epochs": 1.0,
         "step_rows": half, "class_rows": half, "class_weight": 1.0, "label_weight": 1.0,
     }  # fmt: skip
-    values = recipe_of(step, step.settings.seeds[0]) | ends | {"base": base, "out": folder}
-    files = {"tensors": folder / TENSORS, "classes": folder / TENSORS}
-    (facts,) = trainer.train(step, [TrainConfig(**values, **files)], trainer.count(step))
+    files = {"base": base, "out": folder, "tensors": folder / TENSORS, "classes": folder / TENSORS}
+    config = TrainConfig(**(recipe_of(step, step.settings.seeds[0]) | ends | files))
+    (facts,) = trainer.train(step, [config], trainer.count(step))
     return {name: facts["facts"].get(name) for name in ("steps", "tokens_read", "first_loss", "final_loss")}
 
 

@@ -43,6 +43,7 @@ ARTEFACTS = [
     "lora_checkpoint",
     "eval_metrics",
     "explanation_quality",
+    "unknown_detection",
     "reason_baselines",
     "reasons",
     "paper_protocol",
@@ -50,7 +51,8 @@ ARTEFACTS = [
     "study",
     "zero_shot_teacher",
 ]
-STAGED = {"training_split", "lora_checkpoint", "eval_metrics", "explanation_quality", "reasons"}
+OF_STUDENTS = {"lora_checkpoint", "eval_metrics", "explanation_quality", "reasons"}  # partitioned by training seed
+STAGED = {"training_split", "unknown_detection", *OF_STUDENTS}
 REPORTS = ["track_comparison", "cost_report", "claims_audit"]
 
 
@@ -139,12 +141,11 @@ def inputs(step: Step, name: str) -> dict[ArtefactId, Path]:
     distilled student the metrics are read, for a row of its own.
     """
     seed = step.settings.seeds[0]
-    by_seed = name in STAGED and name != "training_split"
     hidden = {*CONTROLS, *([] if name == "eval_metrics" else [DISTILLED])}
     return {
         artefact: step.input(artefact.asset, artefact.partition)
         for artefact in step.upstream_artefacts(name)
-        if not by_seed or Trained.parse(artefact.partition).seed == seed
+        if name not in OF_STUDENTS or Trained.parse(artefact.partition).seed == seed
         if hidden.isdisjoint(partition_parts(artefact.partition))
     }
 

@@ -145,7 +145,7 @@ class Unknown:
         return {
             "score": self.score_name,
             "scores": SCORES,
-            "chosen_by": "mean AUROC of validation flows; each class plays the unknown one, out of reference and names",
+            "chosen_by": "part by features: mean AUROC of validation flows, each class in turn out of the reference",
             "evidence": self.choice.evidence,
             "classes": self.classes,
             "reference_flows": len(self.reference.labels),

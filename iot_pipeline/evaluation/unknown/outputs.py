@@ -1,6 +1,6 @@
 """Outputs of a student for distinct flows, from which it is told whether a flow is of a known class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Outputs:
         return Outputs(rest, self.states, self.energy - np.log1p(-share))
 
 
-def save_outputs(path: Path, parts: dict[str, tuple[Sequence[str], Outputs]]) -> None:
+def save_outputs(path: Path, parts: Mapping[str, tuple[Sequence[str], Outputs]]) -> None:
     """Write flow groups and outputs by part into one .npz file."""
     arrays = dict[str, np.ndarray]()
     for part, (groups, found) in parts.items():

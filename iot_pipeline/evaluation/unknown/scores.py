@@ -24,8 +24,8 @@ SCORES = {
     "features": "mean L1 distance of the features' ranks to the 10 nearest train flows",
     "whitened": "distance to the nearest train flow by logs of the features, whitened within the classes",
     "features+whitened": "both",
-    "features+neighbours": "both",
-    "features+whitened+neighbours": "all three",
+    "features+class_distance": "both",
+    "whitened+class_distance": "both",
     "features+whitened+class_distance": "all three",
 }
 MOST_REFERENCE = 4096  # train flows that new ones are held against
