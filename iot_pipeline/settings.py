@@ -153,18 +153,10 @@ class EvaluationSettings(Section):
     deletion_flows: int = Field(
         48, ge=0, description="explained flows that are scored again without the features their explanation names"
     )
-    zero_shot_flows: int = Field(
-        0, ge=0, description="distinct test flows whose class the teacher is asked for, as a control; it costs money"
-    )
-    unknown_steps: int = Field(
-        100, ge=1, description="training steps of each student that a class is kept from (IOT_UNKNOWN), class rows only"
-    )
-    unknown_classes: Annotated[list[str] | None, CommaSeparated] = Field(
-        None, min_length=1, description="classes that are kept from a student in turn; unset: each"
-    )
-    unknown_baseline: Literal["automl", "lightgbm"] = Field(
-        "automl", description="what stands beside these students; automl takes minutes a class, lightgbm seconds"
-    )
+    zero_shot_flows: int = Field(0, ge=0, description="test flows whose class the teacher is asked for; it costs money")
+    unknown_steps: int = Field(100, ge=1, description="training steps of a student that a class is kept from")
+    unknown_classes: Annotated[list[str] | None, CommaSeparated] = Field(None, description="such classes; unset: each")
+    unknown_baseline: Literal["automl", "lightgbm"] = Field("automl", description="what stands beside such students")
     audit_rows: int = Field(2560, ge=32, description="rows of the short trainings that show what the old recipe does")
     audit_tokenizer: str | None = Field(None, description="tokenizer (folder or hub id) of the cut; unset: the base's")
     audit_words: int = Field(900, ge=30, le=1200, description="words of explanations on which its cut is measured")
@@ -198,9 +190,7 @@ class RunSettings(Section):
     distil: bool = Field(
         False, description="also train a student that learns from AutoML: its own row, never mixed with the others"
     )
-    unknown: bool = Field(
-        False, description="also keep each class from a student in turn and measure whether it says `unknown` to it"
-    )
+    unknown: bool = Field(False, description="also keep each class from a student in turn: is it called unknown?")
     grid: bool = Field(False, description="also train each stage's rows for every other stage's tokens (original)")
     teacher_budget_usd: float = Field(5.0, ge=0, description="dollars that are never passed, per store of answers")
     teacher_paid: Literal["auto", "yes", "no"] = Field(

@@ -1,4 +1,4 @@
-"""What the head reads of a hidden state at the label position, for scores that need the logits of the labels."""
+"""Rows of the head for scores that need the logits of the labels at a hidden state."""
 
 from collections.abc import Sequence
 

@@ -73,18 +73,21 @@ def asked_of(step: Step, texts: list[str]) -> list[str]:
     return [asked(names.flow(text) if names else text, "classify", tasks) for text in texts]
 
 
-def sides_scored(step: Step, stage: str, train: list[str] | None) -> tuple[Scored, float]:
-    """Score each evaluation side, and the texts `train` if any; return what was scored, and the seconds taken."""
+def sides_scored(step: Step, stage: str) -> tuple[Scored, float]:
+    """Score each evaluation side, and the train flows that new ones are held against; return also the seconds taken.
+
+    A control answers no user, so it has no such train flows.
+    """
     parts, begin = {}, time.monotonic()
+    train = reference_flows(step, stage) if Trained.parse(step.artefact.partition).track not in CONTROLS else None
+    given = {side: prompts_of(step, side) for side in ("validation", "calibration", "test")}
+    if train is not None:
+        given["train"] = train["flow_group"].tolist(), writer_of(step).texts(train)
     with student(step, stage) as model:
-        for side in ("validation", "calibration", "test"):
-            groups, texts = prompts_of(step, side)
-            parts[side] = (groups, *model.score_with_states(asked_of(step, texts), step.spec.classes, log=step.log))
-        if train is not None:
-            prompts = asked_of(step, train)
-            parts["train"] = ([], *model.score_with_states(prompts, step.spec.classes, log=step.log))
+        for part, (groups, texts) in given.items():
+            parts[part] = (groups, *model.score_with_states(asked_of(step, texts), step.spec.classes, log=step.log))
         rows = label_rows(model, step.spec.classes)
-    return Scored(parts, rows), time.monotonic() - begin
+    return Scored(parts, rows, train), time.monotonic() - begin
 
 
 def eval_metrics(stage: str) -> dg.AssetsDefinition:
@@ -104,8 +107,7 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
         with lake.step(context) as step:
             classes, seed = step.spec.classes, step.settings.data.seed
             records = step.input("evaluation_split") / "records.parquet"
-            train = reference_flows(step, stage) if track not in CONTROLS else None  # a control answers no user
-            scored, seconds = sides_scored(step, stage, None if train is None else writer_of(step).texts(train))
+            scored, seconds = sides_scored(step, stage)
             scores = scored.scores
             calibration = read_side(side_records(records, "calibration"), classes)
             fitted = fit_temperature(calibration, align(calibration, *scores["calibration"]))
@@ -120,7 +122,7 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
             sharp = {side: apply_temperature(raw, fitted["temperature"]) for side, (_, raw) in scores.items()}
             write_predictions(step.folder / "predictions.parquet", scores["test"][0], sharp["test"], classes)
             result["sets"] = sets_of(step, {side: (groups, sharp[side]) for side, (groups, _) in scores.items()})
-            result["unknown"] = None if train is None else fit_unknown(step, scored, train)
+            result["unknown"] = fit_unknown(step, scored)
             step.json("eval.json", result)
             flows = sum(len(values) for _, values, _ in scored.parts.values())
             step.json("timing.json", {"flows": flows, "seconds": seconds}, volatile=True)

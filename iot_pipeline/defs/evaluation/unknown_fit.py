@@ -18,11 +18,12 @@ from iot_pipeline.flows.dataset import distinct_flows, side_records
 class Scored(NamedTuple):
     """Outputs of a student by part: flow groups, label scores and hidden states; and the head's rows of the labels.
 
-    The parts are the evaluation sides and `train`, the flows that new ones are held against.
+    The parts are the evaluation sides and, if there are any, `train`: the flows that new ones are held against.
     """
 
     parts: dict[str, tuple[list[str], np.ndarray, np.ndarray]]
     label_rows: np.ndarray
+    train: pd.DataFrame | None
 
     @property
     def scores(self) -> dict[str, tuple[list[str], np.ndarray]]:
@@ -48,11 +49,15 @@ def side_flows(step: Step, side: str) -> tuple[pd.DataFrame, list[set[str]]]:
     return table, labels.loc[table["flow_group"]].tolist()
 
 
-def fit_unknown(step: Step, scored: Scored, train: pd.DataFrame) -> dict[str, Any]:
+def fit_unknown(step: Step, scored: Scored) -> dict[str, Any] | None:
     """Choose the score on the validation side, fit it on the calibration side, and measure it on the test side.
 
-    Writes unknown.json and the files beside it into the artefact; returns what of it stands in eval.json.
+    Writes unknown.json and the files beside it into the artefact; returns what of it stands in eval.json, None without
+    train flows.
     """
+    train = scored.train
+    if train is None:
+        return None
     names, classes = step.spec.feature_names, step.spec.classes
     reference = Reference.of(train, names, train["label"].tolist(), scored.outputs("train"))
     tables = {side: side_flows(step, side) for side in ("validation", "calibration", "test")}

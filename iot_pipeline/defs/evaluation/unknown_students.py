@@ -72,7 +72,7 @@ def classes_of(step: Step) -> list[str]:
     chosen, classes = step.settings.evaluation.unknown_classes, step.spec.classes
     if unknown := sorted({*(chosen or [])} - {*classes}):
         raise UserError(f"IOT_UNKNOWN_CLASSES names {', '.join(unknown)}; there are: {', '.join(classes)}")
-    return [name for name in classes if chosen is None or name in chosen]
+    return [name for name in classes if not chosen or name in chosen]
 
 
 def sides_of(step: Step) -> dict[str, pd.DataFrame]:

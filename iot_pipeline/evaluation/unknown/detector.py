@@ -28,7 +28,7 @@ LABEL = "__label"  # column of FLOWS; no feature has such a name
 
 @dataclass(frozen=True)
 class Strangeness:
-    """What is known of one flow: is it of a class that the student learnt?
+    """Judgement of one flow: is it of a class that the student learnt?
 
     `p_value`: the share of flows of known classes that are at least as strange. `unknown`: p_value is at most the rate
     of false alarms asked for. `nearest`: the student's likeliest class. `reasons`: what sets the flow apart, most

@@ -185,6 +185,13 @@ def signed_log(values: Floats) -> Floats:
 
 
 def beyond(name: str, value: float, low: float, high: float) -> Reason:
-    """Say how far a number is beyond the range of the known flows; `by` is None if these have one value alone."""
+    """Return the reason of a number beyond the range of the known flows; `by` is None if these have one value alone.
+
+    Args:
+        name: The feature.
+        value: Its value.
+        low: Least value of the known flows.
+        high: Their greatest value.
+    """
     by = max(value - high, low - value) / (high - low) if high > low else None
     return Reason(name, value, "out of range", by, low, high)

@@ -72,7 +72,14 @@ def distinct_labelled(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def questions_of(left: LeftOut, rows: pd.DataFrame, tasks: Tasks, seed: int) -> Questions:
-    """Return the class rows of a student's training rows, the class that is left out not among them."""
+    """Return the class rows of a student's training rows, the class that is left out not among them.
+
+    Args:
+        left: The data without the class.
+        rows: Training rows of the stage, with flow_group and label.
+        tasks: Tasks of the student (IOT_TASKS).
+        seed: Seed of the masked copies.
+    """
     text_of = dict(zip(left.tables["train"]["flow_group"], left.texts["train"], strict=True))
     kept = rows[rows["label"].isin(left.classes)]
     pairs = zip(kept["flow_group"], kept["label"], strict=True)

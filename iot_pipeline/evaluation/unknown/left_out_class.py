@@ -57,7 +57,7 @@ class Flows:
 
 @dataclass(frozen=True)
 class Sides:
-    """What a class is measured by: flows of each side, and which of them are used.
+    """Flows of each side that a class is measured by, and their places among all.
 
     Of validation and calibration side those without the class; of the test side those of the class alone (`strange`)
     and those without it. A flow under this label and another is on neither hand: it is left out.

@@ -13,7 +13,7 @@ from iot_pipeline.lake.atomic import replacing
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a student says of distinct flows: label scores [n, classes], hidden states [n, size], energies [n]."""
+    """Outputs of a student for distinct flows: label scores [n, classes], hidden states [n, size], energies [n]."""
 
     log_probs: Floats
     states: Floats

@@ -42,7 +42,14 @@ class Reference:
 
     @staticmethod
     def of(table: pd.DataFrame, features: Sequence[str], labels: Sequence[str], outputs: Outputs) -> Reference:
-        """Return the reference of train flows, in the order of `table`."""
+        """Return the reference of train flows.
+
+        Args:
+            table: Their features.
+            features: Columns to use.
+            labels: Their labels, in the order of `table`.
+            outputs: The student's outputs, in the same order.
+        """
         return Reference(FeatureSpace.of(table, features), np.asarray(labels, dtype=object), outputs)
 
     def without(self, label: str, column: int) -> Reference:
