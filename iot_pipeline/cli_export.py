@@ -46,7 +46,7 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
             str | None,
             typer.Option(
                 help="merged: fp32, bf16. gguf, ollama: bf16, f32, f16, q8_0, q5_1, q5_0, q4_1, q4_0. "
-                "openvino: fp32, fp16. Default: the first."
+                "openvino: fp32, fp16, int8, int4. Default: the first."
             ),
         ] = None,
         flows: Flows = 2_000,

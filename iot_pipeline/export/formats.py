@@ -11,6 +11,7 @@ from iot_pipeline.export import gguf_file, openvino
 from iot_pipeline.export.modelfile import modelfile
 from iot_pipeline.export.vocabulary import Vocabulary, vocabulary_of
 from iot_pipeline.inference.grammar import class_gbnf
+from iot_pipeline.inference.openvino_engine import openvino_module
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.models.tokenizer import LABEL_LINE, literal, prompt_text, served_template
@@ -20,7 +21,7 @@ FORMATS = {  # data types of the weights, the first by default
     MERGED: ("fp32", "bf16"),
     GGUF: ("bf16", *(name for name in gguf_file.QUANTISATIONS if name != "bf16")),
     OLLAMA: ("bf16", *(name for name in gguf_file.QUANTISATIONS if name != "bf16")),
-    OPENVINO: ("fp32", "fp16"),
+    OPENVINO: openvino.QUANTISATIONS,
 }
 SYNONYMS = {"fp32": "f32", "fp16": "f16"}
 
@@ -75,7 +76,7 @@ def check_packages(form: str) -> None:
     if form in (GGUF, OLLAMA):
         gguf_file.require_gguf()
     if form == OPENVINO:
-        openvino.require_openvino()
+        openvino_module()
 
 
 def write(
@@ -99,7 +100,8 @@ def write(
     student.tokenizer.chat_template = served_template(student.tokenizer)
     if form == OPENVINO:
         file = openvino.write_openvino(student, folder, quantisation)
-        return Written(file, "run in OpenVINO on the CPU", lambda: openvino.load_openvino(folder, student))
+        how = "run in OpenVINO on the CPU, computed in fp32 with its keys and values in fp32"
+        return Written(file, how, lambda: openvino.load_openvino(folder, student))
     import torch
 
     if quantisation == "bf16":

@@ -126,14 +126,14 @@ def _compiled(model: Any, layout: Layout, precision: Precision, threads: int | N
             warnings.simplefilter("ignore")  # of tracing: sizes that are fixed by the tree
             example = (torch.from_numpy(rows), torch.from_numpy(lengths))
             graph = openvino.convert_model(label_graph(model, layout), example_input=example)
-        return openvino.Core().compile_model(_weights(graph, precision), "CPU", options)
+        return openvino.Core().compile_model(compressed_weights(graph, precision), "CPU", options)
     except UserError:
         raise
     except Exception as error:  # converter, compressor and plugin each raise classes of their own
         raise EngineUnavailable(f"openvino cannot compile this base: {in_one_line(error)}") from error
 
 
-def _weights(graph: Any, precision: Precision) -> Any:
+def compressed_weights(graph: Any, precision: str) -> Any:
     """Return the graph with its weights in int8 or int4, if that is its precision."""
     if precision not in ("int8", "int4"):
         return graph
