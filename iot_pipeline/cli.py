@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from iot_pipeline import __version__, cli_export, cli_lineage, cli_serve
+from iot_pipeline import __version__, cli_classify, cli_export, cli_lineage, cli_serve
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.interrupts import raise_if_told
 
@@ -323,7 +323,7 @@ def explain(
     classes_only: Annotated[bool, typer.Option("--classes-only", help="Write no explanations: much faster.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let a trained student name the class of each flow of a file and say why; what it says is checked."""
+    """Let a trained student name the class of each flow of a file and say why (as `classify --explain all` does)."""
     chosen = _configure(None, None)
     _quiet()
     from iot_pipeline.commands.console import facts, working
@@ -335,6 +335,7 @@ def explain(
 
 
 cli_lineage.register(app, lambda: _configure(None, None), _definitions)
+cli_classify.register(app, lambda: _configure(None, None), _quiet)
 cli_serve.register(app, lambda: _configure(None, None), _quiet)
 cli_export.register(app, lambda: _configure(None, None), _quiet)
 

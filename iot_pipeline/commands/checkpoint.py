@@ -17,7 +17,7 @@ from iot_pipeline.inference.engines import open_engine
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.serving.classifier import LEVEL, Classifier, Fitted, Origin
 from iot_pipeline.settings import Settings
-from iot_pipeline.vocabulary import CONTROLS, DISTILLED, Trained, staged
+from iot_pipeline.vocabulary import CONTROLS, DISTILLED, STAGES, TRACKS, Trained, staged
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,35 @@ def engine_evidence(lake: Lake) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads((lake.verified(artefact) / "inference.json").read_text())
     return found
+
+
+def newest(settings: Settings, stage: str | None, track: str | None) -> tuple[str, str]:
+    """Return stage and track of the student to use: the largest stage made, and of it `original` or the first made.
+
+    What is given is kept. Raises UserError if no such student was trained, or the stage or track does not exist.
+    """
+    for name, value, known in (("--stage", stage, STAGES), ("--track", track, [*TRACKS, DISTILLED])):
+        if value is not None and value not in known:
+            raise UserError(f"{name} {value}: use one of {', '.join(known)}")
+    lake, seed = Lake(settings.lake_path), settings.seeds[0]
+    made = [
+        (one, other)
+        for one in ([stage] if stage else reversed(STAGES))
+        for other in ([track] if track else [*TRACKS, DISTILLED])
+        if lake.manifest(ArtefactId(staged("lora_checkpoint", one), Trained(seed, other).key)) is not None
+    ]
+    if made:
+        return made[0]
+    wanted = " ".join(filter(None, [stage and f"--stages {stage}", track and f"--tracks {track}"]))
+    raise UserError(f"no student was trained in {lake.root}; `iot-pipeline run {wanted}`".rstrip() + " trains one")
+
+
+def words(settings: Settings) -> frozenset[str]:
+    """Return the source columns that expressions see as text, as they did in the training source."""
+    from iot_pipeline.serving.features import words_of
+
+    folder = Lake(settings.lake_path).verified(ArtefactId("raw_flows"))
+    return words_of(load_spec(settings.data.dataset), folder / "raw.parquet")
 
 
 def lake_versions(lake: Lake) -> dict[str, str]:

@@ -76,7 +76,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the student says of one distinct flow.
+    """Verdict of the student on one distinct flow.
 
     `probabilities`: of every class, calibrated if the student was evaluated; they sum to 1. `members`: the classes that
     cannot be ruled out at LEVEL, [] if none is likely enough, None if the student was not evaluated. `out_of_range`:
@@ -95,6 +95,10 @@ class Verdict:
     def probability(self) -> float:
         """Probability of the class."""
         return self.probabilities[self.label]
+
+    def without_explanation(self) -> Verdict:
+        """Return the class alone, as `classify` gave it."""
+        return replace(self, explanation=None)
 
     @property
     def unsure(self) -> bool:

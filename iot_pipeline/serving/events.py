@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class About:
-    """What all events of a run share: the origin of the verdicts, and which classes are no attack."""
+    """Facts that all events of a run share: the origin of the verdicts, and which classes are no attack."""
 
     origin: Origin
     calibrated: bool

@@ -1,0 +1,61 @@
+"""`iot-pipeline classify` at a terminal: progress and summary on standard error, exit codes, pipes that close."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from iot_pipeline.commands.classify import classify, stop_signals
+from iot_pipeline.commands.classify_options import Options
+from iot_pipeline.commands.console import working
+from iot_pipeline.errors import printable
+from iot_pipeline.settings import Settings
+
+CLOSED = 128 + signal.SIGPIPE  # as any program whose reader went away
+
+
+def run_command(settings: Settings, options: Options, as_json: bool) -> int:
+    """Run the command; return its exit code."""
+    with stop_signals(options.follow) as stopped:
+        try:
+            with working("classify:") as say:
+                told = classify(settings, options, say, lambda: stopped() is not None)
+            show(told, as_json, options.out is not None)
+        except BrokenPipeError:
+            # What is buffered cannot be written any more: Python would complain about it at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return CLOSED
+        except KeyboardInterrupt:
+            goes_on = "; what is written stays, and the same command goes on from here" if options.out else ""
+            print(f"stopped{goes_on}", file=sys.stderr)
+            return 128 + (stopped() or signal.SIGINT)
+        return 128 + number if (number := stopped()) is not None else 0
+
+
+def show(told: Mapping[str, Any], as_json: bool, to_output: bool) -> None:
+    """Print the summary: for people on standard error; as JSON on standard output, if no events went there."""
+    if as_json:
+        print(json.dumps(told, indent=1, allow_nan=False), file=sys.stdout if to_output else sys.stderr)
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in told.items():
+        if value not in (None, {}, []):
+            table.add_row(Text(name.replace("_", " ")), Text(printable(in_words(value))))
+    Console(stderr=True).print(table)
+
+
+def in_words(value: Any) -> str:
+    """Return a fact as text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {in_words(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

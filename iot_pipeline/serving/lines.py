@@ -1,0 +1,251 @@
+"""Lines of streams -> tables of raw rows: CSV, JSON lines and Zeek logs, the two logs of a connection joined by uid.
+
+Lines are gathered, written with their header as small files, and read by the same code as whole files. A batch that
+cannot be read is halved until the line at fault is alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.flows.reading.json_lines import log_path
+from iot_pipeline.flows.reading.zeek import unescape
+from iot_pipeline.flows.reading.zeek_join import COMPUTED, FLOWMETER_FIELD
+from iot_pipeline.serving.prepared import Losses, Reading
+
+JOINED = ("conn", "flowmeter")
+MOST_WAITING = 100_000  # lines that wait for the other log; beyond them the oldest wait no longer
+# A header without the columns that are needed is no matter of single lines.
+WRONG_TABLE = re.compile(r" lacks \d+ of the columns| of the columns needed: ")
+ALONE = {"conn": "no line in flowmeter.log", "flowmeter": "no line in conn.log"}
+
+
+class Line(NamedTuple):
+    """A line of a log with its header (for the log's reader) and kind: `conn`, `flowmeter`, or empty."""
+
+    log: str
+    kind: str
+    header: str
+    text: str
+
+
+@dataclass
+class Header:
+    """Header of one input, as far as it was read; `uid`: place of the field uid in a line of Zeek's."""
+
+    name: str
+    form: str = ""  # zeek, json, csv
+    lines: str = ""
+    kind: str = ""
+    uid: int = -1
+    separator: str = "\t"
+
+    def take(self, text: str, needed: Sequence[str]) -> Line | None:
+        """Return a line of data, None for one that belongs to the header or is blank."""
+        if not text.strip():
+            return None
+        if not self.form or (self.form == "zeek" and text.startswith("#")):
+            return self._begin(text, needed)
+        if self.form == "zeek":
+            return Line(self.name, self.kind, self.lines, text)
+        kind = _kind_of(text) if self.form == "json" else ""
+        return Line(self.name, kind, self.lines, text)
+
+    def _begin(self, text: str, needed: Sequence[str]) -> Line | None:
+        if text.startswith("#"):
+            self._zeek(text)
+            return None
+        if text.lstrip("\ufeff").startswith("{"):
+            self.form = "json"
+            return self.take(text, needed)
+        self.form = "csv"
+        names = [name.strip().strip('"') for name in re.split(r"[,;\t|]", text.lstrip("\ufeff"))]
+        if not set(needed) & set(names):  # a file without a header; the data set names its columns
+            return Line(self.name, "", "", text)
+        self.lines = text + "\n"
+        return None
+
+    def _zeek(self, text: str) -> None:
+        """Read a `#` line; `#separator` begins a header anew, and closing lines say nothing."""
+        if self.form != "zeek" or text.startswith("#separator"):
+            self.form, self.lines = "zeek", ""
+        if text.startswith("#separator"):
+            self.separator = unescape(text[len("#separator") :].strip(" ")) or "\t"
+        if not re.match(r"#(separator|set_separator|empty_field|unset_field|path|fields|types)\b", text):
+            return
+        self.lines += text + "\n"
+        words = text.split(self.separator)
+        if words[0] == "#path":
+            self.kind = words[1] if len(words) > 1 and words[1] in JOINED else ""
+        if words[0] == "#fields":
+            self.uid = words.index("uid") - 1 if "uid" in words else -1
+
+    def uid_of(self, line: Line) -> str | None:
+        """Return the uid of a line of this input."""
+        if self.form == "json":
+            return _object(line.text).get("uid")
+        cells = line.text.split(self.separator)
+        return cells[self.uid] if 0 <= self.uid < len(cells) else None
+
+
+class Waiting(NamedTuple):
+    """A line that waits for that of the other log, since a time (monotonic)."""
+
+    since: float
+    line: Line
+
+
+class Joiner:
+    """Pairs the lines of conn.log and flowmeter.log by uid.
+
+    A line whose counterpart does not come within `wait_s` is lost and counted.
+    """
+
+    def __init__(self, wait_s: float, losses: Losses, invalid: str) -> None:
+        self.wait_s, self._losses, self._invalid = wait_s, losses, invalid
+        self._waiting: dict[tuple[str, str], Waiting] = {}
+
+    def add(self, line: Line, uid: str | None) -> list[Line]:
+        """Return the line with its counterpart if that is there."""
+        if uid is None:
+            self._lose(line, "no uid")
+            return []
+        other = self._waiting.pop(("flowmeter" if line.kind == "conn" else "conn", uid), None)
+        if other is not None:
+            return [line, other.line] if line.kind == "conn" else [other.line, line]
+        if (earlier := self._waiting.pop((line.kind, uid), None)) is not None:
+            self._lose(earlier.line, f"the uid came twice in {line.kind}.log")
+        self._waiting[line.kind, uid] = Waiting(time.monotonic(), line)
+        if len(self._waiting) > MOST_WAITING:
+            self._lose(self._waiting.pop(next(iter(self._waiting))).line, "too many lines wait for the other log")
+        return []
+
+    def expire(self, everything: bool = False) -> None:
+        """Give up lines that waited too long, or all."""
+        until = time.monotonic() - self.wait_s
+        for key, waiting in list(self._waiting.items()):
+            if not everything and waiting.since > until:
+                return  # they are in the order of arrival
+            del self._waiting[key]
+            self._lose(waiting.line, ALONE[waiting.line.kind])
+
+    def _lose(self, line: Line, reason: str) -> None:
+        where = f"{line.log}: {reason}: {line.text[:80]}"
+        # A line of flowmeter.log alone is no flow, as in files.
+        if self._invalid == "error" and line.kind != "flowmeter":
+            raise UserError(f"{where}; --invalid skip counts such lines and goes on")
+        self._losses.add(reason, where)
+
+    def state(self) -> list[list[str]]:
+        """Return the waiting lines for a file."""
+        return [[uid, *waiting.line] for (_, uid), waiting in self._waiting.items()]
+
+    def restore(self, lines: Sequence[Sequence[str]]) -> None:
+        """Let lines of an earlier run wait again, from now on."""
+        for uid, *parts in lines:
+            line = Line(*parts)
+            self._waiting[line.kind, uid] = Waiting(time.monotonic(), line)
+
+
+def needs_flowmeter(reading: Reading) -> bool:
+    """Return True if a data set needs a field that only flowmeter.log has."""
+    return any(map(FLOWMETER_FIELD.match, reading.rules.needed))
+
+
+def read_lines(reading: Reading, lines: Sequence[Line], losses: Losses) -> Iterator[pa.Table]:
+    """Yield tables of raw rows of lines, in their order; what is no row is counted, or an error.
+
+    Args:
+        reading: How to read.
+        lines: The lines; those of conn.log have their counterparts among them.
+        losses: Receives lines that are no row.
+
+    Raises:
+        UserError: A line is no row and is not to be skipped, or the lines have not the columns that are needed.
+    """
+    if not lines:
+        return
+    with tempfile.TemporaryDirectory(prefix="iot_lines_") as folder:
+        out = Path(folder) / "raw.parquet"
+        try:
+            report = reading.read(",".join(_files(Path(folder), lines, reading.rules.needed)), out)
+        except UserError as error:
+            units = _units(lines)
+            if not reading.skip_invalid or WRONG_TABLE.search(str(error)):
+                raise
+            if len(units) == 1:
+                losses.add(_reason(str(error)), f"{lines[0].log}: {error}")
+                return
+            out.unlink(missing_ok=True)
+            half = len(units) // 2
+            for part in (units[:half], units[half:]):
+                yield from read_lines(reading, [line for unit in part for line in unit], losses)
+            return
+        for reason, number in report.rejected.items():
+            losses.add(reason, f"{lines[0].log}: {reason}", number)
+        losses.note([note for note in report.notes if "have no line in" not in note])
+        yield pq.read_table(out)
+
+
+def _reason(told: str) -> str:
+    """Return the last part of an error's sentence, which names no place."""
+    return re.sub(r"\d[\d,]*", "n", told.split(":")[0])[:80]
+
+
+def _units(lines: Sequence[Line]) -> list[list[Line]]:
+    """Return lines as they belong together: a line of conn.log with that of flowmeter.log behind it."""
+    units: list[list[Line]] = []
+    for line in lines:
+        if line.kind == "flowmeter" and units and units[-1][-1].kind == "conn":
+            units[-1].append(line)
+        else:
+            units.append([line])
+    return units
+
+
+def _files(folder: Path, lines: Sequence[Line], needed: Sequence[str]) -> list[str]:
+    """Write lines as files, one for each log and header, in a folder each so that they keep their log's name."""
+    texts: dict[tuple[str, str, str], list[str]] = {}
+    for line in lines:
+        texts.setdefault((line.log, line.kind, line.header), []).append(line.text)
+    paths = []
+    for number, ((log, kind, header), part) in enumerate(texts.items()):
+        path = folder / str(number) / (re.sub(r"[^\w.-]", "_", Path(log).name) or "stream")
+        path.parent.mkdir()
+        if not header and (first := _object(part[0])):
+            part[0] = json.dumps(dict.fromkeys(_keys(kind, needed)) | first)
+        path.write_bytes((header + "".join(line + "\n" for line in part)).encode("utf-8", "surrogateescape"))
+        paths.append(str(path))
+    return paths
+
+
+def _keys(kind: str, needed: Sequence[str]) -> list[str]:
+    """Return the columns that a JSON log of a kind may have: its writer leaves unset ones out, maybe of every line."""
+    if not kind:
+        return list(needed)
+    of_flowmeter = kind == "flowmeter"
+    return [name for name in needed if bool(FLOWMETER_FIELD.match(name)) == of_flowmeter and name not in COMPUTED]
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _kind_of(text: str) -> str:
+    kind = log_path(list(_object(text)))
+    return kind if kind in JOINED else ""

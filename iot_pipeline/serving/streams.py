@@ -1,0 +1,167 @@
+"""Streams of flows: growing logs and standard input, as prepared tables with the place up to which they were read."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from iot_pipeline.serving.lines import Header, Joiner, Line, needs_flowmeter, read_lines
+from iot_pipeline.serving.prepared import Losses, Preparer, Reading
+from iot_pipeline.serving.tail import CHUNK, Tail
+
+LINES = 4096  # read into flows at once
+POLL_S = 0.2
+
+
+class Input(Protocol):
+    """Something that gives lines: [] if there are none now."""
+
+    def read(self, most: int) -> list[bytes]:
+        """Return further lines."""
+
+    def position(self) -> dict[str, Any]:
+        """Return the place up to which lines were returned."""
+
+    def close(self) -> list[bytes]:
+        """Close it; return the last line if it has no end."""
+
+
+class Pipe:
+    """Lines of a file descriptor that ends, such as standard input; `begun`: bytes that were read from it before."""
+
+    def __init__(self, descriptor: int, begun: bytes = b"") -> None:
+        self._descriptor, self._rest, self._begun = descriptor, b"", begun
+        self.ended = False
+
+    def read(self, most: int) -> list[bytes]:
+        """Return further lines; waits for none."""
+        data, self._begun = self._begun, b""
+        if not data and not self.ended and select.select([self._descriptor], [], [], 0)[0]:
+            data = os.read(self._descriptor, min(most, CHUNK))
+            self.ended = not data
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [line.removesuffix(b"\r") for line in lines]
+
+    def position(self) -> dict[str, Any]:
+        """Return nothing: a pipe cannot be read again."""
+        return {}
+
+    def close(self) -> list[bytes]:
+        """Return the last line if it has no end."""
+        last, self._rest = self._rest, b""
+        return [last] if last else []
+
+
+class Streams:
+    """Prepared tables of one or more inputs.
+
+    Lines of `conn.log` and `flowmeter.log` are joined where a data set needs both and both are among the inputs.
+
+    Args:
+        reading: How to read.
+        inputs: Input by display name.
+        losses: Receives what is no flow.
+        wait_s: Seconds for which a line waits for that of the other log.
+        position: Place where an earlier run was; empty to begin.
+    """
+
+    def __init__(
+        self, reading: Reading, inputs: Mapping[str, Input], losses: Losses, wait_s: float, position: Mapping[str, Any]
+    ) -> None:
+        self._reading, self._inputs, self._losses = reading, inputs, losses
+        self._headers = {name: Header(name) for name in inputs}
+        self._joiner = Joiner(wait_s, losses, "skip" if reading.skip_invalid else "error")
+        self._joins = len(inputs) > 1 and needs_flowmeter(reading)
+        self._name = position.get("stream") or uuid.uuid4().hex
+        self._ready: list[Line] = []
+        self._preparer = Preparer(reading, losses, defaultdict(lambda: self._name), {})
+        if position:
+            for name, header in position["headers"].items():
+                self._headers[name] = Header(**header)
+            self._joiner.restore(position["waiting"])
+            self._ready = [Line(*line) for line in position["ready"]]
+            self._preparer.counts.update(position["rows"])
+
+    def position(self) -> dict[str, Any]:
+        """Return the place behind the last table, for a later run."""
+        return {
+            "stream": self._name,
+            "inputs": {name: one.position() for name, one in self._inputs.items()},
+            "headers": {name: asdict(header) for name, header in self._headers.items()},
+            "waiting": self._joiner.state(),
+            "ready": [list(line) for line in self._ready],
+            "rows": dict(self._preparer.counts),
+        }
+
+    def tables(self, stopped: Callable[[], bool], idle_s: float | None) -> Iterator[pa.Table]:
+        """Yield prepared tables until `stopped`, until no line came for `idle_s` seconds, or the inputs end."""
+        last = time.monotonic()
+        while not stopped():
+            came = self._take()
+            self._joiner.expire()
+            if self._ready and (not came or len(self._ready) >= LINES):
+                yield from self._flush()
+            if came:
+                last = time.monotonic()
+            elif self._ended() or (idle_s is not None and time.monotonic() - last > idle_s):
+                break
+            else:
+                time.sleep(POLL_S)
+
+    def rest(self) -> Iterator[pa.Table]:
+        """Yield what is left at the end: the last lines; those that still wait for the other log are lost."""
+        for name, one in self._inputs.items():
+            self._sort(name, one.close())
+        self._joiner.expire(everything=True)
+        yield from self._flush()
+
+    def close(self) -> None:
+        """Close all inputs."""
+        self._preparer.close()
+
+    def _ended(self) -> bool:
+        return all(isinstance(one, Pipe) and one.ended for one in self._inputs.values())
+
+    def _take(self) -> bool:
+        """Read further lines of every input; return True if there were any."""
+        found = [(name, one.read(CHUNK)) for name, one in self._inputs.items()]
+        for name, lines in found:
+            self._sort(name, lines)
+        return any(lines for _, lines in found)
+
+    def _sort(self, name: str, lines: Sequence[bytes]) -> None:
+        """Put lines where they belong: into the header, to those that are ready, or to those that wait."""
+        header, needed = self._headers[name], self._reading.rules.needed
+        for raw in lines:
+            line = header.take(raw.decode("utf-8", "surrogateescape"), needed)
+            if line is None:
+                continue
+            if self._joins and line.kind:
+                self._ready += self._joiner.add(line, header.uid_of(line))
+            elif line.kind != "flowmeter" or len(self._inputs) == 1:
+                self._ready.append(line)
+
+    def _flush(self) -> Iterator[pa.Table]:
+        while self._ready:
+            part = self._ready[:LINES]
+            if part[-1].kind == "conn" and len(self._ready) > LINES and self._joins:  # its other line comes too
+                part = self._ready[: LINES + 1]
+            self._ready = self._ready[len(part) :]
+            # One table of all: `position` already says that these lines are read.
+            made = [self._preparer.prepare(raw) for raw in read_lines(self._reading, part, self._losses)]
+            if sum(map(len, made)):
+                yield pa.concat_tables(made)
+
+
+def tails(paths: Mapping[str, Any], position: Mapping[str, Any], losses: Losses) -> dict[str, Input]:
+    """Return a tail for each path by display name, from where an earlier run was."""
+    places = position.get("inputs", {})
+    return {name: Tail(path, places.get(name), lambda told: losses.note([told])) for name, path in paths.items()}

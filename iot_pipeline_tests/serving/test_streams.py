@@ -1,0 +1,219 @@
+"""Growing logs: no line is lost or comes twice, through both kinds of rotation, halves of lines, and restarts."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.serving import streams, tail
+from iot_pipeline.serving.lines import Header
+from iot_pipeline.serving.prepared import Losses, Reading, rows_of
+from iot_pipeline.serving.streams import Streams, tails
+from iot_pipeline.serving.tail import Tail
+from iot_pipeline_tests.flows.reading.zeek_logs import json_log, logs_of, tsv
+
+SPEC = load_spec("farm_flow")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "LINGER_S", 0.05)
+    monkeypatch.setattr(streams, "POLL_S", 0.01)
+
+
+def all_lines(reader: Tail, wanted: int, seconds: float = 10.0) -> list[bytes]:
+    found: list[bytes] = []
+    until = time.monotonic() + seconds
+    while len(found) < wanted and time.monotonic() < until:
+        found += reader.read(1 << 20)
+    return found
+
+
+def rotate_by_name(path: Path) -> None:
+    path.rename(path.with_name(f"{path.name}.1"))
+
+
+def rotate_by_copy(path: Path) -> None:
+    shutil.copy(path, path.with_name(f"{path.name}.1"))
+    with path.open("r+b") as handle:
+        handle.truncate(0)
+
+
+@pytest.mark.parametrize("rotate", [rotate_by_name, rotate_by_copy])
+@given(data=st.data())
+@settings(max_examples=8, deadline=None)
+def test_every_line_comes_once_wherever_it_is_cut_and_read(
+    tmp_path_factory: pytest.TempPathFactory, rotate: Callable[[Path], None], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("tail")
+    path, notes = folder / "x.log", []
+    written = [f"{number} {'x' * (number % 50)}".encode() for number in range(60)]
+    text = b"".join(line + b"\n" for line in written)
+    cuts = sorted(data.draw(st.lists(st.integers(1, len(text) - 1), min_size=2, max_size=5, unique=True)))
+    turn = text.index(b"\n", cuts[len(cuts) // 2] - 1) + 1  # rotation comes between lines
+    reader, found = Tail(path, None, notes.append), []
+    at = 0
+    for cut in sorted({*cuts, turn, len(text)}):
+        with path.open("ab") as handle:
+            handle.write(text[at:cut])
+        if at == 0 or data.draw(st.booleans()):  # it looks at least once before the rotation
+            found += reader.read(data.draw(st.sampled_from([7, 1 << 20])))
+        if data.draw(st.booleans()):  # a restart
+            reader = Tail(path, reader.position(), notes.append)
+        if cut == turn:
+            rotate(path)
+        at = cut
+    found += all_lines(reader, len(written) - len(found))
+    assert found == written and notes == []
+
+
+def test_lines_between_restarts_are_read_from_files_rotated_meanwhile(tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log", []
+    path.write_bytes(b"one 1\ntwo 2\n")
+    reader = Tail(path, None, notes.append)
+    assert reader.read(1 << 20) == [b"one 1", b"two 2"]
+    place = reader.position()
+    for number, lines in enumerate((b"three 3\n", b"four 4\nfive 5\n", b"six 6\n")):
+        with path.open("ab") as handle:
+            handle.write(lines)
+        if number < 2:
+            path.rename(tmp_path / f"x.{number}.log")
+            time.sleep(0.02)
+    assert all_lines(Tail(path, place, notes.append), 4) == [b"three 3", b"four 4", b"five 5", b"six 6"]
+    assert notes == []
+
+
+def test_a_log_that_vanished_is_told(tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log", []
+    path.write_bytes(b"one 1\n")
+    reader = Tail(path, None, notes.append)
+    reader.read(1 << 20)
+    path.write_bytes(b"another one, and longer\n")
+    assert all_lines(Tail(path, reader.position(), notes.append), 1) == [b"another one, and longer"]
+    assert len(notes) == 1 and "lines that came in between are missing" in notes[0]
+
+
+def follow(
+    paths: list[Path], wanted: int, losses: Losses, wait_s: float = 30.0, seconds: float = 120.0, restart: bool = False
+) -> Iterator[Any]:
+    """The rows of streams, until there are `wanted`; with `restart`, each table is read by a new reader."""
+    reading, position, seen = Reading(SPEC, frozenset(), skip_invalid=True), dict[str, Any](), 0
+    until = time.monotonic() + seconds
+    named = {str(path): path for path in paths}
+    while seen < wanted and time.monotonic() < until:
+        source = Streams(reading, tails(named, position, losses), losses, wait_s, position)
+        for table in source.tables(lambda: time.monotonic() > until, None):
+            seen += len(table)
+            yield from rows_of(table)
+            position = json.loads(json.dumps(source.position()))
+            if restart or seen >= wanted:
+                break
+        source.close()
+
+
+def interleaved(
+    folder: Path, lines: int, form: Callable[[str, list[Any]], str], rotate: Callable[[Path], None]
+) -> None:
+    """Write conn.log and flowmeter.log piece by piece, the second in another order, and rotate both in the middle."""
+    conn, meter = logs_of(SPEC, lines, 3)
+    for line in conn:
+        line.pop("traffic")
+    order, chance = random.Random(1), random.Random(2)
+    # Zeek closes connections in another order than it writes flows: mix within 50 lines.
+    mixed = sorted(range(lines), key=lambda place: (place // 50, order.random()))
+    meter = [meter[place] for place in mixed]
+    half = lines // 2
+    for begin, end in ((0, half), (half, lines)):
+        texts = [form("conn", conn[begin:end]).encode(), form("flowmeter", meter[begin:end]).encode()]
+        files = [folder / "conn.log", folder / "flowmeter.log"]
+        at = [0, 0]
+        while at != [len(text) for text in texts]:
+            which = chance.randrange(2)
+            size = chance.randrange(1, 200_000)
+            with files[which].open("ab") as handle:
+                handle.write(texts[which][at[which] : at[which] + size])
+            at[which] = min(len(texts[which]), at[which] + size)
+            time.sleep(0.002)
+        if begin == 0:
+            for path in files:
+                rotate(path)
+
+
+@pytest.mark.parametrize(
+    ("form", "rotate", "lines"),
+    [(tsv, rotate_by_name, 10_000), (lambda _, lines: json_log(lines), rotate_by_copy, 1_000)],
+    ids=["tsv, renamed", "json, copied"],
+)
+def test_a_zeek_log_with_a_rotation_in_its_middle_gives_each_connection_once(
+    tmp_path: Path, form: Any, rotate: Any, lines: int
+) -> None:
+    writer = threading.Thread(target=interleaved, args=(tmp_path, lines, form, rotate))
+    losses = Losses()
+    writer.start()
+    paths = [tmp_path / "conn.log", tmp_path / "flowmeter.log"]
+    rows = list(follow(paths, lines, losses, restart=lines == 1_000))
+    writer.join()
+    wanted = {line["uid"] for line in logs_of(SPEC, lines, 3)[0]}
+    assert len(rows) == lines and {row.flow["uid"] for row in rows} == wanted
+    assert len({row.uid for row in rows}) == lines
+    assert not losses.rows
+    assert {row.time_of for row in rows} == {"flow"}
+
+
+def test_a_followed_log_gives_the_flows_of_the_file(tmp_path: Path) -> None:
+    from iot_pipeline.flows.unlabelled import read_unlabelled
+
+    conn, meter = logs_of(SPEC, 300, 3)
+    (tmp_path / "conn.log").write_text(tsv("conn", conn))
+    (tmp_path / "flowmeter.log").write_text(tsv("flowmeter", meter[::-1]))
+    table = read_unlabelled(SPEC, f"{tmp_path}/conn.log,{tmp_path}/flowmeter.log")
+    wanted = dict(zip((line["uid"] for line in conn), table["flow_group"], strict=True))
+    rows = follow([tmp_path / "conn.log", tmp_path / "flowmeter.log"], 300, Losses())
+    assert {row.flow["uid"]: row.flow_group for row in rows} == wanted
+
+
+def test_a_line_without_its_counterpart_is_counted(tmp_path: Path) -> None:
+    conn, meter = logs_of(SPEC, 40, 3)
+    (tmp_path / "conn.log").write_text(tsv("conn", conn[:30]))
+    (tmp_path / "flowmeter.log").write_text(tsv("flowmeter", meter[10:]))
+    losses = Losses()
+    paths = [tmp_path / "conn.log", tmp_path / "flowmeter.log"]
+    assert len(list(follow(paths, 21, losses, wait_s=0.3, seconds=3))) == 20
+    assert losses.rows == {"no line in flowmeter.log": 10, "no line in conn.log": 10}
+
+
+def test_one_bad_line_is_left_out_of_a_stream_and_counted(tmp_path: Path) -> None:
+    from iot_pipeline_tests.serving.factories import csv_rows
+
+    lines = csv_rows(20, 20).splitlines()
+    lines[4] += '"'
+    lines[8] = "a,b"
+    lines[12] = lines[12].rsplit(",", 1)[0] + ",x"
+    (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
+    losses = Losses()
+    rows = list(follow([tmp_path / "x.csv"], 18, losses, seconds=4))
+    assert sum(losses.rows.values()) == 20 - len(rows) and len(rows) in (17, 18)
+
+
+def test_a_header_is_read_of_each_form() -> None:
+    zeek, needed = Header("conn.log"), ["a"]
+    for line in ("#separator \\x09", "#path\tconn", "#fields\tts\tuid\ta", "#types\ttime\tstring\tcount"):
+        assert zeek.take(line, needed) is None
+    line = zeek.take("1\tC1\t5", needed)
+    assert line is not None and line.kind == "conn" and zeek.uid_of(line) == "C1"
+    assert zeek.take("#close\tx", needed) is None and "#close" not in zeek.lines
+    table = Header("x.csv")
+    assert table.take('"a",b', needed) is None and table.take("1,2", needed) is not None
+    bare = Header("x.csv")
+    assert bare.take("1,2", needed) is not None
