@@ -3,9 +3,11 @@
 import re
 from typing import Any
 
-# Signs that mean something within a line: code, emphasis, a column's end, strikethrough, a tag, a link's middle, an
-# entity; `_` means nothing between two letters or digits.
-MARKUP = re.compile(r"[\\`*|~]|<(?=[A-Za-z/!?])|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
+# Signs that mean something within a line of Markdown: code, emphasis, a column's end, strikethrough, an escape, a
+# link's middle; `_` means nothing between two letters or digits.
+SIGNS = re.compile(r"[\\`*|~]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
+# The same, and what Markdown passes on to HTML: a tag, an entity.
+MARKUP = re.compile(rf"{SIGNS.pattern}|<(?=[A-Za-z/!?])|&(?=#?\w+;)")
 FORMULA = re.compile(r"[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 

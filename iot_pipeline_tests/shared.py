@@ -1,4 +1,4 @@
-"""Folders that several test files need and one of them builds, for all workers of pytest-xdist."""
+"""What several test files need: folders that one of them builds for all workers of pytest-xdist, and real data."""
 
 import fcntl
 import os
@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Real flows, where a developer has them; they are never part of the project.
+RT_IOT2022 = Path(os.environ.get("RT_IOT2022_ZIP", os.devnull))
+NO_RT_IOT2022 = "RT_IOT2022_ZIP names no file RT_IOT2022.csv.zip"
 
 
 def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:

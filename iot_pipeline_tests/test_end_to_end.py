@@ -22,10 +22,12 @@ from iot_pipeline_tests.read_only import cannot_write, lock, run_unprivileged, u
 PROMPTS = Path(__file__).parent.parent / "iot_pipeline" / "prompts"
 SMALL = {
     "IOT_ROWS": "700",
-    "IOT_BASE_STEPS": "12",
-    "IOT_TRAIN_MAX_STEPS": "4",
-    "IOT_CLASS_ROWS": "8",
+    "IOT_BASE_STEPS": "2",
+    "IOT_TRAIN_MAX_STEPS": "2",
+    "IOT_TRAIN_STEP_ROWS": "8",
+    "IOT_CLASS_ROWS": "4",
     "IOT_CLASS_COPIES": "1",
+    "IOT_VALIDATION_FLOWS": "10",
     "IOT_EXPLAINED_FLOWS": "3",
     "IOT_AUDIT_ROWS": "32",
     "IOT_AUDIT_WORDS": "200",

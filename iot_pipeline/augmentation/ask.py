@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.teacher.request import Answer, Request
 
+MOST_OF_DATA_SET = 2_000_000  # characters of what judges imported answers: 200 classes, thousands of known values
 REPLIES = pa.schema(
     [
         ("key", pa.string()), ("answer", pa.string()), ("reasons", pa.list_(pa.string())), ("model", pa.string()),
@@ -96,16 +98,24 @@ def check_imported(request: Request, context: Mapping[str, Any], text: str) -> l
     if request.schema_version == ZERO_SHOT_VERSION:
         return []
     try:
-        data_set = json.loads(context["data_set"])
+        classes, signed, marked, known = _judging(str(context["data_set"]))
         flow, label, original = (str(context[name]) for name in ("flow", "label", "original"))
-        classes, signed = tuple(map(str, data_set["classes"])), frozenset(map(str, data_set["signed"]))
-        marked = data_set.get("marked") is True
-        if max(len(flow), len(context["data_set"])) > MOST_CHARACTERS:
+        if len(flow) > MOST_CHARACTERS:
             raise ValueError
-        facts_of(flow, signed)
+        facts_of(flow, signed, known)
     except (KeyError, TypeError, ValueError, RecursionError, UserError):
         return ["no flow: the file does not tell by what the answer is to be judged"]
-    return check_answer(text, flow, label, classes, signed, original, marked=marked)
+    return check_answer(text, flow, label, classes, signed, original, marked=marked, known=known)
+
+
+@lru_cache(maxsize=8)
+def _judging(data_set: str) -> tuple[tuple[str, ...], frozenset[str], bool, Known]:
+    """Return classes, standardised features, whether facts are marked, and known values, of a request's context."""
+    if len(data_set) > MOST_OF_DATA_SET:
+        raise ValueError
+    told = json.loads(data_set)
+    known = frozenset((str(category), str(value)) for category, value in told.get("known", ()))
+    return tuple(map(str, told["classes"])), frozenset(map(str, told["signed"])), told.get("marked") is True, known
 
 
 def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[str], None] | None = None) -> None:

@@ -22,7 +22,7 @@ SAYS = re.compile(
     r",?\s+(?:is|are|was|were|lies?|stands?|sits?|has|have|shows?|reaches|remains?|stays?|falls?|comes?|seems?|looks?)"
     r"((?:\s+\w+){1,4})"
 )
-ARTICLES = ("a", "i")
+ARTICLES = ("a", "i", "s", "t")  # and what an apostrophe parts: the client's, it isn't
 NO_NAME = re.compile(r"\b(?:an?|per|no)\s+$", re.IGNORECASE)  # a name has no article
 
 

@@ -44,7 +44,8 @@ REQUESTS = pa.schema(
 class FlowRequest(Request):
     """Request with the context for checking its answer.
 
-    flow: text of the flow. original: answer to paraphrase, if any. data_set: classes and standardised features, JSON.
+    flow: text of the flow. original: answer to paraphrase, if any. data_set: what else judges an
+    answer, as JSON: classes, standardised features, known values of categories.
     """
 
     flow: str = field(default="", compare=False)
@@ -155,7 +156,8 @@ class TrackPlan:
         self.schema = answer_schema(self.config.order) if self.config.objects else None
         spec = self.config.spec
         marked = {"marked": True} if self.config.marked else {}
-        self.data_set = json.dumps({"classes": spec.classes, "signed": sorted(spec.standardised)} | marked)
+        known = {"known": sorted(spec.known_values)} if spec.known_values else {}
+        self.data_set = json.dumps({"classes": spec.classes, "signed": sorted(spec.standardised)} | marked | known)
 
     @cached_property
     def counts(self) -> tuple[int, int]:

@@ -46,7 +46,7 @@ _WORDS = """
     inspection instructed instructions intended intense intent intention intentions interface interval into intruder
     intrusion invented involved iot ip irc is it items its itself jitter job join joint joints judged jump jumps
     just justify keep keeps kept key keys kind knocks know knowing knowledge known knows label labelled labels lack
-    laid land language large latency latitude layer lead leads leans learns least leave leaves left legitimate
+    laid land language large last latency latitude layer lead leads leans learns least leave leaves left legitimate
     leisure length less let level lie lies light like likewise limit limits line link list listens little llc load
     loaded local location log logged login lone long longer longitude look looked looking looks loop lopsided lose
     loss lost lot low machine made magnitude magnitue make makes makings malice malicious malware management many
@@ -54,9 +54,9 @@ _WORDS = """
     meaning means measure measured measurement measurements measuring median meet memory mention mentioned message
     messages metadata method middle might min mind minimal minimum minuscule minute mischief mislead missing mistake
     mode model modest monitoring monotony more moreover most motion moved mqtt much must mutations mute mutual my
-    name named namely names natural nature nearly need needed needs negative negligible neighbouring neighbours
-    neither network never new next nmap no nobody noise none nor norm normal nosedives not notably note nothing
-    noting noun nowhere number numbers object objects observer obvious occupied occur occurs odd odds of off
+    name named namely names narrows natural nature near nearly need needed needs negative negligible neighbouring
+    neighbours neither network never new next nmap no nobody noise none nor norm normal nosedives not notably note
+    nothing noting noun nowhere number numbers object objects observer obvious occupied occur occurs odd odds of off
     offensive offset often ok on once one ones only open opened opening openings opens operating operator operators
     opposite options or order ordinary origin originator os other our out outcome outlay outside outweighs over
     overload overloaded overloading overloads overshoots oversized overturn own pace packet packets paltry paragraph
@@ -76,26 +76,26 @@ _WORDS = """
     scales scan scanner scanning scant scarce score screams script search second seconds security see seen sees
     segment segments seldom semicolons send sender sending sends sense sensor sensors sent sentence sentences
     separate separated sequence serialisation serve served server serves service session sessions set sets setting
-    settle settles several severity shape share sharp sharply shell shells shoots short shorten should show showing
-    shows shrink shrinks shrunken side sides sign signal signalled signalling signals signature silence silent
-    similar simple simply since single singly sinks sits size sizeable sizes skew skewness skip skyrockets slips
-    slope slow slowloris small smaller smart smtp so soars soberly somebody someone something soon source spacing
-    spare sparing sparse speak speaks speed spell spends spike spikes spoke spoofed spoofing spread srate ssh stack
-    staff standard standardised stands stares start starts state stated stateful status stays std steady stealth
-    step steps stop story stream strength strikingly string strongest structure subscribed subscribers substance
-    succession such suffered suggests sum sums supplied support supports sure surface surge surges surroundings
-    suspicious swells switch switched switches syn system table tables take taken takes taking talk talks target
-    task tcp teacher technical telemetry tell telling tells telnet temperature templates tend term test text
-    textbook texts than that the their them themselves then there therefore these they thin think third this
-    thoroughly those though threat three thresholds through throughput throwing thus tied tight tilted time timeout
-    times timing tiny tips tls to together told too took tool tools total touch touches towering towers trace traces
-    track traffic training trait transfer transport travel tree tried tries true truth try trying ttl tumbles turned
-    turns two type typical udp unchanged uncommon under undersized understated uneven unhurried uniform unit unknown
-    unlike unmentioned unnatural until unused unusual unusually up uploads urg urgent us usage use used useful user
-    uses usual usually vain value values vanishingly variance variation varied varies vary vein velocity verdict
-    version very victim visible voltage volume wait waiting waits wanted wants war was watch watched watching way
-    ways we weapon web weigh weight weighted well went were what whatever when where whereas whether which while who
-    whoever whole whose why width will window with within without wording wordings words work worker workers works
-    worry worth would wrong wrote yes yet you your zero zone
+    settle settles several severity shape share shares sharp sharply shell shells shoots short shorten should show
+    showing shows shrink shrinks shrunken side sided sides sign signal signalled signalling signals signature
+    silence silent similar simple simply since single singly sinks sits size sizeable sizes skew skewness skip
+    skyrockets slips slope slow slowloris small smaller smart smtp so soars soberly somebody someone something soon
+    source spacing spare sparing sparse speak speaks speed spell spends spike spikes spoke spoofed spoofing spread
+    srate ssh stack staff standard standardised stands stares start starts state stated stateful status stays std
+    steady stealth step steps stop story stream strength strikingly string strongest structure subscribed
+    subscribers substance succession such suffered suggests sum sums supplied support supports sure surface surge
+    surges surroundings suspicious swells switch switched switches syn system table tables take taken takes taking
+    talk talks target task tcp teacher technical telemetry tell telling tells telnet temperature templates tend term
+    test text textbook texts than that the their them themselves then there therefore these they thin think third
+    this thoroughly those though threat three thresholds through throughput throwing thus tied tight tilted time
+    timeout times timing tiny tips tls to together told too took tool tools total touch touches towering towers
+    trace traces track traffic training trait transfer transport travel tree tried tries true truth try trying ttl
+    tumbles turned turns two type typical udp unchanged uncommon under undersized understated uneven unhurried
+    uniform unit unknown unlike unmentioned unnatural until unused unusual unusually up uploads urg urgent us usage
+    use used useful user uses usual usually vain value values vanishingly variance variation varied varies vary vein
+    velocity verdict version very victim visible voltage volume wait waiting waits wanted wants war was watch
+    watched watching way ways we weapon web weigh weight weighted well went were what whatever when where whereas
+    whether which while who whoever whole whose why width will window with within without wording wordings words
+    work worker workers works worry worth would wrong wrote xmas yes yet you your zero zone
 """
 PROSE_WORDS = frozenset(_WORDS.split())

@@ -28,9 +28,10 @@ RESERVED = {
 }  # fmt: skip
 # Words that explanations write before a number or a reference: "orig_pkts has the value 5, above the mean".
 _WORDS = """
-    above an and as at below but by evidence feature features figure flow for from gives has have in indicator
-    indicators is it its level mean measurement measurements median of on or percentile rank reading readings reads
-    record records shows so stands than that the this to value values was we which while with
+    above addition amounts an and as at be below but by carries comes evidence feature features figure find flow for
+    from gives has have in indicator indicators is it its level mean measured measurement measurements median namely
+    of on or out percentile rank ranks reading readings reads record records shows so stands than that the this to
+    turns value values was we which while with words
 """
 WORDS_OF_ANSWERS = frozenset(_WORDS.split())
 MOST_CHARACTERS = 100

@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec, Scale
+from iot_pipeline.flows.split import SplitReport
 from iot_pipeline.flows.sql import connect, scan
 from iot_pipeline.flows.texts import FlowTextWriter, RankTable, fit_ranks
 from iot_pipeline.lake.atomic import write_table
@@ -72,3 +74,23 @@ def keep_prompts_apart(spec: DatasetSpec, flows: Path, records: Path, dropped: P
             write_table(dropped, pa.Table.from_pandas(further, preserve_index=False))
         write_table(records, pa.Table.from_pandas(table[~leaves], preserve_index=False))
     return len(moved)
+
+
+def refuse_lost_sides(before: SplitReport, after: SplitReport, least: int) -> None:
+    """Refuse a split in which moved flow groups leave a class below its minimum on a side; UserError names the class.
+
+    Args:
+        before: The split as it was drawn.
+        after: The split after `keep_prompts_apart`.
+        least: Fewest distinct flows of a class on each side; a class that had fewer must keep what it had.
+    """
+    for side, found in before.groups_by_class.items():
+        for name, groups in found.items():
+            left = after.groups_by_class.get(side, {}).get(name, 0)
+            if left < min(groups, least):
+                raise UserError(
+                    f"scaling: train_pool: the fitted scales print flows of class {name} alike that stand on several "
+                    f"sides; without them the {side} side has {left} of its distinct flows, {min(groups, least)} are "
+                    "needed; print more decimals (format), set scaling: none, or raise the minimum of rare_classes so "
+                    "that the class is grouped or left out"
+                )

@@ -12,11 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import UserError, printable
 from iot_pipeline.flows.download import fetch, is_url
-from iot_pipeline.flows.reading.archives import printable, unpack
+from iot_pipeline.flows.reading.archives import unpack
 from iot_pipeline.flows.reading.arff import as_csv, is_arff
 from iot_pipeline.flows.reading.column_types import typed_query
 from iot_pipeline.flows.reading.csv_table import read_csv
@@ -25,7 +23,7 @@ from iot_pipeline.flows.reading.other_formats import refuse_other_formats
 from iot_pipeline.flows.reading.parquet_table import MAGIC, read_parquet
 from iot_pipeline.flows.reading.parts import SOURCE_FILE, every_part
 from iot_pipeline.flows.reading.rejects import commonest
-from iot_pipeline.flows.reading.rules import Findings, Part, ReadingRules, rules_of
+from iot_pipeline.flows.reading.rules import Findings, Part, PlainFile, ReadingRules, rules_of
 from iot_pipeline.flows.reading.zeek import is_zeek, read_zeek
 from iot_pipeline.flows.reading.zeek_join import joined_logs
 from iot_pipeline.flows.spec import DatasetSpec
@@ -127,7 +125,7 @@ def read_tables(
             report.append(described(file, urls))
             for name, plain in unpack(file, folder, findings.skipped):
                 part = folder / f"part{len(parts):05d}.parquet"
-                parts.append(read_part(connection, rules, name, plain, part, findings))
+                parts.append(read_part(PlainFile(connection, rules, name, plain, part, findings)))
                 if plain != file:
                     plain.unlink(missing_ok=True)
         parts = joined_logs(connection, parts, rules, findings)
@@ -152,41 +150,31 @@ def described(file: Path, urls: dict[Path, str]) -> dict[str, Any]:
     """Return name, size, sha256 and URL of a file; UserError if it is empty."""
     size = file.stat().st_size
     if size == 0:
-        raise UserError(f"{printable(file.name)} is empty: give a CSV or Parquet file with rows.")
+        raise UserError(f"{printable(file.name, kept='')} is empty: give a CSV or Parquet file with rows.")
     whence = {"url": urls[file]} if file in urls else {}
     return {"name": file.name, "bytes": size, "sha256": sha256_file(file)} | whence
 
 
-def read_part(
-    connection: duckdb.DuckDBPyConnection, rules: ReadingRules, name: str, plain: Path, part: Path, findings: Findings
-) -> Part:
+def read_part(given: PlainFile) -> Part:
     """Read one plain file, whose format follows from its first bytes, into a Parquet file.
 
-    Args:
-        connection: DuckDB connection that may read and write the folder of `part`.
-        rules: Rules of the data set.
-        name: Display name for messages.
-        plain: The file.
-        part: Parquet file to write.
-        findings: Receives what is not read, and notes.
-
-    Raises:
-        UserError: The file is no table, or not one of the data set.
+    Raises UserError if the file is no table, or not one of the data set.
     """
+    name, plain = given.name, given.plain
     if plain.stat().st_size == 0:
         raise UserError(f"{name} is empty: give a CSV or Parquet file with rows.")
     with plain.open("rb") as handle:
         magic = handle.read(len(MAGIC))
     if magic == MAGIC:
-        return read_parquet(connection, rules, name, plain, part, findings)
+        return read_parquet(given)
     if is_zeek(plain):
-        return read_zeek(connection, rules, name, plain, part, findings)
+        return read_zeek(given)
     if is_json_lines(plain):
-        return read_json_lines(connection, rules, name, plain, part, findings)
+        return read_json_lines(given)
     refuse_other_formats(name, plain)
     if is_arff(plain):
-        plain = as_csv(name, plain, part.with_suffix(".csv"), findings)
-    return read_csv(connection, rules, name, plain, part, findings)
+        given = given._replace(plain=as_csv(name, plain, given.part.with_suffix(".csv"), given.findings))
+    return read_csv(given)
 
 
 def common_columns(parts: Sequence[Part], rules: ReadingRules, findings: Findings) -> list[str]:

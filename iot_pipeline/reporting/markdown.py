@@ -19,12 +19,10 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from iot_pipeline.escaping import SIGNS
 from iot_pipeline.reporting import formats
 from iot_pipeline.reporting.style import DPI, alternative, embed
 
-# Signs that mean something wherever they stand: code, emphasis, a column's end, strikethrough, an escape, a link's
-# middle; `_` means nothing between two letters or digits.
-ANYWHERE = re.compile(r"[\\`*|~]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 # Signs that make a line a heading, a list, a rule, a table's second line or a link's definition.
 AT_THE_START = re.compile(r"^(\d{1,9}(?=[.)](?: |$))|(?=#|\[|[-+](?: |$)|:-|-[-:]|=+$))")
 
@@ -36,7 +34,7 @@ def escape(value: Any) -> Markup:
     if isinstance(value, Markup):
         return value
     line = html.escape(" ".join(formats.text(value).split()), quote=False)
-    return Markup(AT_THE_START.sub(r"\1\\", ANYWHERE.sub(r"\\\g<0>", line)))
+    return Markup(AT_THE_START.sub(r"\1\\", SIGNS.sub(r"\\\g<0>", line)))
 
 
 def lines(text: str) -> Markup:

@@ -24,9 +24,9 @@ from iot_pipeline_tests.augmentation.factories import CONFIG, make_plan
 from iot_pipeline_tests.augmentation.test_tracks import rows
 from iot_pipeline_tests.teacher.flows import make_requests
 from iot_pipeline_tests.teacher.test_batch import fetch_invoice, invoice_usd, teacher
+from iot_pipeline_tests.tiny_model import NO_REAL, REAL
 
 __all__ = ["rows"]
-TOKENIZER = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
 LIMITS = BatchLimits(tokens=150_000, first_poll_s=0.05, poll_s=0.2, orphan_grace_s=0.0)
 
 
@@ -176,11 +176,11 @@ def test_tokens_by_rule_beside_real_tokenizers() -> None:
     # Counted with o200k_base.
     assert text_tokens(flow) == pytest.approx(59, rel=0.05)
     assert text_tokens(rule) == pytest.approx(44, rel=0.05)
-    if not TOKENIZER.exists():
-        pytest.skip("no tokenizer in ../shared/data")
+    if not REAL.is_dir():
+        pytest.skip(NO_REAL)
     from transformers import AutoTokenizer
 
     request = make_requests(1)[0]
     text = "\n".join(message["content"] for message in request.messages)
-    real = len(AutoTokenizer.from_pretrained(TOKENIZER)(text)["input_ids"])
+    real = len(AutoTokenizer.from_pretrained(REAL)(text)["input_ids"])
     assert request_tokens(request) == pytest.approx(real, rel=0.1) and safe_tokens(request) > real

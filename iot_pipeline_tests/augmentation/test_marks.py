@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +134,21 @@ def test_the_checker_knows_the_form_and_so_does_an_imported_answer() -> None:
         data_set = json.dumps({"classes": CLASSES, "signed": []} | ({"marked": True} if marked else {}))
         reasons = check_imported(request, context | {"data_set": data_set}, bad)  # type: ignore[arg-type]
         assert sum(reason.startswith("unmarked fact") for reason in reasons) == found
+
+
+def test_an_imported_answer_is_judged_by_the_known_values_of_categories() -> None:
+    request = SimpleNamespace(schema_version=SCHEMA_VERSION)
+    flow = "service = dns 12%\n" + FLOW
+    items = "service dns (12%); orig_pkts -0.068 (below the median, p40); resp_pkts 2.265 (above the median, p97)"
+    said = f"CLASSIFICATION: Normal\nANALYSIS: {{}} as resp_pkts of 2.265 and all else shows.\nKEY_INDICATORS: {items}"
+    told: dict[str, Any] = {"classes": CLASSES, "signed": [], "known": [["service", "dns"], ["service", "http"]]}
+    for data_set, wrong in ((told, True), (told | {"known": []}, False)):
+        context = {"flow": flow, "label": "Normal", "original": "", "data_set": json.dumps(data_set)}
+        for value, refused in (("dns", False), ("http", wrong)):
+            reasons = check_imported(request, context, said.format(f"The service is {value},"))  # type: ignore[arg-type]
+            assert any(reason.startswith("ungrounded value: service http") for reason in reasons) is refused, reasons
+    broken = {"flow": flow, "label": "Normal", "original": "", "data_set": json.dumps(told | {"known": [1]})}
+    assert check_imported(request, broken, "x")[0].startswith("no flow")  # type: ignore[arg-type]
 
 
 def test_marked_facts_are_counted_where_they_were_asked_for() -> None:

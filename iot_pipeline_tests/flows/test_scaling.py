@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.dataset import distinct_flows
-from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart
+from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart, refuse_lost_sides
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.split import split_by_group, split_report
 from iot_pipeline.flows.texts import FlowTextWriter, fit_ranks
@@ -64,8 +65,12 @@ def test_flows_that_a_wide_scale_makes_alike_go_to_the_train_side(tmp_path: Path
     assert set(pd.read_parquet(records)["side"]) == {"train", "validation", "calibration", "test"}
     fitted = fit_scaling(SPEC, flows, records)
     outside = int((pd.read_parquet(records)["side"] != "train").sum())
+    before = split_report(records, seed=7)
     assert keep_prompts_apart(fitted, flows, records) == outside > 0
     assert set(pd.read_parquet(records)["side"]) == {"train"}
+    refuse_lost_sides(before, before, 2)
+    with pytest.raises(UserError, match=r"class Normal alike .* side has 0 of its distinct flows, 2 are"):
+        refuse_lost_sides(before, split_report(records, seed=7), 2)
 
 
 def test_scales_are_those_of_the_train_rows_alone(tmp_path: Path) -> None:

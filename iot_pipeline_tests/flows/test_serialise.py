@@ -25,8 +25,8 @@ from iot_pipeline.flows.split import split_by_group
 from iot_pipeline.flows.texts import FlowTextWriter, RankTable, fit_ranks
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.simulator.simulate import simulate_farm_flow
+from iot_pipeline_tests.tiny_model import NO_REAL, REAL
 
-QWEN = Path(__file__).parents[3] / "shared" / "data" / "qwen2.5-tokenizer"
 DECIMALS = Format(decimals=3)
 SIGNIFICANT = Format(significant=4)
 TIES = st.integers(-(10**7), 10**7).map(lambda n: n / 2000)
@@ -213,11 +213,11 @@ def test_a_text_tells_its_serialisation() -> None:
         assert serialisation_of(FlowTextWriter(spec, kind, ranks).text([0.5] * 29)) == kind
 
 
-@pytest.mark.skipif(not QWEN.is_dir(), reason="the tokenizer of Qwen2.5 is not there: ../shared/data/qwen2.5-tokenizer")
+@pytest.mark.skipif(not REAL.is_dir(), reason=NO_REAL)
 def test_compact_takes_at_most_230_tokens_of_qwen(small: Path) -> None:
     spec = load_spec("farm_flow")
     flows = duckdb.sql(f"SELECT * FROM '{small}/flows.parquet' ORDER BY row_id LIMIT 300").df()
-    tokenizer = load_tokenizer(str(QWEN))
+    tokenizer = load_tokenizer(str(REAL))
     counts = {
         kind: sum(map(len, tokenizer(FlowTextWriter(spec, kind).texts(flows))["input_ids"])) / 300
         for kind in ("values", "compact")

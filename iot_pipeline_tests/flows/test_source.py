@@ -13,6 +13,7 @@ from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.source import read_source
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.simulator.simulate import simulate_farm_flow
+from iot_pipeline_tests.shared import NO_RT_IOT2022, RT_IOT2022
 
 SPEC = load_spec("farm_flow")
 
@@ -116,12 +117,10 @@ def test_a_missing_source_and_a_damaged_archive_are_clear_errors(tmp_path: Path)
         read_source(SPEC, str(tmp_path / "a.parquet"), tmp_path / "raw.parquet")
 
 
+@pytest.mark.skipif(not RT_IOT2022.is_file(), reason=NO_RT_IOT2022)
 def test_real_rt_iot2022_has_the_known_duplicates(tmp_path: Path) -> None:
-    real = Path(__file__).parents[3] / "shared" / "data" / "RT_IOT2022.csv.zip"
-    if not real.exists():
-        pytest.skip("RT_IOT2022.csv.zip is not beside the project; it is never part of it")
     spec = load_spec("rt_iot2022")
-    assert read_source(spec, str(real), tmp_path / "raw.parquet").rows == 123_117
+    assert read_source(spec, str(RT_IOT2022), tmp_path / "raw.parquet").rows == 123_117
     report = build_flows(spec, tmp_path / "raw.parquet", tmp_path / "flows.parquet")
     assert report.rows_by_class == spec.facts["class_rows"]
     flows = pq.read_table(tmp_path / "flows.parquet").select(spec.feature_names)

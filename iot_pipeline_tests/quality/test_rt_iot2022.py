@@ -14,17 +14,17 @@ from iot_pipeline.flows.split import SplitReport, split_by_group
 from iot_pipeline.quality.conflicts import label_conflicts
 from iot_pipeline.quality.duplicates import dedup_report
 from iot_pipeline.quality.leakage import leakage_report
+from iot_pipeline_tests.shared import NO_RT_IOT2022, RT_IOT2022
 
-FILE = Path(__file__).parents[3] / "shared" / "data" / "RT_IOT2022.csv.zip"
 SPEC = load_spec("rt_iot2022")
-pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="RT_IOT2022.csv.zip is not beside the project")
+pytestmark = pytest.mark.skipif(not RT_IOT2022.is_file(), reason=NO_RT_IOT2022)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """flows.parquet of the real file."""
     made = tmp_path_factory.mktemp("rt")
-    read_source(SPEC, str(FILE), made / "raw.parquet")
+    read_source(SPEC, str(RT_IOT2022), made / "raw.parquet")
     build_flows(SPEC, made / "raw.parquet", made / "flows.parquet")
     return made
 

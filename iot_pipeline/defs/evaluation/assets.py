@@ -33,6 +33,7 @@ from iot_pipeline.sft.tasks import asked
 from iot_pipeline.vocabulary import CONTROLS, STAGES, TRACKS, Trained, staged, unstaged
 
 DATA = ["flow_texts", "evaluation_split", "base_model"]
+BENCHMARK_EXPLAINS = 8  # flows; fewer where the settings explain fewer
 
 
 def student(step: Step, stage: str) -> AbstractContextManager[Student]:
@@ -270,9 +271,11 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
         adapter = step.input(largest.asset, largest.partition)
         with leased_device(step) as device:
             card, threads = None if device == "cpu" else device, step.settings.run.threads
+            explained = min(BENCHMARK_EXPLAINS, step.settings.evaluation.explained_flows)
             variants = benchmark_variants(
-                base_location(step), adapter, texts[:256], step.spec.classes, threads=threads, log=step.log, card=card
-            )
+                base_location(step), adapter, texts[:256], step.spec.classes, explained=explained, threads=threads,
+                log=step.log, card=card,
+            )  # fmt: skip
         step.json("inference.json", {"stage": stage, "track": track, "variants": variants}, volatile=True)
         step.table("variants", variants)
         step.png("variants.png", figures.inference_benchmark(variants), "Time a flow, by variant")

@@ -11,7 +11,7 @@ from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.flows.dataset import count_split_texts
 from iot_pipeline.flows.publisher import TEST_ROWS
 from iot_pipeline.flows.rare_rule import MINIMUM
-from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart
+from iot_pipeline.flows.scaling import fit_scaling, keep_prompts_apart, refuse_lost_sides
 from iot_pipeline.flows.split import (
     DROPPED,
     SplitReport,
@@ -36,7 +36,10 @@ def make_split(step: Step, flows: Path, records: Path) -> tuple[SplitReport, Pat
     dropped = records.with_name(DROPPED) if by_publisher else None
     least = step.spec.rare_classes.minimum if step.spec.rare_classes else MINIMUM
     report = split_by_group(flows, records, seed=seed, test_rows=test_rows, least=least)
-    return scaled_on_train_pool(step, flows, records, dropped) if step.spec.scaling == "train_pool" else report, dropped
+    if step.spec.scaling == "train_pool":
+        before, report = report, scaled_on_train_pool(step, flows, records, dropped)
+        refuse_lost_sides(before, report, least)
+    return report, dropped
 
 
 def scaled_on_train_pool(step: Step, flows: Path, records: Path, dropped: Path | None) -> SplitReport:

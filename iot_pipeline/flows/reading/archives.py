@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import UserError, printable
 
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".arff")
 LOG_ENDINGS = (".log", ".labeled", ".jsonl", ".ndjson")
@@ -58,7 +58,7 @@ def unpack(file: Path, folder: Path, skipped: list[str] | None = None) -> list[t
     """
     left_out: list[str] = [] if skipped is None else skipped
     kind = format_of(file)
-    name = printable(file.name)
+    name = printable(file.name, kept="")
     # The name only tells a damaged archive from a bad CSV.
     claimed = {".zip": "zip", ".gz": "gz", ".tgz": "gz", ".bz2": "bz2", ".xz": "xz", ".tar": "tar"}
     kind = kind or claimed.get(file.suffix.lower(), "")
@@ -141,7 +141,7 @@ def unzip(file: Path, name: str, folder: Path, skipped: list[str], budget: Budge
     with zipfile.ZipFile(file) as archive:
         members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX")]
         links = [m for m in members if stat.S_ISLNK(m.external_attr >> 16)]
-        skipped += [f"{name}/{printable(Path(m.filename).name)} (a link or a device)" for m in links]
+        skipped += [f"{name}/{printable(Path(m.filename).name, kept='')} (a link or a device)" for m in links]
         members = [m for m in members if m not in links]
         if "[Content_Types].xml" in {member.filename for member in members}:
             raise UserError(f"{name} is an Excel workbook or another Office file: save its sheet as CSV.")
@@ -166,7 +166,7 @@ def untar(file: Path, name: str, folder: Path, skipped: list[str], budget: Budge
             if member.isreg() and not hidden:
                 members.append(member)
             elif not member.isdir() and not hidden:
-                skipped.append(f"{name}/{printable(Path(member.name).name)} (a link or a device)")
+                skipped.append(f"{name}/{printable(Path(member.name).name, kept='')} (a link or a device)")
             if len(members) > MOST_MEMBERS:
                 raise too_many(name)
         found = chosen(name, [member.name for member in members], skipped)
@@ -189,18 +189,19 @@ def chosen(name: str, members: Sequence[str], skipped: list[str]) -> list[tuple[
         raise too_many(name)
     for member in members:
         if member.lower().endswith(ARCHIVE_ENDINGS):
-            refuse_nested(name, printable(Path(member).name), "archive")
+            refuse_nested(name, printable(Path(member).name, kept=""), "archive")
     by_ending = (
         [place for place, member in enumerate(members) if member.lower().endswith(endings)]
         for endings in (TABLE_ENDINGS, LOG_ENDINGS)
     )
     places = next(filter(None, by_ending), list(range(len(members))))
-    shown = [printable(Path(member).name) for member in members]
+    shown = [printable(Path(member).name, kept="") for member in members]
     often = Counter(shown[place] for place in places)
     skipped += [f"{name}/{text}" for place, text in enumerate(shown) if place not in set(places)]
     # Members of equal names in several folders are told apart by their folder.
     full = [
-        printable(member.lstrip("./")) if often[text] > 1 else text for member, text in zip(members, shown, strict=True)
+        printable(member.lstrip("./"), kept="") if often[text] > 1 else text
+        for member, text in zip(members, shown, strict=True)
     ]
     return [(place, f"{name}/{full[place]}") for place in places]
 
@@ -237,8 +238,3 @@ def free_path(folder: Path) -> Path:
     """Return a path for the next plain file; its name owes nothing to a member's name."""
     numbers: Iterator[int] = iter(range(len(list(folder.iterdir())), 1 << 30))
     return next(path for number in numbers if not (path := folder / f"plain{number:05d}").exists())
-
-
-def printable(text: str) -> str:
-    """Replace characters that would break a line of a message."""
-    return "".join(character if character.isprintable() else "?" for character in text)

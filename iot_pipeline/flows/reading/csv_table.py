@@ -16,26 +16,16 @@ from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES, Header, first_re
 from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note, unclear_copies
 from iot_pipeline.flows.reading.parts import settle_copies
 from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
-from iot_pipeline.flows.reading.rules import REPEATED_HEADER, Findings, Part, ReadingRules
+from iot_pipeline.flows.reading.rules import REPEATED_HEADER, Part, PlainFile
 from iot_pipeline.flows.sql import file_literal, identifier, literal, one, scan, write_query
 
 
-def read_csv(
-    connection: duckdb.DuckDBPyConnection, rules: ReadingRules, name: str, plain: Path, file: Path, findings: Findings
-) -> Part:
+def read_csv(given: PlainFile) -> Part:
     """Write one CSV as Parquet.
 
-    Args:
-        connection: DuckDB connection that may read and write the folder of `file`.
-        rules: Rules of the data set.
-        name: Display name for messages.
-        plain: The CSV.
-        file: Parquet file to write.
-        findings: Receives lines that are not read, and notes.
-
-    Raises:
-        UserError: The file is no CSV, lacks a column, has no valid row, or lines are unaccounted for.
+    Raises UserError if the file is no CSV, lacks a column, has no valid row, or lines are unaccounted for.
     """
+    connection, rules, name, plain, file, findings = given
     plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     header = read_header(name, plain, rules.needed, rules.column_names)
     columns, copies = column_names(header.raw_names, rules.needed)

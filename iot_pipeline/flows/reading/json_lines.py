@@ -14,7 +14,7 @@ from iot_pipeline.flows.reading.encodings import as_utf8
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
 from iot_pipeline.flows.reading.names import check_names, column_names, copies_note
 from iot_pipeline.flows.reading.rejects import cause, commonest
-from iot_pipeline.flows.reading.rules import Findings, Part, ReadingRules
+from iot_pipeline.flows.reading.rules import Part, PlainFile
 from iot_pipeline.flows.sql import file_literal, identifier, literal, scan, write_query
 
 # Words of conn.log; Zeek leaves an unset field out of a JSON line, where its other writer has `-`.
@@ -30,22 +30,12 @@ def is_json_lines(plain: Path) -> bool:
     return start.startswith(b"{") and b'"' in start
 
 
-def read_json_lines(
-    connection: duckdb.DuckDBPyConnection, rules: ReadingRules, name: str, plain: Path, file: Path, findings: Findings
-) -> Part:
+def read_json_lines(given: PlainFile) -> Part:
     """Write a file of JSON lines as a part, one column for each key.
 
-    Args:
-        connection: DuckDB connection that may read and write the folder of `file`.
-        rules: Rules of the data set.
-        name: Display name for messages.
-        plain: The file.
-        file: Parquet file to write.
-        findings: Receives lines that are not read, and notes.
-
-    Raises:
-        UserError: No line is an object.
+    Raises UserError if no line is an object.
     """
+    connection, rules, name, plain, file, findings = given
     plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     lines = file.with_name(f"{file.stem}_lines.parquet")
     query = (

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note, unclear_copies
 from iot_pipeline.flows.reading.parts import settle_copies
-from iot_pipeline.flows.reading.rules import Findings, Part, ReadingRules
+from iot_pipeline.flows.reading.rules import Part, PlainFile
 from iot_pipeline.flows.sql import identifier, scan, write_query
 
 MAGIC = b"PAR1"
@@ -22,22 +22,12 @@ MOST_METADATA = 256_000_000
 FREE_CELLS, MOST_CELLS_PER_BYTE, FEWEST_COLUMNS = 1_000_000_000, 50, 10
 
 
-def read_parquet(
-    connection: duckdb.DuckDBPyConnection, rules: ReadingRules, name: str, plain: Path, file: Path, findings: Findings
-) -> Part:
+def read_parquet(given: PlainFile) -> Part:
     """Write one Parquet file as a part.
 
-    Args:
-        connection: DuckDB connection that may read and write the folder of `file`.
-        rules: Rules of the data set.
-        name: Display name for messages.
-        plain: The Parquet file as delivered.
-        file: Parquet file to write.
-        findings: Receives notes.
-
-    Raises:
-        UserError: The file is damaged, lacks a column, has no row, or holds more than a table of flows can.
+    Raises UserError if it is damaged, lacks a column, has no row, or holds more than a table of flows can.
     """
+    connection, rules, name, plain, file, findings = given
     metadata = read_metadata(name, plain)
     raw = list(metadata.schema.to_arrow_schema().names)
     columns, copies = column_names(raw, rules.needed)

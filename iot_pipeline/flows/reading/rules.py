@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
 
 if TYPE_CHECKING:
+    import duckdb
+
     from iot_pipeline.flows.spec import DatasetSpec
 
 REPEATED_HEADER = "repeats the header"
@@ -95,3 +97,18 @@ class Part:
     columns: list[str]
     log: str = ""
     texts: frozenset[str] = frozenset()
+
+
+class PlainFile(NamedTuple):
+    """One plain file on its way into a Parquet part: all that a reader of a format is given.
+
+    connection: may read and write the folder of `part`. rules: of the data set. name: display name for messages.
+    plain: the file, unpacked. part: Parquet file to write. findings: receives lines that are not read, and notes.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    rules: ReadingRules
+    name: str
+    plain: Path
+    part: Path
+    findings: Findings

@@ -20,7 +20,7 @@ from iot_pipeline.flows.reading.encodings import as_utf8
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
 from iot_pipeline.flows.reading.names import check_names, column_names, copies_note
 from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
-from iot_pipeline.flows.reading.rules import Findings, Part, ReadingRules
+from iot_pipeline.flows.reading.rules import Part, PlainFile
 from iot_pipeline.flows.sql import file_literal, identifier, literal, write_query
 
 UNSET, EMPTY = "-", "(empty)"
@@ -105,22 +105,12 @@ def unescape(text: str) -> str:
     return re.sub(r"\\x([0-9a-fA-F]{2})", lambda found: chr(int(found[1], 16)), text)
 
 
-def read_zeek(
-    connection: duckdb.DuckDBPyConnection, rules: ReadingRules, name: str, plain: Path, file: Path, findings: Findings
-) -> Part:
+def read_zeek(given: PlainFile) -> Part:
     """Write one Zeek log as a part.
 
-    Args:
-        connection: DuckDB connection that may read and write the folder of `file`.
-        rules: Rules of the data set.
-        name: Display name for messages.
-        plain: The log.
-        file: Parquet file to write.
-        findings: Receives lines that are not read, and notes.
-
-    Raises:
-        UserError: The log is damaged, has no row, or several headers that differ.
+    Raises UserError if the log is damaged, has no row, or several headers that differ.
     """
+    connection, rules, name, plain, file, findings = given
     plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     header = read_log_header(name, plain)
     fields, copies = column_names(header.fields, rules.needed)
