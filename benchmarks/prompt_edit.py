@@ -1,8 +1,8 @@
-"""What does an edited prompt start in the UI with both sensors on, and what does setting it back cost?
+"""What does an edited prompt start in the UI with the prompt sensor on, and what does setting it back cost?
 
     IOT_ROWS=3000 .venv/bin/python benchmarks/prompt_edit.py --lake /tmp/lake
 
-Makes the data part of the lake, opens the UI, switches on `prompt_files` and `changed_inputs`, waits for a quiet while
+Makes the data part of the lake, opens the UI, switches on `prompt_files`, waits for a quiet while
 (nothing may start), edits the prompt of one track, waits until that is quiet again, and sets the prompt back.
 Counted: runs by asset and partition, red ticks, requests that were sent to the teacher.
 """
@@ -42,8 +42,7 @@ def main() -> None:
     prompt = prompts / f"{options.track}.md"
     before, found = prompt.read_text(), {}
     with opened(lake) as client, dg.DagsterInstance.from_config(str(lake / ".dagster")) as instance:
-        for sensor in ("prompt_files", "changed_inputs"):
-            until(lambda sensor=sensor: switch_on(client, sensor))
+        until(lambda: switch_on(client, "prompt_files"))
         found["switched on"] = watch(instance, lake, options.quiet)
         prompt.write_text(f"{before}\nName the two features that matter most first.\n")
         found["edited"] = watch(instance, lake, options.quiet)
@@ -77,7 +76,7 @@ def watch(instance: dg.DagsterInstance, lake: Path, quiet: float) -> dict[str, o
             last = time.monotonic()
         time.sleep(1)
     made = [
-        f"{'+'.join(sorted(key.to_user_string() for key in run.asset_selection or [])) or 'prompt'}"
+        f"{'+'.join(sorted(key.to_user_string() for key in run.asset_selection or [])) or run.job_name}"
         f"[{run.tags.get('dagster/partition', '')}] {run.status.value}"
         for run in reversed(runs)
     ]

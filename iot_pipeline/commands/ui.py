@@ -17,6 +17,7 @@ from iot_pipeline.defs.dagster_internals import DAEMON, refuse_damaged
 from iot_pipeline.defs.execute import dagster_home
 from iot_pipeline.defs.failures import ADDRESS
 from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
+from iot_pipeline.env_file import ONLY_WANTED
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.settings import PROJECT_ROOT, Settings
@@ -64,9 +65,9 @@ def _check_port(host: str, port: int) -> None:
 def _run_both(home: Path, host: str, port: int) -> int:
     """Run the web server and the daemon, and fail runs that die meanwhile; return the exit code."""
     workspace = str(PROJECT_ROOT / "workspace.yaml")
-    environment = os.environ | {"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    environment = os.environ | {"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore", ONLY_WANTED: "1"}
     commands = {
-        "web server": ["iot_pipeline.commands.webserver", host, str(port), workspace],
+        "web server": ["iot_pipeline.commands.webserver", host, str(port), workspace, str(home.parent)],
         "daemon": [DAEMON, "run", "-w", workspace],
     }
     processes: dict[str, subprocess.Popen[bytes]] = {}

@@ -4,11 +4,12 @@ The application answers GraphQL, mutations included, to any page open in a brows
 request here (cross-site request forgery), or resolve its own name to our address (DNS rebinding), and launch runs. So
 the Host must be a loopback name, the Origin must be that host, and a GET of /graphql may only ask for the HTML page.
 
-    python -m iot_pipeline.commands.webserver HOST PORT WORKSPACE
+    python -m iot_pipeline.commands.webserver HOST PORT WORKSPACE LAKE
 """
 
 import ipaddress
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import dagster as dg
@@ -18,6 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from iot_pipeline.commands.lake_files import LakeFiles
 from iot_pipeline.defs.dagster_internals import web_application
 
 
@@ -74,10 +76,11 @@ def _unframed(send: Send) -> Send:
 
 def main() -> None:
     """Serve the application until the process is stopped."""
-    host, port, workspace = sys.argv[1:]
+    host, port, workspace, lake = sys.argv[1:]
     with dg.DagsterInstance.get() as instance, web_application(instance, workspace) as app:
         # Pages keep a web socket open: without a limit the server waits for them after a signal to stop.
-        uvicorn.run(LocalPagesOnly(app), host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=3)
+        guarded = LocalPagesOnly(LakeFiles(app, Path(lake)))
+        uvicorn.run(guarded, host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=3)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,22 @@
 """One pass over all assets sets owner, code version, kinds and tags, so that no asset repeats them.
 
-Freshness policies are not among them: the manifest decides what is stale, and Dagster's policies know only time.
+Freshness policies are not among them: the manifest decides what is stale, and Dagster's policies know only time. What
+the manifests say stands on the page of the asset `lake_state`, which alone has a policy.
 """
 
+import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
+from iot_pipeline.defs import plan
+from iot_pipeline.env_file import ONLY_WANTED
+from iot_pipeline.errors import UserError
 from iot_pipeline.lake.code_version import code_version
+from iot_pipeline.settings import settings
 from iot_pipeline.vocabulary import TRACKS, unstaged
 
 OWNERS = {
@@ -46,6 +54,7 @@ KINDS = {
     "study": {"numpy"},
     "paper_report": {"html", "markdown"},
     "model_card": {"markdown", "huggingface"},
+    plan.STATE: {"markdown"},
 }
 KINDS_OF_GROUP = {"quality": {"duckdb"}, "prompts": {"markdown"}, "evaluation": {"pytorch"}, "report": {"markdown"}}
 # What these are made by, named one by one: hours follow, so nothing else of their group may make them stale.
@@ -74,8 +83,38 @@ version_of = cache(code_version)
 
 def load() -> dg.Definitions:
     """Load everything in `defs/`; small steps run in the process of their run, which saves a second start of Python."""
-    found = dg.load_from_defs_folder(path_within_project=Path(__file__).parent.parent)
-    return dg.Definitions.merge(found.map_asset_specs(func=complete), dg.Definitions(executor=dg.in_process_executor))
+    try:
+        found = dg.load_from_defs_folder(path_within_project=Path(__file__).parent.parent)
+    except Exception as error:  # Dagster wraps it, with a tree of all files; a wrong setting is one sentence
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    found = found.map_asset_specs(func=complete)
+    assets = dg.with_source_code_references(list(found.assets or []))
+    return dg.Definitions(
+        assets=only_wanted(found, assets) if os.environ.get(ONLY_WANTED) else assets,
+        jobs=found.jobs,
+        schedules=found.schedules,
+        sensors=found.sensors,
+        resources=found.resources,
+        executor=dg.in_process_executor,
+    )
+
+
+def only_wanted(definitions: dg.Definitions, assets: Sequence[Any]) -> list[Any]:
+    """Leave assets that the settings do not ask for in the graph, but let no click make them.
+
+    Those are other stages, the grid without IOT_GRID, what only IOT_DISTIL needs: "Materialize all" would take them.
+    """
+    asked = {p.artefact.asset for p in plan.wanted(definitions, settings())}
+    shown_only = [isinstance(one, dg.AssetsDefinition) and one.key.to_user_string() not in asked for one in assets]
+    return [unasked(one.get_asset_spec()) if only else one for one, only in zip(assets, shown_only, strict=True)]
+
+
+def unasked(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """Return an asset as one that is shown only; its description says how to ask for it."""
+    told = f"Not asked for by the settings (IOT_STAGES, IOT_GRID, IOT_DISTIL), so it is only shown. {spec.description}"
+    return spec.replace_attributes(description=told, deps=[dep.asset_key for dep in spec.deps], partitions_def=None)
 
 
 def complete(spec: dg.AssetSpec) -> dg.AssetSpec:

@@ -19,8 +19,10 @@ from iot_pipeline.defs.dagster_internals import (
     reported_run,
     runs_of_location,
 )
+from iot_pipeline.defs.lake_state import report_state
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.recording import BUDGET, announce, verdicts
+from iot_pipeline.defs.resources import USAGE_TAG, USED
 from iot_pipeline.defs.run_monitoring import MANIFEST_TAG, PARENT_TAG, RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
 from iot_pipeline.errors import UserError
 from iot_pipeline.interrupts import raise_if_told
@@ -106,6 +108,7 @@ def execute_command(
     tags = told | {RUN_TAG: "run", MANIFEST_TAG: "run", "dagster/max_retries": "0"}
     with opened_instance(dagster_home(settings)) as instance, reported_run(instance, job, tags) as run:
         outcome = execute(definitions, settings, planned, force, accept_code, parent=run.run_id)
+        report_state(instance, definitions, settings)
         if outcome.failed:
             instance.report_run_failed(run, "; ".join(f"{artefact}: {why}" for artefact, why in outcome.failed))
     return outcome
@@ -165,7 +168,7 @@ def execute(
         making = Making(definitions, instance, lake, outcome, limits, parent)
         pools = {p.key: pool_of(definitions, p.key) for p in planned}
         waiting = list(plan.batches(planned))
-        while waiting and (limits or not outcome.failed):
+        while waiting and (limits is not None or not outcome.failed):
             raise_if_told()  # Dagster loses a signal that arrives as a run ends
             batch = waiting.pop(0)
             # An artefact may have become stale since the plan was made, because its inputs changed: check again.
@@ -188,7 +191,16 @@ def execute(
             with pool_slot(instance, home, pools[first.key], first.artefact.asset, tell, parent) as run_id:
                 making.run(todo, run_id)
         outcome.left += [p.artefact for batch in waiting for p in batch]
+        if parent:
+            instance.add_run_tags(parent, usage_of_parts(instance, parent))
     return outcome
+
+
+def usage_of_parts(instance: dg.DagsterInstance, parent: str) -> dict[str, str]:
+    """Sum up requests, tokens and dollars of the runs that are part of a run, as its tags."""
+    tags = [run.tags for run in instance.get_runs(dg.RunsFilter(tags={PARENT_TAG: parent}))]
+    sums = {name: sum(float(found.get(USAGE_TAG + name, 0)) for found in tags) for name in USED}
+    return {USAGE_TAG + name: f"{value:.4f}" if name == "usd" else f"{value:.0f}" for name, value in sums.items()}
 
 
 @dataclass

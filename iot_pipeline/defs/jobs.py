@@ -7,6 +7,7 @@ tagged with the id of the job's run. One such run works on a lake at a time.
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from pydantic import Field
 
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.execute import Limits, Outcome, dagster_home, execute
+from iot_pipeline.defs.lake_state import report_state
 from iot_pipeline.defs.recording import progress
 from iot_pipeline.defs.run_monitoring import MANIFEST_TAG, RUN_LOCK
+from iot_pipeline.env_file import ONLY_WANTED
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held
 from iot_pipeline.lake.store import ArtefactId, Lake
@@ -61,6 +64,8 @@ def make(context: dg.OpExecutionContext, definitions: dg.Definitions, config: Ma
     try:
         if unknown := {*config.parts} - {*plan.PARTS}:
             raise UserError(f"parts: {', '.join(sorted(unknown))}: there are {', '.join(plan.PARTS)}")
+        if unasked := {*config.stages}.difference(settings().run.stages) if os.environ.get(ONLY_WANTED) else set():
+            raise UserError(f"stages: {', '.join(sorted(unasked))}: add it to IOT_STAGES and open `ui` again")
         chosen = settings().with_run(stages=config.stages or None, tracks=config.tracks or None)
         with _locked(context, dagster_home(chosen)), _told(context):
             planned = plan.wanted(definitions, chosen)
@@ -68,6 +73,7 @@ def make(context: dg.OpExecutionContext, definitions: dg.Definitions, config: Ma
             outcome = execute(definitions, chosen, planned, config.force, limits=limits, parent=context.run_id)
     except (UserError, ValueError) as error:
         raise dg.Failure(" ".join(str(error).split()), allow_retries=False) from None
+    report_state(context.instance, definitions, chosen)
     context.add_output_metadata(told(outcome))
     for artefact, why in outcome.held:
         context.log.info(f"held back: {artefact}: {why}")

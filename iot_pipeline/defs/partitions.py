@@ -7,12 +7,32 @@ fresh. Controls that IOT_CONTROLS names stand beside the tracks wherever student
 tensors nor checkpoint.
 """
 
+import os
+
 import dagster as dg
 
+from iot_pipeline.env_file import ONLY_WANTED
 from iot_pipeline.settings import settings
 from iot_pipeline.vocabulary import ARMS, DISTILLED, STAGES, TRACKS, ZERO_SHOT, stages_up_to
 
-stage_partitions = dg.StaticPartitionsDefinition(STAGES)
+
+def shown_stages() -> list[str]:
+    """List the stages of tracks: all, or in the UI those up to the largest of IOT_STAGES: "Materialize all" takes them.
+
+    A track that is made for 10K must not ask a paid teacher about 150K because somebody clicked on all.
+    """
+    asked = settings().run.stages
+    return stages_up_to(max(asked, key=STAGES.index)) if os.environ.get(ONLY_WANTED) and asked else STAGES
+
+
+def baseline_stages() -> list[str]:
+    """List the stages of baselines: all, or in the UI those of IOT_STAGES and the whole train pool."""
+    chosen = {*settings().run.stages, STAGES[-1]}
+    return [stage for stage in STAGES if stage in chosen] if os.environ.get(ONLY_WANTED) else STAGES
+
+
+stage_partitions = dg.StaticPartitionsDefinition(shown_stages())
+baseline_partitions = dg.StaticPartitionsDefinition(baseline_stages())
 track_partitions = dg.StaticPartitionsDefinition(TRACKS)
 prompt_partitions = dg.StaticPartitionsDefinition([*TRACKS, ZERO_SHOT])
 seed_partitions = dg.StaticPartitionsDefinition([str(seed) for seed in settings().seeds])

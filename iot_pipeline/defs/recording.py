@@ -17,6 +17,9 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline import settings as settings_module
+from iot_pipeline.defs.asset_page import page_metadata
+from iot_pipeline.defs.checks import describe_check
+from iot_pipeline.defs.column_lineage import Columns, column_lineage
 from iot_pipeline.defs.reads import RecordedSettings, file_version, present_value, to_json
 from iot_pipeline.errors import BudgetReached, UserError
 from iot_pipeline.flows.rare import with_kept_classes
@@ -165,15 +168,19 @@ class Step:
                 write_csv(self.folder / f"{name}.csv", columns, rows)
                 self._volatile.add(f"{name}.csv")  # some contain timings
 
-    def preview(self, parquet: str) -> None:
-        """Show the columns and first rows of one of the artefact's Parquet files on the asset's page."""
+    def preview(self, parquet: str, columns: Columns | None = None) -> None:
+        """Show columns and first rows of one of the artefact's Parquet files, and what its columns are made from."""
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self.folder / parquet) as file:
             first = next(file.iter_batches(PREVIEW_ROWS), None)
             self.table("preview", first.to_pylist() if first is not None else [])
-            columns = [dg.TableColumn(field.name, str(field.type)) for field in file.schema_arrow]
-        self.metadata["dagster/column_schema"] = dg.TableSchema(columns)
+            schema = [dg.TableColumn(field.name, str(field.type)) for field in file.schema_arrow]
+        self.metadata["dagster/column_schema"] = dg.TableSchema(schema)
+        if columns:
+            there = {column.name for column in schema}
+            found = {name: sources for name, sources in columns.items() if name in there}
+            self.metadata["dagster/column_lineage"] = column_lineage(found)
 
     def summarise(self, **facts: Any) -> None:
         """Show facts on the asset's page and store them in the manifest's summary."""
@@ -183,6 +190,10 @@ class Step:
     def check(self, name: str, passed: bool, **facts: Any) -> None:
         """Record the verdict of an asset check; the asset declares it, and whether it blocks."""
         self._checks[name] = {"passed": bool(passed), "blocking": self._blocking[name], "facts": to_json(facts)}
+
+    def tag_run(self, tags: dict[str, str]) -> None:
+        """Add tags to the Dagster run; lists of runs show them."""
+        self.context.instance.add_run_tags(self.context.run_id, tags)
 
     def log(self, text: str) -> None:
         """Send progress to the run's log and to every listener."""
@@ -221,7 +232,8 @@ class Step:
     def result(self) -> dg.MaterializeResult:
         """Return the materialisation for Dagster: data version, metadata, check results."""
         folder = self.lake.folder(self.artefact)
-        metadata = {"path": dg.MetadataValue.path(str(folder)), **self.metadata}
+        metadata = {"path": dg.MetadataValue.path(str(folder)), **page_metadata(self.artefact, self.finished)}
+        metadata |= self.metadata
         if isinstance(rows := self.summary.get("rows"), int):
             metadata["dagster/partition_row_count" if self.artefact.partition else "dagster/row_count"] = rows
         return dg.MaterializeResult(
@@ -291,6 +303,7 @@ def verdicts(checks: Mapping[str, CheckFacts]) -> list[dict[str, Any]]:
             "check_name": name, "passed": check["passed"],
             "severity": dg.AssetCheckSeverity.ERROR if check["blocking"] else dg.AssetCheckSeverity.WARN,
             "metadata": {key: to_metadata(value) for key, value in check["facts"].items()},
+            "description": describe_check(name, check["passed"], check["facts"]),
         }
         for name, check in checks.items()
     ]  # fmt: skip

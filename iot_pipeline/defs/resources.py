@@ -27,6 +27,7 @@ from iot_pipeline.training.gpu_locks import cards_here, leased
 from iot_pipeline.training.launch import BUILD_BASE, MOST_CPU_PROCESSES, command, environment, processes_here
 from iot_pipeline.training.reporter import describe_progress
 
+USAGE_TAG, USED = "iot_pipeline/", ("requests", "tokens", "usd")  # tags of a run that asked the teacher
 LIMITS = {"budget_usd", "via", "concurrency", "rpm", "tpm"}
 TINY = "tiny"  # the base model that this project builds
 EMBEDDED_LABEL = "EMBEDDED teacher: explanations by the built-in rule-based analyst, not by an LLM"
@@ -65,7 +66,10 @@ class TeacherResource(dg.ConfigurableResource):
         limits = {f"teacher_{name}": value for name, value in self.model_dump(include=LIMITS).items()}
         with open_teacher(step.settings.with_run(**limits), step.log, edition) as engine:
             step.provenance |= {"teacher": engine.source, "via": engine.via}
-            yield engine
+            try:
+                yield engine
+            finally:  # a run that fails has spent too
+                tag_usage(step, engine)
             step.metadata |= usage_of(engine)
             if engine.form_refused:
                 step.provenance["answers"] = "without response_format, which the server refused"
@@ -90,6 +94,14 @@ def usage_of(engine: Teacher) -> dict[str, Any]:
         "outcomes": dg.MetadataValue.json(told.outcomes),
     }
     return {f"openai.{answering}.{name}": value for name, value in usage.items()}
+
+
+def tag_usage(step: Step, engine: Teacher) -> None:
+    """Tag the run with requests, tokens and dollars of the latest `ask`, so that lists of runs show them."""
+    told = engine.summary
+    tokens = told.prompt_tokens + told.completion_tokens
+    figures = {"requests": str(told.attempts), "tokens": str(tokens), "usd": f"{told.usd:.4f}"}
+    step.tag_run({USAGE_TAG + name: value for name, value in figures.items()})
 
 
 class TrainerResource(dg.ConfigurableResource):

@@ -26,12 +26,24 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Port of a server without a code location, which starts sooner."""
     folder: Path = tmp_path_factory.mktemp("home")
     (folder / "workspace.yaml").write_text("load_from: []\n")
+    lake = folder / "lake"
+    (lake / "paper_report").mkdir(parents=True)
+    (lake / "paper_report" / "report.html").write_text("<script>alert(1)</script>")
+    (lake / "paper_report" / "<b>.json").write_text("{}")
+    (lake / "a b").mkdir()
+    (lake / ".dagster").mkdir()
+    (lake / ".dagster" / "x.txt").write_text("hidden")
+    (lake / "teacher.sqlite").write_text("answers")
+    (folder / "secret.txt").write_text("secret")
+    (lake / "out.txt").symlink_to(folder / "secret.txt")
+    (lake / "around").symlink_to(lake / ".dagster")
+    (lake / "inside.txt").symlink_to(lake / "paper_report" / "report.html")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = int(probe.getsockname()[1])
     workspace = str(folder / "workspace.yaml")
     process = subprocess.Popen(
-        [sys.executable, "-m", "iot_pipeline.commands.webserver", "127.0.0.1", str(free), workspace],
+        [sys.executable, "-m", "iot_pipeline.commands.webserver", "127.0.0.1", str(free), workspace, str(lake)],
         env=os.environ | {"DAGSTER_HOME": str(folder)},
         stderr=subprocess.DEVNULL,
     )
@@ -77,6 +89,21 @@ def ask(port: int, path: str, headers: dict[str, str], body: bytes | None = None
         (f"/graphql?query={CHANGE}", {}, None, 405),
         (f"/graphql/?query={CHANGE}", {}, None, 405),
         (f"/graphql?query={CHANGE}", {"Content-Type": "text/plain", "Origin": "http://other.example"}, b"x", 403),
+        ("/lake/paper_report/report.html", {}, None, 200),
+        ("/lake/", {}, None, 200),
+        ("/lake/a%20b/", {}, None, 200),
+        ("/lake/inside.txt", {}, None, 200),
+        ("/lake/paper_report/report.html", {"Host": "rebound.example"}, None, 403),
+        ("/lake/paper_report/report.html", {}, b"x", 405),
+        ("/lake/out.txt", {}, None, 404),
+        ("/lake/around/x.txt", {}, None, 404),
+        ("/lake/.dagster/x.txt", {}, None, 404),
+        ("/lake/teacher.sqlite", {}, None, 404),
+        ("/lake/../secret.txt", {}, None, 404),
+        ("/lake/%2e%2e/secret.txt", {}, None, 404),
+        ("/lake/..%2fsecret.txt", {}, None, 404),
+        ("/lake//etc/passwd", {}, None, 404),
+        ("/lake/paper_report/%00", {}, None, 404),
         ("/report_asset_materialization/flows", {"Origin": "http://other.example"}, b"x", 403),
     ],
 )
@@ -109,3 +136,12 @@ def test_a_web_socket_of_its_own_page_is_opened(port: int, named: bool) -> None:
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "192.168.1.7", "localhost.example", "[::1", "my-machine"])
 def test_other_hosts_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
+
+
+def test_pages_of_the_lake_are_sandboxed_and_their_lists_are_inert(port: int) -> None:
+    for name in ("report.html", ""):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/lake/paper_report/{name}", timeout=60) as answer:
+            assert "sandbox" in answer.headers["Content-Security-Policy"].split(";")[0]
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            body = answer.read().decode()
+    assert "<b>" not in body and 'href="%3Cb%3E.json"' in body

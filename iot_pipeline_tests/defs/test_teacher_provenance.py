@@ -39,7 +39,12 @@ def test_what_a_server_does_not_take_is_in_the_provenance(
             monkeypatch.setenv(name, value)
         settings_module.settings.cache_clear()
         step: Any = SimpleNamespace(
-            settings=settings_module.settings(), log=heard.append, provenance={}, metadata={}, code=lambda _: "x"
+            tag_run=print,
+            settings=settings_module.settings(),
+            log=heard.append,
+            provenance={},
+            metadata={},
+            code=lambda _: "x",
         )
         with TeacherResource().open(step) as engine:
             assert set(engine.ask(with_schema(make_requests(3)), accept)) and not step.metadata
@@ -59,7 +64,9 @@ def test_a_server_that_takes_everything_leaves_nothing_there(tmp_path: Path, mon
         monkeypatch.setenv("IOT_LAKE", str(tmp_path))
         monkeypatch.setenv("IOT_TEACHER", url)
         settings_module.settings.cache_clear()
-        step: Any = SimpleNamespace(settings=settings_module.settings(), log=print, provenance={}, metadata={})
+        step: Any = SimpleNamespace(
+            tag_run=print, settings=settings_module.settings(), log=print, provenance={}, metadata={}
+        )
         with TeacherResource().open(step) as engine:
             engine.ask(make_requests(1), accept)
     settings_module.settings.cache_clear()

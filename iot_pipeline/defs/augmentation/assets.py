@@ -10,6 +10,7 @@ import dagster as dg
 from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.join import TrackResult, join
 from iot_pipeline.augmentation.plan import TrackPlan
+from iot_pipeline.defs.column_lineage import answers_columns
 from iot_pipeline.defs.partitions import prompt_dep, stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import EMBEDDED_LABEL, TeacherResource
@@ -78,6 +79,7 @@ def finish(step: Step, result: TrackResult) -> None:
             turns = json.loads(line)["messages"]
             example = "\n\n".join(f"**{turn['role']}**\n{fenced(turn['content'])}" for turn in turns)
             step.metadata["example"] = dg.MetadataValue.md(example)
+    step.preview("provenance.parquet", answers_columns(step.artefact.asset))
     judge(step, report, result.examples)
 
 

@@ -13,7 +13,7 @@ from iot_pipeline.baseline.nearest import run_nearest
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.baseline.row_split import run_row_split
 from iot_pipeline.defs.inputs import labelled_rows, printed_spec
-from iot_pipeline.defs.partitions import stage_partitions
+from iot_pipeline.defs.partitions import baseline_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
 from iot_pipeline.evaluation.metrics import apply_temperature, fit_temperature
@@ -24,7 +24,9 @@ from iot_pipeline.reporting import figures
 from iot_pipeline.vocabulary import STAGES
 
 
-@dg.asset(group_name="baseline", partitions_def=stage_partitions, deps=["flows", "evaluation_split", "training_order"])
+@dg.asset(
+    group_name="baseline", partitions_def=baseline_partitions, deps=["flows", "evaluation_split", "training_order"]
+)
 def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """AutoGluon, LightGBM, 1-NN, hash lookup and majority class on the stage's rows (`ALL`: the train pool), scored."""
     with lake.step(context) as step:

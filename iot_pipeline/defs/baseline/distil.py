@@ -9,7 +9,7 @@ from iot_pipeline.baseline.automl import run_automl
 from iot_pipeline.baseline.distil import cross_fitted, pseudo_labelled
 from iot_pipeline.defs.baseline.assets import configurations, data, score
 from iot_pipeline.defs.inputs import PROBABILITIES, labelled_rows, probabilities_of, records_of
-from iot_pipeline.defs.partitions import stage_partitions
+from iot_pipeline.defs.partitions import baseline_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.predictions import read_predictions, write_predictions
 from iot_pipeline.flows.dataset import distinct_flows
@@ -17,7 +17,9 @@ from iot_pipeline.flows.dataset import distinct_flows
 PSEUDO = "automl_pseudo"
 
 
-@dg.asset(group_name="baseline", partitions_def=stage_partitions, deps=["flows", "evaluation_split", "training_order"])
+@dg.asset(
+    group_name="baseline", partitions_def=baseline_partitions, deps=["flows", "evaluation_split", "training_order"]
+)
 def baseline_probabilities(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """AutoML's class probabilities for the train pool (IOT_DISTIL), by models that never saw the flow's own label."""
     with lake.step(context) as step:
@@ -38,7 +40,7 @@ def baseline_probabilities(context: dg.AssetExecutionContext, lake: LakeResource
 
 @dg.asset(
     group_name="baseline",
-    partitions_def=stage_partitions,
+    partitions_def=baseline_partitions,
     deps=["flows", "evaluation_split", "training_order", "baseline_probabilities"],
 )
 def pseudo_label_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:

@@ -66,6 +66,7 @@ def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         step.table(
             "outliers", table[["class", "feature", "outlier_share"]].nlargest(20, "outlier_share").to_dict("records")
         )
+        step.preview("flow_profile.parquet")
         step.png("profile.png", figures_data.profile(table), "Quartiles of telling features by class")
     return step.result()
 
@@ -98,6 +99,7 @@ def sample_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> 
         marked = table[table["marked"] & (table["sample"] == 0)]
         shown = marked[["class", "feature", "printed", "raw", "unit"]].astype(str)
         step.table("samples", shown.to_dict("records"))
+        step.preview("sample_comparison.parquet")
         image = figures.samples(table, list(report["rows"]), report["marked"])
         step.png("samples.png", image, "Sampled flows of each class, features that differ most")
     return step.result()

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from iot_pipeline.defs.column_lineage import order_columns, split_columns, texts_columns
 from iot_pipeline.defs.inputs import dropped_of, printed_spec, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.flows.dataset import count_split_texts
@@ -88,7 +89,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         step.json("split.json", asdict(report) | {key: verdict[key] for key in ("publisher",) if key in verdict})
         step.summarise(**{f"{side}_rows": n for side, n in report.rows.items()})
         step.table("sides", side_rows(report))
-        step.preview("records.parquet")
+        step.preview("records.parquet", split_columns())
         step.png("sides.png", figures_data.sides(asdict(report)), "Distinct flows of each class by side")
         shared = sum(pair["groups"] for pair in verdict["pairs"])
         absent = [f"{c}: {s}" for s, found in report.by_class.items() for c in step.spec.classes if c not in found]
@@ -113,7 +114,7 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
         wrong = rows_out_of_pool(made, records)
         step.check("train_pool_only", not any(wrong.values()), **wrong)
         step.table("stages", [{"stage": s, "from": a, "to": b} for s, (a, b, _) in report.stages.items()])
-        step.preview("order.parquet")
+        step.preview("order.parquet", order_columns())
     return step.result()
 
 
@@ -133,7 +134,7 @@ def flow_texts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
         step.summarise(rows=writer.write_texts(flows, records, texts), serialisation=writer.serialisation)
         wrong = count_split_texts(texts, records, step.input("training_order") / "order.parquet")
         step.check("texts_are_complete_and_apart", not any(wrong.values()), **wrong)
-        step.preview("texts.parquet")
+        step.preview("texts.parquet", texts_columns(spec))
     return step.result()
 
 

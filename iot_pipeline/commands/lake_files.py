@@ -1,0 +1,86 @@
+"""Files of the lake, read-only beside the UI under /lake/, so that links to reports and prompts survive a move.
+
+A report holds words of flows, models and teachers. So a page of the lake is sandboxed: it runs no script and is of no
+origin, and can thus send nothing to the UI, which is served under the same address.
+"""
+
+import html
+from pathlib import Path
+from urllib.parse import quote
+
+from starlette.datastructures import Headers
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+PREFIX = "/lake/"
+SANDBOX = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+SAFE = {"Content-Security-Policy": SANDBOX, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+TEXTS = {".md", ".json", ".jsonl", ".csv", ".txt", ".yaml", ".log", ".tex"}
+SHOWN = {".html": "text/html", ".png": "image/png"} | dict.fromkeys(TEXTS, "text/plain")
+PRIVATE = (".sqlite", ".sqlite-wal", ".sqlite-shm", ".db")
+MOST_LISTED = 1000
+
+
+class LakeFiles:
+    """ASGI middleware that serves the files of a lake, and passes every other request on."""
+
+    def __init__(self, app: ASGIApp, lake: Path) -> None:
+        self.app, self.lake = app, lake.resolve()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request below PREFIX."""
+        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+            await self.app(scope, receive, send)
+        elif scope["method"] not in ("GET", "HEAD"):
+            await PlainTextResponse("The lake is read-only.", 405, {"Allow": "GET, HEAD"})(scope, receive, send)
+        else:
+            await self._response(scope["path"].removeprefix(PREFIX), Headers(scope=scope))(scope, receive, send)
+
+    def _response(self, name: str, headers: Headers) -> Response:
+        found = self.find(name)
+        if found is None:
+            return PlainTextResponse("There is no such file in the lake.", 404, SAFE)
+        if found.is_dir():
+            return HTMLResponse(listing(found, found.relative_to(self.lake).as_posix()), headers=SAFE)
+        kind = SHOWN.get(found.suffix.lower())
+        if kind is None:
+            return FileResponse(found, media_type="application/octet-stream", filename=found.name, headers=SAFE)
+        return FileResponse(found, media_type=kind, headers=SAFE)
+
+    def find(self, name: str) -> Path | None:
+        """Return the file or folder of a path within the lake; None if there is none or it is not for showing.
+
+        Hidden files (locks, work, Dagster's own), databases (answers of the teacher), and what a link or `..` leads to
+        outside of the lake are not.
+        """
+        parts = [part for part in name.split("/") if part]
+        if "\0" in name or any(part.startswith(".") or part.lower().endswith(PRIVATE) for part in parts):
+            return None
+        try:
+            found = self.lake.joinpath(*parts).resolve(strict=True)
+            inside = found.relative_to(self.lake).parts
+        except (OSError, ValueError, RuntimeError):  # no file, outside of the lake, a circle of links
+            return None
+        hidden = any(part.startswith(".") or part.lower().endswith(PRIVATE) for part in inside)
+        return found if not hidden and (found.is_file() or found.is_dir()) else None
+
+
+def listing(folder: Path, name: str) -> str:
+    """Return a page that links the files of a folder, folders first."""
+    entries = sorted(folder.iterdir(), key=lambda path: (path.is_file(), path.name))
+    shown = [path for path in entries if not path.name.startswith(".") and not path.name.lower().endswith(PRIVATE)]
+    links = [_link(path) for path in shown[:MOST_LISTED]]
+    if len(shown) > MOST_LISTED:
+        links.append(f"<li>and {len(shown) - MOST_LISTED:,} more</li>")
+    up = "" if name == "." else '<li><a href="../">..</a></li>'
+    title = html.escape("lake" if name == "." else f"lake/{name}")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<h1>{title}</h1><ul>{up}{''.join(links)}</ul></html>"
+    )
+
+
+def _link(path: Path) -> str:
+    name = path.name + ("/" if path.is_dir() else "")
+    size = f" ({path.stat().st_size:,} bytes)" if path.is_file() else ""
+    return f'<li><a href="{html.escape(quote(name))}">{html.escape(name)}</a>{size}</li>'
