@@ -28,13 +28,12 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
     def write(*arguments: Any, as_json: bool) -> None:
         chosen = configure()
         quiet()
+        from iot_pipeline.commands import export as exporting
         from iot_pipeline.commands.console import facts, working
-        from iot_pipeline.commands.export import export as run
-        from iot_pipeline.commands.export import told
 
         with working("export:") as say:
-            found = run(chosen, *arguments, say)
-        facts(found if as_json else told(found), as_json)
+            found = exporting.export(chosen, *arguments, log=say)
+        facts(found if as_json else exporting.told(found), as_json)
 
     @app.command(epilog="Example: iot-pipeline export 30K paraphrased student --format gguf --quantisation q8_0")
     def export(

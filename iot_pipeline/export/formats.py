@@ -8,6 +8,7 @@ from pathlib import Path
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.export import gguf_file, openvino
+from iot_pipeline.export.as_llama import auto_tokenizer, readable
 from iot_pipeline.export.modelfile import modelfile
 from iot_pipeline.export.vocabulary import Vocabulary, vocabulary_of
 from iot_pipeline.inference.grammar import class_gbnf
@@ -39,11 +40,16 @@ class About:
 
 @dataclass(frozen=True)
 class Written:
-    """Files that were written: `file` has the weights, `how` says in words how `load` asks them."""
+    """Files that were written: `file` has the weights, `how` says in words how `load` asks them.
+
+    `other_tokens`: prompts that others read as other tokens than the student, of those tried; None for a vocabulary,
+    which counts its own.
+    """
 
     file: str
     how: str
     load: Callable[[], Student]
+    other_tokens: int | None = None
     vocabulary: Vocabulary | None = None
     tensors: dict[str, int] | None = None
 
@@ -95,22 +101,26 @@ def write(
     Raises:
         UserError: The base has a shape or tokenizer that the format cannot hold.
     """
+    import torch
+
     if form in (GGUF, OLLAMA):
         return _gguf(form, student, folder, quantisation, about, questions)
     student.tokenizer.chat_template = served_template(student.tokenizer)
+    wrong = readable(student, questions)
     if form == OPENVINO:
         file = openvino.write_openvino(student, folder, quantisation)
         how = "run in OpenVINO on the CPU, computed in fp32 with its keys and values in fp32"
-        return Written(file, how, lambda: openvino.load_openvino(folder, student))
-    import torch
-
+        return Written(file, how, lambda: openvino.load_openvino(folder, student, auto_tokenizer(folder)), wrong)
     if quantisation == "bf16":
         student.model.to(torch.bfloat16)
     student.save(folder)
-    return Written(
-        "model.safetensors", f"loaded by transformers on the CPU in {quantisation}",
-        lambda: Student.load(folder, None, device="cpu", dtype=quantisation),
-    )  # fmt: skip
+
+    def load() -> Student:
+        loaded = Student.load(folder, None, device="cpu", dtype=quantisation)
+        loaded.tokenizer = auto_tokenizer(folder)
+        return loaded
+
+    return Written("model.safetensors", f"loaded by transformers on the CPU in {quantisation}", load, wrong)
 
 
 def _gguf(
@@ -139,4 +149,4 @@ def _gguf(
         return EngineStudent(read, tokenizer, student.device, student.pad, read=vocabulary.read)
 
     how = "its weights as they were read back from the file, dequantised to fp32, and prompts cut by llama.cpp's rules"
-    return Written(file, how, load, vocabulary, told["tensors"])
+    return Written(file, how, load, None, vocabulary, told["tensors"])

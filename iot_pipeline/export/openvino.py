@@ -85,7 +85,7 @@ def write_openvino(student: Student, folder: Path, quantisation: str) -> str:
     return Path(MODEL).with_suffix(".bin").name
 
 
-def load_openvino(folder: Path, student: Student) -> OpenVinoStudent:
+def load_openvino(folder: Path, student: Student, tokenizer: Any) -> OpenVinoStudent:
     """Compile a written model for the CPU with OPTIONS, on as many threads as torch has."""
     import torch
 
@@ -93,7 +93,7 @@ def load_openvino(folder: Path, student: Student) -> OpenVinoStudent:
     logging.getLogger("openvino").setLevel(logging.ERROR)
     options = {**OPTIONS, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(folder / MODEL, "CPU", options)
-    return OpenVinoStudent(compiled.create_infer_request(), student.tokenizer, student.device, student.pad)
+    return OpenVinoStudent(compiled.create_infer_request(), tokenizer, student.device, student.pad)
 
 
 def _converted(model: Any, shape: CacheShape) -> Any:
@@ -108,13 +108,14 @@ def _converted(model: Any, shape: CacheShape) -> Any:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: Any, attention_mask: Any, position_ids: Any, beam_idx: Any, *past: Any) -> Any:
+        def forward(self, *given: Any) -> Any:
+            input_ids, attention_mask, position_ids, beam_idx, *past = given
             states = [state.index_select(0, beam_idx) for state in past]
             queries = torch.arange(input_ids.shape[1])[:, None] + states[0].shape[2]
             before = torch.arange(attention_mask.shape[1])[None, :] <= queries
             allowed = before[None, None] & (attention_mask[:, None, None, :] > 0)
             mask = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
-            cache = DynamicCache(config=model.config)
+            cache: Any = DynamicCache(config=model.config)
             for layer, key, value in zip(cache.layers, states[::2], states[1::2], strict=True):
                 layer.lazy_initialization(key, value)
                 layer.keys, layer.values = key, value
@@ -171,7 +172,7 @@ class OpenVinoStudent(Student):
         self,
         prompts: Sequence[str],
         classes: Sequence[str],
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
         log: Callable[[str], None] | None = None,
     ) -> np.ndarray:
         """Score the labels prompt by prompt.

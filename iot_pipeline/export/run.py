@@ -69,6 +69,7 @@ def export(job: Job, log: Log) -> dict[str, Any]:
         questions = job.sample.questions(job.settings)
         written = write(job.form, student, folder, job.quantisation, about, questions)
         tokenizer = student.tokenizer
+        architecture = student.model.config.model_type
         student.model = None  # the exported one takes its place in memory
         gc.collect()
         exported = written.load()
@@ -82,7 +83,7 @@ def export(job: Job, log: Log) -> dict[str, Any]:
         forced = least < NEEDED
         if forced and not job.force:
             raise UserError(_refusal(job, found, engine))
-        facts = _facts(job, written, found, engine, reference, forced)
+        facts = _facts(job, written, found, engine, reference, architecture, forced)
         files = digests(folder)
         write_json(folder / "export.json", facts | {"files": files})
         told = {"prompt": plain(prompt_text(tokenizer, "<text of a flow>")), "needed": NEEDED, "classes": classes}
@@ -152,7 +153,13 @@ def _refusal(job: Job, found: dict[str, Any], engine: dict[str, Any] | None) -> 
 
 
 def _facts(
-    job: Job, written: Written, found: dict[str, Any], engine: dict[str, Any] | None, reference: str, forced: bool
+    job: Job,
+    written: Written,
+    found: dict[str, Any],
+    engine: dict[str, Any] | None,
+    reference: str,
+    architecture: str,
+    forced: bool,
 ) -> dict[str, Any]:
     vocabulary = written.vocabulary
     told = None
@@ -164,6 +171,7 @@ def _facts(
     return job.facts | {
         "form": job.form, "quantisation": job.quantisation, "file": written.file, "how": written.how,
         "reference": reference, "comparison": found, "engine": engine, "vocabulary": told, "forced": forced,
+        "architecture": architecture, "other_tokens": written.other_tokens,
         "temperature": job.temperature, "version": __version__, "sample_seed": job.settings.data.seed,
         "question": asked("{flow}", "classify", job.settings.student.tasks),
     }  # fmt: skip

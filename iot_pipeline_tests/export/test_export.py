@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from transformers import AutoTokenizer  # noqa: TID253
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.export import llama_cpp, run
+from iot_pipeline.export.as_llama import other_tokens, readable
 from iot_pipeline.export.compare import Sample, sample_of
 from iot_pipeline.export.folder import new_folder
 from iot_pipeline.export.formats import About, chosen_quantisation, write
@@ -26,9 +28,10 @@ from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.atomic import sha256_file
-from iot_pipeline.models.tokenizer import load_tokenizer, prompt_text
+from iot_pipeline.models.tokenizer import encode, load_tokenizer, prompt_text
 from iot_pipeline.settings import load_settings
 from iot_pipeline_tests.models.families import FAMILIES, make_tokenizer
+from iot_pipeline_tests.models.families import make_base as make_family
 from iot_pipeline_tests.tiny_model import CLASSES, flow_texts, label_of, make_base
 
 HOSTILE = "TINY <script>alert(1)</script>\x1b[31m [a](javascript:1)"
@@ -76,7 +79,7 @@ def test_an_export_says_what_it_was_measured_to_be(form: str, quantisation: str,
     assert told == json.loads(json.dumps(found))
     compared = told["comparison"]
     assert compared["agreeing"] == compared["flows"] == 20 and compared["low"] < 1 and compared["explained"] == 2
-    assert compared["student"] == compared["exported"] and compared["most_apart"] < 1e-4
+    assert compared["exported"] == pytest.approx(compared["student"], abs=1e-5) and compared["most_apart"] < 1e-4
     for name, file in told["files"].items():
         assert sha256_file(tmp_path / "out" / name) == file["sha256"]
     card = (tmp_path / "out" / "README.md").read_text()
@@ -84,9 +87,11 @@ def test_an_export_says_what_it_was_measured_to_be(form: str, quantisation: str,
     assert "<script" not in card.replace("\\<script", "") and "\x1b" not in card and "[a](java" not in card
     assert ("**Not measured**: the kernels of an engine" in card) == (form == "ollama")
     assert not list(tmp_path.glob(".*"))
-    again = load_tokenizer(tmp_path / "out" / ("tokenizer" if form == "ollama" else "."))
-    text = flow_texts(1)[0]
-    assert prompt_text(again, text) == prompt_text(load_tokenizer(base), text)
+    own, text = load_tokenizer(base), flow_texts(1)[0]
+    again = AutoTokenizer.from_pretrained(tmp_path / "out" / ("tokenizer" if form == "ollama" else "."))
+    turns = [{"role": "user", "content": text}]
+    assert again.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == prompt_text(own, text)
+    assert again(text, add_special_tokens=False)["input_ids"] == encode(own, [text])[0]
 
 
 def test_too_few_equal_labels_are_refused_unless_forced_and_the_card_says_so(
@@ -229,13 +234,28 @@ def test_an_installed_engine_is_asked_too_and_can_refuse(engine_on_the_path: Non
     assert "Run in llama.cpp (llama-server) itself" in card and "Not measured" not in card
 
 
+def test_a_qwen2_with_a_tokenizer_of_its_own_is_written_as_the_llama_that_computes_the_same(base: Path) -> None:
+    student, texts = Student.load(base, None, "cpu", dtype="fp32"), flow_texts(6)
+    wanted = student.score_labels(texts, CLASSES)
+    assert other_tokens(student, texts) == 6, "transformers cuts by Qwen2's rules"
+    assert readable(student, texts) == 0 and student.model.config.model_type == "llama"
+    assert np.allclose(student.score_labels(texts, CLASSES), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "llama 3"])
+def test_a_base_that_others_read_aright_stays_what_it_is(name: str, tmp_path: Path) -> None:
+    student = Student.load(make_family(FAMILIES[name], tmp_path), None, "cpu", dtype="fp32")
+    before = student.model
+    assert readable(student, flow_texts(4)) == 0 and student.model is before
+
+
 def test_openvino_answers_as_the_student(base: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     student = Student.load(base, None, "cpu", dtype="fp32")
     wanted = student.score_labels(flow_texts(5), CLASSES)
     said = student.explain(flow_texts(1), 12)
     about = About(CLASSES, "n", "d", "MIT", 100)
-    other = write("openvino", student, tmp_path, "fp32", about, []).load()
+    other = write("openvino", student, tmp_path, "fp32", about, flow_texts(5)).load()
     assert np.allclose(other.score_labels(flow_texts(5), CLASSES), wanted, atol=1e-4)
     assert other.explain(flow_texts(1), 12) == said
     with pytest.raises(UserError, match="free answers only"):
