@@ -115,7 +115,8 @@ def kinds_of(device: str) -> tuple[Kind, ...]:
 class Measured(NamedTuple):
     """Measurement of an engine beside the reference, in one process, alternating.
 
-    seconds: a flow, of the processor on a CPU, of the clock on a GPU. agreement: share of equal labels. difference:
+    seconds: a flow, the least of several; of the processor on a CPU (what else runs there counts for nothing), of the
+    clock on a GPU. agreement: share of equal labels. difference:
     largest of a probability. flows: compared.
     """
 

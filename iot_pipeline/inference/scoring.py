@@ -125,6 +125,7 @@ class Options:
     reuse_prefix: bool = True  # False: the prompts' common beginning is read with every row
     sort_lengths: bool = True  # False: rows are batched as they come, if no sliding window forbids it
     last_layer: bool = True  # False: the last layer computes all positions
+    read_once: bool = True  # False: equal texts are read as often as they are given
 
 
 def score_rows(

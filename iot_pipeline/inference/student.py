@@ -191,8 +191,8 @@ class Student:
         import torch
 
         labels = Labels.of(self.tokenizer, classes)
-        distinct = {text: place for place, text in enumerate(dict.fromkeys(prompts))}
-        ids = [prompt + labels.begun for prompt in self._prompts(list(distinct))]
+        read = list(dict.fromkeys(prompts)) if self.options.read_once else list(prompts)
+        ids = [prompt + labels.begun for prompt in self._prompts(read)]
         started = last = time.perf_counter()
 
         def tell(done: int) -> None:
@@ -210,6 +210,9 @@ class Student:
             most = batch_tokens or BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cpu"])
             batches = self._batches(ids, labels, most)
             scores, kept = score_rows(scorer, ids, labels, batches, tell, states)
+        if not self.options.read_once:
+            return scores, kept
+        distinct = {text: place for place, text in enumerate(read)}
         places = [distinct[text] for text in prompts]
         return scores[places], kept[places]
 

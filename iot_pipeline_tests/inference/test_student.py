@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.benchmark import benchmark_variants
+from iot_pipeline.inference.engines import KINDS, Kind
+from iot_pipeline.inference.openvino_engine import OpenVinoStudent
 from iot_pipeline.inference.scoring import LEAST_SHARED, Options, shared_prefix
 from iot_pipeline.inference.states import label_rows
 from iot_pipeline.inference.student import Student
@@ -179,15 +182,30 @@ def test_explanations_do_not_depend_on_the_batch(student: Student) -> None:
     assert all(text.startswith("CLASSIFICATION: Normal\n") and "<|im_end|>" not in text for text, _ in begun)
 
 
-def test_the_benchmark_measures_or_says_why_not(parts: tuple[Path, Path]) -> None:
-    variants = benchmark_variants(*parts, flow_texts(6), CLASSES, single=2, explained=1, max_new_tokens=8, threads=1)
+def test_the_benchmark_measures_or_says_why_not(parts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = [kind for kind in KINDS if kind.name.startswith("transformers")]
+    gone = Kind("gone", False, "balanced", lambda *_: OpenVinoStudent.open(*parts, "fp32"))
+    monkeypatch.setattr("iot_pipeline.inference.engines.KINDS", [*engines, gone])
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    texts, told = flow_texts(6), list[str]()
+    small = {"single": 2, "explained": 1, "answer_tokens": 8, "old_tokens": 16, "batch": 3, "threads": 1}
+    found = benchmark_variants(*parts, texts, CLASSES, [*texts, *texts], log=told.append, **small)  # type: ignore[arg-type]
+    variants = found["variants"]
     assert all(variant["run"] or variant["reason"] for variant in variants)
-    batched = [variant for variant in variants if variant["run"] and "batched" in variant["name"]]
-    assert {variant["name"] for variant in batched} >= {
-        "label only, fp32, adapter, batched",
-        "label only, bf16, merged, batched",
-    }
-    assert batched[0]["label_agreement"] == 1.0
+    ran = {variant["name"]: variant for variant in variants if variant["run"]}
+    old = ran["explanation, fp32, batch 1, 16 tokens (the old way)"]
+    assert old["new_tokens_per_second"] > 0 and old["seconds_p50"] > 0
+    assert ran["explanation, fp32, batch 1, prompt-lookup speculation"]["equal_answers"] == 1.0
+    assert "explanation, int8, batch 3, 8 tokens" in ran and "ended_share" not in old
+    exact = ["label only, + cache by flow", "label only, head rows alone", "label only, last layer at the label alone"]
+    assert [ran[name]["label_agreement"] for name in exact] == [1.0] * 3
+    reasons = {variant["name"]: variant["reason"] for variant in variants if not variant["run"]}
+    assert "openvino is not installed" in reasons["label only, gone"]
+    assert reasons["label only, + prefix reuse"].startswith("prompts share ")
+    assert found["old_way"]["times"] > 1 and found["machine"]["cores"] and found["reference"] == "transformers-fp32"
+    assert not found["profiles"]["aggressive"]["offered"]  # six flows say nothing of 99.9 %
+    none = benchmark_variants(*parts, texts, CLASSES, seconds=1e-6, **small)  # type: ignore[arg-type]
+    assert "the limit is" in none["variants"][0]["reason"] and not none["old_way"]["measured"]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=NO_REAL)
