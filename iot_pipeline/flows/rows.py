@@ -18,7 +18,7 @@ import pyarrow as pa
 from iot_pipeline.flows.build import AS_GIVEN, derived_columns
 from iot_pipeline.flows.categories import MOST_CHARACTERS, printed_category
 from iot_pipeline.flows.feature import Feature
-from iot_pipeline.flows.reading.names import column_names
+from iot_pipeline.flows.reading.names import MOST_COLUMNS, column_names
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import connect
 
@@ -101,6 +101,8 @@ class RowReader:
 
     def _cells(self, row: Row, wanted: Sequence[str]) -> dict[str, Any] | str:
         """Return the wanted cells of a row, or its fault."""
+        if len(row) > MOST_COLUMNS:
+            return f"it has {len(row):,} columns, {MOST_COLUMNS:,} at most"
         if not all(name in row for name in wanted):
             named, _ = column_names([str(name) for name in row], wanted)
             row = dict(zip(named, row.values(), strict=True))

@@ -44,6 +44,7 @@ class FakeClassifier(Classifier):
     tokens: int = 10
     batches: list[int] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
+    written: list[int] = field(default_factory=list)  # tokens of each batch of explanations
 
     def scores(self, texts: Sequence[str], log: Any = None) -> np.ndarray:
         """Log-probabilities that follow from the text alone."""
@@ -59,8 +60,10 @@ class FakeClassifier(Classifier):
     ) -> list[Verdict]:
         """Answer by a template, token by token."""
         self.threads.add(threading.get_ident())
+        self.written.append(0)
         for _ in range(self.tokens):
             time.sleep(self.token_seconds)
+            self.written[-1] += 1
             if meanwhile is not None:
                 meanwhile()
         texts = self.writer.texts(flows)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,8 +19,9 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.serving.server.guard import Access
+from iot_pipeline.serving.server.pasted import read_flows
 from iot_pipeline.serving.server.run import access_of, bind
-from iot_pipeline_tests.serving.served import fake, flow, served
+from iot_pipeline_tests.serving.served import fake, flow, served, spec_of
 
 TOKEN = "a-token-of-32-characters-at-least"
 BODY = json.dumps({"flows": [flow()]}).encode()
@@ -39,16 +41,22 @@ def exchange(url: str, *parts: bytes, pause: float = 0.0) -> bytes:
     return got
 
 
+def until(ask: Callable[[], httpx2.Response], status: int) -> httpx2.Response:
+    """Ask until an answer has a status: other connections are read when the server gets to them."""
+    ended = time.monotonic() + 5
+    while (answer := ask()).status_code != status:
+        assert time.monotonic() < ended, answer.text
+    return answer
+
+
 def test_slow_and_endless_clients_are_cut_off() -> None:
     with served(fake(), body_s=0.4, header_s=0.4, header_bytes=8192, idle_s=1) as url:
-        started = time.monotonic()
         slow_body = exchange(url, HEAD + b"Content-Length: 100\r\n\r\n", b"{")
         assert b" 408 " in slow_body.splitlines()[0]
         assert b" 408 " in exchange(url, HEAD).splitlines()[0]
         assert b" 408 " in exchange(url, b"\r\n").splitlines()[0]
         assert b" 431 " in exchange(url, HEAD + b"X: " + b"x" * 70_000).splitlines()[0]
         assert b" 400 " in exchange(url, b"\x16\x03\x01 no http\r\n\r\n").splitlines()[0]
-        assert time.monotonic() - started < 8
         whole = exchange(url, HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY), BODY)
         assert b" 200 " in whole.splitlines()[0]
 
@@ -75,15 +83,13 @@ def test_an_explanation_delays_classes_by_a_token_and_stops_where_nobody_waits()
     with served(writer) as url, httpx2.Client(base_url=url, timeout=20) as client, ThreadPoolExecutor(1) as pool:
         writing = pool.submit(client.post, "/v1/explain", content=BODY, headers=JSON)
         time.sleep(0.3)
-        started = time.monotonic()
         assert client.post("/v1/classify", content=BODY, headers=JSON).status_code == 200
-        assert time.monotonic() - started < 1.0 and not writing.done()
+        assert not writing.done()
         assert writing.result().status_code == 200
         with pytest.raises(httpx2.TimeoutException):
             httpx2.post(f"{url}/v1/explain", content=BODY, headers=JSON, timeout=0.3)
-        started = time.monotonic()
         assert client.post("/v1/explain", content=BODY, headers=JSON).status_code == 200
-        assert time.monotonic() - started < 3.5  # 2 s of its own: what was abandoned is not written to its end
+    assert len(writer.written) == 3 and writer.written[0] == writer.written[2] == 40 > writer.written[1]
 
 
 def test_one_request_that_breaks_the_student_breaks_no_other() -> None:
@@ -168,3 +174,35 @@ def test_a_signal_lets_running_requests_end(number: int, code: int) -> None:
         assert server.wait(20) == code
         with pytest.raises(httpx2.ConnectError):
             httpx2.get(f"{url}/healthz")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["orig_pkts: 1" + " " * 300_000 + "x", "a" * 900_000, "{" * 900_000, '{"a": "' * 120_000, "[" * 300 + "1" * 500_000,
+     "a,b\n" * 50_000, "orig_pkts" + ":" * 500_000, "- " * 400_000, "a 1 " * 200_000, "\n".join(["a: 1 p9"] * 30_000)],
+    ids=range(10),
+)  # fmt: skip
+def test_text_of_a_client_is_read_in_linear_time(text: str) -> None:
+    assert read_flows(text, spec_of("farm_flow")) in ([], [{"orig_pkts": "1"}])  # minutes, if it were quadratic
+
+
+def test_texts_bodies_and_rows_have_limits() -> None:
+    limits = {"text_characters": 1000, "bodies_bytes": 2000, "body_s": 5.0}
+    with served(fake(), **limits) as url, httpx2.Client(base_url=url, timeout=20) as client:
+        assert client.post("/v1/classify", json={"text": "x" * 1001}).status_code == 413
+        wide = {**flow(), **{f"x{number}": 1 for number in range(2000)}}
+        answer = client.post("/v1/classify", json={"flows": [wide]})
+        assert answer.status_code == 400 and "2,029 columns" in answer.text
+        address = urlsplit(url)
+        with socket.create_connection((address.hostname or "", address.port or 0)) as slow:
+            slow.sendall(HEAD + b"Content-Length: 90000\r\n\r\n" + b" " * 3000)
+            busy = until(lambda: client.post("/v1/classify", content=BODY, headers=JSON), 503)
+            assert busy.headers["retry-after"] == "1"
+        until(lambda: client.post("/v1/classify", content=BODY, headers=JSON), 200)
+
+
+def test_a_flow_within_an_event_is_found_beside_words_that_columns_have_too() -> None:
+    row = flow(1, "rt_iot2022_categories")
+    event = {"proto": "udp", "service": "dns", "unmapped": {"zeek": [row]}}
+    assert read_flows(json.dumps(event), spec_of("rt_iot2022_categories")) == [row]
+    assert read_flows(json.dumps({"event": {"proto": "udp"}}), spec_of("rt_iot2022_categories")) == [{"proto": "udp"}]

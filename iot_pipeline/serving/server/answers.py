@@ -104,7 +104,7 @@ async def ask(
     content = message.content or ""
     text = content if isinstance(content, str) else "\n".join(part.text for part in content)
     where = f"{param}[{place}].content" if len(messages) > 1 or param == "messages" else param
-    row = service.one_flow(text, where)
+    row = await service.one_flow(text, where)
     try:
         found = await service.classify([row])
     except Refusal as refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,7 +60,11 @@ def application(service: Service, access: Access) -> ASGIApp:
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
-        await service.start()
+        try:
+            await service.start()
+        except Exception as error:
+            print(f"error: the student cannot answer: {error}", file=sys.stderr, flush=True)
+            raise
         yield
         service.ready = False
 
@@ -83,7 +88,7 @@ def _own_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/classify", response_model=FlowsAnswer, responses=REFUSALS, tags=["flows"])
     async def classify(request: FlowsRequest) -> Response:
         """Name the class of each flow, with calibrated probabilities."""
-        found = await service.classify(service.rows_of(request.flows, request.text))
+        found = await service.classify(await service.rows_of(request.flows, request.text))
         return AsciiJSON(
             {"model": service.origin, "results": [service.told(verdict) for verdict in service.classes(found)]}
         )
@@ -91,7 +96,7 @@ def _own_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/explain", response_model=FlowsAnswer, responses=REFUSALS, tags=["flows"])
     async def explain(request: FlowsRequest) -> Response:
         """Name the class of each flow and say why; what is said is checked against the flow."""
-        verdicts = await service.explain(service.rows_of(request.flows, request.text))
+        verdicts = await service.explain(await service.rows_of(request.flows, request.text))
         return AsciiJSON({"model": service.origin, "results": list(map(service.told, verdicts))})
 
 
@@ -177,6 +182,10 @@ def _describe(app: FastAPI, service: Service) -> None:
     described["components"]["schemas"][FLOWS_SCHEMA] = flow_schema(service.classifier.spec)
     for name in ("HTTPValidationError", "ValidationError"):
         described["components"]["schemas"].pop(name, None)
+    named = {"type": "string", "enum": [service.model_id]}
+    for name in ("ChatRequest", "ResponsesRequest", "ScoreRequest"):
+        described["components"]["schemas"][name]["properties"]["model"] = named
+    described["paths"]["/v1/models/{name}"]["get"]["parameters"][0]["schema"] = named
     described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     described["security"] = [{}, {"token": []}]
     for methods in described["paths"].values():
@@ -195,7 +204,8 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return Refusal(400, "the body is not valid JSON", "invalid_json").response()
-    places = [part for part in first["loc"][1:] if isinstance(part, int) or str(part).isidentifier()]
+    kinds = ("str", "int", "float", "bool")  # pydantic names the kind that it tried of several
+    places = [part for part in first["loc"][1:] if isinstance(part, int) or (part.isidentifier() and part not in kinds)]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in places).lstrip(".")
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     message = f"{param or 'the body'}: {first['msg']}"[:500]

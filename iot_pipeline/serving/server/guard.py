@@ -92,7 +92,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, access: Access, limits: Limits, metrics: Metrics) -> None:
         self.app, self.access, self.limits, self.metrics = app, access, limits, metrics
-        self._running = 0
+        self._running, self._held = 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request within the limits."""
@@ -126,7 +126,16 @@ class Guard:
             raise refusal
         if self._running > self.limits.requests:
             raise busy(f"{self.limits.requests:,} requests are answered already", 1, 503)
+        if self._held > self.limits.bodies_bytes:
+            raise busy("too many bytes are being read", 1, 503)
         body = await self._body(scope, receive)
+        try:
+            await self._run(scope, receive, answer, body)
+        finally:
+            self._held -= len(body)
+
+    async def _run(self, scope: Scope, receive: Receive, answer: Answer, body: bytes) -> None:
+        """Run the application on a body, until it has answered, its time is over or the client has gone."""
         gone = asyncio.Event()
         sent = False
 
@@ -168,16 +177,20 @@ class Guard:
                         raise Refusal(499, "the client has gone")
                     parts.append(message.get("body", b""))
                     read += len(parts[-1])
+                    self._held += len(parts[-1])
                     if read > most and message.get("more_body"):
                         break
                     if read > most:
                         raise too_long
                     if not message.get("more_body"):
-                        return b"".join(parts)
+                        whole, read = b"".join(parts), 0  # held on: `_answer` lets go of it
+                        return whole
         except TimeoutError:
             raise Refusal(
                 408, f"the body did not arrive within {self.limits.body_s:g} s", headers={"Connection": "close"}
             ) from None
+        finally:
+            self._held -= read
         await _drain(receive, self.limits)
         raise too_long
 

@@ -14,12 +14,15 @@ from starlette.responses import Response
 class Limits:
     """Limits that keep the service answering; sizes in bytes, times in seconds.
 
+    `bodies_bytes`: of all bodies at once. `text_characters`: of a text in which flows are looked for.
     `queue_flows`, `queue_explanations`: flows that wait at most. `batch_tokens`: tokens of a batch of classes.
     `batch_explanations`: flows that are explained at once. `gather_s`: how long an idle service waits for more requests
     before it scores. `answer_s`: time of a whole answer. `body_s`, `header_s`: time in which a client must have sent.
     """
 
     body_bytes: int = 4 << 20
+    bodies_bytes: int = 128 << 20
+    text_characters: int = 1 << 20
     header_bytes: int = 32 << 10
     flows: int = 1_000
     explained_flows: int = 32

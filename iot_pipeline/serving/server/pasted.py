@@ -19,10 +19,11 @@ from iot_pipeline.flows.serialise import NUMBER, parse_line
 from iot_pipeline.flows.spec import DatasetSpec
 
 DELIMITERS = ",;\t|"
-MOST_OPENINGS = 200  # braces and brackets at which JSON is looked for
+MOST_OPENINGS = 100  # braces and brackets at which JSON is looked for
 DEEPEST = 12  # levels of objects in which a flow is looked for
-# `name: value`, `name = value`, with a mark of a list before it and its place in the train pool behind.
-_LINE = re.compile(rf"\s*(?:[-*]\s+)?`?([^\s:=`]+)`?\s*[:=]\s*({NUMBER}|{VALUE})(?:\s+p?\d{{1,3}}%?)?\s*[,;]?\s*")
+# `name: value`, `name = value`, with a mark of a list before it and its place in the train pool behind. Clients write
+# the lines, so no part can match in two ways: the time is linear in the length.
+_LINE = re.compile(rf"(?:[-*]\s+)?`?([^\s:=`]+)`?\s*[:=]\s*({NUMBER}|{VALUE})(?:\s+p?\d{{1,3}}%?)?")
 
 
 def read_flows(text: str, spec: DatasetSpec) -> list[Row]:
@@ -33,12 +34,15 @@ def read_flows(text: str, spec: DatasetSpec) -> list[Row]:
     """
     known = {name.lower() for name in [*spec.feature_names, *spec.source_columns]} - {spec.label_column.lower()}
     fewest = min(len(spec.feature_names), len(spec.source_columns) - 1)
-    return _objects(text, known) or _table(text, known, fewest) or _lines(text, spec)
+    return _objects(text, known, fewest) or _table(text, known, fewest) or _lines(text, spec)
 
 
-def _objects(text: str, known: set[str]) -> list[Row]:
-    """Return the flows among the JSON objects of a text."""
-    found: list[Row] = []
+def _objects(text: str, known: set[str], fewest: int) -> list[Row]:
+    """Return the flows among the JSON objects of a text: those with half of the `fewest` columns that make a flow.
+
+    If there are none, those with any of the columns, whose reader tells what they lack.
+    """
+    values: list[Any] = []
     decoder, place, openings = json.JSONDecoder(), 0, 0
     while (opened := _opening(text, place)) >= 0 and openings < MOST_OPENINGS:
         openings += 1
@@ -47,8 +51,9 @@ def _objects(text: str, known: set[str]) -> list[Row]:
         except (ValueError, RecursionError):
             place = opened + 1
             continue
-        found += _within(value, known)
-    return found
+        values.append(value)
+    half = max(1, fewest // 2)
+    return list(_within(values, known, half)) or list(_within(values, known, 1))
 
 
 def _opening(text: str, start: int) -> int:
@@ -57,23 +62,18 @@ def _opening(text: str, start: int) -> int:
     return min(places, default=-1)
 
 
-def _within(value: Any, known: set[str], depth: int = 0) -> Iterator[Row]:
-    """Yield the objects within a JSON value that have at least half of what a flow has, the outermost first."""
+def _within(value: Any, known: set[str], least: int, depth: int = 0) -> Iterator[Row]:
+    """Yield the objects within a JSON value that have at least `least` known columns, without those within them."""
     if depth > DEEPEST:
         return
     if isinstance(value, dict):
-        if _is_flow(value, known):
+        if sum(str(name).strip().lower() in known for name in value) >= least:
             yield value
             return
         value = list(value.values())
     if isinstance(value, list):
         for one in value:
-            yield from _within(one, known, depth + 1)
-
-
-def _is_flow(row: Mapping[str, Any], known: set[str]) -> bool:
-    """True if a row has a feature or column of the data set; what it lacks is told when it is read."""
-    return any(str(name).strip().lower() in known for name in row)
+            yield from _within(one, known, least, depth + 1)
 
 
 def _table(text: str, known: set[str], fewest: int) -> list[Row]:
@@ -83,9 +83,9 @@ def _table(text: str, known: set[str], fewest: int) -> list[Row]:
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines):
-        for delimiter in DELIMITERS:
+        for delimiter in (sign for sign in DELIMITERS if sign in line):
             header = _cells(line, delimiter)
-            if len(header) > 1 and 2 * sum(cell.lower() in known for cell in header) >= min(fewest, len(header)):
+            if header and 2 * sum(cell.lower() in known for cell in header) >= min(fewest, len(header)):
                 return list(_rows(header, lines[number + 1 :], delimiter))
     return []
 
@@ -125,9 +125,10 @@ def _lines(text: str, spec: DatasetSpec) -> list[Row]:
 
 def _facts(line: str, names: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the (feature, value) pairs of a line; [] if it is not one of a flow's text."""
+    line = line.strip(" \t,;")
     if (match := _LINE.fullmatch(line)) is not None and match[1].lower() in names:
         return [(names[match[1].lower()], match[2])]
-    found = [(name, value) for name, value, _place in parse_line(line.strip())]
+    found = [(name, value) for name, value, _place in parse_line(line)]
     return found if found and all(name in names.values() for name, _ in found) else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import time
 from collections.abc import Sequence
@@ -162,20 +163,27 @@ class Service:
             )
         return await self.model.explain(await self.classify(rows))
 
-    def rows_of(self, flows: Sequence[Row] | None, text: str | None) -> list[Row]:
+    async def read_text(self, text: str, param: str) -> list[Row]:
+        """Return the flows in a text, which is read beside the loop: clients write it."""
+        if len(text) > self.limits.text_characters:
+            told = f"a text may have {self.limits.text_characters:,} characters"
+            raise Refusal(413, told, "too_many", param)
+        return await asyncio.to_thread(read_flows, text, self.classifier.spec)
+
+    async def rows_of(self, flows: Sequence[Row] | None, text: str | None) -> list[Row]:
         """Return the flows of a request, which gives them as objects or as text; Refusal if it has none or too many."""
         if (flows is None) == (text is None):
             raise Refusal(400, "give either flows or text", "invalid_value", "flows")
-        rows = list(flows) if flows is not None else read_flows(text or "", self.classifier.spec)
+        rows = list(flows) if flows is not None else await self.read_text(text or "", "text")
         if not rows:
             raise Refusal(400, f"no flow is given: {HELP}", "invalid_value", "flows" if flows is not None else "text")
         if len(rows) > self.limits.flows:
             raise Refusal(413, f"{self.limits.flows:,} flows are read at once, not {len(rows):,}", "too_many", "flows")
         return rows
 
-    def one_flow(self, text: str, param: str) -> Row:
+    async def one_flow(self, text: str, param: str) -> Row:
         """Return the flow in a text; Refusal if it has none, or several."""
-        rows = read_flows(text, self.classifier.spec)
+        rows = await self.read_text(text, param)
         if len(rows) == 1:
             return rows[0]
         if rows:

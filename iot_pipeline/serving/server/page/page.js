@@ -77,7 +77,8 @@ function show(content) {
   const result = content.results[0];
   const meanings = new Map((model ? model.features : []).map((one) => [one.name, one.meaning + " (" + one.unit + ")"]));
   byId("class").textContent = result.class;
-  byId("kind").textContent = result.benign ? "Ordinary traffic." : "An attack.";
+  const sure = !result.set || result.set.length === 1;
+  byId("kind").textContent = !sure ? "" : result.benign ? "Ordinary traffic." : "An attack.";
   byId("sure").textContent = certainty(result, content.model.calibrated);
   const ordered = Object.entries(result.probabilities).sort((a, b) => b[1] - a[1]);
   fill("bars", ordered.map(([name, probability]) => bar(name, probability, result.set)));
