@@ -16,11 +16,9 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
     )
     def serve(
         stage: Annotated[
-            str | None, typer.Option(help="Stage of the checkpoint; default the last of IOT_STAGES.")
+            str | None, typer.Option(help="Stage of the checkpoint; default the largest that was made.")
         ] = None,
-        track: Annotated[
-            str | None, typer.Option(help="Track of the checkpoint; default the first of IOT_TRACKS.")
-        ] = None,
+        track: Annotated[str | None, typer.Option(help="Track of the checkpoint; default original.")] = None,
         host: Annotated[
             str, typer.Option(help="Address to bind; one that others reach needs the token IOT_SERVE_TOKEN.")
         ] = "127.0.0.1",
@@ -38,5 +36,4 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
 
         chosen = configure()
         quiet()
-        stage, track = stage or chosen.run.stages[-1], track or chosen.run.tracks[0]
         sys.exit(run(chosen, stage, track, host, port, allow_host or [], cache, progress_line))

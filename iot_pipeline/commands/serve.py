@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-from iot_pipeline.commands.checkpoint import open_classifier
+from iot_pipeline.commands.checkpoint import newest, open_classifier, words
 from iot_pipeline.settings import Settings, serve_token
 
 Log = Callable[[str], None]
@@ -16,7 +16,14 @@ VERDICTS = "verdicts.sqlite"  # in the lake, as of `classify`
 
 
 def serve(
-    settings: Settings, stage: str, track: str, host: str, port: int, allowed: Sequence[str], cache: bool, log: Log
+    settings: Settings,
+    stage: str | None,
+    track: str | None,
+    host: str,
+    port: int,
+    allowed: Sequence[str],
+    cache: bool,
+    log: Log,
 ) -> int:
     """Serve a student until a signal, and return the exit code.
 
@@ -24,8 +31,8 @@ def serve(
 
     Args:
         settings: The present settings.
-        stage: Stage of the checkpoint.
-        track: Track of the checkpoint.
+        stage: Stage of the checkpoint; None: the largest that was made.
+        track: Track of the checkpoint; None: `original`, or the first that was made.
         host: Address to bind.
         port: Port to bind; 0: any free one.
         allowed: Further host names by which a server on loopback is asked.
@@ -45,10 +52,11 @@ def serve(
     token = serve_token()
     access = access_of(host, token.get_secret_value() if token is not None else None, allowed)
     with bind(host, port) as listener:
+        stage, track = newest(settings, stage, track)
         log(f"loading {stage} {track}")
         classifier = open_classifier(settings, stage, track, log)
         known = VerdictCache(settings.lake_path / VERDICTS, cache_key(classifier)) if cache else None
-        service = Service(classifier, StudentTokens(classifier.student.tokenizer), cache=known)
+        service = Service(classifier, StudentTokens(classifier.student.tokenizer), cache=known, words=words(settings))
 
         def ready() -> None:
             for label in classifier.origin.labels:
