@@ -88,7 +88,7 @@ class Session:
         from iot_pipeline.serving.summary import Summary
 
         self.options, self.log, self._stack = options, log, stack
-        self.classifier = open_classifier(settings, stage, track)
+        self.classifier = open_classifier(settings, stage, track, log)
         stack.callback(self.classifier.student.close)
         self.about = About.of(self.classifier, benign_classes(options.benign, self.classifier.spec.classes))
         key = cache_key(self.classifier)

@@ -8,14 +8,19 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from rich.table import Table
 from rich.text import Text
 
+from iot_pipeline.commands.checkpoint import engine_evidence
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.download import without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.inference.engines import chosen_engine
+from iot_pipeline.inference.projection import advice
+from iot_pipeline.lake.store import Lake
 from iot_pipeline.models.check import check_base, check_tokenizer
 from iot_pipeline.models.folder import in_hub_cache
 from iot_pipeline.models.smollm2 import SMOLLM2, SMOLLM2_LABEL, source_of_smollm2
@@ -36,8 +41,12 @@ PACKAGES = [
     "accelerate",
     "autogluon.tabular",
     "bitsandbytes",
+    "openvino",
 ]
-OPTIONAL = {"bitsandbytes": "only needed for IOT_QUANTISATION=nf4: pip install 'iot-pipeline[gpu]'"}
+OPTIONAL = {
+    "bitsandbytes": "only needed for IOT_QUANTISATION=nf4: pip install 'iot-pipeline[gpu]'",
+    "openvino": "only needed for a faster IOT_INFERENCE on CPUs: pip install 'iot-pipeline[openvino]'",
+}
 
 
 @dataclass
@@ -52,7 +61,7 @@ class Finding:
 def examine(settings: Settings) -> list[Finding]:
     """Return findings for the present settings, in the order in which a run would meet them."""
     machine = f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores"
-    topics = [_data_set, _source, _lake, _store, _teacher, _base, _gpu]
+    topics = [_data_set, _source, _lake, _store, _teacher, _base, _gpu, _inference]
     topics += [_audit_tokenizer] if settings.evaluation.audit_tokenizer else []
     return [
         Finding("machine", "ok", machine),
@@ -65,7 +74,7 @@ def _package(name: str, settings: Settings) -> Finding:
     try:
         return Finding("package", "ok", f"{name} {importlib.metadata.version(name)}")
     except importlib.metadata.PackageNotFoundError:
-        needed = name not in OPTIONAL or settings.student.quantisation == "nf4"
+        needed = name not in OPTIONAL or (name == "bitsandbytes" and settings.student.quantisation == "nf4")
         return Finding("package", "error" if needed else "note", f"{name} is not installed; {OPTIONAL.get(name, '')}")
 
 
@@ -144,6 +153,25 @@ def _gpu(settings: Settings) -> Finding:
     wanted = settings.run.processes or max(1, gpus)
     state = "error" if gpus and wanted > gpus else "ok" if gpus else "note"
     return Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.run.processes or 'unset'}")
+
+
+def _inference(settings: Settings) -> Finding:
+    """Tell which bases the memory here holds, and which engine IOT_INFERENCE takes, by what was measured."""
+    on_card = bool(glob.glob("/dev/nvidia[0-9]*"))
+    memory = psutil.virtual_memory().total / 1e9
+    if on_card:
+        import torch
+
+        on_card = torch.cuda.is_available()
+        memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if on_card else memory
+    profile, fits = settings.serving.inference, advice(memory, on_card)
+    try:
+        evidence = engine_evidence(Lake(settings.lake_path, read_only=True))
+    except UserError as error:
+        return Finding("inference", "note", f"{fits}; {error}")
+    engine, reason = chosen_engine(profile, evidence, "cuda" if on_card else "cpu", (evidence or {}).get("model", ""))
+    answers = f"{engine} answers, {reason}" if engine else f"the reference answers{': ' if reason else ''}{reason}"
+    return Finding("inference", "ok", f"{fits}; IOT_INFERENCE={profile}: {answers}")
 
 
 def _base(settings: Settings) -> Finding:

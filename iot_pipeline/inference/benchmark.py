@@ -9,6 +9,7 @@ from iot_pipeline.inference.engines import kinds_of, profiles, this_machine
 from iot_pipeline.inference.explanation_variants import PRIOR, Writing, ways
 from iot_pipeline.inference.label_variants import STEPS, Scoring
 from iot_pipeline.inference.measuring import Row, not_run
+from iot_pipeline.inference.projection import projection
 from iot_pipeline.inference.student import Student
 
 OLD_TOKENS = 512  # new tokens of the prior work's way
@@ -55,7 +56,8 @@ def benchmark_variants(
         card: GPU to measure on (`cuda:1`); None: the CPU.
 
     Returns:
-        variants, profiles, old_way (what label scoring is beside it), machine, on_card, reference.
+        variants, profiles, old_way (what label scoring is beside it), machine, on_card, reference, and projection:
+        bounds for other cards, which are no measurements.
     """
     if not prompts:
         raise UserError("inference benchmark: no prompts to measure on")
@@ -82,6 +84,7 @@ def benchmark_variants(
         "profiles": profiles(least, measured),
         "reference": reference.name,
         "on_card": card is not None,
+        "projection": projection(),
         "machine": this_machine(),
     }
 
