@@ -10,6 +10,7 @@ from typing import Any
 
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
+from iot_pipeline.evaluation.unknown.detector import Unknown
 from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
@@ -80,10 +81,14 @@ def open_classifier(
     prompt = lake.manifest(ArtefactId("prompt", "original" if track == DISTILLED else track))
     model = found.made_of[str(found.artefact)]
     version = prompt.data_version if prompt is not None else ""
-    origin = Origin(stage, track, found.name, model, found.made_of, version, found.labels, lake_versions(lake))
+    origin = Origin(
+        stage, track, found.name, model, found.made_of, version, found.labels, lake_versions(lake, stage, trained)
+    )
     profile, evidence = settings.serving.inference, engine_evidence(lake)
     student = open_engine(found.base, found.adapter, profile, evidence, log, model=model, threads=settings.run.threads)
-    return Classifier(student, writer.spec, writer, settings, fitted_on_calibration(lake, stage, trained), origin)
+    fitted, folder = fitted_on_calibration(lake, stage, trained), evaluation_of(lake, stage, trained)
+    detector = Unknown.load(folder) if folder is not None else None
+    return Classifier(student, writer.spec, writer, settings, fitted, origin, detector)
 
 
 def engine_evidence(lake: Lake) -> dict[str, Any] | None:
@@ -124,16 +129,24 @@ def words(settings: Settings) -> frozenset[str]:
     return words_of(load_spec(settings.data.dataset), folder / "raw.parquet")
 
 
-def lake_versions(lake: Lake) -> dict[str, str]:
-    """Return the data versions of the lake's flows and of their texts."""
-    found = {name: lake.manifest(ArtefactId(name)) for name in ("flows", "flow_texts")}
+def lake_versions(lake: Lake, stage: str, trained: Trained) -> dict[str, str]:
+    """Return the data versions of the lake's flows, of their texts and of the student's evaluation."""
+    metrics = ArtefactId(staged("eval_metrics", stage), trained.key)
+    parts = {"flows": ArtefactId("flows"), "flow_texts": ArtefactId("flow_texts"), "evaluation": metrics}
+    found = {name: lake.manifest(artefact) for name, artefact in parts.items()}
     return {name: manifest.data_version for name, manifest in found.items() if manifest is not None}
 
 
 def fitted_on_calibration(lake: Lake, stage: str, trained: Trained) -> Fitted | None:
     """Read what was fitted on the calibration side; None if the student was not evaluated."""
-    metrics = ArtefactId(staged("eval_metrics", stage), trained.key)
-    if lake.manifest(metrics) is None:
+    folder = evaluation_of(lake, stage, trained)
+    if folder is None:
         return None
-    found = json.loads((lake.verified(metrics) / "eval.json").read_text())
+    found = json.loads((folder / "eval.json").read_text())
     return Fitted(float(found["calibration"]["temperature"]), float(found["sets"][LEVEL]["threshold"]))
+
+
+def evaluation_of(lake: Lake, stage: str, trained: Trained) -> Path | None:
+    """Return the folder of a student's evaluation; None if it was not evaluated, UserError if it was altered."""
+    metrics = ArtefactId(staged("eval_metrics", stage), trained.key)
+    return lake.verified(metrics) if lake.manifest(metrics) is not None else None

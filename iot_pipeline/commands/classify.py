@@ -78,6 +78,7 @@ class Session:
     def __init__(
         self, settings: Settings, options: Options, stage: str, track: str, log: Log, stack: contextlib.ExitStack
     ) -> None:
+        from iot_pipeline.evaluation.drift import Drift
         from iot_pipeline.serving.cache import MOST_VERDICTS, VerdictCache, cache_key
         from iot_pipeline.serving.cached import CachedClassifier
         from iot_pipeline.serving.events import About
@@ -111,7 +112,7 @@ class Session:
         losses = Losses.of(state["losses"]) if state else Losses()
         cached = CachedClassifier(self.classifier, cache, options.explain)  # type: ignore[arg-type]
         counts = Summary.of(state["counts"]) if state else Summary()
-        self.run = Run(cached, self.about, output, losses, counts, log)
+        self.run = Run(cached, self.about, output, losses, counts, Drift(self.classifier.writer), log)
         self.output = output
 
     def _resumable(self, out: Path, encoder: Any, key: str) -> Any:
@@ -160,6 +161,10 @@ class Session:
 
         self.run.total = pq.read_metadata(flows).num_rows
         size = BATCH if self.options.explain == "none" else EXPLAINED_BATCH
+        for answered in batches(flows, size, 0) if done else ():
+            if self.run.drift.rows >= done:
+                break
+            self.run.drift.add(answered)
         self.run.answer(batches(flows, size, done), lambda events: {"flows": events})
         self.output.finish()
 
@@ -200,7 +205,8 @@ class Session:
         fitted = classifier.fitted
         return {
             "out": str(self.options.out) if self.options.out else "standard output",
-            **self.run.summary.facts(fitted is not None),
+            **self.run.summary.facts(fitted is not None, classifier.alarm is not None),
+            "drift": self._drift(),
             "rows_left_out": dict(losses.rows),
             "first_left_out": losses.examples,
             "notes": losses.notes + self._advice(),
@@ -212,6 +218,16 @@ class Session:
             "model_digest": origin.digest,
             "labels": origin.labels,
         }
+
+    def _drift(self) -> list[str]:
+        """Say how the flows differ from the train pool, in sentences."""
+        from iot_pipeline.evaluation.drift import sentences
+
+        drift, counts, alarm = self.run.drift, self.run.summary, self.classifier.alarm
+        if not drift.rows:
+            return []
+        drift.unknown, drift.judged = float(counts.unknown), float(counts.events)
+        return sentences(drift.report(alarm=alarm))
 
     def _advice(self) -> list[str]:
         """Return a sentence where most flows look unlike those of the train pool for one known reason."""

@@ -8,12 +8,14 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from iot_pipeline.augmentation.answers import facts_of, parse_answer
 from iot_pipeline.augmentation.checks import check_answer
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.conformal import prediction_sets
 from iot_pipeline.evaluation.metrics import apply_temperature
+from iot_pipeline.evaluation.unknown.detector import ALARMS, Unknown
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.grammar import held_to
@@ -26,6 +28,7 @@ from iot_pipeline.sft.tasks import asked
 Log = Callable[[str], None]
 LEVEL = "0.95"  # share of flows whose set holds their class
 FARTHEST = 5  # features that describe a flow without an explanation
+UNKNOWN = "unknown"  # in place of a class
 
 
 class Fitted(NamedTuple):
@@ -75,13 +78,26 @@ class Explanation:
 
 
 @dataclass(frozen=True)
+class Strangeness:
+    """Judgement whether a flow is of a class that the student learnt.
+
+    `p_value`: share of flows of known classes that are at least as strange. `unknown`: that share is at most the rate
+    of false alarms of the detector. `reasons`: what sets the flow apart, in words, the most telling first.
+    """
+
+    p_value: float
+    unknown: bool
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Verdict of the student on one distinct flow.
 
     `probabilities`: of every class, calibrated if the student was evaluated; they sum to 1. `members`: the classes that
     cannot be ruled out at LEVEL, [] if none is likely enough, None if the student was not evaluated. `out_of_range`:
     features whose value no row of the train pool reaches. `farthest`: its least usual values, which describe the flow
-    and are no reason of the student.
+    and are no reason of the student. `strange`: None if the student's evaluation fitted no detector.
     """
 
     label: str
@@ -90,6 +106,17 @@ class Verdict:
     out_of_range: list[str]
     explanation: Explanation | None = None
     farthest: list[Fact] = field(default_factory=list)
+    strange: Strangeness | None = None
+
+    @property
+    def unknown(self) -> bool:
+        """True if the flow is of no class that the student learnt; `label` is then the nearest one."""
+        return self.strange is not None and self.strange.unknown
+
+    @property
+    def name(self) -> str:
+        """Class of the flow as people are told it: `unknown` for one of no known class."""
+        return UNKNOWN if self.unknown else self.label
 
     @property
     def probability(self) -> float:
@@ -116,30 +143,59 @@ class Classifier:
     settings: Settings
     fitted: Fitted | None
     origin: Origin
+    detector: Unknown | None = None
+
+    @property
+    def alarm(self) -> float | None:
+        """Share of flows of known classes that is called unknown; None if unknown flows cannot be told."""
+        return None if self.detector is None else next((a for a in ALARMS if a >= self.detector.least), None)
 
     def classify(self, flows: Any, log: Log | None = None) -> list[Verdict]:
         """Classify each row of a frame that has the features of the data set; UserError if a score is NaN."""
         texts = self.writer.texts(flows)
-        logs = self.scores(texts, log)
+        logs, strange = self._judged_flows(texts, flows, log)
         sets = prediction_sets(logs, self.fitted.threshold) if self.fitted is not None else [None] * len(logs)
         names = self.spec.classes
+        told = zip(
+            logs, sets, self.writer.out_of_range(flows), farthest(self.writer, flows, FARTHEST), strange, strict=True
+        )
         return [
             Verdict(
                 names[row.argmax()],
                 dict(zip(names, np.exp(row).tolist(), strict=True)),
                 None if members is None else [names[place] for place in np.flatnonzero(members)],
-                strange,
+                outside,
                 farthest=far,
+                strange=judged,
             )
-            for row, members, strange, far in zip(
-                logs, sets, self.writer.out_of_range(flows), farthest(self.writer, flows, FARTHEST), strict=True
-            )
+            for row, members, outside, far, judged in told
         ]
 
     def scores(self, texts: Sequence[str], log: Log | None = None) -> np.ndarray:
         """Return log-probabilities of flow texts, calibrated if the student was evaluated: float64 [texts, classes]."""
-        questions = [asked(text, "classify", self.settings.student.tasks) for text in texts]
-        scores = self.student.score_labels(questions, self.spec.classes, log=log)
+        return self._calibrated(self.student.score_labels(self._questions(texts), self.spec.classes, log=log))
+
+    def _judged_flows(
+        self, texts: Sequence[str], flows: Any, log: Log | None
+    ) -> tuple[np.ndarray, Sequence[Strangeness | None]]:
+        """Return what `scores` does, and for each flow whether it is of a known class, None if that cannot be told."""
+        if self.detector is None or self.alarm is None or not len(texts):
+            return self.scores(texts, log), [None] * len(texts)
+        questions, states = self._questions(texts), None
+        if self.detector.needs_states:
+            raw, states = self.student.score_with_states(questions, self.spec.classes, log=log)
+        else:
+            raw = self.student.score_labels(questions, self.spec.classes, log=log)
+        logs = self._calibrated(raw)
+        table = pd.DataFrame({name: np.asarray(flows[name]) for name in self.spec.feature_names})
+        found = self.detector.score(raw, states, table, self.alarm)
+        return logs, [Strangeness(one.p_value, one.unknown, [str(why) for why in one.reasons]) for one in found]
+
+    def _questions(self, texts: Sequence[str]) -> list[str]:
+        return [asked(text, "classify", self.settings.student.tasks) for text in texts]
+
+    def _calibrated(self, scores: np.ndarray) -> np.ndarray:
+        """Return calibrated scores if the student was evaluated; UserError if one is NaN."""
         if bad := int(np.isnan(scores).any(axis=1).sum()):
             raise UserError(
                 f"the student scores {bad:,} of {len(scores):,} distinct flows as NaN: its weights are damaged; "

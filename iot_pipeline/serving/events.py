@@ -53,6 +53,10 @@ class About:
         ordinary = frozenset(filter(BENIGN.fullmatch, classifier.spec.classes)) if benign is None else benign
         return cls(classifier.origin, classifier.fitted is not None, ordinary)
 
+    def is_benign(self, verdict: Verdict) -> bool:
+        """Return True if a flow is of a class that is no attack; one of no known class never is."""
+        return not verdict.unknown and verdict.label in self.benign
+
     @cached_property
     def model(self) -> dict[str, Any]:
         """Origin as events cite it."""
@@ -83,15 +87,20 @@ def verdict_part(verdict: Verdict, about: About) -> dict[str, Any]:
     """Return the part of a record that all flows of a flow group share."""
     facts, whence = evidence(verdict)
     said = verdict.explanation
+    strange = verdict.strange
     return {
-        "class": verdict.label,
-        "benign": verdict.label in about.benign,
+        "class": verdict.name,
+        "benign": about.is_benign(verdict),
         "probability": round(verdict.probability, DIGITS),
         "calibrated": about.calibrated,
         "probabilities": {name: round(value, DIGITS) for name, value in verdict.probabilities.items()},
         "set": verdict.members,
         "set_level": float(LEVEL) if verdict.members is not None else None,
         "unsure": verdict.unsure if verdict.members is not None else None,
+        "unknown": None if strange is None else strange.unknown,
+        "unknown_p": None if strange is None else round(strange.p_value, DIGITS),
+        "unknown_because": strange.reasons if strange is not None and strange.unknown else [],
+        "nearest_class": verdict.label,
         "out_of_range": verdict.out_of_range,
         "evidence": [fact._asdict() for fact in facts],
         "evidence_from": whence,

@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         *((f"flow_{name}", TEXT) for name in COLUMNS),
         ("flow_group", TEXT), ("class", TEXT), ("benign", YES), ("probability", NUMBER), ("calibrated", YES),
         ("probabilities", pa.map_(TEXT, NUMBER)), ("set", pa.list_(TEXT)), ("set_level", NUMBER), ("unsure", YES),
+        ("unknown", YES), ("unknown_p", NUMBER), ("unknown_because", pa.list_(TEXT)), ("nearest_class", TEXT),
         ("out_of_range", pa.list_(TEXT)),
         ("evidence", pa.list_(pa.struct([("feature", TEXT), ("value", TEXT), ("place", TEXT)]))),
         ("evidence_from", TEXT), ("explanation", TEXT), ("decoding", TEXT), ("unsupported", pa.list_(TEXT)),
@@ -89,6 +90,7 @@ def flat_verdict(verdict: Verdict, about: About, cells: bool = False) -> dict[st
     listed = {
         "probabilities": part["probabilities"],
         "set": part["set"],
+        "unknown_because": part["unknown_because"],
         "out_of_range": part["out_of_range"],
         "evidence": part["evidence"],
         "unsupported": said.unsupported if said is not None else None,
@@ -97,6 +99,7 @@ def flat_verdict(verdict: Verdict, about: About, cells: bool = False) -> dict[st
         listed = {
             "probabilities": "; ".join(f"{name} {value:g}" for name, value in part["probabilities"].items()),
             "set": None if part["set"] is None else "; ".join(part["set"]),
+            "unknown_because": "; ".join(part["unknown_because"]),
             "out_of_range": "; ".join(part["out_of_range"]),
             "evidence": "; ".join(map(fact_text, facts)),
             "unsupported": None if said is None else "; ".join(said.unsupported),

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from iot_pipeline.evaluation.drift import Drift
 from iot_pipeline.serving.cached import CachedClassifier
 from iot_pipeline.serving.classifier import Verdict
 from iot_pipeline.serving.events import About, Row
@@ -33,13 +34,17 @@ class Output(Protocol):
 
 @dataclass
 class Run:
-    """A run of `classify`: classifier, output, and what was counted so far, by earlier runs of the same output too."""
+    """A run of `classify`: classifier, output, and what was counted so far, by earlier runs of the same output too.
+
+    `drift` counts the flows of this process, and of a file those that an earlier run answered.
+    """
 
     answers: CachedClassifier
     about: About
     output: Output
     losses: Losses
     summary: Summary
+    drift: Drift
     log: Log
     total: int | None = None  # flows there are, if that is known
 
@@ -52,6 +57,7 @@ class Run:
             rows = rows_of(table)
             self.output.write(rows, verdicts)
             self.summary.add(rows, verdicts, self.about)
+            self.drift.add(table)
             self.summary.took(self.answers.work, work)
             self.output.commit(position(self.summary.events), self.state())
             if time.monotonic() - told > TELL_S:

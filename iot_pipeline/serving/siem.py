@@ -17,18 +17,23 @@ PRODUCT = "iot_pipeline"
 OCSF_VERSION, ECS_VERSION = "1.5.0", "8.17.0"
 SEVERITIES = {1: "Informational", 2: "Low", 3: "Medium", 4: "High"}  # of OCSF
 CONFIDENCES = ((0.9, 3, "High"), (0.5, 2, "Medium"), (0.0, 1, "Low"))
-FIRST_SIGNATURE = 4_000_001  # ids of EVE signatures: one a class; Suricata leaves this range to its users
+FIRST_SIGNATURE = 4_000_000  # of EVE signatures: flows of no known class, then one a class
 EVE_PRIORITY = {4: 1, 3: 2, 2: 3, 1: 4}
 
 
 def severity(verdict: Verdict, about: About) -> int:
-    """Return 1 (ordinary traffic), 2 (ordinary, but unsure), 3 (an attack, but unsure) or 4 (an attack)."""
-    benign = verdict.label in about.benign
-    return (2 if verdict.unsure else 1) if benign else (3 if verdict.unsure else 4)
+    """Return 1 (ordinary traffic), 2 (ordinary, but unsure), 3 (an attack, but unsure; or unknown) or 4 (an attack)."""
+    if about.is_benign(verdict):
+        return 2 if verdict.unsure else 1
+    return 3 if verdict.unsure or verdict.unknown else 4
 
 
 def sentence(verdict: Verdict) -> str:
     """Return a verdict in one line: class, probability, and the other classes that cannot be ruled out."""
+    if verdict.unknown:
+        assert verdict.strange is not None
+        why = f"; {verdict.strange.reasons[0]}" if verdict.strange.reasons else ""
+        return f"of no known class, nearest {verdict.label} (p = {verdict.strange.p_value:.4f}{why})"
     told = f"{verdict.label} with probability {verdict.probability:.3f}"
     others = [name for name in verdict.members or [] if name != verdict.label]
     return told + (f"; cannot rule out {', '.join(others)}" if others else "")
@@ -60,7 +65,7 @@ def ocsf(row: Row, verdict: Verdict, about: About) -> dict[str, Any]:
         "time": milliseconds,
         "severity_id": level, "severity": SEVERITIES[level],
         "status_id": 1, "status": "New",
-        "is_alert": verdict.label not in about.benign,
+        "is_alert": not about.is_benign(verdict),
         "confidence_id": confidence, "confidence": words, "confidence_score": round(100 * verdict.probability),
         "message": sentence(verdict),
         "metadata": {
@@ -68,7 +73,7 @@ def ocsf(row: Row, verdict: Verdict, about: About) -> dict[str, Any]:
             "product": {"name": PRODUCT, "vendor_name": PRODUCT, "version": __version__, "lang": "en"},
         },
         "finding_info": {
-            "uid": row.uid, "title": verdict.label, "types": [verdict.label], "created_time": milliseconds,
+            "uid": row.uid, "title": verdict.name, "types": [verdict.name], "created_time": milliseconds,
             "desc": said.text if said is not None else sentence(verdict), "data_sources": [row.file],
             "analytic": {
                 "type_id": 4, "type": "Learning (ML/DL)", "uid": model["digest"], "version": model["adapter"],
@@ -95,7 +100,7 @@ def ocsf_evidence(row: Row) -> dict[str, Any]:
 
 def ecs(row: Row, verdict: Verdict, about: About) -> dict[str, Any]:
     """Return an event by the Elastic Common Schema."""
-    alert = verdict.label not in about.benign
+    alert = not about.is_benign(verdict)
     sides = {"source": ecs_side(row, "src"), "destination": ecs_side(row, "dest")}
     transport, application = protocol(row.flow.get("proto")), row.flow.get("service")
     network = {"transport": transport, "protocol": application if isinstance(application, str) else None}
@@ -113,7 +118,7 @@ def ecs(row: Row, verdict: Verdict, about: About) -> dict[str, Any]:
             "risk_score": round(100 * verdict.probability, DIGITS - 2) if alert else 0.0,
             "reason": said.text if said is not None else sentence(verdict),
         },
-        "rule": {"name": verdict.label, "ruleset": about.origin.track, "version": about.model["digest"]},
+        "rule": {"name": verdict.name, "ruleset": about.origin.track, "version": about.model["digest"]},
         "observer": {"product": PRODUCT, "vendor": PRODUCT, "type": "ids", "version": __version__},
         "log": {"file": {"path": row.file}},
         **sides,
@@ -132,7 +137,7 @@ def ecs_side(row: Row, side: str) -> dict[str, Any]:
 
 def eve(row: Row, verdict: Verdict, about: About) -> dict[str, Any]:
     """Return an event as a line of Suricata's eve.json: an alert, or a flow if the traffic is ordinary."""
-    alert = verdict.label not in about.benign
+    alert = not about.is_benign(verdict)
     found: dict[str, Any] = {
         "timestamp": datetime.fromtimestamp(row.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f%z"),
         "flow_id": int(row.uid[:13], 16),  # 52 bits: exact in JavaScript too
@@ -147,10 +152,15 @@ def eve(row: Row, verdict: Verdict, about: About) -> dict[str, Any]:
     if alert:
         found["alert"] = {
             "action": "allowed", "gid": 1, "rev": 1,
-            "signature_id": FIRST_SIGNATURE + list(verdict.probabilities).index(verdict.label),
-            "signature": f"{PRODUCT} {verdict.label}", "category": verdict.label,
+            "signature_id": signature_id(verdict),
+            "signature": f"{PRODUCT} {verdict.name}", "category": verdict.name,
             "severity": EVE_PRIORITY[severity(verdict, about)],
             "metadata": {"model_digest": [about.model["digest"]], "probability": [f"{verdict.probability:.6f}"]},
         }  # fmt: skip
     own = own_part(row, verdict, about)
     return found | {PRODUCT: own | {"flow": {name: str(value) for name, value in row.flow.items()}}}
+
+
+def signature_id(verdict: Verdict) -> int:
+    """Return the id of a class: its place among the classes after FIRST_SIGNATURE, which is `unknown`."""
+    return FIRST_SIGNATURE + (0 if verdict.unknown else 1 + list(verdict.probabilities).index(verdict.label))

@@ -20,6 +20,7 @@ class Summary:
     classes: Counter[str] = field(default_factory=Counter)
     alerts: int = 0
     unsure: int = 0
+    unknown: int = 0
     out_of_range: int = 0
     features_out_of_range: Counter[str] = field(default_factory=Counter)
     explanations: int = 0
@@ -32,9 +33,10 @@ class Summary:
         for group, number in Counter(row.flow_group for row in rows).items():
             verdict = verdicts[group]
             self.events += number
-            self.classes[verdict.label] += number
-            self.alerts += number * (verdict.label not in about.benign)
+            self.classes[verdict.name] += number
+            self.alerts += number * (not about.is_benign(verdict))
             self.unsure += number * verdict.unsure
+            self.unknown += number * verdict.unknown
             self.out_of_range += number * bool(verdict.out_of_range)
             for feature in verdict.out_of_range:
                 self.features_out_of_range[feature] += number
@@ -57,14 +59,15 @@ class Summary:
         counters = {name: Counter(content[name]) for name in ("classes", "features_out_of_range") if content}
         return cls(**{**content, **counters})
 
-    def facts(self, calibrated: bool) -> dict[str, Any]:
-        """Return the counts as they are told."""
+    def facts(self, calibrated: bool, detects: bool) -> dict[str, Any]:
+        """Return the counts as they are told; None of what a student without evaluation or detector cannot say."""
         hits = 1 - self.scored / self.events if self.events else 0.0
         return {
             "flows": self.events,
             "classes": dict(self.classes.most_common()),
             "alerts": self.alerts,
             "unsure": self.unsure if calibrated else None,
+            "unknown": self.unknown if detects else None,
             "out_of_range": self.out_of_range,
             "features_out_of_range": dict(self.features_out_of_range.most_common(10)),
             "explanations": self.explanations or None,

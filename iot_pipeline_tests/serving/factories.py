@@ -19,6 +19,8 @@ SPEC = load_spec("farm_flow")
 class HashStudent:
     """Scores by the hash of a text; its explanation cites the first two lines of the flow."""
 
+    name = "hash"
+
     def __init__(self) -> None:
         self.scored = self.explained = 0
 

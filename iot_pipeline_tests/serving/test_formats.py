@@ -18,7 +18,7 @@ from ocsf_emitter import validate
 from ocsf_emitter._models import DetectionFinding
 from pydantic import BaseModel
 
-from iot_pipeline.serving.classifier import Explanation, Verdict
+from iot_pipeline.serving.classifier import Explanation, Strangeness, Verdict
 from iot_pipeline.serving.events import About, Row
 from iot_pipeline.serving.evidence import Fact
 from iot_pipeline.serving.formats import FORMS, SCHEMA, Encoder
@@ -39,12 +39,15 @@ VERDICTS = {
     "2" * 64: Verdict("Normal", {"Normal": 0.6, "TCP_Flood": 0.4}, ["Normal", "TCP_Flood"], ["missed_bytes"], None,
                       [Fact("resp_pkts", "-0.500", "p27")]),
     "3" * 64: Verdict("TCP_Flood", {"Normal": 0.45, "TCP_Flood": 0.55}, None, [], None, []),
+    "4" * 64: Verdict("Normal", {"Normal": 0.97, "TCP_Flood": 0.03}, ["Normal"], ["orig_pkts"], None, [],
+                      Strangeness(0.0004, True, ["orig_pkts = 9000: known flows have -1 to 12"])),
 }  # fmt: skip
 ROWS = [
     Row("0123456789abcdef0123456789abcdef", "conn.log", 1, 1600000000.25, "flow", identity(FLOW), "1" * 64),
     Row("1123456789abcdef0123456789abcdef", "flows.csv", 2, 1700000000.0, "file", {}, "2" * 64),
     Row("2123456789abcdef0123456789abcdef", "=cmd()", 3, 1700000000.5, "reading",
         identity({"src_ip": "=cmd|'/c calc'!A0", "src_port": "99999", "proto": "<script>"}), "3" * 64),
+    Row("3123456789abcdef0123456789abcdef", "conn.log", 4, 1600000001.5, "flow", identity(FLOW), "4" * 64),
 ]  # fmt: skip
 # Types of the fields that we write, by the ECS reference 8.17.
 ECS = {
@@ -97,7 +100,7 @@ def check_ocsf(line: str) -> None:
 
 def test_ocsf_is_valid_by_a_public_validator() -> None:
     lines = encoded("ocsf").decode().splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         check_ocsf(line)
 
@@ -154,13 +157,32 @@ def test_a_spreadsheet_runs_no_cell() -> None:
     assert not [cell for cell in cells if cell.startswith(("=", "@"))]
 
 
+def test_a_flow_of_no_known_class_is_an_alert_and_no_known_class() -> None:
+    told = {form: json.loads(encoded(form).splitlines()[3]) for form in ("json", "ocsf", "ecs", "eve")}
+    assert told["json"]["class"] == "unknown" and told["json"]["nearest_class"] == "Normal"
+    assert not told["json"]["benign"] and told["ocsf"]["is_alert"] and told["eve"]["event_type"] == "alert"
+    assert told["ecs"]["event"]["kind"] == "alert" and "9000" in told["ocsf"]["message"]
+
+
 def test_parquet_has_the_events_of_json(tmp_path: Path) -> None:
     pq.write_table(Encoder("parquet", ABOUT).table(ROWS, VERDICTS), tmp_path / "events.parquet")
     table = pq.read_table(tmp_path / "events.parquet")
     assert table.schema.equals(SCHEMA)
     for told, line in zip(table.to_pylist(), encoded("json").decode().splitlines(), strict=True):
         record = json.loads(line)
-        same = ("uid", "file", "row", "class", "probability", "set", "unsure", "out_of_range", "evidence", "benign")
+        same = (
+            "uid",
+            "file",
+            "row",
+            "class",
+            "probability",
+            "set",
+            "unsure",
+            "unknown",
+            "out_of_range",
+            "evidence",
+            "benign",
+        )
         assert {name: told[name] for name in same} == {name: record[name] for name in same}
         assert dict(told["probabilities"]) == record["probabilities"]
         assert told["time"] == datetime.fromisoformat(record["time"])
