@@ -197,10 +197,12 @@ def execute(
 
 
 def usage_of_parts(instance: dg.DagsterInstance, parent: str) -> dict[str, str]:
-    """Sum up requests, tokens and dollars of the runs that are part of a run, as its tags."""
-    tags = [run.tags for run in instance.get_runs(dg.RunsFilter(tags={PARENT_TAG: parent}))]
+    """Sum up requests, tokens and dollars of the parts of a run that asked the teacher, as its tags; {} without one."""
+    parts = [run.tags for run in instance.get_runs(dg.RunsFilter(tags={PARENT_TAG: parent}))]
+    tags = [found for found in parts if USAGE_TAG + USED[0] in found]
     sums = {name: sum(float(found.get(USAGE_TAG + name, 0)) for found in tags) for name in USED}
-    return {USAGE_TAG + name: f"{value:.4f}" if name == "usd" else f"{value:.0f}" for name, value in sums.items()}
+    told = {USAGE_TAG + name: f"{value:.4f}" if name == "usd" else f"{value:.0f}" for name, value in sums.items()}
+    return told if tags else {}
 
 
 @dataclass

@@ -67,7 +67,7 @@ def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = 
     return [
         Planned(ArtefactId(_name(key), partition), specs[key].group_name or "", specs[key].code_version or "")
         for key in graph.toposorted_asset_keys
-        if key in chosen
+        if key in chosen and graph.get(key).is_materializable  # others are only shown
         for partition in _partitions(specs[key], settings)
     ]
 
@@ -79,8 +79,6 @@ def _name(key: dg.AssetKey) -> str:
 def _partitions(spec: dg.AssetSpec, settings: Settings) -> list[str]:
     """Return the partition keys of an asset that the settings require; [""] for an asset without partitions."""
     name, stage = unstaged(_name(spec.key))
-    if name == STATE:  # reported, not made
-        return []
     if name == "unknown_detection" and not (settings.run.unknown and stage in settings.run.stages):
         return []
     if spec.partitions_def is None:

@@ -84,7 +84,9 @@ def test_in_the_ui_all_is_what_the_settings_ask_for(monkeypatch: pytest.MonkeyPa
     made = {one.key.to_user_string() for one in shown if isinstance(one, dg.AssetsDefinition)}
     assert "lora_checkpoint_10K" in made and not any("30K" in name or "grid" in name for name in made)
     assert len(shown) == len(list(definitions().assets or []))  # the others stay in the graph
-    dg.Definitions(assets=shown, resources=definitions().resources).resolve_asset_graph()
+    narrowed = dg.Definitions(assets=shown, resources=definitions().resources)
+    chosen = settings_module.settings()
+    assert plan.wanted(narrowed, chosen) == plan.wanted(definitions(), chosen)  # a job makes the same as before
     assert len(shown_stages()) == len(baseline_stages()) == 5
     monkeypatch.setenv(ONLY_WANTED, "1")
     monkeypatch.setenv("IOT_STAGES", "30K")
