@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +17,7 @@ import uvicorn
 from iot_pipeline.flows.spec import DatasetSpec, load_spec
 from iot_pipeline.flows.texts import FlowTextWriter, RankTable
 from iot_pipeline.serving.cache import VerdictCache
-from iot_pipeline.serving.classifier import Classifier, Explanation, Fitted, Origin, Verdict
+from iot_pipeline.serving.classifier import Classifier, Explanation, Fitted, Origin, Strangeness, Verdict
 from iot_pipeline.serving.server.app import application
 from iot_pipeline.serving.server.guard import Access
 from iot_pipeline.serving.server.limits import Limits
@@ -44,7 +44,12 @@ class FakeClassifier(Classifier):
     tokens: int = 10
     batches: list[int] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
+    strange: Strangeness | None = None
     written: list[int] = field(default_factory=list)  # tokens of each batch of explanations
+
+    def classify(self, flows: Any, log: Any = None) -> list[Verdict]:
+        """Verdicts with the judgement that is given."""
+        return [replace(verdict, strange=self.strange) for verdict in super().classify(flows, log)]
 
     def scores(self, texts: Sequence[str], log: Any = None) -> np.ndarray:
         """Log-probabilities that follow from the text alone."""
@@ -68,14 +73,10 @@ class FakeClassifier(Classifier):
                 meanwhile()
         texts = self.writer.texts(flows)
         return [
-            Verdict(
-                v.label, v.probabilities, v.members, v.out_of_range,
-                Explanation(
-                    f"CLASSIFICATION: {v.label}\nANALYSIS: {HOSTILE} {text.splitlines()[0]}.\nKEY_INDICATORS: none",
-                    "grounded", [], [],
-                ),
-                v.farthest,
-            )
+            replace(v, explanation=Explanation(
+                f"CLASSIFICATION: {v.label}\nANALYSIS: {HOSTILE} {text.splitlines()[0]}.\nKEY_INDICATORS: none",
+                "grounded", [], [],
+            ))
             for v, text in zip(verdicts, texts, strict=True)
         ]  # fmt: skip
 

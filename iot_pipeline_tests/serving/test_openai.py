@@ -10,6 +10,7 @@ import httpx2
 import openai
 import pytest
 
+from iot_pipeline.serving.classifier import Strangeness
 from iot_pipeline_tests.serving.served import HOSTILE, FakeClassifier, fake, flow, served
 
 MODEL = "farm_flow-10K-original"
@@ -114,6 +115,21 @@ def test_other_models_and_missing_parameters_are_told(client: openai.OpenAI) -> 
         client.post("/chat/completions", cast_to=object, body={"messages": []})
     with pytest.raises(openai.BadRequestError, match="previous_response_id"):
         client.responses.create(model=MODEL, input="x", previous_response_id="resp_1")
+
+
+def test_a_flow_of_no_known_class_is_called_unknown() -> None:
+    strange = Strangeness(0.001, True, ["orig_pkts is out of range"])
+    with served(fake(strange=strange)) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        answer = client.chat.completions.create(**asked())
+        text = answer.choices[0].message.content or ""
+        verdict = (answer.model_extra or {})["verdict"]
+        chunks = list(client.chat.completions.create(**asked(stream=True)))
+        figures = httpx2.get(f"{url}/metrics").text
+    nearest = verdict["nearest_class"]
+    head = f"CLASSIFICATION: unknown\nNEAREST_CLASS: {nearest}\nUNKNOWN_BECAUSE: orig_pkts is out of range\nANALYSIS: "
+    assert text.startswith(head) and verdict["class"] == "unknown" and verdict["unknown"] is True
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+    assert 'iot_serve_flows_total{class="unknown"} 2.0' in figures
 
 
 def test_scores_have_sglangs_shape(client: openai.OpenAI, classifier: FakeClassifier) -> None:

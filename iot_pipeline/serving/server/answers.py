@@ -42,8 +42,12 @@ class Asked:
 
     @property
     def head(self) -> str:
-        """Beginning of the answer, known once the flow is classified."""
-        return f"{LABEL_LINE} {self.found.verdicts[0].label}"
+        """Beginning of the answer, known once the flow is classified; one of no known class has a nearest one."""
+        verdict = self.found.verdicts[0]
+        lines = [f"{LABEL_LINE} {verdict.name}"]
+        if verdict.unknown and verdict.strange is not None:
+            lines += [f"NEAREST_CLASS: {verdict.label}", f"UNKNOWN_BECAUSE: {'; '.join(verdict.strange.reasons)}"]
+        return "\n".join(lines)
 
     @property
     def early(self) -> str:
@@ -58,7 +62,7 @@ class Asked:
         if self.early:
             (verdict,) = await service.model.explain(self.found)
             assert verdict.explanation is not None
-            text = verdict.explanation.text
+            text = self.head + verdict.explanation.text.removeprefix(f"{LABEL_LINE} {verdict.label}")
         text = _before_stop(text, self.stops)
         tokens, reason = service.tokens.answer(text), "stop"
         if self.most is not None and len(tokens) > self.most:

@@ -53,7 +53,9 @@ class Metrics:
 
     def verdict(self, verdict: Verdict) -> None:
         """Note a classified flow."""
-        self.flows.labels(verdict.label).inc()
+        self.flows.labels(verdict.name).inc()
+        if verdict.unknown:
+            self.doubts.labels("unknown").inc()
         if verdict.unsure:
             self.doubts.labels("unsure").inc()
         if verdict.out_of_range:

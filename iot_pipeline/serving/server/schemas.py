@@ -47,7 +47,10 @@ class Result(BaseModel):
     """Verdict on one flow."""
 
     model_config = ConfigDict(extra="allow")
-    label: str = Field(alias="class")
+    label: str = Field(alias="class", description="`unknown` for a flow of no known class.")
+    nearest_class: str
+    unknown: bool | None = Field(description="null: the student's evaluation fitted no detector.")
+    unknown_because: list[str]
     probability: float
     probabilities: dict[str, float]
     members: list[str] | None = Field(

@@ -67,7 +67,7 @@ function bar(name, probability, members) {
 function certainty(result, calibrated) {
   const percent = (100 * result.probability).toFixed(1) + " %";
   const told = calibrated ? "Probability " + percent + ", calibrated." : "Probability " + percent + ", as scored: this student was not evaluated.";
-  if (result.set === null || result.set === undefined) return told;
+  if (!result.set) return told;
   if (result.set.length === 0) return told + " No class is likely enough: the flow is unlike those that the student knows.";
   if (result.set.length === 1) return told + " Every other class is ruled out (at 95 %).";
   return told + " Unsure; these classes are not ruled out (at 95 %): " + result.set.join(", ") + ".";
@@ -77,8 +77,12 @@ function show(content) {
   const result = content.results[0];
   const meanings = new Map((model ? model.features : []).map((one) => [one.name, one.meaning + " (" + one.unit + ")"]));
   byId("class").textContent = result.class;
-  const sure = !result.set || result.set.length === 1;
-  byId("kind").textContent = !sure ? "" : result.benign ? "Ordinary traffic." : "An attack.";
+  const sure = !result.unknown && (!result.set || result.set.length === 1);
+  byId("kind").textContent = result.unknown
+    ? "Of no class that the student learnt; the nearest is " + result.nearest_class + "."
+    : !sure ? "" : result.benign ? "Ordinary traffic." : "An attack.";
+  fill("unknown", result.unknown_because.map((one) => element("li", one)));
+  byId("unknown-part").hidden = result.unknown_because.length === 0;
   byId("sure").textContent = certainty(result, content.model.calibrated);
   const ordered = Object.entries(result.probabilities).sort((a, b) => b[1] - a[1]);
   fill("bars", ordered.map(([name, probability]) => bar(name, probability, result.set)));
