@@ -25,14 +25,16 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         quiet: Suppresses warnings that a user cannot act on.
     """
 
-    def write(*arguments: Any, as_json: bool) -> None:
+    def write(
+        stage: str, track: str, out: Path, form: str, quantisation: str | None, flows: int, force: bool, as_json: bool
+    ) -> None:
         chosen = configure()
         quiet()
         from iot_pipeline.commands import export as exporting
         from iot_pipeline.commands.console import facts, working
 
         with working("export:") as say:
-            found = exporting.export(chosen, *arguments, log=say)
+            found = exporting.export(chosen, stage, track, out, form, quantisation, flows, force, say)
         facts(found if as_json else exporting.told(found), as_json)
 
     @app.command(epilog="Example: iot-pipeline export 30K paraphrased student --format gguf --quantisation q8_0")
@@ -53,7 +55,7 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         as_json: AsJson = False,
     ) -> None:
         """Write a trained student for other engines; its card has label agreement, calibration and grounding."""
-        write(stage, track, out, form, quantisation, flows, force, as_json=as_json)
+        write(stage, track, out, form, quantisation, flows, force, as_json)
 
     @app.command(epilog="Example: iot-pipeline merge 30K paraphrased merged_30K --dtype bf16")
     def merge(
@@ -66,4 +68,4 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         as_json: AsJson = False,
     ) -> None:
         """Write base model and adapter of a checkpoint as one model: short for `export --format merged`."""
-        write(stage, track, out, "merged", dtype, flows, force, as_json=as_json)
+        write(stage, track, out, "merged", dtype, flows, force, as_json)
