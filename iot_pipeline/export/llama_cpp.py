@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from urllib.error import URLError
 
 import numpy as np
 
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import UserError, printable
 from iot_pipeline.export.scoring import label_scores
 from iot_pipeline.inference.scoring import Labels
 
@@ -98,41 +99,40 @@ def serving(model: Path, context: int, threads: int) -> Iterator[Engine]:
             name, "-m", str(model), "-c", str(context), "-t", str(threads), "-np", "1", "--no-warmup",
             "--host", "127.0.0.1", "--port", str(port),
         ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE if port is None else subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        url = _announced(process, name) if port is None else f"http://127.0.0.1:{port}"
-        engine = Engine(f"llama.cpp ({name})", url)
-        _await(engine, process)
-        yield engine
-    finally:
-        process.kill()
-        process.communicate()
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE if port is None else subprocess.DEVNULL, stderr=said,
+            text=True,
+        )  # fmt: skip
+        try:
+            url = _announced(process) if port is None else f"http://127.0.0.1:{port}"
+            if url is None or not _healthy(url, process):
+                said.seek(0)
+                reason = (said.read().strip().splitlines() or ["it says nothing"])[-1]
+                raise UserError(f"{name} does not run the GGUF that was written: {printable(reason)}")
+            yield Engine(f"llama.cpp ({name})", url)
+        finally:
+            process.kill()
+            process.communicate()
 
 
-def _announced(process: subprocess.Popen[str], name: str) -> str:
+def _announced(process: subprocess.Popen[str]) -> str | None:
+    """Return the address that the child prints, None if it ends before."""
     assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("URL "):
-            return line.split()[1]
-    raise UserError(f"{name} does not load the GGUF that was written; use another --quantisation, or report this")
+    return next((line.split()[1] for line in process.stdout if line.startswith("URL ")), None)
 
 
-def _await(engine: Engine, process: subprocess.Popen[str]) -> None:
-    """Wait until the server is healthy; UserError if it ends or takes too long."""
+def _healthy(url: str, process: subprocess.Popen[str]) -> bool:
+    """Wait until the server is healthy; False if it ends or takes longer than START_S."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{engine.url}/health", timeout=5) as reply:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as reply:
                 if reply.status == 200:
-                    return
+                    return True
         except OSError:
             time.sleep(0.1)
-    raise UserError(
-        f"{engine.name} does not load the GGUF that was written; use another --quantisation, or report this"
-    )
+    return False
 
 
 def _free_port() -> int:
