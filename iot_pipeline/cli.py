@@ -91,10 +91,18 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list what would be made, why, and what it takes.")
     ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="BUNDLE", help="Make a bundle's lake again by its settings, offline; compare."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make every artefact that is missing or no longer follows from its inputs, then print the results."""
+    if bundle is not None:
+        cli_lineage.use(bundle)
     chosen = _configure(stages, tracks)
+    if bundle is not None:
+        cli_lineage.bring(chosen, bundle)
     definitions = _definitions()
     from iot_pipeline.defs import plan
 
@@ -117,6 +125,8 @@ def run(
     results(chosen, outcome, as_json)
     if outcome.failed or outcome.left:
         sys.exit(1)
+    if bundle is not None and not as_json:
+        sys.exit(cli_lineage.compared(chosen, bundle))
 
 
 @app.command(epilog="Example: iot-pipeline run --until flow_texts && iot-pipeline estimate --stages 30K")

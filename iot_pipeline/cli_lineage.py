@@ -1,12 +1,35 @@
-"""Command line of `iot-pipeline verify` and `trace`."""
+"""Command line of `iot-pipeline verify`, `trace` and `export-bundle`."""
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def use(bundle: Path) -> None:
+    """Let the settings of this process be those of a bundle."""
+    from iot_pipeline.bundle.rerun import use_bundle
+
+    use_bundle(bundle)
+
+
+def bring(chosen: Any, bundle: Path) -> None:
+    """Bring the answers of a bundle into the lake's store."""
+    from iot_pipeline.bundle.rerun import bring_answers
+
+    bring_answers(chosen, bundle)
+
+
+def compared(chosen: Any, bundle: Path) -> int:
+    """Compare the lake with the bundle that it was made from; return the exit code."""
+    from iot_pipeline.bundle.rerun import compare
+    from iot_pipeline.commands.bundle import show_comparison
+
+    return show_comparison(compare(chosen, bundle))
 
 
 def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callable[[], Any]) -> None:
@@ -17,8 +40,14 @@ def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callab
         specs = definitions().resolve_all_asset_specs()
         return {spec.key.to_user_string(): spec.code_version or "" for spec in specs}
 
-    @app.command(epilog="Example: iot-pipeline verify --json | jq '.mismatches'")
+    @app.command(epilog="Example: iot-pipeline verify --json | jq '.mismatches'; iot-pipeline verify reviewer_bundle")
     def verify(
+        bundle: Annotated[
+            Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder of a bundle to verify, in place of the lake.")
+        ] = None,
+        key: Annotated[
+            Path | None, typer.Option("--key", help="Public key by which the bundle's signature is checked.")
+        ] = None,
         replay: Annotated[
             list[str] | None,
             typer.Option(
@@ -33,6 +62,10 @@ def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callab
 
         Exit code 1 if something was altered, 3 if something is only stale (a setting, prompt or code changed since).
         """
+        if bundle is not None:
+            from iot_pipeline.commands.bundle import show_check, verified
+
+            sys.exit(show_check(verified(bundle, key), as_json))
         chosen = configure()
         if replay:
             from iot_pipeline.commands.replay import replayed
@@ -45,6 +78,24 @@ def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callab
         found = examine(chosen, code_versions)
         show(found, as_json)
         sys.exit(exit_code(found))
+
+    @app.command("export-bundle", epilog="Example: iot-pipeline export-bundle reviewer_bundle --sign key.pem")
+    def export_bundle(
+        folder: Annotated[Path, typer.Argument(help="New folder.")],
+        key: Annotated[
+            Path | None,
+            typer.Option("--sign", metavar="KEY", help="Private EC key (PEM) to sign with: extra `bundle`."),
+        ] = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Write all that a reviewer needs: report, tables, figures, prompts, answers, settings, lineage, cards, forms.
+
+        `iot-pipeline verify FOLDER` checks it, `iot-pipeline run --from FOLDER` makes it again, offline.
+        """
+        from iot_pipeline.commands.bundle import export
+        from iot_pipeline.commands.console import facts
+
+        facts(export(configure(), folder, key), as_json)
 
     @app.command(
         epilog="Example: iot-pipeline trace table-3; iot-pipeline trace row 17 --stage 10K --track paraphrased"

@@ -196,6 +196,9 @@ class RunSettings(Section):
     teacher_paid: Literal["auto", "yes", "no"] = Field(
         "auto", description="do answers cost money; auto: by the address, local ones being free"
     )
+    teacher_replay: bool = Field(
+        False, description="give out stored answers of the teacher alone: nothing is sent, no key is needed"
+    )
     teacher_via: Literal["requests", "batch"] = Field("requests", description="batch: half the price, within a day")
     teacher_concurrency: int = Field(64, ge=1, le=2000, description="most requests in flight")
     teacher_rpm: int | None = Field(None, ge=1, description="requests a minute that are never passed")

@@ -80,7 +80,7 @@ def store_of(settings: Settings) -> URL:
 
 def is_paid(settings: Settings) -> bool:
     """Return True if requests cost money: as IOT_TEACHER_PAID says, else judged by the address."""
-    if settings.teacher.server in (EMBEDDED, REPLAY):
+    if settings.teacher.server in (EMBEDDED, REPLAY) or settings.run.teacher_replay:
         return False
     if settings.run.teacher_paid == "auto":
         return pricing.is_paid(address_of(settings))
@@ -105,7 +105,7 @@ def open_teacher(settings: Settings, log: Callable[[str], None] | None = None, e
 
     Raises UserError if a required API key is missing or the server does not start.
     """
-    if settings.teacher.server == REPLAY:
+    if settings.teacher.server == REPLAY or settings.run.teacher_replay:
         yield Replay(store_of(settings), log)
         return
     with contextlib.ExitStack() as stack:

@@ -18,6 +18,7 @@ from iot_pipeline.defs.training import grid, paper
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.vocabulary import Trained
+from iot_pipeline_tests.defs.reported import make_reported
 from iot_pipeline_tests.defs.sides import TRAINED, VALUES, Sides, Student, make
 from iot_pipeline_tests.shared import built_once
 from iot_pipeline_tests.tiny_model import make_base
@@ -67,3 +68,11 @@ def student(monkeypatch: pytest.MonkeyPatch) -> Student:
     for module in (evaluation, unknown_students):
         monkeypatch.setattr(module, "label_rows", lambda _student, classes: np.zeros((len(classes), 5)))
     return opened
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a lake with two tracks and a report, which no test may change."""
+    root = tmp_path_factory.mktemp("reported")
+    make_reported(root)
+    return root

@@ -15,16 +15,11 @@ from iot_pipeline.commands.trace import show, trace
 from iot_pipeline.commands.verify import exit_code
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs import replay as replaying
-from iot_pipeline.defs.augmentation import assets as augmentation
 from iot_pipeline.defs.dagster_internals import assets_alone, job_of_all_assets
-from iot_pipeline.defs.flows import assets as flows
-from iot_pipeline.defs.prompts import assets as prompts
-from iot_pipeline.defs.quality import assets as quality
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.replay import compared
 from iot_pipeline.defs.report import assets as report
 from iot_pipeline.defs.report.checks import follows_from_its_files
-from iot_pipeline.defs.splits import assets as splits
 from iot_pipeline.defs.verification import examine
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake, read_manifest
@@ -33,25 +28,19 @@ from iot_pipeline.lake.verify import Verification
 from iot_pipeline.lineage.promises import PROMISES, promise_of, table
 from iot_pipeline.settings import PROJECT_ROOT, load_settings, settings
 from iot_pipeline.vocabulary import unstaged
+from iot_pipeline_tests.defs.reported import VALUES
 from iot_pipeline_tests.defs.sides import make
 
 REPORT = ArtefactId("paper_report")
 
 
-@pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+@pytest.fixture
+def lake(reported: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
     """A lake of few flows with two tracks and a report on them."""
-    with pytest.MonkeyPatch.context() as patch:
-        root = tmp_path_factory.mktemp("lake")
-        patch.setenv("IOT_ROWS", "300")
-        patch.setenv("IOT_LAKE", str(root))
-        settings_module.settings.cache_clear()
-        make(flows.raw_flows, flows.flows, splits.evaluation_split, splits.training_order, splits.flow_texts)
-        for track in ("original", "paraphrased"):
-            make(prompts.prompt, partition=track)
-        make(augmentation.original, augmentation.paraphrased, partition="10K")
-        make(quality.dedup_report, quality.label_conflicts, report.cost_report, report.paper_report)
-        yield Lake(root)
+    for name, value in (VALUES | {"IOT_LAKE": str(reported)}).items():
+        monkeypatch.setenv(name, value)
+    settings_module.settings.cache_clear()
+    yield Lake(reported)
     settings_module.settings.cache_clear()
 
 

@@ -1,0 +1,127 @@
+"""Run of a bundle: its settings, prompts and answers for a new lake, and the comparison of both."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.augmentation.ask import check_imported
+from iot_pipeline.bundle.contents import ANSWERS, LINEAGE, MADE, SETTINGS
+from iot_pipeline.bundle.seal import SUMS, check_bundle
+from iot_pipeline.env_file import ENV_FILE
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import sha256_file
+from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.lineage.promises import promise_of
+from iot_pipeline.lineage.report_check import REPORT
+from iot_pipeline.reporting.exhibits import Exhibit, read_exhibits
+from iot_pipeline.settings import FIELDS, PROJECT_ROOT, Settings
+from iot_pipeline.teacher.archive import import_answers
+from iot_pipeline.teacher_factory import store_of
+
+# Columns of the report's tables that tell times of a machine, or which run made something.
+TIMED = re.compile(
+    r"time|tokens per second|p95, single|flows a second|\brun$|code commit|data version|made of|seconds|requests sent"
+)
+REPORTS = {"paper_report", "model_card", "inference_benchmark", "track_comparison", "claims_audit"}
+
+
+@dataclass
+class Comparison:
+    """Outcome of a run from a bundle: artefacts that are equal, and those that differ, by what is promised of them.
+
+    cells: cells of the report, times apart, that differ.
+    """
+
+    equal: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    unpromised: list[str] = field(default_factory=list)
+    cells: list[str] = field(default_factory=list)
+
+    @property
+    def kept(self) -> bool:
+        """True if nothing is missing and all that is promised is equal."""
+        return not (self.missing or self.broken)
+
+
+def use_bundle(folder: Path) -> None:
+    """Let this process's settings be those of a bundle, in a lake of its own, with answers from its file alone.
+
+    Raises UserError if it is no bundle or not as it was written.
+    """
+    folder = folder.expanduser().absolute()
+    found = check_bundle(folder)
+    if found.mismatches:
+        raise UserError(f"{folder} is not as it was written: {found.mismatches[0]}; `iot-pipeline verify {folder}`")
+    for name in [name for name in os.environ if name.startswith("IOT_")]:
+        setting = name.removeprefix("IOT_").lower()
+        section = FIELDS.get(setting, ("", ""))[0]
+        if setting == "profile" or setting in MADE or (section and section != "run"):
+            del os.environ[name]
+    os.environ[ENV_FILE] = str(folder / SETTINGS)
+    os.environ["IOT_TEACHER_REPLAY"] = "true"
+    # Two bundles of one data set must not share a lake.
+    own = PROJECT_ROOT / "data_lake" / f"from-{folder.name}-{sha256_file(folder / SUMS)[:8]}"
+    os.environ.setdefault("IOT_LAKE", str(own))
+
+
+def bring_answers(settings: Settings, folder: Path) -> int:
+    """Import the answers of a bundle into the lake's store; return how many it has. UserError if one is refused."""
+    location = store_of(settings)
+    found = import_answers(location, folder.expanduser() / ANSWERS, check_imported)
+    if found.refused:
+        kinds = ", ".join(f"{kind} ({n:,})" for kind, n in found.refused.most_common())
+        raise UserError(f"{folder / ANSWERS}: answers are refused by the present rules: {kinds}")
+    return found.added + found.kept
+
+
+def compare(settings: Settings, folder: Path) -> Comparison:
+    """Compare the lake of a run with the bundle that it was made from."""
+    lake, found = Lake(settings.lake_path, read_only=True), Comparison()
+    told = json.loads((folder.expanduser() / LINEAGE).read_text(encoding="utf-8"))["artefacts"]
+    for one in told:
+        artefact = ArtefactId(one["asset"], one["partition"])
+        manifest = lake.manifest(artefact)
+        if manifest is None:
+            found.missing.append(str(artefact))
+        elif manifest.data_version == one["data_version"]:
+            found.equal.append(str(artefact))
+        elif artefact.asset in REPORTS or _differing_machine(one, manifest.provenance) != "bytes":
+            found.unpromised.append(str(artefact))
+        else:
+            found.broken.append(str(artefact))
+    if lake.manifest(REPORT) is not None:
+        found.cells = differing_cells(read_exhibits(folder.expanduser() / "report"), read_exhibits(lake.folder(REPORT)))
+    if found.cells and not found.unpromised:
+        found.broken.append(f"{REPORT}: {len(found.cells)} cells")
+    return found
+
+
+def _differing_machine(told: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what is promised of an artefact, by whether both were made on machines alike."""
+    promise = promise_of(told["asset"])
+    return promise.here if told["provenance"].get("machine") == now.get("machine") else promise.elsewhere
+
+
+def differing_cells(was: list[Exhibit], now: list[Exhibit]) -> list[str]:
+    """List the cells and numbers of two reports that differ, times and runs apart."""
+    by_title = {(one.kind, one.chapter, one.title): one for one in now}
+    found = []
+    for one in was:
+        other = by_title.get((one.kind, one.chapter, one.title))
+        if other is None:
+            found.append(f"{one.name}: not in the new report")
+            continue
+        if len(one.rows) != len(other.rows):
+            found.append(f"{one.name}: {len(one.rows)} rows, now {len(other.rows)}")
+            continue
+        for row, new in zip(one.rows, other.rows, strict=True):
+            for at, cell in enumerate(row):
+                column = one.columns[at] if at < len(one.columns) else ""
+                if cell != new[at] and not TIMED.search(column) and one.chapter != "inference":
+                    found.append(f"{one.name}, row {row[0]}, column {column}: {cell}, now {new[at]}")
+    return found

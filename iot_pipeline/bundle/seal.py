@@ -1,0 +1,139 @@
+"""Seal of a bundle: hashes of all its files, the check of them, and an optional signature with a local key."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.bundle.contents import LINEAGE
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import sha256_file, write_text
+from iot_pipeline.lake.integrity import SHORT
+
+SUMS, SIGNATURE = "SHA256SUMS", "bundle.sig"
+LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+EXTRA = "`pip install -e '.[bundle]'`"
+
+
+@dataclass
+class BundleCheck:
+    """Files that were hashed, and what is not as it was written; `signed` says by what the seal was checked."""
+
+    files: int = 0
+    bytes: int = 0
+    mismatches: list[str] = field(default_factory=list)
+    signed: str = "no signature"
+
+
+def files_of(folder: Path) -> list[str]:
+    """List all files of a bundle but its seal, as paths within it."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for name in names if name not in (SUMS, SIGNATURE))
+
+
+def write_sums(folder: Path) -> None:
+    """Write the hashes of all files."""
+    write_text(folder / SUMS, "".join(f"{sha256_file(folder / name)}  {name}\n" for name in files_of(folder)))
+
+
+def is_bundle(folder: Path) -> bool:
+    """Return True for a folder with the seal of a bundle."""
+    return (folder / SUMS).is_file() and (folder / LINEAGE).is_file()
+
+
+def check_bundle(folder: Path, public_key: Path | None = None) -> BundleCheck:
+    """Hash every file of a bundle and compare copies of artefacts with the lineage.
+
+    Args:
+        folder: Folder of the bundle.
+        public_key: Public key of whoever signed it; without one a signature is not checked.
+
+    Raises:
+        UserError: It is no bundle, or a key was named and it is not signed.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; `iot-pipeline export-bundle {folder}` writes a bundle")
+    if not (folder / SUMS).is_file():
+        raise UserError(f"{folder} is no bundle: it has no {SUMS}")
+    found, known = BundleCheck(), dict[str, str]()
+    for number, line in enumerate((folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if match := LINE.fullmatch(line):
+            known[match[2]] = match[1]
+        else:
+            found.mismatches.append(f"{SUMS}: line {number} is no hash and name")
+    there = set(files_of(folder))
+    for name in sorted(known.keys() - there):
+        found.mismatches.append(f"{name}: expected sha256 {known[name][:SHORT]}, found no file")
+    found.mismatches += [f"{name}: no such file in {SUMS}" for name in sorted(there - known.keys())]
+    hashes = {name: sha256_file(folder / name) for name in sorted(there & known.keys())}
+    for name, digest in hashes.items():
+        found.files, found.bytes = found.files + 1, found.bytes + (folder / name).stat().st_size
+        if digest != known[name]:
+            found.mismatches.append(f"{name}: expected sha256 {known[name][:SHORT]}, found {digest[:SHORT]}")
+    found.mismatches += _against_lineage(folder, hashes)
+    if public_key is not None:
+        found.mismatches += _signature_problem(folder, public_key)
+        found.signed = f"signature checked by {public_key.name}"
+    elif (folder / SIGNATURE).is_file():
+        found.signed = "signed; name the public key to check it"
+    return found
+
+
+def _against_lineage(folder: Path, hashes: dict[str, str]) -> list[str]:
+    """List the copies of the report's and prompts' files whose hash is not that of their manifest."""
+    try:
+        artefacts = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))["artefacts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [f"{LINEAGE}: cannot be read"]
+    wanted: dict[str, str] = {}
+    for one in artefacts:
+        if one["asset"] == "paper_report":
+            wanted |= {f"report/{name}": facts["sha256"] for name, facts in one["files"].items()}
+        elif one["asset"] == "prompt":
+            wanted[f"prompts/{one['partition']}.md"] = one["data_version"]
+    return [
+        f"{name}: sha256 {hashes[name][:SHORT]}, but its manifest says {digest[:SHORT]}"
+        for name, digest in sorted(wanted.items())
+        if name in hashes and hashes[name] != digest
+    ]
+
+
+def sign(folder: Path, private_key: Path) -> None:
+    """Sign all files of a bundle with a local key (elliptic curve, PEM). Raises UserError without the extra."""
+    signing = _model_signing("signing")
+    config = signing.Config().use_elliptic_key_signer(private_key=private_key)
+    try:
+        config.set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{private_key} cannot sign: {error}; an EC key in PEM is needed (openssl ecparam -genkey)"
+        ) from None
+
+
+def _signature_problem(folder: Path, public_key: Path) -> list[str]:
+    if not (folder / SIGNATURE).is_file():
+        raise UserError(f"{folder} is not signed: it has no {SIGNATURE}")
+    verifying = _model_signing("verifying")
+    config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+    try:
+        config.set_hashing_config(_hashing(folder)).verify(folder, folder / SIGNATURE)
+    except OSError as error:
+        raise UserError(f"{public_key} cannot be read ({error.strerror})") from None
+    except Exception as error:  # model-signing raises many kinds: any of them means that it does not verify
+        return [f"{SIGNATURE}: does not verify ({' '.join(str(error).split())[:300]})"]
+    return []
+
+
+def _hashing(folder: Path) -> Any:
+    hashing = _model_signing("hashing")
+    return hashing.Config().set_ignored_paths(paths=[folder / SIGNATURE], ignore_git_paths=False)
+
+
+def _model_signing(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(f"model_signing.{name}")
+    except ImportError:
+        raise UserError(f"signatures need the extra `bundle`: {EXTRA}") from None

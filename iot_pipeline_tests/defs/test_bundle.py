@@ -1,0 +1,241 @@
+"""A reviewer's bundle: whole, readable by the tools it is for, proved to the byte, and made again offline."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from iot_pipeline import settings as settings_module
+from iot_pipeline.bundle import rerun
+from iot_pipeline.bundle.forms import ITEMS
+from iot_pipeline.bundle.rerun import differing_cells
+from iot_pipeline.bundle.seal import check_bundle
+from iot_pipeline.commands.bundle import export, show_check, show_comparison
+from iot_pipeline.definitions import defs
+from iot_pipeline.defs import execute, plan
+from iot_pipeline.errors import UserError
+from iot_pipeline.reporting.exhibits import Exhibit, read_exhibits
+from iot_pipeline.settings import PROJECT_ROOT, settings
+from iot_pipeline_tests.defs.reported import VALUES
+
+
+@pytest.fixture
+def chosen(reported: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Settings of the lake with a report."""
+    for name, value in (VALUES | {"IOT_LAKE": str(reported)}).items():
+        monkeypatch.setenv(name, value)
+    settings_module.settings.cache_clear()
+    yield
+    settings_module.settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def bundle(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A signed bundle, which no test may change."""
+    root = tmp_path_factory.mktemp("bundle")
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", root / "key"], check=True)
+    subprocess.run(["openssl", "ec", "-in", root / "key", "-pubout", "-out", root / "public"], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (VALUES | {"IOT_LAKE": str(reported)}).items():
+            patch.setenv(name, value)
+        settings_module.settings.cache_clear()
+        export(settings(), root / "made", root / "key")
+    settings_module.settings.cache_clear()
+    return root / "made"
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def test_a_bundle_is_whole_and_names_no_machine(bundle: Path, reported: Path) -> None:
+    wanted = """report/report.html report/tables/table-1.tex report/figures/figure-1.svg prompts/original.md
+        lineage.json answers/answers.parquet config/settings.env environment/requirements.lock.txt data/test.jsonl
+        data/README.md REFORMS.md ARTIFACT-APPENDIX.md bundle.sig"""
+    for name in wanted.split():
+        assert (bundle / name).is_file(), name
+    words = [str(reported), str(PROJECT_ROOT), str(Path.home()) + "/"]
+    for path in bundle.rglob("*"):
+        if path.is_file() and path.suffix in (".json", ".md", ".html", ".env", ".txt", ".yaml", ".csv"):
+            assert not [word for word in words if word in path.read_text()], path
+    assert pq.read_metadata(bundle / "answers" / "answers.parquet").num_rows > 100
+    assert "SIMULATED" in (bundle / "README.md").read_text()
+
+
+def test_a_bundle_is_verified_by_its_sums_its_lineage_and_its_signature(bundle: Path) -> None:
+    found = check_bundle(bundle, bundle.parent / "public")
+    assert found.mismatches == [] and found.files > 40 and "signature checked" in found.signed
+    done = subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=bundle, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_flipped_byte_in_any_kind_of_file_is_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = {
+        path.suffix: path
+        for path in sorted(copy.rglob("*"))
+        if path.is_file() and path.name not in ("bundle.sig", "SHA256SUMS")
+    }
+    assert len(first) > 10
+    for path in first.values():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    found = check_bundle(copy)
+    named = {line.split(":")[0] for line in found.mismatches}
+    for path in first.values():
+        assert path.relative_to(copy).as_posix() in named, path
+    assert show_check(found, as_json=True) == 1
+    assert json.loads(capsys.readouterr().out)["mismatches"] == found.mismatches
+
+
+def test_missing_further_and_consistently_changed_files_are_named(copy: Path) -> None:
+    (copy / "REFORMS.md").unlink()
+    (copy / "more.txt").write_text("x")
+    report = copy / "report" / "report.md"
+    report.write_text(report.read_text().replace("0", "1", 1))
+    sums = (copy / "SHA256SUMS").read_text()
+    line = next(one for one in sums.splitlines() if one.endswith("  report/report.md"))
+    digest = subprocess.run(["sha256sum", report], capture_output=True, text=True, check=True).stdout.split()[0]
+    (copy / "SHA256SUMS").write_text(sums.replace(line, f"{digest}  report/report.md"))
+    told = check_bundle(copy).mismatches
+    assert any(one.startswith("REFORMS.md: expected sha256 ") and one.endswith("no file") for one in told)
+    assert "more.txt: no such file in SHA256SUMS" in told
+    assert any(one.startswith("report/report.md: sha256 ") and "its manifest says" in one for one in told)
+
+
+def test_a_signature_of_changed_files_does_not_verify(copy: Path, bundle: Path) -> None:
+    (copy / "REFORMS.md").write_text("x")
+    told = check_bundle(copy, bundle.parent / "public").mismatches
+    assert any(one.startswith("bundle.sig: does not verify") for one in told)
+
+
+def test_ro_crate_is_read_and_leads_from_the_report_to_the_prompt(bundle: Path) -> None:
+    from rocrate.rocrate import ROCrate
+
+    crate = ROCrate(bundle)
+    assert crate.mainEntity["@id"] == "workflow.json"
+    profiles = {one["@id"] for one in crate.root_dataset["conformsTo"]}
+    assert "https://w3id.org/ro/wfrun/provenance/0.5" in profiles
+    action = crate.dereference("#make-paraphrased@10K")
+    assert {one["name"] for one in action["object"]} >= {"prompt[paraphrased]", "original[10K]"}
+    steps = {one["name"] for one in crate.mainEntity["step"]}
+    assert {"paper_report", "original", "raw_flows"} <= steps
+    ids = {one["@id"] for one in json.loads((bundle / "ro-crate-metadata.json").read_text())["@graph"]}
+    assert {one.id for one in crate.data_entities if one.type == "File"} <= ids
+
+
+def test_croissant_is_valid_and_gives_the_test_flows(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlcroissant
+
+    monkeypatch.chdir(bundle)
+    data = mlcroissant.Dataset(jsonld=bundle / "croissant.json")
+    assert data.metadata.ctx.issues.errors == set()
+    assert data.metadata.personal_sensitive_information and data.metadata.data_biases
+    rows = [json.loads(line) for line in (bundle / "data" / "test.jsonl").read_text().splitlines()]
+    first = next(iter(data.records("test")))
+    assert first["test/flow"].decode() == rows[0]["flow"] and first["test/label"].decode() == rows[0]["label"]
+    chats = list(data.records("original-10K"))
+    assert chats[0]["original-10K/completion"].startswith(b"CLASSIFICATION: ")
+
+
+# Keys of lm_eval.api.task.TaskConfig (0.4.13) that the task uses.
+LM_EVAL = {"task", "dataset_path", "dataset_kwargs", "test_split", "output_type", "doc_to_text", "target_delimiter",
+           "doc_to_choice", "doc_to_target", "metric_list", "metadata"}  # fmt: skip
+
+
+def test_the_lm_eval_task_scores_the_class_of_each_test_flow(bundle: Path) -> None:
+    from jinja2 import Environment
+
+    task: dict[str, Any] = yaml.safe_load((bundle / "lm_eval" / "iot_flows.yaml").read_text())
+    assert task.keys() == LM_EVAL and task["output_type"] == "multiple_choice"
+    assert (bundle / task["dataset_kwargs"]["data_files"]["test"]).is_file()
+    environment = Environment()
+    for line in (bundle / "data" / "test.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert environment.from_string(task["doc_to_text"]).render(**row) == row["flow"]
+        target = int(environment.from_string(task["doc_to_target"]).render(**row))
+        assert task["doc_to_choice"][target] == f"CLASSIFICATION: {row['label']}"
+
+
+def test_reforms_has_32_items_of_which_those_of_people_are_marked(bundle: Path) -> None:
+    told = json.loads((bundle / "reforms.json").read_text())
+    assert len(told) == len(ITEMS) == len({one["item"] for one in told}) == 32
+    people = {one["item"] for one in told if one["answered_by"] == "authors"}
+    assert {"1a", "1b", "1c", "3b", "5b", "6c"} <= people and "2e" not in people
+    assert (bundle / "REFORMS.md").read_text().count("TO BE ANSWERED BY THE AUTHORS") == len(people)
+
+
+def test_the_dataset_card_has_front_matter_of_the_files_beside_it(bundle: Path) -> None:
+    _, front, text = (bundle / "data" / "README.md").read_text().split("---\n", 2)
+    configs = {one["config_name"]: one["data_files"][0]["path"] for one in yaml.safe_load(front)["configs"]}
+    assert configs["test"] == "test.jsonl" and all((bundle / "data" / path).is_file() for path in configs.values())
+    assert "SIMULATED" in text
+
+
+@pytest.mark.usefixtures("chosen")
+def test_a_lake_that_does_not_follow_from_its_settings_gives_no_bundle(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("x")
+    with pytest.raises(UserError, match="is there and not empty"):
+        export(settings(), tmp_path / "there", None)
+    monkeypatch.setenv("IOT_EXPLANATION_WORDS", "50")
+    settings_module.settings.cache_clear()
+    with pytest.raises(UserError, match="could not be run again"):
+        export(settings(), tmp_path / "new", None)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_bundle_is_made_again_without_key_teacher_or_network(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("iot_pipeline.teacher_factory.embedded_server", refuse)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setenv("IOT_SEED", "5")  # the bundle's own holds
+    monkeypatch.setenv("IOT_LAKE", str(tmp_path / "lake"))
+    rerun.use_bundle(bundle)
+    settings_module.settings.cache_clear()
+    chosen = settings()
+    assert chosen.data.rows == 300 and chosen.data.seed == 2027 and chosen.teacher.server == "embedded"
+    assert (
+        chosen.teacher.prompts.resolve() == bundle.resolve() / "prompts" and rerun.bring_answers(chosen, bundle) > 100
+    )
+    wanted = {"prompt", "original", "paraphrased", "raw_flows", "flows", "evaluation_split", "training_order",
+              "flow_texts", "dedup_report", "label_conflicts"}  # fmt: skip
+    planned = [p for p in plan.wanted(defs(), chosen) if p.artefact.asset in wanted]
+    outcome = execute.execute(defs(), chosen, planned)
+    assert outcome.failed == []
+    found = rerun.compare(chosen, bundle)
+    assert set(found.equal) == {str(p.artefact) for p in planned} and found.broken == []
+    assert found.missing == ["cost_report", "paper_report"]
+    assert show_comparison(found) == 1 and "was not made: paper_report" in capsys.readouterr().out
+    settings_module.settings.cache_clear()
+
+
+def test_a_spoilt_bundle_is_not_run(copy: Path) -> None:
+    (copy / "config" / "settings.env").write_text("IOT_ROWS=400\n")
+    with pytest.raises(UserError, match=r"config/settings\.env: expected sha256"):
+        rerun.use_bundle(copy)
+
+
+def test_cells_of_two_reports_are_compared_times_apart(bundle: Path) -> None:
+    exhibits = read_exhibits(bundle / "report")
+    assert differing_cells(exhibits, exhibits) == []
+    was = Exhibit("table", 1, "training", "Runs.", ["x"], ["name", "time", "loss"], [["a", "1 s", "0.5"]])
+    now = Exhibit("table", 1, "training", "Runs.", ["x"], ["name", "time", "loss"], [["a", "2 s", "0.6"]])
+    assert differing_cells([was], [now]) == ["Table 1, row a, column loss: 0.5, now 0.6"]
+    assert differing_cells([was], []) == ["Table 1: not in the new report"]
