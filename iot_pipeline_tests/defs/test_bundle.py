@@ -196,6 +196,17 @@ def test_a_lake_that_does_not_follow_from_its_settings_gives_no_bundle(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.fixture
+def environment() -> Iterator[None]:
+    """Variables as they are, after a test as before it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    settings_module.settings.cache_clear()
+
+
+@pytest.mark.usefixtures("environment")
 def test_a_bundle_is_made_again_without_key_teacher_or_network(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,7 +215,6 @@ def test_a_bundle_is_made_again_without_key_teacher_or_network(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr("iot_pipeline.teacher_factory.embedded_server", refuse)
-    monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setenv("IOT_SEED", "5")  # the bundle's own holds
     monkeypatch.setenv("IOT_LAKE", str(tmp_path / "lake"))
     rerun.use_bundle(bundle)
@@ -223,7 +233,6 @@ def test_a_bundle_is_made_again_without_key_teacher_or_network(
     assert set(found.equal) == {str(p.artefact) for p in planned} and found.broken == []
     assert found.missing == ["cost_report", "paper_report"]
     assert show_comparison(found) == 1 and "was not made: paper_report" in capsys.readouterr().out
-    settings_module.settings.cache_clear()
 
 
 def test_a_spoilt_bundle_is_not_run(copy: Path) -> None:
