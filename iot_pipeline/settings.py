@@ -196,9 +196,7 @@ class RunSettings(Section):
     teacher_paid: Literal["auto", "yes", "no"] = Field(
         "auto", description="do answers cost money; auto: by the address, local ones being free"
     )
-    teacher_replay: bool = Field(
-        False, description="give out stored answers of the teacher alone: nothing is sent, no key is needed"
-    )
+    teacher_replay: bool = Field(False, description="give out stored answers alone: nothing is sent, no key is needed")
     teacher_via: Literal["requests", "batch"] = Field("requests", description="batch: half the price, within a day")
     teacher_concurrency: int = Field(64, ge=1, le=2000, description="most requests in flight")
     teacher_rpm: int | None = Field(None, ge=1, description="requests a minute that are never passed")
@@ -207,7 +205,7 @@ class RunSettings(Section):
     teacher_timeout_s: float = Field(60.0, gt=0, description="seconds to wait for one answer")
     teacher_max_attempts: int = Field(5, ge=1, description="times a request is sent when the server or network fails")
     teacher_store: str | None = Field(
-        None, description="where answers are kept: a file (unset: teacher.sqlite in the lake) or a database's URL"
+        None, description="answers' file (unset: teacher.sqlite in the lake) or database URL"
     )
     trainer: Literal["local", "accelerate"] = Field("local", description="what starts the training processes")
     processes: int | None = Field(None, ge=1, description="training processes; unset: one a GPU, or (tiny base) a core")
