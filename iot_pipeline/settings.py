@@ -204,9 +204,7 @@ class RunSettings(Section):
     teacher_enqueued_tokens: int = Field(2_000_000, ge=1, description="most tokens in batches at once")
     teacher_timeout_s: float = Field(60.0, gt=0, description="seconds to wait for one answer")
     teacher_max_attempts: int = Field(5, ge=1, description="times a request is sent when the server or network fails")
-    teacher_store: str | None = Field(
-        None, description="answers' file (unset: teacher.sqlite in the lake) or database URL"
-    )
+    teacher_store: str | None = Field(None, description="file of answers or database URL; unset: in the lake")
     trainer: Literal["local", "accelerate"] = Field("local", description="what starts the training processes")
     processes: int | None = Field(None, ge=1, description="training processes; unset: one a GPU, or (tiny base) a core")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process")
