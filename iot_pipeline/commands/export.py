@@ -20,7 +20,9 @@ from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
-from iot_pipeline.vocabulary import Trained
+from iot_pipeline.vocabulary import DISTILLED, TRACKS, Trained
+
+READ = ("flows", "flow_texts", "evaluation_split")
 
 
 def export(
@@ -64,7 +66,7 @@ def export(
     found = find(lake, stage, trained)
     if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
         raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")
-    folder = {name: lake.verified(ArtefactId(name)) for name in ("flows", "flow_texts", "evaluation_split")}
+    folder = {name: lake.verified(ArtefactId(name)) for name in READ}
     spec = with_kept_classes(load_spec(settings.data.dataset), folder["flows"])
     writer = FlowTextWriter.load(folder["flow_texts"], spec)
     records = folder["evaluation_split"] / "records.parquet"
@@ -80,11 +82,19 @@ def export(
     base = name_of(found.name, found.labels)
     facts = {
         "stage": stage, "track": track, "base": base, "dataset": spec.title,
-        "made_of": found.made_of, "labels": found.labels, "licence": licence_of(base, found.labels),
+        "made_of": found.made_of | versions_of(lake, track), "labels": found.labels,
+        "licence": licence_of(base, found.labels),
     }  # fmt: skip
     temperature = fitted.temperature if fitted is not None else None
     job = Job(out, form, chosen, force, sample, writer, settings, temperature, facts, load)
     return {"folder": str(out), **write(job, log)}
+
+
+def versions_of(lake: Lake, track: str) -> dict[str, str]:
+    """Return the data versions of the prompt and of the flows on which students are compared."""
+    prompt = ArtefactId("prompt", TRACKS[0] if track == DISTILLED else track)
+    found = {str(artefact): lake.manifest(artefact) for artefact in (prompt, *map(ArtefactId, READ))}
+    return {name: manifest.data_version for name, manifest in found.items() if manifest is not None}
 
 
 def name_of(base: str, labels: list[str]) -> str:

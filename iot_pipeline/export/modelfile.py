@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import UserError, printable
 from iot_pipeline.models.tokenizer import control_tokens, end_of_turn, plain, prompt_text
 
 QUESTION = "\ue000question\ue000"  # stands for the flow's text; of a private area, which no template writes
@@ -26,7 +26,7 @@ def modelfile(tokenizer: Any, gguf: str, context: int, answer: int, says: list[s
     """
     before, after = turn(tokenizer)
     (end,) = [name for name, place in control_tokens(tokenizer).items() if place == end_of_turn(tokenizer)][:1]
-    lines = [f"# {' '.join(line.split())}" for line in says]
+    lines = [f"# {' '.join(printable(line).split())}" for line in says]
     lines += [
         f"FROM ./{gguf}",
         f"TEMPLATE {_quoted(_escaped(before) + '{{ .Prompt }}' + _escaped(after) + '{{ .Response }}' + _escaped(end))}",

@@ -78,7 +78,7 @@ def export(job: Job, log: Log) -> dict[str, Any]:
         found = compare(before, after, job.sample, job.writer, job.settings, job.temperature)
         engine = None
         if job.form in (GGUF, OLLAMA) and llama_cpp.installed():
-            engine = _in_engine(job, folder / written.file, written, tokenizer, before, log)
+            engine = _in_engine(job, folder / written.file, tokenizer, before, log)
         least = min(found["agreement"], engine["agreement"] if engine else 1.0)
         forced = least < NEEDED
         if forced and not job.force:
@@ -120,7 +120,7 @@ def _about(job: Job, classes: list[str]) -> About:
     )
 
 
-def _in_engine(job: Job, model: Path, written: Written, tokenizer: Any, before: Said, log: Log) -> dict[str, Any]:
+def _in_engine(job: Job, model: Path, tokenizer: Any, before: Said, log: Log) -> dict[str, Any]:
     """Let llama.cpp read the prompts and score the classes; return how often it gives the student's."""
     labels = Labels.of(tokenizer, list(job.writer.spec.classes))
     texts = [prompt_text(tokenizer, text) for text in job.sample.questions(job.settings)]

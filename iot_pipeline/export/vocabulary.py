@@ -82,9 +82,11 @@ def vocabulary_of(tokenizer: Any, rows: int, texts: Sequence[str]) -> Vocabulary
         texts: Prompts and answers as `encode` reads them.
 
     Raises:
-        UserError: The tokenizer is no byte-level BPE.
+        UserError: The tokenizer is no byte-level BPE, or has more tokens than the embeddings have rows.
     """
     merges, ids = _merges(tokenizer)
+    if len(tokenizer) > rows:
+        raise UserError(f"--format gguf: the tokenizer has {len(tokenizer):,} tokens, the embeddings {rows:,} rows")
     names = {added.content: place for place, added in tokenizer.added_tokens_decoder.items()}
     tokens, kinds = _listed(tokenizer, rows)
     raw, raw_kinds = _raw(tokens, kinds)
