@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from iot_pipeline.embedded_teacher.faults import check_faults
+from iot_pipeline.env_file import SERVE_TOKEN
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.store.database import SETTING
 
@@ -29,8 +30,10 @@ def embedded_server(faults: Mapping[str, float] | None = None, seed: int = 0, **
     batches.ServerOptions. Raises UserError if the server does not start.
     """
     told = {"faults": check_faults(faults or {}), "seed": seed, "options": options, "parent": os.getpid()}
-    # The server needs no secrets: drop API keys and the store's URL, which may contain a password.
-    environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != SETTING}
+    # The server needs no secrets: drop API keys, tokens and the store's URL, which may contain a password.
+    environment = {
+        k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k not in (SETTING, SERVE_TOKEN)
+    }
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as complaints:
         # A session of its own: Ctrl-C does not stop the server before the client has saved its answers.

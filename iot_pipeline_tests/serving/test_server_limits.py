@@ -21,6 +21,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.serving.server.guard import Access
 from iot_pipeline.serving.server.pasted import read_flows
 from iot_pipeline.serving.server.run import access_of, bind
+from iot_pipeline.settings import load_settings, serve_token
 from iot_pipeline_tests.serving.served import fake, flow, served, spec_of
 
 TOKEN = "a-token-of-32-characters-at-least"
@@ -146,6 +147,13 @@ def test_an_address_of_the_network_needs_a_strong_token() -> None:
         taken.listen()
         with pytest.raises(UserError, match="choose one with --port"):
             bind("127.0.0.1", taken.getsockname()[1])
+
+
+def test_the_token_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOT_SERVE_TOKEN", TOKEN)
+    token = serve_token()
+    assert token is not None and token.get_secret_value() == TOKEN
+    assert TOKEN not in f"{load_settings().describe()} {token!r} {token}"
 
 
 SCRIPT = """

@@ -47,6 +47,7 @@ async function describe() {
     return;
   }
   byId("token-form").hidden = true;
+  byId("reference").hidden = token !== ""; /* a link sends no token */
   byId("model").textContent = model.title + ": student " + model.id + ", " + model.classes.length + " classes.";
   byId("labels").textContent = "Not real: " + model.not_real.join("; ");
   byId("labels").hidden = model.not_real.length === 0;
