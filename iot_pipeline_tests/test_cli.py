@@ -36,7 +36,7 @@ def test_help_has_an_example(command: str) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_a_non_zero_exit(environment: dict[str, str], message: str, tmp_path: Path) -> None:
-    done = call("run", IOT_LAKE=str(tmp_path / "lake"), **environment)
+    done = call("run", "--until", "raw_flows", IOT_LAKE=str(tmp_path / "lake"), **environment)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -98,6 +98,8 @@ def test_a_source_that_does_not_fit_is_one_line(tmp_path: Path, table: str, mess
     done = call(
         "run",
         "--json",
+        "--until",
+        "raw_flows",
         IOT_DATASET="rt_iot2022",
         IOT_SOURCE=str(tmp_path / "flows.csv"),
         IOT_LAKE=str(tmp_path / "lake"),

@@ -16,9 +16,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.simulator.simulate import simulate_farm_flow
 from iot_pipeline_tests.command_line import call
+from iot_pipeline_tests.flows.reading.zeek_logs import logs_of, tsv
 from iot_pipeline_tests.read_only import cannot_write, lock, run_unprivileged, unlock
 
+SPEC = load_spec("farm_flow")
 PROMPTS = Path(__file__).parent.parent / "iot_pipeline" / "prompts"
 SMALL = {
     "IOT_ROWS": "700",
@@ -312,7 +316,10 @@ def assert_listed(listed: dict[str, Any], made: list[str], prompt: Path) -> None
 READ_ONLY = """
 import sys
 from iot_pipeline.cli import app
-for arguments in ("status", "verify", "run --dry-run", "estimate", f"cache export {sys.argv[1]}", "doctor"):
+answers, logs, told, table = sys.argv[1:]
+for arguments in ("status", "verify", "run --dry-run", "estimate", f"cache export {answers}", "doctor",
+                  f"explain 10K original {logs} {told} --classes-only", "datasets show farm_flow",
+                  f"datasets check farm_flow {table}"):
     print("##", arguments)
     try:
         app(arguments.split(), standalone_mode=False)
@@ -321,25 +328,44 @@ for arguments in ("status", "verify", "run --dry-run", "estimate", f"cache expor
 """
 
 
+def zeek_pair(folder: Path) -> str:
+    """Zeek's logs of six simulated flows, which have no label."""
+    conn, meter = logs_of(SPEC, 300, 42)
+    for name, lines in (("conn", conn), ("flowmeter", meter)):
+        unlabelled = [{key: value for key, value in line.items() if key != "traffic"} for line in lines[::50]]
+        (folder / f"{name}.log").write_text(tsv(name, unlabelled))
+    return f"{folder}/conn.log,{folder}/flowmeter.log"
+
+
+def labelled(folder: Path) -> str:
+    """A table of simulated flows."""
+    simulate_farm_flow(folder / "table.parquet", 1400)
+    return str(folder / "table.parquet")
+
+
 def test_commands_that_only_read_work_on_a_lake_that_may_only_be_read(
     first: dict[str, Any], lake: Path, prompts: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "lake"
     shutil.copytree(lake, copy, symlinks=True)
     before = state_of(copy)
+    paths = [str(tmp_path / "answers.parquet"), zeek_pair(tmp_path), str(tmp_path / "told.jsonl"), labelled(tmp_path)]
     lock(copy)
     try:
         assert cannot_write(copy)
-        done = run_unprivileged(READ_ONLY, str(tmp_path / "answers.parquet"), **environment(copy, prompts))
+        done = run_unprivileged(READ_ONLY, *paths, **environment(copy, prompts))
     finally:
         unlock(copy)
     assert done.returncode == 0, done.stdout + done.stderr
-    _, status, verified, dry, estimated, _, examined = done.stdout.split("## ")
+    _, status, verified, dry, estimated, _, examined, explained, shown, checked = done.stdout.split("## ")
     assert " 0 stale, 0 missing" in status and "prompt[original]" in status
     assert "all as their manifests say" in verified and "Nothing to do" in dry
     assert "What the teacher embedded" in estimated and "original[10K]" in estimated
     assert pq.read_metadata(tmp_path / "answers.parquet").num_rows == answers(lake / "teacher.sqlite")
-    assert "may only be read" in " ".join(examined.split()) and "exit" not in done.stdout
+    assert "may only be read" in " ".join(examined.split()) and "exit" not in done.stdout.replace(checked, "")
+    told = [json.loads(line)["class"] for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    assert len(told) == 6 and set(told) <= set(SPEC.classes) and "distinct flows" in explained
+    assert "licence" in shown and "1,400" in checked.replace("1400", "1,400")
     assert state_of(copy) == before
 
 

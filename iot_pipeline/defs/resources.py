@@ -196,6 +196,7 @@ class TrainerResource(dg.ConfigurableResource):
             lines = (outs[0] / "output.txt").read_text(errors="replace").strip().splitlines()
             # A launcher of many processes prints its own report after the error of the failed rank.
             tail = " | ".join([line for line in lines if line.startswith("error: ")][:1] or lines[-4:])
+            tail = tail or f"it wrote nothing; is there room in {outs[0]}?"
             raise dg.Failure(f"training ended with code {code}: {tail}", allow_retries=False)
 
     def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: list[Path]) -> int:

@@ -16,7 +16,7 @@ from iot_pipeline.lake.atomic import sha256_file, write_json, write_text
 from iot_pipeline.tiny_base.build import BaseRecipe, build_tiny_base
 from iot_pipeline.training.distributed import find_machine, leave_processes
 from iot_pipeline.training.launch import exit_with_parent
-from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes
+from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes, no_room
 
 RESULT = "building.json"
 
@@ -82,6 +82,11 @@ def main() -> int:
         leave_processes()
     except UserError as error:
         complain(error)
+        return 2
+    except Exception as error:
+        if (told := no_room(error, Path(sys.argv[1]).parent)) is None:
+            raise
+        complain(told)
         return 2
     return 0
 

@@ -1,13 +1,20 @@
 """Progress of a training process for people, Dagster and `progress.jsonl`, from rank 0 only."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from iot_pipeline.errors import UserError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @dataclass
@@ -39,8 +46,22 @@ def complain(error: Exception) -> None:
     It is a single write: `print` writes the newline separately, and processes that fail together share one output, in
     which their lines would run into each other.
     """
-    sys.stderr.write(f"error: {error}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # its output may be on a disk that is full
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
+
+
+def no_room(error: Exception, out: Path) -> UserError | None:
+    """Return the error to tell if one says that a disk or quota is full, or a file as large as the system allows.
+
+    safetensors writes in Rust, and its errors have the number in their words alone: `(os error 28)`.
+    """
+    in_words = OS_ERROR.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(in_words[1]) if in_words else None
+    if number not in NO_ROOM:
+        return None
+    told = os.strerror(int(number)).lower()
+    return UserError(f"{out} cannot be written ({told}); make room and run again: it goes on from its last checkpoint")
 
 
 # Facts of a line of progress.jsonl, and the words for each; a fact that is missing or None is left out.

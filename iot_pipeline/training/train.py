@@ -22,7 +22,7 @@ from iot_pipeline.training.distributed import find_machine, leave_processes
 from iot_pipeline.training.launch import exit_with_parent
 from iot_pipeline.training.metrics import Clock, count_parameters, flops_per_token
 from iot_pipeline.training.model import adapted_model, save_adapter
-from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes
+from iot_pipeline.training.reporter import Reporter, complain, dagster_pipes, no_room
 from iot_pipeline.training.state import Training
 
 
@@ -36,14 +36,21 @@ def main(arguments: list[str] | None = None) -> int:
         print("usage: python -m iot_pipeline.training.train CONFIG.json ...", file=sys.stderr)
         return 2
     exit_with_parent()
+    out = Path(given[0]).parent
     try:
         configs = [read_config(Path(path)) for path in given]
         with dagster_pipes() as pipes:
             for config in configs:
+                out = config.out
                 run(config, pipes)
         leave_processes()
     except UserError as error:
         complain(error)
+        return 2
+    except Exception as error:
+        if (told := no_room(error, out)) is None:
+            raise
+        complain(told)
         return 2
     return 0
 

@@ -18,18 +18,31 @@ JUDGE = check.judge  # the real one: ../conftest.py puts another in its place
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
 
-AUDITED = r"^IOT_AUDIT_TOKENIZER: .*tokenizer and chat template took more than 2 s; take another tokenizer"
-
-
-def test_a_template_without_end_is_stopped_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_without_end_is_stopped_and_named(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     (base / "chat_template.jinja").write_text(LOOP)
     with pytest.raises(UserError, match=r"^IOT_BASE_MODEL: .*tokenizer and chat template took more than 2 s; take"):
         JUDGE(str(base), base, cpu_s=2)
+
+
+def test_the_audit_s_tokenizer_is_judged_alone_in_such_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, asked = make_base(tmp_path / "base"), list[list[str]]()
     (base / "model.safetensors").unlink()  # a tokenizer alone has no weights
-    with monkeypatch.context() as real, pytest.raises(UserError, match=AUDITED):
-        real.setattr(check, "judge", lambda *given, **part: JUDGE(*given, cpu_s=2, **part))
+
+    def run(command: list[str], **_: Any) -> Any:
+        asked.append(command)
+        told = b'{"doing": "reading its tokenizer and chat template"}\n'
+        return subprocess.CompletedProcess(command, -signal.SIGPROF, told)
+
+    check.check_tokenizer(str(base))  # in this process
+    (base / "chat_template.jinja").write_text(LOOP)
+    monkeypatch.setattr(check, "judge", JUDGE)
+    monkeypatch.setattr(check.subprocess, "run", run)
+    with pytest.raises(UserError, match=r"^IOT_AUDIT_TOKENIZER: .* took more than 60 s; take another tokenizer"):
         check.check_tokenizer(str(base))
+    assert [command[-1] for command in asked] == ["tokenizer"]
 
 
 @pytest.mark.parametrize(
