@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.rows import RowReader
 from iot_pipeline.inference.benchmark import benchmark_variants
 from iot_pipeline.inference.engines import KINDS, Kind
 from iot_pipeline.inference.openvino_engine import OpenVinoStudent
@@ -19,9 +22,12 @@ from iot_pipeline.inference.scoring import LEAST_SHARED, Options, shared_prefix
 from iot_pipeline.inference.states import label_rows
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.tokenizer import load_tokenizer
+from iot_pipeline.serving.classifier import Classifier
+from iot_pipeline.settings import load_settings
 from iot_pipeline.sft.tensors import build_tensors
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline.training.train import run
+from iot_pipeline_tests.serving.served import fake, flow, served
 from iot_pipeline_tests.tiny_model import CLASSES, NO_REAL, REAL, chats, flow_texts, label_of, make_base
 
 
@@ -245,3 +251,31 @@ def test_writing_ends_where_what_is_done_meanwhile_raises(student: Student) -> N
     with pytest.raises(TimeoutError):
         student.explain(flow_texts(2), 40, meanwhile=stop_at_the_third)
     assert len(calls) == 3
+
+
+def test_http_equals_in_process_while_explanations_are_written(student: Student) -> None:
+    known, chosen = fake(), load_settings({"IOT_EXPLANATION_WORDS": "30"})
+    classifier = Classifier(student, known.spec, known.writer, chosen, known.fitted, known.origin)
+    flows = [flow(number / 3) for number in range(10)]
+    frame, _ = RowReader(known.spec).read(flows)
+    wanted = classifier.classify(frame)
+    explained = classifier.explain(frame.iloc[:2], wanted[:2])
+
+    def ask(path: str, part: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        answer = client.post(path, json={"flows": part})
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["results"])
+
+    with served(classifier, batch_tokens=4096) as url, httpx2.Client(base_url=url, timeout=60) as client:
+        with ThreadPoolExecutor(8) as pool:
+            writing = pool.submit(ask, "/v1/explain", flows[:2])
+            singles = list(pool.map(lambda one: ask("/v1/classify", [one])[0], flows))
+            together = ask("/v1/classify", flows)
+            written = writing.result()
+    for one, among, verdict in zip(singles, together, wanted, strict=True):
+        assert one["probabilities"] == pytest.approx(verdict.probabilities, abs=1e-6)
+        assert among["probabilities"] == pytest.approx(verdict.probabilities, abs=1e-6)
+        assert one["class"] == among["class"] == verdict.label
+    for said, verdict in zip(written, explained, strict=True):
+        assert verdict.explanation is not None
+        assert said["explanation"]["text"] == verdict.explanation.text

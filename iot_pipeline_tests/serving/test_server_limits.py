@@ -80,7 +80,7 @@ JSON = {"content-type": "application/json"}
 
 
 def test_an_explanation_delays_classes_by_a_token_and_stops_where_nobody_waits() -> None:
-    writer = fake(token_seconds=0.05, tokens=40)
+    writer = fake(token_seconds=0.03, tokens=40)
     with served(writer) as url, httpx2.Client(base_url=url, timeout=20) as client, ThreadPoolExecutor(1) as pool:
         writing = pool.submit(client.post, "/v1/explain", content=BODY, headers=JSON)
         time.sleep(0.3)
