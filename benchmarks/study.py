@@ -39,7 +39,7 @@ def of(lake: Lake) -> dict[str, object]:
     return {
         "students": sum(one.asset.startswith("eval_metrics") for one in made),
         "students_of_commits": sorted({str(one["code_commit"]) for one in told}),
-        "labels": sorted({one["label"] for one in told if one.get("label")}),
+        "labels": sorted({label for one in told for label in one.get("labels", [])}),
         "student_hours": round(sum(one["seconds"] for one in told) / 3600, 2),
     }
 
