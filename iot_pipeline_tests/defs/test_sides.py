@@ -317,7 +317,7 @@ def assert_fitted_apart(sides: Sides, artefact: ArtefactId, told: dict[str, Any]
     name = fitted.score_name
     assert np.allclose(fitted.calibration, np.sort(fitted.reference.scores(*outputs("calibration"), [name])[name]))
     share = float((fitted.p_values(*outputs("test")) <= 0.05).mean())
-    assert told["false_alarms"]["0.05"]["share"] == pytest.approx(share, abs=0.02)  # states are kept as float16
+    assert told["false_alarms"]["0.05"]["share"] == pytest.approx(share)
 
 
 def measured_on(sides: Sides, side: str, given: Callable[[str], str], temperature: float) -> dict[str, Any]:

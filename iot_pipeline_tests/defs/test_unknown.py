@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.evaluation import unknown
+from iot_pipeline.defs.evaluation.drift import flows_are_like_the_last_train_pool
+from iot_pipeline.defs.flows import assets as flow_assets
+from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.resources import TrainerResource
+from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.tensors import load_tensors
@@ -79,3 +86,31 @@ def test_a_class_that_the_data_set_lacks_is_refused(sides: Sides, monkeypatch: p
     chosen(monkeypatch, "Nmap")
     with pytest.raises(dg.Failure, match="IOT_UNKNOWN_CLASSES names Nmap; there are"):
         make(unknown.unknown_detection("10K"))
+
+
+def checked(root: Path) -> dg.AssetCheckEvaluation:
+    """The verdict of the check on the flows of a lake."""
+    made = dg.Definitions(
+        [flow_assets.raw_flows, flow_assets.flows],
+        asset_checks=[flows_are_like_the_last_train_pool],
+        resources={"lake": LakeResource(folder=str(root))},
+        jobs=[dg.define_asset_job("check", dg.AssetSelection.checks(flows_are_like_the_last_train_pool))],
+    )
+    result = made.resolve_job_def("check").execute_in_process(instance=dg.DagsterInstance.ephemeral())
+    (verdict,) = result.get_asset_check_evaluations()
+    return verdict
+
+
+def test_new_flows_are_held_against_the_train_pool_that_students_learnt_from(sides: Sides, tmp_path: Path) -> None:
+    for name in ("flows", "flow_texts"):
+        shutil.copytree(sides.lake.folder(ArtefactId(name)), tmp_path / name)
+    assert checked(tmp_path).passed
+    file, feature = tmp_path / "flows" / "flows.parquet", load_spec("farm_flow").feature_names[0]
+    table = pq.read_table(file).to_pandas()
+    table[feature] = table[feature] + 5
+    table.to_parquet(file)
+    verdict = checked(tmp_path)
+    assert not verdict.passed and verdict.severity == dg.AssetCheckSeverity.WARN
+    assert feature in str(verdict.metadata["moved_far"].value)
+    shutil.rmtree(tmp_path / "flow_texts")
+    assert checked(tmp_path).passed

@@ -19,6 +19,7 @@ def flows_are_like_the_last_train_pool(lake: LakeResource) -> dg.AssetCheckResul
     It makes sense for `flows` alone, and only where a source is read into a lake that has texts already: these are of
     the source before, and the students of the lake learnt from them. In a new lake there is nothing to compare; flows
     built anew from the same source do not differ; and `raw_flows` has no features yet.
+    Dagster's UI and daemon run it; `iot-pipeline run` makes assets alone.
     """
     place = Lake(lake.root())
     flows, texts = place.folder(ArtefactId("flows")), place.folder(ArtefactId("flow_texts"))

@@ -22,7 +22,7 @@ from iot_pipeline.reporting import figures_unknown
 from iot_pipeline.vocabulary import STAGES, staged
 
 STUDENT = "student"
-SHOWN = ("auroc", "coverage", "found_0.01", "found_0.05", "false_alarms_0.01", "false_alarms_0.05")
+SHOWN = ("accuracy", "auroc", "coverage", "found_0.01", "found_0.05", "false_alarms_0.01", "false_alarms_0.05")
 
 
 def unknown_detection(stage: str) -> dg.AssetsDefinition:

@@ -65,6 +65,8 @@ def fit_unknown(step: Step, scored: Scored) -> dict[str, Any] | None:
     fitted = Unknown.fit(
         choice, classes, reference, scored.label_rows, scored.outputs("calibration"), tables["calibration"][0]
     )
+    if few := fitted.too_few():
+        step.log(few)
     table, labels = tables["test"]
     measured = {"false_alarms": false_alarms(fitted.p_values(scored.outputs("test"), table), labels, classes)}
     fitted.save(step.folder, measured)

@@ -31,8 +31,8 @@ class Strangeness:
     """Judgement of one flow: is it of a class that the student learnt?
 
     `p_value`: the share of flows of known classes that are at least as strange. `unknown`: p_value is at most the rate
-    of false alarms asked for. `nearest`: the student's likeliest class. `reasons`: what sets the flow apart, most
-    telling first; given for every flow.
+    of false alarms asked for. `nearest`: the student's likeliest class. `reasons`: what sets an unknown flow apart,
+    most telling first; [] for any other.
     """
 
     p_value: float
@@ -104,31 +104,37 @@ class Unknown:
             alarm: Share of flows of known classes that may be called unknown.
 
         Raises:
-            UserError: The calibration side has too few flows for `alarm`, or states are missing.
+            UserError: States are needed and missing.
         """
-        if alarm < self.least:
-            raise UserError(
-                f"a rate of false alarms of {alarm:g} needs {round(1 / alarm) - 1:,} calibration flows, there are "
-                f"{len(self.calibration):,}: take {self.least:.2g} or more"
-            )
         if states is None:
             if self.needs_states:
                 raise UserError(f"the score {self.score_name} needs the student's hidden states")
             states = np.zeros((len(log_probs), self.label_rows.shape[1] - 1))
         values = self.p_values(Outputs.of(log_probs, states, self.label_rows), flows)
-        reasons = self.reference.space.reasons(flows, self.reference.space.nearest(flows)[1])
+        called, space = np.flatnonzero(values <= alarm), self.reference.space
+        those = {name: np.asarray(flows[name])[called] for name in (*space.numbers, *space.categories)}
+        strange = pd.DataFrame(those)
+        reasons = dict(zip(called.tolist(), space.reasons(strange, space.nearest(strange)[1]), strict=True))
         return [
-            Strangeness(float(p), bool(p <= alarm), self.classes[best], why)
-            for p, best, why in zip(values, log_probs.argmax(axis=1), reasons, strict=True)
+            Strangeness(float(p), bool(p <= alarm), self.classes[best], reasons.get(place, []))
+            for place, (p, best) in enumerate(zip(values, log_probs.argmax(axis=1), strict=True))
         ]
+
+    def too_few(self, alarm: float = ALARMS[0]) -> str:
+        """Say that the calibration side has too few flows to call any flow unknown at a rate of false alarms, or ""."""
+        if alarm >= self.least:
+            return ""
+        return (
+            f"no flow is called unknown at {alarm:.2%} false alarms: that needs {round(1 / alarm) - 1:,} calibration "
+            f"flows, there are {len(self.calibration):,}"
+        )
 
     def save(self, folder: Path, measured: dict[str, Any]) -> None:
         """Write the detector into the folder of an evaluation; `measured`: what it does on the test side."""
         from safetensors.numpy import save_file
 
-        states = self.reference.outputs.states if self.needs_states else np.zeros((len(self.reference.labels), 0))
         arrays: dict[str, np.ndarray] = {
-            "states": states.astype(np.float16),
+            "states": self.reference.outputs.states.astype(np.float32),
             "log_probs": self.reference.outputs.log_probs.astype(np.float32),
             "energy": self.reference.outputs.energy.astype(np.float32),
             "label_rows": self.label_rows.astype(np.float32),

@@ -13,6 +13,7 @@ import pandas as pd
 from iot_pipeline.evaluation.views import Floats, Ints
 
 NEIGHBOURS = 10  # of 1, 3, 5, 10, 20 and 50 the best or nearly so on Farm-Flow and RT-IoT2022, each class left out
+HUGE = 1e150  # greater numbers would overflow in a difference or a product
 FARTHEST = 30.0  # standard deviations
 BLOCK = 2048  # flows compared at once: 64 MB of distances beside 4,096 reference flows
 NAMED = 5  # most features that a reason names
@@ -71,7 +72,8 @@ class FeatureSpace:
         """Return the places of flows on the axes of the numbers [n, numbers]."""
         columns = []
         for name in self.numbers:
-            known, own = np.sort(self.table[name].to_numpy(np.float64)), np.asarray(flows[name], np.float64)
+            known, own = (np.clip(np.asarray(table[name], np.float64), -HUGE, HUGE) for table in (self.table, flows))
+            known = np.sort(known)
             low, high = known[0], known[-1]
             rank = (np.searchsorted(known, own) + np.searchsorted(known, own, side="right")) / (2 * len(known))
             width = high - low if high > low else max(abs(high), 1.0)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from iot_pipeline.evaluation.unknown.choice import Choice, auroc, choose_score
 from iot_pipeline.evaluation.unknown.detector import ALARMS, conformal_p
-from iot_pipeline.evaluation.unknown.measure import Draws, Judged, curve, measure, told
+from iot_pipeline.evaluation.unknown.measure import Judged, curve, measure, told
 from iot_pipeline.evaluation.unknown.outputs import Outputs
 from iot_pipeline.evaluation.unknown.scores import Reference
 from iot_pipeline.evaluation.views import Floats
@@ -126,8 +126,7 @@ def judge_baseline(log_probs: Mapping[str, Floats], sides: Sides, classes: Seque
 
 def measured(judged: Mapping[str, Judged], sides: Sides, seed: int) -> tuple[dict[str, Any], Values]:
     """Measure each model on the same resamples; return JSON values, and the values of all resamples."""
-    draws = Draws.of(sides.strange, seed)
-    values = {name: measure(of, draws, ALARMS) for name, of in judged.items()}
+    values = {name: measure(of, seed, ALARMS) for name, of in judged.items()}
     facts = {
         name: {key: told(found) for key, found in of.items()} | {"curve": curve(judged[name])}
         for name, of in values.items()

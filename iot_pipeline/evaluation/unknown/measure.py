@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from iot_pipeline.evaluation.intervals import RESAMPLES
 from iot_pipeline.evaluation.views import Floats
 
 RISK = 0.01  # share of answers that may be wrong
+BLOCK_BYTES = 16 * 2**20  # of one block of resamples
 COVERAGES = np.linspace(0.05, 1.0, 20)  # of the curve
 
 
@@ -29,39 +31,58 @@ class Judged:
     p_values: Floats | None = None
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Bootstrap resamples of flow groups, one flow being one group: how often each is drawn, [resamples, n].
+def blocks(strange: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Iterator[Floats]:
+    """Yield how often each flow is drawn: first once each, then in bootstrap resamples of flows, [rows, n] a block.
 
-    Flows of the class and others are drawn apart, so that each resample has as many of both.
+    One flow is one flow group. Flows of the class and others are drawn apart, so that each resample has as many of
+    both. The same seed gives the same draws, so that models are compared on the same resamples.
     """
-
-    counts: Floats
-
-    @staticmethod
-    def of(strange: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Draws:
-        """Draw resamples; the first row is the flows themselves."""
-        random, counts = np.random.default_rng(seed), np.zeros((resamples + 1, len(strange)))
-        counts[0] = 1
+    yield np.ones((1, len(strange)))
+    random, size = np.random.default_rng(seed), max(1, BLOCK_BYTES // (8 * len(strange)))
+    for start in range(0, resamples, size):
+        rows = min(size, resamples - start)
+        counts = np.zeros((rows, len(strange)))
         for places in (np.flatnonzero(strange), np.flatnonzero(~strange)):
             if len(places):
-                counts[1:, places] = random.multinomial(len(places), np.full(len(places), 1 / len(places)), resamples)
-        return Draws(counts)
+                counts[:, places] = random.multinomial(len(places), np.full(len(places), 1 / len(places)), rows)
+        yield counts
 
 
-def measure(judged: Judged, draws: Draws, alarms: tuple[float, ...]) -> dict[str, Floats]:
-    """Return each measure for the flows and for every resample, [resamples + 1].
+def measure(judged: Judged, seed: int, alarms: Sequence[float], resamples: int = RESAMPLES) -> dict[str, Floats]:
+    """Measure one model on the flows and on every resample.
 
-    auroc; coverage: the largest share of all flows that are answered, the least strange first, while at most RISK of
-    the answers are wrong; area: mean risk over all coverages; and for each of `alarms` the share of strange flows
-    called unknown (`found_0.01`) and that of others (`false_alarms_0.01`).
+    Args:
+        judged: The flows as the model judges them.
+        seed: Seed of the resamples.
+        alarms: Rates of false alarms.
+        resamples: Number of resamples.
+
+    Returns:
+        Values [resamples + 1] by name. accuracy: share of right answers to known flows; auroc; coverage: the largest
+        share of all flows that are answered, the least strange first, while at most RISK of the answers are wrong;
+        area: mean risk over all coverages; and for each of `alarms` the share of strange flows called unknown
+        (`found_0.01`) and that of others (`false_alarms_0.01`).
     """
+    parts = [_measured(judged, counts, alarms) for counts in blocks(judged.strange, seed, resamples)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _measured(judged: Judged, counts: Floats, alarms: Sequence[float]) -> dict[str, Floats]:
+    """Measure one model on some resamples [rows, n]."""
     order = np.argsort(judged.scores, kind="stable")
-    counts, strange = draws.counts[:, order], judged.strange[order]
-    found = {"auroc": _aurocs(judged.scores[order], strange, counts)}
-    risk, answered = risks(judged.scores[order], judged.errors[order], counts)
-    found["coverage"] = np.where(risk <= RISK + 1e-12, answered, 0).max(axis=1) / counts.sum(axis=1)
-    found["area"] = (risk * counts).sum(axis=1) / counts.sum(axis=1)
+    counts, strange, errors, scores = (
+        counts[:, order],
+        judged.strange[order],
+        judged.errors[order],
+        judged.scores[order],
+    )
+    risk, answered = risks(scores, errors, counts)
+    found = {
+        "accuracy": 1 - (counts * errors)[:, ~strange].sum(axis=1) / counts[:, ~strange].sum(axis=1),
+        "auroc": _aurocs(scores, strange, counts),
+        "coverage": np.where(risk <= RISK + 1e-12, answered, 0).max(axis=1) / counts.sum(axis=1),
+        "area": (risk * counts).sum(axis=1) / counts.sum(axis=1),
+    }
     if judged.p_values is not None:
         for alarm in alarms:
             called = judged.p_values[order] <= alarm

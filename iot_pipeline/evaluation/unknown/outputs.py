@@ -57,7 +57,7 @@ def save_outputs(path: Path, parts: Mapping[str, tuple[Sequence[str], Outputs]])
         arrays |= {
             f"{part}_groups": np.array(list(groups), dtype=str),
             f"{part}_log_probs": found.log_probs.astype(np.float32),
-            f"{part}_states": found.states.astype(np.float16),
+            f"{part}_states": found.states.astype(np.float32),
             f"{part}_energy": found.energy.astype(np.float32),
         }
     with replacing(path) as half, half.open("wb") as file:
