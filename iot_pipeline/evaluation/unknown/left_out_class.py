@@ -36,8 +36,8 @@ class Flows:
             records: Records of the side.
             classes: All classes of the data set.
         """
-        counts = records.pivot_table(index="flow_group", columns="label", values="rows", aggfunc="sum", fill_value=0)
-        counts = counts.reindex(index=table["flow_group"], columns=classes, fill_value=0).to_numpy(np.float64)
+        rows = records.pivot_table(index="flow_group", columns="label", values="rows", aggfunc="sum", fill_value=0)
+        counts = rows.reindex(index=table["flow_group"], columns=classes, fill_value=0).to_numpy(np.float64)
         return Flows(table.reset_index(drop=True), counts / counts.sum(axis=1, keepdims=True), classes)
 
     def labels(self) -> list[set[str]]:
