@@ -14,7 +14,7 @@ from iot_pipeline.defs.recording import Step
 from iot_pipeline.defs.resources import TrainerResource, opened_student, work_folder
 from iot_pipeline.defs.training.assets import recipe_of
 from iot_pipeline.errors import UserError
-from iot_pipeline.evaluation.unknown.leave_out import LeftOut, leave_out, questions_of
+from iot_pipeline.evaluation.unknown.leave_out import LeftOut, leave_out, questions_of, texts_without
 from iot_pipeline.evaluation.unknown.outputs import Outputs, load_outputs, save_outputs
 from iot_pipeline.flows.dataset import distinct_flows
 from iot_pipeline.inference.states import label_rows
@@ -22,12 +22,12 @@ from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.settings import RunSettings
-from iot_pipeline.sft.class_rows import build_class_tensors
+from iot_pipeline.sft.class_rows import Questions, build_class_tensors
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.training.config import TrainConfig
 
 # Code that decides what a student without a class says; what is made of it afterwards is computed each time.
-MADE_BY = ("iot_pipeline.training.train", "iot_pipeline.sft.class_rows", "iot_pipeline.inference.states")
+MADE_BY = ("iot_pipeline.training.train", "iot_pipeline.evaluation.unknown.leave_out", "iot_pipeline.inference.states")
 SIDES = ("validation", "calibration", "test")
 OUTPUTS, FACTS, TENSORS = "outputs.npz", "facts.json", "classes.safetensors"
 
@@ -50,19 +50,15 @@ def students_without(step: Step, trainer: TrainerResource, stage: str) -> Iterat
     of the train pool, those of the class among them.
     """
     rows, sides = labelled_rows(step, stage), sides_of(step)
-    files = step.input("flows") / "flows.parquet", records_of(step)
     base_location(step)  # read before the study is named: its data version counts
     study = study_folder(step, stage)
     for label in classes_of(step):
         folder = study / hashlib.sha256(label.encode()).hexdigest()[:16]
         folder.mkdir(exist_ok=True)
-        left = leave_out(label, step.spec, step.settings.data.serialisation, rows, sides, files, folder)
+        left = leave_out(label, step.spec.classes, rows, sides)
         if not (folder / OUTPUTS).is_file():
             step.log(f"{label}: training a student without it")
-            write_json(folder / FACTS, trained(step, trainer, left, rows, folder))
-            save_outputs(folder / OUTPUTS, scored(step, left, folder))
-            for path in (*folder.glob("*.safetensors"), *folder.glob("*.pt")):
-                path.unlink()  # the outputs are all that is read from here on
+            make(step, trainer, left, rows, folder)
         outputs = {part: found for part, (_, found) in load_outputs(folder / OUTPUTS).items()}
         yield Without(label, left, outputs, json.loads((folder / FACTS).read_text()), folder)
 
@@ -95,8 +91,8 @@ def study_folder(step: Step, stage: str) -> Path:
     return work_folder(step, hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16])
 
 
-def trained(step: Step, trainer: TrainerResource, left: LeftOut, rows: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """Train the student of a class; return the facts of its training.
+def make(step: Step, trainer: TrainerResource, left: LeftOut, rows: pd.DataFrame, folder: Path) -> None:
+    """Train and score the student of a class; write its outputs and the facts of its training.
 
     Args:
         step: The step.
@@ -105,8 +101,26 @@ def trained(step: Step, trainer: TrainerResource, left: LeftOut, rows: pd.DataFr
         rows: Training rows of the stage.
         folder: Work folder of the class.
     """
+    files = step.input("flows") / "flows.parquet", records_of(step)
+    texts = texts_without(left, step.spec, step.settings.data.serialisation, files, folder)
+    questions = questions_of(left, texts["train"], rows, step.settings.student.tasks, step.settings.data.seed)
+    write_json(folder / FACTS, trained(step, trainer, left, questions, folder))
+    save_outputs(folder / OUTPUTS, scored(step, left, texts, folder))
+    for path in (*folder.glob("*.safetensors"), *folder.glob("*.pt")):
+        path.unlink()  # the outputs are all that is read from here on
+
+
+def trained(step: Step, trainer: TrainerResource, left: LeftOut, questions: Questions, folder: Path) -> dict[str, Any]:
+    """Train the student of a class; return the facts of its training.
+
+    Args:
+        step: The step.
+        trainer: What trains.
+        left: The data without the class.
+        questions: Its class rows.
+        folder: Work folder of the class.
+    """
     student, base = step.settings.student, base_location(step)
-    questions = questions_of(left, rows, student.tasks, step.settings.data.seed)
     build_class_tensors(
         [(questions, 1.0)], left.classes, student.class_power, load_tokenizer(base), student.max_length,
         folder / TENSORS,
@@ -123,13 +137,22 @@ def trained(step: Step, trainer: TrainerResource, left: LeftOut, rows: pd.DataFr
     return {name: facts["facts"].get(name) for name in ("steps", "tokens_read", "first_loss", "final_loss")}
 
 
-def scored(step: Step, left: LeftOut, adapter: Path) -> dict[str, tuple[list[str], Outputs]]:
-    """Score all distinct flows by the student of a class; return flow groups and outputs by part."""
+def scored(
+    step: Step, left: LeftOut, texts: dict[str, list[str]], adapter: Path
+) -> dict[str, tuple[list[str], Outputs]]:
+    """Score all distinct flows by the student of a class; return flow groups and outputs by part.
+
+    Args:
+        step: The step.
+        left: The data without the class.
+        texts: Texts of its flows by part.
+        adapter: Folder of the student.
+    """
     found: dict[str, tuple[list[str], Outputs]] = {}
     with opened_student(step, base_location(step), adapter) as model:
         rows = label_rows(model, left.classes)
-        for part, texts in left.texts.items():
-            prompts = [asked(text, "classify", step.settings.student.tasks) for text in texts]
+        for part, those in texts.items():
+            prompts = [asked(text, "classify", step.settings.student.tasks) for text in those]
             scores, states = model.score_with_states(prompts, left.classes, log=step.log)
             found[part] = left.tables[part]["flow_group"].tolist(), Outputs.of(scores, states, rows)
     return found
