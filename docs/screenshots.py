@@ -22,8 +22,8 @@ LOADED = "{ repositoriesOrError { __typename ... on RepositoryConnection { nodes
 PAGES = {
     "ui-jobs": ("/jobs", 1100, 480),
     "ui-launchpad": ("/locations/iot_pipeline/jobs/augment/playground", 1300, 760),
+    "ui-timeline": ("/overview/activity/timeline", 1200, 420),
     "ui-asset": ("/assets/paraphrased?view=partitions&partition=10K", 1200, 900),
-    "ui-columns": ("/assets/flows?view=overview", 1200, 900),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline.defs import plan
+from iot_pipeline.defs.asset_page import page_metadata
 from iot_pipeline.defs.dagster_internals import (
     assets_alone,
     job_of_all_assets,
@@ -30,6 +31,9 @@ from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
+BUDGET_SPENT = (
+    "the budget is used up (the ledger may reach ${} in this run); answers so far are kept, and the next run goes on"
+)
 # Dagster's error where a blocking check failed: it names the check, the manifest says why.
 CHECK_FAILED = "DagsterAssetCheckFailedError"
 
@@ -126,7 +130,7 @@ def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[pl
                 p.key,
                 partition=p.artefact.partition or None,
                 description="recorded from its manifest: the process that made it was killed before it told Dagster",
-                metadata={"path": dg.MetadataValue.path(str(lake.folder(p.artefact)))},
+                metadata=page_metadata(p.artefact, manifest),
                 tags={plan.DATA_VERSION: manifest.data_version, "dagster/code_version": manifest.code_version},
             )
         )
@@ -276,8 +280,13 @@ class Making:
             if (event := failures.get(p.artefact.asset)) is not None:
                 error = sentence_of(event)
                 checks = manifest.describe_failures() if manifest is not None and CHECK_FAILED in error else ""
-                told = (p.artefact, f"blocking check did not pass: {checks}" if checks else error)
-                (self.outcome.held if self.limits and is_budget(event) else self.outcome.failed).append(told)
+                if self.limits is not None and is_budget(event):
+                    limit = self.limits.budget_usd
+                    self.outcome.held.append((p.artefact, error if limit is None else BUDGET_SPENT.format(limit)))
+                else:
+                    self.outcome.failed.append(
+                        (p.artefact, f"blocking check did not pass: {checks}" if checks else error)
+                    )
             elif p.key not in done:
                 self.outcome.left.append(p.artefact)
             elif manifest is not None and (failed := manifest.describe_failures()):

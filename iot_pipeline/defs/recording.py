@@ -231,9 +231,7 @@ class Step:
 
     def result(self) -> dg.MaterializeResult:
         """Return the materialisation for Dagster: data version, metadata, check results."""
-        folder = self.lake.folder(self.artefact)
-        metadata = {"path": dg.MetadataValue.path(str(folder)), **page_metadata(self.artefact, self.finished)}
-        metadata |= self.metadata
+        metadata = page_metadata(self.artefact, self.finished) | self.metadata
         if isinstance(rows := self.summary.get("rows"), int):
             metadata["dagster/partition_row_count" if self.artefact.partition else "dagster/row_count"] = rows
         return dg.MaterializeResult(

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 
+from iot_pipeline.defs.asset_page import folder_url
 from iot_pipeline.defs.inputs import dropped_of, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.escaping import markdown_line
@@ -170,7 +171,7 @@ def paper_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
         missing = "; ".join(made["missing"]) or "nothing"
         step.summarise(sections=made["sections"], figures=made["figures"], tables=made["tables"], missing=missing)
         step.metadata["results"] = dg.MetadataValue.md(made["results"])
-        step.metadata["report"] = dg.MetadataValue.path(str(step.lake.folder(step.artefact) / "report.html"))
+        step.metadata["report"] = dg.MetadataValue.md(f"[report.html]({folder_url(step.artefact)}report.html)")
     return step.result()
 
 
