@@ -42,7 +42,10 @@ def bases_are_judged_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Files that take minutes or half a minute go first, so that no worker is left alone with one at the end.
-SLOW_FIRST = ("test_end_to_end.py", "test_training.py", "test_ui.py", "test_baselines.py", "test_trainer.py")
+SLOW_FIRST = (
+    "test_end_to_end.py", "test_training.py", "test_trainer.py", "test_ui.py", "test_sides.py", "test_main.py",
+    "test_batch.py", "test_fault_trial.py", "test_budget.py", "test_interrupt.py", "test_cli.py", "test_baselines.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

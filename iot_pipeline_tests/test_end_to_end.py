@@ -19,7 +19,7 @@ import pytest
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.simulator.simulate import simulate_farm_flow
 from iot_pipeline_tests.command_line import call
-from iot_pipeline_tests.flows.reading.zeek_logs import logs_of, tsv
+from iot_pipeline_tests.flows.reading.zeek_logs import unlabelled_pair
 from iot_pipeline_tests.read_only import cannot_write, lock, run_unprivileged, unlock
 
 SPEC = load_spec("farm_flow")
@@ -328,15 +328,6 @@ for arguments in ("status", "verify", "run --dry-run", "estimate", f"cache expor
 """
 
 
-def zeek_pair(folder: Path) -> str:
-    """Zeek's logs of six simulated flows, which have no label."""
-    conn, meter = logs_of(SPEC, 300, 42)
-    for name, lines in (("conn", conn), ("flowmeter", meter)):
-        unlabelled = [{key: value for key, value in line.items() if key != "traffic"} for line in lines[::50]]
-        (folder / f"{name}.log").write_text(tsv(name, unlabelled))
-    return f"{folder}/conn.log,{folder}/flowmeter.log"
-
-
 def labelled(folder: Path) -> str:
     """A table of simulated flows."""
     simulate_farm_flow(folder / "table.parquet", 1400)
@@ -349,7 +340,12 @@ def test_commands_that_only_read_work_on_a_lake_that_may_only_be_read(
     copy = tmp_path / "lake"
     shutil.copytree(lake, copy, symlinks=True)
     before = state_of(copy)
-    paths = [str(tmp_path / "answers.parquet"), zeek_pair(tmp_path), str(tmp_path / "told.jsonl"), labelled(tmp_path)]
+    paths = [
+        str(tmp_path / "answers.parquet"),
+        unlabelled_pair(tmp_path, 6),
+        str(tmp_path / "told.jsonl"),
+        labelled(tmp_path),
+    ]
     lock(copy)
     try:
         assert cannot_write(copy)

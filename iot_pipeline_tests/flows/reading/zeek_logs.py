@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.simulator.classes import FARM_FLOW
 from iot_pipeline.simulator.packets import IP_HEADER, Packet, shares, trace
 from iot_pipeline.simulator.simulate import class_rows, generator
@@ -115,3 +116,12 @@ def rotated(folder: Path, path: str, lines: Sequence[Row], parts: int) -> str:
         data = tsv(path, lines[number * size : (number + 1) * size]).encode()
         (folder / f"{path}.2018-12-21-{number:02d}.log.gz").write_bytes(gzip.compress(data))
     return str(folder / f"{path}.*.log.gz")
+
+
+def unlabelled_pair(folder: Path, rows: int) -> str:
+    """Write both logs of some simulated flows, without a label; return them as a source."""
+    conn, meter = logs_of(load_spec("farm_flow"), 50 * rows, 42)
+    for name, lines in (("conn", conn), ("flowmeter", meter)):
+        bare = [{key: value for key, value in line.items() if key != "traffic"} for line in lines[::50]]
+        (folder / f"{name}.log").write_text(tsv(name, bare))
+    return f"{folder}/conn.log,{folder}/flowmeter.log"
