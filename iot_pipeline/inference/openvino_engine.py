@@ -130,7 +130,8 @@ def _compiled(model: Any, layout: Layout, precision: Precision, threads: int | N
     except UserError:
         raise
     except Exception as error:  # converter, compressor and plugin each raise classes of their own
-        raise EngineUnavailable(f"openvino cannot compile this base: {in_one_line(error)}") from error
+        told = in_one_line(error)
+        raise EngineUnavailable(f"openvino cannot compile this base (IOT_INFERENCE=reference does): {told}") from error
 
 
 def compressed_weights(graph: Any, precision: str) -> Any:

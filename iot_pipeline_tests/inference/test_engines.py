@@ -18,6 +18,7 @@ from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoSt
 from iot_pipeline.inference.student import Student
 from iot_pipeline.inference.vllm_engine import VllmStudent
 from iot_pipeline.models.tokenizer import end_of_turn
+from iot_pipeline_tests.models import families
 from iot_pipeline_tests.tiny_model import CLASSES, flow_texts, make_base
 
 LONGER = ["Normal", "Port_Scanning", "Norway_x9", "q", "q 7.77 zz"]
@@ -54,6 +55,16 @@ def test_openvino_scores_as_the_reference_does(base: Path, student: Student, nam
     assert opened.explain(texts[:2], 8) == student.explain(texts[:2], 8)
     assert sys.modules["openvino_telemetry"] is None  # nothing is reported to the maker's server
     assert opened.describe()["engine"] == opened.name == "openvino-fp32"
+
+
+@installed
+def test_a_base_of_another_family_has_its_graph_and_a_window_is_refused(tmp_path: Path) -> None:
+    llama, gemma = (families.make_base(families.FAMILIES[name], tmp_path / name[:5]) for name in ("llama 3", "gemma 3"))
+    texts = texts_of_all_lengths()[:3]
+    wanted = Student.load(llama, None, device="cpu", threads=1).score_labels(texts, LONGER)
+    assert np.allclose(OpenVinoStudent.open(llama, None, "fp32", 1).score_labels(texts, LONGER), wanted, atol=1e-4)
+    with pytest.raises(EngineUnavailable, match="sliding window"):
+        OpenVinoStudent.open(gemma, None, "fp32", 1)
 
 
 @installed
