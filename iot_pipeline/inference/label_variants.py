@@ -22,7 +22,7 @@ STEPS = {
     "sort_lengths": "length sorting",
     "read_once": "cache by flow",
 }
-ROUNDS = 3
+ROUNDS = 2
 
 
 @dataclass

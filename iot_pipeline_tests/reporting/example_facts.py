@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from iot_pipeline.inference.projection import projection
 from iot_pipeline.reporting.claims import claims_audit, load_claims
 from iot_pipeline.reporting.comparison import track_comparison
 from iot_pipeline.reporting.cost import cost_report
@@ -244,6 +245,24 @@ def make_facts() -> Facts:
         "inference_benchmark": {
             "stage": "10K",
             "track": "original",
+            "old_way": {
+                "measured": True,
+                "old_way": "explanation, fp32, batch 1, 512 tokens (the old way)",
+                "best": "label only, openvino-bf16, batched",
+                "times": 1400.0,
+                "times_cpu": 1499.4,
+            },
+            "profiles": {
+                "balanced": {
+                    "offered": True,
+                    "engine": "openvino-fp32",
+                    "times_reference": 1.7,
+                    "agreement": 1.0,
+                    "flows": 2048,
+                },
+                "aggressive": {"offered": False, "reason": "compared on 540 flows; 99.9 % needs 1,000"},
+            },
+            "projection": projection()[:2],
             "variants": [
                 {
                     "name": "label only, fp32, adapter, batch 1",
