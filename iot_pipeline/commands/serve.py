@@ -7,8 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
+from urllib.parse import unquote
 
 from iot_pipeline.commands.checkpoint import newest, open_classifier, words
+from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings, serve_token
 
 Log = Callable[[str], None]
@@ -56,7 +59,8 @@ def serve(
         log(f"loading {stage} {track}")
         classifier = open_classifier(settings, stage, track, log)
         known = VerdictCache(settings.lake_path / VERDICTS, cache_key(classifier)) if cache else None
-        service = Service(classifier, StudentTokens(classifier.student.tokenizer), cache=known, words=words(settings))
+        tokens, shown = StudentTokens(classifier.student.tokenizer), example(settings, classifier.spec)
+        service = Service(classifier, tokens, cache=known, words=words(settings), shown=shown)
 
         def ready() -> None:
             for label in classifier.origin.labels:
@@ -65,6 +69,16 @@ def serve(
             print(f"{service.model_id} on {url_of(listener)}{with_token} (stop with Ctrl-C)", flush=True)
 
         return run(service, access, listener, ready)
+
+
+def example(settings: Settings, spec: DatasetSpec) -> dict[str, Any]:
+    """Return the first flow of the lake by its features, raw."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(Lake(settings.lake_path).folder(ArtefactId("flows")) / "flows.parquet") as flows:
+        (row,) = next(flows.iter_batches(1, columns=spec.feature_names)).to_pylist()
+    words = set(spec.category_names)
+    return {name: unquote(row[name]) if name in words else row[name] for name in spec.feature_names}
 
 
 def _exiting(code: int) -> Callable[[int, FrameType | None], Any]:

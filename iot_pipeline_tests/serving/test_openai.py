@@ -65,6 +65,9 @@ def test_responses_and_their_stream_say_the_same(client: openai.OpenAI) -> None:
     assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
     last: Any = events[-1]
     assert last.response.output_text == whole.output_text
+    event = {"class_uid": 4001, "unmapped": {"zeek": flow()}, "proto": "tcp"}  # as Tenzir sends one
+    within = client.responses.create(model=MODEL, input=f"Assess this event.\n{json.dumps(event)}", instructions="Do.")
+    assert within.output_text == whole.output_text
     with client.responses.stream(model=MODEL, input=json.dumps(flow())) as stream:
         assert stream.get_final_response().output_text == whole.output_text
 

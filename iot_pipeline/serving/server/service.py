@@ -71,6 +71,7 @@ class Service:
     """A student that is served, within limits.
 
     `cache`: verdicts that are known; None to keep none. `words`: source columns that expressions see as text (rows.py).
+    `shown`: a flow by its features, raw, as an example for clients; None to make one of medians.
     """
 
     classifier: Classifier
@@ -78,6 +79,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     cache: VerdictCache | None = None
     words: frozenset[str] | None = None
+    shown: dict[str, Any] | None = None
     started: int = field(default_factory=lambda: int(time.time()))
     ready: bool = False
 
@@ -116,7 +118,9 @@ class Service:
 
     @cached_property
     def example(self) -> dict[str, Any]:
-        """A flow of medians, and of categories' commonest values, by the names of the features; raw."""
+        """A flow by the names of its features, raw: the one that is given, or of medians and commonest values."""
+        if self.shown is not None:
+            return self.shown
         spec, ranks = self.classifier.spec, self.classifier.writer.ranks
         assert ranks is not None  # written for every serialisation
         scales = spec.fitted_scales
