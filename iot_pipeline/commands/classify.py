@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -124,6 +125,8 @@ class Session:
             raise UserError(
                 f"{out} was not finished, and standard input cannot be read again: remove it and {resume_folder(out)}"
             )
+        if out.is_dir():
+            raise UserError(f"{out} is a folder; name a new file")
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = resume_folder(out)
         if not folder.exists() and out.exists():
@@ -132,9 +135,10 @@ class Session:
         self._stack.enter_context(held(folder / "lock", f"another process writes {out}"))
         self._stack.callback(discard_unbegun, folder)
         run = {
-            "inputs": options.inputs, "model or settings (stage, track, lake)": key, "--to": options.to,
+            "inputs": options.inputs, "--follow": options.follow, "model or settings (stage, track, lake)": key,
+            "--to": options.to,
             "--explain": options.explain, "--units": options.units, "--invalid": options.skips,
-            "--benign": sorted(self.about.benign), "--follow": options.follow,
+            "--benign": sorted(self.about.benign),
         }  # fmt: skip
         file = File(encoder, out, run)
         if file.resumed and file.position:
@@ -170,18 +174,22 @@ class Session:
 
     def stream(self, stopped: Callable[[], bool]) -> None:
         """Answer lines as they come, until the input ends or the run is stopped."""
-        from iot_pipeline.serving.streams import Pipe, Streams, tails
+        from iot_pipeline.serving.run import EXPLAINED_BATCH
+        from iot_pipeline.serving.streams import LINES, Pipe, Streams, tails
 
         options, place = self.options, self.file.position if self.file is not None else {}
         if options.follow:
             inputs = tails({name: Path(name) for name in options.inputs}, place, self.run.losses)
         else:
             begun = os.read(0, 1 << 16)
+            if not begun:
+                raise UserError("standard input is empty: give flows, with a header")
             if begun.startswith(BINARY):
                 self._spooled(begun)
                 return
             inputs = {"stdin": Pipe(0, begun)}
-        streams = Streams(self.reading, inputs, self.run.losses, options.join_wait, place)
+        lines = LINES if options.explain == "none" else EXPLAINED_BATCH
+        streams = Streams(self.reading, inputs, self.run.losses, options.join_wait, place, lines)
         self._stack.callback(streams.close)
         self.run.answer(streams.tables(stopped, options.idle_exit), lambda _: streams.position())
         if self.file is not None and options.follow:  # the next run goes on from here
@@ -196,7 +204,7 @@ class Session:
         with spool.open("wb") as handle:
             handle.write(begun)
             shutil.copyfileobj(sys.stdin.buffer, handle)
-        object.__setattr__(self.options, "inputs", [str(spool)])
+        self.options = replace(self.options, inputs=[str(spool)])
         self.files()
 
     def facts(self, seconds: float, flows: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from iot_pipeline.commands.classify import classify, stop_signals
 from iot_pipeline.commands.classify_options import Options
 from iot_pipeline.commands.console import working
-from iot_pipeline.errors import printable
+from iot_pipeline.errors import UserError, printable
 from iot_pipeline.settings import Settings
 
 CLOSED = 128 + signal.SIGPIPE  # as any program whose reader went away
@@ -33,6 +33,9 @@ def run_command(settings: Settings, options: Options, as_json: bool) -> int:
             # What is buffered cannot be written any more: Python would complain about it at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return CLOSED
+        except OSError as error:  # a full disk, a folder that may not be written
+            where = f" {error.filename}" if error.filename else ""
+            raise UserError(f"cannot read the flows or write the events:{where} ({error.strerror or error})") from error
         except KeyboardInterrupt:
             goes_on = "; what is written stays, and the same command goes on from here" if options.out else ""
             print(f"stopped{goes_on}", file=sys.stderr)

@@ -53,7 +53,7 @@ class Header:
 
     def take(self, text: str, needed: Sequence[str]) -> Line | None:
         """Return a line of data, None for one that belongs to the header or is blank."""
-        if not text.strip():
+        if not text.strip() or (self.form == "csv" and text + "\n" == self.lines):  # a rotated CSV has its header too
             return None
         if not self.form or (self.form == "zeek" and text.startswith("#")):
             return self._begin(text, needed)
@@ -223,8 +223,9 @@ def _files(folder: Path, lines: Sequence[Line], needed: Sequence[str]) -> list[s
     for number, ((log, kind, header), part) in enumerate(texts.items()):
         path = folder / str(number) / (re.sub(r"[^\w.-]", "_", Path(log).name) or "stream")
         path.parent.mkdir()
-        if not header and (first := _object(part[0])):
-            part[0] = json.dumps(dict.fromkeys(_keys(kind, needed)) | first)
+        objects = (place for place, line in enumerate(part) if not header and _object(line))
+        if (first := next(objects, None)) is not None:
+            part[first] = json.dumps(dict.fromkeys(_keys(kind, needed)) | _object(part[first]))
         path.write_bytes((header + "".join(line + "\n" for line in part)).encode("utf-8", "surrogateescape"))
         paths.append(str(path))
     return paths

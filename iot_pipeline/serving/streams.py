@@ -71,11 +71,19 @@ class Streams:
         losses: Receives what is no flow.
         wait_s: Seconds for which a line waits for that of the other log.
         position: Place where an earlier run was; empty to begin.
+        lines: Most lines of a table.
     """
 
     def __init__(
-        self, reading: Reading, inputs: Mapping[str, Input], losses: Losses, wait_s: float, position: Mapping[str, Any]
+        self,
+        reading: Reading,
+        inputs: Mapping[str, Input],
+        losses: Losses,
+        wait_s: float,
+        position: Mapping[str, Any],
+        lines: int = LINES,
     ) -> None:
+        self._lines = lines
         self._reading, self._inputs, self._losses = reading, inputs, losses
         self._headers = {name: Header(name) for name in inputs}
         self._joiner = Joiner(wait_s, losses, "skip" if reading.skip_invalid else "error")
@@ -107,7 +115,7 @@ class Streams:
         while not stopped():
             came = self._take()
             self._joiner.expire()
-            if self._ready and (not came or len(self._ready) >= LINES):
+            if self._ready and (not came or len(self._ready) >= self._lines):
                 yield from self._flush()
             if came:
                 last = time.monotonic()
@@ -151,9 +159,9 @@ class Streams:
 
     def _flush(self) -> Iterator[pa.Table]:
         while self._ready:
-            part = self._ready[:LINES]
-            if part[-1].kind == "conn" and len(self._ready) > LINES and self._joins:  # its other line comes too
-                part = self._ready[: LINES + 1]
+            part = self._ready[: self._lines]
+            if part[-1].kind == "conn" and self._joins:  # its other line comes too
+                part = self._ready[: self._lines + 1]
             self._ready = self._ready[len(part) :]
             # One table of all: `position` already says that these lines are read.
             made = [self._preparer.prepare(raw) for raw in read_lines(self._reading, part, self._losses)]

@@ -2,8 +2,8 @@
 
 A log is rotated in two ways. Renamed and created anew: the old file is read to its end, also what its writer still
 adds within LINGER_S, then the new one. Copied and truncated: the rest of the old content is read from the copy, which
-is found beside the file by its first bytes. A place in a file is an offset with these first bytes, so a file that was
-rotated while nobody looked is found again.
+is found beside the file. A place in a file is an offset with the bytes before it, so a file that was rotated while
+nobody looked is found again; its first bytes would not do, because logs begin with equal headers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-HEAD = 256  # bytes that tell a file from the next of its name
+MARK = 256  # bytes before a place by which it is known again
 CHUNK = 1 << 20
 LINGER_S = 1.0
 MOST_LINE = 16_000_000  # bytes of a line; what is longer is no line of a log
@@ -33,15 +33,15 @@ class Tail:
         self.path, self._note = path, note
         self._handle: IO[bytes] | None = None
         self._rest = b""  # the beginning of a line
-        self._offset, self._head = 0, b""
+        self._offset, self._mark = 0, b""  # the mark stands before the rest
         self._gone_since: float | None = None
         self._queue: list[Path] = []  # files to be read before the present one
-        if position is not None and position["head"]:
+        if position is not None and position["mark"]:
             self._take_up(position)
 
     def position(self) -> dict[str, Any]:
         """Return the place behind the last complete line that was read."""
-        return {"offset": self._offset - len(self._rest), "head": self._head.hex()}
+        return {"offset": self._offset - len(self._rest), "mark": self._mark.hex()}
 
     def read(self, most: int) -> list[bytes]:
         """Return up to about `most` bytes of further lines, without their ends; [] if there are none now."""
@@ -67,17 +67,17 @@ class Tail:
             self._handle = opened(path)
         except OSError:
             return False
-        self._offset, self._head, self._rest, self._gone_since = 0, b"", b"", None
+        self._offset, self._mark, self._rest, self._gone_since = 0, b"", b"", None
         return True
 
     def _lines(self, data: bytes) -> list[bytes]:
-        # An earlier reader may have known more of the beginning than it returned lines of.
-        self._head += data[len(self._head) - self._offset : HEAD - self._offset] if len(self._head) < HEAD else b""
         self._offset += len(data)
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        whole = self._rest + data
+        *lines, self._rest = whole.split(b"\n")
+        self._mark = (self._mark + whole[: len(whole) - len(self._rest)])[-MARK:]
         if len(self._rest) > MOST_LINE:
             self._note(f"{self.path.name} has a line of more than {MOST_LINE:,} bytes, which is cut")
-            lines, self._rest = [*lines, self._rest], b""
+            lines, self._rest, self._mark = [*lines, self._rest], b"", self._rest[-MARK:]
         return [line.removesuffix(b"\r") for line in lines]
 
     def _last(self) -> list[bytes]:
@@ -89,23 +89,22 @@ class Tail:
         assert self._handle is not None
         if isinstance(self._handle, gzip.GzipFile):
             return
-        size = os.fstat(self._handle.fileno()).st_size
-        beginning = os.pread(self._handle.fileno(), len(self._head), 0)
-        if size >= self._offset and beginning == self._head:
+        before = self._mark + self._rest
+        if os.pread(self._handle.fileno(), len(before), self._offset - len(before)) == before:
             return
-        copy = self._find(self._head, self._offset)
-        place, head, rest = self._offset, self._head, self._rest
+        copy = self._find(before, self._offset)
+        place, mark, rest = self._offset, self._mark, self._rest
         self._handle.close()
         if copy is None:
             self._note(
                 f"{self.path.name} was truncated and no copy is beside it: lines from just before may be missing"
             )
             self._handle = opened(self.path)
-            self._offset, self._head, self._rest = 0, b"", b""
+            self._offset, self._mark, self._rest = 0, b"", b""
             return
         self._handle = opened(copy)
         self._handle.seek(place)
-        self._offset, self._head, self._rest, self._gone_since = place, head, rest, 0.0
+        self._offset, self._mark, self._rest, self._gone_since = place, mark, rest, 0.0
 
     def _at_end(self) -> list[bytes]:
         """At the end of what is there: go to the next file if this one was replaced."""
@@ -133,8 +132,8 @@ class Tail:
 
     def _take_up(self, position: dict[str, Any]) -> None:
         """Go on where an earlier reader was, in the file or in what it was rotated to."""
-        head, offset = bytes.fromhex(position["head"]), int(position["offset"])
-        found = self._find(head, offset)
+        mark, offset = bytes.fromhex(position["mark"]), int(position["offset"])
+        found = self._find(mark, offset)
         if found is None:
             self._note(
                 f"{self.path.name} was replaced and what was read of it is no longer beside it: lines that came "
@@ -143,19 +142,16 @@ class Tail:
             return
         if found != self.path:
             since = found.stat().st_mtime
-            others = [path for path in self._siblings() if path != found and begins(path, head) is False]
+            others = [path for path in self._siblings() if path != found and holds(path, mark, offset) is False]
             later = [path for path in others if path.stat().st_mtime > since]
             self._queue = sorted(later, key=lambda path: path.stat().st_mtime)
         self._handle = opened(found)
         self._handle.seek(offset)
-        self._offset, self._head = offset, head
+        self._offset, self._mark = offset, mark
 
-    def _find(self, head: bytes, offset: int) -> Path | None:
-        """Return the file, at the path or beside it, that begins so and has `offset` bytes or more."""
-        for path in [self.path, *self._siblings()]:
-            if begins(path, head) and length_at_least(path, offset):
-                return path
-        return None
+    def _find(self, mark: bytes, offset: int) -> Path | None:
+        """Return the file, at the path or beside it, that has these bytes before an offset."""
+        return next((path for path in [self.path, *self._siblings()] if holds(path, mark, offset)), None)
 
     def _siblings(self) -> list[Path]:
         """Return the rotated files of this log, the newest first: conn.log.1, conn.log.2.gz, conn.2026-01-01.log."""
@@ -175,18 +171,11 @@ def opened(path: Path) -> IO[bytes]:
     return handle
 
 
-def begins(path: Path, head: bytes) -> bool | None:
-    """Return True if a file begins with these bytes; None if it cannot be read."""
+def holds(path: Path, mark: bytes, offset: int) -> bool | None:
+    """Return True if a file, unpacked, has these bytes before an offset; None if it cannot be read."""
     try:
         with opened(path) as handle:
-            return handle.read(len(head)) == head
-    except OSError:
+            handle.seek(offset - len(mark))
+            return handle.read(len(mark)) == mark
+    except (OSError, EOFError):
         return None
-
-
-def length_at_least(path: Path, offset: int) -> bool:
-    """Return True if a file has that many bytes, unpacked."""
-    with opened(path) as handle:
-        if isinstance(handle, gzip.GzipFile):
-            return handle.seek(offset) == offset
-        return os.fstat(handle.fileno()).st_size >= offset

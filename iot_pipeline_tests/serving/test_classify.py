@@ -13,8 +13,10 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
@@ -277,3 +279,68 @@ def test_ctrl_c_ends_it_with_130_and_it_goes_on(tmp_path: Path) -> None:
     assert running.stderr is not None and b"the same command goes on" in running.stderr.read()
     assert child(tmp_path / "a", source, "--out", out).wait(60) == 0
     assert [event["row"] for event in events(out.read_text())] == list(range(1, 601))
+
+
+def test_standard_input_is_answered_as_lines_come(tmp_path: Path) -> None:
+    running = child(tmp_path / "a", "-", "--json", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert running.stdin is not None and running.stdout is not None and running.stderr is not None
+    lines = csv_rows(20, 20).splitlines(keepends=True)
+    running.stdin.write("".join(lines[:11]).encode())
+    running.stdin.flush()
+    first = [json.loads(running.stdout.readline()) for _ in range(10)]  # while the input is still open
+    lines[15] = "no flow\n"
+    running.stdin.write("".join(lines[11:]).encode())
+    running.stdin.close()
+    rest = [json.loads(line) for line in running.stdout]
+    assert running.wait(60) == 0
+    assert [event["flow"]["uid"] for event in first + rest] == [f"C{n:06d}" for n in range(20) if n != 14]
+    assert {event["time_of"] for event in first} == {"flow"} and {event["file"] for event in first} == {"stdin"}
+    assert sum(json.loads(running.stderr.read())["rows_left_out"].values()) == 1
+
+
+def test_a_followed_log_is_gone_on_with_after_a_rotation(student: Any, tmp_path: Path) -> None:
+    lines = csv_rows(30, 30).splitlines(keepends=True)
+    path, out = tmp_path / "flows.csv", tmp_path / "events"
+    arguments = path, "--follow", "--idle-exit", "0.1", "--out", out, "--json"
+    path.write_text("".join(lines[:11]))
+    assert json.loads(classify(*arguments).stdout)["flows"] == 10
+    with path.open("a") as handle:
+        handle.write("".join(lines[11:21]))
+    path.rename(tmp_path / "flows.csv.1")
+    path.write_text("".join([lines[0], *lines[21:]]))
+    done = classify(*arguments, "--idle-exit", "3")
+    assert done.exit_code == 0, (done.exception, done.stderr)
+    told = json.loads(done.stdout)
+    found = events(out.read_text())
+    assert [event["flow"]["uid"] for event in found] == [f"C{n:06d}" for n in range(30)]
+    assert told["flows"] == 30 and "missing" not in str(told["notes"]) and len({event["uid"] for event in found}) == 30
+    assert "begun with another --follow" in str(classify(path, "--out", out).exception)
+
+
+def test_flows_of_no_known_class_and_drift_are_told(student: Any, tmp_path: Path) -> None:
+    class Detector:
+        needs_states, least = False, 0.001
+
+        def score(self, logs: Any, states: Any, flows: Any, alarm: float) -> list[Any]:
+            strange = [name == "C" for name in np.where(flows["orig_pkts"].to_numpy() > 1, "C", "")]
+            return [SimpleNamespace(p_value=0.001, unknown=one, reasons=["orig_pkts = 3: far"]) for one in strange]
+
+    student.detector = Detector()
+    done = classify(table(tmp_path, 60, 60), "--json")
+    told, found = json.loads(done.stderr), events(done.stdout)
+    unknown = [event for event in found if event["class"] == "unknown"]
+    assert 0 < len(unknown) == told["unknown"] == told["classes"]["unknown"] < 60
+    assert all(event["nearest_class"] in student.spec.classes and not event["benign"] for event in unknown)
+    assert unknown[0]["unknown_because"] == ["orig_pkts = 3: far"]
+    assert "moved against the train pool" in told["drift"][0] and "of no known class" in told["drift"][-1]
+
+
+def test_a_folder_or_a_full_disk_is_one_sentence(student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "is a folder" in str(classify(table(tmp_path), "--out", tmp_path).exception)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("iot_pipeline.serving.output.File.write", full)
+    done = classify(table(tmp_path), "--out", tmp_path / "out")
+    assert isinstance(done.exception, UserError) and "No space left on device" in str(done.exception)
