@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -113,6 +112,7 @@ def openvino_module() -> Any:
 def _compiled(model: Any, layout: Layout, precision: Precision, threads: int | None) -> Any:
     """Convert and compile the label graph of a model; EngineUnavailable if OpenVINO cannot."""
     import torch
+    from transformers.utils import logging
 
     openvino = openvino_module()
     rows, lengths = layout.rows([[0] * EXAMPLE, [0] * (EXAMPLE - 3)], 0)
@@ -121,6 +121,8 @@ def _compiled(model: Any, layout: Layout, precision: Precision, threads: int | N
         options["INFERENCE_NUM_THREADS"] = str(threads)
     if precision in ("int8", "int4"):
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = WHOLE_ROWS
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()  # tracing asks for the model's loss, of which it would warn
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of tracing: sizes that are fixed by the tree
@@ -130,8 +132,10 @@ def _compiled(model: Any, layout: Layout, precision: Precision, threads: int | N
     except UserError:
         raise
     except Exception as error:  # converter, compressor and plugin each raise classes of their own
-        told = in_one_line(error)
-        raise EngineUnavailable(f"openvino cannot compile this base (IOT_INFERENCE=reference does): {told}") from error
+        reason = in_one_line(error)
+        raise EngineUnavailable(f"openvino cannot compile this base; IOT_INFERENCE=reference can: {reason}") from error
+    finally:
+        logging.set_verbosity(told)
 
 
 def compressed_weights(graph: Any, precision: str) -> Any:
@@ -142,7 +146,7 @@ def compressed_weights(graph: Any, precision: str) -> Any:
         import nncf
     except ImportError as error:
         raise EngineUnavailable("nncf is not installed: pip install 'iot-pipeline[openvino]'") from error
-    nncf.set_log_level(logging.ERROR)
+    nncf.set_log_level("ERROR")
     kind = {"int8": nncf.CompressWeightsMode.INT8_SYM, "int4": nncf.CompressWeightsMode.INT4_SYM}[precision]
     adjusted = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bar, in the middle of ours
