@@ -9,6 +9,7 @@ from datetime import timedelta
 import dagster as dg
 
 from iot_pipeline.defs import plan
+from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import Settings, settings
 
@@ -17,8 +18,15 @@ NOT_MADE = "not made yet"
 
 
 def report_state(instance: dg.DagsterInstance, definitions: dg.Definitions, chosen: Settings) -> None:
-    """Report the state of all artefacts that the settings ask for."""
-    found = plan.forecast(Lake(chosen.lake_path), chosen, plan.wanted(definitions, chosen))
+    """Report the state of all artefacts that the settings ask for; a manifest that cannot be read is told in its place.
+
+    The work that this follows is done, and must not fail for the sake of an artefact that it did not touch.
+    """
+    try:
+        found = plan.forecast(Lake(chosen.lake_path), chosen, plan.wanted(definitions, chosen))
+    except UserError as error:
+        instance.report_runless_asset_event(dg.AssetMaterialization(plan.STATE, metadata={"problem": str(error)}))
+        return
     missing = [artefact for artefact, why in found.items() if why == [NOT_MADE]]
     stale = {artefact: why for artefact, why in found.items() if why and artefact not in missing}
     rows = [

@@ -2,6 +2,8 @@
 
 import os
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -95,13 +97,20 @@ def test_in_the_ui_all_is_what_the_settings_ask_for(monkeypatch: pytest.MonkeyPa
     settings_module.settings.cache_clear()
 
 
-def test_what_the_manifests_say_is_reported_as_an_asset(tmp_path: object) -> None:
+def test_what_the_manifests_say_is_reported_as_an_asset(tmp_path: Path) -> None:
     chosen = load_settings({"IOT_LAKE": str(tmp_path)})
-    with dg.DagsterInstance.ephemeral() as instance:
+
+    def reported() -> dict[str, Any]:
         report_state(instance, definitions(), chosen)
         event = instance.get_latest_materialization_event(dg.AssetKey(plan.STATE))
-    assert event is not None and event.asset_materialization is not None
-    metadata = event.asset_materialization.metadata
+        assert event is not None and event.asset_materialization is not None
+        return dict(event.asset_materialization.metadata)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        metadata = reported()
+        (tmp_path / "flows").mkdir()
+        (tmp_path / "flows" / "manifest.json").write_text("{")
+        assert "flows/manifest.json is not a manifest" in str(reported()["problem"].value)
     assert metadata["missing"].value == len(plan.wanted(definitions(), chosen)) and metadata["fresh"].value == 0
     assert freshness(chosen) is None and freshness(load_settings({"IOT_AUTOMATION": "on"})) is not None
     assert os.environ.get(ONLY_WANTED) is None
