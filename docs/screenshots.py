@@ -20,7 +20,6 @@ IMAGES = ROOT / "docs" / "images"
 LOADED = "{ repositoriesOrError { __typename ... on RepositoryConnection { nodes { name } } } }"
 # Name of the file -> path of the page, width and height in pixels.
 PAGES = {
-    "ui-jobs": ("/jobs", 1100, 480),
     "ui-launchpad": ("/locations/iot_pipeline/jobs/augment/playground", 1300, 760),
     "ui-timeline": ("/overview/activity/timeline", 1200, 420),
     "ui-asset": ("/assets/paraphrased?view=partitions&partition=10K", 1200, 900),
