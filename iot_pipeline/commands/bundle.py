@@ -64,5 +64,5 @@ def show_comparison(found: Comparison) -> int:
     for line in found.cells[:SHOWN]:
         print(printable(f"report: {line}"))
     if not found.cells:
-        print("Report: every table and number is equal, times apart")
+        print("Report: every table and number is equal, times and last digits (0.1 %) apart")
     return int(not found.kept)

@@ -34,6 +34,7 @@ from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import store_of
 
 STORE = "teacher.sqlite"
+SMALL = 0.01  # smaller numbers are differences close to 0: they are compared by this size
 LEDGER = "cost_report"  # it reads the store, and asks nobody
 
 
@@ -208,5 +209,5 @@ def _apart(one: Any, other: Any) -> float:
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return max(map(_apart, one, other), default=0.0)
     if type(one) in (int, float) and type(other) in (int, float):
-        return 0.0 if one == other else abs(one - other) / max(abs(one), abs(other), 1e-12)
+        return 0.0 if one == other else abs(one - other) / max(abs(one), abs(other), SMALL)
     return 0.0 if one == other else math.inf

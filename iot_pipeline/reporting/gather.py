@@ -37,6 +37,7 @@ READ: Mapping[str, Sequence[str]] = {
     "paper_report": ("exhibits.json",),
 }
 PREFIX = "setting "
+PROMPTS = "iot_pipeline/prompts"  # as manifests record the folder that comes with the project
 
 
 @dataclass(frozen=True)
@@ -331,6 +332,8 @@ def placeless(value: Any) -> Any:
     """Return a setting without the folders of the machine: `/data/a.csv,/data/b.csv` is `a.csv,b.csv`."""
     if not isinstance(value, str):
         return value
+    if value == PROMPTS:  # a bundle brings the same files in a folder of its own
+        return Path(value).name
     return ",".join(Path(part).name if part.startswith(("/", "~")) else part for part in value.split(","))
 
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,4 +248,5 @@ def test_cells_of_two_reports_are_compared_times_apart(bundle: Path) -> None:
     was = Exhibit("table", 1, "training", "Runs.", ["x"], ["name", "time", "loss"], [["a", "1 s", "0.5"]])
     now = Exhibit("table", 1, "training", "Runs.", ["x"], ["name", "time", "loss"], [["a", "2 s", "0.6"]])
     assert differing_cells([was], [now]) == ["Table 1, row a, column loss: 0.5, now 0.6"]
+    assert differing_cells([was], [replace(now, rows=[["a", "3 s", "0.5001"]])]) == []  # a last digit
     assert differing_cells([was], []) == ["Table 1: not in the new report"]
