@@ -16,6 +16,7 @@ from iot_pipeline.commands.verify import exit_code
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs import replay as replaying
 from iot_pipeline.defs.dagster_internals import assets_alone, job_of_all_assets
+from iot_pipeline.defs.plan import STATE
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.replay import compared
 from iot_pipeline.defs.report import assets as report
