@@ -50,7 +50,14 @@ def cards_and_bases() -> tuple[list[Card], list[Base]]:
 
 
 def label_seconds(card: Card, base: Base, weights: str = "bf16", rows: int = ROWS) -> float:
-    """Return the least seconds a flow of label scoring: one pass over the prompts, computed in bf16."""
+    """Return the least seconds a flow of label scoring: one pass over the prompts, computed in bf16.
+
+    Args:
+        card: Card.
+        base: Base.
+        weights: Number format of the weights.
+        rows: Rows of a batch.
+    """
     computing = 2 * base.computed * 1e9 * PROMPT * rows / (card.bf16 * 1e12)
     reading = base.parameters * 1e9 * WEIGHT_BYTES[weights] / (card.bandwidth * 1e9)
     return max(computing, reading) / rows
