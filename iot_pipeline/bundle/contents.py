@@ -21,7 +21,7 @@ from iot_pipeline.reporting.gather import placeless
 from iot_pipeline.settings import PROJECT_ROOT, SECTIONS
 from iot_pipeline.teacher.archive import export_answers
 from iot_pipeline.teacher.store.store import exists
-from iot_pipeline.teacher_factory import store_of
+from iot_pipeline.teacher_factory import shown_address, store_of
 from iot_pipeline.vocabulary import TRACKS, Trained, unstaged
 
 # Of the section `run`, what a run makes; everything else there is about the machine, or a secret.
@@ -84,8 +84,14 @@ def _settings(source: Source) -> Iterator[tuple[str, str]]:
             if (section == "run" and name not in MADE) or section == "serving" or value is None or value == []:
                 continue
             told = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            told = told.lower() if isinstance(value, bool) else str(placeless(told))
+            told = told.lower() if isinstance(value, bool) else public(str(placeless(told)))
             yield f"IOT_{(field.alias or name).upper()}", told
+
+
+def public(told: str) -> str:
+    """Return a setting without what a URL in it may hold of secrets: credentials, query and fragment."""
+    parts = told.split(",")
+    return ",".join(shown_address(part) if "://" in part else part for part in parts)
 
 
 def write_environment(out: Path) -> None:

@@ -15,16 +15,19 @@ import pytest
 import yaml
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.bundle import rerun
+from iot_pipeline.bundle import contents, rerun
 from iot_pipeline.bundle.forms import ITEMS
 from iot_pipeline.bundle.rerun import differing_cells
 from iot_pipeline.bundle.seal import check_bundle
+from iot_pipeline.bundle.source import Source
 from iot_pipeline.commands.bundle import export, show_check, show_comparison
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs import execute, plan
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.lake.store import Lake
 from iot_pipeline.reporting.exhibits import Exhibit, read_exhibits
-from iot_pipeline.settings import PROJECT_ROOT, settings
+from iot_pipeline.settings import PROJECT_ROOT, load_settings, settings
 from iot_pipeline_tests.defs.reported import VALUES
 
 
@@ -234,6 +237,18 @@ def test_a_bundle_is_made_again_without_key_teacher_or_network(
     assert set(found.equal) == {str(p.artefact) for p in planned} and found.broken == []
     assert found.missing == ["cost_report", "paper_report"]
     assert show_comparison(found) == 1 and "was not made: paper_report" in capsys.readouterr().out
+
+
+def test_no_secret_of_an_address_is_in_a_bundle() -> None:
+    addresses = {
+        "teacher": "https://me:secret@host/v1?sig=secret",
+        "source": "s3://k:secret@b/a.csv?t=secret,/data/b.csv",
+    }
+    told = dict(
+        contents._settings(Source(Lake(Path("/nowhere")), load_settings(**addresses), load_spec("farm_flow"), {}))
+    )
+    assert (told["IOT_TEACHER"], told["IOT_SOURCE"]) == ("https://host/v1", "s3://b/a.csv,b.csv")
+    assert "secret" not in str(told)
 
 
 def test_a_spoilt_bundle_is_not_run(copy: Path) -> None:
