@@ -29,7 +29,7 @@ def main() -> None:
     """Classify whole and killed, compare; write benchmarks/results/classify_kill.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=11)
     chosen = parser.parse_args()
     chance = random.Random(chosen.seed)
@@ -44,8 +44,13 @@ def main() -> None:
         killed = []
         while len(killed) < chosen.kills:
             running = begun(place, "killed")
-            # From shortly after its start to about a quarter of a whole run: many kills, and yet it gets on.
-            time.sleep(chance.uniform(0.05, 0.25) * whole)
+            # Four of five kills come after one more batch was recorded, within what the next one takes; the others may
+            # come while it loads the student or reads.
+            before, waits = answered(place), chance.random() < 0.8
+            time.sleep(chance.uniform(0, 0.1) * whole)
+            while waits and running.poll() is None and answered(place) <= before:
+                time.sleep(0.05)
+            time.sleep(chance.uniform(0, 8192 / chosen.rows) * whole)
             running.kill()
             if running.wait() != -signal.SIGKILL:
                 break
