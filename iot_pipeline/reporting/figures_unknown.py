@@ -18,7 +18,7 @@ def aurocs(result: Row) -> Any:
     if not classes:
         return style.no_data(title, "no class was left out")
     axes = style.axes((6.8, 1.4 + style.row_height(len(classes), 0.4) * len(classes)), title, "x")
-    for number, ((colour, marker), model) in enumerate(zip(LOOKS, result["mean"], strict=False)):
+    for number, ((colour, marker), model) in enumerate(zip(LOOKS, models(result), strict=False)):
         for place, facts in enumerate(classes.values()):
             found = facts["models"][model]["auroc"]
             bounds = (found["low"], found["high"])
@@ -40,7 +40,7 @@ def risk_coverage(result: Row) -> Any:
     if not result["classes"]:
         return style.no_data(title, "no class was left out")
     axes = style.axes((6.8, 3.2), title, "both")
-    for (colour, marker), model in zip(LOOKS, result["mean"], strict=False):
+    for (colour, marker), model in zip(LOOKS, models(result), strict=False):
         curves = [facts["models"][model]["curve"] for facts in result["classes"].values()]
         axes.plot(result["coverages"], np.mean(curves, axis=0), color=colour, marker=marker, markersize=4, label=model)
     axes.axhline(result["risk"], color=style.RED, linestyle=DASHED, linewidth=1.2, label=f"{result['risk']:.0%} wrong")
@@ -49,3 +49,8 @@ def risk_coverage(result: Row) -> Any:
     axes.set_ylim(bottom=0)
     axes.legend()
     return axes
+
+
+def models(result: Row) -> list[str]:
+    """Return the models, the student first: JSON files have them by name."""
+    return sorted(result["mean"], key=lambda model: model != "student")
