@@ -44,7 +44,7 @@ def risk_coverage(result: Row) -> Any:
         curves = [facts["models"][model]["curve"] for facts in result["classes"].values()]
         axes.plot(result["coverages"], np.mean(curves, axis=0), color=colour, marker=marker, markersize=4, label=model)
     axes.axhline(result["risk"], color=style.RED, linestyle=DASHED, linewidth=1.2, label=f"{result['risk']:.0%} wrong")
-    axes.set_xlabel("share of flows answered, the least strange first; an answer to a new class is wrong")
+    axes.set_xlabel("share of flows answered, the least doubtful first; an answer to a new class is wrong")
     axes.set_ylabel("share of wrong answers")
     axes.set_ylim(bottom=0)
     axes.legend()

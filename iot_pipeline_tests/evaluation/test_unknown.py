@@ -172,7 +172,7 @@ def test_measures_are_those_of_the_flows_and_of_resamples() -> None:
     strange, scores = np.arange(400) >= 300, random.normal(0, 1, 400).round(1)
     scores[strange] += 2
     errors = np.where(strange, 1.0, (random.random(400) < 0.05) * 1.0)
-    found = measure(Judged(scores, strange, errors, 1 - scores / 10), 3, [0.8], 200)
+    found = measure(Judged(scores, scores, strange, errors, 1 - scores / 10), 3, [0.8], 200)
     assert found["auroc"][0] == pytest.approx(auroc(scores, strange)) and len(found["auroc"]) == 201
     assert found["accuracy"][0] == pytest.approx(1 - errors[~strange].mean())
     assert found["found_0.8"][0] == (scores[strange] >= 2).mean()
@@ -181,8 +181,9 @@ def test_measures_are_those_of_the_flows_and_of_resamples() -> None:
     risk = np.cumsum(errors[order])[ends] / (ends + 1)
     best = max([(ends[place] + 1) / 400 for place in range(len(ends)) if risk[place] <= 0.01], default=0.0)
     assert found["coverage"][0] == pytest.approx(best)
+    assert measure(Judged(scores, errors, strange, errors), 3, [], 1)["coverage"][0] > best  # errors are doubted most
     interval = told(found["auroc"])
     assert interval["low"] < interval["value"] < interval["high"]  # type: ignore[operator]
-    assert curve(Judged(scores, strange, errors))[-1] == pytest.approx(errors.mean())
+    assert curve(Judged(scores, scores, strange, errors))[-1] == pytest.approx(errors.mean())
     parts = np.vstack(list(blocks(strange, 3, 200)))
     assert (parts[:, strange].sum(axis=1) == 100).all() and (parts[:, ~strange].sum(axis=1) == 300).all()

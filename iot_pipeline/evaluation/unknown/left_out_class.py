@@ -86,6 +86,8 @@ def judge_student(
 ) -> tuple[Judged, Choice, dict[str, float]]:
     """Judge the test flows by the score that the validation side's known classes choose.
 
+    A flow is doubtful if it is strange or its class improbable: minus the sum of the logs of both p-values (Fisher).
+
     Args:
         reference: Train flows, none of the class.
         outputs: The student's outputs for all distinct flows of each side.
@@ -99,13 +101,14 @@ def judge_student(
     choice = choose_score(reference, outputs["validation"].at(kept), known.table, known.labels(), classes)
     own = outputs["test"].at(tested)
     scores = reference.scores(own, test.table)
-    usual = reference.scores(outputs["calibration"].at(fitted_on), calibration.table, [choice.score])[choice.score]
-    judged = Judged(
-        scores[choice.score],
-        sides.strange,
-        test.errors(own.log_probs, classes),
-        conformal_p(np.sort(usual), scores[choice.score]),
+    fitted = outputs["calibration"].at(fitted_on)
+    usual = reference.scores(fitted, calibration.table, [choice.score, "probability"])
+    strangeness, improbability = (
+        conformal_p(np.sort(usual[name]), scores[name]) for name in (choice.score, "probability")
     )
+    doubts = -np.log(strangeness) - np.log(improbability)
+    errors = test.errors(own.log_probs, classes)
+    judged = Judged(scores[choice.score], doubts, sides.strange, errors, strangeness)
     return judged, choice, {name: auroc(values, sides.strange) for name, values in scores.items()}
 
 
@@ -121,7 +124,8 @@ def judge_baseline(log_probs: Mapping[str, Floats], sides: Sides, classes: Seque
     scores = {"calibration": -log_probs["calibration"][fitted_on].max(axis=1)}
     scores["test"] = -log_probs["test"][tested].max(axis=1)
     errors = test.errors(log_probs["test"][tested], classes)
-    return Judged(scores["test"], sides.strange, errors, conformal_p(np.sort(scores["calibration"]), scores["test"]))
+    usual = np.sort(scores["calibration"])
+    return Judged(scores["test"], scores["test"], sides.strange, errors, conformal_p(usual, scores["test"]))
 
 
 def measured(judged: Mapping[str, Judged], sides: Sides, seed: int) -> tuple[dict[str, Any], Values]:

@@ -20,12 +20,13 @@ COVERAGES = np.linspace(0.05, 1.0, 20)  # of the curve
 class Judged:
     """Distinct test flows as one model judges them.
 
-    `scores`: strangeness [n]. `strange`: is the flow of the class that was kept from the model [n]. `errors`: share of
-    the flow's rows that the model's class is not the label of [n], 1 for every strange flow. `p_values` [n]: None for a
-    model without a calibrated threshold.
+    `scores`: strangeness [n]. `doubts`: order in which flows are answered, the least doubtful first [n]. `strange`: is
+    the flow of the class that was kept from the model [n]. `errors`: share of the flow's rows that the model's class is
+    not the label of [n], 1 for every strange flow. `p_values` [n]: None for a model without a calibrated threshold.
     """
 
     scores: Floats
+    doubts: Floats
     strange: np.ndarray
     errors: Floats
     p_values: Floats | None = None
@@ -59,7 +60,7 @@ def measure(judged: Judged, seed: int, alarms: Sequence[float], resamples: int =
 
     Returns:
         Values [resamples + 1] by name. accuracy: share of right answers to known flows; auroc; coverage: the largest
-        share of all flows that are answered, the least strange first, while at most RISK of the answers are wrong;
+        share of all flows that are answered, the least doubtful first, while at most RISK of the answers are wrong;
         area: mean risk over all coverages; and for each of `alarms` the share of strange flows called unknown
         (`found_0.01`) and that of others (`false_alarms_0.01`).
     """
@@ -69,34 +70,29 @@ def measure(judged: Judged, seed: int, alarms: Sequence[float], resamples: int =
 
 def _measured(judged: Judged, counts: Floats, alarms: Sequence[float]) -> dict[str, Floats]:
     """Measure one model on some resamples [rows, n]."""
-    order = np.argsort(judged.scores, kind="stable")
-    counts, strange, errors, scores = (
-        counts[:, order],
-        judged.strange[order],
-        judged.errors[order],
-        judged.scores[order],
-    )
-    risk, answered = risks(scores, errors, counts)
+    strange, errors, total = judged.strange, judged.errors, counts.sum(axis=1)
+    by_score, by_doubt = (np.argsort(values, kind="stable") for values in (judged.scores, judged.doubts))
+    risk, answered = risks(judged.doubts[by_doubt], errors[by_doubt], counts[:, by_doubt])
     found = {
         "accuracy": 1 - (counts * errors)[:, ~strange].sum(axis=1) / counts[:, ~strange].sum(axis=1),
-        "auroc": _aurocs(scores, strange, counts),
-        "coverage": np.where(risk <= RISK + 1e-12, answered, 0).max(axis=1) / counts.sum(axis=1),
-        "area": (risk * counts).sum(axis=1) / counts.sum(axis=1),
+        "auroc": _aurocs(judged.scores[by_score], strange[by_score], counts[:, by_score]),
+        "coverage": np.where(risk <= RISK + 1e-12, answered, 0).max(axis=1) / total,
+        "area": (risk * counts[:, by_doubt]).sum(axis=1) / total,
     }
     if judged.p_values is not None:
         for alarm in alarms:
-            called = judged.p_values[order] <= alarm
+            called = judged.p_values <= alarm
             for name, those in (("found", strange), ("false_alarms", ~strange)):
                 found[f"{name}_{alarm:g}"] = counts[:, called & those].sum(axis=1) / counts[:, those].sum(axis=1)
     return found
 
 
-def risks(scores: Floats, errors: Floats, counts: Floats) -> tuple[Floats, Floats]:
+def risks(doubts: Floats, errors: Floats, counts: Floats) -> tuple[Floats, Floats]:
     """Return the risk if all flows up to each one are answered, and how many these are; both [resamples, n].
 
-    Flows of equal scores are answered together or not at all. All are in ascending order of their scores.
+    Flows of equal doubt are answered together or not at all. All are in ascending order of their doubt.
     """
-    last = np.searchsorted(scores, scores, side="right") - 1
+    last = np.searchsorted(doubts, doubts, side="right") - 1
     answered = counts.cumsum(axis=1)[:, last]
     wrong = (counts * errors).cumsum(axis=1)[:, last]
     return wrong / np.maximum(answered, 1e-12), answered
@@ -114,8 +110,8 @@ def _aurocs(scores: Floats, strange: np.ndarray, counts: Floats) -> Floats:
 
 def curve(judged: Judged) -> list[float]:
     """Return the risk at each of COVERAGES."""
-    order = np.argsort(judged.scores, kind="stable")
-    risk, _ = risks(judged.scores[order], judged.errors[order], np.ones((1, len(order))))
+    order = np.argsort(judged.doubts, kind="stable")
+    risk, _ = risks(judged.doubts[order], judged.errors[order], np.ones((1, len(order))))
     places = np.minimum(np.ceil(COVERAGES * len(order) - 1e-9).astype(int), len(order)) - 1
     return [float(risk[0, place]) for place in np.maximum(places, 0)]
 
