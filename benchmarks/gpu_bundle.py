@@ -18,7 +18,8 @@ from gguf_parts import split
 
 from iot_pipeline.defs.inputs import printed_spec, records_of, texts_of
 from iot_pipeline.defs.reads import recorded, to_json
-from iot_pipeline.defs.training.assets import recipe_of, split_tensors
+from iot_pipeline.defs.recipe import recipe_of
+from iot_pipeline.defs.training.assets import split_tensors
 from iot_pipeline.defs.training.class_rows import write_class_rows
 from iot_pipeline.defs.training.rows import training_rows
 from iot_pipeline.errors import UserError

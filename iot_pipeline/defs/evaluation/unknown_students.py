@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from iot_pipeline.defs.inputs import base_location, labelled_rows, records_of
+from iot_pipeline.defs.recipe import recipe_of
 from iot_pipeline.defs.recording import Step
 from iot_pipeline.defs.resources import TrainerResource, opened_student, work_folder
-from iot_pipeline.defs.training.assets import recipe_of
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.unknown.leave_out import LeftOut, leave_out, questions_of, texts_without
 from iot_pipeline.evaluation.unknown.outputs import Outputs, load_outputs, save_outputs

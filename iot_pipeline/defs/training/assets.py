@@ -20,6 +20,7 @@ from iot_pipeline.defs.partitions import (
     tensors_dep,
     trained_arms,
 )
+from iot_pipeline.defs.recipe import recipe_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
 from iot_pipeline.defs.training.class_rows import write_class_rows
@@ -38,7 +39,6 @@ from iot_pipeline.models.smollm2 import FACTS as SMOLLM2_FACTS
 from iot_pipeline.models.smollm2 import SMOLLM2, SMOLLM2_LABEL, smollm2_base
 from iot_pipeline.models.tokenizer import encode, load_tokenizer, prompt_text
 from iot_pipeline.reporting import figures
-from iot_pipeline.settings import RunSettings, StudentSettings
 from iot_pipeline.sft.check import TensorCheck, check_tensors
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
@@ -343,14 +343,6 @@ def tensor_files(step: Step, tensors: Path) -> dict[str, Path | None]:
     classes = tensors / "classes.safetensors" if step.settings.student.class_rows else None
     files = {"tensors": tensors / "train.safetensors", "validation": tensors / "validation.safetensors"}
     return {**files, "classes": classes}
-
-
-def recipe_of(step: Step, seed: int) -> dict[str, Any]:
-    """Return the training recipe: the seed, and the settings that TrainConfig has a field of the same name for."""
-    names = TrainConfig.model_fields.keys()
-    recipe = {name: getattr(step.settings.student, name) for name in names & StudentSettings.model_fields.keys()}
-    carried_out = {name: getattr(step.settings.run, name) for name in names & RunSettings.model_fields.keys()}
-    return recipe | carried_out | {"seed": seed}
 
 
 training_splits = [training_split(stage) for stage in STAGES]

@@ -11,9 +11,10 @@ import numpy as np
 
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of
 from iot_pipeline.defs.partitions import budget_dep, grid_partitions, tensors_of_dep
+from iot_pipeline.defs.recipe import recipe_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, opened_student, work_folder
-from iot_pipeline.defs.training.assets import COMMON, recipe_of, tensor_files
+from iot_pipeline.defs.training.assets import COMMON, tensor_files
 from iot_pipeline.evaluation.evaluate import evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import side_records, side_texts

@@ -20,10 +20,11 @@ from iot_pipeline.augmentation.paper_variation import size_paper_variation
 from iot_pipeline.augmentation.plan import TrackPlan
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of, writer_of
 from iot_pipeline.defs.partitions import prompt_dep
+from iot_pipeline.defs.recipe import recipe_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work, opened_student, work_folder
 from iot_pipeline.defs.tracks import prompt_of, track_config
-from iot_pipeline.defs.training.assets import COMMON, recipe_of
+from iot_pipeline.defs.training.assets import COMMON
 from iot_pipeline.defs.training.rows import read_rows
 from iot_pipeline.evaluation.evaluate import compare_predictions, evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
