@@ -192,7 +192,7 @@ def test_packed_run_gives_the_curve_of_the_padded_one(one: Path, world: tuple[Pa
 
 def test_best_checkpoint_is_kept(world: tuple[Path, Path], tmp_path: Path) -> None:
     settings = config(
-        world, tmp_path, validation=world[1], learning_rate=0.1, scheduler="constant", evaluate_every=2, keep="best"
+        world, tmp_path, validation=world[1], learning_rate=1.0, scheduler="constant", evaluate_every=2, keep="best"
     )
     facts = train.run(settings)["facts"]
     history = dict(facts["validation_history"])
