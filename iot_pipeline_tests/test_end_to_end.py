@@ -324,7 +324,8 @@ for arguments in ("status", "verify", "run --dry-run", "estimate", f"cache expor
     try:
         app(arguments.split(), standalone_mode=False)
     except SystemExit as error:
-        print("exit", error.code)
+        if error.code:
+            print("exit", error.code)
 """
 
 
