@@ -25,7 +25,7 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         quiet: Suppresses warnings that a user cannot act on.
     """
 
-    def write(
+    def _write(
         stage: str, track: str, out: Path, form: str, quantisation: str | None, flows: int, force: bool, as_json: bool
     ) -> None:
         chosen = configure()
@@ -55,7 +55,7 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         as_json: AsJson = False,
     ) -> None:
         """Write a trained student for other engines; its card has label agreement, calibration and grounding."""
-        write(stage, track, out, form, quantisation, flows, force, as_json)
+        _write(stage, track, out, form, quantisation, flows, force, as_json)
 
     @app.command(epilog="Example: iot-pipeline merge 30K paraphrased merged_30K --dtype bf16")
     def merge(
@@ -68,4 +68,4 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         as_json: AsJson = False,
     ) -> None:
         """Write base model and adapter of a checkpoint as one model: short for `export --format merged`."""
-        write(stage, track, out, "merged", dtype, flows, force, as_json)
+        _write(stage, track, out, "merged", dtype, flows, force, as_json)

@@ -30,7 +30,7 @@ MOST_REASONS = 50
 # It begins with a set of letters, which `re` looks for twice as fast as for words whose case is ignored.
 HEADING = re.compile(
     r"([AaKkCc](?i:(?<=a)NALYSIS|(?<=k)EY[_ ]INDICATORS|(?<=c)LASSIFICATION))[*_`\s]*+:"
-    r"(?:[*\s]|_(?!\w)|`(?!#?[^\W\d][^`\n]*`))*"  # a backtick that opens a name is the text's, and so is its `_`
+    r"(?:[*\s]|_(?!#?\w)|`(?!#?[^\W\d][^`\n]*`))*"  # a backtick that opens a name is the text's, and so is its `_`
 )
 INDICATOR = re.compile(rf"[\W\d]*?({NAME})[`*\s:=(]*({A_NUMBER})[`*]*[\s,(]*")
 # An item that cites a category: `proto tcp (83%)`. A number that goes on with letters is such a word too: 3pc.

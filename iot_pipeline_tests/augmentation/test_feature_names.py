@@ -34,7 +34,7 @@ GIVEN = [
     "x+y", "Tot_sum", "AVG", "IAT", "Rate", "rate", "Number", "service", "state", "hot", "land", "urgent",
     "duration", "HTTP", "TCP", "dur", "sbytes", "ct_src_dport_ltm", "a", "e", "temperature", "flag", "count", "score",
     "flow_duration", "Min", "packets", "длина", "حجم", "a.b.c.d", "Fwd_IAT-Mean", "p_len", "Magnitue",
-    "len<0", "len<1519_pkts", "s", "last", "near",
+    "len<0", "len<1519_pkts", "s", "last", "near", "_#x",
 ]  # fmt: skip
 REFUSED = [
     "pkt_count(in)", "2nd_gap", "flow,count", "a;b", "flow=rate", "bytes[0]", "p50", "p97_len", "at", "above", "value",
