@@ -238,7 +238,7 @@ def _paraphrase(answer: str, writer: Writer, classes: Sequence[str], label_first
     cited = [
         cite if re.search(rf"\b{cite.percentile}\b", analysis) else replace(cite, percentile="", direction="")
         for cite in indicators
-        if _is_cited(cite, analysis)
+        if _is_cited(cite, analysis, [other.feature for other in indicators])
     ]
     drawn: list[str] = []
     while len(drawn) < DRAWS and (not drawn or _likeness(drawn[-1], analysis) > MOST_LIKENESS):
@@ -246,8 +246,13 @@ def _paraphrase(answer: str, writer: Writer, classes: Sequence[str], label_first
     return _assemble(label, min(drawn, key=lambda text: _likeness(text, analysis)), indicators, label_first)
 
 
-def _is_cited(cite: Cite, analysis: str) -> bool:
-    """Return True if an analysis cites a feature; a name that may be a word as well, only beside its value."""
+def _is_cited(cite: Cite, analysis: str, names: Sequence[str]) -> bool:
+    """Return True if an analysis cites a feature; a name that may be a word as well, only beside its value.
+
+    A name within a longer one of `names`, such as `Z` in `#Z#e9`, is not cited there.
+    """
+    if longer := [name for name in names if cite.feature in name and name != cite.feature]:
+        analysis = re.sub("|".join(map(re.escape, longer)), " ", analysis)
     name = rf"(?<![\w.]){re.escape(cite.feature)}(?!\w|\.\w)"
     value = rf"(?<![\w.]){re.escape(cite.value)}(?!\w|\.\d)"
     beside = rf"{name}[^;]{{0,30}}?{value}|{value}[^;]{{0,24}}?{name}" if cite.feature.isalpha() else name

@@ -113,6 +113,11 @@ def test_true_answers_that_cite_any_name_are_judged_true(form: str) -> None:
     assert wrong == []
 
 
+def test_a_name_within_a_longer_one_is_not_cited_there() -> None:
+    names = ["b>流__é", "#Z#e9", "feature_feature", "éeé", "W", "Z"]
+    assert [fault for seed in range(30, 40) for fault in faults(names, seed, "json")] == []
+
+
 @FORMS
 @settings(max_examples=12, deadline=None, phases=[Phase.generate])  # an example takes 0.2 s
 @given(st.data())
