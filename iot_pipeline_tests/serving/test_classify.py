@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
@@ -25,14 +26,13 @@ from iot_pipeline import cli
 from iot_pipeline.commands import classify as command
 from iot_pipeline.errors import UserError
 from iot_pipeline.serving import run
-from iot_pipeline.serving.classifier import Classifier
-from iot_pipeline_tests.serving.factories import csv_rows
+from iot_pipeline.serving.classifier import Classifier, text_digest
+from iot_pipeline_tests.serving.factories import classifier, csv_rows
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def student(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Classifier:
     from iot_pipeline_tests.serving.factories import classifier
 
     made = classifier()
@@ -333,6 +333,21 @@ def test_flows_of_no_known_class_and_drift_are_told(student: Any, tmp_path: Path
     assert all(event["nearest_class"] in student.spec.classes and not event["benign"] for event in unknown)
     assert unknown[0]["unknown_because"] == ["orig_pkts = 3: far"]
     assert "moved against the train pool" in told["drift"][0] and "of no known class" in told["drift"][-1]
+
+
+def test_a_flow_that_the_student_was_trained_on_is_never_unknown() -> None:
+    class Detector:
+        needs_states, least = False, 0.001
+
+        def score(self, logs: Any, *_: Any) -> list[Any]:
+            return [SimpleNamespace(p_value=0.001, unknown=True, reasons=["far"]) for _ in logs]
+
+    model: Any = classifier()
+    flows = pd.DataFrame([dict.fromkeys(model.spec.feature_names, value) for value in (1.0, 2.0)])
+    model.detector, model.learnt = Detector(), frozenset([text_digest(model.writer.texts(flows)[0])])
+    known, strange = model.classify(flows)
+    assert (known.unknown, strange.unknown) == (False, True)
+    assert known.strange is not None and (known.strange.p_value, known.strange.reasons) == (0.001, [])
 
 
 def test_a_folder_or_a_full_disk_is_one_sentence(student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
