@@ -33,8 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-    from iot_pipeline_tests.serving.factories import classifier
-
+def student(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Classifier:
     made = classifier()
     monkeypatch.setenv("IOT_LAKE", str(tmp_path / "lake"))
     monkeypatch.setattr(command, "newest", lambda *_: ("10K", "original"))
