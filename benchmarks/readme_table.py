@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from iot_pipeline.reporting import rows
-from iot_pipeline.vocabulary import CONTROLS, TRACKS
+from iot_pipeline.vocabulary import CONTROLS, DISTILLED, TRACKS
 
 RESULTS = Path(__file__).parent / "results"
 STUDIES = {"Farm-Flow (simulated)": "farm_flow-demo", "RT-IoT2022 (real)": "rt_iot2022-demo"}
@@ -48,12 +48,12 @@ def cell(study: dict[str, Any], arm: str, metric: str) -> str:
 
 
 def verdicts() -> Iterator[str]:
-    """Yield the studies' sentences on tracks, on controls, and on `original` beside the baselines."""
+    """Yield the studies' sentences on tracks, controls and `distilled`, and on `original` beside the baselines."""
     for title, name in STUDIES.items():
         study = read(name)
         for pair, tests in itertools.groupby(study["contrasts"], lambda row: (row["first"], row["second"])):
             names = [arm.split()[0] for arm in pair]
-            if names[0] in CONTROLS or names[0] == TRACKS[0] or set(names) <= set(TRACKS):
+            if names[0] in (*CONTROLS, DISTILLED) or names[0] == TRACKS[0] or set(names) <= set(TRACKS):
                 said = "; ".join(
                     f"{METRICS[row['metric']]} {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}],"
                     f" {row['verdict']}"

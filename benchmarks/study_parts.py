@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from result import RESULTS, save, stamped
+from study import DOCS
 
 from iot_pipeline.defs.evaluation.study import BASELINES, PSEUDO, arm_name, contrasts
 from iot_pipeline.errors import UserError
@@ -29,6 +30,7 @@ from iot_pipeline.flows.dataset import side_records
 from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest
+from iot_pipeline.reporting import figures
 from iot_pipeline.settings import load_settings
 from iot_pipeline.vocabulary import Trained, staged, unstaged
 
@@ -50,7 +52,9 @@ def main() -> None:
     if given.action == "keep":
         keep(lake, side, given.name)
     else:
-        save(f"study-{given.name}", join(lake, side, given.name, chosen.data.seed))
+        study = join(lake, side, given.name, chosen.data.seed)
+        (DOCS / f"study-{given.name}.png").write_bytes(figures.study(study))
+        save(f"study-{given.name}", study)
 
 
 def keep(lake: Lake, side: Side, name: str) -> None:
@@ -128,9 +132,17 @@ def join(lake: Lake, side: Side, name: str, seed: int) -> dict[str, Any]:
         "training_seeds": seeds,
         "left_out": sorted({f"{arm}, seed {one}" for arm, runs in by_arm.items() for one in runs if one not in seeds}),
         **compare_seeds(side, arms, contrasts(arms), seed),
-        "explanations": [],
+        "explanations": explained(lake),
         "grid": [],
     }
+
+
+def explained(lake: Lake) -> list[dict[str, Any]]:
+    """Return what the lake's own study says of explanations, which need the students themselves; [] without one."""
+    if lake.manifest(study := ArtefactId("study")) is None:
+        return []
+    found: list[dict[str, Any]] = json.loads((lake.verified(study) / "study.json").read_text())["explanations"]
+    return found
 
 
 def baselines(lake: Lake, side: Side) -> dict[str, list[Ints]]:
