@@ -36,3 +36,10 @@ def fuzz(url: str, mode: GenerationMode, examples: int) -> Counter[str]:
 
         ask()
     return answers
+
+
+def answer_to(url: str, path: str, body: object) -> int:
+    """Send one request, hold its answer to the description, and return its status."""
+    operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[path]["POST"]
+    case = operation.Case(body=body, media_type="application/json")
+    return case.call_and_validate(checks=CHECKS, timeout=ANSWER_S).status_code
