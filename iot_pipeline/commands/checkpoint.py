@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.unknown.detector import Unknown
 from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.flows.sql import connect, scan
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.engines import open_engine
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.serving.classifier import LEVEL, Classifier, Fitted, Origin, text_digest
+from iot_pipeline.serving.classifier import LEVEL, Classifier, Fitted, Origin
 from iot_pipeline.settings import Settings
 from iot_pipeline.vocabulary import CONTROLS, DISTILLED, STAGE_ROWS, STAGES, TRACKS, Trained, staged
 
@@ -89,18 +90,15 @@ def open_classifier(
     student = open_engine(found.base, found.adapter, profile, evidence, log, model=model, threads=settings.run.threads)
     fitted, folder = fitted_on_calibration(lake, stage, trained), evaluation_of(lake, stage, trained)
     detector = Unknown.load(folder) if folder is not None else None
-    learnt = learnt_texts(lake, stage) if detector is not None else frozenset()
+    learnt = learnt_groups(lake, stage) if detector is not None else frozenset()
     return Classifier(student, writer.spec, writer, settings, fitted, origin, detector, learnt)
 
 
-def learnt_texts(lake: Lake, stage: str) -> frozenset[bytes]:
-    """Return the digests of the texts of a stage's flows."""
-    order = lake.folder(ArtefactId("training_order")) / "order.parquet"
-    texts = lake.folder(ArtefactId("flow_texts")) / "texts.parquet"
-    within = "" if (rows := STAGE_ROWS[stage]) is None else f"WHERE position < {rows}"
-    query = f"SELECT text FROM {scan(texts)} WHERE flow_group IN (SELECT flow_group FROM {scan(order)} {within})"
-    with connect(texts, order) as connection:
-        return frozenset(text_digest(text) for (text,) in connection.sql(query).fetchall())
+def learnt_groups(lake: Lake, stage: str) -> frozenset[str]:
+    """Return the flow groups of a stage's rows."""
+    order, rows = lake.folder(ArtefactId("training_order")) / "order.parquet", STAGE_ROWS[stage]
+    wanted = [("position", "<", rows)] if rows is not None else None
+    return frozenset(pq.read_table(order, columns=["flow_group"], filters=wanted)["flow_group"].unique().to_pylist())
 
 
 def engine_evidence(lake: Lake) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ the Host must be a loopback name, the Origin must be that host, and a GET of /gr
     python -m iot_pipeline.commands.webserver HOST PORT WORKSPACE LAKE
 """
 
-import ipaddress
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from starlette.websockets import WebSocketClose
 
 from iot_pipeline.commands.lake_files import LakeFiles
 from iot_pipeline.defs.dagster_internals import web_application
+from iot_pipeline.serving.server.guard import is_loopback
 
 
 class LocalPagesOnly:
@@ -52,15 +52,6 @@ def refuse(scope: Scope) -> tuple[int, str] | None:
     if scope["path"].rstrip("/") == "/graphql" and not reads_page:
         return 405, "GraphQL is answered by POST."
     return None
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if a Host header or name is loopback; any port is allowed, as tunnels choose their own."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _unframed(send: Send) -> Send:

@@ -85,7 +85,7 @@ def write_openvino(student: Student, folder: Path, quantisation: str) -> str:
     return Path(MODEL).with_suffix(".bin").name
 
 
-def load_openvino(folder: Path, student: Student, tokenizer: Any) -> OpenVinoStudent:
+def load_openvino(folder: Path, student: Student, tokenizer: Any) -> OpenVinoExport:
     """Compile a written model for the CPU with OPTIONS, on as many threads as torch has."""
     import torch
 
@@ -93,7 +93,7 @@ def load_openvino(folder: Path, student: Student, tokenizer: Any) -> OpenVinoStu
     logging.getLogger("openvino").setLevel(logging.ERROR)
     options = {**OPTIONS, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(folder / MODEL, "CPU", options)
-    return OpenVinoStudent(compiled.create_infer_request(), tokenizer, student.device, student.pad)
+    return OpenVinoExport(compiled.create_infer_request(), tokenizer, student.device, student.pad)
 
 
 def _converted(model: Any, shape: CacheShape) -> Any:
@@ -165,7 +165,7 @@ def _with_states(graph: Any, shape: CacheShape) -> Any:
     return graph
 
 
-class OpenVinoStudent(Student):
+class OpenVinoExport(Student):
     """Student whose model is a request to a compiled OpenVINO model, read row by row."""
 
     def score_labels(

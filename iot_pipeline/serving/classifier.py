@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.conformal import prediction_sets
 from iot_pipeline.evaluation.metrics import apply_temperature
 from iot_pipeline.evaluation.unknown.detector import ALARMS, Unknown
+from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.grammar import held_to
@@ -144,9 +146,9 @@ class Classifier:
     fitted: Fitted | None
     origin: Origin
     detector: Unknown | None = None
-    # Digests of the texts that it was trained on. They are of known classes, however strange: one flow has 13 % of the
-    # rows of simulated Farm-Flow, and looks like no other.
-    learnt: frozenset[bytes] = frozenset()
+    # Flow groups that it was trained on. They are of known classes, however strange: one flow has 13 % of the rows of
+    # simulated Farm-Flow, and looks like no other.
+    learnt: frozenset[str] = frozenset()
 
     @property
     def alarm(self) -> float | None:
@@ -174,6 +176,17 @@ class Classifier:
             for row, members, outside, far, judged in told
         ]
 
+    def groups(self, flows: Any) -> list[str]:
+        """Return the flow group of each row of a frame that has the features of the data set."""
+        return [group_id(text) for text in self._values.texts(flows)]
+
+    @cached_property
+    def _values(self) -> FlowTextWriter:
+        """Writer of the text that names a flow group: values as they were before any scale of the train pool."""
+        fitted = self.spec.fitted_scales
+        raw = [f.model_copy(update={"scale": None}) if f.name in fitted else f for f in self.spec.features]
+        return FlowTextWriter(self.spec.model_copy(update={"features": raw}), "values")
+
     def scores(self, texts: Sequence[str], log: Log | None = None) -> np.ndarray:
         """Return log-probabilities of flow texts, calibrated if the student was evaluated: float64 [texts, classes]."""
         return self._calibrated(self.student.score_labels(self._questions(texts), self.spec.classes, log=log))
@@ -192,10 +205,17 @@ class Classifier:
         logs = self._calibrated(raw)
         table = pd.DataFrame({name: np.asarray(flows[name]) for name in self.spec.feature_names})
         found = self.detector.score(raw, states, table, self.alarm)
-        new = [text_digest(text) not in self.learnt for text in texts]
+        strange = [place for place, one in enumerate(found) if one.unknown]
+        learnt = {
+            place
+            for place, group in zip(strange, self.groups(table.iloc[strange]), strict=True)
+            if group in self.learnt
+        }
         return logs, [
-            Strangeness(one.p_value, one.unknown and is_new, [str(why) for why in one.reasons] if is_new else [])
-            for one, is_new in zip(found, new, strict=True)
+            Strangeness(one.p_value, False, [])
+            if place in learnt
+            else Strangeness(one.p_value, one.unknown, [str(why) for why in one.reasons])
+            for place, one in enumerate(found)
         ]
 
     def _questions(self, texts: Sequence[str]) -> list[str]:
@@ -256,8 +276,3 @@ class Classifier:
             if item.feature in facts.values and facts.says(item) == facts.values[item.feature]
         ]
         return Explanation(answer, self.settings.serving.decoding, unsupported, list(dict.fromkeys(cited)))
-
-
-def text_digest(text: str) -> bytes:
-    """Return the digest of a flow text by which a classifier knows the flows that it was trained on."""
-    return sha256(text.encode()).digest()[:16]

@@ -26,7 +26,7 @@ from iot_pipeline import cli
 from iot_pipeline.commands import classify as command
 from iot_pipeline.errors import UserError
 from iot_pipeline.serving import run
-from iot_pipeline.serving.classifier import Classifier, text_digest
+from iot_pipeline.serving.classifier import Classifier
 from iot_pipeline_tests.serving.factories import classifier, csv_rows
 
 ROOT = Path(__file__).parents[2]
@@ -343,7 +343,7 @@ def test_a_flow_that_the_student_was_trained_on_is_never_unknown() -> None:
 
     model: Any = classifier()
     flows = pd.DataFrame([dict.fromkeys(model.spec.feature_names, value) for value in (1.0, 2.0)])
-    model.detector, model.learnt = Detector(), frozenset([text_digest(model.writer.texts(flows)[0])])
+    model.detector, model.learnt = Detector(), frozenset(model.groups(flows)[:1])
     known, strange = model.classify(flows)
     assert (known.unknown, strange.unknown) == (False, True)
     assert known.strange is not None and (known.strange.p_value, known.strange.reasons) == (0.001, [])

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError, printable
-from iot_pipeline.flows.serialise import group_id
-from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.serving.cache import VerdictCache
 from iot_pipeline.serving.classifier import Classifier, Verdict
 
@@ -22,16 +20,12 @@ class Verdicts:
     def __init__(self, classifier: Classifier, cache: VerdictCache | None, looked_up: Callable[[int], None]) -> None:
         """Prepare a classifier; `looked_up` is called with the number of flows that the cache knew."""
         self.classifier, self._cache, self._looked_up = classifier, cache, looked_up
-        spec = classifier.spec
-        # A flow group is named by the values as they were before any scale that the train pool gave them.
-        raw = [f.model_copy(update={"scale": None}) if f.name in spec.fitted_scales else f for f in spec.features]
-        self._values = FlowTextWriter(spec.model_copy(update={"features": raw}), "values")
 
     def classify(self, flows: Any) -> list[Verdict]:
         """Classify each row of a frame; a verdict holds an explanation if one is known."""
         if self._cache is None:
             return self.classifier.classify(flows)
-        groups = self._groups(flows)
+        groups = self.classifier.groups(flows)
         known = self._known(groups)
         new = {group: row for row, group in reversed(list(enumerate(groups))) if group not in known}
         self._looked_up(sum(group in known for group in groups))
@@ -51,12 +45,9 @@ class Verdicts:
             part, [verdict for verdict in verdicts if verdict.explanation is None], meanwhile=meanwhile
         )
         if self._cache is not None:
-            self._store(dict(zip(self._groups(part), written, strict=True)))
+            self._store(dict(zip(self.classifier.groups(part), written, strict=True)))
         said = iter(written)
         return [verdict if verdict.explanation is not None else next(said) for verdict in verdicts]
-
-    def _groups(self, flows: Any) -> list[str]:
-        return [group_id(text) for text in self._values.texts(flows)]
 
     def _known(self, groups: Sequence[str]) -> dict[str, Verdict]:
         assert self._cache is not None
