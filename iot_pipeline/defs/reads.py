@@ -11,7 +11,8 @@ from iot_pipeline.flows.download import QUERY, without_credentials
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Section, Settings
+from iot_pipeline.setting_sections import Section
+from iot_pipeline.settings import PROJECT_ROOT, SECTIONS, Settings
 
 
 class RecordedSettings:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from iot_pipeline.defs.recording import Step
-from iot_pipeline.settings import RunSettings, StudentSettings
+from iot_pipeline.setting_sections import RunSettings, StudentSettings
 from iot_pipeline.training.config import TrainConfig
 
 

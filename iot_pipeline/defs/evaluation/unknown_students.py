@@ -21,7 +21,7 @@ from iot_pipeline.inference.states import label_rows
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.models.tokenizer import load_tokenizer
-from iot_pipeline.settings import RunSettings
+from iot_pipeline.setting_sections import RunSettings
 from iot_pipeline.sft.class_rows import Questions, build_class_tensors
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.training.config import TrainConfig
