@@ -114,8 +114,9 @@ def run(
         return
     from iot_pipeline.commands.show import Progress, results
     from iot_pipeline.defs import execute
+    from iot_pipeline.defs.home import locked
 
-    with execute.locked(chosen):
+    with locked(chosen):
         planned = plan.wanted(definitions, chosen, until)
         with Progress(planned, quiet=as_json):
             told = {"until": until, "stages": stages, "tracks": tracks}

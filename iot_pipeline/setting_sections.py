@@ -196,6 +196,15 @@ class RunSettings(Section):
     teacher_timeout_s: float = Field(60.0, gt=0, description="seconds to wait for one answer")
     teacher_max_attempts: int = Field(5, ge=1, description="times a request is sent when the server or network fails")
     teacher_store: str | None = Field(None, description="file of answers or database URL; unset: in the lake")
+    dagster_postgres: SecretStr | None = Field(
+        None, description="URL of a PostgreSQL database for Dagster's records, so that several `run` share a lake"
+    )
+    gpu_slots: int | None = Field(
+        None, ge=0, le=1000, description="trainings and evaluations at once, of all workers; unset: as in the UI, 1"
+    )
+    teacher_slots: int | None = Field(
+        None, ge=0, le=1000, description="artefacts at once that ask the teacher, of all workers; unset: as in UI, 1"
+    )
     trainer: Literal["local", "accelerate"] = Field("local", description="what starts the training processes")
     processes: int | None = Field(None, ge=1, description="training processes; unset: one a GPU, or (tiny base) a core")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process")

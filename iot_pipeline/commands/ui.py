@@ -13,9 +13,9 @@ import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
 from iot_pipeline.commands.webserver import is_loopback
-from iot_pipeline.defs.dagster_internals import DAEMON, refuse_damaged
-from iot_pipeline.defs.execute import dagster_home
+from iot_pipeline.defs.dagster_internals import DAEMON, daemon_is_alive, opened_instance, refuse_damaged
 from iot_pipeline.defs.failures import ADDRESS
+from iot_pipeline.defs.home import dagster_home, is_shared
 from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
 from iot_pipeline.env_file import ONLY_WANTED
 from iot_pipeline.errors import UserError
@@ -42,12 +42,23 @@ def serve(settings: Settings, host: str, port: int) -> int:
     with held(home / UI_LOCK, f"the UI of {settings.lake_path} is open at {first}; use it, or stop it first"):
         _check_port(host, port)
         refuse_damaged(home)
+        daemon = not _daemon_elsewhere(home)
         write_text(address, url)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.default_int_handler)
         _close_dead_runs(home)  # before the daemon starts, which queues them again
         print(f"Dagster UI on {url} for {settings.lake_path} (stop with Ctrl-C)", flush=True)
-        return _run_both(home, host, port)
+        if not daemon:
+            print("The daemon of this database is at work on another host: here is the web server alone", flush=True)
+        return _run_both(home, host, port, str(settings.lake_path), daemon)
+
+
+def _daemon_elsewhere(home: Path) -> bool:
+    """Return True if another host's daemon works for a shared instance: two would start each run twice."""
+    if not is_shared(home):
+        return False
+    with opened_instance(home) as instance:
+        return daemon_is_alive(instance)
 
 
 def _check_port(host: str, port: int) -> None:
@@ -62,13 +73,21 @@ def _check_port(host: str, port: int) -> None:
             ) from None
 
 
-def _run_both(home: Path, host: str, port: int) -> int:
-    """Run the web server and the daemon, and fail runs that die meanwhile; return the exit code."""
+def _run_both(home: Path, host: str, port: int, lake: str, daemon: bool) -> int:
+    """Run the web server and (`daemon`) the daemon, and fail runs that die meanwhile; return the exit code.
+
+    Args:
+        home: The Dagster home.
+        host: Loopback address to bind.
+        port: Port to listen on.
+        lake: Folder whose files are served beside the UI.
+        daemon: False where the daemon of another host is at work.
+    """
     workspace = str(PROJECT_ROOT / "workspace.yaml")
     environment = os.environ | {"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore", ONLY_WANTED: "1"}
     commands = {
-        "web server": ["iot_pipeline.commands.webserver", host, str(port), workspace, str(home.parent)],
-        "daemon": [DAEMON, "run", "-w", workspace],
+        "web server": ["iot_pipeline.commands.webserver", host, str(port), workspace, lake],
+        **({"daemon": [DAEMON, "run", "-w", workspace]} if daemon else {}),
     }
     processes: dict[str, subprocess.Popen[bytes]] = {}
     looked = time.monotonic()

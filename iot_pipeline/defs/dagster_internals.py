@@ -1,9 +1,10 @@
 """Calls into parts of Dagster that are not public, so that an upgrade is checked in one file; tried with 1.13.27."""
 
+import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 
+from iot_pipeline.defs.home import is_shared
 from iot_pipeline.errors import UserError
 
 DAEMON = "dagster._daemon"  # the module behind the `dagster-daemon` script
@@ -28,6 +30,10 @@ LOCATION, LOCATION_MODULE = "iot_pipeline", "iot_pipeline.definitions"  # as in 
 @contextmanager
 def opened_instance(home: Path) -> Iterator[dg.DagsterInstance]:
     """Open the Dagster instance in a folder, that of DAGSTER_HOME; UserError if its databases cannot be used."""
+    if is_shared(home):
+        with _shared_instance() as instance:
+            yield instance
+        return
     try:
         instance = dg.DagsterInstance.get()
     except (OSError, SQLAlchemyError, dg.DagsterError) as error:
@@ -37,6 +43,71 @@ def opened_instance(home: Path) -> Iterator[dg.DagsterInstance]:
             yield instance
         except SQLAlchemyError as error:
             raise _unusable(home, error) from error
+
+
+@contextmanager
+def _shared_instance() -> Iterator[dg.DagsterInstance]:
+    """Open the instance of DAGSTER_HOME in PostgreSQL; UserError, without its password, if the server fails."""
+    try:
+        with _quiet_retries():
+            instance = dg.DagsterInstance.get()
+    except (SQLAlchemyError, dg.DagsterError) as error:
+        raise _unreachable(error) from error
+    except Exception as error:
+        if type(error).__name__ != "DagsterPostgresException":  # its package is optional
+            raise
+        raise _unreachable(error.__cause__ or error) from error
+    with instance:
+        try:
+            yield instance
+        except SQLAlchemyError as error:
+            raise _unreachable(error) from error
+
+
+@contextmanager
+def _quiet_retries() -> Iterator[None]:
+    """Keep dagster-postgres from printing each of its six tries to connect: the last failure is told."""
+
+    def quiet(record: logging.LogRecord) -> bool:
+        return "database connection" not in str(record.msg)
+
+    root = logging.getLogger()
+    root.addFilter(quiet)  # it logs there itself: filters of a logger see its own records alone
+    try:
+        yield
+    finally:
+        root.removeFilter(quiet)
+
+
+def _unreachable(error: BaseException) -> UserError:
+    """Put a failure of Dagster's PostgreSQL in one sentence; the driver's own words name no password."""
+    reason = " ".join(str(getattr(error, "orig", None) or error).split())
+    return UserError(
+        f"Dagster's records in PostgreSQL cannot be used ({reason}); see that the server is up and "
+        "IOT_DAGSTER_POSTGRES names it, and run again: what is made stays"
+    )
+
+
+def postgres_url(instance: dg.DagsterInstance) -> str | None:
+    """Return the URL of the database in which an instance keeps its events; None for one in SQLite."""
+    return getattr(instance.event_log_storage, "postgres_url", None)
+
+
+def set_pool_limits(instance: dg.DagsterInstance, limits: Mapping[str, int | None]) -> None:
+    """Set how many slots pools have; None leaves a pool as it is: as set in the UI, else the default limit."""
+    for pool, slots in limits.items():
+        known = pool in pools(instance)
+        if slots is not None and not (
+            known and instance.event_log_storage.get_concurrency_info(pool).slot_count == slots
+        ):
+            instance.event_log_storage.set_concurrency_slots(pool, slots)
+
+
+def daemon_is_alive(instance: dg.DagsterInstance) -> bool:
+    """Return True if a Dagster daemon, of whatever host, works for an instance."""
+    from dagster._daemon.controller import all_daemons_live
+
+    return all_daemons_live(instance)
 
 
 def refuse_damaged(home: Path) -> None:
@@ -127,12 +198,20 @@ def runs_of_location(instance: dg.DagsterInstance, job_name: str) -> Iterator[No
 
 
 @contextmanager
-def reported_run(instance: dg.DagsterInstance, job: dg.JobDefinition, tags: dict[str, str]) -> Iterator[dg.DagsterRun]:
+def reported_run(
+    instance: dg.DagsterInstance, job: dg.JobDefinition, tags: dict[str, str], run_id: str | None = None
+) -> Iterator[dg.DagsterRun]:
     """Report a run of a job whose work this process does by itself; yield the run.
 
     An exception in the block fails the run with its message, an interrupt cancels it; the block may have ended it.
+
+    Args:
+        instance: The lake's Dagster instance.
+        job: The job that the run is shown under.
+        tags: Tags of the run.
+        run_id: Id of the run; None for a new one.
     """
-    run = instance.create_run_for_job(job, tags=tags, remote_job_origin=origin_of(job.name))
+    run = instance.create_run_for_job(job, run_id=run_id, tags=tags, remote_job_origin=origin_of(job.name))
     told = EngineEventData({"pid": dg.MetadataValue.text(str(os.getpid()))})
     instance.report_engine_event("Work of a command, in its own process", run, told)
     _report(instance, run, dg.DagsterEventType.RUN_START)

@@ -1,9 +1,8 @@
 """Execution of a plan through Dagster, in this process, on the lake's own instance: one Dagster run per batch."""
 
-import contextlib
 import functools
 import itertools
-import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,26 @@ from iot_pipeline.defs.dagster_internals import (
     pool_of,
     reported_run,
     runs_of_location,
+    set_pool_limits,
 )
+from iot_pipeline.defs.home import RUN_LOCK, dagster_home
 from iot_pipeline.defs.lake_state import report_state
+from iot_pipeline.defs.queue import Queue
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.recording import BUDGET, announce, verdicts
 from iot_pipeline.defs.resources import USAGE_TAG, USED
-from iot_pipeline.defs.run_monitoring import MANIFEST_TAG, PARENT_TAG, RUN_LOCK, RUN_TAG, close_dead_runs, pool_slot
-from iot_pipeline.errors import UserError
+from iot_pipeline.defs.run_monitoring import MANIFEST_TAG, PARENT_TAG, RUN_TAG, close_dead_runs, pool_slot
+from iot_pipeline.defs.workers import Worker, worker_on
 from iot_pipeline.interrupts import raise_if_told
-from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.settings import PROJECT_ROOT, Settings
+from iot_pipeline.settings import Settings
 
 BUDGET_SPENT = (
     "the budget is used up (the ledger may reach ${} in this run); answers so far are kept, and the next run goes on"
 )
 # Dagster's error where a blocking check failed: it names the check, the manifest says why.
 CHECK_FAILED = "DagsterAssetCheckFailedError"
+LOOKED_EVERY_S, TAKE_EVERY_S = 15.0, 0.5  # for deaths of others, while all that is left is being made by them
 
 
 @dataclass
@@ -65,31 +67,6 @@ class Limits:
     budget_usd: float | None = None
 
 
-def dagster_home(settings: Settings) -> Path:
-    """Create the lake's own Dagster home, with the project's current dagster.yaml, and set DAGSTER_HOME.
-
-    Raises UserError if it cannot be written.
-    """
-    lake = Lake(settings.lake_path)
-    if "?" in str(lake.root):  # Dagster would make its databases at the path before it
-        raise UserError(f"IOT_LAKE: {lake.root} has a `?`, which Dagster cannot have in a path; name another folder")
-    lake.check_writable()
-    home = lake.root / ".dagster"
-    try:
-        home.mkdir(exist_ok=True)
-        write_text(home / "dagster.yaml", (PROJECT_ROOT / "dagster.yaml").read_text())
-    except OSError as error:
-        raise UserError(f"cannot write to {home} ({error.strerror}); mend its permissions or set IOT_LAKE") from None
-    os.environ["DAGSTER_HOME"] = str(home)
-    return home
-
-
-def locked(settings: Settings) -> contextlib.AbstractContextManager[None]:
-    """Hold the run lock of a lake: one `run` at a time. The lock is released however the process ends."""
-    busy = f"another `iot-pipeline run` is at work on {settings.lake_path}; wait for it"
-    return held(dagster_home(settings) / RUN_LOCK, busy)
-
-
 def execute_command(
     definitions: dg.Definitions,
     settings: Settings,
@@ -110,11 +87,12 @@ def execute_command(
     """
     job = definitions.resolve_job_def("everything")
     tags = told | {RUN_TAG: "run", MANIFEST_TAG: "run", "dagster/max_retries": "0"}
-    with opened_instance(dagster_home(settings)) as instance, reported_run(instance, job, tags) as run:
-        outcome = execute(definitions, settings, planned, force, accept_code, parent=run.run_id)
-        report_state(instance, definitions, settings)
-        if outcome.failed:
-            instance.report_run_failed(run, "; ".join(f"{artefact}: {why}" for artefact, why in outcome.failed))
+    with opened_instance(dagster_home(settings)) as instance, worker_on(instance) as worker:
+        with reported_run(instance, job, tags, worker.new_run_id()) as run:
+            outcome = execute(definitions, settings, planned, force, accept_code, parent=run.run_id)
+            report_state(instance, definitions, settings)
+            if outcome.failed:
+                instance.report_run_failed(run, "; ".join(f"{artefact}: {why}" for artefact, why in outcome.failed))
     return outcome
 
 
@@ -166,35 +144,25 @@ def execute(
     home = dagster_home(settings)
     lake = Lake(settings.lake_path)
     outcome = Outcome([], [], [], [])
-    with opened_instance(home) as instance:
+    with opened_instance(home) as instance, worker_on(instance) as worker:
         close_dead_runs(instance, home, RUN_LOCK, {parent})
+        set_pool_limits(instance, {"gpu": settings.run.gpu_slots, "teacher": settings.run.teacher_slots})
         record_unrecorded(instance, lake, planned)
-        making = Making(definitions, instance, lake, outcome, limits, parent)
-        pools = {p.key: pool_of(definitions, p.key) for p in planned}
-        waiting = list(plan.batches(planned))
-        while waiting and (limits is not None or not outcome.failed):
+        making = Making(definitions, instance, lake, outcome, limits, parent, worker)
+        queue = Queue(definitions, planned, worker)
+        looked = time.monotonic()
+        while queue and (limits is not None or not outcome.failed):
             raise_if_told()  # Dagster loses a signal that arrives as a run ends
-            batch = waiting.pop(0)
-            # An artefact may have become stale since the plan was made, because its inputs changed: check again.
-            todo = [p for p in batch if force or plan.forecast(lake, settings, [p], accept_code)[p.artefact]]
-            held = [p for p in todo if making.holds_back(p, settings)]
-            batch, todo = [p for p in batch if p not in held], [p for p in todo if p not in held]
-            # A step that needs a pool has a run of its own, which starts once it holds a slot (see pool_slot).
-            todo = list(itertools.takewhile(lambda p: pools[p.key] is None, todo)) or todo[:1]
-            rest = [p for p in batch if p not in todo]
-            if not todo:
-                outcome.fresh += [p.artefact for p in rest]
-                for p in rest:
-                    announce(p.artefact, "fresh")
+            if batch := queue.take():
+                # An artefact may have become stale since the plan was made, because its inputs changed: check again.
+                todo = [p for p in batch if force or plan.forecast(lake, settings, [p], accept_code)[p.artefact]]
+                making.make(batch, todo, queue, settings)
                 continue
-            if rest:
-                waiting.insert(0, rest)
-            first = todo[0]
-            tell = functools.partial(announce, first.artefact, "waiting")
-            # Dagster names the step of an asset like the asset.
-            with pool_slot(instance, home, pools[first.key], first.artefact.asset, tell, parent) as run_id:
-                making.run(todo, run_id)
-        outcome.left += [p.artefact for batch in waiting for p in batch]
+            if time.monotonic() - looked > LOOKED_EVERY_S:
+                looked = time.monotonic()
+                close_dead_runs(instance, home, RUN_LOCK, {parent})
+            time.sleep(TAKE_EVERY_S)
+        outcome.left += [p.artefact for p in queue.left()]
         if parent:
             instance.add_run_tags(parent, usage_of_parts(instance, parent))
     return outcome
@@ -219,6 +187,38 @@ class Making:
     outcome: Outcome
     limits: Limits | None
     parent: str
+    worker: Worker
+
+    def make(self, batch: list[plan.Planned], todo: list[plan.Planned], queue: Queue, settings: Settings) -> None:
+        """Make the first of a batch's stale artefacts, as many as one run can, and put the others back.
+
+        Args:
+            batch: Artefacts that this worker has claimed.
+            todo: Those of them that are stale.
+            queue: Where they come from.
+            settings: The present settings.
+        """
+        held = [p for p in todo if self.holds_back(p, settings)]
+        batch, todo = [p for p in batch if p not in held], [p for p in todo if p not in held]
+        self.worker.release([p.artefact for p in held])
+        pools = {p.key: pool_of(self.definitions, p.key) for p in todo}
+        # A step that needs a pool has a run of its own, which starts once it holds a slot (see pool_slot).
+        todo = list(itertools.takewhile(lambda p: pools[p.key] is None, todo)) or todo[:1]
+        if not todo:
+            self.worker.release([p.artefact for p in batch])
+            self.outcome.fresh += [p.artefact for p in batch]
+            for p in batch:
+                announce(p.artefact, "fresh")
+            return
+        queue.put_back([p for p in batch if p not in todo])
+        first = todo[0]
+        tell = functools.partial(announce, first.artefact, "waiting")
+        home = Path(self.instance.root_directory)
+        # Dagster names the step of an asset like the asset.
+        slot = pool_slot(self.instance, home, pools[first.key], first.artefact.asset, tell, self.parent, self.worker)
+        with slot as run_id:
+            self.run(todo, run_id)
+        self.worker.release([p.artefact for p in todo])
 
     def holds_back(self, p: plan.Planned, settings: Settings) -> bool:
         """Return True, and note why, if the limits do not let an artefact be made now."""

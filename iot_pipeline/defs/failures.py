@@ -44,7 +44,7 @@ def message_of(context: dg.RunFailureSensorContext) -> dict[str, Any]:
     steps = [sentence_of(event) for event in context.get_step_failure_events()]
     error = shown_words("; ".join(steps) or context.failure_event.message or "failed")
     partition, lake = run.tags.get("dagster/partition", ""), settings().lake_path
-    address = lake / ".dagster" / ADDRESS
+    address = Path(context.instance.root_directory) / ADDRESS
     where = f"{run.job_name} {partition}".strip()
     return {
         # Chat servers read marks of their own (<!channel>, <url|text>) out of a text: entities make them inert.

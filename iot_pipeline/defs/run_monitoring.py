@@ -3,10 +3,12 @@
 Dagster's own monitoring cannot do this: its default launcher cannot check a worker, so a run whose worker was killed
 stays STARTED and keeps its slots for ever. Dagster treats a run failed here as crashed: the daemon queues a run of the
 UI again, once (`run_retries` in dagster.yaml). A run of the command line continues with the next command.
+
+Where the records are in PostgreSQL, workers are known by their sessions (workers.py), not by locks and process ids, so
+that those of all hosts are seen. Runs of the UI are then the launcher's business (launcher.py).
 """
 
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 import dagster as dg
 
 from iot_pipeline.defs import dagster_internals as internals
+from iot_pipeline.defs.home import RUN_LOCK
+from iot_pipeline.defs.workers import Living, Worker
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held
 from iot_pipeline.lake.processes import has_ended, kill_tree
@@ -22,7 +26,7 @@ RUN_TAG = "iot_pipeline/started_by"  # `run` on runs of the command line; runs o
 PARENT_TAG = "iot_pipeline/part_of"  # id of the run that made it: a job's, or a command's
 MANIFEST_TAG = "iot_pipeline/by_manifest"  # runs that make what is stale: one at a time (dagster.yaml)
 KILLED_TAG = "iot_pipeline/process_was_killed"  # the run that Dagster queues again has it too
-RUN_LOCK, UI_LOCK = "run.lock", "ui.lock"
+UI_LOCK = "ui.lock"
 SAID_EVERY_S, LOOKED_EVERY_S = 60.0, 15.0
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED,
@@ -43,6 +47,8 @@ def close_dead_runs(
             another container, where process ids have another meaning.
         spared: Ids of runs of this process, which are left alone.
     """
+    if (url := internals.postgres_url(instance)) is not None:
+        return _close_dead_workers(instance, url, spared)
     dead = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         lock = RUN_LOCK if RUN_TAG in run.tags else UI_LOCK
@@ -58,6 +64,26 @@ def close_dead_runs(
         _close(instance, run, lock)
         dead.append(run.run_id)
     _free_slots(instance, held_lock == RUN_LOCK or _is_free(home / RUN_LOCK), spared)
+    return dead
+
+
+def _close_dead_workers(instance: dg.DagsterInstance, url: str, spared: Collection[str]) -> list[str]:
+    """Fail runs of workers that have died, on whatever host, and free their slots; return the runs' ids.
+
+    Runs and slots are read first: a worker registers before it makes any, so that one who is not there now has died.
+    """
+    runs = [run for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)) if RUN_TAG in run.tags]
+    found = [internals.pool_holders(instance, pool)[1:] for pool in internals.pools(instance)]
+    holders = {run_id for holding, in_line in found for run_id in holding | in_line}.difference(spared)
+    living, dead = Living(url), []
+    for run in runs:
+        if run.run_id not in living and run.run_id not in spared:
+            _close(instance, run, RUN_LOCK)
+            dead.append(run.run_id)
+    for run_id in holders:
+        holder = instance.get_run_by_id(run_id)
+        if run_id not in living if holder is None else holder.is_finished:
+            internals.free_slots(instance, run_id)
     return dead
 
 
@@ -98,6 +124,7 @@ def pool_slot(
     step_key: str,
     say: Callable[[str], None],
     parent: str = "",
+    worker: Worker | None = None,
 ) -> Iterator[str]:
     """Wait for a slot in a pool, and yield the id for the run that holds it.
 
@@ -111,8 +138,9 @@ def pool_slot(
         step_key: Dagster's name of the step.
         say: Called with the sentence that names the holder.
         parent: Id of the run that this one is part of.
+        worker: This process, whose name is in the id; None for one that is alone on its lake.
     """
-    run_id, said, looked = str(uuid.uuid4()), -SAID_EVERY_S, time.monotonic()
+    run_id, said, looked = (worker or Worker()).new_run_id(), -SAID_EVERY_S, time.monotonic()
     try:
         if pool is not None:
             with internals.claimed_slots(instance, run_id) as slots:

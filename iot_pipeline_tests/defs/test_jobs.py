@@ -13,6 +13,7 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs import execute, failures, plan
+from iot_pipeline.defs.home import locked
 from iot_pipeline.defs.jobs import DESCRIPTIONS, Making, config_of, job
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.run_monitoring import PARENT_TAG
@@ -172,7 +173,7 @@ def test_a_wrong_choice_fails_with_a_sentence(chosen: Settings) -> None:
 def test_runs_of_a_command_are_in_the_lists_of_their_jobs_and_fail_with_it(chosen: Settings, tmp_path: Path) -> None:
     planned = plan.wanted(definitions(), chosen)[:3]
     edit(tmp_path, "paraphrased", "bad")
-    with execute.locked(chosen):
+    with locked(chosen):
         outcome = execute.execute_command(definitions(), chosen, planned, {"iot_pipeline/until": "x"})
     assert [artefact for artefact, _ in outcome.failed] == [ArtefactId("prompt", "paraphrased")]
     edit(tmp_path, "paraphrased", "B")
