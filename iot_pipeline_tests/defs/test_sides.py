@@ -306,7 +306,8 @@ def assert_fitted_apart(sides: Sides, artefact: ArtefactId, told: dict[str, Any]
         for side in ("calibration", "test")
     }
     whole = pq.read_table(sides.lake.folder(ArtefactId("flows")) / "flows.parquet").to_pandas()
-    known = {tuple(row) for row in whole[whole["flow_group"].isin(sides.groups["train"])][features].to_numpy()}
+    train = fitted.reference.space.printed(whole[whole["flow_group"].isin(sides.groups["train"])])
+    known = {tuple(row) for row in train[features].to_numpy()}
     assert {tuple(row) for row in fitted.reference.space.table[features].to_numpy()} <= known
     texts = FlowTextWriter.load(sides.lake.folder(ArtefactId("flow_texts")), load_spec("farm_flow"))
 

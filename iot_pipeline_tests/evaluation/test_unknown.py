@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from iot_pipeline.evaluation.unknown.features import FeatureSpace
 from iot_pipeline.evaluation.unknown.measure import Judged, blocks, curve, measure, told
 from iot_pipeline.evaluation.unknown.outputs import Outputs, load_outputs, save_outputs
 from iot_pipeline.evaluation.unknown.scores import SCORES, Reference
+from iot_pipeline.flows.feature import Format
 
 CLASSES = ["a", "b", "c"]
+FORM = Format(decimals=3)
 FEATURES = ["bytes", "pkts", "proto"]
 CENTRES = {"a": (0.0, 0.0), "b": (6.0, 0.0), "c": (0.0, 6.0), "new": (40.0, 40.0)}
 ROWS = np.random.default_rng(5).normal(0, 1, (3, 9)).astype(np.float32)  # the head's, with a bias
@@ -43,7 +46,7 @@ def drawn(count: int, seed: int) -> tuple[pd.DataFrame, list[str], Outputs]:
 
 def reference_of(count: int = 150, seed: int = 0) -> Reference:
     table, labels, outputs = drawn(count, seed)
-    return Reference.of(table, FEATURES, labels, outputs)
+    return Reference.of(table, FEATURES, FORM, labels, outputs)
 
 
 def detector(score: str, count: int = 400, seed: int = 1) -> Unknown:
@@ -94,7 +97,7 @@ def test_the_score_that_finds_left_out_classes_is_chosen_without_the_unknown_one
     (table, labels, _), noise = drawn(200, 4), np.random.default_rng(0).normal(0, 1, (400, 8))
     blind = Outputs.of(normalise_log_probs(noise[:, :3]), noise, ROWS)
     train, names, _ = drawn(200, 0)
-    space = Reference.of(train, FEATURES, names, blind.at(np.arange(200)))
+    space = Reference.of(train, FEATURES, FORM, names, blind.at(np.arange(200)))
     choice = choose_score(space, blind.at(np.arange(200, 400)), table, [{label} for label in labels], CLASSES)
     assert choice.evidence.keys() == set(CLASSES) and choice.score == f"{max(choice.means, key=choice.means.get)}+{OWN}"  # type: ignore[arg-type]
     assert choice.means["features"] > 0.9 and choice.means.keys() == set(PLAYED)
@@ -121,6 +124,10 @@ def test_a_detector_is_the_same_when_it_is_read_again(tmp_path: Path, score: str
     again = [one.p_value for one in read.score(outputs.log_probs, states, table)]
     assert np.allclose(again, fitted.p_values(outputs, table), atol=0.005)
     assert Unknown.load(tmp_path / "none") is None
+    told = json.loads((tmp_path / "unknown.json").read_text())
+    (tmp_path / "unknown.json").write_text(json.dumps({name: of for name, of in told.items() if name != "format"}))
+    with pytest.raises(UserError, match="`iot-pipeline run` fits it again"):
+        Unknown.load(tmp_path)
 
 
 def test_too_few_calibration_flows_call_nothing_unknown_and_say_so() -> None:
@@ -151,7 +158,7 @@ def test_every_class_is_among_few_reference_flows() -> None:
 
 
 def test_a_feature_of_one_value_and_equal_scores_have_their_place() -> None:
-    space = FeatureSpace.of(pd.DataFrame({"x": [2.0, 2.0], "y": [0.0, 1.0]}), ["x", "y"])
+    space = FeatureSpace.of(pd.DataFrame({"x": [2.0, 2.0], "y": [0.0, 1.0]}), ["x", "y"], FORM)
     far, place = space.nearest(pd.DataFrame({"x": [2.0, 5.0], "y": [1.0, 1.0]}))
     assert far[1] > far[0] + 1 > 1 and place.tolist() == [1, 1]
     reasons = space.reasons(pd.DataFrame({"x": [5.0], "y": [1.0]}), np.array([1]))[0]

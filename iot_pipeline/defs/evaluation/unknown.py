@@ -78,7 +78,8 @@ def judge(
         step.log(f"{without.label}: no test flow has this label alone, so nothing is measured")
         return None
     train, classes = without.left.tables["train"], without.left.classes
-    reference = Reference.of(train, step.spec.feature_names, train["label"].tolist(), without.outputs["train"])
+    names, form = step.spec.feature_names, step.spec.format
+    reference = Reference.of(train, names, form, train["label"].tolist(), without.outputs["train"])
     student, choice, aurocs = judge_student(reference, without.outputs, sides, classes)
     kind = step.settings.evaluation.unknown_baseline
     baseline = judge_baseline(baseline_of(step, without, rows, flows, kind), sides, classes)

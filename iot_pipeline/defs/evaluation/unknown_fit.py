@@ -59,7 +59,7 @@ def fit_unknown(step: Step, scored: Scored) -> dict[str, Any] | None:
     if train is None:
         return None
     names, classes = step.spec.feature_names, step.spec.classes
-    reference = Reference.of(train, names, train["label"].tolist(), scored.outputs("train"))
+    reference = Reference.of(train, names, step.spec.format, train["label"].tolist(), scored.outputs("train"))
     tables = {side: side_flows(step, side) for side in ("validation", "calibration", "test")}
     choice = choose_score(reference, scored.outputs("validation"), *tables["validation"], classes)
     fitted = Unknown.fit(

@@ -19,6 +19,7 @@ from iot_pipeline.evaluation.unknown.features import FeatureSpace, Reason
 from iot_pipeline.evaluation.unknown.outputs import Outputs
 from iot_pipeline.evaluation.unknown.scores import SCORES, Reference
 from iot_pipeline.evaluation.views import Floats
+from iot_pipeline.flows.feature import Format
 from iot_pipeline.lake.atomic import replacing, write_json, write_table
 
 ALARMS = (0.01, 0.05)  # shares of flows of known classes that are called unknown
@@ -112,8 +113,7 @@ class Unknown:
             states = np.zeros((len(log_probs), self.label_rows.shape[1] - 1))
         values = self.p_values(Outputs.of(log_probs, states, self.label_rows), flows)
         called, space = np.flatnonzero(values <= alarm), self.reference.space
-        those = {name: np.asarray(flows[name])[called] for name in (*space.numbers, *space.categories)}
-        strange = pd.DataFrame(those)
+        strange = space.printed({n: np.asarray(flows[n])[called] for n in (*space.numbers, *space.categories)})
         reasons = dict(zip(called.tolist(), space.reasons(strange, space.nearest(strange)[1]), strict=True))
         return [
             Strangeness(float(p), bool(p <= alarm), self.classes[best], reasons.get(place, []))
@@ -154,6 +154,7 @@ class Unknown:
             "chosen_by": "part by features: mean AUROC of validation flows, each class in turn out of the reference",
             "evidence": self.choice.evidence,
             "classes": self.classes,
+            "format": self.reference.space.form.model_dump(exclude_none=True),
             "reference_flows": len(self.reference.labels),
             "calibration_flows": len(self.calibration),
             "thresholds": {str(alarm): self._threshold(alarm) for alarm in ALARMS},
@@ -166,19 +167,23 @@ class Unknown:
 
     @staticmethod
     def load(folder: Path) -> Unknown | None:
-        """Load the detector of an evaluation; None if the evaluation has none."""
+        """Load the detector of an evaluation; None if it has none, UserError if it is of an earlier version."""
         from safetensors.numpy import load_file
 
         if not (folder / JSON).is_file():
             return None
         told, arrays = json.loads((folder / JSON).read_text()), load_file(folder / ARRAYS)
+        if "format" not in told:
+            raise UserError(
+                f"{folder / JSON} is of a detector that compared unprinted values: `iot-pipeline run` fits it again"
+            )
         table = pq.read_table(folder / FLOWS).to_pandas()
         outputs = Outputs(*(arrays[name].astype(np.float64) for name in ("log_probs", "states", "energy")))
-        features = [name for name in table.columns if name != LABEL]
+        features, form = [name for name in table.columns if name != LABEL], Format.model_validate(told["format"])
         return Unknown(
             told["score"],
             told["classes"],
-            Reference(FeatureSpace.of(table, features), table[LABEL].to_numpy(object), outputs),
+            Reference(FeatureSpace.of(table, features, form), table[LABEL].to_numpy(object), outputs),
             arrays["label_rows"],
             arrays["calibration"],
             Choice(told["score"], told["evidence"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from iot_pipeline.evaluation.views import Floats, Ints
+from iot_pipeline.flows.feature import Format
+from iot_pipeline.flows.serialise import printed
 
 NEIGHBOURS = 10  # of 1, 3, 5, 10, 20 and 50 the best or nearly so on Farm-Flow and RT-IoT2022, each class left out
 HUGE = 1e150  # greater numbers would overflow in a difference or a product
@@ -55,18 +57,27 @@ class FeatureSpace:
 
     A rank is the share of reference flows below plus half of those equal. A number beyond the reference's range lies
     beyond 0 or 1 by log(1 + d), d its distance in widths of that range. Two values of a category are 1 apart.
+
+    Numbers are those that flow texts print: rows of one flow group differ behind the last printed digit, and must get
+    one verdict. The reference is printed here, other flows by `printed`, which the caller applies first.
     """
 
-    table: pd.DataFrame  # the reference flows
+    table: pd.DataFrame  # the reference flows, as printed
     numbers: list[str]
     categories: list[str]
+    form: Format
 
     @staticmethod
-    def of(table: pd.DataFrame, features: Sequence[str]) -> FeatureSpace:
-        """Return the space of some reference flows."""
+    def of(table: pd.DataFrame, features: Sequence[str], form: Format) -> FeatureSpace:
+        """Return the space of some reference flows; `form`: how the data set's texts print a number."""
         numbers = [name for name in features if pd.api.types.is_numeric_dtype(table[name])]
-        kept = table[list(features)].reset_index(drop=True)
-        return FeatureSpace(kept, numbers, [name for name in features if name not in numbers])
+        space = FeatureSpace(table, numbers, [name for name in features if name not in numbers], form)
+        return replace(space, table=space.printed(table)[list(features)])
+
+    def printed(self, flows: Any) -> pd.DataFrame:
+        """Return the features of flows as their texts print them; `flows[name]` is a column."""
+        found: dict[str, Any] = {name: as_printed(self.form, flows[name]) for name in self.numbers}
+        return pd.DataFrame(found | {name: np.asarray(flows[name], object) for name in self.categories})
 
     def ranks(self, flows: Any) -> Floats:
         """Return the places of flows on the axes of the numbers [n, numbers]."""
@@ -165,6 +176,13 @@ class FeatureSpace:
             Reason(name, float(values[name][flow]), "far", float(apart[place]), nearest=float(beside[name]))
             for name, place in zip(names, order, strict=True)
         ]
+
+
+def as_printed(form: Format, values: Any) -> Floats:
+    """Return numbers as flow texts print them; each distinct one is printed once."""
+    distinct, place = np.unique(np.asarray(values, np.float64), return_inverse=True)
+    shown: Floats = np.array([float(printed(form, value)) for value in distinct.tolist()], np.float64)[place]
+    return shown
 
 
 def mean_of_nearest(distance: Floats, start: int | None) -> Floats:

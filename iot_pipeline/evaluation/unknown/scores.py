@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from iot_pipeline.evaluation.unknown.features import BLOCK, FeatureSpace, mean_o
 from iot_pipeline.evaluation.unknown.outputs import Outputs
 from iot_pipeline.evaluation.unknown.whitened import Whitened
 from iot_pipeline.evaluation.views import Floats
+from iot_pipeline.flows.feature import Format
 
 # What a score is; those of several parts add log(1 + part / its 95th percentile among train flows, each left out).
 SCORES = {
@@ -41,32 +42,35 @@ class Reference:
     outputs: Outputs
 
     @staticmethod
-    def of(table: pd.DataFrame, features: Sequence[str], labels: Sequence[str], outputs: Outputs) -> Reference:
+    def of(
+        table: pd.DataFrame, features: Sequence[str], form: Format, labels: Sequence[str], outputs: Outputs
+    ) -> Reference:
         """Return the reference of train flows.
 
         Args:
             table: Their features.
             features: Columns to use.
+            form: How the data set's texts print a number.
             labels: Their labels, in the order of `table`.
             outputs: The student's outputs, in the same order.
         """
-        return Reference(FeatureSpace.of(table, features), np.asarray(labels, dtype=object), outputs)
+        return Reference(FeatureSpace.of(table, features, form), np.asarray(labels, dtype=object), outputs)
 
     def without(self, label: str, column: int) -> Reference:
         """Return the reference as if a class did not exist; `column`: its place among the label scores."""
         kept = np.flatnonzero(self.labels != label)
         table = self.space.table.iloc[kept].reset_index(drop=True)
-        space = FeatureSpace(table, self.space.numbers, self.space.categories)
-        return Reference(space, self.labels[kept], self.outputs.at(kept).without(column))
+        return Reference(replace(self.space, table=table), self.labels[kept], self.outputs.at(kept).without(column))
 
     def scores(self, outputs: Outputs, flows: Any, names: Sequence[str] = tuple(SCORES)) -> dict[str, Floats]:
         """Return scores of flows [n] by name.
 
         Args:
             outputs: The student's outputs.
-            flows: Table with the features of the same flows.
+            flows: Table with the features of the same flows, printed or not.
             names: Scores to compute, of SCORES.
         """
+        flows = self.space.printed(flows)
         parts = {part: self._part(part, outputs, flows) for part in dict.fromkeys("+".join(names).split("+"))}
         return {name: parts[name] if name in parts else self._sum(parts, name.split("+")) for name in names}
 
