@@ -26,6 +26,10 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         allow_host: Annotated[
             list[str] | None, typer.Option(help="Further host name by which clients ask, such as a proxy's.")
         ] = None,
+        units: Annotated[
+            str | None,
+            typer.Option(help="Units of flows whose request states none: raw or scaled; default as published."),
+        ] = None,
         cache: Annotated[
             bool, typer.Option(help="Keep verdicts in the lake, and look up those that are there.")
         ] = True,
@@ -36,4 +40,4 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
 
         chosen = configure()
         quiet()
-        sys.exit(run(chosen, stage, track, host, port, allow_host or [], cache, progress_line))
+        sys.exit(run(chosen, stage, track, host, port, allow_host or [], units, cache, progress_line))

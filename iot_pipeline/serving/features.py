@@ -16,6 +16,7 @@ from iot_pipeline.flows.serialise import group_id
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import connect, identifier
 from iot_pipeline.flows.texts import FlowTextWriter
+from iot_pipeline.serving.units import published_scales
 
 MEMORY = "256MB"  # of DuckDB, for 100,000 rows at once
 TABLES = ("derived", "bad", "rejects")
@@ -43,17 +44,13 @@ class FeatureReader:
     """Reader of features, by the rules of a data set.
 
     `words`: source columns that expressions see as text, as in the training source. `raw`: True if the values of a data
-    set that is published scaled are in raw units.
+    set that is published scaled are in raw units; UserError if a scale is not known.
     """
 
     def __init__(self, spec: DatasetSpec, words: frozenset[str] = frozenset(), raw: bool = False) -> None:
         self.spec, self.words = spec, words
         self._needed = list(dict.fromkeys(column for f in spec.features for column in f.source_columns))
-        self._scaled = {
-            f.name: f.scale
-            for f in spec.features
-            if raw and spec.scaling == "given" and f.scale is not None and f.expression is None
-        }
+        self._scaled = published_scales(spec) if raw else {}
         # A flow group is named by the values as they were before any scale that the train pool gave them.
         unfitted = [f.model_copy(update={"scale": None}) if f.name in spec.fitted_scales else f for f in spec.features]
         self._values = FlowTextWriter(spec.model_copy(update={"features": unfitted}), "values")

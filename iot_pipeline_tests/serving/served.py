@@ -24,6 +24,7 @@ from iot_pipeline.serving.server.limits import Limits
 from iot_pipeline.serving.server.protocol import limited
 from iot_pipeline.serving.server.run import bind, url_of
 from iot_pipeline.serving.server.service import Service
+from iot_pipeline.serving.units import Unit
 from iot_pipeline.settings import load_settings
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -123,10 +124,14 @@ def fake(dataset: str = "farm_flow", **options: Any) -> FakeClassifier:
 
 @contextlib.contextmanager
 def served(
-    classifier: Classifier, access: Access | None = None, cache: VerdictCache | None = None, **limits: Any
+    classifier: Classifier,
+    access: Access | None = None,
+    cache: VerdictCache | None = None,
+    given: Unit | None = None,
+    **limits: Any,
 ) -> Iterator[str]:
     """A server on a free port of loopback, in a thread: its URL."""
-    service = Service(classifier, WordTokens(), Limits(**limits), cache)
+    service = Service(classifier, WordTokens(), Limits(**limits), cache, given=given)
     listener = bind("127.0.0.1", 0)
     config = uvicorn.Config(
         application(service, access or Access()), http=limited(service.limits), ws="none", lifespan="on",

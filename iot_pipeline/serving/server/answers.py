@@ -16,6 +16,7 @@ from iot_pipeline.serving.server.lanes import Classified
 from iot_pipeline.serving.server.limits import Refusal
 from iot_pipeline.serving.server.schemas import Message
 from iot_pipeline.serving.server.service import Service
+from iot_pipeline.serving.units import Unit
 
 DELTA = re.compile(r"\s*(?:\S+\s*){1,8}")  # words of a part of a stream
 
@@ -87,7 +88,12 @@ def _before_stop(text: str, stops: Sequence[str]) -> str:
 
 
 async def ask(
-    service: Service, messages: Sequence[Message], param: str, most: int | None, stops: Sequence[str] = ()
+    service: Service,
+    messages: Sequence[Message],
+    param: str,
+    most: int | None,
+    stops: Sequence[str] = (),
+    units: Unit | None = None,
 ) -> Asked:
     """Classify the flow in the last message of the user.
 
@@ -97,6 +103,7 @@ async def ask(
         param: Parameter that holds it, for refusals.
         most: Most tokens of the answer; None: any number.
         stops: Texts before which the answer ends.
+        units: Units of the flow, if the request states them.
 
     Raises:
         Refusal: The message holds no flow, or several.
@@ -110,7 +117,7 @@ async def ask(
     where = f"{param}[{place}].content" if len(messages) > 1 or param == "messages" else param
     row = await service.one_flow(text, where)
     try:
-        found = await service.classify([row])
+        found = await service.classify([row], units)
     except Refusal as refusal:
         if refusal.code == "invalid_flow":
             raise Refusal(400, refusal.message.removeprefix("flows[0]: "), "invalid_value", where) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from iot_pipeline import __version__
+from iot_pipeline.serving.classifier import Verdict
 from iot_pipeline.serving.server.chat import chat
 from iot_pipeline.serving.server.guard import Access, Guard
 from iot_pipeline.serving.server.limits import AsciiJSON, Refusal
@@ -88,16 +89,20 @@ def _own_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/classify", response_model=FlowsAnswer, responses=REFUSALS, tags=["flows"])
     async def classify(request: FlowsRequest) -> Response:
         """Name the class of each flow, with calibrated probabilities."""
-        found = await service.classify(await service.rows_of(request.flows, request.text))
-        return AsciiJSON(
-            {"model": service.origin, "results": [service.told(verdict) for verdict in service.classes(found)]}
-        )
+        found = await service.classify(await service.rows_of(request.flows, request.text), request.units)
+        return _answer(service, service.classes(found), request)
 
     @app.post("/v1/explain", response_model=FlowsAnswer, responses=REFUSALS, tags=["flows"])
     async def explain(request: FlowsRequest) -> Response:
         """Name the class of each flow and say why; what is said is checked against the flow."""
-        verdicts = await service.explain(await service.rows_of(request.flows, request.text))
-        return AsciiJSON({"model": service.origin, "results": list(map(service.told, verdicts))})
+        verdicts = await service.explain(await service.rows_of(request.flows, request.text), request.units)
+        return _answer(service, verdicts, request)
+
+
+def _answer(service: Service, verdicts: Sequence[Verdict], request: FlowsRequest) -> Response:
+    """Return the verdicts of a request with the model that gave them."""
+    units = request.units or service.default_units
+    return AsciiJSON({"model": service.origin, "units": units, "results": list(map(service.told, verdicts))})
 
 
 def _compatible_routes(app: FastAPI, service: Service) -> None:
@@ -172,6 +177,10 @@ def _model(service: Service) -> dict[str, Any]:
         "features": [
             {"name": f.name, "unit": f.unit, "meaning": f.meaning, "kind": f.kind} for f in spec.features
         ],
+        "units": {
+            "default": service.default_units, "accepted": list(service.units.accepted),
+            "example": service.units.default, "assumed_scales": service.units.assumed,
+        },
         "limits": {"flows": limits.flows, "explained_flows": limits.explained_flows, "body_bytes": limits.body_bytes},
     }  # fmt: skip
 
@@ -182,6 +191,10 @@ def _describe(app: FastAPI, service: Service) -> None:
     described["components"]["schemas"][FLOWS_SCHEMA] = flow_schema(service.classifier.spec)
     for name in ("HTTPValidationError", "ValidationError"):
         described["components"]["schemas"].pop(name, None)
+    units, default = list(service.units.accepted), service.default_units
+    for name in ("FlowsRequest", "ChatRequest", "ResponsesRequest", "ScoreRequest"):
+        own = described["components"]["schemas"][name]["properties"]
+        own["units"] = {"type": "string", "enum": units, "default": default, "description": own["units"]["description"]}
     named = {"type": "string", "enum": [service.model_id]}
     for name in ("ChatRequest", "ResponsesRequest", "ScoreRequest"):
         described["components"]["schemas"][name]["properties"]["model"] = named

@@ -31,7 +31,7 @@ async def chat(service: Service, request: ChatRequest) -> Response:
     service.check_model(request.model)
     most = request.max_completion_tokens or request.max_tokens
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    asked = await ask(service, request.messages, "messages", most, stops)
+    asked = await ask(service, request.messages, "messages", most, stops, request.units)
     common = {"id": new_id("chatcmpl-"), "created": int(time.time()), "model": service.model_id}
     if request.stream:
         usage = bool(request.stream_options and request.stream_options.include_usage)

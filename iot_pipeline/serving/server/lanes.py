@@ -25,6 +25,7 @@ from iot_pipeline.flows.rows import Row, RowReader
 from iot_pipeline.serving.classifier import Verdict
 from iot_pipeline.serving.server.known import Verdicts
 from iot_pipeline.serving.server.limits import Limits, Refusal, busy
+from iot_pipeline.serving.units import Unit, Units
 
 MOST_FAULTS = 10  # rows whose fault a refusal tells
 # Share of the time of an explanation that classes may take before it goes on.
@@ -47,9 +48,14 @@ class Observer(Protocol):
 
 @dataclass(eq=False)
 class Classes:
-    """Request for the classes of rows; `frames` are their features, as far as they were read."""
+    """Request for the classes of rows; `frames` are their features, as far as they were read.
+
+    `stated`: True if the request states the units, and they are not the service's default.
+    """
 
     rows: Sequence[Row]
+    units: Unit
+    stated: bool
     future: asyncio.Future[Classified]
     taken: int = 0
     verdicts: list[Verdict] = field(default_factory=list)
@@ -80,20 +86,21 @@ class ModelThread:
     """The thread that uses a classifier, and the two lanes before it."""
 
     def __init__(
-        self, verdicts: Verdicts, reader: RowReader, limits: Limits, flow_tokens: int, observer: Observer
+        self, verdicts: Verdicts, reader: RowReader, units: Units, limits: Limits, flow_tokens: int, observer: Observer
     ) -> None:
         """Prepare the thread.
 
         Args:
             verdicts: The classifier, and what is known of its verdicts.
             reader: Reader of rows, for this thread alone.
+            units: Units in which rows may be given.
             limits: Limits of batches and queues.
             flow_tokens: Tokens of one flow, by which batches are cut.
             observer: Told of batches and of flows that wait.
         """
         self.limits, self.observer = limits, observer
         self.batch_flows = max(1, limits.batch_tokens // max(1, flow_tokens))
-        self._verdicts, self._reader = verdicts, reader
+        self._verdicts, self._reader, self._units = verdicts, reader, units
         self._labels: deque[Classes] = deque()
         self._explanations: deque[Explanations] = deque()
         self._waiting = {"classes": 0, "explanations": 0}
@@ -119,10 +126,10 @@ class ModelThread:
         """True if the thread can answer."""
         return self._thread.is_alive() and not self._stopped
 
-    async def classify(self, rows: Sequence[Row]) -> Classified:
-        """Classify rows; Refusal for rows that are no flows, and where too many wait."""
+    async def classify(self, rows: Sequence[Row], units: Unit, stated: bool = False) -> Classified:
+        """Classify rows; Refusal for rows that are no flows or contradict their units, and where too many wait."""
         self._admit("classes", len(rows), self.limits.queue_flows)
-        request = Classes(rows, asyncio.get_running_loop().create_future())
+        request = Classes(rows, units, stated, asyncio.get_running_loop().create_future())
         return await self._wait("classes", len(rows), self._labels, request)
 
     async def explain(self, asked: Classified) -> list[Verdict]:
@@ -207,21 +214,42 @@ class ModelThread:
             for request, _, _ in parts:
                 self._fail(request, _broken(error))
             return
+        good = self._good(parts, frame, faults)
+        kept = [part for _, part in good]
+        if sum(map(len, kept)) < len(rows) or any(request.units != self._units.default for request, _ in good):
+            frame = pd.concat(kept) if kept else frame.iloc[:0]
+        self._score(frame, good)
+        self._note("classes", len(rows), started)
+
+    def _good(
+        self, parts: Sequence[tuple[Classes, int, int]], frame: pd.DataFrame, faults: dict[int, str]
+    ) -> list[tuple[Classes, pd.DataFrame]]:
+        """Return the requests whose rows are all flows, with their features as published, and fail the others.
+
+        Args:
+            parts: Requests with the places of the rows that were read, as of `_next_part`.
+            frame: Features of the good rows of all of them, in their units, by place in the batch.
+            faults: Faults of the others, by place in the batch.
+        """
         good: list[tuple[Classes, pd.DataFrame]] = []
         offset = 0
         for request, first, end in parts:
             places = range(offset, offset + end - first)
-            own = {first + place - offset: faults[place] for place in places if place in faults}
+            offset = places.stop
+            own, flows = {place: faults[place] for place in places if place in faults}, frame.iloc[:0]
+            try:
+                if not own:
+                    flows, own = self._units.read(
+                        frame.loc[places.start : places.stop - 1], request.units, request.stated
+                    )
+            except Exception as error:
+                self._fail(request, _broken(error))
+                continue
             if own:
-                self._fail(request, _bad_rows(own))
+                self._fail(request, _bad_rows({first + place - places.start: fault for place, fault in own.items()}))
             else:
-                good.append((request, frame.loc[offset : offset + end - first - 1]))
-            offset += end - first
-        if faults:
-            kept = [part for _, part in good]
-            frame = pd.concat(kept) if kept else frame.iloc[:0]
-        self._score(frame, good)
-        self._note("classes", len(rows), started)
+                good.append((request, flows))
+        return good
 
     def _score(self, frame: pd.DataFrame, good: list[tuple[Classes, pd.DataFrame]]) -> None:
         """Classify the flows of requests together; where that fails, each request alone."""

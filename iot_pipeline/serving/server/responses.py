@@ -35,7 +35,7 @@ async def respond(service: Service, request: ResponsesRequest) -> Response:
     service.check_model(request.model)
     given = request.input
     messages = [Message(role="user", content=given)] if isinstance(given, str) else given
-    asked = await ask(service, messages, "input", request.max_output_tokens)
+    asked = await ask(service, messages, "input", request.max_output_tokens, units=request.units)
     common = _common(service, request, extra)
     if request.stream:
         return event_stream(_events(asked, common))

@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from iot_pipeline.flows.spec import DatasetSpec
+from iot_pipeline.serving.units import Unit
 
+GivenUnits = Annotated[
+    Unit | None,
+    Field(description="Units of the flow's values: raw (packets, bytes, ...), or scaled as the data set is published."),
+]
 FLOWS_SCHEMA = "Flow"  # place of the data set's own schema in the OpenAPI description
 
 
@@ -25,6 +30,7 @@ class FlowsRequest(Strict):
         Field(min_length=1, json_schema_extra={"items": {"$ref": f"#/components/schemas/{FLOWS_SCHEMA}"}}),
     ] = None
     text: Annotated[str | None, Field(description="CSV with a header, JSON, or lines of `feature: value`.")] = None
+    units: GivenUnits = None
 
 
 class CitedFact(BaseModel):
@@ -67,6 +73,7 @@ class FlowsAnswer(BaseModel):
     """Verdicts in the order of the flows, and the model that gave them."""
 
     model: dict[str, Any]
+    units: Unit = Field(description="Units in which the flows were read.")
     results: list[Result]
 
 
@@ -105,6 +112,7 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions | None = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    units: GivenUnits = None
 
 
 class ResponsesRequest(BaseModel):
@@ -117,6 +125,7 @@ class ResponsesRequest(BaseModel):
     stream: bool | None = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    units: GivenUnits = None
 
 
 class ScoreRequest(BaseModel):
@@ -130,6 +139,7 @@ class ScoreRequest(BaseModel):
     labels: Annotated[list[str] | None, Field(description="Classes in place of label_token_ids.")] = None
     apply_softmax: bool = False
     item_first: bool = False
+    units: GivenUnits = None
 
 
 class ScoreAnswer(BaseModel):

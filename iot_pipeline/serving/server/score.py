@@ -33,7 +33,7 @@ async def score(service: Service, request: ScoreRequest) -> dict[str, Any]:
     labels = _labels(service, request)
     texts = [item + query if request.item_first else query + item for item in items]
     rows = [await service.one_flow(text, f"items[{place}]") for place, text in enumerate(texts)]
-    found = await service.classify(rows)
+    found = await service.classify(rows, request.units)
     scores = [[_sum(verdict, names) for names in labels] for verdict in found.verdicts]
     return _answer(service, [_shared(row) for row in scores] if request.apply_softmax else scores, found.flows)
 
@@ -42,7 +42,7 @@ async def _classes(service: Service, request: ScoreRequest, query: str, names: S
     """Score classes as items, each against the flow of the query."""
     if request.label_token_ids is not None or request.labels is not None:
         raise Refusal(400, "items that are classes have no further labels", "invalid_value", "label_token_ids")
-    found = await service.classify([await service.one_flow(query, "query")])
+    found = await service.classify([await service.one_flow(query, "query")], request.units)
     scores = [found.verdicts[0].probabilities[name] for name in names]
     return _answer(service, [[one] for one in (_shared(scores) if request.apply_softmax else scores)], found.flows)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.flows.rows import Row, RowReader
 from iot_pipeline.models.tokenizer import class_tokens, encode, literal, prompt_text
 from iot_pipeline.serving.cache import VerdictCache
@@ -20,6 +21,7 @@ from iot_pipeline.serving.server.lanes import Classified, ModelThread
 from iot_pipeline.serving.server.limits import Limits, Refusal
 from iot_pipeline.serving.server.metrics import Metrics
 from iot_pipeline.serving.server.pasted import read_flows
+from iot_pipeline.serving.units import Unit, Units
 
 HELP = (
     "give one flow: a JSON object with the columns of the data set, a line of CSV under its header, or lines of "
@@ -71,7 +73,8 @@ class Service:
     """A student that is served, within limits.
 
     `cache`: verdicts that are known; None to keep none. `words`: source columns that expressions see as text (rows.py).
-    `shown`: a flow by its features, raw, as an example for clients; None to make one of medians.
+    `shown`: a flow by its features, as published, as an example for clients; None to make one of medians.
+    `given`: units of flows whose request states none; None: as the data set is published.
     """
 
     classifier: Classifier
@@ -80,6 +83,7 @@ class Service:
     cache: VerdictCache | None = None
     words: frozenset[str] | None = None
     shown: dict[str, Any] | None = None
+    given: Unit | None = None
     started: int = field(default_factory=lambda: int(time.time()))
     ready: bool = False
 
@@ -94,7 +98,22 @@ class Service:
         text = self.classifier.writer.texts({name: [value] for name, value in self.example.items()})[0]
         verdicts = Verdicts(self.classifier, self.cache, self.metrics.looked_up)
         reader = RowReader(self.classifier.spec, self.words)
-        return ModelThread(verdicts, reader, self.limits, self.tokens.prompt(text), self.metrics)
+        return ModelThread(verdicts, reader, self.units, self.limits, self.tokens.prompt(text), self.metrics)
+
+    @cached_property
+    def units(self) -> Units:
+        """Units in which flows may be given; UserError if they cannot be given in those of the service."""
+        ranks = self.classifier.writer.ranks
+        assert ranks is not None  # written for every serialisation
+        units = Units(self.classifier.spec, ranks)
+        if self.given is not None:
+            units.check(self.given)
+        return units
+
+    @property
+    def default_units(self) -> Unit:
+        """Units of flows whose request states none."""
+        return self.given or self.units.default
 
     @cached_property
     def _about(self) -> About:
@@ -118,7 +137,7 @@ class Service:
 
     @cached_property
     def example(self) -> dict[str, Any]:
-        """A flow by the names of its features, raw: the one that is given, or of medians and commonest values."""
+        """A flow by its features, as published: the one that is given, or of medians and commonest values."""
         if self.shown is not None:
             return self.shown
         spec, ranks = self.classifier.spec, self.classifier.writer.ranks
@@ -136,7 +155,7 @@ class Service:
     async def start(self) -> None:
         """Start the model thread, and classify and explain one flow, so that the first client does not wait."""
         self.model.start()
-        await self.model.classify([self.example])
+        await self.model.classify([self.example], self.units.default, stated=True)
         self.ready = True
 
     def stop(self, wait_s: float) -> bool:
@@ -148,9 +167,15 @@ class Service:
             self.cache.close()
         return True
 
-    async def classify(self, rows: Sequence[Row]) -> Classified:
-        """Classify rows, and note their classes."""
-        found = await self.model.classify(rows)
+    async def classify(self, rows: Sequence[Row], units: Unit | None = None) -> Classified:
+        """Classify rows, and note their classes; `units`: those that the request states, if any."""
+        chosen = units or self.default_units
+        try:
+            self.units.check(chosen)
+        except UserError as error:
+            raise Refusal(400, str(error), "invalid_value", "units") from None
+        rows = [self.units.completed(row, chosen) for row in rows]
+        found = await self.model.classify(rows, chosen, stated=units is not None)
         for verdict in found.verdicts:
             self.metrics.verdict(verdict)
         return found
@@ -159,13 +184,13 @@ class Service:
         """Return verdicts without the explanations that the cache may know."""
         return [without_explanation(verdict) for verdict in found.verdicts]
 
-    async def explain(self, rows: Sequence[Row]) -> list[Verdict]:
-        """Classify and explain rows."""
+    async def explain(self, rows: Sequence[Row], units: Unit | None = None) -> list[Verdict]:
+        """Classify and explain rows; `units`: those that the request states, if any."""
         if len(rows) > self.limits.explained_flows:
             raise Refusal(
                 413, f"{self.limits.explained_flows} flows are explained at once, not {len(rows):,}", "too_many"
             )
-        return await self.model.explain(await self.classify(rows))
+        return await self.model.explain(await self.classify(rows, units))
 
     async def read_text(self, text: str, param: str) -> list[Row]:
         """Return the flows in a text, which is read beside the loop: clients write it."""

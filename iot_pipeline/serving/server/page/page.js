@@ -51,6 +51,13 @@ async function describe() {
   byId("model").textContent = model.title + ": student " + model.id + ", " + model.classes.length + " classes.";
   byId("labels").textContent = "Not real: " + model.not_real.join("; ");
   byId("labels").hidden = model.not_real.length === 0;
+  const choices = [["", "not stated (read as " + model.units.default + ")"], ["raw", "raw: packets, bytes, microseconds"], ["scaled", "scaled, as the data set is published"]];
+  fill("units", choices.map(([value, told]) => {
+    const made = element("option", told);
+    made.value = value;
+    return made;
+  }));
+  byId("units-part").hidden = model.units.accepted.length < 2;
 }
 
 function bar(name, probability, members) {
@@ -103,7 +110,7 @@ function show(content) {
     fill("unsupported", result.explanation.unsupported.map((one) => element("li", one)));
     byId("unsupported-part").hidden = result.explanation.unsupported.length === 0;
   }
-  byId("origin").textContent = "Model " + content.model.id + ", adapter " + content.model.adapter.slice(0, 12) + (content.results.length > 1 ? ". Only the first of " + content.results.length + " flows is shown." : ".");
+  byId("origin").textContent = "Model " + content.model.id + ", adapter " + content.model.adapter.slice(0, 12) + ", values read as " + content.units + (content.results.length > 1 ? ". Only the first of " + content.results.length + " flows is shown." : ".");
   byId("result").hidden = false;
 }
 
@@ -116,7 +123,8 @@ async function send(event) {
   byId("state").textContent = way === "explain" ? "Reading the flow and writing an explanation." : "Reading the flow.";
   buttons.forEach((button) => { button.disabled = true; });
   try {
-    show(await ask("/v1/" + way, { text: byId("flow").value }));
+    const units = byId("units").value;
+    show(await ask("/v1/" + way, units ? { text: byId("flow").value, units } : { text: byId("flow").value }));
   } catch (error) {
     fail(error);
   } finally {
@@ -127,7 +135,9 @@ async function send(event) {
 
 byId("flow-form").addEventListener("submit", send);
 byId("example").addEventListener("click", () => {
-  if (model) byId("flow").value = JSON.stringify(model.example, null, 1);
+  if (!model) return;
+  byId("flow").value = JSON.stringify(model.example, null, 1);
+  byId("units").value = model.units.accepted.length > 1 ? model.units.example : "";
 });
 byId("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
