@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 from iot_pipeline.vocabulary import Control, Stage, Track
 
@@ -225,3 +225,13 @@ class RunSettings(Section):
     )
     schedule_training: bool = Field(False, description="may schedule and prompt sensor also train and evaluate")
     failure_webhook: SecretStr | None = Field(None, description="URL that gets a JSON message for every failed run")
+    openlineage_url: SecretStr | None = Field(None, description="server that gets OpenLineage events of all artefacts")
+    mlflow_uri: SecretStr | None = Field(None, description="MLflow server that gets a run of every trained student")
+
+    @field_validator("openlineage_url", "mlflow_uri")
+    @classmethod
+    def _is_url(cls, value: SecretStr | None) -> SecretStr | None:
+        """Refuse what is no HTTP address: MLflow would take a folder, and nothing else is told of it."""
+        if value is not None and not value.get_secret_value().lower().startswith(("http://", "https://")):
+            raise ValueError("it is no URL; write it as https://host")
+        return value

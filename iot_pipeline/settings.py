@@ -4,7 +4,7 @@ import difflib
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -155,8 +155,15 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
         first = error.errors()[0]
         if not first["loc"]:  # settings that conflict: the message names them
             raise UserError(first["msg"].removeprefix("Value error, ")) from None
-        name = "IOT_" + str(first["loc"][1 if first["loc"][0] in SECTIONS else 0]).upper()
-        raise UserError(f"{name}: {first['msg']} (got {first['input']!r})") from None
+        name = str(first["loc"][1 if first["loc"][0] in SECTIONS else 0])
+        told = "" if _is_secret(name) else f" (got {first['input']!r})"
+        raise UserError(f"IOT_{name.upper()}: {first['msg'].removeprefix('Value error, ')}{told}") from None
+
+
+def _is_secret(name: str) -> bool:
+    """Return True for a setting whose value is never shown, not even a wrong one."""
+    section, field = FIELDS.get(name, ("", ""))
+    return bool(section) and SecretStr in get_args(SECTIONS[section].model_fields[field].annotation)
 
 
 def _named(given: dict[str, str]) -> dict[str, Any]:

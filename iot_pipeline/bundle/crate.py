@@ -21,8 +21,8 @@ PROFILES = {
 TERMS = "https://w3id.org/ro/terms/workflow-run/context"
 MEDIA = {".json": "application/json", ".jsonl": "application/jsonlines", ".md": "text/markdown", ".html": "text/html",
          ".csv": "text/csv", ".tex": "application/x-tex", ".png": "image/png", ".svg": "image/svg+xml",
-         ".parquet": "application/vnd.apache.parquet", ".yaml": "application/yaml", ".txt": "text/plain",
-         ".env": "text/plain"}  # fmt: skip
+         ".pdf": "application/pdf", ".parquet": "application/vnd.apache.parquet", ".yaml": "application/yaml",
+         ".txt": "text/plain", ".env": "text/plain"}  # fmt: skip
 Entity = dict[str, Any]
 
 

@@ -1,20 +1,16 @@
-"""Files of the lake, read-only beside the UI under /lake/, so that links to reports and prompts survive a move.
-
-A report holds words of flows, models and teachers. So a page of the lake is sandboxed: it runs no script and is of no
-origin, and can thus send nothing to the UI, which is served under the same address.
-"""
+"""Files of the lake, read-only beside the UI under /lake/, so that links to reports and prompts survive a move."""
 
 import html
 from pathlib import Path
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
-from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from iot_pipeline.commands.plain_page import SAFE, page
+
 PREFIX = "/lake/"
-SANDBOX = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-SAFE = {"Content-Security-Policy": SANDBOX, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
 TEXTS = {".md", ".json", ".jsonl", ".csv", ".txt", ".yaml", ".log", ".tex"}
 SHOWN = {".html": "text/html", ".png": "image/png"} | dict.fromkeys(TEXTS, "text/plain")
 PRIVATE = (".sqlite", ".sqlite-wal", ".sqlite-shm", ".db")
@@ -41,7 +37,7 @@ class LakeFiles:
         if found is None:
             return PlainTextResponse("There is no such file in the lake.", 404, SAFE)
         if found.is_dir():
-            return HTMLResponse(listing(found, found.relative_to(self.lake).as_posix()), headers=SAFE)
+            return listing(found, found.relative_to(self.lake).as_posix())
         kind = SHOWN.get(found.suffix.lower())
         if kind is None:
             return FileResponse(found, media_type="application/octet-stream", filename=found.name, headers=SAFE)
@@ -65,7 +61,7 @@ class LakeFiles:
         return found if not hidden and (found.is_file() or found.is_dir()) else None
 
 
-def listing(folder: Path, name: str) -> str:
+def listing(folder: Path, name: str) -> Response:
     """Return a page that links the files of a folder, folders first."""
     entries = sorted(folder.iterdir(), key=lambda path: (path.is_file(), path.name))
     shown = [path for path in entries if not path.name.startswith(".") and not path.name.lower().endswith(PRIVATE)]
@@ -73,11 +69,7 @@ def listing(folder: Path, name: str) -> str:
     if len(shown) > MOST_LISTED:
         links.append(f"<li>and {len(shown) - MOST_LISTED:,} more</li>")
     up = "" if name == "." else '<li><a href="../">..</a></li>'
-    title = html.escape("lake" if name == "." else f"lake/{name}")
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<h1>{title}</h1><ul>{up}{''.join(links)}</ul></html>"
-    )
+    return page("lake" if name == "." else f"lake/{name}", f"<ul>{up}{''.join(links)}</ul>")
 
 
 def _link(path: Path) -> str:

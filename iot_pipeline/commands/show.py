@@ -55,6 +55,9 @@ class Progress(logging.Handler):
         """Take in one event of an artefact."""
         artefact, event, text = vars(record)["artefact"], vars(record)["event"], printable(record.getMessage())
         state, _, since = self.states.get(artefact, ("waiting", "", 0.0))
+        if event == "note":
+            self.console.print(Text(text, style="yellow"))
+            return
         if event == "progress":
             self.states[artefact] = (state, text.splitlines()[0] if text else "", since)
         else:

@@ -84,14 +84,15 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
         told = {**found, "chain": asdict(chain)} if chain is not None else found
         print(json.dumps(told, indent=1, default=str))
         return
-    lines = _row_lines(found["row"]) if chain is None else _chain_lines(found, chain)
+    lines = row_lines(found["row"]) if chain is None else chain_lines(found, chain)
     for line in lines:
         print(printable(line))
     for problem in chain.problems if chain is not None else []:
         print(printable(f"not as written: {problem}"), file=sys.stderr)
 
 
-def _chain_lines(found: Mapping[str, Any], chain: Chain) -> Iterator[str]:
+def chain_lines(found: Mapping[str, Any], chain: Chain) -> Iterator[str]:
+    """Yield the lines that tell files and chain of an exhibit, or of an artefact, whose exhibit is None."""
     exhibit = found["exhibit"]
     if exhibit:
         yield f"{exhibit['name']}, chapter {exhibit['chapter']}: {exhibit['title']}"
@@ -141,7 +142,8 @@ def _link_lines(link: Link) -> Iterator[str]:
         yield f"  NOT AS WRITTEN: {link.problem}"
 
 
-def _row_lines(row: Mapping[str, Any]) -> Iterator[str]:
+def row_lines(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that tell all that is known of a training row (trace_row)."""
     yield f"Row {row['row']:,} of {row['track']} {row['stage']}: {row['artefact']}, {row['file']}"
     varied = f", {row['variation']}" if row["variation"] else ""
     yield f"  label {row['label']}, {row['kind']}{varied}; flow group {row['flow_group']}"

@@ -14,9 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from iot_pipeline.commands.webserver import is_loopback
 from iot_pipeline.defs.dagster_internals import DAEMON, daemon_is_alive, opened_instance, refuse_damaged
-from iot_pipeline.defs.failures import ADDRESS
 from iot_pipeline.defs.home import dagster_home, is_shared
 from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
+from iot_pipeline.defs.sinks import ADDRESS
 from iot_pipeline.env_file import ONLY_WANTED
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held, write_text

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from iot_pipeline.commands.lake_files import LakeFiles
+from iot_pipeline.commands.trace_pages import TracePages
 from iot_pipeline.defs.dagster_internals import web_application
 from iot_pipeline.serving.server.guard import is_loopback
 
@@ -70,7 +71,7 @@ def main() -> None:
     host, port, workspace, lake = sys.argv[1:]
     with dg.DagsterInstance.get() as instance, web_application(instance, workspace) as app:
         # Pages keep a web socket open: without a limit the server waits for them after a signal to stop.
-        guarded = LocalPagesOnly(LakeFiles(app, Path(lake)))
+        guarded = LocalPagesOnly(LakeFiles(TracePages(app, Path(lake)), Path(lake)))
         uvicorn.run(guarded, host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=3)
 
 

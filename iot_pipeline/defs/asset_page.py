@@ -7,9 +7,10 @@ import dagster as dg
 
 from iot_pipeline.escaping import markdown_line
 from iot_pipeline.lake.store import ArtefactId, Manifest
-from iot_pipeline.vocabulary import partition_parts
+from iot_pipeline.vocabulary import TRACKS, partition_parts, unstaged
 
-LAKE_URL = "/lake/"  # where `iot-pipeline ui` serves the lake's files, on whatever port (commands/lake_files.py)
+# Where `iot-pipeline ui` serves files and lineage, on whatever port (commands/lake_files.py, commands/trace_pages.py).
+LAKE_URL, TRACE_URL, ROWS_URL = "/lake/", "/trace/artefact/", "/trace/rows/"
 MOST_FILES = 12
 REAL = "none: nothing that it is made of is simulated, embedded or tiny"
 FIRST = ("report.html", "report.md", "README.md", "prompt.md", "track.jsonl", "eval.json")  # files that readers want
@@ -23,6 +24,7 @@ def page_metadata(artefact: ArtefactId, manifest: Manifest) -> dict[str, Any]:
         "label": "; ".join(provenance.get("labels", [])) or REAL,
         "code_commit": str(provenance.get("code_commit") or "unknown"),
         "build_seconds": float(provenance.get("seconds") or 0.0),
+        "lineage": dg.MetadataValue.md(lineage_links(artefact)),
         "inputs": dg.MetadataValue.md(inputs_table(manifest)),
         "files": dg.MetadataValue.md(files_list(artefact, manifest)),
         "reads": dg.MetadataValue.json(manifest.settings),
@@ -37,10 +39,40 @@ def inputs_table(manifest: Manifest) -> str:
 
 
 def _input_row(artefact: ArtefactId, version: str) -> str:
-    page = f"/assets/{quote(artefact.asset)}"
-    page += f"?view=partitions&partition={quote(artefact.partition, safe='')}" if artefact.partition else ""
     name = markdown_line(str(artefact)).replace("|", "\\|")
-    return f"| [{name}]({page}) | `{version[:12]}` | [folder]({folder_url(artefact)}) |"
+    return f"| [{name}]({ui_page(artefact)}) | `{version[:12]}` | [folder]({folder_url(artefact)}) |"
+
+
+def ui_page(artefact: ArtefactId) -> str:
+    """Return the address of an artefact's page in the UI."""
+    page = f"/assets/{quote(artefact.asset)}"
+    return page + (f"?view=partitions&partition={quote(artefact.partition, safe='')}" if artefact.partition else "")
+
+
+def lineage_links(artefact: ArtefactId) -> str:
+    """Return links to an artefact's lineage and, of what has some, to its training rows."""
+    links = [f"[is it stale, and what is it made of?]({trace_url(artefact)})"]
+    links += [f"[training rows]({rows_url(*of)})" for of in trained_on(artefact)]
+    return " · ".join(links)
+
+
+def trained_on(artefact: ArtefactId) -> list[tuple[str, str]]:
+    """Return track and stage of the training rows of a track's increment, of tensors or of a student; [] of others."""
+    stage = unstaged(artefact.asset)[1]
+    if artefact.asset in TRACKS:
+        return [(artefact.asset, artefact.partition)]
+    parts = partition_parts(artefact.partition)
+    return [(parts[-1], stage)] if stage and parts and parts[-1] in TRACKS else []
+
+
+def trace_url(artefact: ArtefactId) -> str:
+    """Return the address of an artefact's lineage beside the UI."""
+    return TRACE_URL + folder_url(artefact).removeprefix(LAKE_URL)
+
+
+def rows_url(track: str, stage: str) -> str:
+    """Return the address of a track's training rows beside the UI."""
+    return f"{ROWS_URL}{quote(track, safe='')}/{quote(stage, safe='')}/"
 
 
 def files_list(artefact: ArtefactId, manifest: Manifest) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import html
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -10,11 +9,11 @@ import dagster as dg
 
 from iot_pipeline.defs.execute import sentence_of
 from iot_pipeline.defs.run_monitoring import PARENT_TAG
+from iot_pipeline.defs.sinks import ui_address
 from iot_pipeline.settings import Settings, settings
 from iot_pipeline.teacher.redaction import shown_words
 
 TIMEOUT_S = 10.0
-ADDRESS = "ui.address"  # file in the Dagster folder of a lake: URL of the UI that is open
 DESCRIPTION = (
     "Writes every failed run into the log of this sensor's tick, and posts it as JSON to the URL in "
     "IOT_FAILURE_WEBHOOK, if that is set ({set}). On by default: it starts no run and spends nothing."
@@ -44,7 +43,7 @@ def message_of(context: dg.RunFailureSensorContext) -> dict[str, Any]:
     steps = [sentence_of(event) for event in context.get_step_failure_events()]
     error = shown_words("; ".join(steps) or context.failure_event.message or "failed")
     partition, lake = run.tags.get("dagster/partition", ""), settings().lake_path
-    address = Path(context.instance.root_directory) / ADDRESS
+    address = ui_address(context.instance)
     where = f"{run.job_name} {partition}".strip()
     return {
         # Chat servers read marks of their own (<!channel>, <url|text>) out of a text: entities make them inert.
@@ -54,12 +53,8 @@ def message_of(context: dg.RunFailureSensorContext) -> dict[str, Any]:
         "job": run.job_name,
         "partition": partition,
         "error": error,
-        "url": f"{_address(address)}/runs/{run.run_id}" if address.is_file() else "",
+        "url": f"{address}/runs/{run.run_id}" if address else "",
     }
-
-
-def _address(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace").strip()[:200]
 
 
 def tell_webhook(chosen: Settings, message: dict[str, Any]) -> str:

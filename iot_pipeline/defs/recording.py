@@ -5,6 +5,7 @@ each read, so freshness needs no second list that could be forgotten or wrong.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import platform
@@ -21,6 +22,7 @@ from iot_pipeline.defs.asset_page import page_metadata
 from iot_pipeline.defs.checks import describe_check
 from iot_pipeline.defs.column_lineage import Columns, column_lineage
 from iot_pipeline.defs.reads import RecordedSettings, file_version, present_value, to_json
+from iot_pipeline.defs.sinks import told_to_sinks
 from iot_pipeline.errors import BudgetReached, UserError
 from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
@@ -39,7 +41,7 @@ progress.addHandler(logging.NullHandler())
 
 
 def announce(artefact: ArtefactId, event: str, text: str = "") -> None:
-    """Log an artefact's event: fresh, waiting, started, progress, done or failed."""
+    """Log an artefact's event: fresh, waiting, started, progress, note (that stays in sight), done or failed."""
     progress.info("%s", text, extra={"artefact": artefact, "event": event})
 
 
@@ -262,11 +264,15 @@ class LakeResource(dg.ConfigurableResource):
         begin = time.monotonic()
         try:
             lake = Lake(self.root())
-            with lake.replacing(artefact) as folder:
+            with (
+                told_to_sinks(context, settings, lake, artefact, functools.partial(note, context)) as tell,
+                lake.replacing(artefact) as folder,
+            ):
                 step = Step(context, lake, settings, folder)
                 yield step
                 version = context.assets_def.code_versions_by_key[context.asset_key] or ""
                 step.finish(time.monotonic() - begin, version)
+                tell(step.finished, step.metadata)
             step.folder = lake.folder(artefact)
         except UserError as error:
             announce(artefact, "failed", str(error))
@@ -286,6 +292,12 @@ class LakeResource(dg.ConfigurableResource):
             announce(artefact, "failed", f"check did not pass: {failed}")
         else:
             announce(artefact, "done", f"{step.finished.provenance['seconds']:.1f}")
+
+
+def note(context: dg.AssetExecutionContext, text: str) -> None:
+    """Log a warning that does not concern the artefact, where it stays in sight."""
+    context.log.warning(text)
+    announce(artefact_of(context), "note", text)
 
 
 def to_metadata(value: Any) -> str | int | float | bool:

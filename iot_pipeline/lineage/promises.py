@@ -65,7 +65,7 @@ PROMISES: Mapping[str, Promise] = {
     "inference_benchmark": Promise("none", "none", "it measures time"),
     **dict.fromkeys(
         ("track_comparison", "cost_report", "claims_audit", "model_card", "paper_report"),
-        Promise("bytes", "bytes", "rendered from its inputs; pictures (PNG, SVG, report.html) apart"),
+        Promise("bytes", "bytes", "rendered from its inputs; pictures (PNG, SVG, PDF, report.html) apart"),
     ),
 }
 

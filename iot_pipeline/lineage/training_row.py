@@ -1,6 +1,7 @@
 """Lineage of one training row: flow, source row, request, prompt, answer, attempts and price."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -85,15 +86,53 @@ def trace_row(lake: Lake, store: Location, number: int, stage: str, track: str) 
     }
 
 
+def list_rows(lake: Lake, stage: str, track: str, first: int, count: int) -> tuple[int, list[Row]]:
+    """Return the number of a track's training rows, and some of them: {row, label, kind, flow}.
+
+    Args:
+        lake: The lake.
+        stage: Stage; its rows are those of its increments, one after the other.
+        track: Track.
+        first: Number of the first row, from 1.
+        count: Most rows.
+
+    Raises:
+        UserError: There is no such stage or track, or an increment has not been made.
+    """
+    before, found = 0, list[Row]()
+    for artefact, rows in _increments(lake, stage, track):
+        start, stop = max(first - 1 - before, 0), min(first - 1 + count - before, rows)
+        if start < stop:
+            table = pq.read_table(lake.folder(artefact) / "provenance.parquet", columns=["label", "kind", "status"])
+            kept = table.filter(pc.equal(table["status"], "ok")).slice(start, stop - start).to_pylist()
+            with (lake.folder(artefact) / "track.jsonl").open(encoding="utf-8") as lines:
+                flows = [json.loads(line)["messages"][0]["content"] for line in islice(lines, start, stop)]
+            found += [
+                {"row": before + start + at + 1, "label": one["label"], "kind": one["kind"], "flow": str(flow)}
+                for at, (one, flow) in enumerate(zip(kept, flows, strict=True))
+            ]
+        before += rows
+    return before, found
+
+
 def _place(lake: Lake, number: int, stage: str, track: str) -> Place:
     """Find the increment that holds a row."""
+    if number < 1:
+        raise UserError(f"row {number}: rows are numbered from 1")
+    before = 0
+    for artefact, rows in _increments(lake, stage, track):
+        if number <= before + rows:
+            return Place(artefact, number - before - 1)
+        before += rows
+    raise UserError(f"row {number:,}: stage {stage} of {track} has {before:,} rows")
+
+
+def _increments(lake: Lake, stage: str, track: str) -> Iterator[tuple[ArtefactId, int]]:
+    """Yield the increments of a stage with their numbers of rows."""
     if stage not in STAGES:
         raise UserError(f"--stage {stage}: there is no such stage; there are {', '.join(STAGES)}")
     if track not in TRACKS:
         raise UserError(f"--track {track}: there is no such track; there are {', '.join(TRACKS)}")
-    if number < 1:
-        raise UserError(f"row {number}: rows are numbered from 1")
-    before = 0
     for part in stages_up_to(stage):
         artefact = ArtefactId(track, part)
         manifest = lake.manifest(artefact)
@@ -101,11 +140,7 @@ def _place(lake: Lake, number: int, stage: str, track: str) -> Place:
             raise UserError(
                 f"{artefact} has not been made in {lake.root}; `iot-pipeline run --stages {stage}` makes it"
             )
-        rows = int(manifest.summary["rows"])
-        if number <= before + rows:
-            return Place(artefact, number - before - 1)
-        before += rows
-    raise UserError(f"row {number:,}: stage {stage} of {track} has {before:,} rows")
+        yield artefact, int(manifest.summary["rows"])
 
 
 def _record(provenance: Path, index: int) -> Row:

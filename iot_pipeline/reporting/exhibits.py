@@ -169,7 +169,7 @@ def _strong(inline: Token) -> str:
 
 
 def write_exhibits(exhibits: Sequence[Exhibit], images: Mapping[str, bytes], out_dir: Path) -> list[str]:
-    """Write exhibits.json, every table as CSV and LaTeX, every figure as PNG and SVG.
+    """Write exhibits.json, every table as CSV and LaTeX, every figure as PNG, SVG and PDF.
 
     Returns the names of the figures' files, whose bytes depend on the machine's fonts and drawing library.
     """
@@ -200,7 +200,8 @@ def _write_figure(folder: Path, name: str, image: bytes) -> list[str]:
     names = [f"{name}.png"]
     if isinstance(image, Drawing):
         (folder / f"{name}.svg").write_bytes(image.svg())
-        names.append(f"{name}.svg")
+        (folder / f"{name}.pdf").write_bytes(image.pdf())
+        names += [f"{name}.svg", f"{name}.pdf"]
     return names
 
 

@@ -78,6 +78,11 @@ def fixed(value: float | None, digits: int) -> str:
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
+def signed(value: float | None, digits: int) -> str:
+    """Format a number with its sign and a fixed count of decimals: `+1.20`, `-0.34`."""
+    return MISSING if value is None else f"{value:+.{digits}f}"
+
+
 def plain(value: Any) -> str | None:
     """Format a value without separators, None as None: a seed is a name, not a count."""
     return None if value is None else str(value)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
-from iot_pipeline.reporting import claims, figures, figures_data, figures_unknown, formats, markdown, rows
+from iot_pipeline.reporting import causes, claims, figures, figures_data, figures_unknown, formats, markdown, rows
 from iot_pipeline.reporting.artefact_json import ArtefactJson, made_otherwise
 from iot_pipeline.reporting.comparison import BASELINES
 from iot_pipeline.reporting.exhibits import Numbering, lineage_id, write_exhibits
@@ -47,7 +47,7 @@ CHAPTERS = (
     "lineage.md.j2",
 )
 INCLUDED = ("banner.md.j2", "limits.md.j2", "study_grid.md.j2", "study_zero_shot.md.j2")
-FORMATS = ("accuracy", "dollars", "fixed", "percent", "plain", "seconds", "whole")
+FORMATS = ("accuracy", "dollars", "fixed", "percent", "plain", "seconds", "signed", "whole")
 
 
 class Absent(StrictUndefined):
@@ -203,6 +203,7 @@ def _environment() -> Environment:
         "lineage_id": lineage_id,
         "VIEWS": VIEWS,
         "BASELINES": BASELINES,
+        "causes": causes,
         "claims": claims,
         "figures": figures,
         "figures_data": figures_data,

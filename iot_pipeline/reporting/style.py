@@ -43,17 +43,27 @@ LOOK: Any = {
 
 
 class Drawing(bytes):
-    """PNG bytes of a figure, which keep the figure for the vector format."""
+    """PNG bytes of a figure, which keep the figure for the vector formats."""
 
     figure: Any = None
 
     def svg(self) -> bytes:
         """Return the figure as SVG; equal figures give equal bytes, without date or random ids."""
+        return self._saved("svg", {"Date": None, "Creator": None})
+
+    def pdf(self) -> bytes:
+        """Return the figure as PDF; equal figures give equal bytes, without date or name of a program.
+
+        Fonts are embedded as TrueType: publishers refuse matplotlib's default, Type 3.
+        """
+        return self._saved("pdf", {"CreationDate": None, "Creator": None, "Producer": None})
+
+    def _saved(self, kind: str, metadata: dict[str, None]) -> bytes:
         import matplotlib
 
         out = io.BytesIO()
-        with matplotlib.rc_context({**LOOK, "svg.hashsalt": "iot_pipeline"}):
-            self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        with matplotlib.rc_context({**LOOK, "svg.hashsalt": "iot_pipeline", "pdf.fonttype": 42}):
+            self.figure.savefig(out, format=kind, metadata=metadata)
         return out.getvalue()
 
 

@@ -62,9 +62,9 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 
 
 def test_a_bundle_is_whole_and_names_no_machine(bundle: Path, reported: Path) -> None:
-    wanted = """report/report.html report/tables/table-1.tex report/figures/figure-1.svg prompts/original.md
-        lineage.json answers/answers.parquet config/settings.env environment/requirements.lock.txt data/test.jsonl
-        data/README.md REFORMS.md ARTIFACT-APPENDIX.md bundle.sig"""
+    wanted = """report/report.html report/tables/table-1.tex report/figures/figure-1.svg report/figures/figure-1.pdf
+        prompts/original.md lineage.json answers/answers.parquet config/settings.env
+        environment/requirements.lock.txt data/test.jsonl data/README.md REFORMS.md ARTIFACT-APPENDIX.md bundle.sig"""
     for name in wanted.split():
         assert (bundle / name).is_file(), name
     words = [str(reported), str(PROJECT_ROOT), str(Path.home()) + "/"]

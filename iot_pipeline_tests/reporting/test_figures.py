@@ -93,6 +93,16 @@ def test_same_data_gives_the_same_bytes() -> None:
     assert figures_data.duplicates(example.duplicates()) == figures_data.duplicates(example.duplicates())
 
 
+def test_vector_formats_have_no_date_and_the_pdf_has_fonts_that_publishers_take() -> None:
+    first, second = (figures.reliability([{"weight": 1.0, "confidence": 0.5, "accuracy": 0.4}]) for _ in range(2))
+    assert first.svg() == second.svg() and first.pdf() == second.pdf()
+    pdf = first.pdf()
+    assert pdf.startswith(b"%PDF-") and b"/Subtype /Type3" not in pdf and b"/FontFile2" in pdf
+    for told in (b"CreationDate", b"Creator", b"Producer"):
+        assert told not in pdf
+    assert b"<dc:date>" not in first.svg()
+
+
 def test_no_global_state_is_left() -> None:
     import matplotlib
 
