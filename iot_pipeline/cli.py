@@ -9,11 +9,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from iot_pipeline import __version__, cli_classify, cli_export, cli_lineage, cli_serve
+from iot_pipeline import __version__, cli_classify, cli_export, cli_lineage, cli_serve, cli_teacher
+from iot_pipeline.cli_group import AsJson, Commands
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.interrupts import raise_if_told
 
 app = typer.Typer(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -21,7 +24,6 @@ app = typer.Typer(
     "Settings: IOT_* variables or .env; `iot-pipeline doctor` lists them.",
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 StageOption = Annotated[
     str | None, typer.Option("--stages", metavar="10K,30K,..", help="Stages to make, in place of IOT_STAGES.")
 ]
@@ -31,7 +33,10 @@ TrackOption = Annotated[
 
 
 def command() -> NoReturn:
-    """Run the command: a UserError becomes one line on standard error and exit code 2; an interrupt is 130."""
+    """Run the command: a UserError becomes one line on standard error and exit code 2; an interrupt is 130.
+
+    So does an error of the system on a file that it names (a full disk, no permission).
+    """
     # Set before torch is loaded: spinning threads slow down every process on the machine, up to ten times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -39,9 +44,32 @@ def command() -> NoReturn:
         app(standalone_mode=True)
     except UserError as error:
         raise_if_told()
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:
+        if error.filename is None:  # no file of the user's: a fault of ours
+            raise
+        _fail(f"{error.filename}: {error.strerror or error}")
     sys.exit(0)
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"error: {printable(sentence)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def _configure(stages: str | None, tracks: str | None) -> Any:
@@ -99,9 +127,9 @@ def run(
 ) -> None:
     """Make every artefact that is missing or no longer follows from its inputs, then print the results."""
     if bundle is not None:
-        cli_lineage.use(bundle)
+        cli_lineage.use(bundle, stages=stages, tracks=tracks, until=until)
     chosen = _configure(stages, tracks)
-    if bundle is not None:
+    if bundle is not None and not dry_run:
         cli_lineage.bring(chosen, bundle)
     definitions = _definitions()
     from iot_pipeline.defs import plan
@@ -123,11 +151,11 @@ def run(
             tags = {f"iot_pipeline/{name}": value for name, value in told.items() if value}
             outcome = execute.execute_command(definitions, chosen, planned, tags, force=force, accept_code=accept_code)
     raise_if_told()  # an interrupted step is not a failure
-    results(chosen, outcome, as_json)
-    if outcome.failed or outcome.left:
+    unfinished = bool(outcome.failed or outcome.left)
+    compared = cli_lineage.compared(chosen, bundle) if bundle is not None and not unfinished else None
+    results(chosen, outcome, as_json, compared)
+    if unfinished or (compared is not None and not compared.kept):
         sys.exit(1)
-    if bundle is not None and not as_json:
-        sys.exit(cli_lineage.compared(chosen, bundle))
 
 
 @app.command(epilog="Example: iot-pipeline run --until flow_texts && iot-pipeline estimate --stages 30K")
@@ -172,7 +200,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: iot-pipeline ui --port 3001")
 def ui(
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
     host: Annotated[
         str, typer.Option(help="Loopback address to bind. The UI has no password: from elsewhere use ssh -L.")
     ] = "127.0.0.1",
@@ -183,89 +211,6 @@ def ui(
 
     with contextlib.suppress(KeyboardInterrupt):
         sys.exit(serve(chosen, host, port))
-
-
-teacher = typer.Typer(invoke_without_command=True)
-app.add_typer(teacher, name="teacher")
-
-
-@teacher.callback(epilog="Example: iot-pipeline teacher --port 8100 --faults rate_limit=0.1,drop=0.02")
-def teacher_serve(
-    context: typer.Context,
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8100,
-    host: Annotated[str, typer.Option(help="Address to bind; loopback unless you say otherwise.")] = "127.0.0.1",
-    faults: Annotated[str, typer.Option(help="Misbehave: kind=probability,... (`help` lists the kinds).")] = "",
-    seed: Annotated[int, typer.Option(help="Seed of the faults.")] = 0,
-    answer_seconds: Annotated[float, typer.Option(help="How long each answer takes.")] = 0.0,
-    hang_seconds: Annotated[float, typer.Option(help="How long the fault `timeout` hangs.")] = 600.0,
-    batch_seconds: Annotated[float, typer.Option(help="How long a batch takes at least.")] = 0.0,
-    rpm: Annotated[int | None, typer.Option(help="Requests a minute that it takes; default any number.")] = None,
-    tpm: Annotated[int | None, typer.Option(help="Tokens a minute that it takes.")] = None,
-    enqueued_tokens: Annotated[int | None, typer.Option(help="Tokens in batches at once that it takes.")] = None,
-    json_schema: Annotated[bool, typer.Option(help="Know answers in the form of a JSON schema.")] = True,
-) -> None:
-    """Run the embedded OpenAI-compatible teacher, with faults on demand; `retry` asks quarantined requests again."""
-    if context.invoked_subcommand:
-        return
-    from iot_pipeline.embedded_teacher.faults import FAULTS, FaultPlan, parse_faults
-    from iot_pipeline.embedded_teacher.server import ServerOptions, serve
-
-    if faults == "help":
-        print("\n".join(FAULTS))
-        return
-
-    def announce(url: str) -> None:
-        print(f"Embedded teacher on {url} (stop with Ctrl-C)\nUse it: IOT_TEACHER={url} iot-pipeline run", flush=True)
-
-    options = ServerOptions(answer_seconds, hang_seconds, batch_seconds, rpm, tpm, enqueued_tokens, int(json_schema))
-    serve(host, port, FaultPlan(parse_faults(faults), seed), options, announce)
-
-
-@teacher.command("retry", epilog="Example: iot-pipeline teacher retry --reason mislabelled --track original --dry-run")
-def teacher_retry(
-    reason: Annotated[str | None, typer.Option(help="Kind of reason, such as refused; default all.")] = None,
-    track: Annotated[str | None, typer.Option(help="Track of the requests; default all.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell how many, by reason.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Withdraw the verdicts on quarantined answers, so that the next run asks them again; nothing else is forgotten."""
-    from iot_pipeline.commands.retry import retry, sentences
-
-    told = retry(_configure(None, None), reason, track, dry_run)
-    print(json.dumps(told, indent=1) if as_json else "\n".join(sentences(told)))
-
-
-cache = typer.Typer(no_args_is_help=True, help="Publish the teacher's answers as a file, or take them over from one.")
-app.add_typer(cache, name="cache")
-
-
-@cache.command("export", epilog="Example: iot-pipeline cache export answers.parquet")
-def cache_export(file: Annotated[Path, typer.Argument(help="Parquet file to write.")], as_json: AsJson = False) -> None:
-    """Write every stored answer to a Parquet file."""
-    from iot_pipeline.commands.console import facts
-    from iot_pipeline.teacher.archive import export_answers
-    from iot_pipeline.teacher_factory import store_of
-
-    facts({"file": str(file), "answers": export_answers(store_of(_configure(None, None)), file)}, as_json)
-
-
-@cache.command("import", epilog="Example: iot-pipeline cache import answers.parquet && IOT_TEACHER=replay ... run")
-def cache_import(file: Annotated[Path, typer.Argument(help="Parquet file to read.")], as_json: AsJson = False) -> None:
-    """Add the answers of a Parquet file to the store, each checked by the current rules; answers already stored stay.
-
-    The rules check facts, not wording: the file is trusted for its wording. Exit code 1 if all answers are refused.
-    """
-    from iot_pipeline.augmentation.ask import check_imported
-    from iot_pipeline.commands.console import facts
-    from iot_pipeline.teacher.archive import import_answers
-    from iot_pipeline.teacher_factory import store_of
-
-    found = import_answers(store_of(_configure(None, None)), file, check_imported)
-    refused = dict(found.refused.most_common())
-    costs = {"usd_at_list_prices": round(found.usd, 4), "usd_told_by_the_file": round(found.told_usd, 4)}
-    facts({"file": str(file), "added": found.added, "kept": found.kept, "refused": refused, **costs}, as_json)
-    if refused and not found.added + found.kept:
-        raise typer.Exit(1)
 
 
 datasets = typer.Typer(no_args_is_help=True, help="List and show data sets, draft a spec from a file, check a spec.")
@@ -349,6 +294,7 @@ cli_lineage.register(app, lambda: _configure(None, None), _definitions)
 cli_classify.register(app, lambda: _configure(None, None), _quiet)
 cli_serve.register(app, lambda: _configure(None, None), _quiet)
 cli_export.register(app, lambda: _configure(None, None), _quiet)
+cli_teacher.register(app, lambda: _configure(None, None))
 
 
 @app.command(epilog="Example: iot-pipeline grammar new_flows.csv --row 3 --form gbnf > flow_3.gbnf")

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from iot_pipeline.cli_group import AsJson
+
 Stage = Annotated[str, typer.Argument(help="Stage of the checkpoint, such as 10K.")]
 Track = Annotated[str, typer.Argument(help="Track of the checkpoint.")]
 Out = Annotated[Path, typer.Argument(help="New folder.")]
@@ -13,7 +15,6 @@ Flows = Annotated[int, typer.Option(help="Test flows on which the export is comp
 Force = Annotated[
     bool, typer.Option("--force", help="Write it although labels agree on fewer than 99.9 %; its card says so.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[], None]) -> None:

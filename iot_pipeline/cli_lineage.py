@@ -7,13 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+from iot_pipeline.cli_group import AsJson
+from iot_pipeline.errors import UserError
 
 
-def use(bundle: Path) -> None:
-    """Let the settings of this process be those of a bundle."""
+def use(bundle: Path, **options: str | None) -> None:
+    """Let the settings of this process be those of a bundle; UserError if an option asks for less than all of it."""
     from iot_pipeline.bundle.rerun import use_bundle
 
+    if given := [name for name, value in options.items() if value]:
+        raise UserError(f"--from makes all that its bundle was made of: leave out --{given[0]}")
     use_bundle(bundle)
 
 
@@ -24,12 +27,11 @@ def bring(chosen: Any, bundle: Path) -> None:
     bring_answers(chosen, bundle)
 
 
-def compared(chosen: Any, bundle: Path) -> int:
-    """Compare the lake with the bundle that it was made from; return the exit code."""
+def compared(chosen: Any, bundle: Path) -> Any:
+    """Compare the lake with the bundle that it was made from."""
     from iot_pipeline.bundle.rerun import compare
-    from iot_pipeline.commands.bundle import show_comparison
 
-    return show_comparison(compare(chosen, bundle))
+    return compare(chosen, bundle)
 
 
 def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callable[[], Any]) -> None:
@@ -43,7 +45,7 @@ def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callab
     @app.command(epilog="Example: iot-pipeline verify --json | jq '.mismatches'; iot-pipeline verify reviewer_bundle")
     def verify(
         bundle: Annotated[
-            Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder of a bundle to verify, in place of the lake.")
+            Path | None, typer.Argument(metavar="BUNDLE", help="Folder of a bundle to verify, in place of the lake.")
         ] = None,
         key: Annotated[
             Path | None, typer.Option("--key", help="Public key by which the bundle's signature is checked.")
@@ -62,6 +64,10 @@ def register(app: typer.Typer, configure: Callable[[], Any], definitions: Callab
 
         Exit code 1 if something was altered, 3 if something is only stale (a setting, prompt or code changed since).
         """
+        if bundle is not None and replay:
+            raise UserError("--replay makes artefacts of the lake again; those of a bundle: `iot-pipeline run --from`")
+        if bundle is None and key is not None:
+            raise UserError("--key checks the signature of a bundle: name its folder too")
         if bundle is not None:
             from iot_pipeline.commands.bundle import show_check, verified
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from iot_pipeline.cli_group import Port
+
 
 def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[], None]) -> None:
     """Add the command to the application; `configure` returns the settings, `quiet` suppresses useless warnings."""
@@ -22,7 +24,7 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         host: Annotated[
             str, typer.Option(help="Address to bind; one that others reach needs the token IOT_SERVE_TOKEN.")
         ] = "127.0.0.1",
-        port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8000,
+        port: Port = 8000,
         allow_host: Annotated[
             list[str] | None, typer.Option(help="Further host name by which clients ask, such as a proxy's.")
         ] = None,

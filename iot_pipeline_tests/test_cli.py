@@ -59,6 +59,59 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert "choose one with --port" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("teacher --port 99999", "--port"),
+        ("teacher --answer-seconds -1", "--answer-seconds"),
+        ("teacher --rpm 0", "--rpm"),
+        ("ui --port 0", "--port"),
+        ("serve --port 65536", "--port"),
+        ("teacher --port 8100 retry", "--port is of the server"),
+        ("verify --key public.pem", "name its folder"),
+        ("verify bundle --replay original", "run --from"),
+        ("run --from bundle --until flows", "leave out --until"),
+        ("cache export /nowhere/answers.parquet", "there is no store of answers"),
+        ("cache import /nowhere/answers.parquet", "/nowhere/answers.parquet does not exist"),
+        ("datasets new {table} --label b --out /proc/x.yaml", "/proc/x.yaml"),
+    ],
+)
+def test_a_wrong_use_is_told_and_writes_nothing(command: str, named: str, tmp_path: Path) -> None:
+    table, lake = tmp_path / "table.csv", tmp_path / "lake"
+    table.write_text("a,b\n" + "".join(f"{row % 9 + 0.5},{row % 2}\n" for row in range(40)))
+    done = call(*command.format(table=table).split(), IOT_LAKE=str(lake))
+    assert done.returncode == 2
+    assert named in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+    assert not lake.exists()
+
+
+@pytest.mark.parametrize("command", [["version"], ["datasets", "show", "farm_flow"]])
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(command: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "iot_pipeline", *command], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_progress_whose_reader_has_gone_falls_silent_and_the_run_goes_on() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        told = console.SilentOnceClosed(file=stream)
+        told.print("made")
+        assert told.quiet
+        with pytest.raises(BrokenPipeError):
+            console.Output(file=stream).print("results")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)
+
+
+@pytest.mark.parametrize("option", ["--version", "-h"])
+def test_the_usual_short_ways_to_version_and_help_are_there(option: str) -> None:
+    done = call(option)
+    assert done.returncode == 0 and done.stdout
+
+
 def test_a_ui_for_other_machines_is_refused(tmp_path: Path) -> None:
     done = call("ui", "--host", "0.0.0.0", IOT_LAKE=str(tmp_path))
     assert done.returncode == 2
@@ -157,6 +210,11 @@ def test_several_seeds_are_several_students_of_the_same_tensors(tmp_path: Path) 
         *(f"explanation_quality_10K[{seed}|original]" for seed in (7, 8)),
         *(f"reasons_10K[{seed}|original]" for seed in (7, 8)),
     ]
+
+
+def test_an_empty_lake_is_not_verified(tmp_path: Path) -> None:
+    done = call("verify", IOT_LAKE=str(tmp_path))
+    assert done.returncode == 2 and "holds no artefact" in done.stderr
 
 
 def test_verify_of_a_lake_that_is_not_there(tmp_path: Path) -> None:

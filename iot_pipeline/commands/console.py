@@ -17,6 +17,22 @@ from rich.text import Text
 from iot_pipeline.errors import printable
 
 
+class Output(Console):
+    """Console on standard output whose reader may go away: `Commands` (cli_group.py) ends the command then."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that is being handled; rich would end with the exit code of an altered lake."""
+        raise
+
+
+class SilentOnceClosed(Console):
+    """Console of progress: once its reader has gone it prints nothing, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent."""
+        self.quiet = True
+
+
 def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """Print a table with one line per mapping."""
     if as_json:
@@ -25,7 +41,7 @@ def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     table = Table(*(found[0] if found else ()))
     for row in found:
         table.add_row(*(Text(printable(_text(value))) for value in row.values()))
-    Console().print(table)
+    Output().print(table)
 
 
 def facts(found: Mapping[str, Any], as_json: bool) -> None:
@@ -36,7 +52,7 @@ def facts(found: Mapping[str, Any], as_json: bool) -> None:
     table = Table(show_header=False, box=None)
     for name, value in found.items():
         table.add_row(Text(name.replace("_", " ")), Text(printable(_text(value))))
-    Console().print(table)
+    Output().print(table)
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
+from iot_pipeline.teacher.archive import no_store
 from iot_pipeline.teacher.redaction import shown_words
 from iot_pipeline.teacher.request import EMBEDDED, Answer, is_embedded
-from iot_pipeline.teacher.store.database import shown
 from iot_pipeline.teacher.store.quarantine import kind_of, quarantined, sources, withdraw
 from iot_pipeline.teacher.store.store import LOOKUP_BATCH, NO_ANSWER, Store, exists, is_verdict
 from iot_pipeline.teacher_factory import REPLAY, source_of, store_of
@@ -51,7 +51,7 @@ def retry(settings: Settings, reason: str | None, track: str | None, dry_run: bo
     if settings.teacher.server == REPLAY:
         raise UserError("IOT_TEACHER=replay asks nobody, so nothing can be asked again: name the teacher.")
     if not exists(url):
-        raise UserError(f"there is no store of answers {shown(url)}; run something, or set IOT_TEACHER_STORE.")
+        raise no_store(url)
     of_track = None if track is None else {key for one in _artefacts(lake, track) for key, _ in _held(lake, one)}
     found, wanted = Found(), (reason or "").strip().casefold()
     with Store(url, read_only=dry_run) as store:

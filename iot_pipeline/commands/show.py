@@ -1,9 +1,11 @@
 """Output of `run` and `status`: live progress, the state of every artefact, the results table."""
 
+import contextlib
 import json
 import logging
 import os
 import time
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,6 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from iot_pipeline.bundle.rerun import Comparison
+from iot_pipeline.commands.bundle import show_comparison
+from iot_pipeline.commands.console import Output, SilentOnceClosed
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.execute import Outcome
 from iot_pipeline.defs.recording import progress
@@ -35,7 +40,7 @@ class Progress(logging.Handler):
         self.groups = {p.artefact: p.group for p in planned}
         # Dagster redirects standard output into its compute logs while an asset runs; this duplicate is not affected.
         self._stream: TextIO = os.fdopen(os.dup(1), "w")
-        self.console = Console(file=self._stream, quiet=quiet)
+        self.console = SilentOnceClosed(file=self._stream, quiet=quiet)
         self._live = Live(self, console=self.console, refresh_per_second=4) if self.console.is_terminal else None
         self._begin = time.monotonic()
 
@@ -49,7 +54,8 @@ class Progress(logging.Handler):
         progress.removeHandler(self)
         if self._live:
             self._live.stop()
-        self._stream.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._stream.close()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take in one event of an artefact."""
@@ -67,7 +73,8 @@ class Progress(logging.Handler):
             suffix = f"{text} s" if event == "done" else text
             line = f"{clock} {MARKS.get(event, ' ')} {artefact} {suffix}"
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-            self._stream.flush()
+            with contextlib.suppress(BrokenPipeError):  # its reader has gone: the run goes on
+                self._stream.flush()
 
     def __rich__(self) -> Group:
         """Render finished groups as one line, the current group artefact by artefact."""
@@ -90,10 +97,17 @@ class Progress(logging.Handler):
         return Group(table, Text(f"{spent} so far; stop with Ctrl-C, the next run goes on from there", style="dim"))
 
 
-def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
+def results(settings: Settings, outcome: Outcome, as_json: bool, bundle: Comparison | None = None) -> None:
     """Print the results of a run: artefacts materialised, failures, the results table and the report's path.
 
-    Raises UserError, after everything that can be printed, if results or report were altered since.
+    Args:
+        settings: The present settings.
+        outcome: What the run made.
+        as_json: True to print JSON and nothing else.
+        bundle: How the lake compares with the bundle that it was made from, if it was.
+
+    Raises:
+        UserError: Results or report were altered since; after everything that can be printed.
     """
     lake, altered = Lake(settings.lake_path), list[str]()
     folders: dict[str, Path] = {}
@@ -113,9 +127,12 @@ def results(settings: Settings, outcome: Outcome, as_json: bool) -> None:
         failed = [{"artefact": str(artefact), "reason": why} for artefact, why in outcome.failed]
         found = {"made": made, "fresh": fresh, "failed": failed, "left": left, "results": comparison["table"]}
         found |= {"on_tracks": comparison["on_tracks"], "report": str(report) if report else None}
+        found |= {"bundle": asdict(bundle) | {"kept": bundle.kept}} if bundle is not None else {}
         print(json.dumps(found, indent=1, allow_nan=False))
     else:
         _print_outcome(lake, outcome, comparison, report)
+        if bundle is not None:
+            show_comparison(bundle)
     if altered:
         raise UserError(f"not shown: {'; '.join(altered)}")
 
@@ -173,8 +190,8 @@ def table_of_results(rows: list[dict[str, Any]]) -> Table:
 
 def wide_console() -> Console:
     """Return a console as wide as the terminal; for a file or pipe, as wide as the tables need (150)."""
-    console = Console()
-    return console if console.is_terminal else Console(width=150)
+    console = Output()
+    return console if console.is_terminal else Output(width=150)
 
 
 def provenance_lines(lake: Lake) -> list[str]:

@@ -25,13 +25,15 @@ def examine(settings: Settings, versions: Callable[[], Mapping[str, str]], folde
         folder: The lake's folder; empty for that of the settings.
 
     Raises:
-        UserError: There is no lake.
+        UserError: There is no lake, or no artefact in it.
     """
     root = Path(folder) if folder else settings.lake_path
     if not root.is_dir():
         raise UserError(f"no lake at {root}; `iot-pipeline run` makes one")
     lake = Lake(root, read_only=True)
     found = verify(lake)
+    if not found.artefacts and not found.mismatches:
+        raise UserError(f"{root} holds no artefact, so there is nothing to verify; `iot-pipeline run` makes them")
     if unreadable := [one for one in found.mismatches if one.expected == "a manifest"]:
         found.notes.append(f"figures and settings were not compared: {unreadable[0].artefact} has no manifest")
     else:

@@ -42,7 +42,10 @@ def held(path: Path, busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`."""
+    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`.
+
+    An OSError names `path`, which somebody asked for, in place of the temporary one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Containers on one lake have equal process ids.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -51,6 +54,10 @@ def replacing(path: Path) -> Iterator[Path]:
         fsync(temporary)
         os.replace(temporary, path)
         fsync(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(temporary), temporary):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

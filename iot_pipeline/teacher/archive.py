@@ -75,7 +75,7 @@ def export_answers(store: Location, file: Path) -> int:
     Quarantined ones are included with their reasons; the ledger of attempts is not.
     """
     if not exists(store):
-        raise UserError(f"there is no store of answers {shown(store)}; run something, or set IOT_TEACHER_STORE.")
+        raise no_store(store)
     count = 0
     with (
         Store(store, read_only=True) as opened,
@@ -103,12 +103,21 @@ def _stored(store: Store) -> Iterator[Sequence[Any]]:
         last = rows[-1].key, rows[-1].source
 
 
+def no_store(store: Location) -> UserError:
+    """Return the error of a store that does not exist."""
+    return UserError(
+        f"there is no store of answers {shown(store)}: `iot-pipeline run` makes it, IOT_TEACHER_STORE names another."
+    )
+
+
 def import_answers(store: Location, file: Path, check: ImportCheck) -> Imported:
     """Add the answers of a file to a store after checking each; those already stored are left as they are.
 
     Nothing is charged to this store's budget. Raises UserError if the file is not a readable export.
     """
     found = Imported()
+    if not file.is_file():  # a store that is not there is not begun for nothing
+        raise UserError(f"{file} {'is no file' if file.exists() else 'does not exist'}: name an export of answers.")
     with Store(store) as opened:
         for rows in _rows(file):
             accepted: dict[tuple[str, str], tuple[Answer, Request, float]] = {}
