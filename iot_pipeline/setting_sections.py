@@ -205,7 +205,18 @@ class RunSettings(Section):
     teacher_slots: int | None = Field(
         None, ge=0, le=1000, description="artefacts at once that ask the teacher, of all workers; unset: as in UI, 1"
     )
-    trainer: Literal["local", "accelerate"] = Field("local", description="what starts the training processes")
+    trainer: Literal["local", "accelerate"] = Field("local", description="what starts training processes on a machine")
+    launcher: Literal["local", "ray"] = Field("local", description="where students train: here, or on a Ray cluster")
+    ray_address: str | None = Field(
+        None, pattern="^https?://", description="the cluster's dashboard, http://HEAD:8265; unset: a Ray started here"
+    )
+    ray_gpus: float | None = Field(
+        None, ge=0, le=1, description="GPUs of a worker, of which there are IOT_PROCESSES; unset: 1 where there are any"
+    )
+    ray_cpus: int | None = Field(None, ge=1, description="CPUs of a worker on Ray; unset: its threads")
+    ray_slots: int | None = Field(
+        None, ge=0, le=1000, description="trainings at once on Ray, of all workers; unset: as in the UI, 1"
+    )
     processes: int | None = Field(None, ge=1, description="training processes; unset: one a GPU, or (tiny base) a core")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process")
     micro_rows: int | None = Field(None, ge=1, alias="train_micro_rows", description="most rows of one forward pass")
@@ -235,3 +246,7 @@ class RunSettings(Section):
         if value is not None and not value.get_secret_value().lower().startswith(("http://", "https://")):
             raise ValueError("it is no URL; write it as https://host")
         return value
+
+    def slots(self) -> dict[str, int | None]:
+        """Return how many slots each pool has; None for one that stays as it is."""
+        return {"gpu": self.gpu_slots, "ray": self.ray_slots, "teacher": self.teacher_slots}

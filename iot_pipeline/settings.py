@@ -64,6 +64,8 @@ class Settings(BaseModel):
             raise ValueError(f"IOT_CONTROLS needs IOT_TRACKS to name {' and '.join(sorted(missing))}")
         if self.run.grid and student.stage_chain == "warm_start":
             raise ValueError("IOT_GRID=true needs IOT_STAGE_CHAIN=independent: each cell starts from the base")
+        if self.run.ray_gpus is not None and 0 < self.run.ray_gpus < 1 and (self.run.processes or 1) > 1:
+            raise ValueError("IOT_RAY_GPUS below 1 needs IOT_PROCESSES=1: workers of one training cannot share a GPU")
         if self.run.shard and student.quantisation == "nf4":
             raise ValueError("IOT_SHARD=true and IOT_QUANTISATION=nf4 do not go together: choose one")
         return self

@@ -3,7 +3,18 @@
 import subprocess
 import sys
 
-HEAVY = ["torch", "transformers", "peft", "accelerate", "autogluon", "sklearn", "lightgbm", "matplotlib", "scipy"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "autogluon",
+    "sklearn",
+    "lightgbm",
+    "matplotlib",
+    "scipy",
+    "ray",
+]
 
 
 def test_layers_and_the_dagster_free_domain() -> None:

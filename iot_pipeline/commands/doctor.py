@@ -28,6 +28,7 @@ from iot_pipeline.settings import Settings, api_key
 from iot_pipeline.teacher.store.database import SETTING, shown
 from iot_pipeline.teacher.store.store import Store, exists
 from iot_pipeline.teacher_factory import is_paid, shown_address, source_of, store_of
+from iot_pipeline.training.ray_launch import check_ray, connected
 
 PACKAGES = [
     "dagster",
@@ -42,10 +43,12 @@ PACKAGES = [
     "autogluon.tabular",
     "bitsandbytes",
     "openvino",
+    "ray",
 ]
 OPTIONAL = {
     "bitsandbytes": "only needed for IOT_QUANTISATION=nf4: pip install 'iot-pipeline[gpu]'",
     "openvino": "only needed for a faster IOT_INFERENCE on CPUs: pip install 'iot-pipeline[openvino]'",
+    "ray": "only needed for IOT_LAUNCHER=ray: pip install 'iot-pipeline[ray]'",
 }
 
 
@@ -62,6 +65,7 @@ def examine(settings: Settings) -> list[Finding]:
     """Return findings for the present settings, in the order in which a run would meet them."""
     machine = f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores"
     topics = [_data_set, _source, _lake, _store, _teacher, _base, _gpu, _inference]
+    topics += [_ray] if settings.run.launcher == "ray" else []
     topics += [_audit_tokenizer] if settings.evaluation.audit_tokenizer else []
     return [
         Finding("machine", "ok", machine),
@@ -74,7 +78,8 @@ def _package(name: str, settings: Settings) -> Finding:
     try:
         return Finding("package", "ok", f"{name} {importlib.metadata.version(name)}")
     except importlib.metadata.PackageNotFoundError:
-        needed = name not in OPTIONAL or (name == "bitsandbytes" and settings.student.quantisation == "nf4")
+        wanted = {"bitsandbytes": settings.student.quantisation == "nf4", "ray": settings.run.launcher == "ray"}
+        needed = name not in OPTIONAL or wanted.get(name, False)
         return Finding("package", "error" if needed else "note", f"{name} is not installed; {OPTIONAL.get(name, '')}")
 
 
@@ -150,9 +155,26 @@ def _teacher(settings: Settings) -> Finding:
 
 def _gpu(settings: Settings) -> Finding:
     gpus = len(glob.glob("/dev/nvidia[0-9]*"))
+    if settings.run.launcher == "ray" and settings.run.ray_address is not None:
+        return Finding("GPU", "note", f"{gpus} found here, for measurements; students train on the Ray cluster")
     wanted = settings.run.processes or max(1, gpus)
     state = "error" if gpus and wanted > gpus else "ok" if gpus else "note"
     return Finding("GPU", state, f"{gpus} found, IOT_PROCESSES={settings.run.processes or 'unset'}")
+
+
+def _ray(settings: Settings) -> Finding:
+    address = settings.run.ray_address
+    if address is None:
+        return Finding("Ray", "ok", "each training starts a Ray on this machine and stops it (IOT_RAY_ADDRESS)")
+    try:
+        check_ray()
+        connected(address)
+    except UserError as error:
+        return Finding("Ray", "error", str(error))
+    workers, gpus = settings.run.processes or 1, settings.run.ray_gpus
+    return Finding(
+        "Ray", "ok", f"{address} takes jobs; {workers} workers, IOT_RAY_GPUS={'unset' if gpus is None else gpus}"
+    )
 
 
 def _inference(settings: Settings) -> Finding:

@@ -13,7 +13,13 @@ import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
 from iot_pipeline.commands.webserver import is_loopback
-from iot_pipeline.defs.dagster_internals import DAEMON, daemon_is_alive, opened_instance, refuse_damaged
+from iot_pipeline.defs.dagster_internals import (
+    DAEMON,
+    daemon_is_alive,
+    opened_instance,
+    refuse_damaged,
+    set_pool_limits,
+)
 from iot_pipeline.defs.home import dagster_home, is_shared
 from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
 from iot_pipeline.defs.sinks import ADDRESS
@@ -46,6 +52,8 @@ def serve(settings: Settings, host: str, port: int) -> int:
         write_text(address, url)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.default_int_handler)
+        with opened_instance(home) as instance:
+            set_pool_limits(instance, settings.run.slots())
         _close_dead_runs(home)  # before the daemon starts, which queues them again
         print(f"Dagster UI on {url} for {settings.lake_path} (stop with Ctrl-C)", flush=True)
         if not daemon:

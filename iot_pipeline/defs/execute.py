@@ -146,7 +146,7 @@ def execute(
     outcome = Outcome([], [], [], [])
     with opened_instance(home) as instance, worker_on(instance) as worker:
         close_dead_runs(instance, home, RUN_LOCK, {parent})
-        set_pool_limits(instance, {"gpu": settings.run.gpu_slots, "teacher": settings.run.teacher_slots})
+        set_pool_limits(instance, settings.run.slots())
         record_unrecorded(instance, lake, planned)
         making = Making(definitions, instance, lake, outcome, limits, parent, worker)
         queue = Queue(definitions, planned, worker)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,11 +44,16 @@ def dagster_home(settings: Settings) -> Path:
     home = lake.root / (LOCAL_HOME if shared is None else SHARED_HOME)
     try:
         home.mkdir(exist_ok=True)
-        write_text(home / "dagster.yaml", source.read_text())
+        write_text(home / "dagster.yaml", with_runs_for(source.read_text(), settings.run.ray_slots or 1))
     except OSError as error:
         raise UserError(f"cannot write to {home} ({error.strerror}); mend its permissions or set IOT_LAKE") from None
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+def with_runs_for(text: str, trainings: int) -> str:
+    """Return a dagster.yaml whose queue takes a run more for each training at once on Ray beyond the first."""
+    return re.sub(r"(?<=max_concurrent_runs: )\d+", lambda usual: str(int(usual[0]) + trainings - 1), text)
 
 
 def _deployed_home() -> Path | None:

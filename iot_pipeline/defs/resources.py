@@ -25,6 +25,7 @@ from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
 from iot_pipeline.training.config import TrainConfig, finished
 from iot_pipeline.training.gpu_locks import cards_here, leased
 from iot_pipeline.training.launch import BUILD_BASE, MOST_CPU_PROCESSES, command, environment, processes_here
+from iot_pipeline.training.ray_launch import RayOptions, check_ray, ray_command
 from iot_pipeline.training.reporter import describe_progress
 
 USAGE_TAG, USED = "iot_pipeline/", ("requests", "tokens", "usd")  # tags of a run that asked the teacher
@@ -50,9 +51,11 @@ class TeacherResource(dg.ConfigurableResource):
     def open(self, step: Step) -> Iterator[Teacher]:
         """Open the teacher on the store of answers.
 
-        Raises UserError if a key is needed and there is none. The base model is checked first: nothing is paid for
-        answers that no student could be trained on.
+        Raises UserError if a key is needed and there is none. Base model and launcher are checked first: nothing is
+        paid for answers that no student could be trained on.
         """
+        if settings().run.launcher == "ray":
+            check_ray()
         base = settings().student.base_model  # not recorded: another base leaves the answers as they are
         if base == SMOLLM2:
             base = str(smollm2_base(settings().base_cache_path, step.log))
@@ -105,7 +108,7 @@ def tag_usage(step: Step, engine: Teacher) -> None:
 
 
 class TrainerResource(dg.ConfigurableResource):
-    """Trainer that runs in separate processes and reports over Dagster Pipes.
+    """Trainer that runs in separate processes, here or on a Ray cluster, and reports over Dagster Pipes.
 
     launcher, processes: IOT_TRAINER and IOT_PROCESSES if unset. grace_seconds: time between SIGTERM and SIGKILL.
     """
@@ -115,9 +118,10 @@ class TrainerResource(dg.ConfigurableResource):
     grace_seconds: float = 10.0
 
     def count(self, step: Step) -> int:
-        """Return the number of training processes: as set, or as many as suit this machine."""
-        tiny = step.settings.student.base_model == TINY
-        return self.processes or step.settings.run.processes or processes_here(tiny)
+        """Return the number of training processes: as set, or as many as suit this machine; one on a cluster."""
+        run, tiny = step.settings.run, step.settings.student.base_model == TINY
+        on_cluster = run.launcher == "ray" and run.ray_address is not None
+        return self.processes or run.processes or (1 if on_cluster else processes_here(tiny))
 
     def count_for_base(self, step: Step) -> int:
         """Return the number of processes that build the tiny base: on the CPU, so at most one a core."""
@@ -135,16 +139,24 @@ class TrainerResource(dg.ConfigurableResource):
         if len(waiting) < len(configs):
             step.log("this training had ended before: its result is taken as it is")
         if waiting:
-            paths = [config.write(config.out / "config.json") for config in waiting]
-            argv = command(paths, processes, launcher=self.launcher or step.settings.run.trainer)
+            argv, cards = self._launch(
+                step, [config.write(config.out / "config.json") for config in waiting], processes
+            )
             variables = environment(waiting[0].base, processes, waiting[0].threads)
-            outs = [config.out for config in waiting]
-            self._run(step, argv, variables, outs, leased(cards_here(), processes, step.log))
+            self._run(step, argv, variables, [config.out for config in waiting], leased(cards, processes, step.log))
         found: list[dict[str, Any]] = [json.loads((config.out / "training.json").read_text()) for config in configs]
         for config, facts in zip(configs, found, strict=True):
             if config in waiting and (ran := facts["facts"]["processes"]) != processes:
                 raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
         return found
+
+    def _launch(self, step: Step, configs: list[Path], processes: int) -> tuple[list[str], list[str]]:
+        """Return the command line that trains, and the GPUs of this machine of which it needs a lease."""
+        run = step.settings.run
+        if run.launcher == "local":
+            return command(configs, processes, launcher=self.launcher or run.trainer), cards_here()
+        argv = ray_command(configs, processes, RayOptions(run.ray_address, run.ray_gpus, run.ray_cpus))
+        return argv, cards_here() if run.ray_address is None and run.ray_gpus != 0 else []
 
     def build_base(self, step: Step, config: BaseConfig) -> dict[str, Any]:
         """Build the tiny base in `config.out`, on the CPU; return its report. Raises dg.Failure as `train` does."""

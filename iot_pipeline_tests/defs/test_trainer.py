@@ -18,15 +18,17 @@ import pytest
 from iot_pipeline import settings as settings_module
 from iot_pipeline.commands.checkpoint import find
 from iot_pipeline.defs import resources
+from iot_pipeline.defs.home import dagster_home
 from iot_pipeline.defs.plan import Planned, forecast
 from iot_pipeline.defs.recording import LakeResource, Step, progress
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource, clear_work
-from iot_pipeline.defs.training.assets import base_config, base_model, train_config
+from iot_pipeline.defs.training.assets import base_config, base_model, lora_checkpoint, train_config
 from iot_pipeline.defs.training.rows import expected_rows
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.atomic import write_json
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
+from iot_pipeline.lake.yaml_reader import read_yaml
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.sft.check import check_tensors
 from iot_pipeline.sft.tensors import build_tensors
@@ -177,6 +179,38 @@ def test_accelerate_trains_as_local_does_and_refuses_what_it_would_not_do(
         run(lambda step, trainer: trainer.train(step, [config_of(step).model_copy(update={"max_steps": 3})], 2))
     )
     assert said.startswith("IOT_TRAINER=accelerate runs one process where there is no GPU")
+
+
+def test_ray_trains_as_this_machine_does(lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    choose(monkeypatch, IOT_LAUNCHER="ray")
+    found: list[Any] = []
+
+    def train_on_ray(step: Step, trainer: TrainerResource) -> None:
+        config = config_of(step)
+        found.append((config, trainer.train(step, [config], trainer.count(step))[0]))
+
+    with record_progress() as said:
+        assert run(train_on_ray).success
+    ((config, facts),) = found
+    here = config.model_copy(update={"out": tmp_path / "here"})
+    train.run(here)
+    assert facts["facts"]["processes"] == 1 and facts["machine"]["threads"] == 1
+    for name in ("adapter_model.safetensors", "loss.jsonl"):
+        assert (config.out / name).read_bytes() == (here.out / name).read_bytes()
+    assert any(line.startswith("step 2 of 2, loss ") for line in said)
+    output = (config.out / "output.txt").read_text()
+    assert "Ray" in output and "trained in" not in output  # that line went to Dagster
+    assert not list(config.out.glob("iot-*"))
+
+
+def test_trainings_on_ray_have_a_pool_of_the_clusters_size(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lora_checkpoint("10K").op.pool == "gpu"
+    choose(monkeypatch, IOT_LAUNCHER="ray", IOT_RAY_SLOTS="6", DAGSTER_HOME="")
+    chosen = settings_module.settings()
+    assert lora_checkpoint("10K").op.pool == "ray" and chosen.run.slots()["ray"] == 6
+    runs = read_yaml(dagster_home(chosen) / "dagster.yaml")["concurrency"]["runs"]
+    assert runs["max_concurrent_runs"] == 9  # four, and five trainings more
 
 
 def test_a_merged_model_answers_as_base_and_adapter_do(lake: Lake, tmp_path: Path) -> None:

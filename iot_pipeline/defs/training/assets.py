@@ -39,6 +39,7 @@ from iot_pipeline.models.smollm2 import FACTS as SMOLLM2_FACTS
 from iot_pipeline.models.smollm2 import SMOLLM2, SMOLLM2_LABEL, smollm2_base
 from iot_pipeline.models.tokenizer import encode, load_tokenizer, prompt_text
 from iot_pipeline.reporting import figures
+from iot_pipeline.settings import settings
 from iot_pipeline.sft.check import TensorCheck, check_tensors
 from iot_pipeline.sft.tensors import build_tensors, load_tensors
 from iot_pipeline.tiny_base.__main__ import RESULT, BaseConfig
@@ -285,7 +286,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
         name=name,
         partitions_def=partitions,
         deps=deps,
-        pool="gpu",
+        pool="ray" if settings().run.launcher == "ray" else "gpu",  # a cluster's trainings leave this machine's GPUs
         check_specs=[
             dg.AssetCheckSpec(check, asset=name, blocking=blocking, partitions_def=partitions)
             for check, blocking in (("loss_is_finite", True), ("adapter_moved", False))

@@ -1,0 +1,165 @@
+"""The job of a training on a Ray cluster: starts the workers, forwards their lines, ends with who submitted it."""
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from iot_pipeline.training.config import TrainConfig
+from iot_pipeline.training.ray_worker import ERROR, LINE, Relay, work
+
+LEASE_S = 30.0  # seconds without a sign of life after which the job ends
+RESTARTS = 5  # of all workers after one was lost or failed; preempted nodes do not count
+
+
+class Request(BaseModel):
+    """Request for one job. Paths are those of a file system that all nodes share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="id of the job; lines of its output that begin with it are its reports")
+    configs: list[TrainConfig] = Field(min_length=1, description="trainings, one after the other")
+    workers: int = Field(ge=1, description="processes of a training")
+    gpus: float | None = Field(None, ge=0, le=1, description="GPUs of a worker; None: one where the cluster has any")
+    cpus: int = Field(ge=1, description="CPUs that are reserved for a worker")
+    local: bool = Field(False, description="is the cluster this machine, which gets no further nodes")
+    lease: Path = Field(description="file that changes while the job is wanted")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job that the command line describes as JSON; exit code 0, or 1 after the reported error."""
+    request = Request.model_validate_json((arguments or sys.argv[1:])[0])
+    threading.Thread(target=end_without, args=(request.lease,), daemon=True).start()
+    return run(request, lambda kind, text: say(request.name, kind, text))
+
+
+def say(name: str, kind: str, text: str) -> None:
+    """Write one report as a line of the job's output, in one piece."""
+    sys.stdout.write(f"{name} {json.dumps([kind, text])}\n")
+    sys.stdout.flush()
+
+
+def end_without(lease: Path, seconds: float = LEASE_S) -> None:
+    """End this process, and with it all of its workers, once the lease is gone or has not changed for some seconds.
+
+    The time is this machine's alone, so clocks may differ. A submitter that was killed cannot stop its job; the next
+    one for the same training removes the lease.
+    """
+    seen, since = "", time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(min(2.0, seconds / 4))
+        try:
+            text = lease.read_text()
+        except FileNotFoundError:
+            break
+        except OSError:  # a file server that is away
+            continue
+        if text != seen:
+            seen, since = text, time.monotonic()
+    print(f"{lease} is gone, or shows no sign of life for {seconds:.0f} s: the job ends", flush=True)
+    os._exit(3)
+
+
+def run(request: Request, tell: Callable[[str, str], None]) -> int:
+    """Train as requested; return the exit code."""
+    import ray
+    from ray.train import TrainingFailedError
+
+    ray.init(logging_level=logging.WARNING)
+    gpus = gpus_of(request, ray.cluster_resources().get("GPU", 0.0), tell)
+    if gpus is None:
+        return 2
+    relay = ray.remote(Relay).options(num_cpus=0).remote()
+    threading.Thread(target=forward, args=(relay, tell), daemon=True).start()
+    try:
+        trainer_of(request, gpus, relay).fit()
+    except TrainingFailedError as error:
+        take(relay, tell)
+        tell(ERROR, f"training on Ray failed for good after {RESTARTS} restarts: {cause_of(error)}")
+        return 1
+    take(relay, tell)
+    return 0
+
+
+def trainer_of(request: Request, gpus: float, relay: Any) -> Any:
+    """Return Ray Train's trainer of the request, whose workers have `gpus` GPUs each and report to `relay`."""
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+
+    run_config: Any = RunConfig(  # TorchTrainer's own types name the one of before V2
+        name=request.name,
+        storage_path=str(request.configs[0].out),
+        failure_config=FailureConfig(max_failures=RESTARTS),
+        # A worker without a GPU must not see those of its node.
+        worker_runtime_env={} if gpus else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
+    )
+    return TorchTrainer(
+        work,
+        train_loop_config={"configs": [config.model_dump(mode="json") for config in request.configs], "relay": relay},
+        scaling_config=ScalingConfig(
+            num_workers=request.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": request.cpus, **({"GPU": gpus} if gpus else {})},
+        ),
+        run_config=run_config,
+    )
+
+
+def gpus_of(request: Request, there: float, tell: Callable[[str, str], None]) -> float | None:
+    """Return the GPUs of a worker; None after an error if they can never be had.
+
+    Args:
+        request: The job.
+        there: GPUs of the cluster now.
+        tell: Called with reports.
+    """
+    gpus = request.gpus if request.gpus is not None else float(there > 0)
+    wanted = gpus * request.workers
+    if request.gpus is None and not there:
+        tell(LINE, "the cluster has no GPU: workers compute on CPUs (IOT_RAY_GPUS=1 waits for nodes with GPUs)")
+    if wanted > there and request.local:
+        tell(ERROR, f"{request.workers} workers of {gpus:g} GPUs, but there are {there:g} here: lower IOT_PROCESSES")
+        return None
+    if wanted > there:
+        tell(LINE, f"waiting for {wanted:g} GPUs: the cluster has {there:g} now")
+    return gpus
+
+
+def cause_of(error: Exception) -> str:
+    """Return the last line of the first worker's failure, which names the exception."""
+    failures = getattr(error, "worker_failures", {})
+    first: BaseException = next(iter(failures.values()), error)
+    lines = str(first).strip().splitlines()
+    return lines[-1] if lines else type(first).__name__
+
+
+def forward(relay: Any, tell: Callable[[str, str], None]) -> None:
+    """Forward reports of the workers until the process ends; an error of theirs ends it, with exit code 2.
+
+    A user's error would come back after each restart, so Ray is not asked to restart the workers.
+    """
+    while True:
+        if take(relay, tell):
+            os._exit(2)
+        time.sleep(0.5)
+
+
+def take(relay: Any, tell: Callable[[str, str], None]) -> bool:
+    """Tell all reports that the relay holds; return True if one of them is an error."""
+    import ray
+
+    reports = ray.get(relay.take.remote())
+    for kind, text in reports:
+        tell(kind, text)
+    return any(kind == ERROR for kind, _ in reports)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

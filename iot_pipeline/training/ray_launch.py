@@ -1,0 +1,313 @@
+"""Trainings on Ray: submit them as one job, forward its lines, and stop it with this process.
+
+The process stands where torchrun stands on one machine. It submits through Ray's Jobs API, which any cluster serves and
+which needs no second Ray of the cluster's version here. docs/cluster-training.md says what runs where.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import itertools
+import json
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.training.config import TrainConfig, read_config
+from iot_pipeline.training.launch import environment, exit_with_parent, threads_of
+from iot_pipeline.training.ray_job import Request
+from iot_pipeline.training.ray_worker import ERROR, LINE
+from iot_pipeline.training.reporter import complain, dagster_pipes
+
+MODULE, JOB = "iot_pipeline.training.ray_launch", "iot_pipeline.training.ray_job"
+PACKAGE = Path(__file__).parent.parent
+BEAT_S = 5.0  # seconds between signs of life; the job ends 30 s after the last (LEASE_S)
+UNREACHABLE_S = 300.0  # seconds for which a cluster may not answer: its head restarts, or the network does
+OBJECT_STORE_BYTES = 100_000_000  # nothing of a training is in Ray's object store; 75 MB are the least
+# Ray sends usage statistics unless told otherwise. Its 60 s for a group of workers to start are not enough for ten of
+# them on a busy machine, each of which loads torch; a group that is late is started anew, and is late again.
+RAY_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+# Of a Ray on this machine. With the first a node's own address is 127.0.0.1 on Linux too, and Ray's servers listen
+# there. The dashboard takes 5 s to start, and 60 on a machine that others keep busy, where Ray gives it up.
+LOCAL_VARIABLES = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+    "RAY_raylet_start_wait_time_s": "300",
+}
+# Variables of this process that the job gets too. No other is sent, so that no key is.
+PASSED = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "PYTHONUNBUFFERED", "HF_HUB_OFFLINE")
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Cluster that trains, and the share of it that each worker gets.
+
+    address: URL of the cluster's dashboard; None for a local Ray. gpus: GPUs of a worker; None for one where the
+    cluster has any. cpus: CPUs that are reserved for a worker, and its threads where none are set.
+    """
+
+    address: str | None = None
+    gpus: float | None = None
+    cpus: int | None = None
+
+
+def check_ray() -> None:
+    """Raise UserError unless Ray is installed; it is looked for, not imported."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("IOT_LAUNCHER=ray needs Ray: pip install 'iot-pipeline[ray]', or set IOT_LAUNCHER=local")
+
+
+def ray_command(configs: Sequence[Path], workers: int, options: RayOptions) -> list[str]:
+    """Build the command line that trains by each configuration file on Ray; UserError without Ray."""
+    check_ray()
+    given = {"--workers": workers, "--address": options.address, "--gpus": options.gpus, "--cpus": options.cpus}
+    flags = [f"{name}={value}" for name, value in given.items() if value is not None]
+    return [sys.executable, "-m", MODULE, *flags, *map(str, configs)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train by each configuration file on the command line; exit code 0, or 1 or 2 after a one-line error."""
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Train on Ray.")
+    parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG.json")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--address", help="http://HEAD:8265 of a cluster; without it a local Ray is started")
+    parser.add_argument("--gpus", type=float, help="GPUs of a worker; default 1 where the cluster has any")
+    parser.add_argument("--cpus", type=int, help="CPUs of a worker")
+    given = parser.parse_args(arguments)
+    exit_with_parent()
+    try:
+        check_ray()
+        configs = [read_config(path) for path in given.configs]
+        options = RayOptions(given.address, given.gpus, given.cpus)
+        os.environ.update(RAY_VARIABLES)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        threads = options.cpus or configs[0].threads or (1 if options.address else threads_of(given.workers))
+        with dagster_pipes() as pipes, cluster(options.address, given.workers * threads) as address:
+            return run_job(address, request_of(configs, given.workers, threads, options), pipes)
+    except UserError as error:
+        complain(error)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGTERM
+
+
+def request_of(configs: list[TrainConfig], workers: int, threads: int, options: RayOptions) -> Request:
+    """Describe the job, in whose configurations each worker has its threads.
+
+    Args:
+        configs: Trainings, one after the other.
+        workers: Processes of a training.
+        threads: CPU threads of a worker, where a configuration sets none.
+        options: The cluster, and its share for each worker.
+    """
+    threaded = [config.model_copy(update={"threads": config.threads or threads}) for config in configs]
+    name = f"iot-{secrets.token_hex(8)}"
+    return Request(
+        name=name,
+        lease=configs[0].out / f"{name}.lease",
+        configs=threaded,
+        workers=workers,
+        gpus=options.gpus,
+        cpus=options.cpus or threads,
+        local=options.address is None,
+    )
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, cpus: int) -> Iterator[str]:
+    """Yield the address of the cluster; without one, start a Ray on this machine and stop it at the end.
+
+    The local Ray listens on loopback, and asks everyone for a token that only this process and its children know:
+    whoever reaches a Ray without one can run code as its user. Its processes die with this one, however it ends.
+    """
+    if address is not None:
+        yield address
+        return
+    os.environ.update(LOCAL_VARIABLES)  # before the import, which reads them
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="iot-ray-")  # paths of sockets have at most 107 bytes, and a lake's may be long
+    try:
+        yield f"http://{start_ray(folder, cpus).dashboard_url}"
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_ray(folder: str, cpus: int) -> Any:
+    """Start a Ray on this machine with its files in `folder`; return its context. Raises UserError if it fails."""
+    import ray
+
+    try:
+        context = ray.init(
+            "local",
+            num_cpus=max(cpus, os.cpu_count() or 1),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _temp_dir=folder,
+        )
+    except Exception as error:  # Ray raises bare ones
+        reason = " | ".join(str(error).strip().splitlines()[-2:]) or type(error).__name__
+        raise UserError(
+            f"Ray did not start on this machine ({reason}); set IOT_LAUNCHER=local to do without"
+        ) from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own, which ends without a clean-up
+    return context
+
+
+def connected(address: str) -> Any:
+    """Connect to a cluster's Jobs API; UserError if there is none at the address, or it wants another token."""
+    from ray.job_submission import JobSubmissionClient
+
+    if not address.startswith(("http://", "https://")):
+        raise UserError(f"IOT_RAY_ADDRESS={address}: give the address of the cluster's dashboard, as http://HEAD:8265")
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:  # ConnectionError, RuntimeError of a refusal, and errors of requests
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"IOT_RAY_ADDRESS: no Ray cluster takes jobs at {address} ({reason})") from error
+
+
+def run_job(address: str, request: Request, pipes: Any | None) -> int:
+    """Submit the job and follow it to its end; return the exit code. However this ends, the job does not go on."""
+    client, out = connected(address), request.configs[0].out
+    clear(out)
+    write_text(request.lease, "0")
+    python = sys.executable if request.local else "python"
+    runtime: dict[str, Any] = {"env_vars": variables_of(request)}
+    if not request.local:  # the cluster has the packages, and the code is this one's
+        runtime |= {"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]}
+    try:
+        client.submit_job(
+            entrypoint=shlex.join([python, "-m", JOB, request.model_dump_json()]),
+            submission_id=request.name,
+            runtime_env=runtime,
+        )
+        return Following(client, request, pipes).follow()
+    finally:
+        with contextlib.suppress(Exception):
+            client.stop_job(request.name)  # does nothing if it has ended
+        clear(out)
+
+
+def clear(out: Path) -> None:
+    """Delete leases of jobs, which ends those that a killed process left, and the folders that Ray Train writes."""
+    for left in out.glob("iot-*"):
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def variables_of(request: Request) -> dict[str, str]:
+    """Return the environment variables of the job's processes."""
+    told = environment(request.configs[0].base, request.workers, request.configs[0].threads)
+    passed = {name: told.get(name, os.environ.get(name)) for name in PASSED}
+    named = {name: value for name, value in passed.items() if value is not None}
+    return {**RAY_VARIABLES, **named, "OMP_NUM_THREADS": str(request.configs[0].threads)}
+
+
+@dataclass
+class Following:
+    """A submitted job that is followed: its lines are forwarded, and it gets signs of life."""
+
+    client: Any
+    request: Request
+    pipes: Any | None
+    errors: list[str] = field(default_factory=list)
+
+    def follow(self) -> int:
+        """Follow the job to its end; return the exit code after a one-line error if it failed."""
+        from ray.job_submission import JobStatus
+
+        threading.Thread(target=self._beat, daemon=True).start()
+        reading = threading.Thread(target=lambda: asyncio.run(self._read()), daemon=True)
+        reading.start()
+        answered = time.monotonic()
+        while True:
+            try:
+                status = self.client.get_job_status(self.request.name)
+                answered = time.monotonic()
+                if status.is_terminal():
+                    break
+            except Exception as error:  # any of the client's HTTP library
+                if time.monotonic() - answered > UNREACHABLE_S:
+                    raise UserError(f"the Ray cluster has not answered for {UNREACHABLE_S:.0f} s ({error})") from error
+            time.sleep(1.0)
+        reading.join(timeout=15)
+        if status == JobStatus.SUCCEEDED:
+            return 0
+        complain(UserError(self.errors[0] if self.errors else f"the Ray job {self.request.name} {self._end(status)}"))
+        return 2 if self.errors else 1
+
+    def _beat(self) -> None:
+        """Renew the lease until this process ends, also while the cluster lets a request hang."""
+        for beat in itertools.count(1):
+            time.sleep(BEAT_S)
+            with contextlib.suppress(OSError):
+                if self.request.lease.exists():
+                    write_text(self.request.lease, str(beat))
+
+    def _end(self, status: Any) -> str:
+        """Describe the end of a job that told no error itself."""
+        with contextlib.suppress(Exception):
+            told = (self.client.get_job_info(self.request.name).message or "").strip().splitlines()
+            return f"ended as {status}: {' | '.join(told[:1] + told[-3:])}"
+        return f"ended as {status}"
+
+    async def _read(self) -> None:
+        """Read the job's output to its end; after a lost connection, from where it was lost."""
+        read = 0
+        while True:
+            passed, rest = 0, ""
+            try:
+                async for chunk in self.client.tail_job_logs(self.request.name):
+                    rest += chunk
+                    *lines, rest = rest.split("\n")
+                    for line in lines:
+                        passed += 1
+                        if passed > read:
+                            self._take(line)
+                    read = max(read, passed)
+                return
+            except Exception:  # any of the client's HTTP library; `follow` ends it
+                await asyncio.sleep(2)
+
+    def _take(self, line: str) -> None:
+        """Take a line of the job's output: a report of the training, its error, or output of Ray."""
+        name, _, told = line.partition(" ")
+        if name != self.request.name:
+            print(line, flush=True)
+            return
+        kind, text = json.loads(told)
+        if kind == ERROR:
+            self.errors.append(text)
+        elif kind == LINE and self.pipes is not None:
+            self.pipes.log.info(text)
+        else:
+            print(text, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
