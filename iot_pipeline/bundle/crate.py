@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from iot_pipeline import __version__
 from iot_pipeline.bundle.source import Source
 from iot_pipeline.lake.atomic import sha256_file, write_json
-from iot_pipeline.lake.store import ArtefactId
+from iot_pipeline.lake.store import MANIFEST, ArtefactId
 from iot_pipeline.vocabulary import unstaged
 
 FILE, WORKFLOW = "ro-crate-metadata.json", "workflow.json"
@@ -18,6 +19,7 @@ PROFILES = {
     "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
+WORKFLOW_PROFILE = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 TERMS = "https://w3id.org/ro/terms/workflow-run/context"
 MEDIA = {".json": "application/json", ".jsonl": "application/jsonlines", ".md": "text/markdown", ".html": "text/html",
          ".csv": "text/csv", ".tex": "application/x-tex", ".png": "image/png", ".svg": "image/svg+xml",
@@ -61,12 +63,14 @@ def write_crate(source: Source, out: Path, files: Iterable[str], day: str) -> No
             "name": f"Reviewer's bundle: {source.facts.data_set.title or source.facts.data_set.name}",
             "description": "Report, tables, figures, prompts, answers, configuration and lineage of one run of "
             "iot_pipeline. " + " ".join(source.labels),
-            "license": source.facts.data_set.licence or "not stated",
+            "license": {"@id": "#licence"},
             "conformsTo": [{"@id": one} for one in PROFILES],
             "hasPart": [{"@id": name} for name in files],
             "mainEntity": {"@id": WORKFLOW},
             "mentions": [{"@id": "#run"}, {"@id": "#organize"}, *({"@id": one["@id"]} for one in actions)],
         },
+        {"@id": "#licence", "@type": "CreativeWork", "name": source.facts.data_set.licence or "not stated",
+         "description": "Licence of the flows; that of the code stands in its repository."},
         *({"@id": one, "@type": "CreativeWork", "name": name, "version": one.rsplit("/", 1)[1]}
           for one, name in PROFILES.items()),
         *(_file(out, name) for name in files if name != WORKFLOW),
@@ -79,11 +83,13 @@ def write_crate(source: Source, out: Path, files: Iterable[str], day: str) -> No
         *({"@id": f"#parameter-{one['name']}", "@type": "FormalParameter", "name": one["name"],
            "additionalType": "Text", "conformsTo": {"@id": "https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE"}}
           for one in parameters),
-        {"@id": "#dagster", "@type": "SoftwareApplication", "name": "Dagster", "softwareVersion": _version("dagster")},
+        {"@id": "#dagster", "@type": ["ComputerLanguage", "SoftwareApplication"], "name": "Dagster",
+         "url": "https://dagster.io", "softwareVersion": _version("dagster")},
         {
             "@id": "#run", "@type": "CreateAction", "name": "Run of the workflow",
+            "description": "Every artefact of the report, made once, by the actions that #organize names.",
             "instrument": {"@id": WORKFLOW}, "object": [{"@id": one["@id"]} for one in parameters],
-            "result": [{"@id": "report/report.html"}], "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
+            "result": [{"@id": "report/report.html"}], "actionStatus": "http://schema.org/CompletedActionStatus",
         },
         {
             "@id": "#organize", "@type": "OrganizeAction", "name": "Orchestration by Dagster",
@@ -96,7 +102,13 @@ def write_crate(source: Source, out: Path, files: Iterable[str], day: str) -> No
         *(_artefact(source, artefact) for artefact in source.manifests),
     ]  # fmt: skip
     context = ["https://w3id.org/ro/crate/1.1/context", TERMS]
-    write_json(out / FILE, {"@context": context, "@graph": graph})
+    write_json(out / FILE, {"@context": context, "@graph": [_flat(one) for one in graph]})
+
+
+def _flat(entity: Entity) -> Entity:
+    """Return an entity whose lists of one value are that value, as RO-Crate recommends."""
+    return {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in entity.items()
+            if value != []}  # fmt: skip
 
 
 def _version(package: str) -> str:
@@ -109,6 +121,7 @@ def _workflow(tools: list[str], parameters: list[Entity]) -> Entity:
     return {
         "@id": WORKFLOW, "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
         "name": "iot_pipeline", "programmingLanguage": {"@id": "#dagster"}, "encodingFormat": "application/json",
+        "conformsTo": {"@id": WORKFLOW_PROFILE}, "version": __version__,
         "hasPart": [{"@id": f"#tool-{tool}"} for tool in tools],
         "step": [{"@id": f"{WORKFLOW}#{tool}"} for tool in tools],
         "input": [{"@id": f"#parameter-{one['name']}"} for one in parameters], "output": [],
@@ -144,7 +157,8 @@ def _action(source: Source, artefact: ArtefactId) -> Entity:
         "@id": f"#make-{artefact.file_name}", "@type": "CreateAction", "name": f"Make {artefact}",
         "instrument": {"@id": f"#tool-{unstaged(artefact.asset)[0]}"}, "object": inputs,
         "result": [{"@id": entity_id(artefact)}],
-        "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
+        "actionStatus": "http://schema.org/CompletedActionStatus",
+        "endTime": datetime.fromtimestamp((source.lake.folder(artefact) / MANIFEST).stat().st_mtime, UTC).isoformat(),
         "description": f"code {manifest.code_version}, commit {provenance.get('code_commit')}, run "
         f"{provenance.get('run_id')}, {provenance.get('seconds')} s",
     }  # fmt: skip
@@ -161,7 +175,8 @@ def _artefact(source: Source, artefact: ArtefactId) -> Entity:
 
 def _file(out: Path, name: str) -> Entity:
     path = out / name
-    return {
+    about = {"about": {"@id": "./"}} if name == "README.md" else {}
+    return about | {
         "@id": name, "@type": "File", "name": path.name, "contentSize": str(path.stat().st_size),
         "encodingFormat": MEDIA.get(path.suffix, "application/octet-stream"), "sha256": sha256_file(path),
     }  # fmt: skip

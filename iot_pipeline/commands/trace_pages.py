@@ -51,9 +51,9 @@ class TracePages:
         try:
             if path.startswith(TRACE_URL):
                 return self._artefact(path)
-            track, stage, *rest = [*path.removeprefix(ROWS_URL).split("/"), ""]
-            if rest[0]:
-                return self._row(track, stage, _number(rest[0]))
+            track, stage, number = [*path.removeprefix(ROWS_URL).split("/"), "", ""][:3]
+            if number:
+                return self._row(track, stage, _number(number))
             return self._rows(track, stage, _number(parse_qs(query).get("from", ["1"])[0]))
         except UserError as error:
             return page("Not found", f"<p>{html.escape(printable(str(error)))}</p>", 404)

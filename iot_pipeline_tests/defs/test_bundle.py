@@ -132,7 +132,14 @@ def test_ro_crate_is_read_and_leads_from_the_report_to_the_prompt(bundle: Path) 
     assert {one["name"] for one in action["object"]} >= {"prompt[paraphrased]", "original[10K]"}
     steps = {one["name"] for one in crate.mainEntity["step"]}
     assert {"paper_report", "original", "raw_flows"} <= steps
-    ids = {one["@id"] for one in json.loads((bundle / "ro-crate-metadata.json").read_text())["@graph"]}
+    by_id = {one["@id"]: one for one in json.loads((bundle / "ro-crate-metadata.json").read_text())["@graph"]}
+    # What the profile's validator requires and recommends, as far as the machine knows it.
+    assert "ComputerLanguage" in by_id[by_id["workflow.json"]["programmingLanguage"]["@id"]]["@type"]
+    assert by_id["./"]["license"]["@id"] in by_id and by_id["README.md"]["about"] == {"@id": "./"}
+    assert by_id["#make-raw_flows@"]["endTime"] and by_id["#make-raw_flows@"]["result"] == {
+        "@id": "#artefact-raw_flows@"
+    }
+    ids = set(by_id)
     assert {one.id for one in crate.data_entities if one.type == "File"} <= ids
 
 
