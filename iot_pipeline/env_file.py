@@ -11,7 +11,8 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 # Internal: set by the project for its own subprocesses and tests.
 ENV_FILE = "IOT_ENV_FILE"
 ONLY_WANTED = "IOT_ONLY_WANTED"  # set by `ui`: what the settings do not ask for cannot be materialised by a click
-INTERNAL_VARIABLES = {"IOT_PARENT_PID", ENV_FILE, ONLY_WANTED}
+RUN_SOCKET = "IOT_RUN_SOCKET"  # set by `ui`: the Unix socket on which runs are launched
+INTERNAL_VARIABLES = {"IOT_PARENT_PID", ENV_FILE, ONLY_WANTED, RUN_SOCKET}
 SERVE_TOKEN = "IOT_SERVE_TOKEN"  # a secret, so no setting: settings are listed and recorded with their values
 # Settings that may name files. Subprocesses run in other folders, so names must not depend on the current directory.
 PATHS = ("dataset", "source", "base_model", "audit_tokenizer", "lake", "base_cache", "prompts", "teacher_store")

@@ -10,21 +10,8 @@ import os
 import runpy
 import signal
 import sys
-import threading
-import time
 
-EVERY_S = 0.5
-
-
-def end_with_parent(parent: int) -> None:
-    """Kill this process group as soon as the process is no longer a child of `parent`."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(EVERY_S)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+from iot_pipeline.lake.processes import end_with_parent
 
 
 def main() -> None:

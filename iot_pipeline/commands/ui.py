@@ -1,17 +1,19 @@
-"""Dagster's web server and daemon on the lake's own instance, and the monitoring of their runs."""
+"""Dagster's web server, daemon and run workers on the lake's own instance, and the monitoring of their runs."""
 
 import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
+from iot_pipeline.commands.supervised import Supervised
 from iot_pipeline.commands.webserver import is_loopback
 from iot_pipeline.defs.dagster_internals import (
     DAEMON,
@@ -23,7 +25,7 @@ from iot_pipeline.defs.dagster_internals import (
 from iot_pipeline.defs.home import dagster_home, is_shared
 from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
 from iot_pipeline.defs.sinks import ADDRESS
-from iot_pipeline.env_file import ONLY_WANTED
+from iot_pipeline.env_file import ONLY_WANTED, RUN_SOCKET
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.settings import PROJECT_ROOT, Settings
@@ -32,7 +34,7 @@ LOOKED_EVERY_S = 10.0
 
 
 def serve(settings: Settings, host: str, port: int) -> int:
-    """Serve the UI and the daemon until interrupted or until one of them ends; return the exit code.
+    """Serve the UI until interrupted; what is killed of it is started again. Return the exit code.
 
     Raises UserError if the lake already has a UI, the port is taken, or the host is not loopback: whoever reaches the
     UI can launch runs, and it asks for no password.
@@ -58,7 +60,7 @@ def serve(settings: Settings, host: str, port: int) -> int:
         print(f"Dagster UI on {url} for {settings.lake_path} (stop with Ctrl-C)", flush=True)
         if not daemon:
             print("The daemon of this database is at work on another host: here is the web server alone", flush=True)
-        return _run_both(home, host, port, str(settings.lake_path), daemon)
+        return _run(home, host, port, str(settings.lake_path), daemon)
 
 
 def _daemon_elsewhere(home: Path) -> bool:
@@ -81,8 +83,8 @@ def _check_port(host: str, port: int) -> None:
             ) from None
 
 
-def _run_both(home: Path, host: str, port: int, lake: str, daemon: bool) -> int:
-    """Run the web server and (`daemon`) the daemon, and fail runs that die meanwhile; return the exit code.
+def _run(home: Path, host: str, port: int, lake: str, daemon: bool) -> int:
+    """Run web server, daemon and run workers, and fail runs that die meanwhile; return the exit code.
 
     Args:
         home: The Dagster home.
@@ -91,31 +93,40 @@ def _run_both(home: Path, host: str, port: int, lake: str, daemon: bool) -> int:
         lake: Folder whose files are served beside the UI.
         daemon: False where the daemon of another host is at work.
     """
-    workspace = str(PROJECT_ROOT / "workspace.yaml")
-    environment = os.environ | {"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore", ONLY_WANTED: "1"}
-    commands = {
-        "web server": ["iot_pipeline.commands.webserver", host, str(port), workspace, lake],
-        **({"daemon": [DAEMON, "run", "-w", workspace]} if daemon else {}),
-    }
-    processes: dict[str, subprocess.Popen[bytes]] = {}
     looked = time.monotonic()
-    try:
-        for name, command in commands.items():
-            attached = [sys.executable, "-m", "iot_pipeline.commands.attached", str(os.getpid()), *command]
-            # A session of its own, so that the code servers that it starts can be stopped with it.
-            processes[name] = subprocess.Popen(attached, cwd=PROJECT_ROOT, env=environment, start_new_session=True)
-        while True:
-            for name, process in processes.items():
-                if process.poll() is not None:
-                    print(f"the {name} ended with code {process.returncode}", file=sys.stderr)
-                    return 1
-            time.sleep(0.5)
-            if time.monotonic() - looked > LOOKED_EVERY_S:
-                _close_dead_runs(home)
-                looked = time.monotonic()
-    finally:
-        for process in processes.values():
-            _stop(process)
+    with _listener() as (listener, address):
+        own = {"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore", ONLY_WANTED: "1", RUN_SOCKET: address}
+        attached = ["-m", "iot_pipeline.commands.attached", str(os.getpid())]
+        workspace = str(PROJECT_ROOT / "workspace.yaml")
+        commands = {"web server": [*attached, "iot_pipeline.commands.webserver", host, str(port), workspace, lake]}
+        if daemon:
+            commands["daemon"] = [*attached, DAEMON, "run", "-w", workspace]
+        if not is_shared(home):  # with PostgreSQL runs are processes of code servers (defs/launcher.py)
+            workers = [str(listener.fileno()), str(os.getpid())]
+            commands["server of run workers"] = ["-m", "iot_pipeline.defs.run_server", *workers]
+        processes: list[Supervised] = []
+        try:
+            for name, command in commands.items():
+                processes.append(Supervised(name, command, PROJECT_ROOT, os.environ | own, [listener.fileno()]))
+            while all(process.revive() for process in processes):
+                time.sleep(0.5)
+                if time.monotonic() - looked > LOOKED_EVERY_S:
+                    _close_dead_runs(home)
+                    looked = time.monotonic()
+            return 1
+        finally:
+            for process in processes:
+                process.stop()
+
+
+@contextlib.contextmanager
+def _listener() -> Iterator[tuple[socket.socket, str]]:
+    """Listen on a Unix socket in a folder of this user alone, for launches of runs; yield it and its address."""
+    with tempfile.TemporaryDirectory(prefix="iot-pipeline-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        address = str(Path(folder) / "runs")
+        listener.bind(address)
+        listener.listen()
+        yield listener, address
 
 
 def _close_dead_runs(home: Path) -> None:
@@ -125,11 +136,3 @@ def _close_dead_runs(home: Path) -> None:
                 print(f"run {run_id[:8]}: its process was killed; it is failed, its slots are free", flush=True)
     except SQLAlchemyError as error:  # the event log is locked: try again at the next check
         print(f"runs were not looked at: {error}", file=sys.stderr)
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=10)

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.events import EngineEventData
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._utils.interrupts import capture_interrupts
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 
@@ -247,14 +250,52 @@ def tags_by_partition(instance: dg.DagsterInstance, key: dg.AssetKey, tag: str) 
     return {partition: tags[tag] for partition, tags in found.items()}
 
 
-def processes_of(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[int, float]]:
-    """Yield the process ids of a run and when they were recorded: its worker first, then its steps."""
-    told = {dg.DagsterEventType.ENGINE_EVENT, dg.DagsterEventType.STEP_WORKER_STARTED}
+def processes_of(instance: dg.DagsterInstance, run_id: str) -> list[tuple[int, float]]:
+    """Return the process ids of a run since it was last launched, and when they were recorded: its worker first."""
+    told = {dg.DagsterEventType.RUN_STARTING, dg.DagsterEventType.ENGINE_EVENT, dg.DagsterEventType.STEP_WORKER_STARTED}
+    found: list[tuple[int, float]] = []
     for entry in instance.all_logs(run_id, of_type=told):
         event = entry.dagster_event
         metadata: dict[str, Any] = getattr(event.event_specific_data, "metadata", {}) if event is not None else {}
-        if "pid" in metadata:
-            yield int(metadata["pid"].value), entry.timestamp
+        if event is not None and event.event_type is dg.DagsterEventType.RUN_STARTING:
+            found.clear()
+        elif "pid" in metadata:
+            found.append((int(metadata["pid"].value), entry.timestamp))
+    return found
+
+
+def code_location() -> ReconstructableRepository:
+    """Return the code location as a process finds it by itself."""
+    return ReconstructableRepository.for_module(LOCATION_MODULE, "defs", str(Path.cwd()))
+
+
+def load_location() -> None:
+    """Load the definitions and resolve their jobs, so that processes forked from this one need not."""
+    repository = code_location().get_definition()
+    for job in repository.get_all_jobs():
+        job.get_subset()
+
+
+def execute_launched_run(run_id: str) -> None:
+    """Execute a run that was launched, in this process, as a worker of Dagster's own launcher does."""
+    from dagster._grpc.impl import core_execute_run
+
+    with capture_interrupts(), dg.DagsterInstance.get() as instance:
+        run = instance.get_run_by_id(run_id)
+        if run is None:
+            raise dg.DagsterInvariantViolationError(f"there is no run {run_id}")
+        pid = os.getpid()
+        instance.report_engine_event(f"Started process for run (pid: {pid}).", run, EngineEventData.in_process(pid))
+        job = code_location().get_reconstructable_job(run.job_name)
+        try:
+            for _ in core_execute_run(job, run, instance, inject_env_vars=False):
+                pass
+        except (Exception, KeyboardInterrupt, DagsterExecutionInterruptedError):
+            pass  # it stands in the log of the run
+        left = instance.get_run_by_id(run_id)
+        if left is not None and left.status is dg.DagsterRunStatus.CANCELING:  # cancelled before it began
+            instance.report_run_canceled(left)
+        instance.report_engine_event(f"Process for run exited (pid: {pid}).", run)
 
 
 def sensor_errors(instance: dg.DagsterInstance) -> list[str]:

@@ -2,14 +2,14 @@
 
 Dagster's own monitoring cannot do this: its default launcher cannot check a worker, so a run whose worker was killed
 stays STARTED and keeps its slots for ever. Dagster treats a run failed here as crashed: the daemon queues a run of the
-UI again, once (`run_retries` in dagster.yaml). A run of the command line continues with the next command.
+UI again (`run_retries` in dagster.yaml). A run of the command line continues with the next command.
 
 Where the records are in PostgreSQL, workers are known by their sessions (workers.py), not by locks and process ids, so
 that those of all hosts are seen. Runs of the UI are then the launcher's business (launcher.py).
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,15 +52,13 @@ def close_dead_runs(
     dead = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         lock = RUN_LOCK if RUN_TAG in run.tags else UI_LOCK
-        processes = list(internals.processes_of(instance, run.run_id))
+        processes = internals.processes_of(instance, run.run_id)
         certain = lock == held_lock == RUN_LOCK
         # The first process is the worker. Without a record nothing is known: Dagster's start timeout applies.
         shown = bool(processes) and has_ended(*processes[0]) and (lock == held_lock or _is_free(home / lock))
         if run.run_id in spared or not (certain or shown):
             continue
-        for pid, seen in processes[1:]:  # a step that outlived its worker would run twice at once
-            if not has_ended(pid, seen):
-                kill_tree(pid)
+        _kill_steps(processes)
         _close(instance, run, lock)
         dead.append(run.run_id)
     _free_slots(instance, held_lock == RUN_LOCK or _is_free(home / RUN_LOCK), spared)
@@ -85,6 +83,24 @@ def _close_dead_workers(instance: dg.DagsterInstance, url: str, spared: Collecti
         if run_id not in living if holder is None else holder.is_finished:
             internals.free_slots(instance, run_id)
     return dead
+
+
+def close_run(instance: dg.DagsterInstance, run_id: str, worker: int) -> None:
+    """Close a run of the UI whose worker was killed, unless it had finished or has another one; free its slots."""
+    run = instance.get_run_by_id(run_id)
+    processes = internals.processes_of(instance, run_id)
+    if run is None or run.status not in _UNFINISHED or (processes and processes[0][0] != worker):
+        return
+    _kill_steps(processes)
+    _close(instance, run, UI_LOCK)
+    internals.free_slots(instance, run_id)
+
+
+def _kill_steps(processes: Sequence[tuple[int, float]]) -> None:
+    """Kill the steps of a run whose worker, the first process, is dead: one that lives on would run twice at once."""
+    for pid, seen in processes[1:]:
+        if not has_ended(pid, seen):
+            kill_tree(pid)
 
 
 def _close(instance: dg.DagsterInstance, run: dg.DagsterRun, lock: str) -> None:

@@ -46,11 +46,14 @@ PLUMBING = tuple(
         "defs.resources",
         "defs.replay",
         "defs.run_monitoring",
+        "defs.run_server",
         "defs.sinks",
         "defs.verification",
+        "defs.warm_launcher",
         "sinks",
         "training.gpu_locks",
         "training.launch",
+        "training.ranks",
         "training.reporter",
     )
 )

@@ -91,7 +91,7 @@ def test_a_run_whose_worker_was_killed_fails_and_its_slot_is_free(
     assert close_dead_runs(instance, home, held_lock) == [run.run_id]
     assert state(instance, run) == (Status.FAILURE, 0)
     closed = instance.get_run_by_id(run.run_id)
-    # How Dagster's daemon knows that it is to queue the run again, once.
+    # How Dagster's daemon knows that it is to queue the run again.
     assert closed is not None and closed.tags["dagster/will_retry"] == closed.tags[KILLED_TAG] == "true"
 
 
