@@ -14,6 +14,7 @@ from iot_pipeline.errors import UserError
 
 TRAIN = "iot_pipeline.training.train"
 BUILD_BASE = "iot_pipeline.tiny_base.__main__"
+RANKS = "iot_pipeline.training.ranks"
 MOST_CPU_PROCESSES = 4
 
 
@@ -24,8 +25,8 @@ def command(configs: Sequence[Path], processes: int = 1, module: str = TRAIN, la
         configs: Configuration files, the arguments of `module`.
         processes: Number of processes.
         module: Module to run.
-        launcher: `local`: plain python for one process, torchrun for more. `accelerate`: accelerate launch, which sets
-            the same variables as torchrun.
+        launcher: `local`: plain python for one process, `training.ranks` for more. `accelerate`: accelerate launch,
+            which sets the same variables.
 
     Raises:
         UserError: There is no such launcher, or it is accelerate for several processes without a GPU:
@@ -44,8 +45,7 @@ def command(configs: Sequence[Path], processes: int = 1, module: str = TRAIN, la
         options += ["--mixed_precision=no", "--dynamo_backend=no", *([] if gpu else ["--cpu"])]
         options += ["--multi_gpu", f"--main_process_port={_free_port()}"] if several else []
     elif several:
-        options = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-        options += ["--master-addr=127.0.0.1", f"--master-port={_free_port()}"]
+        return [sys.executable, "-m", RANKS, str(processes), str(_free_port()), module, *map(str, configs)]
     else:
         options = []
     return [sys.executable, *options, "-m", module, *map(str, configs)]

@@ -112,7 +112,7 @@ def test_an_edited_prompt_starts_one_run_and_killed_processes_leave_nothing_behi
         assert (tmp_path / "lake" / "prompt" / "paraphrased" / "prompt.md").read_text() == prompt.read_text()
         assert ticks and all(tick.error is None for tick in ticks)
 
-        command = [sys.executable, "-m", "iot_pipeline", "ui", "--port", "0"]
+        command = [sys.executable, "-m", "iot_pipeline", "ui", "--port", str(port)]
         second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert second.returncode == 2 and f"is open at http://127.0.0.1:{port}" in second.stderr
 

@@ -265,7 +265,7 @@ def test_a_failed_training_says_why_in_one_line(lake: Lake) -> None:
 
 
 def test_a_cancelled_run_leaves_no_process(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    # torchrun and its ranks are real; what the ranks do is not the point, and takes 8 s to load.
+    # The launcher and its ranks are real; what the ranks do is not the point, and takes 8 s to load.
     monkeypatch.setattr(resources, "command", partial(launch.command, module="iot_pipeline_tests.defs.endless_rank"))
     folders: list[Path] = []
 

@@ -127,11 +127,10 @@ def in_two(world: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
         config(world, folder / "again", **best).write(folder / "again.json"),
         config(world, folder / "sharded", shard=True, validation=world[1], micro_rows=2).write(folder / "sharded.json"),
     ]
-    script = folder / "second_runs_out.py"
-    script.write_text(SECOND_RUNS_OUT)
-    argv = [str(script) if part == launch.TRAIN else part for part in launch.command(paths, 2) if part != "-m"]
-    argv[1:1] = ["-m"]
-    variables = {**os.environ, **launch.environment(str(world[0]), 2, 1)}
+    (folder / "second_runs_out.py").write_text(SECOND_RUNS_OUT)
+    argv = launch.command(paths, 2, module="second_runs_out")
+    found = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    variables = {**os.environ, **launch.environment(str(world[0]), 2, 1), "PYTHONPATH": found}
     done = subprocess.run(argv, env=variables, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
