@@ -22,8 +22,7 @@ from typing import Any
 
 import gpu_training
 import numpy as np
-from result import stamped
-from time_shares import Found, Part, carry_out
+from time_shares import Found, Part, carry_out, teller
 
 SECONDS = 520.0  # 20 of 9 minutes are left for imports and for what is killed
 RESULT = "gpu_inference.json"
@@ -61,12 +60,7 @@ def measured(chosen: argparse.Namespace) -> Found:
         "projection": projection(),
     }
 
-    def tell(found: Found) -> Found:
-        device = next((one["device"] for one in found.values() if "device" in one), None)
-        whole = stamped(head | {"parts": found}, device)
-        (chosen.out / RESULT).write_text(json.dumps(whole, indent=1) + "\n")
-        return whole
-
+    tell = teller(chosen.out / RESULT, head)
     with tempfile.TemporaryDirectory() as work:
         started = time.monotonic()
         # Loaded once: forked processes share it, and none has touched a GPU yet.

@@ -27,8 +27,7 @@ from typing import Any
 
 import gpu_training
 import numpy as np
-from result import stamped
-from time_shares import Found, Part, carry_out
+from time_shares import Found, Part, carry_out, teller
 
 SECONDS = 520.0  # 20 of 9 minutes are left for imports and for what is killed
 CLASS_ROWS = 48  # as the recipe has them
@@ -81,12 +80,7 @@ def measured(chosen: argparse.Namespace) -> Found:
         "versions": {name: installed(name) for name in PACKAGES},
     }
 
-    def tell(found: Found) -> Found:
-        device = next((one["device"] for one in found.values() if "device" in one), None)
-        whole = stamped(head | {"parts": found}, device)
-        (chosen.out / RESULT).write_text(json.dumps(whole, indent=1) + "\n")
-        return whole
-
+    tell = teller(chosen.out / RESULT, head)
     with tempfile.TemporaryDirectory() as work:
         started = time.monotonic()
         import peft  # noqa: F401  loaded once: forked processes share it, and none has touched a GPU yet

@@ -1,10 +1,14 @@
 """Parts of a benchmark within one deadline: each has a share of the time left, and none is left out without a word."""
 
+import json
 import os
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from result import stamped
 
 Found = dict[str, Any]
 
@@ -22,7 +26,19 @@ class Part(NamedTuple):
     measure: Callable[[float], Found]
 
 
-def carry_out(parts: list[Part], seconds: float, tell: Callable[[Found], None]) -> Found:
+def teller(path: Path, head: Found) -> Callable[[Found], Found]:
+    """Return a function that writes a result so far, `head` with its parts, to a file, and returns it."""
+
+    def tell(found: Found) -> Found:
+        device = next((one["device"] for one in found.values() if "device" in one), None)
+        whole = stamped(head | {"parts": found}, device)
+        path.write_text(json.dumps(whole, indent=1) + "\n")
+        return whole
+
+    return tell
+
+
+def carry_out(parts: list[Part], seconds: float, tell: Callable[[Found], Any]) -> Found:
     """Carry out the parts in turn within `seconds`; return what each found, or why it was skipped or stopped.
 
     A part that ends early leaves its time to those behind it. `tell` is called with all results after each part.

@@ -28,6 +28,7 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         benign: take.Benign = None,
         cache: take.Cache = None,
         cache_size: take.CacheSize = None,
+        replicas: take.Replicas = None,
         as_json: take.Summary = False,
     ) -> None:
         """Classify flows by a trained student: one event for each flow, on standard output or in a file.
@@ -37,7 +38,7 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         """
         from iot_pipeline.commands.classify_run import run_command
 
-        rest = (to, out, explain, follow, join_wait, idle_exit, units, invalid, benign, cache, cache_size)
+        rest = (to, out, explain, follow, join_wait, idle_exit, units, invalid, benign, cache, cache_size, replicas)
         chosen = configure()
         quiet()
         sys.exit(run_command(chosen, take.Options(inputs, stage, track, *rest), as_json))

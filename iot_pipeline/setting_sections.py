@@ -219,6 +219,17 @@ class RunSettings(Section):
     )
     processes: int | None = Field(None, ge=1, description="training processes; unset: one a GPU, or (tiny base) a core")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process")
+    batch: Literal["local", "ray"] = Field(
+        "local", description="what scores evaluation's sides and files of `classify`: this process, or replicas on Ray"
+    )
+    ray_replicas: int | None = Field(
+        None, ge=1, description="students that score at once on Ray; unset: one a GPU, or one a machine without"
+    )
+    ray_engine: Literal["same", "vllm"] = Field(
+        "same",
+        description="engine of replicas that classify; same: as without Ray; vllm: on GPUs, its probabilities differ "
+        "and it grounds no explanation",
+    )
     micro_rows: int | None = Field(None, ge=1, alias="train_micro_rows", description="most rows of one forward pass")
     packing: Literal["auto", "on", "off"] = Field("auto", description="lay rows end to end; auto: with flash attention")
     pack_tokens: int = Field(4096, ge=64, description="most tokens of one pack")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from iot_pipeline.evaluation.unknown.detector import Unknown
 from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter
-from iot_pipeline.inference.engines import open_engine
+from iot_pipeline.inference.engines import (
+    REFERENCE,
+    Opening,
+    Profile,
+    device_here,
+    kind_of,
+    open_engine,
+    replica_engine,
+)
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.serving.classifier import LEVEL, Classifier, Fitted, Origin
 from iot_pipeline.settings import Settings
@@ -61,7 +70,7 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
 
 
 def open_classifier(
-    settings: Settings, stage: str, track: str, log: Callable[[str], None] = lambda _text: None
+    settings: Settings, stage: str, track: str, log: Callable[[str], None] = lambda _text: None, apart: bool = False
 ) -> Classifier:
     """Load the student of a stage and track, trained with the first seed, by the engine of IOT_INFERENCE.
 
@@ -70,6 +79,7 @@ def open_classifier(
         stage: Stage of the checkpoint.
         track: Track of the checkpoint.
         log: Called with which engine was taken, and why.
+        apart: Load no student: replicas do, by the `Opening` that stands in its place.
 
     Raises:
         UserError: It does not exist, a file of it was altered, or it was made with other settings.
@@ -87,11 +97,38 @@ def open_classifier(
         stage, track, found.name, model, found.made_of, version, found.labels, lake_versions(lake, stage, trained)
     )
     profile, evidence = settings.serving.inference, engine_evidence(lake)
-    student = open_engine(found.base, found.adapter, profile, evidence, log, model=model, threads=settings.run.threads)
     fitted, folder = fitted_on_calibration(lake, stage, trained), evaluation_of(lake, stage, trained)
     detector = Unknown.load(folder) if folder is not None else None
+    student: Any
+    if apart:
+        states = detector is not None and detector.needs_states
+        on_cluster = settings.run.ray_address is not None
+        usual = partial(engine_apart, profile, evidence, on_cluster, log, model)
+        student = Opening(found.base, found.adapter, replica_engine(settings.run.ray_engine, usual, states))
+    else:
+        threads = settings.run.threads
+        student = open_engine(found.base, found.adapter, profile, evidence, log, model=model, threads=threads)
     learnt = learnt_groups(lake, stage) if detector is not None else frozenset()
     return Classifier(student, writer.spec, writer, settings, fitted, origin, detector, learnt)
+
+
+def engine_apart(
+    profile: Profile, evidence: dict[str, Any] | None, on_cluster: bool, log: Callable[[str], None], model: str
+) -> str:
+    """Return the kind of engine of replicas: of a cluster the reference, since no speed was measured there.
+
+    Args:
+        profile: IOT_INFERENCE.
+        evidence: Content of `inference.json`.
+        on_cluster: True for replicas on other machines.
+        log: Called with which engine was taken, and why.
+        model: Data version of the adapter.
+    """
+    if not on_cluster:
+        return kind_of(profile, evidence, device_here(), log, model).name
+    if profile != REFERENCE:
+        log(f"IOT_INFERENCE={profile}: the reference answers, since speed was not measured on the Ray cluster")
+    return REFERENCE
 
 
 def learnt_groups(lake: Lake, stage: str) -> frozenset[str]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from iot_pipeline.commands.checkpoint import newest, open_classifier, words
 from iot_pipeline.commands.classify_options import STDIN, Options
@@ -20,6 +20,9 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.source import local_files
 from iot_pipeline.lake.atomic import held, sha256_file, write_json
 from iot_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from iot_pipeline.inference.ray_blocks import Pool
 
 Log = Callable[[str], None]
 BINARY = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # what only a whole file tells
@@ -44,6 +47,8 @@ def check(options: Options) -> None:
         raise UserError("--follow --to parquet: a Parquet file can be read once it has ended; use --to json")
     if options.follow and any("://" in name for name in options.inputs):
         raise UserError("--follow reads files on this machine that grow; a URL is read without it")
+    if options.replicas is not None and options.streams:
+        raise UserError("--replicas answers whole files; lines are answered as they come, by one student")
     if options.to == "parquet" and options.out is None and sys.stdout.isatty():
         raise UserError("--to parquet writes bytes that a terminal cannot show: add --out FILE, or a pipe")
 
@@ -90,8 +95,10 @@ class Session:
         from iot_pipeline.serving.summary import Summary
 
         self.options, self.log, self._stack = options, log, stack
-        self.classifier = open_classifier(settings, stage, track, log)
-        stack.callback(self.classifier.student.close)
+        self.pool = replicas(settings, options)
+        self.classifier = open_classifier(settings, stage, track, log, self.pool is not None)
+        if self.pool is None:
+            stack.callback(self.classifier.student.close)
         self.about = About.of(self.classifier, benign_classes(options.benign, self.classifier.spec.classes))
         key = cache_key(self.classifier)
         cache = None
@@ -147,7 +154,8 @@ class Session:
 
     def files(self) -> None:
         """Answer whole files: read them first, so that what is wrong is told before anything is classified."""
-        from iot_pipeline.serving.prepared import Losses, batches, prepare
+        from iot_pipeline.flows.batches import batches
+        from iot_pipeline.serving.prepared import Losses, prepare
         from iot_pipeline.serving.run import BATCH, EXPLAINED_BATCH
 
         source = checked_source(self.options.inputs)
@@ -164,6 +172,8 @@ class Session:
         import pyarrow.parquet as pq
 
         self.run.total = pq.read_metadata(flows).num_rows
+        if self.pool is not None:
+            self._answer_on_ray(self.pool, flows)
         size = BATCH if self.options.explain == "none" else EXPLAINED_BATCH
         for answered in batches(flows, size, 0) if done else ():
             if self.run.drift.rows >= done:
@@ -171,6 +181,14 @@ class Session:
             self.run.drift.add(answered)
         self.run.answer(batches(flows, size, done), lambda events: {"flows": events})
         self.output.finish()
+
+    def _answer_on_ray(self, pool: Pool, flows: Path) -> None:
+        """Let replicas answer the flows of a prepared file that are not known, before the first event is written."""
+        from iot_pipeline.serving.ray_verdicts import answer_file
+
+        answered = answer_file(self.run.answers, self.classifier, flows, self.folder / "ray", pool, self.log)
+        self._stack.callback(answered.close)
+        self.run.answers.classifier = answered
 
     def stream(self, stopped: Callable[[], bool]) -> None:
         """Answer lines as they come, until the input ends or the run is stopped."""
@@ -246,6 +264,22 @@ class Session:
                 "(packets, bytes, seconds), use --units raw"
             ]
         return []
+
+
+def replicas(settings: Settings, options: Options) -> Pool | None:
+    """Return the replicas that answer whole files (`--replicas`, IOT_BATCH=ray); None for one student here.
+
+    Raises UserError if Ray is not installed.
+    """
+    from iot_pipeline.inference.ray_batch import check_ray
+    from iot_pipeline.inference.ray_blocks import Pool
+
+    if options.streams or (options.replicas is None and settings.run.batch == "local"):
+        return None
+    check_ray()
+    if settings.run.ray_address is not None and options.out is None:
+        raise UserError("IOT_RAY_ADDRESS needs --out FILE, on storage that the cluster's machines share")
+    return Pool(options.replicas or settings.run.ray_replicas, settings.run.ray_address, settings.run.threads)
 
 
 def checked_source(inputs: Sequence[str]) -> str:

@@ -44,6 +44,10 @@ Invalid = Annotated[str | None, Option(help="Rows that are no flow: error (defau
 Benign = Annotated[str | None, Option(metavar="CLASS,..", help="Classes that are no attack; default by their names.")]
 Cache = Annotated[str | None, Option(metavar="FILE", help="Verdicts that are known, or none; default in the lake.")]
 CacheSize = Annotated[int | None, Option(min=1, help="Verdicts that it keeps; default 1,000,000.")]
+Replicas = Annotated[
+    int | None,
+    Option(min=1, help="Students that answer whole files at once, on Ray (IOT_BATCH=ray); default IOT_RAY_REPLICAS."),
+]
 Summary = Annotated[bool, Option("--json", help="Print the summary as JSON.")]
 
 
@@ -65,6 +69,7 @@ class Options:
     benign: str | None = None
     cache: str | None = None
     cache_size: int | None = None
+    replicas: int | None = None
 
     @property
     def streams(self) -> bool:

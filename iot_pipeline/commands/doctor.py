@@ -48,7 +48,7 @@ PACKAGES = [
 OPTIONAL = {
     "bitsandbytes": "only needed for IOT_QUANTISATION=nf4: pip install 'iot-pipeline[gpu]'",
     "openvino": "only needed for a faster IOT_INFERENCE on CPUs: pip install 'iot-pipeline[openvino]'",
-    "ray": "only needed for IOT_LAUNCHER=ray: pip install 'iot-pipeline[ray]'",
+    "ray": "only needed for IOT_LAUNCHER=ray and IOT_BATCH=ray: pip install 'iot-pipeline[ray]'",
 }
 
 
@@ -78,7 +78,8 @@ def _package(name: str, settings: Settings) -> Finding:
     try:
         return Finding("package", "ok", f"{name} {importlib.metadata.version(name)}")
     except importlib.metadata.PackageNotFoundError:
-        wanted = {"bitsandbytes": settings.student.quantisation == "nf4", "ray": settings.run.launcher == "ray"}
+        by_ray = "ray" in (settings.run.launcher, settings.run.batch)
+        wanted = {"bitsandbytes": settings.student.quantisation == "nf4", "ray": by_ray}
         needed = name not in OPTIONAL or wanted.get(name, False)
         return Finding("package", "error" if needed else "note", f"{name} is not installed; {OPTIONAL.get(name, '')}")
 

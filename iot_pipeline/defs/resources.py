@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from iot_pipeline.defs.recording import LakeResource, Step
+from iot_pipeline.inference.ray_batch import check_ray as check_batches
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.check import check_base, check_tokenizer
 from iot_pipeline.models.smollm2 import SMOLLM2, smollm2_base
@@ -56,6 +57,8 @@ class TeacherResource(dg.ConfigurableResource):
         """
         if settings().run.launcher == "ray":
             check_ray()
+        if settings().run.batch == "ray":
+            check_batches()
         base = settings().student.base_model  # not recorded: another base leaves the answers as they are
         if base == SMOLLM2:
             base = str(smollm2_base(settings().base_cache_path, step.log))

@@ -7,17 +7,19 @@ A profile is offered only where a measurement says that it is faster here and gi
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent
 from iot_pipeline.inference.student import Student
 
 Profile = Literal["reference", "balanced", "aggressive"]
-REFERENCE = "reference"
+REFERENCE, VLLM = "reference", "vllm-bf16"
 LEAST_AGREEMENT = 0.999  # share of flows with the reference's label
 LEAST_COMPARED = 1000  # flows: of fewer, 99.9 % cannot be told from less
 LARGEST_DIFFERENCE = 1e-3  # of a probability, for `balanced`
@@ -202,22 +204,94 @@ def open_engine(
         device: `cpu`, `cuda`, or "auto".
         threads: CPU threads.
     """
+    where = device_here() if device == "auto" else device
+    kind = kind_of(profile, evidence, where, log, model)
+    try:
+        return kind.open(base, adapter, where, threads)
+    except EngineUnavailable as error:
+        reference = kinds_of(where)[0]
+        log(f"IOT_INFERENCE={profile}: the reference, {reference.name}, answers: {error}")
+    return reference.open(base, adapter, where, threads)
+
+
+def device_here() -> str:
+    """Return `cuda` if this process sees a GPU, else `cpu`."""
     import torch
 
-    where = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
-    reference, *others = kinds_of(where)
-    name, reason = chosen_engine(profile, evidence, where, model)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def kind_of(
+    profile: Profile, evidence: Mapping[str, Any] | None, device: str, log: Callable[[str], None], model: str = ""
+) -> Kind:
+    """Return the kind of engine that a profile chooses; the reference, said, where the evidence has none.
+
+    Args:
+        profile: What may be traded for speed.
+        evidence: Content of `inference.json`; None if nothing was measured.
+        device: `cpu` or `cuda`.
+        log: Called with which engine was taken, and why.
+        model: Data version of the adapter.
+    """
+    reference, *others = kinds_of(device)
+    name, reason = chosen_engine(profile, evidence, device, model)
     kind = next((one for one in others if one.name == name), None)
     if kind is not None:
-        try:
-            opened = kind.open(base, adapter, where, threads)
-            log(f"IOT_INFERENCE={profile}: {name}, {reason}")
-            return opened
-        except EngineUnavailable as error:
-            reason = str(error)
-    if profile != REFERENCE:
+        log(f"IOT_INFERENCE={profile}: {name}, {reason}")
+    elif profile != REFERENCE:
         log(f"IOT_INFERENCE={profile}: the reference, {reference.name}, answers: {reason}")
-    return reference.open(base, adapter, where, threads)
+    return kind or reference
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Student to be loaded elsewhere: by which engine, from which files.
+
+    `base`: folder or hub id; `name`: kind of engine, `reference`, or `vllm-bf16`.
+    """
+
+    base: str
+    adapter: Path | None
+    name: str
+
+    def open(self, threads: int | None) -> Student:
+        """Load the student in this process; UserError if its files or its engine are missing here."""
+        if self.name == VLLM:
+            return self._by_vllm()
+        device = device_here()
+        kind = next((one for one in kinds_of(device) if self.name in (one.name, REFERENCE)), None)
+        if kind is None:
+            raise UserError(f"{platform.node()} has no {self.name} on its {device}: replicas must be of one kind")
+        try:
+            return kind.open(self.base, self.adapter, device, threads)
+        except EngineUnavailable as error:
+            raise UserError(
+                f"{platform.node()} cannot load {self.name} ({error}): install it there, or set IOT_INFERENCE=reference"
+            ) from error
+
+    def _by_vllm(self) -> Any:
+        """Load the student with vLLM, which answers as a `Student` does but for hidden states."""
+        from iot_pipeline.inference.vllm_engine import VllmStudent
+
+        try:
+            return VllmStudent.open(self.base, self.adapter)
+        except EngineUnavailable as error:
+            raise UserError(f"IOT_RAY_ENGINE=vllm: {platform.node()} cannot ({error}); leave it unset") from error
+
+
+def replica_engine(wanted: str, usual: Callable[[], str], needs_states: bool) -> str:
+    """Return the engine of replicas that classify: the usual one, or vLLM if it is wanted.
+
+    Raises UserError if flows of no known class are told by hidden states, which vLLM does not give.
+    """
+    if wanted == "same":
+        return usual()
+    if needs_states:
+        raise UserError(
+            "IOT_RAY_ENGINE=vllm: this student's detector of unknown flows reads hidden states, which vLLM does not "
+            "give; leave it unset"
+        )
+    return VLLM
 
 
 def chosen_engine(

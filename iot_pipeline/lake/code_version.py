@@ -50,6 +50,7 @@ PLUMBING = tuple(
         "defs.sinks",
         "defs.verification",
         "defs.warm_launcher",
+        "inference.ray_session",
         "sinks",
         "training.gpu_locks",
         "training.launch",

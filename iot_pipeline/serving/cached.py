@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import pyarrow as pa
 
 from iot_pipeline.serving.cache import VerdictCache
-from iot_pipeline.serving.classifier import Classifier, Verdict
+from iot_pipeline.serving.classifier import Verdict
 
 Explain = Literal["none", "unsure", "new", "all"]
 EXPLAIN: tuple[Explain, ...] = get_args(Explain)
@@ -30,6 +30,16 @@ class Work:
         return 1 - self.scored / self.flows if self.flows else 0.0
 
 
+class Answering(Protocol):
+    """Classifier, or the verdicts that replicas gave."""
+
+    def classify(self, flows: Any, log: Log | None = None) -> list[Verdict]:
+        """Return the verdict on each row."""
+
+    def explain(self, flows: Any, verdicts: Sequence[Verdict], log: Log | None = None) -> list[Verdict]:
+        """Return the verdicts with their explanations."""
+
+
 class CachedClassifier:
     """A classifier with its cache.
 
@@ -38,7 +48,7 @@ class CachedClassifier:
     `new` also for later flows of its group. `cache`: None to score every distinct flow of each batch.
     """
 
-    def __init__(self, classifier: Classifier, cache: VerdictCache | None, explain: Explain = "none") -> None:
+    def __init__(self, classifier: Answering, cache: VerdictCache | None, explain: Explain = "none") -> None:
         self.classifier, self.cache, self.explain = classifier, cache, explain
         self.work = Work()
 
@@ -67,6 +77,15 @@ class CachedClassifier:
         self.work.scored += len(new)
         self.work.explained += len(mute)
         return {group: self._told(verdict) for group, verdict in found.items()}
+
+    def unanswered(self, groups: Sequence[str]) -> list[str]:
+        """Return the flow groups that the cache does not answer: it lacks them, or an explanation that is wanted."""
+        known = self.cache.get(groups) if self.cache is not None else {}
+        return [
+            group
+            for group in groups
+            if group not in known or (known[group].explanation is None and self._wants(known[group], False))
+        ]
 
     def _wants(self, verdict: Verdict, is_new: bool) -> bool:
         """Return whether a verdict needs an explanation."""

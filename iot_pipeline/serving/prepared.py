@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -233,21 +233,3 @@ def rows_of(table: pa.Table) -> list[Row]:
         Row(uid, file, row, at, timed, identity(dict(zip(names, cells, strict=True))), group)
         for group, uid, file, row, at, timed, *cells in zip(groups, *columns, strict=True)
     ]
-
-
-def batches(path: Path, rows: int, skip: int) -> Iterator[pa.Table]:
-    """Yield a prepared file in tables of `rows` rows, from row `skip` on, a multiple of `rows`."""
-    waiting: pa.Table | None = None
-    with pq.ParquetFile(path) as given:
-        for batch in given.iter_batches(rows):
-            part = pa.Table.from_batches([batch])
-            if skip >= len(part) and waiting is None:
-                skip -= len(part)
-                continue
-            part, skip = part.slice(skip), 0
-            waiting = part if waiting is None else pa.concat_tables([waiting, part])
-            while len(waiting) >= rows:
-                yield waiting.slice(0, rows)
-                waiting = waiting.slice(rows)
-    if waiting is not None and len(waiting):
-        yield waiting

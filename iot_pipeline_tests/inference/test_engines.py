@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,16 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference import engines
-from iot_pipeline.inference.engines import Measured, chosen_engine, open_engine, profiles, this_machine
+from iot_pipeline.inference.engines import (
+    Measured,
+    Opening,
+    chosen_engine,
+    kind_of,
+    open_engine,
+    profiles,
+    replica_engine,
+    this_machine,
+)
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent
 from iot_pipeline.inference.student import Student
 from iot_pipeline.inference.vllm_engine import VllmStudent
@@ -82,6 +92,25 @@ def test_an_engine_that_is_not_installed_is_one_sentence(base: Path, monkeypatch
         OpenVinoStudent.open(base, None, "fp32")
     with pytest.raises(EngineUnavailable, match="vllm is not installed"):
         VllmStudent.open(base, None)
+
+
+def test_replicas_load_the_engine_that_they_are_told(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Opening(str(base), None, "reference").open(1).name == "transformers-fp32"
+    with pytest.raises(UserError, match="has no transformers-fp64 on its cpu"):
+        Opening(str(base), None, "transformers-fp64").open(1)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=r"cannot load openvino-fp32 .*IOT_INFERENCE=reference"):
+        Opening(str(base), None, "openvino-fp32").open(1)
+    reference = partial(str, kind_of("reference", None, "cpu", print).name)
+    assert replica_engine("same", reference, needs_states=True) == "transformers-fp32"
+    vllm = Opening(str(base), None, replica_engine("vllm", reference, needs_states=False))
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=r"IOT_RAY_ENGINE=vllm: .* cannot .vllm is not installed"):
+        vllm.open(1)
+    monkeypatch.setattr(VllmStudent, "open", lambda *given: given)
+    assert vllm.open(1) == (str(base), None)
+    with pytest.raises(UserError, match="reads hidden states"):
+        replica_engine("vllm", reference, needs_states=True)
 
 
 def measured(engine: str, profile: Any, seconds: float, **other: Any) -> Measured:

@@ -2,17 +2,19 @@
 
 import time
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import numpy as np
 
 from iot_pipeline.defs.controls import shuffled_names
+from iot_pipeline.defs.evaluation.on_ray import scored_on_ray
 from iot_pipeline.defs.evaluation.unknown_fit import Scored, fit_unknown, reference_flows
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of, writer_of
 from iot_pipeline.defs.partitions import checkpoint_dep, student_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
-from iot_pipeline.defs.resources import leased_device, opened_student
+from iot_pipeline.defs.resources import clear_work, leased_device, opened_student
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.conformal import fit_thresholds, measure_sets
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
@@ -37,12 +39,16 @@ DATA = ["flow_texts", "evaluation_split", "base_model"]
 BENCHMARK_EXPLAINS = 3  # flows one by one; fewer where the settings explain fewer
 
 
-def student(step: Step, stage: str) -> AbstractContextManager[Student]:
-    """Open the student of this partition's checkpoint for a `with` block; the untrained one is the base alone."""
+def adapter_of(step: Step, stage: str) -> Path | None:
+    """Return the folder of this partition's checkpoint; None for the untrained student, which is the base alone."""
     partition = step.artefact.partition
     trained = Trained.parse(partition).track != "untrained"
-    adapter = step.input(staged("lora_checkpoint", stage), partition) if trained else None
-    return opened_student(step, base_location(step), adapter)
+    return step.input(staged("lora_checkpoint", stage), partition) if trained else None
+
+
+def student(step: Step, stage: str) -> AbstractContextManager[Student]:
+    """Open the student of this partition's checkpoint for a `with` block."""
+    return opened_student(step, base_location(step), adapter_of(step, stage))
 
 
 def prompts_of(step: Step, side: str) -> tuple[list[str], list[str]]:
@@ -80,14 +86,20 @@ def sides_scored(step: Step, stage: str) -> tuple[Scored, float]:
 
     A control answers no user, so it has no such train flows.
     """
-    parts, begin = {}, time.monotonic()
+    begin = time.monotonic()
     train = reference_flows(step, stage) if Trained.parse(step.artefact.partition).track not in CONTROLS else None
     given = {side: prompts_of(step, side) for side in ("validation", "calibration", "test")}
     if train is not None:
         given["train"] = train["flow_group"].tolist(), writer_of(step).texts(train)
+    questions = {part: (groups, asked_of(step, texts)) for part, (groups, texts) in given.items()}
+    if step.settings.run.batch == "ray":
+        parts, rows = scored_on_ray(step, adapter_of(step, stage), questions)
+        return Scored(parts, rows, train), time.monotonic() - begin
     with student(step, stage) as model:
-        for part, (groups, texts) in given.items():
-            parts[part] = (groups, *model.score_with_states(asked_of(step, texts), step.spec.classes, log=step.log))
+        parts = {
+            part: (groups, *model.score_with_states(asked, step.spec.classes, log=step.log))
+            for part, (groups, asked) in questions.items()
+        }
         rows = label_rows(model, step.spec.classes)
     return Scored(parts, rows, train), time.monotonic() - begin
 
@@ -105,7 +117,6 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
         "by scoring every class; prediction sets, and the detector of flows of no known class.",
     )
     def metrics(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        track = Trained.parse(context.partition_key).track
         with lake.step(context) as step:
             classes, seed = step.spec.classes, step.settings.data.seed
             records = step.input("evaluation_split") / "records.parquet"
@@ -128,7 +139,8 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
             step.json("eval.json", result)
             flows = sum(len(values) for _, values, _ in scored.parts.values())
             step.json("timing.json", {"flows": flows, "seconds": seconds}, volatile=True)
-            show(step, result, f"{track} {stage}")
+            show(step, result, f"{Trained.parse(context.partition_key).track} {stage}")
+            clear_work(step)  # blocks of replicas
         return step.result()
 
     return metrics
