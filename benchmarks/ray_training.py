@@ -10,6 +10,7 @@ and the launcher likewise; counted are the processes that are left, and the seco
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,13 +32,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = Path(folder)
         on_ray.make_world(world)
-        result = {
-            "question": "trainings on a local Ray against processes of this machine, and after kills",
-            "steps": chosen.steps,
-            "one_worker": one_worker(world, chosen.steps),
-            "two_workers": two_workers(world, chosen.steps),
-            "killed_launcher": killed_launcher(world),
-        }
+        question = "trainings on a local Ray against processes of this machine, and after kills"
+        result: dict[str, Any] = {"question": question, "steps": chosen.steps}
+        for name, measure in MEASURES.items():
+            result[name] = measure(world, chosen.steps)
+            print(name, json.dumps(result[name]), file=sys.stderr, flush=True)
     print(json.dumps(stamped(result), indent=1)) if chosen.print_only else save("ray_training", result)
 
 
@@ -70,7 +69,7 @@ def two_workers(world: Path, steps: int) -> dict[str, Any]:
     }
 
 
-def killed_launcher(world: Path) -> dict[str, Any]:
+def killed_launcher(world: Path, _steps: int) -> dict[str, Any]:
     """Kill the process that launched; count what it leaves, on its own Ray and on a cluster that goes on."""
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
     own = on_ray.start(config(world, "own", 100_000), 2)
@@ -113,6 +112,8 @@ def train_on_ray(settings: TrainConfig, workers: int) -> float:
         raise SystemExit(output)
     return time.perf_counter() - began
 
+
+MEASURES = {"one_worker": one_worker, "two_workers": two_workers, "killed_launcher": killed_launcher}
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,10 @@
-"""The job of a training on a Ray cluster: starts the workers, forwards their lines, ends with who submitted it."""
+"""Job of a training on Ray: starts the workers, forwards their lines, and on a cluster ends with who submitted it."""
 
+import _thread
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -68,23 +70,30 @@ def end_without(lease: Path, seconds: float = LEASE_S) -> None:
 
 
 def run(request: Request, tell: Callable[[str, str], None]) -> int:
-    """Train as requested; return the exit code."""
+    """Train as requested, on the Ray that this process has started or is a job of; return the exit code.
+
+    A user's error, 2, would come back after each restart: as soon as a worker reports it, the training is left.
+    """
     import ray
     from ray.train import TrainingFailedError
 
-    ray.init(logging_level=logging.WARNING)
+    ray.init(logging_level=logging.WARNING, ignore_reinit_error=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler ends without a clean-up
     gpus = gpus_of(request, ray.cluster_resources().get("GPU", 0.0), tell)
     if gpus is None:
         return 2
     relay = ray.remote(Relay).options(num_cpus=0).remote()
-    threading.Thread(target=forward, args=(relay, tell), daemon=True).start()
+    forwarding = Forwarding(relay, tell)
     try:
-        trainer_of(request, gpus, relay).fit()
+        with forwarding:
+            trainer_of(request, gpus, relay).fit()
     except TrainingFailedError as error:
-        take(relay, tell)
         tell(ERROR, f"training on Ray failed for good after {RESTARTS} restarts: {cause_of(error)}")
         return 1
-    take(relay, tell)
+    except KeyboardInterrupt:
+        if not forwarding.failed:
+            raise
+        return 2
     return 0
 
 
@@ -140,25 +149,33 @@ def cause_of(error: Exception) -> str:
     return lines[-1] if lines else type(first).__name__
 
 
-def forward(relay: Any, tell: Callable[[str, str], None]) -> None:
-    """Forward reports of the workers until the process ends; an error of theirs ends it, with exit code 2.
+class Forwarding:
+    """Thread that forwards reports of the workers while a block runs, and interrupts it at an error of the user."""
 
-    A user's error would come back after each restart, so Ray is not asked to restart the workers.
-    """
-    while True:
-        if take(relay, tell):
-            os._exit(2)
-        time.sleep(0.5)
+    def __init__(self, relay: Any, tell: Callable[[str, str], None]) -> None:
+        self.failed = False
+        self._relay, self._tell, self._over = relay, tell, threading.Event()
+        self._thread = threading.Thread(target=self._forward, daemon=True)
 
+    def __enter__(self) -> None:
+        self._thread.start()
 
-def take(relay: Any, tell: Callable[[str, str], None]) -> bool:
-    """Tell all reports that the relay holds; return True if one of them is an error."""
-    import ray
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
-    reports = ray.get(relay.take.remote())
-    for kind, text in reports:
-        tell(kind, text)
-    return any(kind == ERROR for kind, _ in reports)
+    def _forward(self) -> None:
+        import ray
+
+        over = False
+        while not over:
+            over = self._over.wait(0.5)  # the last reports are taken after the end
+            for kind, text in ray.get(self._relay.take.remote()):
+                self._tell(kind, text)
+                self.failed = self.failed or kind == ERROR
+            if self.failed and not over:
+                _thread.interrupt_main(signal.SIGTERM)
+                return
 
 
 if __name__ == "__main__":

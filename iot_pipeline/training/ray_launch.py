@@ -1,7 +1,8 @@
-"""Trainings on Ray: submit them as one job, forward its lines, and stop it with this process.
+"""Trainings on Ray: run them as one job, forward its lines, and stop it with this process.
 
-The process stands where torchrun stands on one machine. It submits through Ray's Jobs API, which any cluster serves and
-which needs no second Ray of the cluster's version here. docs/cluster-training.md says what runs where.
+The process stands where torchrun stands on one machine. To a cluster it submits through Ray's Jobs API, which any
+cluster serves to other machines too. Without one it starts a Ray here, and is the job itself: the Jobs API is part of
+Ray's dashboard, whose dozen processes take longer to start than a small training. docs/cluster-training.md says more.
 """
 
 import argparse
@@ -29,8 +30,8 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.training.config import TrainConfig, read_config
 from iot_pipeline.training.launch import environment, exit_with_parent, threads_of
-from iot_pipeline.training.ray_job import Request
-from iot_pipeline.training.ray_worker import ERROR, LINE
+from iot_pipeline.training.ray_job import Request, run
+from iot_pipeline.training.ray_worker import ERROR
 from iot_pipeline.training.reporter import complain, dagster_pipes
 
 MODULE, JOB = "iot_pipeline.training.ray_launch", "iot_pipeline.training.ray_job"
@@ -47,11 +48,12 @@ RAY_VARIABLES = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 # Of a Ray on this machine. With the first a node's own address is 127.0.0.1 on Linux too, and Ray's servers listen
-# there. The dashboard takes 5 s to start, and 60 on a machine that others keep busy, where Ray gives it up.
+# there. The last ones are for a machine that others keep busy, where Ray gives up on processes of its own after 30 s.
 LOCAL_VARIABLES = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+    "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "300",
     "RAY_raylet_start_wait_time_s": "300",
 }
 # Variables of this process that the job gets too. No other is sent, so that no key is.
@@ -102,8 +104,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.update(RAY_VARIABLES)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         threads = options.cpus or configs[0].threads or (1 if options.address else threads_of(given.workers))
-        with dagster_pipes() as pipes, cluster(options.address, given.workers * threads) as address:
-            return run_job(address, request_of(configs, given.workers, threads, options), pipes)
+        request = request_of(configs, given.workers, threads, options)
+        with dagster_pipes() as pipes:
+            if options.address is not None:
+                return submit(options.address, request, pipes)
+            return run_here(request, pipes)
     except UserError as error:
         complain(error)
         return 2
@@ -133,29 +138,38 @@ def request_of(configs: list[TrainConfig], workers: int, threads: int, options: 
     )
 
 
-@contextlib.contextmanager
-def cluster(address: str | None, cpus: int) -> Iterator[str]:
-    """Yield the address of the cluster; without one, start a Ray on this machine and stop it at the end.
+def run_here(request: Request, pipes: Any | None) -> int:
+    """Run the job in this process, on a Ray that it starts; return the exit code, after one line of error."""
+    told, out = Told(request.name, pipes), request.configs[0].out
+    clear(out)
+    os.environ.update(variables_of(request))  # Ray's processes inherit them
+    with local_ray(request.workers * request.cpus):
+        code = run(request, told.take)
+    clear(out)
+    return told.end(code)
 
-    The local Ray listens on loopback, and asks everyone for a token that only this process and its children know:
-    whoever reaches a Ray without one can run code as its user. Its processes die with this one, however it ends.
+
+@contextlib.contextmanager
+def local_ray(cpus: int, dashboard: bool = False) -> Iterator[str]:
+    """Start a Ray on this machine and stop it at the end; yield the address of its dashboard, empty without one.
+
+    It listens on loopback, and asks everyone for a token that only this process and its children know: whoever reaches
+    a Ray without one can run code as its user. Its processes die with this one, however it ends.
     """
-    if address is not None:
-        yield address
-        return
     os.environ.update(LOCAL_VARIABLES)  # before the import, which reads them
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     folder = tempfile.mkdtemp(prefix="iot-ray-")  # paths of sockets have at most 107 bytes, and a lake's may be long
     try:
-        yield f"http://{start_ray(folder, cpus).dashboard_url}"
+        context = start_ray(folder, cpus, dashboard)
+        yield f"http://{context.dashboard_url}" if dashboard else ""
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start_ray(folder: str, cpus: int) -> Any:
+def start_ray(folder: str, cpus: int, dashboard: bool) -> Any:
     """Start a Ray on this machine with its files in `folder`; return its context. Raises UserError if it fails."""
     import ray
 
@@ -163,10 +177,9 @@ def start_ray(folder: str, cpus: int) -> Any:
         context = ray.init(
             "local",
             num_cpus=max(cpus, os.cpu_count() or 1),
-            include_dashboard=True,
+            include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
             logging_level=logging.WARNING,
             _temp_dir=folder,
         )
@@ -192,22 +205,20 @@ def connected(address: str) -> Any:
         raise UserError(f"IOT_RAY_ADDRESS: no Ray cluster takes jobs at {address} ({reason})") from error
 
 
-def run_job(address: str, request: Request, pipes: Any | None) -> int:
+def submit(address: str, request: Request, pipes: Any | None) -> int:
     """Submit the job and follow it to its end; return the exit code. However this ends, the job does not go on."""
     client, out = connected(address), request.configs[0].out
     clear(out)
     write_text(request.lease, "0")
-    python = sys.executable if request.local else "python"
-    runtime: dict[str, Any] = {"env_vars": variables_of(request)}
-    if not request.local:  # the cluster has the packages, and the code is this one's
-        runtime |= {"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]}
+    told = Told(request.name, pipes)
     try:
         client.submit_job(
-            entrypoint=shlex.join([python, "-m", JOB, request.model_dump_json()]),
+            entrypoint=shlex.join(["python", "-m", JOB, request.model_dump_json()]),
             submission_id=request.name,
-            runtime_env=runtime,
+            # The cluster has the packages, and the code is this one's.
+            runtime_env={"env_vars": variables_of(request), "py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]},
         )
-        return Following(client, request, pipes).follow()
+        return told.end(Following(client, request, told).follow())
     finally:
         with contextlib.suppress(Exception):
             client.stop_job(request.name)  # does nothing if it has ended
@@ -229,16 +240,39 @@ def variables_of(request: Request) -> dict[str, str]:
 
 
 @dataclass
+class Told:
+    """Reports of a job: lines go to Dagster if it listens, else to the terminal; errors are kept."""
+
+    name: str
+    pipes: Any | None
+    errors: list[str] = field(default_factory=list)
+
+    def take(self, kind: str, text: str) -> None:
+        """Take a report."""
+        if kind == ERROR:
+            self.errors.append(text)
+        elif self.pipes is not None:
+            self.pipes.log.info(text)
+        else:
+            print(text, flush=True)
+
+    def end(self, code: int) -> int:
+        """Return the exit code of a job, after its first error as one line."""
+        if self.errors:
+            complain(UserError(self.errors[0]))
+        return code
+
+
+@dataclass
 class Following:
     """A submitted job that is followed: its lines are forwarded, and it gets signs of life."""
 
     client: Any
     request: Request
-    pipes: Any | None
-    errors: list[str] = field(default_factory=list)
+    told: Told
 
     def follow(self) -> int:
-        """Follow the job to its end; return the exit code after a one-line error if it failed."""
+        """Follow the job to its end; return the exit code."""
         from ray.job_submission import JobStatus
 
         threading.Thread(target=self._beat, daemon=True).start()
@@ -258,8 +292,10 @@ class Following:
         reading.join(timeout=15)
         if status == JobStatus.SUCCEEDED:
             return 0
-        complain(UserError(self.errors[0] if self.errors else f"the Ray job {self.request.name} {self._end(status)}"))
-        return 2 if self.errors else 1
+        if self.told.errors:
+            return 2
+        self.told.take(ERROR, f"the Ray job {self.request.name} {self._end(status)}")
+        return 1
 
     def _beat(self) -> None:
         """Renew the lease until this process ends, also while the cluster lets a request hang."""
@@ -295,18 +331,12 @@ class Following:
                 await asyncio.sleep(2)
 
     def _take(self, line: str) -> None:
-        """Take a line of the job's output: a report of the training, its error, or output of Ray."""
+        """Take a line of the job's output: a report, or output of Ray."""
         name, _, told = line.partition(" ")
-        if name != self.request.name:
-            print(line, flush=True)
-            return
-        kind, text = json.loads(told)
-        if kind == ERROR:
-            self.errors.append(text)
-        elif kind == LINE and self.pipes is not None:
-            self.pipes.log.info(text)
+        if name == self.request.name:
+            self.told.take(*json.loads(told))
         else:
-            print(text, flush=True)
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
