@@ -15,7 +15,17 @@ RUN_SOCKET = "IOT_RUN_SOCKET"  # set by `ui`: the Unix socket on which runs are 
 INTERNAL_VARIABLES = {"IOT_PARENT_PID", ENV_FILE, ONLY_WANTED, RUN_SOCKET}
 SERVE_TOKEN = "IOT_SERVE_TOKEN"  # a secret, so no setting: settings are listed and recorded with their values
 # Settings that may name files. Subprocesses run in other folders, so names must not depend on the current directory.
-PATHS = ("dataset", "source", "base_model", "audit_tokenizer", "lake", "base_cache", "prompts", "teacher_store")
+PATHS = (
+    "dataset",
+    "source",
+    "base_model",
+    "audit_tokenizer",
+    "lake",
+    "lake_cache",
+    "base_cache",
+    "prompts",
+    "teacher_store",
+)
 
 
 def env_file() -> Path:

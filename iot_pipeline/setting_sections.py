@@ -169,7 +169,12 @@ class ServingSettings(Section):
 class RunSettings(Section):
     """Execution alone: none of these changes the content of an artefact, so manifests do not record them."""
 
-    lake: Path | None = Field(None, description="folder of artefacts; default data_lake/<dataset>-<profile>")
+    lake: Path | str | None = Field(
+        None, description="folder of artefacts, or s3://bucket/prefix; default data_lake/<dataset>-<profile>"
+    )
+    lake_cache: Path | None = Field(
+        None, description="folder of local copies of lakes in buckets; default data_lake/.mirrors"
+    )
     base_cache: Path | None = Field(None, description="tiny bases kept for all lakes; default data_lake/.bases")
     stages: Annotated[list[Stage], CommaSeparated] = Field(
         ["10K"], description="stages that `run` makes, comma separated"

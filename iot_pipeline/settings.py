@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from iot_pipeline.env_file import INTERNAL_VARIABLES, PATHS, PROJECT_ROOT, SERVE_TOKEN, absolute, dotenv, env_file
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.remote import mirror
 from iot_pipeline.lake.yaml_reader import read_yaml
 from iot_pipeline.setting_sections import (
     SEED,
@@ -76,10 +77,17 @@ class Settings(BaseModel):
         return Path(self.data.dataset).stem
 
     @property
+    def remote_lake(self) -> str:
+        """Address of a lake in a bucket; empty if the lake is a folder."""
+        return self.run.lake if isinstance(self.run.lake, str) and "://" in self.run.lake else ""
+
+    @property
     def lake_path(self) -> Path:
-        """Absolute folder of the artefacts of this data set and profile."""
+        """Absolute folder of the artefacts of this data set and profile; of a lake in a bucket, its mirror here."""
+        if self.remote_lake:
+            return mirror(self.remote_lake, self.run.lake_cache or PROJECT_ROOT / "data_lake" / ".mirrors")
         if self.run.lake is not None:
-            return self.run.lake.expanduser().absolute()
+            return Path(self.run.lake).expanduser().absolute()
         return PROJECT_ROOT / "data_lake" / f"{self.dataset_name}-{Path(self.profile).stem}"
 
     @property

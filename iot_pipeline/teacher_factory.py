@@ -108,6 +108,7 @@ def open_teacher(settings: Settings, log: Callable[[str], None] | None = None, e
     if settings.teacher.server == REPLAY or settings.run.teacher_replay:
         yield Replay(store_of(settings), log)
         return
+    _check_shared(settings, log)
     with contextlib.ExitStack() as stack:
         if settings.teacher.server == EMBEDDED:
             url, key = stack.enter_context(embedded_server()), EMBEDDED
@@ -134,6 +135,22 @@ def open_teacher(settings: Settings, log: Callable[[str], None] | None = None, e
             tpm=run.teacher_tpm,
         )
         yield Teacher(config)
+
+
+def _check_shared(settings: Settings, log: Callable[[str], None] | None) -> None:
+    """Say that answers stay on this host, if only the lake is in a bucket; UserError if they cost money."""
+    if not settings.remote_lake or settings.run.teacher_store is not None:
+        return
+    if is_paid(settings):
+        raise UserError(
+            "IOT_TEACHER_STORE is not set, and the lake is in a bucket: each host would pay for its own answers, with "
+            "a budget of its own. Set it to a database's URL (postgresql://...), or to a file, if one host alone asks"
+        )
+    if log is not None:
+        log(
+            f"answers are kept on this host alone, in {store_of(settings).database}; other hosts share them through "
+            "IOT_TEACHER_STORE=postgresql://..."
+        )
 
 
 def _key(settings: Settings) -> str:

@@ -58,7 +58,7 @@ def open_source(lake: Lake, settings: Settings, spec: DatasetSpec) -> Source:
     Raises UserError if there is no report, or an artefact is not as written.
     """
     if lake.manifest(REPORT) is None:
-        raise UserError(f"there is no report in {lake.root}; `iot-pipeline run` makes it")
+        raise UserError(f"there is no report in {lake.address}; `iot-pipeline run` makes it")
     manifests: dict[ArtefactId, Manifest] = {}
     todo = [REPORT, ArtefactId("model_card")]
     while todo:

@@ -26,9 +26,8 @@ def export(settings: Settings, out: Path, key: Path | None) -> dict[str, Any]:
 
     Raises UserError if there is no report, or it does not follow from the present settings, prompts and files.
     """
-    if not settings.lake_path.is_dir():
-        raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
     lake = Lake(settings.lake_path, read_only=True)
+    lake.check_exists()
     if broken := lake.broken_lineage(REPORT, present_value(lake, settings)):
         raise UserError(f"a bundle of this lake could not be run again ({broken}); `iot-pipeline run` first")
     spec = with_kept_classes(load_spec(settings.data.dataset), lake.folder(ArtefactId("flows")))

@@ -165,7 +165,7 @@ def newest(settings: Settings, stage: str | None, track: str | None) -> tuple[st
     if made:
         return made[0]
     wanted = " ".join(filter(None, [stage and f"--stages {stage}", track and f"--tracks {track}"]))
-    raise UserError(f"no student was trained in {lake.root}; `iot-pipeline run {wanted}`".rstrip() + " trains one")
+    raise UserError(f"no student was trained in {lake.address}; `iot-pipeline run {wanted}`".rstrip() + " trains one")
 
 
 def words(settings: Settings) -> frozenset[str]:

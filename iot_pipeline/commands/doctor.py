@@ -120,8 +120,15 @@ def _lake(settings: Settings) -> Finding:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Finding("lake", "error", f"cannot write to {there}; set IOT_LAKE to a writable folder")
     free = shutil.disk_usage(there).free / 1e9
-    state = "ok" if free > 5 else "note"
-    return Finding("lake", state, f"{root}, {free:.0f} GB free" + ("" if state == "ok" else " (5 are wise)"))
+    state, where = "ok" if free > 5 else "note", str(root)
+    if settings.remote_lake:
+        try:
+            lake = Lake(root, read_only=True)
+            count = len(lake.artefacts())
+        except UserError as error:
+            return Finding("lake", "error", str(error))
+        where = f"{lake.address}, {count} artefacts; copies in {root}"
+    return Finding("lake", state, f"{where}, {free:.0f} GB free" + ("" if state == "ok" else " (5 are wise)"))
 
 
 def _store(settings: Settings) -> Finding:

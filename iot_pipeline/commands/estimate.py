@@ -63,8 +63,7 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda _: None) ->
     `say` is called with each asset that is being counted. Nothing is sent or written. Raises UserError if flows or
     splits are missing or stale, a prompt file cannot be read, or a paid model has no price.
     """
-    if not settings.lake_path.is_dir():
-        raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run --until {DATA}` makes one, free of cost")
+    Lake(settings.lake_path, read_only=True).check_exists(f"`iot-pipeline run --until {DATA}` makes one, free of cost")
     paid = is_paid(settings)
     location = store_of(settings)
     with Store(location, read_only=True) if exists(location) else contextlib.nullcontext() as store:

@@ -1,5 +1,7 @@
 """Files of the lake, read-only beside the UI under /lake/, so that links to reports and prompts survive a move."""
 
+import asyncio
+import contextlib
 import html
 from pathlib import Path
 from urllib.parse import quote
@@ -9,6 +11,8 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from iot_pipeline.commands.plain_page import SAFE, page
+from iot_pipeline.errors import UserError
+from iot_pipeline.lake.store import SNAPSHOTS, Lake
 
 PREFIX = "/lake/"
 TEXTS = {".md", ".json", ".jsonl", ".csv", ".txt", ".yaml", ".log", ".tex"}
@@ -30,7 +34,28 @@ class LakeFiles:
         elif scope["method"] not in ("GET", "HEAD"):
             await PlainTextResponse("The lake is read-only.", 405, {"Allow": "GET, HEAD"})(scope, receive, send)
         else:
-            await self._response(scope["path"].removeprefix(PREFIX), Headers(scope=scope))(scope, receive, send)
+            name = scope["path"].removeprefix(PREFIX)
+            with contextlib.suppress(UserError):  # then it shows what is here
+                await asyncio.to_thread(self.fetch, name)
+            await self._response(name, Headers(scope=scope))(scope, receive, send)
+
+    def fetch(self, name: str) -> None:
+        """Fetch what a path shows of a lake in a bucket: the artefact that it is in, the manifests of those below it.
+
+        Raises UserError if the bucket cannot be read.
+        """
+        lake = Lake(self.lake)
+        if lake.remote is None:
+            return
+        shown = self.lake.joinpath(*(part for part in name.split("/") if part))
+        for artefact in lake.artefacts():
+            place = lake.place(artefact)
+            if shown.is_relative_to(place):
+                lake.folder(artefact)
+            elif place.is_relative_to(shown):
+                lake.manifest(artefact)
+        if shown.is_relative_to(self.lake / SNAPSHOTS):
+            lake.remote.fetch_snapshots(self.lake / SNAPSHOTS)
 
     def _response(self, name: str, headers: Headers) -> Response:
         found = self.find(name)

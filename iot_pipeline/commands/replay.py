@@ -19,9 +19,9 @@ def replayed(definitions: Any, settings: Settings, names: list[str]) -> Iterator
     An asset's name alone means all its partitions in the lake. Raises UserError for one that is not there, before
     anything is made.
     """
-    if not settings.lake_path.is_dir():
-        raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
-    there = Lake(settings.lake_path, read_only=True).artefacts()
+    lake = Lake(settings.lake_path, read_only=True)
+    lake.check_exists()
+    there = lake.artefacts()
     chosen: dict[ArtefactId, None] = {}
     for name in names:
         artefact = parse_artefact(name)

@@ -102,7 +102,7 @@ def _artefacts(lake: Lake, track: str) -> list[ArtefactId]:
         raise UserError(f"--track {shown_words(track)}: it must be one of {', '.join(ANSWERED)}.")
     found = [one for one in lake.artefacts() if one.asset == track]
     if not found:
-        raise UserError(f"--track {track}: nothing of it has been made in {lake.root}; leave --track out.")
+        raise UserError(f"--track {track}: nothing of it has been made in {lake.address}; leave --track out.")
     return found
 
 

@@ -203,16 +203,15 @@ def provenance_lines(lake: Lake) -> list[str]:
 
 def status(definitions: Any, settings: Settings, as_json: bool) -> None:
     """Print the state of every artefact that the settings require. Raises UserError if there is no lake."""
-    if not settings.lake_path.is_dir():
-        raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
     lake = Lake(settings.lake_path)
+    lake.check_exists()
     planned = plan.wanted(definitions, settings)
     reasons = plan.forecast(lake, settings, planned)
     rows = [_state(lake, p, reasons[p.artefact]) for p in planned]
     if as_json:
         print(json.dumps(rows, indent=1, allow_nan=False))
         return
-    table = Table(title=Text(str(settings.lake_path)))
+    table = Table(title=Text(lake.address))
     for column in ("group", "artefact", "state", "made", "seconds", "why"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
     for row in rows:
@@ -242,14 +241,14 @@ def told_reasons(reasons: list[str]) -> str:
 
 def _state(lake: Lake, planned: plan.Planned, why: list[str]) -> dict[str, Any]:
     manifest = lake.manifest(planned.artefact)
-    path = lake.folder(planned.artefact) / MANIFEST
+    path = lake.place(planned.artefact) / MANIFEST
     made = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds") if path.is_file() else None
     return {
         "group": planned.group,
         "artefact": str(planned.artefact),
         "state": "missing" if manifest is None else "stale" if why else "fresh",
         "why": why,
-        "extra_files": extra_files(lake.folder(planned.artefact), manifest) if manifest else [],
+        "extra_files": extra_files(lake.place(planned.artefact), manifest) if manifest else [],
         "made": made,
         "seconds": manifest.provenance.get("seconds") if manifest else None,
         "data_version": manifest.data_version if manifest else None,

@@ -34,9 +34,8 @@ def trace(settings: Settings, words: list[str], stage: str | None, track: str | 
     Raises:
         UserError: There is no lake, or nothing of that name.
     """
-    if not settings.lake_path.is_dir():
-        raise UserError(f"no lake at {settings.lake_path}; `iot-pipeline run` makes one")
     lake = Lake(settings.lake_path, read_only=True)
+    lake.check_exists()
     if words[0].lower() == "row":
         if len(words) != 2 or not words[1].isdecimal():
             raise UserError("say which row, from 1: `iot-pipeline trace row 17 --stage 10K --track paraphrased`")
@@ -61,7 +60,9 @@ def _unknown(lake: Lake, exhibits: list[Exhibit], name: str) -> str:
     if partitions:
         return f"{name}: there is no such partition; there are {', '.join(partitions[:12])}"
     if not exhibits:
-        return f"{name}: no artefact has this name, and there is no report in {lake.root}; `iot-pipeline run` makes it"
+        return (
+            f"{name}: no artefact has this name, and there is no report in {lake.address}; `iot-pipeline run` makes it"
+        )
     last = {one.kind: one.id for one in exhibits}
     return (
         f"{name}: there is no such table, figure, number or artefact; the report has table-1 to "

@@ -28,6 +28,7 @@ from iot_pipeline.defs.sinks import ADDRESS
 from iot_pipeline.env_file import ONLY_WANTED, RUN_SOCKET
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held, write_text
+from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 LOOKED_EVERY_S = 10.0
@@ -47,7 +48,9 @@ def serve(settings: Settings, host: str, port: int) -> int:
     home = dagster_home(settings)
     address, url = home / ADDRESS, f"http://{f'[{host}]' if ':' in host else host}:{port}"
     first = address.read_text() if address.is_file() else "an address that it is about to tell"
-    with held(home / UI_LOCK, f"the UI of {settings.lake_path} is open at {first}; use it, or stop it first"):
+    with held(
+        home / UI_LOCK, f"the UI of {Lake(settings.lake_path).address} is open at {first}; use it, or stop it first"
+    ):
         _check_port(host, port)
         refuse_damaged(home)
         daemon = not _daemon_elsewhere(home)
@@ -57,7 +60,7 @@ def serve(settings: Settings, host: str, port: int) -> int:
         with opened_instance(home) as instance:
             set_pool_limits(instance, settings.run.slots())
         _close_dead_runs(home)  # before the daemon starts, which queues them again
-        print(f"Dagster UI on {url} for {settings.lake_path} (stop with Ctrl-C)", flush=True)
+        print(f"Dagster UI on {url} for {Lake(settings.lake_path).address} (stop with Ctrl-C)", flush=True)
         if not daemon:
             print("The daemon of this database is at work on another host: here is the web server alone", flush=True)
         return _run(home, host, port, str(settings.lake_path), daemon)

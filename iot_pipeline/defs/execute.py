@@ -1,8 +1,10 @@
 """Execution of a plan through Dagster, in this process, on the lake's own instance: one Dagster run per batch."""
 
+import contextlib
 import functools
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from iot_pipeline.defs.dagster_internals import (
 )
 from iot_pipeline.defs.home import RUN_LOCK, dagster_home
 from iot_pipeline.defs.lake_state import report_state
+from iot_pipeline.defs.leased_worker import worker_of
 from iot_pipeline.defs.queue import Queue
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.recording import BUDGET, announce, verdicts
@@ -29,6 +32,7 @@ from iot_pipeline.defs.resources import USAGE_TAG, USED
 from iot_pipeline.defs.run_monitoring import MANIFEST_TAG, PARENT_TAG, RUN_TAG, close_dead_runs, pool_slot
 from iot_pipeline.defs.workers import Worker, worker_on
 from iot_pipeline.interrupts import raise_if_told
+from iot_pipeline.lake.artefact_log import BusyError
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
 
@@ -107,7 +111,7 @@ def record_unrecorded(instance: dg.DagsterInstance, lake: Lake, planned: list[pl
             dg.AssetMaterialization(
                 p.key,
                 partition=p.artefact.partition or None,
-                description="recorded from its manifest: the process that made it was killed before it told Dagster",
+                description="recorded from its manifest: another host made it, or it was killed before it told Dagster",
                 metadata=page_metadata(p.artefact, manifest),
                 tags={plan.DATA_VERSION: manifest.data_version, "dagster/code_version": manifest.code_version},
             )
@@ -144,19 +148,23 @@ def execute(
     home = dagster_home(settings)
     lake = Lake(settings.lake_path)
     outcome = Outcome([], [], [], [])
-    with opened_instance(home) as instance, worker_on(instance) as worker:
+    with opened_instance(home) as instance, worker_on(instance) as found:
+        worker = worker_of(found, lake)
         close_dead_runs(instance, home, RUN_LOCK, {parent})
         set_pool_limits(instance, settings.run.slots())
         record_unrecorded(instance, lake, planned)
         making = Making(definitions, instance, lake, outcome, limits, parent, worker)
         queue = Queue(definitions, planned, worker)
         looked = time.monotonic()
+
+        def stale(batch: list[plan.Planned]) -> list[plan.Planned]:
+            """Return what is stale; its inputs may have changed since the plan was made."""
+            return [p for p in batch if force or plan.forecast(lake, settings, [p], accept_code)[p.artefact]]
+
         while queue and (limits is not None or not outcome.failed):
             raise_if_told()  # Dagster loses a signal that arrives as a run ends
             if batch := queue.take():
-                # An artefact may have become stale since the plan was made, because its inputs changed: check again.
-                todo = [p for p in batch if force or plan.forecast(lake, settings, [p], accept_code)[p.artefact]]
-                making.make(batch, todo, queue, settings)
+                making.make(batch, stale, queue, settings)
                 continue
             if time.monotonic() - looked > LOOKED_EVERY_S:
                 looked = time.monotonic()
@@ -189,15 +197,22 @@ class Making:
     parent: str
     worker: Worker
 
-    def make(self, batch: list[plan.Planned], todo: list[plan.Planned], queue: Queue, settings: Settings) -> None:
+    def make(
+        self,
+        batch: list[plan.Planned],
+        stale: Callable[[list[plan.Planned]], list[plan.Planned]],
+        queue: Queue,
+        settings: Settings,
+    ) -> None:
         """Make the first of a batch's stale artefacts, as many as one run can, and put the others back.
 
         Args:
             batch: Artefacts that this worker has claimed.
-            todo: Those of them that are stale.
+            stale: Returns those that are stale at this moment.
             queue: Where they come from.
             settings: The present settings.
         """
+        todo = stale(batch)
         held = [p for p in todo if self.holds_back(p, settings)]
         batch, todo = [p for p in batch if p not in held], [p for p in todo if p not in held]
         self.worker.release([p.artefact for p in held])
@@ -210,15 +225,25 @@ class Making:
             for p in batch:
                 announce(p.artefact, "fresh")
             return
-        queue.put_back([p for p in batch if p not in todo])
-        first = todo[0]
-        tell = functools.partial(announce, first.artefact, "waiting")
-        home = Path(self.instance.root_directory)
-        # Dagster names the step of an asset like the asset.
-        slot = pool_slot(self.instance, home, pools[first.key], first.artefact.asset, tell, self.parent, self.worker)
-        with slot as run_id:
-            self.run(todo, run_id)
-        self.worker.release([p.artefact for p in todo])
+        with contextlib.ExitStack() as leases:
+            try:  # before a slot, everywhere: who holds a slot waits for nobody
+                leases.enter_context(self.lake.claimed([p.artefact for p in todo]))
+            except BusyError:
+                queue.put_back(batch)
+                return
+            if self.lake.remote and stale(todo) != todo:
+                queue.put_back(batch)  # another host made some between our look and our lease: look again
+                return
+            queue.put_back([p for p in batch if p not in todo])
+            first = todo[0]
+            tell = functools.partial(announce, first.artefact, "waiting")
+            home = Path(self.instance.root_directory)
+            # Dagster names the step of an asset like the asset.
+            asset = first.artefact.asset
+            slot = pool_slot(self.instance, home, pools[first.key], asset, tell, self.parent, self.worker)
+            with slot as run_id:
+                self.run(todo, run_id)
+            self.worker.release([p.artefact for p in todo])
 
     def holds_back(self, p: plan.Planned, settings: Settings) -> bool:
         """Return True, and note why, if the limits do not let an artefact be made now."""

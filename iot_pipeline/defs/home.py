@@ -96,6 +96,6 @@ def locked(settings: Settings) -> Iterator[None]:
     The lock is released however the process ends.
     """
     home = dagster_home(settings)
-    busy = f"another `iot-pipeline run` is at work on {settings.lake_path}; wait for it"
+    busy = f"another `iot-pipeline run` is at work here on {Lake(settings.lake_path).address}; wait for it"
     with contextlib.nullcontext() if is_shared(home) else held(home / RUN_LOCK, busy):
         yield

@@ -28,7 +28,8 @@ from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import DatasetSpec, load_spec, spec_files
 from iot_pipeline.lake.atomic import write_csv, write_json
 from iot_pipeline.lake.code_version import code_commit, code_version
-from iot_pipeline.lake.store import ArtefactId, CheckFacts, Lake, Manifest, finish_artefact
+from iot_pipeline.lake.manifest import CheckFacts
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 PREVIEW_ROWS = 5
@@ -203,7 +204,11 @@ class Step:
         self.progress(text)
 
     def progress(self, text: str) -> None:
-        """Send progress to listeners only, if the run's log has it already (a training process writes there itself)."""
+        """Send progress to listeners only, if the run's log has it already (a training process writes there itself).
+
+        Raises UserError if another host took the lease of this artefact meanwhile: what is made here would be lost.
+        """
+        self.lake.check_lease(self.artefact)
         announce(self.artefact, "progress", text)
 
     # -- the end -------------------------------------------------------------------------------------------

@@ -243,16 +243,22 @@ class TrainerResource(dg.ConfigurableResource):
 
 
 def work_folder(step: Step, fingerprint: str) -> Path:
-    """Create the work folder of a configuration, which survives a kill; delete those of other configurations."""
+    """Create the work folder of a configuration, which survives a kill; delete those of other configurations.
+
+    With a lake in a bucket it also survives the loss of this host: it is uploaded, and another one goes on with it.
+    """
     folder = work_of(step) / fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     for other in {*folder.parent.iterdir()} - {folder}:
         shutil.rmtree(other)
+    if step.lake.keep_work(step.artefact, folder):
+        step.log("work that another host had begun was fetched: this one goes on with it")
     return folder
 
 
 def clear_work(step: Step) -> None:
     """Delete the work folders of a finished artefact; before that, they hold its checkpoints."""
+    step.lake.drop_work(step.artefact)
     shutil.rmtree(work_of(step), ignore_errors=True)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.recording import machine
-from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest
 from iot_pipeline.lake.verdict import keep_verdict
 from iot_pipeline.lake.verify import Verification, verify
@@ -28,9 +27,8 @@ def examine(settings: Settings, versions: Callable[[], Mapping[str, str]], folde
         UserError: There is no lake, or no artefact in it.
     """
     root = Path(folder) if folder else settings.lake_path
-    if not root.is_dir():
-        raise UserError(f"no lake at {root}; `iot-pipeline run` makes one")
     lake = Lake(root, read_only=True)
+    lake.check_exists()
     found = verify(lake)
     if not found.artefacts and not found.mismatches:
         raise UserError(f"{root} holds no artefact, so there is nothing to verify; `iot-pipeline run` makes them")

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from iot_pipeline.lake.atomic import sha256_file, write_json
 
+MANIFEST = "manifest.json"
 SHORT = 12  # digits of a hash in a sentence
 
 
@@ -62,7 +63,12 @@ def file_problem(path: Path, facts: FileFacts) -> tuple[str, str] | None:
 
 
 def changed_files(folder: Path, files: Mapping[str, FileFacts], cache: Path, record: bool) -> list[str]:
-    """List the files that are missing or differ from the manifest, one sentence each.
+    """List the files that are missing or differ from the manifest, one sentence each; arguments as `file_problems`."""
+    return list(file_problems(folder, files, cache, record).values())
+
+
+def file_problems(folder: Path, files: Mapping[str, FileFacts], cache: Path, record: bool) -> dict[str, str]:
+    """Return a sentence for each file that is missing or differs from the manifest.
 
     Args:
         folder: Folder of the artefact.
@@ -70,14 +76,14 @@ def changed_files(folder: Path, files: Mapping[str, FileFacts], cache: Path, rec
         cache: Cache file of the artefact.
         record: True to write newly verified files to the cache.
     """
-    known, verified, problems = _read(cache), dict[str, list[str | int]](), []
+    known, verified, problems = _read(cache), dict[str, list[str | int]](), dict[str, str]()
     for name, facts in files.items():
         # Taken before hashing: a file that changes meanwhile has another stamp afterwards and is hashed again.
         stamp = _stamp(folder / name, facts["sha256"])
         if stamp is None:
-            problems.append(f"file {name} is missing")
+            problems[name] = f"file {name} is missing"
         elif known.get(name) != stamp and (problem := file_problem(folder / name, facts)):
-            problems.append(f"file {name} was changed (expected {problem[0]}, found {problem[1]})")
+            problems[name] = f"file {name} was changed (expected {problem[0]}, found {problem[1]})"
         else:
             verified[name] = stamp
     if record and verified != known:

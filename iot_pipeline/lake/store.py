@@ -11,22 +11,22 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import fsync, held, remove, sha256_file, write_json, write_text
-from iot_pipeline.lake.integrity import SHORT, FileFacts, changed_files, data_version_of, known_hash, record_finished
-from iot_pipeline.vocabulary import partition_parts, unstaged
+from iot_pipeline.lake.integrity import MANIFEST, SHORT, changed_files, data_version_of, known_hash, record_finished
+from iot_pipeline.lake.manifest import ArtefactId, Manifest
+from iot_pipeline.lake.remote import remote_of
+from iot_pipeline.vocabulary import partition_parts
 
-MANIFEST = "manifest.json"
 LOCKS, VERIFIED, STALE = ".locks", ".verified", ".stale"
 SNAPSHOTS = "prompts"  # every prompt that was ever used, as <sha256>.md
 MOST_BYTES = 100_000_000  # of a manifest; that of 10,000 files has 2 MB
@@ -34,82 +34,21 @@ LARGE_BYTES = 10_000_000  # of a source: from here on, hashing takes longer than
 FOLLOWS = "follows from "  # how the reason of an artefact begins that another one makes stale
 
 
-@dataclass(frozen=True, order=True)
-class ArtefactId:
-    """Artefact identifier: asset key and partition key (`2027|original`, `10K`, or empty)."""
-
-    asset: str
-    partition: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.asset}[{self.partition}]" if self.partition else self.asset
-
-    def belongs_to(self, name: str) -> bool:
-        """Return True if the asset is `name`, or `name` of some stage (`lora_checkpoint_10K`)."""
-        return self.asset == name or unstaged(self.asset)[0] == name
-
-    @property
-    def input_key(self) -> str:
-        """Key of an input in a manifest: `asset@partition`."""
-        return f"{self.asset}@{self.partition}"
-
-    @property
-    def file_name(self) -> str:
-        """File name of this artefact's lock and cache files: `lora_checkpoint_10K@2027-original`."""
-        return f"{self.asset}@{'-'.join(partition_parts(self.partition))}"
-
-
-class CheckFacts(TypedDict):
-    """Verdict of one asset check."""
-
-    passed: bool
-    blocking: bool
-    facts: dict[str, Any]
-
-
-@dataclass
-class Manifest:
-    """Lineage of an artefact: inputs, settings, code version, files and checks.
-
-    `data_version` covers the content of the non-volatile files; `digest` covers everything else in the manifest (empty
-    if an earlier version of the project wrote it).
-    """
-
-    asset: str
-    partition: str
-    data_version: str
-    code_version: str
-    inputs: dict[str, str]
-    settings: dict[str, Any]
-    files: dict[str, FileFacts]
-    checks: dict[str, CheckFacts] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    digest: str = ""
-
-    def failed_blocking(self) -> list[str]:
-        """Return the names of blocking checks that did not pass."""
-        return [name for name, check in self.checks.items() if check["blocking"] and not check["passed"]]
-
-    def listings(self) -> list[str]:
-        """Return the names of the assets of which this artefact takes whatever is fresh, and leaves out what is not."""
-        return [name.removeprefix("artefacts ") for name in self.settings if name.startswith("artefacts ")]
-
-    def describe_failures(self) -> str:
-        """Describe the failed blocking checks, each with its facts: `good (seed: 13)`."""
-        facts = {name: ", ".join(f"{k}: {_joined(v)}" for k, v in self.checks[name]["facts"].items())
-                 for name in self.failed_blocking()}  # fmt: skip
-        return "; ".join(f"{name} ({told})" if told else name for name, told in facts.items())
-
-
 class Lake:
     """Artefacts under `root`: `<asset>/<partition parts>/`, each folder with a manifest.
 
     Nothing is written before the first artefact is built; with `read_only`, not even verification results are recorded.
+    Where `root` mirrors a lake in a bucket (remote.py), that one is read and written, and the folder is its cache.
     """
 
     def __init__(self, root: Path, read_only: bool = False) -> None:
         self.root, self.read_only = root, read_only
+        self.remote = remote_of(root)
+
+    @property
+    def address(self) -> str:
+        """Where the lake is, for messages: its folder, or its address in a bucket."""
+        return self.remote.address if self.remote else str(self.root)
 
     def check_writable(self) -> None:
         """Create the root folder if needed; UserError if it cannot be written to."""
@@ -121,15 +60,35 @@ class Lake:
             raise UserError(
                 f"cannot write to the lake {self.root} ({error.strerror}); set IOT_LAKE to a writable folder"
             ) from None
+        if self.remote:
+            self.remote.prepare()
+
+    def check_exists(self, remedy: str = "`iot-pipeline run` makes one") -> None:
+        """Raise UserError, with a remedy, if there is no lake."""
+        if not (self.remote.exists() if self.remote else self.root.is_dir()):
+            raise UserError(f"no lake at {self.address}; {remedy}")
+
+    def place(self, artefact: ArtefactId) -> Path:
+        """Return the path of an artefact's folder, whatever is in it: `original[10K]` is in `original/10K`."""
+        return self.root.joinpath(artefact.asset, *partition_parts(artefact.partition))
 
     def folder(self, artefact: ArtefactId) -> Path:
-        """Return the folder of an artefact, which may not exist yet: `original[10K]` is in `original/10K`."""
-        return self.root.joinpath(artefact.asset, *partition_parts(artefact.partition))
+        """Return the folder of an artefact, which may not exist yet; its files are fetched, if they are in a bucket."""
+        if self.remote and (manifest := self.manifest(artefact)) is not None:
+            self.remote.fetch(artefact.file_name, self.place(artefact), manifest.files, self._known(artefact))
+        return self.place(artefact)
+
+    def _known(self, artefact: ArtefactId) -> Path:
+        """Return the cache file of verified hashes."""
+        return self.root / VERIFIED / f"{artefact.file_name}.json"
 
     def manifest(self, artefact: ArtefactId) -> Manifest | None:
         """Return the manifest of an artefact, or None if it does not exist; undoes an interrupted swap first."""
-        folder = self.folder(artefact)
-        if not self.read_only and not folder.exists() and retired(folder).exists():
+        folder = self.place(artefact)
+        if self.remote:
+            if not self.remote.sync(artefact.file_name, folder):
+                return None
+        elif not self.read_only and not folder.exists() and retired(folder).exists():
             with contextlib.suppress(UserError), self._only_writer(artefact):
                 self._recover(folder)
         path = folder / MANIFEST
@@ -140,18 +99,20 @@ class Lake:
 
     def altered(self, artefact: ArtefactId, manifest: Manifest) -> list[str]:
         """List the changes to an artefact since it was built, in manifest and files, one sentence each."""
-        problem, known = manifest_problem(manifest), self.root / VERIFIED / f"{artefact.file_name}.json"
+        problem, known, folder = manifest_problem(manifest), self._known(artefact), self.place(artefact)
         found = [f"manifest was changed ({problem})"] if problem else []
-        return found + changed_files(self.folder(artefact), manifest.files, known, record=not self.read_only)
+        if self.remote:
+            return found + self.remote.problems(artefact.file_name, folder, manifest.files, known)
+        return found + changed_files(folder, manifest.files, known, record=not self.read_only)
 
     def verified(self, artefact: ArtefactId) -> Path:
         """Return the folder of an artefact if all its files are intact; UserError if not, or if it does not exist."""
-        manifest, folder = self.manifest(artefact), self.folder(artefact)
+        manifest, folder = self.manifest(artefact), self.place(artefact)
         if manifest is None:
             raise UserError(f"{artefact} has not been made; `iot-pipeline run` makes it")
         if problems := self.altered(artefact, manifest):
             raise UserError(f"{artefact}: {problems[0]}; `iot-pipeline run` makes it again (or delete {folder} first)")
-        return folder
+        return self.folder(artefact)
 
     def source_hash(self, path: Path) -> str:
         """Return the sha256 of a file outside the lake; a large one that did not change is not read again."""
@@ -162,13 +123,25 @@ class Lake:
     def mark_stale(self, artefact: ArtefactId, reason: str) -> None:
         """Mark an artefact as stale for a reason that its inputs do not show; making it again removes the mark."""
         self.check_writable()
-        write_text(self.root / STALE / artefact.file_name, reason)
+        if self.remote:
+            self.remote.log.set_mark(artefact.file_name, reason)
+        else:
+            write_text(self.root / STALE / artefact.file_name, reason)
 
     def keep_snapshot(self, text: str) -> Path:
         """Write a prompt to `prompts/<sha256>.md`, where it stays when a later one replaces the artefact."""
         path = self.root / SNAPSHOTS / f"{hashlib.sha256(text.encode()).hexdigest()}.md"
         if not path.is_file() or path.read_bytes() != text.encode():
             write_text(path, text)
+        if self.remote:
+            self.remote.keep_snapshot(path.name, text)
+        return path
+
+    def snapshot(self, version: str) -> Path:
+        """Return the path of a prompt's snapshot, which may not exist."""
+        path = self.root / SNAPSHOTS / f"{version}.md"
+        if self.remote:
+            self.remote.fetch_snapshot(path)
         return path
 
     @contextlib.contextmanager
@@ -178,9 +151,9 @@ class Lake:
         Raises UserError if another process is building the same artefact.
         """
         self.check_writable()
-        folder = self.folder(artefact)
-        staging, old = folder.with_name(f".{folder.name}.staging"), retired(folder)
-        with self._only_writer(artefact):
+        folder = self.place(artefact)
+        staging = folder.with_name(f".{folder.name}.staging")
+        with self._only_writer(artefact), self.claimed([artefact]):
             remove(staging)
             staging.mkdir(parents=True)
             try:
@@ -190,16 +163,47 @@ class Lake:
                 raise
             for path in staging.rglob("*"):
                 fsync(path)
-            self._recover(folder)
-            if os.path.lexists(folder):
-                os.rename(folder, old)
-            os.rename(staging, folder)
-            fsync(folder.parent)
-            remove(old)
-            (self.root / STALE / artefact.file_name).unlink(missing_ok=True)
-            if (path := folder / MANIFEST).is_file():  # hashed a moment ago: not again by its first reader
-                known = self.root / VERIFIED / f"{artefact.file_name}.json"
-                record_finished(folder, path, read_manifest(path).files, known)
+            if self.remote:
+                self.remote.publish(artefact.file_name, staging)
+            with self.remote.swapping(artefact.file_name) if self.remote else contextlib.nullcontext():
+                self._swap(artefact, staging, folder)
+
+    def _swap(self, artefact: ArtefactId, staging: Path, folder: Path) -> None:
+        """Put a finished folder in an artefact's place."""
+        old = retired(folder)
+        self._recover(folder)
+        if os.path.lexists(folder):
+            os.rename(folder, old)
+        os.rename(staging, folder)
+        fsync(folder.parent)
+        remove(old)
+        (self.root / STALE / artefact.file_name).unlink(missing_ok=True)
+        if (path := folder / MANIFEST).is_file():  # hashed a moment ago: not again by its first reader
+            record_finished(folder, path, read_manifest(path).files, self._known(artefact))
+
+    def claimed(self, artefacts: Iterable[ArtefactId]) -> contextlib.AbstractContextManager[None]:
+        """Hold the leases of artefacts, if the lake is in a bucket; BusyError if another process holds one."""
+        if self.remote is None:
+            return contextlib.nullcontext()
+        self.remote.prepare()
+        return self.remote.claimed([artefact.file_name for artefact in artefacts])
+
+    def keep_work(self, artefact: ArtefactId, folder: Path) -> bool:
+        """Have the work on an artefact kept in the bucket, if the lake is in one; True if work was fetched from there.
+
+        folder: The work folder, named by the fingerprint of what the work depends on.
+        """
+        return self.remote is not None and self.remote.keep_work(artefact.file_name, folder)
+
+    def drop_work(self, artefact: ArtefactId) -> None:
+        """Remove the work on a finished artefact from the bucket, if the lake is in one."""
+        if self.remote:
+            self.remote.work.drop(artefact.file_name)
+
+    def check_lease(self, artefact: ArtefactId) -> None:
+        """Raise UserError if another process took the lease of an artefact that this one makes."""
+        if self.remote:
+            self.remote.check(artefact.file_name)
 
     @contextlib.contextmanager
     def _only_writer(self, artefact: ArtefactId) -> Iterator[None]:
@@ -225,13 +229,15 @@ class Lake:
 
     def artefacts(self) -> list[ArtefactId]:
         """List every artefact that has a manifest, sorted."""
+        if self.remote:
+            return sorted(ArtefactId(*one) for one in self.remote.artefacts())
         found = []
         for place, folders, files in os.walk(self.root):
             folders[:] = [name for name in folders if not name.startswith(".")]
             if MANIFEST in files:
                 manifest = read_manifest(Path(place) / MANIFEST)
                 artefact = ArtefactId(manifest.asset, manifest.partition)
-                found += [artefact] if self.folder(artefact) == Path(place) else []
+                found += [artefact] if self.place(artefact) == Path(place) else []
         return sorted(found)
 
     def stale_reasons(
@@ -296,13 +302,6 @@ class Lake:
                 broken = (self.broken_lineage(other, present, known) for other in upstream)
                 known[artefact] = next(filter(None, broken), "")
         return known[artefact]
-
-
-def _joined(value: Any) -> str:
-    """Format a fact; the sentences of a list are set apart."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return " | ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def retired(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class Verification:
 def verify(lake: Lake) -> Verification:
     """Hash every file of every artefact and compare it, its manifest and its inputs; writes nothing."""
     result = Verification()
+    made_there = _fetch(lake, result)
     made: dict[ArtefactId, Manifest] = {}
     for place, folders, names in os.walk(lake.root):
         folder = Path(place)
@@ -60,6 +62,8 @@ def verify(lake: Lake) -> Verification:
         folders[:] = sorted(name for name in folders if not re.fullmatch(r"\..*\.(staging|retired)", name))
         if folder == lake.root / SNAPSHOTS:
             result.mismatches += _snapshot_mismatches(folder, names)
+        elif MANIFEST in names and made_there is not None and folder not in made_there:
+            folders[:] = []  # what a mirror has of an artefact that is no more in the bucket
         elif MANIFEST in names:
             folders[:] = []
             artefact = _verify_folder(lake, folder, result)
@@ -76,6 +80,30 @@ def verify(lake: Lake) -> Verification:
     return result
 
 
+def _fetch(lake: Lake, result: Verification) -> set[Path] | None:
+    """Fetch what a mirror lacks of a lake in a bucket; return the folders of its artefacts, None without a bucket.
+
+    What is gone or was changed in the bucket is not fetched, and is then a file that is missing.
+    """
+    if lake.remote is None:
+        return None
+    lake.remote.fetch_snapshots(lake.root / SNAPSHOTS)
+    artefacts = lake.artefacts()
+    for artefact in artefacts:
+        manifest = lake.manifest(artefact)
+        result.mismatches += [
+            Mismatch(str(artefact), sentence, "as written", "another content or none")
+            for sentence in (lake.altered(artefact, manifest) if manifest else [])
+        ]
+        with contextlib.suppress(UserError):  # told above, or below as a file that is missing
+            lake.folder(artefact)
+    result.notes.append(
+        f"files that were here were hashed here, and compared with {lake.address} by size; an empty IOT_LAKE_CACHE "
+        "has all of them read from there"
+    )
+    return {lake.place(artefact) for artefact in artefacts}
+
+
 def _verify_folder(lake: Lake, folder: Path, result: Verification) -> Manifest | None:
     """Verify one artefact's folder into `result`; return its manifest, or None if it cannot be read."""
     result.artefacts += 1
@@ -87,8 +115,8 @@ def _verify_folder(lake: Lake, folder: Path, result: Verification) -> Manifest |
         return None
     artefact = ArtefactId(manifest.asset, manifest.partition)
     result.unsealed += not manifest.digest
-    if lake.folder(artefact) != folder:
-        place = str(lake.folder(artefact).relative_to(lake.root))
+    if lake.place(artefact) != folder:
+        place = str(lake.place(artefact).relative_to(lake.root))
         result.mismatches.append(Mismatch(inside, MANIFEST, f"{artefact} in {place}", inside))
     if problem := manifest_problem(manifest):
         expected, _, found = problem.partition(", but ")

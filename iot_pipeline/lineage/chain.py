@@ -94,19 +94,19 @@ def _upstream(lake: Lake, artefacts: tuple[ArtefactId, ...]) -> Iterator[tuple[A
         seen.add(artefact)
         manifest = lake.manifest(artefact)
         if manifest is None:
-            raise UserError(f"{artefact} has not been made in {lake.root}; `iot-pipeline run` makes it")
+            raise UserError(f"{artefact} has not been made in {lake.address}; `iot-pipeline run` makes it")
         yield artefact, manifest
         todo += [ArtefactId(*key.split("@", 1)) for key in manifest.inputs]
 
 
 def _link(lake: Lake, artefact: ArtefactId, manifest: Manifest) -> Link:
-    folder, provenance = lake.folder(artefact), manifest.provenance
+    folder, provenance = lake.place(artefact), manifest.provenance
     reads: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS.values()}
     for name, value in manifest.settings.items():
         kind, _, rest = name.partition(" ")
         if kind in KINDS:
             reads[KINDS[kind]][rest] = value
-    usage = read_optional(folder / "usage.json", artefact) if artefact.asset in ASKED else {}
+    usage = read_optional(lake.folder(artefact) / "usage.json", artefact) if artefact.asset in ASKED else {}
     made = datetime.fromtimestamp((folder / MANIFEST).stat().st_mtime)
     return Link(
         artefact=str(artefact),
@@ -142,7 +142,7 @@ def cited_files(lake: Lake, artefact: ArtefactId) -> list[dict[str, Any]]:
     """Return path in the lake, sha256 and size of the files that the report reads of an artefact."""
     manifest = lake.manifest(artefact)
     files = manifest.files if manifest else {}
-    folder = lake.folder(artefact).relative_to(lake.root)
+    folder = lake.place(artefact).relative_to(lake.root)
     return [
         {"path": str(folder / name), "sha256": files[name]["sha256"], "bytes": files[name]["bytes"]}
         for name in files_read(artefact, files)

@@ -138,7 +138,7 @@ def _increments(lake: Lake, stage: str, track: str) -> Iterator[tuple[ArtefactId
         manifest = lake.manifest(artefact)
         if manifest is None:
             raise UserError(
-                f"{artefact} has not been made in {lake.root}; `iot-pipeline run --stages {stage}` makes it"
+                f"{artefact} has not been made in {lake.address}; `iot-pipeline run --stages {stage}` makes it"
             )
         yield artefact, int(manifest.summary["rows"])
 
@@ -192,8 +192,8 @@ def _prompt(lake: Lake, artefact: ArtefactId) -> Row:
     """Return the prompt that an increment was asked with: name, sha256, snapshot, text."""
     manifest = lake.manifest(artefact)
     version = manifest.inputs.get(f"prompt@{artefact.asset}", "") if manifest else ""
-    path = lake.root / SNAPSHOTS / f"{version}.md"
-    text = path.read_text(encoding="utf-8") if version and path.is_file() else None
+    path = lake.snapshot(version) if version else None
+    text = path.read_text(encoding="utf-8") if path and path.is_file() else None
     return {"name": artefact.asset, "sha256": version, "snapshot": f"{SNAPSHOTS}/{version}.md", "text": text}
 
 
