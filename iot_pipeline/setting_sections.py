@@ -14,6 +14,10 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _place(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) and "://" not in value else value
+
+
 CommaSeparated = BeforeValidator(_split)
 
 
@@ -169,7 +173,7 @@ class ServingSettings(Section):
 class RunSettings(Section):
     """Execution alone: none of these changes the content of an artefact, so manifests do not record them."""
 
-    lake: Path | str | None = Field(
+    lake: Annotated[Path | str | None, BeforeValidator(_place)] = Field(
         None, description="folder of artefacts, or s3://bucket/prefix; default data_lake/<dataset>-<profile>"
     )
     lake_cache: Path | None = Field(

@@ -79,7 +79,7 @@ class Settings(BaseModel):
     @property
     def remote_lake(self) -> str:
         """Address of a lake in a bucket; empty if the lake is a folder."""
-        return self.run.lake if isinstance(self.run.lake, str) and "://" in self.run.lake else ""
+        return self.run.lake if isinstance(self.run.lake, str) else ""
 
     @property
     def lake_path(self) -> Path:

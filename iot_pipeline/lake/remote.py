@@ -153,7 +153,14 @@ class Remote:
         return True
 
     def problems(self, name: str, folder: Path, files: Mapping[str, FileFacts], known: Path) -> list[str]:
-        """List the files that are neither intact here nor in the bucket, one sentence each."""
+        """List the files that are neither intact here nor in the bucket, one sentence each.
+
+        Args:
+            name: File name of the artefact.
+            folder: Its folder here.
+            files: File facts from its manifest, by path within the folder.
+            known: Cache file of its verified hashes.
+        """
         absent = self._absent(folder, files, known)
         with ThreadPoolExecutor(TOGETHER) as pool:
             sizes = list(pool.map(lambda one: self._size(files[one]["sha256"]), absent)) if absent else []
@@ -164,7 +171,17 @@ class Remote:
         ]  # fmt: skip
 
     def fetch(self, name: str, folder: Path, files: Mapping[str, FileFacts], known: Path) -> None:
-        """Fetch the files of an artefact that are not intact here; UserError if one is gone or was changed."""
+        """Fetch the files of an artefact that are not intact here.
+
+        Args:
+            name: File name of the artefact.
+            folder: Its folder here.
+            files: File facts from its manifest, by path within the folder.
+            known: Cache file of its verified hashes.
+
+        Raises:
+            UserError: A file is gone from the bucket, or was changed in it.
+        """
         if not self._absent(folder, files, known):
             return
         with self.swapping(name):
