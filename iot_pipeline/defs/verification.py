@@ -5,6 +5,7 @@ from pathlib import Path
 
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.recording import machine
+from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest
 from iot_pipeline.lake.verdict import keep_verdict
 from iot_pipeline.lake.verify import Verification, verify
@@ -31,7 +32,9 @@ def examine(settings: Settings, versions: Callable[[], Mapping[str, str]], folde
     lake.check_exists()
     found = verify(lake)
     if not found.artefacts and not found.mismatches:
-        raise UserError(f"{root} holds no artefact, so there is nothing to verify; `iot-pipeline run` makes them")
+        raise UserError(
+            f"{lake.address} holds no artefact, so there is nothing to verify; `iot-pipeline run` makes them"
+        )
     if unreadable := [one for one in found.mismatches if one.expected == "a manifest"]:
         found.notes.append(f"figures and settings were not compared: {unreadable[0].artefact} has no manifest")
     else:

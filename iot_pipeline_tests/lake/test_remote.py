@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from iot_pipeline.defs.leased_worker import worker_of
 from iot_pipeline.defs.recording import progress
@@ -38,6 +39,14 @@ def credentials(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(artefact_log, "FRESH_S", 0.0)  # what another host published is seen at once
+
+
+@pytest.fixture
+def new_clients() -> Iterator[None]:
+    """Let clients read the environment anew, and those of later tests too."""
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
@@ -261,39 +270,33 @@ def told(address: str, folder: Path) -> str:
 
 
 def test_what_is_wrong_with_a_bucket_is_said_in_one_sentence(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_clients: None
 ) -> None:
-    import s3fs
-
     assert "there is no such bucket" in told("s3://nowhere/lake", tmp_path)
     assert "cannot create an object only if" in told("memory://lake", tmp_path)
     for wrong in ("s3://key:secret@bucket/lake", "s3://bucket/lake?versionId=1"):
         with pytest.raises(UserError, match="credentials belong in AWS"):
             mirror(wrong, tmp_path)
     with s3_server(lax=True) as lax:
-        s3fs.S3FileSystem.clear_instance_cache()
+        S3FileSystem.clear_instance_cache()
         monkeypatch.setenv("AWS_ENDPOINT_URL", lax.environment["AWS_ENDPOINT_URL"])
         assert "ignores If-None-Match" in told(f"{address}-lax", tmp_path)
-    s3fs.S3FileSystem.clear_instance_cache()
+    S3FileSystem.clear_instance_cache()
     assert "the store cannot be reached" in told(address, tmp_path)
 
 
 def test_wrong_credentials_and_none_are_told_apart(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_clients: None
 ) -> None:
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ANOTHERKEYANOTHER")
     assert "refuses these credentials" in told(address, tmp_path)
-    s3fs.S3FileSystem.clear_instance_cache()
+    S3FileSystem.clear_instance_cache()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, os.devnull)
     assert "there are no credentials" in told(address, tmp_path)
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_file_is_uploaded_under_its_hash(address: str, tmp_path: Path, server: Server) -> None:
