@@ -1,8 +1,4 @@
-"""OpenVINO model of a student with a cache of keys and values, in the layout that OpenVINO GenAI expects.
-
-Inputs are input_ids, attention_mask, position_ids and beam_idx, the output is logits, and the cache is a state of the
-compiled model: a second call reads its tokens behind those of the first, until the state is reset.
-"""
+"""OpenVINO model of a student, in the layout that OpenVINO GenAI reads (inference/openvino_decoder.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.export.scoring import label_scores
+from iot_pipeline.inference.openvino_decoder import INPUTS, OPTIONS, WindowedAttention, stateful_graph
 from iot_pipeline.inference.openvino_engine import compressed_weights, openvino_module
 from iot_pipeline.inference.scoring import Labels
 from iot_pipeline.inference.student import Student
@@ -26,32 +22,6 @@ from iot_pipeline.models.tokenizer import end_of_turn, in_one_line
 
 QUANTISATIONS = ("fp32", "fp16", "int8", "int4")
 MODEL = "openvino_model.xml"
-INPUTS = ("input_ids", "attention_mask", "position_ids", "beam_idx")
-ROWS, READ, NEW = 2, 3, 5  # of the example by which a model is traced; its shapes stay free
-# Some CPUs would compute in bf16, and keys and values would be kept in 8 bits.
-OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "PERFORMANCE_HINT": "LATENCY"}
-
-
-@dataclass(frozen=True)
-class CacheShape:
-    """Shape of the cache: layers, heads of keys and values, dimensions of a head."""
-
-    layers: int
-    heads: int
-    size: int
-
-    @classmethod
-    def of(cls, config: Any) -> CacheShape:
-        """Read it from a model's config; UserError if layers attend to a window, which a growing cache does not."""
-        if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []):
-            raise UserError("--format openvino: the base has layers that attend to a window; use --format merged")
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return cls(config.num_hidden_layers, config.num_key_value_heads, size)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the states, two a layer."""
-        return [f"past_key_values.{layer}.{part}" for layer in range(self.layers) for part in ("key", "value")]
 
 
 def write_openvino(student: Student, folder: Path, quantisation: str) -> str:
@@ -66,13 +36,14 @@ def write_openvino(student: Student, folder: Path, quantisation: str) -> str:
         UserError: OpenVINO cannot convert the base.
     """
     openvino, model = openvino_module(), student.model
-    shape = CacheShape.of(model.config)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # the tracer's, on what it holds fast: none of it depends on a length
-            graph = _with_states(_converted(model, shape), shape)
+            graph = stateful_graph(openvino, model)
         if quantisation in ("int8", "int4"):
             graph = compressed_weights(graph, quantisation)
+    except WindowedAttention as error:
+        raise UserError(f"--format openvino: {error}; use --format merged") from None
     except UserError:
         raise
     except Exception as error:  # converter and compressor raise classes of their own
@@ -94,75 +65,6 @@ def load_openvino(folder: Path, student: Student, tokenizer: Any) -> OpenVinoExp
     options = {**OPTIONS, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(folder / MODEL, "CPU", options)
     return OpenVinoExport(compiled.create_infer_request(), tokenizer, student.device, student.pad)
-
-
-def _converted(model: Any, shape: CacheShape) -> Any:
-    """Convert a model into a graph whose cache goes in and out, with its ports named."""
-    import torch
-    from transformers import DynamicCache
-
-    class Decoder(torch.nn.Module):
-        """One step: new tokens [rows, new] behind cached ones [rows, read] to logits and the longer cache."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, *given: Any) -> Any:
-            input_ids, attention_mask, position_ids, beam_idx, *past = given
-            states = [state.index_select(0, beam_idx) for state in past]
-            queries = torch.arange(input_ids.shape[1])[:, None] + states[0].shape[2]
-            before = torch.arange(attention_mask.shape[1])[None, :] <= queries
-            allowed = before[None, None] & (attention_mask[:, None, None, :] > 0)
-            mask = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
-            cache: Any = DynamicCache(config=model.config)
-            for layer, key, value in zip(cache.layers, states[::2], states[1::2], strict=True):
-                layer.lazy_initialization(key, value)
-                layer.keys, layer.values = key, value
-            made = self.model(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            return (made.logits, *(state for layer in cache.layers for state in (layer.keys, layer.values)))
-
-    example = (
-        torch.zeros((ROWS, NEW), dtype=torch.long),
-        torch.ones((ROWS, READ + NEW), dtype=torch.long),
-        torch.arange(READ, READ + NEW).expand(ROWS, -1),
-        torch.arange(ROWS, dtype=torch.int32),
-        *(torch.zeros((ROWS, shape.heads, READ, shape.size)) for _ in shape.names),
-    )
-    with torch.no_grad():
-        return openvino_module().convert_model(Decoder(), example_input=example)
-
-
-def _with_states(graph: Any, shape: CacheShape) -> Any:
-    """Name the ports of a graph, and make its cache a state, which is empty at first."""
-    import openvino.opset13 as ops
-    from openvino._offline_transformations import apply_make_stateful_transformation
-
-    openvino = openvino_module()
-    made = [name.replace("past_key_values", "present") for name in shape.names]
-    sizes = {"beam_idx": [-1], **{name: [-1, shape.heads, -1, shape.size] for name in shape.names}}
-    for port, name in zip(graph.inputs, (*INPUTS, *shape.names), strict=True):
-        port.get_tensor().set_names({name})
-        port.get_node().set_partial_shape(openvino.PartialShape(sizes.get(name, [-1, -1])))
-    for port, name in zip(graph.outputs, ("logits", *made), strict=True):
-        port.get_tensor().set_names({name})
-    graph.validate_nodes_and_infer_types()
-    apply_make_stateful_transformation(graph, dict(zip(shape.names, made, strict=True)))
-    first = np.array([0], dtype=np.int64)
-    rows = ops.gather(ops.shape_of(graph.input("input_ids"), output_type="i64"), ops.constant(first), ops.constant(0))
-    empty = ops.concat([rows, *(ops.constant(np.array([size])) for size in (shape.heads, 0, shape.size))], axis=0)
-    for operation in graph.get_ops():
-        if operation.get_type_name() == "ReadValue":
-            zero = ops.constant(0.0, dtype=operation.get_output_element_type(0))
-            operation.set_arguments([ops.broadcast(zero, empty)])
-    graph.validate_nodes_and_infer_types()
-    return graph
 
 
 class OpenVinoExport(Student):

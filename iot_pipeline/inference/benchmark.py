@@ -6,7 +6,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.engines import kinds_of, profiles, this_machine
-from iot_pipeline.inference.explanation_variants import PRIOR, Writing, ways
+from iot_pipeline.inference.explanation_variants import PRIOR, Writing, openvino_writing, ways
 from iot_pipeline.inference.label_variants import STEPS, Scoring
 from iot_pipeline.inference.measuring import Row, not_run
 from iot_pipeline.inference.projection import projection
@@ -56,8 +56,8 @@ def benchmark_variants(
         card: GPU to measure on (`cuda:1`); None: the CPU.
 
     Returns:
-        variants, profiles, old_way (what label scoring is beside it), machine, on_card, reference, and projection:
-        bounds for other cards, which are no measurements.
+        variants, profiles, explanations (whether OpenVINO writes them), old_way (what label scoring is beside it),
+        machine, on_card, reference, and projection: bounds for other cards, which are no measurements.
     """
     if not prompts:
         raise UserError("inference benchmark: no prompts to measure on")
@@ -70,7 +70,7 @@ def benchmark_variants(
     def other(dtype: str) -> Student:
         return Student.load(base, adapter, device, threads, dtype)
 
-    writing = Writing(student, other, prompts[:batch], labels, device, explained, seconds, say)
+    writing = Writing(student, other, prompts[:batch], labels, device, explained, seconds, say, threads)
     dtype = str(student.describe()["dtype"])
     rows = writing.measure(ways(dtype, old_tokens, answer_tokens, batch, card is not None))
     rows.insert(1, not_run(f"explanation, {dtype}, batch 1, dedicated machine", PRIOR, DEDICATED))
@@ -82,6 +82,7 @@ def benchmark_variants(
         "variants": [*rows, *options, *engines],
         "old_way": against_old_way(rows[0], [*options, *engines]),
         "profiles": profiles(least, measured),
+        "explanations": openvino_writing(rows),
         "reference": reference.name,
         "on_card": card is not None,
         "projection": projection(),

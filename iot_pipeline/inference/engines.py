@@ -207,11 +207,16 @@ def open_engine(
     where = device_here() if device == "auto" else device
     kind = kind_of(profile, evidence, where, log, model)
     try:
-        return kind.open(base, adapter, where, threads)
+        opened = kind.open(base, adapter, where, threads)
     except EngineUnavailable as error:
         reference = kinds_of(where)[0]
         log(f"IOT_INFERENCE={profile}: the reference, {reference.name}, answers: {error}")
-    return reference.open(base, adapter, where, threads)
+        return reference.open(base, adapter, where, threads)
+    written = (evidence or {}).get("explanations", {})
+    if isinstance(opened, OpenVinoStudent) and written.get("offered"):
+        opened.writes = True
+        log(f"explanations: {written['engine']}, {written['times_reference']:.1f} times the reference's speed")
+    return opened
 
 
 def device_here() -> str:

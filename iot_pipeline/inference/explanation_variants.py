@@ -11,10 +11,12 @@ from typing import Any
 
 from iot_pipeline.augmentation.answers import parse_answer
 from iot_pipeline.inference.measuring import Row, Timed, not_run, one_by_one, peak_memory, timed, together
+from iot_pipeline.inference.openvino_engine import EngineUnavailable, compiled_decoder
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.tokenizer import end_of_turn, in_one_line
 
 PRIOR, OURS = "prior work", "ours"
+OPENVINO = "openvino-fp32"
 PROBED = 8  # tokens by which the seconds of a variant are predicted
 LOOKED_UP = 8  # tokens that prompt-lookup speculation guesses at once
 PAGE = 32  # tokens of a page of the cache of continuous batching
@@ -41,10 +43,11 @@ class Way:
     attention: str = ""
     lookup: bool = False
     continuous: bool = False
+    openvino: bool = False
 
 
 def ways(reference: str, tokens: int, answer: int, batch: int, on_card: bool) -> list[Way]:
-    """List the ways in order, each with what the ones before it of its group have.
+    """List the ways in order: the prior work's optimisations alone, then together, then ours.
 
     Args:
         reference: Data type of the reference.
@@ -56,8 +59,12 @@ def ways(reference: str, tokens: int, answer: int, batch: int, on_card: bool) ->
     half, title = tokens // 2, f"explanation, {reference}"
     many = f"batch {batch}, {half} tokens"
     kernel, changed = ("flash_attention_2", "flash attention") if on_card else ("eager", "eager attention, not sdpa")
+    old = f"batch 1, {tokens} tokens"
     found = [
-        Way(f"{title}, batch 1, {tokens} tokens (the old way)", PRIOR, 1, tokens),
+        Way(f"{title}, {old} (the old way)", PRIOR, 1, tokens),
+        Way(f"{title}, batch 1, {half} tokens alone", PRIOR, 1, half),
+        Way(f"explanation, int8, {old}, int8 alone", PRIOR, 1, tokens, weights="int8"),
+        Way(f"{title}, {old}, {changed} alone", PRIOR, 1, tokens, attention=kernel),
         Way(f"{title}, batch {batch}, {tokens} tokens", PRIOR, batch, tokens),
         Way(f"{title}, {many}", PRIOR, batch, half),
         Way(f"explanation, bf16, {many}", PRIOR, batch, half, dtype="bf16"),
@@ -69,6 +76,12 @@ def ways(reference: str, tokens: int, answer: int, batch: int, on_card: bool) ->
         Way(f"{title}, batch 1, prompt-lookup speculation", OURS, 1, answer, stop=True, lookup=True),
         Way(f"{title}, continuous batching", OURS, batch, answer, stop=True, continuous=True),
     ]
+    if not on_card:
+        stop = "stop at end of turn"
+        found += [
+            Way(f"explanation, {OPENVINO}, batch {rows}, {stop}", OURS, rows, answer, stop=True, openvino=True)
+            for rows in (1, batch)
+        ]
     return list({way.name: way for way in found}.values())  # bf16 may be the reference
 
 
@@ -77,6 +90,7 @@ class Writing:
     """Measuring of explanations: a student of the reference, its prompts and labels, and limits.
 
     most_seconds: predicted seconds above which a way is not run. alone: prompts that are explained one by one.
+    threads: of the CPU.
     """
 
     student: Student
@@ -87,6 +101,7 @@ class Writing:
     alone: int
     most_seconds: float
     say: Callable[[str], None]
+    threads: int | None = None
 
     def measure(self, given: Sequence[Way]) -> list[Row]:
         """Measure ways in turn; one that cannot run, or would take too long, is named with the reason."""
@@ -130,8 +145,9 @@ class Writing:
         texts = self.student.tokenizer.batch_decode(ended, skip_special_tokens=True)
         same = [parse_answer(text).label == self.labels[place] for text, place in zip(texts, chosen, strict=True)]
         found["label_agreement"] = round(sum(same) / len(same), 6)
-        if way.lookup:
-            plain = next((one for name, one in written.items() if "batch 1, stop" in name), None)
+        if way.lookup or way.openvino:
+            same_batch = f"batch {way.batch}, stop"
+            plain = next((one for name, one in written.items() if same_batch in name and OPENVINO not in name), None)
             if plain is not None:
                 found["equal_answers"] = round(sum(a == b for a, b in zip(answers, plain, strict=True)) / len(plain), 6)
         return found
@@ -149,11 +165,11 @@ class Writing:
     def _generated(self, model: Any, way: Way, rows: list[list[int]], tokens: int) -> list[list[int]]:
         ids, mask = left_padded(rows, self.student.pad)
         more = {"prompt_lookup_num_tokens": LOOKED_UP} if way.lookup else {}
+        more |= {} if way.stop else {"min_new_tokens": tokens}
         made = model.generate(
             input_ids=ids.to(self.student.device),
             attention_mask=mask.to(self.student.device),
             max_new_tokens=tokens,
-            min_new_tokens=None if way.stop else tokens,
             do_sample=False,
             eos_token_id=end_of_turn(self.student.tokenizer),
             pad_token_id=self.student.pad,
@@ -192,6 +208,12 @@ class Writing:
             other = self.other_dtype(way.dtype)
             yield other.model
             other.close()
+        elif way.openvino:
+            try:
+                decoder = compiled_decoder(self.student.model, self.threads)
+            except EngineUnavailable as error:
+                raise NotHere(str(error)) from error
+            yield decoder
         elif way.weights:
             yield quantised(self.student, way.weights)
         elif way.attention:
@@ -255,3 +277,22 @@ def quantised(student: Student, kind: str) -> Any:
             trust_remote_code=False, dtype=torch.bfloat16,
         )  # fmt: skip
     return model.eval()
+
+
+def openvino_writing(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return whether explanations are to be written by OpenVINO: with equal answers, and in fewer seconds.
+
+    Seconds are of the processor; both ways write a batch of the same flows, freely.
+    """
+    named = {row["name"]: row for row in rows if row["run"] and row["name"].endswith("stop at end of turn")}
+    batched = {name: row for name, row in named.items() if ", batch 1, " not in name}
+    own = next((row for name, row in batched.items() if OPENVINO in name), None)
+    reference = next((row for name, row in batched.items() if OPENVINO not in name), None)
+    if own is None or reference is None:
+        reasons = [row["reason"] for row in rows if not row["run"] and OPENVINO in row["name"]]
+        return {"offered": False, "reason": (reasons or ["not measured"])[0]}
+    times = round(reference["cpu_seconds_a_flow"] / own["cpu_seconds_a_flow"], 3)
+    told = {"engine": OPENVINO, "times_reference": times, "equal_answers": own["equal_answers"], "flows": own["flows"]}
+    if own["equal_answers"] < 1:
+        return {"offered": False, **told, "reason": f"{own['equal_answers']:.2%} of its answers equal the reference's"}
+    return {"offered": times > 1, **told} | ({} if times > 1 else {"reason": "not faster"})

@@ -60,11 +60,34 @@ class Scoring:
         }
         for call in list(calls.values())[:1]:
             call()  # warm-up
-        found = alternated(calls, 2, self.device)
+        peaks: dict[str, dict[str, float]] = {}
+        found = alternated({name: self._watched(name, call, peaks) for name, call in calls.items()}, 2, self.device)
         wanted = next(iter(found.values())).value.argmax(1)
-        return [self._row(name, GROUP, len(rows), found[name], wanted) for name in tried if name in found] + [
-            not_run(name, GROUP, reason) for name in tried for title, reason in useless.items() if title in name
-        ]
+        return [
+            self._row(name, GROUP, len(rows), found[name], wanted) | peaks[name] | self._singly(tried[name])
+            for name in tried
+            if name in found
+        ] + [not_run(name, GROUP, reason) for name in tried for title, reason in useless.items() if title in name]
+
+    def _watched(
+        self, name: str, call: Callable[[], np.ndarray], peaks: dict[str, dict[str, float]]
+    ) -> Callable[[], np.ndarray]:
+        """Return a call that notes its peak of memory in `peaks`."""
+
+        def watched() -> np.ndarray:
+            with peak_memory(self.device) as peak:
+                value = call()
+            peaks[name] = peak
+            return value
+
+        return watched
+
+    def _singly(self, options: Options) -> Row:
+        """Time single flows with some options."""
+        engine = replace(self.student, options=options)
+        calls = [timed(self._scorer(engine, [text]), self.device) for text in self.prompts[: self.alone]]
+        single = one_by_one(calls)
+        return {"single_p50": single["seconds_p50"], "single_p95": single["seconds_p95"]}
 
     def engines(
         self, base: str | Path, adapter: Path | None, threads: int | None
@@ -114,13 +137,19 @@ class Scoring:
             "times_reference_cpu": round(found["reference"].cpu / found[kind.name].cpu, 3),
             "largest_difference": difference,
         }
-        rows = [self._alone(engine, kind.name), row | peak | told]
+        rows = [self._alone(engine, kind.name), row | peak | told, self._cached(engine, kind.name)]
         seconds, agreement = (
             self._spent(found[kind.name]) / len(texts),
             float((scores.argmax(1) == wanted.argmax(1)).mean()),
         )
         engine.close()
         return rows, Measured(kind.name, kind.profile, seconds, agreement, difference, len(texts)), beside
+
+    def _cached(self, engine: Student, name: str) -> Row:
+        """Measure an engine with all options together, on rows as they come."""
+        rows = self._fitting(self.repeated, 512)
+        one, wanted = timed(self._scorer(engine, rows), self.device), self.student.score_labels(rows, self.classes)
+        return self._row(f"label only, {name}, + {STEPS['read_once']}", ENGINES, len(rows), one, wanted.argmax(1))
 
     def _opened(self, kind: Kind, base: str | Path, adapter: Path | None, threads: int | None) -> Student:
         engine = kind.open(base, adapter, self.device, threads)

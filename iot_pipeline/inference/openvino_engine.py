@@ -1,10 +1,11 @@
-"""OpenVINO on CPUs: labels are scored by one compiled graph (label_graph.py); explanations by the torch model."""
+"""OpenVINO on CPUs: labels are scored by one compiled graph (label_graph.py), explanations written by another."""
 
 import contextlib
 import io
 import sys
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.label_graph import Layout, label_graph
+from iot_pipeline.inference.openvino_decoder import OpenVinoDecoder
 from iot_pipeline.inference.scoring import Labels, Prefix, Scorer, Tree
 from iot_pipeline.inference.student import Student
 from iot_pipeline.models.tokenizer import in_one_line
@@ -28,10 +30,14 @@ class EngineUnavailable(UserError):
 
 @dataclass
 class OpenVinoStudent(Student):
-    """Student whose labels OpenVINO scores. `precision`: of its graph; int8 and int4 are weights, activations int8."""
+    """Student whose labels OpenVINO scores. `precision`: of its graph; int8 and int4 are weights, activations int8.
+
+    `writes`: explanations are OpenVINO's too, in fp32 whatever the precision; else the torch model's.
+    """
 
     precision: Precision = "fp32"
     threads: int | None = None
+    writes: bool = False
     _scorers: dict[str, Scorer] = field(default_factory=dict)
 
     @classmethod
@@ -62,11 +68,23 @@ class OpenVinoStudent(Student):
     def describe(self) -> dict[str, Any]:
         """Describe engine, device, precision and versions."""
         version = str(openvino_module().__version__).split("-")[0]
-        return {**super().describe(), "engine": self.name, "dtype": self.precision, "openvino": version}
+        written = "openvino-fp32" if self.writes else "transformers-fp32"
+        told = {"engine": self.name, "explanations": written, "dtype": self.precision, "openvino": version}
+        return super().describe() | told
+
+    def explain(self, *given: Any, **more: Any) -> list[tuple[str, bool]]:
+        """Write answers as `Student.explain` does, held to their flows as there."""
+        return self._writer.explain(*given, **more) if self.writes else super().explain(*given, **more)
+
+    @cached_property
+    def _writer(self) -> Student:
+        """Student that writes by a compiled graph; it is made at first use, in a few seconds."""
+        return Student(compiled_decoder(self.model, self.threads), self.tokenizer, self.device, self.pad)
 
     def close(self) -> None:
         """Free memory. The student cannot be used afterwards."""
         self._scorers.clear()
+        self.__dict__.pop("_writer", None)
         super().close()
 
     def _scorer(self, ids: list[list[int]], labels: Labels) -> Scorer:
@@ -136,6 +154,20 @@ def _compiled(model: Any, layout: Layout, precision: Precision, threads: int | N
         raise EngineUnavailable(f"openvino cannot compile this base; IOT_INFERENCE=reference can: {reason}") from error
     finally:
         logging.set_verbosity(told)
+
+
+def compiled_decoder(model: Any, threads: int | None) -> OpenVinoDecoder:
+    """Convert and compile a model in fp32 for writing; EngineUnavailable if OpenVINO cannot."""
+    openvino = openvino_module()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tracing: none of what it holds fast depends on a length
+            return OpenVinoDecoder.compiled(openvino, model, threads)
+    except Exception as error:  # converter and plugin each raise classes of their own
+        reason = in_one_line(error)
+        raise EngineUnavailable(
+            f"openvino cannot write with this base; IOT_INFERENCE=reference can: {reason}"
+        ) from error
 
 
 def compressed_weights(graph: Any, precision: str) -> Any:

@@ -82,6 +82,20 @@ def test_a_class_is_kept_from_student_and_baseline_and_a_finished_one_is_not_tra
     assert (sides.lake.folder(MADE) / "classes.csv").is_file()
 
 
+@pytest.mark.slow
+def test_automl_stands_beside_the_student(
+    sides: Sides, student: Student, trained: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen(monkeypatch, LEFT_OUT)
+    monkeypatch.delenv("IOT_UNKNOWN_BASELINE")
+    settings_module.settings.cache_clear()
+    make(unknown.unknown_detection("10K"))
+    result = sides.read(MADE, "unknown.json")
+    found = result["classes"][LEFT_OUT]["models"]
+    assert result["baseline"] == "automl" and found.keys() == {"student", "automl"}
+    assert found["automl"]["accuracy"]["value"] > 0.7 and 0 <= found["automl"]["auroc"]["value"] <= 1
+
+
 def test_a_class_that_the_data_set_lacks_is_refused(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen(monkeypatch, "Nmap")
     with pytest.raises(dg.Failure, match="IOT_UNKNOWN_CLASSES names Nmap; there are"):

@@ -24,7 +24,8 @@ from iot_pipeline.inference.engines import (
     replica_engine,
     this_machine,
 )
-from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent
+from iot_pipeline.inference.explanation_variants import left_padded, openvino_writing
+from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent, compiled_decoder
 from iot_pipeline.inference.student import Student
 from iot_pipeline.inference.vllm_engine import VllmStudent
 from iot_pipeline.models.tokenizer import end_of_turn
@@ -78,6 +79,50 @@ def test_a_base_of_another_family_has_its_graph_and_a_window_is_refused(tmp_path
 
 
 @installed
+def test_openvino_writes_what_transformers_writes(base: Path, student: Student) -> None:
+    texts = texts_of_all_lengths()
+    opened = OpenVinoStudent.open(base, None, "fp32", 1)
+    opened.writes = True
+    assert opened.describe()["explanations"] == "openvino-fp32"
+    heads = [f"CLASSIFICATION: {CLASSES[place % 3]}" for place in range(len(texts))]
+    called: list[int] = []
+    wanted = student.explain(texts, 24, batch=4, answers=heads, grounded_in=texts)
+    found = opened.explain(texts, 24, batch=4, answers=heads, grounded_in=texts, meanwhile=lambda: called.append(1))
+    assert found == wanted and len(called) > 24
+    assert opened.explain(texts[:3], 12) == student.explain(texts[:3], 12) == opened.explain(texts[:3], 12, batch=1)
+
+
+@installed
+def test_rows_that_ended_leave_the_batch_and_change_no_other(base: Path, student: Student) -> None:
+    import torch
+
+    end, rows = end_of_turn(student.tokenizer), student._prompts(texts_of_all_lengths()[:5])
+    ids, mask = left_padded(rows, student.pad)
+
+    def ends(width: int) -> Any:
+        """Processor that ends row 1 at once, row 3 after three tokens, row 0 after six, and no other."""
+
+        def process(written: Any, scores: Any) -> Any:
+            done = written.shape[1] - width
+            for row, after in ((1, 0), (3, 3), (0, 6)):
+                if done == after:
+                    scores[row] = -torch.inf
+                scores[row, end] = torch.inf if done == after else -torch.inf
+            scores[[2, 4], end] = -torch.inf
+            return scores
+
+        return process
+
+    given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 10, "do_sample": False}
+    given |= {"eos_token_id": end, "pad_token_id": student.pad}
+    made = [
+        model.generate(**given, logits_processor=[ends(ids.shape[1])])
+        for model in (student.model, compiled_decoder(student.model, 1))
+    ]
+    assert torch.equal(*made) and made[0].shape[1] == ids.shape[1] + 10
+
+
+@installed
 def test_weights_in_int8_change_probabilities_a_little(base: Path, student: Student) -> None:
     texts = texts_of_all_lengths()
     scores = OpenVinoStudent.open(base, None, "int8", 1).score_labels(texts, CLASSES)
@@ -122,6 +167,24 @@ def test_a_profile_takes_the_fastest_engine_that_agrees() -> None:
     found = profiles(1.0, [exact, lossy])
     assert (found["balanced"]["engine"], found["aggressive"]["engine"]) == ("exact", "lossy")
     assert found["aggressive"]["times_reference"] == pytest.approx(3.333)
+
+
+def test_openvino_writes_where_it_was_faster_and_wrote_the_same() -> None:
+    def row(name: str, seconds: float, **more: Any) -> dict[str, Any]:
+        name = f"explanation, {name}, batch 32, stop at end of turn"
+        return {"name": name, "run": True, "flows": 32, "cpu_seconds_a_flow": seconds, **more}
+
+    reference = row("fp32", 0.4)
+    assert openvino_writing([reference, row("openvino-fp32", 0.1, equal_answers=1.0)]) == {
+        "offered": True, "engine": "openvino-fp32", "times_reference": 4.0, "equal_answers": 1.0, "flows": 32,
+    }  # fmt: skip
+    for own, reason in (
+        (row("openvino-fp32", 0.1, equal_answers=31 / 32), "96.88% of its answers equal the reference's"),
+        (row("openvino-fp32", 0.5, equal_answers=1.0), "not faster"),
+        ({"name": "explanation, openvino-fp32, batch 1", "run": False, "reason": "no"}, "no"),
+    ):
+        found = openvino_writing([reference, own])
+        assert not found["offered"] and found["reason"] == reason
 
 
 @pytest.mark.parametrize(
