@@ -205,17 +205,20 @@ def open_engine(
         threads: CPU threads.
     """
     where = device_here() if device == "auto" else device
-    kind = kind_of(profile, evidence, where, log, model)
+    told = list[str]()  # once it is open: an engine that is not installed did not answer
+    kind = kind_of(profile, evidence, where, told.append, model)
     try:
         opened = kind.open(base, adapter, where, threads)
     except EngineUnavailable as error:
         reference = kinds_of(where)[0]
-        log(f"IOT_INFERENCE={profile}: the reference, {reference.name}, answers: {error}")
-        return reference.open(base, adapter, where, threads)
+        told = [f"IOT_INFERENCE={profile}: the reference, {reference.name}, answers: {error}"]
+        opened = reference.open(base, adapter, where, threads)
     written = (evidence or {}).get("explanations", {})
     if isinstance(opened, OpenVinoStudent) and written.get("offered"):
         opened.writes = True
-        log(f"explanations: {written['engine']}, {written['times_reference']:.1f} times the reference's speed")
+        told.append(f"explanations: {written['engine']}, {written['times_reference']:.1f} times the reference's speed")
+    for sentence in told:
+        log(sentence)
     return opened
 
 
