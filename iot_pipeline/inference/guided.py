@@ -19,7 +19,7 @@ def guide_tokens(tokenizer: Any, width: int, end: int) -> Any:
 
         return from_tokenizer(tokenizer, n_vocab=width, eos_token=end)
     except ImportError as error:
-        raise NotGroundable("the extra `grammar` (llguidance) is not installed") from error
+        raise NotGroundable("llguidance is not installed: pip install llguidance==1.9.1") from error
     except ValueError as error:
         raise NotGroundable(f"llguidance cannot read the base's tokenizer ({error})") from error
 
