@@ -123,9 +123,16 @@ def follow(
 
 
 def interleaved(
-    folder: Path, lines: int, form: Callable[[str, list[Any]], str], rotate: Callable[[Path], None]
+    folder: Path,
+    lines: int,
+    form: Callable[[str, list[Any]], str],
+    rotate: Callable[[Path], None],
+    followed: threading.Event,
 ) -> None:
-    """Write conn.log and flowmeter.log piece by piece, the second in another order, and rotate both in the middle."""
+    """Write conn.log and flowmeter.log piece by piece, the second in another order, and rotate both in the middle.
+
+    Rotation waits until they are `followed`: of a log that was rotated before, only the new file would be read.
+    """
     conn, meter = logs_of(SPEC, lines, 3)
     for line in conn:
         line.pop("traffic")
@@ -146,6 +153,7 @@ def interleaved(
             at[which] = min(len(texts[which]), at[which] + size)
             time.sleep(0.002)
         if begin == 0:
+            followed.wait(60)
             for path in files:
                 rotate(path)
 
@@ -158,11 +166,14 @@ def interleaved(
 def test_a_zeek_log_with_a_rotation_in_its_middle_gives_each_connection_once(
     tmp_path: Path, form: Any, rotate: Any, lines: int
 ) -> None:
-    writer = threading.Thread(target=interleaved, args=(tmp_path, lines, form, rotate))
+    followed, rows = threading.Event(), list[Any]()
+    writer = threading.Thread(target=interleaved, args=(tmp_path, lines, form, rotate, followed))
     losses = Losses()
     writer.start()
     paths = [tmp_path / "conn.log", tmp_path / "flowmeter.log"]
-    rows = list(follow(paths, lines, losses, restart=lines == 1_000))
+    for row in follow(paths, lines, losses, restart=lines == 1_000):
+        followed.set()
+        rows.append(row)
     writer.join()
     wanted = {line["uid"] for line in logs_of(SPEC, lines, 3)[0]}
     assert len(rows) == lines and {row.flow["uid"] for row in rows} == wanted
