@@ -56,7 +56,8 @@ def teacher_serve(
 
 def _refuse_options_before(context: typer.Context) -> None:
     """Raise UserError for options of the server in front of a subcommand, which starts none."""
-    given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     if given:
         option = f"--{given[0].replace('_', '-')}"
         raise UserError(f"{option} is of the server, which `teacher {context.invoked_subcommand}` does not start")
