@@ -104,13 +104,9 @@ def write_lm_eval(source: Source, out: Path) -> None:
         "target_delimiter": "\n",
         "doc_to_choice": [f"CLASSIFICATION: {name}" for name in classes],
         "doc_to_target": f"{{{{ {classes!r}.index(label) }}}}",
-        "metric_list": [
-            {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
-            {"metric": "f1", "aggregation": "f1", "average": "macro", "higher_is_better": True},
-        ],
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         "metadata": {"version": 1.0, "description": "distinct test flows, each once; run it in the bundle's folder"},
     }
-    del task["metric_list"][1]  # type: ignore[attr-defined]
     (out / TASK).parent.mkdir(parents=True, exist_ok=True)
     write_text(out / TASK, dump(task))
     write_text(

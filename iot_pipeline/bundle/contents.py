@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import distributions
@@ -67,11 +68,19 @@ def write_configuration(source: Source, out: Path) -> None:
     if dataset.suffix:
         values["IOT_DATASET"] = f"datasets/{dataset.name}"
     values["IOT_PROMPTS"] = "../prompts"
-    lines = [f'{name}="{value}"' if " " in value else f"{name}={value}" for name, value in sorted(values.items())]
+    lines = [f"{name}={_quoted(value)}" for name, value in sorted(values.items())]
     write_text(out / SETTINGS, "\n".join(["# Settings of the lake, without those of the machine.", *lines]) + "\n")
     (out / "config" / "specs").mkdir(parents=True, exist_ok=True)
     for path in source.spec_files:
         shutil.copyfile(path, out / "config" / "specs" / path.name)
+
+
+def _quoted(value: str) -> str:
+    """Return a value as .env files hold it."""
+    if re.fullmatch(r"[\w.,:/@%+*?=-]*", value):
+        return value
+    inner = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{inner}'"
 
 
 def _settings(source: Source) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dotenv import dotenv_values
+
 from iot_pipeline.augmentation.ask import check_imported
 from iot_pipeline.bundle.contents import ANSWERS, LINEAGE, MADE, SETTINGS
 from iot_pipeline.bundle.seal import SUMS, check_bundle
@@ -61,16 +63,34 @@ def use_bundle(folder: Path) -> None:
     found = check_bundle(folder)
     if found.mismatches:
         raise UserError(f"{folder} is not as it was written: {found.mismatches[0]}; `iot-pipeline verify {folder}`")
-    for name in [name for name in os.environ if name.startswith("IOT_")]:
-        setting = name.removeprefix("IOT_").lower()
-        section = FIELDS.get(setting, ("", ""))[0]
-        if setting == "profile" or setting in MADE or (section and section != "run"):
-            del os.environ[name]
+    _check_settings(folder / SETTINGS)
+    for name in [name for name in os.environ if decides_content(name)]:
+        del os.environ[name]
     os.environ[ENV_FILE] = str(folder / SETTINGS)
     os.environ["IOT_TEACHER_REPLAY"] = "true"
     # Two bundles of one data set must not share a lake.
     own = PROJECT_ROOT / "data_lake" / f"from-{folder.name}-{sha256_file(folder / SUMS)[:8]}"
     os.environ.setdefault("IOT_LAKE", str(own))
+
+
+def decides_content(variable: str) -> bool:
+    """Return True for a variable whose value decides what is made, and is a bundle's own to set."""
+    setting = variable.removeprefix("IOT_").lower()
+    section = FIELDS.get(setting, ("", ""))[0]
+    return variable.startswith("IOT_") and (setting == "profile" or setting in MADE or section not in ("", "run"))
+
+
+def _check_settings(file: Path) -> None:
+    """Raise UserError for settings that a bundle of a stranger must not have.
+
+    Those of the machine would write or send elsewhere (a store of answers, a webhook), and `${NAME}` in a source's URL
+    would send the value of a variable, such as a key.
+    """
+    for name, value in dotenv_values(file, interpolate=False).items():
+        if not decides_content(name):
+            raise UserError(f"{file} sets {name}, which is not for a bundle to set; such a bundle is not run")
+        if "${" in (value or ""):
+            raise UserError(f"{file}: {name} takes the value of a variable of this machine; such a bundle is not run")
 
 
 def bring_answers(settings: Settings, folder: Path) -> int:

@@ -28,7 +28,9 @@ class BundleCheck:
 
 def files_of(folder: Path) -> list[str]:
     """List all files of a bundle but its seal, as paths within it."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    names = (
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    )
     return sorted(name for name in names if name not in (SUMS, SIGNATURE))
 
 
@@ -63,7 +65,11 @@ def check_bundle(folder: Path, public_key: Path | None = None) -> BundleCheck:
         else:
             found.mismatches.append(f"{SUMS}: line {number} is no hash and name")
     there = set(files_of(folder))
-    for name in sorted(known.keys() - there):
+    # A link leads out of the bundle, and a device or pipe has no end: neither is read.
+    strange = {name for name in there if (folder / name).is_symlink() or not (folder / name).is_file()}
+    found.mismatches += [f"{name}: no plain file" for name in sorted(strange)]
+    there -= strange
+    for name in sorted(known.keys() - there - strange):
         found.mismatches.append(f"{name}: expected sha256 {known[name][:SHORT]}, found no file")
     found.mismatches += [f"{name}: no such file in {SUMS}" for name in sorted(there - known.keys())]
     hashes = {name: sha256_file(folder / name) for name in sorted(there & known.keys())}
@@ -82,20 +88,22 @@ def check_bundle(folder: Path, public_key: Path | None = None) -> BundleCheck:
 
 def _against_lineage(folder: Path, hashes: dict[str, str]) -> list[str]:
     """List the copies of the report's and prompts' files whose hash is not that of their manifest."""
-    try:
-        artefacts = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))["artefacts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return [f"{LINEAGE}: cannot be read"]
+    if LINEAGE not in hashes:
+        return [f"{LINEAGE}: no such file"]
     wanted: dict[str, str] = {}
-    for one in artefacts:
-        if one["asset"] == "paper_report":
-            wanted |= {f"report/{name}": facts["sha256"] for name, facts in one["files"].items()}
-        elif one["asset"] == "prompt":
-            wanted[f"prompts/{one['partition']}.md"] = one["data_version"]
+    try:
+        for one in json.loads((folder / LINEAGE).read_text(encoding="utf-8"))["artefacts"]:
+            if one["asset"] == "paper_report":
+                wanted |= {f"report/{name}": str(facts["sha256"]) for name, facts in one["files"].items()}
+            elif one["asset"] == "prompt":
+                wanted[f"prompts/{one['partition']}.md"] = str(one["data_version"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return [f"{LINEAGE}: cannot be read"]
     return [
-        f"{name}: sha256 {hashes[name][:SHORT]}, but its manifest says {digest[:SHORT]}"
+        f"{name}: {f'sha256 {hashes[name][:SHORT]}' if name in hashes else 'no such file'}, but its manifest says "
+        f"{digest[:SHORT]}"
         for name, digest in sorted(wanted.items())
-        if name in hashes and hashes[name] != digest
+        if hashes.get(name) != digest
     ]
 
 

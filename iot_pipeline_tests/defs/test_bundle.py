@@ -7,18 +7,22 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from dotenv import dotenv_values
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.bundle import contents, rerun
 from iot_pipeline.bundle.forms import ITEMS
 from iot_pipeline.bundle.rerun import differing_cells
-from iot_pipeline.bundle.seal import check_bundle
+from iot_pipeline.bundle.seal import check_bundle, write_sums
 from iot_pipeline.bundle.source import Source
 from iot_pipeline.commands.bundle import export, show_check, show_comparison
 from iot_pipeline.definitions import defs
@@ -262,6 +266,44 @@ def test_a_spoilt_bundle_is_not_run(copy: Path) -> None:
     (copy / "config" / "settings.env").write_text("IOT_ROWS=400\n")
     with pytest.raises(UserError, match=r"config/settings\.env: expected sha256"):
         rerun.use_bundle(copy)
+
+
+@pytest.mark.parametrize("line", ["IOT_TEACHER_STORE=/tmp/x.sqlite", "OPENAI_API_KEY=x", "IOT_SOURCE=http://x/${HOME}"])
+def test_settings_that_a_stranger_must_not_choose_are_refused(line: str, copy: Path) -> None:
+    with (copy / "config" / "settings.env").open("a") as lines:
+        lines.write(f"{line}\n")
+    write_sums(copy)
+    with pytest.raises(UserError, match=f"settings.env.* {line.split('=')[0]}.*such a bundle is not run"):
+        rerun.use_bundle(copy)
+
+
+def test_links_and_pipes_in_a_bundle_are_named_and_not_read(copy: Path) -> None:
+    (copy / "REFORMS.md").unlink()
+    (copy / "REFORMS.md").symlink_to("/dev/zero")
+    (copy / "environment").rename(copy.parent / "elsewhere")
+    (copy / "environment").symlink_to(copy.parent / "elsewhere")
+    os.mkfifo(copy / "waiting")
+    told = check_bundle(copy).mismatches
+    assert {"REFORMS.md: no plain file", "environment: no plain file", "waiting: no plain file"} <= set(told)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"artefacts": [1]}', '{"artefacts": [{"asset": "prompt"}]}', "[" * 100_000])
+def test_a_lineage_of_another_shape_is_named(content: str, copy: Path) -> None:
+    (copy / "lineage.json").write_text(content)
+    assert "lineage.json: cannot be read" in check_bundle(copy).mismatches
+
+
+def test_a_table_that_left_the_bundle_with_its_hash_is_named(copy: Path) -> None:
+    (copy / "report" / "tables" / "table-1.csv").unlink()
+    write_sums(copy)
+    (told,) = check_bundle(copy).mismatches
+    assert told.startswith("report/tables/table-1.csv: no such file, but its manifest says")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(lambda text: "${" not in text))
+def test_any_value_of_a_setting_is_read_back(value: str) -> None:
+    lines = StringIO(f"IOT_SOURCE={contents._quoted(value)}\nIOT_ROWS=5\n")
+    assert dotenv_values(stream=lines) == {"IOT_SOURCE": value, "IOT_ROWS": "5"}
 
 
 def test_cells_of_two_reports_are_compared_times_apart(bundle: Path) -> None:
