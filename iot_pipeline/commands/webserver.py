@@ -9,7 +9,6 @@ the Host must be a loopback name, the Origin must be that host, and a GET of /gr
 
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import dagster as dg
 import uvicorn
@@ -21,7 +20,7 @@ from starlette.websockets import WebSocketClose
 from iot_pipeline.commands.lake_files import LakeFiles
 from iot_pipeline.commands.trace_pages import TracePages
 from iot_pipeline.defs.dagster_internals import web_application
-from iot_pipeline.serving.server.guard import is_loopback
+from iot_pipeline.serving.server.guard import is_loopback, is_of_another_site
 
 
 class LocalPagesOnly:
@@ -44,10 +43,10 @@ class LocalPagesOnly:
 def refuse(scope: Scope) -> tuple[int, str] | None:
     """Return the refusal (status, sentence) of a request that must not be answered, None for any other."""
     headers = Headers(scope=scope)
-    host, origin = headers.getlist("host"), headers.getlist("origin")
+    host = headers.getlist("host")
     if len(host) != 1 or not is_loopback(host[0]):
         return 403, "This address serves pages of this machine: open it as http://127.0.0.1 or http://localhost."
-    if any(urlsplit(one).netloc.lower() != host[0].lower() for one in origin):
+    if is_of_another_site(headers):
         return 403, "A page of another site asked for this."
     reads_page = scope["type"] == "websocket" or scope["method"] == "POST" or "text/html" in headers.get("accept", "")
     if scope["path"].rstrip("/") == "/graphql" and not reads_page:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from iot_pipeline.serving.lines import Header, Joiner, Line, needs_flowmeter, read_lines
 from iot_pipeline.serving.prepared import Losses, Preparer, Reading
-from iot_pipeline.serving.tail import CHUNK, Tail
+from iot_pipeline.serving.tail import CHUNK, MOST_LINE, Tail
 
 LINES = 4096  # read into flows at once
 POLL_S = 0.2
@@ -48,6 +48,8 @@ class Pipe:
             data = os.read(self._descriptor, min(most, CHUNK))
             self.ended = not data
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MOST_LINE:  # no line of a log: it is told as one that cannot be read
+            lines, self._rest = [*lines, self._rest], b""
         return [line.removesuffix(b"\r") for line in lines]
 
     def position(self) -> dict[str, Any]:
@@ -132,7 +134,9 @@ class Streams:
         yield from self._flush()
 
     def close(self) -> None:
-        """Close all inputs."""
+        """Close all inputs, and what reads them."""
+        for one in self._inputs.values():
+            one.close()
         self._preparer.close()
 
     def _ended(self) -> bool:

@@ -72,6 +72,13 @@ def test_responses_and_their_stream_say_the_same(client: openai.OpenAI) -> None:
         assert stream.get_final_response().output_text == whole.output_text
 
 
+def test_what_json_cannot_hold_is_refused_before_it_would_be_in_the_answer(client: openai.OpenAI) -> None:
+    for name, value in (("metadata", '{"a": NaN}'), ("instructions", "[Infinity]")):
+        body = f'{{"model": "{MODEL}", "input": "x", "{name}": {value}}}'
+        answer = httpx2.post(f"{client.base_url}responses", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 400 and name in answer.json()["error"]["message"]
+
+
 def test_limits_and_stops_cut_an_answer(client: openai.OpenAI, classifier: FakeClassifier) -> None:
     cut = client.chat.completions.create(**asked(max_completion_tokens=4)).choices[0]
     assert cut.finish_reason == "length" and len((cut.message.content or "").split()) == 4

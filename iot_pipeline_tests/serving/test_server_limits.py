@@ -120,6 +120,7 @@ def test_hosts_origins_and_tokens() -> None:
             ({**own, "host": "evil.example"}, 403), ({**own, "host": f"evil.example:{port}"}, 403),
             ({**own, "host": f"localhost:{port}"}, 200), ({**own, "host": "127.0.0.1.evil.example"}, 403),
             ({**own, "origin": "https://evil.example"}, 403), ({**own, "origin": "null"}, 403),
+            ({**own, "origin": "http://["}, 403),
             ({**own, "origin": url}, 200), ({**own, "content-encoding": "gzip"}, 415),
         ):  # fmt: skip
             sent = {name: value.encode("latin-1", "surrogateescape") for name, value in headers.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import threading
@@ -229,3 +230,16 @@ def test_a_header_is_read_of_each_form() -> None:
     assert table.take('"a",b', needed) is None and table.take("1,2", needed) is not None
     bare = Header("x.csv")
     assert bare.take("1,2", needed) is not None
+
+
+def test_a_pipe_without_line_ends_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MOST_LINE", 1_000)
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as handle:
+        handle.write(b"x" * 2_500)
+    pipe, found = streams.Pipe(reading), list[bytes]()
+    while not pipe.ended:
+        found += pipe.read(400)
+    os.close(reading)
+    found += pipe.close()
+    assert [len(line) for line in found] == [1_200, 1_200, 100]

@@ -45,6 +45,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_of_another_site(headers: Headers) -> bool:
+    """Return True for a request that a page of another host sent; a browser names it as Origin."""
+    try:
+        origins = {urlsplit(one).netloc.lower() for one in headers.getlist("origin")}
+    except ValueError:  # no browser's
+        return True
+    return bool(origins - {headers.get("host", "").lower()})
+
+
 @dataclass(frozen=True)
 class Access:
     """Rule of who may ask: `token` is None for everybody; `hosts` are names beside loopback's, None for any."""
@@ -55,12 +64,12 @@ class Access:
     def refuse(self, scope: Scope) -> Refusal | None:
         """Return the refusal of a request that must not be answered, None for any other."""
         headers = Headers(scope=scope)
-        host, origin = headers.getlist("host"), headers.getlist("origin")
+        host = headers.getlist("host")
         if len(host) != 1 or not self._is_own(host[0]):
             return Refusal(
                 403, "this host name is not served: ask http://127.0.0.1, or allow the name with --allow-host"
             )
-        if any(urlsplit(one).netloc.lower() != host[0].lower() for one in origin):
+        if is_of_another_site(headers):
             return Refusal(403, "a page of another site asked for this")
         if self.token is not None and scope["path"] not in OPEN_PATHS and not self._has_token(headers):
             return Refusal(

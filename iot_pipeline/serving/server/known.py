@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,8 +67,3 @@ class Verdicts:
     def _leave_out(self, error: UserError) -> None:
         print(f"warning: {printable(str(error))}; verdicts are no longer kept", file=sys.stderr, flush=True)
         self._cache = None
-
-
-def without_explanation(verdict: Verdict) -> Verdict:
-    """Return a verdict as a request for classes alone gets it, whatever the cache knows."""
-    return replace(verdict, explanation=None) if verdict.explanation is not None else verdict

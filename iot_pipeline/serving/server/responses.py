@@ -14,9 +14,9 @@ from iot_pipeline.serving.server.schemas import Message, ResponsesRequest
 from iot_pipeline.serving.server.service import Service
 
 WITHOUT_EFFECT = frozenset((
-    "include", "instructions", "max_tool_calls", "metadata", "parallel_tool_calls", "prompt_cache_key",
-    "prompt_cache_options", "prompt_cache_retention", "reasoning", "safety_identifier", "service_tier", "store",
-    "stream_options", "truncation", "user",
+    "include", "max_tool_calls", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "reasoning", "safety_identifier", "service_tier", "store", "stream_options", "truncation",
+    "user",
 ))  # fmt: skip
 TEXT = {"type": "text"}
 NEUTRAL: dict[str, Sequence[Any]] = {
@@ -36,22 +36,22 @@ async def respond(service: Service, request: ResponsesRequest) -> Response:
     given = request.input
     messages = [Message(role="user", content=given)] if isinstance(given, str) else given
     asked = await ask(service, messages, "input", request.max_output_tokens, units=request.units)
-    common = _common(service, request, extra)
+    common = _common(service, request)
     if request.stream:
         return event_stream(_events(asked, common))
     return AsciiJSON(_whole(common, await asked.answer(), new_id("msg_")))
 
 
-def _common(service: Service, request: ResponsesRequest, extra: dict[str, Any]) -> dict[str, Any]:
+def _common(service: Service, request: ResponsesRequest) -> dict[str, Any]:
     """Return what every form of the response holds."""
     return {
         "id": new_id("resp_"), "object": "response", "created_at": int(time.time()), "model": service.model_id,
-        "status": "in_progress", "error": None, "incomplete_details": None, "instructions": extra.get("instructions"),
+        "status": "in_progress", "error": None, "incomplete_details": None, "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens, "output": [], "parallel_tool_calls": False,
         "previous_response_id": None, "reasoning": {"effort": None, "summary": None}, "store": False,
         "temperature": request.temperature, "text": {"format": TEXT}, "tool_choice": "none", "tools": [],
         "top_p": request.top_p, "truncation": "disabled", "usage": None, "user": None,
-        "metadata": extra.get("metadata") or {},
+        "metadata": request.metadata or {},
     }  # fmt: skip
 
 

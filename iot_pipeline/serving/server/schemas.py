@@ -121,6 +121,9 @@ class ResponsesRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
     model: str
     input: str | Annotated[list[Message], Field(min_length=1)]
+    # Without effect, and part of the answer: what JSON cannot hold (NaN) must not get there.
+    instructions: str | None = None
+    metadata: dict[str, str] | None = None
     max_output_tokens: Annotated[int | None, Field(ge=1)] = None
     stream: bool | None = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None

@@ -16,7 +16,7 @@ from iot_pipeline.models.tokenizer import class_tokens, encode, literal, prompt_
 from iot_pipeline.serving.cache import VerdictCache
 from iot_pipeline.serving.classifier import Classifier, Verdict
 from iot_pipeline.serving.events import About, verdict_part
-from iot_pipeline.serving.server.known import Verdicts, without_explanation
+from iot_pipeline.serving.server.known import Verdicts
 from iot_pipeline.serving.server.lanes import Classified, ModelThread
 from iot_pipeline.serving.server.limits import Limits, Refusal
 from iot_pipeline.serving.server.metrics import Metrics
@@ -182,7 +182,7 @@ class Service:
 
     def classes(self, found: Classified) -> list[Verdict]:
         """Return verdicts without the explanations that the cache may know."""
-        return [without_explanation(verdict) for verdict in found.verdicts]
+        return [verdict.without_explanation() for verdict in found.verdicts]
 
     async def explain(self, rows: Sequence[Row], units: Unit | None = None) -> list[Verdict]:
         """Classify and explain rows; `units`: those that the request states, if any."""
