@@ -63,9 +63,10 @@ def use_bundle(folder: Path) -> None:
     found = check_bundle(folder)
     if found.mismatches:
         raise UserError(f"{folder} is not as it was written: {found.mismatches[0]}; `iot-pipeline verify {folder}`")
-    _check_settings(folder / SETTINGS)
+    rows_apart = _own_settings(folder / SETTINGS).get("IOT_SOURCE", "simulate") != "simulate"
     for name in [name for name in os.environ if decides_content(name)]:
-        del os.environ[name]
+        if not (rows_apart and name == "IOT_SOURCE"):  # the files of a real source are elsewhere
+            del os.environ[name]
     os.environ[ENV_FILE] = str(folder / SETTINGS)
     os.environ["IOT_TEACHER_REPLAY"] = "true"
     # Two bundles of one data set must not share a lake.
@@ -80,17 +81,19 @@ def decides_content(variable: str) -> bool:
     return variable.startswith("IOT_") and (setting == "profile" or setting in MADE or section not in ("", "run"))
 
 
-def _check_settings(file: Path) -> None:
-    """Raise UserError for settings that a bundle of a stranger must not have.
+def _own_settings(file: Path) -> dict[str, str]:
+    """Read the settings of a bundle; UserError for one that a bundle of a stranger must not have.
 
     Those of the machine would write or send elsewhere (a store of answers, a webhook), and `${NAME}` in a source's URL
     would send the value of a variable, such as a key.
     """
-    for name, value in dotenv_values(file, interpolate=False).items():
+    found = {name: value or "" for name, value in dotenv_values(file, interpolate=False).items()}
+    for name, value in found.items():
         if not decides_content(name):
             raise UserError(f"{file} sets {name}, which is not for a bundle to set; such a bundle is not run")
-        if "${" in (value or ""):
+        if "${" in value:
             raise UserError(f"{file}: {name} takes the value of a variable of this machine; such a bundle is not run")
+    return found
 
 
 def bring_answers(settings: Settings, folder: Path) -> int:

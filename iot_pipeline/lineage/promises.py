@@ -76,9 +76,10 @@ def promise_of(asset: str) -> Promise:
 
 
 def table() -> Iterator[tuple[str, str, str, str]]:
-    """Yield asset, promise on the same machine, promise elsewhere, and why, as the docs show them."""
-    for asset, promise in PROMISES.items():
-        yield asset, _told(promise.here, promise), _told(promise.elsewhere, promise), promise.why
+    """Yield assets of one promise, promise on the same machine, promise elsewhere, and why, as the docs show them."""
+    for promise in dict.fromkeys(PROMISES.values()):
+        assets = ", ".join(f"`{name}`" for name, theirs in PROMISES.items() if theirs == promise)
+        yield assets, _told(promise.here, promise), _told(promise.elsewhere, promise), promise.why
 
 
 def _told(kind: Kind, promise: Promise) -> str:

@@ -277,6 +277,19 @@ def test_settings_that_a_stranger_must_not_choose_are_refused(line: str, copy: P
         rerun.use_bundle(copy)
 
 
+@pytest.mark.usefixtures("environment")
+def test_files_of_a_real_source_may_be_named_and_rows_of_a_simulated_one_not(copy: Path) -> None:
+    os.environ["IOT_SOURCE"] = "/elsewhere/flows.csv"
+    rerun.use_bundle(copy)
+    assert "IOT_SOURCE" not in os.environ
+    with (copy / "config" / "settings.env").open("a") as lines:
+        lines.write("IOT_SOURCE=flows.csv\n")
+    write_sums(copy)
+    os.environ["IOT_SOURCE"] = "/elsewhere/flows.csv"
+    rerun.use_bundle(copy)
+    assert os.environ["IOT_SOURCE"] == "/elsewhere/flows.csv"
+
+
 def test_links_and_pipes_in_a_bundle_are_named_and_not_read(copy: Path) -> None:
     (copy / "REFORMS.md").unlink()
     (copy / "REFORMS.md").symlink_to("/dev/zero")
