@@ -73,6 +73,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         ("run --from bundle --until flows", "leave out --until"),
         ("cache export /nowhere/answers.parquet", "there is no store of answers"),
         ("cache import /nowhere/answers.parquet", "/nowhere/answers.parquet does not exist"),
+        ("datasets new .", "'.' is not a file"),
         ("datasets new {table} --label b --out /proc/x.yaml", "/proc/x.yaml"),
     ],
 )

@@ -45,13 +45,14 @@ def rows(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 
 
 def facts(found: Mapping[str, Any], as_json: bool) -> None:
-    """Print one line per fact."""
+    """Print one line per fact; none for a fact that is None."""
     if as_json:
         print(json.dumps(found, indent=1, allow_nan=False))
         return
     table = Table(show_header=False, box=None)
     for name, value in found.items():
-        table.add_row(Text(name.replace("_", " ")), Text(printable(_text(value))))
+        if value is not None:
+            table.add_row(Text(name.replace("_", " ")), Text(printable(_text(value))))
     Output().print(table)
 
 
@@ -73,4 +74,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         # Sentences get a line each.
         return ("\n" if any(" " in str(item) for item in value) else ", ").join(map(str, value)) or "none"
+    if value is None:
+        return ""
     return f"{value:,}" if isinstance(value, int) else str(value)

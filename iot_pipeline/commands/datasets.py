@@ -24,7 +24,7 @@ def known() -> list[dict[str, Any]]:
     return [
         {
             "name": spec.name,
-            "rows": spec.facts.get("rows", ""),
+            "rows": spec.facts.get("rows"),
             "classes": len(spec.classes),
             "features": len(spec.features),
         }

@@ -269,7 +269,9 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
         raise UserError(f"the source is empty: {ACCEPTED}")
     for path in found:
         if not path.is_file():
-            raise UserError(f"the source {path.name!r} is not a file: give files, or a glob such as folder/*.csv.")
+            raise UserError(
+                f"the source {path.name or str(path)!r} is not a file: give files, or a glob such as folder/*.csv."
+            )
         if not os.access(path, os.R_OK):
             raise UserError(f"the source {path.name!r} may not be read: check its permissions.")
     return found

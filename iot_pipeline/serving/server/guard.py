@@ -135,8 +135,6 @@ class Guard:
             raise refusal
         if self._running > self.limits.requests:
             raise busy(f"{self.limits.requests:,} requests are answered already", 1, 503)
-        if self._held > self.limits.bodies_bytes:
-            raise busy("too many bytes are being read", 1, 503)
         body = await self._body(scope, receive)
         try:
             await self._run(scope, receive, answer, body)
@@ -171,7 +169,7 @@ class Guard:
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """Read the body; Refusal if it is too long (413) or too slow (408)."""
+        """Read the body; Refusal if it is too long (413), too slow (408) or one too many at once (503)."""
         most, parts, read = self.limits.body_bytes, [], 0
         told = Headers(scope=scope).get("content-length", "")
         too_long = Refusal(413, f"a body may have {most:,} bytes", "body_too_large", headers={"Connection": "close"})
@@ -187,10 +185,11 @@ class Guard:
                     parts.append(message.get("body", b""))
                     read += len(parts[-1])
                     self._held += len(parts[-1])
-                    if read > most and message.get("more_body"):
+                    if read > most or self._held > self.limits.bodies_bytes:
+                        refusal = too_long if read > most else busy("too many bytes are being read", 1, 503)
+                        if not message.get("more_body"):
+                            raise refusal
                         break
-                    if read > most:
-                        raise too_long
                     if not message.get("more_body"):
                         whole, read = b"".join(parts), 0  # held on: `_answer` lets go of it
                         return whole
@@ -201,7 +200,7 @@ class Guard:
         finally:
             self._held -= read
         await _drain(receive, self.limits)
-        raise too_long
+        raise refusal
 
     async def _refuse(self, scope: Scope, receive: Receive, answer: Answer, refusal: Refusal) -> None:
         self.metrics.refused.labels(str(refusal.status)).inc()
