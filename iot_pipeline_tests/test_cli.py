@@ -74,6 +74,10 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         ("cache export /nowhere/answers.parquet", "there is no store of answers"),
         ("cache import /nowhere/answers.parquet", "/nowhere/answers.parquet does not exist"),
         ("datasets new .", "'.' is not a file"),
+        ("serve", "no lake at"),
+        ("classify {table}", "no lake at"),
+        ("grammar {table}", "no lake at"),
+        ("export 10K original out --format merged", "no lake at"),
         ("datasets new {table} --label b --out /proc/x.yaml", "/proc/x.yaml"),
     ],
 )
@@ -211,6 +215,15 @@ def test_several_seeds_are_several_students_of_the_same_tensors(tmp_path: Path) 
         *(f"explanation_quality_10K[{seed}|original]" for seed in (7, 8)),
         *(f"reasons_10K[{seed}|original]" for seed in (7, 8)),
     ]
+
+
+@pytest.mark.parametrize("command", ["export {0} {1} out --format gguf", "explain {0} {1} x.csv out"])
+@pytest.mark.parametrize(("stage", "track", "named"), [("11K", "original", "stage 11K"), ("10K", "nope", "track nope")])
+def test_a_stage_or_track_that_does_not_exist_is_named(
+    command: str, stage: str, track: str, named: str, tmp_path: Path
+) -> None:
+    done = call(*command.format(stage, track).split(), IOT_LAKE=str(tmp_path))
+    assert done.returncode == 2 and f"there is no {named}: use one of" in done.stderr
 
 
 def test_an_empty_lake_is_not_verified(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
     """
     if trained.track in CONTROLS:
         raise UserError(f"{trained.track} is a control of the study: it does not serve; take a track")
+    check_names(stage, trained.track)
+    lake.check_exists()
     base, adapter = ArtefactId("base_model"), ArtefactId(staged("lora_checkpoint", stage), trained.key)
     versions: dict[str, str] = {}
     provenance: dict[str, Any] = {}
@@ -147,15 +149,21 @@ def engine_evidence(lake: Lake) -> dict[str, Any] | None:
     return found
 
 
+def check_names(stage: str | None, track: str | None) -> None:
+    """Raise UserError for a stage or track that does not exist."""
+    for name, value, known in (("stage", stage, STAGES), ("track", track, [*TRACKS, DISTILLED])):
+        if value is not None and value not in known:
+            raise UserError(f"there is no {name} {value}: use one of {', '.join(known)}")
+
+
 def newest(settings: Settings, stage: str | None, track: str | None) -> tuple[str, str]:
     """Return stage and track of the student to use: the largest stage made, and of it `original` or the first made.
 
     What is given is kept. Raises UserError if no such student was trained, or the stage or track does not exist.
     """
-    for name, value, known in (("--stage", stage, STAGES), ("--track", track, [*TRACKS, DISTILLED])):
-        if value is not None and value not in known:
-            raise UserError(f"{name} {value}: use one of {', '.join(known)}")
+    check_names(stage, track)
     lake, seed = Lake(settings.lake_path), settings.seeds[0]
+    lake.check_exists()
     made = [
         (one, other)
         for one in ([stage] if stage else reversed(STAGES))
@@ -164,8 +172,8 @@ def newest(settings: Settings, stage: str | None, track: str | None) -> tuple[st
     ]
     if made:
         return made[0]
-    wanted = " ".join(filter(None, [stage and f"--stages {stage}", track and f"--tracks {track}"]))
-    raise UserError(f"no student was trained in {lake.address}; `iot-pipeline run {wanted}`".rstrip() + " trains one")
+    wanted = " ".join(filter(None, ["iot-pipeline run", stage and f"--stages {stage}", track and f"--tracks {track}"]))
+    raise UserError(f"no student was trained in {lake.address}; `{wanted}` trains one")
 
 
 def words(settings: Settings) -> frozenset[str]:

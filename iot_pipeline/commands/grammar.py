@@ -25,6 +25,7 @@ def grammar_of(settings: Settings, flows: str, row: int, form: str) -> str:
     if form not in ("lark", "gbnf"):
         raise UserError(f"--form {form}: lark or gbnf")
     lake = Lake(settings.lake_path)
+    lake.check_exists()
     spec = with_kept_classes(load_spec(settings.data.dataset), lake.folder(ArtefactId("flows")))
     writer = FlowTextWriter.load(lake.verified(ArtefactId("flow_texts")), spec)
     table = read_unlabelled(writer.spec, flows)

@@ -58,7 +58,8 @@ def _unknown(lake: Lake, exhibits: list[Exhibit], name: str) -> str:
     """Say that nothing has this name, and what there is."""
     partitions = [str(one) for one in lake.artefacts() if one.belongs_to(parse_artefact(name).asset)]
     if partitions:
-        return f"{name}: there is no such partition; there are {', '.join(partitions[:12])}"
+        which = "there is no such partition; there are" if "[" in name else "name one of its partitions:"
+        return f"{name}: {which} {', '.join(partitions[:12])}"
     if not exhibits:
         return (
             f"{name}: no artefact has this name, and there is no report in {lake.address}; `iot-pipeline run` makes it"
