@@ -1,4 +1,4 @@
-"""What all commands share: `--json`, ports, and the end of a command whose reader has gone (`| head -1`)."""
+"""Shared parts of commands: `--json`, ports, and the end of one whose reader has gone (`| head -1`)."""
 
 import os
 import select
