@@ -31,7 +31,7 @@ from iot_pipeline.inference.states import label_rows
 from iot_pipeline.inference.student import Student
 from iot_pipeline.serving.cache import VerdictCache
 from iot_pipeline.serving.ray_verdicts import Answered, without_secrets
-from iot_pipeline.training.ray_launch import cluster
+from iot_pipeline.training.ray_launch import local_ray
 from iot_pipeline_tests.ray_works import HashOpening, Lengths
 from iot_pipeline_tests.serving.factories import classifier, csv_rows
 from iot_pipeline_tests.tiny_model import CLASSES, flow_texts, make_base
@@ -110,7 +110,7 @@ def test_a_job_of_a_cluster_answers_what_is_missing(tmp_path: Path, monkeypatch:
     source, out = table(tmp_path, texts), tmp_path / "out"
     with pytest.raises(UserError, match=r"no Ray cluster takes jobs at http://127.0.0.1:1 "):
         run_blocks(source, out, work, Pool(1, "http://127.0.0.1:1"), silent, rows=1)
-    with cluster(None, 2) as address:
+    with local_ray(2, dashboard=True) as address:
         with pytest.raises(UserError, match="a row is broken"):
             run_blocks(source, out, work, Pool(1, address), silent, rows=1)
         (tmp_path / "mended").touch()

@@ -48,13 +48,16 @@ RAY_VARIABLES = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 # Of a Ray on this machine. With the first a node's own address is 127.0.0.1 on Linux too, and Ray's servers listen
-# there. The last ones are for a machine that others keep busy, where Ray gives up on processes of its own after 30 s.
+# there. Ray gives workers a niceness of 15, with which a training would wait for everything else here. The last ones
+# are for a machine that others keep busy, where Ray gives up on processes of its own after 30 to 60 s.
 LOCAL_VARIABLES = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
     "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "300",
     "RAY_raylet_start_wait_time_s": "300",
+    "RAY_worker_register_timeout_seconds": "300",
 }
 # Variables of this process that the job gets too. No other is sent, so that no key is.
 PASSED = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "PYTHONUNBUFFERED", "HF_HUB_OFFLINE")
