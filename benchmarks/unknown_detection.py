@@ -5,7 +5,8 @@
 
 Made by the product's asset unknown_detection_10K (IOT_UNKNOWN): students of class rows alone, `--steps` steps each,
 and a baseline on the same rows. A killed run is taken up again by the same command; finished classes are kept in the
-lake. `--made` reads a lake's artefact as it is.
+lake. `--made` reads a lake's artefact as it is. AutoML takes 16 s of the processor a class (measured: TCP_Flood kept
+from 8,363 rows of simulated Farm-Flow, one thread; LightGBM 9 s).
 """
 
 import argparse
