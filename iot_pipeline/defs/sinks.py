@@ -10,7 +10,8 @@ import dagster as dg
 from iot_pipeline.defs.asset_page import folder_url
 from iot_pipeline.lake.store import MANIFEST, ArtefactId, Lake, Manifest
 from iot_pipeline.settings import Settings
-from iot_pipeline.sinks.telling import Made, Making, open_sinks, tell
+from iot_pipeline.sinks.making import Made, Making
+from iot_pipeline.sinks.telling import open_sinks, tell
 
 ADDRESS = "ui.address"  # file in the folder of a Dagster instance: URL of the UI that is open
 

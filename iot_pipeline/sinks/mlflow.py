@@ -20,7 +20,7 @@ from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 
 from iot_pipeline.lake.store import ArtefactId  # noqa: E402
-from iot_pipeline.sinks.telling import Made, Making  # noqa: E402
+from iot_pipeline.sinks.making import Made, Making  # noqa: E402
 from iot_pipeline.vocabulary import Trained, unstaged  # noqa: E402
 
 CHECKPOINT = "lora_checkpoint"

@@ -27,7 +27,7 @@ from iot_pipeline import __version__
 from iot_pipeline.env_file import dotenv
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting.gather import placeless
-from iot_pipeline.sinks.telling import TIMEOUT_S, Made, Making
+from iot_pipeline.sinks.making import TIMEOUT_S, Made, Making
 
 KEY = "OPENLINEAGE_API_KEY"
 PRODUCER = f"iot_pipeline/{__version__}"

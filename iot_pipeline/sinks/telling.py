@@ -1,50 +1,15 @@
 """Telling of sinks: what they get, and the guard by which a sink that is down stops no run and is named once."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.store import ArtefactId, Manifest
 from iot_pipeline.settings import Settings
+from iot_pipeline.sinks.making import Made, Making
 
-TIMEOUT_S = 5.0  # of one request
 PAUSE_S = 60.0  # for which a sink that failed is left alone, so that it costs a run at most a twelfth of its time
 _paused: dict[tuple[str, str], float] = {}  # setting and address of a sink that failed -> when it is tried again
-
-
-@dataclass(frozen=True)
-class Making:
-    """One making of an artefact: within which Dagster run, for which lake, and where its manifest is shown."""
-
-    artefact: ArtefactId
-    run_id: str
-    job: str
-    lake: str
-    link: str
-
-
-@dataclass(frozen=True)
-class Made:
-    """Finished artefact: its manifest and folder; of a table also columns (name, type) and what each is made from.
-
-    sources: column -> (asset, column) of each input column.
-    """
-
-    manifest: Manifest
-    folder: Path
-    columns: Sequence[tuple[str, str]] = ()
-    sources: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings that the artefact read, by name, without folders of the machine and credentials."""
-        from iot_pipeline.bundle.contents import public
-        from iot_pipeline.reporting.gather import placeless
-
-        found = {k.removeprefix("setting "): v for k, v in self.manifest.settings.items() if k.startswith("setting ")}
-        return {name: public(str(placeless(value))) for name, value in found.items() if value is not None}
 
 
 class Sink(Protocol):

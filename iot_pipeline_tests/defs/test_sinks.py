@@ -18,7 +18,8 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import PROJECT_ROOT, load_settings
 from iot_pipeline.sinks import telling
-from iot_pipeline.sinks.telling import Made, Making, open_sinks
+from iot_pipeline.sinks.making import Made, Making
+from iot_pipeline.sinks.telling import open_sinks
 from iot_pipeline_tests.defs.recorder import Recorder, recording
 
 HOSTILE = "orig_pkts: 2.773 p99 sk-abcdefghijklmnop1234567890"
