@@ -146,10 +146,11 @@ def run_here(request: Request, pipes: Any | None) -> int:
     told, out = Told(request.name, pipes), request.configs[0].out
     clear(out)
     os.environ.update(variables_of(request))  # Ray's processes inherit them
-    with local_ray(request.workers * request.cpus):
-        code = run(request, told.take)
-    clear(out)
-    return told.end(code)
+    try:
+        with local_ray(request.workers * request.cpus):
+            return told.end(run(request, told.take))
+    finally:
+        clear(out)
 
 
 @contextlib.contextmanager
