@@ -31,6 +31,23 @@ def test_the_gpu_benchmark_measures_every_way_or_says_why_not() -> None:
     assert "tokens_per_second" in ways["trl"] or ways["trl"] == {"not_measured": "trl is not installed"}
 
 
+def test_two_workers_with_postgresql_make_what_one_makes_alone_and_kills_cost_what_was_in_flight() -> None:
+    script = PROJECT_ROOT / "benchmarks" / "kill_two_workers.py"
+    if not script.is_file():
+        pytest.skip("benchmarks are in the checkout only")
+    done = subprocess.run(
+        [sys.executable, str(script), "--kills", "3", "--between", "10", "30", "--print-only"],
+        capture_output=True,
+        text=True,
+        timeout=3600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert len(found["kills"]) == 3 and {*found["exits"]} == {0}
+    assert found["broken"] == found["made_again"] == found["differing_from_sqlite"] == []
+    assert found["answered_twice"] == found["left_behind"] == 0 and found["slot_held_s"] < 120
+
+
 def test_the_speed_benchmark_asks_both_ways() -> None:
     script = PROJECT_ROOT / "benchmarks" / "teacher_speed.py"
     if not script.is_file():

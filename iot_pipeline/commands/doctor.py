@@ -1,5 +1,6 @@
 """`iot-pipeline doctor`: check of everything that the present settings need, before anything is spent."""
 
+import contextlib
 import glob
 import importlib.metadata
 import os
@@ -66,6 +67,7 @@ def examine(settings: Settings) -> list[Finding]:
     machine = f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores"
     topics = [_data_set, _source, _lake, _store, _teacher, _base, _gpu, _inference]
     topics += [_ray] if settings.run.launcher == "ray" else []
+    topics += [_records] if settings.run.dagster_postgres is not None else []
     topics += [_audit_tokenizer] if settings.evaluation.audit_tokenizer else []
     return [
         Finding("machine", "ok", machine),
@@ -141,6 +143,22 @@ def _store(settings: Settings) -> Finding:
         return Finding("store", "ok", f"{shown(url)}: {told}")
     except UserError as error:
         return Finding("store", "error", str(error))
+
+
+def _records(settings: Settings) -> Finding:
+    """Tell whether the PostgreSQL of Dagster's records can be reached; it creates nothing there."""
+    from iot_pipeline.defs.home import check_url
+    from iot_pipeline.defs.workers import connected
+    from iot_pipeline.defs.workers import shown as place
+
+    assert settings.run.dagster_postgres is not None
+    try:
+        url = check_url(settings.run.dagster_postgres.get_secret_value())
+        with contextlib.closing(connected(url.render_as_string(hide_password=False))) as connection:
+            told = connection.exec_driver_sql("SHOW server_version").scalar()
+        return Finding("records", "ok", f"Dagster's are kept in {place(url)}, PostgreSQL {told}")
+    except UserError as error:
+        return Finding("records", "error", str(error))
 
 
 def _teacher(settings: Settings) -> Finding:

@@ -10,18 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
-from sqlalchemy.exc import SQLAlchemyError
-
 from iot_pipeline.commands.supervised import Supervised
 from iot_pipeline.commands.webserver import is_loopback
-from iot_pipeline.defs.dagster_internals import (
-    DAEMON,
-    daemon_is_alive,
-    opened_instance,
-    refuse_damaged,
-    set_pool_limits,
-)
+from iot_pipeline.defs.dagster_internals import opened_instance, refuse_damaged, set_pool_limits
 from iot_pipeline.defs.home import dagster_home, is_shared
 from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
 from iot_pipeline.defs.sinks import ADDRESS
@@ -49,11 +40,10 @@ def serve(settings: Settings, host: str, port: int) -> int:
     address, url = home / ADDRESS, f"http://{f'[{host}]' if ':' in host else host}:{port}"
     first = address.read_text() if address.is_file() else "an address that it is about to tell"
     with held(
-        home / UI_LOCK, f"the UI of {Lake(settings.lake_path).address} is open at {first}; use it, or stop it first"
+        _lock(home), f"the UI of {Lake(settings.lake_path).address} is open at {first}; use it, or stop it first"
     ):
         _check_port(host, port)
         refuse_damaged(home)
-        daemon = not _daemon_elsewhere(home)
         write_text(address, url)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.default_int_handler)
@@ -61,17 +51,12 @@ def serve(settings: Settings, host: str, port: int) -> int:
             set_pool_limits(instance, settings.run.slots())
         _close_dead_runs(home)  # before the daemon starts, which queues them again
         print(f"Dagster UI on {url} for {Lake(settings.lake_path).address} (stop with Ctrl-C)", flush=True)
-        if not daemon:
-            print("The daemon of this database is at work on another host: here is the web server alone", flush=True)
-        return _run(home, host, port, str(settings.lake_path), daemon)
+        return _run(home, host, port, str(settings.lake_path))
 
 
-def _daemon_elsewhere(home: Path) -> bool:
-    """Return True if another host's daemon works for a shared instance: two would start each run twice."""
-    if not is_shared(home):
-        return False
-    with opened_instance(home) as instance:
-        return daemon_is_alive(instance)
+def _lock(home: Path) -> Path:
+    """Return the lock of the UI: one a lake, or one a host where several hosts share the lake."""
+    return home / (f"{socket.gethostname()}.{UI_LOCK}" if is_shared(home) else UI_LOCK)
 
 
 def _check_port(host: str, port: int) -> None:
@@ -86,7 +71,7 @@ def _check_port(host: str, port: int) -> None:
             ) from None
 
 
-def _run(home: Path, host: str, port: int, lake: str, daemon: bool) -> int:
+def _run(home: Path, host: str, port: int, lake: str) -> int:
     """Run web server, daemon and run workers, and fail runs that die meanwhile; return the exit code.
 
     Args:
@@ -94,16 +79,16 @@ def _run(home: Path, host: str, port: int, lake: str, daemon: bool) -> int:
         host: Loopback address to bind.
         port: Port to listen on.
         lake: Folder whose files are served beside the UI.
-        daemon: False where the daemon of another host is at work.
     """
     looked = time.monotonic()
     with _listener() as (listener, address):
         own = {"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore", ONLY_WANTED: "1", RUN_SOCKET: address}
         attached = ["-m", "iot_pipeline.commands.attached", str(os.getpid())]
         workspace = str(PROJECT_ROOT / "workspace.yaml")
-        commands = {"web server": [*attached, "iot_pipeline.commands.webserver", host, str(port), workspace, lake]}
-        if daemon:
-            commands["daemon"] = [*attached, DAEMON, "run", "-w", workspace]
+        commands = {
+            "web server": [*attached, "iot_pipeline.commands.webserver", host, str(port), workspace, lake],
+            "daemon": [*attached, "iot_pipeline.commands.daemon", workspace],
+        }
         if not is_shared(home):  # with PostgreSQL runs are processes of code servers (defs/launcher.py)
             workers = [str(listener.fileno()), str(os.getpid())]
             commands["server of run workers"] = ["-m", "iot_pipeline.defs.run_server", *workers]
@@ -134,8 +119,8 @@ def _listener() -> Iterator[tuple[socket.socket, str]]:
 
 def _close_dead_runs(home: Path) -> None:
     try:
-        with dg.DagsterInstance.from_config(str(home)) as instance:
+        with opened_instance(home) as instance:
             for run_id in close_dead_runs(instance, home, UI_LOCK):
                 print(f"run {run_id[:8]}: its process was killed; it is failed, its slots are free", flush=True)
-    except SQLAlchemyError as error:  # the event log is locked: try again at the next check
+    except UserError as error:  # the event log is locked, or its server is away: try again at the next check
         print(f"runs were not looked at: {error}", file=sys.stderr)

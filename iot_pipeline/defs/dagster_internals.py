@@ -27,6 +27,7 @@ from iot_pipeline.errors import UserError
 
 DAEMON = "dagster._daemon"  # the module behind the `dagster-daemon` script
 PAGE_POLL_MS = 2000
+LAKE_NOTE = "iot_pipeline/lake"  # in Dagster's table of cursors
 LOCATION, LOCATION_MODULE = "iot_pipeline", "iot_pipeline.definitions"  # as in workspace.yaml
 
 
@@ -106,11 +107,18 @@ def set_pool_limits(instance: dg.DagsterInstance, limits: Mapping[str, int | Non
             instance.event_log_storage.set_concurrency_slots(pool, slots)
 
 
-def daemon_is_alive(instance: dg.DagsterInstance) -> bool:
-    """Return True if a Dagster daemon, of whatever host, works for an instance."""
-    from dagster._daemon.controller import all_daemons_live
-
-    return all_daemons_live(instance)
+def check_lake(instance: dg.DagsterInstance, lake: str) -> None:
+    """Refuse a database in PostgreSQL with the records of another lake; the first lake that uses it is noted there."""
+    if postgres_url(instance) is None:
+        return
+    noted = instance.run_storage.get_cursor_values({LAKE_NOTE}).get(LAKE_NOTE)
+    if noted is None:
+        instance.run_storage.set_cursor_values({LAKE_NOTE: lake})
+    elif noted != lake:
+        raise UserError(
+            f"the database of IOT_DAGSTER_POSTGRES has the records of the lake {noted}, not of {lake}: give each lake "
+            "a database, and its folder the same name on every host"
+        )
 
 
 def refuse_damaged(home: Path) -> None:

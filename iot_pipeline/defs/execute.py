@@ -15,6 +15,7 @@ from iot_pipeline.defs import plan
 from iot_pipeline.defs.asset_page import page_metadata
 from iot_pipeline.defs.dagster_internals import (
     assets_alone,
+    check_lake,
     job_of_all_assets,
     opened_instance,
     pool_of,
@@ -150,6 +151,7 @@ def execute(
     outcome = Outcome([], [], [], [])
     with opened_instance(home) as instance, worker_on(instance) as found:
         worker = worker_of(found, lake)
+        check_lake(instance, lake.address if lake.remote else lake.root.name)
         close_dead_runs(instance, home, RUN_LOCK, {parent})
         set_pool_limits(instance, settings.run.slots())
         record_unrecorded(instance, lake, planned)

@@ -53,7 +53,7 @@ class SharedWorker(Worker):
     """This process among others on a lake: it claims an artefact by an advisory lock of its session."""
 
     def __init__(self, url: str) -> None:
-        self._url, self._claimed = url, set[ArtefactId]()
+        self._url, self._claimed = url, set[str]()
         self.name = uuid.uuid4().hex[-NAME_DIGITS:]
         self._open()
 
@@ -76,16 +76,20 @@ class SharedWorker(Worker):
 
         A session that was lost with everything that it held (the server was restarted) is opened anew.
         """
+        return self.hold(str(artefact))
+
+    def hold(self, name: str) -> bool:
+        """Hold a name; False if another process does. Asked again, it tells whether it is still held."""
         try:
-            claimed = artefact in self._claimed and bool(self._connection.scalar(sa.text("SELECT true")))
-            claimed = claimed or self._locks(str(artefact))
+            held = name in self._claimed and bool(self._connection.scalar(sa.text("SELECT true")))
+            held = held or self._locks(name)
         except SQLAlchemyError:
             self.close()
             self._open()
-            claimed = self._locks(str(artefact))
-        if claimed:
-            self._claimed.add(artefact)
-        return claimed
+            held = self._locks(name)
+        if held:
+            self._claimed.add(name)
+        return held
 
     def _locks(self, name: str) -> bool:
         return bool(self._execute("SELECT pg_try_advisory_lock(:key)", name))
@@ -95,10 +99,10 @@ class SharedWorker(Worker):
 
     def release(self, artefacts: Collection[ArtefactId]) -> None:
         """Let other workers make artefacts that were claimed; those that are not claimed are left alone."""
-        for artefact in self._claimed.intersection(artefacts):
+        for name in self._claimed.intersection(map(str, artefacts)):
             with contextlib.suppress(SQLAlchemyError):  # a lost session holds nothing
-                self._execute("SELECT pg_advisory_unlock(:key)", str(artefact))
-            self._claimed.discard(artefact)
+                self._execute("SELECT pg_advisory_unlock(:key)", name)
+            self._claimed.discard(name)
 
     def close(self) -> None:
         """End the session, and with it every claim."""

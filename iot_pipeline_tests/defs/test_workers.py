@@ -14,10 +14,12 @@ from dagster._core.launcher import WorkerStatus
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from iot_pipeline import settings as settings_module
-from iot_pipeline.defs.dagster_internals import opened_instance, pool_holders, set_pool_limits
+from iot_pipeline.commands import doctor
+from iot_pipeline.defs.dagster_internals import check_lake, opened_instance, pool_holders, set_pool_limits
 from iot_pipeline.defs.execute import execute
 from iot_pipeline.defs.home import POSTGRES, SHARED_HOME, dagster_home, locked
 from iot_pipeline.defs.plan import Planned, wanted
@@ -159,6 +161,22 @@ def test_a_database_that_cannot_be_used_is_one_sentence_without_its_password(
     with pytest.raises(UserError, match=sentence) as told, opened_instance(dagster_home(chosen)):
         raise AssertionError("it opened")
     assert PASSWORD not in str(told.value) and capfd.readouterr().err == ""
+
+
+def test_the_doctor_tells_where_the_records_are_and_why_they_cannot_be_used(home: Path) -> None:
+    chosen = settings_module.settings()
+    away = chosen.with_run(dagster_postgres=SecretStr(f"postgresql://me:{PASSWORD}@127.0.0.1:1/x"))
+    found, lost = doctor._records(chosen), doctor._records(away)
+    assert found.state == "ok" and "PostgreSQL 1" in found.text
+    assert lost.state == "error" and "cannot be reached" in lost.text
+    assert all(PASSWORD not in said for said in (found.text, lost.text, str(doctor.told_settings(away))))
+
+
+def test_a_database_has_the_records_of_one_lake(instance: dg.DagsterInstance) -> None:
+    check_lake(instance, "farm_flow-demo")
+    check_lake(instance, "farm_flow-demo")
+    with pytest.raises(UserError, match="has the records of the lake farm_flow-demo, not of other"):
+        check_lake(instance, "other")
 
 
 # -- claims --------------------------------------------------------------------------------------------------

@@ -1,0 +1,42 @@
+"""Daemons of one database: one works, another stands by and takes over however the first one ended."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from iot_pipeline.commands.daemon import wait_for_turn
+from iot_pipeline_tests.teacher.postgres import cluster
+
+HOLDS = (
+    "import sys, time\n"
+    "from iot_pipeline.commands.daemon import wait_for_turn\n"
+    "kept = wait_for_turn(sys.argv[1], print)\n"
+    "print('at work', flush=True)\n"
+    "time.sleep(600)\n"
+)
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with cluster() as database:
+        yield database()
+
+
+def test_a_second_daemon_takes_over_when_the_first_is_killed(url: str) -> None:
+    first = subprocess.Popen([sys.executable, "-c", HOLDS, url], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None and first.stdout.readline() == "at work\n"
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        first.send_signal(signal.SIGKILL)
+
+    begun = time.monotonic()
+    session = wait_for_turn(url, say)
+    assert time.monotonic() - begun < 20 and said == ["another daemon is at work for this database: this one stands by"]
+    first.wait()
+    session.close()
