@@ -135,6 +135,7 @@ class Place:
         trial.left_behind += len(alive)
         trial.kills.append(told)
         self.note(trial, before)
+        print(f"kill {len(trial.kills)}: {told}, made again {trial.made_again}", file=sys.stderr, flush=True)
 
     def note(self, trial: Trial, before: dict[str, tuple[str, str]]) -> None:
         """Note the artefacts that a process made again with the same content."""

@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.commands import doctor
+from iot_pipeline.defs import workers
 from iot_pipeline.defs.dagster_internals import check_lake, opened_instance, pool_holders, set_pool_limits
 from iot_pipeline.defs.execute import execute
 from iot_pipeline.defs.home import POSTGRES, SHARED_HOME, dagster_home, locked
@@ -80,6 +81,8 @@ def definitions() -> dg.Definitions:
 def database() -> Iterator[Database]:
     """Makes databases with Dagster's tables in them, by copying the first one."""
     with cluster() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "RETURNED_S", 0.0)  # or nobody would be dead yet
+        patch.setattr(workers, "LOOKED_AFTER_S", 0.2)
         first = made()
         patch.setenv(POSTGRES, first)
         patch.setenv("DAGSTER_HOME", str(Path(__file__).parent.parent.parent / "deploy"))
@@ -197,16 +200,36 @@ def test_an_artefact_is_claimed_by_one_worker(home: Path, database: Database) ->
     assert first.new_run_id() not in Living(url)
 
 
-def test_a_session_that_the_server_ended_is_opened_anew(database: Database) -> None:
-    worker = SharedWorker(database())
-    assert worker.claim(ArtefactId("a"))
-    other = SharedWorker(worker._url)
+def end_sessions(other: SharedWorker) -> None:
+    """End all sessions of a database but one, as a restart of the server does."""
     others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
     other._connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid, 5000) {others}")
-    assert other.claim(ArtefactId("a")) and not worker.claim(ArtefactId("a")) and worker.claim(ArtefactId("b"))
-    assert worker.new_run_id() in Living(worker._url)
+
+
+def test_a_session_that_the_server_ended_is_opened_anew_and_holds_what_nobody_took(database: Database) -> None:
+    worker = SharedWorker(database())
+    other = SharedWorker(worker._url)
+    assert worker.claim(ArtefactId("a")) and worker.claim(ArtefactId("b"))
+    with worker._guard:  # its thread comes too late for a
+        end_sessions(other)
+        assert other.claim(ArtefactId("a"))
+    assert not worker.claim(ArtefactId("a")) and worker.claim(ArtefactId("b")) and not other.claim(ArtefactId("b"))
+    end_sessions(other)
+    end = time.monotonic() + 20
+    while worker.new_run_id() not in Living(worker._url):  # nobody asks it for anything meanwhile
+        assert time.monotonic() < end
+        time.sleep(0.05)
     other.close()
     worker.close()
+
+
+def test_nobody_is_dead_while_the_server_has_only_just_started(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = database()
+    assert "of nobody" not in Living(url)
+    monkeypatch.setattr(workers, "RETURNED_S", 3600.0)
+    assert "of nobody" in Living(url)
 
 
 class Told(Worker):
@@ -228,19 +251,19 @@ class Told(Worker):
 def test_two_workers_make_everything_once_and_nothing_before_its_inputs(turns: list[int], dead: int) -> None:
     """Two workers take, make and finish in any order; the second is killed at some moment, with what it holds."""
     held, made = dict[ArtefactId, str](), list[ArtefactId]()
-    workers = [Told("a", held), Told("b", held)]
-    queues = [Queue(GRAPH, PLANNED, worker) for worker in workers]
+    both = [Told("a", held), Told("b", held)]
+    queues = [Queue(GRAPH, PLANNED, worker) for worker in both]
     at_work: list[list[Planned]] = [[], []]
 
     def step(number: int) -> None:
         if at_work[number]:
             made.extend(p.artefact for p in at_work[number])
-            workers[number].release([p.artefact for p in at_work[number]])
+            both[number].release([p.artefact for p in at_work[number]])
             at_work[number] = []
         elif batch := queues[number].take():
             todo = [p for p in batch if p.artefact not in made][:1]
             if not todo:
-                workers[number].release([p.artefact for p in batch])
+                both[number].release([p.artefact for p in batch])
                 return
             queues[number].put_back([p for p in batch if p not in todo])
             inputs = PLANNED[:1] if todo[0].key.to_user_string() == "pooled" else PLANNED[:-1]
