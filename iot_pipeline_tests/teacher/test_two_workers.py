@@ -20,8 +20,6 @@ from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.postgres import cluster
 from iot_pipeline_tests.teacher.test_budget import Lot, some_requests
 
-SCHEDULES = 200
-
 
 class Watched(Lot):
     """A server by lot that sees which requests come twice: while they are in flight, or after their answer."""
@@ -58,7 +56,8 @@ def database() -> Iterator[str]:
         yield made()
 
 
-def test_two_hundred_schedules_of_two_workers(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("schedules", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_schedules_of_two_workers(database: str, monkeypatch: pytest.MonkeyPatch, schedules: int) -> None:
     """In each, two workers with connections of their own ask overlapping requests of one source, in different orders.
 
     The lot draws prices, caps that bind and that do not, faults, answers that are refused, and workers that stop in the
@@ -74,9 +73,9 @@ def test_two_hundred_schedules_of_two_workers(database: str, monkeypatch: pytest
     monkeypatch.setattr(
         pricing, "price_of", lambda model: servers[model].price if model in servers else price_of(model)
     )
-    rng, seen = random.Random(20), Counter[str]()
+    rng, seen = random.Random(schedules), Counter[str]()
     with Store(database) as store:
-        for number in range(SCHEDULES):
+        for number in range(schedules):
             url, before, room = f"https://{number}.example/v1", store.spent_usd(), 10 ** rng.uniform(-3, 0)
             server = servers[url] = Watched(rng, Price(rng.uniform(0, 20), 0.0, 10 ** rng.uniform(-1, 2)))
             ends = [end for end, _ in asked_by_two(server, url, database, before + room, rng, number)]
@@ -89,7 +88,9 @@ def test_two_hundred_schedules_of_two_workers(database: str, monkeypatch: pytest
             assert not server.at_once, f"schedule {number}: asked by two at once"
             assert not server.again or "stopped" in ends, f"schedule {number}: asked again after its answer"
             seen["shared"] += len(server.answered)
-    assert min(seen[part] for part in ("budget", "done", "stopped")) > 20 and seen["shared"] > SCHEDULES, seen
+    assert min(seen[part] for part in ("budget", "done", "stopped")) > schedules / 20 and seen["shared"] > schedules, (
+        seen
+    )
 
 
 def asked_by_two(
