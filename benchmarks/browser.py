@@ -13,13 +13,13 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 MOST_SECONDS = 120
-# The innermost element that shows a text, or has it as its label, and can be seen.
+# An element that can be seen and shows a text, or has it as its label or placeholder; links and buttons first.
 FIND = """(text => {
   const shown = e => { const b = e.getBoundingClientRect(); return b.width > 0 && b.height > 0; };
-  const told = e => (e.innerText || "").trim() === text || e.getAttribute("aria-label") === text;
-  const found = [...document.querySelectorAll("a, button, [role=tab], [role=button], summary, span, div")]
+  const told = e => [(e.innerText || "").trim(), e.getAttribute("aria-label"), e.placeholder].includes(text);
+  const found = [...document.querySelectorAll("a, button, input, [role=tab], summary, span, div")]
     .filter(e => shown(e) && told(e));
-  return found.sort((a, b) => b.matches("a, button") - a.matches("a, button"))[0] || null;
+  return found.sort((a, b) => b.matches("a, button, input") - a.matches("a, button, input"))[0] || null;
 })"""
 
 
@@ -82,7 +82,7 @@ class Page:
         self.until(element)
         time.sleep(0.5)  # for a page that is still moving
         place = self.ask(
-            f"(e => {{ e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect(); "
+            f"(e => {{ e.scrollIntoView({{block: 'center'}}); const b = e.getClientRects()[0]; "
             f"return [b.x + b.width / 2, b.y + b.height / 2]; }})({element})"
         )
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
@@ -90,6 +90,15 @@ class Page:
                 "Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left",
                 clickCount=int(kind != "mouseMoved"),
             )  # fmt: skip
+        self.clicks += 1
+
+    def choose(self, text: str) -> None:
+        """Type a text where the last click was, and take the first thing that is offered; it counts as a click."""
+        time.sleep(1)
+        self.call("Input.insertText", text=text)
+        time.sleep(2)
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13)
         self.clicks += 1
 
     def picture(self, path: Path) -> None:

@@ -10,6 +10,7 @@ from iot_pipeline import __version__
 from iot_pipeline.bundle.source import Source
 from iot_pipeline.lake.atomic import sha256_file, write_json
 from iot_pipeline.lake.store import MANIFEST, ArtefactId
+from iot_pipeline.lineage.report_check import REPORT
 from iot_pipeline.vocabulary import unstaged
 
 FILE, WORKFLOW = "ro-crate-metadata.json", "workflow.json"
@@ -86,7 +87,7 @@ def write_crate(source: Source, out: Path, files: Iterable[str], day: str) -> No
         {"@id": "#dagster", "@type": ["ComputerLanguage", "SoftwareApplication"], "name": "Dagster",
          "url": "https://dagster.io", "softwareVersion": _version("dagster")},
         {
-            "@id": "#run", "@type": "CreateAction", "name": "Run of the workflow",
+            "@id": "#run", "@type": "CreateAction", "name": "Run of the workflow", "endTime": _made(source, REPORT),
             "description": "Every artefact of the report, made once, by the actions that #organize names.",
             "instrument": {"@id": WORKFLOW}, "object": [{"@id": one["@id"]} for one in parameters],
             "result": [{"@id": "report/report.html"}], "actionStatus": "http://schema.org/CompletedActionStatus",
@@ -158,10 +159,16 @@ def _action(source: Source, artefact: ArtefactId) -> Entity:
         "instrument": {"@id": f"#tool-{unstaged(artefact.asset)[0]}"}, "object": inputs,
         "result": [{"@id": entity_id(artefact)}],
         "actionStatus": "http://schema.org/CompletedActionStatus",
-        "endTime": datetime.fromtimestamp((source.lake.folder(artefact) / MANIFEST).stat().st_mtime, UTC).isoformat(),
+        "endTime": _made(source, artefact),
         "description": f"code {manifest.code_version}, commit {provenance.get('code_commit')}, run "
         f"{provenance.get('run_id')}, {provenance.get('seconds')} s",
     }  # fmt: skip
+
+
+def _made(source: Source, artefact: ArtefactId) -> str:
+    """Return when an artefact was finished, to the second."""
+    told = (source.lake.folder(artefact) / MANIFEST).stat().st_mtime
+    return datetime.fromtimestamp(told, UTC).isoformat(timespec="seconds")
 
 
 def _artefact(source: Source, artefact: ArtefactId) -> Entity:

@@ -21,6 +21,7 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; } a { color: var(--link); } .w
 dt { font-weight: 600; } dd { margin: 0 0 0.6rem; }
 pre { white-space: pre-wrap; border-left: 3px solid var(--line); padding-left: 0.8rem; font-size: 0.85rem; }
 table { border-collapse: collapse; font-size: 0.9rem; }
+td a { white-space: nowrap; }
 td, th { border-bottom: 1px solid var(--line); padding: 0.3rem 0.6rem 0.3rem 0; text-align: left; vertical-align: top; }
 """
 

@@ -113,6 +113,7 @@ class TracePages:
             "Class": row["label"],
             "Answered by": f"{row['answered_by']['model']} ({row['answered_by']['source']})",
         }
+        facts |= {"Note": "; ".join(row["notes"])} if row["notes"] else {}
         told = "".join(f"<dt>{name}</dt><dd>{html.escape(printable(text))}</dd>\n" for name, text in facts.items())
         body = (
             f"<dl>\n{told}</dl>\n<h2>Text of the prompt</h2>\n{_pre((prompt['text'] or '').splitlines())}\n"
