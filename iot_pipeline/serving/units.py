@@ -19,6 +19,7 @@ from iot_pipeline.flows.texts import RankTable
 Unit = Literal["raw", "scaled"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 LARGEST_ROUNDED = 2.0**52  # greater doubles have no digits to round
+TINY = 1e-300  # of a feature that is always 0
 NEAREST_WHOLE = 0.25  # raw units: coarser printed values cannot show whether a feature is a whole number
 
 
@@ -183,7 +184,7 @@ class Units:
         if form.decimals is not None:
             return np.full(len(self.scales), 0.51 * 10.0**-form.decimals)
         assert form.significant is not None
-        return 5.1 * 10.0**-form.significant * np.maximum(np.abs(self._low), np.abs(self._high))
+        return 5.1 * 10.0**-form.significant * np.maximum(np.maximum(np.abs(self._low), np.abs(self._high)), TINY)
 
     @cached_property
     def _positive(self) -> np.ndarray:
