@@ -239,6 +239,7 @@ def test_verify_of_a_lake_that_is_not_there(tmp_path: Path) -> None:
 def test_facts_rows_and_estimates_show_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     console.facts({"rows_by_class": {"DoS [red]x[/red]": 3}, "file [a]": ["[/b]", ":smile:"]}, as_json=False)
     console.rows([{"name": "set[bold]", "classes": 2}], as_json=False)
+    console.facts({"signed": False, "left out": None}, as_json=False)
     columns = "requests cached waiting to_ask prompt_tokens completion_tokens usd_requests usd_batch"
     part = dict.fromkeys(columns.split(), 1)
     estimate.show({
@@ -248,8 +249,9 @@ def test_facts_rows_and_estimates_show_brackets_as_they_are(capsys: pytest.Captu
     }, as_json=False)  # fmt: skip
     told = capsys.readouterr().out
     for text in ("DoS [red]x[/red]: 3", "file [a]", "[/b]", ":smile:", "set[bold]", "http://[::1]:8100/v1",
-                 "original[10K]", "of prompt[x]"):  # fmt: skip
+                 "original[10K]", "of prompt[x]", "signed  no"):  # fmt: skip
         assert text in told
+    assert "left out" not in told
 
 
 def test_the_results_table_shows_brackets_as_they_are() -> None:

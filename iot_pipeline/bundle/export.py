@@ -31,6 +31,8 @@ def export_bundle(source: Source, out: Path, key: Path | None = None, say: Calla
     out = out.expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and not empty; name a new folder")
+    if key is not None and not key.is_file():
+        raise UserError(f"--sign {key}: there is no such file; an EC key in PEM is needed (openssl ecparam -genkey)")
     tell = say or (lambda _: None)
     # Made when the report was: the same lake gives the same bundle, on whatever day.
     made = (source.lake.folder(REPORT) / MANIFEST).stat().st_mtime
@@ -49,9 +51,7 @@ def export_bundle(source: Source, out: Path, key: Path | None = None, say: Calla
                 out.rmdir()
             shutil.move(folder, out)
     except OSError as error:
-        raise UserError(
-            f"{error.filename or out}: {error.strerror or error}; make room, or name another folder"
-        ) from None
+        raise UserError(f"{out} cannot be written ({error.strerror or error}); name another folder") from None
     return size
 
 

@@ -76,4 +76,6 @@ def _text(value: Any) -> str:
         return ("\n" if any(" " in str(item) for item in value) else ", ").join(map(str, value)) or "none"
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -268,6 +268,15 @@ def test_a_spoilt_bundle_is_not_run(copy: Path) -> None:
         rerun.use_bundle(copy)
 
 
+@pytest.mark.usefixtures("chosen")
+@pytest.mark.parametrize(
+    ("out", "key", "named"), [("/proc/x", None, "/proc/x cannot be written"), ("new", "nokey.pem", "--sign nokey.pem")]
+)
+def test_a_place_or_key_that_cannot_be_used_is_named(out: str, key: str | None, named: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=named):
+        export(settings(), tmp_path / out, Path(key) if key else None)
+
+
 @pytest.mark.parametrize("line", ["IOT_TEACHER_STORE=/tmp/x.sqlite", "OPENAI_API_KEY=x", "IOT_SOURCE=http://x/${HOME}"])
 def test_settings_that_a_stranger_must_not_choose_are_refused(line: str, copy: Path) -> None:
     with (copy / "config" / "settings.env").open("a") as lines:
