@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -35,8 +34,7 @@ def test_a_second_daemon_takes_over_when_the_first_is_killed(url: str) -> None:
         said.append(sentence)
         first.send_signal(signal.SIGKILL)
 
-    begun = time.monotonic()
     session = wait_for_turn(url, say)
-    assert time.monotonic() - begun < 20 and said == ["another daemon is at work for this database: this one stands by"]
+    assert said == ["another daemon is at work for this database: this one stands by"]
     first.wait()
     session.close()

@@ -334,10 +334,8 @@ def test_what_a_killed_worker_was_making_another_one_makes(
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     settings_module.settings.cache_clear()
-    begun = time.monotonic()
     with worker_on(instance):  # a third one, which makes nothing and holds nothing
         outcome = execute(definitions(), settings_module.settings(), PLANNED)
-    assert time.monotonic() - begun < 60
     assert (outcome.failed, outcome.left, outcome.fresh) == ([], [], [PLANNED[0].artefact])
     assert sorted(made.read_text().split()) == sorted([KEYS[0], *KEYS])  # the one in flight twice, no other
     assert pool_holders(instance, "gpu")[1:] == (set(), set())
