@@ -36,7 +36,6 @@ from iot_pipeline.simulator.packets import class_features
 from iot_pipeline.simulator.simulate import generator, publish
 
 SPEC = load_spec("farm_flow")
-ROUNDS = 3
 
 
 def main() -> None:
@@ -44,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flows", type=int, default=100_000, help="flows whose labels are compared")
     parser.add_argument("--timed", type=int, default=20_480, help="flows of a round that is timed")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arm", choices=["local", "ray"], help=argparse.SUPPRESS)
     parser.add_argument("--files", nargs=3, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--replicas", type=int, default=1, help=argparse.SUPPRESS)
@@ -65,7 +65,7 @@ def measured(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
     load = os.getloadavg()
     rounds = [
         {(arm, name): run(arm, place, files[name], 1) for arm in ("local", "ray") for name in ("one", "timed")}
-        for _ in range(ROUNDS)
+        for _ in range(chosen.rounds)
     ]
     told = {arm: work_of(rounds, arm, chosen.timed) for arm in ("local", "ray")}
     blocks = [block for one in rounds for block in one["ray", "timed"]["blocks"]]
@@ -75,7 +75,7 @@ def measured(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
         "question": "scoring on Ray Data beside the local engine: cost, labels, scaling",
         "flows": chosen.flows,
         "timed_flows": chosen.timed,
-        "rounds": ROUNDS,
+        "rounds": chosen.rounds,
         "labels": differences,
         "arms": told,
         "overhead_at_one_replica": {

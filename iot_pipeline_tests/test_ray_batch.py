@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -99,6 +100,25 @@ def test_a_run_that_was_stopped_goes_on_and_a_dead_replica_is_replaced(ray: None
     assert run_blocks(source, out, work, Pool(1), silent, rows=8) == result
     with pytest.raises(UserError, match="begun with another block_rows"):
         run_blocks(source, out, work, Pool(1), silent, rows=9)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_100_000_simulated_flows_get_the_local_labels(
+    ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    script = importlib.import_module("ray_batch")
+    texts = script.simulated(100_000)
+    source, base = script.write(texts, tmp_path / "given.parquet"), make_base(tmp_path / "base")
+    work = ScoreLabels(Opening(str(base), None, "transformers-fp32"), tuple(script.SPEC.classes), "m")
+    result = run_blocks(source, tmp_path / "out", work, Pool(2, threads=1), silent)
+    local = work.open(1)(pq.read_table(source))
+    found = pa.concat_tables([part.replace_schema_metadata(None) for part in result.tables()])
+    assert found["flow_group"].equals(local["flow_group"]) and len(found) == 100_000
+    assert found["label"].equals(local["label"])
+    logs = [np.array(one["log_probs"].combine_chunks().flatten()) for one in (found, local)]
+    assert np.abs(np.exp(logs[0]) - np.exp(logs[1])).max() < 1e-5
 
 
 @needs_ray
