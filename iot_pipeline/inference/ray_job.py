@@ -46,6 +46,7 @@ def answer_there(source: Path, out: Path, work: Work, pool: Pool, rows: int, log
     from ray import cloudpickle
 
     assert pool.address is not None
+    source, out = source.absolute(), out.absolute()
     client, name = connected(pool.address), f"iot-{secrets.token_hex(8)}"
     content = cloudpickle.dumps((work, replace(pool, address="auto", cards=None), rows))
     write_bytes(out / f"{name}.work", content)
