@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from iot_pipeline.errors import UserError
 
 MISSING = "Ray is not installed: pip install -e '.[ray]', or do without IOT_BATCH=ray and --replicas"
@@ -81,6 +83,7 @@ def _start(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None:
     if address is None:
         folder = tempfile.mkdtemp(prefix="iot_ray_", dir=_short())
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(_end_processes, folder)
         told |= {"include_dashboard": False, "_temp_dir": folder, "object_store_memory": OBJECT_STORE_BYTES}
     stack.callback(ray.shutdown)
     try:
@@ -91,11 +94,20 @@ def _start(ray: Any, address: str | None, stack: contextlib.ExitStack) -> None:
                 if address is not None:
                     raise
                 ray.shutdown()  # a machine that others keep busy: Ray gives a node 30 s to start
+                _end_processes(folder)
                 ray.init(address="local", **told)
     except Exception as error:  # Ray raises many kinds: ConnectionError, RuntimeError, ValueError, bare ones
         first = str(error).strip().partition("\n")[0][:300]
         where = "on this machine" if address is None else "for this job"
         raise UserError(f"Ray does not start {where} ({first}); set IOT_BATCH=local to do without") from error
+
+
+def _end_processes(folder: str) -> None:
+    """End the processes under this one whose files are in a folder: Ray leaves those of a start that failed."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if folder in " ".join(process.cmdline()):
+                process.kill()
 
 
 def _silence(ray: Any) -> None:
@@ -136,6 +148,7 @@ def _variables(values: dict[str, str]) -> Iterator[None]:
         return
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
+    _read_again()
     try:
         yield
     finally:
@@ -144,6 +157,16 @@ def _variables(values: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        _read_again()
+
+
+def _read_again() -> None:
+    """Let Ray read the variables of its guard anew if it is imported: it reads them once (2.58.1)."""
+    if "ray" in sys.modules:
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        AuthenticationTokenLoader.instance().reset_cache()
+        Config.initialize("")
 
 
 @contextlib.contextmanager
