@@ -180,11 +180,7 @@ def test_a_job_of_a_cluster_answers_what_is_missing(tmp_path: Path, monkeypatch:
     source, out = table(tmp_path, texts), tmp_path / "out"
     with pytest.raises(UserError, match=r"no Ray cluster takes jobs at http://127.0.0.1:1 "):
         run_blocks(source, out, work, Pool(1, "http://127.0.0.1:1"), silent, rows=1)
-<<<<<<< HEAD
-    with local_ray(2, dashboard=True) as address:
-=======
     with started_cluster(2) as (address, _):
->>>>>>> 362a458 (Ray here: a token also where Ray was imported before, nothing left of a start that failed; a job's files and errors are tested)
         with pytest.raises(UserError, match="a row is broken"):
             run_blocks(source, out, work, Pool(1, address), silent, rows=1)
         (tmp_path / "mended").touch()
