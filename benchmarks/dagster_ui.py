@@ -13,7 +13,7 @@ from typing import Any
 
 from dagster_graphql import DagsterGraphQLClient
 
-MOST_SECONDS = 240
+MOST_SECONDS = 900
 LAUNCH = """
     mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
         __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }"""
@@ -63,7 +63,7 @@ def launch(client: DagsterGraphQLClient, asset: str, partition: str) -> str:
 
 
 def until(true: Callable[[], Any]) -> Any:
-    """Wait for it and return it; an error after four minutes."""
+    """Wait for it and return it; an error after a quarter of an hour."""
     end = time.monotonic() + MOST_SECONDS
     while not (found := true()):
         if time.monotonic() > end:

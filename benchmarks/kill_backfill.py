@@ -70,18 +70,20 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--between", type=float, nargs=2, default=(4.0, 20.0), metavar=("LOW", "HIGH"))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--assets", default="", help="only these, comma separated; default: all that the UI can make")
     options = parser.parse_args()
+    only = {*options.assets.split(",")} - {""}
     lake, draw, begin = options.lake.absolute(), random.Random(options.seed), time.monotonic()
     os.environ |= SMALL | {"IOT_LAKE": str(lake)}
     with opened(lake) as client, dg.DagsterInstance.from_config(str(lake / ".dagster")) as instance:
         ui = own_ui(lake)
-        backfills, slots, kills = [start(client)], Slots(instance), list[dict[str, object]]()
+        backfills, slots, kills = [start(client, only)], Slots(instance), list[dict[str, object]]()
         next_kill = time.monotonic() + draw.uniform(*options.between)
         while (state := state_of(instance, backfills[-1])) == "running" or len(kills) < options.kills:
             if state == "failed" or time.monotonic() - begin > MOST_SECONDS:
                 break
             if state == "done":
-                backfills.append(start(client))
+                backfills.append(start(client, only))
             due = len(kills) < options.kills and time.monotonic() > next_kill
             if due and (found := victims(ui, kind := draw.choice(KINDS))):
                 draw.choice(found).send_signal(signal.SIGKILL)
@@ -104,7 +106,7 @@ def main() -> None:
             "runs_queued_again": sum("dagster/retry_number" in run.tags for run in runs),
             "failed_for_good": [why_failed(lake, run) for run in runs if lost(run, runs)],
             "longest_slot_of_a_dead_run_s": round(slots.longest, 1),
-            **verified(),
+            **verified(only),
             "left_behind": [" ".join(process.cmdline()) for process in alive],
             "seconds": round(time.monotonic() - begin, 1),
             "load": os.getloadavg()[0],
@@ -130,12 +132,12 @@ def victims(ui: psutil.Process, kind: str) -> list[psutil.Process]:
     return [process for name, process in found if name == kind and process.status() != psutil.STATUS_ZOMBIE]
 
 
-def start(client: DagsterGraphQLClient) -> str:
-    """Start the backfill of all assets that the UI lets one make; its id."""
+def start(client: DagsterGraphQLClient, only: set[str]) -> str:
+    """Start the backfill of the assets named `only`, or of all that the UI lets one make; its id."""
     while True:  # the web server may be dead, or its code location not loaded
         try:
             nodes = client._execute(ASSETS)["repositoryOrError"].get("assetNodes", [])
-            chosen = [node["assetKey"] for node in nodes if node["isMaterializable"]]
+            chosen = [node["assetKey"] for node in nodes if node["isMaterializable"] and asked(node, only)]
             params = {"params": {"assetSelection": chosen, "allPartitions": True}}
             made: dict[str, Any] = client._execute(BACKFILL, params)["launchPartitionBackfill"] if chosen else {}
             if made.get("backfillId"):
@@ -144,6 +146,11 @@ def start(client: DagsterGraphQLClient) -> str:
         except Exception as error:  # of the connection, by whichever library
             print(f"the web server does not answer: {str(error)[:100]}", flush=True)
         time.sleep(2)
+
+
+def asked(node: dict[str, Any], only: set[str]) -> bool:
+    """True if an asset is to be made."""
+    return not only or node["assetKey"]["path"][-1] in only
 
 
 def state_of(instance: dg.DagsterInstance, backfill_id: str) -> str:
@@ -171,8 +178,8 @@ def why_failed(lake: Path, run: dg.DagsterRun) -> dict[str, object]:
     return {"run": run.run_id, "status": run.status.value, "tags": run.tags.get("dagster/retry_number"), "told": told}
 
 
-def verified() -> dict[str, object]:
-    """Exit code of `verify`, what it found, and the artefacts that are not fresh."""
+def verified(only: set[str]) -> dict[str, object]:
+    """Exit code of `verify`, what it found, and the artefacts of the backfill that are not fresh."""
     module = [sys.executable, "-m", "iot_pipeline"]
     done = subprocess.run([*module, "verify", "--json"], capture_output=True, text=True, check=False)
     told = json.loads(done.stdout)
@@ -182,7 +189,9 @@ def verified() -> dict[str, object]:
         "verify_exit": done.returncode,
         "mismatches": told["mismatches"],
         "artefacts": told["artefacts"],
-        "not_fresh": [one for one in states if one["state"] != "fresh"],
+        "not_fresh": [
+            one for one in states if one["state"] != "fresh" and (not only or one["artefact"].split("[")[0] in only)
+        ],
     }
 
 

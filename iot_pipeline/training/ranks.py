@@ -2,8 +2,8 @@
 
     python -m iot_pipeline.training.ranks PROCESSES PORT MODULE [ARGUMENT ...]
 
-torchrun is a Python process that loads torch before it starts any of its own: 4 s on every training. Here are no
-restarts and no second machine, which is all that it adds.
+torchrun is a Python process that loads torch before it starts any of its own: 1.5 s of the processor on every training.
+Here are no restarts and no second machine, which is all that it adds; the weights are the same to the byte.
 """
 
 import os
