@@ -196,11 +196,25 @@ def compared(artefact: ArtefactId, was: Manifest, now: Manifest, old: Path, new:
 
 
 def _distance(old: Path, new: Path) -> float:
-    """Return the largest relative difference of the numbers of two JSON files; infinity if anything else differs."""
+    """Return the largest relative difference of the numbers of two JSON or safetensors files; else infinity."""
     try:
+        if old.suffix == ".safetensors":
+            return _tensors_apart(old, new)
         return _apart(json.loads(old.read_text()), json.loads(new.read_text()))
     except (OSError, ValueError):
         return math.inf
+
+
+def _tensors_apart(old: Path, new: Path) -> float:
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    one, other = load_file(old), load_file(new)
+    if {name: value.shape for name, value in one.items()} != {name: value.shape for name, value in other.items()}:
+        return math.inf
+    pairs = ((one[name].astype(float), other[name].astype(float)) for name in one)
+    far = (abs(a - b) / np.maximum(np.maximum(abs(a), abs(b)), SMALL) for a, b in pairs)
+    return max((float(distance.max()) for distance in far if distance.size), default=0.0)
 
 
 def _apart(one: Any, other: Any) -> float:

@@ -308,3 +308,13 @@ def test_every_asset_has_a_promise_and_the_docs_show_the_table() -> None:
     text = (PROJECT_ROOT / "docs" / "reproduce.md").read_text()
     rows = [f"| {' | '.join(line)} |" for line in table()]
     assert [line for line in rows if line not in text] == []
+
+
+def test_tensors_are_compared_by_their_numbers(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    for name, values in {"a": [1.0, 2.0], "b": [1.0, 2.0 + 1e-9], "c": [1.0], "d": [1.0, 3.0]}.items():
+        save_file({"x": np.array(values)}, tmp_path / f"{name}.safetensors")
+    far = [replaying._distance(tmp_path / "a.safetensors", tmp_path / f"{name}.safetensors") for name in "abcd"]
+    assert far[0] == 0 and 0 < far[1] < 1e-8 and far[2] == float("inf") and far[3] == pytest.approx(1 / 3)
