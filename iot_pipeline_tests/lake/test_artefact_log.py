@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
@@ -152,18 +152,19 @@ def owners(count: int) -> Iterator[Owner]:
 
 STEPS = st.lists(
     st.one_of(
-        st.integers(0, 2),  # a process goes on by one request
-        st.integers(0, 2).map(lambda number: ("run", number)),  # by twenty
-        st.sampled_from([("sleep", 1.0), ("sleep", TTL_S + 5)]),
-        st.integers(0, 2).map(lambda number: ("kill", number)),
+        st.tuples(st.integers(0, 1), st.integers(1, 6)),  # a process goes on by some requests: a claim has four
+        st.tuples(st.integers(0, 2), st.integers(1, 12)),
+        st.just(("sleep", TTL_S + 5)),
+        st.tuples(st.just("kill"), st.integers(0, 2)),
     ),
     max_size=60,
 )
-PLANS = st.lists(st.text("mmfr", min_size=1, max_size=4), min_size=3, max_size=3)
+PLANS = st.lists(st.text("mfr", min_size=1, max_size=4).map("m".__add__), min_size=3, max_size=3)
 
 
 @settings(max_examples=200, deadline=None)
 @given(PLANS, STEPS, st.integers(0, 2))
+@example(["m", "m", "r"], [(0, 3), (1, 5), (0, 3)], 2)  # both look, then both create
 def test_a_manifest_is_published_only_by_the_lease_that_holds(plans: list[str], steps: list[Any], kept: int) -> None:
     memory, seen = Memory(), Seen()
     with pytest.MonkeyPatch.context() as patch:
@@ -175,13 +176,11 @@ def test_a_manifest_is_published_only_by_the_lease_that_holds(plans: list[str], 
             threading.Thread(target=process, args=(number, store, log, seen, plans[number]), daemon=True).start()
             store.waits.acquire()
         for step in steps:
-            if isinstance(step, int):
-                stores[step].step()
-            elif step[0] == "run":
-                for _ in range(20):
-                    stores[step[1]].step()
-            elif step[0] == "sleep":
+            if step[0] == "sleep":
                 memory.now += step[1]
+            elif step[0] != "kill":
+                for _ in range(step[1]):
+                    stores[step[0]].step()
             else:
                 stores[step[1]].killed = True
                 stores[step[1]].step()
