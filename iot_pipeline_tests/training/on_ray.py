@@ -155,10 +155,12 @@ def seconds_to_vanish(found: Callable[[], list[psutil.Process]], within: float) 
 
 
 def listening(mark: str) -> set[str]:
-    """Addresses at which processes of a mark listen."""
+    """Addresses at which Ray's processes of a mark listen; workers meet at a port of torch's own, as torchrun's do."""
+    workers = {process.pid for process in workers_of(mark)}
     return {
-        connection.laddr.ip
+        connection.laddr.ip.removeprefix("::ffff:")
         for process in marked(mark)
+        if process.pid not in workers
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     }
