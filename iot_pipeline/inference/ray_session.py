@@ -7,6 +7,7 @@ token that only this process and its workers know: some of its servers listen on
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import secrets
@@ -163,10 +164,9 @@ def _variables(values: dict[str, str]) -> Iterator[None]:
 def _read_again() -> None:
     """Let Ray read the variables of its guard anew if it is imported: it reads them once (2.58.1)."""
     if "ray" in sys.modules:
-        from ray._raylet import AuthenticationTokenLoader, Config
-
-        AuthenticationTokenLoader.instance().reset_cache()
-        Config.initialize("")
+        raylet = importlib.import_module("ray._raylet")  # compiled: it has no types
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+        raylet.Config.initialize("")
 
 
 @contextlib.contextmanager
