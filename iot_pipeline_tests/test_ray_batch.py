@@ -64,6 +64,7 @@ def lengths(files: list[Path]) -> dict[str, int]:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_replicas_give_the_local_scores_and_states(ray: None, tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     texts = list(dict.fromkeys(flow_texts(150)))
@@ -85,6 +86,7 @@ def test_replicas_give_the_local_scores_and_states(ray: None, tmp_path: Path) ->
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_and_a_dead_replica_is_replaced(ray: None, tmp_path: Path) -> None:
     texts = [f"flow {n}" * n for n in range(1, 40)]
     texts[20], texts[38] = "broken", "die once"
@@ -192,6 +194,7 @@ def test_a_job_of_a_cluster_answers_what_is_missing(tmp_path: Path, monkeypatch:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_block_that_kills_every_replica_ends_the_run(
     ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +248,7 @@ def test_without_ray_one_sentence_says_what_to_install(tmp_path: Path, monkeypat
 
 
 @needs_ray
+@pytest.mark.slow
 def test_classify_on_replicas_writes_what_one_student_writes(
     ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,7 @@ def test_accelerate_trains_as_local_does_and_refuses_what_it_would_not_do(
     assert said.startswith("IOT_TRAINER=accelerate runs one process where there is no GPU")
 
 
+@pytest.mark.slow
 def test_ray_trains_as_this_machine_does(lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     choose(monkeypatch, IOT_LAUNCHER="ray")
