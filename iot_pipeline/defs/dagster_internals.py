@@ -14,10 +14,18 @@ import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.errors import DagsterLaunchFailedError as DagsterLaunchFailedError
+from dagster._core.errors import DagsterUserCodeUnreachableError as DagsterUserCodeUnreachableError
 from dagster._core.events import EngineEventData
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.launcher import CheckRunHealthResult as CheckRunHealthResult
+from dagster._core.launcher import WorkerStatus as WorkerStatus
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._grpc.types import CanCancelExecutionRequest as CanCancelExecutionRequest
+from dagster._grpc.types import CanCancelExecutionResult as CanCancelExecutionResult
+from dagster._serdes import ConfigurableClassData as ConfigurableClassData
+from dagster._serdes import deserialize_value as deserialize_value
 from dagster._utils.interrupts import capture_interrupts
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette

@@ -7,12 +7,17 @@ servers that die with all their runs, and runs whose work a command or a job doe
 import time
 
 import dagster as dg
-from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
-from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
-from dagster._serdes import ConfigurableClassData, deserialize_value
 
-from iot_pipeline.defs.dagster_internals import postgres_url
+from iot_pipeline.defs.dagster_internals import (
+    CanCancelExecutionRequest,
+    CanCancelExecutionResult,
+    CheckRunHealthResult,
+    ConfigurableClassData,
+    DagsterUserCodeUnreachableError,
+    WorkerStatus,
+    deserialize_value,
+    postgres_url,
+)
 from iot_pipeline.defs.run_monitoring import RUN_TAG
 from iot_pipeline.defs.workers import Living
 
@@ -20,7 +25,7 @@ ANSWER_S = 10
 AWAY_S = 60.0  # a code server that does not answer for so long is gone
 
 
-class WatchedRunLauncher(DefaultRunLauncher):
+class WatchedRunLauncher(dg.DefaultRunLauncher):
     """Dagster's default launcher, with a check of a run's process; tried with Dagster 1.13.27."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:

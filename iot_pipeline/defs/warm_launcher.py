@@ -18,7 +18,7 @@ class WarmRunLauncher(dg.DefaultRunLauncher):
 
     def launch_run(self, context: Any) -> None:
         """Launch a run; the queue keeps it if the server cannot be reached."""
-        from dagster._core.errors import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
+        from iot_pipeline.defs.dagster_internals import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
 
         if RUN_SOCKET not in os.environ:
             super().launch_run(context)

@@ -9,7 +9,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.texts import FlowTextWriter, RankTable
 from iot_pipeline.lake.store import Lake
-from iot_pipeline.settings import load_settings
+from iot_pipeline.settings import Settings, load_settings
 
 SPEC = load_spec("farm_flow")
 
@@ -27,8 +27,12 @@ def flows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(file)
 
 
+def settings_of(flows: str) -> Settings:
+    return load_settings({"IOT_LAKE": str(Path(flows).parent)})
+
+
 def test_the_grammar_of_a_row_has_that_rows_facts(flows: str) -> None:
-    told = [grammar_of(load_settings({}), flows, row, form) for row, form in ((1, "gbnf"), (2, "gbnf"), (2, "lark"))]
+    told = [grammar_of(settings_of(flows), flows, row, form) for row, form in ((1, "gbnf"), (2, "gbnf"), (2, "lark"))]
     assert told[0].startswith("root ::= ") and '"`orig_pkts` = -0.500" " (below, p15)"?' in told[0]
     assert '"`orig_pkts` = 2.000" " (above, p95)"?' in told[1] and told[1] != told[0]
     assert told[2].startswith("%llguidance {}\nstart: ") and '"`orig_pkts` = 2.000" " (above, p95)"?' in told[2]
@@ -36,6 +40,6 @@ def test_the_grammar_of_a_row_has_that_rows_facts(flows: str) -> None:
 
 def test_a_row_or_form_that_is_none_is_a_clear_error(flows: str) -> None:
     with pytest.raises(UserError, match="rows 1 to 2"):
-        grammar_of(load_settings({}), flows, 3, "gbnf")
+        grammar_of(settings_of(flows), flows, 3, "gbnf")
     with pytest.raises(UserError, match="--form json: lark or gbnf"):
-        grammar_of(load_settings({}), flows, 1, "json")
+        grammar_of(settings_of(flows), flows, 1, "json")

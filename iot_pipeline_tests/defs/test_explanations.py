@@ -26,7 +26,7 @@ class Writer:
 
 def step() -> tuple[Any, dict[str, Any]]:
     noted: dict[str, Any] = {}
-    settings = load_settings({"IOT_EXPLANATION_WORDS": "100"})
+    settings = load_settings({"IOT_EXPLANATION_WORDS": "100", "IOT_FACTS": "plain"})
     return SimpleNamespace(
         settings=settings,
         artefact=ArtefactId("explanation_quality_10K", "2027|original"),

@@ -289,6 +289,6 @@ def test_the_table_of_data_sets_is_that_of_their_files() -> None:
         if line.startswith("| `")
     }
     assert told == {
-        row["name"]: [f"{row['rows']:,}" if row["rows"] else "not told", str(row["classes"]), str(row["features"])]
+        row["name"]: [f"{row['rows']:,}" if row["rows"] else "not published", str(row["classes"]), str(row["features"])]
         for row in listed()
     }
