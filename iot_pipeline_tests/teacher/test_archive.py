@@ -227,7 +227,7 @@ def test_a_file_that_is_no_export_is_one_sentence(exported: Path, tmp_path: Path
     refused("is no Parquet file that can be read")
     file.unlink()
     file.mkdir()
-    refused("is no Parquet file that can be read")
+    refused("is no file: name an export of answers")
 
 
 def test_the_command_counts_what_it_refused_and_fails_where_that_was_all(exported: Path, tmp_path: Path) -> None:
