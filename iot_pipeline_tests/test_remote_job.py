@@ -51,8 +51,9 @@ def test_it_has_the_data_versions_of_a_lake_in_a_folder(
     assert call("run", **SMALL | folder).returncode == 0
     there, here = (versions(done) for done in (command(server, made[0], "status", "--json"),
                                                call("status", "--json", **SMALL | folder)))  # fmt: skip
-    # Measured times and the number of requests, of which a second lake with the same answers may have others.
-    assert {name for name in here if here[name] != there[name]} <= {"inference_benchmark", "cost_report"}
+    # Measured times, and the pages that print them.
+    timed = {"inference_benchmark", "cost_report", "claims_audit", "model_card", "paper_report"}
+    assert {name for name in here if here[name] != there[name]} <= timed
     assert here.keys() == there.keys()
 
 
@@ -69,6 +70,9 @@ def test_every_command_works_on_a_second_host(
     (mirror,) = second.iterdir()
     flows = pq.read_table(mirror / "flows" / "flows.parquet").slice(0, 4).to_pandas()
     flows.drop(columns=["row_id", "label", "flow_group", "occurrence"]).to_csv(tmp_path / "new.csv", index=False)
+    (answers,) = made[0].rglob("teacher.sqlite")  # a bundle holds them; without a database they stay on their host
+    done = command(server, second, "export-bundle", str(tmp_path / "bundle"))
+    assert done.returncode == 2 and "IOT_TEACHER_STORE names it" in done.stderr
     for arguments in (
         ("trace", "table-1"),
         ("trace", "row", "1", "--stage", "10K", "--track", "paraphrased"),
@@ -77,7 +81,8 @@ def test_every_command_works_on_a_second_host(
         ("estimate", "--json"),
         ("run", "--dry-run"),
     ):
-        done = command(server, tmp_path / "three", *arguments)  # each from what it fetches itself
+        # Each works from what it fetches itself.
+        done = command(server, tmp_path / "three", *arguments, IOT_TEACHER_STORE=str(answers))
         assert done.returncode == 0, (arguments, done.stdout[-2000:], done.stderr[-2000:])
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 4
 
