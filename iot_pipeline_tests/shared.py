@@ -3,14 +3,25 @@
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 # Real flows, where a developer has them; they are never part of the project.
 RT_IOT2022 = Path(os.environ.get("RT_IOT2022_ZIP", os.devnull))
 NO_RT_IOT2022 = "RT_IOT2022_ZIP names no file RT_IOT2022.csv.zip"
+
+
+def until(true: Callable[[], Any], what: str) -> Any:
+    """Wait for it, as long as a busy machine may need; return what was found."""
+    deadline = time.monotonic() + 240
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"it did not happen: {what}"
+        time.sleep(0.05)
+    return found
 
 
 def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:

@@ -10,7 +10,6 @@ the Host must be a loopback name, the Origin must be that host, and a GET of /gr
 import sys
 from pathlib import Path
 
-import dagster as dg
 import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -68,7 +67,7 @@ def _unframed(send: Send) -> Send:
 def main() -> None:
     """Serve the application until the process is stopped."""
     host, port, workspace, lake = sys.argv[1:]
-    with dg.DagsterInstance.get() as instance, web_application(instance, workspace) as app:
+    with web_application(workspace) as app:
         # Pages keep a web socket open: without a limit the server waits for them after a signal to stop.
         guarded = LocalPagesOnly(LakeFiles(TracePages(app, Path(lake)), Path(lake)))
         uvicorn.run(guarded, host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=3)

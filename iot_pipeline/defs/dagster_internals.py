@@ -327,11 +327,14 @@ def sensor_errors(instance: dg.DagsterInstance) -> list[str]:
 
 
 @contextmanager
-def web_application(instance: dg.DagsterInstance, workspace: str) -> Iterator[Starlette]:
-    """Build the web application that `dagster-webserver` serves, for the code locations of a workspace file."""
+def web_application(workspace: str) -> Iterator[Starlette]:
+    """Build the application of `dagster-webserver` for DAGSTER_HOME and the code locations of a workspace file."""
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster_webserver.app import create_app_from_workspace_process_context
 
-    with WorkspaceProcessContext(instance, WorkspaceFileTarget([workspace])) as context:
+    with (
+        dg.DagsterInstance.get() as instance,
+        WorkspaceProcessContext(instance, WorkspaceFileTarget([workspace])) as context,
+    ):
         yield create_app_from_workspace_process_context(context, live_data_poll_rate=PAGE_POLL_MS)

@@ -22,7 +22,7 @@ from iot_pipeline.inference.ray_blocks import Pool, Work, answer_missing, block_
 from iot_pipeline.inference.ray_session import QUIET, ray_package
 from iot_pipeline.lake.atomic import write_bytes, write_text
 from iot_pipeline.training.ray_job import end_without
-from iot_pipeline.training.ray_launch import BEAT_S, PACKAGE, UNREACHABLE_S, connected
+from iot_pipeline.training.ray_launch import BEAT_S, PACKAGE, connected, ended
 
 MODULE = "iot_pipeline.inference.ray_job"
 Log = Callable[[str], None]
@@ -68,25 +68,19 @@ def answer_there(source: Path, out: Path, work: Work, pool: Pool, rows: int, log
 
 def _follow(client: Any, name: str, out: Path, files: Sequence[Path], log: Log) -> None:
     """Give the job signs of life and tell its progress until it ends; UserError if it failed."""
-    beats, told, beaten, answered = 0, -1, 0.0, time.monotonic()
-    while True:
-        now = time.monotonic()
-        if now - beaten > BEAT_S:
-            beats, beaten = beats + 1, now
-            write_text(out / f"{name}.lease", str(beats))
-            if (done := sum(path.is_file() for path in files)) != told:
-                told = done
-                log(f"{done:,} of {len(files):,} blocks on the Ray cluster")
-        try:
-            status = client.get_job_status(name)
-            answered = now
-        except Exception as error:  # any of the client's HTTP library
-            if now - answered > UNREACHABLE_S:
-                raise UserError(f"the Ray cluster has not answered for {UNREACHABLE_S:.0f} s ({error})") from error
-        else:
-            if status.is_terminal():
-                break
-        time.sleep(1.0)
+    beats, told, beaten = 0, -1, 0.0
+
+    def beat() -> None:
+        nonlocal beats, told, beaten
+        if time.monotonic() - beaten <= BEAT_S:
+            return
+        beats, beaten = beats + 1, time.monotonic()
+        write_text(out / f"{name}.lease", str(beats))
+        if (done := sum(path.is_file() for path in files)) != told:
+            told = done
+            log(f"{done:,} of {len(files):,} blocks on the Ray cluster")
+
+    status = ended(client, name, beat)
     if str(status.value) == "SUCCEEDED":
         return
     failed = out / f"{name}.error"

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,6 +229,25 @@ def submit(address: str, request: Request, pipes: Any | None) -> int:
         clear(out)
 
 
+def ended(client: Any, name: str, each: Callable[[], None] = lambda: None) -> Any:
+    """Wait for the end of a job, with a call of `each` before each look; return its status.
+
+    Raises UserError if the cluster does not answer for UNREACHABLE_S.
+    """
+    answered = time.monotonic()
+    while True:
+        each()
+        try:
+            status = client.get_job_status(name)
+            answered = time.monotonic()
+            if status.is_terminal():
+                return status
+        except Exception as error:  # any of the client's HTTP library
+            if time.monotonic() - answered > UNREACHABLE_S:
+                raise UserError(f"the Ray cluster has not answered for {UNREACHABLE_S:.0f} s ({error})") from error
+        time.sleep(1.0)
+
+
 def clear(out: Path) -> None:
     """Delete leases of jobs, which ends those that a killed process left, and the folders that Ray Train writes."""
     for left in out.glob("iot-*"):
@@ -282,17 +301,7 @@ class Following:
         threading.Thread(target=self._beat, daemon=True).start()
         reading = threading.Thread(target=lambda: asyncio.run(self._read()), daemon=True)
         reading.start()
-        answered = time.monotonic()
-        while True:
-            try:
-                status = self.client.get_job_status(self.request.name)
-                answered = time.monotonic()
-                if status.is_terminal():
-                    break
-            except Exception as error:  # any of the client's HTTP library
-                if time.monotonic() - answered > UNREACHABLE_S:
-                    raise UserError(f"the Ray cluster has not answered for {UNREACHABLE_S:.0f} s ({error})") from error
-            time.sleep(1.0)
+        status = ended(self.client, self.request.name)
         reading.join(timeout=15)
         if status == JobStatus.SUCCEEDED:
             return 0

@@ -9,10 +9,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import psutil
@@ -22,19 +21,11 @@ from dagster._core.definitions.run_request import InstigatorType
 from iot_pipeline.lake.processes import has_ended
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import load_settings
+from iot_pipeline_tests.shared import until
 
 SELECTOR = {"repositoryLocationName": "iot_pipeline", "repositoryName": "__repository__", "sensorName": "prompt_files"}
 JOB = dg.RunsFilter(job_name="augment")
 SWITCH_ON = "mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }"
-
-
-def until(true: Callable[[], Any], what: str) -> Any:
-    """Wait for it, as long as a busy machine may need."""
-    deadline = time.monotonic() + 240
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"it did not happen: {what}"
-        time.sleep(0.1)
-    return found
 
 
 def switch_on(port: int) -> bool:

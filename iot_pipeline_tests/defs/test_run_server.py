@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,9 @@ from iot_pipeline.defs.warm_launcher import ask
 from iot_pipeline.env_file import RUN_SOCKET
 from iot_pipeline.lake.processes import has_ended
 from iot_pipeline.settings import PROJECT_ROOT
+from iot_pipeline_tests.shared import until
 
 Status = dg.DagsterRunStatus
-
-
-def until(true: Callable[[], Any], what: str) -> Any:
-    """Wait for it, as long as a busy machine may need."""
-    deadline = time.monotonic() + 120
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"it did not happen: {what}"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture(scope="module")
