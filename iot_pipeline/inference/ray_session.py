@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.training.ray_launch import LOCAL_VARIABLES
 
 MISSING = "Ray is not installed: pip install -e '.[ray]', or do without IOT_BATCH=ray and --replicas"
 OBJECT_STORE_BYTES = 2**30  # of a Ray started here; blocks beyond it are spilled to the disk
@@ -123,12 +124,7 @@ def _silence(ray: Any) -> None:
 @cache
 def _guarded() -> dict[str, str]:
     """Return the variables of a guarded Ray; one token for this process, which reads it once."""
-    return {
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps a node's own address to loopback, as on these systems
-        "RAY_raylet_start_wait_time_s": "300",  # 30 are not enough on a machine that others keep busy
-        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
-    }  # fmt: skip
+    return {**LOCAL_VARIABLES, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _only(cards: Sequence[str]) -> dict[str, str]:
