@@ -24,6 +24,7 @@ class Metrics:
         )
         self.refused = Counter("iot_serve_refused", "Requests refused by a limit.", ["status"], registry=registry)
         self.running = Gauge("iot_serve_requests_running", "Requests that are being answered.", registry=registry)
+        self.held = Gauge("iot_serve_body_bytes", "Bytes of bodies that are held.", registry=registry)
         self.queue = Gauge("iot_serve_waiting_flows", "Flows that wait or are worked on.", ["lane"], registry=registry)
         self.batches = Histogram(
             "iot_serve_batch_flows", "Flows of a batch.", ["lane"], buckets=FLOWS, registry=registry
