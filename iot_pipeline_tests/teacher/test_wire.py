@@ -7,7 +7,6 @@ import gzip
 import json
 import socketserver
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,12 +95,12 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_response_is_told_and_the_next_one_is_read(name: str, tmp_path: Path) -> None:
-    started, requests = time.monotonic(), make_requests(2)
+    requests = make_requests(2)
     with raw(BROKEN[name], http(GOOD)) as url:
         asking = teacher(url, tmp_path / "t", max_attempts=1, concurrency=1, timeout_s=2.0)
         answers = list(asking.ask(requests, accept).values())
     bad, good = sorted(answers, key=lambda answer: answer.status != "quarantined")
-    assert (bad.status, good.status) == ("quarantined", "ok") and time.monotonic() - started < 5
+    assert (bad.status, good.status) == ("quarantined", "ok")
     assert bad.reasons[0].startswith("no answer: ") and bad.reasons[0].isprintable() and len(bad.reasons[0]) < 400
     with Store(tmp_path / "t") as store:
         assert store.ledger()["attempts"] == 2
