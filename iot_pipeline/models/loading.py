@@ -9,6 +9,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import sha256_file
+from iot_pipeline.models.cpu_products import use_onednn
 from iot_pipeline.models.folder import base_folder, read_settings, weight_files
 from iot_pipeline.models.tokenizer import in_one_line, load_tokenizer
 
@@ -106,6 +107,8 @@ def load_base(
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    if torch.device(device).type == "cpu":
+        use_onednn()
     logging.disable_progress_bar()  # its unterminated line would spoil the run's log
     folder = base_folder(base)
     weight_files(folder)

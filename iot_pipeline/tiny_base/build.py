@@ -14,6 +14,7 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.categories import VALUE
 from iot_pipeline.flows.serialise import NUMBER
+from iot_pipeline.models.cpu_products import use_onednn
 from iot_pipeline.models.tokenizer import END_OF_TURN, encode, literal, pad_id, prompt_text
 from iot_pipeline.sft.tensors import IGNORED
 from iot_pipeline.tiny_base.pretraining_tasks import ANSWER_WORDS, Curriculum, Flows, Writer, groups, parse
@@ -82,6 +83,7 @@ def build_tiny_base(
     """
     import torch
 
+    use_onednn()
     machine = machine or Machine(0, 1, torch.device("cpu"), False, torch.get_num_threads(), "cpu")
     reporter = reporter or Reporter(None, out, first=False)
     started = time.perf_counter()

@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
+from iot_pipeline.models.cpu_products import use_onednn
 from iot_pipeline.models.loading import attention_kernel
 from iot_pipeline.training.launch import threads_of
 
@@ -35,6 +36,7 @@ class Machine:
             "bf16": self.bf16,
             "attention": self.attention,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "onednn": self.device.type == "cpu" and use_onednn(),
             "tf32": torch.get_float32_matmul_precision() != "highest",
             "torch": torch.__version__,
             "transformers": transformers.__version__,

@@ -1,0 +1,69 @@
+"""Products of float32 matrices on the CPU."""
+
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+@lru_cache(maxsize=1)
+def use_onednn() -> bool:
+    """Let oneDNN multiply float32 matrices in this process where MKL leaves AVX-512 unused; return whether it does.
+
+    Both ship with PyTorch, and both compute in float32. On an AMD EPYC 9005 one core does 240 GFLOP/s by oneDNN and 105
+    by MKL 2024.2, so that a training step of the tiny base takes 0.38 s in place of 0.50 s. The processor decides and
+    no measurement, so that every process on a machine computes the same digits.
+    """
+    import torch
+
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and has_amd_avx512()):
+        return False
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Warning only once for all operators")  # that MKL's are replaced
+        kernels = torch.library.Library("aten", "IMPL")
+        kernels.impl("mm", _mm, "CPU")
+        kernels.impl("addmm", _addmm, "CPU")
+    _kept.append(kernels)
+    return True
+
+
+def has_amd_avx512() -> bool:
+    """Return whether this is an AMD processor whose AVX-512 PyTorch uses."""
+    import torch
+
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    try:
+        return "AuthenticAMD" in CPU_INFO.read_text(errors="replace")
+    except OSError:  # no Linux
+        return False
+
+
+_kept: list[Any] = []  # kernels end with the library that registered them
+
+
+def _mm(left: Any, right: Any) -> Any:
+    import torch
+
+    if _takes(left, right):
+        return torch.ops.mkldnn._linear_pointwise.default(left, right.t(), None, "none", [], "")
+    return torch.mm(left, right, out=left.new_empty(0))
+
+
+def _addmm(bias: Any, left: Any, right: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    import torch
+
+    if beta == 1 and alpha == 1 and bias.dim() == 1 and len(bias) == right.shape[1] and _takes(left, right):
+        return torch.ops.mkldnn._linear_pointwise.default(left, right.t(), bias, "none", [], "")
+    return torch.addmm(bias, left, right, beta=beta, alpha=alpha, out=left.new_empty(0))
+
+
+def _takes(left: Any, right: Any) -> bool:
+    import torch
+
+    floats = left.dtype == right.dtype == torch.float32
+    return (
+        floats and left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0] and left.numel() and right.numel()
+    )
