@@ -145,6 +145,9 @@ class EvaluationSettings(Section):
     """Extent of what is measured of a student and of the old recipe."""
 
     explained_flows: int = Field(48, ge=1, description="test flows that the student explains")
+    benchmark_seconds: float = Field(
+        20.0, gt=0, description="limit of a variant of inference_benchmark; slower ones are not run, or on fewer flows"
+    )
     deletion_flows: int = Field(
         48, ge=0, description="explained flows that are scored again without the features their explanation names"
     )

@@ -299,6 +299,7 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
         with leased_device(step) as device:
             run: dict[str, Any] = {"threads": step.settings.run.threads, "card": None if device == "cpu" else device}
             run["explained"] = min(BENCHMARK_EXPLAINS, step.settings.evaluation.explained_flows)
+            run["seconds"] = step.settings.evaluation.benchmark_seconds
             base, classes = base_location(step), step.spec.classes
             found = benchmark_variants(base, adapter, texts, classes, repeated, log=step.log, **run)
         of = {"stage": stage, "track": track, "model": step.data_versions[largest.input_key]}
