@@ -314,9 +314,9 @@ class LabelFinder:
         line = LINE.search(text)
         if line is None:
             return None
-        starts = [0, *accumulate(len(piece) for piece in pieces)]
+        starts = [0, *accumulate(map(len, pieces))]
         begin, newline = line.end(), text.find("\n", line.end())
-        turns = [start for start, token in zip(starts, ids, strict=False) if token in self.controls and start >= begin]
+        turns = [starts[place] for place, token in enumerate(ids) if token in self.controls and starts[place] >= begin]
         end = min([*turns, len(text) if newline < 0 else newline])
         if not text[begin:end].strip():
             return None
