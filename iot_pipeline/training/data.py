@@ -1,6 +1,6 @@
 """Data of a training: the rows of each step, its forward passes, padded or packed, and their loss."""
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,7 +118,7 @@ def make_plan(
     def read(steps: int) -> int:
         return plan.tokens(steps) + (beside.tokens(steps) if beside is not None else 0)
 
-    fitting = next((step for step in range(steps) if read(step + 1) > max_tokens), steps)
+    fitting = bisect_right(range(1, steps + 1), max_tokens, key=read)
     return Plan(lengths, per_step, max(1, fitting), seed)
 
 
