@@ -4,7 +4,7 @@ import contextlib
 import copy
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from iot_pipeline.augmentation.answers import parse_answer
 from iot_pipeline.inference.measuring import Row, Timed, not_run, one_by_one, peak_memory, timed, together
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, compiled_decoder
-from iot_pipeline.inference.student import Student
+from iot_pipeline.inference.student import Student, left_padded
 from iot_pipeline.models.tokenizer import end_of_turn, in_one_line
 
 PRIOR, OURS = "prior work", "ours"
@@ -202,12 +202,14 @@ class Writing:
         return [answer[: answer.index(end) + 1] if end in answer else answer for answer in answers]
 
     @contextlib.contextmanager
-    def _model(self, way: Way) -> Any:
-        """Yield the model of a way; what it changes is undone at the end."""
+    def _model(self, way: Way) -> Iterator[Any]:
+        """Yield the model of a way; what it changes is undone at the end, also of a way that would take too long."""
         if way.dtype and way.dtype != _dtype_of(self.student):
             other = self.other_dtype(way.dtype)
-            yield other.model
-            other.close()
+            try:
+                yield other.model
+            finally:
+                other.close()
         elif way.openvino:
             try:
                 decoder = compiled_decoder(self.student.model, self.threads)
@@ -224,23 +226,15 @@ class Writing:
                 self.student.model.set_attn_implementation(way.attention)
             except (ImportError, ValueError) as error:
                 raise NotHere(f"{way.attention} is not installed") from error
-            yield self.student.model
-            self.student.model.set_attn_implementation(before)
+            try:
+                yield self.student.model
+            finally:
+                self.student.model.set_attn_implementation(before)
         else:
             yield self.student.model
 
     def _device_name(self) -> str:
         return str(self.student.describe()["device"])
-
-
-def left_padded(rows: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
-    """Return token ids and mask [rows, width], padded on the left, so that all rows continue at the same place."""
-    import torch
-
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
 
 
 def _dtype_of(student: Student) -> str:

@@ -272,12 +272,7 @@ class Student:
         started = time.perf_counter()
         for first in range(0, len(order), batch):
             rows = order[first : first + batch]
-            width = max(len(ids[row]) for row in rows)
-            tokens = torch.full((len(rows), width), self.pad, dtype=torch.long)
-            mask = torch.zeros((len(rows), width), dtype=torch.long)
-            for place, row in enumerate(rows):  # left padding, so that all rows continue at the same position
-                tokens[place, width - len(ids[row]) :] = torch.tensor(ids[row])
-                mask[place, width - len(ids[row]) :] = 1
+            tokens, mask = left_padded([ids[row] for row in rows], self.pad)
             held = list[Any]()
             begun = [heads[row] for row in rows]
             if grounded_in is not None:
@@ -297,7 +292,7 @@ class Student:
                     pad_token_id=self.pad,
                     logits_processor=held or None,
                 )
-            for row, answer in zip(rows, made[:, width:].tolist(), strict=True):
+            for row, answer in zip(rows, made[:, tokens.shape[1] :].tolist(), strict=True):
                 ended = end in answer
                 text = self.tokenizer.decode(answer[: answer.index(end)] if ended else answer, skip_special_tokens=True)
                 out[row] = (heads[row] + text, ended)
@@ -330,6 +325,16 @@ class Student:
     def _ids(self, text: str) -> list[int]:
         """Encode a part of an answer; it never yields control tokens."""
         return encode(self.tokenizer, [literal(self.tokenizer, text)])[0]
+
+
+def left_padded(rows: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
+    """Return token ids and mask [rows, width], padded on the left, so that all rows continue at the same place."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
 
 
 def _calling(meanwhile: Callable[[], None]) -> Callable[[Any, Any], Any]:

@@ -24,9 +24,9 @@ from iot_pipeline.inference.engines import (
     replica_engine,
     this_machine,
 )
-from iot_pipeline.inference.explanation_variants import left_padded, openvino_writing
+from iot_pipeline.inference.explanation_variants import OURS, Way, Writing, openvino_writing
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent, compiled_decoder
-from iot_pipeline.inference.student import Student
+from iot_pipeline.inference.student import Student, left_padded
 from iot_pipeline.inference.vllm_engine import VllmStudent
 from iot_pipeline.models.tokenizer import end_of_turn
 from iot_pipeline_tests.models import families
@@ -185,6 +185,15 @@ def test_openvino_writes_where_it_was_faster_and_wrote_the_same() -> None:
     ):
         found = openvino_writing([reference, own])
         assert not found["offered"] and found["reason"] == reason
+
+
+def test_a_way_that_would_take_too_long_leaves_the_student_as_it_was(student: Student) -> None:
+    before = student.model.config._attn_implementation
+    texts = flow_texts(2)
+    writing = Writing(student, lambda _dtype: student, texts, CLASSES[:2], "cpu", 1, 0.0, lambda _told: None)
+    (row,) = writing.measure([Way("eager", OURS, 1, 8, attention="eager")])
+    assert not row["run"] and "would take about" in row["reason"]
+    assert before != "eager" and student.model.config._attn_implementation == before
 
 
 @pytest.mark.parametrize(
