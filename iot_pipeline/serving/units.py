@@ -205,4 +205,4 @@ def _count(cell: Any) -> int | None:
     """Return a cell as a number of packets, None if it is none."""
     if isinstance(cell, str) and cell.isascii() and cell.isdigit() and len(cell) < 20:
         return int(cell)
-    return int(cell) if isinstance(cell, int | float) and float(cell).is_integer() else None
+    return int(cell) if isinstance(cell, int) or (isinstance(cell, float) and cell.is_integer()) else None

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -59,6 +60,19 @@ def test_slow_and_endless_clients_are_cut_off() -> None:
         assert b" 400 " in exchange(url, b"\x16\x03\x01 no http\r\n\r\n").splitlines()[0]
         whole = exchange(url, HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY), BODY)
         assert b" 200 " in whole.splitlines()[0]
+
+
+def test_items_behind_a_long_query_do_not_fill_the_memory() -> None:
+    body = {"query": "x" * 1_000_000, "items": ["y"] * 200, "labels": ["Normal"]}
+    with served(fake()) as url, httpx2.Client(base_url=url, timeout=HUNG_S) as client:
+        tracemalloc.start()
+        try:
+            answer = client.post("/v1/score", json=body)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "items[0]"
+    assert peak < 50_000_000  # 200 texts of a million characters have four times as much
 
 
 def test_a_full_queue_and_a_late_answer_are_told() -> None:

@@ -159,6 +159,12 @@ def test_the_service_says_its_units_and_takes_others_as_its_default(client: http
         assert first == second
 
 
+def test_a_number_beyond_all_doubles_is_a_fault_of_its_flow(client: httpx2.Client) -> None:
+    event = drawn(1, 5).iloc[0].drop("pkts_difference").to_dict() | {"fwd_pkts_tot": 10**400, "bwd_pkts_tot": 4}
+    answer = client.post("/v1/classify", json={"flows": [event], "units": "raw"})
+    assert answer.status_code == 400 and "flows[0]: " in answer.json()["error"]["message"]
+
+
 def test_a_data_set_in_raw_units_has_no_other() -> None:
     with served(fake("rt_iot2022")) as url, httpx2.Client(base_url=url, timeout=30) as client:
         answer = client.post("/v1/classify", json={"flows": [{}], "units": "scaled"})

@@ -31,7 +31,7 @@ async def score(service: Service, request: ScoreRequest) -> dict[str, Any]:
     if items and all(item.strip() in classes for item in items):
         return await _classes(service, request, query, [item.strip() for item in items])
     labels = _labels(service, request)
-    texts = [item + query if request.item_first else query + item for item in items]
+    texts = (item + query if request.item_first else query + item for item in items)  # each as long as the query
     rows = [await service.one_flow(text, f"items[{place}]") for place, text in enumerate(texts)]
     found = await service.classify(rows, request.units)
     scores = [[_sum(verdict, names) for names in labels] for verdict in found.verdicts]
