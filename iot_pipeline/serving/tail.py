@@ -94,15 +94,19 @@ class Tail:
             return
         copy = self._find(before, self._offset)
         place, mark, rest = self._offset, self._mark, self._rest
+        try:
+            handle = opened(copy) if copy is not None else None
+        except OSError:  # packed or removed meanwhile
+            handle = None
         self._handle.close()
-        if copy is None:
+        if handle is None:
             self._note(
                 f"{self.path.name} was truncated and no copy is beside it: lines from just before may be missing"
             )
             self._handle = opened(self.path)
             self._offset, self._mark, self._rest = 0, b"", b""
             return
-        self._handle = opened(copy)
+        self._handle = handle
         self._handle.seek(place)
         self._offset, self._mark, self._rest, self._gone_since = place, mark, rest, 0.0
 
@@ -141,10 +145,9 @@ class Tail:
             )
             return
         if found != self.path:
-            since = found.stat().st_mtime
+            since = written_at(found)
             others = [path for path in self._siblings() if path != found and holds(path, mark, offset) is False]
-            later = [path for path in others if path.stat().st_mtime > since]
-            self._queue = sorted(later, key=lambda path: path.stat().st_mtime)
+            self._queue = sorted((path for path in others if written_at(path) > since), key=written_at)
         self._handle = opened(found)
         self._handle.seek(offset)
         self._offset, self._mark = offset, mark
@@ -158,7 +161,15 @@ class Tail:
         name, stem = glob.escape(self.path.name), glob.escape(self.path.stem)
         patterns = (f"{name}.*", f"{name}-*", f"{stem}.*{self.path.suffix}*")
         found = {path for pattern in patterns for path in self.path.parent.glob(pattern) if path.is_file()}
-        return sorted(found - {self.path}, key=lambda path: path.stat().st_mtime, reverse=True)
+        return sorted(found - {self.path}, key=written_at, reverse=True)
+
+
+def written_at(path: Path) -> float:
+    """Return when a file was last written; 0 for one that a rotation has removed meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def opened(path: Path) -> IO[bytes]:

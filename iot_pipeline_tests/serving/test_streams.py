@@ -105,6 +105,24 @@ def test_a_log_that_vanished_is_told(tmp_path: Path) -> None:
     assert len(notes) == 1 and "lines that came in between are missing" in notes[0]
 
 
+def test_a_copy_that_is_packed_once_it_is_found_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, notes, holds = tmp_path / "x.log", list[str](), tail.holds
+
+    def packed(file: Path, mark: bytes, offset: int) -> bool | None:
+        found = holds(file, mark, offset)
+        if found and file != path:
+            file.unlink()
+        return found
+
+    path.write_bytes(b"one 1\ntwo 2\n")
+    reader = Tail(path, None, notes.append)
+    assert reader.read(1 << 20) == [b"one 1", b"two 2"]
+    rotate_by_copy(path)
+    path.write_bytes(b"three 3\n")
+    monkeypatch.setattr(tail, "holds", packed)
+    assert all_lines(reader, 1) == [b"three 3"] and "no copy is beside it" in notes[0]
+
+
 def follow(
     paths: list[Path], wanted: int, losses: Losses, wait_s: float = 30.0, seconds: float = 120.0, restart: bool = False
 ) -> Iterator[Any]:
