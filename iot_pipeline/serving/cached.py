@@ -18,16 +18,10 @@ Log = Callable[[str], None]
 
 @dataclass
 class Work:
-    """Work of answering: flows, those whose group was not known, and explanations that were written."""
+    """Work of answering: distinct flows whose group was not known, and explanations that were written."""
 
-    flows: int = 0
     scored: int = 0
     explained: int = 0
-
-    @property
-    def hit_share(self) -> float:
-        """Share of flows that cost a look-up only."""
-        return 1 - self.scored / self.flows if self.flows else 0.0
 
 
 class Answering(Protocol):
@@ -73,7 +67,6 @@ class CachedClassifier:
             found |= dict(zip(mute, said, strict=True))
         if self.cache is not None:
             self.cache.put({group: found[group] for group in dict.fromkeys([*new, *mute])})
-        self.work.flows += len(groups)
         self.work.scored += len(new)
         self.work.explained += len(mute)
         return {group: self._told(verdict) for group, verdict in found.items()}

@@ -24,6 +24,7 @@ from iot_pipeline.inference.grammar import held_to
 from iot_pipeline.inference.student import Student, room_for
 from iot_pipeline.models.tokenizer import LABEL_LINE
 from iot_pipeline.serving.evidence import Fact, farthest
+from iot_pipeline.serving.features import group_writer
 from iot_pipeline.settings import Settings
 from iot_pipeline.sft.tasks import asked
 
@@ -182,10 +183,7 @@ class Classifier:
 
     @cached_property
     def _values(self) -> FlowTextWriter:
-        """Writer of the text that names a flow group: values as they were before any scale of the train pool."""
-        fitted = self.spec.fitted_scales
-        raw = [f.model_copy(update={"scale": None}) if f.name in fitted else f for f in self.spec.features]
-        return FlowTextWriter(self.spec.model_copy(update={"features": raw}), "values")
+        return group_writer(self.spec)
 
     def scores(self, texts: Sequence[str], log: Log | None = None) -> np.ndarray:
         """Return log-probabilities of flow texts, calibrated if the student was evaluated: float64 [texts, classes]."""

@@ -40,6 +40,12 @@ class Features:
     invalid: list[Invalid]
 
 
+def group_writer(spec: DatasetSpec) -> FlowTextWriter:
+    """Return the writer of the texts that name flow groups: values as they were before any scale of the train pool."""
+    raw = [f.model_copy(update={"scale": None}) if f.name in spec.fitted_scales else f for f in spec.features]
+    return FlowTextWriter(spec.model_copy(update={"features": raw}), "values")
+
+
 class FeatureReader:
     """Reader of features, by the rules of a data set.
 
@@ -51,9 +57,7 @@ class FeatureReader:
         self.spec, self.words = spec, words
         self._needed = list(dict.fromkeys(column for f in spec.features for column in f.source_columns))
         self._scaled = published_scales(spec) if raw else {}
-        # A flow group is named by the values as they were before any scale that the train pool gave them.
-        unfitted = [f.model_copy(update={"scale": None}) if f.name in spec.fitted_scales else f for f in spec.features]
-        self._values = FlowTextWriter(spec.model_copy(update={"features": unfitted}), "values")
+        self._values = group_writer(spec)
         self._folder = tempfile.TemporaryDirectory(prefix="iot_features_")
         self._connection = connect(Path(self._folder.name), memory=MEMORY)
 
