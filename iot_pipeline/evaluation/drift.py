@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.evaluation.study import holm
 from iot_pipeline.evaluation.views import Floats
 from iot_pipeline.flows.serialise import printer
 from iot_pipeline.flows.texts import FlowTextWriter, RankTable
@@ -40,6 +41,7 @@ class Drift:
     judged: float = 0.0
     _counts: dict[str, Floats] = field(default_factory=dict)
     _words: dict[str, Counter[str]] = field(default_factory=dict)
+    _found_edges: dict[str, Floats] = field(default_factory=dict)
 
     def add(
         self,
@@ -114,14 +116,14 @@ class Drift:
         return self.writer.ranks
 
     def _edges(self, name: str) -> Floats:
-        """Values of the train pool, all or EDGES of equal mass."""
-        values = np.array(self._ranks.values[name])
-        if len(values) <= EDGES:
-            return values
-        upto = np.array(self._ranks.cumulative[name])
-        places = np.searchsorted(upto, np.linspace(0, upto[-1], EDGES + 1)[1:])
-        edges: Floats = values[np.unique(np.minimum(places, len(values) - 1))]
-        return edges
+        """Values of the train pool, all or EDGES of equal mass; found once, since flows come in many batches."""
+        if name not in self._found_edges:
+            values, upto = np.array(self._ranks.values[name]), np.array(self._ranks.cumulative[name])
+            if len(values) > EDGES:
+                places = np.searchsorted(upto, np.linspace(0, upto[-1], EDGES + 1)[1:])
+                values = values[np.unique(np.minimum(places, len(values) - 1))]
+            self._found_edges[name] = values
+        return self._found_edges[name]
 
     def _number(self, name: str) -> dict[str, Any]:
         """Compare a number by the Kolmogorov-Smirnov test."""
@@ -163,21 +165,6 @@ class Drift:
         return {"share": self.unknown / self.judged, "expected": alarm, "p": p, "more": p < LEVEL}
 
 
-def drift(reference: FlowTextWriter, new: Any) -> dict[str, Any]:
-    """Report how new flows differ from the train pool that `reference` was fitted on; see `Drift.report`.
-
-    Args:
-        reference: Writer of flow texts, with the ranks of the train pool.
-        new: Table with the features of the new flows, one row a flow.
-
-    Raises:
-        UserError: There is no flow.
-    """
-    counted = Drift(reference)
-    counted.add(new)
-    return counted.report()
-
-
 def _row(feature: str, kind: str, index: float, test: str, statistic: float, p: float) -> dict[str, Any]:
     return {"feature": feature, "kind": kind, "psi": index, "test": test, "statistic": statistic, "p": p}
 
@@ -197,16 +184,6 @@ def chi_square(counts: Floats) -> tuple[float, float]:
         return 0.0, 1.0
     found = chi2_contingency(counts, correction=False)
     return float(found.statistic), float(found.pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number by Holm's method, in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    found, highest = [0.0] * len(p_values), 0.0
-    for turn, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - turn) * p_values[place]))
-        found[place] = highest
-    return found
 
 
 def shift(index: float, p: float) -> str:
