@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from iot_pipeline.reporting import formats, style
 from iot_pipeline.vocabulary import VIEWS
@@ -57,12 +58,9 @@ def loss_curves(curves: Mapping[str, Sequence[Row]]) -> Any:
 
 def running_mean(train: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Compute a centred running mean over a fortieth of the points; short curves stay unchanged."""
-    half = len(train) // 80
-    windows = [train[max(0, at - half) : at + half + 1] for at in range(len(train))]
-    return [
-        (step, sum(value for _, value in window) / len(window))
-        for (step, _), window in zip(train, windows, strict=True)
-    ]
+    steps, values = zip(*train, strict=True)
+    means = pd.Series(values).rolling(2 * (len(train) // 80) + 1, center=True, min_periods=1).mean()
+    return list(zip(steps, means, strict=True))
 
 
 @style.drawn
