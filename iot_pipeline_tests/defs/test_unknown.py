@@ -82,6 +82,19 @@ def test_a_class_is_kept_from_student_and_baseline_and_a_finished_one_is_not_tra
     assert (sides.lake.folder(MADE) / "classes.csv").is_file()
 
 
+def test_a_baseline_that_other_code_made_is_trained_again(
+    sides: Sides, student: Student, trained: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen(monkeypatch, "ICMP_Flood")
+    make(unknown.unknown_detection("10K"))
+    trained.clear()
+    run, seen, known = unknown.run_lightgbm, list[int](), unknown.code_version
+    monkeypatch.setattr(unknown, "run_lightgbm", lambda *given: (seen.append(1), run(*given))[1])
+    monkeypatch.setattr(unknown, "code_version", lambda module: f"{known(module)}x")
+    make(unknown.unknown_detection("10K"))
+    assert trained == [] and seen == [1]
+
+
 @pytest.mark.slow
 def test_automl_stands_beside_the_student(
     sides: Sides, student: Student, trained: list[Any], monkeypatch: pytest.MonkeyPatch

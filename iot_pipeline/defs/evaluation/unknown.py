@@ -18,10 +18,12 @@ from iot_pipeline.evaluation.unknown.left_out_class import Flows, Sides, Values,
 from iot_pipeline.evaluation.unknown.measure import COVERAGES, RISK, summary
 from iot_pipeline.evaluation.unknown.scores import SCORES, Reference
 from iot_pipeline.flows.dataset import distinct_flows, side_records
+from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.reporting import figures_unknown
 from iot_pipeline.vocabulary import STAGES, staged
 
 STUDENT = "student"
+BASELINES = {"automl": "iot_pipeline.baseline.automl", "lightgbm": "iot_pipeline.baseline.lightgbm"}
 SHOWN = ("accuracy", "auroc", "coverage", "found_0.01", "found_0.05", "false_alarms_0.01", "false_alarms_0.05")
 
 
@@ -96,6 +98,8 @@ def baseline_of(
 ) -> dict[str, np.ndarray]:
     """Return a baseline's log-probabilities of calibration and test flows, trained without the class, or kept.
 
+    They are kept for the code and the seed that they were made by.
+
     Args:
         step: The step.
         without: The class.
@@ -104,7 +108,7 @@ def baseline_of(
         kind: automl or lightgbm.
     """
     classes, names, seed = without.left.classes, step.spec.feature_names, step.settings.data.seed
-    kept = without.folder / f"{kind}.parquet"
+    kept = without.folder / f"{kind}-{code_version(BASELINES[kind])}-{seed}.parquet"
     both = [flows[side].table for side in ("calibration", "test")]
     if not kept.is_file():
         train, table = rows[rows["label"] != without.label], pd.concat(both, ignore_index=True)

@@ -84,7 +84,7 @@ def study_folder(step: Step, stage: str) -> Path:
         stage,
         {name: step.data_versions[name] for name in sorted(step.data_versions)},
         recipe_of(step, settings.seeds[0]) | dict.fromkeys(RunSettings.model_fields),
-        [student.class_power, student.max_length, student.tasks, settings.data.serialisation],
+        [student.class_power, student.max_length, student.tasks, settings.data.serialisation, settings.data.seed],
         settings.evaluation.unknown_steps,
         [code_version(module) for module in MADE_BY],
     ]
