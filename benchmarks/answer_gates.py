@@ -12,7 +12,6 @@ are.
 """
 
 import argparse
-import json
 import random
 import time
 from collections import Counter
@@ -96,10 +95,7 @@ def main() -> None:
         },
         "diversity": diversity([parse_answer(case.answer).analysis for case in cases], features(cases)),
     }
-    if chosen.print_only:
-        print(json.dumps(result, indent=1))
-    else:
-        save("answer_gates", result)
+    save("answer_gates", result, print_only=chosen.print_only)
 
 
 def refused(cases: list[Case]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from result import save, stamped
+from result import save
 
 from iot_pipeline.commands.export import export
 from iot_pipeline.export.llama_cpp import installed
@@ -45,7 +45,7 @@ def main() -> None:
             {name: value for name, value in row.items() if name not in ("base", "labels", "student")} for row in rows
         ],
     }
-    print(stamped(result) if not chosen.save else save("export_formats", result))
+    save("export_formats", result, print_only=not chosen.save)
 
 
 def one(stage: str, track: str, flows: int, form: str, quantisation: str) -> dict[str, Any]:

@@ -209,10 +209,7 @@ def main() -> None:
         "files": chosen.files, "seed": chosen.seed, "outcomes": {kind: dict(found) for kind, found in counts.items()},
         "different_sentences": len(sentences - {""}), "seconds": round(time.monotonic() - began, 1), "faults": faults,
     }  # fmt: skip
-    if chosen.print_only:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
-    else:
-        save("fuzz_inputs", result)
+    save("fuzz_inputs", result, print_only=chosen.print_only)
     if faults:
         sys.exit(1)
 

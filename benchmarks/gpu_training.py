@@ -15,7 +15,6 @@ trl is not installed (extra `bench`). Tokens are real ones, never padding; MFU b
 import argparse
 import contextlib
 import importlib.util
-import json
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -97,11 +96,8 @@ def main() -> None:
     result = {"question": "speed of LoRA training", "shape": SHAPES[chosen.shape], "steps": chosen.steps, "ways": found}
     if "tokens_per_second" in found["old"] and "tokens_per_second" in found["ours"]:
         result["ours_over_old"] = round(found["ours"]["tokens_per_second"] / found["old"]["tokens_per_second"], 2)
-    if chosen.print_only:
-        print(json.dumps(result, indent=1))
-    else:
-        shape = "" if chosen.shape == "qwen2.5-1.5b" else f"-{chosen.shape}"
-        save(f"gpu_training-{device.replace(' ', '_')}{shape}", result, device)
+    shape = "" if chosen.shape == "qwen2.5-1.5b" else f"-{chosen.shape}"
+    save(f"gpu_training-{device.replace(' ', '_')}{shape}", result, device, chosen.print_only)
 
 
 def measure(way: str, chosen: argparse.Namespace) -> dict[str, Any]:

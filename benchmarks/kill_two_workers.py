@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 import sqlalchemy as sa
-from result import save, stamped
+from result import save
 
 from iot_pipeline.defs.workers import Living, connected
 from iot_pipeline.errors import UserError
@@ -77,10 +77,7 @@ def main() -> None:
         trial.differing_from_sqlite = sorted(differing(Lake(alone), [Lake(place) for place in lakes(Path(folder))]))
     question = "what do kills cost where two workers share a lake and a PostgreSQL"
     result = {"question": question, **asdict(trial)}
-    if options.print_only:
-        print(json.dumps(stamped(result), indent=1))
-    else:
-        save("kill_two_workers", result)
+    save("kill_two_workers", result, print_only=options.print_only)
 
 
 def run(lake: Path, bases: Path, **more: str) -> "subprocess.Popen[bytes]":

@@ -6,7 +6,6 @@ Works on a copy of the lake (its cache of verified hashes is removed for the col
 """
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -27,10 +26,7 @@ def main() -> None:
         copy = Path(folder) / "lake"
         shutil.copytree(chosen.lake, copy, symlinks=True)
         result = measure(copy)
-    if chosen.print_only:
-        print(json.dumps(result, indent=1))
-    else:
-        save("lake_integrity", result)
+    save("lake_integrity", result, print_only=chosen.print_only)
 
 
 def measure(folder: Path) -> dict[str, Any]:

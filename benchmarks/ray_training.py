@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from result import save, stamped
+from result import save
 
 from iot_pipeline.training.config import TrainConfig
 from iot_pipeline_tests.training import on_ray
@@ -37,7 +37,7 @@ def main() -> None:
         for name, measure in MEASURES.items():
             result[name] = measure(world, chosen.steps)
             print(name, json.dumps(result[name]), file=sys.stderr, flush=True)
-    print(json.dumps(stamped(result), indent=1)) if chosen.print_only else save("ray_training", result)
+    save("ray_training", result, print_only=chosen.print_only)
 
 
 def one_worker(world: Path, steps: int) -> dict[str, Any]:

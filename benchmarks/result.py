@@ -23,9 +23,16 @@ def stamped(result: dict[str, Any], card: str | None = None) -> dict[str, Any]:
     }
 
 
-def save(name: str, result: dict[str, Any], card: str | None = None) -> Path:
-    """Write benchmarks/results/<name>.json and print it; `card` names a GPU that was used."""
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(stamped(result, card), indent=1, ensure_ascii=False) + "\n")
-    print(path.read_text())
-    return path
+def save(name: str, result: dict[str, Any], card: str | None = None, print_only: bool = False) -> None:
+    """Write benchmarks/results/<name>.json and print it.
+
+    Args:
+        name: Name of the file, without its ending.
+        result: What was measured.
+        card: Name of a GPU that was used.
+        print_only: Write no file.
+    """
+    text = json.dumps(stamped(result, card), indent=1, ensure_ascii=False)
+    if not print_only:
+        (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(text)

@@ -67,10 +67,7 @@ def main() -> None:
         "simulated": chosen.source == "simulate",
         "table": table,
     }
-    if chosen.print_only:
-        print(json.dumps(result, indent=1))
-    else:
-        save(f"smollm2_against_tiny-{chosen.dataset}", result)
+    save(f"smollm2_against_tiny-{chosen.dataset}", result, print_only=chosen.print_only)
 
 
 def measured(base: str, chosen: argparse.Namespace) -> dict[str, Any]:

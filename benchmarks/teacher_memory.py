@@ -61,10 +61,7 @@ def main() -> None:
     if any(one["asked"] for one in passes["cached"].values()):
         raise SystemExit("not everything was there")
     result = {"question": "memory of the engine's process by the number of requests, MiB at most", "passes": passes}
-    if chosen.print_only:
-        print(json.dumps(result))
-    else:
-        save("teacher_memory", result)
+    save("teacher_memory", result, print_only=chosen.print_only)
 
 
 def in_a_process(count: int, store: Path, url: str, via: str = "requests") -> dict[str, Any]:

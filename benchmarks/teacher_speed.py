@@ -71,10 +71,7 @@ def main() -> None:
             },
         },
     }  # fmt: skip
-    if chosen.print_only:
-        print(json.dumps(result))
-    else:
-        save("teacher_speed", result)
+    save("teacher_speed", result, print_only=chosen.print_only)
 
 
 def turns(url: str, requests: list[Request], ways: dict[str, Way], repeats: int) -> dict[str, list[float]]:

@@ -69,10 +69,7 @@ def main() -> None:
         "answers_at_once": at_once,
         "answers_by_the_embedded_server": {chosen.served: served},
     }
-    if chosen.print_only:
-        print(json.dumps(result, indent=1))
-    else:
-        save("track_memory", result)
+    save("track_memory", result, print_only=chosen.print_only)
 
 
 def prepare(folder: Path, rows: int) -> None:

@@ -47,10 +47,7 @@ def main() -> None:
     found = json.loads((lake.folder(ArtefactId(ASSET)) / "unknown.json").read_text())
     result = {"question": __doc__.split("\n")[0], "data": chosen.dataset, "stage": "10K", **compact(found)}
     result |= {"simulated": chosen.source == "simulate"} | ({"note": chosen.note} if chosen.note else {})
-    if chosen.print_only:
-        print(json.dumps(result, indent=1))
-    else:
-        save(f"unknown_detection-{chosen.dataset}", result)
+    save(f"unknown_detection-{chosen.dataset}", result, print_only=chosen.print_only)
 
 
 def make(lake: Path, chosen: argparse.Namespace) -> None:

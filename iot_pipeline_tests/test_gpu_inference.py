@@ -2,30 +2,23 @@
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from iot_pipeline.settings import PROJECT_ROOT
+from iot_pipeline_tests.benchmark_scripts import SCRIPTS, needs_scripts, printed_result
 
-SCRIPTS = PROJECT_ROOT / "benchmarks"
-pytestmark = pytest.mark.skipif(not SCRIPTS.is_dir(), reason="benchmarks are in the checkout only")
+pytestmark = needs_scripts
 SMALL = {"shape": "tiny", "flows": 16, "batch": 3, "old_tokens": 16, "answer_tokens": 8}
 
 
 @pytest.mark.slow
 def test_every_part_measures_or_says_why_not(tmp_path: Path) -> None:
     given = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, str(SCRIPTS / "gpu_inference.py"), "--out", str(tmp_path), "--seconds", "900", *given]
-    paths = {"PYTHONPATH": str(PROJECT_ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1000, env=os.environ | paths)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    arguments = ["--out", str(tmp_path), "--seconds", "900", *given]
+    found = printed_result("gpu_inference.py", *arguments, seconds=1000)
     assert found == json.loads((tmp_path / "gpu_inference.json").read_text())
     parts = found["parts"]
     assert not [name for name, part in parts.items() if part.get("error")], parts

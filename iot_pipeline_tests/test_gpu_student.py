@@ -3,8 +3,6 @@
 import importlib
 import json
 import os
-import subprocess
-import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -17,10 +15,10 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import sha256_file
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import PROJECT_ROOT
+from iot_pipeline_tests.benchmark_scripts import SCRIPTS, needs_scripts, printed_result
 from iot_pipeline_tests.tiny_model import chats, flow_texts, label_of
 
-SCRIPTS = PROJECT_ROOT / "benchmarks"
-pytestmark = pytest.mark.skipif(not SCRIPTS.is_dir(), reason="benchmarks are in the checkout only")
+pytestmark = needs_scripts
 TRAIN, VALIDATION, TEST = 24, 8, 8
 RECIPE = {
     "IOT_CLASS_ROWS": "6",
@@ -76,11 +74,8 @@ def run(bundle: Path, out: Path) -> dict[str, Any]:
     for name in ("dagster", "duckdb", "aiohttp", "autogluon", "lightgbm"):
         (absent / f"{name}.py").write_text("raise ImportError('not on the GPU machine')\n")
     small = ["--shapes", "tiny", "--speed-steps", "1", "--explained", "3", "--seconds", "900"]
-    command = [sys.executable, str(SCRIPTS / "gpu_student.py"), "--run", str(bundle), "--out", str(out), *small]
-    paths = {"PYTHONPATH": f"{absent}:{PROJECT_ROOT}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1000, env=os.environ | paths)
-    assert done.returncode == 0, done.stderr[-3000:]
-    result: dict[str, Any] = json.loads(done.stdout)
+    arguments = ["--run", str(bundle), "--out", str(out), *small]
+    result = printed_result("gpu_student.py", *arguments, seconds=1000, path=f"{absent}:{PROJECT_ROOT}")
     assert result == json.loads((out / "gpu_student.json").read_text())
     return result
 
