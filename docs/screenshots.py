@@ -1,4 +1,4 @@
-"""Make the screenshots of docs/images from a real UI on a lake, in headless Chromium, clicking as a user would.
+"""Make all pictures of docs/images from a real UI and server on a lake, in headless Chromium, clicking as a user would.
 
     .venv/bin/python docs/screenshots.py --lake data_lake/farm_flow-demo --chromium chromium
 
@@ -9,21 +9,24 @@ smaller.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from browser import Page, browser  # noqa: E402
 from dagster_ui import opened, until  # noqa: E402
+from serve_load import running  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 LOADED = "{ repositoriesOrError { __typename ... on RepositoryConnection { nodes { name } } } }"
 MOST_CLICKS = 5
+SERVED = "serve-page"
 # Name of the file -> path of the page, width and height in pixels, a text that stands on it when it is drawn.
 PAGES = {
     "ui-overview": ("/asset-groups", 1400, 900, "augmentation"),
@@ -41,28 +44,51 @@ QUESTIONS = {
 
 
 def main() -> None:
-    """Open the UI, take a picture of each page, answer each question, and write the pictures to docs/images."""
+    """Take a picture of each page and of the answer to each question; write them to docs/images."""
+    names = [*PAGES, *QUESTIONS, SERVED]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lake", type=Path, required=True)
     parser.add_argument("--chromium", default="chromium")
-    parser.add_argument("--only", action="append", default=[], help="names of the pictures to make")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="pictures to make")
     options = parser.parse_args()
+    os.environ["IOT_LAKE"] = str(options.lake.absolute())
     IMAGES.mkdir(exist_ok=True)
-    with opened(options.lake.absolute()) as client, browser(options.chromium) as page:
+    with browser(options.chromium) as page:
+        if {*options.only} != {SERVED}:
+            ui_pictures(page, options.lake.absolute(), options.only)
+        if SERVED in options.only:
+            served_picture(page)
+
+
+def ui_pictures(page: Page, lake: Path, wanted: list[str]) -> None:
+    """Open the UI, and take the pictures that are wanted of it."""
+    with opened(lake) as client:
         until(lambda: client._execute(LOADED)["repositoriesOrError"].get("nodes"))
         address = client._url.removesuffix("/graphql")
-        for name, (path, width, height, text) in PAGES.items():
-            if not options.only or name in options.only:
-                page.shape(width, height)
-                page.open(address + path)
-                page.sees(text)
-                save(page, name)
-        for name, (asset, clicks, answers) in QUESTIONS.items():
-            if not options.only or name in options.only:
-                page.shape(1200, 900)
-                answer(page, address, asset, clicks, answers, edited=name == "ui-stale")
-                print(f"{name}: {page.clicks} clicks")
-                save(page, name)
+        for name in [name for name in PAGES if name in wanted]:
+            path, width, height, text = PAGES[name]
+            page.shape(width, height)
+            page.open(address + path)
+            page.sees(text)
+            save(page, name)
+        for name in [name for name in QUESTIONS if name in wanted]:
+            asset, clicks, answers = QUESTIONS[name]
+            page.shape(1200, 900)
+            answer(page, address, asset, clicks, answers, edited=name == "ui-stale")
+            print(f"{name}: {page.clicks} clicks")
+            save(page, name)
+
+
+def served_picture(page: Page) -> None:
+    """Have the page of `iot-pipeline serve` explain its example, and take its picture in full length."""
+    with running([sys.executable, "-m", "iot_pipeline", "serve", "--port", "0", "--no-cache"]) as (address, _):
+        page.shape(700, 900)
+        page.open(address)
+        page.click("Fill in an example")
+        page.click("Classify and explain")
+        page.sees("CLASSIFICATION: ")
+        page.shape(700, page.ask("document.documentElement.scrollHeight"))
+        save(page, SERVED)
 
 
 def answer(page: Page, address: str, asset: str, clicks: list[str], answers: list[str], edited: bool) -> None:
@@ -71,19 +97,13 @@ def answer(page: Page, address: str, asset: str, clicks: list[str], answers: lis
     page.click("Search")
     page.choose(asset)
     page.until(f"location.pathname === '/assets/{asset}'")
-    with edited_prompt() if edited else nothing():
+    with edited_prompt() if edited else nullcontext():
         for text in clicks:
             page.click(text)
         for text in answers:
             page.sees(text)
     if page.clicks > MOST_CLICKS:
         raise SystemExit(f"{page.clicks} clicks to {answers[0]!r} of {asset}")
-
-
-@contextmanager
-def nothing() -> Iterator[None]:
-    """Change nothing."""
-    yield
 
 
 @contextmanager
