@@ -51,7 +51,7 @@ def serve(settings: Settings, host: str, port: int) -> int:
             set_pool_limits(instance, settings.run.slots())
         _close_dead_runs(home)  # before the daemon starts, which queues them again
         print(f"Dagster UI on {url} for {Lake(settings.lake_path).address} (stop with Ctrl-C)", flush=True)
-        return _run(home, host, port, str(settings.lake_path))
+        return _run(home, host, port)
 
 
 def _lock(home: Path) -> Path:
@@ -71,22 +71,15 @@ def _check_port(host: str, port: int) -> None:
             ) from None
 
 
-def _run(home: Path, host: str, port: int, lake: str) -> int:
-    """Run web server, daemon and run workers, and fail runs that die meanwhile; return the exit code.
-
-    Args:
-        home: The Dagster home.
-        host: Loopback address to bind.
-        port: Port to listen on.
-        lake: Folder whose files are served beside the UI.
-    """
+def _run(home: Path, host: str, port: int) -> int:
+    """Run web server, daemon and run workers, and fail runs that die meanwhile; return the exit code."""
     looked = time.monotonic()
     with _listener() as (listener, address):
         own = {"DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore", ONLY_WANTED: "1", RUN_SOCKET: address}
         attached = ["-m", "iot_pipeline.commands.attached", str(os.getpid())]
         workspace = str(PROJECT_ROOT / "workspace.yaml")
         commands = {
-            "web server": [*attached, "iot_pipeline.commands.webserver", host, str(port), workspace, lake],
+            "web server": [*attached, "iot_pipeline.commands.webserver", host, str(port), workspace],
             "daemon": [*attached, "iot_pipeline.commands.daemon", workspace],
         }
         if not is_shared(home):  # with PostgreSQL runs are processes of code servers (defs/launcher.py)

@@ -4,11 +4,10 @@ The application answers GraphQL, mutations included, to any page open in a brows
 request here (cross-site request forgery), or resolve its own name to our address (DNS rebinding), and launch runs. So
 the Host must be a loopback name, the Origin must be that host, and a GET of /graphql may only ask for the HTML page.
 
-    python -m iot_pipeline.commands.webserver HOST PORT WORKSPACE LAKE
+    python -m iot_pipeline.commands.webserver HOST PORT WORKSPACE     # files and lineage of the lake that is set
 """
 
 import sys
-from pathlib import Path
 
 import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,6 +19,7 @@ from iot_pipeline.commands.lake_files import LakeFiles
 from iot_pipeline.commands.trace_pages import TracePages
 from iot_pipeline.defs.dagster_internals import web_application
 from iot_pipeline.serving.server.guard import is_loopback, is_of_another_site
+from iot_pipeline.settings import load_settings
 
 
 class LocalPagesOnly:
@@ -66,10 +66,11 @@ def _unframed(send: Send) -> Send:
 
 def main() -> None:
     """Serve the application until the process is stopped."""
-    host, port, workspace, lake = sys.argv[1:]
+    host, port, workspace = sys.argv[1:]
+    lake = load_settings().lake_path
     with web_application(workspace) as app:
         # Pages keep a web socket open: without a limit the server waits for them after a signal to stop.
-        guarded = LocalPagesOnly(LakeFiles(TracePages(app, Path(lake)), Path(lake)))
+        guarded = LocalPagesOnly(LakeFiles(TracePages(app, lake), lake))
         uvicorn.run(guarded, host=host, port=int(port), log_level="warning", timeout_graceful_shutdown=3)
 
 

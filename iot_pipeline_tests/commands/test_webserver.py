@@ -43,8 +43,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         free = int(probe.getsockname()[1])
     workspace = str(folder / "workspace.yaml")
     process = subprocess.Popen(
-        [sys.executable, "-m", "iot_pipeline.commands.webserver", "127.0.0.1", str(free), workspace, str(lake)],
-        env=os.environ | {"DAGSTER_HOME": str(folder)},
+        [sys.executable, "-m", "iot_pipeline.commands.webserver", "127.0.0.1", str(free), workspace],
+        env=os.environ | {"DAGSTER_HOME": str(folder), "IOT_LAKE": str(lake)},
         stderr=subprocess.DEVNULL,
     )
     try:

@@ -134,6 +134,7 @@ def test_the_commands_exist() -> None:
     for name in ("webserver", "daemon"):
         assert services[name]["command"][:3] == ["python", "-m", f"iot_pipeline.commands.{name}"]
         importlib.import_module(f"iot_pipeline.commands.{name}")
+    assert services["webserver"]["command"][3:] == ["0.0.0.0", "3000", "/app/deploy/workspace.yaml"]
     (server,) = yaml.safe_load((DEPLOY / "workspace.yaml").read_text())["load_from"]
     assert server["grpc_server"]["host"] in services
     assert str(server["grpc_server"]["port"]) in services["code"]["command"]
@@ -247,3 +248,9 @@ def test_the_ray_cluster_is_of_the_version_that_is_installed_and_is_what_the_oth
     assert {*claims} == {"iot-lake"}
     with contextlib.suppress(ImportError):  # ray is an extra
         assert spec["rayVersion"] == version("ray")
+
+
+def test_all_pods_have_one_image_which_can_submit_trainings_to_ray() -> None:
+    text = "".join(path.read_text() for path in FILES if path.parent.name == "kubernetes")
+    (tag,) = set(re.findall(r"iot-pipeline(?::|\n +tag: \")([\w.-]+)", text))
+    assert f"EXTRAS=postgres,remote,ray -t registry.example/iot-pipeline:{tag} ." in text
