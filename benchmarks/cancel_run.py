@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 from dagster_ui import launch, opened, until
 from result import save
 
@@ -50,15 +51,10 @@ def main() -> None:
 
 def trainings(lake: Path) -> list[int]:
     """Ids of processes that train in this lake."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue  # it ended just now
-        if b"iot_pipeline.training.train" in words and str(lake).encode() in words:
-            found.append(int(folder.name))
-    return found
+    commands = {process.pid: " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])}
+    return [
+        pid for pid, command in commands.items() if "iot_pipeline.training.train" in command and str(lake) in command
+    ]
 
 
 if __name__ == "__main__":

@@ -40,26 +40,23 @@ def opened(lake: Path, **settings: str) -> Iterator[DagsterGraphQLClient]:
         ui.wait(60)
 
 
-def launch(client: DagsterGraphQLClient, asset: str, partition: str) -> str:
-    """Materialise one partition `seed|track` of an asset, its checks with it, as a click does; the run's id."""
+def launch(client: DagsterGraphQLClient, asset: str, partition: str = "") -> str:
+    """Materialise an asset, or its partition `seed|track`, its checks with it, as a click does; return the run's id."""
     selector = {
         "repositoryLocationName": "iot_pipeline",
         "repositoryName": "__repository__",
         "pipelineName": "__ASSET_JOB",
         "assetSelection": [{"path": [asset]}],
     }
-    seed, track = partition.split("|")
-    tags = [
-        {"key": f"dagster/partition{suffix}", "value": value}
-        for suffix, value in (("", partition), ("/seed", seed), ("/track", track))
-    ]
+    values = zip(("", "/seed", "/track"), (partition, *partition.split("|")), strict=True) if partition else ()
+    tags = [{"key": f"dagster/partition{suffix}", "value": value} for suffix, value in values]
     params = {"selector": selector, "runConfigData": {}, "mode": "default", "executionMetadata": {"tags": tags}}
-    for _ in range(MOST_SECONDS):  # the server answers before it has loaded the code location
-        result = client._execute(LAUNCH, {"params": params})["launchPipelineExecution"]
-        if result["__typename"] == "LaunchRunSuccess":
-            return str(result["run"]["runId"])
-        time.sleep(1)
-    raise SystemExit(f"the run did not start: {result}")
+
+    def launched() -> dict[str, str] | None:
+        told: dict[str, Any] = client._execute(LAUNCH, {"params": params})["launchPipelineExecution"]
+        return told.get("run")
+
+    return str(until(launched)["runId"])  # the server answers before it has loaded the code location
 
 
 def until(true: Callable[[], Any]) -> Any:

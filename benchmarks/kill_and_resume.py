@@ -11,10 +11,7 @@ in its place. Without --kills the lake must hold what the training needs.
 """
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import random
 import signal
 import sqlite3
@@ -24,10 +21,11 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import psutil
 from dagster_ui import launch, opened, until
+from result import save
 
 from iot_pipeline.defs.dagster_internals import pool_holders, processes_of
-from iot_pipeline.lake.code_version import code_commit
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import load_settings
 from iot_pipeline.vocabulary import Trained
@@ -56,12 +54,13 @@ def main() -> None:
         before = finished(lake)
         process = subprocess.Popen(command(), env=environment, stdout=subprocess.DEVNULL)
         time.sleep(draw.uniform(*options.between))
-        process.send_signal(signal.SIGKILL)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
         process.wait()
         after = finished(lake)
         redone += sum(after[name] != made for name, made in before.items())
-        time.sleep(8)
-        kills.append({"finished_before": len(before), "finished_at_kill": len(after), "left_behind": left_behind()})
+        _, left_behind = psutil.wait_procs(children, timeout=8)
+        kills.append({"finished_before": len(before), "finished_at_kill": len(after), "left_behind": len(left_behind)})
         print(kills[-1], flush=True)
     ui_kills = kill_workers(lake, options.ui_kills, draw) if options.ui_kills else []
     before = finished(lake)
@@ -69,9 +68,6 @@ def main() -> None:
     redone += sum(finished(lake)[name] != made for name, made in before.items())
     result = {
         "question": "what does kill -9 of the whole job cost",
-        "date": datetime.date.today().isoformat(),
-        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
-        "code_commit": code_commit(),
         "kills": kills,
         "ui_kills": ui_kills,
         "last_run_exit": done.returncode,
@@ -79,9 +75,7 @@ def main() -> None:
         "finished_artefacts_made_again": redone,
         "requests_answered_twice": answered_twice(lake),
     }
-    path = Path(__file__).parent / "results" / f"kill_and_resume-{lake.root.name}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path.read_text())
+    save(f"kill_and_resume-{lake.root.name}", result)
 
 
 def kill_workers(lake: Lake, kills: int, draw: random.Random) -> list[dict[str, object]]:
@@ -133,17 +127,6 @@ def answered_twice(lake: Lake) -> int:
     with sqlite3.connect(lake.root / "teacher.sqlite") as connection:
         twice = "SELECT 1 FROM attempts WHERE outcome = 'answered' GROUP BY key HAVING count(*) > 1"
         return len(connection.execute(twice).fetchall())
-
-
-def left_behind() -> int:
-    """Processes of the project that outlived the kill."""
-    found = subprocess.run(
-        ["pgrep", "-fc", "iot_pipeline[.](teacher[.]server|training[.]payload)"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return int(found.stdout or 0)
 
 
 if __name__ == "__main__":

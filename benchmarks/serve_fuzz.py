@@ -9,15 +9,11 @@ An answer with a 5xx, an undescribed status or content type, or after more than 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 from result import save
 from schemathesis import GenerationMode
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from iot_pipeline_tests.serving.fuzz import fuzz
 from iot_pipeline_tests.serving.served import fake, served

@@ -1,14 +1,10 @@
 """False verdicts and power of a study of five training seeds, by simulation: `python benchmarks/study_power.py`."""
 
 import argparse
-import sys
-from pathlib import Path
 
 import numpy as np
+from result import save
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks.result import save
 from iot_pipeline.evaluation.study import EQUIVALENT, LEVEL, MARGIN
 from iot_pipeline_tests.evaluation.simulated_runs import verdicts
 

@@ -36,7 +36,7 @@ Way = Callable[[str, list[Request]], None]
 
 
 def main() -> None:
-    """Write benchmarks/results/teacher_speed.json, or another of that folder (--name), and print it."""
+    """Write benchmarks/results/teacher_speed.json and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=5)

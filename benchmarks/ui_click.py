@@ -12,13 +12,10 @@ import time
 from pathlib import Path
 
 from dagster_graphql import DagsterGraphQLClient
-from dagster_ui import LAUNCH, opened, until
+from dagster_ui import launch, opened, until
 from result import save
 
 STATE = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status startTime endTime } } }"
-SELECTOR = {
-    "repositoryLocationName": "iot_pipeline", "repositoryName": "__repository__", "pipelineName": "__ASSET_JOB",
-}  # fmt: skip
 
 
 def main() -> None:
@@ -37,8 +34,7 @@ def main() -> None:
 def click(client: DagsterGraphQLClient, asset: str) -> dict[str, float]:
     """Materialise an asset and wait for the end of its run; the seconds of each part."""
     begin = time.time()
-    params = {"selector": SELECTOR | {"assetSelection": [{"path": [asset]}]}, "runConfigData": {}, "mode": "default"}
-    launched = until(lambda: _run_id(client, params))
+    launched = launch(client, asset)
     run = until(lambda: _ended(client, launched))
     if run["status"] != "SUCCESS":
         raise SystemExit(f"run {launched} of {asset} ended with {run['status']}")
@@ -47,12 +43,6 @@ def click(client: DagsterGraphQLClient, asset: str) -> dict[str, float]:
         "until_start": round(run["startTime"] - begin, 2),
         "run": round(run["endTime"] - run["startTime"], 2),
     }
-
-
-def _run_id(client: DagsterGraphQLClient, params: dict[str, object]) -> str:
-    """Return the id of a launched run; empty while the code location is not loaded."""
-    found = client._execute(LAUNCH, {"params": params})["launchPipelineExecution"]
-    return str(found["run"]["runId"]) if found["__typename"] == "LaunchRunSuccess" else ""
 
 
 def _ended(client: DagsterGraphQLClient, run_id: str) -> dict[str, object] | None:

@@ -8,15 +8,15 @@ records (first run's start to last run's end), seconds of each asset from its ma
 """
 
 import argparse
-import datetime
 import itertools
 import json
 import os
-import platform
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+from result import save
 
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import load_settings
@@ -32,30 +32,27 @@ def main() -> None:
     comparison = lake.folder(ArtefactId("track_comparison")) / "track_comparison.json"
     result = {
         "question": "wall clock of the whole job from nothing, and what it reaches",
-        "date": datetime.date.today().isoformat(),
-        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
         "code_commits": sorted({str(manifest(lake, a)["provenance"]["code_commit"]) for a in lake.artefacts()}),
         **clock(lake),
         "results": json.loads(comparison.read_text())["table"],
         "verdicts": json.loads(comparison.read_text())["verdicts"],
         "explanations": {
-            f"{artefact.partition}": json.loads((lake.folder(artefact) / "quality.json").read_text())["aggregate"]
+            artefact.partition: json.loads((lake.folder(artefact) / "quality.json").read_text())["aggregate"]
             for artefact in lake.artefacts()
             if artefact.belongs_to("explanation_quality")
         },
         "labels": sorted({label for a in lake.artefacts() if (label := manifest(lake, a)["provenance"].get("label"))}),
     }
-    path = Path(__file__).parent / "results" / f"whole_job-{lake.root.name}.json"
-    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    print(path.read_text())
+    save(f"whole_job-{lake.root.name}", result)
 
 
-def manifest(lake: Lake, artefact: ArtefactId) -> dict:
+def manifest(lake: Lake, artefact: ArtefactId) -> dict[str, Any]:
     """The manifest as plain data."""
-    return json.loads((lake.folder(artefact) / "manifest.json").read_text())
+    found: dict[str, Any] = json.loads((lake.folder(artefact) / "manifest.json").read_text())
+    return found
 
 
-def clock(lake: Lake) -> dict:
+def clock(lake: Lake) -> dict[str, Any]:
     """Seconds of the whole, and of each asset over its partitions."""
     os.environ["DAGSTER_HOME"] = str(lake.root / ".dagster")
     with dg.DagsterInstance.get() as instance:

@@ -12,9 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from result import save
 
-from benchmarks.result import save
 from iot_pipeline.settings import PROJECT_ROOT
 
 TESTS = "iot_pipeline_tests/defs/test_sides.py"
