@@ -38,7 +38,10 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         """
         from iot_pipeline.commands.classify_run import run_command
 
-        rest = (to, out, explain, follow, join_wait, idle_exit, units, invalid, benign, cache, cache_size, replicas)
+        options = take.Options(
+            inputs, stage, track, to, out, explain, follow, join_wait, idle_exit, units, invalid, benign, cache,
+            cache_size, replicas,
+        )  # fmt: skip
         chosen = configure()
         quiet()
-        sys.exit(run_command(chosen, take.Options(inputs, stage, track, *rest), as_json))
+        sys.exit(run_command(chosen, options, as_json))

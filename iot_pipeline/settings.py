@@ -146,7 +146,7 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
 
     Raises UserError naming the variable for an unknown name, an unknown profile or a bad value.
     """
-    values = _ofdotenv() | _named(dict(os.environ)) if environment is None else _named(environment)
+    values = _from_env_file() | _named(dict(os.environ)) if environment is None else _named(environment)
     values |= {key: value for key, value in overrides.items() if value is not None}
     for name in values:
         if name not in DESCRIPTIONS:
@@ -185,7 +185,7 @@ def _named(given: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _ofdotenv() -> dict[str, Any]:
+def _from_env_file() -> dict[str, Any]:
     """Return the settings in `.env`; file names in it count from its own folder, wherever a command is run."""
     values = _named(dotenv())
     return {

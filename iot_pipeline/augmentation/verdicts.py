@@ -52,7 +52,7 @@ BEFORE_PREDICATE = re.compile("[poatrkwNc>]|$")
 
 
 def verdict_faults(words: Sequence[str], label: str) -> list[str]:
-    """Return the faults of the verdict of an analysis, given as the words of `wording.words_of`."""
+    """Return the faults of the verdict of an analysis, given as the words of `prose.words_of`."""
     symbols = VERDICT.of(words)
     kinds, foreign = _kinds(label)
     faults = []

@@ -10,11 +10,10 @@ from iot_pipeline.bundle.rerun import Comparison
 from iot_pipeline.bundle.seal import BundleCheck, check_bundle, files_of
 from iot_pipeline.bundle.source import open_source
 from iot_pipeline.commands.console import working
+from iot_pipeline.commands.data_set import spec_of
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError, printable
-from iot_pipeline.flows.rare import with_kept_classes
-from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.lake.store import Lake
 from iot_pipeline.lineage.report_check import REPORT
 from iot_pipeline.settings import Settings
 
@@ -30,9 +29,8 @@ def export(settings: Settings, out: Path, key: Path | None) -> dict[str, Any]:
     lake.check_exists()
     if broken := lake.broken_lineage(REPORT, present_value(lake, settings)):
         raise UserError(f"a bundle of this lake could not be run again ({broken}); `iot-pipeline run` first")
-    spec = with_kept_classes(load_spec(settings.data.dataset), lake.folder(ArtefactId("flows")))
     with working("writing") as say:
-        size = export_bundle(open_source(lake, settings, spec), out, key, say)
+        size = export_bundle(open_source(lake, settings, spec_of(lake, settings)), out, key, say)
     return {"bundle": str(out), "files": len(files_of(out)), "bytes": size, "signed": key is not None}
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from iot_pipeline.commands.data_set import writer_of
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.unknown.detector import Unknown
-from iot_pipeline.flows.rare import with_kept_classes
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.engines import (
     REFERENCE,
     Opening,
@@ -71,6 +70,14 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
     return Checkpoint(adapter, location, named["name"], lake.folder(adapter), versions, provenance.get("labels", []))
 
 
+def find_present(lake: Lake, settings: Settings, stage: str, trained: Trained) -> Checkpoint:
+    """Find a checkpoint (see `find`); UserError too if it no longer follows from the present settings and files."""
+    found = find(lake, stage, trained)
+    if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
+        raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")
+    return found
+
+
 def open_classifier(
     settings: Settings, stage: str, track: str, log: Callable[[str], None] = lambda _text: None, apart: bool = False
 ) -> Classifier:
@@ -87,11 +94,7 @@ def open_classifier(
         UserError: It does not exist, a file of it was altered, or it was made with other settings.
     """
     lake, trained = Lake(settings.lake_path), Trained(settings.seeds[0], track)
-    found = find(lake, stage, trained)
-    if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
-        raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")
-    spec = with_kept_classes(load_spec(settings.data.dataset), lake.folder(ArtefactId("flows")))
-    writer = FlowTextWriter.load(lake.folder(ArtefactId("flow_texts")), spec)
+    found, writer = find_present(lake, settings, stage, trained), writer_of(lake, settings)
     prompt = lake.manifest(ArtefactId("prompt", "original" if track == DISTILLED else track))
     model = found.made_of[str(found.artefact)]
     version = prompt.data_version if prompt is not None else ""

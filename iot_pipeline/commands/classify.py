@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -23,6 +24,8 @@ from iot_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from iot_pipeline.inference.ray_blocks import Pool
+    from iot_pipeline.serving.formats import Encoder
+    from iot_pipeline.serving.output import File
 
 Log = Callable[[str], None]
 BINARY = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # what only a whole file tells
@@ -73,7 +76,10 @@ def classify(settings: Settings, options: Options, log: Log, stopped: Callable[[
     with contextlib.ExitStack() as stack:
         session = Session(settings, options, stage, track, log, stack)
         started, before = time.monotonic(), session.run.summary.events
-        session.stream(stopped) if options.streams else session.files()
+        if options.streams:
+            session.stream(stopped)
+        else:
+            session.files()
         seconds = time.monotonic() - started
         return session.facts(seconds, session.run.summary.events - before)
 
@@ -89,7 +95,7 @@ class Session:
         from iot_pipeline.serving.cached import CachedClassifier
         from iot_pipeline.serving.events import About
         from iot_pipeline.serving.formats import Encoder
-        from iot_pipeline.serving.output import File, Pipe
+        from iot_pipeline.serving.output import Pipe
         from iot_pipeline.serving.prepared import Losses, Reading
         from iot_pipeline.serving.run import Run
         from iot_pipeline.serving.summary import Summary
@@ -123,7 +129,7 @@ class Session:
         self.run = Run(cached, self.about, output, losses, counts, Drift(self.classifier.writer), log)
         self.output = output
 
-    def _resumable(self, out: Path, encoder: Any, key: str) -> Any:
+    def _resumable(self, out: Path, encoder: Encoder, key: str) -> File:
         """Open the output file, going on where an earlier run was killed."""
         from iot_pipeline.serving.output import File, discard_unbegun, resume_folder
 
@@ -154,6 +160,8 @@ class Session:
 
     def files(self) -> None:
         """Answer whole files: read them first, so that what is wrong is told before anything is classified."""
+        import pyarrow.parquet as pq
+
         from iot_pipeline.flows.batches import batches
         from iot_pipeline.serving.prepared import Losses, prepare
         from iot_pipeline.serving.run import BATCH, EXPLAINED_BATCH
@@ -168,14 +176,12 @@ class Session:
             report, losses = prepare(self.reading, source, flows, self.log)
             content = {"files": report.files, "losses": losses.to_json()}
             write_json(known, content)
-        self.run.losses.__dict__.update(Losses.of(content["losses"]).__dict__)
-        import pyarrow.parquet as pq
-
+        self.run.losses = Losses.of(content["losses"])
         self.run.total = pq.read_metadata(flows).num_rows
         if self.pool is not None:
             self._answer_on_ray(self.pool, flows)
         size = BATCH if self.options.explain == "none" else EXPLAINED_BATCH
-        for answered in batches(flows, size, 0) if done else ():
+        for answered in batches(flows, size):  # by an earlier run
             if self.run.drift.rows >= done:
                 break
             self.run.drift.add(answered)
@@ -302,8 +308,6 @@ def benign_classes(given: str | None, classes: list[str]) -> frozenset[str] | No
 
 def read_before(path: Path) -> dict[str, Any] | None:
     """Read what an earlier run noted of its reading; None if there is nothing."""
-    import json
-
     return dict(json.loads(path.read_text())) if path.exists() else None
 
 

@@ -1,25 +1,20 @@
-"""`iot-pipeline classify` at a terminal: progress and summary on standard error, exit codes, pipes that close."""
+"""`iot-pipeline classify` at a terminal: progress and summary on standard error, exit codes."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from iot_pipeline.commands.classify import classify, stop_signals
 from iot_pipeline.commands.classify_options import Options
-from iot_pipeline.commands.console import working
-from iot_pipeline.errors import UserError, printable
+from iot_pipeline.commands.console import table_of, working
+from iot_pipeline.errors import UserError
 from iot_pipeline.settings import Settings
-
-CLOSED = 128 + signal.SIGPIPE  # as any program whose reader went away
 
 
 def run_command(settings: Settings, options: Options, as_json: bool) -> int:
@@ -30,9 +25,7 @@ def run_command(settings: Settings, options: Options, as_json: bool) -> int:
                 told = classify(settings, options, say, lambda: stopped() is not None)
             show(told, as_json, options.out is not None)
         except BrokenPipeError:
-            # What is buffered cannot be written any more: Python would complain about it at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return CLOSED
+            raise  # the reader of the events has gone, which ends any command (cli_group.py)
         except OSError as error:  # a full disk, a folder that may not be written
             where = f" {error.filename}" if error.filename else ""
             raise UserError(f"cannot read the flows or write the events:{where} ({error.strerror or error})") from error
@@ -48,17 +41,4 @@ def show(told: Mapping[str, Any], as_json: bool, to_output: bool) -> None:
     if as_json:
         print(json.dumps(told, indent=1, allow_nan=False), file=sys.stdout if to_output else sys.stderr)
         return
-    table = Table(show_header=False, box=None)
-    for name, value in told.items():
-        if value not in (None, {}, []):
-            table.add_row(Text(name.replace("_", " ")), Text(printable(in_words(value))))
-    Console(stderr=True).print(table)
-
-
-def in_words(value: Any) -> str:
-    """Return a fact as text."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {in_words(one)}" for name, one in value.items())
-    if isinstance(value, list):
-        return "\n".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    Console(stderr=True).print(table_of({name: value for name, value in told.items() if value not in ({}, [])}))

@@ -49,11 +49,16 @@ def facts(found: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=1, allow_nan=False))
         return
+    Output().print(table_of(found))
+
+
+def table_of(found: Mapping[str, Any]) -> Table:
+    """Return a table of one line per fact; none for a fact that is None."""
     table = Table(show_header=False, box=None)
     for name, value in found.items():
         if value is not None:
             table.add_row(Text(name.replace("_", " ")), Text(printable(_text(value))))
-    Output().print(table)
+    return table
 
 
 @contextlib.contextmanager

@@ -17,13 +17,12 @@ from iot_pipeline.augmentation.estimate import CostEstimator, Part, as_facts, se
 from iot_pipeline.augmentation.join import write_answers
 from iot_pipeline.augmentation.prompts import load_prompt
 from iot_pipeline.augmentation.zero_shot import accept
+from iot_pipeline.commands.data_set import spec_of
 from iot_pipeline.commands.show import wide_console
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.tracks import increment, track_plan, validation_rows, zero_shot_requests
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import Rows
-from iot_pipeline.flows.rare import with_kept_classes
-from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
@@ -46,7 +45,7 @@ class LakeReader:
 
     def __init__(self, lake: Lake, settings: Settings) -> None:
         self.lake, self.settings = lake, settings
-        self.spec = with_kept_classes(load_spec(settings.data.dataset), lake.folder(ArtefactId("flows")))
+        self.spec = spec_of(lake, settings)
         self._present, self._lineage = present_value(lake, settings), dict[ArtefactId, str]()
 
     def input(self, asset: str, partition: str = "") -> Path:

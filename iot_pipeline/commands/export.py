@@ -6,17 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from iot_pipeline.commands.checkpoint import find, fitted_on_calibration
-from iot_pipeline.defs.reads import present_value
+from iot_pipeline.commands.checkpoint import find_present, fitted_on_calibration
+from iot_pipeline.commands.data_set import writer_of
 from iot_pipeline.errors import UserError
 from iot_pipeline.export.compare import sample_of
 from iot_pipeline.export.formats import check_packages, chosen_quantisation
 from iot_pipeline.export.run import Job
 from iot_pipeline.export.run import export as write
 from iot_pipeline.flows.dataset import side_records, side_texts
-from iot_pipeline.flows.rare import with_kept_classes
-from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings
@@ -63,12 +60,9 @@ def export(
     if out.exists():
         raise UserError(f"{out} is there already; name a new folder")
     lake, trained = Lake(settings.lake_path), Trained(settings.seeds[0], track)
-    found = find(lake, stage, trained)
-    if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
-        raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")
+    found = find_present(lake, settings, stage, trained)
     folder = {name: lake.verified(ArtefactId(name)) for name in READ}
-    spec = with_kept_classes(load_spec(settings.data.dataset), folder["flows"])
-    writer = FlowTextWriter.load(folder["flow_texts"], spec)
+    writer = writer_of(lake, settings)
     records = folder["evaluation_split"] / "records.parquet"
     sample = sample_of(
         side_texts(folder["flow_texts"] / "texts.parquet", records, "test"), side_records(records, "test"),
@@ -81,7 +75,7 @@ def export(
 
     base = name_of(found.name, found.labels)
     facts = {
-        "stage": stage, "track": track, "base": base, "dataset": spec.title,
+        "stage": stage, "track": track, "base": base, "dataset": writer.spec.title,
         "made_of": found.made_of | versions_of(lake, track), "labels": found.labels,
         "licence": licence_of(base, found.labels),
     }  # fmt: skip

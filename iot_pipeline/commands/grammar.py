@@ -1,12 +1,10 @@
 """`iot-pipeline grammar`: the grammar of answers to one flow of a file."""
 
+from iot_pipeline.commands.data_set import writer_of
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.rare import with_kept_classes
-from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.flows.texts import FlowTextWriter
 from iot_pipeline.flows.unlabelled import read_unlabelled
 from iot_pipeline.inference.grammar import facts_to_cite, gbnf, lark
-from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.lake.store import Lake
 from iot_pipeline.settings import Settings
 
 
@@ -26,8 +24,7 @@ def grammar_of(settings: Settings, flows: str, row: int, form: str) -> str:
         raise UserError(f"--form {form}: lark or gbnf")
     lake = Lake(settings.lake_path)
     lake.check_exists()
-    spec = with_kept_classes(load_spec(settings.data.dataset), lake.folder(ArtefactId("flows")))
-    writer = FlowTextWriter.load(lake.verified(ArtefactId("flow_texts")), spec)
+    writer = writer_of(lake, settings)
     table = read_unlabelled(writer.spec, flows)
     if not 1 <= row <= len(table):
         raise UserError(f"--row {row}: {flows} has rows 1 to {len(table):,}")

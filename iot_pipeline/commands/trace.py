@@ -7,16 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 from iot_pipeline.errors import UserError, printable
+from iot_pipeline.lake.integrity import SHORT
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.lineage.chain import Chain, Link, chain_of, cited_files, parse_artefact
+from iot_pipeline.lineage.report_check import REPORT
 from iot_pipeline.lineage.training_row import trace_row
 from iot_pipeline.reporting.exhibits import Exhibit, exhibit_named, read_exhibits
 from iot_pipeline.settings import Settings
 from iot_pipeline.teacher_factory import store_of
 
-REPORT = ArtefactId("paper_report")
 FILES_SHOWN = 6
-SHORT = 12
 
 
 def trace(settings: Settings, words: list[str], stage: str | None, track: str | None) -> dict[str, Any]:

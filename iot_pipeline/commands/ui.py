@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from iot_pipeline.commands.supervised import Supervised
-from iot_pipeline.commands.webserver import is_loopback
 from iot_pipeline.defs.dagster_internals import opened_instance, refuse_damaged, set_pool_limits
 from iot_pipeline.defs.home import dagster_home, is_shared
 from iot_pipeline.defs.run_monitoring import UI_LOCK, close_dead_runs
@@ -20,6 +19,7 @@ from iot_pipeline.env_file import ONLY_WANTED, RUN_SOCKET
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held, write_text
 from iot_pipeline.lake.store import Lake
+from iot_pipeline.serving.server.guard import is_loopback
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 LOOKED_EVERY_S = 10.0

@@ -10,10 +10,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from iot_pipeline.embedded_teacher.faults import check_faults
-from iot_pipeline.env_file import SERVE_TOKEN
+from iot_pipeline.env_file import PROJECT_ROOT, SERVE_TOKEN
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.store.database import SETTING
 
@@ -21,7 +20,6 @@ from iot_pipeline.teacher.store.database import SETTING
 # cores; one that fails ends, and is told at once.
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 5.0
-PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 @contextlib.contextmanager
@@ -36,7 +34,7 @@ def embedded_server(faults: Mapping[str, float] | None = None, seed: int = 0, **
     environment = {
         k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k not in (SETTING, SERVE_TOKEN)
     }
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as complaints:
         # A session of its own: Ctrl-C does not stop the server before the client has saved its answers.
         process = subprocess.Popen(

@@ -7,17 +7,13 @@ import contextlib
 import gc
 import json
 import math
-import os
 import socket
 import sys
-import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-import psutil
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -33,6 +29,7 @@ from iot_pipeline.embedded_teacher.billing import Bill, PromptCache
 from iot_pipeline.embedded_teacher.completions import BadBody, check_body, completion, error, prompt_of
 from iot_pipeline.embedded_teacher.faults import RATE_LIMIT_FAULTS, SINGLE_FAULTS, FaultPlan
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.processes import end_with_parent
 from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.request import EMBEDDED_MODEL
 
@@ -171,21 +168,11 @@ async def http_error(request: Request, problem: Exception) -> Response:
     return error(problem.status_code, str(problem.detail), "invalid_request_error", headers=dict(problem.headers or {}))
 
 
-def _watch(parent: int) -> None:
-    """Exit once the parent is gone, checked every second: a parent killed by SIGKILL cannot stop this process."""
-    ours = os.getppid() == parent
-    while True:
-        time.sleep(1.0)
-        # A child gets a new parent at once, even while the dead parent's id is still in use.
-        if (ours and os.getppid() != parent) or not psutil.pid_exists(parent):
-            os._exit(0)
-
-
 def main() -> None:
-    """Run the server as the subprocess of `embedded_server`: arguments as JSON, the base URL as a line of JSON."""
+    """Run the server as the subprocess of `embedded_server`, with arguments as JSON; print the base URL."""
     told = json.loads(sys.argv[1])
     plan, options = FaultPlan(told["faults"], told["seed"]), ServerOptions(**told["options"])
-    threading.Thread(target=_watch, args=[told["parent"]], daemon=True).start()
+    end_with_parent(told["parent"])  # a parent killed by SIGKILL cannot stop this process
     try:
         serve("127.0.0.1", 0, plan, options, lambda url: print(url, flush=True))
     except UserError as problem:

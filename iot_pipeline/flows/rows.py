@@ -29,7 +29,6 @@ NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 NOT_FINITE = re.compile(r"[-+]?(?:inf(?:inity)?|nan)", re.IGNORECASE)
 SHOWN = 60  # characters of a cell that a message repeats
 NAMED = 8  # columns that a message names
-
 LONGEST_NUMBER = 400  # characters
 
 Row = Mapping[str, Any]
@@ -201,6 +200,7 @@ def _without(spec: DatasetSpec, names: set[str]) -> DatasetSpec:
 
 
 def _is_word(feature: Feature, value: Any) -> bool:
+    """Return True for a text where a number is wanted."""
     return isinstance(value, str) and not feature.is_category
 
 

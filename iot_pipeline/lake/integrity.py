@@ -62,18 +62,6 @@ def file_problem(path: Path, facts: FileFacts) -> tuple[str, str] | None:
     return None if found == facts["sha256"] else (expected, f"sha256 {found[:SHORT]}")
 
 
-def changed_files(folder: Path, files: Mapping[str, FileFacts], cache: Path, record: bool) -> list[str]:
-    """List the files that are missing or differ from the manifest, one sentence each.
-
-    Args:
-        folder: Folder of the artefact.
-        files: File facts from its manifest, by path within the folder.
-        cache: Cache file of the artefact.
-        record: True to write newly verified files to the cache.
-    """
-    return list(file_problems(folder, files, cache, record).values())
-
-
 def file_problems(folder: Path, files: Mapping[str, FileFacts], cache: Path, record: bool) -> dict[str, str]:
     """Return a sentence for each file that is missing or differs from the manifest.
 

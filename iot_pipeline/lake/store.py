@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import fsync, held, remove, sha256_file, write_json, write_text
-from iot_pipeline.lake.integrity import MANIFEST, SHORT, changed_files, data_version_of, known_hash, record_finished
+from iot_pipeline.lake.integrity import MANIFEST, SHORT, data_version_of, file_problems, known_hash, record_finished
 from iot_pipeline.lake.manifest import ArtefactId, Manifest
 from iot_pipeline.lake.remote import remote_of
 from iot_pipeline.vocabulary import partition_parts
@@ -103,7 +103,7 @@ class Lake:
         found = [f"manifest was changed ({problem})"] if problem else []
         if self.remote:
             return found + self.remote.problems(artefact.file_name, folder, manifest.files, known)
-        return found + changed_files(folder, manifest.files, known, record=not self.read_only)
+        return [*found, *file_problems(folder, manifest.files, known, record=not self.read_only).values()]
 
     def verified(self, artefact: ArtefactId) -> Path:
         """Return the folder of an artefact if all its files are intact; UserError if not, or if it does not exist."""

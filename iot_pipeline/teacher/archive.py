@@ -29,6 +29,7 @@ from iot_pipeline.teacher.redaction import shown_words
 from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.session import LOOK_UP_AT_ONCE, Session, in_parts
 from iot_pipeline.teacher.store.database import Location, shown
+from iot_pipeline.teacher.store.quarantine import sources
 from iot_pipeline.teacher.store.requests import keep_requests, read_requests
 from iot_pipeline.teacher.store.schema import answers as answer_table
 from iot_pipeline.teacher.store.store import UNCHECKED, Store, exists
@@ -255,7 +256,7 @@ def replayed_source(store: Location) -> str:
     if not exists(store):
         raise UserError(f"IOT_TEACHER=replay: there is no store {shown(store)}; use `iot-pipeline cache import` first.")
     with Store(store, read_only=True) as opened:
-        found = [row[0] for row in opened.read("SELECT DISTINCT source FROM answers ORDER BY source")]
+        found = sources(opened)
     if len(found) != 1:
         told = shown_words(", ".join(found)) or "nobody"
         raise UserError(

@@ -34,6 +34,7 @@ DRIP = 5
 REDIRECTS, PERMANENT, MOST_REDIRECTS = (301, 302, 307, 308), (301, 308), 5
 UNPACKED = 64 * 1024  # bytes that are decompressed at once: a chunk of 64 kB may expand to 64 MB
 ENCODINGS = "gzip, deflate"
+GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # which of them, a body's header tells
 ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
@@ -47,19 +48,20 @@ def unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
         return lambda piece: iter((piece,))
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         raise EncodingError(f"an encoding that was not asked for: {encoding[:40]!r}")
-    state = [zlib.decompressobj(zlib.MAX_WBITS | 32)]  # 32: detect gzip or zlib by its header
+    state = zlib.decompressobj(GZIP_OR_ZLIB)
 
     def unpack(piece: bytes) -> Iterator[bytes]:
+        nonlocal state
         while piece:
             try:
-                part = state[0].decompress(piece, UNPACKED)
+                part = state.decompress(piece, UNPACKED)
             except zlib.error as error:
                 raise EncodingError(str(error)) from error
             if part:
                 yield part
-            piece = state[0].unconsumed_tail
-            if state[0].eof:  # a gzip body may have several members
-                piece, state[0] = state[0].unused_data, zlib.decompressobj(zlib.MAX_WBITS | 32)
+            piece = state.unconsumed_tail
+            if state.eof:  # a gzip body may have several members
+                piece, state = state.unused_data, zlib.decompressobj(GZIP_OR_ZLIB)
 
     return unpack
 

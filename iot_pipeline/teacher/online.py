@@ -202,7 +202,7 @@ class BudgetReserver:
         lines = [(request.key, request.model, usd) for request, usd, _ in waiting]
         try:
             numbers = self.session.store.reserve(lines, config.source, config.budget_usd)
-        except UserError as error:
+        except Exception as error:  # whatever it is, those who wait must learn of it
             for _, _, written in waiting:
                 written.set_exception(error)
             return

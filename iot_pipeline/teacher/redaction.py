@@ -72,7 +72,7 @@ class RedactingFilter(logging.Filter):
 
     def without(self, text: str) -> str:
         """Return the text without secrets."""
-        for secret in self.secrets:
+        for secret in sorted(self.secrets, key=len, reverse=True):  # one may be the beginning of another
             text = text.replace(secret, HIDDEN)
         return text
 

@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from iot_pipeline.embedded_teacher.billing import prompt_id
-from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
+from iot_pipeline.embedded_teacher.process import embedded_server
+from iot_pipeline.env_file import PROJECT_ROOT
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
@@ -89,7 +90,7 @@ def trial(count: int, kills: int, via: str, seed: int, store: str) -> dict[str, 
 def _run(url: str, store: str, count: int, via: str, until: int | None, then_s: float) -> bool:
     """One life of the client, ended by SIGKILL `then_s` after `until` attempts; True where it was killed."""
     program = [sys.executable, "-m", "iot_pipeline_tests.teacher.fault_trial", url, store, str(count), via]
-    process = subprocess.Popen(program, cwd=PROJECT)
+    process = subprocess.Popen(program, cwd=PROJECT_ROOT)
     while until is not None and process.poll() is None and _attempts(store) < until:
         time.sleep(0.02)
     if until is None:

@@ -15,7 +15,8 @@ from typing import Any
 import openai
 import pytest
 
-from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
+from iot_pipeline.embedded_teacher.process import embedded_server
+from iot_pipeline.env_file import PROJECT_ROOT
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
@@ -187,7 +188,7 @@ def test_kill_at_every_step_bills_nothing_twice(moment: str, tmp_path: Path) -> 
         teacher(url, Path(path)).ask(requests, checker(requests))
     """)
     with embedded_server() as base_url:
-        killed = subprocess.run([sys.executable, "-c", program, base_url, str(path), moment], cwd=PROJECT)
+        killed = subprocess.run([sys.executable, "-c", program, base_url, str(path), moment], cwd=PROJECT_ROOT)
         assert killed.returncode == -signal.SIGKILL
         # Whichever way the next run asks, what was started is read first.
         asking = teacher(base_url, path, via="requests" if moment == "after sent" else "batch")
@@ -217,7 +218,7 @@ def leave_behind(base_url: str, path: Path) -> None:
         "requests = make_requests(20)\n"
         "teacher(sys.argv[1], Path(sys.argv[2])).ask(requests, checker(requests))\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program, base_url, str(path)], cwd=PROJECT)
+    killed = subprocess.run([sys.executable, "-c", program, base_url, str(path)], cwd=PROJECT_ROOT)
     assert killed.returncode == -signal.SIGKILL
 
 

@@ -167,6 +167,16 @@ def asked_abreast(server: Lot, path: Path, cap: float, processes: int, rng: rand
     return ends
 
 
+def test_whatever_keeps_the_store_from_reserving_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Store, "reserve", broken)
+    config = TeacherConfig("http://127.0.0.1:9/v1", "sk-x", tmp_path / "t.sqlite", "paid", 1.0, paid=True)
+    with pytest.raises(RuntimeError, match="a bug"):
+        Teacher(config).ask(make_requests(3), lambda request, text: [])
+
+
 FAULTS = {"rate_limit": 0.05, "server_error": 0.05, "drop": 0.05, "truncate": 0.05, "refusal": 0.05, "unreadable": 0.05}
 LIMITS = BatchLimits(requests=13, first_poll_s=0.02, poll_s=0.05, orphan_grace_s=0.0)
 

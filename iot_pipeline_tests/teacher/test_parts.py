@@ -14,7 +14,8 @@ from email.utils import format_datetime
 import pytest
 
 from iot_pipeline.embedded_teacher.faults import FAULTS, FaultPlan, parse_faults
-from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
+from iot_pipeline.embedded_teacher.process import embedded_server
+from iot_pipeline.env_file import PROJECT_ROOT
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.pricing import Price, is_paid, price_of, price_table, worst_case
 from iot_pipeline.teacher.refusals import retry_after_s
@@ -215,7 +216,9 @@ def test_server_ends_with_its_parent() -> None:
         "import os, signal\nfrom iot_pipeline.embedded_teacher.process import embedded_server\n"
         "with embedded_server() as url:\n    print(url, flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    client = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    client = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60
+    )
     url = client.stdout.strip()
     assert url.startswith("http://127.0.0.1:")
     for _ in range(100):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
-from iot_pipeline.embedded_teacher.process import PROJECT, embedded_server
+from iot_pipeline.embedded_teacher.process import embedded_server
+from iot_pipeline.env_file import PROJECT_ROOT
 from iot_pipeline.errors import UserError
 from iot_pipeline.teacher.archive import Imported, Replay, export_answers, import_answers
 from iot_pipeline.teacher.client import Teacher
@@ -77,7 +80,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -204,10 +207,26 @@ def test_a_process_of_another_host_is_judged_by_its_lease_alone(place: str, late
 def test_an_owner_names_host_process_and_start_of_the_machine() -> None:
     first, second = leases.new_owner(), leases.new_owner()
     assert first != second and first.rsplit(":", 2)[0] == second.rsplit(":", 2)[0] == leases.this_host()
-    assert not leases.is_gone(first, until=0.0, now=1.0)  # alive, however old its lease
+    begun = psutil.Process().create_time()
+    assert not leases.is_gone(first, until=begun, now=time.time())  # alive, however old its lease
     host, _, token = first.rsplit(":", 2)
     assert leases.is_gone(f"{host}:99999999:{token}", until=2.0, now=1.0)
     assert not leases.is_gone(f"other{host}:99999999:{token}", until=2.0, now=1.0)
+
+
+def test_an_owner_is_dead_though_its_number_is_in_use() -> None:
+    now, host = time.time(), leases.this_host()
+    reused = f"{host}:{os.getpid()}:1234"  # by this process, which started after that owner was last seen
+    assert leases.is_gone(reused, until=psutil.Process().create_time() - 3600, now=now)
+    killed = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert not leases.is_gone(f"{host}:{killed.pid}:1234", until=now + leases.LEASE_S, now=now)
+        killed.kill()
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # dead, and not reaped by its parent
+        assert leases.is_gone(f"{host}:{killed.pid}:1234", until=now + leases.LEASE_S, now=now)
+    finally:
+        killed.kill()
+        killed.communicate()
 
 
 def test_a_batch_of_a_process_that_is_alive_is_not_taken_over(place: str, later: Callable[[float], None]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from iot_pipeline.commands.doctor import examine, told_settings
-from iot_pipeline.embedded_teacher.process import PROJECT
+from iot_pipeline.env_file import PROJECT_ROOT
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
 from iot_pipeline.teacher.store.database import shown, store_url
@@ -105,7 +105,7 @@ def test_commands_never_print_the_password(command: list[str], tmp_path: Path) -
     pytest.importorskip("psycopg2")
     done = subprocess.run(
         [sys.executable, "-m", "iot_pipeline", *command],
-        cwd=PROJECT,
+        cwd=PROJECT_ROOT,
         capture_output=True,
         text=True,
         timeout=60,

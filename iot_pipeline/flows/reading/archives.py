@@ -12,10 +12,11 @@ import lzma
 import shutil
 import stat
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -116,9 +117,8 @@ def expand(
         skipped: Receives members that are not read.
         budget: Limit of bytes.
     """
-    plain = free_path(folder)
-    with OPENERS[kind](file) as incoming, plain.open("wb") as outgoing:
-        budget.copy(incoming, outgoing)
+    with OPENERS[kind](file) as incoming:
+        plain = written(incoming, folder, budget)
     inner = format_of(plain)
     if inner == "tar":
         tables = untar(plain, name, folder, skipped, budget)
@@ -139,10 +139,14 @@ def unzip(file: Path, name: str, folder: Path, skipped: list[str], budget: Budge
         budget: Limit of bytes.
     """
     with zipfile.ZipFile(file) as archive:
-        members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX")]
-        links = [m for m in members if stat.S_ISLNK(m.external_attr >> 16)]
-        skipped += [f"{name}/{printable(Path(m.filename).name, kept='')} (a link or a device)" for m in links]
-        members = [m for m in members if m not in links]
+        members: list[zipfile.ZipInfo] = []
+        for member in archive.infolist():
+            if member.is_dir() or member.filename.startswith("__MACOSX"):
+                continue
+            if stat.S_ISLNK(member.external_attr >> 16):
+                skipped.append(f"{name}/{printable(Path(member.filename).name, kept='')} (a link or a device)")
+            else:
+                members.append(member)
         if "[Content_Types].xml" in {member.filename for member in members}:
             raise UserError(f"{name} is an Excel workbook or another Office file: save its sheet as CSV.")
         found = chosen(name, [member.filename for member in members], skipped)
@@ -197,7 +201,8 @@ def chosen(name: str, members: Sequence[str], skipped: list[str]) -> list[tuple[
     places = next(filter(None, by_ending), list(range(len(members))))
     shown = [printable(Path(member).name, kept="") for member in members]
     often = Counter(shown[place] for place in places)
-    skipped += [f"{name}/{text}" for place, text in enumerate(shown) if place not in set(places)]
+    read = set(places)
+    skipped += [f"{name}/{text}" for place, text in enumerate(shown) if place not in read]
     # Members of equal names in several folders are told apart by their folder.
     full = [
         printable(member.lstrip("./"), kept="") if often[text] > 1 else text
@@ -215,9 +220,8 @@ def extracted(shown: str, stream: IO[bytes], folder: Path, budget: Budget) -> tu
         folder: Folder for plain files.
         budget: Limit of bytes.
     """
-    plain = free_path(folder)
-    with stream, plain.open("wb") as outgoing:
-        budget.copy(stream, outgoing)
+    with stream:
+        plain = written(stream, folder, budget)
     name, _, member = shown.partition("/")
     refuse_nested(name, member, format_of(plain))
     return shown, plain
@@ -234,7 +238,8 @@ def too_many(name: str) -> UserError:
     return UserError(f"{name} holds more than {MOST_MEMBERS:,} files: unpack it and give a glob of the tables.")
 
 
-def free_path(folder: Path) -> Path:
-    """Return a path for the next plain file; its name owes nothing to a member's name."""
-    numbers: Iterator[int] = iter(range(len(list(folder.iterdir())), 1 << 30))
-    return next(path for number in numbers if not (path := folder / f"plain{number:05d}").exists())
+def written(stream: IO[bytes], folder: Path, budget: Budget) -> Path:
+    """Write a stream into a new file of the folder, whose name owes nothing to a member's, and return its path."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="plain", delete=False) as outgoing:
+        budget.copy(stream, outgoing)
+    return Path(outgoing.name)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.csv_lines import count_lines
 from iot_pipeline.flows.reading.encodings import as_utf8
-from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES, Header, first_repeat, read_header
+from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES, ROW_NUMBER, Header, first_repeat, read_header
 from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note, unclear_copies
 from iot_pipeline.flows.reading.parts import settle_copies
 from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
@@ -101,7 +101,7 @@ def drop_repeats(
     """
     pairs = [(identifier(column), raw) for column, raw in zip(columns, raw_names, strict=True)]
     # A header that was appended with its file may begin with a byte order mark.
-    same = [f"trim(ltrim({column}, chr(65279))) = {literal(raw)}" for column, raw in pairs if raw != "Unnamed: 0"]
+    same = [f"trim(ltrim({column}, chr(65279))) = {literal(raw)}" for column, raw in pairs if raw != ROW_NUMBER]
     if not same or one(connection, f"SELECT count(*) FROM {scan(file)} WHERE {same[-1]}") == (0,):
         return 0
     test = " AND ".join(same)

@@ -144,9 +144,8 @@ def settled(
             f"{row}): write all numbers of the table with a point."
         )
     shown = ", ".join(columns[:8]) + (f" and {len(columns) - 8} more" if len(columns) > 8 else "")
-    findings.note(
-        f"numbers have a decimal comma, such as {cell!r}, and are read so: column{'s'[: len(columns) > 1]} {shown}."
-    )
+    noun = "columns" if len(columns) > 1 else "column"
+    findings.note(f"numbers have a decimal comma, such as {cell!r}, and are read so: {noun} {shown}.")
     return columns
 
 

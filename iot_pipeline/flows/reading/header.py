@@ -14,6 +14,7 @@ from iot_pipeline.flows.reading.names import AROUND
 DELIMITERS = ",;\t|"
 MAX_HEADER_BYTES = 1_000_000
 SAMPLED_BYTES, SAMPLED_LINES = 65_536, 30
+ROW_NUMBER = "Unnamed: 0"  # pandas' name, as it reads it back
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|0x[0-9a-fA-F]+|[+-]?(nan|inf(inity)?)", re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
@@ -56,8 +57,7 @@ def read_header(name: str, plain: Path, needed: Sequence[str] = (), given: Seque
         raise UserError(f"{name} is not a CSV file: its first line has a single column, {line[:60]!r}.")
     names = cells_of(name, line, delimiter)
     rows = [cells for text in sample if len(cells := split(text, delimiter)) == len(names) and cells != names]
-    # pandas writes its row number as a first column without a name.
-    header = Header([names[0] or "Unnamed: 0", *names[1:]], delimiter, skip, True)
+    header = Header(named(names), delimiter, skip, True)
     if same_names(names, needed) or (given and same_names(names, given) and len(names) == len(given)):
         return header
     is_data = looks_like_data(names, rows)
@@ -123,6 +123,11 @@ def split(line: str, delimiter: str) -> list[str]:
         return []
 
 
+def named(cells: Sequence[str]) -> list[str]:
+    """Return the cells of a header as names: pandas writes its row number as a first column without one."""
+    return [cell or (ROW_NUMBER if place == 0 else "") for place, cell in enumerate(cells)]
+
+
 def same_names(cells: Sequence[str], names: Sequence[str]) -> bool:
     """Return whether all `names`, of which there is one at least, are among the cells of a line, ignoring case."""
     return bool(names) and {name.strip(AROUND).lower() for name in names} <= {cell.lower() for cell in cells}
@@ -181,8 +186,8 @@ def first_repeat(plain: Path, header: Header) -> int:
     wanted = [cell.lower() for cell in header.raw_names]
     with plain.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            if number <= header.skip + 1 or wanted[0] not in line[:200].lower():
+            if number <= header.skip + 1 or wanted[-1] not in line.lower():
                 continue
-            if [cell.lower() for cell in split(line.strip("\r\n"), header.delimiter)] == wanted:
+            if [cell.lower() for cell in named(split(line.strip("\r\n"), header.delimiter))] == wanted:
                 return number
     return 0

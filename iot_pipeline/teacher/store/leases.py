@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from functools import cache
 from pathlib import Path
 
-import psutil
+from iot_pipeline.lake.processes import has_ended
 
 # A hold that is not renewed for so long is void: its owner is dead, or on a machine that is gone.
 LEASE_S = 20.0
@@ -36,6 +37,15 @@ def new_owner() -> str:
 
 
 def is_gone(owner: str, until: float, now: float) -> bool:
-    """Return True if an owner is dead: local processes are checked by pid, remote ones by lease expiry."""
+    """Return True if an owner is dead: local processes are checked by pid and start, remote ones by lease expiry.
+
+    Args:
+        owner: Name of the owner.
+        until: End of its lease, by the database's clock.
+        now: Time by that clock, which may differ from this machine's.
+    """
     host, pid, _ = owner.rsplit(":", 2)
-    return not psutil.pid_exists(int(pid)) if host == this_host() else until < now
+    if host != this_host():
+        return until < now
+    seen = time.time() - (now - (until - LEASE_S))
+    return has_ended(int(pid), seen)

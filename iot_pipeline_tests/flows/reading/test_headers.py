@@ -87,6 +87,14 @@ def test_lines_that_repeat_the_header_are_left_out_and_counted(tmp_path: Path, a
     assert report.notes == [f"t.csv, line {line}, repeats the header: 2 such lines are left out."]
 
 
+def test_a_repeated_header_of_a_table_with_row_numbers_is_told_by_its_line(tmp_path: Path) -> None:
+    """pandas writes row numbers as a first column without a name."""
+    numbered = [f"{place},{line}" for place, line in enumerate(LINES)]
+    header = "," + ",".join(NAMES)
+    _, report = read(tmp_path, "\n".join([header, *numbered[:10], header, *numbered[10:]]) + "\n")
+    assert report.notes == ["t.csv, line 12, repeats the header: 1 such lines are left out."]
+
+
 @pytest.mark.parametrize("first", ["sep=;\n", '"SEP=;"\r\n', "\ufeffsep=;\n", "\n\n", "sep=;\n\n"])
 def test_lines_before_the_header_are_passed_over(tmp_path: Path, first: str) -> None:
     text = TEXT.replace(",", ";").replace("\n", "\r\n" if "\r" in first else "\n")
