@@ -71,7 +71,17 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
 
 
 def find_present(lake: Lake, settings: Settings, stage: str, trained: Trained) -> Checkpoint:
-    """Find a checkpoint (see `find`); UserError too if it no longer follows from the present settings and files."""
+    """Find a checkpoint that follows from the present settings and files.
+
+    Args:
+        lake: The lake.
+        settings: The present settings.
+        stage: Stage of the checkpoint.
+        trained: Training seed and track.
+
+    Raises:
+        UserError: As `find`, or it no longer follows from them.
+    """
     found = find(lake, stage, trained)
     if broken := lake.broken_lineage(found.artefact, present_value(lake, settings)):
         raise UserError(f"this student is not of the present settings ({broken}); `iot-pipeline run` trains one")

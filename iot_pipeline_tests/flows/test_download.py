@@ -6,10 +6,8 @@ import base64
 import hashlib
 import importlib
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -22,11 +20,12 @@ from iot_pipeline.flows.download import fetch, without_credentials
 from iot_pipeline.flows.source import local_files, read_source
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.simulator.simulate import simulate_farm_flow
+from iot_pipeline_tests.loopback import Handler, listening
 
 SPEC = load_spec("farm_flow")
 
 
-class Store(BaseHTTPRequestHandler):
+class Store(Handler):
     """Objects by path over HTTP: HEAD, GET with ranges; a bucket's listing as S3 gives it. /locked asks who calls."""
 
     objects: dict[str, bytes]
@@ -72,20 +71,10 @@ class Store(BaseHTTPRequestHandler):
         if with_body:
             self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
-        """Nothing on the test's terminal."""
 
-
-@contextmanager
-def served(objects: dict[str, bytes]) -> Iterator[str]:
+def served(objects: dict[str, bytes]) -> AbstractContextManager[str]:
     """`host:port` of a store that holds the objects."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Served", (Store,), {"objects": objects}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return listening(type("Served", (Store,), {"objects": objects}))
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,7 @@ import base64
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -25,13 +23,14 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.download import hide, without_credentials
 from iot_pipeline.settings import PROJECT_ROOT, load_settings
 from iot_pipeline.simulator.simulate import simulate_farm_flow
+from iot_pipeline_tests.loopback import Handler, listening
 
 USER, PASSWORD, TOKEN = "annD15T1NCT", "pa55D15T1NCTword", "t0kenD15T1NCT"
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 SECRETS = [b"D15T1NCT", BASIC.removeprefix("Basic ").encode()]
 
 
-class Guarded(BaseHTTPRequestHandler):
+class Guarded(Handler):
     """Gives files to those who say password and token; tells every other request what it was sent."""
 
     files: dict[str, bytes]
@@ -49,9 +48,6 @@ class Guarded(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *_: object) -> None:
-        """Silent."""
-
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -60,13 +56,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     simulate_farm_flow(folder / "t.parquet", rows=200)
     pa_csv.write_csv(pq.read_table(folder / "t.parquet"), folder / "t.csv")
     files = {"/t.csv": (folder / "t.csv").read_bytes(), "/broken.zip": b"PK\x03\x04 no zip"}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Files", (Guarded,), {"files": files}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(type("Files", (Guarded,), {"files": files})) as host:
+        yield host
 
 
 def command(lake: Path, source: str, *arguments: str) -> tuple[int, bytes]:

@@ -282,6 +282,7 @@ def test_what_is_wrong_with_a_bucket_is_said_in_one_sentence(
         monkeypatch.setenv("AWS_ENDPOINT_URL", lax.environment["AWS_ENDPOINT_URL"])
         assert "ignores If-None-Match" in told(f"{address}-lax", tmp_path)
     S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the driver's own patience is not the matter
     assert "the store cannot be reached" in told(address, tmp_path)
 
 

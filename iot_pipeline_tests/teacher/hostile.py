@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import BatchLimits, TeacherConfig
 from iot_pipeline.teacher.request import Request
+from iot_pipeline_tests.loopback import Handler, listening
 
 QUICK = BatchLimits(first_poll_s=0.01, poll_s=0.02, orphan_grace_s=0.0)
 SLOW = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -57,11 +56,8 @@ def said(content: Any, status: int = 200, **headers: str) -> Said:
 def serving(answer: Callable[[str, str, bytes], Said]) -> Iterator[str]:
     """A server that answers (method, path, body) by `answer`; its base URL."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answering(Handler):
         protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -83,14 +79,8 @@ def serving(answer: Callable[[str, str, bytes], Said]) -> Iterator[str]:
 
         do_GET = do_POST
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Answering) as host:
+        yield f"http://{host}/v1"
 
 
 def batch_server(results: Callable[[list[dict[str, Any]]], bytes], **changes: Any) -> Callable[[str, str, bytes], Said]:

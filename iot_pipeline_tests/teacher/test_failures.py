@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ from iot_pipeline.teacher.reply import Asked
 from iot_pipeline.teacher.request import Answer
 from iot_pipeline.teacher.store.batches import Batch
 from iot_pipeline.teacher.store.store import Store
+from iot_pipeline_tests.loopback import Handler, listening
 from iot_pipeline_tests.teacher.flows import make_requests
 
 GOOD: dict[str, Any] = {
@@ -43,20 +44,13 @@ GOOD: dict[str, Any] = {
 def server(handle: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
     """A server on loopback that answers every POST by `handle`; its base URL."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
-
+    class Handled(Handler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             handle(self)
 
-    serving = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    serving.daemon_threads = True
-    threading.Thread(target=serving.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{serving.server_port}/v1"
-    serving.shutdown()
-    serving.server_close()
+    with listening(Handled) as host:
+        yield f"http://{host}/v1"
 
 
 def good(handler: BaseHTTPRequestHandler) -> None:

@@ -6,9 +6,7 @@ import asyncio
 import gzip
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from unittest import mock
 
@@ -21,6 +19,7 @@ from iot_pipeline.teacher.batch_api import open_batch_api
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.http import open_chat_client
 from iot_pipeline.teacher.reply import Reply
+from iot_pipeline_tests.loopback import Handler, listening
 from iot_pipeline_tests.teacher.hostile import completion
 
 Seen = list[tuple[str, dict[str, str], bytes]]
@@ -39,10 +38,7 @@ def seen_at() -> Iterator[tuple[str, Seen]]:
     """
     seen: Seen = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
-
+    class Recording(Handler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
@@ -65,12 +61,8 @@ def seen_at() -> Iterator[tuple[str, Seen]]:
 
         do_GET = do_POST
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", seen
-    server.shutdown()
-    server.server_close()
+    with listening(Recording) as host:
+        yield f"http://{host}", seen
 
 
 def send_all(url: str, bodies: list[dict[str, Any]], local: bool = True) -> list[Reply]:

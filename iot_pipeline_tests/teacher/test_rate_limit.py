@@ -100,9 +100,9 @@ def test_a_window_longer_than_a_minute_is_tried_again_after_a_share_of_one() -> 
 
 
 def test_a_server_that_tells_of_its_limits_never_has_to_refuse(tmp_path: Path) -> None:
-    requests, said = make_requests(330), list[str]()
+    requests, said = make_requests(310), list[str]()
     with embedded_server(rpm=300, tpm=10_000_000) as url:
         asking = Teacher(TeacherConfig(url, "none", tmp_path / "t.sqlite", "s", None, concurrency=16, log=said.append))
-        assert len(asking.ask(requests, checker(requests))) == 330
-    assert asking.summary.outcomes == {"answered": 330}
+        assert len(asking.ask(requests, checker(requests))) == 310
+    assert asking.summary.outcomes == {"answered": 310}
     assert sum("tells of its limits, which are kept to: 300 requests, 10,000,000 tokens" in line for line in said) == 1

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import logging
 import os
 import subprocess
 import sys
-import threading
 import traceback
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -23,6 +20,7 @@ from iot_pipeline.teacher import retry
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.redaction import RedactingFilter, code_of, redact_in_logs
 from iot_pipeline.teacher.store.store import Store
+from iot_pipeline_tests.loopback import Handler, listening
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 from iot_pipeline_tests.teacher.test_batch import teacher
 
@@ -34,7 +32,7 @@ SECRETS = [
 MODES = ["401", "403", "404", "400", "400 code", "429 code", "500", "502", "no JSON", "headers", "drop"]
 
 
-class Echo(BaseHTTPRequestHandler):
+class Echo(Handler):
     """Answers every request by an error of one mode that repeats the Authorization header."""
 
     mode = "500"
@@ -59,22 +57,10 @@ class Echo(BaseHTTPRequestHandler):
 
     do_GET = do_POST
 
-    def log_message(self, *_: object) -> None:
-        """Silent."""
 
-
-@contextlib.contextmanager
-def echoing(mode: str) -> Iterator[str]:
+def echoing(mode: str) -> AbstractContextManager[str]:
     """host:port of a server in one mode."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Mode", (Echo,), {"mode": mode}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return listening(type("Mode", (Echo,), {"mode": mode}))
 
 
 def found_in(content: bytes) -> list[bytes]:
