@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import duckdb
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.categories import print_categories, text_sql
 from iot_pipeline.flows.feature import Feature
-from iot_pipeline.flows.losses import by_reason, class_losses, no_label, place, remedy, unread_classes
+from iot_pipeline.flows.losses import Reject, by_reason, class_losses, no_label, place, remedy, unread_classes
 from iot_pipeline.flows.publisher import write_test_rows
 from iot_pipeline.flows.serialise import values_text_sql
 from iot_pipeline.flows.spec import MOST_CLASSES, DatasetSpec
@@ -72,63 +72,85 @@ def build_flows(
         UserError: The limit is exceeded (names the most common reason and its first row), no row is left, a class
             loses all of its rows, or the publisher's test rows are wanted and cannot be told.
     """
+    say = log or (lambda message: None)
     with connect(raw) as connection:
         words = word_columns(connection, spec, raw)
         check_label_copies(connection, spec, raw)
         derive_features(connection, spec, raw, words)
         rows_in, kept = one(connection, "SELECT count(*), count(*) FILTER (reason IS NULL) FROM derived")
-        left_out = dict(
-            connection.execute(
-                "SELECT label, count(*) FROM derived WHERE reason = 'absent' GROUP BY label ORDER BY label"
-            ).fetchall()
-        )
+        absent = "SELECT label, count(*) FROM derived WHERE reason = 'absent' GROUP BY label ORDER BY label"
+        left_out = dict(connection.execute(absent).fetchall())
         find_rejects(connection, spec, words)
         found = by_reason(connection)
+        check_rejected(found, rows_in, lost_lines, max_rejected_share)
         rejected = {reason: rows for reason, rows, _, _ in found}
-        total = sum(rejected.values())
-        if total and total + lost_lines > max_rejected_share * (rows_in + lost_lines):
-            before = f" and {lost_lines:,} lines of the source were no rows" if lost_lines else ""
-            raise UserError(
-                f"{total:,} of {rows_in:,} rows cannot be used{before}, more than the allowed "
-                f"{max_rejected_share:.2%}; most often: {place(found[0])}{remedy(found[0][0])}."
-            )
-        if log is not None:
-            log(f"{rows_in:,} rows read, {total:,} rejected; serialising distinct flows")
+        say(f"{rows_in:,} rows read, {sum(rejected.values()):,} rejected; serialising distinct flows")
         if kept == 0:
             raise UserError(f"{raw.name} has no row of the classes of data set {spec.name}.")
-        warnings = class_losses(connection, spec.label_column) if total else []
-        if log is not None:
-            for sentence in warnings:
-                log(sentence)
-        features = spec.feature_columns
-        # Sort row numbers only, not whole rows.
-        connection.execute("""
-            CREATE TEMP VIEW numbered AS SELECT source_row, row_number() OVER (ORDER BY source_row) - 1 AS row_id
-            FROM derived WHERE reason IS NULL""")
-        connection.execute(f"""
-            CREATE TEMP TABLE accepted AS
-            SELECT row_id, {features}, label FROM derived JOIN numbered USING (source_row)""")
-        if test_rows is not None:
-            write_test_rows(connection, spec, raw, test_rows)
-        connection.execute("DROP VIEW numbered; DROP TABLE derived")
-        # Each distinct row is printed once; the join compares numbers, and equal numbers print the same.
-        connection.execute(
-            f"CREATE TEMP TABLE groups AS SELECT {features}, sha256({values_text_sql(spec)}) AS flow_group, "
-            f"row_number() OVER (ORDER BY {features}) AS place FROM (SELECT DISTINCT {features} FROM accepted)"
-        )
-        query = f"""
-            SELECT row_id, {features}, label, flow_group, CAST(row_number() OVER (
-                PARTITION BY flow_group ORDER BY place, row_id) - 1 AS INTEGER) AS occurrence
-            FROM accepted JOIN groups USING ({features}) ORDER BY row_id"""
-        write_query(connection, query, out)
+        warnings = class_losses(connection, spec.label_column) if rejected else []
+        for sentence in warnings:
+            say(sentence)
+        write_flows(connection, spec, raw, out, test_rows)
         by_class = dict(connection.execute("SELECT label, count(*) FROM accepted GROUP BY label").fetchall())
         (groups,) = one(connection, "SELECT count(DISTINCT flow_group) FROM groups")
     rows_by_class = {name: by_class.get(name, 0) for name in spec.classes}
     if lost_lines and (told := unread_classes(rows_by_class, lost_lines)):
         warnings.append(told)
-        if log is not None:
-            log(told)
+        say(told)
     return FlowsReport(rows_in, kept, rejected, left_out, rows_by_class, groups, warnings)
+
+
+def check_rejected(found: Sequence[Reject], rows_in: int, lost_lines: int, most: float) -> None:
+    """Raise UserError if too many rows are rejected.
+
+    Args:
+        found: Rejected rows by reason, the commonest first.
+        rows_in: Rows of the table.
+        lost_lines: Lines of the source that could not be read as rows.
+        most: Limit for both together, as a share of all lines.
+    """
+    total = sum(rows for _, rows, _, _ in found)
+    if total and total + lost_lines > most * (rows_in + lost_lines):
+        before = f" and {lost_lines:,} lines of the source were no rows" if lost_lines else ""
+        raise UserError(
+            f"{total:,} of {rows_in:,} rows cannot be used{before}, more than the allowed {most:.2%}; most often: "
+            f"{place(found[0])}{remedy(found[0][0])}."
+        )
+
+
+def write_flows(
+    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, out: Path, test_rows: Path | None
+) -> None:
+    """Write flows.parquet from the table `derived`, which is dropped; create the tables `accepted` and `groups`.
+
+    Args:
+        connection: DuckDB connection with `derived`.
+        spec: Spec of the data set.
+        raw: The raw table.
+        out: File to write.
+        test_rows: File to write with the publisher's test rows; None to write none.
+    """
+    features = spec.feature_columns
+    # Sort row numbers only, not whole rows.
+    connection.execute("""
+        CREATE TEMP VIEW numbered AS SELECT source_row, row_number() OVER (ORDER BY source_row) - 1 AS row_id
+        FROM derived WHERE reason IS NULL""")
+    connection.execute(f"""
+        CREATE TEMP TABLE accepted AS
+        SELECT row_id, {features}, label FROM derived JOIN numbered USING (source_row)""")
+    if test_rows is not None:
+        write_test_rows(connection, spec, raw, test_rows)
+    connection.execute("DROP VIEW numbered; DROP TABLE derived")
+    # Each distinct row is printed once; the join compares numbers, and equal numbers print the same.
+    connection.execute(
+        f"CREATE TEMP TABLE groups AS SELECT {features}, sha256({values_text_sql(spec)}) AS flow_group, "
+        f"row_number() OVER (ORDER BY {features}) AS place FROM (SELECT DISTINCT {features} FROM accepted)"
+    )
+    query = f"""
+        SELECT row_id, {features}, label, flow_group, CAST(row_number() OVER (
+            PARTITION BY flow_group ORDER BY place, row_id) - 1 AS INTEGER) AS occurrence
+        FROM accepted JOIN groups USING ({features}) ORDER BY row_id"""
+    write_query(connection, query, out)
 
 
 def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, words: set[str]) -> None:
@@ -142,6 +164,42 @@ def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
         spec: Spec of the data set.
         raw: The raw table.
         words: Source columns that stay text.
+    """
+    create_featured(connection, spec, raw, words)
+    labels = [row[0] for row in connection.execute("SELECT DISTINCT source_label FROM featured").fetchall()]
+    known = [(text, spec.label_of(text)) for text in labels]
+    cases = " ".join(f"WHEN {literal(text)} THEN {literal(name)}" for text, name in known if name is not None)
+    mapped = f"CASE source_label {cases} END" if cases else "CAST(NULL AS VARCHAR)"
+    absent = ", ".join(literal(name) for name in spec.absent_classes) or "''"
+    finite = " AND ".join(usable_sql(feature, identifier(feature.name)) for feature in spec.features)
+    # The exact reason is computed in `find_rejects`, for bad rows only: nearly all rows are good.
+    connection.execute(
+        f"CREATE TEMP TABLE derived AS SELECT *, {mapped} AS label, CASE "
+        f"WHEN label IS NULL THEN 'label' WHEN label IN ({absent}) THEN 'absent' "
+        f"WHEN coalesce({finite}, false) THEN NULL ELSE 'value' END AS reason "
+        f"FROM featured"
+    )
+    connection.execute("DROP TABLE featured")
+    print_categories(connection, spec, "derived")
+    # Raw cells of rejected rows, for error messages.
+    connection.execute(
+        f"CREATE TEMP TABLE bad AS SELECT raw.* FROM (SELECT *, file_row_number + 1 AS source_row FROM "
+        f"{scan(raw, ', file_row_number = true')}) raw SEMI JOIN "
+        f"(SELECT source_row FROM derived WHERE reason IN ('label', 'value')) USING (source_row)"
+    )
+
+
+def create_featured(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path, words: set[str]) -> None:
+    """Create the table `featured`: source_row, source_label and the features of each row of `raw`.
+
+    Args:
+        connection: DuckDB connection that may read `raw`.
+        spec: Spec of the data set.
+        raw: The raw table.
+        words: Source columns that stay text.
+
+    Raises:
+        UserError: A feature expression fails.
     """
     used = list(dict.fromkeys(column for feature in spec.features for column in feature.source_columns))
     cells = [
@@ -168,27 +226,6 @@ def derive_features(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
             f"a feature expression of data set {spec.name} fails: {str(error).splitlines()[0]}{told}"
         ) from error
     connection.execute("DROP TABLE cells")
-    labels = [row[0] for row in connection.execute("SELECT DISTINCT source_label FROM featured").fetchall()]
-    known = [(text, spec.label_of(text)) for text in labels]
-    cases = " ".join(f"WHEN {literal(text)} THEN {literal(name)}" for text, name in known if name is not None)
-    mapped = f"CASE source_label {cases} END" if cases else "CAST(NULL AS VARCHAR)"
-    absent = ", ".join(literal(name) for name in spec.absent_classes) or "''"
-    finite = " AND ".join(usable_sql(feature, identifier(feature.name)) for feature in spec.features)
-    # The exact reason is computed in `rejected_rows`, for bad rows only: nearly all rows are good.
-    connection.execute(
-        f"CREATE TEMP TABLE derived AS SELECT *, {mapped} AS label, CASE "
-        f"WHEN label IS NULL THEN 'label' WHEN label IN ({absent}) THEN 'absent' "
-        f"WHEN coalesce({finite}, false) THEN NULL ELSE 'value' END AS reason "
-        f"FROM featured"
-    )
-    connection.execute("DROP TABLE featured")
-    print_categories(connection, spec, "derived")
-    # Raw cells of rejected rows, for error messages.
-    connection.execute(
-        f"CREATE TEMP TABLE bad AS SELECT raw.* FROM (SELECT *, file_row_number + 1 AS source_row FROM "
-        f"{scan(raw, ', file_row_number = true')}) raw SEMI JOIN "
-        f"(SELECT source_row FROM derived WHERE reason IN ('label', 'value')) USING (source_row)"
-    )
 
 
 def label_sql(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> str:

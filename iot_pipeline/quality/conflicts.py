@@ -9,7 +9,7 @@ import duckdb
 
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import literal, records
-from iot_pipeline.quality.duplicates import opened_counts
+from iot_pipeline.quality.duplicates import LARGEST, opened_counts
 
 
 def label_conflicts(flows: Path, spec: DatasetSpec) -> dict[str, Any]:
@@ -90,14 +90,14 @@ def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[
     return {label: known[label] for label in spec.classes if label in known}
 
 
-def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:
+def _largest(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     """List the conflicting flow groups with the most rows that no function of the text can classify correctly."""
     found = records(
         connection,
         f"""SELECT flow_group, size::BIGINT AS rows, any_value(majority) AS majority,
             map_from_entries(list((label, n) ORDER BY place)) AS labels
         FROM conflict GROUP BY flow_group, size
-        ORDER BY size - max(n) DESC, flow_group LIMIT {count}""",
+        ORDER BY size - max(n) DESC, flow_group LIMIT {LARGEST}""",
     )
     for group in found:
         group["labels"] = dict(group["labels"])

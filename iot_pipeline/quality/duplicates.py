@@ -12,6 +12,8 @@ import duckdb
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import identifier, one, opened, records
 
+LARGEST = 10  # groups that a report lists
+
 
 @contextmanager
 def opened_counts(flows: Path, spec: DatasetSpec) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -74,13 +76,13 @@ def _by_class(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> dict[
     return {label: known[label] | {"published_share": published.get(label)} for label in spec.classes if label in known}
 
 
-def _largest(connection: duckdb.DuckDBPyConnection, count: int = 10) -> list[dict[str, Any]]:
+def _largest(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     """List the flow groups with the most rows, with the rows of each label and the representative's row id."""
     found = records(
         connection,
         f"""WITH top AS (
             SELECT flow_group, sum(n)::BIGINT AS rows, arg_min(row_id, occurrence) AS row_id
-            FROM text_labels GROUP BY flow_group ORDER BY rows DESC, flow_group LIMIT {count})
+            FROM text_labels GROUP BY flow_group ORDER BY rows DESC, flow_group LIMIT {LARGEST})
         SELECT flow_group, top.rows, map_from_entries(list((label, n) ORDER BY label)) AS labels, top.row_id
         FROM top JOIN text_labels USING (flow_group) GROUP BY ALL ORDER BY top.rows DESC, flow_group""",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,38 @@ class Halves(NamedTuple):
     test: Floats
 
 
+@dataclass(frozen=True)
+class Records:
+    """Records of a table, each a flow group under one label; arrays are [n].
+
+    Attributes:
+        group: Number of the flow group.
+        label: Number of the class.
+        side: Index in SIDES, -1 without a side.
+        rows: Rows in the table.
+        left_out: Those of them that a publisher's split leaves out.
+        recorded: Rows that the split states.
+        classes: Number of classes.
+        values: Features [n, features], categories by number; None where no model is measured.
+        words: Places of the categories among the features.
+    """
+
+    group: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    side: npt.NDArray[np.int8]
+    rows: Floats
+    left_out: Floats
+    recorded: Floats
+    classes: int
+    values: Floats | None
+    words: list[int]
+
+    @property
+    def groups(self) -> int:
+        """Number of flow groups."""
+        return int(self.group.max()) + 1
+
+
 def leakage_report(
     flows: Path, records: Path, spec: DatasetSpec, seed: int, with_model: bool = True, dropped: Path | None = None
 ) -> dict[str, Any]:
@@ -50,6 +83,36 @@ def leakage_report(
         with_model: False to skip the LightGBM.
         dropped: Rows that a publisher's split leaves out; None where the test side was drawn.
     """
+    of = _load(flows, records, spec, with_model, dropped)
+    rows = of.rows - of.left_out
+    sided = of.side >= 0
+    ours = Halves(*(np.where(of.side == SIDES.index(name), rows, 0.0) for name in ("train", "test")))
+    if not ours.train.any() or not ours.test.any():
+        raise UserError("the split has no train or no test rows, so its leakage cannot be measured")
+    holds = np.zeros((of.groups, len(SIDES)), dtype=bool)  # groups with a record on each side
+    holds[of.group[sided], of.side[sided]] = True
+    pairs = _shared_pairs(of, rows, holds)
+    wrong = int(((rows != of.recorded) & sided).sum())
+    unknown = int(rows[~sided].sum())
+    report = {
+        "passed": wrong == 0 and unknown == 0 and all(pair["groups"] == 0 for pair in pairs),
+        "rows_without_side": unknown,
+        "records_with_wrong_rows": wrong,
+        "sides": {name: _side(rows[of.side == place], holds[:, place], rows) for place, name in enumerate(SIDES)},
+        "pairs": pairs,
+        "leak_free": _protocol(ours, of, seed),
+        "row_wise": _protocol(_row_wise(of.rows, seed), of, seed),
+        "known_leak": spec.scaling_note if spec.scaling == "given" else None,
+        "seed": seed,
+    }
+    if dropped is not None:
+        published = _protocol(Halves(of.rows - ours.test, ours.test), of, seed)
+        report["publisher"] = published | {"dropped_rows": int(of.left_out.sum())}
+    return report
+
+
+def _load(flows: Path, records: Path, spec: DatasetSpec, with_model: bool, dropped: Path | None) -> Records:
+    """Load the records of flows.parquet with their sides; the arguments are those of `leakage_report`."""
     # Only the model needs features.
     features, joined = (f", {spec.feature_columns}", "JOIN flows f ON f.row_id = c.row_id") if with_model else ("", "")
     left_out, tables = "0", {"flows": flows, "records": records}
@@ -64,58 +127,30 @@ def leakage_report(
             LEFT JOIN records r ON r.flow_group = c.flow_group AND r.label = c.label
             ORDER BY c.flow_group, c.label, r.side"""
         ).df()
-    group = pd.factorize(table["flow_group"])[0]
-    label = pd.Categorical(table["label"], categories=spec.classes).codes.astype(np.int64)
-    every = table["rows"].to_numpy(np.float64)
-    left = table["left_out"].to_numpy(np.float64)
-    rows = every - left
-    # Index in SIDES of each record, -1 without side; `holds`: groups with a record on each side.
-    side = pd.Categorical(table["side"], categories=SIDES).codes
-    sided = side >= 0
-    holds = np.zeros((group.max() + 1, len(SIDES)), dtype=bool)
-    holds[group[sided], side[sided]] = True
-    pairs = _shared_pairs(group, side, rows, holds)
-    wrong = int(((rows != table["recorded"].to_numpy(np.float64)) & sided).sum())
-    unknown = float(rows[~sided].sum())
-    values = numbered(table, spec.feature_names) if with_model else None
-    words = [spec.feature_names.index(name) for name in spec.category_names]
-    ours = Halves(*(np.where(side == SIDES.index(name), rows, 0.0) for name in ("train", "test")))
-    if not ours.train.any() or not ours.test.any():
-        raise UserError("the split has no train or no test rows, so its leakage cannot be measured")
-    row_wise = _row_wise(every, seed)
-    report = {
-        "passed": wrong == 0 and unknown == 0 and all(pair["groups"] == 0 for pair in pairs),
-        "rows_without_side": int(unknown),
-        "records_with_wrong_rows": wrong,
-        "sides": {
-            name: {
-                "rows": int(rows[side == place].sum()),
-                "groups": int(holds[:, place].sum()),
-                "share": float(rows[side == place].sum() / rows.sum()),
-            }
-            for place, name in enumerate(SIDES)
-        },
-        "pairs": pairs,
-        "leak_free": _protocol(ours, group, label, values, words, len(spec.classes), seed),
-        "row_wise": _protocol(row_wise, group, label, values, words, len(spec.classes), seed),
-        "known_leak": spec.scaling_note if spec.scaling == "given" else None,
-        "seed": seed,
-    }
-    if dropped is not None:
-        theirs = Halves(every - ours.test, ours.test)
-        published = _protocol(theirs, group, label, values, words, len(spec.classes), seed)
-        report["publisher"] = published | {"dropped_rows": int(left.sum())}
-    return report
+    return Records(
+        group=pd.factorize(table["flow_group"])[0],
+        label=pd.Categorical(table["label"], categories=spec.classes).codes.astype(np.int64),
+        side=pd.Categorical(table["side"], categories=SIDES).codes,
+        rows=table["rows"].to_numpy(np.float64),
+        left_out=table["left_out"].to_numpy(np.float64),
+        recorded=table["recorded"].to_numpy(np.float64),
+        classes=len(spec.classes),
+        values=numbered(table, spec.feature_names) if with_model else None,
+        words=[spec.feature_names.index(name) for name in spec.category_names],
+    )
 
 
-def _shared_pairs(
-    group: npt.NDArray[Any], side: npt.NDArray[Any], rows: Floats, holds: npt.NDArray[np.bool_]
-) -> list[dict[str, Any]]:
+def _side(rows: Floats, groups: npt.NDArray[np.bool_], every: Floats) -> dict[str, Any]:
+    """Count the rows and groups of one side, and its share of all rows."""
+    return {"rows": int(rows.sum()), "groups": int(groups.sum()), "share": float(rows.sum() / every.sum())}
+
+
+def _shared_pairs(of: Records, rows: Floats, holds: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Count groups on both of any two sides, and the rows of those groups on the second side."""
     pairs = []
     for first, second in combinations(range(len(SIDES)), 2):
         both = holds[:, first] & holds[:, second]
-        inside = (side == second) & both[group]
+        inside = (of.side == second) & both[of.group]
         counts = {"groups": int(both.sum()), "rows": int(rows[inside].sum())}
         pairs.append({"first": SIDES[first], "second": SIDES[second], **counts})
     return pairs
@@ -130,33 +165,14 @@ def _row_wise(rows: Floats, seed: int) -> Halves:
     return Halves((counts - test).astype(np.float64), test.astype(np.float64))
 
 
-def _protocol(
-    halves: Halves,
-    group: npt.NDArray[Any],
-    label: npt.NDArray[np.int64],
-    values: Floats | None,
-    words: list[int],
-    n_classes: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Measure what train and test share under one protocol, and the accuracies of the quick models.
-
-    Args:
-        halves: Train and test rows of each record.
-        group: Flow group of each record.
-        label: Class of each record.
-        values: Features of each record, categories by number; None to skip the model.
-        words: Places of the categories.
-        n_classes: Number of classes.
-        seed: Seed of the model.
-    """
-    n_groups = int(group.max()) + 1
-    trained = np.bincount(group, weights=halves.train, minlength=n_groups) > 0
-    tested = np.bincount(group, weights=halves.test, minlength=n_groups)
-    seen = trained[group]
+def _protocol(halves: Halves, of: Records, seed: int) -> dict[str, Any]:
+    """Measure what train and test share under one protocol, and the accuracies of the quick models."""
+    trained = np.bincount(of.group, weights=halves.train, minlength=of.groups) > 0
+    tested = np.bincount(of.group, weights=halves.test, minlength=of.groups)
+    seen = trained[of.group]
     total = halves.test.sum()
-    best = np.zeros(n_groups)
-    np.maximum.at(best, group, halves.test)
+    best = np.zeros(of.groups)
+    np.maximum.at(best, of.group, halves.test)
     result: dict[str, Any] = {
         "train_rows": int(halves.train.sum()),
         "test_rows": int(total),
@@ -165,42 +181,29 @@ def _protocol(
         "shared_test_rows": int(halves.test[seen].sum()),
         "shared_test_share": float(halves.test[seen].sum() / total),
         "row_ceiling": float(best.sum() / total),
-        "lookup": _accuracies(_lookup(halves.train, group, label, n_classes, n_groups), label, group, halves, seen),
+        "lookup": _accuracies(_lookup(halves.train, of), of, halves, seen),
     }
-    if values is not None:
-        predicted = _quick_model(values, words, label, halves, seed)
-        result["model"] = _accuracies(predicted, label, group, halves, seen)
+    if of.values is not None:
+        result["model"] = _accuracies(_quick_model(of.values, of, halves, seed), of, halves, seen)
     return result
 
 
-def _lookup(
-    train: Floats, group: npt.NDArray[Any], label: npt.NDArray[np.int64], n_classes: int, n_groups: int
-) -> npt.NDArray[np.int64]:
-    """Predict [n_records] the majority label of the same flow text in training, else the most frequent class."""
-    votes = np.bincount(group * n_classes + label, weights=train, minlength=n_groups * n_classes)
-    votes = votes.reshape(n_groups, n_classes)
+def _lookup(train: Floats, of: Records) -> npt.NDArray[np.int64]:
+    """Predict [n] the majority label of the same flow text in training, else the most frequent class."""
+    votes = np.bincount(of.group * of.classes + of.label, weights=train, minlength=of.groups * of.classes)
+    votes = votes.reshape(of.groups, of.classes)
     answer = np.where(votes.sum(axis=1) > 0, votes.argmax(axis=1), votes.sum(axis=0).argmax())
-    return answer[group].astype(np.int64)
+    return answer[of.group].astype(np.int64)
 
 
-def _quick_model(
-    values: Floats, words: list[int], label: npt.NDArray[np.int64], halves: Halves, seed: int
-) -> npt.NDArray[np.int64]:
-    """Predict [n_records] with one small, fixed LightGBM trained on the train rows (as record weights).
-
-    Args:
-        values: Features of each record.
-        words: Places of the categories among them.
-        label: Class of each record.
-        halves: Train and test rows of each record.
-        seed: Seed of the model.
-    """
+def _quick_model(values: Floats, of: Records, halves: Halves, seed: int) -> npt.NDArray[np.int64]:
+    """Predict [n] with one small, fixed LightGBM trained on the train rows (as record weights)."""
     import lightgbm
 
     used = halves.train > 0
-    present, target = np.unique(label[used], return_inverse=True)
+    present, target = np.unique(of.label[used], return_inverse=True)
     if len(present) < 2:
-        return np.full(len(label), present[0], dtype=np.int64)
+        return np.full(len(of.label), present[0], dtype=np.int64)
     parameters = {
         "objective": "multiclass",
         "num_class": len(present),
@@ -216,23 +219,19 @@ def _quick_model(
         "num_threads": 1,  # two spinning threads are far slower on shared cores
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(values[used], target, weight=halves.train[used], categorical_feature=words or "auto")
+    data = lightgbm.Dataset(values[used], target, weight=halves.train[used], categorical_feature=of.words or "auto")
     model = lightgbm.train(parameters, data, num_boost_round=60)
-    answer = np.full(len(label), -1, dtype=np.int64)
+    answer = np.full(len(of.label), -1, dtype=np.int64)
     wanted = halves.test > 0
     answer[wanted] = present[np.asarray(model.predict(values[wanted])).argmax(axis=1)]
     return answer
 
 
 def _accuracies(
-    predicted: npt.NDArray[np.int64],
-    label: npt.NDArray[np.int64],
-    group: npt.NDArray[Any],
-    halves: Halves,
-    seen: npt.NDArray[np.bool_],
+    predicted: npt.NDArray[np.int64], of: Records, halves: Halves, seen: npt.NDArray[np.bool_]
 ) -> dict[str, float | None]:
-    right = (predicted == label).astype(np.float64)
-    size = np.bincount(group, weights=halves.test)[group]
+    right = (predicted == of.label).astype(np.float64)
+    size = np.bincount(of.group, weights=halves.test)[of.group]
     distinct = np.divide(halves.test, size, out=np.zeros_like(size), where=size > 0)
     return {
         "row": _mean(right, halves.test),

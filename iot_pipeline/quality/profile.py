@@ -17,6 +17,7 @@ from iot_pipeline.flows.sql import identifier, opened
 STATISTICS = ("count", "min", "p25", "median", "p75", "p95", "max", "mean", "std", "outlier_share")
 ALL_ROWS = "(all)"
 COMMONEST = 5  # values of a category
+LEAST_ON_GRID = 0.99  # share of the rows
 
 
 def flow_profile(flows: Path, spec: DatasetSpec) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -129,11 +130,11 @@ def _scale(values: pd.DataFrame, feature: Any) -> dict[str, Any]:
     return result
 
 
-def recover_grid(values: np.ndarray, weights: np.ndarray, lowest_share: float = 0.99) -> dict[str, Any] | None:
+def recover_grid(values: np.ndarray, weights: np.ndarray) -> dict[str, Any] | None:
     """Find a quantum q and an offset such that values = offset + k * q for whole k; None if there is no such grid.
 
     Counts and bytes that were z-scored are on such a grid with q = unit / std. Needs at least 4 distinct values;
-    accepted if `lowest_share` of the rows is within 2 % of a step of the grid and steps are few (k < 100,000). Values
+    accepted if LEAST_ON_GRID of the rows is within 2 % of a step of the grid and steps are few (k < 100,000). Values
     beyond 2**53 have no whole units left, so they return None.
     """
     if len(values) and np.abs(values).max() > 2.0**53:
@@ -158,7 +159,7 @@ def recover_grid(values: np.ndarray, weights: np.ndarray, lowest_share: float = 
             quantum = float((k * (distinct[near] - origin) * mass[near]).sum() / (k * k * mass[near]).sum())
         steps = (distinct - origin) / quantum
         share = float(mass[np.abs(steps - np.round(steps)) < 0.02].sum() / mass.sum())
-        if share >= lowest_share:
+        if share >= LEAST_ON_GRID:
             return {
                 "quantum": float(quantum),
                 "share_on_grid": share,

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from iot_pipeline.flows.feature import Feature
 from iot_pipeline.flows.serialise import printed
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import opened
 
 MARKED = 8
+PER_CLASS = 3  # rows
 
 
-def sample_comparison(
-    flows: Path, spec: DatasetSpec, seed: int, per_class: int = 3
-) -> tuple[dict[str, Any], pd.DataFrame]:
+def sample_comparison(flows: Path, spec: DatasetSpec, seed: int) -> tuple[dict[str, Any], pd.DataFrame]:
     """Sample seeded rows of each class of flows.parquet, from its distinct flows.
 
     Returns (summary, table). Table: one row per class, sample and feature: class, sample (0-based), row_id, feature,
@@ -25,12 +26,6 @@ def sample_comparison(
     {feature: share of rank variance between classes, 0 to 1}, marked: the 8 highest, typical: {class: {feature:
     median}} for those, rows: {class: [row_id]}}. A category has no value but a printed one, is typical by its commonest
     value, and separates classes by the share of its variance (of the indicators of its values) between them.
-
-    Args:
-        flows: flows.parquet.
-        spec: Spec of the data set.
-        seed: Seed of the sample.
-        per_class: Rows of each class.
     """
     with opened(flows=flows) as connection:
         firsts = connection.execute(
@@ -43,7 +38,7 @@ def sample_comparison(
     for name in spec.classes:
         own = firsts.loc[firsts["label"] == name, "row_id"].to_numpy()
         if len(own):
-            chosen[name] = sorted(int(i) for i in rng.permutation(own)[:per_class])
+            chosen[name] = sorted(int(i) for i in rng.permutation(own)[:PER_CLASS])
     separation = {
         f.name: (_category_separation if f.is_category else _separation)(firsts[f.name], firsts["label"])
         for f in spec.features
@@ -51,36 +46,34 @@ def sample_comparison(
     # Ties keep the order of the spec.
     ranked = sorted(separation, key=lambda name: -separation[name])
     marked = [name for name in ranked[:MARKED] if separation[name] > 0]
-    values = firsts.set_index("row_id")
-    lines = []
-    for label, ids in chosen.items():
-        for sample, row_id in enumerate(ids):
-            for feature in spec.features:
-                word = values.at[row_id, feature.name]
-                value = float("nan") if feature.is_category else float(word)
-                lines.append(
-                    {
-                        "class": label,
-                        "sample": sample,
-                        "row_id": row_id,
-                        "feature": feature.name,
-                        "value": value,
-                        "printed": word if feature.is_category else printed(spec.format, value),
-                        "raw": float(scale.to_raw(value)) if (scale := feature.known_scale) else float("nan"),
-                        "unit": feature.unit,
-                        "marked": feature.name in marked,
-                    }
-                )
     typical = _typical(firsts, spec, marked)
     summary = {
         "seed": seed,
-        "per_class": per_class,
+        "per_class": PER_CLASS,
         "separation": separation,
         "marked": marked,
         "typical": {name: {f: typical[f][name] for f in marked} for name in chosen},
         "rows": chosen,
     }
+    values = firsts.set_index("row_id")
+    lines = [
+        {"class": label, "sample": sample, "row_id": row_id}
+        | _cell(feature, values.at[row_id, feature.name], spec)
+        | {"unit": feature.unit, "marked": feature.name in marked}
+        for label, ids in chosen.items()
+        for sample, row_id in enumerate(ids)
+        for feature in spec.features
+    ]
     return summary, pd.DataFrame(lines)
+
+
+def _cell(feature: Feature, given: Any, spec: DatasetSpec) -> dict[str, Any]:
+    """Return a feature's value as it is, as texts print it and in raw units; of a category only the printed one."""
+    if feature.is_category:
+        return {"feature": feature.name, "value": math.nan, "printed": given, "raw": math.nan}
+    value, scale = float(given), feature.known_scale
+    raw = math.nan if scale is None else float(scale.to_raw(value))
+    return {"feature": feature.name, "value": value, "printed": printed(spec.format, value), "raw": raw}
 
 
 def _typical(firsts: pd.DataFrame, spec: DatasetSpec, marked: list[str]) -> dict[str, dict[str, Any]]:
