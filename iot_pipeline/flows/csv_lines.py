@@ -7,6 +7,7 @@ DuckDB reads in buffers of 32 MB: it drops a longer line silently and never find
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from iot_pipeline.errors import UserError
 
 LONGEST_ROW = 16_000_000  # bytes
 CHUNK = 1 << 20
+FEWEST_DELIMITERS = 3  # of a row, to know rows within a cell by
 
 
 def count_lines(name: str, plain: Path, delimiter: str, skip: int = 1, quoted: bool = True) -> int | None:
@@ -62,7 +64,13 @@ def beginnings(chunk: bytes, ended: bool) -> int:
 
 
 def check_quoted_rows(name: str, plain: Path, delimiter: str) -> None:
-    """Refuse a row longer than LONGEST_ROW, possibly spread over several lines; raises UserError."""
+    """Refuse a row longer than LONGEST_ROW, and one with a cell that holds the rows behind it; raises UserError.
+
+    Such a cell has a quote that is closed in the same column of a later line, so that the row looks whole:
+
+        1,2,"x,Normal        row 1: the cell is `x,Normal\\n3,4,y`, and the label is that of row 2
+        3,4,y",Attack
+    """
     csv.field_size_limit(LONGEST_ROW)
     with plain.open(encoding="latin-1", newline="") as file:  # one character per byte
         reader = csv.reader(file, delimiter=delimiter)
@@ -71,9 +79,22 @@ def check_quoted_rows(name: str, plain: Path, delimiter: str) -> None:
             for row in reader:
                 if sum(map(len, row)) > LONGEST_ROW:
                     raise UserError(too_long(name, began))
+                if reader.line_num > began and holds_rows(row, delimiter):
+                    raise UserError(
+                        f"{name}, line {began}, has a quote that is closed in line {reader.line_num} only, with whole "
+                        "rows in between: mend or remove that line."
+                    )
                 began = reader.line_num + 1
         except csv.Error as error:
             raise UserError(too_long(name, began)) from error
+
+
+def holds_rows(row: Sequence[str], delimiter: str) -> bool:
+    """Return whether a cell has for each line break as many delimiters as a row; text of a few columns may."""
+    others = len(row) - 1
+    return others >= FEWEST_DELIMITERS and any(
+        cell.count(delimiter) == others * cell.count("\n") for cell in row if "\n" in cell
+    )
 
 
 def too_long(name: str, line: int) -> str:

@@ -18,6 +18,7 @@ from iot_pipeline.flows.reading.archives import unpack
 from iot_pipeline.flows.reading.arff import as_csv, is_arff
 from iot_pipeline.flows.reading.column_types import typed_query
 from iot_pipeline.flows.reading.csv_table import read_csv
+from iot_pipeline.flows.reading.encodings import as_utf8
 from iot_pipeline.flows.reading.json_lines import is_json_lines, read_json_lines
 from iot_pipeline.flows.reading.other_formats import refuse_other_formats
 from iot_pipeline.flows.reading.parquet_table import MAGIC, read_parquet
@@ -167,13 +168,17 @@ def read_part(given: PlainFile) -> Part:
         magic = handle.read(len(MAGIC))
     if magic == MAGIC:
         return read_parquet(given)
+    refuse_other_formats(name, plain)
+    plain = as_utf8(name, plain, given.part.with_suffix(".utf8"), given.findings)
+    if plain != given.plain:
+        refuse_other_formats(name, plain)
+        given = given._replace(plain=plain)
     if is_zeek(plain):
         return read_zeek(given)
     if is_json_lines(plain):
         return read_json_lines(given)
-    refuse_other_formats(name, plain)
     if is_arff(plain):
-        given = given._replace(plain=as_csv(name, plain, given.part.with_suffix(".csv"), given.findings))
+        given = given._replace(plain=as_csv(name, plain, given.part.with_suffix(".csv")))
     return read_csv(given)
 
 

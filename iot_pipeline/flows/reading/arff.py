@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import IO
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.reading.encodings import as_utf8
-from iot_pipeline.flows.reading.rules import Findings
 
 ATTRIBUTE = re.compile(r"@attribute\s+(?:'([^']*)'|\"([^\"]*)\"|(\S+))\s+\S", re.IGNORECASE)
 MOST_HEADER_LINES = 100_000
@@ -33,20 +31,23 @@ def is_arff(plain: Path) -> bool:
     return False
 
 
-def as_csv(name: str, plain: Path, out: Path, findings: Findings) -> Path:
+def as_csv(name: str, plain: Path, out: Path) -> Path:
     """Write an ARFF file as a CSV; return its path.
 
     Args:
         name: Display name for messages.
-        plain: The ARFF file.
+        plain: The ARFF file, in UTF-8.
         out: CSV to write.
-        findings: Receives the encoding if it is not UTF-8.
 
     Raises:
         UserError: The file has no attribute or no @data, or its rows are sparse.
     """
-    plain = as_utf8(name, plain, out.with_suffix(".utf8"), findings)
-    with plain.open(encoding="utf-8-sig", newline="") as lines, out.open("w", encoding="utf-8", newline="") as written:
+    # A byte that is not UTF-8 goes through, so that it costs its line there.
+    kept = "surrogateescape"
+    with (
+        plain.open(encoding="utf-8-sig", errors=kept, newline="") as lines,
+        out.open("w", encoding="utf-8", errors=kept, newline="") as written,
+    ):
         writer = csv.writer(written, lineterminator="\n")
         writer.writerow(attributes(name, lines))
         for row in csv.reader(data_lines(name, lines), quotechar="'", skipinitialspace=True):

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.csv_lines import count_lines
-from iot_pipeline.flows.reading.encodings import as_utf8
-from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES, ROW_NUMBER, Header, first_repeat, read_header
+from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES, NAMELESS, Header, first_repeat, read_header
 from iot_pipeline.flows.reading.names import check_names, check_needed, column_names, copies_note, unclear_copies
 from iot_pipeline.flows.reading.parts import settle_copies
 from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
@@ -26,7 +25,6 @@ def read_csv(given: PlainFile) -> Part:
     Raises UserError if the file is no CSV, lacks a column, has no valid row, or lines are unaccounted for.
     """
     connection, rules, name, plain, file, findings = given
-    plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     header = read_header(name, plain, rules.needed, rules.column_names)
     columns, copies = column_names(header.raw_names, rules.needed)
     check_names(name, columns)
@@ -39,7 +37,10 @@ def read_csv(given: PlainFile) -> Part:
             f"{name} has {lines:,} lines after its header, of which {rows:,} were read and {len(lost):,} rejected: "
             "write the file anew with one line a row."
         )
-    repeats = drop_repeats(connection, file, columns, header.raw_names) if header.present else 0
+    repeats, changed = drop_repeats(connection, file, columns, header.raw_names) if header.present else (0, 0)
+    if changed:
+        line = first_repeat(plain, header, changed=True)
+        raise UserError(f"{name}, line {line}, begins a table with another header: give it as a file of its own.")
     if repeats:
         findings.left_out[REPEATED_HEADER] += repeats
         line = first_repeat(plain, header)
@@ -88,10 +89,11 @@ def write_rows(
 
 def drop_repeats(
     connection: duckdb.DuckDBPyConnection, file: Path, columns: Sequence[str], raw_names: Sequence[str]
-) -> int:
-    """Remove the rows of a part that repeat the header; return their number.
+) -> tuple[int, int]:
+    """Remove the rows of a part that repeat the header; return their number, and that of other headers.
 
-    One column tells in nearly every file that there is none.
+    Another header is a row most of whose cells are names of columns: the rows behind it have another order. The first
+    and the last column tell in nearly every file that there is none.
 
     Args:
         connection: DuckDB connection.
@@ -99,15 +101,28 @@ def drop_repeats(
         columns: Its columns.
         raw_names: Names as they stand in the header.
     """
-    pairs = [(identifier(column), raw) for column, raw in zip(columns, raw_names, strict=True)]
-    # A header that was appended with its file may begin with a byte order mark.
-    same = [f"trim(ltrim({column}, chr(65279))) = {literal(raw)}" for column, raw in pairs if raw != ROW_NUMBER]
-    if not same or one(connection, f"SELECT count(*) FROM {scan(file)} WHERE {same[-1]}") == (0,):
-        return 0
-    test = " AND ".join(same)
-    (repeats,) = one(connection, f"SELECT count(*) FROM {scan(file)} WHERE {test}")
-    if repeats:
+    pairs = [(column, raw.lower()) for column, raw in zip(columns, raw_names, strict=True)]
+    named = [(column, raw) for column, raw in pairs if not raw.startswith(NAMELESS.lower())]
+    if not named:
+        return 0, 0
+    names = ", ".join(literal(raw) for _, raw in named)
+    told = " OR ".join(f"{_name(column)} IN ({names})" for column in dict.fromkeys((named[0][0], named[-1][0])))
+    if one(connection, f"SELECT count(*) FROM {scan(file)} WHERE {told}") == (0,):
+        return 0, 0
+    same = " AND ".join(f"{_name(column)} = {literal(raw)}" for column, raw in named)
+    known = " + ".join(f"CAST({_name(column)} IN ({names}) AS INT)" for column, _ in named)
+    repeats, changed = one(
+        connection,
+        f"SELECT count(*) FILTER ({same}), count(*) FILTER (NOT ({same}) AND 2 * ({known}) > {len(named)}) "
+        f"FROM {scan(file)} WHERE {told}",
+    )
+    if repeats and not changed:
         kept = file.with_name(f"{file.stem}_kept.parquet")
-        write_query(connection, f"SELECT * FROM {scan(file)} WHERE NOT coalesce({test}, false)", kept)
+        write_query(connection, f"SELECT * FROM {scan(file)} WHERE NOT ({same})", kept)
         kept.replace(file)
-    return int(repeats)
+    return int(repeats), int(changed)
+
+
+def _name(column: str) -> str:
+    """Return SQL for a cell as a name is compared: a header that was appended with its file may have a mark."""
+    return f"coalesce(lower(trim(ltrim({identifier(column)}, chr(65279)))), '')"

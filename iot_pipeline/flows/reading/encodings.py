@@ -1,4 +1,4 @@
-"""Text of a CSV as UTF-8 with line feeds, whatever encoding and line ends it came in.
+"""Text of a table as UTF-8 with line feeds, whatever encoding and line ends it came in.
 
 UTF-8 is read as it is. UTF-16 and UTF-32 are known by their first bytes. A file that is not UTF-8 is read as
 Windows-1252 if its odd bytes stand within words, as a person's text has them; an odd byte within a number is damage,
@@ -30,17 +30,37 @@ MOST_LINES_JUDGED = 1_000
 
 @dataclass
 class Evidence:
-    """Lines that are not ASCII: in UTF-8, not in UTF-8 within a word, not in UTF-8 elsewhere."""
+    """Lines that are not ASCII: in UTF-8, not in UTF-8 within a word, not in UTF-8 elsewhere; line ends by kind."""
 
     utf8: int = 0
     words: int = 0
     damaged: int = 0
     first: bytes = b""
+    crlf: int = 0
+    lf: int = 0
+    cr: int = 0
 
     @property
     def is_legacy(self) -> bool:
         """True if the bytes are text of an older encoding rather than damage."""
         return self.words > self.damaged and self.words > self.utf8
+
+    @property
+    def is_judged(self) -> bool:
+        """True if so many lines were judged that further ones add nothing."""
+        return self.utf8 + self.words + self.damaged > MOST_LINES_JUDGED
+
+    def count_ends(self, chunk: bytes) -> None:
+        """Count the line ends of a chunk that does not end between CR and LF."""
+        crlf = chunk.count(b"\r\n") if b"\r" in chunk else 0
+        self.crlf += crlf
+        self.lf += chunk.count(b"\n") - crlf
+        self.cr += chunk.count(b"\r") - crlf if b"\r" in chunk else 0
+
+    @property
+    def ends_differ(self) -> bool:
+        """True if line ends are of several kinds, as in files joined from two systems; DuckDB reads one kind."""
+        return sum(map(bool, (self.crlf, self.lf, self.cr))) > 1
 
 
 def as_utf8(name: str, plain: Path, copy: Path, findings: Findings) -> Path:
@@ -58,25 +78,33 @@ def as_utf8(name: str, plain: Path, copy: Path, findings: Findings) -> Path:
     with plain.open("rb") as handle:
         start = handle.read(CHUNK)
     encoding = marked_encoding(start)
-    shown = ""
+    shown, equal_ends = "", bool(encoding)
     if not encoding:
         found = evidence(plain)
         if found.is_legacy:
             encoding = "cp1252" if decodes(plain, "cp1252") else "latin-1"
             shown = f", such as {found.first.decode(encoding)!r}"
-    only_cr = b"\r" in start and b"\n" not in start
-    if not encoding and not only_cr:
+        equal_ends = found.ends_differ or (found.cr > 0 and not found.lf + found.crlf)
+        if found.ends_differ:
+            findings.note(f"{name} has line ends of several kinds, which are read alike.")
+    if not encoding and not equal_ends:
         return plain
+    told = SHOWN_NAMES.get(encoding, encoding.upper())
     if encoding:
-        told = SHOWN_NAMES.get(encoding, encoding.upper())
         findings.encodings[name] = told
         findings.note(f"{name} is not UTF-8: it is read as {told}{shown}.")
     try:
-        transcode(plain, copy, encoding or "utf-8", only_cr)
+        transcode(plain, copy, encoding or "utf-8", equal_ends)
     except UnicodeError as error:
-        told = SHOWN_NAMES.get(encoding, encoding.upper())
         raise UserError(f"{name} begins like {told} and cannot be decoded: save it as UTF-8.") from error
     return copy
+
+
+def first_text(plain: Path) -> str:
+    """Return the first characters of a file, by the encoding that its first bytes show, without a mark."""
+    with plain.open("rb") as handle:
+        start = handle.read(4096)
+    return start.decode(marked_encoding(start) or "utf-8-sig", errors="replace").removeprefix("\ufeff")
 
 
 def marked_encoding(start: bytes) -> str:
@@ -92,18 +120,18 @@ def marked_encoding(start: bytes) -> str:
 
 
 def evidence(plain: Path) -> Evidence:
-    """Judge the lines of a file that are not ASCII, the first MOST_LINES_JUDGED of them."""
+    """Judge the lines of a file that are not ASCII, the first MOST_LINES_JUDGED of them, and count all line ends."""
     found = Evidence()
     with plain.open("rb") as handle:
         while chunk := handle.read(CHUNK):
-            if chunk.isascii():
+            if not chunk.isascii() or chunk.endswith(b"\r"):
+                chunk += handle.readline(CHUNK)
+            found.count_ends(chunk)
+            if chunk.isascii() or found.is_judged:
                 continue
-            chunk += handle.readline(CHUNK)
             for line in chunk.splitlines():
                 if not line.isascii():
                     judge(line, found)
-            if found.utf8 + found.words + found.damaged > MOST_LINES_JUDGED:
-                return found
     return found
 
 
@@ -134,17 +162,17 @@ def decodes(plain: Path, encoding: str) -> bool:
     return True
 
 
-def transcode(plain: Path, copy: Path, encoding: str, only_cr: bool) -> None:
+def transcode(plain: Path, copy: Path, encoding: str, equal_ends: bool) -> None:
     """Write a file anew in UTF-8 without a mark.
 
     Args:
         plain: File to read.
         copy: File to write.
         encoding: Encoding of `plain`; undecodable bytes of UTF-8 stay as they are.
-        only_cr: True if lines end with CR alone, which becomes LF.
+        equal_ends: True to make every line end LF.
     """
     errors = "surrogateescape" if encoding == "utf-8" else "strict"
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(errors), translate=only_cr)
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(errors), translate=equal_ends)
     first = True
     with plain.open("rb") as incoming, copy.open("wb") as outgoing:
         while chunk := incoming.read(CHUNK):

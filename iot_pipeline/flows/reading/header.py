@@ -11,10 +11,10 @@ from pathlib import Path
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.names import AROUND
 
+NAMELESS = "Unnamed: "
 DELIMITERS = ",;\t|"
 MAX_HEADER_BYTES = 1_000_000
 SAMPLED_BYTES, SAMPLED_LINES = 65_536, 30
-ROW_NUMBER = "Unnamed: 0"  # pandas' name, as it reads it back
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|0x[0-9a-fA-F]+|[+-]?(nan|inf(inity)?)", re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
@@ -107,10 +107,15 @@ def find_delimiter(line: str, sample: Sequence[str]) -> str:
     return max(DELIMITERS, key=line.count)
 
 
+def named(names: Sequence[str]) -> list[str]:
+    """Name the columns without a name as pandas does: its row number, or what a delimiter at a line's end makes."""
+    return [name or f"{NAMELESS}{place}" for place, name in enumerate(names)]
+
+
 def cells_of(name: str, line: str, delimiter: str) -> list[str]:
     """Split the first line; UserError if it cannot be split."""
     try:
-        return [cell.strip(AROUND) for cell in next(csv.reader([line], delimiter=delimiter))]
+        return [cell.strip(AROUND) for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
     except csv.Error as error:
         raise UserError(f"{name} is not a CSV file: its first line cannot be split: {error}.") from error
 
@@ -118,14 +123,9 @@ def cells_of(name: str, line: str, delimiter: str) -> list[str]:
 def split(line: str, delimiter: str) -> list[str]:
     """Split a line that may be damaged; an empty list if it cannot be split."""
     try:
-        return [cell.strip(AROUND) for cell in next(csv.reader([line], delimiter=delimiter), [])]
+        return [cell.strip(AROUND) for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
     except csv.Error:
         return []
-
-
-def named(cells: Sequence[str]) -> list[str]:
-    """Return the cells of a header as names: pandas writes its row number as a first column without one."""
-    return [cell or (ROW_NUMBER if place == 0 else "") for place, cell in enumerate(cells)]
 
 
 def same_names(cells: Sequence[str], names: Sequence[str]) -> bool:
@@ -181,13 +181,23 @@ def without_header(name: str, cells: Sequence[str], given: Sequence[str], is_dat
     return found
 
 
-def first_repeat(plain: Path, header: Header) -> int:
-    """Return the number of the first line after the header that repeats it; 0 if there is none."""
-    wanted = [cell.lower() for cell in header.raw_names]
+def first_repeat(plain: Path, header: Header, changed: bool = False) -> int:
+    """Return the number of the first line after the header that repeats it; 0 if there is none.
+
+    Args:
+        plain: The file.
+        header: Its header.
+        changed: True for a line that is no repeat, and most of whose cells are names of the header.
+    """
+    wanted = [name.lower() for name in header.raw_names]
+    names = {name for name in wanted if not name.startswith(NAMELESS.lower())}
     with plain.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            if number <= header.skip + 1 or wanted[-1] not in line.lower():
+            lowered = line.strip("\r\n").lower()
+            if number <= header.skip + 1 or not any(name in lowered for name in names):
                 continue
-            if [cell.lower() for cell in named(split(line.strip("\r\n"), header.delimiter))] == wanted:
+            cells = named(split(lowered, header.delimiter))
+            same = [name.lower() for name in cells] == wanted
+            if same != changed and 2 * len(names.intersection(cells)) > len(names):
                 return number
     return 0

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.flows.reading.encodings import as_utf8
+from iot_pipeline.flows.reading.encodings import first_text
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
 from iot_pipeline.flows.reading.names import check_names, column_names, copies_note
 from iot_pipeline.flows.reading.rejects import cause, commonest
@@ -25,9 +25,8 @@ NO_SEPARATOR = "\x01"  # stands in no JSON text
 
 def is_json_lines(plain: Path) -> bool:
     """Return whether a file begins like an object of JSON."""
-    with plain.open("rb") as handle:
-        start = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return start.startswith(b"{") and b'"' in start
+    start = first_text(plain).lstrip()
+    return start.startswith("{") and '"' in start
 
 
 def read_json_lines(given: PlainFile) -> Part:
@@ -36,7 +35,6 @@ def read_json_lines(given: PlainFile) -> Part:
     Raises UserError if no line is an object.
     """
     connection, rules, name, plain, file, findings = given
-    plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     lines = file.with_name(f"{file.stem}_lines.parquet")
     query = (
         f"SELECT line, CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END AS usable "
@@ -111,8 +109,13 @@ def broken_lines(name: str, plain: Path, rows: int) -> list[dict[str, Any]]:
 
 
 def is_object(line: bytes) -> bool:
-    """Return whether a line is an object of JSON that is not too long."""
+    """Return whether a line is an object of JSON that is not too long, of characters that UTF-8 has.
+
+    `\\ud800` alone is a character to Python and none to DuckDB.
+    """
     try:
-        return len(line) <= MAX_HEADER_BYTES and isinstance(json.loads(line), dict)
+        found = json.loads(line) if len(line) <= MAX_HEADER_BYTES else None
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return False
+    return isinstance(found, dict)

@@ -6,17 +6,21 @@ Types come from `#types`. An unset number is empty, so that a data set's file sa
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.csv_lines import count_lines
-from iot_pipeline.flows.reading.encodings import as_utf8
+from iot_pipeline.flows.reading.encodings import first_text
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
 from iot_pipeline.flows.reading.names import check_names, column_names, copies_note
 from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
@@ -55,9 +59,8 @@ class LogHeader:
 
 def is_zeek(plain: Path) -> bool:
     """Return whether a file begins like a Zeek log with `#` headers."""
-    with plain.open("rb") as handle:
-        start = handle.read(4096)
-    return start.startswith(b"#separator") or (start.startswith(b"#") and b"\n#fields" in b"\n" + start)
+    start = first_text(plain)
+    return start.startswith("#separator") or (start.startswith("#") and "\n#fields" in "\n" + start)
 
 
 def read_log_header(name: str, plain: Path) -> LogHeader:
@@ -67,6 +70,8 @@ def read_log_header(name: str, plain: Path) -> LogHeader:
     types: list[str] = []
     lines, blanks = 0, ""
     with plain.open("rb") as handle:
+        if handle.read(len(BOM_UTF8)) != BOM_UTF8:
+            handle.seek(0)
         while (raw := handle.readline(MAX_HEADER_BYTES)).startswith(b"#") and lines < MOST_HEADER_LINES:
             lines += 1
             text = raw.decode(errors="replace").rstrip("\r\n")
@@ -111,11 +116,11 @@ def read_zeek(given: PlainFile) -> Part:
     Raises UserError if the log is damaged, has no row, or several headers that differ.
     """
     connection, rules, name, plain, file, findings = given
-    plain = as_utf8(name, plain, file.with_suffix(".utf8"), findings)
     header = read_log_header(name, plain)
     fields, copies = column_names(header.fields, rules.needed)
     header = replace(header, fields=fields)
     check_names(name, fields)
+    plain, cut = without_cut_line(name, plain, file.with_suffix(".whole"))
     comments = check_comments(name, plain, header)
     if header.blanks:
         plain = tabs_for_blanks(plain, file.with_suffix(".tabs"), header)
@@ -127,6 +132,7 @@ def read_zeek(given: PlainFile) -> Part:
             f"{name} has {lines:,} lines after its header, of which {rows:,} were read, {comments:,} are comments and "
             f"{len(lost):,} rejected: write the log anew."
         )
+    lost += cut
     if rows == 0:
         raise UserError(f"{name} is a Zeek log without a row" + (f"; {commonest(lost)}" if lost else "."))
     findings.lost += lost
@@ -136,8 +142,33 @@ def read_zeek(given: PlainFile) -> Part:
     return Part(name, file, header.fields, header.path or "zeek", texts)
 
 
+def without_cut_line(name: str, plain: Path, copy: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Return a log without a last line that has no end, and that line as one that is lost.
+
+    Zeek ends every line: of such a line a number may lack digits, as where a log was copied while it grew.
+
+    Args:
+        name: Display name for messages.
+        plain: The log.
+        copy: File to write if need be.
+    """
+    with plain.open("rb") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(max(0, size - MAX_HEADER_BYTES))
+        end = handle.read()
+    rest = end.rpartition(b"\n")[2]
+    if not rest.strip() or rest.startswith(b"#") or len(rest) == len(end):
+        return plain, []
+    with plain.open("rb") as incoming, copy.open("wb") as outgoing:
+        shutil.copyfileobj(incoming, outgoing)
+        outgoing.truncate(size - len(rest))
+    with copy.open("rb") as handle:
+        line = sum(chunk.count(b"\n") for chunk in iter(lambda: handle.read(CHUNK), b"")) + 1
+    return copy, [{"file": name, "line": line, "reason": "the line has no end"}]
+
+
 def check_comments(name: str, plain: Path, header: LogHeader) -> int:
-    """Count the `#` lines after the header; UserError if one is a `#fields` line with other fields.
+    """Count the `#` lines after the header; UserError if one changes how rows are read.
 
     Args:
         name: Display name for messages.
@@ -154,13 +185,13 @@ def check_comments(name: str, plain: Path, header: LogHeader) -> int:
                 for place, line in enumerate(chunk.splitlines()):
                     if line.startswith(b"#"):
                         count += 1
-                        check_fields(name, number + place + 1, line.decode(errors="replace"), header)
+                        check_header(name, number + place + 1, line.decode(errors="replace"), header)
             number += chunk.count(b"\n")
     return count
 
 
-def check_fields(name: str, number: int, line: str, header: LogHeader) -> None:
-    """Raise UserError if a line is a `#fields` line with other fields.
+def check_header(name: str, number: int, line: str, header: LogHeader) -> None:
+    """Raise UserError if a line is of a header by which the rows behind it read otherwise.
 
     Args:
         name: Display name for messages.
@@ -169,8 +200,15 @@ def check_fields(name: str, number: int, line: str, header: LogHeader) -> None:
         header: The first header of the log.
     """
     key, *values = line.split(header.separator)
-    if key == "#fields" and column_names(split_blanks(values)[0], header.fields)[0] != header.fields:
-        raise UserError(f"{name}, line {number}, begins a log with other #fields: give it as a file of its own.")
+    changed = (
+        (key == "#fields" and column_names(split_blanks(values)[0], header.fields)[0] != header.fields)
+        or (key == "#unset_field" and values[:1] != [header.unset])
+        or (line.startswith("#separator") and (unescape(line[10:].strip(" ")) or "\t") != header.separator)
+    )
+    if changed:
+        raise UserError(
+            f"{name}, line {number}, begins a log with other {key.split(' ')[0]}: give it as a file of its own."
+        )
 
 
 def tabs_for_blanks(plain: Path, copy: Path, header: LogHeader) -> Path:
