@@ -32,6 +32,7 @@ from iot_pipeline.inference.states import label_rows
 from iot_pipeline.inference.student import Student
 from iot_pipeline.serving.cache import VerdictCache
 from iot_pipeline.serving.ray_verdicts import Answered, without_secrets
+from iot_pipeline.training.local_ray import guarded
 from iot_pipeline_tests.ray_works import HashOpening, Lengths
 from iot_pipeline_tests.serving.factories import classifier, csv_rows
 from iot_pipeline_tests.tiny_model import CLASSES, flow_texts, make_base
@@ -174,15 +175,12 @@ def test_100_000_simulated_flows_get_the_local_labels(
 @needs_ray
 @pytest.mark.slow
 def test_a_job_of_a_cluster_answers_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ray_session._guarded().items():
-        monkeypatch.setenv(name, value)
-    ray_session._read_again()
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     texts, work = ["a", "broken", "bcd", "die once"], Lengths(tmp_path)
     source, out = table(tmp_path, texts), tmp_path / "out"
     with pytest.raises(UserError, match=r"no Ray cluster takes jobs at http://127.0.0.1:1 "):
         run_blocks(source, out, work, Pool(1, "http://127.0.0.1:1"), silent, rows=1)
-    with started_cluster(2) as (address, _):
+    with guarded(), started_cluster(2) as (address, _):
         with pytest.raises(UserError, match="a row is broken"):
             run_blocks(source, out, work, Pool(1, address), silent, rows=1)
         (tmp_path / "mended").touch()

@@ -54,6 +54,7 @@ PLUMBING = tuple(
         "sinks",
         "training.gpu_locks",
         "training.launch",
+        "training.local_ray",
         "training.ranks",
         "training.reporter",
     )

@@ -11,17 +11,15 @@ import contextlib
 import importlib.util
 import itertools
 import json
-import logging
 import os
 import secrets
 import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.training.config import TrainConfig, read_config
 from iot_pipeline.training.launch import environment, exit_with_parent, threads_of
+from iot_pipeline.training.local_ray import local_ray
 from iot_pipeline.training.ray_job import Request, run
 from iot_pipeline.training.ray_worker import ERROR
 from iot_pipeline.training.reporter import complain, dagster_pipes
@@ -46,18 +45,6 @@ RAY_VARIABLES = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
-# Of a Ray on this machine. With the first a node's own address is 127.0.0.1 on Linux too, and Ray's servers listen
-# there. Ray gives workers a niceness of 15, with which a training would wait for everything else here. The last ones
-# are for a machine that others keep busy, where Ray gives up on processes of its own after 30 to 60 s.
-LOCAL_VARIABLES = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_worker_niceness": "0",
-    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
-    "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "300",
-    "RAY_raylet_start_wait_time_s": "300",
-    "RAY_worker_register_timeout_seconds": "300",
 }
 # Variables of this process that the job gets too. No other is sent, so that no key is.
 PASSED = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "PYTHONUNBUFFERED", "HF_HUB_OFFLINE")
@@ -147,53 +134,10 @@ def run_here(request: Request, pipes: Any | None) -> int:
     clear(out)
     os.environ.update(variables_of(request))  # Ray's processes inherit them
     try:
-        with local_ray(request.workers * request.cpus):
+        with local_ray(OBJECT_STORE_BYTES, max(request.workers * request.cpus, os.cpu_count() or 1)):
             return told.end(run(request, told.take))
     finally:
         clear(out)
-
-
-@contextlib.contextmanager
-def local_ray(cpus: int, dashboard: bool = False) -> Iterator[str]:
-    """Start a Ray on this machine and stop it at the end; yield the address of its dashboard, empty without one.
-
-    It listens on loopback, and asks everyone for a token that only this process and its children know: whoever reaches
-    a Ray without one can run code as its user. Its processes die with this one, however it ends.
-    """
-    os.environ.update(LOCAL_VARIABLES)  # before the import, which reads them
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray
-
-    folder = tempfile.mkdtemp(prefix="iot-ray-")  # paths of sockets have at most 107 bytes, and a lake's may be long
-    try:
-        context = start_ray(folder, cpus, dashboard)
-        yield f"http://{context.dashboard_url}" if dashboard else ""
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def start_ray(folder: str, cpus: int, dashboard: bool) -> Any:
-    """Start a Ray on this machine with its files in `folder`; return its context. Raises UserError if it fails."""
-    import ray
-
-    try:
-        context = ray.init(
-            "local",
-            num_cpus=max(cpus, os.cpu_count() or 1),
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            object_store_memory=OBJECT_STORE_BYTES,
-            logging_level=logging.WARNING,
-            _temp_dir=folder,
-        )
-    except Exception as error:  # Ray raises bare ones
-        reason = " | ".join(str(error).strip().splitlines()[-2:]) or type(error).__name__
-        raise UserError(
-            f"Ray did not start on this machine ({reason}); set IOT_LAUNCHER=local to do without"
-        ) from error
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own, which ends without a clean-up
-    return context
 
 
 def connected(address: str) -> Any:

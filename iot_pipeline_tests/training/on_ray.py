@@ -27,8 +27,8 @@ MARK = "MARK_OF_TEST"  # variable that all processes of one training or cluster 
 HUNG_S = 600  # a process that takes longer hangs; ten times a training on a busy machine
 CLUSTER = """
 import sys
-from iot_pipeline.training.ray_launch import local_ray
-with local_ray(int(sys.argv[1]), dashboard=True) as address:
+from iot_pipeline.training.local_ray import local_ray
+with local_ray(100_000_000, int(sys.argv[1]), dashboard=True) as address:
     print(address, flush=True)
     sys.stdin.read()
 """
