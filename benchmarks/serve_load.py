@@ -158,9 +158,11 @@ def running(command: list[str]) -> Iterator[tuple[str, psutil.Process]]:
     """Run a server that prints its URL, and stop it."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        line = server.stdout.readline()
+        urls = [word for word in server.stdout.readline().split() if word.startswith("http://")]
+        if not urls:
+            raise SystemExit("the server did not start; what it said is above")
         try:
-            yield next(word for word in line.split() if word.startswith("http://")), psutil.Process(server.pid)
+            yield urls[0], psutil.Process(server.pid)
         finally:
             server.terminate()
             assert server.wait(60) == 0
