@@ -29,7 +29,7 @@ from iot_pipeline.training.data import make_plan
 
 BASES = {"tiny": {}, "smollm2": {"IOT_LEARNING_RATE": "1e-3", "IOT_WARMUP_STEPS": "5"}}
 OWN = ("lakes", "print_only", "source")  # settings that say nothing of the result
-RECIPE = ("learning_rate", "label_weight", "lora_r", "lora_targets", "max_steps", "step_rows")
+RECIPE = ("learning_rate", "label_weight", "lora_r", "lora_targets", "max_steps", "step_rows", "class_rows")
 SHARES = (
     "faultless",
     "values_true",
@@ -51,7 +51,9 @@ def main() -> None:
         "--rows", type=int, default=13_000, help="rows to simulate; 10,000 give 262 distinct test flows"
     )
     parser.add_argument("--steps", type=int, default=20, help="optimiser steps of --step-rows rows")
-    parser.add_argument("--step-rows", type=int, default=32)
+    parser.add_argument("--step-rows", type=int, default=16)
+    parser.add_argument("--class-rows", type=int, default=16, help="class rows of a step")
+    parser.add_argument("--micro-rows", type=int, default=4, help="rows of a forward pass: SmolLM2 takes 0.3 GiB a row")
     parser.add_argument("--explained", type=int, default=100, help="test flows that are explained")
     parser.add_argument("--words", type=int, default=30, help="words asked of an explanation")
     parser.add_argument("--serialisation", default="compact", help="how a flow becomes text; compact is shortest")
@@ -122,6 +124,8 @@ def make(asset: str, lake: Path, base: str, chosen: argparse.Namespace) -> None:
         "IOT_EXPLANATION_WORDS": str(chosen.words),
         "IOT_TRAIN_MAX_STEPS": str(chosen.steps),
         "IOT_TRAIN_STEP_ROWS": str(chosen.step_rows),
+        "IOT_TRAIN_MICRO_ROWS": str(chosen.micro_rows),
+        "IOT_CLASS_ROWS": str(chosen.class_rows),
         "IOT_VALIDATION_FLOWS": "10",
         "IOT_EXPLAINED_FLOWS": str(chosen.explained),
         "IOT_PROCESSES": "1",
