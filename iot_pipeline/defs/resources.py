@@ -208,11 +208,9 @@ class TrainerResource(dg.ConfigurableResource):
             finally:
                 self._stop(process)
         if code != 0:
-            lines = (outs[0] / "output.txt").read_text(errors="replace").strip().splitlines()
-            # A launcher of many processes prints its own report after the error of the failed rank.
-            tail = " | ".join([line for line in lines if line.startswith("error: ")][:1] or lines[-4:])
-            tail = tail or f"it wrote nothing; is there room in {outs[0]}?"
-            raise dg.Failure(f"training ended with code {code}: {tail}", allow_retries=False)
+            raise dg.Failure(
+                f"training ended with code {code}: {reason_of(code, outs[0] / 'output.txt')}", allow_retries=False
+            )
 
     def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: list[Path]) -> int:
         """Wait for the process and forward the latest line of its progress files; return its exit code."""
@@ -295,3 +293,17 @@ def resources() -> dg.Definitions:
     return dg.Definitions(
         resources={"lake": LakeResource(), "teacher": TeacherResource(), "trainer": TrainerResource()}
     )
+
+
+def reason_of(code: int, output: Path) -> str:
+    """Say in one line why a training ended with an exit code, by the output that it left."""
+    lines = output.read_text(errors="replace").strip().splitlines()
+    # A launcher of many processes prints its own report after the error of the failed rank.
+    if errors := [line for line in lines if line.startswith("error: ")]:
+        return errors[0]
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return (
+            "it was killed, as a system does when memory runs out; if that is so, set IOT_TRAIN_MICRO_ROWS (rows of a "
+            "forward pass) lower or take a smaller base"
+        )
+    return " | ".join(lines[-4:]) or f"it wrote nothing; is there room in {output.parent}?"

@@ -265,6 +265,13 @@ def test_a_failed_training_says_why_in_one_line(lake: Lake) -> None:
     assert said.count("error: ") == 1 and "Traceback" not in said
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_training_says_what_can_be_done(processes: int, lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "command", partial(launch.command, module="iot_pipeline_tests.defs.killed_rank"))
+    said = failure(run(lambda step, trainer: trainer.train(step, [config_of(step)], processes)))
+    assert "it was killed" in said and "IOT_TRAIN_MICRO_ROWS" in said
+
+
 def test_a_cancelled_run_leaves_no_process(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     # The launcher and its ranks are real; what the ranks do is not the point, and takes 8 s to load.
     monkeypatch.setattr(resources, "command", partial(launch.command, module="iot_pipeline_tests.defs.endless_rank"))
