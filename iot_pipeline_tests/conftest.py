@@ -1,5 +1,6 @@
 """Shared by all tests: no setting or key of the developer leaks in, also not by `.env`; processes share the cores."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,14 @@ def bases_are_judged_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return examine(base, folder, whole=whole)
 
     monkeypatch.setattr("iot_pipeline.models.check.judge", judge)
+
+
+@pytest.fixture
+def collections_of_the_test_alone() -> Iterator[None]:
+    """Let a student that is closed collect what the test has made, not all that was imported, which takes a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 # Files that take minutes or half a minute go first, so that no worker is left alone with one at the end.

@@ -35,6 +35,7 @@ from iot_pipeline_tests.models.families import FAMILIES, make_tokenizer
 from iot_pipeline_tests.models.families import make_base as make_family
 from iot_pipeline_tests.tiny_model import CLASSES, flow_texts, label_of, make_base
 
+pytestmark = pytest.mark.usefixtures("collections_of_the_test_alone")
 HOSTILE = "TINY <script>alert(1)</script>\x1b[31m [a](javascript:1)"
 
 

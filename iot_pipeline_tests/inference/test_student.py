@@ -188,6 +188,7 @@ def test_explanations_do_not_depend_on_the_batch(student: Student) -> None:
     assert all(text.startswith("CLASSIFICATION: Normal\n") and "<|im_end|>" not in text for text, _ in begun)
 
 
+@pytest.mark.usefixtures("collections_of_the_test_alone")
 def test_the_benchmark_measures_or_says_why_not(parts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     engines = [kind for kind in KINDS if kind.name.startswith("transformers")]
     gone = Kind("gone", False, "balanced", lambda *_: OpenVinoStudent.open(*parts, "fp32"))
