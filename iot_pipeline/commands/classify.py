@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 BINARY = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # what only a whole file tells
+WHOLE = (b"[", b"@", b"%", b"<")  # a JSON array, ARFF, a web page
 
 
 def check(options: Options) -> None:
@@ -70,7 +71,7 @@ def classify(settings: Settings, options: Options, log: Log, stopped: Callable[[
     """
     check(options)
     if not options.streams:  # before a student is loaded for nothing
-        local_files(checked_source(options.inputs))
+        local_files(checked_source(options.inputs), own_files(options.out))
     stage, track = newest(settings, options.stage, options.track)
     log(f"loading the student of {stage}, {track}")
     with contextlib.ExitStack() as stack:
@@ -112,7 +113,8 @@ class Session:
             path = Path(options.cache) if options.cache else settings.lake_path / "verdicts.sqlite"
             cache = VerdictCache(path, key, options.cache_size or MOST_VERDICTS)
             stack.callback(cache.close)
-        self.reading = Reading(self.classifier.spec, words(settings), options.units, options.skips)
+        own = own_files(options.out)
+        self.reading = Reading(self.classifier.spec, words(settings), options.units, options.skips, own)
         encoder = Encoder(options.to, self.about)  # type: ignore[arg-type]
         self.file: File | None = None
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iot_classify_")))
@@ -208,7 +210,7 @@ class Session:
             begun = os.read(0, 1 << 16)
             if not begun:
                 raise UserError("standard input is empty: give flows, with a header")
-            if begun.startswith(BINARY):
+            if is_whole(begun):
                 self._spooled(begun)
                 return
             inputs = {"stdin": Pipe(0, begun)}
@@ -219,7 +221,10 @@ class Session:
         if self.file is not None and options.follow:  # the next run goes on from here
             self.output.commit(streams.position(), self.run.state())
             return
-        self.run.answer(streams.rest(), lambda _: streams.position())
+        self.run.answer(streams.rest(ended=not stopped()), lambda _: streams.position())
+        if not options.follow and not self.run.summary.events:
+            first = f"; {self.run.losses.examples[0]}" if self.run.losses.examples else ": it has a header alone"
+            raise UserError(f"no line of standard input is a flow{first}")
         self.output.finish()
 
     def _spooled(self, begun: bytes) -> None:
@@ -272,6 +277,23 @@ class Session:
         return []
 
 
+def is_whole(begun: bytes) -> bool:
+    """Return whether what begins so is read as a whole file, because its lines say nothing one by one.
+
+    So are archives, Parquet, UTF-16, and lines that end with CR alone.
+    """
+    from iot_pipeline.flows.reading.encodings import marked_encoding
+    from iot_pipeline.flows.reading.other_formats import STARTS
+
+    only_cr = b"\r" in begun[:-1] and b"\n" not in begun
+    return (
+        begun.startswith((*BINARY, *STARTS))
+        or begun.lstrip().startswith(WHOLE)
+        or only_cr
+        or bool(marked_encoding(begun))
+    )
+
+
 def replicas(settings: Settings, options: Options) -> Pool | None:
     """Return the replicas that answer whole files (`--replicas`, IOT_BATCH=ray); None for one student here.
 
@@ -311,10 +333,17 @@ def read_before(path: Path) -> dict[str, Any] | None:
     return dict(json.loads(path.read_text())) if path.exists() else None
 
 
+def own_files(out: Path | None) -> tuple[Path, ...]:
+    """Return the files that a run writes beside its input, which a glob of the input may match when it goes on."""
+    from iot_pipeline.serving.output import resume_folder
+
+    return () if out is None else (out, resume_folder(out))
+
+
 def check_unchanged(source: str, files: list[dict[str, Any]], out: Path | None) -> None:
     """Raise UserError if a file on this machine is no longer what an earlier run read; URLs are not asked again."""
     before = sorted((file["name"], file["sha256"]) for file in files if "url" not in file)
-    now = sorted((path.name, sha256_file(path)) for path in local_files(source))
+    now = sorted((path.name, sha256_file(path)) for path in local_files(source, own_files(out)))
     if before != now:
         changed = [name for name, _ in set(before) ^ set(now)]
         raise UserError(

@@ -94,6 +94,7 @@ def read_tables(
     log: Callable[[str], None] | None = None,
     max_rejected_share: float = 0.01,
     with_files: bool = False,
+    without: Sequence[Path] = (),
 ) -> SourceReport:
     """Read all files of `source` into one Parquet file.
 
@@ -107,6 +108,7 @@ def read_tables(
         log: Receives progress messages.
         max_rejected_share: Largest allowed share of rejected lines.
         with_files: True to add the column SOURCE_FILE.
+        without: Files and folders that a glob may match and that are none of the source.
 
     Raises:
         UserError: The source is missing or empty, a file is not a table, columns are missing, a quote is never closed
@@ -117,7 +119,7 @@ def read_tables(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iot_source_")))
         urls: dict[Path, str] = {}
-        files = find_files(source, folder, urls)
+        files = find_files(source, folder, urls, without)
         connection = stack.enter_context(connect(folder, *files))
         parts: list[Part] = []
         report = []
@@ -183,7 +185,7 @@ def read_part(given: PlainFile) -> Part:
 
 
 def common_columns(parts: Sequence[Part], rules: ReadingRules, findings: Findings) -> list[str]:
-    """Return the columns of all parts, those of the first part first.
+    """Return the columns of all parts, those of the first part first; names that differ in case only are one.
 
     A data set's own columns are in every part; others may differ, and are empty where a part lacks them.
 
@@ -195,16 +197,18 @@ def common_columns(parts: Sequence[Part], rules: ReadingRules, findings: Finding
     Raises:
         UserError: Columns differ, and no data set says which ones matter.
     """
-    first, columns = parts[0], dict.fromkeys(parts[0].columns)
+    first, columns = parts[0], {column.lower(): column for column in parts[0].columns}
     for part in parts[1:]:
-        differing = sorted(set(part.columns) ^ set(first.columns))
+        added = {column.lower(): column for column in part.columns}
+        known = {column.lower() for column in first.columns}
+        differing = sorted((added | columns)[name] for name in set(added) ^ known)
         told = f"{part.name} has other columns than {first.name}: {', '.join(differing[:5])}"
         if differing and not rules.needed:
             raise UserError(f"{told}.")
         if differing:
             findings.note(f"{told}; the data set needs none of them, and they are empty in the rows of other files.")
-        columns |= dict.fromkeys(part.columns)
-    return list(columns)
+        columns |= {name: column for name, column in added.items() if name not in columns}
+    return list(columns.values())
 
 
 def check_lost(findings: Findings, rows: int, max_rejected_share: float) -> None:
@@ -230,10 +234,10 @@ def with_texts(rules: ReadingRules, parts: Sequence[Part]) -> ReadingRules:
     return replace(rules, texts=rules.texts.union(*(part.texts for part in parts)))
 
 
-def local_files(source: str) -> list[Path]:
-    """Return the files of `source` on this machine: those of its parts that are not URLs."""
+def local_files(source: str, without: Sequence[Path] = ()) -> list[Path]:
+    """Return the files of `source` on this machine, but for `without`: those of its parts that are not URLs."""
     parts = [part for part in source.split(",") if part.strip() and not is_url(part)]
-    return find_files(",".join(parts)) if parts else []
+    return find_files(",".join(parts), without=without) if parts else []
 
 
 def matching(part: str) -> list[str]:
@@ -244,10 +248,19 @@ def matching(part: str) -> list[str]:
     return sorted(glob.glob(str(Path(glob.escape(start), *rest)), recursive=True))
 
 
-def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | None = None) -> list[Path]:
-    """Return the files that `source` names, in order; UserError for a part that matches nothing or is a folder.
+def find_files(
+    source: str, folder: Path | None = None, urls: dict[Path, str] | None = None, without: Sequence[Path] = ()
+) -> list[Path]:
+    """Return the files that `source` names, in order.
 
-    URLs are downloaded into `folder`; `urls` receives the URL of each downloaded file.
+    Args:
+        source: Paths, URLs and globs, with commas.
+        folder: Folder for downloads.
+        urls: Receives the URL of each downloaded file.
+        without: Files and folders that a glob may match and that are none of the source.
+
+    Raises:
+        UserError: A part matches nothing, or is no file that can be read.
     """
     found: list[Path] = []
     after_url = False
@@ -272,7 +285,11 @@ def find_files(source: str, folder: Path | None = None, urls: dict[Path, str] | 
         found.extend(Path(match) for match in matches)
     if not found:
         raise UserError(f"the source is empty: {ACCEPTED}")
+    own = {path.resolve() for path in without}
+    found = [path for path in found if not own or path.resolve() not in own]
     for path in found:
+        if path.is_fifo():
+            raise UserError(f"the source {path.name!r} is a pipe, which can be read once only: write it to a file.")
         if not path.is_file():
             raise UserError(
                 f"the source {path.name or str(path)!r} is not a file: give files, or a glob such as folder/*.csv."

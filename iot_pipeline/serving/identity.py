@@ -24,6 +24,7 @@ COLUMNS = {
 UNSET = ("", "-", "(empty)")
 PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 47: "gre", 58: "ipv6-icmp", 132: "sctp"}
 MOST_CHARACTERS = 256  # of a value; more is no address, name or port
+MOST_SECONDS = 62e9  # from 1970 to what a date can hold: the years 6 to 3934
 SECONDS, MILLISECONDS, MICROSECONDS = 1e8, 1e11, 1e14  # from here on a number of seconds, ms, us since 1970
 
 
@@ -64,9 +65,10 @@ def seconds_of(value: Any) -> float | None:
 def _iso_seconds(value: Any) -> float | None:
     try:
         found = datetime.fromisoformat(str(value).strip())
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        seconds = (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
+    return seconds if abs(seconds) < MOST_SECONDS else None
 
 
 def address(value: Any) -> str | None:

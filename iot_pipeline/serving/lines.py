@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.reading.header import SEPARATOR_LINE, find_delimiter, same_names, split
 from iot_pipeline.flows.reading.json_lines import log_path
 from iot_pipeline.flows.reading.zeek import unescape
 from iot_pipeline.flows.reading.zeek_join import COMPUTED, FLOWMETER_FIELD
@@ -51,30 +52,53 @@ class Header:
     uid: int = -1
     separator: str = "\t"
 
-    def take(self, text: str, needed: Sequence[str]) -> Line | None:
-        """Return a line of data, None for one that belongs to the header or is blank."""
-        if not text.strip() or (self.form == "csv" and text + "\n" == self.lines):  # a rotated CSV has its header too
+    def take(self, text: str, needed: Sequence[str], named: Sequence[str] = ()) -> Line | None:
+        """Return a line of data, None for one that belongs to the header or is blank.
+
+        A line with all the columns that are needed begins a table anew: a rotated CSV has its header too, and another
+        order of columns if its writer changed.
+
+        Args:
+            text: The line.
+            needed: Columns that the data set needs.
+            named: Names of the columns of a table without a header; empty if unknown.
+
+        Raises:
+            UserError: The first line is no header, and nothing names the columns.
+        """
+        if not text.strip():
             return None
         if not self.form or (self.form == "zeek" and text.startswith("#")):
-            return self._begin(text, needed)
+            return self._begin(text, needed, named)
         if self.form == "zeek":
             return Line(self.name, self.kind, self.lines, text)
+        if self.form == "csv" and needed[0].lower() in text.lower() and same_names(_names(text), needed):
+            self.lines = text + "\n"
+            return None
         kind = _kind_of(text) if self.form == "json" else ""
         return Line(self.name, kind, self.lines, text)
 
-    def _begin(self, text: str, needed: Sequence[str]) -> Line | None:
-        if text.startswith("#"):
-            self._zeek(text)
+    def _begin(self, text: str, needed: Sequence[str], named: Sequence[str]) -> Line | None:
+        plain = text.lstrip("\ufeff")
+        if plain.startswith("#"):
+            self._zeek(plain)
             return None
-        if text.lstrip("\ufeff").startswith("{"):
+        if plain.startswith("{") or plain.rstrip().endswith("}"):  # or the end of a line that was cut
             self.form = "json"
             return self.take(text, needed)
+        if SEPARATOR_LINE.fullmatch(plain):
+            self.lines = plain + "\n"
+            return None
         self.form = "csv"
-        names = [name.strip().strip('"') for name in re.split(r"[,;\t|]", text.lstrip("\ufeff"))]
-        if not set(needed) & set(names):  # a file without a header; the data set names its columns
-            return Line(self.name, "", "", text)
-        self.lines = text + "\n"
-        return None
+        if {name.lower() for name in needed} & {name.lower() for name in _names(plain)}:
+            self.lines += plain + "\n"
+            return None
+        if not named:
+            raise UserError(
+                f"{self.name}: its first line, {plain[:60]!r}, has none of the columns that the data set needs: give "
+                "the table or log from its header on."
+            )
+        return Line(self.name, "", self.lines, text)
 
     def _zeek(self, text: str) -> None:
         """Read a `#` line; `#separator` begins a header anew, and closing lines say nothing."""
@@ -158,6 +182,11 @@ class Joiner:
             self._waiting[line.kind, uid] = Waiting(time.monotonic(), line)
 
 
+def _names(text: str) -> list[str]:
+    """Return the cells of a line of a CSV."""
+    return split(text.lstrip("\ufeff"), find_delimiter(text, []))
+
+
 def needs_flowmeter(reading: Reading) -> bool:
     """Return True if a data set needs a field that only flowmeter.log has."""
     return any(map(FLOWMETER_FIELD.match, reading.rules.needed))
@@ -182,7 +211,8 @@ def read_lines(reading: Reading, lines: Sequence[Line], losses: Losses) -> Itera
             report = reading.read(",".join(_files(Path(folder), lines, reading.rules.needed)), out)
         except UserError as error:
             units = _units(lines)
-            if not reading.skip_invalid or WRONG_TABLE.search(str(error)):
+            damaged = any(not line.header and not _object(line.text) for line in lines)  # of JSON: read as a CSV
+            if not reading.skip_invalid or (WRONG_TABLE.search(str(error)) and not damaged):
                 raise
             if len(units) == 1:
                 losses.add(_reason(str(error)), f"{lines[0].log}: {error}")

@@ -66,13 +66,15 @@ class Reading:
     """Rules of reading flows.
 
     `units`: `auto` takes Zeek logs as raw and any other table as the data set publishes it; `raw` and `scaled` say so
-    of all. `skip_invalid`: rows that are no flow are counted; otherwise the first is an error.
+    of all. `skip_invalid`: rows that are no flow are counted; otherwise the first is an error. `without`: files of our
+    own that a glob may match.
     """
 
     spec: DatasetSpec
     words: frozenset[str]
     units: str = "auto"
     skip_invalid: bool = False
+    without: tuple[Path, ...] = ()
 
     @property
     def rules(self) -> ReadingRules:
@@ -88,7 +90,7 @@ class Reading:
     def read(self, source: str, out: Path, log: Log | None = None) -> SourceReport:
         """Read files into one Parquet file of raw rows, each with its file."""
         share = 1.0 if self.skip_invalid else 0.0
-        return read_tables(source, out, self.rules, log, max_rejected_share=share, with_files=True)
+        return read_tables(source, out, self.rules, log, share, with_files=True, without=self.without)
 
 
 def prepare(reading: Reading, source: str, out: Path, log: Log) -> tuple[SourceReport, Losses]:
@@ -112,7 +114,7 @@ def prepare(reading: Reading, source: str, out: Path, log: Log) -> tuple[SourceR
     for reason, number in report.left_out.items():
         losses.add(reason, reason, number)
     losses.note(report.notes)
-    times = {path.name: path.stat().st_mtime for path in local_files(source)}
+    times = {path.name: path.stat().st_mtime for path in local_files(source, reading.without)}
     preparer = Preparer(reading, losses, file_digests(report.files), times)
     try:
         with replacing(out) as temporary:
@@ -157,6 +159,7 @@ class Preparer:
         self._reading, self._losses, self._reader = reading, losses, reading.features()
         self.contents, self.times = contents, times
         self.counts: Counter[str] = Counter()
+        self._times_told = False
 
     def close(self) -> None:
         """Close the reader of features."""
@@ -183,11 +186,23 @@ class Preparer:
                 raise UserError(f"{where}; mend the row, or use --invalid skip, which counts such rows and goes on")
             self._losses.add(row.reason, where)
 
+    def _tell_times(self, column: str, cells: Sequence[Any], given: Sequence[float | None]) -> None:
+        """Note once that a column has times which are not read, so that events have another one."""
+        odd = next((c for c, at in zip(cells, given, strict=True) if at is None and str(c or "-").strip() != "-"), None)
+        if odd is not None and not self._times_told:
+            self._times_told = True
+            self._losses.note([
+                f"times of column {column}, such as {str(odd)[:40]!r}, are not read (ISO 8601 and seconds since 1970 "
+                "are): events without one have the time of their file or reading"
+            ])  # fmt: skip
+
     def _own(self, usable: pa.Table, numbers: Sequence[tuple[str, int]]) -> dict[str, pa.Array]:
         """Return the own columns of usable rows, of which `numbers` are file and row."""
         columns = identity_columns(usable.column_names)
         cells = {name: usable[column].to_pylist() for name, column in columns.items()}
         given = [seconds_of(cell) for cell in cells["ts"]] if "ts" in cells else [None] * len(usable)
+        if "ts" in cells:
+            self._tell_times(columns["ts"], cells["ts"], given)
         files = [name.partition("/")[0] for name, _ in numbers]  # without the member of an archive
         now, times = time.time(), self.times
         timed = zip(given, files, strict=True)

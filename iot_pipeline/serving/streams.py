@@ -126,10 +126,14 @@ class Streams:
             else:
                 time.sleep(POLL_S)
 
-    def rest(self) -> Iterator[pa.Table]:
-        """Yield what is left at the end: the last lines; those that still wait for the other log are lost."""
+    def rest(self, ended: bool = True) -> Iterator[pa.Table]:
+        """Yield what is left at the end: the last lines; those that still wait for the other log are lost.
+
+        `ended`: False if a writer may be amid the last line, which then is no line yet.
+        """
         for name, one in self._inputs.items():
-            self._sort(name, one.close())
+            last = one.close()
+            self._sort(name, last if ended else [])
         self._joiner.expire(everything=True)
         yield from self._flush()
 
@@ -151,9 +155,9 @@ class Streams:
 
     def _sort(self, name: str, lines: Sequence[bytes]) -> None:
         """Put lines where they belong: into the header, to those that are ready, or to those that wait."""
-        header, needed = self._headers[name], self._reading.rules.needed
+        header, rules = self._headers[name], self._reading.rules
         for raw in lines:
-            line = header.take(raw.decode("utf-8", "surrogateescape"), needed)
+            line = header.take(raw.decode("utf-8", "surrogateescape"), rules.needed, rules.column_names)
             if line is None:
                 continue
             if self._joins and line.kind:

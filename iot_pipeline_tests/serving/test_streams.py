@@ -247,7 +247,7 @@ def test_a_header_is_read_of_each_form() -> None:
     table = Header("x.csv")
     assert table.take('"a",b', needed) is None and table.take("1,2", needed) is not None
     bare = Header("x.csv")
-    assert bare.take("1,2", needed) is not None
+    assert bare.take("1,2", needed, ["a", "b"]) is not None
 
 
 def test_a_pipe_without_line_ends_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:

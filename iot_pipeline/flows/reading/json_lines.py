@@ -20,6 +20,10 @@ from iot_pipeline.flows.sql import file_literal, identifier, literal, scan, writ
 # Words of conn.log; Zeek leaves an unset field out of a JSON line, where its other writer has `-`.
 CONN_WORDS = {"proto", "service", "conn_state", "history", "local_orig", "local_resp", "tunnel_parents"}
 CONN_TEXTS = CONN_WORDS | {"uid", "id.orig_h", "id.resp_h", "label", "detailed-label"}
+# Fields that conn.log may leave unset in every line of a short log.
+CONN_OPTIONAL = CONN_WORDS - {"proto"} | {
+    "duration", "orig_bytes", "resp_bytes", "orig_pkts", "orig_ip_bytes", "resp_pkts", "resp_ip_bytes",
+}  # fmt: skip
 NO_SEPARATOR = "\x01"  # stands in no JSON text
 
 
@@ -52,6 +56,8 @@ def read_json_lines(given: PlainFile) -> Part:
         columns, copies = column_names(raw, rules.needed)
         check_names(name, columns)
         log = log_path(columns)
+        unset = [name for name in rules.needed if log == "conn" and name in CONN_OPTIONAL and name not in columns]
+        raw, columns = [*raw, *unset], [*columns, *unset]
         rows = write_query(connection, cells_query(lines, raw, columns, log), file) if raw else 0
     except (duckdb.Error, pa.ArrowInvalid) as error:
         raise UserError(f"{name} cannot be read: {cause(error)}") from error
@@ -60,6 +66,8 @@ def read_json_lines(given: PlainFile) -> Part:
     if rows == 0:
         raise UserError(f"{name} has no object of JSON; {commonest(lost)}")
     findings.lost += lost
+    if unset:
+        findings.note(f"{name}: no line of it sets {', '.join(unset)}.")
     if copies:
         findings.note(copies_note(name, copies))
     return Part(name, file, columns, log, frozenset(CONN_TEXTS & set(columns)) if log else frozenset())

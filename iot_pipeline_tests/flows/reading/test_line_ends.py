@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.reading.rules import ReadingRules
+from iot_pipeline.flows.source import read_tables
 from iot_pipeline_tests.flows.reading.tables import LINES, NAMES, TEXT, read
 from iot_pipeline_tests.flows.reading.test_zeek import METER
 
@@ -125,3 +128,24 @@ def test_a_last_line_of_a_zeek_log_without_an_end_is_lost_and_told(tmp_path: Pat
 def test_a_zeek_header_that_changes_how_rows_read_is_told(tmp_path: Path, line: str) -> None:
     with pytest.raises(UserError, match=rf"line 8, begins a log with other {line.split()[0]}: give it as a file of"):
         read(tmp_path, f"{ZEEK}{line}\nC4\t1\n")
+
+
+def test_names_of_two_files_that_differ_in_case_are_one_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(TEXT)
+    (tmp_path / "b.csv").write_text(TEXT.replace("proto", "Proto"))
+    rules = ReadingRules(needed=("dur", "label"))
+    report = read_tables(f"{tmp_path}/a.csv,{tmp_path}/b.csv", tmp_path / "raw.parquet", rules)
+    assert (report.rows, report.columns, report.notes) == (80, NAMES, [])
+
+
+def test_fields_that_no_line_of_a_json_conn_log_sets_are_unset(tmp_path: Path) -> None:
+    line = {"uid": "C1", "id.orig_h": "10.0.0.1", "proto": "udp", "orig_pkts": 3}
+    found, report = read(tmp_path, json.dumps(line), ReadingRules(needed=("proto", "service", "duration", "orig_pkts")))
+    assert found["service"].tolist() == ["-"] and found["duration"].isna().all()
+    assert report.notes == ["t.csv: no line of it sets service, duration."]
+
+
+def test_a_named_pipe_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "flows")
+    with pytest.raises(UserError, match="'flows' is a pipe, which can be read once only"):
+        read_tables(str(tmp_path / "flows"), tmp_path / "raw.parquet", ReadingRules())
