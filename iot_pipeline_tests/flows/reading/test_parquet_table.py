@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,3 +63,11 @@ def test_row_groups_and_nested_columns_are_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1.5, 2.5], "list": [[1], [2, 3]], "label": ["x", "y"]}), buffer)
     found, _ = read(tmp_path, buffer.getvalue())
     assert found["a"].tolist() == [1.5, 2.5]
+
+
+def test_decimals_that_duckdb_misreads_are_refused(tmp_path: Path) -> None:
+    column = pa.array([Decimal("1" * 38)] * 2, pa.decimal256(60, 0))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"a": column, "label": ["x", "y"]}), buffer)
+    with pytest.raises(UserError, match="column 'a' has decimals of more than 38 digits"):
+        read(tmp_path, buffer.getvalue())
