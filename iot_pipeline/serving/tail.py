@@ -40,7 +40,10 @@ class Tail:
             self._take_up(position)
 
     def position(self) -> dict[str, Any]:
-        """Return the place behind the last complete line that was read."""
+        """Return the place behind the last complete line that was read.
+
+        Before the first one there is no place to find again: a later reader begins with what the path names then.
+        """
         return {"offset": self._offset - len(self._rest), "mark": self._mark.hex()}
 
     def read(self, most: int) -> list[bytes]:

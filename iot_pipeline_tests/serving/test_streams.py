@@ -61,7 +61,8 @@ def test_every_line_comes_once_wherever_it_is_cut_and_read(
     path, notes = folder / "x.log", []
     written = [f"{number} {'x' * (number % 50)}".encode() for number in range(60)]
     text = b"".join(line + b"\n" for line in written)
-    cuts = sorted(data.draw(st.lists(st.integers(1, len(text) - 1), min_size=2, max_size=5, unique=True)))
+    first = text.index(b"\n") + 1  # before its first whole line a reader has no place that a restart could find again
+    cuts = sorted(data.draw(st.lists(st.integers(first, len(text) - 1), min_size=2, max_size=5, unique=True)))
     turn = text.index(b"\n", cuts[len(cuts) // 2] - 1) + 1  # rotation comes between lines
     reader, found = Tail(path, None, notes.append), []
     at = 0
