@@ -156,7 +156,7 @@ def test_what_is_no_regular_file_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
     for source, message in (
-        ("pipe.csv", "is not a file"),
+        ("pipe.csv", "is a pipe, which can be read once only"),
         ("folder.csv", "is not a file"),
         ("loop.csv", "is not a file"),
     ):
