@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 CPU_INFO = Path("/proc/cpuinfo")
+_kept: list[Any] = []  # kernels end with the library that registered them
 
 
 @lru_cache(maxsize=1)
 def use_onednn() -> bool:
     """Let oneDNN multiply float32 matrices in this process where MKL leaves AVX-512 unused; return whether it does.
 
-    Both ship with PyTorch, and both compute in float32. On an AMD EPYC 9005 one core does 240 GFLOP/s by oneDNN and 105
-    by MKL 2024.2, so that a training step of the tiny base takes 0.38 s in place of 0.50 s. The processor decides and
-    no measurement, so that every process on a machine computes the same digits.
+    Both ship with PyTorch, and both compute in float32. On an AMD EPYC a training step of the tiny base takes 0.36 s of
+    one core by oneDNN and 0.52 s by MKL 2024.2 (benchmarks/cpu_products.py). The processor decides and no measurement,
+    so that every process on a machine computes the same digits.
     """
     import torch
 
@@ -41,9 +42,6 @@ def has_amd_avx512() -> bool:
         return False
 
 
-_kept: list[Any] = []  # kernels end with the library that registered them
-
-
 def _mm(left: Any, right: Any) -> Any:
     import torch
 
@@ -61,9 +59,9 @@ def _addmm(bias: Any, left: Any, right: Any, *, beta: Any = 1, alpha: Any = 1) -
 
 
 def _takes(left: Any, right: Any) -> bool:
+    """Return whether two matrices are such that oneDNN multiplies them; PyTorch takes the others, and refuses some."""
     import torch
 
     floats = left.dtype == right.dtype == torch.float32
-    return (
-        floats and left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0] and left.numel() and right.numel()
-    )
+    matrices = left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]
+    return floats and matrices and left.numel() > 0 and right.numel() > 0
