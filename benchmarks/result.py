@@ -2,19 +2,18 @@
 
 import datetime
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
 from iot_pipeline.lake.code_version import code_commit
+from iot_pipeline.machine import this_machine
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def stamped(result: dict[str, Any], card: str | None = None) -> dict[str, Any]:
     """Add date, machine and commit to a result; `card` names a GPU that was used."""
-    machine = {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {name: fact for name, fact in this_machine().items() if name != "packages"}
     return {
         **result,
         "date": datetime.date.today().isoformat(),

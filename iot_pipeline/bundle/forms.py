@@ -155,8 +155,10 @@ def _cell(text: str) -> str:
 def write_appendix(source: Source, out: Path, size: int) -> None:
     """Write the artefact appendix in the sections of USENIX and ACM; `size` is that of the bundle in bytes."""
     seconds = sum(manifest.provenance.get("seconds") or 0 for manifest in source.manifests.values())
-    machines = {str(m.provenance.get("machine", {}).get("system")) for m in source.manifests.values()}
-    cores = {str(m.provenance.get("machine", {}).get("cores")) for m in source.manifests.values()}
+    systems, cores, processors = (
+        ", ".join(sorted({str(m.provenance.get("machine", {}).get(fact)) for m in source.manifests.values()}))
+        for fact in ("system", "cores", "processor")
+    )
     exhibits = "report/exhibits.json names every table, figure and number; `iot-pipeline trace table-1` leads on."
     labels = "\n".join(f"- {label}" for label in source.labels) or "- Nothing in it is simulated or embedded."
     text = f"""# Artefact appendix
@@ -172,8 +174,8 @@ report, with the teacher's answers. What is not the real thing in it:
 
 - **Security, privacy, ethics**: no network is touched, no personal data is in it; the weights are safetensors.
 - **How to access**: this folder ({size / 1e6:.1f} MB). Permanent archive and DOI: {PEOPLE}.
-- **Hardware**: none beyond a CPU; made on {", ".join(sorted(cores))} cores in {seconds / 60:.0f} minutes of work.
-- **Software**: Python 3.11 or 3.12; environment/requirements.lock.txt; made on {", ".join(sorted(machines))}.
+- **Hardware**: none beyond a CPU; made on {cores} cores ({processors}) in {seconds / 60:.0f} minutes of work.
+- **Software**: Python 3.11 or 3.12; environment/requirements.lock.txt; made on {systems}.
 - **Benchmarks**: none beyond the bundle.
 
 ## Set-up

@@ -22,6 +22,7 @@ from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.inference.engines import chosen_engine
 from iot_pipeline.inference.projection import advice
 from iot_pipeline.lake.store import Lake
+from iot_pipeline.machine import processor
 from iot_pipeline.models.check import check_base, check_tokenizer
 from iot_pipeline.models.folder import in_hub_cache
 from iot_pipeline.models.smollm2 import SMOLLM2, SMOLLM2_LABEL, source_of_smollm2
@@ -64,7 +65,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Return findings for the present settings, in the order in which a run would meet them."""
-    machine = f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    machine = f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, {processor()}"
     topics = [_data_set, _source, _lake, _store, _teacher, _base, _gpu, _inference]
     topics += [_ray] if settings.run.launcher == "ray" else []
     topics += [_records] if settings.run.dagster_postgres is not None else []

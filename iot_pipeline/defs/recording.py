@@ -7,11 +7,9 @@ each read, so freshness needs no second list that could be forgotten or wrong.
 import contextlib
 import functools
 import logging
-import os
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from iot_pipeline.lake.atomic import write_csv, write_json
 from iot_pipeline.lake.code_version import code_commit, code_version
 from iot_pipeline.lake.manifest import CheckFacts
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
+from iot_pipeline.machine import this_machine
 from iot_pipeline.settings import PROJECT_ROOT, Settings
 
 PREVIEW_ROWS = 5
@@ -219,7 +218,7 @@ class Step:
             "labels": sorted(self._labels.union(own)),
             "run_id": self.context.run_id,
             "code_commit": code_commit(),
-            "machine": machine(),
+            "machine": this_machine(),
             "seconds": round(seconds, 2),
         }
         manifest = Manifest(
@@ -328,9 +327,3 @@ def artefact_of(context: dg.AssetExecutionContext) -> ArtefactId:
     """Return the artefact (asset and partition) that this execution materialises."""
     key = context.asset_key.to_user_string()
     return ArtefactId(key, str(context.partition_key) if context.has_partition_key else "")
-
-
-@cache
-def machine() -> dict[str, Any]:
-    """Return facts about the machine that timings depend on."""
-    return {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}

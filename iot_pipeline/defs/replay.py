@@ -18,13 +18,14 @@ from iot_pipeline import settings as settings_module
 from iot_pipeline.augmentation.ask import check_imported
 from iot_pipeline.defs.execute import sentence_of
 from iot_pipeline.defs.reads import present_value
-from iot_pipeline.defs.recording import LakeResource, Step, machine
+from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.integrity import SHORT
 from iot_pipeline.lake.store import MANIFEST, VERIFIED, ArtefactId, Lake, Manifest
 from iot_pipeline.lineage.promises import Kind, promise_of
 from iot_pipeline.lineage.staleness import followers
+from iot_pipeline.machine import this_machine
 from iot_pipeline.settings import Settings
 from iot_pipeline.teacher.archive import Replay, export_answers, import_answers
 from iot_pipeline.teacher.client import Teacher
@@ -178,7 +179,7 @@ def compared(artefact: ArtefactId, was: Manifest, now: Manifest, old: Path, new:
         new: The folder of the replay.
     """
     promise = promise_of(artefact.asset)
-    here = was.provenance.get("machine") == machine()
+    here = was.provenance.get("machine") == this_machine()
     kind = promise.here if here else promise.elsewhere
     if artefact.belongs_to("automl_baseline") and was.settings.get("setting automl_preset") != "fixed":
         kind = "none"

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from iot_pipeline.defs.reads import present_value
-from iot_pipeline.defs.recording import machine
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest
 from iot_pipeline.lake.verdict import keep_verdict
 from iot_pipeline.lake.verify import Verification, verify
 from iot_pipeline.lineage.report_check import REPORT, check_report
 from iot_pipeline.lineage.staleness import stale_roots
+from iot_pipeline.machine import this_machine
 from iot_pipeline.settings import Settings
 
 
@@ -65,4 +65,4 @@ def _compare_report(lake: Lake, found: Verification, versions: Mapping[str, str]
 
 def _drawn_here(manifest: Manifest) -> bool:
     """Return True if a report's pictures were drawn on a machine like this one."""
-    return bool(manifest.provenance.get("machine") == machine())
+    return bool(manifest.provenance.get("machine") == this_machine())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.inference.engines import kinds_of, profiles, this_machine
+from iot_pipeline.inference.engines import kinds_of, measured_on, profiles
 from iot_pipeline.inference.explanation_variants import PRIOR, Writing, openvino_writing, ways
 from iot_pipeline.inference.label_variants import STEPS, Scoring
 from iot_pipeline.inference.measuring import Row, not_run
@@ -86,7 +86,7 @@ def benchmark_variants(
         "reference": reference.name,
         "on_card": card is not None,
         "projection": projection(),
-        "machine": this_machine(),
+        "machine": measured_on(),
     }
 
 

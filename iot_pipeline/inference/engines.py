@@ -17,6 +17,7 @@ import numpy as np
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent
 from iot_pipeline.inference.student import Student
+from iot_pipeline.machine import processor
 
 Profile = Literal["reference", "balanced", "aggressive"]
 REFERENCE, VLLM = "reference", "vllm-bf16"
@@ -168,17 +169,12 @@ def _refusal(one: Measured, reference_seconds: float) -> str:
 
 
 @cache
-def this_machine() -> dict[str, Any]:
+def measured_on() -> dict[str, Any]:
     """Describe the machine that evidence is of: processor, cores, memory in GiB."""
     import psutil
 
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        named = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
-        processor = next(named, processor)
     return {
-        "processor": processor, "cores": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30)
+        "processor": processor(), "cores": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30)
     }  # fmt: skip
 
 
@@ -317,7 +313,7 @@ def chosen_engine(
         return "", ""
     if not evidence or "profiles" not in evidence:
         return "", "nothing was measured; `iot-pipeline run --until inference_benchmark` measures"
-    if (was := evidence["machine"]) != this_machine() or evidence["on_card"] != device.startswith("cuda"):
+    if (was := evidence["machine"]) != measured_on() or evidence["on_card"] != device.startswith("cuda"):
         return "", f"speed was measured on another machine ({was['processor']}, {was['cores']} cores)"
     found = evidence["profiles"].get(profile, {"offered": False, "reason": "not measured"})
     if not found["offered"]:

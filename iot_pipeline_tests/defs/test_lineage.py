@@ -27,6 +27,7 @@ from iot_pipeline.lake.store import ArtefactId, Lake, read_manifest
 from iot_pipeline.lake.verdict import last_verdict
 from iot_pipeline.lake.verify import Verification
 from iot_pipeline.lineage.promises import PROMISES, promise_of, table
+from iot_pipeline.machine import this_machine
 from iot_pipeline.settings import PROJECT_ROOT, load_settings, settings
 from iot_pipeline.vocabulary import unstaged
 from iot_pipeline_tests.defs.reported import VALUES
@@ -292,6 +293,20 @@ def test_a_replay_that_differs_is_named_with_its_file(copy: Lake) -> None:
     told = compared(artefact, was, now, copy.folder(artefact), new)
     assert not told.equal and not told.kept and "NOT KEPT" in str(told)
     assert told.differences[0].startswith("dedup_report.json: numbers differ by up to ")
+
+
+@pytest.mark.parametrize("fact", ["processor", "packages"])
+def test_what_another_processor_or_library_made_is_held_to_the_promise_for_other_machines(
+    fact: str, copy: Lake
+) -> None:
+    made = ArtefactId("dedup_report")
+    was, folder = copy.manifest(made), copy.folder(made)
+    assert was is not None and was.provenance["machine"] == this_machine()
+    now = replace(was, data_version="1" * 64)
+    assert not compared(ArtefactId("base_model"), was, now, folder, folder).kept
+    other = replace(was, provenance=was.provenance | {"machine": this_machine() | {fact: "other"}})
+    told = compared(ArtefactId("base_model"), other, now, folder, folder)
+    assert told.kept and told.promise == "none" and not told.equal
 
 
 def test_a_stale_artefact_and_an_unknown_one_are_refused(copy: Lake) -> None:

@@ -19,10 +19,10 @@ from iot_pipeline.inference.engines import (
     Opening,
     chosen_engine,
     kind_of,
+    measured_on,
     open_engine,
     profiles,
     replica_engine,
-    this_machine,
 )
 from iot_pipeline.inference.explanation_variants import OURS, Way, Writing, openvino_writing
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent, compiled_decoder
@@ -215,7 +215,7 @@ def test_an_engine_is_refused_with_its_reason(one: Measured, reason: str) -> Non
 def evidence(**other: Any) -> dict[str, Any]:
     found = profiles(1.0, [measured("openvino-fp32", "balanced", 0.5), measured("openvino-bf16", "aggressive", 0.25)])
     told = {"stage": "10K", "track": "original", "model": "m1", "on_card": False}
-    return told | {"machine": this_machine(), "profiles": found} | other
+    return told | {"machine": measured_on(), "profiles": found} | other
 
 
 def test_evidence_counts_for_its_own_machine_and_student() -> None:
@@ -223,7 +223,7 @@ def test_evidence_counts_for_its_own_machine_and_student() -> None:
     assert chosen_engine("aggressive", evidence(), "cpu", "m1")[0] == "openvino-bf16"
     refused = {
         "nothing was measured": ("balanced", None, "cpu"),
-        "on another machine": ("balanced", evidence(machine=this_machine() | {"processor": "x"}), "cpu"),
+        "on another machine": ("balanced", evidence(machine=measured_on() | {"processor": "x"}), "cpu"),
         "measured on another": ("balanced", evidence(), "cuda"),
         "for another student, original 10K": ("aggressive", evidence(), "cpu"),
     }

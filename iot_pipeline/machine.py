@@ -1,0 +1,50 @@
+"""The machine that an artefact is made on: what its timings and the last digits of its floating point depend on."""
+
+import os
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+COMPUTING = ("autogluon.tabular", "lightgbm", "numpy", "pyarrow", "scikit-learn", "scipy", "torch", "transformers")
+DRAWING = ("matplotlib",)
+FACTS = ("system", "python", "cores", "processor", "packages")
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+@cache
+def this_machine() -> dict[str, Any]:
+    """Return system, Python, cores, processor and the versions of the packages that compute or draw.
+
+    Two machines alike in all of these compute the same digits. Two kinds of processor do not: PyTorch adds in another
+    order on each, and a training takes another path from the first rounding on.
+    """
+    return {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "processor": processor(),
+        "packages": {name: found for name in (*COMPUTING, *DRAWING) if (found := _version(name))},
+    }
+
+
+@cache
+def processor() -> str:
+    """Name the processor: maker and model where Linux tells them."""
+    told: dict[str, str] = {}
+    if CPU_INFO.is_file():
+        for line in CPU_INFO.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            told.setdefault(name.strip(), value.strip())
+    # Virtual machines often say "Intel(R) Xeon(R) Processor" for all of a maker's: family and model tell them apart.
+    numbers = [f"{name} {told[key]}" for name, key in (("family", "cpu family"), ("model", "model")) if key in told]
+    named = told.get("model name") or platform.processor() or platform.machine()
+    return f"{named} ({', '.join(numbers)})" if numbers else named
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
