@@ -1,8 +1,8 @@
 """A study over several sessions: keep each student's test predictions as a small file, join them when all are there.
 
 Five seeds of every arm take hours of two cores. Training is reproducible, so students may come from different days, as
-long as their tensors, base, recipe and test side are the same: `recipe` and `side` of each part say so, and parts that
-differ are not joined.
+long as their tensors, base, recipe and test side are the same: `recipe`, `base` and `side` of each part say so, and
+parts that differ are not joined. The tiny base is another one on another kind of processor: its study has its own name.
 
     IOT_SEEDS=1,2 IOT_STAGES=10K iot-pipeline run --until eval_metrics_10K
     python benchmarks/study_parts.py keep --name rt_iot2022-demo  # adds this lake's students
@@ -73,7 +73,7 @@ def keep(lake: Lake, side: Side, name: str) -> None:
         validation = json.loads((found / "eval.json").read_text())["validation"]["views"]["distinct"]
         part = {
             "stage": stage, "seed": trained.seed, "track": trained.track,
-            "recipe": recipe_of(checkpoint), "side": digest_of(side),
+            "recipe": recipe_of(checkpoint), "base": checkpoint.inputs.get("base_model@"), "side": digest_of(side),
             "labels": manifest.provenance.get("labels", []),
             "training_seconds": checkpoint.provenance["seconds"],
             "validation": {key: validation[key] for key in ("accuracy", "macro_f1")},
@@ -112,6 +112,8 @@ def join(lake: Lake, side: Side, name: str, seed: int) -> dict[str, Any]:
     parts = [json.loads(path.read_text()) for path in sorted((KEPT / name).glob("*.json"))]
     if wrong := [part for part in parts if part["side"] != digest_of(side)]:
         raise UserError(f"{len(wrong)} of {len(parts)} kept students were tested on other flows than this lake's")
+    if len(bases := {part.get("base") for part in parts}) > 1:  # None: kept before bases were told, or no tiny base
+        raise UserError(f"the kept students come from {len(bases)} bases, whose difference would pass for that of arms")
     by_arm: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for part in parts:
         by_arm[arm_name(part["track"], part["stage"])][part["seed"]] = part

@@ -16,7 +16,7 @@ Kind = Literal["bytes", "tolerance", "none"]
 class Promise:
     """Reproducibility of an asset that is made again from the same inputs, settings and code.
 
-    here: on the same machine with the same packages. elsewhere: on another machine. tolerance: difference of its
+    here: on a machine of the same facts (iot_pipeline/machine.py). elsewhere: on others. tolerance: difference of its
     numbers that "tolerance" allows, relative to the larger one, or to 0.01 where both are smaller.
     """
 
