@@ -5,7 +5,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,18 @@ from iot_pipeline.vocabulary import CONTROLS, DISTILLED, TRACKS
 
 RESULTS = Path(__file__).parent / "results"
 STUDIES = {"Farm-Flow (simulated)": "farm_flow-demo", "RT-IoT2022 (real)": "rt_iot2022-demo"}
+ARMS = {"RT-IoT2022 (real)": "rt_iot2022-arms"}  # another base: its students are not compared with those above
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "lowest_recall": "lowest recall"}
 
 
 def main() -> None:
-    """Print them."""
-    print("\n".join([*table(), "", *verdicts()]))
+    """Print table and verdicts of the tracks, then those of the other arms."""
+    print("\n\n".join("\n".join(part) for studies in (STUDIES, ARMS) for part in (table(studies), verdicts(studies))))
 
 
-def table() -> list[str]:
+def table(studies: Mapping[str, str]) -> list[str]:
     """List the lines of the Markdown table: mean over the training seeds, spread between them, ratio to AutoML's."""
-    found = {title: read(name) for title, name in STUDIES.items()}
+    found = {title: read(name) for title, name in studies.items()}
     arms = dict.fromkeys(
         arm for controls in (False, True) for study in found.values() for arm, _ in rows.arms(study, controls)
     )
@@ -47,9 +48,9 @@ def cell(study: dict[str, Any], arm: str, metric: str) -> str:
     return f"{of['mean']:.4f}{spread}{ratio}"
 
 
-def verdicts() -> Iterator[str]:
+def verdicts(studies: Mapping[str, str]) -> Iterator[str]:
     """Yield the studies' sentences on tracks, controls and `distilled`, and on `original` beside the baselines."""
-    for title, name in STUDIES.items():
+    for title, name in studies.items():
         study = read(name)
         for pair, tests in itertools.groupby(study["contrasts"], lambda row: (row["first"], row["second"])):
             names = [arm.split()[0] for arm in pair]

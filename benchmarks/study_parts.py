@@ -35,6 +35,7 @@ from iot_pipeline.settings import load_settings
 from iot_pipeline.vocabulary import Trained, staged, unstaged
 
 KEPT = RESULTS / "students"
+UNTRAINED = "untrained"  # the same with every seed, and without a checkpoint
 
 
 def main() -> None:
@@ -66,7 +67,10 @@ def keep(lake: Lake, side: Side, name: str) -> None:
             continue
         stage, found = unstaged(metrics.asset)[1], lake.verified(metrics)
         trained, manifest = Trained.parse(metrics.partition), lake.manifest(metrics)
-        checkpoint = lake.manifest(ArtefactId(staged("lora_checkpoint", stage), metrics.partition))
+        made = (
+            metrics if trained.track == UNTRAINED else ArtefactId(staged("lora_checkpoint", stage), metrics.partition)
+        )
+        checkpoint = lake.manifest(made)
         if manifest is None or checkpoint is None:
             raise UserError(f"{metrics} has no checkpoint in this lake")
         picked = predict(align(side, *read_predictions(found / "predictions.parquet", list(side.classes))))
@@ -75,7 +79,7 @@ def keep(lake: Lake, side: Side, name: str) -> None:
             "stage": stage, "seed": trained.seed, "track": trained.track,
             "recipe": recipe_of(checkpoint), "base": checkpoint.inputs.get("base_model@"), "side": digest_of(side),
             "labels": manifest.provenance.get("labels", []),
-            "training_seconds": checkpoint.provenance["seconds"],
+            "training_seconds": checkpoint.provenance["seconds"] if made != metrics else 0.0,
             "validation": {key: validation[key] for key in ("accuracy", "macro_f1")},
             "predicted": " ".join(map(str, picked.tolist())),  # class of each distinct test flow, by flow group
         }  # fmt: skip
@@ -117,6 +121,8 @@ def join(lake: Lake, side: Side, name: str, seed: int) -> dict[str, Any]:
     by_arm: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for part in parts:
         by_arm[arm_name(part["track"], part["stage"])][part["seed"]] = part
+    alike = {arm: runs for arm, runs in by_arm.items() if arm.split()[0] == UNTRAINED}
+    by_arm = {arm: runs for arm, runs in by_arm.items() if arm not in alike}
     seeds = sorted(set.intersection(*(set(runs) for runs in by_arm.values())))
     for arm, runs in by_arm.items():
         if len(recipes := {runs[number]["recipe"] for number in seeds}) > 1:
@@ -124,6 +130,7 @@ def join(lake: Lake, side: Side, name: str, seed: int) -> dict[str, Any]:
     arms: dict[str, list[Ints]] = {}
     for arm, runs in by_arm.items():
         arms[arm] = [_numbers(runs[number]["predicted"]) for number in seeds]
+    arms |= {arm: [_numbers(next(iter(runs.values()))["predicted"])] for arm, runs in alike.items()}
     arms |= baselines(lake, side)
     return {
         "question": "tracks, stages, controls and baselines over training seeds",

@@ -3,6 +3,7 @@
 Every function returns the same bytes for the same data, needs no display, and accepts empty parts.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from iot_pipeline.vocabulary import VIEWS
 
 Row = Mapping[str, Any]
 FAR_BELOW = 0.25
+FAR = 0.1  # between two models of a study
 DASHED = (0, (4, 3))
 
 
@@ -112,7 +114,11 @@ def accuracy(comparison: Row, view: str = "distinct") -> Any:
 
 @style.drawn
 def study(found: Row, metric: str = "accuracy") -> Any:
-    """Plot each contrast of a study with its 95 % interval, beside zero and the margin of equivalence."""
+    """Plot each contrast of a study with its 95 % interval, beside zero and the margin of equivalence.
+
+    A difference beyond FAR, like that to an untrained student, is an arrow at the edge: on one scale with it the others
+    would all lie on zero.
+    """
     rows = [row for row in found["contrasts"] if row["metric"] == metric]
     title = f"Differences in {metric.replace('_f1', '-F1')}, {found['seeds']} training seed(s)"
     if not rows:
@@ -120,10 +126,18 @@ def study(found: Row, metric: str = "accuracy") -> Any:
     axes = style.axes((6.8, 1.15 + 0.34 * len(rows)), title, "x")
     axes.axvspan(-found["margin"], found["margin"], color=style.LIGHT)
     axes.axvline(0, color=style.RED, linestyle=DASHED, linewidth=1.4)
+    near = [row for row in rows if abs(row["difference"]) <= FAR]
+    edge = 1.1 * max((abs(row[end]) for row in near for end in ("low", "high")), default=FAR)
     for place, row in enumerate(rows):
         colour = style.BLUE if row["verdict"].endswith("better") else style.GREY
-        style.interval(axes, place, row["difference"], (row["low"], row["high"]), colour, "o")
+        if row in near:
+            style.interval(axes, place, row["difference"], (row["low"], row["high"]), colour, "o")
+        else:
+            end = math.copysign(edge, row["difference"])
+            axes.plot([end], [place], "<" if end < 0 else ">", color=colour, markersize=7, clip_on=False)
         axes.text(1.02, place, f"{row['difference']:+.4f}", transform=axes.get_yaxis_transform(), va="center")
+    if len(near) < len(rows):
+        axes.set_xlim(-edge, edge)
     axes.locator_params(axis="x", nbins=7)
     style.name_rows(axes, [f"{row['first']} minus {row['second']}" for row in rows])
     axes.figure.supxlabel(f"bars: 95 % intervals; band: ±{found['margin']}; blue: a verdict is given", fontsize=9)

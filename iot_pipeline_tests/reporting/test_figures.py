@@ -1,6 +1,7 @@
 """Every figure is a small valid PNG, the same each time, also where there is nothing to draw."""
 
 import base64
+import inspect
 import io
 from collections.abc import Callable
 
@@ -45,6 +46,15 @@ FIGURES: dict[str, Callable[[], bytes]] = {
     "variants, none": lambda: figures.inference_benchmark([{"name": "x", "run": False, "reason": "no GPU"}]),
     "leakage": lambda: figures_data.leakage(example.leakage()),
 }
+
+
+def test_a_difference_far_off_does_not_squeeze_the_others_of_a_study() -> None:
+    found = example.study(3)
+    far = found["contrasts"][0] | {"first": "untrained 10K", "difference": -0.82, "low": -0.84, "high": -0.8}
+    axes = inspect.unwrap(figures.study)(found | {"contrasts": [*found["contrasts"], far]})
+    left, right = axes.get_xlim()
+    assert -0.2 < left < 0 < right < 0.2
+    assert "-0.8200" in [text.get_text() for text in axes.texts]
 
 
 @pytest.mark.parametrize("name", FIGURES)
