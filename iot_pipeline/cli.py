@@ -144,8 +144,8 @@ def run(
     from iot_pipeline.defs import execute
     from iot_pipeline.defs.home import locked
 
+    planned = plan.wanted(definitions, chosen, until)  # before the lock, which begins a lake
     with locked(chosen):
-        planned = plan.wanted(definitions, chosen, until)
         with Progress(planned, quiet=as_json):
             told = {"until": until, "stages": stages, "tracks": tracks}
             tags = {f"iot_pipeline/{name}": value for name, value in told.items() if value}

@@ -62,7 +62,8 @@ def wanted(definitions: dg.Definitions, settings: Settings, until: str | None = 
     if until is not None:
         last = {key for key in specs if until in (_name(key), unstaged(_name(key))[0])}
         if not last:
-            raise UserError(f"--until {until}: no such asset; there are: {', '.join(sorted(map(_name, specs)))}")
+            names = sorted({unstaged(_name(key))[0] for key in specs})
+            raise UserError(f"--until {until}: no such asset; there are: {', '.join(names)}")
         chosen = last.union(*(graph.get_ancestor_asset_keys(key) for key in last))
     return [
         Planned(ArtefactId(_name(key), partition), specs[key].group_name or "", specs[key].code_version or "")

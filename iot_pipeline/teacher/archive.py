@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,12 @@ def import_answers(store: Location, file: Path, check: ImportCheck) -> Imported:
     Nothing is charged to this store's budget. Raises UserError if the file is not a readable export.
     """
     found = Imported()
-    if not file.is_file():  # a store that is not there is not begun for nothing
+    if not file.is_file():
         raise UserError(f"{file} {'is no file' if file.exists() else 'does not exist'}: name an export of answers.")
+    batches = _rows(file)
+    first = next(batches, None)  # a store that is not there is not begun for a file that cannot be read
     with Store(store) as opened:
-        for rows in _rows(file):
+        for rows in chain([first], batches) if first else ():
             accepted: dict[tuple[str, str], tuple[Answer, Request, float]] = {}
             for row in rows:
                 try:

@@ -211,6 +211,7 @@ def test_a_file_that_is_no_export_is_one_sentence(exported: Path, tmp_path: Path
         with pytest.raises(UserError, match=saying) as error:
             import_answers(tmp_path / "b.sqlite", file, check_imported)
         assert str(error.value).count("\n") == 0 and str(file) in str(error.value)
+        assert not (tmp_path / "b.sqlite").exists(), "a store was begun for nothing"
 
     refused("does not exist: name an export of answers")
     for content in (b"", b"PAR1PAR1", exported.read_bytes()[:-9], exported.read_bytes()[:200] + b"x" * 900 + b"PAR1"):
