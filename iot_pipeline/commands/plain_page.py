@@ -22,6 +22,7 @@ dt { font-weight: 600; } dd { margin: 0 0 0.6rem; }
 pre { white-space: pre-wrap; border-left: 3px solid var(--line); padding-left: 0.8rem; font-size: 0.85rem; }
 table { border-collapse: collapse; font-size: 0.9rem; }
 td a { white-space: nowrap; }
+td:not(:last-child), th { overflow-wrap: break-word; } /* only the last cell of a row is broken within words */
 td, th { border-bottom: 1px solid var(--line); padding: 0.3rem 0.6rem 0.3rem 0; text-align: left; vertical-align: top; }
 """
 

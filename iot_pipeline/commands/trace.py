@@ -135,13 +135,19 @@ def _link_lines(link: Link) -> Iterator[str]:
     for name, facts in list(link.files.items())[:FILES_SHOWN]:
         yield f"  {link.folder}/{name}  sha256 {facts['sha256']}  {facts['bytes']:,} bytes"
     if len(link.files) > FILES_SHOWN:
-        yield f"  and {len(link.files) - FILES_SHOWN} more files (--json has all)"
+        more = len(link.files) - FILES_SHOWN
+        yield f"  and {more} more file{'s' if more != 1 else ''} (--json has all)"
     if link.cost:
         yield f"  teacher {link.teacher}: {', '.join(f'{name} {value:,}' for name, value in link.cost.items())}"
     if link.label:
         yield f"  {link.label}"
     if link.problem:
         yield f"  NOT AS WRITTEN: {link.problem}"
+
+
+def shared(rows: int) -> str:
+    """Say how many training rows have the same answer."""
+    return f"{rows:,} rows share the answer" if rows > 1 else "no other row shares the answer"
 
 
 def row_lines(row: Mapping[str, Any]) -> Iterator[str]:
@@ -165,7 +171,7 @@ def row_lines(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {message['role']}:"
         yield from _quoted(message["content"])
     by = row["answered_by"]
-    yield f"Answer by {by['model']} ({by['source']}), of {by['artefact']}, shared by {row['shared_by_rows']:,} rows"
+    yield f"Answer by {by['model']} ({by['source']}), of {by['artefact']}; {shared(row['shared_by_rows'])}"
     yield from _quoted(row["answer"])
     yield f"Attempts: {len(row['attempts'])}"
     for sent in row["attempts"]:

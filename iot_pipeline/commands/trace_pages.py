@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from iot_pipeline.commands.plain_page import link, page, table
-from iot_pipeline.commands.trace import chain_lines, row_lines
+from iot_pipeline.commands.trace import chain_lines, row_lines, shared
 from iot_pipeline.defs.asset_page import ROWS_URL, TRACE_URL, folder_url, rows_url, trace_url, trained_on, ui_page
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError, printable
@@ -28,7 +28,7 @@ from iot_pipeline.settings import settings
 from iot_pipeline.teacher_factory import store_of
 
 SHOWN_ROWS, SHOWN_SIGNS = 50, 160
-CODE = "Code is compared by `iot-pipeline status` and on the page of the asset lake_state."
+CODE = "Code is compared by <code>iot-pipeline status</code> and on the page of the asset lake_state."
 
 
 class TracePages:
@@ -75,7 +75,7 @@ class TracePages:
         lines = chain_lines({"exhibit": None, "files": []}, chain)
         made_of = [ArtefactId(*key.split("@", 1)) for key in manifest.inputs]
         body = (
-            f"<p>{state} {html.escape(CODE)}</p>\n<p>{' · '.join(links)}</p>\n<h2>Made of</h2>\n"
+            f"<p>{state} {CODE}</p>\n<p>{' · '.join(links)}</p>\n<h2>Made of</h2>\n"
             f"<p>{', '.join(link(trace_url(one), str(one)) for one in made_of) or 'nothing in the lake'}</p>\n"
             f"<h2>Everything upstream</h2>\n{_pre(lines)}"
         )
@@ -108,8 +108,7 @@ class TracePages:
             "Prompt": f"{prompt['name']}, sha256 {prompt['sha256']}",
             "Cost": "not told"
             if price is None
-            else f"${price:.6f} in {sent} attempt{'s' if sent != 1 else ''}; the "
-            f"answer is shared by {row['shared_by_rows']:,} rows",
+            else f"${price:.6f} in {sent} attempt{'s' if sent != 1 else ''}; {shared(row['shared_by_rows'])}",
             "Class": row["label"],
             "Answered by": f"{row['answered_by']['model']} ({row['answered_by']['source']})",
         }

@@ -39,7 +39,7 @@ def inputs_table(manifest: Manifest) -> str:
 
 
 def _input_row(artefact: ArtefactId, version: str) -> str:
-    name = markdown_line(str(artefact)).replace("|", "\\|")
+    name = markdown_line(str(artefact))
     return f"| [{name}]({ui_page(artefact)}) | `{version[:12]}` | [folder]({folder_url(artefact)}) |"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from markdown_it import MarkdownIt
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.definitions import defs
@@ -48,6 +49,15 @@ def test_a_page_names_label_commit_and_seeds_and_links_inputs_and_files_without_
     assert files[0] == "- [report.html](/lake/lora_checkpoint_10K/2027/original/report.html)"
     assert "(/lake/lora_checkpoint_10K/2027/original/x%20y.md)" in files[1]
     assert "http" not in str(found)
+
+
+def test_an_input_with_a_seed_and_a_track_is_one_cell_of_its_table() -> None:
+    inputs = str(page(inputs={"lora_checkpoint_10K@2027|original": "abcdef0123456789"})["inputs"])
+    assert r"2027\|original" in inputs and r"\\" not in inputs, (
+        "Dagster's tables end a cell at a pipe behind two backslashes"
+    )
+    html = MarkdownIt("commonmark").enable("table").render(inputs)
+    assert html.count("<td>") == 3 and ">lora_checkpoint_10K[2027|original]</a></td>" in html
 
 
 def test_a_hostile_file_name_is_inert() -> None:

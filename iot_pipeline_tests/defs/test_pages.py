@@ -73,6 +73,7 @@ def test_a_row_s_page_tells_its_prompt_and_its_cost(lake: Lake) -> None:
     text = html.unescape(page)
     prompt = (lake.folder(ArtefactId("prompt", "paraphrased")) / "prompt.md").read_text()
     assert prompt.strip().splitlines()[0] in text and "sha256" in text and "<dt>Cost</dt><dd>$" in page
+    assert " 1 rows" not in text and "no other row shares the answer" in text.replace("\n", " ")
     listed = get(lake, rows_url("paraphrased", "10K"))[2]
     assert (
         f'href="{rows_url("paraphrased", "10K")}17"' in listed and f"{rows_url('paraphrased', '10K')}?from=51" in listed
@@ -87,6 +88,7 @@ def test_an_artefact_s_page_says_whether_it_is_stale_and_why(
     artefact = ArtefactId("paraphrased", "10K")
     assert trace_url(artefact) in lineage_links(artefact) and rows_url("paraphrased", "10K") in lineage_links(artefact)
     fresh = get(lake, trace_url(artefact))[2]
+    assert "<code>iot-pipeline status</code>" in fresh and "`" not in fresh.split("<pre>")[0]
     assert "<strong>Fresh.</strong>" in fresh and rows_url("paraphrased", "10K") in fresh
     monkeypatch.setenv("IOT_TEACHER_SEED", "5")
     settings_module.settings.cache_clear()
