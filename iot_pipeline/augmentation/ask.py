@@ -26,7 +26,7 @@ from iot_pipeline.augmentation.plan import FlowRequest, TrackPlan, row_writer
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.lake.code_version import code_version
-from iot_pipeline.teacher.request import Answer, Request
+from iot_pipeline.teacher.request import Answer, Request, is_embedded
 
 MOST_OF_DATA_SET = 2_000_000  # characters of what judges imported answers: 200 classes, thousands of known values
 REPLIES = pa.schema(
@@ -129,7 +129,8 @@ def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[s
     """
     rows, expected, *_ = plan.counts
     if log is not None:
-        log(f"{rows:,} rows need about {expected:,} distinct answers of {plan.prompt.model}")
+        teacher = "the embedded teacher" if is_embedded(engine.source) else plan.prompt.model
+        log(f"{rows:,} rows need about {expected:,} distinct answers of {teacher}")
     with row_writer(folder / "replies.parquet", REPLIES) as write:
 
         def take(answer: Answer) -> None:

@@ -159,7 +159,7 @@ def _refusal(one: Measured, reference_seconds: float) -> str:
     if not one.seconds < reference_seconds:
         return f"not faster ({reference_seconds / one.seconds:.2f} times the reference's speed)"
     if one.agreement < LEAST_AGREEMENT:
-        return f"gives the reference's label to {one.agreement:.4%} of {one.flows:,} flows, less than 99.9 %"
+        return f"gives the reference's label to {100 * one.agreement:.4f} % of {one.flows:,} flows, less than 99.9 %"
     if one.profile == "balanced":
         if not one.difference <= LARGEST_DIFFERENCE:
             return f"a probability differs by {one.difference:.2g}, more than {LARGEST_DIFFERENCE}"

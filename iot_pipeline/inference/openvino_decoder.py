@@ -62,6 +62,7 @@ def _converted(openvino: Any, model: Any, shape: CacheShape) -> Any:
     """Convert a model into a graph whose cache goes in and out."""
     import torch
     from transformers import DynamicCache
+    from transformers.utils import logging
 
     class Decoder(torch.nn.Module):
         """One step: new tokens [rows, new] behind cached ones [rows, read] to logits and the longer cache."""
@@ -97,8 +98,13 @@ def _converted(openvino: Any, model: Any, shape: CacheShape) -> Any:
         torch.arange(ROWS, dtype=torch.int32),
         *(torch.zeros((ROWS, shape.heads, READ, shape.size)) for _ in shape.names),
     )
-    with torch.no_grad():
-        return openvino.convert_model(Decoder(), example_input=example)
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()  # tracing asks for the model's loss, of which it would warn
+    try:
+        with torch.no_grad():
+            return openvino.convert_model(Decoder(), example_input=example)
+    finally:
+        logging.set_verbosity(told)
 
 
 def _with_states(openvino: Any, graph: Any, shape: CacheShape) -> Any:

@@ -190,9 +190,11 @@ def test_requests_are_made_as_they_are_drawn(rows: pd.DataFrame, tmp_path: Path)
             raise UserError("the budget is used up")
 
     plan = make_plan(tmp_path, "original", rows)
+    told: list[str] = []
     with pytest.raises(UserError, match="budget"):
-        ask(plan, Stops(), tmp_path)
+        ask(plan, Stops(), tmp_path, told.append)
     assert len(drawn) == len(plan.pending) == 1
+    assert told[0].endswith("distinct answers of the embedded teacher")
 
 
 @pytest.mark.parametrize("loses", ["an answer", "rows"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -90,6 +91,26 @@ def test_openvino_writes_what_transformers_writes(base: Path, student: Student) 
     found = opened.explain(texts, 24, batch=4, answers=heads, grounded_in=texts, meanwhile=lambda: called.append(1))
     assert found == wanted and len(called) > 24
     assert opened.explain(texts[:3], 12) == student.explain(texts[:3], 12) == opened.explain(texts[:3], 12, batch=1)
+
+
+@installed
+def test_tracing_a_decoder_tells_users_nothing(student: Student) -> None:
+    from transformers.utils.logging import warning_once
+
+    told: list[str] = []
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    handler, logger = Told(), logging.getLogger("transformers.modeling_utils")
+    warning_once.cache_clear()
+    logger.addHandler(handler)
+    try:
+        compiled_decoder(student.model, 1)
+    finally:
+        logger.removeHandler(handler)
+    assert not told, "tracing asks for the model's loss, which nobody wants"
 
 
 @installed
@@ -200,7 +221,7 @@ def test_a_way_that_would_take_too_long_leaves_the_student_as_it_was(student: St
     ("one", "reason"),
     [
         (measured("e", "aggressive", 1.0), "not faster"),
-        (measured("e", "aggressive", 0.3, agreement=0.9985), "99.8500% of 2,000 flows"),
+        (measured("e", "aggressive", 0.3, agreement=0.9985), "99.8500 % of 2,000 flows"),
         (measured("e", "aggressive", 0.3, flows=900), "compared on 900 flows"),
         (measured("e", "balanced", 0.3, difference=0.01), "a probability differs by 0.01"),
         (measured("e", "balanced", 0.3, difference=float("nan")), "a probability differs by nan"),
