@@ -8,7 +8,8 @@ import numpy as np
 from iot_pipeline.evaluation.views import Floats
 
 RESAMPLES = 1_000
-BETTER, WORSE, NONE_SHOWN = "better", "worse", "no difference shown"
+BETTER, WORSE, NONE_SHOWN, FEW = "better", "worse", "no difference shown", "too few flows for a verdict"
+LEAST_FLOWS = 20  # of fewer, an interval by bootstrap is too narrow; of three that agree it is a point
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def interval(values: Floats) -> dict[str, float | None]:
 def verdicts(first: list[Measure], second: list[Measure]) -> list[dict[str, Any]]:
     """Compare two writers on the same flows by each measure that both have: `first` minus `second`, paired.
 
-    Returns rows {measure, flows, difference, low, high, verdict}: better or worse if the interval leaves out 0. Each
+    Returns rows {measure, flows, difference, low, high, verdict}: better or worse if the interval leaves out 0, and no
+    verdict of fewer than LEAST_FLOWS flows. Each
     interval has 95 % by itself.
     """
     beside = {measure.name: measure for measure in second}
@@ -61,8 +63,8 @@ def verdicts(first: list[Measure], second: list[Measure]) -> list[dict[str, Any]
             continue
         low, high = told["low"], told["high"]
         assert low is not None and high is not None
-        verdict = BETTER if low > 0 else WORSE if high < 0 else NONE_SHOWN
         flows = int((~np.isnan(found)).sum())
+        verdict = FEW if flows < LEAST_FLOWS else BETTER if low > 0 else WORSE if high < 0 else NONE_SHOWN
         rows.append(
             {"measure": measure.name, "flows": flows, "difference": told["value"], "low": low, "high": high}
             | {"verdict": verdict}
@@ -77,6 +79,9 @@ def sentence(rows: list[dict[str, Any]], name: str) -> str:
         for verdict in (BETTER, WORSE)
         if (found := [row["measure"].replace("_", " ") for row in rows if row["verdict"] == verdict])
     ]
+    if rows and all(row["verdict"] == FEW for row in rows):
+        flows = max(row["flows"] for row in rows)
+        return f"{flows:,} flows are too few to tell whether the student beats the {name}: {LEAST_FLOWS} are needed."
     better, worse = (sum(row["verdict"] == verdict for row in rows) for verdict in (BETTER, WORSE))
     worth = "beats" if better and not worse else "does not beat"
     flows = max((row["flows"] for row in rows), default=0)

@@ -196,6 +196,13 @@ def test_verdicts_are_paired_and_plain() -> None:
     assert "does not beat the tree" in sentence(verdicts(second, first), "tree")
 
 
+def test_few_flows_give_no_verdict() -> None:
+    ones, none = np.ones(3), np.full(3, np.nan)
+    rows = verdicts([Measure("a", ones, none)], [Measure("a", 0 * ones, none)])
+    assert (rows[0]["low"], rows[0]["verdict"]) == (1, "too few flows for a verdict")
+    assert sentence(rows, "tree") == "3 flows are too few to tell whether the student beats the tree: 20 are needed."
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(-5, 5) | st.just(float("nan")), max_size=40))
 def test_an_interval_holds_its_mean(values: list[float]) -> None:
