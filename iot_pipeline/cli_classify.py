@@ -33,8 +33,9 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
     ) -> None:
         """Classify flows by a trained student: one event for each flow, on standard output or in a file.
 
-        Progress and summary go to standard error; with --out and --json the summary goes to standard output. Ctrl-C
-        ends --follow in order. Exit code 130 after Ctrl-C, 143 after SIGTERM.
+        Progress and summary go to standard error; with --out and --json the summary goes to standard output.
+
+        Ctrl-C ends --follow in order. Exit code 130 after Ctrl-C, 143 after SIGTERM.
         """
         from iot_pipeline.commands.classify_run import run_command
 

@@ -31,7 +31,8 @@ Stage = Annotated[str | None, Option(help="Stage of the student; default the lar
 Track = Annotated[str | None, Option(help="Track of it; default original, or the first one made.")]
 To = Annotated[str, Option(help="json (lines), csv, parquet, ocsf, ecs or eve.")]
 Out = Annotated[
-    Path | None, Option(help="New file for the events; after a kill the same command goes on. Default: output.")
+    Path | None,
+    Option(help="New file for the events; after a kill the same command goes on. Default: standard output."),
 ]
 Explain = Annotated[str, Option(help="Flows that get an explanation: none, unsure, new (not in the cache) or all.")]
 Follow = Annotated[bool, Option("--follow", help="Follow logs that grow, through rotation.")]
@@ -42,7 +43,9 @@ IdleExit = Annotated[float | None, Option(min=0, help="Stop following when no li
 Units = Annotated[str, Option(help="Of scaled data sets: raw, scaled, or auto (Zeek logs are raw, tables scaled).")]
 Invalid = Annotated[str | None, Option(help="Rows that are no flow: error (default), or skip and count (of streams).")]
 Benign = Annotated[str | None, Option(metavar="CLASS,..", help="Classes that are no attack; default by their names.")]
-Cache = Annotated[str | None, Option(metavar="FILE", help="Verdicts that are known, or none; default in the lake.")]
+Cache = Annotated[
+    str | None, Option(metavar="FILE", help="File of the verdicts given so far, or none; default in the lake.")
+]
 CacheSize = Annotated[int | None, Option(min=1, help="Verdicts that it keeps; default 1,000,000.")]
 Replicas = Annotated[
     int | None,

@@ -72,6 +72,10 @@ function bar(name, probability, members) {
   return row;
 }
 
+function spelt(place) {
+  return /^p\d+$/.test(place) ? "percentile " + place.slice(1) : place.replace(/^(\d+)%$/, "$1 % have this value");
+}
+
 function certainty(result, calibrated) {
   const percent = (100 * result.probability).toFixed(1) + " %";
   const told = calibrated ? "Probability " + percent + ", calibrated." : "Probability " + percent + ", as scored: this student was not evaluated.";
@@ -100,7 +104,7 @@ function show(content) {
   byId("evidence-title").textContent = result.evidence_from === "percentiles" ? "Least usual values (no reasons of the student)" : "Cited features";
   fill("evidence", evidence.map((fact) => {
     const row = element("tr");
-    row.append(element("td", fact.feature), element("td", fact.value), element("td", fact.place), element("td", meanings.get(fact.feature) || ""));
+    row.append(element("td", fact.feature), element("td", fact.value), element("td", spelt(fact.place)), element("td", meanings.get(fact.feature) || ""));
     return row;
   }));
   byId("evidence-part").hidden = evidence.length === 0;
