@@ -42,6 +42,13 @@ def test_a_mistake_is_one_line_and_a_non_zero_exit(environment: dict[str, str], 
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_an_asset_that_does_not_exist_leaves_no_lake_behind(tmp_path: Path) -> None:
+    done = call("run", "--until", "original_10K", IOT_LAKE=str(tmp_path / "lake"))
+    assert done.returncode == 2 and "no such asset; there are: attack_patterns," in done.stderr
+    assert "lora_checkpoint," in done.stderr and "lora_checkpoint_30K" not in done.stderr
+    assert not (tmp_path / "lake").exists()
+
+
 def test_a_lake_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = call("run", IOT_LAKE=str(tmp_path / "file" / "lake"))
@@ -259,6 +266,9 @@ def test_the_results_table_shows_brackets_as_they_are() -> None:
     row = {"model": "a[red]b", "stage": "10K", "ceiling": 0.99, "row ceiling": 0.98}
     Console(file=printed, width=150).print(show.table_of_results([row]))
     assert "a[red]b" in printed.getvalue()
+    assert "can pass 0.9900 of distinct flows" in " ".join(printed.getvalue().split())
+    Console(file=printed, width=150).print(show.table_of_results([row | {"ceiling": 1.0, "row ceiling": 1.0}]))
+    assert "can be right on all of them" in " ".join(printed.getvalue().split())
 
 
 def test_processes_that_we_start_elsewhere_see_the_files_that_were_named_here(

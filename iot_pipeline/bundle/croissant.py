@@ -96,6 +96,7 @@ def responsible(source: Source) -> dict[str, Any]:
         else f"Flows come from the publisher's files: {facts.data_set.citation or facts.data_set.title}."
     )  # fmt: skip
     split = facts.evaluation_split or {}
+    limited: bool = not facts.label_conflicts or facts.label_conflicts["ceilings"]["row"] < 1
     return {
         "rai:dataCollection": collected,
         "rai:dataCollectionType": ["Software Collection" if simulated else "Secondary Data Analysis"],
@@ -119,7 +120,7 @@ def responsible(source: Source) -> dict[str, Any]:
         "rai:dataLimitations": [
             *(["Nothing here was measured on a real network."] if simulated else []),
             *(["Explanations follow rules and sound alike."] if embedded else []),
-            "Equal flows carry different labels; no function of the text can be right on all rows.",
+            *(["Equal flows carry different labels; no function of the text can be right on all rows."] * limited),
         ],
         "rai:dataUseCases": ["Training and testing of models that name and explain attacks in IoT network flows; "
                              "not for blocking traffic without people."],

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import formats
 from iot_pipeline.reporting.measurements import CONDITIONS, Condition, Measurement
+from iot_pipeline.vocabulary import STAGES
 
 CLAIMS = Path(__file__).parent / "claims.yaml"
 HOLDS, FAILS, INCOMPARABLE, UNMEASURED = "holds", "does not hold", "cannot be compared", "not measured here"
@@ -128,6 +129,7 @@ def show(value: Any, unit: str) -> str:
     if value is None:
         return formats.MISSING
     if isinstance(value, Mapping):
+        value = dict(sorted(value.items(), key=lambda item: STAGES.index(item[0]) if item[0] in STAGES else -1))
         return "\n".join(f"{name} {show(item, unit)}" for name, item in value.items())
     if unit.startswith("share"):
         return formats.percent(value)

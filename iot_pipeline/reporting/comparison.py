@@ -160,10 +160,13 @@ def _sentences(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> li
     if headline := baselines.get(("AutoML", "ALL")):
         said.append(f"AutoML on the whole train pool reaches {_three(headline)}.")
     gap = 100 * (scored["ceiling"] - scored["accuracy"])
-    said.append(
+    ceiling = (
         f"No function of the flow text can pass {scored['ceiling']:.4f} here, because the same text carries"
-        f" different labels; this student is {gap:.2f} percentage points below."
+        " different labels"
+        if scored["ceiling"] < 1
+        else "Equal test flows bear equal labels, so that a function of the flow text can reach 1.0000 here"
     )
+    said.append(f"{ceiling}; this student is {gap:.2f} percentage points below.")
     if population := best["population"]:
         low, high = (f"{population[bound]:.4f}" for bound in ("low", "high"))
         said.append(

@@ -17,6 +17,7 @@ Row = Mapping[str, Any]
 FAR_BELOW = 0.25
 FAR = 0.1  # between two models of a study
 DASHED = (0, (4, 3))
+HELD_OUT = "validation, one common set"
 
 
 @style.drawn
@@ -30,7 +31,7 @@ def loss_curves(curves: Mapping[str, Sequence[Row]]) -> Any:
     if not curves:
         return style.no_data("Loss by step", "no training step was recorded")
     axes = style.axes((6.8, 3.3), "Loss on the answer's tokens by optimiser step", "y")
-    label: str | None = "validation, one common set"
+    label: str | None = HELD_OUT
     for place, (name, rows) in enumerate(curves.items()):
         colour = style.SERIES[place % len(style.SERIES)]
         train, held_out = (
@@ -53,8 +54,10 @@ def loss_curves(curves: Mapping[str, Sequence[Row]]) -> Any:
     else:
         axes.set_ylim(bottom=0)
     axes.set_xlabel("optimiser step")
-    axes.set_ylabel("cross-entropy a token (nats)")
-    axes.legend()
+    axes.set_ylabel("cross-entropy per token (nats)")
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda at: labels[at] == HELD_OUT)  # the common entry is the last
+    axes.legend([handles[at] for at in order], [labels[at] for at in order])
     return axes
 
 
@@ -120,7 +123,8 @@ def study(found: Row, metric: str = "accuracy") -> Any:
     would all lie on zero.
     """
     rows = [row for row in found["contrasts"] if row["metric"] == metric]
-    title = f"Differences in {metric.replace('_f1', '-F1')}, {found['seeds']} training seed(s)"
+    seeds = f"{found['seeds']} training seed{'s' if found['seeds'] > 1 else ''}"
+    title = f"Differences in {metric.replace('_f1', '-F1')}, {seeds}"
     if not rows:
         return style.no_data(title, "there are no two models to compare")
     axes = style.axes((6.8, 1.15 + 0.34 * len(rows)), title, "x")
@@ -138,7 +142,7 @@ def study(found: Row, metric: str = "accuracy") -> Any:
         axes.text(1.02, place, f"{row['difference']:+.4f}", transform=axes.get_yaxis_transform(), va="center")
     if len(near) < len(rows):
         axes.set_xlim(-edge, edge)
-    axes.locator_params(axis="x", nbins=7)
+    axes.locator_params(axis="x", nbins=4)  # more labels of six signs would touch
     style.name_rows(axes, [f"{row['first']} minus {row['second']}" for row in rows])
     axes.figure.supxlabel(f"bars: 95 % intervals; band: ±{found['margin']}; blue: a verdict is given", fontsize=9)
     return axes
@@ -193,15 +197,16 @@ def inference_benchmark(variants: Sequence[Row]) -> Any:
     """Plot milliseconds per flow of each benchmark variant that ran, on a log axis (inference.benchmark)."""
     rows = [variant for variant in variants if variant["run"]]
     if not rows:
-        return style.no_data("Time a flow", "no variant was measured")
+        return style.no_data("Time per flow", "no variant was measured")
     slowest = {place: 1000 * variant["seconds_p95"] for place, variant in enumerate(rows) if variant.get("seconds_p95")}
-    axes = style.axes((6.8, 1.05 + 0.36 * len(rows)), "Time a flow, variant by variant", "x")
+    axes = style.axes((6.8, 1.05 + 0.36 * len(rows)), "Time per flow, variant by variant", "x")
     for place, variant in enumerate(rows):
         milliseconds = 1000 * seconds_a_flow(variant)
         explains = variant["name"].startswith("explanation")
         axes.barh(place, milliseconds, height=0.6, color=style.SKY if explains else style.BLUE)
+        told = formats.seconds(milliseconds / 1000)
         axes.annotate(
-            f"{milliseconds:,.3g} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,.3g} s",
+            told + (f", p95 {formats.seconds(slowest[place] / 1000)}" if place in slowest else ""),
             (max(milliseconds, slowest.get(place, 0.0)), place),
             xytext=(6, 0),
             textcoords="offset points",
@@ -215,7 +220,7 @@ def inference_benchmark(variants: Sequence[Row]) -> Any:
     axes.margins(x=0.2)
     style.name_rows(axes, [variant["name"] for variant in rows])
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("milliseconds a flow, log scale" + ("; mark = p95 of single requests" if slowest else ""))
+    axes.set_xlabel("milliseconds per flow, log scale" + ("; mark = p95 of single requests" if slowest else ""))
     return axes
 
 
@@ -227,7 +232,7 @@ def seconds_a_flow(variant: Row) -> float:
 @style.drawn
 def token_lengths(lengths: np.ndarray, limit: int, title: str) -> Any:
     """Plot a histogram of tokens per row, with the maximum row length `limit` marked."""
-    axes = style.axes((6.8, 2.8), f"Tokens a row, {title}", "y")
+    axes = style.axes((6.8, 2.8), f"Tokens per row, {title}", "y")
     axes.hist(lengths, bins=min(60, max(1, len(np.unique(lengths)))), color=style.BLUE)
     axes.axvline(limit, color=style.RED, linestyle=DASHED, linewidth=1.4, label=f"IOT_MAX_LENGTH {limit}")
     axes.set_xlabel("tokens")
@@ -244,7 +249,7 @@ def protocol_arms(arms: Sequence[Row], majority: float) -> Any:
     for place, arm in enumerate(arms):
         colour = style.SERIES[place % len(style.SERIES)]
         style.interval(axes, place, arm["accuracy"], arm["interval"], colour, "o")
-    style.name_rows(axes, [arm["arm"].replace("_", " ") for arm in arms])
+    style.name_rows(axes, [formats.protocol_arm(arm["arm"]) for arm in arms])
     axes.axvline(majority, color=style.RED, linestyle=DASHED, linewidth=1.4, label="majority class")
     axes.legend()
     axes.set_xlim(0, 1)

@@ -4,6 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 MISSING = "–"
+# Arms of the audit of the old protocol (defs/training/paper.py).
+PROTOCOL_ARMS = {
+    "paper": "prior work's rows and recipe",
+    "paper_rows_our_recipe": "prior work's rows, this project's recipe",
+    "paper_rows_uncut": "the same, rows not cut",
+    "our_rows_label_weight_1": "this project's rows, label weight 1",
+    "leak_free": "this project's rows and recipe",
+}
 
 
 def accuracy(value: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -71,6 +79,11 @@ def text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(text(item) for item in value)
     return str(value)
+
+
+def protocol_arm(name: str) -> str:
+    """Format the name of an arm of the protocol audit: `prior work's rows, this project's recipe`."""
+    return PROTOCOL_ARMS.get(name, name.replace("_", " "))
 
 
 def fixed(value: float | None, digits: int) -> str:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from iot_pipeline.flows.rare import RARE
 from iot_pipeline.lake.store import MANIFEST, ArtefactId
 from iot_pipeline.reporting.artefact_json import artefact_json, parse, read, read_optional
-from iot_pipeline.vocabulary import TRACKS, Partition, Trained, partition_parts, staged, unstaged
+from iot_pipeline.vocabulary import ARMS, STAGES, TRACKS, Partition, Trained, partition_parts, staged, unstaged
 
 Json = dict[str, Any]
 TABLES = {"flow_profile": "flow_profile.parquet", "sample_comparison": "sample_comparison.parquet"}
@@ -236,6 +236,7 @@ def gather(folders: Mapping[ArtefactId, Path], spec: Any = None) -> Facts:
     manifests: dict[str, Json] = {}
     for artefact, folder in sorted(folders.items()):
         manifests[f"{artefact.asset}@{artefact.partition}"] = _json(folder / MANIFEST)
+    for artefact, folder in sorted(folders.items(), key=lambda one: _place(one[0])):
         _read(facts, artefact, folder)
     settings = {name: value for record in manifests.values() for name, value in _settings(record).items()}
     facts.used = Used(**{part.name: settings.get(part.name) for part in fields(Used)})
@@ -243,6 +244,13 @@ def gather(folders: Mapping[ArtefactId, Path], spec: Any = None) -> Facts:
     facts.labels = list(dict.fromkeys(label for label in labels if label))
     facts.lineage = [_origin(key, manifests) for key in manifests]
     return facts
+
+
+def _place(artefact: ArtefactId) -> tuple[int, int, ArtefactId]:
+    """Return the place of an artefact in the report: by stage, then by track, as `vocabulary` orders both."""
+    parts = {*unstaged(artefact.asset), *partition_parts(artefact.partition)}
+    stage, arm = (next((n for n, name in enumerate(names) if name in parts), -1) for names in (STAGES, ARMS))
+    return stage, arm, artefact
 
 
 def files_read(artefact: ArtefactId, names: Iterable[str]) -> list[str]:

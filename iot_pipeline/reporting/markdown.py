@@ -54,8 +54,13 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "", asset: str = "")
     numeric = (all(type(row.get(key)) in (int, float, type(None)) for row in rows) for key in keys)
     rule = ["---:" if right else "---" for right in numeric]
     body: list[list[str]] = [[escape(row.get(key)) for key in keys] for row in rows]
-    title = f"{escape(caption)} Asset: {escape(asset)}.\n\n" if caption else ""
+    title = f"{escape(caption)} {cited(asset)}\n\n" if caption else ""
     return Markup(title + "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body]))
+
+
+def cited(assets: str) -> str:
+    """Return the end of a caption, which names one asset or, between commas, several."""
+    return f"Asset{'s' if ',' in assets else ''}: {escape(assets)}."
 
 
 @pass_context
@@ -78,7 +83,7 @@ def figure(context: Context, image: bytes, alt: str, caption: str, asset: str) -
     else:
         images.append(image)
         shown = f"![{alternative(alt)}](drawing:{len(images) - 1})"
-    return Markup(f"{shown}\\\n*{escape(caption)} Asset: {escape(asset)}.*")
+    return Markup(f"{shown}\\\n*{escape(caption)} {cited(asset)}*")
 
 
 def quote(title: str, parts: Sequence[tuple[str, str]]) -> Markup:

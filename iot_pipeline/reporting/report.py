@@ -20,7 +20,7 @@ from iot_pipeline.reporting.comparison import BASELINES
 from iot_pipeline.reporting.exhibits import Numbering, lineage_id, write_exhibits
 from iot_pipeline.reporting.gather import Facts, metrics
 from iot_pipeline.reporting.style import data_uri
-from iot_pipeline.vocabulary import STAGES, VIEWS, Partition
+from iot_pipeline.vocabulary import SIDES, STAGES, VIEWS, Partition
 
 MISSING = "not materialised in this lake"
 TITLE = "IoT flows, named and explained"
@@ -47,7 +47,7 @@ CHAPTERS = (
     "lineage.md.j2",
 )
 INCLUDED = ("banner.md.j2", "limits.md.j2", "study_grid.md.j2", "study_zero_shot.md.j2")
-FORMATS = ("accuracy", "dollars", "fixed", "percent", "plain", "seconds", "signed", "whole")
+FORMATS = ("accuracy", "dollars", "fixed", "percent", "plain", "protocol_arm", "seconds", "signed", "whole")
 
 
 class Absent(StrictUndefined):
@@ -201,6 +201,7 @@ def _environment() -> Environment:
         "STAGES": STAGES,
         "anchor": markdown.anchor,
         "lineage_id": lineage_id,
+        "SIDES": SIDES,
         "VIEWS": VIEWS,
         "BASELINES": BASELINES,
         "causes": causes,

@@ -15,6 +15,9 @@ from iot_pipeline.vocabulary import ARMS, CONTROLS, STAGES, Partition
 
 INPUTS_SHOWN = 8  # of an artefact in the lineage chapter; `iot-pipeline trace` prints all
 # Explanation metrics that come first, since the table is wider than a page.
+VERDICT = ("measure", "flows", "difference", "low", "high", "verdict")
+TENSORS = ("rows", "distinct_rows", "tokens", "supervised_tokens", "longest", "rows_cut")
+COUNTS = ("rows", "repeat_rows", "share_varied", "distinct_requests", "distinct_answers", "distinct_wordings")
 FIRST = ("explained", "faultless", "numbers_grounded", "values_true", "features_real", "directions_true")
 
 
@@ -35,7 +38,18 @@ def increments(tracks: Mapping[Partition, Track]) -> list[Json]:
         partition: {key: value for key, value in track.report.items() if isinstance(value, scalar)}
         for partition, track in tracks.items()
     }
-    return by_partition(counts)
+    return by_partition({partition: _in_order(found, COUNTS) for partition, found in counts.items()})
+
+
+def tensors(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
+    """Return the counts of training tensors by student."""
+    name = {"rows_label_and_end_supervised": "rows with label and end supervised"}
+    return by_partition(
+        {
+            partition: {name.get(key, key): value for key, value in _in_order(stats, TENSORS).items()}
+            for partition, stats in found.items()
+        }
+    )
 
 
 def samples(report: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -98,16 +112,28 @@ def _beside(row: Mapping[str, Any] | None) -> Json:
 
 def shares(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
     """Return each share of true claims of each student with interval and chance level."""
+    keys = ("share", "value", "low", "high", "chance")
     return [
         row
         for partition, result in found.items()
         for share in result.get("shares") or []
-        for row in by_partition({partition: share})
+        for row in by_partition({partition: _in_order(share, keys)})
     ]
+
+
+def _in_order(row: Mapping[str, Any], keys: tuple[str, ...]) -> Json:
+    """Return a row with these keys first: the files that it is read from are sorted by name."""
+    return {key: row[key] for key in (*keys, *row) if key in row}
 
 
 def diversities(tracks: Mapping[Partition, Track]) -> list[Json]:
     """Return the diversity of each increment's answers, as they are and with features and numbers masked."""
+    names = {
+        "self_bleu": "self-BLEU",
+        "distinct_1": "distinct-1",
+        "distinct_2": "distinct-2",
+        "distinct_3": "distinct-3",
+    }
     return [
         row
         for partition, track in tracks.items()
@@ -118,7 +144,7 @@ def diversities(tracks: Mapping[Partition, Track]) -> list[Json]:
                 partition: {
                     "text": text,
                     "answers": track.report["diversity"]["answers"],
-                    **track.report["diversity"][text],
+                    **{names.get(key, key): value for key, value in track.report["diversity"][text].items()},
                 }
             }
         )
@@ -183,7 +209,9 @@ def reason_verdicts(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
         for partition, result in found.items()
         for who, verdicts in result["verdicts"].items()
         for verdict in verdicts
-        for row in by_partition({partition: {"against": who, **verdict, "measure": _spoken(verdict)}})
+        for row in by_partition(
+            {partition: {"against": who, **_in_order({**verdict, "measure": _spoken(verdict)}, VERDICT)}}
+        )
     ]
 
 
@@ -198,7 +226,7 @@ def teacher_reasons(found: Mapping[str, Mapping[str, Any]]) -> list[Json]:
 
 
 def _spoken(row: Mapping[str, Any]) -> str:
-    return str(row["measure"]).replace("_", " ")
+    return str(row["measure"]).replace("_", " ").replace("shap ", "SHAP ")
 
 
 def arms(study: Mapping[str, Any], controls: bool) -> list[tuple[str, Json]]:
@@ -212,6 +240,24 @@ def arms(study: Mapping[str, Any], controls: bool) -> list[tuple[str, Json]]:
         return STAGES.index(stage), ARMS.index(model) if model in ARMS else len(ARMS), model
 
     return [(name, study["arms"][name]) for name in sorted(study["arms"], key=place) if is_control(name) == controls]
+
+
+def written(study: Mapping[str, Any]) -> list[Json]:
+    """Return the shares of explanations of a study, students in the order of reports, free writing first.
+
+    A share has its spread over seeds beside it if there are several.
+    """
+    places = {name: place for place, name in enumerate(ARMS)}
+    found = sorted(study["explanations"], key=lambda row: (places.get(row["arm"].split()[0], len(places)), row["way"]))
+    names = ("faultless", "numbers_grounded", "values_true", "directions_true")
+    return [{**row, "shares": [_with_spread(row.get(name), row["seeds"]) for name in names]} for row in found]
+
+
+def _with_spread(share: Mapping[str, Any] | None, seeds: int) -> str:
+    if not share:
+        return formats.MISSING
+    spread = f" ± {share['spread']:.3f}" if seeds > 1 else ""
+    return f"{share['mean']:.3f}{spread}"
 
 
 def contrasts(study: Mapping[str, Any], controls: bool) -> list[Json]:

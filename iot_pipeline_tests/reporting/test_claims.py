@@ -9,7 +9,7 @@ import pytest
 from iot_pipeline.errors import UserError
 from iot_pipeline.reporting import claims
 from iot_pipeline.reporting.arithmetic import qwen2_parameters
-from iot_pipeline.reporting.claims import Claim, claims_audit, load_claims
+from iot_pipeline.reporting.claims import Claim, claims_audit, load_claims, show
 from iot_pipeline.reporting.gather import Facts, Track, Used
 from iot_pipeline.reporting.measurements import Measurement, collect, conditions
 from iot_pipeline.vocabulary import Partition
@@ -129,3 +129,8 @@ def test_the_old_protocol_is_judged_by_what_it_did() -> None:
         assert audit[name]["verdict"] == "holds", audit[name]
     assert audit["protocol_accuracy_uncut"]["measured"] == pytest.approx(0.16)
     assert audit["loss_on_prompt"]["verdict"] == "cannot be compared"
+
+
+def test_stages_are_told_in_their_order() -> None:
+    assert show({"10K": 1, "150K": 3, "30K": 2, "ALL": 4}, "rows") == "10K 1\n30K 2\n150K 3\nALL 4"
+    assert show({"Normal": 1, "Attack": 2}, "rows") == "Normal 1\nAttack 2"

@@ -44,6 +44,14 @@ def test_accuracy_never_stands_alone() -> None:
     assert said[-1] == "Looking flows up by their text reaches 0.4000: test flows were never seen."
 
 
+def test_a_ceiling_of_one_is_no_limit() -> None:
+    student = student_evaluation(0.90)
+    student["views"]["distinct"]["ceiling"] = 1.0
+    said = " ".join(track_comparison({ORIGINAL: student}, BASELINES)["verdicts"])
+    assert "can reach 1.0000 here; this student is 10.00 percentage points below." in said
+    assert "different labels" not in said
+
+
 def test_what_a_deployed_model_meets_is_an_estimate_with_bounds() -> None:
     made = track_comparison({ORIGINAL: student_evaluation(0.90)}, BASELINES, populations={"10K": POPULATION})
     student, automl, lookup, whole = (row["population"] for row in made["rows"])

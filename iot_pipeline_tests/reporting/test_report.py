@@ -255,6 +255,20 @@ def test_model_card() -> None:
         model_card(FACTS, Partition("30K", "original"))
 
 
+def test_students_stand_in_the_order_of_the_method(tmp_path: Path) -> None:
+    folders = {}
+    names = [("150K", "original"), ("30K", "original"), ("10K", "feature_varied"), ("10K", "original")]
+    told = {"data_version": "v", "code_version": "1", "inputs": {}, "settings": {}, "provenance": {}}
+    for stage, track in names:
+        artefact = ArtefactId(f"training_split_{stage}", track)
+        folders[artefact] = tmp_path / stage / track
+        folders[artefact].mkdir(parents=True)
+        manifest = told | {"asset": artefact.asset, "partition": track}
+        (folders[artefact] / "manifest.json").write_text(json.dumps(manifest))
+        (folders[artefact] / "stats.json").write_text("{}")
+    assert [*gather(folders).tensors] == [Partition(*name) for name in reversed(names)]
+
+
 def test_gather_reads_a_lake(tmp_path: Path) -> None:
     def make(asset: str, partition: str, inputs: dict[str, str], settings: dict[str, Any], **files: Any) -> None:
         artefact = ArtefactId(asset, partition)

@@ -306,5 +306,5 @@ def inference_benchmark(context: dg.AssetExecutionContext, lake: LakeResource) -
         step.json("inference.json", of | found, volatile=True)
         step.summarise(**{name: one.get("engine", "the reference") for name, one in found["profiles"].items()})
         step.table("variants", found["variants"])
-        step.png("variants.png", figures.inference_benchmark(found["variants"]), "Time a flow, by variant")
+        step.png("variants.png", figures.inference_benchmark(found["variants"]), "Time per flow, by variant")
     return step.result()

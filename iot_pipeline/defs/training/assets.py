@@ -247,7 +247,7 @@ def training_split(stage: str) -> dg.AssetsDefinition:
             step.check(check, not problems, problems="; ".join(problems) or "none")
             lengths, title = load_tensors(step.folder / "train.safetensors").lengths, f"{arm} {stage}"
             histogram = figures.token_lengths(lengths, step.settings.student.max_length, title)
-            step.png("lengths.png", histogram, f"Tokens a row, {title}")
+            step.png("lengths.png", histogram, f"Tokens per row, {title}")
             step.summarise(**trained.stats.plain())
         return step.result()
 
