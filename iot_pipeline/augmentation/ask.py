@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -121,17 +122,19 @@ def _judging(data_set: str) -> tuple[tuple[str, ...], frozenset[str], bool, Know
 def ask(plan: TrackPlan, engine: TeacherProtocol, folder: Path, log: Callable[[str], None] | None = None) -> None:
     """Ask the teacher the plan's requests, and write replies.parquet and, through the plan, requests.parquet.
 
+    However it ends, the plan is closed: a teacher that stops may hold on to a plan that it has not drawn to its end.
+
     Args:
         plan: Plan of the track.
         engine: Teacher that answers.
         folder: Folder of both files.
         log: Called with progress messages.
     """
-    rows, expected, *_ = plan.counts
-    if log is not None:
-        teacher = "the embedded teacher" if is_embedded(engine.source) else plan.prompt.model
-        log(f"{rows:,} rows need about {expected:,} distinct answers of {teacher}")
-    with row_writer(folder / "replies.parquet", REPLIES) as write:
+    with contextlib.closing(plan), row_writer(folder / "replies.parquet", REPLIES) as write:
+        rows, expected, *_ = plan.counts
+        if log is not None:
+            teacher = "the embedded teacher" if is_embedded(engine.source) else plan.prompt.model
+            log(f"{rows:,} rows need about {expected:,} distinct answers of {teacher}")
 
         def take(answer: Answer) -> None:
             label, text = plan.pending.pop(answer.key), None

@@ -120,7 +120,11 @@ class JudgeApart:
     def __init__(self, rows: Rows, flows: Path, spec: DatasetSpec, seed: int) -> None:
         command = [sys.executable, "-m", "iot_pipeline.augmentation.label_judge"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._shares = self._ask(rows, flows, spec, seed)
+        try:
+            self._shares = self._ask(rows, flows, spec, seed)
+        except BaseException:
+            self.close()
+            raise
 
     def agreement(self, group: str, label: str) -> float:
         """Return the share of a flow group's rows that have this label."""
@@ -132,7 +136,8 @@ class JudgeApart:
         return found
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, whatever it does."""
+        self._process.kill()
         self._process.communicate()
 
     def _ask(self, *question: Any) -> Any:

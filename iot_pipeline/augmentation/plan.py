@@ -172,7 +172,7 @@ class TrackPlan:
 
     def __iter__(self) -> Iterator[FlowRequest]:
         keys: dict[tuple[str, str], str] = {}  # of the original track
-        with row_writer(self.out, REQUESTS) as write:
+        with row_writer(self.out, REQUESTS) as write, contextlib.closing(self):
             for row, text, answer, varied in self._read():
                 request = None
                 if self.answers is None:
@@ -197,6 +197,9 @@ class TrackPlan:
                 if request is not None:
                     self.pending.setdefault(request.key, request.label)
                     yield request
+
+    def close(self) -> None:
+        """End what varies flows, which no later iteration can use."""
         if self.varier is not None:
             self.varier.close()
 

@@ -1,5 +1,6 @@
 """Tracks: one request for equal work, rows joined by key, same rows in each track, quarantine that is seen."""
 
+import contextlib
 import itertools
 from dataclasses import replace
 from operator import length_hint
@@ -15,7 +16,8 @@ from iot_pipeline.augmentation import join as joining
 from iot_pipeline.augmentation import plan as planning
 from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.join import read_answers
-from iot_pipeline.augmentation.variation import Variation
+from iot_pipeline.augmentation.variation import Variation, Varier
+from iot_pipeline.defs.augmentation.assets import answered_rows
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows import ordered_join
 from iot_pipeline.flows.serialise import group_id, parse_text
@@ -208,3 +210,36 @@ def test_what_an_engine_loses_is_no_track(rows: pd.DataFrame, loses: str, tmp_pa
 
     with pytest.raises(RuntimeError, match=r"[1-9]\d* requests got no answer|0 of 300 rows were drawn"):
         build(Loses(), tmp_path, "original", rows)
+
+
+class Stopping(Direct):
+    """A teacher that draws one request and ends, by an error or, `quietly`, holding on to what it has not drawn."""
+
+    def __init__(self, quietly: bool = False) -> None:
+        super().__init__()
+        self.quietly = quietly
+
+    def stream(self, requests, check, take):  # type: ignore[no-untyped-def]
+        self.drawn = iter(requests)
+        take(self.answer(next(self.drawn), check))
+        if not self.quietly:
+            raise UserError("the budget is spent")
+
+    def open(self, step):  # type: ignore[no-untyped-def]
+        raise UserError("the server is away")
+
+
+@pytest.mark.parametrize("case", ["stops", "abandons", "is away"])
+def test_the_judge_of_varied_flows_ends_however_the_asking_ends(
+    case: str, rows: pd.DataFrame, original: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Varier] = []
+    monkeypatch.setattr(Varier, "close", lambda varier: closed.append(varier))
+    plan = make_plan(tmp_path, "feature_varied", rows, original.folder)
+    teacher = Stopping(case == "abandons")
+    with pytest.raises(UserError) if case != "abandons" else contextlib.nullcontext():
+        if case == "is away":
+            answered_rows(None, teacher, plan)  # type: ignore[arg-type]
+        else:
+            ask(plan, teacher, tmp_path)
+    assert closed and set(map(id, closed)) == {id(plan.varier)}

@@ -1,5 +1,6 @@
 """Asset group augmentation: three tracks with one increment per stage, and the same rows, order and labels in each."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from itertools import islice
@@ -51,7 +52,7 @@ def make_track(step: Step, teacher: TeacherResource, track: str) -> None:
 
 def answered_rows(step: Step, teacher: TeacherResource, plan: TrackPlan) -> TrackResult:
     """Ask the teacher what the rows of a plan need, and join its answers to them."""
-    with teacher.open(step) as engine:
+    with contextlib.closing(plan), teacher.open(step) as engine:
         ask(plan, engine, step.folder, step.log)
     return join(plan, step.folder, engine.source)
 
