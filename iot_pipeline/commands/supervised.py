@@ -1,13 +1,12 @@
 """Child processes that are started again when they end: those of `ui` may be killed, by hand or for want of memory."""
 
-import contextlib
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from iot_pipeline.lake.processes import end_group, is_over
 
 MOST_ENDS, WITHIN_S = 5, 60.0  # an ending of another kind is a fault that a new start does not mend
 STOP_S = 10.0
@@ -44,10 +43,10 @@ class Supervised:
 
     def revive(self) -> bool:
         """Start the process again if it has ended; False if it has ended too often to try again."""
-        if (code := self.process.poll()) is None:
+        if not is_over(self.process):
             return True
-        with contextlib.suppress(ProcessLookupError):  # its children would go on beside those of the new one
-            os.killpg(self.process.pid, signal.SIGKILL)
+        end_group(self.process, 0)  # its children would go on beside those of the new one
+        code = self.process.returncode
         now = time.monotonic()
         self.ends = [*(end for end in self.ends if now - end < WITHIN_S), now]
         if len(self.ends) >= MOST_ENDS:
@@ -59,8 +58,4 @@ class Supervised:
 
     def stop(self) -> None:
         """End the process and what it started."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=STOP_S)
+        end_group(self.process, STOP_S)

@@ -16,6 +16,7 @@ import dagster as dg
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.inference.ray_batch import check_ray as check_batches
 from iot_pipeline.inference.student import Student
+from iot_pipeline.lake.processes import end_group, is_over
 from iot_pipeline.models.check import check_base, check_tokenizer
 from iot_pipeline.models.smollm2 import SMOLLM2, smollm2_base
 from iot_pipeline.settings import settings
@@ -204,19 +205,19 @@ class TrainerResource(dg.ConfigurableResource):
                 start_new_session=True,  # its own process group, so that no rank outlives a cancelled run
             )
             try:
-                code = self._follow(step, process, [out / "progress.jsonl" for out in outs])
+                self._follow(step, process, [out / "progress.jsonl" for out in outs])
             finally:
-                self._stop(process)
-        if code != 0:
+                end_group(process, self.grace_seconds)
+        if (code := process.returncode) != 0:
             raise dg.Failure(
                 f"training ended with code {code}: {reason_of(code, outs[0] / 'output.txt')}", allow_retries=False
             )
 
-    def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: list[Path]) -> int:
-        """Wait for the process and forward the latest line of its progress files; return its exit code."""
+    def _follow(self, step: Step, process: "subprocess.Popen[bytes]", progress: list[Path]) -> None:
+        """Forward the latest line of the process's progress files until it has ended."""
         read = {path: path.stat().st_size if path.exists() else 0 for path in progress}
         while True:
-            code = process.poll()
+            over = is_over(process)
             for path, position in read.items():
                 if path.exists() and path.stat().st_size > position:
                     with path.open() as lines:
@@ -226,18 +227,9 @@ class TrainerResource(dg.ConfigurableResource):
                     read[path] = position + len(complete.encode())
                     if complete:
                         step.progress(describe_progress(json.loads(complete.splitlines()[-1])))
-            if code is not None:
-                return code
-            time.sleep(0.5)
-
-    def _stop(self, process: "subprocess.Popen[bytes]") -> None:
-        """Stop the process group: SIGTERM, then SIGKILL if its leader is alive after `grace_seconds`."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(self.grace_seconds)
+            if over:
                 return
+            time.sleep(0.5)
 
 
 def work_folder(step: Step, fingerprint: str) -> Path:

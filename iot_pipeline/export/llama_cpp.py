@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.export.scoring import label_scores
 from iot_pipeline.inference.scoring import Labels
+from iot_pipeline.lake.processes import free_port
 
 PACKAGE = "xllamacpp"
 PROBABILITIES = 4_096  # tokens that are asked for; a class behind these has the probability of the last of them
@@ -94,7 +94,7 @@ def serving(model: Path, context: int, threads: int) -> Iterator[Engine]:
     if name == PACKAGE:
         command, port = [sys.executable, "-c", CHILD, str(model), str(context), str(threads)], None
     else:
-        port = _free_port()
+        port = free_port()
         command = [
             name, "-m", str(model), "-c", str(context), "-t", str(threads), "-np", "1", "--no-warmup",
             "--host", "127.0.0.1", "--port", str(port),
@@ -133,9 +133,3 @@ def _healthy(url: str, process: subprocess.Popen[str]) -> bool:
         except OSError:
             time.sleep(0.1)
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,11 +12,10 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.object_store import Objects
-from iot_pipeline.lake.processes import has_ended
+from iot_pipeline.lake.processes import has_ended, this_host
 
 BEAT_S, TTL_S = 15.0, 60.0  # a killed owner's leases are free after a minute, those of this host at once
 NOW_S = 5.0  # the store's time is asked that often, and counted on in between
@@ -24,7 +23,7 @@ NOW_S = 5.0  # the store's time is asked that often, and counted on in between
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that may hold leases: random id, host name, boot and process namespace of the host, process id.
+    """A process that may hold leases: random id, host name, space of its process id (`this_host`), process id.
 
     seen: Unix seconds by its host at which the process was alive.
     """
@@ -45,12 +44,7 @@ class Owner:
 
 @cache
 def _owner_of(pid: int) -> Owner:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        place = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux: only heartbeats tell
-        place = uuid.uuid4().hex
-    return Owner(uuid.uuid4().hex, socket.gethostname(), place, pid, time.time())
+    return Owner(uuid.uuid4().hex, socket.gethostname(), this_host(), pid, time.time())
 
 
 def this_owner() -> Owner:

@@ -1,10 +1,15 @@
-"""Processes of this machine: proof that one has ended, killing process trees, ending with a parent."""
+"""Processes of this machine: proof that one has ended, the end of trees and groups of them, a port for one."""
 
 import os
 import signal
+import socket
+import subprocess
 import threading
 import time
+import uuid
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 import psutil
 
@@ -12,6 +17,29 @@ import psutil
 # meanwhile (a drift of 20 ppm is 5 s in three days). A process id is not reused within this time.
 CLOCK_S = 60.0
 PARENT_EVERY_S = 0.5
+GROUP_EVERY_S = 0.05
+
+
+@cache
+def this_host() -> str:
+    """Name the space in which a process id means something: host, since it was started, and container.
+
+    Clones of a machine share a name, containers of one machine may too; after a restart a number is another process.
+    Without Linux's name of a start, that of the network card tells machines apart.
+    """
+    boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    try:
+        parts = [boot.read_text().strip()[:8], str(container.readlink()).strip("pid:[]")]
+    except OSError:
+        parts = [f"{uuid.getnode():012x}"]
+    return "/".join([socket.gethostname().replace(":", "-"), *parts])
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def has_ended(pid: int, seen: float) -> bool:
@@ -35,6 +63,32 @@ def kill_tree(pid: int, itself: bool = True) -> None:
         for victim in [*process.children(recursive=True), *([process] if itself else [])]:
             with suppress(psutil.NoSuchProcess):
                 victim.kill()
+
+
+def is_over(process: "subprocess.Popen[bytes]") -> bool:
+    """Return True if a child has ended. It is not reaped, so that no other process can get its number meanwhile."""
+    return process.returncode is not None or has_ended(process.pid, time.time())
+
+
+def signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:
+    """Send a signal to the process group that a child leads, unless it was reaped: then the number may be another's."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError, PermissionError):  # macOS refuses a group of which only zombies are left
+            os.killpg(process.pid, number)
+
+
+def end_group(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
+    """End the process group that a child leads, and reap the child.
+
+    The group has SIGTERM, and SIGKILL once the child has ended or `grace_s` are over.
+    """
+    signal_group(process, signal.SIGTERM)
+    until = time.monotonic() + grace_s
+    while not is_over(process) and time.monotonic() < until:
+        time.sleep(GROUP_EVERY_S)
+    signal_group(process, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(grace_s)
 
 
 def end_with_parent(parent: int) -> None:

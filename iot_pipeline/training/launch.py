@@ -1,7 +1,6 @@
 """Command line and environment of a training subprocess."""
 
 import os
-import socket
 import sys
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.processes import free_port
 
 TRAIN = "iot_pipeline.training.train"
 BUILD_BASE = "iot_pipeline.tiny_base.__main__"
@@ -43,9 +43,9 @@ def command(configs: Sequence[Path], processes: int = 1, module: str = TRAIN, la
             raise UserError("IOT_TRAINER=accelerate runs one process where there is no GPU: set IOT_TRAINER=local")
         options = ["-m", "accelerate.commands.launch", f"--num_processes={processes}", "--num_machines=1"]
         options += ["--mixed_precision=no", "--dynamo_backend=no", *([] if gpu else ["--cpu"])]
-        options += ["--multi_gpu", f"--main_process_port={_free_port()}"] if several else []
+        options += ["--multi_gpu", f"--main_process_port={free_port()}"] if several else []
     elif several:
-        return [sys.executable, "-m", RANKS, str(processes), str(_free_port()), module, *map(str, configs)]
+        return [sys.executable, "-m", RANKS, str(processes), str(free_port()), module, *map(str, configs)]
     else:
         options = []
     return [sys.executable, *options, "-m", module, *map(str, configs)]
@@ -97,9 +97,3 @@ def exit_with_parent() -> None:
         os._exit(3)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -20,6 +20,7 @@ import pytest
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.env_file import PROJECT_ROOT
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.processes import this_host
 from iot_pipeline.teacher.archive import Imported, Replay, export_answers, import_answers
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import TeacherConfig
@@ -206,7 +207,7 @@ def test_a_process_of_another_host_is_judged_by_its_lease_alone(place: str, late
 
 def test_an_owner_names_host_process_and_start_of_the_machine() -> None:
     first, second = leases.new_owner(), leases.new_owner()
-    assert first != second and first.rsplit(":", 2)[0] == second.rsplit(":", 2)[0] == leases.this_host()
+    assert first != second and first.rsplit(":", 2)[0] == second.rsplit(":", 2)[0] == this_host()
     begun = psutil.Process().create_time()
     assert not leases.is_gone(first, until=begun, now=time.time())  # alive, however old its lease
     host, _, token = first.rsplit(":", 2)
@@ -215,7 +216,7 @@ def test_an_owner_names_host_process_and_start_of_the_machine() -> None:
 
 
 def test_an_owner_is_dead_though_its_number_is_in_use() -> None:
-    now, host = time.time(), leases.this_host()
+    now, host = time.time(), this_host()
     reused = f"{host}:{os.getpid()}:1234"  # by this process, which started after that owner was last seen
     assert leases.is_gone(reused, until=psutil.Process().create_time() - 3600, now=now)
     killed = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -328,7 +329,7 @@ def test_a_store_opened_to_read_changes_nothing_and_makes_nothing(place: str, tm
     with Store(place) as store:
         store.reserve([("k", "m", 0.5)], "s", 1.0)
         with store.transaction() as db:
-            owner = f"{leases.this_host()}:99999999:0"
+            owner = f"{this_host()}:99999999:0"
             db.exec_driver_sql(f"UPDATE reservations SET owner = '{owner}'")
     with Store(place, read_only=True) as store:
         assert store.ledger()["attempts"] == 0 and store.read("SELECT count(*) FROM reservations") == [(1,)]

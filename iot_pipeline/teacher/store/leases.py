@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 import uuid
-from functools import cache
-from pathlib import Path
 
-from iot_pipeline.lake.processes import has_ended
+from iot_pipeline.lake.processes import has_ended, this_host
 
 # A hold that is not renewed for so long is void: its owner is dead, or on a machine that is gone.
 LEASE_S = 20.0
-
-
-@cache
-def this_host() -> str:
-    """Name the space in which a process id means something: host, since it was started, and container.
-
-    Clones of a machine share a name, containers of one machine may too; after a restart a number is another process.
-    """
-    parts = [socket.gethostname().replace(":", "-")]
-    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):  # Linux; elsewhere the name has to do
-        path = Path(file)
-        if path.is_symlink():
-            parts.append(str(path.readlink()).strip("pid:[]"))
-        elif path.is_file():
-            parts.append(path.read_text().strip()[:8])
-    return "/".join(parts)
 
 
 def new_owner() -> str:
