@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,8 +258,8 @@ def read_answers(folder: Path) -> Path:
 
 
 def share(hits: int, of: int) -> tuple[float, float, float]:
-    """Return a share with its 95 % interval (Wilson)."""
-    z, p = 1.959964, hits / of
-    middle, half = p + z * z / (2 * of), z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
-    scale = 1 + z * z / of
-    return round(p, 4), round(max(0.0, (middle - half) / scale), 4), round(min(1.0, (middle + half) / scale), 4)
+    """Return a share with its 95 % interval (Wilson), to 4 digits."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(hits, of).proportion_ci(method="wilson")
+    return round(hits / of, 4), round(float(low), 4), round(float(high), 4)
