@@ -36,15 +36,18 @@ class Tail:
         self._offset, self._mark = 0, b""  # the mark stands before the rest
         self._gone_since: float | None = None
         self._queue: list[Path] = []  # files to be read before the present one
-        if position is not None and position["mark"]:
+        if position is not None:
             self._take_up(position)
 
     def position(self) -> dict[str, Any]:
         """Return the place behind the last complete line that was read.
 
-        Before the first one there is no place to find again: a later reader begins with what the path names then.
+        Before the first one the file is known again by its number, and by what was seen of that line.
         """
-        return {"offset": self._offset - len(self._rest), "mark": self._mark.hex()}
+        place = {"offset": self._offset - len(self._rest), "mark": self._mark.hex()}
+        if self._mark or self._handle is None:
+            return place
+        return place | {"file": os.fstat(self._handle.fileno()).st_ino, "seen": self._rest[:MARK].hex()}
 
     def read(self, most: int) -> list[bytes]:
         """Return up to about `most` bytes of further lines, without their ends; [] if there are none now."""
@@ -140,7 +143,9 @@ class Tail:
     def _take_up(self, position: dict[str, Any]) -> None:
         """Go on where an earlier reader was, in the file or in what it was rotated to."""
         mark, offset = bytes.fromhex(position["mark"]), int(position["offset"])
-        found = self._find(mark, offset)
+        if not mark and "file" not in position:  # there was none
+            return
+        found = self._find(mark, offset) if mark else self._find_begun(position)
         if found is None:
             self._note(
                 f"{self.path.name} was replaced and what was read of it is no longer beside it: lines that came "
@@ -149,11 +154,25 @@ class Tail:
             return
         if found != self.path:
             since = written_at(found)
-            others = [path for path in self._siblings() if path != found and holds(path, mark, offset) is False]
+            others = [path for path in self._siblings() if path != found]
+            others = [path for path in others if not mark or holds(path, mark, offset) is False]
             self._queue = sorted((path for path in others if written_at(path) > since), key=written_at)
         self._handle = opened(found)
         self._handle.seek(offset)
         self._offset, self._mark = offset, mark
+
+    def _find_begun(self, position: dict[str, Any]) -> Path | None:
+        """Return the file of which no whole line was read, by its number and what was seen of its first line.
+
+        One that was packed or copied has another number: then it is the only other one that begins so. Several that
+        share a header cannot be told apart.
+        """
+        number, seen = int(position["file"]), bytes.fromhex(position["seen"])
+        there = [path for path in [self.path, *self._siblings()] if holds(path, seen, len(seen))]
+        if found := [path for path in there if numbered(path) == number]:
+            return found[0]
+        others = [path for path in there if path != self.path]
+        return others[0] if seen and len(others) == 1 else None
 
     def _find(self, mark: bytes, offset: int) -> Path | None:
         """Return the file, at the path or beside it, that has these bytes before an offset."""
@@ -173,6 +192,14 @@ def written_at(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def numbered(path: Path) -> int:
+    """Return the number (inode) of a file; 0 for one that a rotation has removed meanwhile."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 def opened(path: Path) -> IO[bytes]:

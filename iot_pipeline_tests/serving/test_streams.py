@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -61,8 +62,7 @@ def test_every_line_comes_once_wherever_it_is_cut_and_read(
     path, notes = folder / "x.log", []
     written = [f"{number} {'x' * (number % 50)}".encode() for number in range(60)]
     text = b"".join(line + b"\n" for line in written)
-    first = text.index(b"\n") + 1  # before its first whole line a reader has no place that a restart could find again
-    cuts = sorted(data.draw(st.lists(st.integers(first, len(text) - 1), min_size=2, max_size=5, unique=True)))
+    cuts = sorted(data.draw(st.lists(st.integers(1, len(text) - 1), min_size=2, max_size=5, unique=True)))
     turn = text.index(b"\n", cuts[len(cuts) // 2] - 1) + 1  # rotation comes between lines
     reader, found = Tail(path, None, notes.append), []
     at = 0
@@ -94,6 +94,28 @@ def test_lines_between_restarts_are_read_from_files_rotated_meanwhile(tmp_path: 
             time.sleep(0.02)
     assert all_lines(Tail(path, place, notes.append), 4) == [b"three 3", b"four 4", b"five 5", b"six 6"]
     assert notes == []
+
+
+@pytest.mark.parametrize("begun", [b"", b"#sep"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_log_of_which_no_whole_line_was_read_is_found_again(begun: bytes, packed: bool, tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log", list[str]()
+    path.write_bytes(begun)
+    reader = Tail(path, None, notes.append)
+    assert reader.read(1 << 20) == []
+    with path.open("ab") as handle:
+        handle.write(b"#separator"[len(begun) :] + b"\none 1\n")
+    old = path.rename(tmp_path / "x.log.1")
+    time.sleep(0.02)
+    path.write_bytes(b"#separator\ntwo 2\n")
+    if packed:
+        (tmp_path / "x.log.1.gz").write_bytes(gzip.compress(old.read_bytes()))
+        old.unlink()
+    found, whole = all_lines(Tail(path, reader.position(), notes.append), 2), [b"#separator", b"one 1"]
+    if packed and not begun:  # it could be any file
+        assert found == [b"#separator", b"two 2"] and "missing" in notes[0]
+    else:
+        assert found[:2] == whole and notes == []
 
 
 def test_a_log_that_vanished_is_told(tmp_path: Path) -> None:
