@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from iot_pipeline.flows.losses import Reject, by_reason, class_losses, no_label,
 from iot_pipeline.flows.publisher import write_test_rows
 from iot_pipeline.flows.serialise import values_text_sql
 from iot_pipeline.flows.spec import MOST_CLASSES, DatasetSpec
-from iot_pipeline.flows.sql import connect, identifier, literal, one, scan, write_query
+from iot_pipeline.flows.sql import connect, identifier, literal, number_sql, one, scan, write_query
 
 BLANK = "({0} IS NULL OR trim({0}) = '')"
 AS_GIVEN = "iot_as_given_"  # before the name of a category: its source column as it was read
@@ -202,9 +202,10 @@ def create_featured(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
         UserError: A feature expression fails.
     """
     used = list(dict.fromkeys(column for feature in spec.features for column in feature.source_columns))
+    kinds = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {scan(raw)}").fetchall()}
     cells = [
-        identifier(column) if column in words else f"TRY_CAST({identifier(column)} AS DOUBLE) AS {identifier(column)}"
-        for column in used
+        identifier(c) if c in words else f"{double_sql(identifier(c), kinds.get(c, ''))} AS {identifier(c)}"
+        for c in used
     ]
     # A category's own column stays as it is, whatever expressions see of it.
     cells += [
@@ -218,7 +219,7 @@ def create_featured(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
             f"CREATE TEMP TABLE cells AS SELECT file_row_number + 1 AS source_row, {', '.join(cells)} "
             f"FROM {scan(raw, ', file_row_number = true')}"
         )
-        derived = ", ".join(derived_columns(connection, spec))
+        derived = ", ".join(derived_columns(connection, spec, words))
         connection.execute(f"CREATE TEMP TABLE featured AS SELECT source_row, source_label, {derived} FROM cells")
     except duckdb.Error as error:
         told = f" (text, not numbers: {', '.join(sorted(words))})" if words else ""
@@ -226,6 +227,11 @@ def create_featured(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, ra
             f"a feature expression of data set {spec.name} fails: {str(error).splitlines()[0]}{told}"
         ) from error
     connection.execute("DROP TABLE cells")
+
+
+def double_sql(cell: str, kind: str) -> str:
+    """Return SQL for a column of this type as DOUBLE, NULL where it holds no number."""
+    return number_sql(cell) if kind == "VARCHAR" else f"TRY_CAST({cell} AS DOUBLE)"
 
 
 def label_sql(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Path) -> str:
@@ -236,8 +242,12 @@ def label_sql(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: Pat
     return f"CASE WHEN isnan({column}) THEN '' ELSE {text} END" if kind in ("DOUBLE", "FLOAT") else text
 
 
-def derived_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) -> list[str]:
-    """Return SQL for each feature over the table `cells`: a number, or the text of a category."""
+def derived_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, words: Collection[str] = ()) -> list[str]:
+    """Return SQL for each feature over the table `cells`: a number, or the text of a category.
+
+    `words`: columns of `cells` that are text.
+    """
+    texts = {feature.name for feature in spec.features if feature.expression is None and feature.name in words}
     given = {f.name: identifier(f"{AS_GIVEN}{f.name}") if f.is_plain_category else f.sql for f in spec.features}
     categories = ", ".join(given[name] for name in spec.category_names)
     kinds = (
@@ -250,7 +260,7 @@ def derived_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec) ->
         (
             text_sql(given[feature.name], kind_of[feature.name], feature.blank)
             if feature.is_category
-            else f"TRY_CAST({feature.sql} AS DOUBLE)"
+            else double_sql(feature.sql, "VARCHAR" if feature.name in texts else "")
         )
         + f" AS {identifier(feature.name)}"
         for feature in spec.features
@@ -277,7 +287,7 @@ def word_columns(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, raw: 
     if not texts:
         return set()
     tests = ", ".join(
-        f"2 * count(TRY_CAST({identifier(column)} AS DOUBLE)) <= count(nullif(trim({identifier(column)}), '')) AND "
+        f"2 * count({number_sql(identifier(column))}) <= count(nullif(trim({identifier(column)}), '')) AND "
         f"count(nullif(trim({identifier(column)}), '')) > 0"
         for column in texts
     )
@@ -341,14 +351,14 @@ def find_rejects(connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, words
             is_word = column in words and feature.expression is not None
             tests = {
                 "missing value": BLANK.format(cell),
-                "not a number": f"TRY_CAST({cell} AS DOUBLE) IS NULL",
-                "NaN": f"isnan(TRY_CAST({cell} AS DOUBLE))",
-                "infinite": f"isinf(TRY_CAST({cell} AS DOUBLE))",
+                "not a number": f"{number_sql(cell)} IS NULL",
+                "NaN": f"isnan({number_sql(cell)})",
+                "infinite": f"isinf({number_sql(cell)})",
             }
             for told, test in tests.items():
                 if told == "missing value" or not is_word:
                     cases.append(f"WHEN {unusable} AND {test} THEN {literal(f'{told} in {column}')}")
-            judged = value if is_word else f"TRY_CAST({cell} AS DOUBLE)"
+            judged = value if is_word else number_sql(cell)
             cells.append(f"WHEN {unusable} AND NOT coalesce(isfinite({judged}), false) THEN {cell}")
         told = f"no {'value of' if feature.is_category else 'finite'} {feature.name}"
         cases.append(f"WHEN {unusable} THEN {literal(told)}")

@@ -1,6 +1,10 @@
 """Flows given row by row (JSON objects, pasted lines), read by the rules of a data set without a file in between.
 
 A row's result depends on the row alone, never on the others that are read with it.
+
+A number is digits of ASCII with at most one point (or the data set's decimal comma), a sign before and an exponent
+behind, with blanks around; `inf` and `nan` are read, and refused because they are not finite. Nothing else is one: no
+1_000, no 0x10, no digits of other scripts. Tables are read by the same rule (`sql.number_sql`).
 """
 
 from __future__ import annotations
@@ -20,16 +24,16 @@ from iot_pipeline.flows.categories import MOST_CHARACTERS, printed_category
 from iot_pipeline.flows.feature import Feature
 from iot_pipeline.flows.reading.names import MOST_COLUMNS, column_names
 from iot_pipeline.flows.spec import DatasetSpec
-from iot_pipeline.flows.sql import connect
+from iot_pipeline.flows.sql import LONGEST_NUMBER, connect
 
 if TYPE_CHECKING:
     import duckdb
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 NOT_FINITE = re.compile(r"[-+]?(?:inf(?:inity)?|nan)", re.IGNORECASE)
+BLANKS = " \t\n\r\v\f"  # around a number
 SHOWN = 60  # characters of a cell that a message repeats
 NAMED = 8  # columns that a message names
-LONGEST_NUMBER = 400  # characters
 
 Row = Mapping[str, Any]
 
@@ -86,7 +90,7 @@ class RowReader:
         """Return the columns that expressions see as text in a row."""
         if self.words is not None:
             return self.words
-        return frozenset(n for n in self._computed_from if isinstance(_number(cells[n], self.spec), str))
+        return frozenset(n for n in self._computed_from if isinstance(number_of(cells[n], self.spec), str))
 
     @cached_property
     def _direct(self) -> bool:
@@ -167,7 +171,7 @@ class RowReader:
         """Put the values of a row's features into `values`, or its first fault into `faults`."""
         kept: list[Any] = []
         for feature, cell in zip(self.spec.features, found, strict=True):
-            value = _category(feature, cell) if feature.is_category else _number(cell, self.spec)
+            value = _category(feature, cell) if feature.is_category else number_of(cell, self.spec)
             if value is None or (isinstance(value, float) and not math.isfinite(value)) or _is_word(feature, value):
                 faults[place] = self._fault(feature, cell, cells)
                 return
@@ -204,7 +208,7 @@ def _is_word(feature: Feature, value: Any) -> bool:
     return isinstance(value, str) and not feature.is_category
 
 
-def _number(cell: Any, spec: DatasetSpec) -> float | str | None:
+def number_of(cell: Any, spec: DatasetSpec) -> float | str | None:
     """Return a cell as a number, None if it is blank, and its text if it is no number."""
     if isinstance(cell, float):
         return cell
@@ -214,16 +218,16 @@ def _number(cell: Any, spec: DatasetSpec) -> float | str | None:
         except OverflowError:
             return math.inf
     text = _text(cell)
-    if text is None:
-        return None
+    if text is None or not isinstance(cell, str) or len(cell) > LONGEST_NUMBER:
+        return text
+    text = text.strip(BLANKS) or text
     plain = text.replace(",", ".") if spec.decimal == "," else text
-    is_number = len(plain) <= LONGEST_NUMBER and (NUMBER.fullmatch(plain) or NOT_FINITE.fullmatch(plain))
-    return float(plain) if is_number else text
+    return float(plain) if NUMBER.fullmatch(plain) or NOT_FINITE.fullmatch(plain) else text
 
 
 def _number_or_none(cell: Any, spec: DatasetSpec) -> float | None:
     """Return a cell as a number, None if it is none."""
-    value = _number(cell, spec)
+    value = number_of(cell, spec)
     return None if isinstance(value, str) else value
 
 
@@ -246,7 +250,7 @@ def _category(feature: Feature, cell: Any) -> str | None:
 
 def _wrong(cell: Any, spec: DatasetSpec, category: bool) -> str:
     """Return what is wrong with a cell; an empty string if nothing is."""
-    value = _text(cell) if category else _number(cell, spec)
+    value = _text(cell) if category else number_of(cell, spec)
     if value is None:
         return "missing value"
     if isinstance(value, str):

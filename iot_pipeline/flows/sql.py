@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # training and scoring on a GPU machine read no table: they n
     import duckdb
 
 ROW_GROUP = 122_880
+LONGEST_NUMBER = 400  # characters
 GLOB = re.compile(r"[*?[]")
 
 
@@ -79,6 +80,15 @@ def pattern(path: Path | str) -> str:
 def file_literal(path: Path | str) -> str:
     """Quote a path as an SQL string that names one file."""
     return literal(pattern(path))
+
+
+def number_sql(cell: str) -> str:
+    """Return SQL for the number in a cell of text, NULL if it holds none, by the rule of flows/rows.py.
+
+    DuckDB's own cast also reads underscores between digits (1_000), which no other reader of tables does.
+    """
+    other = f"contains({cell}, '_') OR strlen({cell}) > {LONGEST_NUMBER}"
+    return f"CASE WHEN {other} THEN NULL ELSE TRY_CAST({cell} AS DOUBLE) END"
 
 
 def scan(path: Path, options: str = "") -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iot_pipeline.errors import UserError
 from iot_pipeline.flows import spec as specs
 from iot_pipeline.flows.rows import Features, RowReader
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.unlabelled import read_unlabelled
+from iot_pipeline.serving.features import FeatureReader
 
 SPECS = ["farm_flow", "rt_iot2022_categories", "unsw_nb15", "cicids2017"]
 
@@ -60,6 +64,39 @@ def test_a_bad_cell_is_named_and_spoils_no_other_row(name: str, column: str, cel
     assert list(frame.index) == [0, 2]
     assert list(faults) == [1]
     assert why in faults[1] and column in faults[1]
+
+
+NUMBERS = [
+    "1", " 1 ", "\t1\r", "\v1", "+5", "-.5", "5.", "1e5", "1E+5", "-0", "0" * 390 + "1", "1e-400", "inf", "-Infinity",
+    "NaN", "1e400", "1_000", "1_0.5", "1e1_0", "_1", "1__0", "\uff11", "\u0661", "1\u00a0", "\u20091", "0x10", "0x1p3",
+    "0b101", "1d", "1f", "1e", ".", "", "1 000", "1,5", "true", "\u221e", "\u00bd", "9" * 401, " " * 400 + "1", "\v",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "column"), [("farm_flow", "orig_pkts"), ("rt_iot2022", "fwd_pkts_tot")])
+def test_a_cell_is_a_number_in_a_table_where_it_is_one_in_a_row(name: str, column: str) -> None:
+    rows = [{**cells_of(name, 2), column: cell} for cell in NUMBERS]
+    frame, faults = RowReader(load_spec(name)).read(rows)
+    table = pa.table({key: [str(row[key]) for row in rows] for key in rows[0]})
+    with contextlib.closing(FeatureReader(load_spec(name))) as reader:
+        found = reader.read(table)
+    assert found.rows == list(frame.index)
+    assert found.table.drop_columns(["flow_group"]).to_pydict() == frame.to_dict("list")
+    assert [NUMBERS[one.row] for one in found.invalid] == [NUMBERS[place] for place in sorted(faults)]
+    assert [NUMBERS[row] for row in found.rows] == [*NUMBERS[:10], "0" * 390 + "1", "1e-400"]
+
+
+@pytest.mark.parametrize("cell", ["1_000", "0x10", "0b101", "1e3", " 7"])
+def test_a_column_of_such_cells_has_the_type_of_its_numbers(cell: str, tmp_path: Path) -> None:
+    spec, rows = load_spec("farm_flow"), [{**cells_of("farm_flow", 1), "orig_pkts": cell}] * 3
+    path = tmp_path / "new.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    frame, faults = RowReader(spec).read(rows)
+    if faults:
+        with pytest.raises(UserError, match="not a number in orig_pkts"):
+            read_unlabelled(spec, str(path))
+    else:
+        assert read_unlabelled(spec, str(path))["orig_pkts"].tolist() == frame["orig_pkts"].tolist()
 
 
 def test_the_training_source_says_which_columns_expressions_see_as_text() -> None:

@@ -12,7 +12,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
 from iot_pipeline.flows.reading.rules import ReadingRules
 from iot_pipeline.flows.source import SourceReport, read_tables
-from iot_pipeline.flows.sql import identifier, one, scan
+from iot_pipeline.flows.sql import identifier, number_sql, one, scan
 
 WHOLE = ("BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "USMALLINT", "TINYINT", "UTINYINT")
 FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
@@ -96,7 +96,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, kinds: dict[str, str]) -> di
         tests += [
             f"count(DISTINCT {there})",
             f"count(*) - count({there})",
-            f"count(TRY_CAST({cell} AS DOUBLE))" if is_text else "0",
+            f"count({number_sql(cell)})" if is_text else "0",
             f"coalesce(max(length({text})), 0)" if is_text else "0",
         ]
     found = one(connection, f"SELECT {', '.join(tests)} FROM given")

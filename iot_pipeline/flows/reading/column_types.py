@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from iot_pipeline.flows.reading.decimals import comma_columns, with_point
 from iot_pipeline.flows.reading.rules import Findings, ReadingRules
-from iot_pipeline.flows.sql import identifier, one
+from iot_pipeline.flows.sql import identifier, number_sql, one
 
 if TYPE_CHECKING:
     import duckdb
@@ -53,12 +53,13 @@ def typed_query(
 def number_types(connection: duckdb.DuckDBPyConnection, table: str, cells: Mapping[str, str]) -> dict[str, str]:
     """Return BIGINT or DOUBLE for each column whose non-empty cells are all numbers; `cells` maps columns to SQL.
 
-    Only a column without any point is tried as whole numbers, which halves the time of this look at every cell.
+    Only a column of numbers without any point is tried as whole ones, which halves the time of this look at every cell;
+    as such DuckDB would read 0x10 too.
     """
     if not cells:
         return {}
     tests = [
-        f"count(*) FILTER (trim({cell}) <> ''), count(TRY_CAST({cell} AS DOUBLE)), bool_or(contains({cell}, '.'))"
+        f"count(*) FILTER (trim({cell}) <> ''), count({number_sql(cell)}), bool_or(contains({cell}, '.'))"
         for cell in cells.values()
     ]
     counts = one(connection, f"SELECT {', '.join(tests)} FROM {table}")
@@ -69,7 +70,7 @@ def number_types(connection: duckdb.DuckDBPyConnection, table: str, cells: Mappi
     ):
         if present and present == numbers:
             found[column] = "DOUBLE"
-        if present and not point:
+        if present and present == numbers and not point:
             candidates[column] = cell
     if candidates:
         tests = [

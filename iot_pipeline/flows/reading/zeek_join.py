@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.parts import every_part
 from iot_pipeline.flows.reading.rules import Findings, Part, ReadingRules
-from iot_pipeline.flows.sql import identifier, one, scan, write_query
+from iot_pipeline.flows.sql import identifier, number_sql, one, scan, write_query
 
 if TYPE_CHECKING:
     import duckdb
@@ -139,7 +139,7 @@ def in_units(connection: duckdb.DuckDBPyConnection, part: Part, rules: ReadingRu
     """
     there = set(part.columns)
     computed = {
-        name: f"CAST(TRY_CAST({identifier(a)} AS BIGINT) - TRY_CAST({identifier(b)} AS BIGINT) AS VARCHAR)"
+        name: f"CAST({count_sql(identifier(a))} - {count_sql(identifier(b))} AS VARCHAR)"
         for name, (a, b) in COMPUTED.items()
         if name in rules.needed and name not in there and {a, b} <= there
     }
@@ -149,7 +149,7 @@ def in_units(connection: duckdb.DuckDBPyConnection, part: Part, rules: ReadingRu
         return part
     for column, (offset, width) in scaled.items():
         raw = cells[column]
-        value = f"round((TRY_CAST({raw} AS DOUBLE) - ({offset!r})) / {width!r}, {PUBLISHED_DECIMALS}) + 0.0"
+        value = f"round(({number_sql(raw)} - ({offset!r})) / {width!r}, {PUBLISHED_DECIMALS}) + 0.0"
         cells[column] = f"coalesce(CAST({value} AS VARCHAR), {raw})"
     file = part.file.with_name(f"{part.file.stem}_units.parquet")
     selected = ", ".join(f"{sql} AS {identifier(column)}" for column, sql in cells.items())
@@ -161,6 +161,11 @@ def in_units(connection: duckdb.DuckDBPyConnection, part: Part, rules: ReadingRu
         told = f"; the scale of {', '.join(guessed)} is assumed" if guessed else ""
         findings.note(f"Zeek's values are raw: {len(scaled)} columns are put on the scale of the data set{told}.")
     return replace(part, file=file, columns=list(cells))
+
+
+def count_sql(cell: str) -> str:
+    """Return SQL for the count in a cell of a log, NULL if it holds none."""
+    return f"CASE WHEN regexp_full_match({cell}, '[0-9]{{1,19}}([.]0*)?') THEN TRY_CAST({cell} AS BIGINT) END"
 
 
 def check_fields(part: Part, rules: ReadingRules, has_flowmeter: bool) -> None:
