@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.header import SEPARATOR_LINE, find_delimiter, same_names, split
-from iot_pipeline.flows.reading.json_lines import log_path
+from iot_pipeline.flows.reading.json_lines import log_path, object_of
 from iot_pipeline.flows.reading.zeek import unescape
 from iot_pipeline.flows.reading.zeek_join import COMPUTED, FLOWMETER_FIELD
 from iot_pipeline.serving.prepared import Losses, Reading
@@ -270,11 +270,12 @@ def _keys(kind: str, needed: Sequence[str]) -> list[str]:
 
 
 def _object(text: str) -> dict[str, Any]:
+    """Return an object of JSON; {} for anything else, also for one that names a key twice, which is no row."""
     try:
-        found = json.loads(text)
+        found, repeated = object_of(text)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if found is not None and repeated is None else {}
 
 
 def _kind_of(text: str) -> str:

@@ -116,6 +116,25 @@ def test_malformed_and_oversized_bodies_are_refused(
     assert chunked.status_code == status
 
 
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/explain", "/v1/chat/completions", "/v1/responses", "/v1/score"])
+def test_a_key_that_stands_twice_is_refused_by_name(client: httpx2.Client, path: str) -> None:
+    one = json.dumps(flow())
+    hidden = one[:-1] + ', "orig_pkts": 9}'
+    model = client.get("/v1/models").json()["data"][0]
+    name, classes = model["id"], model["classes"]
+    bodies = {
+        "/v1/chat/completions": {"model": name, "messages": [{"role": "user", "content": hidden}]},
+        "/v1/responses": {"model": name, "input": hidden},
+        "/v1/score": {"model": name, "query": hidden, "items": classes},
+    }
+    texts = [json.dumps(bodies.get(path, {"text": hidden}))]
+    texts += [f'{{"flows": [{hidden}]}}', f'{{"flows": [{one}], "units": "raw", "units": "scaled"}}']
+    for content, key in zip(texts, ["orig_pkts", "orig_pkts", "units"], strict=True):
+        answer = client.post(path, content=content, headers={"content-type": "application/json"})
+        assert answer.status_code == 400
+        assert f"the key '{key}' stands twice" in answer.json()["error"]["message"]
+
+
 def test_too_many_flows_are_refused(client: httpx2.Client) -> None:
     assert client.post("/v1/classify", json={"flows": [flow()] * 301}).status_code in (400, 413)
     assert client.post("/v1/explain", json={"flows": [flow()] * 33}).status_code == 413

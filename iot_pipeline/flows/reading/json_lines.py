@@ -1,8 +1,12 @@
-"""JSON lines -> Parquet part: logs of Zeek's JSON writer, and any table with one flat object a line."""
+"""JSON lines -> Parquet part: logs of Zeek's JSON writer, and any table with one flat object a line.
+
+A line that names a key twice is no row (names.py).
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pyarrow as pa
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.encodings import first_text
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
-from iot_pipeline.flows.reading.names import check_names, column_names, copies_note
+from iot_pipeline.flows.reading.names import check_names, column_names, copies_note, repeated_key, twice
 from iot_pipeline.flows.reading.rejects import cause, commonest
 from iot_pipeline.flows.reading.rules import Part, PlainFile
 from iot_pipeline.flows.sql import file_literal, identifier, literal, scan, write_query
@@ -41,7 +45,8 @@ def read_json_lines(given: PlainFile) -> Part:
     connection, rules, name, plain, file, findings = given
     lines = file.with_name(f"{file.stem}_lines.parquet")
     query = (
-        f"SELECT line, CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END AS usable "
+        f"SELECT line, CASE WHEN NOT json_valid(line) THEN false WHEN json_type(line) <> 'OBJECT' THEN false "
+        "ELSE len(json_keys(line)) = list_unique(json_keys(line)) END AS usable "
         f"FROM read_csv({file_literal(plain)}, auto_detect = false, header = false, delim = {literal(NO_SEPARATOR)}, "
         f"quote = '', escape = '', columns = {{'line': 'VARCHAR'}}, max_line_size = {MAX_HEADER_BYTES}, "
         "ignore_errors = true)"
@@ -62,7 +67,7 @@ def read_json_lines(given: PlainFile) -> Part:
     except (duckdb.Error, pa.ArrowInvalid) as error:
         raise UserError(f"{name} cannot be read: {cause(error)}") from error
     lines.unlink(missing_ok=True)
-    lost = broken_lines(name, plain, rows)
+    lost = broken_lines(name, plain, rows, rules.needed)
     if rows == 0:
         raise UserError(f"{name} has no object of JSON; {commonest(lost)}")
     findings.lost += lost
@@ -100,8 +105,15 @@ def log_path(columns: list[str]) -> str:
     return "flowmeter" if "uid" in there and {"fwd_pkts_tot", "flow_duration"} & there else ""
 
 
-def broken_lines(name: str, plain: Path, rows: int) -> list[dict[str, Any]]:
-    """Return {file, line, reason} of each line that is no object of JSON; `rows` lines are known to be."""
+def broken_lines(name: str, plain: Path, rows: int, needed: Sequence[str]) -> list[dict[str, Any]]:
+    """Return {file, line, reason} of each line that is no object of JSON with each key once.
+
+    Args:
+        name: Display name of the file.
+        plain: The file.
+        rows: Number of lines that are such objects.
+        needed: Columns that the data set needs, which a reason names.
+    """
     with plain.open("rb") as handle:
         there = sum(1 for line in handle if line.strip())
     if there == rows:
@@ -109,21 +121,39 @@ def broken_lines(name: str, plain: Path, rows: int) -> list[dict[str, Any]]:
     lost = []
     with plain.open("rb") as handle:
         for number, line in enumerate(handle, 1):
-            if line.strip() and not is_object(line):
-                lost.append({"file": name, "line": number, "reason": "not an object of JSON"})
+            if line.strip() and (reason := fault_of(line, needed)):
+                lost.append({"file": name, "line": number, "reason": reason})
     if there != rows + len(lost):
         raise UserError(f"{name} has {there:,} lines, of which {rows:,} were read and {len(lost):,} are no JSON.")
     return lost
 
 
-def is_object(line: bytes) -> bool:
-    """Return whether a line is an object of JSON that is not too long, of characters that UTF-8 has.
+def fault_of(line: bytes, needed: Sequence[str]) -> str:
+    """Return why a line is no row; empty for an object of JSON that is not too long and names each key once.
 
-    `\\ud800` alone is a character to Python and none to DuckDB.
+    Its characters are those of UTF-8: `\\ud800` alone is a character to Python and none to DuckDB.
     """
     try:
-        found = json.loads(line) if len(line) <= MAX_HEADER_BYTES else None
+        found, repeated = object_of(line) if len(line) <= MAX_HEADER_BYTES else (None, None)
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        return False
-    return isinstance(found, dict)
+        found = None
+    if found is None:
+        return "not an object of JSON"
+    return "" if repeated is None else twice(repeated) if repeated in needed else "a key stands twice"
+
+
+def object_of(line: bytes | str) -> tuple[dict[str, Any] | None, str | None]:
+    """Return a line's object, None if it is something else, and the first key that it names twice, if there is one.
+
+    Raises ValueError or RecursionError for a line that is no JSON.
+    """
+    last: list[tuple[str, Any]] = []  # keys and values of the outermost object, which ends last
+
+    def pairs_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal last
+        last = pairs
+        return dict(pairs)
+
+    found = json.loads(line, object_pairs_hook=pairs_of)
+    return (found, repeated_key(last)) if isinstance(found, dict) else (None, None)

@@ -2,17 +2,20 @@
 
 Blanks around a name are no part of it. A name that differs from one that the data set needs in case only is that one.
 Of equal names (ignoring case) the first keeps its name and the others get `.1`, `.2`, ..., as in pandas; where the data
-set needs such a column, its copies must hold the same values.
+set needs such a column, its copies must hold the same values. An object of JSON that names a key twice is refused:
+readers of JSON differ in which of its values they take, so that the one that is judged may not be the one that is seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import UserError, printable
 
 MOST_COLUMNS = 2_000
 SHOWN = 8
+SHOWN_OF_KEY = 60  # characters
 # Columns that are added while a table is read, built or drafted.
 OWN = frozenset(("file_row_number", "iot_source_file", "iot_drafted_row"))
 MOST_CHARACTERS = 300  # of a name
@@ -64,6 +67,27 @@ def unclear_copies(raw: Sequence[str], columns: Sequence[str], copies: dict[str,
     return {
         copy: original for copy, original in copies.items() if spelt[copy] == original or spelt[original] != original
     }
+
+
+def repeated_key(pairs: Sequence[tuple[str, Any]]) -> str | None:
+    """Return the first key that stands twice among those of an object of JSON; None if each stands once."""
+    if len(dict(pairs)) == len(pairs):
+        return None
+    seen = set[str]()
+    return next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+
+
+def one_value_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON (as `object_pairs_hook`); UserError if it has a key twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UserError(f"{twice(str(repeated_key(pairs)))} in one object of JSON: give each key once")
+    return found
+
+
+def twice(key: str) -> str:
+    """Tell that a key stands twice."""
+    return f"the key {printable(key, '')[:SHOWN_OF_KEY]!r} stands twice"
 
 
 def check_names(name: str, columns: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from iot_pipeline import __version__
 from iot_pipeline.serving.classifier import Verdict
+from iot_pipeline.serving.server.bodies import OneValueRoute
 from iot_pipeline.serving.server.chat import chat
 from iot_pipeline.serving.server.guard import Access, Guard
 from iot_pipeline.serving.server.limits import AsciiJSON, Refusal
@@ -74,6 +75,7 @@ def application(service: Service, access: Access) -> ASGIApp:
         description=f"Student {service.model_id}: classes and explanations of network flows.",
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )  # fmt: skip
+    app.router.route_class = OneValueRoute
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)

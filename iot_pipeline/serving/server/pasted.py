@@ -1,7 +1,7 @@
 """Flows within a text: JSON, lines of CSV under a header, or a flow's text as the prompts show it.
 
 A text may hold more than the flow: the sentence of a prompt, or an event that has the flow somewhere within it. Text of
-a client is read, never obeyed.
+a client is read, never obeyed. Names that stand twice are treated as in files (flows/reading/names.py).
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+from iot_pipeline.errors import UserError, printable
 from iot_pipeline.flows.categories import VALUE
-from iot_pipeline.flows.rows import Features, Row
+from iot_pipeline.flows.reading.names import one_value_each
+from iot_pipeline.flows.rows import Features, Row, number_of
 from iot_pipeline.flows.serialise import NUMBER, parse_line
 from iot_pipeline.flows.spec import DatasetSpec
 
 DELIMITERS = ",;\t|"
 MOST_OPENINGS = 100  # braces and brackets at which JSON is looked for
+NAMED = 60  # characters of a name that a message repeats
 DEEPEST = 12  # levels of objects in which a flow is looked for
 # `name: value`, `name = value`, with a mark of a list before it and its place in the train pool behind. Clients write
 # the lines, so no part can match in two ways: the time is linear in the length.
@@ -30,7 +33,8 @@ def read_flows(text: str, spec: DatasetSpec) -> list[Row]:
     """Return the flows that a text holds, [] if none is found; a row may lack columns, which its reader tells.
 
     JSON and CSV hold values as in the source. Lines hold them as flow texts show them: scaled, if the data set has
-    scales that were fitted on the train pool.
+    scales that were fitted on the train pool. Raises UserError for JSON that names a key twice in an object, and for
+    two columns of one name whose cells differ.
     """
     known = {name.lower() for name in [*spec.feature_names, *spec.source_columns]} - {spec.label_column.lower()}
     fewest = min(len(spec.feature_names), len(spec.source_columns) - 1)
@@ -43,7 +47,7 @@ def _objects(text: str, known: set[str], fewest: int) -> list[Row]:
     If there are none, those with any of the columns, whose reader tells what they lack.
     """
     values: list[Any] = []
-    decoder, place, openings = json.JSONDecoder(), 0, 0
+    decoder, place, openings = json.JSONDecoder(object_pairs_hook=one_value_each), 0, 0
     while (opened := _opening(text, place)) >= 0 and openings < MOST_OPENINGS:
         openings += 1
         try:
@@ -98,7 +102,17 @@ def _rows(header: Sequence[str], lines: Sequence[str], delimiter: str) -> Iterat
             if line.strip():
                 return
             continue
-        yield dict(zip(header, cells, strict=True))
+        yield _row(header, cells)
+
+
+def _row(header: Sequence[str], cells: Sequence[str]) -> Row:
+    """Return a row; UserError if columns of one name have different cells."""
+    row = dict(zip(header, cells, strict=True))
+    if len(row) < len(header):
+        for name, cell in zip(header, cells, strict=True):
+            if row[name] != cell and name:
+                raise UserError(f"the column {printable(name, '')[:NAMED]!r} stands twice, with different cells")
+    return row
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -138,7 +152,5 @@ def _raw(spec: DatasetSpec, name: str, value: str) -> Any:
         return unquote(value)
     if name not in spec.fitted_scales:
         return value
-    try:
-        return spec.fitted_scales[name].to_raw(float(value))
-    except ValueError:
-        return value
+    number = number_of(value, spec)
+    return spec.fitted_scales[name].to_raw(number) if isinstance(number, float) else value

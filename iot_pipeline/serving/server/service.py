@@ -197,7 +197,10 @@ class Service:
         if len(text) > self.limits.text_characters:
             told = f"a text may have {self.limits.text_characters:,} characters"
             raise Refusal(413, told, "too_many", param)
-        return await asyncio.to_thread(read_flows, text, self.classifier.spec)
+        try:
+            return await asyncio.to_thread(read_flows, text, self.classifier.spec)
+        except UserError as error:
+            raise Refusal(400, str(error), "invalid_value", param) from None
 
     async def rows_of(self, flows: Sequence[Row] | None, text: str | None) -> list[Row]:
         """Return the flows of a request, which gives them as objects or as text; Refusal if it has none or too many."""
