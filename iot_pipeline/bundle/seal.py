@@ -39,11 +39,6 @@ def write_sums(folder: Path) -> None:
     write_text(folder / SUMS, "".join(f"{sha256_file(folder / name)}  {name}\n" for name in files_of(folder)))
 
 
-def is_bundle(folder: Path) -> bool:
-    """Return True for a folder with the seal of a bundle."""
-    return (folder / SUMS).is_file() and (folder / LINEAGE).is_file()
-
-
 def check_bundle(folder: Path, public_key: Path | None = None) -> BundleCheck:
     """Hash every file of a bundle and compare copies of artefacts with the lineage.
 

@@ -33,7 +33,6 @@ def baseline_stages() -> list[str]:
 
 stage_partitions = dg.StaticPartitionsDefinition(shown_stages())
 baseline_partitions = dg.StaticPartitionsDefinition(baseline_stages())
-track_partitions = dg.StaticPartitionsDefinition(TRACKS)
 prompt_partitions = dg.StaticPartitionsDefinition([*TRACKS, ZERO_SHOT])
 seed_partitions = dg.StaticPartitionsDefinition([str(seed) for seed in settings().seeds])
 

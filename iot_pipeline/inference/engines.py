@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
-
-import numpy as np
+from typing import Any, Literal, NamedTuple
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.inference.openvino_engine import EngineUnavailable, OpenVinoStudent
@@ -24,62 +22,6 @@ REFERENCE, VLLM = "reference", "vllm-bf16"
 LEAST_AGREEMENT = 0.999  # share of flows with the reference's label
 LEAST_COMPARED = 1000  # flows: of fewer, 99.9 % cannot be told from less
 LARGEST_DIFFERENCE = 1e-3  # of a probability, for `balanced`
-
-
-class Engine(Protocol):
-    """A loaded student, whatever computes it."""
-
-    tokenizer: Any
-
-    @property
-    def name(self) -> str:
-        """Name of the engine."""
-
-    def describe(self) -> dict[str, Any]:
-        """Describe engine, device, precision and versions."""
-
-    def score_labels(
-        self,
-        prompts: Sequence[str],
-        classes: Sequence[str],
-        batch_tokens: int | None = None,
-        log: Callable[[str], None] | None = None,
-    ) -> np.ndarray:
-        """Return the log-probability of each class, normalised over the classes, float64 [prompts, classes].
-
-        Args:
-            prompts: Flow texts.
-            classes: Class names, each once.
-            batch_tokens: Most padded tokens of a batch; None lets the engine choose.
-            log: Called with progress messages.
-        """
-
-    def explain(
-        self,
-        prompts: Sequence[str],
-        max_new_tokens: int = 256,
-        batch: int = 32,
-        answers: Sequence[str] | None = None,
-        log: Callable[[str], None] | None = None,
-        grounded_in: Sequence[str] | None = None,
-        guided_by: Sequence[str] | None = None,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> list[tuple[str, bool]]:
-        """Return (answer, True if it ended) for each prompt, by greedy generation.
-
-        Args:
-            prompts: Flow texts.
-            max_new_tokens: Token limit of an answer.
-            batch: Rows of a batch.
-            answers: Beginnings of the answers, part of what is returned.
-            log: Called with progress messages.
-            grounded_in: Flow texts that all numbers of the answers must come from; None: free.
-            guided_by: Lark grammars that the answers must follow; None: free.
-            meanwhile: Called between tokens.
-        """
-
-    def close(self) -> None:
-        """Free memory. The engine cannot be used afterwards."""
 
 
 class Kind(NamedTuple):

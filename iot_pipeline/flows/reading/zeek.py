@@ -27,7 +27,7 @@ from iot_pipeline.flows.reading.rejects import cause, commonest, rejected_lines
 from iot_pipeline.flows.reading.rules import Part, PlainFile
 from iot_pipeline.flows.sql import file_literal, identifier, literal, write_query
 
-UNSET, EMPTY = "-", "(empty)"
+UNSET = "-"
 NUMBER_TYPES = {"time", "interval", "count", "int", "double", "port"}
 MOST_HEADER_LINES = 100
 BLANKS = re.compile(r" +")
