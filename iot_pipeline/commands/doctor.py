@@ -6,6 +6,8 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from iot_pipeline.flows.source import local_files
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.inference.engines import chosen_engine
 from iot_pipeline.inference.projection import advice
+from iot_pipeline.lake.remote import mirror
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.machine import processor
 from iot_pipeline.models.check import check_base, check_tokenizer
@@ -113,6 +116,16 @@ def _source(settings: Settings) -> Finding:
     return Finding("source", "ok", without_credentials(settings.data.source))
 
 
+@contextlib.contextmanager
+def _looked_at(settings: Settings) -> Iterator[Lake]:
+    """Open the lake without writing anything: what one in a bucket needs of a mirror is in a temporary one."""
+    if not settings.remote_lake:
+        yield Lake(settings.lake_path, read_only=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="iot_pipeline-doctor-") as folder:
+        yield Lake(mirror(settings.remote_lake, Path(folder)), read_only=True)
+
+
 def _lake(settings: Settings) -> Finding:
     root = settings.lake_path
     there = next(folder for folder in (root, *root.parents) if folder.exists())  # an examination creates nothing
@@ -126,11 +139,10 @@ def _lake(settings: Settings) -> Finding:
     state, where = "ok" if free > 5 else "note", str(root)
     if settings.remote_lake:
         try:
-            lake = Lake(root, read_only=True)
-            count = len(lake.artefacts())
+            with _looked_at(settings) as lake:
+                where = f"{lake.address}, {len(lake.artefacts())} artefacts; copies in {root}"
         except UserError as error:
             return Finding("lake", "error", str(error))
-        where = f"{lake.address}, {count} artefacts; copies in {root}"
     return Finding("lake", state, f"{where}, {free:.0f} GB free" + ("" if state == "ok" else " (5 are wise)"))
 
 
@@ -215,7 +227,8 @@ def _inference(settings: Settings) -> Finding:
         memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if on_card else memory
     profile, fits = settings.serving.inference, advice(memory, on_card)
     try:
-        evidence = engine_evidence(Lake(settings.lake_path, read_only=True))
+        with _looked_at(settings) as lake:
+            evidence = engine_evidence(lake)
     except UserError as error:
         return Finding("inference", "note", f"{fits}; {error}")
     engine, reason = chosen_engine(profile, evidence, "cuda" if on_card else "cpu", (evidence or {}).get("model", ""))

@@ -35,12 +35,13 @@ MARKER = ".remote.json"  # in a mirror: the address that it mirrors
 OBJECTS, PROMPTS, DESCRIPTION = "objects", "prompts", "lake.json"
 FORMAT = 1
 
+_MIRRORED: dict[Path, str] = {}  # address by mirror, of those that this process asked for
 
 @cache
 def mirror(address: str, folder: Path) -> Path:
-    """Return the mirror of a lake's address below a folder; it is made if needed.
+    """Return the mirror of a lake's address below a folder; it is made when the lake is opened (`remote_of`).
 
-    Raises UserError if the address has credentials or a query in it, or the folder cannot be written.
+    Raises UserError if the address has credentials or a query in it.
     """
     protocol, _, rest = address.partition("://")
     if re.search(r"[@?#]", rest):
@@ -50,27 +51,36 @@ def mirror(address: str, folder: Path) -> Path:
     address = address.rstrip("/")
     digest = hashlib.sha256(address.encode()).hexdigest()[:12]
     root = folder / f"{re.sub(r'[^A-Za-z0-9.-]', '-', address.rpartition('/')[2])}-{digest}"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        if not (root / MARKER).is_file():
-            write_json(root / MARKER, {"address": address})
-    except OSError as error:
-        raise UserError(f"cannot write to {root} ({error.strerror}); set IOT_LAKE_CACHE to a writable folder") from None
+    _MIRRORED[root.absolute()] = address
     return root
 
 
 def remote_of(root: Path) -> Remote | None:
-    """Return the lake that a folder mirrors; None if the folder is a lake of its own."""
+    """Return the lake that a folder mirrors; None if the folder is a lake of its own.
+
+    A mirror is made if needed. Raises UserError if it cannot be written.
+    """
     try:
         address = json.loads((root / MARKER).read_text())["address"]
     except OSError:  # none, or the folder cannot be read, which others tell
-        return None
+        if (address := _MIRRORED.get(root.absolute(), "")) == "":
+            return None
+        _mark(root, address)
     except (ValueError, LookupError, TypeError):
         raise UserError(f"{root / MARKER} does not name the address of a lake; remove this file") from None
     return _remote(root.absolute(), str(address), os.getpid())
 
 
 @cache
+def _mark(root: Path, address: str) -> None:
+    """Make a mirror, marked as that of an address."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(root / MARKER, {"address": address})
+    except OSError as error:
+        raise UserError(f"cannot write to {root} ({error.strerror}); set IOT_LAKE_CACHE to a writable folder") from None
+
+
 def _remote(root: Path, address: str, pid: int) -> Remote:
     return Remote(root, address)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 
+from iot_pipeline.commands import doctor
 from iot_pipeline.defs.leased_worker import worker_of
 from iot_pipeline.defs.recording import progress
 from iot_pipeline.defs.workers import Worker
@@ -260,6 +261,20 @@ def test_work_of_a_lost_host_is_gone_on_with(address: str, tmp_path: Path, serve
     for lake in (one, two):
         lake.drop_work(A)
     assert not server.keys(f"{address.removeprefix(f's3://{BUCKET}/')}/work")
+
+
+def test_a_diagnosis_looks_into_the_bucket_and_writes_nothing(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "engine_evidence", lambda lake: looked.append(lake.artefacts()))
+    looked: list[list[ArtefactId]] = []
+    make(host(address, tmp_path / "one"), A, "x")
+    chosen = load_settings({"IOT_LAKE": address, "IOT_LAKE_CACHE": str(tmp_path / "mirrors")})
+    found = {one.topic: one for one in doctor.examine(chosen)}
+    assert (found["lake"].state, looked) == ("ok", [[A]])
+    assert f"{address}, 1 artefacts; copies in {chosen.lake_path}" in found["lake"].text
+    assert not (tmp_path / "mirrors").exists()
+    assert Lake(chosen.lake_path).artefacts() == [A] and chosen.lake_path.is_dir()
 
 
 def told(address: str, folder: Path) -> str:
