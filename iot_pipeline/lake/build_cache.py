@@ -49,7 +49,7 @@ def lookup(cache: Path, key: str) -> Path | None:
     folder = cache / key
     try:
         content: dict[str, str] = json.loads((folder / CONTENT).read_text())
-        whole = all(sha256_file(folder / name) == digest for name, digest in content.items())
-    except (OSError, ValueError):
+        whole = bool(content) and all(sha256_file(folder / name) == digest for name, digest in content.items())
+    except (OSError, ValueError, AttributeError, TypeError):  # AttributeError, TypeError: JSON of another shape
         return None
     return folder if whole else None

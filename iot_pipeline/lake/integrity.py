@@ -12,7 +12,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import AfterValidator, StringConstraints
 from typing_extensions import TypedDict
 
 from iot_pipeline.lake.atomic import sha256_file, write_json
@@ -21,12 +23,23 @@ MANIFEST = "manifest.json"
 SHORT = 12  # digits of a hash in a sentence
 
 
+def inner_path(name: str) -> str:
+    """Return the path of a file within its artefact's folder; ValueError for one that may lead out of it."""
+    if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise ValueError("a path leads out of the artefact's folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(inner_path)]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+
+
 # Of typing_extensions: pydantic, which reads manifests, takes typing's own from Python 3.12 on only.
 class FileFacts(TypedDict):
     """Size and hash of one file. Volatile files (timings, machine facts) do not count for the data version."""
 
     bytes: int
-    sha256: str
+    sha256: Sha256
     volatile: bool
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from iot_pipeline.lake.integrity import FileFacts
+from iot_pipeline.errors import UserError, printable
+from iot_pipeline.lake.integrity import FileFacts, FileName
 from iot_pipeline.vocabulary import partition_parts, unstaged
 
 
@@ -58,7 +62,7 @@ class Manifest:
     code_version: str
     inputs: dict[str, str]
     settings: dict[str, Any]
-    files: dict[str, FileFacts]
+    files: dict[FileName, FileFacts]
     checks: dict[str, CheckFacts] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +81,23 @@ class Manifest:
         facts = {name: ", ".join(f"{k}: {_joined(v)}" for k, v in self.checks[name]["facts"].items())
                  for name in self.failed_blocking()}  # fmt: skip
         return "; ".join(f"{name} ({told})" if told else name for name, told in facts.items())
+
+
+@cache
+def _manifests() -> TypeAdapter[Manifest]:
+    """Return the validating reader of manifests; created on first use, as it takes 10 ms."""
+    return TypeAdapter(Manifest)
+
+
+def parse_manifest(data: bytes | str, place: Path | str, remedy: str) -> Manifest:
+    """Read a manifest; UserError, with where it is and a remedy, if it is none or names a file outside its folder."""
+    try:
+        return _manifests().validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        told = f"{where}: {first['msg']}" if where else first["msg"]
+        raise UserError(f"{place} is not a manifest ({printable(told, '')[:300]}); {remedy}") from None
 
 
 def _joined(value: Any) -> str:

@@ -28,14 +28,15 @@ from iot_pipeline.lake.artefact_log import ArtefactLog, Claim, Entry
 from iot_pipeline.lake.atomic import remove, sha256_file, write_json, write_text
 from iot_pipeline.lake.integrity import MANIFEST, SHORT, FileFacts, file_problems
 from iot_pipeline.lake.leases import Owner, this_owner
+from iot_pipeline.lake.manifest import parse_manifest
 from iot_pipeline.lake.object_store import TOGETHER, Objects, ObjectStore
 from iot_pipeline.lake.remote_work import RemoteWork
 
 MARKER = ".remote.json"  # in a mirror: the address that it mirrors
 OBJECTS, PROMPTS, DESCRIPTION = "objects", "prompts", "lake.json"
 FORMAT = 1
-
 _MIRRORED: dict[Path, str] = {}  # address by mirror, of those that this process asked for
+
 
 @cache
 def mirror(address: str, folder: Path) -> Path:
@@ -71,7 +72,6 @@ def remote_of(root: Path) -> Remote | None:
     return _remote(root.absolute(), str(address), os.getpid())
 
 
-@cache
 def _mark(root: Path, address: str) -> None:
     """Make a mirror, marked as that of an address."""
     try:
@@ -81,6 +81,7 @@ def _mark(root: Path, address: str) -> None:
         raise UserError(f"cannot write to {root} ({error.strerror}); set IOT_LAKE_CACHE to a writable folder") from None
 
 
+@cache
 def _remote(root: Path, address: str, pid: int) -> Remote:
     return Remote(root, address)
 
@@ -159,7 +160,7 @@ class Remote:
         if not _holds(folder, made):
             with self.swapping(name):
                 if not _holds(folder, made):
-                    _replace(folder, made)
+                    _replace(folder, made, f"{self.address}, manifest of {name}")
         return True
 
     def problems(self, name: str, folder: Path, files: Mapping[str, FileFacts], known: Path) -> list[str]:
@@ -325,13 +326,17 @@ def _holds(folder: Path, made: Entry) -> bool:
         return False
 
 
-def _replace(folder: Path, made: Entry) -> None:
-    """Replace a folder by one with the manifest of an entry and links to the old files of the same hash."""
+def _replace(folder: Path, made: Entry, place: str) -> None:
+    """Replace a folder by one with the manifest of an entry and links to the old files of the same hash.
+
+    Raises UserError if the manifest, which is in the bucket at `place`, is none or names files outside the folder.
+    """
+    files = parse_manifest(made.manifest, place, "`iot-pipeline run` makes the artefact again").files
     fresh, old = (folder.with_name(f".{folder.name}.mirror.{kind}") for kind in ("staging", "retired"))
     remove(fresh)
     fresh.mkdir(parents=True)
     before = _files(folder)
-    for name, facts in json.loads(made.manifest)["files"].items():
+    for name, facts in files.items():
         if before.get(name, {}).get("sha256") == facts["sha256"]:
             with contextlib.suppress(OSError):  # fetched, if it cannot be linked
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)

@@ -13,17 +13,14 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from iot_pipeline.errors import UserError
+from iot_pipeline.errors import UserError, printable
 from iot_pipeline.lake.atomic import fsync, held, remove, sha256_file, write_json, write_text
 from iot_pipeline.lake.integrity import MANIFEST, SHORT, data_version_of, file_problems, known_hash, record_finished
-from iot_pipeline.lake.manifest import ArtefactId, Manifest
+from iot_pipeline.lake.manifest import ArtefactId, Manifest, parse_manifest
 from iot_pipeline.lake.remote import remote_of
 from iot_pipeline.vocabulary import partition_parts
 
@@ -69,8 +66,14 @@ class Lake:
             raise UserError(f"no lake at {self.address}; {remedy}")
 
     def place(self, artefact: ArtefactId) -> Path:
-        """Return the path of an artefact's folder, whatever is in it: `original[10K]` is in `original/10K`."""
-        return self.root.joinpath(artefact.asset, *partition_parts(artefact.partition))
+        """Return the path of an artefact's folder, whatever is in it: `original[10K]` is in `original/10K`.
+
+        Raises UserError for a name that leads out of the lake, such as a manifest of a stranger may have.
+        """
+        parts = [artefact.asset, *partition_parts(artefact.partition)]
+        if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in parts):
+            raise UserError(f"{printable(str(artefact), '')[:80]} is no name of an artefact")
+        return self.root.joinpath(*parts)
 
     def folder(self, artefact: ArtefactId) -> Path:
         """Return the folder of an artefact, which may not exist yet; its files are fetched, if they are in a bucket."""
@@ -139,7 +142,7 @@ class Lake:
 
     def snapshot(self, version: str) -> Path:
         """Return the path of a prompt's snapshot, which may not exist."""
-        path = self.root / SNAPSHOTS / f"{version}.md"
+        path = self.root / SNAPSHOTS / Path(f"{version}.md").name
         if self.remote:
             self.remote.fetch_snapshot(path)
         return path
@@ -309,12 +312,6 @@ def retired(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.retired")
 
 
-@cache
-def _manifests() -> TypeAdapter[Manifest]:
-    """Return the validating reader of manifests; created on first use, as it takes 10 ms."""
-    return TypeAdapter(Manifest)
-
-
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest in a file; UserError if it is not one."""
     remedy = "delete the folder to make it again"
@@ -323,14 +320,9 @@ def read_manifest(path: Path) -> Manifest:
             raise UserError(f"{path} is no file; {remedy}")
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path} is not a manifest ({path.stat().st_size:,} bytes); {remedy}")
-        return _manifests().validate_json(path.read_bytes(), strict=True)
+        return parse_manifest(path.read_bytes(), path, remedy)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        told = f"{where}: {first['msg']}" if where else first["msg"]
-        raise UserError(f"{path} is not a manifest ({told}); {remedy}") from None
 
 
 def finish_artefact(staging: Path, manifest: Manifest, volatile: set[str]) -> Manifest:

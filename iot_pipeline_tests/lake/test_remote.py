@@ -1,11 +1,13 @@
 """A lake in a bucket behaves as one in a folder: on another host, with two writers, after kills and damage."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -275,6 +277,19 @@ def test_a_diagnosis_looks_into_the_bucket_and_writes_nothing(
     assert f"{address}, 1 artefacts; copies in {chosen.lake_path}" in found["lake"].text
     assert not (tmp_path / "mirrors").exists()
     assert Lake(chosen.lake_path).artefacts() == [A] and chosen.lake_path.is_dir()
+
+
+@pytest.mark.parametrize("name", ["../../escaped.txt", "/{place}/escaped.txt", "deep/../../../escaped.txt"])
+def test_a_manifest_in_the_bucket_names_no_file_outside_its_folder(address: str, tmp_path: Path, name: str) -> None:
+    one, two = host(address, tmp_path / "one"), host(address, tmp_path / "two")
+    facts = make(one, A, "x").files["data.txt"]
+    assert one.remote
+    hostile = Manifest("a", "", facts["sha256"], "1", {}, {}, {name.format(place=tmp_path): facts})
+    one.remote.log.publish(one.remote.log.claim(A.file_name), json.dumps(asdict(hostile)))
+    for look in (two.manifest, two.verified, two.folder):
+        with pytest.raises(UserError, match="leads out of the artefact's folder"):
+            look(A)
+    assert not list(tmp_path.rglob("*escaped*"))
 
 
 def told(address: str, folder: Path) -> str:
