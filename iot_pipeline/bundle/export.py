@@ -1,6 +1,6 @@
 """Export of a lake as a bundle: written beside its place and moved there when it is whole."""
 
-import shutil
+import os
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -47,9 +47,7 @@ def export_bundle(source: Source, out: Path, key: Path | None = None, say: Calla
                 tell("signing")
                 seal.sign(folder, key)
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            if out.exists():
-                out.rmdir()
-            shutil.move(folder, out)
+            os.rename(folder, out)  # in place of an empty folder too; what another export put there stays
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}); name another folder") from None
     return size

@@ -32,6 +32,7 @@ TIMED = re.compile(
 REPORTS = {"paper_report", "model_card", "inference_benchmark", "claims_audit", "cost_report"}
 TIMES_FROM = "inference_benchmark"
 NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?")
+TOLD = ("asset", "partition", "data_version")  # of an artefact
 CLOSE, SMALL = 1e-3, 0.01  # as the promises' tolerance of scores
 
 
@@ -109,8 +110,7 @@ def bring_answers(settings: Settings, folder: Path) -> int:
 def compare(settings: Settings, folder: Path) -> Comparison:
     """Compare the lake of a run with the bundle that it was made from."""
     lake, found = Lake(settings.lake_path, read_only=True), Comparison()
-    told = json.loads((folder.expanduser() / LINEAGE).read_text(encoding="utf-8"))["artefacts"]
-    for one in told:
+    for one in _told_artefacts(folder.expanduser() / LINEAGE):
         artefact = ArtefactId(one["asset"], one["partition"])
         manifest = lake.manifest(artefact)
         if manifest is None:
@@ -124,6 +124,20 @@ def compare(settings: Settings, folder: Path) -> Comparison:
     if lake.manifest(REPORT) is not None:
         found.cells = differing_cells(read_exhibits(folder.expanduser() / "report"), read_exhibits(lake.folder(REPORT)))
     return found
+
+
+def _told_artefacts(lineage: Path) -> list[dict[str, Any]]:
+    """Read what a bundle tells of artefacts; UserError if it is no such list: a stranger may have written it."""
+    try:
+        told = json.loads(lineage.read_text(encoding="utf-8"))["artefacts"]
+        whole = all(
+            isinstance(one["provenance"], dict) and all(isinstance(one[key], str) for key in TOLD) for one in told
+        )
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(f"{lineage} does not tell artefacts with their versions: it cannot be compared")
+    return list(told)
 
 
 def _differing_machine(told: Mapping[str, Any], now: Mapping[str, Any]) -> str:

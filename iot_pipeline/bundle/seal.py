@@ -35,7 +35,10 @@ def files_of(folder: Path) -> list[str]:
 
 
 def write_sums(folder: Path) -> None:
-    """Write the hashes of all files."""
+    """Write the hashes of all files. Raises UserError for a name that a list of lines cannot hold."""
+    for name in files_of(folder):
+        if LINE.fullmatch(f"{'0' * 64}  {name}") is None or any("\ud800" <= sign <= "\udfff" for sign in name):
+            raise UserError(f"a bundle cannot hold the file {name!r}: rename it")
     write_text(folder / SUMS, "".join(f"{sha256_file(folder / name)}  {name}\n" for name in files_of(folder)))
 
 
@@ -54,11 +57,15 @@ def check_bundle(folder: Path, public_key: Path | None = None) -> BundleCheck:
     if not (folder / SUMS).is_file():
         raise UserError(f"{folder} is no bundle: it has no {SUMS}")
     found, known = BundleCheck(), dict[str, str]()
-    for number, line in enumerate((folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if match := LINE.fullmatch(line):
-            known[match[2]] = match[1]
+    # Not splitlines: a name may hold characters that end a line elsewhere, such as U+2028.
+    *lines, rest = (folder / SUMS).read_bytes().decode(errors="replace").split("\n")
+    for number, line in enumerate([*lines, *([rest] if rest else [])], 1):
+        match = LINE.fullmatch(line)
+        if match is None or match[2] in known:
+            told = "is no hash and name" if match is None else f"names {match[2]} again"
+            found.mismatches.append(f"{SUMS}: line {number} {told}")
         else:
-            found.mismatches.append(f"{SUMS}: line {number} is no hash and name")
+            known[match[2]] = match[1]
     there = set(files_of(folder))
     # A link leads out of the bundle, and a device or pipe has no end: neither is read.
     strange = {name for name in there if (folder / name).is_symlink() or not (folder / name).is_file()}
