@@ -35,18 +35,22 @@ class RemoteWork:
         """Fetch the work of an artefact, if another host went on with it since this one did; True if it was fetched.
 
         The folder is named by the fingerprint of the work. A file that is gone or damaged is left out: that part of
-        the work is done again.
+        the work is done again, and all of it where the index is damaged.
         """
         prefix = f"{WORK}/{name}/{folder.name}"
         others = [key for key in self._objects.listing(f"{WORK}/{name}") if not key.startswith(f"{prefix}/")]
         self._objects.remove(others)  # work that settings have left behind
         if (told := self._objects.read(f"{prefix}/{INDEX}")) is None:
             return False
-        index, seen = json.loads(told), _seen(folder)
-        if seen.is_file() and seen.read_text() == index["id"]:
+        try:
+            index, seen = json.loads(told), _seen(folder)
+            made, files = str(index["id"]), {str(path): str(digest) for path, digest in index["files"].items()}
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return False
+        if seen.is_file() and seen.read_text() == made:
             return False
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as fetched:
-            for path, digest in index["files"].items():
+            for path, digest in files.items():
                 part = Path(fetched) / folder.name / path
                 if not part.resolve().is_relative_to(Path(fetched).resolve()):
                     continue  # a path that leads out of the folder
@@ -57,7 +61,7 @@ class RemoteWork:
                 return False
             remove(folder)
             os.rename(whole, folder)
-        write_text(seen, index["id"])
+        write_text(seen, made)
         return True
 
     def keep(self, name: str, folder: Path, held: Callable[[], bool]) -> None:

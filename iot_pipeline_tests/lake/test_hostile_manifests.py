@@ -1,5 +1,6 @@
 """A manifest of a stranger reads and writes nothing outside its artefact's folder."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake import build_cache
+from iot_pipeline.lake.remote_work import RemoteWork
 from iot_pipeline.lake.store import MANIFEST, ArtefactId, Lake, Manifest, finish_artefact, read_manifest
+from iot_pipeline_tests.lake.test_artefact_log import Memory
 
 A = ArtefactId("a")
 
@@ -46,6 +49,28 @@ def test_an_artefact_has_a_name_within_the_lake(lake: Lake, artefact: tuple[str,
 
 def test_a_snapshot_lies_among_the_snapshots(lake: Lake) -> None:
     assert lake.snapshot("../../x").parent == lake.snapshot("0" * 64).parent == lake.root / "prompts"
+
+
+@pytest.mark.parametrize("index", ["", "[]", '{"id": 1}', '{"id": "a", "files": []}', '{"files": {}}'])
+def test_work_with_a_damaged_index_is_done_again(index: str, tmp_path: Path) -> None:
+    folder, store = tmp_path / "work" / "print", Memory()
+    folder.mkdir(parents=True)
+    (folder / "own").write_text("x")
+    store.write("work/a@/print/index.json", index.encode())
+    assert not RemoteWork(store, tmp_path).resume("a@", folder) and (folder / "own").is_file()
+
+
+@pytest.mark.parametrize("path", ["../../../escaped", "/{place}/escaped", "a/../../../../escaped"])
+def test_work_in_the_bucket_is_written_into_its_folder_alone(path: str, tmp_path: Path) -> None:
+    folder, store = tmp_path / "work" / "print", Memory()
+    folder.mkdir(parents=True)
+    digest = hashlib.sha256(b"x").hexdigest()
+    files = {path.format(place=tmp_path): digest, "inside": digest}
+    store.write("work/a@/print/index.json", json.dumps({"id": "b", "files": files}).encode())
+    store.write(f"work/a@/print/{digest}", b"x")
+    assert RemoteWork(store, tmp_path).resume("a@", folder)
+    assert {found.name for found in folder.rglob("*")} == {"inside", ".index"}
+    assert not list(tmp_path.rglob("*escaped*"))
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"model": 1}', "x"])
