@@ -1,4 +1,4 @@
-"""Safe reading of YAML from users: plain data, limits on size, depth and aliases, one-sentence errors."""
+"""Safe reading of YAML from users: plain data, limits on size, depth and aliases, no key twice, one-sentence errors."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         if not isinstance(event, yaml.AliasEvent) and event.anchor is not None:
             self.sizes[event.anchor] = self.nodes - before
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping; YAMLError if it names a key twice, of which SafeLoader would take the last value."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set[tuple[str, str]]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1} names {key.value[:60]!r} a second time")
+                seen.add((key.tag, key.value))
         return node
 
 

@@ -30,6 +30,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: !!timestamp x", "is not valid YAML"),
         ("a: " + "9" * 5000, "is not valid YAML"),
         ("a: *nothing", "undefined alias"),
+        ("a: 1\nb: {c: 1, c: 2}", "line 2 names 'c' a second time"),
         ("x" * 1_000_001, "at most 1,000,000"),
     ],
 )
@@ -40,8 +41,9 @@ def test_what_is_no_plain_data_is_one_sentence(text: str, why: str) -> None:
 
 
 def test_aliases_and_merges_work(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("base: &b {x: 1}\nother: {<<: *b, y: é}\nlist: [*b, *b]\n")
-    assert read_yaml(tmp_path / "a.yaml") == {"base": {"x": 1}, "other": {"x": 1, "y": "é"}, "list": [{"x": 1}] * 2}
+    (tmp_path / "a.yaml").write_text("base: &b {x: 1}\nother: {<<: *b, y: é}\nlist: [*b, *b]\nlast: {<<: *b, x: 2}\n")
+    told = {"base": {"x": 1}, "other": {"x": 1, "y": "é"}, "list": [{"x": 1}] * 2, "last": {"x": 2}}
+    assert read_yaml(tmp_path / "a.yaml") == told
 
 
 def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
