@@ -60,7 +60,6 @@ class FeatureReader:
         self._values = group_writer(spec)
         self._folder = tempfile.TemporaryDirectory(prefix="iot_features_")
         self._connection = connect(Path(self._folder.name), memory=MEMORY)
-        self._tables = 0
 
     def close(self) -> None:
         """Close the connection and remove its files."""
@@ -72,8 +71,7 @@ class FeatureReader:
         if missing := [column for column in self._needed if column not in table.column_names]:
             raise UserError(f"the flows lack {len(missing)} of the columns needed: {', '.join(missing[:8])}")
         spec, connection = self.spec, self._connection
-        self._tables += 1
-        raw = Path(self._folder.name) / f"raw{self._tables}.parquet"  # DuckDB may remember a file by its name
+        raw = Path(self._folder.name) / "raw.parquet"  # of one name: `connect` has DuckDB remember no file
         cells = [table[c].cast(pa.string()) if c in self.words else table[c] for c in self._needed]
         # Validation needs a label, which new flows lack: each gets the first class.
         label = pa.array([spec.classes[0]] * len(table), pa.string())
