@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 OWN, OTHER, FEATURE = "\x01", "\x02", "|"
 TOKEN = re.compile(r"[a-z]+(?:'[a-z]+|\d+)?|[\x01\x02]|\|+|\.(?!\d)|[,;:()\[\]!?\u2013\u2014=]|--")
@@ -47,19 +48,24 @@ class Alphabet(dict[str, str]):
 
 
 class Phrases:
-    """Fixed phrases, each replaced by the one word that it means."""
+    """Fixed phrases, each replaced by the one word that it means.
+
+    The patterns are compiled at first use: it takes as long as loading the rest of the package.
+    """
 
     def __init__(self, lists: Mapping[str, str]) -> None:
-        """Compile patterns of phrases by the word that they mean; ` ; ` stands between two."""
-        options = [option for phrases in lists.values() for option in phrases.split(";")]
-        self._any = re.compile(
-            rf"\b(?:{_grouped([part for option in options for part in _begun(option.strip())])})(?![\w-])"
-        )
-        self._kinds = [
-            (word, re.compile("|".join(option.strip() for option in phrases.split(";"))))
-            for word, phrases in lists.items()
-        ]
+        """Keep patterns of phrases by the word that they mean; ` ; ` stands between two."""
+        self._options = {word: [one.strip() for one in phrases.split(";")] for word, phrases in lists.items()}
         self._known: dict[str, str] = {}
+
+    @cached_property
+    def _any(self) -> re.Pattern[str]:
+        begun = [part for options in self._options.values() for option in options for part in _begun(option)]
+        return re.compile(rf"\b(?:{_grouped(begun)})(?![\w-])")
+
+    @cached_property
+    def _kinds(self) -> list[tuple[str, re.Pattern[str]]]:
+        return [(word, re.compile("|".join(options))) for word, options in self._options.items()]
 
     def replaced(self, text: str) -> str:
         """Return a text with its phrases replaced."""

@@ -4,7 +4,6 @@ import asyncio
 import html
 from typing import Any
 
-import aiohttp
 import dagster as dg
 
 from iot_pipeline.defs.execute import sentence_of
@@ -72,6 +71,8 @@ async def post(url: str, message: dict[str, Any]) -> str:
 
     Redirects are not followed: they could lead the message elsewhere.
     """
+    import aiohttp  # 0.15 s of every process that loads the definitions
+
     try:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with (

@@ -211,7 +211,7 @@ def serve(host: str, port: int, plan: FaultPlan, options: ServerOptions, announc
         middleware=[Middleware(BodyLimit)],
         exception_handlers={HTTPException: http_error},
     )
-    config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(app, ws="none", log_level="critical", access_log=False, timeout_graceful_shutdown=2)
     announce(f"http://{host}:{listener.getsockname()[1]}/v1")
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)

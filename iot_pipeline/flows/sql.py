@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import replacing
 
 if TYPE_CHECKING:  # training and scoring on a GPU machine read no table: they need no DuckDB there
     import duckdb
+    import pyarrow as pa
 
 ROW_GROUP = 122_880
 LONGEST_NUMBER = 400  # characters
@@ -132,6 +130,9 @@ def write_query(connection: duckdb.DuckDBPyConnection, query: str, out: Path) ->
 
 def write_batches(out: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write record batches as Parquet with row groups of exactly ROW_GROUP rows (the last may be shorter)."""
+    import pyarrow as pa  # the teacher and its clients write no table: they start faster without it
+    import pyarrow.parquet as pq
+
     rows = 0
     with replacing(out) as temporary, pq.ParquetWriter(temporary, schema, compression="lz4") as writer:
         waiting = schema.empty_table()
