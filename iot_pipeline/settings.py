@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from iot_pipeline.env_file import INTERNAL_VARIABLES, PATHS, PROJECT_ROOT, SERVE_TOKEN, absolute, dotenv, env_file
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.remote import mirror
-from iot_pipeline.lake.yaml_reader import read_yaml
+from iot_pipeline.lake.yaml_reader import read_own_yaml
 from iot_pipeline.setting_sections import (
     SEED,
     BaselineSettings,
@@ -200,7 +200,7 @@ def _profile(name: str) -> dict[str, Any]:
     path = PROFILES / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"IOT_PROFILE: no profile {name!r}; there are: {', '.join(profile_names())}")
-    return {"profile": name, **read_yaml(path)}
+    return {"profile": name, **read_own_yaml(path)}
 
 
 def api_key() -> SecretStr | None:

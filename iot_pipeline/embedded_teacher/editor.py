@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from iot_pipeline.embedded_teacher.phrasing import LONG, Cite, Writer, about_class, apart, group_of, meanings, names_one
+from iot_pipeline.lake.yaml_reader import read_own_yaml
 
 PHRASES = Path(__file__).parent / "paraphrase.yaml"
 MOST_TOGETHER = 3  # features in one sentence
@@ -20,7 +19,7 @@ COUNTS = ("", "", "both", "all three")
 @cache
 def phrases() -> dict[str, Any]:
     """Load the editor's phrases, paraphrase.yaml, with class names in lower case."""
-    content: dict[str, Any] = yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_own_yaml(PHRASES)
     content["classes"] = {name.lower(): value for name, value in content["classes"].items()}
     return content
 

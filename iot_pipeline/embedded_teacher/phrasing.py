@@ -11,9 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from iot_pipeline.flows.marked import cited_fact
+from iot_pipeline.lake.yaml_reader import read_own_yaml
 
 KNOWLEDGE = Path(__file__).parent / "knowledge.yaml"
 LONG = 300  # words
@@ -84,7 +83,7 @@ def meanings(groups: Mapping[str, Any], category: Mapping[str, Any], cite: Cite)
 @cache
 def knowledge() -> dict[str, Any]:
     """Load the knowledge base, knowledge.yaml, with class names in lower case."""
-    content: dict[str, Any] = yaml.safe_load(KNOWLEDGE.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_own_yaml(KNOWLEDGE)
     content["classes"] = {name.lower(): value for name, value in content["classes"].items()}
     return content
 

@@ -21,7 +21,7 @@ from iot_pipeline.flows.rare_rule import RareClasses, check_classes
 from iot_pipeline.flows.reading.names import check_given_names
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
 from iot_pipeline.flows.sql import identifier
-from iot_pipeline.lake.yaml_reader import read_yaml
+from iot_pipeline.lake.yaml_reader import read_own_yaml, read_yaml
 
 DATASETS = Path(__file__).parent.parent / "datasets"
 WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
@@ -252,7 +252,7 @@ def read_specs(name_or_path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
             raise UserError(f"{found[0][0].name}: extends: {' extends '.join(names)}: a file cannot extend itself.")
         if len(found) == MOST_EXTENDS:
             raise UserError(f"{found[0][0].name}: extends: more than {MOST_EXTENDS} files extend one another.")
-        content = read_yaml(path)
+        content = read_own_yaml(path) if path.parent == DATASETS else read_yaml(path)
         if not isinstance(content, dict):
             raise UserError(f"{path.name} does not describe a data set: it must be a mapping with name, features, ...")
         found.append((path, content))

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iot_pipeline.lake.yaml_reader import read_yaml
+from iot_pipeline.lake.yaml_reader import read_own_yaml
 
 CARDS = Path(__file__).parent / "cards.yaml"
 WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.56}  # int4 with a scale a group of 64 (nf4)
@@ -40,7 +40,7 @@ class Base(NamedTuple):
 @cache
 def cards_and_bases() -> tuple[list[Card], list[Base]]:
     """Read cards.yaml: cards, and bases from small to large."""
-    found = read_yaml(CARDS)
+    found = read_own_yaml(CARDS)
     cards = [Card(name, **facts) for name, facts in found["cards"].items()]
     bases = [
         Base(name, one["parameters"], one["computed"], CACHED * one["layers"] * one["kv_heads"] * one["head_size"])

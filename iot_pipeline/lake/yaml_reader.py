@@ -56,6 +56,20 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+# libyaml, which PyYAML's wheels bring, parses ten times faster than Python does, and takes a tab where that does not.
+_OwnLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_own_yaml(path: Path) -> Any:
+    """Read a file that comes with the project."""
+    return deepcopy(_own(path.read_text(encoding="utf-8")))
+
+
+@lru_cache(maxsize=32)
+def _own(text: str) -> Any:
+    return yaml.load(text, _OwnLoader)
+
+
 def parse_yaml(text: str, name: str) -> Any:
     """Parse YAML text into dictionaries, lists and scalars; UserError, starting with `name`, says what is wrong."""
     if len(text) > MOST_BYTES:

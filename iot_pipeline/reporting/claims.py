@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.yaml_reader import read_own_yaml
 from iot_pipeline.reporting import formats
 from iot_pipeline.reporting.measurements import CONDITIONS, Condition, Measurement
 from iot_pipeline.vocabulary import STAGES
@@ -43,7 +43,7 @@ def load_claims(path: Path = CLAIMS) -> list[Claim]:
     Raises UserError with file and entry if a claim is malformed or repeated.
     """
     try:
-        claims = [Claim(**entry) for entry in yaml.safe_load(path.read_text())]
+        claims = [Claim(**entry) for entry in read_own_yaml(path)]
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None

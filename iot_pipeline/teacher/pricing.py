@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.yaml_reader import read_own_yaml
 from iot_pipeline.teacher.request import Request, Usage
 
 PRICES = Path(__file__).parent / "prices.yaml"
@@ -48,7 +47,7 @@ FREE = Price(0.0, 0.0, 0.0)
 @cache
 def price_table() -> dict[str, Price]:
     """Load the prices in prices.yaml, by model name."""
-    content = yaml.safe_load(PRICES.read_text(encoding="utf-8"))
+    content = read_own_yaml(PRICES)
     return {name: Price(*(entry[part] for part in PRICE_PARTS)) for name, entry in content.items()}
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import yaml
+from iot_pipeline.lake.yaml_reader import read_own_yaml
 
 SETS = Path(__file__).parent / "phrase_sets"
 
@@ -292,5 +292,5 @@ SEEN_LATER = {
 
 def phrase_set(name: str) -> dict[str, list[str]]:
     """The phrases of an author, by kind; citations and short answers are those of SEEN_LATER."""
-    told: dict[str, list[str]] = yaml.safe_load((SETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    told: dict[str, list[str]] = read_own_yaml(SETS / f"{name}.yaml")
     return told if name in ("honest", "llm_style") else {**SEEN_LATER, **told}

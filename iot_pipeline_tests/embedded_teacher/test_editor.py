@@ -5,7 +5,6 @@ from random import Random
 from typing import Any
 
 import pytest
-import yaml
 
 from iot_pipeline.augmentation.answers import parse_answer
 from iot_pipeline.augmentation.prose_words import PROSE_WORDS
@@ -14,6 +13,7 @@ from iot_pipeline.embedded_teacher.editor import Editor, phrases
 from iot_pipeline.embedded_teacher.phrasing import KNOWLEDGE, Cite, Writer, knowledge
 from iot_pipeline.flows.names import name_fault
 from iot_pipeline.flows.serialise import NUMBER
+from iot_pipeline.lake.yaml_reader import read_own_yaml
 from iot_pipeline_tests.augmentation.mutations import judged, true_answers
 
 ANSWER = (
@@ -55,21 +55,21 @@ def test_it_makes_the_point_that_the_original_makes() -> None:
 
 
 def test_its_phrases_are_not_those_of_the_analyst() -> None:
-    own, others = strings(phrases()), strings(yaml.safe_load(KNOWLEDGE.read_text(encoding="utf-8")))
+    own, others = strings(phrases()), strings(read_own_yaml(KNOWLEDGE))
     assert not {text for text in own if len(text.split()) > 3} & set(others)
     for text in own:
         assert not re.search(r"\d|_", text), text
 
 
 def test_each_word_of_its_sentences_is_known_as_a_word_beside_a_feature_of_that_name() -> None:
-    texts = [*strings(phrases()), *strings(yaml.safe_load(KNOWLEDGE.read_text(encoding="utf-8"))), "the last of them"]
+    texts = [*strings(phrases()), *strings(read_own_yaml(KNOWLEDGE)), "the last of them"]
     words = {word.lower() for text in texts for word in re.findall(r"[^\W\d_]{2,}", re.sub(r"\{\w+\}", "", text))}
     assert len(words) > 900
     assert sorted(word for word in words - PROSE_WORDS if word != "thingspeak" and not name_fault(word)) == []
 
 
 def test_a_word_right_before_a_value_names_no_feature() -> None:
-    texts = [*strings(phrases()), *strings(yaml.safe_load(KNOWLEDGE.read_text(encoding="utf-8")))]
+    texts = [*strings(phrases()), *strings(read_own_yaml(KNOWLEDGE))]
     before = {word.lower() for text in texts for word in re.findall(r"(\w+),? \(?\{v\}", text)}
     assert {"carries", "namely", "puts"} & before and [word for word in before if not name_fault(word)] == []
 

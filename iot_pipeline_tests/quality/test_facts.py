@@ -7,17 +7,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import DATASETS, load_spec, validate_spec
+from iot_pipeline.lake.yaml_reader import read_own_yaml
 from iot_pipeline.quality.mismatch import dataset_mismatch
 from iot_pipeline.quality.patterns import attack_patterns
 from iot_pipeline_tests.quality.factories import record_table, save
 
-CONTENT: dict[str, Any] = yaml.safe_load((DATASETS / "farm_flow.yaml").read_text())
+CONTENT: dict[str, Any] = read_own_yaml(DATASETS / "farm_flow.yaml")
 CONTENT["facts"]["zscored_3_decimals"] = {"distinct": 1, "conflicting": 0, "duplicate_share": 0.5, "row_ceiling": 1.0}
 SCALARS = st.one_of(
     st.none(),

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from iot_pipeline.lake.yaml_reader import read_own_yaml
 
 FILE = Path(__file__).with_name("glossary.yaml")
 PLACE = re.compile(r"\{(\w+)\}")
@@ -37,7 +37,7 @@ def plain(name: str) -> str:
 def entries() -> dict[str, list[Entry]]:
     """Load the glossary: the entries of each name, in the order of the file."""
     found: dict[str, list[Entry]] = {}
-    for family in yaml.safe_load(FILE.read_text(encoding="utf-8")):
+    for family in read_own_yaml(FILE):
         for pattern, (unit, meaning) in family["columns"].items():
             for names, told in _expanded(pattern, meaning, family.get("each", {})):
                 for name in map(str.strip, names.split("|")):
