@@ -17,6 +17,7 @@ def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     """Run a command as `iot-pipeline` does, with `environment` added to the variables (test_end_to_end starts one)."""
     before, out, err = dict(os.environ), StringIO(), StringIO()
     os.environ.update(environment)
+    settings_module.settings.cache_clear()
     try:
         with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["iot-pipeline", *arguments]):
             with pytest.raises(SystemExit) as ended:

@@ -21,6 +21,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from iot_pipeline.lake.processes import has_ended
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import load_settings
+from iot_pipeline_tests.command_line import call
 from iot_pipeline_tests.shared import until
 
 SELECTOR = {"repositoryLocationName": "iot_pipeline", "repositoryName": "__repository__", "sensorName": "prompt_files"}
@@ -103,8 +104,7 @@ def test_an_edited_prompt_starts_one_run_and_killed_processes_leave_nothing_behi
         assert (tmp_path / "lake" / "prompt" / "paraphrased" / "prompt.md").read_text() == prompt.read_text()
         assert ticks and all(tick.error is None for tick in ticks)
 
-        command = [sys.executable, "-m", "iot_pipeline", "ui", "--port", str(port)]
-        second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        second = call("ui", "--port", str(port), **environment)
         assert second.returncode == 2 and f"is open at http://127.0.0.1:{port}" in second.stderr
 
         family = psutil.Process(ui.pid).children(recursive=True)

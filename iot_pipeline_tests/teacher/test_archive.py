@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +27,7 @@ from iot_pipeline.teacher.store.store import Store
 from iot_pipeline.teacher_factory import as_objects, open_teacher
 from iot_pipeline_tests.augmentation.factories import build
 from iot_pipeline_tests.augmentation.test_tracks import rows
+from iot_pipeline_tests.command_line import call
 from iot_pipeline_tests.teacher.flows import checker, make_requests
 
 __all__ = ["rows"]
@@ -237,13 +235,7 @@ def test_the_command_counts_what_it_refused_and_fails_where_that_was_all(exporte
     found = import_answers(tmp_path / "b.sqlite", some, check_imported)
     assert found.added > 2 and found.added + found.refused["mislabelled"] == next(number)
     file = changed(exported, tmp_path / "all.parquet", forged)
-    done = subprocess.run(
-        [sys.executable, "-m", "iot_pipeline", "cache", "import", str(file), "--json"],
-        env=os.environ | {"IOT_LAKE": str(tmp_path / "lake")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = call("cache", "import", str(file), "--json", IOT_LAKE=str(tmp_path / "lake"))
     told = json.loads(done.stdout)
     assert done.returncode == 1 and told["added"] == 0 and list(told["refused"]) == ["mislabelled"]
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from iot_pipeline.commands.doctor import examine, told_settings
-from iot_pipeline.env_file import PROJECT_ROOT
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import load_settings
 from iot_pipeline.teacher.store.database import shown, store_url
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline.teacher_factory import open_teacher, store_of
+from iot_pipeline_tests.command_line import call
 
 CLOSED = "postgresql+psycopg2://me:s3cret,pass@127.0.0.1:1/answers"
 
@@ -101,17 +99,12 @@ def test_a_server_that_is_not_there_is_named_without_the_password(tmp_path: Path
 
 
 @pytest.mark.parametrize("command", [["doctor", "--json"], ["cache", "export", "x.parquet", "--json"]])
-def test_commands_never_print_the_password(command: list[str], tmp_path: Path) -> None:
+def test_commands_never_print_the_password(
+    command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("psycopg2")
-    done = subprocess.run(
-        [sys.executable, "-m", "iot_pipeline", *command],
-        cwd=PROJECT_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"IOT_TEACHER_STORE": CLOSED, "IOT_LAKE": str(tmp_path)},
-    )
-    said = done.stdout + done.stderr
+    done = call(*command, IOT_TEACHER_STORE=CLOSED, IOT_LAKE=str(tmp_path))
+    said = done.stdout + done.stderr + "".join(capfd.readouterr())
     assert done.returncode != 0 and "me:***@127.0.0.1:1/answers" in said
     assert "s3cret" not in said and "Traceback" not in said
     if command[0] == "doctor":
