@@ -73,6 +73,5 @@ def student(monkeypatch: pytest.MonkeyPatch) -> Student:
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a lake with two tracks and a report, which no test may change."""
-    root = tmp_path_factory.mktemp("reported")
-    make_reported(root)
-    return root
+    built = built_once(tmp_path_factory, "reported", make_reported)
+    return Path(shutil.copytree(built, tmp_path_factory.mktemp("reported") / "lake"))

@@ -65,13 +65,13 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "copy"))
 
 
-def test_a_bundle_is_whole_and_names_no_machine(bundle: Path, reported: Path) -> None:
+def test_a_bundle_is_whole_and_names_no_machine(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     wanted = """report/report.html report/tables/table-1.tex report/figures/figure-1.svg report/figures/figure-1.pdf
         prompts/original.md lineage.json answers/answers.parquet config/settings.env
         environment/requirements.lock.txt data/test.jsonl data/README.md REFORMS.md ARTIFACT-APPENDIX.md bundle.sig"""
     for name in wanted.split():
         assert (bundle / name).is_file(), name
-    words = [str(reported), str(PROJECT_ROOT), str(Path.home()) + "/"]
+    words = [str(tmp_path_factory.getbasetemp().parent), str(PROJECT_ROOT), str(Path.home()) + "/"]
     for path in bundle.rglob("*"):
         if path.is_file() and path.suffix in (".json", ".md", ".html", ".env", ".txt", ".yaml", ".csv"):
             assert not [word for word in words if word in path.read_text()], path

@@ -10,8 +10,8 @@ import pytest
 from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.quality.mismatch import dataset_mismatch, reconcile
-from iot_pipeline.simulator.simulate import simulate_farm_flow
 from iot_pipeline_tests.quality.factories import flow_table, save
+from iot_pipeline_tests.simulator.published import published_flows
 
 SPEC = load_spec("farm_flow")
 # What disagrees among the facts themselves, whatever the table: {what: (expected, found)}.
@@ -41,10 +41,7 @@ AMONG_FACTS = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """flows.parquet of the simulated table at its published size."""
-    folder = tmp_path_factory.mktemp("whole")
-    simulate_farm_flow(folder / "raw.parquet")
-    build_flows(SPEC, folder / "raw.parquet", folder / "flows.parquet")
-    return folder / "flows.parquet"
+    return published_flows(tmp_path_factory)
 
 
 def test_every_row_is_kept_rejected_or_left_out_and_a_lost_one_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,15 @@ import pytest
 from iot_pipeline.baseline.lightgbm import run_lightgbm
 from iot_pipeline.baseline.nearest import run_nearest
 from iot_pipeline.evaluation.evaluate import evaluate_predictions
-from iot_pipeline.flows.build import build_flows
 from iot_pipeline.flows.dataset import distinct_flows, side_records, training_rows
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.flows.split import order_training, split_by_group
 from iot_pipeline.quality.mismatch import dataset_mismatch
 from iot_pipeline.reporting.claims import load_claims
-from iot_pipeline.simulator.simulate import simulate_farm_flow
+from iot_pipeline_tests.simulator.published import SEED, published_flows
 
 SPEC, EIGHT, BINARY = load_spec("farm_flow"), load_spec("farm_flow_8"), load_spec("farm_flow_binary")
 FEATURES = SPEC.feature_names
-SEED = 2027
 Mask = npt.NDArray[np.bool_]
 
 
@@ -30,8 +29,7 @@ Mask = npt.NDArray[np.bool_]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the flows of the whole table, their split and the order of the train pool."""
     path = tmp_path_factory.mktemp("published")
-    simulate_farm_flow(path / "raw.parquet", seed=SEED)
-    build_flows(SPEC, path / "raw.parquet", path / "flows.parquet")
+    shutil.copy(published_flows(tmp_path_factory), path)
     split_by_group(path / "flows.parquet", path / "records.parquet", SEED)
     order_training(path / "flows.parquet", path / "records.parquet", path / "order.parquet", SEED)
     return path
