@@ -144,7 +144,9 @@ def study(found: Row, metric: str = "accuracy") -> Any:
         axes.set_xlim(-edge, edge)
     axes.locator_params(axis="x", nbins=4)  # more labels of six signs would touch
     style.name_rows(axes, [f"{row['first']} minus {row['second']}" for row in rows])
-    axes.figure.supxlabel(f"bars: 95 % intervals; band: ±{found['margin']}; blue: a verdict is given", fontsize=9)
+    arrow = "; arrow: far beyond" if len(near) < len(rows) else ""
+    told = f"bars: 95 % intervals; band: ±{found['margin']}; blue: a verdict is given{arrow}"
+    axes.figure.supxlabel(told, fontsize=9)
     return axes
 
 
