@@ -67,7 +67,8 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
         versions[str(artefact)], provenance = manifest.data_version, manifest.provenance
     named = json.loads((lake.folder(base) / "base.json").read_text())
     location = str(named["name"]) if named["kind"] == "given" else str(lake.folder(base) / "model")
-    return Checkpoint(adapter, location, named["name"], lake.folder(adapter), versions, provenance.get("labels", []))
+    name = "tiny" if named["kind"] == "tiny" else str(named["name"])  # that of a built one is a folder's
+    return Checkpoint(adapter, location, name, lake.folder(adapter), versions, provenance.get("labels", []))
 
 
 def find_present(lake: Lake, settings: Settings, stage: str, trained: Trained) -> Checkpoint:

@@ -16,7 +16,8 @@ class Stale:
     followers: int
 
     def __str__(self) -> str:
-        more = f" ({self.followers} more artefacts follow from it)" if self.followers else ""
+        many = "s follow" if self.followers > 1 else " follows"
+        more = f" ({self.followers} more artefact{many} from it)" if self.followers else ""
         return f"{self.artefact}: {'; '.join(self.reasons)}{more}"
 
 

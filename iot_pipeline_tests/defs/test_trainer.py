@@ -233,6 +233,7 @@ def test_a_merged_model_answers_as_base_and_adapter_do(lake: Lake, tmp_path: Pat
             shutil.copy(config.out / name, folder)
         finish_artefact(folder, manifest(adapter.asset, adapter.partition), set())
     found = find(lake, "10K", Trained(2027, "original"))
+    assert found.name == "tiny", "events name the base, not its folder"
     assert set(found.made_of) == {str(base), str(adapter)}
     Student.load(found.base, found.adapter, "cpu", 1).save(tmp_path / "merged")
     one, two = Student.load(tmp_path / "merged", None, "cpu", 1), Student.load(config.base, config.out, "cpu", 1)
