@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.yaml_reader import parse_yaml, read_yaml
+from iot_pipeline.lake.yaml_reader import parse_yaml, read_own_yaml, read_yaml
+from iot_pipeline.settings import PROJECT_ROOT
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
@@ -53,6 +54,13 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
     for name, why in (("latin", "not UTF-8: byte 6"), ("huge", "larger than"), ("none", "cannot be read: No such")):
         with pytest.raises(UserError, match=f"{name}.yaml .*{why}"):
             read_yaml(tmp_path / f"{name}.yaml")
+
+
+def test_files_of_the_project_follow_the_rules_for_those_of_users() -> None:
+    files = list((PROJECT_ROOT / "iot_pipeline").rglob("*.yaml"))
+    assert len(files) > 20
+    for path in files:
+        assert read_own_yaml(path) == read_yaml(path), path
 
 
 @settings(max_examples=300, deadline=None)
