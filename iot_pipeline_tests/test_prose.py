@@ -3,13 +3,13 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import grimp
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = sorted((ROOT / "iot_pipeline").rglob("*.py"))
-TREES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in PRODUCT}
 MOST_LINES, MOST_BODY_LINES, DOCUMENTED_FROM = 400, 25, 4
 # Words of our own for what the field has a name for: classes, functions, modules, parameters, attributes.
 FORMER_NAMES = {
@@ -24,9 +24,15 @@ PARTITION_KEY = re.compile(r"^\S*\|\S*$")
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """Syntax trees of the product, parsed by the worker of pytest-xdist that runs this file alone."""
+    return {path.relative_to(ROOT): ast.parse(path.read_text()) for path in PRODUCT}
+
+
 def nodes(kind: type | tuple[type, ...] | object) -> Iterator[tuple[Path, ast.AST]]:
     """Every node of a kind in the product, with its file."""
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         yield from ((path, node) for node in ast.walk(tree) if isinstance(node, kind))  # type: ignore[arg-type]
 
 
@@ -80,7 +86,7 @@ def test_no_file_is_long() -> None:
 
 def test_names_are_those_of_the_field() -> None:
     found = {(str(path), name) for path, node in nodes(ast.AST) for name in names(node) & FORMER_NAMES}
-    found |= {(str(path), path.stem) for path in TREES if path.stem in FORMER_NAMES}
+    found |= {(str(path), path.stem) for path in trees() if path.stem in FORMER_NAMES}
     assert sorted(found) == []
 
 
