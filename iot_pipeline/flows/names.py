@@ -49,9 +49,9 @@ def name_fault(name: str) -> str:
         return f" has {len(name):,} characters, and {MOST_CHARACTERS} is the most"
     if not _has_form(name):
         return (
-            " cannot be told from the text around it: a name begins with a letter, _ or #, and has letters, digits, _ "
-            f"and single . / - + % # < > between them; name the feature {feature_name(name)!r}, with the column as its "
-            "expression"
+            " cannot be told from the text around it: a name begins with a letter, _ or #, has letters, digits, _ and "
+            f"single . / - + % # < > between them, and not _ alone; name the feature {feature_name(name)!r}, with "
+            "the column as its expression"
         )
     return ""
 
@@ -80,7 +80,14 @@ def feature_name(column: str) -> str:
 
 def _has_form(name: str) -> bool:
     odd = PERCENTILE.search(name) or CHAT_TOKEN.search(name)
-    return WHOLE.fullmatch(name) is not None and odd is None and unicodedata.is_normalized("NFC", name)
+    return (
+        _is_told(name) and WHOLE.fullmatch(name) is not None and odd is None and unicodedata.is_normalized("NFC", name)
+    )
+
+
+def _is_told(name: str) -> bool:
+    """Return whether a name has a letter or digit: `_` alone is lost in prose."""
+    return re.search(r"[^\W_]", name) is not None
 
 
 def _spelt(text: str) -> str:
@@ -89,7 +96,7 @@ def _spelt(text: str) -> str:
     kept = SIGN.sub(_joint, re.sub(r"[^\w./%#+<>-]+", "_", text))
     kept = re.sub(r"[<>]", "_", kept) if CHAT_TOKEN.search(kept) else kept
     kept = kept.strip("_")[: MOST_CHARACTERS - len("feature_")].rstrip("_./+<>-")
-    begins = re.match(r"#?[^\W\d]", kept) is not None and PERCENTILE.match(kept) is None
+    begins = re.match(r"#?[^\W\d]", kept) is not None and PERCENTILE.match(kept) is None and _is_told(kept)
     return kept if begins else f"feature_{kept.lstrip('#')}".rstrip("_./+<>-")
 
 

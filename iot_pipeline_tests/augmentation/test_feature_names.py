@@ -40,7 +40,7 @@ REFUSED = [
     "pkt_count(in)", "2nd_gap", "flow,count", "a;b", "flow=rate", "bytes[0]", "p50", "p97_len", "at", "above", "value",
     "record", "mean",
     "n", "a/2", "src-1", "x.", "-x", "a..b", "x*y", "a|b", "12", "1e5", "tx.p95", "e\u0301x", "a" * 101, "a\u2011b",
-    "{x}", "a\\b", "a&b", "$x", "a?b",
+    "{x}", "a\\b", "a&b", "$x", "a?b", "_", "#__",
 ]  # fmt: skip
 OTHERS = (("other_a", "5"), ("other_b", "7"))
 FORMS = pytest.mark.parametrize("form", ["text", "json", "marked"])
