@@ -17,7 +17,7 @@ PLACES = 8  # that are told of files in which a path of the machine stands
 
 
 def export_bundle(source: Source, out: Path, key: Path | None = None, say: Callable[[str], None] | None = None) -> int:
-    """Write the bundle of a lake; return its size in bytes.
+    """Write the bundle of a lake; return the bytes of its files, its seal apart.
 
     Args:
         source: The lake.
@@ -46,7 +46,7 @@ def export_bundle(source: Source, out: Path, key: Path | None = None, say: Calla
             if key is not None:
                 tell("signing")
                 seal.sign(folder, key)
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            size = sum((folder / sealed).stat().st_size for sealed in seal.files_of(folder))  # as `verify` counts
             os.rename(folder, out)  # in place of an empty folder too; what another export put there stays
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}); name another folder") from None

@@ -55,8 +55,9 @@ def bundle(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, value in (VALUES | {"IOT_LAKE": str(reported)}).items():
             patch.setenv(name, value)
         settings_module.settings.cache_clear()
-        export(settings(), root / "made", root / "key")
+        told = export(settings(), root / "made", root / "key")
     settings_module.settings.cache_clear()
+    assert told["bytes"] == check_bundle(root / "made", root / "public").bytes
     return root / "made"
 
 
