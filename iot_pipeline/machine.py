@@ -9,7 +9,6 @@ from typing import Any
 
 COMPUTING = ("autogluon.tabular", "lightgbm", "numpy", "pyarrow", "scikit-learn", "scipy", "torch", "transformers")
 DRAWING = ("matplotlib",)
-FACTS = ("system", "python", "cores", "processor", "packages")
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -29,14 +28,19 @@ def this_machine() -> dict[str, Any]:
     }
 
 
+def cpu_info() -> dict[str, str]:
+    """Read what Linux tells of the first processor; {} elsewhere."""
+    try:
+        first = CPU_INFO.read_text(errors="replace").partition("\n\n")[0]
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+
+
 @cache
 def processor() -> str:
     """Name the processor: maker and model where Linux tells them."""
-    told: dict[str, str] = {}
-    if CPU_INFO.is_file():
-        for line in CPU_INFO.read_text(errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            told.setdefault(name.strip(), value.strip())
+    told = cpu_info()
     # Virtual machines often say "Intel(R) Xeon(R) Processor" for all of a maker's: family and model tell them apart.
     numbers = [f"{name} {told[key]}" for name, key in (("family", "cpu family"), ("model", "model")) if key in told]
     named = told.get("model name") or platform.processor() or platform.machine()

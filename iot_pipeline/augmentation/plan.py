@@ -172,7 +172,7 @@ class TrackPlan:
 
     def __iter__(self) -> Iterator[FlowRequest]:
         keys: dict[tuple[str, str], str] = {}  # of the original track
-        with row_writer(self.out, REQUESTS) as write, contextlib.closing(self):
+        with row_writer(self.out, REQUESTS) as write:
             for row, text, answer, varied in self._read():
                 request = None
                 if self.answers is None:

@@ -18,7 +18,7 @@ from iot_pipeline.lake.atomic import write_json, write_text
 from iot_pipeline.lake.code_version import code_commit
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.lineage.report_check import REPORT
-from iot_pipeline.machine import FACTS
+from iot_pipeline.machine import this_machine
 from iot_pipeline.reporting.gather import placeless
 from iot_pipeline.settings import PROJECT_ROOT, SECTIONS
 from iot_pipeline.teacher.archive import export_answers
@@ -145,7 +145,7 @@ def _told(artefact: ArtefactId, source: Source) -> dict[str, Any]:
         "checks": manifest.checks,
         "summary": manifest.summary,
         "provenance": {k: v for k, v in manifest.provenance.items() if k != "machine"}
-        | {"machine": {k: machine[k] for k in FACTS if k in machine}},
+        | {"machine": {k: machine[k] for k in this_machine() if k in machine}},
     }
 
 

@@ -2,10 +2,10 @@
 
 import warnings
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-CPU_INFO = Path("/proc/cpuinfo")
+from iot_pipeline.machine import cpu_info
+
 _kept: list[Any] = []  # kernels end with the library that registered them
 
 
@@ -34,12 +34,7 @@ def has_amd_avx512() -> bool:
     """Return whether this is an AMD processor whose AVX-512 PyTorch uses."""
     import torch
 
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
-    try:
-        return "AuthenticAMD" in CPU_INFO.read_text(errors="replace")
-    except OSError:  # no Linux
-        return False
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu_info().get("vendor_id") == "AuthenticAMD"
 
 
 def _mm(left: Any, right: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from iot_pipeline import machine
 from iot_pipeline.models import cpu_products
 
 COMPARE = """
@@ -61,7 +62,7 @@ def test_the_processor_decides(told: str | None, found: bool, tmp_path: Path, mo
     import torch
 
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr(cpu_products, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
     if told is not None:
         (tmp_path / "cpuinfo").write_text(told)
     assert cpu_products.has_amd_avx512() is found
