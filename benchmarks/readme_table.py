@@ -1,4 +1,4 @@
-"""The results of the README, from the committed studies: a test holds the README to them.
+"""The results of README.md and docs/results.md, from the committed studies: a test holds both texts to them.
 
 .venv/bin/python benchmarks/readme_table.py
 """
@@ -13,18 +13,29 @@ from iot_pipeline.reporting import rows
 from iot_pipeline.vocabulary import CONTROLS, DISTILLED, TRACKS
 
 RESULTS = Path(__file__).parent / "results"
-STUDIES = {"Farm-Flow (simulated)": "farm_flow-demo", "RT-IoT2022 (real)": "rt_iot2022-demo"}
-ARMS = {"RT-IoT2022 (real)": "rt_iot2022-arms"}  # another base: its students are not compared with those above
+TRACK_STUDIES = {"Farm-Flow (simulated)": "farm_flow-demo", "RT-IoT2022 (real)": "rt_iot2022-demo"}
+ARM_STUDIES = {"RT-IoT2022 (real)": "rt_iot2022-arms"}  # other bases: their students are not compared with those above
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "lowest_recall": "lowest recall"}
 
 
 def main() -> None:
-    """Print table and verdicts of the tracks, then those of the other arms."""
-    print("\n\n".join("\n".join(part) for studies in (STUDIES, ARMS) for part in (table(studies), verdicts(studies))))
+    """Print the tables of arms, then those of comparisons."""
+    print("\n\n".join([*tables(), *comparisons()]))
+
+
+def tables() -> list[str]:
+    """Return the Markdown tables of arms: tracks (README.md), then distillation and controls (docs/results.md)."""
+    return ["\n".join(table(studies)) for studies in (TRACK_STUDIES, ARM_STUDIES)]
+
+
+def comparisons() -> list[str]:
+    """Return the Markdown tables of docs/results.md, one for each study."""
+    studies = [*TRACK_STUDIES.values(), *ARM_STUDIES.values()]
+    return ["\n".join(verdicts(read(name))) for name in studies]
 
 
 def table(studies: Mapping[str, str]) -> list[str]:
-    """List the lines of the Markdown table: mean over the training seeds, spread between them, ratio to AutoML's."""
+    """List the lines of a Markdown table: mean over the training seeds, spread between them, ratio to AutoML's."""
     found = {title: read(name) for title, name in studies.items()}
     arms = dict.fromkeys(
         arm for controls in (False, True) for study in found.values() for arm, _ in rows.arms(study, controls)
@@ -48,23 +59,26 @@ def cell(study: dict[str, Any], arm: str, metric: str) -> str:
     return f"{of['mean']:.4f}{spread}{ratio}"
 
 
-def verdicts(studies: Mapping[str, str]) -> Iterator[str]:
-    """Yield the studies' sentences on tracks, controls and `distilled`, and on `original` beside the baselines."""
-    for title, name in studies.items():
-        study = read(name)
-        for pair, tests in itertools.groupby(study["contrasts"], lambda row: (row["first"], row["second"])):
-            names = [arm.split()[0] for arm in pair]
-            if names[0] in (*CONTROLS, DISTILLED) or names[0] == TRACKS[0] or set(names) <= set(TRACKS):
-                said = "; ".join(
-                    f"{METRICS[row['metric']]} {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}],"
-                    f" {row['verdict']}"
-                    for row in tests
-                )
-                yield f"- {title}, {study['seeds']} seeds, {pair[0]} minus {pair[1]}: {said}."
+def verdicts(study: dict[str, Any]) -> Iterator[str]:
+    """Yield a Markdown table of a study's comparisons of tracks, controls and `distilled`, and with the baselines."""
+    tested = ("accuracy", "macro_f1")
+    yield "| first minus second | " + " | ".join(f"{METRICS[metric]} | verdict" for metric in tested) + " |"
+    yield "|---|" + "---|---|" * len(tested)
+    for pair, tests in itertools.groupby(study["contrasts"], lambda row: (row["first"], row["second"])):
+        names = [arm.split()[0] for arm in pair]
+        if names[0] in (*CONTROLS, DISTILLED, TRACKS[0]) or set(names) <= set(TRACKS):
+            found = {row["metric"]: row for row in tests}
+            cells = (f"{difference(found[metric])} | {found[metric]['verdict']}" for metric in tested)
+            yield f"| {pair[0]} minus {pair[1]} | {' | '.join(cells)} |"
+
+
+def difference(row: dict[str, Any]) -> str:
+    """Return `+0.0005 [-0.0078, +0.0088]`."""
+    return f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
 
 
 def read(name: str) -> dict[str, Any]:
-    """A committed study."""
+    """Read a committed study."""
     result: dict[str, Any] = json.loads((RESULTS / f"study-{name}.json").read_text())
     return result
 

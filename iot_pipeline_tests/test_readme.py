@@ -1,32 +1,35 @@
-"""The README is held to what it speaks of: committed results, settings that exist, commands that exist."""
+"""README and docs hold to what they speak of: committed results, settings, commands and paths that exist."""
 
 from __future__ import annotations
 
+import importlib
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
 
 from iot_pipeline.settings import DESCRIPTIONS
 
-SECRET = "serve_token"  # no setting: settings are listed with their values
+NO_SETTINGS = {"serve_token", "postgres_password"}  # secrets, which are not listed with the settings and their values
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+ALL = README + "".join(DOCS.values())
 
 
-def test_results_are_the_committed_ones() -> None:
-    printed = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "readme_table.py")], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    parts = printed.split("\n\n")
-    assert len(parts) == 4 and all(part.count("\n") > 2 and part in README for part in parts)
+def test_results_are_the_committed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    made = importlib.import_module("readme_table")
+    tables, comparisons = made.tables(), made.comparisons()
+    assert all(part.count("\n") > 2 for part in (*tables, *comparisons))
+    assert tables[0] in README
+    assert all(part in DOCS["results.md"] for part in (tables[1], *comparisons))
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    text = README + (ROOT / ".env.example").read_text()
-    named = set(re.findall(r"IOT_([A-Z_]+)", text))
+    named = set(re.findall(r"\bIOT_([A-Z_]+)\b", ALL + (ROOT / ".env.example").read_text()))
     assert len(named) > 10
-    assert {name.lower() for name in named} <= set(DESCRIPTIONS) | {SECRET}
+    assert {name.lower() for name in named} <= set(DESCRIPTIONS) | NO_SETTINGS
 
 
 def test_every_make_target_that_is_named_exists() -> None:
@@ -36,5 +39,13 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 
 def test_every_path_that_is_named_exists() -> None:
-    for path in set(re.findall(r"(?:iot_pipeline|benchmarks)/[\w./*-]+", README)):
-        assert list(ROOT.glob(path.rstrip("/.")))
+    named = set(re.findall(r"(?<![\w/-])(?:iot_pipeline|benchmarks|docs|deploy)/[\w*-]*[./][\w./*-]*", ALL))
+    missing = [path for path in named if not list(ROOT.glob(path.rstrip("/.")))]
+    assert missing == []
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for folder, pages in ((ROOT, {"README.md": README}), (ROOT / "docs", DOCS)):
+        for name, text in pages.items():
+            for link in re.findall(r"\]\(([\w./-]+)(?:#[\w-]*)?\)", text):
+                assert (folder / link).exists(), f"{name}: {link}"
