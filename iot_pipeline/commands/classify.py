@@ -36,6 +36,7 @@ def check(options: Options) -> None:
     """Raise UserError for options that do not go together."""
     from iot_pipeline.serving.cached import EXPLAIN
     from iot_pipeline.serving.formats import FORMS
+    from iot_pipeline.serving.tail import check_followed
 
     for name, value, known in (
         ("--to", options.to, FORMS),
@@ -51,6 +52,10 @@ def check(options: Options) -> None:
         raise UserError("--follow --to parquet: a Parquet file can be read once it has ended; use --to json")
     if options.follow and any("://" in name for name in options.inputs):
         raise UserError("--follow reads files on this machine that grow; a URL is read without it")
+    if options.follow:
+        check_followed(options.inputs)
+    if options.out == Path(STDIN):
+        raise UserError("--out -: events go to standard output where --out is left away")
     if options.replicas is not None and options.streams:
         raise UserError("--replicas answers whole files; lines are answered as they come, by one student")
     if options.to == "parquet" and options.out is None and sys.stdout.isatty():
@@ -201,13 +206,15 @@ class Session:
     def stream(self, stopped: Callable[[], bool]) -> None:
         """Answer lines as they come, until the input ends or the run is stopped."""
         from iot_pipeline.serving.run import EXPLAINED_BATCH
-        from iot_pipeline.serving.streams import LINES, Pipe, Streams, tails
+        from iot_pipeline.serving.streams import LINES, Pipe, Streams, beginning, tails
 
         options, place = self.options, self.file.position if self.file is not None else {}
         if options.follow:
+            if absent := [name for name in options.inputs if not Path(name).exists()]:
+                self.log(f"waiting for {', '.join(absent)}, not there yet")
             inputs = tails({name: Path(name) for name in options.inputs}, place, self.run.losses)
         else:
-            begun = os.read(0, 1 << 16)
+            begun = beginning(0)
             if not begun:
                 raise UserError("standard input is empty: give flows, with a header")
             if is_whole(begun):
@@ -288,7 +295,7 @@ def is_whole(begun: bytes) -> bool:
     only_cr = b"\r" in begun[:-1] and b"\n" not in begun
     return (
         begun.startswith((*BINARY, *STARTS))
-        or begun.lstrip().startswith(WHOLE)
+        or begun.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(WHOLE)
         or only_cr
         or bool(marked_encoding(begun))
     )

@@ -23,6 +23,7 @@ from iot_pipeline.flows.reading.header import SEPARATOR_LINE, find_delimiter, sa
 from iot_pipeline.flows.reading.json_lines import log_path, object_of
 from iot_pipeline.flows.reading.zeek import unescape
 from iot_pipeline.flows.reading.zeek_join import COMPUTED, FLOWMETER_FIELD
+from iot_pipeline.serving.identity import UNSET
 from iot_pipeline.serving.prepared import Losses, Reading
 
 JOINED = ("conn", "flowmeter")
@@ -116,11 +117,13 @@ class Header:
             self.uid = words.index("uid") - 1 if "uid" in words else -1
 
     def uid_of(self, line: Line) -> str | None:
-        """Return the uid of a line of this input."""
+        """Return the uid of a line of this input; None for one that is unset, or no name."""
         if self.form == "json":
-            return _object(line.text).get("uid")
-        cells = line.text.split(self.separator)
-        return cells[self.uid] if 0 <= self.uid < len(cells) else None
+            uid = _object(line.text).get("uid")
+        else:
+            cells = line.text.split(self.separator)
+            uid = cells[self.uid] if 0 <= self.uid < len(cells) else None
+        return str(uid) if type(uid) in (str, int) and uid not in UNSET else None
 
 
 class Waiting(NamedTuple):

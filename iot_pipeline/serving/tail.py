@@ -12,14 +12,31 @@ import glob
 import gzip
 import os
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from iot_pipeline.errors import UserError
 
 MARK = 256  # bytes before a place by which it is known again
 CHUNK = 1 << 20
 LINGER_S = 1.0
 MOST_LINE = 16_000_000  # bytes of a line; what is longer is no line of a log
+
+
+def check_followed(names: Sequence[str]) -> None:
+    """Raise UserError for what never becomes a log that grows: a folder, a pipe, a pattern, or a log named twice."""
+    for name in names:
+        path = Path(name)
+        if path.exists() and not path.is_file():
+            raise UserError(f"{name!r} is not a file: --follow reads logs that grow; `-` reads a pipe, without it")
+        if path.exists() and not os.access(path, os.R_OK):
+            raise UserError(f"{name!r} may not be read: check its permissions")
+        if not path.exists() and (set("*?[") & set(name) or not path.parent.is_dir()):
+            raise UserError(f"{name!r} does not exist: --follow waits for a log by its name, in a folder that is there")
+    if len({Path(name).resolve() for name in names}) < len(names):
+        raise UserError(f"{', '.join(names)}: one log is named twice, so that its flows would come twice")
 
 
 class Tail:
@@ -55,9 +72,12 @@ class Tail:
             return []
         self._see_truncation()
         assert self._handle is not None
-        if data := self._handle.read(min(most, CHUNK)):
-            return self._lines(data)
-        return self._at_end()
+        try:
+            data = self._handle.read(min(most, CHUNK))
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            self._note(f"{Path(self._handle.name).name} is damaged ({error}): lines at its end are missing")
+            self._offset, self._rest, data = self._offset - len(self._rest), b"", b""
+        return self._lines(data) if data else self._at_end()
 
     def close(self) -> list[bytes]:
         """Close the file; return the last line if it has no end."""
@@ -119,8 +139,7 @@ class Tail:
     def _at_end(self) -> list[bytes]:
         """At the end of what is there: go to the next file if this one was replaced."""
         assert self._handle is not None
-        replaced = isinstance(self._handle, gzip.GzipFile) or not self._is_at_path()
-        if not replaced:
+        if self._is_at_path():
             self._gone_since = None
             return []
         if self._gone_since is None:
@@ -179,11 +198,15 @@ class Tail:
         return next((path for path in [self.path, *self._siblings()] if holds(path, mark, offset)), None)
 
     def _siblings(self) -> list[Path]:
-        """Return the rotated files of this log, the newest first: conn.log.1, conn.log.2.gz, conn.2026-01-01.log."""
+        """Return the rotated files of this log, the newest first: conn.log.1, conn.log.2.gz, conn.2026-01-01.log.
+
+        A file that is being packed is there twice; its packed half is left out.
+        """
         name, stem = glob.escape(self.path.name), glob.escape(self.path.stem)
         patterns = (f"{name}.*", f"{name}-*", f"{stem}.*{self.path.suffix}*")
         found = {path for pattern in patterns for path in self.path.parent.glob(pattern) if path.is_file()}
-        return sorted(found - {self.path}, key=written_at, reverse=True)
+        halves = {path for path in found if path.suffix == ".gz" and path.with_suffix("") in found}
+        return sorted(found - halves - {self.path}, key=written_at, reverse=True)
 
 
 def written_at(path: Path) -> float:

@@ -178,6 +178,12 @@ def test_the_output_is_never_overwritten(student: Any, tmp_path: Path) -> None:
         (["x.csv", "--explain", "some"], "--explain some"),
         (["x.csv", "--follow", "--to", "parquet"], "Parquet file can be read once it has ended"),
         (["http://x/y.csv", "--follow"], "a URL is read without it"),
+        (["/", "--follow"], "'/' is not a file: --follow reads logs that grow"),
+        (["/dev/null", "--follow"], "'/dev/null' is not a file"),
+        (["logs/*.log", "--follow"], "'logs/*.log' does not exist: --follow waits for a log by its name"),
+        (["/nowhere/conn.log", "--follow"], "in a folder that is there"),
+        (["conn.log", "./conn.log", "--follow"], "one log is named twice"),
+        (["x.csv", "--out", "-"], "where --out is left away"),
     ],
 )
 def test_wrong_options_are_told_before_a_student_is_loaded(

@@ -146,6 +146,47 @@ def test_a_copy_that_is_packed_once_it_is_found_is_told(tmp_path: Path, monkeypa
     assert all_lines(reader, 1) == [b"three 3"] and "no copy is beside it" in notes[0]
 
 
+def test_a_packed_log_is_read_once_and_then_what_replaces_it(tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log.gz", list[str]()
+    path.write_bytes(gzip.compress(b"one 1\ntwo 2\n"))
+    reader = Tail(path, None, notes.append)
+    assert all_lines(reader, 3, seconds=0.5) == [b"one 1", b"two 2"]
+    (tmp_path / "new").write_bytes(gzip.compress(b"three 3\n"))
+    (tmp_path / "new").replace(path)
+    assert all_lines(reader, 2, seconds=0.5) == [b"three 3"] and notes == []
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: data[:-40] + b"\0" * 40])
+def test_a_packed_log_that_is_damaged_is_told_and_its_last_half_line_is_none(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path, notes = tmp_path / "x.log", list[str]()
+    path.write_bytes(b"one 1\n")
+    reader = Tail(path, None, notes.append)
+    assert reader.read(1 << 20) == [b"one 1"]
+    place = reader.position()
+    lines = [random.Random(number).randbytes(20).hex().encode() for number in range(50)]
+    whole = b"one 1\n" + b"".join(line + b"\n" for line in lines)
+    (tmp_path / "x.log.1.gz").write_bytes(damage(gzip.compress(whole)))
+    path.write_bytes(b"last 2\n")
+    found = all_lines(Tail(path, place, notes.append), 51, seconds=1)
+    assert found[-1] == b"last 2" and found[:-1] == lines[: len(found) - 1] and len(found) < 51
+    assert len(set(notes)) == 1 and "x.log.1.gz is damaged" in notes[0]
+
+
+def test_a_log_that_is_being_packed_is_read_once(tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log", list[str]()
+    path.write_bytes(b"one 1\n")
+    reader = Tail(path, None, notes.append)
+    assert reader.read(1 << 20) == [b"one 1"]
+    for name, lines in (("x.log.2", b"one 1\ntwo 2\n"), ("x.log.1", b"three 3\n"), ("x.log", b"four 4\n")):
+        (tmp_path / name).write_bytes(lines)
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(lines)[:-9]) if name != "x.log" else None
+        time.sleep(0.02)
+    found = all_lines(Tail(path, reader.position(), notes.append), 4, seconds=1)
+    assert found == [b"two 2", b"three 3", b"four 4"] and notes == []
+
+
 def follow(
     paths: list[Path], wanted: int, losses: Losses, wait_s: float = 30.0, seconds: float = 120.0, restart: bool = False
 ) -> Iterator[Any]:
@@ -258,6 +299,16 @@ def test_one_bad_line_is_left_out_of_a_stream_and_counted(tmp_path: Path) -> Non
     rows = list(follow([tmp_path / "x.csv"], 18, losses, seconds=4))
     assert [row.flow["uid"] for row in rows] == [f"C{n:06d}" for n in range(20) if n not in (3, 7, 11)]
     assert sum(losses.rows.values()) == 3 and losses.rows["too few columns"] == 1
+
+
+@pytest.mark.parametrize("uid", ["[1]", "{}", "null", "true", '"-"', '""'])
+def test_a_line_whose_uid_is_none_is_counted(tmp_path: Path, uid: str) -> None:
+    conn, meter = logs_of(SPEC, 7, 3)
+    (tmp_path / "conn.log").write_text(json_log(conn))
+    (tmp_path / "flowmeter.log").write_text(f'{{"uid": {uid}, "flow_duration": 1.0}}\n' + json_log(meter))
+    losses = Losses()
+    rows = list(follow([tmp_path / "conn.log", tmp_path / "flowmeter.log"], 7, losses))
+    assert len(rows) == 7 and losses.rows["no uid"] == 1
 
 
 def test_a_header_is_read_of_each_form() -> None:
