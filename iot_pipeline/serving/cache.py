@@ -24,12 +24,12 @@ FORM = 1  # of the file; another one is refused
 MOST_VERDICTS = 1_000_000  # kept in a file; beyond them the oldest go
 AT_ONCE = 500  # groups of one query
 WAIT_S = 60.0  # for another process that writes
-TABLES = """
-    CREATE TABLE IF NOT EXISTS models (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
-    CREATE TABLE IF NOT EXISTS verdicts (
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS models (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE)",
+    """CREATE TABLE IF NOT EXISTS verdicts (
         id INTEGER PRIMARY KEY AUTOINCREMENT, model INTEGER NOT NULL, flow_group BLOB NOT NULL, verdict BLOB NOT NULL,
-        UNIQUE (model, flow_group));
-"""
+        UNIQUE (model, flow_group))""",
+)
 VERDICT = TypeAdapter(Verdict)
 
 
@@ -64,17 +64,28 @@ class VerdictCache:
         with self._told():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
-            (form,) = self._base.execute("PRAGMA user_version").fetchone()
-            if form not in (0, FORM):
-                raise UserError(f"{path} is a cache of another version of the project: remove it, or name another file")
+            with self._transaction():
+                self._begin()
             self._base.execute("PRAGMA journal_mode = WAL")
             # After a power cut the last verdicts may be missing, and nothing else.
             self._base.execute("PRAGMA synchronous = NORMAL")
-            self._base.executescript(TABLES)
-            self._base.execute(f"PRAGMA user_version = {FORM}")
             with self._transaction():
                 self._base.execute("INSERT OR IGNORE INTO models (key) VALUES (?)", (key,))
             (self._model,) = self._base.execute("SELECT id FROM models WHERE key = ?", (key,)).fetchone()
+
+    def _begin(self) -> None:
+        """Make the tables of a new file; UserError for a database that is no such cache."""
+        (form,) = self._base.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if form == 0 and tables:
+            raise UserError(f"{self.path} is another database, and no cache of verdicts: name another file")
+        if form not in (0, FORM):
+            raise UserError(
+                f"{self.path} is a cache of another version of the project: remove it, or name another file"
+            )
+        for statement in TABLES:
+            self._base.execute(statement)
+        self._base.execute(f"PRAGMA user_version = {FORM}")
 
     def get(self, groups: Sequence[str]) -> dict[str, Verdict]:
         """Return the verdicts on those of the flow groups (64 hex digits) that are known."""

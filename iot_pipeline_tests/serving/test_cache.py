@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,22 @@ def test_many_groups_are_looked_up_at_once(tmp_path: Path) -> None:
     cache = VerdictCache(tmp_path / "c", "one")
     cache.put({group(number): verdict() for number in range(1200)})
     assert len(cache.get([group(number) for number in range(1300)])) == 1200
+
+
+def test_another_database_is_left_as_it_is(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "answers.sqlite")) as base:
+        base.execute("CREATE TABLE answers (key TEXT)")
+    before = (tmp_path / "answers.sqlite").read_bytes()
+    with pytest.raises(UserError, match="is another database, and no cache of verdicts"):
+        VerdictCache(tmp_path / "answers.sqlite", "one")
+    assert (tmp_path / "answers.sqlite").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.sqlite"]
+
+
+def test_processes_may_begin_one_cache_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for made in pool.map(lambda number: VerdictCache(tmp_path / "c", str(number)), range(16)):
+            made.close()
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
