@@ -106,6 +106,14 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word(command: list[str
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("command", [["version"], ["datasets", "show", "farm_flow"], ["datasets", "list", "--json"]])
+def test_output_on_a_full_disk_is_one_sentence(command: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-m", "iot_pipeline", *command], stdout=full, stderr=subprocess.PIPE)
+    told = b"error: No space left on device: free some space, and start the command again\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 def test_progress_whose_reader_has_gone_falls_silent_and_the_run_goes_on() -> None:
     reading, writing = os.pipe()
     os.close(reading)
