@@ -23,6 +23,7 @@ COLUMNS = {
 }  # fmt: skip
 UNSET = ("", "-", "(empty)")
 PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 47: "gre", 58: "ipv6-icmp", 132: "sctp"}
+WHOLE_NUMBER = re.compile("0|[1-9][0-9]{0,14}")  # `007` is a name, and stays as it is
 MOST_CHARACTERS = 256  # of a value; more is no address, name or port
 MOST_SECONDS = 62e9  # from 1970 to what a date can hold: the years 6 to 3934
 SECONDS, MILLISECONDS, MICROSECONDS = 1e8, 1e11, 1e14  # from here on a number of seconds, ms, us since 1970
@@ -48,7 +49,7 @@ def _cell(value: Any) -> Any:
     text = str(value).strip()
     if text in UNSET:
         return None
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else text[:MOST_CHARACTERS]
+    return int(text) if WHOLE_NUMBER.fullmatch(text) else text[:MOST_CHARACTERS]
 
 
 def seconds_of(value: Any) -> float | None:

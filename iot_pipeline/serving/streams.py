@@ -19,6 +19,7 @@ from iot_pipeline.serving.tail import CHUNK, MOST_LINE, Tail
 
 LINES = 4096  # read into flows at once
 POLL_S = 0.2
+MOST_BEGINNING = 1 << 16  # bytes
 
 
 class Input(Protocol):
@@ -32,6 +33,16 @@ class Input(Protocol):
 
     def close(self) -> list[bytes]:
         """Close it; return the last line if it has no end."""
+
+
+def beginning(descriptor: int) -> bytes:
+    """Read a pipe until its first line is whole, which says how the rest is read: a writer may send byte by byte."""
+    data = b""
+    while len(data) < MOST_BEGINNING and not (b"\n" in data.lstrip() or b"\r" in data.lstrip()[:-1]):
+        if not (more := os.read(descriptor, MOST_BEGINNING)):
+            break
+        data += more
+    return data
 
 
 class Pipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from iot_pipeline.commands import classify as command
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.serving import streams
-from iot_pipeline.serving.identity import seconds_of
+from iot_pipeline.serving.identity import identity, seconds_of
 from iot_pipeline.serving.prepared import Losses, Reading, prepare
 from iot_pipeline.serving.streams import Pipe, Streams
 from iot_pipeline_tests.serving.factories import csv_rows
@@ -110,6 +111,24 @@ def test_forms_that_are_no_lines_are_read_whole(spelt: Callable[[str], bytes]) -
     assert command.is_whole(spelt(TEXT)) and not command.is_whole(TEXT.encode())
 
 
+@pytest.mark.parametrize("text", [b"\n a,b\r\n1,2\r\n", b"a,b\r1,2\r", b"PAR1abc", b""])
+def test_the_form_is_told_from_a_whole_line_though_it_comes_byte_by_byte(text: bytes) -> None:
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writing, "wb", buffering=0) as handle:
+            for place in range(len(text)):
+                handle.write(text[place : place + 1])
+                time.sleep(0.01)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    begun = streams.beginning(reading)
+    writer.join()
+    os.close(reading)
+    assert text.startswith(begun) and command.is_whole(begun) == command.is_whole(text)
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [(HEAD.encode() + b"\n", "it has a header alone"), (HEAD.encode() + b"\n" + b"1,2\n" * 9, "too few columns")],
@@ -152,6 +171,11 @@ def test_times_that_are_not_read_are_told(student: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["9999-12-31T23:59:59.999999", "9999-12-31T23:00:00-05:00", "0001-01-01", 1e300])
 def test_a_time_that_no_date_can_hold_is_none(value: Any) -> None:
     assert seconds_of(value) is None
+
+
+def test_a_name_of_digits_keeps_its_zeros() -> None:
+    cells = {"uid": "007", "src_port": "0443", "dest_port": "443", "service": "0"}
+    assert identity(cells) == {"uid": "007", "src_port": "0443", "dest_port": 443, "service": 0}
 
 
 def test_a_json_line_that_was_cut_at_its_beginning_costs_itself_alone() -> None:
