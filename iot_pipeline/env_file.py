@@ -34,17 +34,39 @@ def env_file() -> Path:
 
 
 def dotenv() -> dict[str, str]:
-    """Read the variables in `.env`; UserError if it cannot be read."""
+    """Read the variables in `.env`; UserError if it cannot be read, or has a line that sets none."""
     from dotenv import dotenv_values
 
     if env_file().is_dir():
         raise UserError(f"{env_file()} is a folder, not a file of settings; rename or remove it")
     try:
+        _check_lines(env_file())
         return {key: value for key, value in dotenv_values(env_file()).items() if value is not None}
+    except FileNotFoundError:
+        return {}
     except OSError as error:
         raise UserError(f"{env_file()} cannot be read ({error.strerror}); mend or remove it") from None
     except UnicodeDecodeError:
         raise UserError(f"{env_file()} is not UTF-8; write it anew, or remove it") from None
+
+
+def _check_lines(file: Path) -> None:
+    """Raise UserError for a line that the parser would leave out, or a setting with two values; no value is told."""
+    from dotenv.parser import parse_stream
+
+    values: dict[str, str] = {}
+    with file.open(encoding="utf-8-sig") as lines:
+        for found in parse_stream(lines):
+            text = found.original.string
+            number = found.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+            if "\0" in text or found.error or (found.key is not None and found.value is None):
+                raise UserError(
+                    f"{file}, line {number}: it must be NAME=value, in quotes that are closed, or a # comment"
+                )
+            if found.key is None or found.value is None or not found.key.startswith(("IOT_", "OPENAI_")):
+                continue
+            if values.setdefault(found.key, found.value) != found.value:
+                raise UserError(f"{file}, line {number}: {found.key} has another value above; remove one of the lines")
 
 
 def absolute(name: str, value: Any, folder: Path | None = None) -> Any:
@@ -52,7 +74,14 @@ def absolute(name: str, value: Any, folder: Path | None = None) -> Any:
     start = Path.cwd() if folder is None else folder
 
     def made(path: Path) -> Path:
-        return (start / path.expanduser()).absolute()
+        if path.parts[:1] and path.parts[0].startswith("$"):
+            raise UserError(
+                f"IOT_{name.upper()}: {path.parts[0]} is not known here; in .env write ${{HOME}}, in braces"
+            )
+        try:
+            return (start / path.expanduser()).absolute()
+        except RuntimeError:
+            raise UserError(f"IOT_{name.upper()}: there is no user of the name {path.parts[0]}") from None
 
     def is_file(part: str) -> bool:
         if name == "dataset":

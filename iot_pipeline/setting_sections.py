@@ -8,10 +8,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from iot_pipeline.vocabulary import Control, Stage, Track
 
 SEED = 2027
+MOST_SEED = 2**31 - 1  # LightGBM takes no greater one
 
 
 def _split(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """Split a text at its commas; what is named twice counts once."""
+    if not isinstance(value, str):
+        return value
+    return list(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
 
 
 def _place(value: Any) -> Any:
@@ -24,7 +28,7 @@ CommaSeparated = BeforeValidator(_split)
 class Section(BaseModel):
     """Group of settings. A field is set by `IOT_` and its alias, or its own name if it has none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -34,11 +38,11 @@ class DataSettings(Section):
     source: str = Field("simulate", description="`simulate`, or file(s) to read: CSV, zip, gz, Parquet, a glob, a URL")
     rows: int | None = Field(None, ge=100, description="rows to simulate; unset: as many as were published")
     max_rejected_share: float = Field(0.01, ge=0, lt=1, description="share of bad rows above which reading fails")
-    seed: int = Field(SEED, ge=0, description="seed of every random choice that has none of its own")
+    seed: int = Field(SEED, ge=0, le=MOST_SEED, description="seed of every random choice that has none of its own")
     split: Literal["groups", "publisher"] = Field(
         "groups", description="test side: groups draws flow groups; publisher takes the publisher's own test rows"
     )
-    split_seed: int = Field(SEED, ge=0, description="seed of split and training order; unset: IOT_SEED")
+    split_seed: int = Field(SEED, ge=0, le=MOST_SEED, description="seed of split and training order; unset: IOT_SEED")
     order: Literal["natural", "distinct_first"] = Field("natural", description="order of the train pool")
     serialisation: Literal["values", "ranked", "compact"] = Field("ranked", description="how a flow becomes text")
 
@@ -89,10 +93,10 @@ class StudentSettings(Section):
     """Base model, and the recipe of its training."""
 
     base_model: str = Field("tiny", description="tiny (built here), smollm2 (from a package), a hub id, or a folder")
-    seeds: Annotated[list[int] | None, CommaSeparated] = Field(
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=MOST_SEED)]] | None, CommaSeparated] = Field(
         None, min_length=1, description="training seeds, comma separated; unset: IOT_SEED"
     )
-    base_seed: int = Field(SEED, ge=0, description="seed of the tiny base; unset: IOT_SEED")
+    base_seed: int = Field(SEED, ge=0, le=MOST_SEED, description="seed of the tiny base; unset: IOT_SEED")
     base_steps: int = Field(450, ge=1, description="pre-training steps of the tiny base")
     base_pool: Stage | Literal["train"] = Field(
         "train", description="flows the tiny base reads, unlabelled: train (the whole pool), or a stage's rows alone"
@@ -184,9 +188,11 @@ class RunSettings(Section):
     )
     base_cache: Path | None = Field(None, description="tiny bases kept for all lakes; default data_lake/.bases")
     stages: Annotated[list[Stage], CommaSeparated] = Field(
-        ["10K"], description="stages that `run` makes, comma separated"
+        ["10K"], min_length=1, description="stages that `run` makes, comma separated"
     )
-    tracks: Annotated[list[Track], CommaSeparated] = Field(list(get_args(Track)), description="tracks to make")
+    tracks: Annotated[list[Track], CommaSeparated] = Field(
+        list(get_args(Track)), min_length=1, description="tracks to make"
+    )
     controls: Annotated[list[Control], CommaSeparated] = Field(
         [], description="controls that `study` holds against original, comma separated"
     )

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -153,8 +154,8 @@ def load_settings(environment: dict[str, str] | None = None, **overrides: Any) -
     values |= {key: value for key, value in overrides.items() if value is not None}
     for name in values:
         if name not in DESCRIPTIONS:
-            near = difflib.get_close_matches(name, DESCRIPTIONS, n=1)
-            hint = f"; did you mean IOT_{near[0].upper()}?" if near else "; `iot-pipeline doctor` lists all"
+            near = difflib.get_close_matches(f"IOT_{name.upper()}", SPELT.values(), n=1, cutoff=0.7)
+            hint = f"; did you mean {near[0]}?" if near else "; `iot-pipeline doctor` lists all"
             raise UserError(f"unknown setting IOT_{name.upper()}{hint}")
     values = _profile(str(values.get("profile", "demo"))) | values
     values = {name: values.get("seed", SEED) for name in OWN_SEEDS} | values
@@ -180,12 +181,26 @@ def _is_secret(name: str) -> bool:
 
 
 def _named(given: dict[str, str]) -> dict[str, Any]:
-    """Return the settings among variables, by their names in lower case; empty ones are as if unset."""
-    return {
-        key.removeprefix("IOT_").lower(): value
-        for key, value in given.items()
-        if key.startswith("IOT_") and value != "" and key not in {*INTERNAL_VARIABLES, SERVE_TOKEN}
-    }
+    """Return the settings among variables, by their names in lower case; empty ones are as if unset.
+
+    Raises UserError for a setting in another spelling (`iot_stages`, `IOT-STAGES`), which would be without effect.
+    """
+    found = {}
+    for key, value in given.items():
+        if value == "" or key in {*INTERNAL_VARIABLES, SERVE_TOKEN}:
+            continue
+        if (meant := SPELT.get(_plain(key), key)) != key:
+            raise UserError(f"unknown setting {key}; did you mean {meant}?")
+        if key.upper().startswith("IOT_"):
+            found[key[len("IOT_") :].lower()] = value
+    return found
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"[^A-Z0-9]", "", key.upper())
+
+
+SPELT = {_plain(name): name for name in (SERVE_TOKEN, *(f"IOT_{name.upper()}" for name in DESCRIPTIONS))}
 
 
 def _from_env_file() -> dict[str, Any]:

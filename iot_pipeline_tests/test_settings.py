@@ -48,6 +48,21 @@ def test_a_path_as_data_set_gives_its_name_to_the_lake() -> None:
         ({"IOT_TEACHER_BUDGET_USD": "-1"}, "IOT_TEACHER_BUDGET_USD"),
         ({"IOT_ANSWER_ORDER": "explanation_first"}, "^IOT_ANSWER_ORDER=explanation_first needs IOT_TASKS=both"),
         ({"IOT_KEEP_CHECKPOINT": "best"}, "^IOT_KEEP_CHECKPOINT=best and IOT_PATIENCE need IOT_EVALUATE_EVERY"),
+        ({"iot_stages": "30K"}, "^unknown setting iot_stages; did you mean IOT_STAGES"),
+        ({"Iot_Stages": "30K"}, "^unknown setting Iot_Stages; did you mean IOT_STAGES"),
+        ({"IOT-STAGES": "30K"}, "^unknown setting IOT-STAGES; did you mean IOT_STAGES"),
+        ({"IOTSTAGES": "30K"}, "^unknown setting IOTSTAGES; did you mean IOT_STAGES"),
+        ({"iot_stage": "30K"}, "^unknown setting IOT_STAGE; did you mean IOT_STAGES"),
+        ({"IOT_SERVE_TOKN": "x" * 20}, "^unknown setting IOT_SERVE_TOKN; did you mean IOT_SERVE_TOKEN"),
+        ({"IOT_STAGES": ","}, "IOT_STAGES"),
+        ({"IOT_TRACKS": " , "}, "IOT_TRACKS"),
+        ({"IOT_SEED": "2147483648"}, "IOT_SEED: .*less than or equal to 2147483647"),
+        ({"IOT_SEEDS": "1,99999999999999999999"}, "IOT_SEEDS"),
+        ({"IOT_SEEDS": "1,-1"}, "IOT_SEEDS"),
+        ({"IOT_TEACHER_BUDGET_USD": "inf"}, "IOT_TEACHER_BUDGET_USD: .*finite"),
+        ({"IOT_LEARNING_RATE": "inf"}, "IOT_LEARNING_RATE: .*finite"),
+        ({"IOT_LAKE": "~nobody_of_this_name/lake"}, "^IOT_LAKE: there is no user of the name ~nobody_of_this_name"),
+        ({"IOT_SOURCE": "a.csv,$HOME/b.csv"}, r"^IOT_SOURCE: \$HOME is not known here; in .env write \${HOME}"),
         ({"IOT_SHARD": "true", "IOT_QUANTISATION": "nf4"}, "^IOT_SHARD=true and IOT_QUANTISATION=nf4"),
     ],
 )
@@ -132,6 +147,32 @@ def test_names_in_the_env_file_count_from_its_folder(tmp_path: Path, monkeypatch
     assert chosen.run.base_cache == Path.home() / "bases"
     monkeypatch.setenv("IOT_LAKE", "lake")  # a variable of the shell counts from where the command is run
     assert load_settings().lake_path == here / "lake"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("\n# a\nIOT_STAGES: 30K\n", "line 3: it must be NAME=value"),
+        ("IOT_SEED=3\nIOT_STAGES\n", "line 2: it must be NAME=value"),
+        ("IOT_SEED=3\n\nIOT_STAGES='30K\nIOT_ROWS=300\n", "line 3: it must be NAME=value, in quotes that are closed"),
+        ("IOT_LAKE=/tmp/a\0b\n", "line 1: it must be NAME=value"),
+        ("IOT_SEED=3\nIOT_STAGES=10K\nIOT_SEED=4\n", "line 3: IOT_SEED has another value above"),
+        ("OPENAI_API_KEY=secret\nOPENAI_API_KEY=hidden\n", "line 2: OPENAI_API_KEY has another value above"),
+    ],
+)
+def test_a_line_of_the_env_file_without_effect_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, told: str
+) -> None:
+    (tmp_path / ".env").write_text(content)
+    monkeypatch.setenv("IOT_ENV_FILE", str(tmp_path / ".env"))
+    with pytest.raises(UserError, match=rf"\.env, {told}") as caught:
+        load_settings()
+    assert "secret" not in str(caught.value) and "hidden" not in str(caught.value)
+
+
+def test_what_a_list_names_twice_counts_once() -> None:
+    chosen = load_settings({"IOT_STAGES": "30K, 10K,30K", "IOT_SEEDS": "2,1,2"})
+    assert (chosen.run.stages, chosen.student.seeds) == (["30K", "10K"], [2, 1])
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfeI\0O\0T\0"])
