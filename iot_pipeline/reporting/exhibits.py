@@ -117,7 +117,7 @@ class Numbering:
         source = str(image.attrs["src"])
         made = self._next("figure", name, plain(inline))
         self.images[made.id] = self._images[int(source.removeprefix(DRAWING))]
-        changed[first] = markdown.anchor(made.id) + lines[first].replace(f"({source})", f"(figures/{made.id}.png)")
+        changed[first] = f"{markdown.anchor(made.id)}{lines[first].replace(f'({source})', f'(figures/{made.id}.png)')}"
         for place in range(first + 1, stop):
             line = lines[place].replace("*", f"*{made.name}. ", 1) if place == first + 1 else lines[place]
             changed[place] = self.linked(line)

@@ -45,6 +45,12 @@ def test_a_caption_gets_number_anchor_and_links_to_lineage() -> None:
     assert made == Exhibit("table", 1, "data", "Rows, by side.", ["flows", "raw_flows"], ["a", "b"], [["x y", "0.5"]])
 
 
+def test_a_figure_keeps_the_words_of_who_cannot_see_it() -> None:
+    shown = markdown.figure({"images": (images := [])}, b"", "the group's <majority>", "Rows.", "flows")  # type: ignore[arg-type]
+    text = Numbering([b""], []).chapter("data", str(shown))
+    assert "the group&#x27;s &lt;majority&gt;" in text and "&amp;" not in text and len(images) == 1
+
+
 def test_a_partition_is_linked_to_its_own_line() -> None:
     students = [ArtefactId("eval_metrics_10K", f"2027|{track}") for track in ("original", "paraphrased")]
     cited = markdown.escape(students[1])
