@@ -1,6 +1,7 @@
 """Figures of data and split: duplicates, published facts, class profiles, rules, sides, leakage."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from iot_pipeline.reporting import style
@@ -8,7 +9,7 @@ from iot_pipeline.vocabulary import SIDES
 
 Row = Mapping[str, Any]
 MISMATCHES_SHOWN = 18
-LONGEST_LABEL = 78
+LABEL_WIDTH = 56  # characters of each of two lines
 
 
 @style.drawn
@@ -58,11 +59,11 @@ def mismatches(report: Row) -> Any:
     if not rows:
         return style.no_data("Published and found", f"all {report['checked']} facts checked agree")
     title = f"{report['disagreeing']} of {report['checked']} published facts disagree"
-    axes = style.axes((7.6, 1.0 + 0.25 * len(rows)), title, "x")
+    axes = style.axes((8.6, 1.0 + 0.3 * len(rows)), title, "x")
     colours = [style.ORANGE if share < 0 else style.BLUE for _, share in rows]
     axes.barh(range(len(rows)), [100 * share for _, share in rows], height=0.6, color=colours)
-    style.name_rows(axes, [what if len(what) <= LONGEST_LABEL else what[: LONGEST_LABEL - 1] + "…" for what, _ in rows])
-    axes.tick_params(axis="y", labelsize=7)
+    style.name_rows(axes, [fill(what, LABEL_WIDTH, max_lines=2, placeholder=" …") for what, _ in rows])
+    axes.tick_params(axis="y", labelsize=7.5)
     axes.axvline(0, color=style.GREY, linewidth=0.8)
     axes.set_xlim(-105, 105)
     axes.set_xlabel("% above or below what was expected (the largest)")

@@ -67,6 +67,25 @@ def test_figure_is_a_small_png(name: str) -> None:
         assert 300 < image.width < 2000
 
 
+def test_long_names_cut_off_no_text_of_a_figure() -> None:
+    from matplotlib.text import Text
+
+    timed = {"run": True, "seconds_p50": 1.69, "seconds_p95": 1.74, "flows_per_second": 0.6}
+    names = [f"explanation, fp32, batch {n}, 512 tokens, eager attention, not sdpa alone" for n in (1, 32)]
+    what = "median of a_long_feature in SOME_CLASS, raw bytes: raw capture against the published median"
+    finding = {"what": what, "expected": 2.0, "found": 1.0}
+    for drawn in (
+        figures.inference_benchmark([{"name": name, **timed} for name in names]),
+        figures_data.mismatches({"disagreeing": 1, "checked": 9, "findings": [finding]}),
+    ):
+        (axes,) = drawn.figure.axes
+        ticks = axes.get_xticklabels(which="both")  # also of values beyond the axis
+        texts = [one for one in drawn.figure.findobj(Text) if one.get_text() and one not in ticks]
+        for box in (text.get_window_extent() for text in texts):
+            assert box.x0 >= -1 and box.x1 <= drawn.figure.bbox.x1 + 1
+        assert "…" not in "".join(text.get_text() for text in texts)
+
+
 def many(classes: int) -> dict[str, bytes]:
     """Every figure with a row or column a class."""
     names, sides = [f"DDoS-Some_Flood_{n:02d}" for n in range(classes)], ("train", "validation", "calibration", "test")
