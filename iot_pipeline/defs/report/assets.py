@@ -33,6 +33,7 @@ ARTEFACTS = [
     "attack_patterns",
     "sample_comparison",
     "evaluation_split",
+    "flow_texts",
     "training_order",
     "leakage_report",
     "automl_baseline",
