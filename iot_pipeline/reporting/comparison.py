@@ -151,10 +151,10 @@ def _sentences(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> li
     """Describe the student that validation chose: beside AutoML, below its ceiling, beside a lookup table."""
     scored, stage = best["views"][MAIN_VIEW], best["stage"]
     baselines = {(row["name"], row["stage"]): row["views"][MAIN_VIEW] for row in rows if row["kind"] == "baseline"}
-    said = [f"Validation chooses {best['name']} at {stage}; on test flows it reaches {_three(scored)}."]
+    said = [f"Chosen on validation flows: {best['name']} at {stage}; on test flows it reaches {_three(scored)}."]
     if automl := baselines.get(("AutoML", stage)):
         ratios = ", ".join(formats.fixed(scored["of_automl"][name], 3) for name in RATIOS)
-        said.append(f"AutoML on the same rows reaches {_three(automl)}; the student stands at {ratios} of these.")
+        said.append(f"AutoML on the same rows reaches {_three(automl)}; the student reaches {ratios} times these.")
     else:
         said.append("AutoML has not been trained on the same rows in this lake.")
     if headline := baselines.get(("AutoML", "ALL")):

@@ -117,7 +117,7 @@ def shares(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
         row
         for partition, result in found.items()
         for share in result.get("shares") or []
-        for row in by_partition({partition: _in_order(share, keys)})
+        for row in by_partition({partition: _in_order(share | {"share": share["share"].replace("_", " ")}, keys)})
     ]
 
 

@@ -34,10 +34,10 @@ def test_rows_and_ratios_at_equal_data() -> None:
 def test_accuracy_never_stands_alone() -> None:
     said = track_comparison({ORIGINAL: student_evaluation(0.90)}, BASELINES)["verdicts"]
     assert said[:3] == [
-        "Validation chooses original at 10K; on test flows it reaches accuracy 0.9000 [0.89, 0.91], macro-F1 0.8600"
-        " [0.84, 0.88] and a lowest recall of 0.450 (HTTP_Flood).",
+        "Chosen on validation flows: original at 10K; on test flows it reaches accuracy 0.9000 [0.89, 0.91], macro-F1"
+        " 0.8600 [0.84, 0.88] and a lowest recall of 0.450 (HTTP_Flood).",
         "AutoML on the same rows reaches accuracy 0.9500 [0.94, 0.96], macro-F1 0.9100 [0.89, 0.93] and a lowest recall"
-        " of 0.475 (HTTP_Flood); the student stands at 0.947, 0.945, 0.947 of these.",
+        " of 0.475 (HTTP_Flood); the student reaches 0.947, 0.945, 0.947 times these.",
         "AutoML on the whole train pool reaches accuracy 0.9600 [0.95, 0.97], macro-F1 0.9200 [0.90, 0.94] and a lowest"
         " recall of 0.480 (HTTP_Flood).",
     ]
