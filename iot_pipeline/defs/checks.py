@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import dagster as dg
+
 # Name -> what holds where it passes, what to do where it does not.
 CHECKS: Mapping[str, tuple[str, str]] = {
     "every_class_has_rows": (
@@ -63,11 +65,16 @@ CHECKS: Mapping[str, tuple[str, str]] = {
 }
 
 
+def check_spec(name: str, asset: str, **options: Any) -> dg.AssetCheckSpec:
+    """Declare a check of an asset, described by what holds where it passes."""
+    return dg.AssetCheckSpec(name, asset=asset, description=CHECKS[name][0], **options)
+
+
 def describe_check(name: str, passed: bool, facts: Mapping[str, Any]) -> str:
     """Return the text of a verdict: what holds, or what does not, with the facts, and what to do."""
     meaning, remedy = CHECKS.get(name, ("", ""))
     if passed:
         return meaning
     told = ", ".join(f"{key}: {value}" for key, value in facts.items() if not isinstance(value, (list, dict)))
-    parts = (f"Not so: {meaning}" if meaning else "", f"({told})." if told else "", remedy)
-    return " ".join(part for part in parts if part)
+    facts_told = f" ({told})" if told else ""
+    return f"Does not hold: {meaning.removesuffix('.')}{facts_told}. {remedy}".strip()

@@ -1,4 +1,4 @@
-"""Columns of the table assets, and the columns of other assets that each is made from: Dagster's column lineage.
+"""Columns of the table assets: what they mean, and what each is made from, as Dagster's column lineage.
 
 https://docs.dagster.io/guides/build/assets/metadata-and-tags/column-level-lineage
 """
@@ -18,6 +18,17 @@ def flows_columns(spec: DatasetSpec) -> Columns:
     made = {feature.name: [("raw_flows", column) for column in feature.source_columns] for feature in spec.features}
     every = list(dict.fromkeys(one for found in made.values() for one in found))
     return made | {"label": [("raw_flows", spec.label_column)], "flow_group": every, "occurrence": every}
+
+
+def column_meanings(spec: DatasetSpec) -> dict[str, str]:
+    """Return what each column of flows.parquet means, features with their units."""
+    own = {
+        "row_id": "accepted rows in the order of the source, from 0",
+        "label": "class",
+        "flow_group": "sha256 of the flow's text; equal in all rows that a model reads alike",
+        "occurrence": "number of the row within its flow group, from 0",
+    }
+    return own | {feature.name: f"{feature.meaning} ({feature.unit})" for feature in spec.features}
 
 
 def split_columns() -> Columns:

@@ -170,14 +170,15 @@ class Step:
                 write_csv(self.folder / f"{name}.csv", columns, rows)
                 self._volatile.add(f"{name}.csv")  # some contain timings
 
-    def preview(self, parquet: str, columns: Columns | None = None) -> None:
+    def preview(self, parquet: str, columns: Columns | None = None, meanings: Mapping[str, str] | None = None) -> None:
         """Show columns and first rows of one of the artefact's Parquet files, and what its columns are made from."""
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self.folder / parquet) as file:
             first = next(file.iter_batches(PREVIEW_ROWS), None)
             self.table("preview", first.to_pylist() if first is not None else [])
-            schema = [dg.TableColumn(field.name, str(field.type)) for field in file.schema_arrow]
+            told, types = meanings or {}, [(field.name, field.type) for field in file.schema_arrow]
+            schema = [dg.TableColumn(name, str(kind), told.get(name)) for name, kind in types]
         self.metadata["dagster/column_schema"] = dg.TableSchema(schema)
         if columns:
             there = {column.name for column in schema}

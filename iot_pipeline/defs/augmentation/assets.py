@@ -11,6 +11,7 @@ import dagster as dg
 from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.join import TrackResult, join
 from iot_pipeline.augmentation.plan import TrackPlan
+from iot_pipeline.defs.checks import check_spec
 from iot_pipeline.defs.column_lineage import answers_columns
 from iot_pipeline.defs.partitions import prompt_dep, stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
@@ -34,8 +35,7 @@ def answered(asset: str, partitions: dg.PartitionsDefinition | None = stage_part
     """Return the checks of a track's answers; the quarantine rate blocks training, the others warn."""
     names = ["quarantine_rate", "yield_by_class", "near_copies", *["share_varied"] * (asset == "feature_varied")]
     return [
-        dg.AssetCheckSpec(name, asset=asset, blocking=name == "quarantine_rate", partitions_def=partitions)
-        for name in names
+        check_spec(name, asset=asset, blocking=name == "quarantine_rate", partitions_def=partitions) for name in names
     ]
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from iot_pipeline.defs.column_lineage import flows_columns
+from iot_pipeline.defs.checks import check_spec
+from iot_pipeline.defs.column_lineage import column_meanings, flows_columns
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.build import build_flows
@@ -73,8 +74,8 @@ def read_files(step: Step, source: str, out: Path) -> None:
     group_name="flows",
     deps=["raw_flows"],
     check_specs=[
-        dg.AssetCheckSpec("every_class_has_rows", asset="flows", blocking=True),
-        dg.AssetCheckSpec("every_row_accounted_for", asset="flows", blocking=True),
+        check_spec("every_class_has_rows", asset="flows", blocking=True),
+        check_spec("every_row_accounted_for", asset="flows", blocking=True),
     ],
 )
 def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
@@ -95,7 +96,7 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
         step.table("warnings", [{"warning": sentence} for sentence in report.warnings])
         step.table("rejected_rows", [{"reason": reason, "rows": n} for reason, n in report.rejected.items()])
         step.table("rare_classes", [{**asdict(each), "done": rare.done, "into": rare.into} for each in rare.rare])
-        step.preview("flows.parquet", flows_columns(step.spec))
+        step.preview("flows.parquet", flows_columns(step.spec), column_meanings(step.spec))
         empty = [c for c in rare.classes if not report.rows_by_class.get(c)]
         step.check("every_class_has_rows", not empty, classes_without_rows=", ".join(empty) or "none")
         rows = reconcile(raw, made, report.rejected, report.left_out)
