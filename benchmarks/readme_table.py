@@ -14,7 +14,8 @@ from iot_pipeline.vocabulary import CONTROLS, DISTILLED, TRACKS
 
 RESULTS = Path(__file__).parent / "results"
 TRACK_STUDIES = {"Farm-Flow (simulated)": "farm_flow-demo", "RT-IoT2022 (real)": "rt_iot2022-demo"}
-ARM_STUDIES = {"RT-IoT2022 (real)": "rt_iot2022-arms"}  # other bases: their students are not compared with those above
+# Other bases: their students are not compared with those above.
+ARM_STUDIES = {"Farm-Flow (simulated)": "farm_flow-arms", "RT-IoT2022 (real)": "rt_iot2022-arms"}
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "lowest_recall": "lowest recall"}
 
 

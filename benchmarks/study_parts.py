@@ -141,7 +141,7 @@ def join(lake: Lake, side: Side, name: str, seed: int) -> dict[str, Any]:
         "training_seeds": seeds,
         "left_out": sorted({f"{arm}, seed {one}" for arm, runs in by_arm.items() for one in runs if one not in seeds}),
         **compare_seeds(side, arms, contrasts(arms), seed),
-        "explanations": explained(lake),
+        "explanations": [row for row in explained(lake) if row["arm"] in arms],
         "grid": [],
     }
 
