@@ -22,7 +22,7 @@ import pyarrow as pa
 from iot_pipeline.flows.build import AS_GIVEN, derived_columns
 from iot_pipeline.flows.categories import MOST_CHARACTERS, printed_category
 from iot_pipeline.flows.feature import Feature
-from iot_pipeline.flows.reading.names import MOST_COLUMNS, column_names
+from iot_pipeline.flows.reading.names import MOST_COLUMNS, column_names, unclear_copies
 from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.flows.sql import LONGEST_NUMBER, connect
 
@@ -107,8 +107,12 @@ class RowReader:
         if len(row) > MOST_COLUMNS:
             return f"it has {len(row):,} columns, {MOST_COLUMNS:,} at most"
         if not all(name in row for name in wanted):
-            named, _ = column_names([str(name) for name in row], wanted)
+            given = [str(name) for name in row]
+            named, copies = column_names(given, wanted)
             row = dict(zip(named, row.values(), strict=True))
+            unclear = unclear_copies(given, named, copies).items()
+            if twice := [name for copy, name in unclear if name in wanted and row[copy] != row[name]]:
+                return f"it has the column {twice[0]} twice, in two spellings, with different values"
         if lacking := [name for name in wanted if name not in row]:
             told = ", ".join(lacking[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
             return f"it lacks {len(lacking)} of the columns of data set {self.spec.name}: {told}"

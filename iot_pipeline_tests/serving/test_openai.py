@@ -102,7 +102,11 @@ def test_limits_and_stops_cut_an_answer(client: openai.OpenAI, classifier: FakeC
         ({"text": "no flow"}, "messages[1].content", "invalid_value"),
         ({"text": json.dumps({**flow(), "orig_pkts": None})}, "messages[1].content", "invalid_value"),
         ({"text": json.dumps([flow(), flow(2)])}, "messages[1].content", "invalid_value"),
-        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": []}, "messages", "invalid_value"), ({"stop": ["a"] * 5}, "stop", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0].type", "invalid_value",
+        ),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
@@ -155,6 +159,8 @@ def test_scores_have_sglangs_shape(client: openai.OpenAI, classifier: FakeClassi
     wanted = [probabilities[names[2]], probabilities[names[0]]]
     assert found["object"] == "scoring" and found["model"] == MODEL
     assert found["scores"] == [pytest.approx(wanted, abs=1e-6)] * 2
+    for name, label in (("labels", names[0]), ("label_token_ids", 100)):
+        assert score(items=item, **{name: [label] * 8})["error"]["code"] == "too_many"
     shared = score(items=item, labels=[names[2], names[0]], apply_softmax=True)["scores"][0]
     assert shared == pytest.approx([one / sum(wanted) for one in wanted], abs=1e-5)
     assert sum(score(items=[item])["scores"][0]) == pytest.approx(1)

@@ -89,6 +89,10 @@ def test_text_is_read_in_every_form(dataset: str) -> None:
         ({"flows": [flow()], "text": "x"}, "either"), ({"text": "nothing"}, "no flow is given"), ([], "valid dict"),
         ({"flows": [1]}, "dictionary"), ({"flows": [flow()], "extra": 1}, "Extra"),
         ({"flows": [{**flow(), "orig_pkts": "\ud800"}]}, "orig_pkts is neither"),
+        (
+            {"flows": [{("Orig_pkts" if n == "orig_pkts" else n): v for n, v in flow().items()} | {"ORIG_PKTS": 7}]},
+            "it has the column orig_pkts twice, in two spellings, with different values",
+        ),
     ],
 )  # fmt: skip
 def test_a_bad_body_is_told(client: httpx2.Client, body: Any, told: str) -> None:
@@ -103,7 +107,8 @@ def test_a_bad_body_is_told(client: httpx2.Client, body: Any, told: str) -> None
         (b"{", "application/json", 400), (b"\xff\xfe", "application/json", 400),
         (b"[" * 100_000, "application/json", 400),
         (b'{"flows": [{"a": NaN}]}', "application/json", 400), (b"1" * 5000, "application/json", 400),
-        (b"a,b", "text/csv", 400), (b" " * 500_000, "application/json", 413),
+        (b"a,b", "text/csv", 415), (b"{}", "application/x-www-form-urlencoded", 415), (b"{}", "", 415),
+        (b'"\xe4"', "application/json", 400), (b" " * 500_000, "application/json", 413),
     ],
 )  # fmt: skip
 def test_malformed_and_oversized_bodies_are_refused(
@@ -111,7 +116,8 @@ def test_malformed_and_oversized_bodies_are_refused(
 ) -> None:
     answer = client.post("/v1/classify", content=content, headers={"content-type": kind})
     assert answer.status_code == status
-    assert answer.json()["error"]["message"]
+    told = {400: "the body is not valid JSON", 413: "bytes", 415: "Content-Type: application/json"}[status]
+    assert told in answer.json()["error"]["message"] or b"NaN" in content
     chunked = client.post("/v1/classify", content=iter([content]), headers={"content-type": kind})
     assert chunked.status_code == status
 

@@ -83,6 +83,8 @@ def test_a_full_queue_and_a_late_answer_are_told() -> None:
         assert {answer.status_code for answer in answers} == {200, 429}
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert int(refused.headers["retry-after"]) >= 1
+        number = sum(answer.status_code == 429 for answer in answers)
+        assert f'iot_serve_refused_total{{status="429"}} {number}.0' in client.get("/metrics").text
         late = client.post("/v1/classify", json={"flows": [flow(n) for n in range(2)] * 2})
         assert late.status_code == 504
         time.sleep(0.5)

@@ -216,15 +216,28 @@ async def _refused(_request: Request, error: Exception) -> Response:
 async def _invalid(_request: Request, error: Exception) -> Response:
     """Tell the first fault of a body; the body itself is not repeated."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    first = _telling(error.errors())
     if first["type"] == "json_invalid":
         return Refusal(400, "the body is not valid JSON", "invalid_json").response()
-    kinds = ("str", "int", "float", "bool")  # pydantic names the kind that it tried of several
-    places = [part for part in first["loc"][1:] if isinstance(part, int) or (part.isidentifier() and part not in kinds)]
+    places = [part for part in first["loc"][1:] if not _is_kind(part)]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in places).lstrip(".")
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     message = f"{param or 'the body'}: {first['msg']}"[:500]
     return Refusal(400, message, code, param[:200] or None).response()
+
+
+def _is_kind(part: int | str) -> bool:
+    """Return True for a part of a place that is a kind of value: pydantic names the one that it tried of several."""
+    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or not part.isidentifier())
+
+
+def _telling(faults: Sequence[Any]) -> Any:
+    """Return the first fault; where a value may be of several kinds, that of the kind that it is likest to."""
+    place = faults[0]["loc"]
+    if not _is_kind(place[-1]):
+        return faults[0]
+    of_value = [fault for fault in faults if fault["loc"][: len(place) - 1] == place[:-1]]
+    return max(of_value, key=lambda fault: (not fault["type"].endswith("_type"), len(fault["loc"])))
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

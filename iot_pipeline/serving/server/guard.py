@@ -119,6 +119,8 @@ class Guard:
                 await self._refuse(scope, receive, answer, Refusal(500, "the server failed"))
             finally:
                 self.metrics.request(route_of(scope), answer.status, time.monotonic() - started)
+                if answer.status >= 400:
+                    self.metrics.refused.labels(str(answer.status)).inc()
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -204,7 +206,6 @@ class Guard:
         raise refusal
 
     async def _refuse(self, scope: Scope, receive: Receive, answer: Answer, refusal: Refusal) -> None:
-        self.metrics.refused.labels(str(refusal.status)).inc()
         if answer.status == 0:
             await refusal.response()(scope, receive, answer)
 

@@ -22,7 +22,7 @@ class Metrics:
         self.seconds = Histogram(
             "iot_serve_request_seconds", "Time of requests.", ["route"], buckets=SECONDS, registry=registry
         )
-        self.refused = Counter("iot_serve_refused", "Requests refused by a limit.", ["status"], registry=registry)
+        self.refused = Counter("iot_serve_refused", "Requests refused, or failed.", ["status"], registry=registry)
         self.running = Gauge("iot_serve_requests_running", "Requests that are being answered.", registry=registry)
         self.held = Gauge("iot_serve_body_bytes", "Bytes of bodies that are held.", registry=registry)
         self.queue = Gauge("iot_serve_waiting_flows", "Flows that wait or are worked on.", ["lane"], registry=registry)

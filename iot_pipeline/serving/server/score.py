@@ -63,6 +63,9 @@ def _labels(service: Service, request: ScoreRequest) -> list[list[str]]:
     classes = service.classifier.spec.classes
     if request.labels is not None and request.label_token_ids is not None:
         raise Refusal(400, "give label_token_ids or labels, not both", "invalid_value", "labels")
+    for name, given in (("labels", request.labels), ("label_token_ids", request.label_token_ids)):
+        if given is not None and len(given) > len(classes):  # of each item: an answer of any length
+            raise Refusal(413, f"{len(given):,} {name} for {len(classes)} classes: name each once", "too_many", name)
     if request.labels is not None:
         if unknown := [name for name in request.labels if name not in classes]:
             told = f"no class {unknown[0][:100]!r}; there are {', '.join(classes)}"
