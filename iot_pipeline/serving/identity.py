@@ -24,6 +24,7 @@ COLUMNS = {
 UNSET = ("", "-", "(empty)")
 PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 47: "gre", 58: "ipv6-icmp", 132: "sctp"}
 WHOLE_NUMBER = re.compile("0|[1-9][0-9]{0,14}")  # `007` is a name, and stays as it is
+LARGEST_WHOLE = 1e15  # of a float whose digits are all its own
 MOST_CHARACTERS = 256  # of a value; more is no address, name or port
 MOST_SECONDS = 62e9  # from 1970 to what a date can hold: the years 6 to 3934
 SECONDS, MILLISECONDS, MICROSECONDS = 1e8, 1e11, 1e14  # from here on a number of seconds, ms, us since 1970
@@ -41,12 +42,17 @@ def identity(cells: dict[str, Any]) -> dict[str, Any]:
     return {name: cell for name, value in cells.items() if (cell := _cell(value)) is not None}
 
 
+def text_of(cell: Any) -> str | None:
+    """Return a cell as text: a whole number without a fraction, as ports beside blanks are floats; None if unset."""
+    if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
+        return None
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() and abs(cell) < LARGEST_WHOLE else str(cell)
+
+
 def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if not math.isfinite(value) else int(value) if value.is_integer() else value
-    if value is None or isinstance(value, int):
-        return value
-    text = str(value).strip()
+    if (text := text_of(value)) is None:
+        return None
+    text = text.strip()
     if text in UNSET:
         return None
     return int(text) if WHOLE_NUMBER.fullmatch(text) else text[:MOST_CHARACTERS]
@@ -73,9 +79,9 @@ def _iso_seconds(value: Any) -> float | None:
 
 
 def address(value: Any) -> str | None:
-    """Return an IP address in its usual spelling; None if it is none."""
+    """Return an IP address in its usual spelling, without a zone, which no schema takes; None if it is none."""
     try:
-        return str(ipaddress.ip_address(str(value)))
+        return str(ipaddress.ip_address(str(value))).partition("%")[0]
     except ValueError:
         return None
 

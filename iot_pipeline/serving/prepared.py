@@ -25,7 +25,7 @@ from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.serving.events import Row
 from iot_pipeline.serving.features import FeatureReader, Features
-from iot_pipeline.serving.identity import COLUMNS, identity, identity_columns, seconds_of
+from iot_pipeline.serving.identity import COLUMNS, identity, identity_columns, seconds_of, text_of
 
 Log = Callable[[str], None]
 ROWS = 50_000  # read at once
@@ -221,8 +221,7 @@ class Preparer:
         # Text in every file, so that all have one type; `identity` reads numbers out of it.
         nothing = [None] * len(usable)
         for name in COLUMNS:
-            values = [None if cell is None else str(cell) for cell in cells.get(name, nothing)]
-            made[name] = pa.array(values, pa.string())
+            made[name] = pa.array(map(text_of, cells.get(name, nothing)), pa.string())
         return {OWN + name: values for name, values in made.items()}
 
 

@@ -127,6 +127,20 @@ def test_files_of_every_kind_give_the_same_verdicts(student: Any, tmp_path: Path
     assert [event["class"] for event in both] == wanted * 2 and len({event["uid"] for event in both}) == 400
 
 
+def test_ports_and_protocols_beside_blanks_are_read_though_they_are_floats(student: Any, tmp_path: Path) -> None:
+    rows = pd.read_csv(table(tmp_path, 3, 3)).assign(proto=[6.0, np.nan, 17.0])
+    rows["id.orig_p"], rows["uid"], rows["id.orig_h"] = [443.0, np.nan, 8080.5], [7.0, np.nan, 1e22], "fe80::1%eth0"
+    rows.to_parquet(tmp_path / "flows.parquet")
+    found = events(classify(tmp_path / "flows.parquet", "--to", "ecs").stdout)
+    assert [event["source"] for event in found] == [
+        {"address": "fe80::1%eth0", "ip": "fe80::1"} | port for port in ({"port": 443}, {}, {})
+    ]
+    assert [event["network"].get("transport") for event in found if "network" in event] == ["tcp", "udp"]
+    own = [event["iot_pipeline"]["flow"] for event in found]
+    assert [flow.get("uid") for flow in own] == ["7", None, "1e+22"]
+    assert [flow.get("src_port") for flow in own] == ["443", None, "8080.5"]
+
+
 def test_raw_units_are_put_on_the_scale_of_the_data_set(student: Any, tmp_path: Path) -> None:
     from iot_pipeline_tests.serving.factories import SPEC
 
