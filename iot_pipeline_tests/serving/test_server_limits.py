@@ -48,6 +48,7 @@ def wait_until_held(client: httpx2.Client, size: int) -> None:
     ended = time.monotonic() + HUNG_S
     while f"iot_serve_body_bytes {float(size)}" not in (told := client.get("/metrics").text).splitlines():
         assert time.monotonic() < ended, told
+        time.sleep(0.01)
 
 
 def test_slow_and_endless_clients_are_cut_off() -> None:
@@ -133,6 +134,8 @@ def test_hosts_origins_and_tokens() -> None:
             ({}, 401), ({"authorization": f"Bearer {TOKEN[:-1]}"}, 401), ({"authorization": "Bearer \udcff"}, 401),
             ({"authorization": f"Basic {TOKEN}"}, 401), (own, 200), ({"authorization": f"bearer {TOKEN}"}, 200),
             ({**own, "host": "evil.example"}, 403), ({**own, "host": f"evil.example:{port}"}, 403),
+            ({**own, "host": f"evil.example@127.0.0.1:{port}"}, 403), ({**own, "host": "127.0.0.1/evil.example"}, 403),
+            ({**own, "host": "127.0.0.1#.evil.example"}, 403), ({**own, "host": "[::1]:80"}, 200),
             ({**own, "host": f"localhost:{port}"}, 200), ({**own, "host": "127.0.0.1.evil.example"}, 403),
             ({**own, "origin": "https://evil.example"}, 403), ({**own, "origin": "null"}, 403),
             ({**own, "origin": "http://["}, 403),
@@ -154,6 +157,10 @@ def test_hosts_origins_and_tokens() -> None:
 def test_an_address_of_the_network_needs_a_strong_token() -> None:
     assert access_of("127.0.0.1", None, []) == Access(None, frozenset())
     assert access_of("::1", None, ["Proxy.example"]) == Access(None, frozenset({"proxy.example"}))
+    assert access_of("localhost", None, ["proxy.example:8080"]) == Access(None, frozenset({"proxy.example"}))
+    for name in ("https://proxy.example", "proxy.example/path", "*.example", ""):
+        with pytest.raises(UserError, match="give the name of a host alone"):
+            access_of("127.0.0.1", None, [name])
     assert access_of("0.0.0.0", TOKEN, []) == Access(TOKEN, None)
     with pytest.raises(UserError, match="IOT_SERVE_TOKEN"):
         access_of("0.0.0.0", None, [])

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import hmac
 import ipaddress
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -33,14 +34,20 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.ASCII)  # nothing else is a Host header
 DRAINED = 16  # times the limit of a body that is read and dropped, so that its sender reads the refusal
+
+
+def name_of(host: str) -> str:
+    """Return the name in a Host header, in lower case and without its port; empty if it is none."""
+    found = HOST.fullmatch(host)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def is_loopback(host: str) -> bool:
     """Return True if a Host header or name is loopback; any port is allowed, as tunnels choose their own."""
     try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+        return (name := name_of(host)) == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
 
@@ -81,11 +88,7 @@ class Access:
         return None
 
     def _is_own(self, host: str) -> bool:
-        if self.hosts is None or is_loopback(host):
-            return True
-        with contextlib.suppress(ValueError):
-            return (urlsplit(f"//{host}").hostname or "") in self.hosts
-        return False
+        return self.hosts is None or is_loopback(host) or name_of(host) in self.hosts
 
     def _has_token(self, headers: Headers) -> bool:
         """Compare in constant time; hashes have one length, so that not even the token's length is told."""

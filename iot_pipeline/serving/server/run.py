@@ -15,7 +15,7 @@ import uvicorn
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.serving.server.app import application
-from iot_pipeline.serving.server.guard import Access, is_loopback
+from iot_pipeline.serving.server.guard import Access, is_loopback, name_of
 from iot_pipeline.serving.server.protocol import limited
 from iot_pipeline.serving.server.service import Service
 
@@ -42,7 +42,9 @@ def access_of(host: str, token: str | None, allowed: Sequence[str]) -> Access:
             f"IOT_SERVE_TOKEN must have at least {SHORTEST_TOKEN} printable ASCII characters; "
             "`openssl rand -hex 32` makes one"
         )
-    return Access(token, frozenset(name.lower() for name in allowed) if is_loopback(named) else None)
+    if wrong := [name for name in allowed if not name_of(name)]:
+        raise UserError(f"--allow-host {wrong[0]}: give the name of a host alone, such as proxy.example")
+    return Access(token, frozenset(map(name_of, allowed)) if is_loopback(named) else None)
 
 
 def bind(host: str, port: int) -> socket.socket:
