@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from iot_pipeline.commands import console
+from iot_pipeline.commands import explain as command
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
-from iot_pipeline.serving.classifier import Classifier, Fitted, Origin
+from iot_pipeline.serving.classifier import Classifier, Fitted, Origin, Strangeness
 from iot_pipeline.settings import load_settings
+from iot_pipeline_tests.serving.factories import classifier, csv_rows
 
 SPEC = load_spec("farm_flow")
 
@@ -37,6 +42,26 @@ def test_scores_that_are_nan_are_no_answer(fitted: Fitted | None) -> None:
     scores[1, 2] = np.nan
     with pytest.raises(UserError, match="scores 1 of 3 distinct flows as NaN: its weights are damaged"):
         classifier.scores(["a", "b", "c"])
+
+
+def test_a_file_of_verdicts_says_which_flows_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = classifier()
+    monkeypatch.setattr(command, "open_classifier", lambda *_: made)
+    (tmp_path / "flows.csv").write_text(csv_rows(4, 4))
+    strange = Strangeness(0.001, True, ["orig_pkts is out of range"])
+    plain = made.classify
+    monkeypatch.setattr(made, "classify", lambda *a: [replace(v, strange=strange) for v in plain(*a)])
+    flows, out = str(tmp_path / "flows.csv"), tmp_path / "out.jsonl"
+    told = command.explain(made.settings, "10K", "original", flows, out, True, lambda _: None)
+    (first, *_) = map(json.loads, out.read_text().splitlines())
+    assert first["class"] == "unknown" and first["nearest_class"] in SPEC.classes
+    assert first["unknown_because"] == strange.reasons and told["classes"] == {"unknown": 4}
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "open_classifier", None)
+    with pytest.raises(OSError, match="/proc"):
+        command.explain(load_settings({}), "10K", "original", "x.csv", Path("/proc/out.jsonl"), True, lambda _: None)
 
 
 def test_printed_json_holds_no_nan() -> None:

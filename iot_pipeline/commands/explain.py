@@ -10,7 +10,7 @@ from typing import Any
 from iot_pipeline.commands.checkpoint import open_classifier
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.unlabelled import read_unlabelled
-from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.atomic import replacing
 from iot_pipeline.serving.classifier import Verdict
 from iot_pipeline.settings import Settings
 
@@ -22,7 +22,8 @@ def explain(
 ) -> dict[str, Any]:
     """Explain the flows of a file with a trained student, and write one line of JSON per row.
 
-    A line has row (from 1), class, probability, `set`: the classes that cannot be ruled out (conformal.py, at 0.95; []
+    A line has row (from 1), class (`unknown` for a flow of no class that the student learnt, with `unknown_because`),
+    `nearest_class` and its probability, `set`: the classes that cannot be ruled out (conformal.py, at 0.95; []
     if none is likely enough), and `out_of_range`: the features whose value no row of the train pool reaches. With
     explanations also answer, decoding (IOT_DECODING), and `unsupported`: the statements of the answer that the flow
     does not support, [] if it supports all.
@@ -44,18 +45,21 @@ def explain(
     """
     if out.exists():
         raise UserError(f"{out} is there already; name a new file")
-    classifier = open_classifier(settings, stage, track, log)
-    table = read_unlabelled(classifier.spec, flows, log)
-    distinct = table.drop_duplicates("flow_group")
-    verdicts = classifier.classify(distinct, log)
-    if not classes_only:
-        log(f"{len(distinct):,} distinct flows")
-        verdicts = classifier.explain(distinct, verdicts, log)
-    by_group = dict(zip(distinct["flow_group"], verdicts, strict=True))
-    told = {group: line(verdict) for group, verdict in by_group.items()}
-    lines = ({"row": row, **told[group]} for row, group in enumerate(table["flow_group"], 1))
-    write_text(out, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
-    counts = table["flow_group"].map(lambda group: by_group[group].label).value_counts()
+    with replacing(out) as temporary:
+        temporary.touch()  # a place that cannot be written is told before hours of work
+        classifier = open_classifier(settings, stage, track, log)
+        table = read_unlabelled(classifier.spec, flows, log)
+        distinct = table.drop_duplicates("flow_group")
+        verdicts = classifier.classify(distinct, log)
+        if not classes_only:
+            log(f"{len(distinct):,} distinct flows")
+            verdicts = classifier.explain(distinct, verdicts, log)
+        by_group = dict(zip(distinct["flow_group"], verdicts, strict=True))
+        told = {group: line(verdict) for group, verdict in by_group.items()}
+        lines = ({"row": row, **told[group]} for row, group in enumerate(table["flow_group"], 1))
+        text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+        temporary.write_text(text, encoding="utf-8")
+    counts = table["flow_group"].map(lambda group: by_group[group].name).value_counts()
     borne_out = sum(verdict.explanation is not None and not verdict.explanation.unsupported for verdict in verdicts)
     fitted, groups = classifier.fitted, table["flow_group"]
     return {
@@ -72,7 +76,10 @@ def explain(
 
 def line(verdict: Verdict) -> dict[str, Any]:
     """Return a verdict as a line of the file."""
-    found: dict[str, Any] = {"class": verdict.label, "probability": round(verdict.probability, 6)}
+    found: dict[str, Any] = {"class": verdict.name, "probability": round(verdict.probability, 6)}
+    found["nearest_class"] = verdict.label
+    if verdict.unknown and verdict.strange is not None:
+        found["unknown_because"] = verdict.strange.reasons
     if verdict.members is not None:
         found["set"] = verdict.members
     found["out_of_range"] = verdict.out_of_range
