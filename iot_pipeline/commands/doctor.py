@@ -26,7 +26,7 @@ from iot_pipeline.inference.projection import advice
 from iot_pipeline.lake.remote import mirror
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.machine import processor
-from iot_pipeline.models.check import check_base, check_tokenizer
+from iot_pipeline.models.check import check_base, check_targets, check_tokenizer
 from iot_pipeline.models.folder import in_hub_cache
 from iot_pipeline.models.smollm2 import SMOLLM2, SMOLLM2_LABEL, source_of_smollm2
 from iot_pipeline.settings import Settings, api_key
@@ -246,6 +246,7 @@ def _base(settings: Settings) -> Finding:
         if not Path(base).exists() and not in_hub_cache(base):
             return Finding("student", "note", f"base model {base} comes from the hub at first use; examined then")
         facts = check_base(base, download=False)
+        check_targets(facts["matrices"], settings.student.lora_targets)
     except UserError as error:
         return Finding("student", "error", str(error))
     unused = f", {facts['unused_tensors']} further tensors that it does not use" if facts["unused_tensors"] else ""

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,26 @@ def check_base(base: str, download: bool = True) -> dict[str, Any]:
     Every tensor of the model must be present in its shape (a tied output may be absent) and hold finite numbers. Only
     vectors may be all zeros, as a bias may start at 0. The embedding must have a row for every token.
     `base` is a folder or hub id; `download` fetches what the local cache lacks. Returns what `describe_base` does,
-    `parameters`, `unused_tensors` (number of tensors that the model ignores), and its tokens `end_of_turn` and
-    `padding`. UserError says how to mend a base. The files are read in a process of its own (`judge`).
+    `parameters`, `unused_tensors` (number of tensors that the model ignores), its tokens `end_of_turn` and `padding`,
+    and its `matrices`, which LoRA may adapt. UserError says how to mend a base. The files are read in a process of its
+    own (`judge`).
     """
     folder = base_folder(base, download)
     return _judged(base, folder, _state(folder))
+
+
+def check_targets(matrices: Sequence[str], targets: str) -> None:
+    """Raise UserError if IOT_LORA_TARGETS names no matrix of a base, or one that it lacks, which peft passes over."""
+    named = [part.strip() for part in targets.split(",") if part.strip()]
+    if named == ["all-linear"]:
+        return
+    there = {end for name in matrices for end in (name, name.rpartition(".")[2])}
+    if wrong := [name for name in named if ".".join(name.split(".")[-2:]) not in there]:
+        raise UserError(
+            f"IOT_LORA_TARGETS: the base has no {wrong[0]!r}; name some of {', '.join(sorted(there))}, or all-linear"
+        )
+    if not named:
+        raise UserError("IOT_LORA_TARGETS names no module: write q_proj,v_proj or all-linear")
 
 
 def check_tokenizer(named: str, download: bool = True) -> None:

@@ -63,7 +63,14 @@ def examine(base: str, folder: Path, say: Callable[[str], None] = lambda _: None
     for path, kinds in headers.items():
         _check_values(base, path, {name: kind for name, kind in kinds.items() if name not in unused})
     parameters = sum(p.numel() for p in model.parameters())
-    return facts | {"parameters": parameters, "unused_tensors": len(unused), "end_of_turn": end, "padding": pad}
+    found = {"parameters": parameters, "unused_tensors": len(unused), "end_of_turn": end, "padding": pad}
+    return facts | found | {"matrices": _matrices(model)}
+
+
+def _matrices(model: Any) -> list[str]:
+    """List the modules whose weight is a matrix, by the last two parts of their names: `self_attn.q_proj`."""
+    named = (n for n, module in model.named_modules() if getattr(getattr(module, "weight", None), "ndim", 0) == 2)
+    return sorted({".".join(name.split(".")[-2:]) for name in named})
 
 
 def _headers(base: str, folder: Path) -> dict[Path, dict[str, str]]:

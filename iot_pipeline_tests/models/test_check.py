@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from iot_pipeline.commands.doctor import _base
 from iot_pipeline.errors import UserError
-from iot_pipeline.models.check import check_base
+from iot_pipeline.models.check import check_base, check_targets
 from iot_pipeline.models.folder import LFS_POINTER, in_hub_cache
 from iot_pipeline.models.loading import base_identity, load_base
 from iot_pipeline.settings import load_settings
@@ -173,6 +173,11 @@ def test_a_base_that_is_fit_passes_and_is_described(base: Path, what: str) -> No
     assert (facts["architecture"], facts["longest_row"], facts["revision"]) == ("qwen2", 4096, None)
     assert facts["parameters"] == sum(p.numel() for p in load_base(str(base), torch.float32)[0].parameters())
     assert facts["unused_tensors"] == (what == "with a tensor that nobody reads")
+    for targets in ("q_proj,v_proj", "all-linear", "self_attn.o_proj", "model.layers.0.mlp.up_proj", "lm_head"):
+        check_targets(facts["matrices"], targets)
+    for targets, told in (("q_proj,x_proj", "no 'x_proj'; name some of .*q_proj"), (" , ", "names no module")):
+        with pytest.raises(UserError, match=f"^IOT_LORA_TARGETS.*{told}"):
+            check_targets(facts["matrices"], targets)
 
 
 def test_a_changed_folder_is_looked_at_again(base: Path) -> None:
@@ -219,3 +224,6 @@ def test_doctor_says_the_same_of_a_base(base: Path, tmp_path: Path, name: str, s
     given = str(tmp_path / name) if (tmp_path / name).is_dir() else name
     found = _base(load_settings({"IOT_BASE_MODEL": given}))
     assert found.state == state and re.search(text, found.text)
+    if state == "ok":
+        wrong = _base(load_settings({"IOT_BASE_MODEL": given, "IOT_LORA_TARGETS": "x_proj"}))
+        assert wrong.state == "error" and "no 'x_proj'" in wrong.text

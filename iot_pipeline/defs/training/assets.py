@@ -97,7 +97,7 @@ def given_base(step: Step, name: str) -> None:
         step.json("base.json", {"kind": "given", "name": name, "revision": found["revision"]})
         for path in sorted(Path(name).absolute().glob("*.*")):  # none of a hub id
             step.file(path)
-    step.summarise(base=name, **found)
+    step.summarise(base=name, **{fact: value for fact, value in found.items() if fact != "matrices"})
     problem = chosen_length(step, found["longest_row"]) or too_long(step, base)
     step.check("base_is_fit", not problem, problem=problem or "none")
 
