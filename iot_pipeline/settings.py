@@ -48,7 +48,12 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
         """Refuse combinations that would fail only after teacher and training were paid for."""
-        student = self.student
+        student, server = self.student, self.teacher.server.strip()
+        if server not in ("embedded", "openai", "replay") and not server.lower().startswith(("http://", "https://")):
+            raise ValueError(  # which does not repeat it: it may contain a key
+                "IOT_TEACHER must be embedded, openai, replay, or the base URL of a compatible server "
+                "(http://host:port/v1)"
+            )
         if self.teacher.answer_order == "explanation_first" and student.tasks == "explain":
             raise ValueError(
                 "IOT_ANSWER_ORDER=explanation_first needs IOT_TASKS=both: a class is scored before its reasons"

@@ -27,11 +27,6 @@ def address_of(settings: Settings) -> str:
     """Return the base URL, credentials included, of an external teacher server; UserError if it is invalid."""
     if settings.teacher.server == "openai":
         return OPENAI_URL
-    if not settings.teacher.server.strip().lower().startswith(("http://", "https://")):
-        raise UserError(
-            f"IOT_TEACHER={shown_address(settings.teacher.server)}: it must be embedded, openai, replay, or the base "
-            "URL of a compatible server (http://host:port/v1)."
-        )
     if not _is_address(settings.teacher.server):
         raise UserError(
             "IOT_TEACHER is no URL of a server (http://user:password@host:port/v1; signs like @ / : in a password are "
