@@ -70,8 +70,7 @@ def test_credentials_of_a_url_travel_but_are_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "message"),
-    [("opnai", "IOT_TEACHER must be embedded, openai"), ("openai", "OPENAI_API_KEY is not set")],
+    ("where", "message"), [("opnai", "IOT_TEACHER must be embedded, openai"), ("openai", "OPENAI_API_KEY is not set")]
 )
 def test_what_is_no_teacher_is_named(tmp_path: Path, where: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
