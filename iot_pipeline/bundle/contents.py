@@ -139,7 +139,7 @@ def _told(artefact: ArtefactId, source: Source) -> dict[str, Any]:
         "partition": artefact.partition,
         "data_version": manifest.data_version,
         "code_version": manifest.code_version,
-        "inputs": {str(ArtefactId(*key.split("@", 1))): version for key, version in manifest.inputs.items()},
+        "inputs": {str(one): version for one, version in manifest.upstream().items()},
         "settings": reads,
         "files": manifest.files,
         "checks": manifest.checks,

@@ -33,8 +33,8 @@ def write_workflow(source: Source, out: Path) -> None:
     """Write the graph of assets that were run, which is the crate's workflow."""
     assets = {artefact.asset for artefact in source.manifests}
     graph = {
-        asset: sorted({ArtefactId(*key.split("@", 1)).asset for one, manifest in source.manifests.items()
-                       if one.asset == asset for key in manifest.inputs})
+        asset: sorted({upstream.asset for one, manifest in source.manifests.items()
+                       if one.asset == asset for upstream in manifest.upstream()})
         for asset in sorted(assets)
     }  # fmt: skip
     write_json(out / WORKFLOW, {"engine": "dagster", "code": f"iot_pipeline {__version__}", "made_of": graph})
@@ -153,7 +153,7 @@ def entity_id(artefact: ArtefactId) -> str:
 def _action(source: Source, artefact: ArtefactId) -> Entity:
     manifest = source.manifests[artefact]
     provenance = manifest.provenance
-    inputs = [{"@id": entity_id(ArtefactId(*key.split("@", 1)))} for key in manifest.inputs]
+    inputs = [{"@id": entity_id(upstream)} for upstream in manifest.upstream()]
     return {
         "@id": f"#make-{artefact.file_name}", "@type": "CreateAction", "name": f"Make {artefact}",
         "instrument": {"@id": f"#tool-{unstaged(artefact.asset)[0]}"}, "object": inputs,

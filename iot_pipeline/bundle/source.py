@@ -69,8 +69,7 @@ def open_source(lake: Lake, settings: Settings, spec: DatasetSpec) -> Source:
         manifest = lake.manifest(artefact)
         assert manifest is not None  # it was just verified
         manifests[artefact] = manifest
-        for key, version in manifest.inputs.items():
-            upstream = ArtefactId(*key.split("@", 1))
+        for upstream, version in manifest.upstream().items():
             made = lake.manifest(upstream)
             if made is None or made.data_version != version:
                 raise UserError(f"{artefact} does not follow from {upstream} as it is now; `iot-pipeline run` first")

@@ -21,7 +21,7 @@ from iot_pipeline.commands.trace import chain_lines, row_lines, shared
 from iot_pipeline.defs.asset_page import ROWS_URL, TRACE_URL, folder_url, rows_url, trace_url, trained_on, ui_page
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError, printable
-from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.lake.store import Lake
 from iot_pipeline.lineage.chain import chain_of
 from iot_pipeline.lineage.training_row import list_rows, trace_row
 from iot_pipeline.settings import settings
@@ -73,10 +73,10 @@ class TracePages:
         links += [link(rows_url(*of), f"training rows of {' '.join(of)}") for of in trained_on(artefact)]
         chain = chain_of(self.lake, artefact)
         lines = chain_lines({"exhibit": None, "files": []}, chain)
-        made_of = [ArtefactId(*key.split("@", 1)) for key in manifest.inputs]
+        made_of = ", ".join(link(trace_url(one), str(one)) for one in manifest.upstream())
         body = (
             f"<p>{state} {CODE}</p>\n<p>{' · '.join(links)}</p>\n<h2>Made of</h2>\n"
-            f"<p>{', '.join(link(trace_url(one), str(one)) for one in made_of) or 'nothing in the lake'}</p>\n"
+            f"<p>{made_of or 'nothing in the lake'}</p>\n"
             f"<h2>Everything upstream</h2>\n{_pre(lines)}"
         )
         return page(str(artefact), body)

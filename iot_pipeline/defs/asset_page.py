@@ -34,7 +34,7 @@ def page_metadata(artefact: ArtefactId, manifest: Manifest) -> dict[str, Any]:
 
 def inputs_table(manifest: Manifest) -> str:
     """Return the inputs as a Markdown table: page of each asset, its data version, its folder in the lake."""
-    rows = [_input_row(ArtefactId(*key.split("@", 1)), version) for key, version in sorted(manifest.inputs.items())]
+    rows = [_input_row(*one) for one in sorted(manifest.upstream().items())]
     return "\n".join(["| input | data version | files |", "|---|---|---|", *rows]) if rows else "none"
 
 

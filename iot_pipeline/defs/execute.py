@@ -261,8 +261,7 @@ class Making:
         if (manifest := self.lake.manifest(artefact)) is None:
             return ""
         present, known, listed = present_value(self.lake, settings), dict[ArtefactId, str](), manifest.listings()
-        inputs = (ArtefactId(*key.split("@", 1)) for key in manifest.inputs)
-        hard = (one for one in inputs if not any(one.belongs_to(name) for name in listed))
+        hard = (one for one in manifest.upstream() if not any(one.belongs_to(name) for name in listed))
         broken = (self.lake.broken_lineage(one, present, known) for one in hard)
         return next((f"waits for {sentence}" for sentence in broken if sentence), "")
 

@@ -137,10 +137,9 @@ def following(lake: Lake, planned: list[Planned], roots: set[ArtefactId]) -> set
     """Return the artefacts that were made from `roots`, directly or not, with the roots; what lists them counts too."""
     found = {*roots}
     for p in planned:
-        manifest = lake.manifest(p.artefact)
-        if manifest is not None:
-            inputs = {ArtefactId(*key.split("@", 1)) for key in manifest.inputs}
-            if inputs & found or any(one.belongs_to(name) for name in manifest.listings() for one in found):
+        if (manifest := lake.manifest(p.artefact)) is not None:
+            listed = manifest.listings()
+            if found & manifest.upstream().keys() or any(one.belongs_to(name) for name in listed for one in found):
                 found.add(p.artefact)
     return found
 

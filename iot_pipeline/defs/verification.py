@@ -5,7 +5,7 @@ from pathlib import Path
 
 from iot_pipeline.defs.reads import present_value
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.store import ArtefactId, Lake, Manifest
+from iot_pipeline.lake.store import Lake, Manifest
 from iot_pipeline.lake.verdict import keep_verdict
 from iot_pipeline.lake.verify import Verification, verify
 from iot_pipeline.lineage.report_check import REPORT, check_report
@@ -50,7 +50,7 @@ def _compare_report(lake: Lake, found: Verification, versions: Mapping[str, str]
     manifest = lake.manifest(REPORT)
     if manifest is None:
         return
-    made_of = {str(ArtefactId(*key.split("@", 1))) for key in manifest.inputs}
+    made_of = {*map(str, manifest.upstream())}
     reasons = [str(one) for one in found.mismatches if one.artefact in made_of or one.file.startswith("input ")]
     if reasons:
         found.notes.append(f"figures of the report were not compared with their files, of which {reasons[0]}")

@@ -34,6 +34,11 @@ class ArtefactId:
         """Key of an input in a manifest: `asset@partition`."""
         return f"{self.asset}@{self.partition}"
 
+    @classmethod
+    def of_input(cls, key: str) -> ArtefactId:
+        """Read the key of an input."""
+        return cls(*key.split("@", 1))
+
     @property
     def file_name(self) -> str:
         """File name of this artefact's lock and cache files: `lora_checkpoint_10K@2027-original`."""
@@ -67,6 +72,10 @@ class Manifest:
     summary: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
+
+    def upstream(self) -> dict[ArtefactId, str]:
+        """Return the data version of each input."""
+        return {ArtefactId.of_input(key): version for key, version in self.inputs.items()}
 
     def failed_blocking(self) -> list[str]:
         """Return the names of blocking checks that did not pass."""

@@ -278,8 +278,7 @@ class Lake:
                     reasons += to_come.get(other, [f"{name} changed"])
             elif present(name) != value:
                 reasons.append(f"{name} changed")
-        for key, version in manifest.inputs.items():
-            upstream = ArtefactId(*key.split("@", 1))
+        for upstream, version in manifest.upstream().items():
             if upstream in ahead:
                 reasons += ahead[upstream]
             elif (made := self.manifest(upstream)) is None or made.data_version != version:
@@ -301,8 +300,7 @@ class Lake:
             elif reasons := self.stale_reasons(artefact, manifest.code_version, present):
                 known[artefact] = f"{artefact}: {reasons[0]}"
             else:
-                upstream = (ArtefactId(*key.split("@", 1)) for key in manifest.inputs)
-                broken = (self.broken_lineage(other, present, known) for other in upstream)
+                broken = (self.broken_lineage(other, present, known) for other in manifest.upstream())
                 known[artefact] = next(filter(None, broken), "")
         return known[artefact]
 

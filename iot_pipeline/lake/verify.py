@@ -153,8 +153,7 @@ def _snapshot_mismatches(folder: Path, names: list[str]) -> list[Mismatch]:
 def _input_mismatches(artefact: ArtefactId, manifest: Manifest, made: dict[ArtefactId, Manifest]) -> list[Mismatch]:
     """List the inputs whose version differs from the one the artefact was built from."""
     found = []
-    for key, version in manifest.inputs.items():
-        upstream = ArtefactId(*key.split("@", 1))
+    for upstream, version in manifest.upstream().items():
         there = made.get(upstream)
         if there is None or there.data_version != version:
             now = f"version {there.data_version[:SHORT]}" if there else "none"

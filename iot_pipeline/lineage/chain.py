@@ -96,7 +96,7 @@ def _upstream(lake: Lake, artefacts: tuple[ArtefactId, ...]) -> Iterator[tuple[A
         if manifest is None:
             raise UserError(f"{artefact} has not been made in {lake.address}; `iot-pipeline run` makes it")
         yield artefact, manifest
-        todo += [ArtefactId(*key.split("@", 1)) for key in manifest.inputs]
+        todo += manifest.upstream()
 
 
 def _link(lake: Lake, artefact: ArtefactId, manifest: Manifest) -> Link:
@@ -115,7 +115,7 @@ def _link(lake: Lake, artefact: ArtefactId, manifest: Manifest) -> Link:
         code_version=manifest.code_version,
         made=made.isoformat(" ", "seconds"),
         files={name: {k: facts[k] for k in ("sha256", "bytes")} for name, facts in manifest.files.items()},
-        inputs={str(ArtefactId(*key.split("@", 1))): version for key, version in manifest.inputs.items()},
+        inputs={str(one): version for one, version in manifest.upstream().items()},
         settings=reads["settings"],
         outside_files=reads["outside_files"],
         seed=_seed(artefact, reads["settings"]),

@@ -87,9 +87,7 @@ def check_report(lake: Lake, same_machine: bool = True) -> ReportCheck:
 
 def facts_of(lake: Lake, manifest: Manifest) -> Facts:
     """Return the facts that a report was rendered from: those of the inputs that its manifest names."""
-    folders = {
-        artefact: lake.folder(artefact) for key in manifest.inputs if (artefact := ArtefactId(*key.split("@", 1)))
-    }
+    folders = {artefact: lake.folder(artefact) for artefact in manifest.upstream()}
     spec = load_spec(str(manifest.settings["setting dataset"]))
     return gather(folders, with_kept_classes(spec, lake.folder(ArtefactId("flows"))))
 

@@ -370,5 +370,5 @@ def _origin(key: str, manifests: Mapping[str, Json]) -> Origin:
         settings=settings,
         code_commit=record["provenance"].get("code_commit"),
         run_id=record["provenance"].get("run_id"),
-        inputs={ArtefactId(*key.split("@", 1)): version for key, version in record["inputs"].items()},
+        inputs={ArtefactId.of_input(key): version for key, version in record["inputs"].items()},
     )

@@ -25,7 +25,6 @@ from openlineage.client.transport.http import ApiKeyTokenProvider, HttpConfig, H
 
 from iot_pipeline import __version__
 from iot_pipeline.env_file import dotenv
-from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting.gather import placeless
 from iot_pipeline.sinks.making import TIMEOUT_S, Made, Making
 
@@ -57,8 +56,7 @@ class OpenLineageSink:
         """Send COMPLETE with every input, the output and the settings."""
         manifest, space = made.manifest, namespace_of(making)
         inputs = [
-            _versioned(InputDataset, space, str(ArtefactId(*key.split("@", 1))), version)
-            for key, version in manifest.inputs.items()
+            _versioned(InputDataset, space, str(upstream), version) for upstream, version in manifest.upstream().items()
         ]
         inputs += [
             _versioned(InputDataset, "file", str(placeless(name.removeprefix("file "))), str(version))
@@ -114,7 +112,7 @@ def _versioned(kind: Any, namespace: str, name: str, version: str) -> Any:
 
 def _columns(made: Made, namespace: str) -> dict[str, Any]:
     """Return the facets of a table's columns: names with types, and the input columns that each is made from."""
-    inputs = [ArtefactId(*key.split("@", 1)) for key in made.manifest.inputs]
+    inputs = [*made.manifest.upstream()]
     found: dict[str, Any] = {}
     if made.columns:
         fields = [schema_dataset.SchemaDatasetFacetFields(name=name, type=kind) for name, kind in made.columns]
