@@ -28,6 +28,16 @@ class Reader(Protocol):
         """Return the folder of an artefact."""
 
 
+def flows_of(step: Reader) -> Path:
+    """Return the file of the accepted rows."""
+    return step.input("flows") / "flows.parquet"
+
+
+def order_of(step: Reader) -> Path:
+    """Return the file of the train pool in its order."""
+    return step.input("training_order") / "order.parquet"
+
+
 def records_of(step: Reader) -> Path:
     """Return the file of the evaluation split."""
     return step.input("evaluation_split") / "records.parquet"
@@ -64,9 +74,9 @@ def writer_of(step: Reader) -> FlowTextWriter:
 
 def labelled_rows(step: Reader, stage: str) -> pd.DataFrame:
     """Return the training rows of a stage with features and labels, exactly the student's."""
-    order = step.input("training_order") / "order.parquet"
+    order = order_of(step)
     _, stop, _ = stage_rows(stage, pool_size(order))
-    return training_rows(step.input("flows") / "flows.parquet", order, 0, stop)
+    return training_rows(flows_of(step), order, 0, stop)
 
 
 def probabilities_of(step: Reader, stage: str) -> Path:

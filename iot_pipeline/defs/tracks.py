@@ -7,7 +7,7 @@ from iot_pipeline.augmentation.plan import FlowRequest, TrackConfig, TrackPlan
 from iot_pipeline.augmentation.prompts import PromptFile, load_prompt
 from iot_pipeline.augmentation.variation import Variation, VariationConfig, fit_varier
 from iot_pipeline.augmentation.zero_shot import sample_groups, zero_shot_request
-from iot_pipeline.defs.inputs import Reader, records_of, texts_of, writer_of
+from iot_pipeline.defs.inputs import Reader, flows_of, order_of, records_of, texts_of, writer_of
 from iot_pipeline.flows.dataset import Rows, ordered_rows, pool_size, sampled_rows, side_texts
 from iot_pipeline.flows.split import stage_rows
 from iot_pipeline.teacher_factory import as_objects
@@ -20,7 +20,7 @@ def prompt_of(step: Reader, track: str) -> PromptFile:
 
 def increment(step: Reader, stage: str) -> tuple[Rows, int | None]:
     """Return the rows that a stage adds, and the size of the train pool if it is smaller than the stage."""
-    order = step.input("training_order") / "order.parquet"
+    order = order_of(step)
     start, stop, requested = stage_rows(stage, pool_size(order))
     return ordered_rows(order, start, stop), stop if requested and stop < requested else None
 
@@ -62,7 +62,7 @@ def track_plan(
     if originals is not None:
         plan.answers = read_answers(originals)
     if track == "feature_varied":
-        plan.flows = step.input("flows") / "flows.parquet"
+        plan.flows = flows_of(step)
         teacher = step.settings.teacher
         config = VariationConfig(
             Variation(teacher.variation), teacher.variation_min_p, teacher.seed, step.settings.data.source == "simulate"

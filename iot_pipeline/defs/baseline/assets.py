@@ -12,7 +12,7 @@ from iot_pipeline.baseline.majority import run_majority
 from iot_pipeline.baseline.nearest import run_nearest
 from iot_pipeline.baseline.result import BaselineResult
 from iot_pipeline.baseline.row_split import run_row_split
-from iot_pipeline.defs.inputs import labelled_rows, printed_spec
+from iot_pipeline.defs.inputs import flows_of, labelled_rows, printed_spec, records_of
 from iot_pipeline.defs.partitions import baseline_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.evaluate import align, evaluate_predictions
@@ -49,7 +49,7 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
 
 def data(step: Step) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Return the stage's training rows, exactly the student's, and the distinct flows of calibration and test side."""
-    flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
+    flows, records = flows_of(step), records_of(step)
     train = labelled_rows(step, step.artefact.partition)
     return train, {side: distinct_flows(flows, records, side) for side in ("calibration", "test")}
 
@@ -72,7 +72,7 @@ def measure_row_split(step: Step, names: list[str], classes: list[str]) -> None:
 
     Costs one more training on the whole table, so it is done once, beside the whole train pool.
     """
-    rows = pd.read_parquet(step.input("flows") / "flows.parquet", columns=["flow_group", *names, "label"])
+    rows = pd.read_parquet(flows_of(step), columns=["flow_group", *names, "label"])
     found, timings = run_row_split(rows, names, classes, configurations(step)[0], step.log)
     step.json("row_split.json", found)
     step.json("timing_row_split.json", timings, volatile=True)
@@ -81,7 +81,7 @@ def measure_row_split(step: Step, names: list[str], classes: list[str]) -> None:
 
 def score(step: Step, result: BaselineResult) -> None:
     """Calibrate and evaluate one baseline; write calibrated predictions and metrics under its name."""
-    records = step.input("evaluation_split") / "records.parquet"
+    records = records_of(step)
     classes, seed = step.spec.classes, step.settings.data.seed
     calibration = read_side(side_records(records, "calibration"), classes)
     fitted = fit_temperature(calibration, align(calibration, result.group_ids, result.log_probs))

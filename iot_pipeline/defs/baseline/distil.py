@@ -8,7 +8,7 @@ import pandas as pd
 from iot_pipeline.baseline.automl import run_automl
 from iot_pipeline.baseline.distil import cross_fitted, pseudo_labelled
 from iot_pipeline.defs.baseline.assets import configurations, data, score
-from iot_pipeline.defs.inputs import PROBABILITIES, labelled_rows, probabilities_of, records_of
+from iot_pipeline.defs.inputs import PROBABILITIES, flows_of, labelled_rows, probabilities_of, records_of
 from iot_pipeline.defs.partitions import baseline_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.predictions import read_predictions, write_predictions
@@ -62,4 +62,4 @@ def pseudo_label_baseline(context: dg.AssetExecutionContext, lake: LakeResource)
 
 def train_pool(step: Step) -> pd.DataFrame:
     """Return the distinct flows of the train side, without their labels."""
-    return distinct_flows(step.input("flows") / "flows.parquet", records_of(step), "train")
+    return distinct_flows(flows_of(step), records_of(step), "train")

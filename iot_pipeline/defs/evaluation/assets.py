@@ -119,7 +119,7 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
     def metrics(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         with lake.step(context) as step:
             classes, seed = step.spec.classes, step.settings.data.seed
-            records = step.input("evaluation_split") / "records.parquet"
+            records = records_of(step)
             scored, seconds = sides_scored(step, stage)
             scores = scored.scores
             calibration = read_side(side_records(records, "calibration"), classes)
@@ -148,7 +148,7 @@ def eval_metrics(stage: str) -> dg.AssetsDefinition:
 
 def sets_of(step: Step, scores: dict[str, tuple[list[str], np.ndarray]]) -> dict[str, Any]:
     """Fit prediction sets on the calibration side, and measure them on the test side."""
-    records, classes = step.input("evaluation_split") / "records.parquet", step.spec.classes
+    records, classes = records_of(step), step.spec.classes
     sides = {name: read_side(side_records(records, name), classes) for name in ("calibration", "test")}
     thresholds = fit_thresholds(sides["calibration"], align(sides["calibration"], *scores["calibration"]))
     return measure_sets(sides["test"], align(sides["test"], *scores["test"]), thresholds)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from iot_pipeline.augmentation.answers import parse_answer
 from iot_pipeline.baseline.contributions import Contributions, TreePaths, explain_lightgbm, explain_tree
 from iot_pipeline.defs.evaluation.assets import explained_flows
-from iot_pipeline.defs.inputs import labelled_rows, records_of, texts_of, writer_of
+from iot_pipeline.defs.inputs import flows_of, labelled_rows, records_of, texts_of, writer_of
 from iot_pipeline.defs.partitions import stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.evaluation.free_explanations import tree_answers
@@ -53,9 +53,9 @@ def reason_baselines(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 
 def features_of(step: Step, wanted: dict[str, list[str]]) -> pd.DataFrame:
     """Return flow_group and features of some flow groups of each side, in the order given."""
-    flows = step.input("flows") / "flows.parquet"
     tables = [
-        distinct_flows(flows, records_of(step), side).set_index("flow_group").loc[of] for side, of in wanted.items()
+        distinct_flows(flows_of(step), records_of(step), side).set_index("flow_group").loc[of]
+        for side, of in wanted.items()
     ]
     return pd.concat(tables).reset_index()
 

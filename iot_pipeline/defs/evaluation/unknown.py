@@ -10,7 +10,7 @@ import pandas as pd
 from iot_pipeline.baseline.automl import AutoMLConfig, run_automl
 from iot_pipeline.baseline.lightgbm import run_lightgbm
 from iot_pipeline.defs.evaluation.unknown_students import Without, students_without
-from iot_pipeline.defs.inputs import labelled_rows, records_of
+from iot_pipeline.defs.inputs import flows_of, labelled_rows, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource
 from iot_pipeline.evaluation.predictions import read_predictions, write_predictions
@@ -42,7 +42,7 @@ def unknown_detection(stage: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource
     ) -> dg.MaterializeResult:
         with lake.step(context) as step:
-            rows, sides = labelled_rows(step, stage), flows_of(step)
+            rows, sides = labelled_rows(step, stage), flows_by_side(step)
             by_class, values = dict[str, Any](), dict[str, Values]()
             for without in students_without(step, trainer, stage):
                 if (found := judge(step, without, rows, sides)) is not None:
@@ -55,9 +55,9 @@ def unknown_detection(stage: str) -> dg.AssetsDefinition:
     return cast(dg.AssetsDefinition, unknown)
 
 
-def flows_of(step: Step) -> dict[str, Flows]:
+def flows_by_side(step: Step) -> dict[str, Flows]:
     """Return the distinct flows of each evaluation side with features and labels."""
-    flows, classes = step.input("flows") / "flows.parquet", step.spec.classes
+    flows, classes = flows_of(step), step.spec.classes
     return {
         side: Flows.of(distinct_flows(flows, records_of(step), side), side_records(records_of(step), side), classes)
         for side in ("validation", "calibration", "test")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from iot_pipeline.defs.inputs import labelled_rows, records_of
+from iot_pipeline.defs.inputs import flows_of, labelled_rows, records_of
 from iot_pipeline.defs.recording import Step
 from iot_pipeline.evaluation.unknown.choice import choose_score
 from iot_pipeline.evaluation.unknown.detector import Unknown, choose_reference, false_alarms
@@ -44,7 +44,7 @@ def reference_flows(step: Step, stage: str) -> pd.DataFrame:
 
 def side_flows(step: Step, side: str) -> tuple[pd.DataFrame, list[set[str]]]:
     """Return the distinct flows of a side with their features, and the labels that each has."""
-    table = distinct_flows(step.input("flows") / "flows.parquet", records_of(step), side)
+    table = distinct_flows(flows_of(step), records_of(step), side)
     labels = side_records(records_of(step), side).groupby("flow_group")["label"].agg(set)
     return table, labels.loc[table["flow_group"]].tolist()
 

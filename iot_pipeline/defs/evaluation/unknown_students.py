@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from iot_pipeline.defs.inputs import base_location, labelled_rows, records_of
+from iot_pipeline.defs.inputs import base_location, flows_of, labelled_rows, records_of
 from iot_pipeline.defs.recipe import recipe_of
 from iot_pipeline.defs.recording import Step
 from iot_pipeline.defs.resources import TrainerResource, opened_student, work_folder
@@ -73,8 +73,7 @@ def classes_of(step: Step) -> list[str]:
 
 def sides_of(step: Step) -> dict[str, pd.DataFrame]:
     """Return the distinct flows of each evaluation side."""
-    flows = step.input("flows") / "flows.parquet"
-    return {side: distinct_flows(flows, records_of(step), side) for side in SIDES}
+    return {side: distinct_flows(flows_of(step), records_of(step), side) for side in SIDES}
 
 
 def study_folder(step: Step, stage: str) -> Path:
@@ -101,7 +100,7 @@ def make(step: Step, trainer: TrainerResource, left: LeftOut, rows: pd.DataFrame
         rows: Training rows of the stage.
         folder: Work folder of the class.
     """
-    files = step.input("flows") / "flows.parquet", records_of(step)
+    files = flows_of(step), records_of(step)
     texts = texts_without(left, step.spec, step.settings.data.serialisation, files, folder)
     questions = questions_of(left, texts["train"], rows, step.settings.student.tasks, step.settings.data.seed)
     write_json(folder / FACTS, trained(step, trainer, left, questions, folder))

@@ -3,7 +3,7 @@
 import dagster as dg
 import pyarrow as pa
 
-from iot_pipeline.defs.inputs import told_spec
+from iot_pipeline.defs.inputs import flows_of, records_of, told_spec
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.lake.atomic import write_table, write_text
 from iot_pipeline.quality.conflicts import label_conflicts as find_conflicts
@@ -19,7 +19,7 @@ from iot_pipeline.reporting import figures, figures_data
 def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Duplicate rows by feature values and by flow text: overall and by class, next to the published shares."""
     with lake.step(context) as step:
-        report = count_duplicates(step.input("flows") / "flows.parquet", step.spec)
+        report = count_duplicates(flows_of(step), step.spec)
         step.json("dedup_report.json", report)
         for kind in ("raw", "text"):
             counts = ("duplicate_share", "distinct")
@@ -33,7 +33,7 @@ def dedup_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
 def label_conflicts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Identical flows with different labels: the confused classes, and the accuracy ceiling for any model."""
     with lake.step(context) as step:
-        report = find_conflicts(step.input("flows") / "flows.parquet", step.spec)
+        report = find_conflicts(flows_of(step), step.spec)
         step.json("label_conflicts.json", report)
         step.summarise(**{f"ceiling_{view}": value for view, value in report["ceilings"].items() if value is not None})
         step.table("pairs", report["pairs"])
@@ -45,7 +45,7 @@ def label_conflicts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
 def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Disagreements of the published counts with the rows found, and with each other."""
     with lake.step(context) as step:
-        report = find_mismatches(step.input("flows") / "flows.parquet", told_spec(step))
+        report = find_mismatches(flows_of(step), told_spec(step))
         step.json("dataset_mismatch.json", report)
         step.summarise(checked=report["checked"], findings=len(report["findings"]))
         step.table("findings", report["findings"])
@@ -57,7 +57,7 @@ def dataset_mismatch(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Profile of each feature in each class: quantiles, zero variance, outliers and recovered scale."""
     with lake.step(context) as step:
-        report, table = profile_flows(step.input("flows") / "flows.parquet", told_spec(step))
+        report, table = profile_flows(flows_of(step), told_spec(step))
         step.json("flow_profile.json", report)
         write_table(step.folder / "flow_profile.parquet", pa.Table.from_pandas(table, preserve_index=False))
         constant = sorted({feature for features in report["zero_variance"].values() for feature in features})
@@ -75,7 +75,7 @@ def flow_profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
 def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Readable rules for each class, learned on the train pool; coverage and precision are of the test side."""
     with lake.step(context) as step:
-        flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
+        flows, records = flows_of(step), records_of(step)
         report = learn_patterns(flows, records, told_spec(step), seed=step.settings.data.seed)
         step.json("attack_patterns.json", report)
         step.metadata["guide"] = dg.MetadataValue.md(report["guide"])
@@ -90,9 +90,7 @@ def attack_patterns(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
 def sample_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Seeded sample rows of each class side by side, scaled and raw; the features that differ most are marked."""
     with lake.step(context) as step:
-        report, table = compare_samples(
-            step.input("flows") / "flows.parquet", told_spec(step), seed=step.settings.data.seed
-        )
+        report, table = compare_samples(flows_of(step), told_spec(step), seed=step.settings.data.seed)
         step.json("sample_comparison.json", report)
         write_table(step.folder / "sample_comparison.parquet", pa.Table.from_pandas(table, preserve_index=False))
         step.summarise(marked=", ".join(report["marked"]))

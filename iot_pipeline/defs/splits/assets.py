@@ -8,7 +8,7 @@ import dagster as dg
 
 from iot_pipeline.defs.checks import check_spec
 from iot_pipeline.defs.column_lineage import order_columns, split_columns, texts_columns
-from iot_pipeline.defs.inputs import dropped_of, printed_spec, records_of
+from iot_pipeline.defs.inputs import dropped_of, flows_of, order_of, printed_spec, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.flows.dataset import count_split_texts
 from iot_pipeline.flows.publisher import TEST_ROWS
@@ -82,8 +82,7 @@ def side_rows(report: SplitReport) -> list[dict[str, Any]]:
 def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Train pool, validation, calibration and test side: split by flow group, stratified by class and seeded."""
     with lake.step(context) as step:
-        flows = step.input("flows") / "flows.parquet"
-        records = step.folder / "records.parquet"
+        flows, records = flows_of(step), step.folder / "records.parquet"
         report, dropped = make_split(step, flows, records)
         seed = step.settings.data.split_seed
         verdict = measure_leakage(flows, records, step.spec, seed, with_model=False, dropped=dropped)
@@ -107,7 +106,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Seeded, class-stratified order of the train pool: each stage is a prefix of it, the same in every track."""
     with lake.step(context) as step:
-        flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
+        flows, records = flows_of(step), records_of(step)
         made, seed, order = step.folder / "order.parquet", step.settings.data.split_seed, step.settings.data.order
         report = order_training(flows, records, made, seed=seed, order=order)
         step.json("order.json", asdict(report))
@@ -127,13 +126,13 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 def flow_texts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Text of every distinct flow, as teacher and student see it, and the writer for flows outside the table."""
     with lake.step(context) as step:
-        flows, records = step.input("flows") / "flows.parquet", records_of(step)
+        flows, records = flows_of(step), records_of(step)
         texts = step.folder / "texts.parquet"
         spec = printed_spec(step)
         writer = FlowTextWriter(spec, step.settings.data.serialisation, fit_ranks(spec, flows, records))
         writer.save(step.folder)
         step.summarise(rows=writer.write_texts(flows, records, texts), serialisation=writer.serialisation)
-        wrong = count_split_texts(texts, records, step.input("training_order") / "order.parquet")
+        wrong = count_split_texts(texts, records, order_of(step))
         step.check("texts_are_complete_and_apart", not any(wrong.values()), **wrong)
         step.preview("texts.parquet", texts_columns(spec))
     return step.result()
@@ -143,10 +142,9 @@ def flow_texts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mate
 def leakage_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Leakage of this split next to a row-wise 80:20 split: shared prompts, their effect, near-duplicates."""
     with lake.step(context) as step:
-        flows, records = step.input("flows") / "flows.parquet", step.input("evaluation_split") / "records.parquet"
-        report = measure_leakage(
-            flows, records, step.spec, seed=step.settings.data.split_seed, dropped=dropped_of(step)
-        )
+        flows, records = flows_of(step), records_of(step)
+        seed = step.settings.data.split_seed
+        report = measure_leakage(flows, records, step.spec, seed=seed, dropped=dropped_of(step))
         near = report["near_duplicates"] = near_duplicates(flows, records, printed_spec(step))
         step.json("leakage.json", report)
         step.summarise(known_leak=report["known_leak"] or "none")

@@ -12,7 +12,7 @@ from typing import Any, cast
 import dagster as dg
 
 from iot_pipeline.defs.checks import check_spec
-from iot_pipeline.defs.inputs import base_location, records_of, texts_of
+from iot_pipeline.defs.inputs import base_location, order_of, records_of, texts_of
 from iot_pipeline.defs.partitions import (
     increments_dep,
     probabilities_deps,
@@ -161,7 +161,7 @@ def pool_texts(step: Step) -> tuple[list[str], dict[str, Any]]:
         texts = side_texts(texts_of(step), records_of(step), "train")["text"].tolist()
         rows = int(side_records(records_of(step), "train")["rows"].sum())
     else:
-        order = step.input("training_order") / "order.parquet"
+        order = order_of(step)
         _, rows, _ = stage_rows(pool, pool_size(order))
         texts = stage_texts(texts_of(step), order, rows)["text"].tolist()
     return texts, {"pool": pool, "pool_rows": rows, "pool_flows": len(texts)}

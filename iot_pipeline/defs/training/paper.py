@@ -18,7 +18,7 @@ from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.join import join
 from iot_pipeline.augmentation.paper_variation import size_paper_variation
 from iot_pipeline.augmentation.plan import TrackPlan
-from iot_pipeline.defs.inputs import base_location, records_of, texts_of, writer_of
+from iot_pipeline.defs.inputs import base_location, order_of, records_of, texts_of, writer_of
 from iot_pipeline.defs.partitions import prompt_dep
 from iot_pipeline.defs.recipe import recipe_of
 from iot_pipeline.defs.recording import LakeResource, Step
@@ -163,7 +163,7 @@ def held_in(step: Step) -> tuple[list[dict[str, Any]], list[bool]]:
 
 def long_answers(step: Step, teacher: TeacherResource) -> list[dict[str, Any]]:
     """Ask for explanations of the prior work's length, with the class at the end, and return chat rows."""
-    rows = ordered_rows(step.input("training_order") / "order.parquet", 0, LONG_ANSWERS)
+    rows = ordered_rows(order_of(step), 0, LONG_ANSWERS)
     config = replace(track_config(step), words=step.settings.evaluation.audit_words, order="explanation_first")
     with TemporaryDirectory() as folder, teacher.open(step) as engine:
         out = Path(folder)
