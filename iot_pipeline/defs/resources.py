@@ -1,6 +1,7 @@
 """Dagster resources: lake, teacher, trainer. The settings choose the implementation behind each interface."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -232,12 +233,17 @@ class TrainerResource(dg.ConfigurableResource):
             time.sleep(0.5)
 
 
-def work_folder(step: Step, fingerprint: str) -> Path:
-    """Create the work folder of a configuration, which survives a kill; delete those of other configurations.
+def work_folder(step: Step, *decides: Any) -> Path:
+    """Create the work folder of an artefact, which survives a kill, and delete those that something else decided.
 
     With a lake in a bucket it also survives the loss of this host: it is uploaded, and another one goes on with it.
+
+    Args:
+        step: Step of the artefact.
+        decides: Values that decide what is made there: the folder is found again only while they are equal.
     """
-    folder = work_of(step) / fingerprint
+    named = json.dumps(decides, sort_keys=True, default=str)
+    folder = work_of(step) / hashlib.sha256(named.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     for other in {*folder.parent.iterdir()} - {folder}:
         shutil.rmtree(other)

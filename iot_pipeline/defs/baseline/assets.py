@@ -30,7 +30,7 @@ from iot_pipeline.vocabulary import STAGES
 def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """AutoGluon, LightGBM, 1-NN, hash lookup and majority class on the stage's rows (`ALL`: the train pool), scored."""
     with lake.step(context) as step:
-        train, sides = data(step)
+        train, sides = rows_and_sides(step)
         both = pd.concat(sides.values(), ignore_index=True)
         names, classes, seed = step.spec.feature_names, step.spec.classes, step.settings.data.seed
         step.summarise(rows=len(train))
@@ -47,7 +47,7 @@ def automl_baseline(context: dg.AssetExecutionContext, lake: LakeResource) -> dg
     return step.result()
 
 
-def data(step: Step) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+def rows_and_sides(step: Step) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Return the stage's training rows, exactly the student's, and the distinct flows of calibration and test side."""
     flows, records = flows_of(step), records_of(step)
     train = labelled_rows(step, step.artefact.partition)

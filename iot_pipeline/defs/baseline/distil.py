@@ -7,7 +7,7 @@ import pandas as pd
 
 from iot_pipeline.baseline.automl import run_automl
 from iot_pipeline.baseline.distil import cross_fitted, pseudo_labelled
-from iot_pipeline.defs.baseline.assets import configurations, data, score
+from iot_pipeline.defs.baseline.assets import configurations, rows_and_sides, score
 from iot_pipeline.defs.inputs import PROBABILITIES, flows_of, labelled_rows, probabilities_of, records_of
 from iot_pipeline.defs.partitions import baseline_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
@@ -49,7 +49,7 @@ def pseudo_label_baseline(context: dg.AssetExecutionContext, lake: LakeResource)
     It read exactly what the distilled student reads, so the two compare fairly.
     """
     with lake.step(context) as step:
-        train, sides = data(step)
+        train, sides = rows_and_sides(step)
         pool, names, classes = train_pool(step), step.spec.feature_names, step.spec.classes
         found = read_predictions(probabilities_of(step, step.artefact.partition), classes)
         rows = pseudo_labelled(train, pool, found, classes)

@@ -39,8 +39,7 @@ def scored_on_ray(step: Step, adapter: Path | None, questions: Questions) -> tup
         raise UserError("a flow group is in two parts of the evaluation: `iot-pipeline verify` tells which file is bad")
     versions = hashlib.sha256(json.dumps(step.data_versions, sort_keys=True).encode()).hexdigest()
     work = ScoreLabels(Opening(base_location(step), adapter, REFERENCE), tuple(step.spec.classes), versions, True)
-    decides = json.dumps([dict(work.key), rows], sort_keys=True)
-    folder = work_folder(step, f"ray-{hashlib.sha256(decides.encode()).hexdigest()[:16]}")
+    folder = work_folder(step, dict(work.key), rows)
     write_table(folder / "questions.parquet", pa.table({GROUP: list(rows), "prompt": list(rows.values())}))
     with replicas(step) as pool:
         found = Scores.of(run_blocks(folder / "questions.parquet", folder / "scores", work, pool, step.log))

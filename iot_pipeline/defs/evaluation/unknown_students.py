@@ -79,15 +79,15 @@ def sides_of(step: Step) -> dict[str, pd.DataFrame]:
 def study_folder(step: Step, stage: str) -> Path:
     """Return the work folder of the students, named by all that decides them, so that a change makes them anew."""
     student, settings = step.settings.student, step.settings
-    decides = [
+    return work_folder(
+        step,
         stage,
         {name: step.data_versions[name] for name in sorted(step.data_versions)},
         recipe_of(step, settings.seeds[0]) | dict.fromkeys(RunSettings.model_fields),
         [student.class_power, student.max_length, student.tasks, settings.data.serialisation, settings.data.seed],
         settings.evaluation.unknown_steps,
         [code_version(module) for module in MADE_BY],
-    ]
-    return work_folder(step, hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16])
+    )
 
 
 def make(step: Step, trainer: TrainerResource, left: LeftOut, rows: pd.DataFrame, folder: Path) -> None:

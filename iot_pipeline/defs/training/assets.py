@@ -21,7 +21,7 @@ from iot_pipeline.defs.partitions import (
     tensors_dep,
     trained_arms,
 )
-from iot_pipeline.defs.recipe import recipe_of
+from iot_pipeline.defs.recipe import config_in_work_folder, recipe_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TrainerResource, clear_work, work_folder
 from iot_pipeline.defs.training.class_rows import write_class_rows
@@ -195,7 +195,7 @@ def built_base(step: Step, trainer: TrainerResource, config: BaseConfig) -> Path
 def base_config(step: Step, texts: list[str], processes: int) -> BaseConfig:
     """Return the tiny base's config from the settings; its texts are written to the work folder."""
     chosen = step.settings
-    out = work_folder(step, "base")
+    out = work_folder(step, step.data_versions)
     write_json(out / "texts.json", texts)
     return BaseConfig(
         dataset=chosen.data.dataset,
@@ -319,7 +319,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
 
 
 def train_config(step: Step, stage: str, trained: Trained, previous: str | None) -> TrainConfig:
-    """Return the training config from settings and lake; `out` is named by a hash of what steers the training.
+    """Return the training config from settings and lake.
 
     Args:
         step: The step of the checkpoint.
@@ -334,10 +334,7 @@ def train_config(step: Step, stage: str, trained: Trained, previous: str | None)
         **tensor_files(step, tensors),
         "warm_start": step.input(staged("lora_checkpoint", warm), trained.key) if warm else None,
     }
-    config = TrainConfig(**values, out=step.lake.root)
-    # Only what a checkpoint must agree with: another number of threads or rows a pass must find it again.
-    named = json.dumps([step.data_versions, config.steering()], sort_keys=True)
-    return config.model_copy(update={"out": work_folder(step, hashlib.sha256(named.encode()).hexdigest()[:16])})
+    return config_in_work_folder(step, values)
 
 
 def tensor_files(step: Step, tensors: Path) -> dict[str, Path | None]:

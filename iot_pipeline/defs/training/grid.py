@@ -1,6 +1,5 @@
 """Off-diagonal students of the data-by-steps grid: one stage's rows for as many tokens as another stage's student."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,9 +11,9 @@ import numpy as np
 from iot_pipeline.defs.checks import check_spec
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of
 from iot_pipeline.defs.partitions import budget_dep, grid_partitions, tensors_of_dep
-from iot_pipeline.defs.recipe import recipe_of
+from iot_pipeline.defs.recipe import config_in_work_folder, recipe_of
 from iot_pipeline.defs.recording import LakeResource, Step
-from iot_pipeline.defs.resources import TrainerResource, clear_work, opened_student, work_folder
+from iot_pipeline.defs.resources import TrainerResource, clear_work, opened_student
 from iot_pipeline.defs.training.assets import COMMON, tensor_files
 from iot_pipeline.evaluation.evaluate import evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
@@ -82,12 +81,8 @@ def grid_config(step: Step, stage: str) -> tuple[TrainConfig, dict[str, Any]]:
         "patience": None,
         "epochs": budget / stats["tokens"] + 1,  # class rows cost tokens too, so this is enough
     }
-    values: dict[str, Any] = (
-        recipe_of(step, int(seed)) | ends | tensor_files(step, tensors) | {"base": base_location(step)}
-    )
-    config = TrainConfig(**values, out=step.lake.root)
-    named = json.dumps([step.data_versions, config.steering()], sort_keys=True)
-    out = work_folder(step, hashlib.sha256(named.encode()).hexdigest()[:16])
+    files = tensor_files(step, tensors) | {"base": base_location(step)}
+    config = config_in_work_folder(step, recipe_of(step, int(seed)) | ends | files)
     classed = json.loads((tensors / "class_rows.json").read_text())["class_row_longest"] if config.class_rows else 0
     cell = {
         "longest_class_row": classed,
@@ -97,7 +92,7 @@ def grid_config(step: Step, stage: str) -> tuple[TrainConfig, dict[str, Any]]:
         "longest_row": stats["longest"],
         "budget": budget,
     }
-    return config.model_copy(update={"out": out}), cell
+    return config, cell
 
 
 def score(step: Step, adapter: Path) -> dict[str, Any]:

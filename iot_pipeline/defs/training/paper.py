@@ -1,7 +1,5 @@
 """Training protocols of the prior work and of this project on the same rows: the effect of the old recipe, measured."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import islice, pairwise
@@ -85,7 +83,7 @@ def paper_protocol(
     """Audit of the prior work's training recipe: supervised tokens and accuracy, next to ours on the same few rows."""
     with lake.step(context) as step:
         train, seen = held_in(step)
-        work, named = work_folder(step, fingerprint(step)), step.settings.evaluation.audit_tokenizer
+        work, named = work_folder(step, step.data_versions), step.settings.evaluation.audit_tokenizer
         if named:
             check_tokenizer(named)
         cutting = load_tokenizer(named or base_location(step))
@@ -179,11 +177,6 @@ def reordered(rows: list[dict[str, Any]], order: str) -> list[dict[str, Any]]:
         {"messages": [user, {**answer, "content": format_answer(parse_answer(answer["content"]), order)}]}
         for user, answer in (row["messages"] for row in rows)
     ]
-
-
-def fingerprint(step: Step) -> str:
-    """Return a name for the work folder: a killed training resumes only with the same inputs."""
-    return hashlib.sha256(json.dumps(step.data_versions).encode()).hexdigest()[:16]
 
 
 def train_arms(
