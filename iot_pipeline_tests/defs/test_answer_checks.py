@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from iot_pipeline.augmentation.join import share, variations_by_class
-from iot_pipeline.defs.augmentation.assets import answered, judge
+from iot_pipeline.defs.augmentation.assets import judge
 from iot_pipeline.defs.recording import verdicts as dagster_verdicts
 from iot_pipeline.lake.store import Manifest
 
@@ -58,13 +58,6 @@ def test_a_track_of_which_nothing_could_be_varied_fails_its_check() -> None:
     ):
         assert verdicts({"a": (100, 0)}, 0.0, "feature_varied", **more)["share_varied"] is passed
     assert "share_varied" not in verdicts({"a": (100, 0)}, 0.0)
-
-
-def test_only_the_quarantine_rate_blocks() -> None:
-    assert {spec.name: spec.blocking for spec in answered("original")} == {
-        "quarantine_rate": True, "yield_by_class": False, "near_copies": False
-    }  # fmt: skip
-    assert {spec.name: spec.blocking for spec in answered("feature_varied")}["share_varied"] is False
 
 
 def test_a_blocked_track_tells_its_reasons_with_counts_and_an_example() -> None:

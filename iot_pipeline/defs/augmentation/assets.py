@@ -11,7 +11,7 @@ import dagster as dg
 from iot_pipeline.augmentation.ask import ask
 from iot_pipeline.augmentation.join import TrackResult, join
 from iot_pipeline.augmentation.plan import TrackPlan
-from iot_pipeline.defs.checks import check_spec
+from iot_pipeline.defs.checks import check_specs
 from iot_pipeline.defs.column_lineage import answers_columns
 from iot_pipeline.defs.partitions import prompt_dep, stage_partitions
 from iot_pipeline.defs.recording import LakeResource, Step
@@ -29,14 +29,7 @@ ASK_AGAIN = "mend the cause; `iot-pipeline teacher retry` has quarantined ones a
 
 # Below half, most repeat rows hold the original's features, and the name of the track says what is not so.
 LEAST_VARIED = 0.5
-
-
-def answered(asset: str, partitions: dg.PartitionsDefinition | None = stage_partitions) -> list[dg.AssetCheckSpec]:
-    """Return the checks of a track's answers; the quarantine rate blocks training, the others warn."""
-    names = ["quarantine_rate", "yield_by_class", "near_copies", *["share_varied"] * (asset == "feature_varied")]
-    return [
-        check_spec(name, asset=asset, blocking=name == "quarantine_rate", partitions_def=partitions) for name in names
-    ]
+ANSWERED = ("quarantine_rate", "yield_by_class", "near_copies")  # checks of all answers
 
 
 def make_track(step: Step, teacher: TeacherResource, track: str) -> None:
@@ -124,7 +117,10 @@ def is_poor(row: dict[str, Any], limit: float) -> bool:
 
 
 @dg.asset(
-    **COMMON, partitions_def=stage_partitions, deps=[*DATA, prompt_dep("original")], check_specs=answered("original")
+    **COMMON,
+    partitions_def=stage_partitions,
+    deps=[*DATA, prompt_dep("original")],
+    check_specs=check_specs("original", *ANSWERED, partitions=stage_partitions),
 )
 def original(context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource) -> dg.MaterializeResult:
     """Original track: one explanation for each flow group and label of the stage's increment, shared by its rows."""
@@ -136,7 +132,7 @@ def original(context: dg.AssetExecutionContext, lake: LakeResource, teacher: Tea
 @dg.asset(
     **COMMON,
     deps=["flow_texts", "evaluation_split", prompt_dep("original")],
-    check_specs=answered("validation_answers", None),
+    check_specs=check_specs("validation_answers", *ANSWERED),
 )
 def validation_answers(
     context: dg.AssetExecutionContext, lake: LakeResource, teacher: TeacherResource
@@ -151,7 +147,7 @@ def validation_answers(
 @dg.asset(
     **COMMON,
     partitions_def=stage_partitions,
-    check_specs=answered("paraphrased"),
+    check_specs=check_specs("paraphrased", *ANSWERED, partitions=stage_partitions),
     deps=[*DATA, prompt_dep("paraphrased"), "original"],
 )
 def paraphrased(
@@ -166,7 +162,7 @@ def paraphrased(
 @dg.asset(
     **COMMON,
     partitions_def=stage_partitions,
-    check_specs=answered("feature_varied"),
+    check_specs=check_specs("feature_varied", *ANSWERED, "share_varied", partitions=stage_partitions),
     deps=[*DATA, "flows", "evaluation_split", prompt_dep("feature_varied"), "original"],
 )
 def feature_varied(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from iot_pipeline.defs.checks import check_spec
+from iot_pipeline.defs.checks import check_specs
 from iot_pipeline.defs.column_lineage import column_meanings, flows_columns
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.errors import UserError
@@ -73,10 +73,7 @@ def read_files(step: Step, source: str, out: Path) -> None:
 @dg.asset(
     group_name="flows",
     deps=["raw_flows"],
-    check_specs=[
-        check_spec("every_class_has_rows", asset="flows", blocking=True),
-        check_spec("every_row_accounted_for", asset="flows", blocking=True),
-    ],
+    check_specs=check_specs("flows", "every_class_has_rows", "every_row_accounted_for"),
 )
 def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Accepted rows, each with its features, label, flow group and number within the group."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from iot_pipeline.defs.checks import check_spec
+from iot_pipeline.defs.checks import check_specs
 from iot_pipeline.defs.column_lineage import order_columns, split_columns, texts_columns
 from iot_pipeline.defs.inputs import dropped_of, flows_of, order_of, printed_spec, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
@@ -74,10 +74,7 @@ def side_rows(report: SplitReport) -> list[dict[str, Any]]:
 @dg.asset(
     group_name="splits",
     deps=["flows"],
-    check_specs=[
-        check_spec("no_group_on_two_sides", asset="evaluation_split", blocking=True),
-        check_spec("every_class_on_every_side", asset="evaluation_split"),
-    ],
+    check_specs=check_specs("evaluation_split", "no_group_on_two_sides", "every_class_on_every_side"),
 )
 def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Train pool, validation, calibration and test side: split by flow group, stratified by class and seeded."""
@@ -101,7 +98,7 @@ def evaluation_split(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 @dg.asset(
     group_name="splits",
     deps=["flows", "evaluation_split"],
-    check_specs=[check_spec("train_pool_only", asset="training_order", blocking=True)],
+    check_specs=check_specs("training_order", "train_pool_only"),
 )
 def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Seeded, class-stratified order of the train pool: each stage is a prefix of it, the same in every track."""
@@ -121,7 +118,7 @@ def training_order(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 @dg.asset(
     group_name="splits",
     deps=["flows", "evaluation_split", "training_order"],
-    check_specs=[check_spec("texts_are_complete_and_apart", asset="flow_texts", blocking=True)],
+    check_specs=check_specs("flow_texts", "texts_are_complete_and_apart"),
 )
 def flow_texts(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Text of every distinct flow, as teacher and student see it, and the writer for flows outside the table."""

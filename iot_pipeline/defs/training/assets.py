@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import dagster as dg
 
-from iot_pipeline.defs.checks import check_spec
+from iot_pipeline.defs.checks import check_specs
 from iot_pipeline.defs.inputs import base_location, order_of, records_of, texts_of
 from iot_pipeline.defs.partitions import (
     increments_dep,
@@ -70,7 +70,7 @@ TINY_LABEL = "TINY base: a small Qwen2 built here and pre-trained on unlabelled 
 @dg.asset(
     **COMMON,
     deps=["flow_texts", "evaluation_split", "training_order"],
-    check_specs=[check_spec("base_is_fit", asset="base_model", blocking=True)],
+    check_specs=check_specs("base_model", "base_is_fit"),
 )
 def base_model(context: dg.AssetExecutionContext, lake: LakeResource, trainer: TrainerResource) -> dg.MaterializeResult:
     """Base model of the student: SmolLM2, a hub id, a folder, or the tiny Qwen2 built here (it never sees a label)."""
@@ -226,7 +226,7 @@ def training_split(stage: str) -> dg.AssetsDefinition:
             *(increments_dep(track, stage) for track in TRACKS),
             *probabilities_deps(stage),
         ],
-        check_specs=[check_spec(check, asset=name, blocking=True, partitions_def=partitions)],
+        check_specs=check_specs(name, check, partitions=partitions),
         description=f"Chat JSONL and tensors of stage {stage}, a prefix of the training order: no row is truncated, "
         "and the loss covers answers only.",
     )
@@ -288,10 +288,7 @@ def lora_checkpoint(stage: str) -> dg.AssetsDefinition:
         partitions_def=partitions,
         deps=deps,
         pool="ray" if settings().run.launcher == "ray" else "gpu",  # a cluster's trainings leave this machine's GPUs
-        check_specs=[
-            check_spec(check, asset=name, blocking=blocking, partitions_def=partitions)
-            for check, blocking in (("loss_is_finite", True), ("adapter_moved", False))
-        ],
+        check_specs=check_specs(name, "loss_is_finite", "adapter_moved", partitions=partitions),
         description=f"LoRA adapter of stage {stage}, with its loss curve and the facts of its training.",
     )
     def checkpoint(

@@ -8,7 +8,7 @@ from typing import Any, cast
 import dagster as dg
 import numpy as np
 
-from iot_pipeline.defs.checks import check_spec
+from iot_pipeline.defs.checks import check_specs
 from iot_pipeline.defs.inputs import base_location, records_of, texts_of
 from iot_pipeline.defs.partitions import budget_dep, grid_partitions, tensors_of_dep
 from iot_pipeline.defs.recipe import config_in_work_folder, recipe_of
@@ -41,7 +41,7 @@ def data_grid(stage: str) -> dg.AssetsDefinition:
             tensors_of_dep(staged("training_split", stage), TRACK),
             *(budget_dep(staged("lora_checkpoint", other), TRACK, other) for other in STAGES if other != stage),
         ],
-        check_specs=[check_spec(check, asset=name, blocking=True, partitions_def=partitions)],
+        check_specs=check_specs(name, check, partitions=partitions),
         description=f"Students of stage {stage}'s rows that read as many tokens as another stage's student (IOT_GRID), "
         "scored on validation and test side: more data told apart from more steps.",
     )
