@@ -24,6 +24,7 @@ EDGES = 1024  # values of the train pool at which the two distributions are comp
 MOVED, FAR = 0.1, 0.25  # PSI: below the first none to speak of, from the second on a large shift (Siddiqi 2006)
 LEVEL = 0.01  # of the corrected tests
 FLOOR = 1e-4  # share of an empty bin
+MOST_NAMED = 5  # features in a sentence
 
 
 @dataclass
@@ -193,11 +194,11 @@ def shift(index: float, p: float) -> str:
     return "large" if index >= FAR else "moderate"
 
 
-def sentences(report: Mapping[str, Any], most: int = 5) -> list[str]:
-    """Say in plain sentences what a report finds, of at most `most` features by name."""
+def sentences(report: Mapping[str, Any]) -> list[str]:
+    """Say in plain sentences what a report finds, of at most MOST_NAMED features by name."""
     moved = [row for row in report["features"] if row["shift"] != "none"]
-    named = ", ".join(f"{row['feature']} (PSI {row['psi']:.2f})" for row in moved[:most])
-    more = f" and {len(moved) - most} more" if len(moved) > most else ""
+    named = ", ".join(f"{row['feature']} (PSI {row['psi']:.2f})" for row in moved[:MOST_NAMED])
+    more = f" and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else ""
     told = [
         f"{len(moved)} of {len(report['features'])} features moved against the train pool: {named}{more}."
         if moved

@@ -159,8 +159,8 @@ def contribution_measure(
     return Measure("shap_agreement", values, chance)
 
 
-def consistency_measure(explained: Explained, near: int = NEAR) -> Measure:
-    """Measure the agreement (Jaccard index) of the features named for flows that differ in at most `near` values.
+def consistency_measure(explained: Explained) -> Measure:
+    """Measure the agreement (Jaccard index) of the features named for flows that differ in at most NEAR values.
 
     A student answers equal texts alike, so that only near-duplicates can differ. The value of a flow is its mean over
     its near-duplicates of the same class, chance its mean over the class's other flows; NaN where it lacks either.
@@ -174,8 +174,8 @@ def consistency_measure(explained: Explained, near: int = NEAR) -> Measure:
     codes = np.array(columns, dtype=np.int32).T.reshape(n, -1)
     for i, differing in enumerate(differing_features(codes, codes)):
         alike = [j for j in range(n) if j != i and explained.labels[j] == explained.labels[i]]
-        close = [jaccard(explained.named[i], explained.named[j]) for j in alike if differing[j] <= near]
-        far = [jaccard(explained.named[i], explained.named[j]) for j in alike if differing[j] > near]
+        close = [jaccard(explained.named[i], explained.named[j]) for j in alike if differing[j] <= NEAR]
+        far = [jaccard(explained.named[i], explained.named[j]) for j in alike if differing[j] > NEAR]
         if close and far:
             values[i], chance[i] = np.mean(close), np.mean(far)
     return Measure("consistency", values, chance)

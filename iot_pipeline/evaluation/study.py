@@ -12,6 +12,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.evaluation.views import Floats, Ints, Side
 
 RESAMPLES = 2_000
+BLOCK = 256  # resamples that are held in memory at a time
 MARGIN = 0.005  # models closer than this are called equivalent; stated with each verdict
 LEVEL = 0.05  # of both families of tests, differences and equivalences, after Holm's correction
 METRICS = ("accuracy", "macro_f1", "lowest_recall")
@@ -35,7 +36,6 @@ def compare_seeds(
     contrasts: Sequence[tuple[str, str]],
     seed: int,
     view: str = "distinct",
-    margin: float = MARGIN,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Compare arms, each trained once a seed, by a bootstrap over training seeds and flow groups.
@@ -52,7 +52,6 @@ def compare_seeds(
         contrasts: Pairs of arms, first minus second.
         seed: Seed of the bootstrap.
         view: View of the test side.
-        margin: Difference below which two arms are called equivalent.
         resamples: Number of bootstrap resamples.
 
     Returns:
@@ -72,7 +71,7 @@ def compare_seeds(
     for first, second in contrasts:
         for metric in TESTED:
             one, other = found[first][metric], found[second][metric]
-            rows.append({"first": first, "second": second, "metric": metric, **_contrast(one, other, drawn, margin)})
+            rows.append({"first": first, "second": second, "metric": metric, **_contrast(one, other, drawn)})
     _correct(rows)
     for row in rows:
         row["verdict"] = verdict(row, seeds)
@@ -80,7 +79,7 @@ def compare_seeds(
         "view": view,
         "seeds": seeds,
         "least_seeds": LEAST_SEEDS,
-        "margin": margin,
+        "margin": MARGIN,
         "level": LEVEL,
         "resamples": resamples,
         "arms": {name: {metric: _arm(values, drawn) for metric, values in by.items()} for name, by in found.items()},
@@ -130,11 +129,11 @@ class _Draws:
         several = np.random.default_rng([seed, 1]).integers(0, max(1, seeds), (resamples, max(1, seeds - 1)))
         self.seed_weight = np.stack([np.bincount(row, minlength=seeds) for row in several]) / several.shape[1]
 
-    def counts(self, block: int = 256) -> Iterator[Floats]:
+    def counts(self) -> Iterator[Floats]:
         """Yield how often each group is drawn [b, n_groups], some resamples at a time."""
         random = np.random.default_rng([self.seed, 0])
-        for start in range(0, self.resamples, block):
-            size = min(block, self.resamples - start)
+        for start in range(0, self.resamples, BLOCK):
+            size = min(BLOCK, self.resamples - start)
             yield random.multinomial(self.groups, np.full(self.groups, 1 / self.groups), size).astype(np.float64)
 
 
@@ -199,9 +198,7 @@ def _arm(values: Mapping[str, Floats], drawn: _Draws) -> dict[str, Any]:
     }
 
 
-def _contrast(
-    one: Mapping[str, Floats], other: Mapping[str, Floats], drawn: _Draws, margin: float
-) -> dict[str, float | None]:
+def _contrast(one: Mapping[str, Floats], other: Mapping[str, Floats], drawn: _Draws) -> dict[str, float | None]:
     """Compute difference, interval, spread and p-values of two arms in one metric."""
     from scipy.stats import t
 
@@ -219,7 +216,7 @@ def _contrast(
     if drawn.seeds > 1:
         scale = max(error, 1e-12)  # two arms that answer alike have no error
         result["p"] = float(2 * t.sf(abs(difference) / scale, freedom))
-        result["p_equivalent"] = float(t.sf((margin - abs(difference)) / scale, freedom))
+        result["p_equivalent"] = float(t.sf((MARGIN - abs(difference)) / scale, freedom))
     return result
 
 

@@ -79,16 +79,9 @@ def explanation_seconds(card: Card, base: Base, weights: str = "bf16", rows: int
     return label_seconds(card, base, weights, rows) + tokens * step / rows
 
 
-def memory_gb(base: Base, weights: str = "bf16", rows: int = ROWS, tokens: int = ANSWER) -> float:
-    """Return the GB that a base needs to explain: weights, the cache of a batch, and WORKING.
-
-    Args:
-        base: Base.
-        weights: Number format of the weights.
-        rows: Rows of a batch.
-        tokens: New tokens.
-    """
-    return base.parameters * WEIGHT_BYTES[weights] + rows * base.cache * (PROMPT + tokens) / 1e9 + WORKING
+def memory_gb(base: Base, weights: str) -> float:
+    """Return the GB that a base needs to explain with weights of a format: weights, a batch's cache, and WORKING."""
+    return base.parameters * WEIGHT_BYTES[weights] + ROWS * base.cache * (PROMPT + ANSWER) / 1e9 + WORKING
 
 
 def projection() -> list[dict[str, Any]]:

@@ -161,11 +161,7 @@ class Student:
         return self._read_labels(prompts, classes, batch_tokens, log, states=False)[0]
 
     def score_with_states(
-        self,
-        prompts: Sequence[str],
-        classes: Sequence[str],
-        batch_tokens: int | None = None,
-        log: Callable[[str], None] | None = None,
+        self, prompts: Sequence[str], classes: Sequence[str], log: Callable[[str], None] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score the labels as `score_labels` does; return also the hidden states that the head read, in the same pass.
 
@@ -174,10 +170,9 @@ class Student:
         Args:
             prompts: Flow texts.
             classes: Class names, each once.
-            batch_tokens: Most padded tokens of a batch; None: BATCH_TOKENS of the device.
             log: Called with progress messages.
         """
-        return self._read_labels(prompts, classes, batch_tokens, log, states=True)
+        return self._read_labels(prompts, classes, None, log, states=True)
 
     def _read_labels(
         self,

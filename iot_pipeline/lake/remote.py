@@ -89,9 +89,9 @@ def _remote(root: Path, address: str, pid: int) -> Remote:
 class Remote:
     """Lake at an address, mirrored in `root`. Artefacts go by their file names, `name`, with their folders."""
 
-    def __init__(self, root: Path, address: str, objects: Objects | None = None, owner: Owner | None = None) -> None:
+    def __init__(self, root: Path, address: str, owner: Owner | None = None) -> None:
         self.root, self.address = root, address
-        self._given, self._owner = objects, owner or this_owner()
+        self._owner = owner or this_owner()
         self._claims: dict[str, Claim] = {}
         self._there: dict[str, int] = {}  # bytes of objects by digest
         self._ready = False
@@ -99,7 +99,7 @@ class Remote:
     @cached_property
     def objects(self) -> Objects:
         """Store of the address; opened on first use."""
-        return self._given or ObjectStore(self.address)
+        return ObjectStore(self.address)
 
     @cached_property
     def log(self) -> ArtefactLog:

@@ -116,15 +116,15 @@ def accuracy(comparison: Row, view: str = "distinct") -> Any:
 
 
 @style.drawn
-def study(found: Row, metric: str = "accuracy") -> Any:
-    """Plot each contrast of a study with its 95 % interval, beside zero and the margin of equivalence.
+def study(found: Row) -> Any:
+    """Plot the accuracy's difference in each contrast of a study, with its 95 % interval and the margin of equivalence.
 
     A difference beyond FAR, like that to an untrained student, is an arrow at the edge: on one scale with it the others
     would all lie on zero.
     """
-    rows = [row for row in found["contrasts"] if row["metric"] == metric]
+    rows = [row for row in found["contrasts"] if row["metric"] == "accuracy"]
     seeds = f"{found['seeds']} training seed{'s' if found['seeds'] > 1 else ''}"
-    title = f"Differences in {metric.replace('_f1', '-F1')}, {seeds}"
+    title = f"Differences in accuracy, {seeds}"
     if not rows:
         return style.no_data(title, "there are no two models to compare")
     axes = style.axes((6.8, 1.15 + 0.34 * len(rows)), title, "x")

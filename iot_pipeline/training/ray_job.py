@@ -48,15 +48,15 @@ def say(name: str, kind: str, text: str) -> None:
     sys.stdout.flush()
 
 
-def end_without(lease: Path, seconds: float = LEASE_S) -> None:
-    """End this process, and with it all of its workers, once the lease is gone or has not changed for some seconds.
+def end_without(lease: Path) -> None:
+    """End this process, and with it all of its workers, once the lease is gone or has not changed for LEASE_S.
 
     The time is this machine's alone, so clocks may differ. A submitter that was killed cannot stop its job; the next
     one for the same training removes the lease.
     """
     seen, since = "", time.monotonic()
-    while time.monotonic() - since < seconds:
-        time.sleep(min(2.0, seconds / 4))
+    while time.monotonic() - since < LEASE_S:
+        time.sleep(2.0)
         try:
             text = lease.read_text()
         except FileNotFoundError:
@@ -65,7 +65,7 @@ def end_without(lease: Path, seconds: float = LEASE_S) -> None:
             continue
         if text != seen:
             seen, since = text, time.monotonic()
-    print(f"{lease} is gone, or shows no sign of life for {seconds:.0f} s: the job ends", flush=True)
+    print(f"{lease} is gone, or shows no sign of life for {LEASE_S:.0f} s: the job ends", flush=True)
     os._exit(3)
 
 
