@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from iot_pipeline import __version__
 from iot_pipeline.bundle.source import Source
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import write_json, write_text
+from iot_pipeline.lake.atomic import read_json, write_json, write_text
 from iot_pipeline.lake.code_version import code_commit
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.lineage.report_check import REPORT
@@ -167,11 +167,11 @@ def write_models(source: Source, out: Path) -> None:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, place / name)
         if (facts := folder / "training.json").is_file():  # its configuration names folders of the machine
-            write_json(place / facts.name, without_folders(json.loads(facts.read_text())))
+            write_json(place / facts.name, without_folders(read_json(facts)))
         if (card := source.folder("model_card") / f"{stage}-{track}.md").is_file():
             shutil.copyfile(card, place / "README.md")
     base = source.folder("base_model")
-    if (base / "base.json").is_file() and json.loads((base / "base.json").read_text()).get("kind") == "tiny":
+    if (base / "base.json").is_file() and read_json(base / "base.json").get("kind") == "tiny":
         shutil.copytree(base / "model", out / "models" / "base", copy_function=shutil.copyfile)
 
 

@@ -1,6 +1,5 @@
 """Run of a bundle: its settings, prompts and answers for a new lake, and the comparison of both."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from iot_pipeline.bundle.contents import ANSWERS, LINEAGE, MADE, SETTINGS
 from iot_pipeline.bundle.seal import SUMS, check_bundle
 from iot_pipeline.env_file import ENV_FILE
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import sha256_file
+from iot_pipeline.lake.atomic import read_json, sha256_file
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.lineage.promises import promise_of
 from iot_pipeline.lineage.report_check import REPORT
@@ -129,7 +128,7 @@ def compare(settings: Settings, folder: Path) -> Comparison:
 def _told_artefacts(lineage: Path) -> list[dict[str, Any]]:
     """Read what a bundle tells of artefacts; UserError if it is no such list: a stranger may have written it."""
     try:
-        told = json.loads(lineage.read_text(encoding="utf-8"))["artefacts"]
+        told = read_json(lineage)["artefacts"]
         whole = all(
             isinstance(one["provenance"], dict) and all(isinstance(one[key], str) for key in TOLD) for one in told
         )

@@ -1,6 +1,5 @@
 """Seal of a bundle: hashes of all its files, the check of them, and an optional signature with a local key."""
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from iot_pipeline.bundle.contents import LINEAGE
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.atomic import sha256_file, write_text
+from iot_pipeline.lake.atomic import read_json, sha256_file, write_text
 from iot_pipeline.lake.integrity import SHORT
 
 SUMS, SIGNATURE = "SHA256SUMS", "bundle.sig"
@@ -94,7 +93,7 @@ def _against_lineage(folder: Path, hashes: dict[str, str]) -> list[str]:
         return [f"{LINEAGE}: no such file"]
     wanted: dict[str, str] = {}
     try:
-        for one in json.loads((folder / LINEAGE).read_text(encoding="utf-8"))["artefacts"]:
+        for one in read_json(folder / LINEAGE)["artefacts"]:
             if one["asset"] == "paper_report":
                 wanted |= {f"report/{name}": str(facts["sha256"]) for name, facts in one["files"].items()}
             elif one["asset"] == "prompt":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from iot_pipeline.inference.engines import (
     open_engine,
     replica_engine,
 )
+from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.serving.classifier import LEVEL, Classifier, Fitted, Origin
 from iot_pipeline.settings import Settings
@@ -65,7 +65,7 @@ def find(lake: Lake, stage: str, trained: Trained) -> Checkpoint:
             raise UserError(f"{artefact} has not been made; `iot-pipeline run --stages {stage}` makes it")
         lake.verified(artefact)
         versions[str(artefact)], provenance = manifest.data_version, manifest.provenance
-    named = json.loads((lake.folder(base) / "base.json").read_text())
+    named = read_json(lake.folder(base) / "base.json")
     location = str(named["name"]) if named["kind"] == "given" else str(lake.folder(base) / "model")
     name = "tiny" if named["kind"] == "tiny" else str(named["name"])  # that of a built one is a folder's
     return Checkpoint(adapter, location, name, lake.folder(adapter), versions, provenance.get("labels", []))
@@ -159,7 +159,7 @@ def engine_evidence(lake: Lake) -> dict[str, Any] | None:
     artefact = ArtefactId("inference_benchmark")
     if lake.manifest(artefact) is None:
         return None
-    found: dict[str, Any] = json.loads((lake.verified(artefact) / "inference.json").read_text())
+    found: dict[str, Any] = read_json(lake.verified(artefact) / "inference.json")
     return found
 
 
@@ -211,7 +211,7 @@ def fitted_on_calibration(lake: Lake, stage: str, trained: Trained) -> Fitted | 
     folder = evaluation_of(lake, stage, trained)
     if folder is None:
         return None
-    found = json.loads((folder / "eval.json").read_text())
+    found = read_json(folder / "eval.json")
     return Fitted(float(found["calibration"]["temperature"]), float(found["sets"][LEVEL]["threshold"]))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from iot_pipeline.commands.checkpoint import newest, open_classifier, words
 from iot_pipeline.commands.classify_options import STDIN, Options
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.source import local_files
-from iot_pipeline.lake.atomic import held, sha256_file, write_json
+from iot_pipeline.lake.atomic import held, read_json, sha256_file, write_json
 from iot_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -337,7 +336,7 @@ def benign_classes(given: str | None, classes: list[str]) -> frozenset[str] | No
 
 def read_before(path: Path) -> dict[str, Any] | None:
     """Read what an earlier run noted of its reading; None if there is nothing."""
-    return dict(json.loads(path.read_text())) if path.exists() else None
+    return dict(read_json(path)) if path.exists() else None
 
 
 def own_files(out: Path | None) -> tuple[Path, ...]:

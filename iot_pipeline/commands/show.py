@@ -22,6 +22,7 @@ from iot_pipeline.defs import plan
 from iot_pipeline.defs.execute import Outcome
 from iot_pipeline.defs.recording import progress
 from iot_pipeline.errors import UserError, printable
+from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.lake.store import FOLLOWS, MANIFEST, ArtefactId, Lake
 from iot_pipeline.lake.verdict import last_verdict
 from iot_pipeline.lake.verify import extra_files
@@ -120,7 +121,7 @@ def results(settings: Settings, outcome: Outcome, as_json: bool, bundle: Compari
     compared, reported = folders.get("track_comparison"), folders.get("paper_report")
     comparison: dict[str, Any] = {"table": [], "on_tracks": []}
     if compared:
-        comparison = json.loads((compared / "track_comparison.json").read_text())
+        comparison = read_json(compared / "track_comparison.json")
     report = reported / "report.html" if reported else None
     if as_json:
         made, fresh, left = ([str(one) for one in some] for some in (outcome.made, outcome.fresh, outcome.left))

@@ -38,7 +38,7 @@ def serve(settings: Settings, host: str, port: int) -> int:
         )
     home = dagster_home(settings)
     address, url = home / ADDRESS, f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    first = address.read_text() if address.is_file() else "an address that it is about to tell"
+    first = address.read_text(encoding="utf-8") if address.is_file() else "an address that it is about to tell"
     with held(
         _lock(home), f"the UI of {Lake(settings.lake_path).address} is open at {first}; use it, or stop it first"
     ):

@@ -44,7 +44,9 @@ def dagster_home(settings: Settings) -> Path:
     home = lake.root / (LOCAL_HOME if shared is None else SHARED_HOME)
     try:
         home.mkdir(exist_ok=True)
-        write_text(home / "dagster.yaml", with_runs_for(source.read_text(), settings.run.ray_slots or 1))
+        write_text(
+            home / "dagster.yaml", with_runs_for(source.read_text(encoding="utf-8"), settings.run.ray_slots or 1)
+        )
     except OSError as error:
         raise UserError(f"cannot write to {home} ({error.strerror}); mend its permissions or set IOT_LAKE") from None
     os.environ["DAGSTER_HOME"] = str(home)

@@ -1,6 +1,5 @@
 """Inputs that assets of several groups read alike: the split, the flow texts and the base model."""
 
-import json
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +9,7 @@ from iot_pipeline.flows.dataset import pool_size, training_rows
 from iot_pipeline.flows.spec import DatasetSpec, Scale
 from iot_pipeline.flows.split import DROPPED, stage_rows
 from iot_pipeline.flows.texts import FlowTextWriter
+from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.settings import Settings
 
 PROBABILITIES = "probabilities.parquet"
@@ -58,7 +58,7 @@ def printed_spec(step: Reader) -> DatasetSpec:
     """Return the spec with the scales that texts apply: those fitted on the train pool, if the data set asks for it."""
     if step.spec.scaling != "train_pool":
         return step.spec
-    fitted = json.loads((step.input("evaluation_split") / "scaling.json").read_text())
+    fitted = read_json(step.input("evaluation_split") / "scaling.json")
     return step.spec.with_scales({name: Scale.model_validate(scale) for name, scale in fitted.items()})
 
 
@@ -87,5 +87,5 @@ def probabilities_of(step: Reader, stage: str) -> Path:
 def base_location(step: Reader) -> str:
     """Return folder or hub id of the base model."""
     folder = step.input("base_model")
-    base = json.loads((folder / "base.json").read_text())
+    base = read_json(folder / "base.json")
     return str(base["name"]) if base["kind"] == "given" else str(folder / "model")

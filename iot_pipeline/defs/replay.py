@@ -1,7 +1,6 @@
 """Replay of one artefact: it is made again in a scratch lake, without a request to the teacher, and compared."""
 
 import contextlib
-import json
 import math
 import os
 import shutil
@@ -21,6 +20,7 @@ from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.defs.resources import TeacherResource, TrainerResource
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.lake.integrity import SHORT
 from iot_pipeline.lake.store import MANIFEST, VERIFIED, ArtefactId, Lake, Manifest
 from iot_pipeline.lineage.promises import Kind, promise_of
@@ -201,7 +201,7 @@ def _distance(old: Path, new: Path) -> float:
     try:
         if old.suffix == ".safetensors":
             return _tensors_apart(old, new)
-        return _apart(json.loads(old.read_text()), json.loads(new.read_text()))
+        return _apart(read_json(old), read_json(new))
     except (OSError, ValueError):
         return math.inf
 

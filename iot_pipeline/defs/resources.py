@@ -17,6 +17,7 @@ import dagster as dg
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.inference.ray_batch import check_ray as check_batches
 from iot_pipeline.inference.student import Student
+from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.lake.processes import end_group, is_over
 from iot_pipeline.models.check import check_base, check_targets, check_tokenizer
 from iot_pipeline.models.smollm2 import SMOLLM2, smollm2_base
@@ -149,7 +150,7 @@ class TrainerResource(dg.ConfigurableResource):
             )
             variables = environment(waiting[0].base, processes, waiting[0].threads)
             self._run(step, argv, variables, [config.out for config in waiting], leased(cards, processes, step.log))
-        found: list[dict[str, Any]] = [json.loads((config.out / "training.json").read_text()) for config in configs]
+        found: list[dict[str, Any]] = [read_json(config.out / "training.json") for config in configs]
         for config, facts in zip(configs, found, strict=True):
             if config in waiting and (ran := facts["facts"]["processes"]) != processes:
                 raise dg.Failure(f"{processes} training processes were asked for, {ran} ran", allow_retries=False)
@@ -166,7 +167,7 @@ class TrainerResource(dg.ConfigurableResource):
     def build_base(self, step: Step, config: BaseConfig) -> dict[str, Any]:
         """Build the tiny base in `config.out`, on the CPU; return its report. Raises dg.Failure as `train` does."""
         if (config.out / RESULT).is_file():
-            done: dict[str, Any] = json.loads((config.out / RESULT).read_text())
+            done: dict[str, Any] = read_json(config.out / RESULT)
             if done.get("identity") == config.identity():
                 step.log("this base had been built before: it is taken as it is")
                 return done
@@ -174,7 +175,7 @@ class TrainerResource(dg.ConfigurableResource):
         path = config.write(config.out / "config.json")
         argv = command([path], config.processes, module=BUILD_BASE)
         self._run(step, argv, variables, [config.out], contextlib.nullcontext([]))
-        report: dict[str, Any] = json.loads((config.out / RESULT).read_text())
+        report: dict[str, Any] = read_json(config.out / RESULT)
         return report
 
     def _run(
@@ -193,7 +194,7 @@ class TrainerResource(dg.ConfigurableResource):
                 context_injector=dg.PipesTempFileContextInjector(),
                 message_reader=dg.PipesTempFileMessageReader(),
             ) as session,
-            (outs[0] / "output.txt").open("w") as output,
+            (outs[0] / "output.txt").open("wb") as output,
         ):
             if cards:
                 variables |= {"CUDA_VISIBLE_DEVICES": ",".join(cards)}
@@ -221,11 +222,11 @@ class TrainerResource(dg.ConfigurableResource):
             over = is_over(process)
             for path, position in read.items():
                 if path.exists() and path.stat().st_size > position:
-                    with path.open() as lines:
+                    with path.open("rb") as lines:
                         lines.seek(position)
-                        text = lines.read()
-                    complete = text[: text.rfind("\n") + 1]
-                    read[path] = position + len(complete.encode())
+                        new = lines.read()
+                    complete = new[: new.rfind(b"\n") + 1]
+                    read[path] = position + len(complete)
                     if complete:
                         step.progress(describe_progress(json.loads(complete.splitlines()[-1])))
             if over:
@@ -295,7 +296,7 @@ def resources() -> dg.Definitions:
 
 def reason_of(code: int, output: Path) -> str:
     """Say in one line why a training ended with an exit code, by the output that it left."""
-    lines = output.read_text(errors="replace").strip().splitlines()
+    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     # A launcher of many processes prints its own report after the error of the failed rank.
     if errors := [line for line in lines if line.startswith("error: ")]:
         return errors[0]

@@ -27,7 +27,7 @@ def card(facts: dict[str, Any]) -> str:
         "share": lambda value: f"{100 * value:.2f} %",
         "figure": lambda value: "not measured" if value is None else f"{value:.4g}",
     }
-    template = environment.from_string(Path(__file__).with_name("card.md.j2").read_text())
+    template = environment.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8"))
     return template.render(rows=ROWS, **facts).rstrip() + "\n"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from iot_pipeline.flows.build import FlowsReport
 from iot_pipeline.flows.rare_rule import MINIMUM, RareClasses
 from iot_pipeline.flows.spec import FEWEST_CLASSES, DatasetSpec
 from iot_pipeline.flows.sql import connect, literal, one, scan, write_query
-from iot_pipeline.lake.atomic import write_json
+from iot_pipeline.lake.atomic import read_json, write_json
 from iot_pipeline.vocabulary import SIDES
 
 RARE = "rare_classes.json"
@@ -280,7 +279,7 @@ def with_kept_classes(spec: DatasetSpec, flows: Path) -> DatasetSpec:
     file = flows / RARE
     if spec.rare_classes is None or not file.is_file():
         return spec
-    found = json.loads(file.read_text())
+    found = read_json(file)
     gone, into = {each["name"] for each in found["rare"]}, found["into"]
     labels, absent = dict(spec.labels), list(spec.absent_classes)
     if into is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.serialise import leads, printed_sql, printer, shortened
 from iot_pipeline.flows.spec import DatasetSpec, Scale
 from iot_pipeline.flows.sql import ROW_GROUP, connect, identifier, scan, write_batches
-from iot_pipeline.lake.atomic import write_json
+from iot_pipeline.lake.atomic import read_json, write_json
 
 TEXTS = pa.schema([("flow_group", pa.string()), ("text", pa.string())])
 
@@ -125,7 +124,7 @@ class FlowTextWriter:
     @staticmethod
     def load(folder: Path, spec: DatasetSpec) -> FlowTextWriter:
         """Return the writer that `save` wrote into a folder; `spec` is the data set's, without fitted scales."""
-        content = json.loads((folder / "writer.json").read_text())
+        content = read_json(folder / "writer.json")
         scales = {name: Scale.model_validate(scale) for name, scale in content["scales"].items()}
         spec = spec.with_scales(scales) if scales else spec
         ranks = RankTable(**content["ranks"])

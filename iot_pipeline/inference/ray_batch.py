@@ -20,7 +20,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.inference.ray_blocks import FACTS, GROUP, Log, Pool, Work, answer_missing, block_files
 from iot_pipeline.inference.ray_job import answer_there
 from iot_pipeline.inference.ray_session import MISSING
-from iot_pipeline.lake.atomic import held, sha256_file, write_json
+from iot_pipeline.lake.atomic import held, read_json, sha256_file, write_json
 
 BLOCK = 2048  # flow groups: the tiny student takes 4 s for them, a kill loses two blocks a replica
 FORM = 1  # of run.json and manifest.json
@@ -99,7 +99,7 @@ def _begin(out: Path, run: Mapping[str, Any]) -> None:
     """Note what decides the blocks, or check that those which are there were begun by the same."""
     path = out / "run.json"
     try:
-        before = json.loads(path.read_text()) if path.is_file() else None
+        before = read_json(path) if path.is_file() else None
     except ValueError:
         before = {}
     if before is None:

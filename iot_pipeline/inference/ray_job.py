@@ -85,7 +85,7 @@ def _follow(client: Any, name: str, out: Path, files: Sequence[Path], log: Log) 
         return
     failed = out / f"{name}.error"
     if failed.is_file():
-        raise UserError(failed.read_text())
+        raise UserError(failed.read_text(encoding="utf-8"))
     lines = str(client.get_job_info(name).message or "").strip().splitlines()[-3:]
     raise UserError(
         f"the Ray job {name} ended as {status.value}: {' | '.join(lines)[:500]}; do all nodes have {out}, and the "

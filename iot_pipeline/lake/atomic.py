@@ -96,6 +96,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Read JSON in UTF-8, whatever the locale; ValueError for anything else."""
+    return json.loads(path.read_bytes())
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV with a header atomically; missing values are empty, and no cell is a formula."""
     text = io.StringIO()

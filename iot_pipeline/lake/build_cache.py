@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from iot_pipeline.lake.atomic import fsync, sha256_file, write_json
+from iot_pipeline.lake.atomic import fsync, read_json, sha256_file, write_json
 
 CONTENT = "content.json"
 
@@ -48,7 +47,7 @@ def lookup(cache: Path, key: str) -> Path | None:
     """Look up the folder stored under `key`; None if it is missing or any file does not match its hash."""
     folder = cache / key
     try:
-        content: dict[str, str] = json.loads((folder / CONTENT).read_text())
+        content: dict[str, str] = read_json(folder / CONTENT)
         whole = bool(content) and all(sha256_file(folder / name) == digest for name, digest in content.items())
     except (OSError, ValueError, AttributeError, TypeError):  # AttributeError, TypeError: JSON of another shape
         return None

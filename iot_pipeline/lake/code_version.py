@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
-from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.atomic import read_json, write_text
 
 PACKAGE = "iot_pipeline"
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,7 +152,7 @@ def _facts(name: str) -> _Facts:
 def _known() -> dict[str, _Facts]:
     """Read the facts that earlier processes found of each module; parsing takes 2 s of every command otherwise."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        stored: dict[str, dict[str, _Facts]] = json.loads(STORE.read_text())
+        stored: dict[str, dict[str, _Facts]] = read_json(STORE)
         return stored[RULE]
     return {}
 

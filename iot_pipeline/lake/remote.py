@@ -25,7 +25,7 @@ from typing import Any
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.artefact_log import ArtefactLog, Claim, Entry
-from iot_pipeline.lake.atomic import remove, sha256_file, write_json, write_text
+from iot_pipeline.lake.atomic import read_json, remove, sha256_file, write_json, write_text
 from iot_pipeline.lake.integrity import MANIFEST, SHORT, FileFacts, file_problems
 from iot_pipeline.lake.leases import Owner, this_owner
 from iot_pipeline.lake.manifest import parse_manifest
@@ -62,7 +62,7 @@ def remote_of(root: Path) -> Remote | None:
     A mirror is made if needed. Raises UserError if it cannot be written.
     """
     try:
-        address = json.loads((root / MARKER).read_text())["address"]
+        address = read_json(root / MARKER)["address"]
     except OSError:  # none, or the folder cannot be read, which others tell
         if (address := _MIRRORED.get(root.absolute(), "")) == "":
             return None
@@ -352,7 +352,7 @@ def _replace(folder: Path, made: Entry, place: str) -> None:
 
 def _files(folder: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        found: dict[str, Any] = read_json(folder / MANIFEST)["files"]
         return found
     except (OSError, ValueError, LookupError):
         return {}

@@ -47,7 +47,7 @@ class RemoteWork:
             made, files = str(index["id"]), {str(path): str(digest) for path, digest in index["files"].items()}
         except (ValueError, LookupError, TypeError, AttributeError):
             return False
-        if seen.is_file() and seen.read_text() == made:
+        if seen.is_file() and seen.read_text(encoding="utf-8") == made:
             return False
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as fetched:
             for path, digest in files.items():

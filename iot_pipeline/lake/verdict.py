@@ -1,11 +1,10 @@
 """Verdict of the last `verify` on a lake, kept beside it so that `status` and the UI can tell it."""
 
 import contextlib
-import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from iot_pipeline.lake.atomic import write_json
+from iot_pipeline.lake.atomic import read_json, write_json
 from iot_pipeline.lake.store import VERIFIED, Lake
 from iot_pipeline.lake.verify import Verification
 
@@ -54,6 +53,6 @@ def keep_verdict(lake: Lake, found: Verification) -> None:
 def last_verdict(lake: Lake) -> Verdict | None:
     """Return the last verdict on a lake; None if it was never verified or the file cannot be read."""
     try:
-        return Verdict(**json.loads((lake.root / VERIFIED / FILE).read_text(encoding="utf-8")))
+        return Verdict(**read_json(lake.root / VERIFIED / FILE))
     except (OSError, ValueError, TypeError):
         return None

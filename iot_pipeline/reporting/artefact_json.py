@@ -51,7 +51,7 @@ def parse(text: str, artefact: ArtefactId) -> Any:
 
 def read(path: Path, artefact: ArtefactId) -> Any:
     """Read a JSON file of an artefact."""
-    return parse(path.read_text(), artefact)
+    return parse(path.read_text(encoding="utf-8"), artefact)
 
 
 def read_optional(path: Path, artefact: ArtefactId) -> ArtefactJson:

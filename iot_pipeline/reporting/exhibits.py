@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ from markdown_it.token import Token
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.escaping import csv_cell
-from iot_pipeline.lake.atomic import write_json
+from iot_pipeline.lake.atomic import read_json, write_json
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import markdown
 from iot_pipeline.reporting.latex import latex_table
@@ -209,7 +208,7 @@ def read_exhibits(folder: Path) -> list[Exhibit]:
     """Read exhibits.json of a report. Raises UserError if the report was made before reports had it."""
     if not (folder / FILE).is_file():
         raise UserError(f"{folder / FILE} is missing: the report was made by earlier code; `iot-pipeline run`")
-    found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    found = read_json(folder / FILE)
     return [Exhibit(**{k: v for k, v in one.items() if k not in ("id", "name")}) for one in found]
 
 

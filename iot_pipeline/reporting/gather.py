@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from iot_pipeline.flows.rare import RARE
+from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.lake.store import MANIFEST, ArtefactId
 from iot_pipeline.reporting.artefact_json import artefact_json, parse, read, read_optional
 from iot_pipeline.vocabulary import ARMS, STAGES, TRACKS, Partition, Trained, partition_parts, staged, unstaged
@@ -235,7 +236,7 @@ def gather(folders: Mapping[ArtefactId, Path], spec: Any = None) -> Facts:
     facts = Facts(data_set=DataSet(**about))
     manifests: dict[str, Json] = {}
     for artefact, folder in sorted(folders.items()):
-        manifests[f"{artefact.asset}@{artefact.partition}"] = _json(folder / MANIFEST)
+        manifests[f"{artefact.asset}@{artefact.partition}"] = read_json(folder / MANIFEST)
     for artefact, folder in sorted(folders.items(), key=lambda one: _place(one[0])):
         _read(facts, artefact, folder)
     settings = {name: value for record in manifests.values() for name, value in _settings(record).items()}
@@ -283,7 +284,9 @@ def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
         if split := read_optional(folder / "row_split.json", artefact):
             facts.baselines[key]["automl"]["row_split"] = split
     elif asset == "prompt":
-        facts.prompts[key] = Prompt((folder / "prompt.md").read_text(), _json(folder / MANIFEST)["data_version"])
+        facts.prompts[key] = Prompt(
+            (folder / "prompt.md").read_text(encoding="utf-8"), read_json(folder / MANIFEST)["data_version"]
+        )
     elif asset in TRACKS:
         report, usage = (read_optional(folder / name, artefact) for name in ("report.json", "usage.json"))
         facts.tracks[partition_of(artefact)] = Track(report, usage, *_answers(folder / "track.jsonl"))
@@ -291,7 +294,7 @@ def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
         facts.tensors[partition_of(artefact)] = read(folder / "stats.json", artefact)
     elif asset == "lora_checkpoint":
         parts = read(folder / "training.json", artefact)
-        curve = [parse(line, artefact) for line in (folder / "loss.jsonl").read_text().splitlines()]
+        curve = [parse(line, artefact) for line in (folder / "loss.jsonl").read_text(encoding="utf-8").splitlines()]
         config, timings = (artefact_json(artefact, parts.get(name, {})) for name in ("config", "timings"))
         run = Run(parts["facts"], config, timings, curve)
         facts.training[partition_of(artefact)] = run
@@ -307,15 +310,11 @@ def _read(facts: Facts, artefact: ArtefactId, folder: Path) -> None:
         facts.reason_baselines[key] = read(folder / "reason_baselines.json", artefact)
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
 def _answers(path: Path) -> tuple[list[Example], float | None]:
     """Read the first rows of different classes from a track's JSONL, and the mean length of all answers."""
     seen: dict[str, Example] = {}
     characters = rows = 0
-    with path.open() as lines:
+    with path.open(encoding="utf-8") as lines:
         for line in lines:
             user, assistant = json.loads(line)["messages"]
             answer = assistant["content"]

@@ -126,7 +126,7 @@ def html_page(facts: Facts, head: str, chapters: Mapping[str, str], images: Mapp
     return page.render(
         title=TITLE,
         subtitle=subtitle(facts),
-        css=Markup((FOLDER / "report.css").read_text()),
+        css=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
         head=Markup(markdown.to_html(head, fold=False)),
         sections=sections,
     )

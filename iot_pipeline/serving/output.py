@@ -7,7 +7,6 @@ finds it cuts the output to that length and goes on from that place.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.sql import write_batches
-from iot_pipeline.lake.atomic import remove, write_json
+from iot_pipeline.lake.atomic import read_json, remove, write_json
 from iot_pipeline.serving.classifier import Verdict
 from iot_pipeline.serving.events import Row
 from iot_pipeline.serving.formats import SCHEMA, Encoder
@@ -190,7 +189,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = json.loads(path.read_text())
+        state = read_json(path)
         if state["form"] != FORM:
             raise ValueError("another version wrote it")
         return dict(state)

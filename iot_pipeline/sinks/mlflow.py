@@ -19,6 +19,7 @@ for _name, _value in DEFAULTS.items():
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 
+from iot_pipeline.lake.atomic import read_json  # noqa: E402
 from iot_pipeline.lake.store import ArtefactId  # noqa: E402
 from iot_pipeline.sinks.making import Made, Making  # noqa: E402
 from iot_pipeline.vocabulary import Trained, unstaged  # noqa: E402
@@ -117,7 +118,7 @@ def _figures(asset: str, made: Made) -> Iterator[Metric]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             yield Metric(f"{asset}/{name}", float(value), now, 0)
     if asset == "eval_metrics":
-        for view, scored in json.loads((made.folder / "eval.json").read_text(encoding="utf-8"))["views"].items():
+        for view, scored in read_json(made.folder / "eval.json")["views"].items():
             for name in ("log_loss", "brier", "ece"):
                 values = {name: scored.get(name), f"calibrated_{name}": (scored.get("calibrated") or {}).get(name)}
                 yield from (

@@ -78,6 +78,7 @@ def environment(base: str, processes: int = 1, threads: int | None = None) -> di
         "OMP_NUM_THREADS": str(count),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",  # as its files are written, whatever the locale
         "IOT_PARENT_PID": str(os.getpid()),
     }
     if Path(base).exists():

@@ -1,6 +1,5 @@
 """Cells of the data-by-steps grid, read for the study: trained ones, and the ordinary students of its diagonal."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from statistics import fmean
@@ -12,6 +11,7 @@ from iot_pipeline.evaluation.grid import Cell, cell_name, compare_grid
 from iot_pipeline.evaluation.metrics import predict
 from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.evaluation.views import Ints, Side
+from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.vocabulary import STAGES, TRACKS, partition_parts, unstaged
 
 
@@ -30,7 +30,7 @@ def grid_of(step: Step, side: Side, students: Mapping[str, list[Ints]]) -> dict[
         cell = unstaged(artefact.asset)[1], tokens
         predictions = read_predictions(folder / "predictions.parquet", step.spec.classes)
         cells[cell][int(seed)] = predict(align(side, *predictions))
-        told = json.loads((folder / "cell.json").read_text())
+        told = read_json(folder / "cell.json")
         passes[cell].append(told["tokens_read"] / told["pass"])
     seeds = step.settings.seeds
     whole = {cell: [runs[seed] for seed in seeds] for cell, runs in cells.items() if {*seeds} <= {*runs}}

@@ -1,7 +1,6 @@
 """The study: students of all training seeds compared with each other and with the baselines."""
 
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from iot_pipeline.evaluation.predictions import read_predictions
 from iot_pipeline.evaluation.study import compare_seeds, stage_pairs
 from iot_pipeline.evaluation.views import Ints, Side, read_side
 from iot_pipeline.flows.dataset import side_records
+from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.reporting import figures
 from iot_pipeline.vocabulary import ARMS, CONTROLS, DISTILLED, STAGES, TRACKS, Trained, staged, unstaged
 
@@ -70,7 +70,7 @@ def explained(step: Step) -> list[dict[str, Any]]:
         seed, track = Trained.parse(artefact.partition)
         if seed not in step.settings.seeds:
             continue
-        quality = json.loads((folder / "quality.json").read_text())
+        quality = read_json(folder / "quality.json")
         for way, scored in (("free", quality), ("grounded", quality["grounded"])):
             if scored is not None:
                 found[arm_name(track, unstaged(artefact.asset)[1]), way].append(scored["aggregate"])

@@ -1,7 +1,6 @@
 """Students that one class is kept from: trained on class rows alone, and what they say of all distinct flows."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from iot_pipeline.evaluation.unknown.leave_out import LeftOut, leave_out, questi
 from iot_pipeline.evaluation.unknown.outputs import Outputs, load_outputs, save_outputs
 from iot_pipeline.flows.dataset import distinct_flows
 from iot_pipeline.inference.states import label_rows
-from iot_pipeline.lake.atomic import write_json
+from iot_pipeline.lake.atomic import read_json, write_json
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.setting_sections import RunSettings
@@ -60,7 +59,7 @@ def students_without(step: Step, trainer: TrainerResource, stage: str) -> Iterat
             step.log(f"{label}: training a student without it")
             make(step, trainer, left, rows, folder)
         outputs = {part: found for part, (_, found) in load_outputs(folder / OUTPUTS).items()}
-        yield Without(label, left, outputs, json.loads((folder / FACTS).read_text()), folder)
+        yield Without(label, left, outputs, read_json(folder / FACTS), folder)
 
 
 def classes_of(step: Step) -> list[str]:

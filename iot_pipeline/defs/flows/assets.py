@@ -1,6 +1,5 @@
 """Asset group flows: the source as delivered, and the flows that everything else is derived from."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from iot_pipeline.flows.download import is_url
 from iot_pipeline.flows.publisher import TEST_ROWS, publisher_split
 from iot_pipeline.flows.rare import treat_rare
 from iot_pipeline.flows.source import local_files, read_source
+from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.quality.mismatch import reconcile
 from iot_pipeline.simulator.simulate import simulate_farm_flow
 
@@ -79,7 +79,7 @@ def flows(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Materiali
     """Accepted rows, each with its features, label, flow group and number within the group."""
     with lake.step(context) as step:
         source = step.input("raw_flows")
-        lost_lines = sum(json.loads((source / "source.json").read_text()).get("rejected", {}).values())
+        lost_lines = sum(read_json(source / "source.json").get("rejected", {}).values())
         raw, made, limit = source / "raw.parquet", step.folder / "flows.parquet", step.settings.data.max_rejected_share
         test_rows = step.folder / TEST_ROWS if step.settings.data.split == "publisher" else None
         report = build_flows(step.spec, raw, made, limit, step.log, lost_lines, test_rows)

@@ -1,6 +1,5 @@
 """Asset group report: tracks and baselines in one table, cost, claims, the paper report, model cards."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from iot_pipeline.defs.inputs import dropped_of, records_of
 from iot_pipeline.defs.recording import LakeResource, Step
 from iot_pipeline.escaping import markdown_line
 from iot_pipeline.evaluation.population import describe_population
-from iot_pipeline.lake.atomic import write_text
+from iot_pipeline.lake.atomic import read_json, write_text
 from iot_pipeline.lake.store import ArtefactId
 from iot_pipeline.reporting import claims, comparison, cost, figures, measurements, report
 from iot_pipeline.reporting.gather import gather, partition_of
@@ -88,7 +87,7 @@ def track_comparison(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 def stages_of(step: Step) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
     """Return for each stage the rows that it trains on, and their place among the rows of the whole table."""
     order, records, dropped = step.input("training_order"), records_of(step), dropped_of(step)
-    stages = json.loads((order / "order.json").read_text())["stages"]
+    stages = read_json(order / "order.json")["stages"]
     trained = {stage: stop for stage, (_, stop, _) in stages.items()}
     return trained, {
         stage: describe_population(records, order / "order.parquet", stop, dropped) for stage, stop in trained.items()
@@ -100,7 +99,7 @@ def cost_report(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
     """Requests, tokens and dollars of each track's increments, next to what the prior work paid."""
     with lake.step(context) as step:
         made = {partition_of(a): folder for track in TRACKS for a, folder in step.inputs(track).items()}
-        usage = {name: json.loads((folder / "usage.json").read_text()) for name, folder in made.items()}
+        usage = {name: read_json(folder / "usage.json") for name, folder in made.items()}
         asked = {name: asked_requests(folder) for name, folder in made.items()}
         usage, beyond = cost.by_ledger(usage, asked, *ledger_of(step))
         result = cost.cost_report(usage, claims.claimed_costs(), beyond=beyond)

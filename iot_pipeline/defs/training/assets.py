@@ -30,7 +30,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.dataset import pool_size, side_records, side_texts, stage_texts
 from iot_pipeline.flows.split import stage_rows
 from iot_pipeline.inference.student import room_for
-from iot_pipeline.lake.atomic import write_json
+from iot_pipeline.lake.atomic import read_json, write_json
 from iot_pipeline.lake.build_cache import lookup, store
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.lake.store import ArtefactId
@@ -134,7 +134,7 @@ def tiny_base(step: Step, trainer: TrainerResource) -> None:
     texts, pool = pool_texts(step)
     config = base_config(step, texts, trainer.count_for_base(step))
     built = built_base(step, trainer, config)
-    report = json.loads((built / RESULT).read_text())
+    report = read_json(built / RESULT)
     shutil.copytree(built / "model", step.folder / "model")
     shutil.copy(built / "progress.jsonl", step.folder)
     step.volatile("progress.jsonl")

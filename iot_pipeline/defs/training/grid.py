@@ -1,6 +1,5 @@
 """Off-diagonal students of the data-by-steps grid: one stage's rows for as many tokens as another stage's student."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from iot_pipeline.defs.training.assets import COMMON, tensor_files
 from iot_pipeline.evaluation.evaluate import evaluate_predictions
 from iot_pipeline.evaluation.predictions import write_predictions
 from iot_pipeline.flows.dataset import side_records, side_texts
+from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.reporting.comparison import lowest_recall
 from iot_pipeline.sft.tasks import asked
 from iot_pipeline.training.config import TrainConfig
@@ -73,8 +73,8 @@ def grid_config(step: Step, stage: str) -> tuple[TrainConfig, dict[str, Any]]:
     seed, tokens = partition_parts(step.artefact.partition)
     student = step.input(staged("lora_checkpoint", tokens), Trained(int(seed), TRACK).key)
     tensors = step.input(staged("training_split", stage), TRACK)
-    stats = json.loads((tensors / "stats.json").read_text())
-    budget = json.loads((student / "training.json").read_text())["facts"]["tokens_read"]
+    stats = read_json(tensors / "stats.json")
+    budget = read_json(student / "training.json")["facts"]["tokens_read"]
     ends: dict[str, Any] = {
         "max_tokens": budget,
         "max_steps": None,
@@ -83,7 +83,7 @@ def grid_config(step: Step, stage: str) -> tuple[TrainConfig, dict[str, Any]]:
     }
     files = tensor_files(step, tensors) | {"base": base_location(step)}
     config = config_in_work_folder(step, recipe_of(step, int(seed)) | ends | files)
-    classed = json.loads((tensors / "class_rows.json").read_text())["class_row_longest"] if config.class_rows else 0
+    classed = read_json(tensors / "class_rows.json")["class_row_longest"] if config.class_rows else 0
     cell = {
         "longest_class_row": classed,
         "rows": stage,

@@ -106,13 +106,13 @@ def expected_rows(lake: Lake, parts: Parts, tasks: Tasks) -> int:
 
 def write_rows(rows: Iterable[Row], out: Path) -> None:
     """Write chat rows as a JSONL file."""
-    with out.open("w") as whole:
+    with out.open("w", encoding="utf-8") as whole:
         for row in rows:
             whole.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_rows(jsonl: Path) -> Iterator[Row]:
     """Yield the rows of a JSONL file."""
-    with jsonl.open() as lines:
+    with jsonl.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)

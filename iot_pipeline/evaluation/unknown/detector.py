@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from iot_pipeline.evaluation.unknown.outputs import Outputs
 from iot_pipeline.evaluation.unknown.scores import SCORES, Reference
 from iot_pipeline.evaluation.views import Floats
 from iot_pipeline.flows.feature import Format
-from iot_pipeline.lake.atomic import replacing, write_json, write_table
+from iot_pipeline.lake.atomic import read_json, replacing, write_json, write_table
 
 ALARMS = (0.01, 0.05)  # shares of flows of known classes that are called unknown
 JSON, ARRAYS, FLOWS = "unknown.json", "unknown.safetensors", "unknown.parquet"
@@ -172,7 +171,7 @@ class Unknown:
 
         if not (folder / JSON).is_file():
             return None
-        told, arrays = json.loads((folder / JSON).read_text()), load_file(folder / ARRAYS)
+        told, arrays = read_json(folder / JSON), load_file(folder / ARRAYS)
         if "format" not in told:
             raise UserError(
                 f"{folder / JSON} is of a detector that compared unprinted values: `iot-pipeline run` fits it again"
