@@ -32,9 +32,11 @@ from iot_pipeline.inference.states import label_rows
 from iot_pipeline.inference.student import Student
 from iot_pipeline.serving.cache import VerdictCache
 from iot_pipeline.serving.ray_verdicts import Answered, without_secrets
+from iot_pipeline.training import ray_launch
 from iot_pipeline.training.local_ray import guarded
 from iot_pipeline_tests.ray_works import HashOpening, Lengths
 from iot_pipeline_tests.serving.factories import classifier, csv_rows
+from iot_pipeline_tests.shared import until
 from iot_pipeline_tests.tiny_model import CLASSES, flow_texts, make_base
 from iot_pipeline_tests.training.on_ray import started_cluster
 
@@ -107,9 +109,10 @@ def test_a_run_that_was_stopped_goes_on_and_a_dead_replica_is_replaced(ray: None
 
 
 class Jobs:
-    """A cluster's Jobs API whose jobs run in this process."""
+    """A cluster's Jobs API whose jobs run in this process, and which lets a request hang for a while."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: Path) -> None:
+        self.out = out
         self.codes: list[int] = []
         self.sent: dict[str, Any] = {}
 
@@ -119,7 +122,9 @@ class Jobs:
         self.sent = sent
         self.codes.append(ray_job.main(command[3:]))
 
-    def get_job_status(self, _name: str) -> SimpleNamespace:
+    def get_job_status(self, name: str) -> SimpleNamespace:
+        before = (self.out / f"{name}.lease").read_text()
+        until(lambda: (self.out / f"{name}.lease").read_text() != before, "the job gets signs of life meanwhile")
         value = "FAILED" if self.codes[-1] else "SUCCEEDED"
         return SimpleNamespace(value=value, is_terminal=lambda: True)
 
@@ -139,16 +144,17 @@ def test_a_job_gets_the_work_and_tells_a_users_error(tmp_path: Path, monkeypatch
             done = ray_blocks.Done(number, told["table"][0].as_py(), facts)
             ray_blocks._write(ray_blocks.block_files(source, out, rows)[number], done)
 
-    jobs, texts, said = Jobs(), ["a", "broken", "bcd", "ef"], list[str]()
+    source, out, pool = table(tmp_path, ["a", "broken", "bcd", "ef"]), tmp_path / "out", Pool(3, "http://head:8265", 2)
+    jobs, said = Jobs(out), list[str]()
+    monkeypatch.setattr(ray_launch, "BEAT_S", 0.02)
     monkeypatch.setattr(ray_job, "connected", lambda _address: jobs)
     monkeypatch.setattr(ray_job, "answer_missing", here)
     monkeypatch.setattr(ray_job, "end_without", lambda _lease: None)
-    source, out, pool = table(tmp_path, texts), tmp_path / "out", Pool(3, "http://head:8265", 2)
     with pytest.raises(UserError, match=r"^a row is broken"):
         run_blocks(source, out, Lengths(tmp_path), pool, said.append, rows=1)
     (tmp_path / "mended").touch()
     result = run_blocks(source, out, Lengths(tmp_path), pool, said.append, rows=1)
-    assert list(lengths(result.files).values()) == [len(text) for text in texts] and jobs.codes == [2, 0]
+    assert list(lengths(result.files).values()) == [1, 6, 3, 2] and jobs.codes == [2, 0]
     assert jobs.sent["runtime_env"]["py_modules"] and said[-1] == "4 of 4 blocks on the Ray cluster"
     assert not [path for path in out.iterdir() if path.name.startswith("iot-")]
 

@@ -22,9 +22,10 @@ from iot_pipeline.inference.ray_blocks import Pool, Work, answer_missing, block_
 from iot_pipeline.inference.ray_session import QUIET, ray_package
 from iot_pipeline.lake.atomic import write_bytes, write_text
 from iot_pipeline.training.ray_job import end_without
-from iot_pipeline.training.ray_launch import BEAT_S, PACKAGE, connected, ended
+from iot_pipeline.training.ray_launch import PACKAGE, connected, ended, signs_of_life
 
 MODULE = "iot_pipeline.inference.ray_job"
+LOOKED_EVERY_S = 5.0
 Log = Callable[[str], None]
 
 
@@ -53,12 +54,13 @@ def answer_there(source: Path, out: Path, work: Work, pool: Pool, rows: int, log
     write_text(out / f"{name}.lease", "0")
     digest = hashlib.sha256(content).hexdigest()
     try:
-        client.submit_job(
-            entrypoint=shlex.join(["python", "-m", MODULE, str(source), str(out), name, digest]),
-            submission_id=name,
-            runtime_env={"env_vars": QUIET, "py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]},
-        )
-        _follow(client, name, out, block_files(source, out, rows), log)
+        with signs_of_life(out / f"{name}.lease"):
+            client.submit_job(
+                entrypoint=shlex.join(["python", "-m", MODULE, str(source), str(out), name, digest]),
+                submission_id=name,
+                runtime_env={"env_vars": QUIET, "py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]},
+            )
+            _follow(client, name, out, block_files(source, out, rows), log)
     finally:
         with contextlib.suppress(Exception):
             client.stop_job(name)  # does nothing if it has ended
@@ -67,20 +69,19 @@ def answer_there(source: Path, out: Path, work: Work, pool: Pool, rows: int, log
 
 
 def _follow(client: Any, name: str, out: Path, files: Sequence[Path], log: Log) -> None:
-    """Give the job signs of life and tell its progress until it ends; UserError if it failed."""
-    beats, told, beaten = 0, -1, 0.0
+    """Tell the progress of the job until it ends; UserError if it failed."""
+    told, looked = -1, 0.0
 
-    def beat() -> None:
-        nonlocal beats, told, beaten
-        if time.monotonic() - beaten <= BEAT_S:
+    def tell() -> None:
+        nonlocal told, looked
+        if time.monotonic() - looked <= LOOKED_EVERY_S:
             return
-        beats, beaten = beats + 1, time.monotonic()
-        write_text(out / f"{name}.lease", str(beats))
+        looked = time.monotonic()
         if (done := sum(path.is_file() for path in files)) != told:
             told = done
             log(f"{done:,} of {len(files):,} blocks on the Ray cluster")
 
-    status = ended(client, name, beat)
+    status = ended(client, name, tell)
     if str(status.value) == "SUCCEEDED":
         return
     failed = out / f"{name}.error"

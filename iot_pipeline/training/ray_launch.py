@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ RAY_VARIABLES = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 # Variables of this process that the job gets too. No other is sent, so that no key is.
-PASSED = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "PYTHONUNBUFFERED", "HF_HUB_OFFLINE")
+PASSED = ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "PYTHONUNBUFFERED", "PYTHONUTF8", "HF_HUB_OFFLINE")
 
 
 @dataclass(frozen=True)
@@ -160,17 +160,42 @@ def submit(address: str, request: Request, pipes: Any | None) -> int:
     write_text(request.lease, "0")
     told = Told(request.name, pipes)
     try:
-        client.submit_job(
-            entrypoint=shlex.join(["python", "-m", JOB, request.model_dump_json()]),
-            submission_id=request.name,
-            # The cluster has the packages, and the code is this one's.
-            runtime_env={"env_vars": variables_of(request), "py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]},
-        )
-        return told.end(Following(client, request, told).follow())
+        with signs_of_life(request.lease):
+            client.submit_job(
+                entrypoint=shlex.join(["python", "-m", JOB, request.model_dump_json()]),
+                submission_id=request.name,
+                # The cluster has the packages, and the code is this one's.
+                runtime_env={
+                    "env_vars": variables_of(request), "py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]
+                },
+            )  # fmt: skip
+            return told.end(Following(client, request, told).follow())
     finally:
         with contextlib.suppress(Exception):
             client.stop_job(request.name)  # does nothing if it has ended
         clear(out)
+
+
+@contextlib.contextmanager
+def signs_of_life(lease: Path) -> Iterator[None]:
+    """Renew the lease of a job for a `with` block, from a thread: the cluster may let a request hang for minutes."""
+    over = threading.Event()
+
+    def renew() -> None:
+        for beat in itertools.count(1):
+            if over.wait(BEAT_S):
+                return
+            with contextlib.suppress(OSError):  # a file server that is away
+                if lease.exists():  # the next launcher of the same training removes it
+                    write_text(lease, str(beat))
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(BEAT_S)
 
 
 def ended(client: Any, name: str, each: Callable[[], None] = lambda: None) -> Any:
@@ -232,7 +257,7 @@ class Told:
 
 @dataclass
 class Following:
-    """A submitted job that is followed: its lines are forwarded, and it gets signs of life."""
+    """A submitted job that is followed: its lines are forwarded."""
 
     client: Any
     request: Request
@@ -242,7 +267,6 @@ class Following:
         """Follow the job to its end; return the exit code."""
         from ray.job_submission import JobStatus
 
-        threading.Thread(target=self._beat, daemon=True).start()
         reading = threading.Thread(target=lambda: asyncio.run(self._read()), daemon=True)
         reading.start()
         status = ended(self.client, self.request.name)
@@ -253,14 +277,6 @@ class Following:
             return 2
         self.told.take(ERROR, f"the Ray job {self.request.name} {self._end(status)}")
         return 1
-
-    def _beat(self) -> None:
-        """Renew the lease until this process ends, also while the cluster lets a request hang."""
-        for beat in itertools.count(1):
-            time.sleep(BEAT_S)
-            with contextlib.suppress(OSError):
-                if self.request.lease.exists():
-                    write_text(self.request.lease, str(beat))
 
     def _end(self, status: Any) -> str:
         """Describe the end of a job that told no error itself."""
