@@ -241,5 +241,5 @@ def holds(path: Path, mark: bytes, offset: int) -> bool | None:
         with opened(path) as handle:
             handle.seek(offset - len(mark))
             return handle.read(len(mark)) == mark
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return None

@@ -174,6 +174,18 @@ def test_a_packed_log_that_is_damaged_is_told_and_its_last_half_line_is_none(
     assert len(set(notes)) == 1 and "x.log.1.gz is damaged" in notes[0]
 
 
+def test_a_damaged_file_beside_a_log_does_not_hide_where_it_was_read(tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log", list[str]()
+    path.write_bytes(b"one 1\n")
+    reader = Tail(path, None, notes.append)
+    assert reader.read(1 << 20) == [b"one 1"]
+    (tmp_path / "x.log.1").write_bytes(b"one 1\ntwo 2\n")
+    damaged = gzip.compress(b"an older line\n" * 50)
+    (tmp_path / "x.log.2.gz").write_bytes(damaged[:10] + b"\xff" * 40)  # the unpacking of which fails at once
+    path.write_bytes(b"three 3\n")
+    assert all_lines(Tail(path, reader.position(), notes.append), 2, seconds=1)[:1] == [b"two 2"]
+
+
 def test_a_log_that_is_being_packed_is_read_once(tmp_path: Path) -> None:
     path, notes = tmp_path / "x.log", list[str]()
     path.write_bytes(b"one 1\n")
