@@ -19,6 +19,11 @@ DEFAULT_MAX_TOKENS = 4096
 MOST_TOKENS = 10_000_000  # per answer: more than any model accepts
 # Lone surrogates, which UTF-8 cannot encode (an answer may be cut off within a pair), and NUL, refused by PostgreSQL.
 NOT_KEPT = re.compile("[\x00\ud800-\udfff]")
+# What the compatible servers of Anthropic, Gemini, Mistral and others call an answer that was cut off or filtered.
+CUT_OFF = ("max_tokens", "max_output_tokens", "max_length", "model_length")
+FILTERED = ("safety", "recitation", "blocklist", "prohibited_content", "spii", "refusal")
+SAME_REASON = dict.fromkeys(CUT_OFF, "length") | dict.fromkeys(FILTERED, "content_filter")
+BROKEN_OFF = ("abort", "aborted", "cancelled", "canceled", "error")  # by the server: what there is may be half a text
 TEXT_PARTS = ("text", "output_text")
 
 
@@ -142,7 +147,13 @@ def read_completion(said: Any, asked: Asked | None = None) -> Reply:
     usage, fault = read_usage(said.get("usage"))
     choice = completion.choices[0]
     message, reason = choice.message, inert(choice.finish_reason or "", 100)
+    reason = SAME_REASON.get(reason.lower(), reason)
     text = message.content or ""
+    if reason.lower() in BROKEN_OFF:
+        return Reply(
+            "transport", "answer broken off", usage=usage, billed_unknown=usage is None, usage_fault=fault,
+            detail=f"finish_reason {reason}",
+        )  # fmt: skip
     if text and usage is not None and not (usage.prompt and usage.completion):
         fault = f"{usage.prompt} and {usage.completion} tokens for a text of {len(text):,} characters"
         usage = None

@@ -183,6 +183,25 @@ def test_content_that_is_no_text_is_unreadable(content: Any) -> None:
     assert read_completion({"choices": [{"message": {"content": content}}]}).outcome == "unreadable response"
 
 
+@pytest.mark.parametrize(
+    ("reason", "kind", "read"),
+    [
+        ("stop", "answer", "stop"), ("eos_token", "answer", "eos_token"), (None, "answer", ""),
+        ("length", "answer", "length"), ("max_tokens", "answer", "length"), ("MAX_TOKENS", "answer", "length"),
+        ("model_length", "answer", "length"), ("SAFETY", "answer", "content_filter"),
+        ("abort", "transport", ""), ("error", "transport", ""), ("CANCELLED", "transport", ""),
+    ],
+)  # fmt: skip
+def test_an_answer_that_did_not_end_by_itself_is_none_whatever_its_server_calls_that(
+    reason: str | None, kind: str, read: str
+) -> None:
+    said = {"choices": [{"message": {"content": "half"}, "finish_reason": reason}]}
+    reply = read_completion(said | {"usage": {"prompt_tokens": 60, "completion_tokens": 20}})
+    assert (reply.kind, reply.finish_reason, reply.refusal) == (kind, read, read == "content_filter")
+    assert reply.usage is not None and reply.usage.completion == 20  # it is paid all the same
+    assert kind == "answer" or (reply.text == "" and str(reason) in reply.reason)
+
+
 def test_errors_that_are_no_objects_are_read() -> None:
     line = {"custom_id": "k", "response": {"status_code": 400, "body": {"error": "bad"}}}
     assert line_reply(line).kind == "rejected"
