@@ -27,8 +27,8 @@ def run_command(settings: Settings, options: Options, as_json: bool) -> int:
         except BrokenPipeError:
             raise  # the reader of the events has gone, which ends any command (cli_group.py)
         except OSError as error:  # a full disk, a folder that may not be written
-            where = f" {error.filename}" if error.filename else ""
-            raise UserError(f"cannot read the flows or write the events:{where} ({error.strerror or error})") from error
+            where = f"{error.filename}: " if error.filename else ""
+            raise UserError(f"cannot read the flows or write the events: {where}{error.strerror or error}") from error
         except KeyboardInterrupt:
             goes_on = "; what is written stays, and the same command goes on from here" if options.out else ""
             print(f"stopped{goes_on}", file=sys.stderr)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.reading.archives import ARCHIVE_ENDINGS
 from iot_pipeline.flows.reading.header import SEPARATOR_LINE, find_delimiter, same_names, split
 from iot_pipeline.flows.reading.json_lines import log_path, object_of
 from iot_pipeline.flows.reading.zeek import unescape
@@ -248,13 +249,17 @@ def _units(lines: Sequence[Line]) -> list[list[Line]]:
 
 
 def _files(folder: Path, lines: Sequence[Line], needed: Sequence[str]) -> list[str]:
-    """Write lines as files, one for each log and header, in a folder each so that they keep their log's name."""
+    """Write lines as files, one for each log and header, in a folder each so that they keep their log's name.
+
+    A packed log loses its ending: the lines are unpacked.
+    """
     texts: dict[tuple[str, str, str], list[str]] = {}
     for line in lines:
         texts.setdefault((line.log, line.kind, line.header), []).append(line.text)
     paths = []
     for number, ((log, kind, header), part) in enumerate(texts.items()):
-        path = folder / str(number) / (re.sub(r"[^\w.-]", "_", Path(log).name) or "stream")
+        named = Path(log).stem if log.lower().endswith(ARCHIVE_ENDINGS) else Path(log).name
+        path = folder / str(number) / (re.sub(r"[^\w.-]", "_", named) or "stream")
         path.parent.mkdir()
         objects = (place for place, line in enumerate(part) if not header and _object(line))
         if (first := next(objects, None)) is not None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.flows.reading.archives import format_of
 
 MARK = 256  # bytes before a place by which it is known again
 CHUNK = 1 << 20
@@ -33,6 +34,8 @@ def check_followed(names: Sequence[str]) -> None:
             raise UserError(f"{name!r} is not a file: --follow reads logs that grow; `-` reads a pipe, without it")
         if path.exists() and not os.access(path, os.R_OK):
             raise UserError(f"{name!r} may not be read: check its permissions")
+        if path.exists() and format_of(path) not in ("", "gz"):
+            raise UserError(f"{name!r} is packed, and will not grow: read it without --follow")
         if not path.exists() and (set("*?[") & set(name) or not path.parent.is_dir()):
             raise UserError(f"{name!r} does not exist: --follow waits for a log by its name, in a folder that is there")
     if len({Path(name).resolve() for name in names}) < len(names):

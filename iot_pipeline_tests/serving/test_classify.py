@@ -207,6 +207,12 @@ def test_wrong_options_are_told_before_a_student_is_loaded(
     assert told in str(classify(*arguments).exception)
 
 
+def test_an_archive_of_logs_is_not_followed(student: Any, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "logs", "w") as archive:
+        archive.write(table(tmp_path), "conn.log")
+    assert "is packed, and will not grow" in str(classify(tmp_path / "logs", "--follow").exception)
+
+
 def test_classes_without_attack_can_be_named(student: Any, tmp_path: Path) -> None:
     names = ",".join(student.spec.classes)
     assert json.loads(classify(table(tmp_path), "--json", "--benign", names).stderr)["alerts"] == 0

@@ -289,6 +289,17 @@ def test_a_followed_log_gives_the_flows_of_the_file(tmp_path: Path) -> None:
     assert {row.flow["uid"]: row.flow_group for row in rows} == wanted
 
 
+@pytest.mark.parametrize("name", ["x.csv.gz", "x.zip", "x"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_followed_log_may_be_packed_and_have_any_name(tmp_path: Path, name: str, packed: bool) -> None:
+    from iot_pipeline_tests.serving.factories import csv_rows
+
+    text, losses = csv_rows(12, 12).encode(), Losses()
+    (tmp_path / name).write_bytes(gzip.compress(text) if packed else text)
+    rows = list(follow([tmp_path / name], 12, losses, seconds=20))
+    assert [row.flow["uid"] for row in rows] == [f"C{n:06d}" for n in range(12)] and not losses.rows
+
+
 def test_a_line_without_its_counterpart_is_counted(tmp_path: Path) -> None:
     conn, meter = logs_of(SPEC, 40, 3)
     (tmp_path / "conn.log").write_text(tsv("conn", conn[:30]))
