@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from rich.table import Table
@@ -37,22 +38,40 @@ def dry_run(settings: Settings, planned: list[plan.Planned], force: bool, accept
     Returns:
         `artefacts` (one each, in order: artefact, group, why, requests and usd of those that ask the teacher, seconds
         of last time), `fresh` (their number) and `total`. Requests and usd that cannot be counted yet are None, and
-        `unknown` says until when; seconds are None for an artefact that was never materialised.
+        `unknown` says until when. An artefact that was never materialised has the mean seconds of the asset's other
+        partitions and is `seconds_estimated`; its seconds are None if there are none.
     """
     lake = Lake(settings.lake_path, read_only=True)
     reasons = plan.forecast(lake, settings, planned, accept_code)
     todo = [p for p in planned if force or reasons[p.artefact]]
     stale = {artefact.asset for artefact, why in reasons.items() if why}
     asked = _requests(settings, [p.artefact for p in todo], stale)
+    last = _last_seconds(lake)
     rows = [
         {
             "artefact": str(p.artefact), "group": p.group, "why": reasons[p.artefact] or ["--force"],
-            **asked.get(p.artefact, {}),
-            "seconds": manifest.provenance.get("seconds") if (manifest := lake.manifest(p.artefact)) else None,
+            **asked.get(p.artefact, {}), **_seconds(p.artefact, last.get(p.artefact.asset, {})),
         }
         for p in todo
     ]  # fmt: skip
     return {"artefacts": rows, "fresh": len(planned) - len(todo), "total": _total(rows)}
+
+
+def _last_seconds(lake: Lake) -> dict[str, dict[str, float]]:
+    """Return by asset and partition the seconds that each artefact of the lake took."""
+    found: dict[str, dict[str, float]] = {}
+    for artefact in lake.artefacts():
+        manifest = lake.manifest(artefact)
+        if manifest and (seconds := manifest.provenance.get("seconds")) is not None:
+            found.setdefault(artefact.asset, {})[artefact.partition] = seconds
+    return found
+
+
+def _seconds(artefact: ArtefactId, partitions: Mapping[str, float]) -> dict[str, Any]:
+    """Return the seconds of last time, or of a new partition the mean of its asset's other ones."""
+    if artefact.partition in partitions or not partitions:
+        return {"seconds": partitions.get(artefact.partition), "seconds_estimated": False}
+    return {"seconds": round(fmean(partitions.values()), 2), "seconds_estimated": True}
 
 
 def _requests(settings: Settings, todo: list[ArtefactId], stale: set[str]) -> dict[ArtefactId, dict[str, Any]]:
@@ -85,6 +104,7 @@ def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "usd": round(sum(row["usd"] or 0.0 for row in asking), 5),
         "requests_unknown": sum(row["requests"] is None for row in asking),
         "seconds": round(sum(seconds), 2),
+        "seconds_estimated": sum(row["seconds_estimated"] for row in rows),
         "seconds_unknown": len(rows) - len(seconds),
     }
 
@@ -99,7 +119,7 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
         table.add_column(name, justify="right")
     table.add_column("why")
     for row in found["artefacts"]:
-        seconds = "-" if row["seconds"] is None else f"{row['seconds']:,.1f}"
+        seconds = "-" if row["seconds"] is None else f"{'~' * row['seconds_estimated']}{row['seconds']:,.1f}"
         asked = (Text(""), Text(""))
         if "requests" in row:
             known = row["requests"] is not None
@@ -121,8 +141,9 @@ def told_total(total: Mapping[str, Any], fresh: int) -> list[str]:
     requests = f"{total['requests']:,} requests, ${total['usd']:,.4f}" + (
         f" (not counting {unknown} artefacts whose requests are unknown yet)" if unknown else ""
     )
-    never = total["seconds_unknown"]
-    seconds = f"{total['seconds']:,.0f} s last time" + (f" ({never} were never made)" if never else "")
+    unsure = [f"{n} with ~ by the asset's other partitions"] if (n := total["seconds_estimated"]) else []
+    unsure += [f"{n} never made and not counted"] if (n := total["seconds_unknown"]) else []
+    seconds = f"{total['seconds']:,.0f} s last time" + (f" ({', '.join(unsure)})" if unsure else "")
     return [
         f"{total['artefacts']} artefacts to make, {fresh} fresh; {requests}; {seconds}. Nothing was made or sent.",
         "What follows from another artefact is made again only if that one comes out different.",
