@@ -20,6 +20,12 @@ from iot_pipeline.errors import printable
 class Output(Console):
     """Console on standard output whose reader may go away: `Commands` (cli_group.py) ends the command then."""
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; the words of a table that is wider than the terminal are broken, where rich would cut them off."""
+        for column in (column for table in objects if isinstance(table, Table) for column in table.columns):
+            column.overflow, column.no_wrap = "fold", False
+        super().print(*objects, **options)
+
     def on_broken_pipe(self) -> None:
         """Raise the BrokenPipeError that is being handled; rich would end with the exit code of an altered lake."""
         raise

@@ -162,6 +162,7 @@ def _print_outcome(lake: Lake, outcome: Outcome, comparison: dict[str, Any], rep
         console.print(Text(f"Report: {report}"), soft_wrap=True)
 
 
+NARROW = 100  # columns of a terminal; below, a table shows only what has no second place
 COLUMNS = [
     "model",
     "stage",
@@ -215,8 +216,10 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=1, allow_nan=False))
         return
+    console = wide_console()
+    narrow = console.width < NARROW
     table = Table(title=Text(lake.address))
-    for column in ("group", "artefact", "state", "made", "seconds", "why"):
+    for column in ("artefact", "state", "why") if narrow else ("group", "artefact", "state", "made", "seconds", "why"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
     for row in rows:
         style = {"fresh": "green", "stale": "yellow", "missing": "dim"}[row["state"]]
@@ -225,9 +228,11 @@ def status(definitions: Any, settings: Settings, as_json: bool) -> None:
         if row["extra_files"]:  # no reason to make it again, which would delete them
             named = f"{row['extra_files'][0]}" + (", ..." if len(row["extra_files"]) > 1 else "")
             why = "; ".join(filter(None, [why, printable(f"not in its manifest: {named}")]))
-        cells = Text(row["group"]), Text(row["artefact"]), Text(row["state"], style=style)
-        table.add_row(*cells, row["made"] or "", seconds, Text(why))
-    console = wide_console()
+        cells = Text(row["artefact"]), Text(row["state"], style=style)
+        if narrow:
+            table.add_row(*cells, Text(why))
+        else:
+            table.add_row(Text(row["group"]), *cells, row["made"] or "", seconds, Text(why))
     console.print(table)
     counts = {state: sum(row["state"] == state for row in rows) for state in ("fresh", "stale", "missing")}
     console.print(f"{counts['fresh']} fresh, {counts['stale']} stale, {counts['missing']} missing")
