@@ -93,6 +93,7 @@ def write_eval_results(source: Source, out: Path, day: str) -> None:
 
 def write_lm_eval(source: Source, out: Path) -> None:
     """Write the task of lm-evaluation-harness: each class line is scored behind the flow, as `explain` scores it."""
+    student = next((f"models/{stage}-{track}" for _, stage, track in students(source)), "models/STAGE-TRACK")
     classes = next(iter(source.facts.evaluation.values()), {}).get("classes") or list(source.spec.classes)
     task = {
         "task": "iot_flows",
@@ -112,7 +113,7 @@ def write_lm_eval(source: Source, out: Path) -> None:
     write_text(
         out / "lm_eval" / "README.md",
         "# Test set as a task of lm-evaluation-harness\n\nIn the bundle's folder (models/base is there if the base "
-        "was built here):\n\n    lm_eval --model hf --model_args pretrained=models/base,peft=models/10K-original \\\n"
+        f"was built here):\n\n    lm_eval --model hf --model_args pretrained=models/base,peft={student} \\\n"
         "      --tasks iot_flows --include_path lm_eval --apply_chat_template\n\n"
-        "Batches and padding move log-likelihoods a little; the report's own figures score one flow at a time.\n",
+        "Batches and padding move log-likelihoods a little: near ties may fall otherwise than in the report.\n",
     )

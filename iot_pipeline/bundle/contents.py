@@ -105,10 +105,13 @@ def public(told: str) -> str:
 
 
 def write_environment(out: Path) -> None:
-    """Write every installed package with its version, and facts about Python and machine; no name of a machine."""
+    """Write every installed package with its version, and facts about Python and machine; no name of a machine.
+
+    Package indexes do not know the local part of a version (2.13.0+cpu): it is told beside Python's version.
+    """
     installed = {str(one.metadata["Name"]): one.version for one in distributions() if one.metadata["Name"]}
-    lines = [f"{name}=={version}" for name, version in sorted(installed.items(), key=lambda item: item[0].lower())
-             if name.lower().replace("_", "-") != "iot-pipeline"]  # fmt: skip
+    order = sorted((name.lower(), name) for name in installed if name.lower().replace("_", "-") != "iot-pipeline")
+    lines = [f"{name}=={installed[name].partition('+')[0]}" for _, name in order]
     write_text(out / LOCK, "\n".join(lines) + "\n")
     write_json(
         out / ENVIRONMENT,
@@ -117,6 +120,7 @@ def write_environment(out: Path) -> None:
             "code_commit": code_commit(),
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
+            "local_versions": {name: version for name, version in sorted(installed.items()) if "+" in version},
         },
     )
 

@@ -63,7 +63,7 @@ def write_crate(source: Source, out: Path, files: Iterable[str], day: str) -> No
             "@id": "./", "@type": "Dataset", "datePublished": day,
             "name": f"Reviewer's bundle: {source.facts.data_set.title or source.facts.data_set.name}",
             "description": "Report, tables, figures, prompts, answers, configuration and lineage of one run of "
-            "iot_pipeline. " + " ".join(source.labels),
+            "iot_pipeline. " + "; ".join(source.labels),
             "license": {"@id": "#licence"},
             "conformsTo": [{"@id": one} for one in PROFILES],
             "hasPart": [{"@id": name} for name in files],

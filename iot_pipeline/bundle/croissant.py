@@ -125,10 +125,14 @@ def responsible(source: Source) -> dict[str, Any]:
         "rai:dataUseCases": ["Training and testing of models that name and explain attacks in IoT network flows; "
                              "not for blocking traffic without people."],
         "rai:dataSocialImpact": "Attackers can read detection rules; people may trust wrong explanations.",
-        "rai:personalSensitiveInformation": ["None: flows hold counts, sizes and times; no address, name or payload."],
+        "rai:personalSensitiveInformation": [
+            "None: the flows are simulated." if simulated
+            else "Each row has a label and these features: "
+            + ", ".join(feature.name for feature in source.spec.features)
+        ],
         "rai:dataReleaseMaintenancePlan": "A bundle is one frozen release; a later run makes another one.",
         "rai:annotationsPerItem": "1",
         "prov:wasDerivedFrom": f"https://doi.org/{facts.data_set.doi}" if facts.data_set.doi else "not stated",
         "rai:hasSyntheticData": bool(simulated or "feature_varied" in {one.track for one in facts.tracks}),
-        "rai:dataCollectionRawData": f"{sum((split.get('rows') or {}).values())} rows in the split.",
+        "rai:dataCollectionRawData": f"{sum((split.get('rows') or {}).values()):,} rows in the split.",
     }  # fmt: skip

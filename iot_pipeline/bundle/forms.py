@@ -30,7 +30,8 @@ def _sources(source: Source) -> str:
 def _counts(source: Source) -> str:
     told = ", ".join(f"{side} {rows:,}" for side, rows in _rows(source).items())
     built = source.facts.flows or {}
-    return f"{built.get('rows_kept', 'unknown')} rows kept; by side: {told}."
+    kept = f"{built['rows_kept']:,}" if "rows_kept" in built else "unknown"
+    return f"{kept} rows kept; by side: {told}."
 
 
 def _excluded(source: Source) -> str | None:
@@ -38,7 +39,7 @@ def _excluded(source: Source) -> str | None:
     if not built:
         return None
     told = {**(built.get("rejected") or {}), **(built.get("left_out") or {})}
-    return "; ".join(f"{reason}: {rows}" for reason, rows in told.items()) or "No row was rejected or left out."
+    return "; ".join(f"{reason}: {rows:,}" for reason, rows in told.items()) or "No row was rejected or left out."
 
 
 def _models(source: Source) -> str:
@@ -109,7 +110,7 @@ ITEMS: list[tuple[str, str, Answer]] = [
     ("5b", "Why these model types", _people),
     ("5c", "Evaluation method", _fixed("One held-out side of flow groups; validation, calibration apart.")),
     ("5d", "Model selection", _fixed("The student with the highest accuracy on the validation side.")),
-    ("5e", "Hyperparameter selection", _fixed("config/settings.env has all values; none was chosen on the test side.")),
+    ("5e", "Hyperparameter selection", _fixed("None was searched by this run; config/settings.env has all values.")),
     ("5f", "Baselines", _fixed("AutoGluon (fixed), LightGBM, 1-NN, hash lookup, majority, on equal rows.")),
     ("6a", "Train-test separation", _leak),
     ("6b", "Dependencies and duplicates between sides", _duplicates),
@@ -161,6 +162,8 @@ def write_appendix(source: Source, out: Path, size: int) -> None:
     )
     exhibits = "report/exhibits.json names every table, figure and number; `iot-pipeline trace table-1` leads on."
     labels = "\n".join(f"- {label}" for label in source.labels) or "- Nothing in it is simulated or embedded."
+    data = "the flows are simulated, so no personal data is in them" if source.facts.simulated else f"data: {PEOPLE}"
+    enough = "a CPU; " if source.facts.tiny_base else ""
     text = f"""# Artefact appendix
 
 ## Abstract
@@ -172,23 +175,24 @@ report, with the teacher's answers. What is not the real thing in it:
 
 ## Description and requirements
 
-- **Security, privacy, ethics**: no network is touched, no personal data is in it; the weights are safetensors.
+- **Security, privacy, ethics**: no network is touched; the weights are safetensors; {data}.
 - **How to access**: this folder ({size / 1e6:.1f} MB). Permanent archive and DOI: {PEOPLE}.
-- **Hardware**: none beyond a CPU; made on {cores} cores ({processors}) in {seconds / 60:.0f} minutes of work.
+- **Hardware**: {enough}made on {cores} cores ({processors}) in {seconds / 60:.0f} minutes of work.
 - **Software**: Python 3.11 or 3.12; environment/requirements.lock.txt; made on {systems}.
 - **Benchmarks**: none beyond the bundle.
 
 ## Set-up
 
-    git clone REPOSITORY && cd iot_pipeline && make run     # or: pip install -e . with the lock file as constraints
+    git clone REPOSITORY && cd iot_pipeline && git checkout COMMIT && python3 -m venv .venv
+    .venv/bin/pip install -e . -c BUNDLE/environment/requirements.lock.txt
 
-Repository and commit: {_commit(source)}; address: {PEOPLE}.
+COMMIT: {_commit(source)}. REPOSITORY: {PEOPLE}. The commands below are in `.venv/bin`; BUNDLE is this folder.
 
 ## Evaluation workflow
 
-1. **Functional**: `iot-pipeline verify BUNDLE` hashes every file; a flipped byte is named. About a minute.
+1. **Functional**: `iot-pipeline verify BUNDLE` hashes every file; a flipped byte is named.
 2. **Reproduced**: `iot-pipeline run --from BUNDLE` makes everything again, without a key or a network, compares it
-   with the bundle, and names what differs. About {seconds / 60:.0f} minutes.
+   with the bundle, and names what differs. It took {seconds / 60:.0f} minutes when it was made.
 3. **Claims**: {exhibits}
 
 Which artefacts are equal to the byte and which are not promised to be: docs/reproduce.md of the code.
@@ -212,7 +216,7 @@ def write_readme(source: Source, out: Path) -> None:
 
 | place | what |
 |---|---|
-| `report/` | report.html, report.md, exhibits.json; each table as CSV and LaTeX, each figure as PNG and SVG |
+| `report/` | report.html, report.md, exhibits.json; each table as CSV and LaTeX, each figure as PNG, SVG and PDF |
 | `prompts/` | each prompt by name and by sha256 |
 | `answers/answers.parquet` | every answer of the teacher with its request |
 | `data/` | the test flows, the tracks' chat rows, their card |

@@ -189,6 +189,14 @@ def test_reforms_has_32_items_of_which_those_of_people_are_marked(bundle: Path) 
     assert (bundle / "REFORMS.md").read_text().count("TO BE ANSWERED BY THE AUTHORS") == len(people)
 
 
+def test_forms_claim_what_is_in_the_bundle(bundle: Path) -> None:
+    appendix, readme = ((bundle / name).read_text() for name in ("ARTIFACT-APPENDIX.md", "lm_eval/README.md"))
+    assert "so no personal data is in them" in appendix and "make run" not in appendix
+    assert not (bundle / "models" / "10K-original").exists() and "peft=models/STAGE-TRACK" in readme  # no student yet
+    locked = (bundle / "environment" / "requirements.lock.txt").read_text()
+    assert "+" not in locked and "torch==" in locked  # a package index does not know torch==2.13.0+cpu
+
+
 def test_the_dataset_card_has_front_matter_of_the_files_beside_it(bundle: Path) -> None:
     _, front, text = (bundle / "data" / "README.md").read_text().split("---\n", 2)
     configs = {one["config_name"]: one["data_files"][0]["path"] for one in yaml.safe_load(front)["configs"]}
