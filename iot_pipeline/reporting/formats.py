@@ -35,12 +35,12 @@ def whole(value: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Format a number with four significant digits, without exponent at everyday sizes: `0.1234`, `123,457`."""
+    """Format a number with four significant digits, without exponent at everyday sizes: `0.1234`, `3,409`."""
     if value is None:
         return MISSING
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
 
 
 def seconds(value: float | None) -> str:

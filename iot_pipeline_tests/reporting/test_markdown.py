@@ -22,6 +22,7 @@ from iot_pipeline.reporting.markdown import escape, lines, quote, table, to_html
         (formats.percent(0.85311), "85.31 %"),
         (formats.whole(347685), "347,685"),
         (formats.number(0.000123456), "0.0001235"),
+        (formats.number(3409.2), "3,409"),
         (formats.number(12345.6), "12,346"),
         (formats.seconds(0.0061), "6.1 ms"),
         (formats.seconds(1.214), "1.21 s"),
