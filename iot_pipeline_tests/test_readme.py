@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from iot_pipeline.commands.estimate import DATA
 from iot_pipeline.settings import DESCRIPTIONS
 
 NO_SETTINGS = {"serve_token", "postgres_password"}  # secrets, which are not listed with the settings and their values
@@ -42,6 +43,10 @@ def test_every_path_that_is_named_exists() -> None:
     named = set(re.findall(r"(?<![\w/-])(?:iot_pipeline|benchmarks|docs|deploy)/[\w*-]*[./][\w./*-]*", ALL))
     missing = [path for path in named if not list(ROOT.glob(path.rstrip("/.")))]
     assert missing == []
+
+
+def test_the_estimate_comes_after_what_it_reads() -> None:
+    assert re.findall(r"run --until (\w+) && \S*iot-pipeline estimate", ALL) == [DATA]
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:
