@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,15 +27,16 @@ from serve_load import running  # noqa: E402
 IMAGES = ROOT / "docs" / "images"
 LOADED = "{ repositoriesOrError { __typename ... on RepositoryConnection { nodes { name } } } }"
 MOST_CLICKS = 5
+MOST_PICTURES = 8  # of a page that never rests, such as one that counts down to its next refresh
 SERVED = "serve-page"
+LINEAGE = "is it stale, and what is it made of?"
 # Name of the file -> path of the page, width and height in pixels, a text that stands on it when it is drawn.
 PAGES = {
     "ui-overview": ("/asset-groups", 1400, 900, "augmentation"),
     "ui-launchpad": ("/locations/iot_pipeline/jobs/augment/playground", 1300, 760, "parts"),
     "ui-timeline": ("/overview/activity/timeline", 1200, 420, "everything"),
-    "ui-asset": ("/assets/paraphrased?view=partitions&partition=10K", 1200, 900, "code_commit"),
+    "ui-asset": ("/assets/paraphrased?view=partitions&partition=10K", 1200, 900, LINEAGE),
 }
-LINEAGE = "is it stale, and what is it made of?"
 # Name of the file -> asset, clicks from its page on, and texts that answer the question.
 QUESTIONS = {
     "ui-row": ("paraphrased", ["training rows", "row 17"], ["Text of the prompt", "Cost"]),
@@ -119,9 +121,14 @@ def edited_prompt() -> Iterator[None]:
 
 
 def save(page: Page, name: str) -> None:
-    """Write the picture of what is seen to docs/images/<name>.png."""
-    out = IMAGES / f"{name}.png"
-    page.picture(out)
+    """Write the picture of what is seen to docs/images/<name>.png, once two in a row are equal: icons come late."""
+    out, before = IMAGES / f"{name}.png", b""
+    for _ in range(MOST_PICTURES):
+        page.picture(out)
+        if out.read_bytes() == before:
+            break
+        before = out.read_bytes()
+        time.sleep(2)
     if shutil.which("pngquant"):
         subprocess.run(["pngquant", "--force", "--output", str(out), str(out)], check=True)
     print(out, out.stat().st_size)
