@@ -69,6 +69,14 @@ def _check_lines(file: Path) -> None:
                 raise UserError(f"{file}, line {number}: {found.key} has another value above; remove one of the lines")
 
 
+def expanded(path: Path, whose: str = "") -> Path:
+    """Return a path with a home folder in place of `~`; UserError, begun by `whose`, for a user who does not exist."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{whose}there is no user of the name {path.parts[0]}") from None
+
+
 def absolute(name: str, value: Any, folder: Path | None = None) -> Any:
     """Make file names in a setting (a spec, sources and globs, a model) absolute, from `folder` or the current one."""
     start = Path.cwd() if folder is None else folder
@@ -78,10 +86,7 @@ def absolute(name: str, value: Any, folder: Path | None = None) -> Any:
             raise UserError(
                 f"IOT_{name.upper()}: {path.parts[0]} is not known here; in .env write ${{HOME}}, in braces"
             )
-        try:
-            return (start / path.expanduser()).absolute()
-        except RuntimeError:
-            raise UserError(f"IOT_{name.upper()}: there is no user of the name {path.parts[0]}") from None
+        return (start / expanded(path, f"IOT_{name.upper()}: ")).absolute()
 
     def is_file(part: str) -> bool:
         if name == "dataset":

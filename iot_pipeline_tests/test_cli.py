@@ -77,6 +77,8 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         ("teacher --port 8100 retry", "--port is of the server"),
         ("verify --key public.pem", "name its folder"),
         ("verify bundle --replay original", "run --from"),
+        ("verify ~nobody_of_this_name/bundle", "there is no user of the name ~nobody_of_this_name"),
+        ("run --from ~nobody_of_this_name/bundle", "there is no user of the name ~nobody_of_this_name"),
         ("run --from bundle --until flows", "leave out --until"),
         ("cache export /nowhere/answers.parquet", "there is no store of answers"),
         ("cache import /nowhere/answers.parquet", "/nowhere/answers.parquet does not exist"),

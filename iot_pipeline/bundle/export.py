@@ -8,6 +8,7 @@ from pathlib import Path
 
 from iot_pipeline.bundle import cards, contents, crate, croissant, forms, seal
 from iot_pipeline.bundle.source import Source
+from iot_pipeline.env_file import expanded
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.store import MANIFEST
 from iot_pipeline.lineage.report_check import REPORT
@@ -28,7 +29,7 @@ def export_bundle(source: Source, out: Path, key: Path | None = None, say: Calla
     Raises:
         UserError: `out` is not empty or cannot be written, or the lake lacks what a bundle needs.
     """
-    out = out.expanduser().absolute()
+    out = expanded(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there and not empty; name a new folder")
     if key is not None and not key.is_file():

@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from iot_pipeline.augmentation.ask import check_imported
 from iot_pipeline.bundle.contents import ANSWERS, LINEAGE, MADE, SETTINGS
 from iot_pipeline.bundle.seal import SUMS, check_bundle
-from iot_pipeline.env_file import ENV_FILE
+from iot_pipeline.env_file import ENV_FILE, expanded
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import read_json, sha256_file
 from iot_pipeline.lake.store import ArtefactId, Lake
@@ -59,7 +59,7 @@ def use_bundle(folder: Path) -> None:
 
     Raises UserError if it is no bundle or not as it was written.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
     found = check_bundle(folder)
     if found.mismatches:
         raise UserError(f"{folder} is not as it was written: {found.mismatches[0]}; `iot-pipeline verify {folder}`")
@@ -99,7 +99,7 @@ def _own_settings(file: Path) -> dict[str, str]:
 def bring_answers(settings: Settings, folder: Path) -> int:
     """Import the answers of a bundle into the lake's store; return how many it has. UserError if one is refused."""
     location = store_of(settings)
-    found = import_answers(location, folder.expanduser() / ANSWERS, check_imported)
+    found = import_answers(location, expanded(folder) / ANSWERS, check_imported)
     if found.refused:
         kinds = ", ".join(f"{kind} ({n:,})" for kind, n in found.refused.most_common())
         raise UserError(f"{folder / ANSWERS}: answers are refused by the present rules: {kinds}")
@@ -109,7 +109,7 @@ def bring_answers(settings: Settings, folder: Path) -> int:
 def compare(settings: Settings, folder: Path) -> Comparison:
     """Compare the lake of a run with the bundle that it was made from."""
     lake, found = Lake(settings.lake_path, read_only=True), Comparison()
-    for one in _told_artefacts(folder.expanduser() / LINEAGE):
+    for one in _told_artefacts(expanded(folder) / LINEAGE):
         artefact = ArtefactId(one["asset"], one["partition"])
         manifest = lake.manifest(artefact)
         if manifest is None:
@@ -121,7 +121,7 @@ def compare(settings: Settings, folder: Path) -> Comparison:
         else:
             found.broken.append(str(artefact))
     if lake.manifest(REPORT) is not None:
-        found.cells = differing_cells(read_exhibits(folder.expanduser() / "report"), read_exhibits(lake.folder(REPORT)))
+        found.cells = differing_cells(read_exhibits(expanded(folder) / "report"), read_exhibits(lake.folder(REPORT)))
     return found
 
 

@@ -12,6 +12,7 @@ from iot_pipeline.bundle.source import open_source
 from iot_pipeline.commands.console import working
 from iot_pipeline.commands.data_set import spec_of
 from iot_pipeline.defs.reads import present_value
+from iot_pipeline.env_file import expanded
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.lineage.report_check import REPORT
@@ -36,7 +37,7 @@ def export(settings: Settings, out: Path, key: Path | None) -> dict[str, Any]:
 
 def verified(folder: Path, public_key: Path | None) -> BundleCheck:
     """Check a bundle."""
-    return check_bundle(folder.expanduser(), public_key)
+    return check_bundle(expanded(folder), public_key)
 
 
 def show_check(found: BundleCheck, as_json: bool) -> int:

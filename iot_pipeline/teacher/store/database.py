@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from iot_pipeline.env_file import expanded
 from iot_pipeline.errors import UserError
 
 Location = Path | str | sa.URL
@@ -56,7 +57,7 @@ def store_url(location: Location) -> sa.URL:
             raise UserError(NOT_A_URL)
         location = Path(location)
     if isinstance(location, Path):
-        return sa.URL.create(SQLITE, database=str(location.expanduser().absolute()))
+        return sa.URL.create(SQLITE, database=str(expanded(location).absolute()))
     try:
         url = sa.make_url(location)
     except (ArgumentError, ValueError):  # both repeat parts of it
@@ -72,7 +73,7 @@ def store_url(location: Location) -> sa.URL:
     if is_file(url):
         if url.database in (None, "", ":memory:"):
             raise UserError(f"{SETTING}: a SQLite store needs a file: sqlite:////folder/teacher.sqlite.")
-        return url.set(database=str(Path(str(url.database)).expanduser().absolute()))
+        return url.set(database=str(expanded(Path(str(url.database))).absolute()))
     return url
 
 
