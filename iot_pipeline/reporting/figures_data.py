@@ -172,17 +172,17 @@ def _places(rules: Sequence[Row]) -> tuple[list[float], list[float]]:
     return [100 * rule["coverage"] for rule in found], [100 * (rule["precision"] or 0.0) for rule in found]
 
 
-def rule_rows(report: Row) -> list[dict[str, Any]]:
+def rule_rows(report: Row, most: int | None = None) -> list[dict[str, Any]]:
     """Return the learned rules as flat rows: class, rule, coverage and precision over distinct flows and over rows.
 
-    A class without a rule gets a row with coverage 0.
+    At most `most` rules per class. A class without a rule gets a row with coverage 0.
     """
     nothing = {"coverage": 0.0, "precision": None}
     absent = {"text": "none: no part of the flows is mostly of this class", "distinct": nothing, "row": nothing}
     return [
         {"class": name, "rule": rule["text"], **_scores(rule)}
         for name, entry in report["classes"].items()
-        for rule in entry["rules"] or [absent]
+        for rule in entry["rules"][:most] or [absent]
     ]
 
 
