@@ -1,5 +1,6 @@
 """Sections of the settings, and of each setting its type, bounds, default and description."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -268,11 +269,11 @@ class RunSettings(Section):
     openlineage_url: SecretStr | None = Field(None, description="server that gets OpenLineage events of all artefacts")
     mlflow_uri: SecretStr | None = Field(None, description="MLflow server that gets a run of every trained student")
 
-    @field_validator("openlineage_url", "mlflow_uri")
+    @field_validator("failure_webhook", "openlineage_url", "mlflow_uri")
     @classmethod
     def _is_url(cls, value: SecretStr | None) -> SecretStr | None:
         """Refuse what is no HTTP address: MLflow would take a folder, and nothing else is told of it."""
-        if value is not None and not value.get_secret_value().lower().startswith(("http://", "https://")):
+        if value is not None and not re.match(r"\s*https?://[^/\s]", value.get_secret_value(), re.IGNORECASE):
             raise ValueError("it is no URL; write it as https://host")
         return value
 

@@ -56,6 +56,8 @@ def test_a_path_as_data_set_gives_its_name_to_the_lake() -> None:
         ({"IOT_SERVE_TOKN": "x" * 20}, "^unknown setting IOT_SERVE_TOKN; did you mean IOT_SERVE_TOKEN"),
         ({"IOT_TEACHER": "localhost:8000/v1"}, "^IOT_TEACHER must be .*, or the base URL"),
         ({"IOT_TEACHER": "OpenAI"}, "^IOT_TEACHER must be embedded, openai, replay"),
+        ({"IOT_FAILURE_WEBHOOK": "hooks.example/x"}, "^IOT_FAILURE_WEBHOOK: it is no URL; write it as https://host$"),
+        ({"IOT_MLFLOW_URI": "https://"}, "^IOT_MLFLOW_URI: it is no URL"),
         ({"IOT_STAGES": ","}, "IOT_STAGES"),
         ({"IOT_TRACKS": " , "}, "IOT_TRACKS"),
         ({"IOT_SEED": "2147483648"}, "IOT_SEED: .*less than or equal to 2147483647"),
