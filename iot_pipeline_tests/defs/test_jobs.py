@@ -254,7 +254,7 @@ def test_a_webhook_that_cannot_be_one_or_never_answers_is_told(monkeypatch: pyte
     def told(url: str) -> str:
         return failures.tell_webhook(settings_module.load_settings({"IOT_FAILURE_WEBHOOK": url}), {})
 
-    with pytest.raises(UserError, match="^IOT_FAILURE_WEBHOOK: it is no URL"):
+    with pytest.raises(UserError, match=r"^IOT_FAILURE_WEBHOOK: it is no URL"):
         told("file:///etc/passwd")
     assert told("http://127.0.0.1:1/x") == "ClientConnectorError"
     monkeypatch.setattr(failures, "TIMEOUT_S", 0.3)
