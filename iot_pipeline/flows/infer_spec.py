@@ -21,7 +21,7 @@ from iot_pipeline.flows.drafting.giveaways import Giveaway, Sample, giveaway
 from iot_pipeline.flows.drafting.glossary import known
 from iot_pipeline.flows.drafting.labels import choose_label
 from iot_pipeline.flows.drafting.render import DraftedFeature, Parts, reading_notes, render, with_examples
-from iot_pipeline.flows.drafting.table import Table, known_column, open_table
+from iot_pipeline.flows.drafting.table import Column, Table, known_column, open_table
 from iot_pipeline.flows.names import feature_name
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
 from iot_pipeline.flows.spec import (
@@ -32,7 +32,7 @@ from iot_pipeline.flows.spec import (
     normalise_label,
     validate_spec,
 )
-from iot_pipeline.flows.sql import connect, identifier
+from iot_pipeline.flows.sql import connect
 
 SERIALISATION = "ranked"  # of the example flows, unless another one is asked for
 
@@ -90,7 +90,7 @@ def draft_spec(
         table = open_table(connection, source, folder, wanted == SOURCE_FILE, columns)
         sample = Sample.of(table.rows)
         chosen = known_column(table, wanted) if wanted else choose_label(connection, table, sample)
-        rows = label_rows(connection, chosen)
+        rows = label_rows(connection, table.columns[chosen])
         labels = class_names(table.shown, chosen, list(rows))
         left_out, giveaways = judge_columns(connection, table, sample, chosen)
         features = drafted_features(table, [name for name in table.columns if name not in (chosen, *left_out)])
@@ -158,10 +158,10 @@ def check_number(table: Table, features: Sequence[DraftedFeature], left_out: dic
         )
 
 
-def label_rows(connection: duckdb.DuckDBPyConnection, label: str) -> dict[str, int]:
-    """Return the rows of each normalised label, most frequent first."""
+def label_rows(connection: duckdb.DuckDBPyConnection, label: Column) -> dict[str, int]:
+    """Return the rows of each normalised label, most frequent first; cells that `label.blank` counts have none."""
     rows = connection.execute(
-        f"SELECT CAST({identifier(label)} AS VARCHAR) AS l, count(*) FROM given WHERE trim(l) <> '' "
+        f"SELECT CAST({label.there} AS VARCHAR) AS l, count(*) FROM given WHERE l IS NOT NULL "
         "GROUP BY l ORDER BY count(*) DESC, l"
     ).fetchall()
     found: Counter[str] = Counter()
@@ -188,7 +188,10 @@ def class_names(shown: str, label: str, found: Sequence[str]) -> dict[str, str]:
 
 def class_name(text: str) -> str:
     """Return a class name as one word; a bare number is prefixed with `Class_`."""
-    return re.sub(r"[^\w-]+", "_", text) if re.search(r"[^\d.+-]", text) else f"Class_{text}"
+    if not re.search(r"[^\d.+-]", text):
+        return f"Class_{text}"
+    words = re.findall(r"[\w-]+", text)  # KDD99 writes `normal.`
+    return "_".join(words) or "_"
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:

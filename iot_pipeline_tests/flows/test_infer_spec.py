@@ -177,6 +177,14 @@ def test_labels_that_differ_in_case_only_are_told(tmp_path: Path) -> None:
     assert len(told) == 1 and "'Scan'" in told[0] and "'scan'" in told[0] and "Normal" not in told[0]
 
 
+def test_labels_that_differ_in_blanks_and_punctuation_only_are_told(tmp_path: Path) -> None:
+    file = made(tmp_path / "t.csv", [*PLAIN, "g"], ["Port Scan", "port-scan", "Port_Scan", "-1", "1", "normal."])
+    draft = draft_spec(str(file), "t")
+    told = [note for note in draft.notes if "differ in case, blanks or punctuation only" in note]
+    assert len(told) == 1 and all(repr(label) in told[0] for label in ("Port Scan", "port-scan", "Port_Scan"))
+    assert (draft.labels["normal."], draft.labels["1"], draft.labels["-1"]) == ("normal", "Class_1", "Class_-1")
+
+
 def test_labels_that_differ_in_punctuation_or_case_stay_apart(tmp_path: Path) -> None:
     file = made(tmp_path / "t.csv", [*PLAIN, "g"], ["DoS/Hulk", "DoS Hulk", "DoS_Hulk", "dos_hulk", "-1"])
     draft = draft_spec(str(file), "t")

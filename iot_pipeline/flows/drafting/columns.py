@@ -32,6 +32,7 @@ _WORDS_OF_OTHERS = """
 OF_OTHERS = frozenset(_WORDS_OF_OTHERS.split())
 NAMELESS = re.compile(r"Unnamed: ")  # pandas' name for a column without one
 MOST_CATEGORY_VALUES = 200  # NSL-KDD's service has 70, UNSW-NB15's proto 133
+MOST_CATEGORIES_WITH_UNIT = 20  # 4G and 5G are categories, 0.1% to 99.9% are measured
 MOST_BLANK = 0.01  # share of blank cells that may cost their rows, as IOT_MAX_REJECTED_SHARE allows
 
 
@@ -87,10 +88,12 @@ def fault(column: Column, rows: int) -> str:
 
 
 def _fault_of_text(column: Column, rows: int) -> str:
-    if column.kind != "VARCHAR":
+    if column.kind not in ("VARCHAR", "BOOLEAN"):
         return f"of type {column.kind.lower()}: not a number"
     if column.numbers and 2 * column.numbers >= rows - column.blank:
         return "not a number"
+    if column.distinct > MOST_CATEGORIES_WITH_UNIT and 2 * column.with_unit >= rows - column.blank:
+        return "numbers with a unit: write them without it"
     if column.distinct <= 1 and not column.blank:
         return "constant"
     if column.distinct > MOST_CATEGORY_VALUES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,24 +119,28 @@ def reading_notes(parts: Parts) -> list[str]:
     said += [f"Left out: {lines:,} line{'s' if lines > 1 else ''}, {why}." for why, lines in untold.items()]
     said += [f"Not read, no table by its name: {name}." for name in report.skipped]
     said += list(report.notes)
-    said += [f"{file} is not UTF-8: read as {encoding}." for file, encoding in report.encodings.items()]
     if parts.blank_labels:
         share = parts.blank_labels / max(1, parts.table.rows)
         said.append(f"{parts.blank_labels:,} rows ({share:.1%}) have no label in {parts.label}.")
     said += [
-        f"{' and '.join(map(repr, spellings))} differ in case only and are classes of their own: give them one class "
+        f"{' and '.join(map(repr, spellings))} differ in {what} only and are classes of their own: give them one class "
         "in `labels` if they mean the same."
-        for spellings in same_but_case(list(parts.labels))
+        for what, spellings in nearly_equal(list(parts.labels))
     ]
     return [one_line(line) for line in dict.fromkeys(said)]
 
 
-def same_but_case(labels: Sequence[str]) -> list[list[str]]:
-    """Return the groups of labels that are equal but for the case of their letters."""
+def nearly_equal(labels: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return the groups of labels that are equal but for case, blanks and punctuation, each with what differs."""
     groups: dict[str, list[str]] = {}
     for label in labels:
-        groups.setdefault(label.casefold(), []).append(label)
-    return [group for group in groups.values() if len(group) > 1]
+        letters = re.sub(r"[\W_]+", "", label.casefold())
+        groups.setdefault(letters if re.search(r"[^\d]", letters) else label, []).append(label)
+    return [
+        ("case" if len(set(map(str.casefold, group))) == 1 else "case, blanks or punctuation", group)
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 def blank_label_comment(parts: Parts) -> list[str]:

@@ -12,12 +12,13 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.parts import SOURCE_FILE
 from iot_pipeline.flows.reading.rules import ReadingRules
 from iot_pipeline.flows.source import SourceReport, read_tables
-from iot_pipeline.flows.sql import identifier, number_sql, one, scan
+from iot_pipeline.flows.sql import identifier, literal, number_sql, one, scan
 
 WHOLE = ("BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "USMALLINT", "TINYINT", "UTINYINT")
 FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
 SHOWN = 8
 ROW = "iot_drafted_row"  # number of a row; a table may have a column named rowid
+WITH_UNIT = r"[+-]?\d+(\.\d+)?\s*(%|[A-Za-zµ]{1,5}(/s)?)"  # 12 %, 0.3ms, 1.5 KB/s
 TEXT = "trim(CAST({0} AS VARCHAR))"
 
 
@@ -31,6 +32,7 @@ class Column:
         distinct: Number of its distinct values; blank cells are none.
         blank: Cells that are blank, NaN or infinite.
         numbers: Cells of a text column that are numbers.
+        with_unit: Cells of a text column that are a number and its unit.
         longest: Characters of its longest value, of text columns.
     """
 
@@ -39,6 +41,7 @@ class Column:
     distinct: int
     blank: int
     numbers: int
+    with_unit: int
     longest: int
 
     @property
@@ -50,6 +53,11 @@ class Column:
     def is_number(self) -> bool:
         """True for numbers."""
         return self.is_whole or self.kind.startswith(FRACTIONS)
+
+    @property
+    def there(self) -> str:
+        """SQL of a cell, NULL where it is blank, NaN or infinite."""
+        return there_sql(self.name, self.kind)
 
 
 @dataclass(frozen=True)
@@ -85,22 +93,28 @@ def open_table(
     return Table(shown, report.rows, _columns(connection, kinds), report)
 
 
+def there_sql(name: str, kind: str) -> str:
+    """Return SQL for a cell of a column of this type, NULL where it is blank, NaN or infinite."""
+    cell = identifier(name)
+    if kind == "VARCHAR":
+        return f"nullif({TEXT.format(cell)}, '')"
+    return f"CASE WHEN isfinite({cell}) THEN {cell} END" if kind.startswith(("DOUBLE", "FLOAT")) else cell
+
+
 def _columns(connection: duckdb.DuckDBPyConnection, kinds: dict[str, str]) -> dict[str, Column]:
     tests = []
     for name, kind in kinds.items():
         cell, text = identifier(name), TEXT.format(identifier(name))
-        is_text = kind == "VARCHAR"
-        there = f"nullif({text}, '')" if is_text else cell
-        if kind.startswith(("DOUBLE", "FLOAT")):
-            there = f"CASE WHEN isfinite({cell}) THEN {cell} END"
+        is_text, there = kind == "VARCHAR", there_sql(name, kind)
         tests += [
             f"count(DISTINCT {there})",
             f"count(*) - count({there})",
             f"count({number_sql(cell)})" if is_text else "0",
+            f"count(*) FILTER (regexp_full_match({text}, {literal(WITH_UNIT)}))" if is_text else "0",
             f"coalesce(max(length({text})), 0)" if is_text else "0",
         ]
     found = one(connection, f"SELECT {', '.join(tests)} FROM given")
-    facts = zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True)
+    facts = zip(*(found[place::5] for place in range(5)), strict=True)
     return {name: Column(name, kind, *counts) for (name, kind), counts in zip(kinds.items(), facts, strict=True)}
 
 

@@ -7,9 +7,12 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 
-from iot_pipeline.commands.datasets import new
+from iot_pipeline.commands.datasets import check, new
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.drafting.glossary import entries, known, plain
 from iot_pipeline.flows.drafting.labels import name_points
@@ -175,6 +178,55 @@ def test_texts_of_few_values_are_categories_and_others_are_left_out(tmp_path: Pa
     assert draft.left_out["gaps"].startswith("blank or no finite number in 66.7% of the rows")
     assert "kind: category\n    blank: none" in draft.yaml
     assert any("state = FIN" in text or "state = none" in text for text in draft.examples)
+
+
+def test_numbers_with_a_unit_are_no_categories(tmp_path: Path) -> None:
+    draft = drafted(
+        tmp_path,
+        {
+            "loss": lambda row, label, draw: f"{draw.randint(0, 999) / 10}%",
+            "took": lambda row, label, draw: f"{draw.randint(0, 99)} ms",
+            "volume": lambda row, label, draw: f"{draw.randint(0, 99)}KB/s",
+            "network": one_of("4G", "5G"),
+            "label": the_label,
+        },
+    )
+    assert draft.categories == ["network"]
+    assert draft.left_out == dict.fromkeys(("loss", "took", "volume"), "numbers with a unit: write them without it")
+
+
+def test_a_boolean_of_parquet_is_a_category_as_its_words_are_in_csv(tmp_path: Path) -> None:
+    rows = 120
+    columns = {
+        "rate": pa.array([row % 17 / 4 for row in range(rows)]),
+        "encrypted": pa.array([row % 5 < 2 for row in range(rows)]),
+        "label": pa.array([ATTACKS[row % 3] for row in range(rows)]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    pyarrow.csv.write_csv(pa.table(columns | {"label": columns["label"].dictionary_decode()}), tmp_path / "t.csv")
+    for form in ("parquet", "csv"):
+        told = new(str(tmp_path / f"t.{form}"), None, None, tmp_path / f"{form}.yaml")
+        assert (told["features"], told["categories"]) == (["rate", "encrypted"], ["encrypted"])
+        checked = check(str(tmp_path / f"{form}.yaml"), str(tmp_path / f"t.{form}"), 0.0)
+        assert (checked["rows"], checked["values_of_categories"]) == (rows, {"encrypted": 2})
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_label_that_is_no_number_among_numbers_is_none(tmp_path: Path, form: str) -> None:
+    labels = [float(row % 3) if row % 12 else float("nan") for row in range(120)]
+    found = pa.table({"rate": [row % 17 / 4 for row in range(120)], "label": labels})
+    write = pq.write_table if form == "parquet" else pyarrow.csv.write_csv
+    write(found, tmp_path / f"t.{form}")
+    draft = draft_spec(str(tmp_path / f"t.{form}"), "t")
+    assert sorted(draft.labels) == ["0", "1", "2"] and "10 rows (8.3%) have no label in label." in draft.notes
+
+
+def test_an_encoding_is_told_once(tmp_path: Path) -> None:
+    file = Path(table(tmp_path / "t.csv", {"Label": the_label}, ["BENIGN", "Web Attack \u2013 XSS"]))
+    file.write_bytes(file.read_text(encoding="utf-8").encode("cp1252"))
+    draft = draft_spec(str(file), "t")
+    assert sum("Windows-1252" in note for note in draft.notes) == 1
+    assert draft.labels == {"BENIGN": "BENIGN", "Web Attack \u2013 XSS": "Web_Attack_XSS"}
 
 
 def test_the_written_file_is_a_spec_whose_comments_show_flows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
