@@ -92,6 +92,8 @@ def _fault_of_text(column: Column, rows: int) -> str:
         return f"of type {column.kind.lower()}: not a number"
     if column.numbers and 2 * column.numbers >= rows - column.blank:
         return "not a number"
+    if column.nested and 2 * column.nested >= rows - column.blank:
+        return "objects or lists of JSON: write each of their parts as a column"
     if column.distinct > MOST_CATEGORIES_WITH_UNIT and 2 * column.with_unit >= rows - column.blank:
         return "numbers with a unit: write them without it"
     if column.distinct <= 1 and not column.blank:

@@ -19,6 +19,7 @@ FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
 SHOWN = 8
 ROW = "iot_drafted_row"  # number of a row; a table may have a column named rowid
 WITH_UNIT = r"[+-]?\d+(\.\d+)?\s*(%|[A-Za-zµ]{1,5}(/s)?)"  # 12 %, 0.3ms, 1.5 KB/s
+NESTED = r"\{.*\}|\[.*\]"
 TEXT = "trim(CAST({0} AS VARCHAR))"
 
 
@@ -33,6 +34,7 @@ class Column:
         blank: Cells that are blank, NaN or infinite.
         numbers: Cells of a text column that are numbers.
         with_unit: Cells of a text column that are a number and its unit.
+        nested: Cells of a text column that are an object or a list of JSON.
         longest: Characters of its longest value, of text columns.
     """
 
@@ -42,6 +44,7 @@ class Column:
     blank: int
     numbers: int
     with_unit: int
+    nested: int
     longest: int
 
     @property
@@ -111,10 +114,11 @@ def _columns(connection: duckdb.DuckDBPyConnection, kinds: dict[str, str]) -> di
             f"count(*) - count({there})",
             f"count({number_sql(cell)})" if is_text else "0",
             f"count(*) FILTER (regexp_full_match({text}, {literal(WITH_UNIT)}))" if is_text else "0",
+            f"count(*) FILTER (regexp_full_match({text}, {literal(NESTED)}, 's'))" if is_text else "0",
             f"coalesce(max(length({text})), 0)" if is_text else "0",
         ]
     found = one(connection, f"SELECT {', '.join(tests)} FROM given")
-    facts = zip(*(found[place::5] for place in range(5)), strict=True)
+    facts = zip(*(found[place::6] for place in range(6)), strict=True)
     return {name: Column(name, kind, *counts) for (name, kind), counts in zip(kinds.items(), facts, strict=True)}
 
 

@@ -195,6 +195,17 @@ def test_numbers_with_a_unit_are_no_categories(tmp_path: Path) -> None:
     assert draft.left_out == dict.fromkeys(("loss", "took", "volume"), "numbers with a unit: write them without it")
 
 
+def test_objects_and_lists_of_json_are_no_categories(tmp_path: Path) -> None:
+    rows = [
+        {"rate": row % 17 / 4, "flow": {"pkts": row % 7}, "flags": [row % 3], "label": ATTACKS[row % 3]}
+        for row in range(120)
+    ]
+    (tmp_path / "eve.json").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    draft = draft_spec(str(tmp_path / "eve.json"), "t")
+    why = "objects or lists of JSON: write each of their parts as a column"
+    assert draft.features == ["rate"] and draft.left_out == {"flow": why, "flags": why}
+
+
 def test_a_boolean_of_parquet_is_a_category_as_its_words_are_in_csv(tmp_path: Path) -> None:
     rows = 120
     columns = {
