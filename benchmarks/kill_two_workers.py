@@ -35,6 +35,7 @@ from iot_pipeline_tests.teacher.postgres import cluster
 from iot_pipeline_tests.test_end_to_end import SMALL
 
 SETTLED_S, LOOKED_EVERY_S, HUNG_S = 120.0, 0.5, 3600
+SHOWN = 40  # lines of a failed worker
 # Timings decide what these say, so that no two runs are equal: of one worker neither.
 TIMED = {"inference_benchmark", "cost_report", "paper_report", "model_card", "claims_audit"}
 
@@ -84,9 +85,14 @@ def run(lake: Path, bases: Path, **more: str) -> "subprocess.Popen[bytes]":
     """Start `iot-pipeline run` on a lake."""
     lake.mkdir(parents=True, exist_ok=True)
     environment = os.environ | SMALL | {"IOT_LAKE": str(lake), "IOT_BASE_CACHE": str(bases)} | more
-    log = (lake.parent / f"{lake.name}.log").open("ab")
+    log = log_of(lake).open("ab")
     command = [sys.executable, "-m", "iot_pipeline", "run"]
     return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def log_of(lake: Path) -> Path:
+    """Return the file of what workers on a lake say."""
+    return lake.parent / f"{lake.name}.log"
 
 
 class Place:
@@ -116,6 +122,9 @@ class Place:
                 self.kill(workers[number], trial)
                 workers[number] = self.start()
         trial.exits += [worker.returncode for worker in workers]
+        if any(worker.returncode for worker in workers):
+            said = log_of(self.root).read_text(errors="replace").splitlines()
+            print("\n".join(["a worker failed; both said last:", *said[-SHOWN:]]), file=sys.stderr, flush=True)
         self.judge(trial)
 
     def kill(self, worker: "subprocess.Popen[bytes]", trial: Trial) -> None:
