@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iot_pipeline.flows.spec import load_spec
+from iot_pipeline.serving.classifier import UNKNOWN
 from iot_pipeline.simulator.simulate import simulate_farm_flow
 from iot_pipeline_tests.command_line import call
 from iot_pipeline_tests.flows.reading.zeek_logs import unlabelled_pair
@@ -342,12 +343,8 @@ def test_commands_that_only_read_work_on_a_lake_that_may_only_be_read(
     copy = tmp_path / "lake"
     shutil.copytree(lake, copy, symlinks=True)
     before = state_of(copy)
-    paths = [
-        str(tmp_path / "answers.parquet"),
-        unlabelled_pair(tmp_path, 6),
-        str(tmp_path / "told.jsonl"),
-        labelled(tmp_path),
-    ]
+    answered, told = str(tmp_path / "answers.parquet"), str(tmp_path / "told.jsonl")
+    paths = [answered, unlabelled_pair(tmp_path, 6), told, labelled(tmp_path)]
     lock(copy)
     try:
         assert cannot_write(copy)
@@ -359,10 +356,10 @@ def test_commands_that_only_read_work_on_a_lake_that_may_only_be_read(
     assert " 0 stale, 0 missing" in status and "prompt[original]" in status
     assert "all as their manifests say" in verified and "Nothing to do" in dry
     assert "What the teacher embedded" in estimated and "original[10K]" in estimated
-    assert pq.read_metadata(tmp_path / "answers.parquet").num_rows == answers(lake / "teacher.sqlite")
+    assert pq.read_metadata(answered).num_rows == answers(lake / "teacher.sqlite")
     assert "may only be read" in " ".join(examined.split()) and "exit" not in done.stdout.replace(checked, "")
-    told = [json.loads(line)["class"] for line in (tmp_path / "told.jsonl").read_text().splitlines()]
-    assert len(told) == 6 and set(told) <= set(SPEC.classes) and "distinct flows" in explained
+    named = [json.loads(line)["class"] for line in Path(told).read_text().splitlines()]
+    assert len(named) == 6 and set(named) <= {*SPEC.classes, UNKNOWN} and "distinct flows" in explained
     assert "licence" in shown and "1,400" in checked.replace("1400", "1,400")
     assert state_of(copy) == before
 

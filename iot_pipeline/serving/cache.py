@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.code_version import code_version
 from iot_pipeline.serving.classifier import LEVEL, Classifier, Verdict
+from iot_pipeline.teacher.store.database import use_wal
 
 FORM = 1  # of the file; another one is refused
 MOST_VERDICTS = 1_000_000  # kept in a file; beyond them the oldest go
@@ -66,7 +67,7 @@ class VerdictCache:
             self._base = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
             with self._transaction():
                 self._begin()
-            self._base.execute("PRAGMA journal_mode = WAL")
+            use_wal(self._base)
             # After a power cut the last verdicts may be missing, and nothing else.
             self._base.execute("PRAGMA synchronous = NORMAL")
             with self._transaction():

@@ -177,7 +177,7 @@ class Database:
     def _prepare_session(self, driver: Any, record: object) -> None:
         cursor = driver.cursor()
         if is_file(self.url) and not self._read_only:
-            _use_wal(cursor)
+            use_wal(cursor)
         kind = self.url.drivername
         for statement in SESSION[kind] + ([READ_ONLY[kind]] if self._read_only else []):
             cursor.execute(statement)
@@ -221,7 +221,7 @@ class Database:
         return words.replace(str(self.url.password), "***") if self.url.password else words
 
 
-def _use_wal(cursor: Any) -> None:
+def use_wal(cursor: Any) -> None:
     """Switch to WAL. SQLite's busy timeout does not cover this one step, so two first openers would collide."""
     for _ in range(WAL_TRIES - 1):
         try:
