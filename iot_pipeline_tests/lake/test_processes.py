@@ -14,9 +14,11 @@ from iot_pipeline.commands.supervised import Supervised
 from iot_pipeline.lake.processes import end_group, has_ended
 from iot_pipeline_tests.shared import until
 
-# It starts a child that does not end by SIGTERM, tells its number, and ends or waits for it.
+# It starts a child that does not end by SIGTERM, tells its number, and ends or waits for it. Where the tests run in the
+# background, which ignores SIGINT, a run of Dagster in their process leaves SIGTERM ignored too, and it is inherited.
 PARENT = """
-import subprocess, sys
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('there', flush=True); time.sleep(600)"
 child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 child.stdout.readline()
