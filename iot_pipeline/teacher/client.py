@@ -13,9 +13,10 @@ from iot_pipeline.teacher import batch, online, pricing
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.rate_limit import Quota
 from iot_pipeline.teacher.request import Answer, Request, Usage
-from iot_pipeline.teacher.session import LOOK_UP_AT_ONCE, Check, ServerState, Session, Summary, in_parts
+from iot_pipeline.teacher.session import LOOK_UP_AT_ONCE, Check, ServerState, Session, in_parts
 from iot_pipeline.teacher.signals import run_until_stopped
 from iot_pipeline.teacher.store.store import Store
+from iot_pipeline.teacher.summary import Summary
 
 # Python collects after 700 new objects, fewer than a burst of answers creates; a collection takes 10 to 70 ms, during
 # which answers and the requests after them have to wait.

@@ -166,6 +166,10 @@ class Breaker:
         """Record one finished request; `reason` is None if it has an answer."""
         self._latest.append(reason)
 
+    def failing(self) -> str | None:
+        """Return the most common failure since the latest answer, None if there is none."""
+        return self._fruitless.most_common(1)[0][0] if self._fruitless else None
+
     def tripped(self) -> str | None:
         """Return the most common reason if it is time to stop, else None."""
         failed = [reason for reason in self._latest if reason is not None]
@@ -173,5 +177,5 @@ class Breaker:
             return Counter(failed).most_common(1)[0][0]
         waited = time.monotonic() - self._fruitless_since
         if self._fruitless.total() >= BREAKER_MINIMUM and waited >= FRUITLESS_S:
-            return f"{self._fruitless.most_common(1)[0][0]}, and no answer for {waited / 60:.0f} minutes"
+            return f"{self.failing()}, and no answer for {waited / 60:.0f} minutes"
         return None

@@ -7,9 +7,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from iot_pipeline.errors import BudgetReached, UserError
 from iot_pipeline.teacher import pricing
@@ -22,6 +22,7 @@ from iot_pipeline.teacher.request import Answer, Request, Status, Usage
 from iot_pipeline.teacher.retry import Breaker, RetryState
 from iot_pipeline.teacher.store.requests import keep_requests
 from iot_pipeline.teacher.store.store import NO_ANSWER, UNCHECKED, Attempt, Reservation, Store, is_verdict
+from iot_pipeline.teacher.summary import Summary
 
 Check = Callable[[Request, str], list[str]]
 T = TypeVar("T")
@@ -30,51 +31,6 @@ PROGRESS_EVERY_S = 2.0
 LOOK_UP_AT_ONCE = 1000
 CLAIM_AT_ONCE = 32  # few, so that processes share the work
 FIRST_PEERS_GAP_S, MAX_PEERS_GAP_S = 0.2, 10.0  # another process may be waiting for a batch, for hours
-
-
-@dataclass
-class Summary:
-    """Summary of one call of `ask`. Tokens and dollars are of the attempts made now, failed ones included."""
-
-    requests: int = 0
-    cached: int = 0
-    asked: int = 0
-    attempts: int = 0
-    batches: int = 0
-    ok: int = 0
-    quarantined: dict[str, int] = field(default_factory=dict)
-    outcomes: dict[str, int] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    usd: float = 0.0
-    reference_usd: float = 0.0
-    seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data; `reference_usd` is what pricing.REFERENCE_MODEL would have cost, not an invoice."""
-        return asdict(self) | {"reference_model": pricing.REFERENCE_MODEL}
-
-    def failed(self) -> int:
-        """Count attempts that brought no complete answer."""
-        return sum(count for outcome, count in self.outcomes.items() if outcome != "answered")
-
-    def line(self, elapsed_s: float, expected: int = 0) -> str:
-        """Format the progress in one line, `elapsed_s` after the first request; `expected` requests at least."""
-        known = max(self.requests, expected)
-        done = self.ok + sum(self.quarantined.values())
-        fresh = done - self.cached
-        parts = [
-            f"teacher: {done:,} of {known:,} done ({self.cached:,} cached)",
-            f"{self.failed():,} attempts failed",
-            f"{sum(self.quarantined.values()):,} quarantined",
-            f"{self.prompt_tokens + self.completion_tokens:,} tokens",
-            f"${self.usd:.4f}",
-        ]
-        if fresh > 0 and elapsed_s > 0:
-            rate = fresh / elapsed_s
-            parts += [f"{rate:.1f}/s", f"{(known - done) / rate:,.0f} s left"]
-        return ", ".join(parts)
 
 
 @dataclass
@@ -373,7 +329,9 @@ class Session:
             if before == (summary.attempts, summary.cached):
                 continue  # nothing new: a batch may take hours
             before = summary.attempts, summary.cached
-            self.config.report(summary.line(reported - begun, self.expected))
+            line = summary.line(reported - begun, self.expected)
+            failing = self.breaker.failing()
+            self.config.report(f"{line}, no answer: {shown_words(failing)}" if failing else line)
             if self.on_progress is not None:
                 self.on_progress(summary)
 

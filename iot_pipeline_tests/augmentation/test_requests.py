@@ -58,7 +58,7 @@ def test_only_new_work_is_asked_for(
 
 
 def test_progress_says_what_a_user_wants_to_know() -> None:
-    from iot_pipeline.teacher.session import Summary
+    from iot_pipeline.teacher.summary import Summary
 
     summary = Summary(
         requests=100,

@@ -41,7 +41,7 @@ from iot_pipeline.models.tokenizer import load_tokenizer
 from iot_pipeline.quality.patterns import attack_patterns
 from iot_pipeline.sft.tensors import load_tensors
 from iot_pipeline.teacher.request import Answer
-from iot_pipeline.teacher.session import Summary
+from iot_pipeline.teacher.summary import Summary
 from iot_pipeline.vocabulary import TRACKS, Trained
 from iot_pipeline_tests.defs.sides import (
     CLASSES,

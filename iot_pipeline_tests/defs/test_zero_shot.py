@@ -31,7 +31,7 @@ from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.lake.store import ArtefactId, Lake, Manifest, finish_artefact
 from iot_pipeline.settings import load_settings, settings
 from iot_pipeline.teacher.request import Answer, Request
-from iot_pipeline.teacher.session import Summary
+from iot_pipeline.teacher.summary import Summary
 
 CLASSES = list(load_spec("farm_flow").classes)
 ASSET = ArtefactId("zero_shot_teacher")

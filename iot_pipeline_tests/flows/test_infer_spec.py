@@ -162,7 +162,7 @@ def test_a_draft_reads_what_the_pipeline_reads(tmp_path: Path) -> None:
     draft = draft_spec(str(file), "t", " Label")
     assert draft.labels == {"False": "False", "Maybe": "Maybe", "True": "True"}
     assert draft.features == ["Flow Duration", *PLAIN]
-    assert draft.left_out == {"mixed": "not a number"}
+    assert draft.left_out == {"mixed": "not a number in 1 of 90 rows, first 'many'"}
     (tmp_path / "t.yaml").write_text(draft.yaml)
     spec = load_spec(tmp_path / "t.yaml")
     read_source(spec, str(file), tmp_path / "raw.parquet")

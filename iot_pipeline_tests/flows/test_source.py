@@ -80,6 +80,10 @@ def damaged(text: str, how: str) -> bytes:
         return "\n".join([*lines[:3], lines[3] + "é"]).encode("latin-1")
     if how == "binary":
         return bytes(range(256)) * 20
+    if how == "title above":
+        return f"# exported by a tool\n\n{text}".encode()
+    if how == "blanks between":
+        return text.replace(",", " ").encode()
     assert how == "not a table"
     return b"hello\nworld\n"
 
@@ -93,7 +97,9 @@ def damaged(text: str, how: str) -> bytes:
         ("column twice", "'orig_pkts' twice"),
         ("wrong encoding", "line"),
         ("binary", "not a"),
-        ("not a table", "single column"),
+        ("not a table", "single column, 'hello'\\."),
+        ("title above", "single column, '# exported by a tool'; remove the lines above the column names"),
+        ("blanks between", "single column.*write commas or tabs"),
     ],
 )
 def test_a_damaged_file_is_one_clear_error(good: Path, tmp_path: Path, how: str, message: str) -> None:

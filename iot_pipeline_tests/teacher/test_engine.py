@@ -9,7 +9,7 @@ import pytest
 
 from iot_pipeline.embedded_teacher.process import embedded_server
 from iot_pipeline.errors import UserError
-from iot_pipeline.teacher import retry
+from iot_pipeline.teacher import retry, session
 from iot_pipeline.teacher.client import Teacher
 from iot_pipeline.teacher.config import TeacherConfig
 from iot_pipeline.teacher.request import Answer, Request
@@ -237,6 +237,18 @@ def test_requests_that_are_only_ever_refused_stop_the_run(tmp_path: Path, monkey
         with pytest.raises(UserError, match=r"most requests to the teacher .* fail.*rate limited.*, and no answer for"):
             asking.ask(requests, checker(requests))
     assert 20 <= asking.summary.attempts < 800 and asking.summary.ok == 0
+
+
+def test_progress_names_the_failure_while_no_answer_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FRUITLESS_S", 0.8)
+    monkeypatch.setattr(session, "PROGRESS_EVERY_S", 0.2)
+    lines: list[str] = []
+    requests = make_requests(8)
+    with embedded_server({"rate_limit_no_header": 1.0}) as base_url:
+        asking = teacher(base_url, tmp_path / "t.sqlite", backoff_base_s=0.01, log=lines.append)
+        with pytest.raises(UserError, match="rate limited"):
+            asking.ask(requests, checker(requests))
+    assert any("0 of 8 done" in line and ", no answer: rate limited" in line for line in lines), lines
 
 
 def test_no_server(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ OF_OTHERS = frozenset(_WORDS_OF_OTHERS.split())
 NAMELESS = re.compile(r"Unnamed: ")  # pandas' name for a column without one
 MOST_CATEGORY_VALUES = 200  # NSL-KDD's service has 70, UNSW-NB15's proto 133
 MOST_CATEGORIES_WITH_UNIT = 20  # 4G and 5G are categories, 0.1% to 99.9% are measured
+SHOWN = 30  # characters of a cell in a message
 MOST_BLANK = 0.01  # share of blank cells that may cost their rows, as IOT_MAX_REJECTED_SHARE allows
 
 
@@ -91,7 +92,8 @@ def _fault_of_text(column: Column, rows: int) -> str:
     if column.kind not in ("VARCHAR", "BOOLEAN"):
         return f"of type {column.kind.lower()}: not a number"
     if column.numbers and 2 * column.numbers >= rows - column.blank:
-        return "not a number"
+        others = rows - column.blank - column.numbers
+        return f"not a number in {others:,} of {rows:,} rows, first {column.first_text[:SHOWN]!r}"
     if column.nested and 2 * column.nested >= rows - column.blank:
         return "objects or lists of JSON: write each of their parts as a column"
     if column.distinct > MOST_CATEGORIES_WITH_UNIT and 2 * column.with_unit >= rows - column.blank:

@@ -123,6 +123,11 @@ def reading_notes(parts: Parts) -> list[str]:
         share = parts.blank_labels / max(1, parts.table.rows)
         said.append(f"{parts.blank_labels:,} rows ({share:.1%}) have no label in {parts.label}.")
     said += [
+        f"The label {given!r} has no word: name what it means on the right of its line in `labels`."
+        for given in parts.labels
+        if not re.search(r"[^\W_]", given)
+    ]
+    said += [
         f"{' and '.join(map(repr, spellings))} differ in {what} only and are classes of their own: give them one class "
         "in `labels` if they mean the same."
         for what, spellings in nearly_equal(list(parts.labels))

@@ -17,6 +17,7 @@ from iot_pipeline.flows.sql import identifier, literal, number_sql, one, scan
 WHOLE = ("BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "USMALLINT", "TINYINT", "UTINYINT")
 FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
 SHOWN = 8
+FACTS = 7  # of a column, as `_columns` asks for them
 ROW = "iot_drafted_row"  # number of a row; a table may have a column named rowid
 WITH_UNIT = r"[+-]?\d+(\.\d+)?\s*(%|[A-Za-zµ]{1,5}(/s)?)"  # 12 %, 0.3ms, 1.5 KB/s
 NESTED = r"\{.*\}|\[.*\]"
@@ -33,6 +34,7 @@ class Column:
         distinct: Number of its distinct values; blank cells are none.
         blank: Cells that are blank, NaN or infinite.
         numbers: Cells of a text column that are numbers.
+        first_text: Its first cell that is not blank and no number; empty for columns of numbers.
         with_unit: Cells of a text column that are a number and its unit.
         nested: Cells of a text column that are an object or a list of JSON.
         longest: Characters of its longest value, of text columns.
@@ -43,6 +45,7 @@ class Column:
     distinct: int
     blank: int
     numbers: int
+    first_text: str
     with_unit: int
     nested: int
     longest: int
@@ -113,12 +116,15 @@ def _columns(connection: duckdb.DuckDBPyConnection, kinds: dict[str, str]) -> di
             f"count(DISTINCT {there})",
             f"count(*) - count({there})",
             f"count({number_sql(cell)})" if is_text else "0",
+            f"coalesce(arg_min({text}, {ROW}) FILTER ({text} <> '' AND {number_sql(cell)} IS NULL), '')"
+            if is_text
+            else "''",
             f"count(*) FILTER (regexp_full_match({text}, {literal(WITH_UNIT)}))" if is_text else "0",
             f"count(*) FILTER (regexp_full_match({text}, {literal(NESTED)}, 's'))" if is_text else "0",
             f"coalesce(max(length({text})), 0)" if is_text else "0",
         ]
     found = one(connection, f"SELECT {', '.join(tests)} FROM given")
-    facts = zip(*(found[place::6] for place in range(6)), strict=True)
+    facts = zip(*(found[place::FACTS] for place in range(FACTS)), strict=True)
     return {name: Column(name, kind, *counts) for (name, kind), counts in zip(kinds.items(), facts, strict=True)}
 
 

@@ -15,6 +15,7 @@ NAMELESS = "Unnamed: "
 DELIMITERS = ",;\t|"
 MAX_HEADER_BYTES = 1_000_000
 SAMPLED_BYTES, SAMPLED_LINES = 65_536, 30
+LINES_ABOVE = 5  # a title or comments above the column names
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|0x[0-9a-fA-F]+|[+-]?(nan|inf(inity)?)", re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
@@ -54,7 +55,9 @@ def read_header(name: str, plain: Path, needed: Sequence[str] = (), given: Seque
         raise UserError(f"{name}: its first line has a quote that is never closed: a name has no line break in it.")
     delimiter = delimiter or find_delimiter(line, sample)
     if delimiter not in line:
-        raise UserError(f"{name} is not a CSV file: its first line has a single column, {line[:60]!r}.")
+        raise UserError(
+            f"{name} is not a CSV file: its first line has a single column, {line[:60]!r}{advice_for(line, sample)}."
+        )
     names = cells_of(name, line, delimiter)
     rows = [cells for text in sample if len(cells := split(text, delimiter)) == len(names) and cells != names]
     header = Header(named(names), delimiter, skip, True)
@@ -69,6 +72,15 @@ def read_header(name: str, plain: Path, needed: Sequence[str] = (), given: Seque
             "column_names in the data set's file, or --columns of `datasets new`."
         )
     return header
+
+
+def advice_for(line: str, following: Sequence[str]) -> str:
+    """Return what to do about a first line without a delimiter, as the end of a sentence; empty if unknown."""
+    if any(sign in text for text in following[:LINES_ABOVE] for sign in DELIMITERS):
+        return "; remove the lines above the column names, which must come first"
+    if len(line.split()) > 1:
+        return "; if blanks separate its columns, write commas or tabs in their place"
+    return ""
 
 
 def first_lines(name: str, plain: Path) -> tuple[int, str, str, list[str]]:

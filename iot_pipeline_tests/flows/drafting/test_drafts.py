@@ -174,10 +174,20 @@ def test_texts_of_few_values_are_categories_and_others_are_left_out(tmp_path: Pa
     assert draft.categories == ["state"]
     assert draft.left_out["uri"] == "text with 240 values: a drafted category has 200 at most"
     assert draft.left_out["note"].startswith("text with values of 80 characters")
-    assert draft.left_out["mixed"] == "not a number"
+    assert draft.left_out["mixed"] == "not a number in 1 of 240 rows, first 'many'"
     assert draft.left_out["gaps"].startswith("blank or no finite number in 66.7% of the rows")
     assert "kind: category\n    blank: none" in draft.yaml
     assert any("state = FIN" in text or "state = none" in text for text in draft.examples)
+
+
+def test_a_label_without_a_word_is_told(tmp_path: Path) -> None:
+    """IoT-23 writes `-` for harmless flows: the drafted class is Class_-, which nobody would search for."""
+    draft = drafted(
+        tmp_path,
+        {"a": lambda row, label, draw: draw.random(), "label": lambda row, label, draw: "-" if row % 2 else "C&C"},
+    )
+    assert "The label '-' has no word: name what it means" in draft.yaml
+    assert "'C&C'" not in draft.yaml.split("name:")[0]
 
 
 def test_numbers_with_a_unit_are_no_categories(tmp_path: Path) -> None:
