@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -131,16 +132,14 @@ def _write(preparer: Preparer, raw: Path, out: Path, log: Log) -> int:
     """Write the usable rows of raw.parquet, part by part; return their number."""
     done = written = 0
     writer: pq.ParquetWriter | None = None
-    with pq.ParquetFile(raw) as given:
+    with pq.ParquetFile(raw) as given, ExitStack() as written_file:
         total = given.metadata.num_rows
         for batch in given.iter_batches(ROWS):
             part = preparer.prepare(pa.Table.from_batches([batch]))
-            writer = writer or pq.ParquetWriter(out, part.schema, compression="lz4")
+            writer = writer or written_file.enter_context(pq.ParquetWriter(out, part.schema, compression="lz4"))
             writer.write_table(part)
             done, written = done + batch.num_rows, written + len(part)
             log(f"read {done:,} of {total:,} rows")
-    if writer is not None:
-        writer.close()
     return written
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,15 +156,13 @@ def _choose(cached: CachedClassifier, flows: Path, out: Path, columns: Sequence[
     """Write the flows that the student must be asked about, each flow group once; return their number."""
     seen: set[bytes] = set()
     number, writer = 0, None
-    with replacing(out) as temporary:
+    with replacing(out) as temporary, ExitStack() as written_file:
         for table in batches(flows, READ, columns=columns):
             groups = table[GROUP].to_pylist()
             new = {group: row for row, group in reversed(list(enumerate(groups))) if bytes.fromhex(group) not in seen}
             seen |= {bytes.fromhex(group) for group in new}
             rows = sorted(new[group] for group in cached.unanswered(list(new)))
-            writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
+            writer = writer or written_file.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
             writer.write_table(table.take(pa.array(rows, pa.int64())))
             number += len(rows)
-        if writer is not None:
-            writer.close()
     return number

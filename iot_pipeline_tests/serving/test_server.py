@@ -152,6 +152,14 @@ def test_unknown_paths_and_methods_are_answered_in_json(client: httpx2.Client) -
         assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_head_is_answered_as_get_without_a_body(client: httpx2.Client) -> None:
+    """Load balancers ask for health so, and `curl -I`."""
+    for path, status in (("/healthz", 200), ("/", 200), ("/v1/models", 200), ("/nowhere", 404), ("/v1/classify", 405)):
+        asked, told = client.get(path), client.head(path)
+        assert told.status_code == asked.status_code == status
+        assert told.content == b"" and told.headers["content-length"] == asked.headers["content-length"]
+
+
 def test_explanations_come_with_the_verdict(client: httpx2.Client) -> None:
     answer = client.post("/v1/explain", json={"flows": [flow(), flow(5)]}).json()
     assert answer["model"]["id"] == "farm_flow-10K-original"

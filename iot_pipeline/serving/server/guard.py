@@ -111,6 +111,8 @@ class Guard:
         """Answer a request within the limits."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        if scope["method"] == "HEAD":  # answered as GET; uvicorn, which has the scope as it was, drops the body
+            scope = {**scope, "method": "GET"}
         started, answer = time.monotonic(), Answer(send)
         with self._counted():
             try:
