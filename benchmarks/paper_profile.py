@@ -3,10 +3,10 @@
     IOT_DATASET=rt_iot2022 IOT_SOURCE=RT_IOT2022.csv.zip python benchmarks/paper_profile.py
 
 The choices of `iot_pipeline/profiles/paper.yaml`: weight of the label's tokens or class rows, and length of answers
-(the form of a flow's text is in serialisations.py). No base of 1.5B parameters can be trained on a CPU, so the tiny base
-is, with the demo's learning rate and rank, on stage 10K of the original track: it tells which choice is better for it,
-and no accuracy of Qwen2.5. Answers of 900 words, as the paper's, do not fit either; 45 and 120 show what length does. A
-stopped run goes on from the arms that it has.
+(the form of a flow's text is in serialisations.py). No base of 1.5B parameters can be trained on a CPU, so the tiny
+base is, with the demo's learning rate and rank, on stage 10K of the original track: it tells which choice is better
+for it, and no accuracy of Qwen2.5. Answers of 900 words, as the paper's, do not fit either; 45 and 120 show what
+length does. A stopped run goes on from the arms that it has.
 """
 
 import argparse
