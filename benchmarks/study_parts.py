@@ -141,17 +141,23 @@ def join(lake: Lake, side: Side, name: str, seed: int) -> dict[str, Any]:
         "training_seeds": seeds,
         "left_out": sorted({f"{arm}, seed {one}" for arm, runs in by_arm.items() for one in runs if one not in seeds}),
         **compare_seeds(side, arms, contrasts(arms), seed),
-        "explanations": [row for row in explained(lake) if row["arm"] in arms],
+        "explanations": [row for row in explained(lake, name) if row["arm"] in arms],
         "grid": [],
     }
 
 
-def explained(lake: Lake) -> list[dict[str, Any]]:
-    """Return what the lake's own study says of explanations, which need the students themselves; [] without one."""
-    if lake.manifest(study := ArtefactId("study")) is None:
+def explained(lake: Lake, name: str) -> list[dict[str, Any]]:
+    """Return what is told of explanations, which need the students themselves.
+
+    By the lake's own study; where it has none, by the study that was joined before: kept students do not change.
+    """
+    found = RESULTS / f"study-{name}.json"
+    if lake.manifest(study := ArtefactId("study")) is not None:
+        found = lake.verified(study) / "study.json"
+    if not found.is_file():
         return []
-    found: list[dict[str, Any]] = json.loads((lake.verified(study) / "study.json").read_text())["explanations"]
-    return found
+    told: list[dict[str, Any]] = json.loads(found.read_text())["explanations"]
+    return told
 
 
 def baselines(lake: Lake, side: Side) -> dict[str, list[Ints]]:
