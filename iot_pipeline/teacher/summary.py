@@ -1,4 +1,4 @@
-"""What one call of `Teacher.stream` did so far, and its line of progress."""
+"""Summary of one call of `Teacher.stream`, and its line of progress."""
 
 from __future__ import annotations
 
