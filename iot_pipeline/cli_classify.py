@@ -38,11 +38,13 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         Ctrl-C ends --follow in order. Exit code 130 after Ctrl-C, 143 after SIGTERM.
         """
         from iot_pipeline.commands.classify_run import run_command
+        from iot_pipeline.machine import bound_shape_caches
 
         options = take.Options(
             inputs, stage, track, to, out, explain, follow, join_wait, idle_exit, units, invalid, benign, cache,
             cache_size, replicas,
         )  # fmt: skip
+        bound_shape_caches()
         chosen = configure()
         quiet()
         sys.exit(run_command(chosen, options, as_json))

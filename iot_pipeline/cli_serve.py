@@ -39,7 +39,9 @@ def register(app: typer.Typer, configure: Callable[[], Any], quiet: Callable[[],
         """Serve a trained student over HTTP: classes and explanations, OpenAI's API, Prometheus, a page for people."""
         from iot_pipeline.commands.console import progress_line
         from iot_pipeline.commands.serve import serve as run
+        from iot_pipeline.machine import bound_shape_caches
 
+        bound_shape_caches()
         chosen = configure()
         quiet()
         sys.exit(run(chosen, stage, track, host, port, allow_host or [], units, cache, progress_line))
