@@ -14,7 +14,7 @@ BETWEEN = r"\s*(?:(?:\(|=|:|of|at|is|reads|stands at)\s*)?"  # between a feature
 A_NUMBER = rf"(?<![\w.])(?:{NUMBER}|p\d{{1,3}})(?!\w)"
 # A number in the clause before or behind a word that is a name as well; "looking at rate, we find 12" is the longest.
 BEHIND = re.compile(rf"(?:(?!\.\s)[^;!?\n]){{0,30}}?{A_NUMBER}")
-BEFORE = re.compile(rf"{A_NUMBER},?\s+(?:(?:puts|places|leaves|sets|makes|brings|for|in|of|as)\s+)?$")
+BEFORE = re.compile(rf"{A_NUMBER}\)?,?\s+(?:(?:puts|places|leaves|sets|makes|brings|for|in|of|as)\s+)?$")
 ITS_NUMBER = re.compile(rf"`?{BETWEEN}{A_NUMBER}")
 NEAR = 30  # characters before a name that decide
 # The word is a subject of which something is said: "rate is far above the usual".

@@ -156,6 +156,7 @@ def test_a_word_of_prose_is_a_name_only_where_it_is_cited() -> None:
     for text, cited in (
         ("rate (12) is high", 1), ("the rate lies far above the median", 1), ("with 12, rate is odd", 1),
         ("looking at rate, we find 12, above", 1), ("`rate` = 12", 1), ("a reading of 12 puts rate above", 1),
+        ("a reading of 12 (p90) puts rate above", 1), ("orig_pkts (p90) in a high rate", 1),
         ("rate is elevated", 1), ("packets come at a high rate", 0), ("the rate of a flood, above all", 0),
         ("orig_pkts (12), which tells of the rate", 1), ("a rate of 12 packets", 0),
     ):  # fmt: skip
