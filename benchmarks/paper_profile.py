@@ -46,7 +46,9 @@ def main() -> None:
     chosen = load_settings()
     name = f"paper_profile-{chosen.data.dataset}"
     file = RESULTS / f"{name}.json"
-    arms: dict[str, Any] = json.loads(file.read_text())["arms"] if file.is_file() else {}
+    same = {"seeds": [chosen.seeds[0]], "common": COMMON}  # arms of other trials are not gone on with
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    arms: dict[str, Any] = before["arms"] if {key: before.get(key) for key in same} == same else {}
     for arm, own in ARMS.items():
         if arm not in arms:
             run(lake, own)
@@ -54,10 +56,12 @@ def main() -> None:
             save(
                 name,
                 {
-                    "question": "how the paper's profile should teach the class", "side": "validation",
-                    "seeds": [chosen.seeds[0]], "common": COMMON, "arms": arms,
+                    "question": "how the paper's profile should teach the class",
+                    "side": "validation",
+                    **same,
+                    "arms": arms,
                 },
-            )  # fmt: skip
+            )
 
 
 def run(lake: Path, own: dict[str, str]) -> None:

@@ -154,7 +154,9 @@ def explained(lake: Lake, name: str) -> list[dict[str, Any]]:
     found = RESULTS / f"study-{name}.json"
     if lake.manifest(study := ArtefactId("study")) is not None:
         found = lake.verified(study) / "study.json"
-    if not found.is_file():
+    elif found.is_file():
+        print(f"this lake has no study: what is told of explanations stays as in {found.name}")
+    else:
         return []
     told: list[dict[str, Any]] = json.loads(found.read_text())["explanations"]
     return told
