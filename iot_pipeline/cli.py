@@ -80,7 +80,13 @@ def _configure(stages: str | None, tracks: str | None) -> Any:
         if value:
             os.environ[name] = value
     settings.cache_clear()
-    chosen = settings()
+    try:
+        chosen = settings()
+    except UserError as error:
+        told = str(error)
+        for option, value in (("stages", stages), ("tracks", tracks)):
+            told = told.replace(f"IOT_{option.upper()}:", f"--{option}:") if value else told
+        raise UserError(told) from None
     os.environ.update({f"IOT_{name.upper()}": str(path) for name in PATHS if (path := chosen.value(name))})
     return chosen
 

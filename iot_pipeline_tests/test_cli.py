@@ -72,6 +72,8 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         ("teacher --port 99999", "--port"),
         ("teacher --answer-seconds -1", "--answer-seconds"),
         ("teacher --rpm 0", "--rpm"),
+        ("status --stages 11K", "error: --stages: "),
+        ("estimate --tracks new", "error: --tracks: "),
         ("ui --port 0", "--port"),
         ("serve --port 65536", "--port"),
         ("teacher --port 8100 retry", "--port is of the server"),

@@ -26,7 +26,7 @@ from iot_pipeline.inference.projection import advice
 from iot_pipeline.lake.remote import mirror
 from iot_pipeline.lake.store import Lake
 from iot_pipeline.machine import processor
-from iot_pipeline.models.check import check_base, check_targets, check_tokenizer
+from iot_pipeline.models.check import TINY_MATRICES, check_base, check_targets, check_tokenizer
 from iot_pipeline.models.folder import in_hub_cache
 from iot_pipeline.models.smollm2 import SMOLLM2, SMOLLM2_LABEL, source_of_smollm2
 from iot_pipeline.settings import Settings, api_key
@@ -238,9 +238,10 @@ def _inference(settings: Settings) -> Finding:
 
 def _base(settings: Settings) -> Finding:
     base = settings.student.base_model
-    if base == "tiny":
-        return Finding("student", "note", "a tiny Qwen2 built here; no match for a real base model")
     try:
+        if base == "tiny":
+            check_targets(TINY_MATRICES, settings.student.lora_targets)
+            return Finding("student", "note", "a tiny Qwen2 built here; no match for a real base model")
         if base == SMOLLM2:
             return Finding("student", "ok", f"{SMOLLM2_LABEL}; {source_of_smollm2(settings.base_cache_path)}")
         if not Path(base).exists() and not in_hub_cache(base):

@@ -19,7 +19,7 @@ from iot_pipeline.inference.ray_batch import check_ray as check_batches
 from iot_pipeline.inference.student import Student
 from iot_pipeline.lake.atomic import read_json
 from iot_pipeline.lake.processes import end_group, is_over
-from iot_pipeline.models.check import check_base, check_targets, check_tokenizer
+from iot_pipeline.models.check import TINY_MATRICES, check_base, check_targets, check_tokenizer
 from iot_pipeline.models.smollm2 import SMOLLM2, smollm2_base
 from iot_pipeline.settings import settings
 from iot_pipeline.teacher.client import Teacher
@@ -65,8 +65,8 @@ class TeacherResource(dg.ConfigurableResource):
         base = settings().student.base_model  # not recorded: another base leaves the answers as they are
         if base == SMOLLM2:
             base = str(smollm2_base(settings().base_cache_path, step.log))
-        if base != TINY:
-            check_targets(check_base(base)["matrices"], settings().student.lora_targets)
+        matrices = TINY_MATRICES if base == TINY else check_base(base)["matrices"]
+        check_targets(matrices, settings().student.lora_targets)
         if named := settings().evaluation.audit_tokenizer:
             check_tokenizer(named)
         # Recorded because they decide the answers: the teacher, and the rules of the embedded one. Limits, budget and

@@ -22,6 +22,10 @@ from iot_pipeline.models.folder import base_folder
 CPU_S = 60  # of settings, tokenizer and template; Gemma's 262,144 tokens take 6 s
 WALL_S, BYTES_A_S = 600, 10_000_000  # of all, on a slow disk
 MEMORY = 4 << 30  # beside the weights, of which a file at a time is mapped
+TINY_MATRICES = [  # of the base that this project builds, known before it is built
+    "mlp.down_proj", "mlp.gate_proj", "mlp.up_proj", "model.embed_tokens", "lm_head",
+    "self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj",
+]  # fmt: skip
 HERE = {
     "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE",
     "OMP_NUM_THREADS": "2", "RAYON_NUM_THREADS": "2",

@@ -131,7 +131,7 @@ def study(found: Row) -> Any:
     axes.axvspan(-found["margin"], found["margin"], color=style.LIGHT)
     axes.axvline(0, color=style.RED, linestyle=DASHED, linewidth=1.4)
     near = [row for row in rows if abs(row["difference"]) <= FAR]
-    edge = 1.1 * max((abs(row[end]) for row in near for end in ("low", "high")), default=FAR)
+    edge = 1.1 * (max((abs(row[end]) for row in near for end in ("low", "high")), default=0.0) or FAR)
     for place, row in enumerate(rows):
         colour = style.BLUE if row["verdict"].endswith("better") else style.GREY
         if row in near:

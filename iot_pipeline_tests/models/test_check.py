@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from iot_pipeline.commands.doctor import _base
 from iot_pipeline.errors import UserError
-from iot_pipeline.models.check import check_base, check_targets
+from iot_pipeline.models.check import TINY_MATRICES, check_base, check_targets
 from iot_pipeline.models.folder import LFS_POINTER, in_hub_cache
 from iot_pipeline.models.loading import base_identity, load_base
 from iot_pipeline.settings import load_settings
@@ -178,6 +178,13 @@ def test_a_base_that_is_fit_passes_and_is_described(base: Path, what: str) -> No
     for targets, told in (("q_proj,x_proj", "no 'x_proj'; name some of .*q_proj"), (" , ", "names no module")):
         with pytest.raises(UserError, match=f"^IOT_LORA_TARGETS.*{told}"):
             check_targets(facts["matrices"], targets)
+
+
+def test_targets_of_the_tiny_base_are_checked_before_it_is_built(base: Path) -> None:
+    assert sorted(TINY_MATRICES) == check_base(str(base))["matrices"]
+    wrong = _base(load_settings({"IOT_LORA_TARGETS": "x_proj"}))
+    assert wrong.state == "error" and "no 'x_proj'" in wrong.text
+    assert _base(load_settings({"IOT_LORA_TARGETS": "q_proj,down_proj"})).state == "note"
 
 
 def test_a_changed_folder_is_looked_at_again(base: Path) -> None:

@@ -57,6 +57,14 @@ def test_a_difference_far_off_does_not_squeeze_the_others_of_a_study() -> None:
     assert "-0.8200" in [text.get_text() for text in axes.texts]
 
 
+def test_differences_of_nothing_are_drawn_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    found = example.study(3)
+    same = {"difference": 0.0, "low": 0.0, "high": 0.0}
+    far = {"difference": -0.82, "low": -0.84, "high": -0.8}
+    figures.study(found | {"contrasts": [row | (far if place else same) for place, row in enumerate(found["contrasts"])]})
+    assert not [str(one.message) for one in recwarn]
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_figure_is_a_small_png(name: str) -> None:
     data = FIGURES[name]()
