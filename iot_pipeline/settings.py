@@ -217,10 +217,9 @@ def _from_env_file() -> dict[str, Any]:
 
 
 def _profile(name: str) -> dict[str, Any]:
-    path = PROFILES / f"{name}.yaml"
-    if not path.is_file():
+    if name not in profile_names():  # a path could lead to a stranger's file, beside the settings of a bundle
         raise UserError(f"IOT_PROFILE: no profile {name!r}; there are: {', '.join(profile_names())}")
-    return {"profile": name, **read_own_yaml(path)}
+    return {"profile": name, **read_own_yaml(PROFILES / f"{name}.yaml")}
 
 
 def api_key() -> SecretStr | None:

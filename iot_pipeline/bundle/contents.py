@@ -27,7 +27,7 @@ from iot_pipeline.teacher_factory import shown_address, store_of
 from iot_pipeline.vocabulary import TRACKS, Trained, unstaged
 
 # Of the section `run`, what a run makes; everything else there is about the machine, or a secret.
-MADE = ("stages", "tracks", "controls", "distil", "grid")
+MADE = ("stages", "tracks", "controls", "distil", "unknown", "grid")
 SETTINGS, LINEAGE, ANSWERS = "config/settings.env", "lineage.json", "answers/answers.parquet"
 LOCK, ENVIRONMENT = "environment/requirements.lock.txt", "environment/environment.json"
 

@@ -271,6 +271,13 @@ def test_no_secret_of_an_address_is_in_a_bundle() -> None:
     assert "secret" not in str(told)
 
 
+def test_every_setting_that_adds_artefacts_is_in_a_bundle() -> None:
+    asked = {"unknown": "true", "distil": "true", "grid": "true", "controls": "label_only", "stages": "10K,30K"}
+    told = dict(contents._settings(Source(Lake(Path("/nowhere")), load_settings(**asked), load_spec("farm_flow"), {})))
+    assert {name: told.get(f"IOT_{name.upper()}") for name in asked} == asked
+    assert all(rerun.decides_content(f"IOT_{name.upper()}") for name in asked)
+
+
 def test_a_spoilt_bundle_is_not_run(copy: Path) -> None:
     (copy / "config" / "settings.env").write_text("IOT_ROWS=400\n")
     with pytest.raises(UserError, match=r"config/settings\.env: expected sha256"):
@@ -293,6 +300,18 @@ def test_settings_that_a_stranger_must_not_choose_are_refused(line: str, copy: P
     write_sums(copy)
     with pytest.raises(UserError, match=f"settings.env.* {line.split('=')[0]}.*such a bundle is not run"):
         rerun.use_bundle(copy)
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_profile_of_a_stranger_is_not_read(copy: Path) -> None:
+    (copy / "config" / "theirs.yaml").write_text("failure_webhook: https://elsewhere.example/hook\n")
+    path = os.path.relpath(copy / "config" / "theirs", settings_module.PROFILES)
+    (copy / "config" / "settings.env").write_text(f"IOT_PROFILE={path}\n")
+    write_sums(copy)
+    rerun.use_bundle(copy)
+    settings_module.settings.cache_clear()
+    with pytest.raises(UserError, match="IOT_PROFILE: no profile"):
+        settings()
 
 
 @pytest.mark.usefixtures("environment")
