@@ -60,18 +60,18 @@ def compare_seeds(
         `spread` is the standard deviation over seeds; what needs several seeds is None if there is one.
 
     Raises:
-        UserError: Arms have different numbers of seeds, or the view is empty.
+        UserError: Arms have different numbers of seeds, or the view is empty, or so small that a resample is.
     """
     seeds = _seeds_of(arms)
     if side.ceilings[view] is None:
         raise UserError(f"the {view} view of this side is empty; use more rows or another seed")
     drawn = _Draws(len(side.group_ids), seeds, resamples, seed)
     found = {name: _measure(side, runs, view, drawn) for name, runs in arms.items()}
-    rows = []
+    rows, least = [], _least_p(side, view)
     for first, second in contrasts:
         for metric in TESTED:
-            one, other = found[first][metric], found[second][metric]
-            rows.append({"first": first, "second": second, "metric": metric, **_contrast(one, other, drawn)})
+            compared = _contrast(found[first][metric], found[second][metric], drawn, least[metric])
+            rows.append({"first": first, "second": second, "metric": metric, **compared})
     _correct(rows)
     for row in rows:
         row["verdict"] = verdict(row, seeds)
@@ -158,7 +158,10 @@ def _measure(side: Side, runs: Sequence[Ints], view: str, drawn: _Draws) -> dict
             sums[:, index, place] = np.bincount(cell, mass, n * classes).reshape(n, classes)
     flat = sums.reshape(n, -1)
     points = _metrics(flat.sum(axis=0).reshape(1, len(runs), 3, classes))
-    blocks = [_metrics((counts @ flat).reshape(len(counts), len(runs), 3, classes)) for counts in drawn.counts()]
+    drawn_sums = [(counts @ flat).reshape(len(counts), len(runs), 3, classes) for counts in drawn.counts()]
+    if not all(block[:, :, 1].sum(axis=2).all() for block in drawn_sums):  # NaN would pass every test of a verdict
+        raise UserError(f"the {view} view of this side has too few flows for a bootstrap; use more rows or another seed")
+    blocks = [_metrics(block) for block in drawn_sums]
     return {
         metric: {
             "point": np.broadcast_to(points[metric][0], drawn.seeds),
@@ -198,7 +201,23 @@ def _arm(values: Mapping[str, Floats], drawn: _Draws) -> dict[str, Any]:
     }
 
 
-def _contrast(one: Mapping[str, Floats], other: Mapping[str, Floats], drawn: _Draws) -> dict[str, float | None]:
+def _least_p(side: Side, view: str) -> dict[str, float]:
+    """Return for each tested metric the least p-value of an equivalence that the view's flows can support.
+
+    It is the chance that no flow shows a difference of MARGIN: arms that answer alike have no error in any resample,
+    however few the flows are. A difference in macro-F1 may lie in the rarest class alone.
+    """
+    used = side.weights[view] > 0
+    by_class = [len(np.unique(side.group[used & (side.label == code)])) for code in range(len(side.classes))]
+    present = [flows for flows in by_class if flows]
+    in_one_class = min(1.0, MARGIN * len(present))
+    flows = len(np.unique(side.group[used]))
+    return {"accuracy": (1 - MARGIN) ** flows, "macro_f1": (1 - in_one_class) ** min(present)}
+
+
+def _contrast(
+    one: Mapping[str, Floats], other: Mapping[str, Floats], drawn: _Draws, least_p: float
+) -> dict[str, float | None]:
     """Compute difference, interval, spread and p-values of two arms in one metric."""
     from scipy.stats import t
 
@@ -216,7 +235,7 @@ def _contrast(one: Mapping[str, Floats], other: Mapping[str, Floats], drawn: _Dr
     if drawn.seeds > 1:
         scale = max(error, 1e-12)  # two arms that answer alike have no error
         result["p"] = float(2 * t.sf(abs(difference) / scale, freedom))
-        result["p_equivalent"] = float(t.sf((MARGIN - abs(difference)) / scale, freedom))
+        result["p_equivalent"] = max(least_p, float(t.sf((MARGIN - abs(difference)) / scale, freedom)))
     return result
 
 

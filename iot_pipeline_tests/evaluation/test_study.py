@@ -1,6 +1,7 @@
 """Studies over several training seeds: what three single runs once said, planted differences, and no false verdicts."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from iot_pipeline.evaluation.study import (
     stage_pairs,
     verdict,
 )
+from iot_pipeline.evaluation.views import read_side
 from iot_pipeline_tests.evaluation.simulated_runs import side_of, simulate_runs, verdicts
 
 FLOWS = 2_000
@@ -79,6 +81,21 @@ def test_equal_students_are_equivalent_and_their_interval_is_a_point() -> None:
     arms = {name: [wrong_on(range(n)) for n in (90, 95, 100, 105, 110)] for name in ("a", "b")}
     row = compare_seeds(side_of(LABELS), arms, [("a", "b")], 1)["contrasts"][0]
     assert row["verdict"] == EQUIVALENT and row["low"] == row["high"] == 0
+
+
+@pytest.mark.parametrize("flows", [30, 200])
+def test_students_that_answer_alike_on_few_flows_are_not_called_equivalent(flows: int) -> None:
+    labels = np.arange(flows) % 3  # 600 flows without a differing answer would rule a difference of 0.005 out
+    arms = {name: [labels.copy() for _ in range(5)] for name in ("a", "b")}
+    rows = compare_seeds(side_of(labels), arms, [("a", "b")], 1, resamples=200)["contrasts"]
+    assert [row["verdict"] for row in rows] == [NOTHING_SHOWN] * 2
+
+
+def test_a_view_that_is_empty_in_some_resample_is_refused() -> None:
+    records = pd.DataFrame({"flow_group": list("aabbc"), "label": list("xyxyx"), "rows": 1, "group_rows": [2] * 4 + [1]})
+    arms = {"a": [np.zeros(3, np.int64)] * 5, "b": [np.array([0, 0, 1])] * 5}
+    with pytest.raises(UserError, match="the clean view of this side has too few flows for a bootstrap"):
+        compare_seeds(read_side(records, ["x", "y"]), arms, [("a", "b")], 1, view="clean")
 
 
 def test_five_seeds_give_few_false_verdicts_and_find_a_planted_hundredth() -> None:
