@@ -160,7 +160,7 @@ def _measure(side: Side, runs: Sequence[Ints], view: str, drawn: _Draws) -> dict
     points = _metrics(flat.sum(axis=0).reshape(1, len(runs), 3, classes))
     drawn_sums = [(counts @ flat).reshape(len(counts), len(runs), 3, classes) for counts in drawn.counts()]
     if not all(block[:, :, 1].sum(axis=2).all() for block in drawn_sums):  # NaN would pass every test of a verdict
-        raise UserError(f"the {view} view of this side has too few flows for a bootstrap; use more rows or another seed")
+        raise UserError(f"the {view} view of this side has too few flows for a bootstrap; use more rows")
     blocks = [_metrics(block) for block in drawn_sums]
     return {
         metric: {

@@ -92,7 +92,8 @@ def test_students_that_answer_alike_on_few_flows_are_not_called_equivalent(flows
 
 
 def test_a_view_that_is_empty_in_some_resample_is_refused() -> None:
-    records = pd.DataFrame({"flow_group": list("aabbc"), "label": list("xyxyx"), "rows": 1, "group_rows": [2] * 4 + [1]})
+    labels, sizes = list("xyxyx"), [2, 2, 2, 2, 1]
+    records = pd.DataFrame({"flow_group": list("aabbc"), "label": labels, "rows": 1, "group_rows": sizes})
     arms = {"a": [np.zeros(3, np.int64)] * 5, "b": [np.array([0, 0, 1])] * 5}
     with pytest.raises(UserError, match="the clean view of this side has too few flows for a bootstrap"):
         compare_seeds(read_side(records, ["x", "y"]), arms, [("a", "b")], 1, view="clean")

@@ -61,7 +61,8 @@ def test_differences_of_nothing_are_drawn_without_a_warning(recwarn: pytest.Warn
     found = example.study(3)
     same = {"difference": 0.0, "low": 0.0, "high": 0.0}
     far = {"difference": -0.82, "low": -0.84, "high": -0.8}
-    figures.study(found | {"contrasts": [row | (far if place else same) for place, row in enumerate(found["contrasts"])]})
+    rows = [row | (far if place else same) for place, row in enumerate(found["contrasts"])]
+    figures.study(found | {"contrasts": rows})
     assert not [str(one.message) for one in recwarn]
 
 
