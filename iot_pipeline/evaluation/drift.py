@@ -19,7 +19,7 @@ from iot_pipeline.evaluation.views import Floats
 from iot_pipeline.flows.serialise import printer
 from iot_pipeline.flows.texts import FlowTextWriter, RankTable
 
-BINS = 10  # of equal mass in the train pool, for PSI
+BINS = 10  # of equal mass in the train pool, for PSI; beside them one on each side of its range
 EDGES = 1024  # values of the train pool at which the two distributions are compared
 MOVED, FAR = 0.1, 0.25  # PSI: below the first none to speak of, from the second on a large shift (Siddiqi 2006)
 LEVEL = 0.01  # of the corrected tests
@@ -71,9 +71,10 @@ class Drift:
                 for word, count in zip(shown, mass, strict=True):
                     words[word] += count
                 continue
-            edges = self._edges(feature.name)
-            counts = self._counts.setdefault(feature.name, np.zeros(len(edges) + 1))
-            np.add.at(counts, np.searchsorted(edges, [float(text) for text in shown], side="left"), mass)
+            edges, printed = self._edges(feature.name), np.array([float(text) for text in shown])
+            counts = self._counts.setdefault(feature.name, np.zeros(2 * len(edges) + 1))
+            places = np.searchsorted(edges, printed, side="left") + np.searchsorted(edges, printed, side="right")
+            np.add.at(counts, places, mass)  # 2 i: below edge i, 2 i + 1: at it
         for name, weight in zip(classes or (), weights, strict=False):
             self.classes[name] += weight
         if unknown is not None:
@@ -117,12 +118,12 @@ class Drift:
         return self.writer.ranks
 
     def _edges(self, name: str) -> Floats:
-        """Values of the train pool, all or EDGES of equal mass; found once, since flows come in many batches."""
+        """Values of the train pool, all, or EDGES of equal mass and the least; found once for all batches of flows."""
         if name not in self._found_edges:
             values, upto = np.array(self._ranks.values[name]), np.array(self._ranks.cumulative[name])
             if len(values) > EDGES:
                 places = np.searchsorted(upto, np.linspace(0, upto[-1], EDGES + 1)[1:])
-                values = values[np.unique(np.minimum(places, len(values) - 1))]
+                values = values[np.unique(np.minimum([0, *places], len(values) - 1))]
             self._found_edges[name] = values
         return self._found_edges[name]
 
@@ -131,13 +132,16 @@ class Drift:
         from scipy.stats import kstwobign
 
         values, upto, edges = self._ranks.values[name], np.array(self._ranks.cumulative[name]), self._edges(name)
-        known = upto[np.searchsorted(values, edges)] / upto[-1]
-        new = np.cumsum(self._counts[name])[:-1] / self.rows
-        statistic = float(max(np.abs(known - new).max(), 0.0))
+        place, below = np.searchsorted(values, edges), np.array([0, *upto])
+        known, known_below = below[place + 1] / upto[-1], below[place] / upto[-1]
+        counted = np.cumsum(self._counts[name]) / self.rows
+        new, new_below = counted[1::2], counted[:-1:2]
+        statistic = float(max(np.abs(known - new).max(), np.abs(known_below - new_below).max()))
         size = self.rows * upto[-1] / (self.rows + upto[-1])
-        cuts = np.unique(np.searchsorted(known, np.arange(1, BINS) / BINS - 1e-12))
-        cuts = cuts[cuts < len(edges) - 1]  # the last edge is the greatest value: all mass is at or below it
-        shares = [np.diff([0.0, *of[cuts], 1.0]) for of in (known, new)]
+        cuts = np.unique([*np.searchsorted(known, np.arange(1, BINS) / BINS - 1e-12), len(edges) - 1])
+        # What is below the least value and above the greatest has bins of its own: a feature that is constant in the
+        # train pool has no others.
+        shares = [np.diff([0.0, under[0], *of[cuts], 1.0]) for of, under in ((known, known_below), (new, new_below))]
         p = float(kstwobign.sf(statistic * size**0.5))
         return _row(name, "number", psi(*shares), "Kolmogorov-Smirnov", statistic, p)
 

@@ -70,6 +70,21 @@ def test_a_moved_number_and_a_new_value_are_found_and_named(writer: FlowTextWrit
     assert sentences(found)[0].startswith(f"2 of {len(writer.spec.features)} features moved against the train pool: ")
 
 
+@pytest.mark.parametrize(("usual", "value"), [(1.0, -3.0), (1.0, 3.0), (0.95, -3.0), (0.95, 0.1)])
+def test_a_feature_that_was_constant_or_nearly_so_is_found_moved_either_way(usual: float, value: float) -> None:
+    spec = load_spec("rt_iot2022_categories")
+    pool, new = table(spec, 4000, 0), table(spec, 1500, 1)
+    name = next(feature.name for feature in spec.features if not feature.is_category)
+    pool[name] = np.where(np.arange(4000) < usual * 4000, 0.0, 5.0)
+    new[name] = np.where(np.arange(1500) < usual * 1500, 0.0, 5.0)
+    assert report(writer_of(spec, pool), new)["moved"] == []
+    new[name] = value
+    found = report(writer_of(spec, pool), new)
+    row = found["features"][0]
+    assert (found["moved"], row["shift"]) == ([name], "large")
+    assert row["statistic"] == pytest.approx(usual if value > 0 else 1)
+
+
 def test_the_statistic_is_that_of_scipy_and_parts_add_up(writer: FlowTextWriter) -> None:
     new, name = table(writer.spec, 700, 5), numbers(writer)[0]
     new[name] *= 1.3
