@@ -9,12 +9,13 @@ from typing import Any
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.lake.integrity import SHORT
 from iot_pipeline.lake.store import ArtefactId, Lake
-from iot_pipeline.lineage.chain import Chain, Link, chain_of, cited_files, parse_artefact
+from iot_pipeline.lineage.chain import Chain, Link, chain_of, cited_files, made_again, parse_artefact, upstream_of
 from iot_pipeline.lineage.report_check import REPORT
 from iot_pipeline.lineage.training_row import trace_row
 from iot_pipeline.reporting.exhibits import Exhibit, exhibit_named, read_exhibits
 from iot_pipeline.settings import Settings
 from iot_pipeline.teacher_factory import store_of
+from iot_pipeline.vocabulary import unstaged
 
 FILES_SHOWN = 6
 
@@ -29,7 +30,7 @@ def trace(settings: Settings, words: list[str], stage: str | None, track: str | 
         track: Track of a training row.
 
     Returns:
-        {row: ...} (trace_row) or {exhibit (or None), files, chain}.
+        {row: ...} (trace_row) or {exhibit (or None), files, chain, problems (an exhibit's inputs made again since)}.
 
     Raises:
         UserError: There is no lake, or nothing of that name.
@@ -50,8 +51,23 @@ def trace(settings: Settings, words: list[str], stage: str | None, track: str | 
     exhibit = exhibit_named(exhibits, name)
     if exhibit is None:
         raise UserError(_unknown(lake, exhibits, name))
-    artefacts = [one for one in lake.artefacts() if exhibit.cites(one)]
-    return _told(lake, exhibit, artefacts)
+    return _told(lake, exhibit, sources_of(lake, exhibit))
+
+
+def sources_of(lake: Lake, exhibit: Exhibit) -> list[ArtefactId]:
+    """List the artefacts that an exhibit comes from: of those it cites the ones that the report was made of.
+
+    The lake may hold others of the same assets, of further seeds and stages, or made since.
+    """
+    every = upstream_of(lake, REPORT)
+    direct = every & {REPORT, *_inputs_of_report(lake)}
+    read = {unstaged(one.asset)[0] for one in direct}  # of other assets, such as the study's grid, there are all
+    return sorted(one for one in every if exhibit.cites(one) and (one in direct or unstaged(one.asset)[0] not in read))
+
+
+def _inputs_of_report(lake: Lake) -> dict[ArtefactId, str]:
+    manifest = lake.manifest(REPORT)
+    return manifest.upstream() if manifest is not None else {}
 
 
 def _unknown(lake: Lake, exhibits: list[Exhibit], name: str) -> str:
@@ -74,9 +90,10 @@ def _unknown(lake: Lake, exhibits: list[Exhibit], name: str) -> str:
 
 def _told(lake: Lake, exhibit: Exhibit | None, artefacts: list[ArtefactId]) -> dict[str, Any]:
     files = [file for artefact in artefacts for file in cited_files(lake, artefact)] if exhibit else []
-    chain = chain_of(lake, *artefacts)
     about = {"id": exhibit.id, "name": exhibit.name, **asdict(exhibit)} if exhibit else None
-    return {"exhibit": about, "files": files, "chain": chain}
+    read = {one: version for one, version in _inputs_of_report(lake).items() if exhibit and one in artefacts}
+    problems = [f"{exhibit.name}: {sentence}" for sentence in made_again(lake, read)] if exhibit else []
+    return {"exhibit": about, "files": files, "chain": chain_of(lake, *artefacts), "problems": problems}
 
 
 def show(found: Mapping[str, Any], as_json: bool) -> None:
@@ -89,7 +106,7 @@ def show(found: Mapping[str, Any], as_json: bool) -> None:
     lines = row_lines(found["row"]) if chain is None else chain_lines(found, chain)
     for line in lines:
         print(printable(line))
-    for problem in chain.problems if chain is not None else []:
+    for problem in [*found["problems"], *chain.problems] if chain is not None else []:
         print(printable(f"not as written: {problem}"), file=sys.stderr)
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.lake.integrity import SHORT
 from iot_pipeline.lake.store import MANIFEST, SNAPSHOTS, ArtefactId, Lake, Manifest
 from iot_pipeline.reporting.artefact_json import read_optional
 from iot_pipeline.reporting.gather import files_read
@@ -20,7 +21,7 @@ KINDS = {"setting": "settings", "file": "outside_files", "files": "listings", "c
 class Link:
     """One artefact of a chain, with everything that its manifest tells of how it was made.
 
-    `problem`: how its files differ from the manifest; empty if they do not.
+    `problem`: how its files differ from the manifest, or an input from what it was made of; empty if they do not.
     """
 
     artefact: str
@@ -71,17 +72,28 @@ class Chain:
 
 
 def chain_of(lake: Lake, *artefacts: ArtefactId) -> Chain:
-    """Return the chain of artefacts. Raises UserError if one of them has not been made."""
-    links, prompts = [], []
-    for artefact, manifest in _upstream(lake, artefacts):
-        links.append(_link(lake, artefact, manifest))
-        if artefact.asset == "prompt":
-            text = (lake.folder(artefact) / "prompt.md").read_text(encoding="utf-8")
-            version = manifest.data_version
-            prompts.append(UsedPrompt(artefact.partition, version, f"{SNAPSHOTS}/{version}.md", text))
+    """Return the chain of artefacts, with the prompts that they read, whatever these say now.
+
+    Raises UserError if one of the artefacts has not been made.
+    """
+    made = list(_upstream(lake, artefacts))
+    links = [_link(lake, artefact, manifest) for artefact, manifest in made]
+    read = {(one, manifest.data_version) for one, manifest in made if one in artefacts}
+    read |= {one for _, manifest in made for one in manifest.upstream().items()}
+    prompts = [_prompt(lake, one, version) for one, version in sorted(read) if one.asset == "prompt"]
     told = [link.cost for link in links if link.cost]
     cost = {name: round(sum(one.get(name) or 0 for one in told), 6) for name in COSTS} if told else {}
-    return Chain(links, sorted(prompts, key=lambda one: one.name), cost)
+    return Chain(links, prompts, cost)
+
+
+def _prompt(lake: Lake, artefact: ArtefactId, version: str) -> UsedPrompt:
+    """Return a prompt as it was read: of a version that was replaced there is the snapshot."""
+    manifest, text = lake.manifest(artefact), ""
+    if manifest is not None and manifest.data_version == version:
+        text = (lake.folder(artefact) / "prompt.md").read_text(encoding="utf-8")
+    elif (snapshot := lake.snapshot(version)).is_file():
+        text = snapshot.read_text(encoding="utf-8")
+    return UsedPrompt(artefact.partition, version, f"{SNAPSHOTS}/{version}.md", text)
 
 
 def _upstream(lake: Lake, artefacts: tuple[ArtefactId, ...]) -> Iterator[tuple[ArtefactId, Manifest]]:
@@ -126,8 +138,18 @@ def _link(lake: Lake, artefact: ArtefactId, manifest: Manifest) -> Link:
         teacher=provenance.get("teacher"),
         rows=manifest.summary.get("rows"),
         cost={name: usage[name] for name in COSTS if name in usage},
-        problem=next(iter(lake.altered(artefact, manifest)), ""),
+        problem=next(iter([*lake.altered(artefact, manifest), *made_again(lake, manifest.upstream())]), ""),
     )
+
+
+def made_again(lake: Lake, inputs: Mapping[ArtefactId, str]) -> list[str]:
+    """Say of each input that is another version now than the one that was read."""
+    now = ((one, version, lake.manifest(one)) for one, version in inputs.items())
+    return [
+        f"it was made of {one} {version[:SHORT]}, which is {made.data_version[:SHORT]} now"
+        for one, version, made in now
+        if made is not None and made.data_version != version
+    ]
 
 
 def _seed(artefact: ArtefactId, settings: Mapping[str, Any]) -> int | None:
@@ -136,6 +158,17 @@ def _seed(artefact: ArtefactId, settings: Mapping[str, Any]) -> int | None:
         return Trained.parse(artefact.partition).seed
     seeds = [settings[name] for name in ("seed", "split_seed", "teacher_seed", "base_seed") if name in settings]
     return next(iter(seeds), None)
+
+
+def upstream_of(lake: Lake, artefact: ArtefactId) -> set[ArtefactId]:
+    """Return an artefact and all that it was made of, as far as it is in the lake."""
+    found, todo = set[ArtefactId](), [artefact]
+    while todo:
+        one = todo.pop()
+        if one not in found and (manifest := lake.manifest(one)) is not None:
+            found.add(one)
+            todo += manifest.upstream()
+    return found
 
 
 def cited_files(lake: Lake, artefact: ArtefactId) -> list[dict[str, Any]]:

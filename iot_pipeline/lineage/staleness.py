@@ -39,6 +39,11 @@ def stale_roots(lake: Lake, versions: Mapping[str, str], present: Callable[[str]
             for reason in lake.stale_reasons(artefact, version, present)
             if reason not in altered and not reason.startswith(("input ", "artefacts ", "blocking check "))
         ]
+        # A listing that lacks one of its artefacts follows from what is stale of that one; one more follows from none.
+        listed = {name: value for name, value in manifest.settings.items() if name.startswith("artefacts ")}
+        reasons += [
+            f"{one} was made since" for name, value in listed.items() for one in present(name) if one not in value
+        ]
         if reasons:
             found.append(Stale(str(artefact), reasons, len(followers(artefact, manifests))))
     return found

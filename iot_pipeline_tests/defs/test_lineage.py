@@ -23,7 +23,7 @@ from iot_pipeline.defs.report import assets as report
 from iot_pipeline.defs.report.checks import follows_from_its_files
 from iot_pipeline.defs.verification import examine
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.store import ArtefactId, Lake, read_manifest
+from iot_pipeline.lake.store import ArtefactId, Lake, finish_artefact, read_manifest
 from iot_pipeline.lake.verdict import last_verdict
 from iot_pipeline.lake.verify import Verification
 from iot_pipeline.lineage.promises import PROMISES, promise_of, table
@@ -101,6 +101,50 @@ def test_an_artefact_is_traced_by_its_name_and_says_that_a_file_was_altered(
     told = capsys.readouterr()
     assert "original[10K]  data version " in told.out and "Prompt original  sha256 " in told.out
     assert "flow_texts: file writer.json was changed" in told.err
+
+
+def make_again(lake: Lake, artefact: ArtefactId, change: Callable[[Path], object], partition: str = "") -> None:
+    """Make an artefact again with another content; `partition`: as another one, beside it."""
+    was = lake.manifest(artefact)
+    assert was is not None
+    with lake.replacing(ArtefactId(artefact.asset, partition or artefact.partition)) as folder:
+        shutil.copytree(lake.place(artefact), folder, dirs_exist_ok=True)
+        (folder / "manifest.json").unlink()
+        change(folder)
+        finish_artefact(folder, replace(was, partition=partition or was.partition, files={}, digest=""), set())
+
+
+def test_a_trace_tells_the_prompt_that_was_read_and_that_it_was_made_again_since(
+    copy: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = ArtefactId("prompt", "paraphrased")
+    before, text = copy.manifest(prompt), (copy.place(prompt) / "prompt.md").read_text()
+    assert before is not None
+    make_again(copy, prompt, lambda folder: edit(folder / "prompt.md", "\n", "\nBe brief.\n"))
+    found = trace(settings(), ["paraphrased[10K]"], None, None)
+    (told,) = (one for one in found["chain"].prompts if one.name == "paraphrased")
+    assert (told.sha256, told.text) == (before.data_version, text)
+    show(found, as_json=False)
+    said = f"paraphrased[10K]: it was made of prompt[paraphrased] {before.data_version[:12]}, which is "
+    assert said in capsys.readouterr().err
+    make_again(copy, ArtefactId("cost_report"), lambda folder: edit(folder / "cost_report.json", "0.", "1."))
+    exhibits = json.loads((copy.folder(REPORT) / "exhibits.json").read_text())
+    table = next(one["name"] for one in exhibits if one["assets"] == ["cost_report"] and one["kind"] == "table")
+    (problem,) = trace(settings(), [table], None, None)["problems"]
+    assert problem.startswith(f"{table}: it was made of cost_report ")
+
+
+def test_an_artefact_that_the_report_has_not_is_no_source_of_its_tables_and_leaves_it_stale(copy: Lake) -> None:
+    exhibits = json.loads((copy.folder(REPORT) / "exhibits.json").read_text())
+    table = next(one["name"] for one in exhibits if "paraphrased" in one["assets"])
+    make_again(copy, ArtefactId("paraphrased", "10K"), lambda _: None, partition="30K")
+    links = [link.artefact for link in trace(settings(), [table], None, None)["chain"].links]
+    assert links[:2] == ["original[10K]", "paraphrased[10K]"] and "paraphrased[30K]" not in links
+    found = verified()
+    assert found.mismatches == [] and exit_code(found) == 3
+    assert [line.split(" (")[0] for line in found.stale] == [
+        f"{name}: paraphrased[30K] was made since" for name in ("cost_report", "paper_report")
+    ]
 
 
 @pytest.mark.parametrize(("words", "reason"), [
