@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from iot_pipeline.evaluation.study import LEVEL, holm
 from iot_pipeline.evaluation.views import Floats
 
 RESAMPLES = 1_000
@@ -48,28 +49,37 @@ def interval(values: Floats) -> dict[str, float | None]:
 def verdicts(first: list[Measure], second: list[Measure]) -> list[dict[str, Any]]:
     """Compare two writers on the same flows by each measure that both have: `first` minus `second`, paired.
 
-    Returns rows {measure, flows, difference, low, high, verdict}: better or worse if the interval leaves out 0, and no
-    verdict of fewer than LEAST_FLOWS flows. Each
-    interval has 95 % by itself.
+    Returns rows {measure, flows, difference, low, high, p_holm, verdict}. Better or worse asks for an interval
+    that leaves out 0, and for a p-value (paired t test) below LEVEL after Holm's correction over all measures that have
+    LEAST_FLOWS flows; those with fewer have no verdict and no p-value. Each interval has 95 % by itself.
     """
     beside = {measure.name: measure for measure in second}
+    both = [(one.name, one.values - beside[one.name].values) for one in first if one.name in beside]
+    compared = [(name, found[~np.isnan(found)]) for name, found in both if not np.isnan(found).all()]
+    tested = [_p_value(found) for _, found in compared if len(found) >= LEAST_FLOWS]
+    corrected = iter(holm(tested))
     rows = []
-    for measure in first:
-        if measure.name not in beside:
-            continue
-        found = measure.values - beside[measure.name].values
-        told = interval(found)
-        if told["value"] is None:
-            continue
+    for name, found in compared:
+        told, p_holm, verdict = interval(found), None, FEW
         low, high = told["low"], told["high"]
         assert low is not None and high is not None
-        flows = int((~np.isnan(found)).sum())
-        verdict = FEW if flows < LEAST_FLOWS else BETTER if low > 0 else WORSE if high < 0 else NONE_SHOWN
-        rows.append(
-            {"measure": measure.name, "flows": flows, "difference": told["value"], "low": low, "high": high}
-            | {"verdict": verdict}
-        )
+        if len(found) >= LEAST_FLOWS:
+            p_holm = next(corrected)
+            shown = p_holm < LEVEL
+            verdict = BETTER if shown and low > 0 else WORSE if shown and high < 0 else NONE_SHOWN
+        row = {"measure": name, "flows": len(found), "difference": told["value"], "low": low, "high": high}
+        rows.append(row | {"p_holm": p_holm, "verdict": verdict})
     return rows
+
+
+def _p_value(differences: Floats) -> float:
+    """Return the two-sided p-value of a paired t test; without any spread, 1 for no difference and 0 for one."""
+    from scipy.stats import t
+
+    mean, error = float(differences.mean()), float(differences.std(ddof=1)) / len(differences) ** 0.5
+    if error == 0:
+        return float(mean == 0)
+    return float(2 * t.sf(abs(mean) / error, len(differences) - 1))
 
 
 def sentence(rows: list[dict[str, Any]], name: str) -> str:

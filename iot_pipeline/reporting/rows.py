@@ -15,7 +15,7 @@ from iot_pipeline.vocabulary import ARMS, CONTROLS, STAGES, Partition
 
 INPUTS_SHOWN = 8  # of an artefact in the lineage chapter; `iot-pipeline trace` prints all
 # Explanation metrics that come first, since the table is wider than a page.
-VERDICT = ("measure", "flows", "difference", "low", "high", "verdict")
+VERDICT = ("measure", "flows", "difference", "low", "high", "p, corrected", "verdict")
 TENSORS = ("rows", "distinct_rows", "tokens", "supervised_tokens", "longest", "rows_cut")
 COUNTS = ("rows", "repeat_rows", "share_varied", "distinct_requests", "distinct_answers", "distinct_wordings")
 FIRST = ("explained", "faultless", "numbers_grounded", "values_true", "features_real", "directions_true")
@@ -209,10 +209,14 @@ def reason_verdicts(found: Mapping[Partition, Mapping[str, Any]]) -> list[Json]:
         for partition, result in found.items()
         for who, verdicts in result["verdicts"].items()
         for verdict in verdicts
-        for row in by_partition(
-            {partition: {"against": who, **_in_order({**verdict, "measure": _spoken(verdict)}, VERDICT)}}
-        )
+        for row in by_partition({partition: {"against": who, **_verdict(verdict)}})
     ]
+
+
+def _verdict(row: Mapping[str, Any]) -> Json:
+    """Return the columns of a verdict in their order."""
+    told = {"p, corrected" if key == "p_holm" else key: value for key, value in row.items()}
+    return _in_order({**told, "measure": _spoken(row)}, VERDICT)
 
 
 def teacher_reasons(found: Mapping[str, Mapping[str, Any]]) -> list[Json]:

@@ -196,6 +196,23 @@ def test_verdicts_are_paired_and_plain() -> None:
     assert "does not beat the tree" in sentence(verdicts(second, first), "tree")
 
 
+def test_a_student_that_differs_in_nothing_seldom_beats_another_by_the_luck_of_ten_measures() -> None:
+    random, none = np.random.default_rng(0), np.full(48, np.nan)
+
+    def drawn() -> list[Measure]:
+        return [Measure(str(number), random.normal(size=48), none) for number in range(10)]
+
+    beats = sum("it beats" in sentence(verdicts(drawn(), drawn()), "template") for _ in range(100))
+    assert beats <= 8  # 19 of 100 when each interval spoke for itself
+
+
+def test_measures_without_spread_are_judged_too() -> None:
+    ones, none = np.ones(20), np.full(20, np.nan)
+    first, second = ([Measure(name, value * ones, none) for name in "ab"] for value in (1, 0))
+    assert [row["verdict"] for row in verdicts(first, second)] == ["better"] * 2
+    assert [row["p_holm"] for row in verdicts(first, first)] == [1, 1]
+
+
 def test_few_flows_give_no_verdict() -> None:
     ones, none = np.ones(3), np.full(3, np.nan)
     rows = verdicts([Measure("a", ones, none)], [Measure("a", 0 * ones, none)])

@@ -295,6 +295,7 @@ def reasons() -> dict[str, Any]:
         "difference": -0.2,
         "low": -0.3,
         "high": -0.1,
+        "p_holm": 0.001,
         "verdict": "worse",
     }
     flow = "orig_pkts: -0.068 p45"
