@@ -102,12 +102,8 @@ class Batches:
     async def resume(self, batch: Batch) -> None:
         """Open a batch of a process that has ended; release it if it was never started."""
         if batch.state != "sent":
-            found = None
-            if batch.state == "uploaded":  # before that, it cannot have been started
-                grace_s = batch.planned_at + self.limits.orphan_grace_s - self.session.store.now()
-                await asyncio.sleep(max(0.0, grace_s))
-                found = await self.api.find(batch.token, batch.planned_at)
-            if found is None:
+            # Before its file was uploaded it cannot have been started.
+            if (found := await self._found(batch) if batch.state == "uploaded" else None) is None:
                 self.table.forget(batch)
                 return
             batch = self.table.moved(batch, "sent", found)
@@ -182,7 +178,7 @@ class Batches:
         except UserError as error:
             # Started by nobody; in any other state the next run looks for it.
             if batch.state == "planned" or isinstance(error, BatchRejectedError):
-                self._forget(batch, batch.requests)
+                self._forget(batch)
             if not isinstance(error, BatchRejectedError) or not self._learn(error, sent[0]):
                 raise
             self.again.extendleft(reversed(sent))
@@ -218,9 +214,11 @@ class Batches:
             if found is not None or time.monotonic() >= until:
                 return found
 
-    def _forget(self, batch: Batch, lines: int) -> None:
-        self.table.forget(batch)
-        self.session.reserved -= lines
+    def _forget(self, batch: Batch) -> None:
+        """Forget a batch of which nothing was run; requests that wait to be sent again stay claimed."""
+        lines = self.table.lines(batch)
+        self.table.forget(batch, lines.keys() & self.states.keys())
+        self.session.reserved -= len(lines)
 
     # -- waiting and reading -------------------------------------------------------------------------------
 
@@ -355,7 +353,7 @@ class Batches:
                 reason = shown_words(next((error.message for error in errors if error.message), ""))
                 self._settle(line, Reply("transport", f"batch failed ({why[:100]})", detail=reason))
         self.session.save()
-        self._forget(one.batch, len(self.table.lines(one.batch)))
+        self._forget(one.batch)
 
     def _settle(self, line: Reservation, reply: Reply) -> None:
         """Finish the request of a line, queue it again, or store a reply that this session did not request."""

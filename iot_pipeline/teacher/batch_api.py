@@ -287,7 +287,7 @@ class BatchApi:
                     if starting:
                         raise BatchRejectedError(told, parse_body(error.response.content)) from None
                     raise UserError(told) from None
-                if not repeatable and error.status_code >= 500:
+                if not repeatable and (error.status_code >= 500 or error.status_code == 408):  # a gateway's, perhaps
                     raise UncertainOutcome(f"HTTP {error.status_code}") from None
                 wait = retry_after_s(error.response.headers)
             except openai.APIConnectionError as error:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from iot_pipeline.errors import UserError
+from iot_pipeline.teacher.store.batches import BatchTable
 from iot_pipeline.teacher.store.store import Store
 from iot_pipeline_tests.teacher.flows import make_requests
-from iot_pipeline_tests.teacher.hostile import Said, accept, batch_server, result, said, serving, teacher
+from iot_pipeline_tests.teacher.hostile import QUICK, Said, accept, batch_server, result, said, serving, teacher
 from iot_pipeline_tests.teacher.test_hostile import with_schema
 
 MAX_TOKENS = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
@@ -110,6 +112,72 @@ def test_a_batch_that_is_refused_for_ever_ends_with_the_server_s_words(how: str,
     assert len(uploads) <= 4 and all("everything" in one and one.isprintable() and len(one) < 600 for one in told)
     with Store(tmp_path / "t") as store:
         assert store.read("SELECT count(*) FROM reservations") == [(0,)]
+
+
+def test_lines_that_wait_for_room_in_the_queue_are_asked_by_nobody_else(tmp_path: Path) -> None:
+    requests, found = make_requests(4), list[set[str]]()
+    usual = batch_server(lambda lines: b"".join(map(result, lines)))
+
+    def answer(method: str, path: str, body: bytes) -> Said:
+        told = usual(method, path, body)
+        if path.endswith("/batch-1"):
+            full = {"status": "failed", "errors": {"data": [{"code": "token_limit_exceeded"}]}}
+            return said(json.loads(told[1]) | full)  # type: ignore[arg-type]
+        if path.endswith("/batch-0") and len(found) < 5:  # it goes on meanwhile, and the second one waits for its room
+            with Store(tmp_path / "t") as other:
+                found.append(other.claim([request.key for request in requests], "s"))
+            return said(json.loads(told[1]) | {"status": "in_progress"})  # type: ignore[arg-type]
+        return told
+
+    with serving(answer) as url:
+        asking = teacher(url, tmp_path / "t", via="batch", batch_limits=replace(QUICK, requests=2))
+        answers = asking.ask(requests, accept)
+    assert {a.status for a in answers.values()} == {"ok"} and len(answers) == 4
+    assert found == [set()] * 5
+
+
+def test_a_batch_that_appears_late_is_waited_for_however_long_its_file_was_uploaded(tmp_path: Path) -> None:
+    requests, lists, sent = make_requests(2), list[str](), list[bytes]()
+    with Store(tmp_path / "t") as store:
+        table = BatchTable(store)
+        batch = table.plan([(request.key, request.model, 0.1) for request in requests], "s", [1, 1], None)
+        assert batch is not None
+        table.moved(batch, "uploaded")
+        with store.transaction() as db:
+            db.exec_driver_sql("UPDATE batches SET planned_at = planned_at - 600")
+    late = {"id": "b", "status": "completed", "output_file_id": "f", "metadata": {"iot_pipeline": batch.token}}
+
+    def answer(method: str, path: str, body: bytes) -> Said:
+        if path == "/v1/files":
+            sent.append(body)
+        if path.endswith("/content"):
+            return 200, b"".join(result({"custom_id": request.key}) for request in requests), {}
+        if path.startswith("/v1/batches?"):
+            lists.append(path)
+            return said({"data": [late] if len(lists) > 1 else []})
+        return said(late)
+
+    with serving(answer) as base_url:
+        asking = teacher(base_url, tmp_path / "t", via="batch", batch_limits=replace(QUICK, orphan_grace_s=5.0))
+        assert {one.status for one in asking.ask(requests, accept).values()} == {"ok"}
+    assert sent == [] and len(lists) == 2
+
+
+@pytest.mark.parametrize("status", [408, 502])
+def test_a_batch_that_a_gateway_may_have_started_is_looked_for(status: int, tmp_path: Path) -> None:
+    requests, started = make_requests(2), list[bytes]()
+    usual = batch_server(lambda lines: b"".join(map(result, lines)))
+
+    def answer(method: str, path: str, body: bytes) -> Said:
+        told = usual(method, path, body)
+        if (method, path) == ("POST", "/v1/batches"):
+            started.append(body)
+            return told if len(started) > 1 else said({}, status)
+        return told
+
+    with serving(answer) as url:
+        answers = teacher(url, tmp_path / "t", via="batch").ask(requests, accept)
+    assert {a.status for a in answers.values()} == {"ok"} and len(started) == 1
 
 
 def test_a_refusal_of_the_list_is_no_refusal_of_a_batch(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ so that no process asks for it again, and the settling of an attempt ends it in 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
@@ -95,12 +95,13 @@ class BatchTable:
                 "machine asleep); start again to take part."
             )
 
-    def forget(self, batch: Batch) -> None:
-        """Delete a batch that was never run, and give back what it holds."""
+    def forget(self, batch: Batch, again: Iterable[str] = ()) -> None:
+        """Delete a batch that was never run, and give back what it holds, but for the keys to be sent `again`."""
         with self.store.transaction() as db:
             ours = sa.delete(batches).where(batches.c.id == batch.id, batches.c.owner == self.store.owner)
             self._still_ours(db.execute(ours).rowcount)
             db.execute(sa.delete(reservations).where(reservations.c.batch == batch.id))
+            self.store.claim_again(db, ((key, batch.source) for key in again))
             self.store.add_up_reservations(db)
 
     def lines(self, batch: Batch) -> dict[str, Reservation]:

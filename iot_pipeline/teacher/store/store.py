@@ -134,6 +134,10 @@ class Store(Database):
             execute_each(db, upsert(db.dialect.name, claims, EXPIRED), wanted)
             return set(db.scalars(CLAIMED, these)) - set(db.scalars(NOT_TO_ASK, these))
 
+    def claim_again(self, db: sa.Connection, pairs: Iterable[tuple[str, str]]) -> None:
+        """Claim (key, source) pairs that a reservation of ours has held until this transaction."""
+        execute_each(db, upsert(db.dialect.name, claims), self._claims(pairs))
+
     def _claims(self, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
         """Build the rows that claim (key, source) pairs for us."""
         ours = {"owner": self.owner, "until": self.now() + LEASE_S}
@@ -173,8 +177,7 @@ class Store(Database):
             # A line of a batch that is to be asked again was held by its reservation alone until here.
             settled = [a for a in made if a.reservation is not None]
             done = kept | written.keys()
-            held = self._claims(pair_of(a) for a in settled if pair_of(a) not in done)
-            execute_each(db, upsert(db.dialect.name, claims), held)
+            self.claim_again(db, (pair_of(a) for a in settled if pair_of(a) not in done))
             if spent:
                 db.execute(ADD, {"total": "spent_usd", "usd": spent})
             self._release(db, [a.reservation for a in settled])
