@@ -20,6 +20,7 @@ from iot_pipeline.commands.bundle import show_comparison
 from iot_pipeline.commands.console import Output, SilentOnceClosed
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.execute import Outcome
+from iot_pipeline.defs.reads import present_value
 from iot_pipeline.defs.recording import progress
 from iot_pipeline.errors import UserError, printable
 from iot_pipeline.lake.atomic import read_json
@@ -101,6 +102,8 @@ class Progress(logging.Handler):
 def results(settings: Settings, outcome: Outcome, as_json: bool, bundle: Comparison | None = None) -> None:
     """Print the results of a run: artefacts materialised, failures, the results table and the report's path.
 
+    Those of an earlier run that no longer follow from the present settings and inputs are told to be stale instead.
+
     Args:
         settings: The present settings.
         outcome: What the run made.
@@ -110,14 +113,20 @@ def results(settings: Settings, outcome: Outcome, as_json: bool, bundle: Compari
     Raises:
         UserError: Results or report were altered since; after everything that can be printed.
     """
-    lake, altered = Lake(settings.lake_path), list[str]()
+    lake, altered, stale = Lake(settings.lake_path), list[str](), list[str]()
     folders: dict[str, Path] = {}
-    for name in ("track_comparison", "paper_report"):
-        if lake.manifest(ArtefactId(name)) is not None:
+    present = present_value(lake, settings)
+    for artefact in map(ArtefactId, ("track_comparison", "paper_report")):
+        if lake.manifest(artefact) is not None:
             try:
-                folders[name] = lake.verified(ArtefactId(name))
+                folder = lake.verified(artefact)
             except UserError as error:
                 altered.append(str(error))
+                continue
+            if broken := lake.broken_lineage(artefact, present):
+                stale.append(broken)
+            else:
+                folders[artefact.asset] = folder
     compared, reported = folders.get("track_comparison"), folders.get("paper_report")
     comparison: dict[str, Any] = {"table": [], "on_tracks": []}
     if compared:
@@ -128,10 +137,14 @@ def results(settings: Settings, outcome: Outcome, as_json: bool, bundle: Compari
         failed = [{"artefact": str(artefact), "reason": why} for artefact, why in outcome.failed]
         found = {"made": made, "fresh": fresh, "failed": failed, "left": left, "results": comparison["table"]}
         found |= {"on_tracks": comparison["on_tracks"], "report": str(report) if report else None}
+        found |= {"stale": stale}
         found |= {"bundle": asdict(bundle) | {"kept": bundle.kept}} if bundle is not None else {}
         print(json.dumps(found, indent=1, allow_nan=False))
     else:
         _print_outcome(lake, outcome, comparison, report)
+        if stale and not outcome.failed:
+            told = "Results and report of an earlier run are stale: `status` says why, `run` makes them again."
+            wide_console().print(Text(told, style="yellow"), soft_wrap=True)
         if bundle is not None:
             show_comparison(bundle)
     if altered:

@@ -11,11 +11,13 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.commands import replay as replay_command
+from iot_pipeline.commands.show import results
 from iot_pipeline.commands.trace import show, trace
 from iot_pipeline.commands.verify import exit_code
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs import replay as replaying
 from iot_pipeline.defs.dagster_internals import assets_alone, job_of_all_assets
+from iot_pipeline.defs.execute import Outcome
 from iot_pipeline.defs.plan import STATE
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.replay import compared
@@ -289,6 +291,19 @@ def test_an_edited_prompt_and_a_changed_setting_are_stale_and_no_corruption(copy
     assert [line.split(" (")[0] for line in found.stale] == [
         f"prompt[{track}]: setting prompts changed" for track in ("original", "paraphrased")
     ]
+
+
+def test_a_report_of_other_settings_is_no_result_of_a_run(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Outcome([], [ArtefactId("raw_flows")], [], [])
+    results(settings(), made, as_json=False)
+    told = capsys.readouterr().out
+    assert f"Report: {lake.folder(REPORT)}" in told and "stale" not in told
+    results(load_settings(explanation_words="50"), made, as_json=False)
+    told = capsys.readouterr().out
+    assert "Report: /" not in told and "Results and report of an earlier run are stale" in told
+    results(load_settings(explanation_words="50"), made, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["report"] is None and len(found["stale"]) == 1
 
 
 def test_the_check_in_the_ui_tells_what_verify_tells(copy: Lake) -> None:
