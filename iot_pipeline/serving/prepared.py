@@ -148,15 +148,21 @@ class Preparer:
 
     Attributes:
         counts: Rows of each file so far.
-        contents: Digest of each file's content, or a name of a stream that no other has: part of each event's uid.
+        contents: Digest of each file's content: part of the uid of its events.
+        stream: A name that no other stream has, in place of the digest where a file has none.
         times: Time of each file, for flows without one; a stream has none, and its flows get that of their reading.
     """
 
     def __init__(
-        self, reading: Reading, losses: Losses, contents: Mapping[str, str], times: Mapping[str, float]
+        self,
+        reading: Reading,
+        losses: Losses,
+        contents: Mapping[str, str],
+        times: Mapping[str, float],
+        stream: str = "",
     ) -> None:
         self._reading, self._losses, self._reader = reading, losses, reading.features()
-        self.contents, self.times = contents, times
+        self.contents, self.times, self.stream = contents, times, stream
         self.counts: Counter[str] = Counter()
         self._times_told = False
 
@@ -203,10 +209,11 @@ class Preparer:
         if "ts" in cells:
             self._tell_times(columns["ts"], cells["ts"], given)
         files = [name.partition("/")[0] for name, _ in numbers]  # without the member of an archive
+        contents = [self.contents.get(file, self.stream) for file in files]
         now, times = time.time(), self.times
         timed = zip(given, files, strict=True)
         own = {
-            "uid_": [event_uid(*n, self.contents.get(file, "")) for n, file in zip(numbers, files, strict=True)],
+            "uid_": [event_uid(*n, content) for n, content in zip(numbers, contents, strict=True)],
             "file": [name for name, _ in numbers],
             "row": [number for _, number in numbers],
             "time": [times.get(file, now) if at is None else at for at, file in timed],

@@ -6,7 +6,6 @@ import os
 import select
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -103,7 +102,7 @@ class Streams:
         self._joins = len(inputs) > 1 and needs_flowmeter(reading)
         self._name = position.get("stream") or uuid.uuid4().hex
         self._ready: list[Line] = []
-        self._preparer = Preparer(reading, losses, defaultdict(lambda: self._name), {})
+        self._preparer = Preparer(reading, losses, {}, {}, self._name)
         if position:
             for name, header in position["headers"].items():
                 self._headers[name] = Header(**header)
