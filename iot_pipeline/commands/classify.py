@@ -211,7 +211,8 @@ class Session:
         if options.follow:
             if absent := [name for name in options.inputs if not Path(name).exists()]:
                 self.log(f"waiting for {', '.join(absent)}, not there yet")
-            inputs = tails({name: Path(name) for name in options.inputs}, place, self.run.losses)
+            paths = {name: Path(name) for name in options.inputs}
+            inputs = tails(paths, place, self.run.losses, own_files(options.out))
         else:
             begun = beginning(0)
             if not begun:

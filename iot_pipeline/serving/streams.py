@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -187,7 +188,20 @@ class Streams:
                 yield pa.concat_tables(made)
 
 
-def tails(paths: Mapping[str, Any], position: Mapping[str, Any], losses: Losses) -> dict[str, Input]:
-    """Return a tail for each path by display name, from where an earlier run was."""
+def tails(
+    paths: Mapping[str, Path], position: Mapping[str, Any], losses: Losses, without: Sequence[Path] = ()
+) -> dict[str, Input]:
+    """Return a tail for each path by display name.
+
+    Args:
+        paths: Log by display name.
+        position: Place where an earlier run was; empty to begin.
+        losses: Receives notes on lines that may be missing.
+        without: Files of our own, which may be named like a rotated log.
+    """
     places = position.get("inputs", {})
-    return {name: Tail(path, places.get(name), lambda told: losses.note([told])) for name, path in paths.items()}
+
+    def note(told: str) -> None:
+        losses.note([told])
+
+    return {name: Tail(path, places.get(name), note, without) for name, path in paths.items()}

@@ -2,7 +2,8 @@
 
 A log is rotated in two ways. Renamed and created anew: the old file is read to its end, also what its writer still
 adds within LINGER_S, then the new one. Copied and truncated: the rest of the old content is read from the copy, which
-is found beside the file. A place in a file is an offset with the bytes before it, so a file that was rotated while
+is found beside the file. If it was rotated again before that is read, the files in between are read too, unless they
+are packed by then. A place in a file is an offset with the bytes before it, so a file that was rotated while
 nobody looked is found again; its first bytes would not do, because logs begin with equal headers.
 """
 
@@ -46,16 +47,20 @@ class Tail:
     """Reader of one growing file, which need not exist yet.
 
     `position`: where an earlier reader was (see `position`), None to begin with what the file has. `note`: receives a
-    sentence where lines may be missing.
+    sentence where lines may be missing. `without`: files of our own, which may be named like a rotated log.
     """
 
-    def __init__(self, path: Path, position: dict[str, Any] | None, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, position: dict[str, Any] | None, note: Callable[[str], None], without: Sequence[Path] = ()
+    ) -> None:
         self.path, self._note = path, note
+        self._without = {path.resolve() for path in without}
         self._handle: IO[bytes] | None = None
         self._rest = b""  # the beginning of a line
         self._offset, self._mark = 0, b""  # the mark stands before the rest
         self._gone_since: float | None = None
-        self._queue: list[Path] = []  # files to be read before the present one
+        self._queue: list[IO[bytes]] = []  # open files to be read after the present one, whatever their names become
+        self._full = False  # the last look gave all that it asked for
         if position is not None:
             self._take_up(position)
 
@@ -74,27 +79,35 @@ class Tail:
         if self._handle is None and not self._open():
             return []
         self._see_truncation()
+        self._see_replacement()
         assert self._handle is not None
         try:
             data = self._handle.read(min(most, CHUNK))
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             self._note(f"{Path(self._handle.name).name} is damaged ({error}): lines at its end are missing")
             self._offset, self._rest, data = self._offset - len(self._rest), b"", b""
+        self._full = len(data) == min(most, CHUNK)
         return self._lines(data) if data else self._at_end()
 
+    @property
+    def behind(self) -> bool:
+        """True if there is more that was not read yet: of this file, or of one that replaced it."""
+        return self._full or (self._gone_since is not None and (bool(self._queue) or self.path.exists()))
+
     def close(self) -> list[bytes]:
-        """Close the file; return the last line if it has no end."""
+        """Close the files; return the last line if it has no end."""
         last = self._last()
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
+        for handle in filter(None, [self._handle, *self._queue]):
+            handle.close()
+        self._handle, self._queue = None, []
         return last
 
     def _open(self) -> bool:
-        path = self._queue.pop(0) if self._queue else self.path
-        try:
-            self._handle = opened(path)
-        except OSError:
+        if self._queue:
+            self._handle = self._queue.pop(0)
+        elif (handle := opened_if_there(self.path)) is not None:
+            self._handle = handle
+        else:
             return False
         self._offset, self._mark, self._rest, self._gone_since = 0, b"", b"", None
         return True
@@ -123,10 +136,7 @@ class Tail:
             return
         copy = self._find(before, self._offset)
         place, mark, rest = self._offset, self._mark, self._rest
-        try:
-            handle = opened(copy) if copy is not None else None
-        except OSError:  # packed or removed meanwhile
-            handle = None
+        handle = opened_if_there(copy) if copy is not None else None  # it may be packed or removed meanwhile
         self._handle.close()
         if handle is None:
             self._note(
@@ -139,6 +149,36 @@ class Tail:
         self._handle.seek(place)
         self._offset, self._mark, self._rest, self._gone_since = place, mark, rest, 0.0
 
+    def _see_replacement(self) -> None:
+        """If the path names another file than before, keep that open: a further rotation may move it away too."""
+        assert self._handle is not None
+        last = self._queue[-1] if self._queue else self._handle
+        try:
+            if os.path.samestat(os.fstat(last.fileno()), self.path.stat()):
+                return
+            self._queue.append(opened(self.path))
+        except OSError:  # it is not there now
+            return
+
+    def _unread(self) -> list[IO[bytes]]:
+        """Return the files to be read after the present one, oldest first: of the queue, and others beside the log.
+
+        Packed ones beside it are left out: the time of one that was packed anew may be later than that of its lines.
+        """
+        assert self._handle is not None
+        known = [os.fstat(one.fileno()) for one in (self._handle, *self._queue)]
+        mark, place, queue = self._mark, self._offset - len(self._rest), [*self._queue]
+        for path in filter(self._is_numbered, self._siblings()):
+            if path.suffix == ".gz" or written_at(path) <= known[0].st_mtime or (mark and holds(path, mark, place)):
+                continue
+            if (one := opened_if_there(path)) is None:
+                continue
+            if any(os.path.samestat(os.fstat(one.fileno()), old) for old in known):
+                one.close()
+            else:
+                queue.append(one)
+        return sorted(queue, key=lambda one: os.fstat(one.fileno()).st_mtime)
+
     def _at_end(self) -> list[bytes]:
         """At the end of what is there: go to the next file if this one was replaced."""
         assert self._handle is not None
@@ -149,6 +189,7 @@ class Tail:
             self._gone_since = time.monotonic()
         if time.monotonic() - self._gone_since < LINGER_S or not (self._queue or self.path.exists()):
             return []
+        self._queue = self._unread()
         last = self._last()
         self._handle.close()
         self._handle = None
@@ -176,9 +217,10 @@ class Tail:
             return
         if found != self.path:
             since = written_at(found)
-            others = [path for path in self._siblings() if path != found]
+            others = [path for path in self._siblings() if path != found and self._is_numbered(path)]
             others = [path for path in others if not mark or holds(path, mark, offset) is False]
-            self._queue = sorted((path for path in others if written_at(path) > since), key=written_at)
+            later = sorted((path for path in others if written_at(path) > since), key=written_at)
+            self._queue = [one for path in later if (one := opened_if_there(path)) is not None]
         self._handle = opened(found)
         self._handle.seek(offset)
         self._offset, self._mark = offset, mark
@@ -207,9 +249,14 @@ class Tail:
         """
         name, stem = glob.escape(self.path.name), glob.escape(self.path.stem)
         patterns = (f"{name}.*", f"{name}-*", f"{stem}.*{self.path.suffix}*")
-        found = {path for pattern in patterns for path in self.path.parent.glob(pattern) if path.is_file()}
+        beside = {path for pattern in patterns for path in self.path.parent.glob(pattern) if path.is_file()}
+        found = {path for path in beside if path.resolve() not in self._without}
         halves = {path for path in found if path.suffix == ".gz" and path.with_suffix("") in found}
         return sorted(found - halves - {self.path}, key=written_at, reverse=True)
+
+    def _is_numbered(self, path: Path) -> bool:
+        """Return True if a file beside the log has a number or date in its name: `conn.log.offset` is no old log."""
+        return any(sign.isdigit() for sign in path.name.removeprefix(self.path.stem))
 
 
 def written_at(path: Path) -> float:
@@ -236,6 +283,14 @@ def opened(path: Path) -> IO[bytes]:
         return gzip.open(path)  # type: ignore[return-value]
     handle.seek(0)
     return handle
+
+
+def opened_if_there(path: Path) -> IO[bytes] | None:
+    """Open a file as `opened` does; None if it cannot be opened, as one that a rotation has removed meanwhile."""
+    try:
+        return opened(path)
+    except OSError:
+        return None
 
 
 def holds(path: Path, mark: bytes, offset: int) -> bool | None:

@@ -2,20 +2,84 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from iot_pipeline.serving import streams, tail
 from iot_pipeline.serving.prepared import Losses
+from iot_pipeline.serving.tail import Tail
 from iot_pipeline_tests.serving.factories import csv_rows
-from iot_pipeline_tests.serving.test_streams import follow
+from iot_pipeline_tests.serving.test_streams import all_lines, follow, rotate_by_copy, rotate_by_name
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail, "LINGER_S", 0.05)
     monkeypatch.setattr(streams, "POLL_S", 0.01)
+
+
+@pytest.mark.parametrize("rotate", [rotate_by_name, rotate_by_copy])
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_log_that_is_rotated_twice_while_its_lines_are_answered_is_read_whole(
+    tmp_path: Path, rotate: Callable[[Path], None], looks: bool
+) -> None:
+    path, notes = tmp_path / "x.log", list[str]()
+    path.write_bytes(b"one 1\ntwo 2\n")
+    reader = Tail(path, None, notes.append)
+    found = reader.read(6)  # of a long file there is more, which it holds at the next look
+    for text in (b"three 3\n", b"four 4\nfive 5\n", b"six 6\nseven 7\n"):
+        with path.open("ab") as handle:
+            handle.write(text)
+        time.sleep(0.02)
+        for number in (3, 2, 1):
+            if (older := tmp_path / f"x.log.{number}").exists():
+                older.rename(tmp_path / f"x.log.{number + 1}")
+        rotate(path)
+        if looks:
+            found += reader.read(1)
+    with path.open("ab") as handle:
+        handle.write(b"eight 8\n")
+    found += all_lines(reader, 8 - len(found), seconds=2)
+    assert found == [b"one 1", b"two 2", b"three 3", b"four 4", b"five 5", b"six 6", b"seven 7", b"eight 8"]
+    assert notes == []
+
+
+def test_what_was_rotated_while_older_files_are_read_is_read_after_them(tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log", list[str]()
+    path.write_bytes(b"one 1\n")
+    place = None
+    for number, text in enumerate((b"one 1\ntwo 2\n", b"three 3\n", b"four 4\n")):
+        path.write_bytes(text)
+        if number == 0:
+            reader = Tail(path, None, notes.append)
+            assert reader.read(6) == [b"one 1"]
+            place = reader.position()
+        time.sleep(0.02)
+        path.rename(tmp_path / f"x.log.{3 - number}")
+    reader = Tail(path, place, notes.append)  # x.log.3, and then .2 and .1
+    for number in (3, 2, 1):
+        (tmp_path / f"x.log.{number}").rename(tmp_path / f"x.log.{number + 1}")
+    (tmp_path / "x.log.1").write_bytes(b"five 5\n")
+    path.write_bytes(b"six 6\n")
+    assert all_lines(reader, 5, seconds=2) == [b"two 2", b"three 3", b"four 4", b"five 5", b"six 6"]
+    assert notes == []
+
+
+def test_other_files_beside_a_log_are_not_read_after_its_rotation(tmp_path: Path) -> None:
+    path, notes = tmp_path / "x.log", list[str]()
+    path.write_bytes(b"one 1\ntwo 2\n")
+    reader = Tail(path, None, notes.append, [tmp_path / "x.log.2026.events"])
+    found, place = reader.read(6), reader.position()
+    rotate_by_name(path)
+    time.sleep(0.02)
+    for name in ("x.log.offset", "x.log.2026.events", "x.log"):
+        (tmp_path / name).write_bytes(b"six 6\n")
+    for one in (reader, Tail(path, place, notes.append, [tmp_path / "x.log.2026.events"])):
+        assert [*found, *all_lines(one, 3, seconds=0.5)] == [b"one 1", b"two 2", b"six 6"]
+    assert notes == []
 
 
 def test_events_of_two_streams_have_different_names(tmp_path: Path) -> None:
