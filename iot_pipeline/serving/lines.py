@@ -10,7 +10,8 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from iot_pipeline.serving.identity import UNSET
 from iot_pipeline.serving.prepared import Losses, Reading
 
 JOINED = ("conn", "flowmeter")
+OTHER = {"conn": "flowmeter", "flowmeter": "conn"}  # the log that a log's lines wait for
 MOST_WAITING = 100_000  # lines that wait for the other log; beyond them the oldest wait no longer
 # A header without the columns that are needed is no matter of single lines.
 WRONG_TABLE = re.compile(r" lacks \d+ of the columns| of the columns needed: ")
@@ -137,36 +139,47 @@ class Waiting(NamedTuple):
 class Joiner:
     """Pairs the lines of conn.log and flowmeter.log by uid.
 
-    A line whose counterpart does not come within `wait_s` is lost and counted.
+    A line whose counterpart does not come within `wait_s` is lost and counted. `kinds`: waiting lines of each log.
     """
 
     def __init__(self, wait_s: float, losses: Losses, invalid: str) -> None:
         self.wait_s, self._losses, self._invalid = wait_s, losses, invalid
         self._waiting: dict[tuple[str, str], Waiting] = {}
+        self.kinds: Counter[str] = Counter()
 
     def add(self, line: Line, uid: str | None) -> list[Line]:
         """Return the line with its counterpart if that is there."""
         if uid is None:
             self._lose(line, "no uid")
             return []
-        other = self._waiting.pop(("flowmeter" if line.kind == "conn" else "conn", uid), None)
-        if other is not None:
-            return [line, other.line] if line.kind == "conn" else [other.line, line]
-        if (earlier := self._waiting.pop((line.kind, uid), None)) is not None:
-            self._lose(earlier.line, f"the uid came twice in {line.kind}.log")
-        self._waiting[line.kind, uid] = Waiting(time.monotonic(), line)
-        if len(self._waiting) > MOST_WAITING:
-            self._lose(self._waiting.pop(next(iter(self._waiting))).line, "too many lines wait for the other log")
+        if (other := self._pop(OTHER[line.kind], uid)) is not None:
+            return [line, other] if line.kind == "conn" else [other, line]
+        if (earlier := self._pop(line.kind, uid)) is not None:
+            self._lose(earlier, f"the uid came twice in {line.kind}.log")
+        self._put(line, uid)
+        if len(self._waiting) > MOST_WAITING and (oldest := self._pop(*next(iter(self._waiting)))) is not None:
+            self._lose(oldest, "too many lines wait for the other log")
         return []
 
-    def expire(self, everything: bool = False) -> None:
-        """Give up lines that waited too long, or all."""
+    def _put(self, line: Line, uid: str) -> None:
+        self._waiting[line.kind, uid] = Waiting(time.monotonic(), line)
+        self.kinds[line.kind] += 1
+
+    def _pop(self, kind: str, uid: str) -> Line | None:
+        if (found := self._waiting.pop((kind, uid), None)) is None:
+            return None
+        self.kinds[kind] -= 1
+        return found.line
+
+    def expire(self, everything: bool = False, behind: Container[str] = ()) -> None:
+        """Give up lines that waited too long, or all; none that waits for a log that was not read to its end yet."""
         until = time.monotonic() - self.wait_s
-        for key, waiting in list(self._waiting.items()):
+        for (kind, uid), waiting in list(self._waiting.items()):
             if not everything and waiting.since > until:
                 return  # they are in the order of arrival
-            del self._waiting[key]
-            self._lose(waiting.line, ALONE[waiting.line.kind])
+            if everything or OTHER[kind] not in behind:
+                self._pop(kind, uid)
+                self._lose(waiting.line, ALONE[kind])
 
     def _lose(self, line: Line, reason: str) -> None:
         where = f"{line.log}: {reason}: {line.text[:80]}"
@@ -182,8 +195,7 @@ class Joiner:
     def restore(self, lines: Sequence[Sequence[str]]) -> None:
         """Let lines of an earlier run wait again, from now on."""
         for uid, *parts in lines:
-            line = Line(*parts)
-            self._waiting[line.kind, uid] = Waiting(time.monotonic(), line)
+            self._put(Line(*parts), uid)
 
 
 def _names(text: str) -> list[str]:

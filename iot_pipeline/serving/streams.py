@@ -13,17 +13,22 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from iot_pipeline.serving.lines import Header, Joiner, Line, needs_flowmeter, read_lines
+from iot_pipeline.serving.lines import OTHER, Header, Joiner, Line, needs_flowmeter, read_lines
 from iot_pipeline.serving.prepared import Losses, Preparer, Reading
 from iot_pipeline.serving.tail import CHUNK, MOST_LINE, Tail
 
 LINES = 4096  # read into flows at once
+AHEAD = 8192  # lines of a log that wait for another one before it is read no further than that
 POLL_S = 0.2
 MOST_BEGINNING = 1 << 16  # bytes
 
 
 class Input(Protocol):
-    """Something that gives lines: [] if there are none now."""
+    """Something that gives lines: [] if there are none now. `behind`: True if there are more that were not read."""
+
+    @property
+    def behind(self) -> bool:
+        """True if there are more lines than were read."""
 
     def read(self, most: int) -> list[bytes]:
         """Return further lines."""
@@ -51,6 +56,7 @@ class Pipe:
     def __init__(self, descriptor: int, begun: bytes = b"") -> None:
         self._descriptor, self._rest, self._begun = descriptor, b"", begun
         self.ended = False
+        self.behind = False  # what a pipe holds is not known
 
     def read(self, most: int) -> list[bytes]:
         """Return further lines; waits for none."""
@@ -102,6 +108,7 @@ class Streams:
         self._joiner = Joiner(wait_s, losses, "skip" if reading.skip_invalid else "error")
         self._joins = len(inputs) > 1 and needs_flowmeter(reading)
         self._name = position.get("stream") or uuid.uuid4().hex
+        self._kinds: dict[str, str] = {}  # of the last line of each input
         self._ready: list[Line] = []
         self._preparer = Preparer(reading, losses, {}, {}, self._name)
         if position:
@@ -127,7 +134,7 @@ class Streams:
         last = time.monotonic()
         while not stopped():
             came = self._take()
-            self._joiner.expire()
+            self._joiner.expire(behind=self._behind())
             if self._ready and (not came or len(self._ready) >= self._lines):
                 yield from self._flush()
             if came:
@@ -157,9 +164,22 @@ class Streams:
     def _ended(self) -> bool:
         return all(isinstance(one, Pipe) and one.ended for one in self._inputs.values())
 
+    def _behind(self) -> set[str]:
+        """Return the kinds of the logs that were not read to their end yet."""
+        return {self._kinds[name] for name, one in self._inputs.items() if one.behind and name in self._kinds}
+
+    def _is_ahead(self, name: str) -> bool:
+        """Return True for a log many lines of which wait for another one that has more.
+
+        Lines of the two have different lengths, so that equal bytes of long logs soon part by more lines than may wait.
+        """
+        kind, waiting = self._kinds.get(name, ""), self._joiner.kinds
+        other = OTHER.get(kind, "")
+        return other in self._behind() and waiting[kind] > max(AHEAD, waiting[other])
+
     def _take(self) -> bool:
-        """Read further lines of every input; return True if there were any."""
-        found = [(name, one.read(CHUNK)) for name, one in self._inputs.items()]
+        """Read further lines of every input that is not ahead of another one; return True if there were any."""
+        found = [(name, one.read(CHUNK)) for name, one in self._inputs.items() if not self._is_ahead(name)]
         for name, lines in found:
             self._sort(name, lines)
         return any(lines for _, lines in found)
@@ -171,6 +191,8 @@ class Streams:
             line = header.take(raw.decode("utf-8", "surrogateescape"), rules.needed, rules.column_names)
             if line is None:
                 continue
+            if line.kind:
+                self._kinds[name] = line.kind
             if self._joins and line.kind:
                 self._ready += self._joiner.add(line, header.uid_of(line))
             elif line.kind != "flowmeter" or len(self._inputs) == 1:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from iot_pipeline.serving import streams, tail
+from iot_pipeline.serving import lines, streams, tail
 from iot_pipeline.serving.prepared import Losses
 from iot_pipeline.serving.tail import Tail
+from iot_pipeline_tests.flows.reading.zeek_logs import logs_of, tsv
 from iot_pipeline_tests.serving.factories import csv_rows
-from iot_pipeline_tests.serving.test_streams import all_lines, follow, rotate_by_copy, rotate_by_name
+from iot_pipeline_tests.serving.test_streams import SPEC, all_lines, follow, rotate_by_copy, rotate_by_name
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,35 @@ def test_other_files_beside_a_log_are_not_read_after_its_rotation(tmp_path: Path
     for one in (reader, Tail(path, place, notes.append, [tmp_path / "x.log.2026.events"])):
         assert [*found, *all_lines(one, 3, seconds=0.5)] == [b"one 1", b"two 2", b"six 6"]
     assert notes == []
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 30.0])
+def test_a_log_that_is_read_faster_than_the_other_one_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_s: float
+) -> None:
+    for module in (tail, streams):
+        monkeypatch.setattr(module, "CHUNK", 10_000)
+    monkeypatch.setattr(lines, "MOST_WAITING", 300)
+    monkeypatch.setattr(streams, "AHEAD", 100)
+    conn, meter = logs_of(SPEC, 1_200, 3)
+    (tmp_path / "conn.log").write_text(tsv("conn", conn))
+    (tmp_path / "flowmeter.log").write_text(tsv("flowmeter", meter))
+    losses, paths = Losses(), [tmp_path / "conn.log", tmp_path / "flowmeter.log"]
+    assert len(list(follow(paths, 1_200, losses, wait_s, seconds=8))) == 1_200 and not losses.rows
+
+
+def test_a_log_of_which_much_has_no_counterpart_does_not_stop_the_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (tail, streams):
+        monkeypatch.setattr(module, "CHUNK", 10_000)
+    monkeypatch.setattr(streams, "AHEAD", 100)
+    conn, meter = logs_of(SPEC, 800, 3)
+    (tmp_path / "conn.log").write_text(tsv("conn", conn[:600]))
+    (tmp_path / "flowmeter.log").write_text(tsv("flowmeter", meter[300:]))
+    losses, paths = Losses(), [tmp_path / "conn.log", tmp_path / "flowmeter.log"]
+    assert len(list(follow(paths, 301, losses, wait_s=0.3, seconds=3))) == 300
+    assert losses.rows == {"no line in flowmeter.log": 300, "no line in conn.log": 200}
 
 
 def test_events_of_two_streams_have_different_names(tmp_path: Path) -> None:
