@@ -175,11 +175,11 @@ def _baselines(facts: Facts, note: str) -> Found:
         where = f"automl_baseline[ALL], {BASELINES[name]}"
         apart = f"{note}, on flows that share no prompt with training"
         found["automl_accuracy"] = Measurement(scored["accuracy"], where, apart)
-        found["automl_macro_f1"] = Measurement(scored["macro_f1"], where, apart)
     if split := trained.get("automl", {}).get("row_split"):
         shared = formats.percent(split["shared_test_share"])
         told = f"{note}, the fixed configuration; {shared} of the held-out rows have a flow that was trained on"
-        found["automl_row_split_accuracy"] = Measurement(split["accuracy"], "automl_baseline[ALL]", told)
+        for metric in ("accuracy", "macro_f1"):
+            found[f"automl_row_split_{metric}"] = Measurement(split[metric], "automl_baseline[ALL]", told)
     return found
 
 

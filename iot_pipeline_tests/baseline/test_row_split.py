@@ -53,6 +53,17 @@ def test_each_row_counts_and_is_judged_by_its_own_values(monkeypatch: pytest.Mon
     assert found["accuracy"] == pytest.approx(np.mean(right))
 
 
+def test_a_class_without_a_held_out_row_is_in_no_macro_f1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_split, "run_automl", remember)
+    rows = table(repeats=2)
+    rows["label"] = rows["label"].replace("a", "b")  # `remember` answers `a` to a flow that it has not seen
+    held = np.random.default_rng(1).permutation(len(rows)) < 0.2 * len(rows)
+    true, seen = rows.loc[held, "label"], rows.loc[held, "flow_group"].isin(rows.loc[~held, "flow_group"])
+    found, _ = run_row_split(rows, ["x", "y"], CLASSES, AutoMLConfig(seed=1))
+    scores = [2 * hits / (hits + (true == name).sum()) for name in "bc" if (hits := (seen & (true == name)).sum())]
+    assert found["accuracy"] < 1 and found["macro_f1"] == pytest.approx(np.mean(scores))
+
+
 def test_automl_itself_runs_on_a_row_split() -> None:
     rows = table(repeats=4, flows=60)
     rows["label"] = np.where(rows["x"] > 0, "a", "b")

@@ -85,12 +85,13 @@ def student(accuracy: float, validation: float) -> dict[str, Any]:
 
 
 def automl(right: bool) -> dict[str, Any]:
-    """AutoML whose row split has the claimed accuracy only if its accuracy apart from training has not."""
+    """AutoML whose row split has the claimed accuracy and F1 only if those apart from training are not the claimed."""
     apart, split = (0.93, 0.967) if right else (0.9695, 0.99)
+    f1_apart, f1_split = (0.89, 0.91) if right else (0.91, 0.89)
     return {
         "classes": list(PUBLISHED),
-        "views": {"row": {"accuracy": apart, "macro_f1": 0.91 if right else 0.89}},
-        "row_split": {"accuracy": split, "shared_test_share": 0.9},
+        "views": {"row": {"accuracy": apart, "macro_f1": f1_apart}},
+        "row_split": {"accuracy": split, "macro_f1": f1_split, "shared_test_share": 0.9},
     }
 
 
