@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from iot_pipeline.evaluation.study import EQUIVALENT
 from iot_pipeline.reporting import formats, style
 from iot_pipeline.vocabulary import VIEWS
 
@@ -133,7 +134,8 @@ def study(found: Row) -> Any:
     near = [row for row in rows if abs(row["difference"]) <= FAR]
     edge = 1.1 * (max((abs(row[end]) for row in near for end in ("low", "high")), default=0.0) or FAR)
     for place, row in enumerate(rows):
-        colour = style.BLUE if row["verdict"].endswith("better") else style.GREY
+        told = row["verdict"].endswith("better") or row["verdict"] == EQUIVALENT
+        colour = style.BLUE if told else style.GREY
         if row in near:
             style.interval(axes, place, row["difference"], (row["low"], row["high"]), colour, "o")
         else:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from iot_pipeline.evaluation.study import EQUIVALENT, NOTHING_SHOWN
 from iot_pipeline.reporting import figures, figures_data, style
 from iot_pipeline.reporting.markdown import to_html
 from iot_pipeline_tests.reporting import example
@@ -55,6 +56,15 @@ def test_a_difference_far_off_does_not_squeeze_the_others_of_a_study() -> None:
     left, right = axes.get_xlim()
     assert -0.2 < left < 0 < right < 0.2
     assert "-0.8200" in [text.get_text() for text in axes.texts]
+
+
+def test_an_equivalence_is_a_verdict_and_is_drawn_as_one() -> None:
+    found = example.study(3)
+    for verdict, told in ((EQUIVALENT, True), ("original 10K is better", True), (NOTHING_SHOWN, False)):
+        axes = inspect.unwrap(figures.study)(
+            found | {"contrasts": [row | {"verdict": verdict} for row in found["contrasts"]]}
+        )
+        assert (style.BLUE in [line.get_color() for line in axes.lines]) is told
 
 
 def test_differences_of_nothing_are_drawn_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:

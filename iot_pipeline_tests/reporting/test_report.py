@@ -1,5 +1,6 @@
 """The report and the cards: nothing hostile gets through, nothing is fetched, nothing absent is invented."""
 
+import copy
 import json
 import re
 from collections.abc import Iterator
@@ -237,6 +238,22 @@ def test_accuracy_has_its_limits_beside_it(written: tuple[str, str, dict[str, An
     assert "| **original** | 10K | 50.00 % | 0.9010 | 0.4505 | 0.8299 | 0.8505 | 0.8750 |" in results
     assert "Near-duplicates: 40.20 % of the 4,321 distinct test flows" in split and "| HTTP_Flood | 77 | 2.0 |" in split
     assert "| 200 | 198 | 180.5 | 180.5 |" in text and "| 180.5 | 180.5 |" in model_card(FACTS, ORIGINAL)
+
+
+def test_a_class_without_a_test_flow_has_no_recall() -> None:
+    facts = copy.deepcopy(FACTS)
+    scored = facts.evaluation[ORIGINAL]["views"]["distinct"]["per_class"]["Normal"]
+    scored |= {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0.0}
+    for text in (report.render("evaluation.md.j2", facts, images=[]), model_card(facts, ORIGINAL)):
+        assert "| Normal | – | – | – |" in text and "| Normal | 0.0000 |" not in text
+
+
+def test_of_several_training_seeds_the_results_say_whose_students_they_show() -> None:
+    told = "Students of this chapter are those of the first of 3 training seeds"
+    assert told in report.render("results.md.j2", FACTS, images=[])
+    facts = copy.deepcopy(FACTS)
+    facts.study = example.study(1)
+    assert "training seeds, and" not in report.render("results.md.j2", facts, images=[])
 
 
 def test_model_card() -> None:
