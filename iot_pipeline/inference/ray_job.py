@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
-import shlex
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from iot_pipeline.inference.ray_blocks import Pool, Work, answer_missing, block_
 from iot_pipeline.inference.ray_session import QUIET, ray_package
 from iot_pipeline.lake.atomic import write_bytes, write_text
 from iot_pipeline.training.ray_job import end_without
-from iot_pipeline.training.ray_launch import PACKAGE, connected, ended, signs_of_life
+from iot_pipeline.training.ray_launch import connected, ended, hand_over, signs_of_life
 
 MODULE = "iot_pipeline.inference.ray_job"
 LOOKED_EVERY_S = 5.0
@@ -55,11 +54,7 @@ def answer_there(source: Path, out: Path, work: Work, pool: Pool, rows: int, log
     digest = hashlib.sha256(content).hexdigest()
     try:
         with signs_of_life(out / f"{name}.lease"):
-            client.submit_job(
-                entrypoint=shlex.join(["python", "-m", MODULE, str(source), str(out), name, digest]),
-                submission_id=name,
-                runtime_env={"env_vars": QUIET, "py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]},
-            )
+            hand_over(client, name, ["python", "-m", MODULE, str(source), str(out), name, digest], QUIET)
             _follow(client, name, out, block_files(source, out, rows), log)
     finally:
         with contextlib.suppress(Exception):

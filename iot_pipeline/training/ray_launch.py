@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from iot_pipeline.training.reporter import complain, dagster_pipes
 MODULE, JOB = "iot_pipeline.training.ray_launch", "iot_pipeline.training.ray_job"
 PACKAGE = Path(__file__).parent.parent
 BEAT_S = 5.0  # seconds between signs of life; the job ends 30 s after the last (LEASE_S)
+NO_AGENT, STARTING_S = "No available agent", 60.0  # a head takes jobs a moment before any node can start one
 UNREACHABLE_S = 300.0  # seconds for which a cluster may not answer: its head restarts, or the network does
 OBJECT_STORE_BYTES = 100_000_000  # nothing of a training is in Ray's object store; 75 MB are the least
 # Ray sends usage statistics unless told otherwise. Its 60 s for a group of workers to start are not enough for ten of
@@ -161,19 +162,38 @@ def submit(address: str, request: Request, pipes: Any | None) -> int:
     told = Told(request.name, pipes)
     try:
         with signs_of_life(request.lease):
-            client.submit_job(
-                entrypoint=shlex.join(["python", "-m", JOB, request.model_dump_json()]),
-                submission_id=request.name,
-                # The cluster has the packages, and the code is this one's.
-                runtime_env={
-                    "env_vars": variables_of(request), "py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]
-                },
-            )  # fmt: skip
+            command = ["python", "-m", JOB, request.model_dump_json()]
+            hand_over(client, request.name, command, variables_of(request))
             return told.end(Following(client, request, told).follow())
     finally:
         with contextlib.suppress(Exception):
             client.stop_job(request.name)  # does nothing if it has ended
         clear(out)
+
+
+def hand_over(client: Any, name: str, command: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Submit a job to a cluster, again as long as none of its nodes could start one yet.
+
+    Args:
+        client: Client of the cluster's Jobs API.
+        name: Name of the job.
+        command: What it runs. The cluster has the packages; the code that it runs is this process's.
+        variables: Environment variables of its processes.
+
+    Raises:
+        UserError: The cluster refuses the job, or no node could start one for STARTING_S.
+    """
+    brought = {"env_vars": dict(variables), "py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]}
+    began = time.monotonic()
+    while True:
+        try:
+            client.submit_job(entrypoint=shlex.join(command), submission_id=name, runtime_env=brought)
+            return
+        except Exception as error:  # RuntimeError of a refusal, and any of the client's HTTP library
+            if NO_AGENT not in str(error) or time.monotonic() - began > STARTING_S:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(f"IOT_RAY_ADDRESS: the Ray cluster took no job ({reason})") from error
+        time.sleep(1.0)
 
 
 @contextlib.contextmanager

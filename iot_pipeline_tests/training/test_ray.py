@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,6 +69,33 @@ def test_no_variable_but_those_that_steer_processes_is_sent(tmp_path: Path, monk
     sent = ray_launch.variables_of(request_of([config_in(tmp_path, tmp_path)], 2, 1, RayOptions("http://head:8265")))
     assert "sk-secret" not in str(sent) and "IOT_PARENT_PID" not in sent
     assert sent["HF_HUB_OFFLINE"] == "1" and sent["RAY_USAGE_STATS_ENABLED"] == "0" and sent["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (["No available agent to submit job, please try again later.", "No available agent", None], None),
+        (["No available agent"] * 100, "took no job (No available agent"),
+        (["Job uses working_dir\nat length"], "took no job (Job uses working_dir)"),
+    ],
+)
+def test_a_job_is_submitted_once_the_cluster_can_start_it(
+    answers: list[str | None], told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, left = [0.0], list(answers)
+
+    def submit_job(**job: object) -> None:
+        assert job["submission_id"] == "iot-1" and job["entrypoint"] == "python 'a b'"
+        if (answer := left.pop(0)) is not None:
+            raise RuntimeError(answer)
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(ray_launch, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock[0]))
+    with pytest.raises(UserError, match=re.escape(told)) if told else nullcontext():
+        ray_launch.hand_over(SimpleNamespace(submit_job=submit_job), "iot-1", ["python", "a b"], {})
+    assert clock[0] <= ray_launch.STARTING_S + 1 and (told or not left)
 
 
 @pytest.mark.parametrize(("last_beat", "removed", "ends"), [(100, False, (130, 135)), (20, True, (20, 25))])
