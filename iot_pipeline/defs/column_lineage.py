@@ -11,6 +11,32 @@ from iot_pipeline.flows.spec import DatasetSpec
 from iot_pipeline.vocabulary import TRACKS
 
 Columns = Mapping[str, Sequence[tuple[str, str]]]  # column -> (asset, column) of each that it is made from
+NAMED = 3  # sources of one asset that a description names; a text is made from every feature
+MEANINGS = {
+    "row_id": "accepted rows in the order of the source, from 0",
+    "label": "class",
+    "flow_group": "sha256 of the flow's text; equal in all rows that a model reads alike",
+    "occurrence": "number of the row within its flow group, from 0",
+    "rows": "rows of this flow group and label",
+    "group_rows": "rows of this flow group",
+    "side": "train, calibration, validation or test",
+    "position": "place in the training order, from 0; a stage is its first rows",
+    "repeat": "number of the row among those of its flow group and label, in training order, from 0",
+    "text": "the flow as teacher and student read it",
+    "kind": "original, paraphrase, varied, or unchanged where a flow could not be varied",
+    "status": "ok, or quarantined where no answer passed the gates",
+    "reasons": "why the answer was refused",
+    "answer": "the teacher's answer",
+    "key": "key of the request in the teacher's store",
+    "seed": "seed of the request; none where the answer is the first row's",
+    "variation": "what became of the flow in feature_varied, and why",
+    "factor": "factor of the times of a varied flow",
+    "varied_group": "flow group of the varied text",
+    "model": "model that answered",
+    "source": "server that answered",
+    "attempts": "requests until this answer",
+    "from_cache": "true if an earlier run had asked",
+}
 
 
 def flows_columns(spec: DatasetSpec) -> Columns:
@@ -22,13 +48,7 @@ def flows_columns(spec: DatasetSpec) -> Columns:
 
 def column_meanings(spec: DatasetSpec) -> dict[str, str]:
     """Return what each column of flows.parquet means, features with their units."""
-    own = {
-        "row_id": "accepted rows in the order of the source, from 0",
-        "label": "class",
-        "flow_group": "sha256 of the flow's text; equal in all rows that a model reads alike",
-        "occurrence": "number of the row within its flow group, from 0",
-    }
-    return own | {feature.name: f"{feature.meaning} ({feature.unit})" for feature in spec.features}
+    return MEANINGS | {feature.name: f"{feature.meaning} ({feature.unit})" for feature in spec.features}
 
 
 def split_columns() -> Columns:
@@ -68,3 +88,17 @@ def column_lineage(columns: Columns) -> dg.TableColumnLineage:
             for name, found in columns.items()
         }
     )
+
+
+def description(meaning: str, sources: Sequence[tuple[str, str]]) -> str:
+    """Say what a column means and is made from: Dagster's own server shows a column's lineage on no page."""
+    by_asset: dict[str, list[str]] = {}
+    for asset, column in sources:
+        by_asset.setdefault(asset, []).append(column)
+    told = [f"from {asset}: {_listed(columns)}" for asset, columns in by_asset.items()]
+    return "; ".join(filter(None, [meaning, *told]))
+
+
+def _listed(columns: Sequence[str]) -> str:
+    more = len(columns) - NAMED
+    return ", ".join(columns[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -18,7 +18,7 @@ import dagster as dg
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.asset_page import page_metadata
 from iot_pipeline.defs.checks import describe_check
-from iot_pipeline.defs.column_lineage import Columns, column_lineage
+from iot_pipeline.defs.column_lineage import MEANINGS, Columns, column_lineage, description
 from iot_pipeline.defs.reads import RecordedSettings, file_version, present_value, to_json
 from iot_pipeline.defs.sinks import told_to_sinks
 from iot_pipeline.errors import BudgetReached, UserError
@@ -177,8 +177,11 @@ class Step:
         with pq.ParquetFile(self.folder / parquet) as file:
             first = next(file.iter_batches(PREVIEW_ROWS), None)
             self.table("preview", first.to_pylist() if first is not None else [])
-            told, types = meanings or {}, [(field.name, field.type) for field in file.schema_arrow]
-            schema = [dg.TableColumn(name, str(kind), told.get(name)) for name, kind in types]
+            told, made = meanings or MEANINGS, columns or {}
+            schema = [
+                dg.TableColumn(name, str(kind), description(told.get(name, ""), made.get(name, ())))
+                for name, kind in zip(file.schema_arrow.names, file.schema_arrow.types, strict=True)
+            ]
         self.metadata["dagster/column_schema"] = dg.TableSchema(schema)
         if columns:
             there = {column.name for column in schema}

@@ -10,12 +10,20 @@ import pytest
 from markdown_it import MarkdownIt
 
 from iot_pipeline import settings as settings_module
+from iot_pipeline.augmentation.join import PROVENANCE
 from iot_pipeline.definitions import defs
 from iot_pipeline.defs import plan
 from iot_pipeline.defs.asset_page import REAL, page_metadata
 from iot_pipeline.defs.catalogue import only_wanted
 from iot_pipeline.defs.checks import CHECKS, describe_check
-from iot_pipeline.defs.column_lineage import column_lineage, flows_columns, texts_columns
+from iot_pipeline.defs.column_lineage import (
+    MEANINGS,
+    answers_columns,
+    column_lineage,
+    description,
+    flows_columns,
+    texts_columns,
+)
 from iot_pipeline.defs.lake_state import freshness, report_state
 from iot_pipeline.defs.partitions import baseline_stages, shown_stages
 from iot_pipeline.env_file import ONLY_WANTED
@@ -75,6 +83,16 @@ def test_every_column_of_flows_comes_from_columns_that_the_source_has(name: str)
     assert {one for sources in columns.values() for one in sources} <= needed
     lineage = column_lineage(texts_columns(spec)).deps_by_column["text"]
     assert {dep.column_name for dep in lineage} >= set(spec.feature_names)
+
+
+def test_a_column_says_what_it_means_and_is_made_from() -> None:
+    text = description(MEANINGS["text"], texts_columns(load_spec("farm_flow"))["text"])
+    assert text == (
+        "the flow as teacher and student read it; from flows: missed_bytes, orig_pkts, orig_ip_bytes and 26 more; "
+        "from evaluation_split: side"
+    )
+    assert description("", answers_columns("original")["label"]) == "from training_order: label"
+    assert description("", ()) == "" and {*PROVENANCE.names} <= MEANINGS.keys()
 
 
 def test_every_check_says_what_to_do_where_it_fails() -> None:
