@@ -159,6 +159,8 @@ class Remote:
             return False
         if not _holds(folder, made):
             with self.swapping(name):
+                if (folder / MANIFEST).is_file():  # of another process here, perhaps, and newer than our listing
+                    made = self.log.made(name, 0.0) or made
                 if not _holds(folder, made):
                     _replace(folder, made, f"{self.address}, manifest of {name}")
         return True
@@ -181,8 +183,8 @@ class Remote:
             for one, size in zip(absent, sizes, strict=True) if size != files[one]["bytes"]
         ]  # fmt: skip
 
-    def fetch(self, name: str, folder: Path, files: Mapping[str, FileFacts], known: Path) -> None:
-        """Fetch the files of an artefact that are not intact here.
+    def fetch(self, name: str, folder: Path, files: Mapping[str, FileFacts], known: Path) -> bool:
+        """Fetch the files of an artefact that are not intact here; False if the folder has another manifest by now.
 
         Args:
             name: File name of the artefact.
@@ -194,12 +196,16 @@ class Remote:
             UserError: A file is gone from the bucket, or was changed in it.
         """
         if not self._absent(folder, files, known):
-            return
+            return True
         with self.swapping(name):
+            there = _files(folder)
+            if any(there.get(one, {}).get("sha256") != facts["sha256"] for one, facts in files.items()):
+                return False  # another process here has put a newer one in its place
             absent = self._absent(folder, files, known)
             with ThreadPoolExecutor(TOGETHER) as pool:
                 for _ in pool.map(lambda one: self._fetch_file(name, folder / one, files[one]), absent):
                     pass
+        return True
 
     def _absent(self, folder: Path, files: Mapping[str, FileFacts], known: Path) -> list[str]:
         return list(file_problems(folder, files, known, record=True))

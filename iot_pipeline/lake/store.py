@@ -77,9 +77,11 @@ class Lake:
 
     def folder(self, artefact: ArtefactId) -> Path:
         """Return the folder of an artefact, which may not exist yet; its files are fetched, if they are in a bucket."""
-        if self.remote and (manifest := self.manifest(artefact)) is not None:
-            self.remote.fetch(artefact.file_name, self.place(artefact), manifest.files, self._known(artefact))
-        return self.place(artefact)
+        place, known = self.place(artefact), self._known(artefact)
+        while self.remote and (manifest := self.manifest(artefact)) is not None:
+            if self.remote.fetch(artefact.file_name, place, manifest.files, known):
+                break
+        return place
 
     def _known(self, artefact: ArtefactId) -> Path:
         """Return the cache file of verified hashes."""

@@ -126,6 +126,22 @@ def test_two_writers_of_one_artefact_do_not_meet_and_of_two_do(address: str, tmp
     assert two.manifest(A) is not None and one.manifest(B) is not None
 
 
+def test_a_reader_on_the_same_mirror_does_not_bring_the_old_files_back(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = (host(address, tmp_path / "one") for _ in range(2))
+    make(writer, A, "old")
+    monkeypatch.setattr(artefact_log, "FRESH_S", 2.0)
+    old = reader.manifest(A)
+    make(writer, A, "new")
+    data = writer.folder(A) / "data.txt"
+    reader.manifest(A)  # by a listing from before
+    assert data.read_text() == "new"
+    assert old is not None and reader.remote is not None  # what it would have fetched, had the listing been used
+    assert not reader.remote.fetch(A.file_name, data.parent, old.files, tmp_path / "known.json")
+    assert data.read_text() == "new" and verify(reader).mismatches == []
+
+
 def test_a_body_that_fails_publishes_nothing_and_gives_the_lease_back(address: str, tmp_path: Path) -> None:
     one, two = host(address, tmp_path / "one"), host(address, tmp_path / "two")
     make(one, A, "old")
