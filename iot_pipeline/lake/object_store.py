@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import inspect
 import os
 import uuid
@@ -25,6 +26,7 @@ RACERS = 4  # creators of one object in the probe, of which one may succeed
 # Codes of a condition that was not met, where a server leaves out which one; 409 where two creators meet.
 CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 NO_BUCKET = {"NoSuchBucket"}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403"}
 # Errors of botocore and aiohttp, by name: neither is imported where a lake is a folder.
 UNKNOWN_SELF = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoAuthTokenError"}
@@ -144,10 +146,18 @@ class ObjectStore:
 
     def download(self, key: str, path: Path) -> bool:
         """Write an object into a file; return False if there is none."""
-        with self._told(missing=True) as found, replacing(path) as temporary:
-            self._system.get_file(self._path(key), str(temporary))
-            found.append(True)
-        return bool(found)
+        try:
+            with replacing(path) as temporary:
+                with self._told(missing=True) as found:
+                    self._system.get_file(self._path(key), str(temporary))
+                    found.append(True)
+                if not found:
+                    raise _Missing
+        except _Missing:
+            return False
+        except OSError as error:
+            raise UserError(_of_this_host(error)) from None
+        return True
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove objects; those that are gone do not matter."""
@@ -170,6 +180,8 @@ class ObjectStore:
             raise
         # Every driver raises its own errors: botocore's, aiohttp's, the operating system's.
         except Exception as error:
+            if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
+                raise UserError(_of_this_host(error)) from None
             codes = _codes(error)
             if isinstance(error, FileNotFoundError) and not codes & NO_BUCKET and missing:
                 return
@@ -180,6 +192,16 @@ class ObjectStore:
 
 class _Conflict(Exception):
     """An object was there, where one was to be created."""
+
+
+class _Missing(Exception):
+    """There is no object to be downloaded."""
+
+
+def _of_this_host(error: OSError) -> str:
+    """Say what is wrong with a file here; errors of the store name no file."""
+    name = error.filename or "the lake's mirror"
+    return f"{name} cannot be read or written ({error.strerror}); make room, or set IOT_LAKE_CACHE to another folder"
 
 
 def _codes(error: BaseException) -> set[str]:

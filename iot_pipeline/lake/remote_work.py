@@ -101,29 +101,31 @@ class RemoteWork:
         Args:
             name: File name of the artefact.
             folder: Its work folder, whose files may be replaced or grow meanwhile.
-            stamps: Size, mtime (ns) and sha256 of each file at the last upload; updated.
+            stamps: Size, mtime (ns) and sha256 of each file in the last index; updated once there is another.
             held: Returns False once the work belongs to somebody else.
         """
-        prefix, before = f"{WORK}/{name}/{folder.name}", dict(stamps)
+        prefix, now = f"{WORK}/{name}/{folder.name}", dict(stamps)
         # Listed first: a result that is written last is listed only together with all that it needs.
         paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
         for path in paths:
             if not held():
                 return
             key, facts = path.relative_to(folder).as_posix(), path.stat()
-            if stamps.get(key, ())[:2] != (facts.st_size, facts.st_mtime_ns):
+            if now.get(key, ())[:2] != (facts.st_size, facts.st_mtime_ns):
                 digest = self._upload_copy(path, prefix)
-                stamps[key] = (facts.st_size, facts.st_mtime_ns, digest)
-        for key in stamps.keys() - {path.relative_to(folder).as_posix() for path in paths}:
-            del stamps[key]
-        if stamps == before or not held():
+                now[key] = (facts.st_size, facts.st_mtime_ns, digest)
+        for key in now.keys() - {path.relative_to(folder).as_posix() for path in paths}:
+            del now[key]
+        if now == stamps or not held():
             return
-        made, digests = uuid.uuid4().hex, {key: digest for key, (_, _, digest) in stamps.items()}
+        made, digests = uuid.uuid4().hex, {key: digest for key, (_, _, digest) in now.items()}
         index = json.dumps({"id": made, "files": digests}, sort_keys=True)
         self._objects.write(f"{prefix}/{INDEX}", index.encode())
         write_text(_seen(folder), made)
         named = {f"{prefix}/{digest}" for digest in digests.values()} | {f"{prefix}/{INDEX}"}
         self._objects.remove([key for key in self._objects.listing(prefix) if key not in named])
+        stamps.clear()
+        stamps.update(now)
 
     def _upload_copy(self, path: Path, prefix: str) -> str:
         """Upload a copy of a file, which does not change while it is read; return its sha256."""
