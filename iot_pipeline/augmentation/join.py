@@ -187,7 +187,10 @@ def count(plan: TrackPlan, folder: Path, source: str, wording: Wording) -> Track
 
         connection.execute(f"CREATE TEMP VIEW rows AS SELECT * FROM {scan(provenance)}")
         connection.execute(f"CREATE TEMP VIEW replies AS SELECT * FROM {scan(replies)}")
-        [(good, bad, requests)] = ask("SELECT count(answer), count(*) - count(answer), count(DISTINCT key) FROM rows")
+        [(good, bad, requests, wanted)] = ask(
+            "SELECT count(answer), count(*) - count(answer), count(DISTINCT key), "
+            "count(DISTINCT coalesce(key, flow_group || label)) FILTER (answer IS NOT NULL) FROM rows"
+        )
         by_class = ask(
             "SELECT label, count(answer), count(*) - count(answer), count(DISTINCT flow_group) FROM rows "
             "GROUP BY label ORDER BY label"
@@ -203,7 +206,10 @@ def count(plan: TrackPlan, folder: Path, source: str, wording: Wording) -> Track
         answers, wordings = distinct(wording.answers), distinct(wording.wordings)
         report = {
             "rows": good, "quarantined": bad, "distinct_requests": requests, "distinct_answers": answers,
-            "distinct_wordings": wordings, "mean_analysis_words": round(wording.words / max(1, good), 2),
+            "distinct_wordings": wordings,
+            # Share of answers, each request's and each given one, that repeat another word for word.
+            "exact_copies": round(1 - answers / wanted, 4) if wanted else 0.0,
+            "mean_analysis_words": round(wording.words / max(1, good), 2),
             "kinds": dict(ask("SELECT kind, count(*) FROM rows GROUP BY kind")),
             "quarantine_reasons": {kind: rows for kind, rows, _ in sorted(examples)},
             "diversity": wording.diversity(),

@@ -74,6 +74,24 @@ def test_a_first_row_keeps_the_answer_and_each_further_one_is_paraphrased(
     assert found.result.usage["distinct_requests"] == int((rows["repeat"] > 0).sum())
 
 
+class Deaf(Direct):
+    """A teacher that answers equal messages alike, whatever the seed."""
+
+    def answer(self, request, check):  # type: ignore[no-untyped-def]
+        return replace(super().answer(replace(request, params={**request.params, "seed": 1}), check), key=request.key)
+
+
+def test_paraphrases_that_are_equal_word_for_word_are_counted(
+    rows: pd.DataFrame, original: Built, tmp_path: Path
+) -> None:
+    free = build(Direct(), tmp_path / "free", "paraphrased", rows, originals=original.folder)
+    deaf = build(Deaf(), tmp_path / "deaf", "paraphrased", rows, originals=original.folder)
+    copies = {name: 1 - found.report["distinct_answers"] / len(rows) for name, found in (("f", free), ("d", deaf))}
+    assert original.report["exact_copies"] == 0
+    assert free.report["exact_copies"] == pytest.approx(copies["f"], abs=1e-4) and copies["f"] < 0.05
+    assert deaf.report["exact_copies"] == pytest.approx(copies["d"], abs=1e-4) and copies["d"] > 0.2
+
+
 def test_a_quarantined_answer_is_listed_with_its_reason_and_stays_out_of_every_track(
     rows: pd.DataFrame, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def verdicts(
         for name, (good, bad) in by_class.items()
     ]
     report: dict[str, Any] = {
+        "exact_copies": 0.0,
         "rows": sum(good for good, _ in by_class.values()), "quarantined": sum(bad for _, bad in by_class.values()),
         "by_class": rows, "diversity": {"masked": {"near_duplicates": near}}, **more,
     }  # fmt: skip
@@ -46,6 +47,12 @@ def verdicts(
 )
 def test_yield_by_class_and_near_copies(by_class: dict[str, tuple[int, int]], near: float, failed: set[str]) -> None:
     assert {name for name, passed in verdicts(by_class, near).items() if not passed} == failed
+
+
+def test_answers_that_repeat_each_other_word_for_word_are_near_copies_too() -> None:
+    assert verdicts({"a": (100, 0)}, 0.01, exact_copies=0.3)["near_copies"] is False
+    assert verdicts({"a": (100, 0)}, None, exact_copies=0.99)["near_copies"] is False
+    assert verdicts({"a": (100, 0)}, 0.01, exact_copies=0.01)["near_copies"] is True
 
 
 def test_a_track_of_which_nothing_could_be_varied_fails_its_check() -> None:
@@ -69,7 +76,8 @@ def test_a_blocked_track_tells_its_reasons_with_counts_and_an_example() -> None:
             {name: {"passed": passed, "blocking": name == "quarantine_rate", "facts": facts}}
         ),
     )
-    report = {"rows": 1, "quarantined": 9, "by_class": [], "diversity": {"masked": {"near_duplicates": None}}}
+    report = {"rows": 1, "quarantined": 9, "by_class": [], "exact_copies": 0.0,
+              "diversity": {"masked": {"near_duplicates": None}}}  # fmt: skip
     evil = "mislabelled: \x1b[31m[bold]<b>Normal</b>\n" + "x " * 5_000_000
     kinds = [("mislabelled", 6, evil), ("no answer", 2, "no answer: timeout"), ("refused", 1, "refused")]
     kinds += [(f"kind{n}", 1, f"kind{n}: x") for n in range(9)]

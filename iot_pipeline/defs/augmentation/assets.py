@@ -90,8 +90,9 @@ def judge(step: Step, report: dict[str, Any], examples: Sequence[tuple[str, int,
     step.check("quarantine_rate", share <= limit, share=share, limit=limit, **told)
     poor = {row["class"]: row["yield"] for row in report["by_class"] if is_poor(row, limit)}
     step.check("yield_by_class", not poor, below=poor, limit=1 - limit)
-    near = report["diversity"]["masked"]["near_duplicates"] or 0.0
-    step.check("near_copies", near <= MOST_NEAR_COPIES, share=near, limit=MOST_NEAR_COPIES)
+    near, exact = report["diversity"]["masked"]["near_duplicates"] or 0.0, report["exact_copies"]
+    differ = max(near, exact) <= MOST_NEAR_COPIES
+    step.check("near_copies", differ, share=near, exact_copies=exact, limit=MOST_NEAR_COPIES)
     if step.artefact.asset == "feature_varied":
         varied = report.get("share_varied", 0.0)  # without repeat rows nothing was varied
         step.check("share_varied", varied >= LEAST_VARIED, share=varied, limit=LEAST_VARIED)
