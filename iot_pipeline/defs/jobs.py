@@ -26,6 +26,7 @@ from iot_pipeline.errors import UserError
 from iot_pipeline.lake.atomic import held
 from iot_pipeline.lake.store import ArtefactId, Lake
 from iot_pipeline.settings import Settings, settings
+from iot_pipeline.vocabulary import TRACKS, ZERO_SHOT
 
 LOOKED_EVERY_S, SAID_EVERY_S = 2.0, 60.0
 SPENDS = (
@@ -53,7 +54,7 @@ class Making(dg.Config):
     missing: bool = Field(default=True, description="also make what was never made; false: only what has become stale")
     force: bool = Field(default=False, description="make everything of this choice again, fresh or not")
     budget_usd: float | None = Field(
-        default=None, description="dollars that the whole ledger must not pass; empty: IOT_TEACHER_BUDGET_USD"
+        default=None, description="dollars that the ledger must not pass, at most IOT_TEACHER_BUDGET_USD; empty: that"
     )
 
 
@@ -65,12 +66,20 @@ def make(context: dg.OpExecutionContext, definitions: dg.Definitions, config: Ma
     try:
         if unknown := {*config.parts} - {*plan.PARTS}:
             raise UserError(f"parts: {', '.join(sorted(unknown))}: there are {', '.join(plan.PARTS)}")
-        if unasked := {*config.stages}.difference(settings().run.stages) if os.environ.get(ONLY_WANTED) else set():
-            raise UserError(f"stages: {', '.join(sorted(unasked))}: add it to IOT_STAGES and open `ui` again")
-        chosen = settings().with_run(stages=config.stages or None, tracks=config.tracks or None)
+        if unknown := {*config.prompts} - {*TRACKS, ZERO_SHOT}:
+            raise UserError(f"prompts: {', '.join(sorted(unknown))}: there are {', '.join((*TRACKS, ZERO_SHOT))}")
+        for name in ("stages", "tracks") if os.environ.get(ONLY_WANTED) else ():
+            if unasked := {*getattr(config, name)}.difference(getattr(settings().run, name)):
+                raise UserError(
+                    f"{name}: {', '.join(sorted(unasked))}: add it to IOT_{name.upper()} and open `ui` again"
+                )
+        chosen = settings().with_run(
+            stages=config.stages or None, tracks=config.tracks or None, teacher_budget_usd=config.budget_usd
+        )
+        budget = None if config.budget_usd is None else min(config.budget_usd, settings().run.teacher_budget_usd)
         with _locked(context, dagster_home(chosen)), _told(context):
             planned = plan.wanted(definitions, chosen)
-            limits = Limits(permitted(Lake(chosen.lake_path), planned, config), config.budget_usd)
+            limits = Limits(permitted(Lake(chosen.lake_path), planned, config), budget)
             outcome = execute(definitions, chosen, planned, config.force, limits=limits, parent=context.run_id)
     except (UserError, ValueError) as error:
         raise dg.Failure(" ".join(str(error).split()), allow_retries=False) from None

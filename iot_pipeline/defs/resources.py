@@ -41,8 +41,8 @@ EMBEDDED_LABEL = "EMBEDDED teacher: explanations by the built-in rule-based anal
 class TeacherResource(dg.ConfigurableResource):
     """Teacher named by IOT_TEACHER; the embedded one runs as a process while it is open.
 
-    The launchpad shows these values and can change them for one run. They say how answers are fetched, not what they
-    are; those that are unset are IOT_TEACHER_*'s.
+    The launchpad shows these values and can change them for one run, the budget downwards alone. They say how answers
+    are fetched, not what they are; those that are unset are IOT_TEACHER_*'s.
     """
 
     budget_usd: float | None = None
@@ -73,6 +73,8 @@ class TeacherResource(dg.ConfigurableResource):
         # store do not.
         edition = step.code("iot_pipeline.embedded_teacher.analyst") if step.settings.teacher.server == EMBEDDED else ""
         limits = {f"teacher_{name}": value for name, value in self.model_dump(include=LIMITS).items()}
+        if self.budget_usd is not None:  # IOT_TEACHER_BUDGET_USD is never passed, whatever a launchpad says
+            limits["teacher_budget_usd"] = min(self.budget_usd, step.settings.run.teacher_budget_usd)
         with open_teacher(step.settings.with_run(**limits), step.log, edition) as engine:
             step.provenance |= {"teacher": engine.source, "via": engine.via}
             try:

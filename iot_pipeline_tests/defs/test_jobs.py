@@ -17,6 +17,7 @@ from iot_pipeline.defs.home import locked
 from iot_pipeline.defs.jobs import DESCRIPTIONS, Making, config_of, job
 from iot_pipeline.defs.recording import LakeResource
 from iot_pipeline.defs.run_monitoring import PARENT_TAG
+from iot_pipeline.env_file import ONLY_WANTED
 from iot_pipeline.errors import BudgetReached, UserError
 from iot_pipeline.lake.atomic import write_text
 from iot_pipeline.lake.store import ArtefactId
@@ -164,10 +165,29 @@ def test_a_spent_budget_stops_cleanly_and_the_next_night_goes_on_where_it_was(ch
     assert json.loads((tmp_path / "paid.json").read_text()).keys() == {"original A", "paraphrased A", "B"}
 
 
-def test_a_wrong_choice_fails_with_a_sentence(chosen: Settings) -> None:
-    result = run("everything", parts=["training"])
+@pytest.mark.parametrize(("choice", "told"), [
+    ({"parts": ["training"]}, "parts: training: there are data, augment"),
+    ({"prompts": ["paraphrase"]}, "prompts: paraphrase: there are original, paraphrased"),
+    ({"stages": ["30K"]}, "stages: 30K: add it to IOT_STAGES"),
+    ({"tracks": ["original", "feature_varied"]}, "tracks: feature_varied: add it to IOT_TRACKS"),
+    ({"budget_usd": -1.0}, "greater than or equal to 0"),
+])  # fmt: skip
+def test_a_wrong_choice_fails_with_a_sentence(
+    chosen: Settings, monkeypatch: pytest.MonkeyPatch, choice: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setenv(ONLY_WANTED, "1")  # as in the UI
+    result = run("everything", **choice)
     (event,) = [event for event in result.all_events if event.is_step_failure]
-    assert "there are data, augment" in execute.sentence_of(event)
+    assert told in execute.sentence_of(event)
+
+
+def test_a_launchpad_does_not_raise_the_budget(
+    chosen: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IOT_TEACHER_BUDGET_USD", "1")
+    settings_module.settings.cache_clear()
+    found = states(run("everything", budget_usd=100.0))  # two texts, two dollars
+    assert "original[10K]" in found["made"] and "paraphrased[10K]" in found["held back"]
 
 
 def test_runs_of_a_command_are_in_the_lists_of_their_jobs_and_fail_with_it(chosen: Settings, tmp_path: Path) -> None:

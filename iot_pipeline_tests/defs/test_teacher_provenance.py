@@ -11,6 +11,7 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.resources import TeacherResource
+from iot_pipeline.errors import UserError
 from iot_pipeline_tests.teacher.flows import make_requests
 from iot_pipeline_tests.teacher.hostile import Said, accept, completion, said, serving
 from iot_pipeline_tests.teacher.test_hostile import with_schema
@@ -71,3 +72,19 @@ def test_a_server_that_takes_everything_leaves_nothing_there(tmp_path: Path, mon
             engine.ask(make_requests(1), accept)
     settings_module.settings.cache_clear()
     assert step.provenance == {"teacher": url, "via": "requests"}
+
+
+def test_a_launchpad_lowers_the_budget_and_does_not_raise_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[float] = []
+
+    def opened(chosen: settings_module.Settings, *_: object) -> None:
+        taken.append(chosen.run.teacher_budget_usd)
+        raise UserError("enough")
+
+    monkeypatch.setattr("iot_pipeline.defs.resources.open_teacher", opened)
+    step: Any = SimpleNamespace(settings=settings_module.load_settings(teacher_budget_usd="1"), log=print)
+    step.code = str
+    for asked in (None, 0.5, 100.0):
+        with pytest.raises(UserError, match="enough"), TeacherResource(budget_usd=asked).open(step):
+            pass
+    assert taken == [1.0, 0.5, 1.0]
