@@ -196,9 +196,11 @@ class Session:
 
     def _answer_on_ray(self, pool: Pool, flows: Path) -> None:
         """Let replicas answer the flows of a prepared file that are not known, before the first event is written."""
+        from iot_pipeline.serving.output import REPLICAS
         from iot_pipeline.serving.ray_verdicts import answer_file
 
-        answered = answer_file(self.run.answers, self.classifier, flows, self.folder / "ray", pool, self.log)
+        folder = self.folder / REPLICAS
+        answered = answer_file(self.run.answers, self.classifier, flows, folder, pool, self.log)
         self._stack.callback(answered.close)
         self.run.answers.classifier = answered
 

@@ -23,6 +23,7 @@ from iot_pipeline.serving.events import Row
 from iot_pipeline.serving.formats import SCHEMA, Encoder
 
 FORM = 1  # of state.json
+REPLICAS = "ray"  # folder of what replicas answer, in that of the run
 Verdicts = Mapping[str, Verdict]
 
 
@@ -178,8 +179,11 @@ def resume_folder(out: Path) -> Path:
 
 
 def discard_unbegun(folder: Path) -> None:
-    """Remove the folder of a run that wrote no event: the next one may have other options."""
-    if not (folder / "state.json").exists():
+    """Remove the folder of a run that wrote no event: the next one may have other options.
+
+    What replicas answered before the first event stays (ray_verdicts.py).
+    """
+    if not (folder / "state.json").exists() and not any((folder / REPLICAS).glob("answers/blocks/*.parquet")):
         remove(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from iot_pipeline.flows.batches import batches
 from iot_pipeline.inference.ray_batch import BLOCK, run_blocks
 from iot_pipeline.inference.ray_blocks import GROUP, Answer, Pool
-from iot_pipeline.lake.atomic import replacing
+from iot_pipeline.lake.atomic import read_json, remove, replacing, write_json
 from iot_pipeline.serving.cache import VERDICT, VerdictCache, cache_key
 from iot_pipeline.serving.cached import CachedClassifier, Explain
 from iot_pipeline.serving.classifier import Classifier, Verdict
@@ -129,15 +130,15 @@ def answer_file(
         cached: Look-up of known flows, with what is to be explained.
         classifier: Classifier with an opener in place of its student.
         flows: Prepared file.
-        folder: Folder that outlives a kill; finished blocks in it are kept.
+        folder: Folder that outlives a kill; finished blocks in it of the same flows and student are kept.
         pool: Replicas.
         log: Receives progress messages.
 
     Raises:
         UserError: Ray is missing or fails, or a flow cannot be answered.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     work = GiveVerdicts(replace(classifier, settings=without_secrets(classifier.settings)), cached.explain)
+    _begin(folder, {"flows": _groups_digest(flows), **work.key})
     source, known = folder / "flows.parquet", folder / "verdicts.sqlite"
     for left in folder.glob(f"{known.name}*"):
         left.unlink()  # it is made of the blocks
@@ -150,6 +151,21 @@ def answer_file(
             told = zip(table[GROUP].to_pylist(), table["verdict"].to_pylist(), strict=True)
             store.put({group: VERDICT.validate_json(verdict) for group, verdict in told})
     return answered
+
+
+def _begin(folder: Path, run: Mapping[str, Any]) -> None:
+    """Make the folder; what replicas answered of other flows, or by another student, before a kill is removed."""
+    path = folder / "run.json"
+    if not path.exists() or read_json(path) != run:
+        remove(folder)
+        write_json(path, run)
+
+
+def _groups_digest(flows: Path) -> str:
+    digest = hashlib.sha256()
+    for table in batches(flows, READ, columns=[GROUP]):
+        digest.update("".join(table[GROUP].to_pylist()).encode())
+    return digest.hexdigest()
 
 
 def _choose(cached: CachedClassifier, flows: Path, out: Path, columns: Sequence[str]) -> int:
