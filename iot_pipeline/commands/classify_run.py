@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from iot_pipeline.commands.classify import classify, stop_signals
-from iot_pipeline.commands.classify_options import Options
+from iot_pipeline.commands.classify_options import STDIN, Options
 from iot_pipeline.commands.console import table_of, working
 from iot_pipeline.errors import UserError
 from iot_pipeline.settings import Settings
@@ -30,8 +30,9 @@ def run_command(settings: Settings, options: Options, as_json: bool) -> int:
             where = f"{error.filename}: " if error.filename else ""
             raise UserError(f"cannot read the flows or write the events: {where}{error.strerror or error}") from error
         except KeyboardInterrupt:
-            goes_on = "; what is written stays, and the same command goes on from here" if options.out else ""
-            print(f"stopped{goes_on}", file=sys.stderr)
+            stays = "; what is written stays" if options.out else ""
+            goes_on = ", and the same command goes on from here" if options.out and STDIN not in options.inputs else ""
+            print(f"stopped{stays}{goes_on}", file=sys.stderr)
             return 128 + (stopped() or signal.SIGINT)
         return 128 + number if (number := stopped()) is not None else 0
 

@@ -1,4 +1,4 @@
-"""`classify --replicas` that ends before its first event: what the replicas answered is kept, and used where it fits."""
+"""`classify --replicas` that ends before its first event: answers of the replicas are kept, and used where they fit."""
 
 from __future__ import annotations
 

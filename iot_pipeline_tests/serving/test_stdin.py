@@ -14,12 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from iot_pipeline.commands import classify as command
+from iot_pipeline.commands import classify_run
+from iot_pipeline.commands.classify_options import Options
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.spec import load_spec
 from iot_pipeline.serving import streams
 from iot_pipeline.serving.identity import identity, seconds_of
 from iot_pipeline.serving.prepared import Losses, Reading, prepare
 from iot_pipeline.serving.streams import Pipe, Streams
+from iot_pipeline.settings import load_settings
 from iot_pipeline_tests.serving.factories import csv_rows
 from iot_pipeline_tests.serving.test_classify import classify, events, student, table
 
@@ -183,3 +186,16 @@ def test_a_json_line_that_was_cut_at_its_beginning_costs_itself_alone() -> None:
     losses = Losses()
     assert len(groups_of_stdin("\n".join([good[0][40:], *good[1:]]) + "\n", losses)) == 29
     assert sum(losses.rows.values()) == 1
+
+
+def test_standard_input_that_was_stopped_is_not_said_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(classify_run, "classify", stop)
+    for inputs, goes_on in ((["-"], False), (["x.csv"], True)):
+        assert classify_run.run_command(load_settings({}), Options(inputs, out=Path("out")), False) == 130
+        told = capsys.readouterr().err
+        assert "what is written stays" in told and ("the same command goes on" in told) is goes_on
