@@ -84,6 +84,11 @@ def test_limits_and_stops_cut_an_answer(client: openai.OpenAI, classifier: FakeC
     assert cut.finish_reason == "length" and len((cut.message.content or "").split()) == 4
     stopped = client.chat.completions.create(**asked(stop="\nANALYSIS")).choices[0]
     assert stopped.finish_reason == "stop" and len((stopped.message.content or "").split()) == 2
+    label = (stopped.message.content or "").split()[1]
+    for stop, wanted in ((f"{label}\nANALYSIS", "CLASSIFICATION: "), ("ANALYSIS", f"CLASSIFICATION: {label}\n")):
+        whole = client.chat.completions.create(**asked(stop=stop)).choices[0].message.content
+        chunks = client.chat.completions.create(**asked(stop=stop, stream=True))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole == wanted
     alone = client.responses.create(model=MODEL, input=json.dumps(flow()), max_output_tokens=2)
     assert alone.status == "completed" and alone.output_text == stopped.message.content
     short = client.responses.create(model=MODEL, input=json.dumps(flow()), max_output_tokens=3)

@@ -18,7 +18,7 @@ from iot_pipeline.serving.server.schemas import Message
 from iot_pipeline.serving.server.service import Service
 from iot_pipeline.serving.units import Unit
 
-DELTA = re.compile(r"\s*(?:\S+\s*){1,8}")  # words of a part of a stream
+DELTA = re.compile(r"\s*(?:\S+\s*){1,8}|\s+")  # words of a part of a stream
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,21 @@ class Asked:
         return "\n".join(lines)
 
     @property
+    def explains(self) -> bool:
+        """True if the answer goes on behind the class."""
+        room = self.most is None or self.most > len(self.service.tokens.answer(self.head))
+        return room and _before_stop(self.head, self.stops) == self.head
+
+    @property
     def early(self) -> str:
         """Text that the answer begins with for sure: the class, if an explanation follows, else nothing."""
-        room = self.most is None or self.most > len(self.service.tokens.answer(self.head))
-        return self.head if room and _before_stop(self.head, self.stops) == self.head else ""
+        return self.head if self.explains and not _stop_may_follow(self.head, self.stops) else ""
 
     async def answer(self) -> Answer:
         """Return the answer. The explanation is written only if there is room for more than the class."""
         service, text = self.service, self.head
         (verdict,) = service.classes(self.found)
-        if self.early:
+        if self.explains:
             (verdict,) = await service.model.explain(self.found)
             assert verdict.explanation is not None
             text = self.head + verdict.explanation.text.removeprefix(f"{LABEL_LINE} {verdict.label}")
@@ -74,17 +79,23 @@ class Asked:
 
     async def parts(self, answers: list[Answer]) -> AsyncIterator[str]:
         """Yield the parts of the answer, together its text, as soon as they are known; `answers` receives the whole."""
-        if self.early:
-            yield self.early
+        early = self.early
+        if early:
+            yield early
         answer = await self.answer()
         answers.append(answer)
-        for part in DELTA.findall(answer.text.removeprefix(self.early)):
+        for part in DELTA.findall(answer.text.removeprefix(early)):
             yield part
 
 
 def _before_stop(text: str, stops: Sequence[str]) -> str:
     """Return a text up to the first stop sequence in it."""
     return text[: min((place for stop in stops if stop and (place := text.find(stop)) >= 0), default=len(text))]
+
+
+def _stop_may_follow(text: str, stops: Sequence[str]) -> bool:
+    """Return True if a stop sequence begins at the end of a text and may go on behind it."""
+    return any(text.endswith(stop[:size]) for stop in stops for size in range(1, min(len(stop), len(text) + 1)))
 
 
 async def ask(

@@ -153,7 +153,7 @@ class Service:
         return values
 
     async def start(self) -> None:
-        """Start the model thread, and classify and explain one flow, so that the first client does not wait."""
+        """Start the model thread, and classify one flow, so that the first client does not wait."""
         self.model.start()
         await self.model.classify([self.example], self.units.default, stated=True)
         self.ready = True
