@@ -105,16 +105,18 @@ class VerdictCache:
 
     def put(self, verdicts: Mapping[str, Verdict]) -> None:
         """Store verdicts by flow group, all of them or none; they replace those that are there."""
-        rows = [(self._model, bytes.fromhex(group), VERDICT.dump_json(verdict)) for group, verdict in verdicts.items()]
+        rows = [(VERDICT.dump_json(verdict), self._model, bytes.fromhex(group)) for group, verdict in verdicts.items()]
         if not rows:
             return
         with self._told(), self._transaction():
+            # Two statements: an upsert takes a new id for a row that stays, and then `max(id)` tells no number of rows.
+            self._base.executemany("UPDATE verdicts SET verdict = ?1 WHERE model = ?2 AND flow_group = ?3", rows)
             self._base.executemany(
-                "INSERT INTO verdicts (model, flow_group, verdict) VALUES (?, ?, ?) "
-                "ON CONFLICT (model, flow_group) DO UPDATE SET verdict = excluded.verdict",
+                "INSERT INTO verdicts (verdict, model, flow_group) SELECT ?1, ?2, ?3 WHERE NOT EXISTS "
+                "(SELECT 1 FROM verdicts WHERE model = ?2 AND flow_group = ?3)",
                 rows,
             )
-            # Ids count up without a gap but for removed verdicts, so the number kept is at most `most`.
+            # Ids count up without a gap, so the number kept is `most`.
             self._base.execute("DELETE FROM verdicts WHERE id <= (SELECT max(id) FROM verdicts) - ?", (self.most,))
 
     def close(self) -> None:

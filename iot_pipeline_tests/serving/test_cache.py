@@ -59,6 +59,16 @@ def test_the_oldest_go_first(tmp_path: Path) -> None:
     assert set(cache.get([group(number) for number in range(5)])) == {group(2), group(3), group(4)}
 
 
+def test_verdicts_that_are_stored_again_push_no_others_out(tmp_path: Path) -> None:
+    cache = VerdictCache(tmp_path / "c", "one", most=10)
+    for text in ("", "because", "therefore"):
+        cache.put({group(number): verdict(text=text) for number in range(9)})
+    cache.put({group(9): verdict()})
+    assert len(cache.get([group(number) for number in range(10)])) == 10
+    cache.put({group(10): verdict()})
+    assert set(cache.get([group(number) for number in range(11)])) == {group(number) for number in range(1, 11)}
+
+
 def test_many_groups_are_looked_up_at_once(tmp_path: Path) -> None:
     cache = VerdictCache(tmp_path / "c", "one")
     cache.put({group(number): verdict() for number in range(1200)})
