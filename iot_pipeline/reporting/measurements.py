@@ -262,8 +262,8 @@ def _lost(audit: Mapping[str, Any], name: str) -> Measurement:
     if old["accuracy"] is None:
         return Measurement(None, "paper_protocol", old["where"])
     note = (
-        f"{ours['accuracy']:.4f} and {old['accuracy']:.4f} by the same recipe, steps and rows, label weight 1 in both; "
-        f"the old arm is read {old['where']}; majority class {audit['majority']['accuracy']:.4f}"
+        f"{ours['accuracy']:.4f} and {old['accuracy']:.4f} by the same recipe, steps and rows, label weight 1 in both, "
+        f"one training each; the old arm is read {old['where']}; majority class {audit['majority']['accuracy']:.4f}"
     )
     return Measurement(ours["accuracy"] - old["accuracy"], "paper_protocol", note)
 

@@ -289,7 +289,9 @@ def certain(chosen: Sequence[int], columns: int) -> np.ndarray:
 
 
 def majority(side: pd.DataFrame, groups: list[str], train: list[dict[str, Any]], columns: list[str]) -> dict[str, Any]:
-    """Return the most frequent class of the training rows, and its accuracy on the scored flows.
+    """Return the most frequent class of the distinct training flows, and its accuracy on the scored flows.
+
+    Flows count once, as where they are scored: one flow of many rows would make its class the answer to all.
 
     Args:
         side: Records of the scored flows.
@@ -297,7 +299,8 @@ def majority(side: pd.DataFrame, groups: list[str], train: list[dict[str, Any]],
         train: Chat rows that the arms were trained on.
         columns: Classes, and the column of none.
     """
-    labels = [parse_answer(row["messages"][1]["content"]).label for row in train]
+    told = ([turn["content"] for turn in row["messages"]] for row in train)
+    labels = [label for _, label in {(flow, parse_answer(answer).label) for flow, answer in told}]
     name = max(columns, key=labels.count)
     view = evaluate_predictions(side, groups, certain([columns.index(name)] * len(groups), len(columns)), columns, 0)
     return {"class": name, "accuracy": view["views"]["distinct"]["accuracy"]}
