@@ -144,8 +144,22 @@ def load_base(
         )
     if wrong := report["error_msgs"]:
         raise UserError(f"IOT_BASE_MODEL: {base!r}: {wrong[0]}")
+    _forget_decoding(model)
     moved = model.to(device) if move and quantisation == "none" and not options else model
     return moved, sorted(report["unexpected_keys"])
+
+
+def _forget_decoding(model: Any) -> None:
+    """Drop what a base's generation_config.json asks for, but for its special tokens.
+
+    Students decode greedily, which a repetition penalty changes too (Qwen2.5-1.5B-Instruct names one of 1.1): values
+    that a flow has twice would be written once, and by other engines, which do not read the file, twice.
+    """
+    from transformers import GenerationConfig
+
+    if (told := getattr(model, "generation_config", None)) is not None:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        model.generation_config = GenerationConfig(**{name: getattr(told, name) for name in names})
 
 
 def _nf4_options(device: Any) -> dict[str, Any]:

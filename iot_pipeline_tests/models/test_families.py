@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,19 @@ def test_a_students_folder_stops_at_the_end_of_turn(made: tuple[Family, Path], t
     student.save(tmp_path / "merged")
     stops = json.loads((tmp_path / "merged" / "generation_config.json").read_text())["eos_token_id"]
     assert student.tokenizer.convert_tokens_to_ids(family.end) in (stops if isinstance(stops, list) else [stops])
+
+
+def test_a_bases_own_way_of_decoding_changes_no_answer(made: tuple[Family, Path], tmp_path: Path) -> None:
+    base, texts = shutil.copytree(made[1], tmp_path / "base"), flow_texts(3)
+    usual = Student.load(base, None, "cpu", 1).explain(texts, max_new_tokens=12)
+    path = base / "generation_config.json"  # Qwen2.5-1.5B-Instruct has these
+    own = {"do_sample": True, "repetition_penalty": 1.1, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    student = Student.load(base, None, "cpu", 1)
+    assert student.explain(texts, max_new_tokens=12) == usual
+    student.save(tmp_path / "merged")
+    told = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert not own.keys() & told.keys()
 
 
 def test_a_prompt_is_the_same_tomorrow(made: tuple[Family, Path], monkeypatch: pytest.MonkeyPatch) -> None:
