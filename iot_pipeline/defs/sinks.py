@@ -43,7 +43,8 @@ def told_to_sinks(
     finished: list[Made] = []
     tell(sinks, lambda sink: sink.started(making), say)
     try:
-        yield lambda manifest, metadata: finished.append(_made(manifest, metadata, lake.folder(artefact)))
+        # Its place, not its folder: what a bucket has there is the artefact before, which may be damaged.
+        yield lambda manifest, metadata: finished.append(_made(manifest, metadata, lake.place(artefact)))
     except BaseException as error:
         kind = type(error).__name__
         tell(sinks, lambda sink: sink.failed(making, kind), say)

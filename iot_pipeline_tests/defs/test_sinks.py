@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -14,8 +15,9 @@ import pytest
 
 from iot_pipeline import settings as settings_module
 from iot_pipeline.defs.recording import LakeResource
+from iot_pipeline.defs.sinks import told_to_sinks
 from iot_pipeline.errors import UserError
-from iot_pipeline.lake.store import ArtefactId, Lake
+from iot_pipeline.lake.store import ArtefactId, Lake, Manifest
 from iot_pipeline.settings import PROJECT_ROOT, load_settings
 from iot_pipeline.sinks import telling
 from iot_pipeline.sinks.making import Made, Making
@@ -91,6 +93,30 @@ def make(monkeypatch: pytest.MonkeyPatch, *assets: dg.AssetsDefinition, partitio
         instance=dg.DagsterInstance.ephemeral(tempdir=str(settings_module.settings().lake_path.parent)),
     )  # fmt: skip
     return done.success
+
+
+def test_an_artefact_that_is_damaged_in_a_bucket_is_not_fetched_to_tell_of_the_new_one(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise UserError("flows: file flows.parquet is missing in the bucket")
+
+    class Heard(list[Made]):
+        setting = address = "IOT_OPENLINEAGE_URL"
+
+        def started(self, making: Making) -> None:
+            assert making.artefact == ArtefactId("flows")
+
+        def made(self, making: Making, made: Made) -> None:
+            self.append(made)
+
+    heard = Heard()
+    monkeypatch.setattr(Lake, "folder", gone)
+    monkeypatch.setattr("iot_pipeline.defs.sinks.open_sinks", lambda _: [heard])
+    context: Any = SimpleNamespace(instance=SimpleNamespace(root_directory="/nowhere"), run_id="r", job_name="j")
+    with told_to_sinks(context, settings_module.settings(), lake, ArtefactId("flows"), print) as tell:
+        tell(Manifest("flows", "", "v", "1", {}, {}, {}), {})
+    assert [made.folder for made in heard] == [lake.root / "flows"]
 
 
 def test_openlineage_is_told_of_every_artefact_with_inputs_versions_columns_and_settings(
