@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 
+import psutil
+
 from iot_pipeline.errors import UserError
 from iot_pipeline.lake.object_store import Objects
 from iot_pipeline.lake.processes import has_ended, this_host
@@ -25,7 +27,7 @@ NOW_S = 5.0  # the store's time is asked that often, and counted on in between
 class Owner:
     """A process that may hold leases: random id, host name, space of its process id (`this_host`), process id.
 
-    seen: Unix seconds by its host at which the process was alive.
+    seen: seconds after the start of its host at which the process was alive: nobody sets that clock.
     """
 
     id: str
@@ -36,7 +38,7 @@ class Owner:
 
     def has_ended(self, here: Owner) -> bool:
         """Return True if the process ran in this boot and namespace and has demonstrably ended."""
-        return self.place == here.place and has_ended(self.pid, self.seen)
+        return self.place == here.place and has_ended(self.pid, psutil.boot_time() + self.seen)
 
     def __str__(self) -> str:
         return f"{self.host} (process {self.pid})"
@@ -44,7 +46,7 @@ class Owner:
 
 @cache
 def _owner_of(pid: int) -> Owner:
-    return Owner(uuid.uuid4().hex, socket.gethostname(), this_host(), pid, time.time())
+    return Owner(uuid.uuid4().hex, socket.gethostname(), this_host(), pid, time.time() - psutil.boot_time())
 
 
 def this_owner() -> Owner:

@@ -42,14 +42,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@cache
+def _booted() -> float:
+    """Return the start of this machine (Unix seconds) by the clock as it was when this process first asked."""
+    return psutil.boot_time()
+
+
 def has_ended(pid: int, seen: float) -> bool:
     """Return True if the process seen with this id at a time (Unix seconds) has demonstrably ended.
 
-    A process that has the id now but started later (after a reboot, for example) is a different one.
+    A process that has the id now but started later (after a reboot, for example) is a different one. If the clock was
+    set meanwhile, both its old and its new time must say so.
     """
     try:
-        process = psutil.Process(pid)
-        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > seen + CLOCK_S
+        process, booted = psutil.Process(pid), psutil.boot_time()
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        return process.create_time() - booted > seen - min(booted, _booted()) + CLOCK_S
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:

@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from iot_pipeline.commands.supervised import Supervised
-from iot_pipeline.lake.processes import end_group, has_ended
+from iot_pipeline.lake.leases import this_owner
+from iot_pipeline.lake.processes import _booted, end_group, has_ended
 from iot_pipeline_tests.shared import until
 
 # It starts a child that does not end by SIGTERM, tells its number, and ends or waits for it. Where the tests run in the
@@ -62,6 +64,26 @@ def test_what_a_leader_left_behind_ends_with_it(leader: str, signalled: list[int
     before = len(signalled)
     end_group(process, 0.0)
     assert len(signalled) == before > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the start of a process from its own")
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_ends_no_process(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        before, real, booted = time.time(), time.time, psutil.boot_time()
+        owner = replace(this_owner(), pid=there.pid, seen=before - booted)
+        assert not has_ended(there.pid, before) and not owner.has_ended(owner)
+        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: booted + step)
+        monkeypatch.setattr(time, "time", lambda: real() + step)
+        assert not has_ended(there.pid, before) and not has_ended(there.pid, time.time())
+        _booted.cache_clear()  # a process that began after it was set
+        assert not owner.has_ended(owner)
+        assert replace(owner, seen=owner.seen - 7200).has_ended(owner)  # another had this number then
+    finally:
+        there.communicate()
+        _booted.cache_clear()
+    assert owner.has_ended(owner)
 
 
 def test_a_supervised_process_is_ended_with_its_children_before_it_is_reaped(

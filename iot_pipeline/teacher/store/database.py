@@ -29,6 +29,8 @@ NOT_A_URL = (
     "password are written as %40 %2F %3A)."
 )
 WAL_TRIES = 200  # 10 s
+CLOCK = "SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+CLOCK_S, STEP_S = 5.0, 1.0
 
 CONNECT_ARGS: dict[str, dict[str, Any]] = {
     SQLITE: {"timeout": 30, "check_same_thread": False},
@@ -112,10 +114,7 @@ class Database:
             )
             sa.event.listen(self._engine, "connect", self._prepare_session)
             self.connection = self._engine.connect()
-        self._clock_ahead_s = 0.0
-        if not is_file(self.url):
-            told = self.read("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")[0][0]
-            self._clock_ahead_s = told - time.time()
+        self._told = 0.0, 0.0, float("-inf")  # the server's time, and this machine's two clocks when it was told
 
     def __str__(self) -> str:
         return f"the teacher's store {shown(self.url)}"
@@ -126,8 +125,18 @@ class Database:
         self._engine.dispose()
 
     def now(self) -> float:
-        """Return the seconds since 1970 by the clock that all users of this database share."""
-        return time.time() + self._clock_ahead_s
+        """Return the seconds since 1970 by the clock that all users of this database share.
+
+        A server is asked every CLOCK_S, and at once where this machine slept or its clock was set.
+        """
+        if is_file(self.url):
+            return time.time()
+        told, wall, steady = self._told
+        passed = time.monotonic() - steady
+        if passed > CLOCK_S or abs(time.time() - wall - passed) > STEP_S:
+            told, passed = float(self.read(CLOCK)[0][0]), 0.0
+            self._told = told, time.time(), time.monotonic()
+        return told + passed
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
