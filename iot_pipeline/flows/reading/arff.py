@@ -13,7 +13,6 @@ import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from iot_pipeline.errors import UserError
 
@@ -40,7 +39,7 @@ def as_csv(name: str, plain: Path, out: Path) -> Path:
         out: CSV to write.
 
     Raises:
-        UserError: The file has no attribute or no @data, or its rows are sparse.
+        UserError: The file has no attribute or no @data, its rows are sparse, or a quote is not closed in its line.
     """
     # A byte that is not UTF-8 goes through, so that it costs its line there.
     kept = "surrogateescape"
@@ -49,17 +48,29 @@ def as_csv(name: str, plain: Path, out: Path) -> Path:
         out.open("w", encoding="utf-8", errors=kept, newline="") as written,
     ):
         writer = csv.writer(written, lineterminator="\n")
-        writer.writerow(attributes(name, lines))
-        for row in csv.reader(data_lines(name, lines), quotechar="'", skipinitialspace=True):
-            cells = (cell.strip().removeprefix('"').removesuffix('"') for cell in row)
+        numbered = enumerate(lines, 1)
+        writer.writerow(attributes(name, numbered))
+        for number, line in data_lines(name, numbered):
+            cells = (cell.strip().removeprefix('"').removesuffix('"') for cell in cells_of(name, number, line))
             writer.writerow(["" if cell == "?" else cell for cell in cells])
     return out
 
 
-def attributes(name: str, lines: IO[str]) -> list[str]:
+def cells_of(name: str, number: int, line: str) -> list[str]:
+    """Split one row; UserError if a quote is not closed in it: the rows behind would become a part of its cell."""
+    try:
+        cells: list[str] = next(csv.reader([line.rstrip("\r\n") + "\n"], quotechar="'", skipinitialspace=True))
+    except csv.Error as error:
+        raise UserError(f"{name}, line {number}, cannot be split: {error}.") from error
+    if "\n" in cells[-1]:
+        raise UserError(f"{name}, line {number}, has a quote that is never closed: mend or remove that line.")
+    return cells
+
+
+def attributes(name: str, numbered: Iterator[tuple[int, str]]) -> list[str]:
     """Read the header up to @data; return the names of the attributes."""
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in numbered:
         text = line.strip()
         if text.lower().startswith("@data"):
             break
@@ -74,10 +85,10 @@ def attributes(name: str, lines: IO[str]) -> list[str]:
     return found
 
 
-def data_lines(name: str, lines: IO[str]) -> Iterator[str]:
-    """Yield the rows, without comments and blank lines; UserError for a sparse row."""
-    for line in lines:
+def data_lines(name: str, numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Yield the rows and their numbers, without comments and blank lines; UserError for a sparse row."""
+    for number, line in numbered:
         if line.startswith("{"):
             raise UserError(f"{name} is a sparse ARFF file, which is not read: save it with all values written.")
         if line.strip() and not line.startswith("%"):
-            yield line
+            yield number, line

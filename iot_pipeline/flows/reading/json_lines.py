@@ -6,6 +6,8 @@ A line that names a key twice is no row (names.py).
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ import pyarrow as pa
 from iot_pipeline.errors import UserError
 from iot_pipeline.flows.reading.encodings import first_text
 from iot_pipeline.flows.reading.header import MAX_HEADER_BYTES
-from iot_pipeline.flows.reading.names import check_names, column_names, copies_note, repeated_key, twice
+from iot_pipeline.flows.reading.names import check_names, column_names, copies_note, repeated_key, twice, unclear_copies
+from iot_pipeline.flows.reading.parts import settle_copies
 from iot_pipeline.flows.reading.rejects import cause, commonest
 from iot_pipeline.flows.reading.rules import Part, PlainFile
 from iot_pipeline.flows.sql import file_literal, identifier, literal, scan, write_query
@@ -29,6 +32,7 @@ CONN_OPTIONAL = CONN_WORDS - {"proto"} | {
     "duration", "orig_bytes", "resp_bytes", "orig_pkts", "orig_ip_bytes", "resp_pkts", "resp_ip_bytes",
 }  # fmt: skip
 NO_SEPARATOR = "\x01"  # stands in no JSON text
+COMMA_BEFORE_END = re.compile(rb",(?=\s*[}\]])")  # {"a": 1,}, which DuckDB reads and Python does not
 
 
 def is_json_lines(plain: Path) -> bool:
@@ -76,6 +80,7 @@ def read_json_lines(given: PlainFile) -> Part:
         findings.note(f"{name}: no line of it sets {', '.join(unset)}.")
     if copies:
         findings.note(copies_note(name, copies))
+    settle_copies(connection, name, file, unclear_copies(raw, columns, copies), rules.needed)
     return Part(name, file, columns, log, frozenset(CONN_TEXTS & set(columns)) if log else frozenset())
 
 
@@ -108,11 +113,16 @@ def cells_query(lines: Path, usable: str, raw: list[str], columns: list[str], lo
         columns: Column of each key.
         log: Path of a Zeek log; empty for another table.
     """
-    shape = literal(json.dumps(dict.fromkeys(raw, "VARCHAR")))
-    inner = f"SELECT json_transform(line, {shape}) AS o FROM {scan(lines)} WHERE {usable}"
+    # A struct finds its fields whatever their case, so keys that differ in case only are looked up in the line.
+    spelt = Counter(key.lower() for key in raw)
+    alone = [key for key in raw if spelt[key.lower()] == 1]
+    shape = literal(json.dumps(dict.fromkeys(alone, "VARCHAR")))
+    transformed = f"json_transform(line, {shape})" if alone else "NULL"
+    inner = f"SELECT line, {transformed} AS o FROM {scan(lines)} WHERE {usable}"
     cells = []
     for key, column in zip(raw, columns, strict=True):
-        cell = f"o[{literal(key)}]"
+        pointer = literal("/" + key.replace("~", "~0").replace("/", "~1"))
+        cell = f"o[{literal(key)}]" if spelt[key.lower()] == 1 else f"json_extract_string(line, {pointer})"
         cell = f"coalesce({cell}, '-')" if log and key in CONN_WORDS else cell
         cells.append(f"{cell} AS {identifier(column)}")
     return f"SELECT {', '.join(cells)} FROM ({inner})"
@@ -154,14 +164,16 @@ def fault_of(line: bytes, needed: Sequence[str]) -> str:
 
     Its characters are those of UTF-8: `\\ud800` alone is a character to Python and none to DuckDB.
     """
-    try:
-        found, repeated = object_of(line) if len(line) <= MAX_HEADER_BYTES else (None, None)
-        json.dumps(found, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        found = None
-    if found is None:
-        return "not an object of JSON"
-    return "" if repeated is None else twice(repeated) if repeated in needed else "a key stands twice"
+    if len(line) <= MAX_HEADER_BYTES:
+        for text in (line, COMMA_BEFORE_END.sub(b"", line)):
+            try:
+                found, repeated = object_of(text)
+                json.dumps(found, ensure_ascii=False).encode()
+            except (ValueError, RecursionError):
+                continue
+            if found is not None:
+                return "" if repeated is None else twice(repeated) if repeated in needed else "a key stands twice"
+    return "not an object of JSON"
 
 
 def object_of(line: bytes | str) -> tuple[dict[str, Any] | None, str | None]:
@@ -176,5 +188,5 @@ def object_of(line: bytes | str) -> tuple[dict[str, Any] | None, str | None]:
         last = pairs
         return dict(pairs)
 
-    found = json.loads(line, object_pairs_hook=pairs_of)
+    found = json.loads(line, object_pairs_hook=pairs_of, parse_int=str)  # int refuses more than 4,300 digits
     return (found, repeated_key(last)) if isinstance(found, dict) else (None, None)

@@ -61,11 +61,20 @@ def test_an_arff_row_with_a_cell_too_many_is_counted(tmp_path: Path) -> None:
         (ARFF.replace("0, http", "{0 1, 2 3}\n0, http"), "sparse"),
         ("@relation x\n@data\n1,2\n", "without an @attribute"),
         ("@relation x\n@attribute\n@data\n1,2\n", "line 2, is no attribute"),
+        (ARFF + "1, http, 2, 'dos\n1, http, 2, dos\n", "line 14, has a quote that is never closed"),
+        (ARFF + "1, 'http, 2, dos\n" + "1, http, 2, dos\n" * 9000, "line 14, has a quote that is never closed"),
     ],
 )
 def test_an_arff_file_that_cannot_be_read_says_why(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "x.arff").write_text(text)
     with pytest.raises(UserError, match=said):
+        read(tmp_path / "x.arff", tmp_path)
+
+
+def test_an_open_quote_of_a_narrow_arff_file_swallows_no_row(tmp_path: Path) -> None:
+    start = "@relation x\n@attribute a real\n@attribute b {c,d}\n@data\n"
+    (tmp_path / "x.arff").write_text(start + "1,c\n2,'d\n" + "3,c\n" * 20)
+    with pytest.raises(UserError, match=r"x\.arff, line 6, has a quote"):
         read(tmp_path / "x.arff", tmp_path)
 
 

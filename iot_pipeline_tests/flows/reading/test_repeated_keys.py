@@ -39,6 +39,27 @@ def test_what_stands_twice_within_a_cell_is_the_cells_own_matter(tmp_path: Path)
     assert len(table) == len(GOOD) + 1 and report.rejected == {}
 
 
+def test_a_key_in_another_case_does_not_give_its_value(tmp_path: Path) -> None:
+    lines = [json.dumps({"rate": n / 4, "proto": "tcp", "Rate": n, "a/b~c": n, "A/b~c": 2 * n}) for n in range(40)]
+    table, _ = read(tmp_path, "\n".join(lines), RULES, "t.jsonl")
+    assert table["rate"].tolist() == [n / 4 for n in range(40)] and table["Rate.1"].tolist() == list(range(40))
+    assert table["A/b~c"].tolist() == list(range(0, 80, 2)) and table["a/b~c.1"].tolist() == list(range(40))
+    either = "\n".join(json.dumps({"RATE": n, "proto": "tcp", "Rate": n + 1}) for n in range(40))
+    with pytest.raises(UserError, match="the column 'rate' twice, with other values in 40 rows"):
+        read(tmp_path, either, RULES, "either.jsonl")
+
+
+def test_a_comma_too_many_and_a_long_number_are_read_beside_a_broken_line(tmp_path: Path) -> None:
+    odd = [
+        '{"rate": 1, "proto": "tcp",}',
+        '{"rate": 1, "proto": "tcp", "note": [1,]}',
+        '{"rate": 1, "proto": "udp", "x": ',
+    ]
+    odd[2] += "9" * 5000 + "}"
+    table, report = read(tmp_path, "\n".join([*GOOD, *odd, "{broken"]), RULES, "t.jsonl", share=0.1)
+    assert len(table) == len(GOOD) + 3 and report.rejected == {"not an object of JSON": 1}
+
+
 def test_a_line_of_a_log_is_not_joined_by_the_one_uid_and_read_by_the_other() -> None:
     conn = '{"uid": "C1", "id.orig_h": "10.0.0.1", "proto": "tcp", "conn_state": "SF"'
     header = Header("conn.log")
